@@ -1,0 +1,64 @@
+"""What gossamer raises on purpose.
+
+GossamerError                one message for the user: what, where, the rule, the fix. Exit status 2
+├── BadInput (ValueError)    an argument, a recipe, a model or data that cannot be used
+│   └── NoEffect             a selection that matched nothing
+├── CorruptFile              a file that is truncated, damaged or not what its name says
+├── MissingExtra             an optional dependency that is not installed
+├── FolderBusy               two jobs in one folder
+├── Diverged                 training that could not be saved; the last good state is on disk
+└── ExportMismatch           a deployed network that does not compute what the trained one does
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class GossamerError(Exception):
+    """Base of everything that gossamer raises on purpose."""
+
+
+class BadInput(GossamerError, ValueError):
+    """An argument, a recipe, a model or data that cannot be used."""
+
+
+class NoEffect(BadInput):
+    """A selection that matched nothing."""
+
+
+class CorruptFile(GossamerError):
+    """A file that is truncated, damaged or not what its name says."""
+
+
+class MissingExtra(GossamerError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+class FolderBusy(GossamerError):
+    """Another job works in this folder."""
+
+
+class Diverged(GossamerError):
+    """Training that could not be saved; the last good state is on disk."""
+
+
+class ExportMismatch(GossamerError):
+    """A deployed network that does not compute what the trained one does."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """The error for a name that does not exist, with the nearest one that does."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    return BadInput(f"unknown {kind} {name!r}; {hint}")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra of gossamer brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtra(f"{module} is not installed; install it with: pip install 'gossamer[{extra}]'") from error

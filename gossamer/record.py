@@ -1,0 +1,179 @@
+"""Measured rows. Reports and benchmarks read only these."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One measured number with its conditions.
+
+    subject: what was measured ("original", "result", "result int8"). what: "top1", "drop", "latency", "macs",
+    "params", "file_bytes", "peak_memory", "agreement". low, high: an interval whose meaning is in `conditions`
+    (95 % Wilson for top1, quartiles for latency). n: samples or repeats.
+    """
+
+    subject: str
+    what: str
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One change of the network. kind: resize, swap, constrain or teach. proof: the largest relative difference between
+    the outputs of the changed network and of the original with the cut parts silenced; None where training followed."""
+
+    method: str
+    kind: str
+    target: str
+    before: str
+    after: str
+    proof: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """One network that the job tried; all points of the Pareto plot. top1 and drop are of the validation split."""
+
+    name: str
+    top1: float | None
+    drop: float | None
+    latency_ms: Mapping[str, float]
+    macs: int
+    params: int
+    file_bytes: int | None
+    accepted: bool
+    note: str = ""
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the record."""
+    versions = {}
+    for name in ("gossamer", "torch", "onnx", "onnxruntime", "openvino", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it: a reader sees the old file or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it: a reader sees the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def to_json(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Dataclass rows as plain JSON values."""
+    return [json.loads(json.dumps(asdict(row))) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """What one weighted operation costs. macs: of one sample. time_ms: measured, None where it was not."""
+
+    name: str
+    kind: str
+    in_channels: int
+    out_channels: int
+    params: int
+    macs: int
+    bytes: int
+    time_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One step of the int8 ladder, as tried. top1 and drop are of the validation split."""
+
+    name: str
+    top1: float
+    drop: float
+    accepted: bool
+    note: str = ""
+
+
+@dataclass(kw_only=True)
+class JobDocument:
+    """All that a job found out, as it stands in `records.json`; what the report reads."""
+
+    command: str
+    goal: dict[str, Any]
+    task: dict[str, Any]
+    met: bool
+    missed: list[str]
+    seconds: dict[str, float]
+    environment: dict[str, str]
+    records: list[Record]
+    edits: list[Edit]
+    states: list[State]
+    layers_before: list[LayerCost]
+    layers_after: list[LayerCost]
+    int8_ladder: list[Rung]
+    files: dict[str, int]
+    format: int = 1
+
+    def dump(self) -> str:
+        """JSON text, indented, keys in field order."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def parse(cls, text: str) -> "JobDocument":
+        """The document of a JSON text."""
+        raw: dict[str, Any] = json.loads(text)
+        for key, row in _ROWS.items():
+            raw[key] = [row(**values) for values in raw[key]]
+        return cls(**raw)
+
+
+_ROWS: dict[str, Any] = {
+    "records": Record,
+    "edits": Edit,
+    "states": State,
+    "layers_before": LayerCost,
+    "layers_after": LayerCost,
+    "int8_ladder": Rung,
+}

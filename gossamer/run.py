@@ -1,0 +1,52 @@
+"""What a method may touch besides the model."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from gossamer.record import Edit, State
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Where a job says what it does. The command line draws bars; a library call is silent."""
+
+    def say(self, message: str) -> None:
+        """One line of plain text."""
+
+    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
+        """Go through the items under a progress bar."""
+
+    def busy(self, label: str) -> AbstractContextManager[None]:
+        """Work of unknown length."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def say(self, message: str) -> None: ...
+
+    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
+        yield from items
+
+    def busy(self, label: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@dataclass
+class Run:
+    """Device, seed, progress, the history of edits, and where checkpoints go (None: nowhere).
+
+    accelerator and devices are Lightning Fabric's ("cpu", "cuda", "auto"; 2 on cpu means two processes over gloo).
+    """
+
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    folder: Path | None = None
+    progress: Progress = field(default_factory=Silent)
+    history: list[Edit] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
