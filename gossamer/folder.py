@@ -1,0 +1,97 @@
+"""The folder of a job: made, checked for writing, held by one job at a time."""
+
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gossamer.errors import BadInput, FolderBusy
+
+LOCK_NAME = ".lock"
+
+
+@contextmanager
+def lock_folder(path: Path) -> Iterator[Path]:
+    """Make the folder where it is missing, and keep other jobs out of it until the block ends.
+
+    The lock is the kernel's (`flock`), so it is gone when the process is, however it died. Raises BadInput where the
+    folder cannot be used (a file, not writable, disk full), FolderBusy where another job holds it.
+    """
+    make_folder(path)
+    handle = _locked(path)
+    try:
+        yield path
+    finally:
+        # Removed while still held: whoever opened the old file notices below that it is no longer the one in the folder.
+        (path / LOCK_NAME).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder and its parents, and see that a file can be written in it; BadInput says why not."""
+    with writing(path):
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{path} is a file; the output needs a folder of its own: name another one")
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"\0" * 4096)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk says against writing at `path` into one clear message (BadInput)."""
+    try:
+        yield
+    except OSError as error:
+        if reason := disk_trouble(error, path):
+            raise BadInput(reason) from error
+        raise
+
+
+def disk_trouble(error: OSError, path: Path | None = None) -> str | None:
+    """What the user can do about a failed write; None where the error is not one of the disk's."""
+    where = path or error.filename2 or error.filename or "the output folder"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"the disk is full: {where} cannot be written; free some space, then run the same command again"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"{where} is not writable ({os.strerror(error.errno)}); name another place, or change its permissions"
+        case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
+            return f"{where} cannot be written: a file stands where a folder is needed, or the other way round"
+        case errno.ENAMETOOLONG:
+            return f"{where} cannot be written: the name is too long"
+        case _:
+            return None
+
+
+def _locked(path: Path) -> int:
+    """The open, locked lock file of the folder."""
+    file = path / LOCK_NAME
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same_file(handle, file):
+                os.ftruncate(handle, 0)
+                os.write(handle, str(os.getpid()).encode())
+                return handle
+        except BlockingIOError as error:
+            holder = os.pread(handle, 20, 0).decode() or "unknown"
+            os.close(handle)
+            raise FolderBusy(
+                f"another job (process {holder}) works in {path}; wait for it, or name another folder"
+            ) from error
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _same_file(handle: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
