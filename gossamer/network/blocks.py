@@ -45,9 +45,7 @@ def find_blocks(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Block
     looked = copy.deepcopy(model).eval()
     for name, module in looked.named_modules():
         if name and any(module.children()) and any(True for _ in module.parameters()):
-            module.register_forward_hook(
-                lambda module, inputs, output, name=name: probe(name, module, inputs, output)  # type: ignore[misc]
-            )
+            module.register_forward_hook(lambda module, inputs, output, name=name: probe(name, module, inputs, output))
     looked(*example_inputs)
     inner = [name for name in found if not any(other.startswith(name + ".") for other in found)]
     return [Block(name=name, params=found[name]) for name in inner]
