@@ -1,0 +1,7 @@
+"""Measuring: latency on each runtime, accuracy with intervals, peak memory."""
+
+from gossamer.measure.accuracy import Drop, accuracy, mcnemar, paired_drop, top1_record, wilson
+from gossamer.measure.latency import Latency, latency
+from gossamer.measure.runner import Runner
+
+__all__ = ["Drop", "Latency", "Runner", "accuracy", "latency", "mcnemar", "paired_drop", "top1_record", "wilson"]

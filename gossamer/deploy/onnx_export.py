@@ -1,0 +1,91 @@
+"""A torch module as one small `.onnx` file."""
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from gossamer import record
+from gossamer.deploy.onnx_clean import clean
+from gossamer.errors import BadInput
+
+LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
+
+
+def export_onnx(
+    model: nn.Module, example_inputs: tuple[Any, ...], path: Path | str, *, dynamic_batch: bool = True
+) -> Path:
+    """Write the module in eval mode and float32 as one ONNX file; gives the path.
+
+    BatchNorm is folded, nothing but what is needed to run is stored, weighted nodes carry the name of their torch
+    module. dynamic_batch: the first dimension of every input that shares it with the first one is free. Tensors lie in
+    `<name>.data` beside the file only above 2 GiB. The module is not touched. Raises BadInput that names the operation
+    when the module cannot be exported.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise BadInput(f"{path}: the folder {path.parent} does not exist")
+    copied = copy.deepcopy(model).cpu().float().eval()
+    inputs = tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in example_inputs)
+    shapes = None
+    if dynamic_batch:
+        inputs, shapes = _free_batch(inputs)
+    with silent(), torch.no_grad():
+        try:
+            program = torch.onnx.export(copied, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes)
+        except Exception as error:
+            raise BadInput(_reason(type(model).__name__, error, dynamic_batch)) from error
+    assert program is not None
+    if sum(p.numel() * p.element_size() for p in copied.state_dict().values()) > LIMIT:
+        program.save(str(path), external_data=True)
+        return path
+    write_onnx(clean(program.model_proto), path)
+    return path
+
+
+def write_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a checked model under a temporary name and rename it."""
+    onnx.checker.check_model(model)
+    record.write_bytes(path, model.SerializeToString())
+
+
+def _free_batch(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The inputs with a batch of at least 2 (a batch of 1 would be taken as fixed) and which dimension is free."""
+    first = next((x for x in inputs if isinstance(x, Tensor) and x.dim()), None)
+    if first is None:
+        return inputs, tuple(None for _ in inputs)
+    shares = [isinstance(x, Tensor) and x.dim() > 0 and len(x) == len(first) for x in inputs]
+    if len(first) == 1:
+        inputs = tuple(torch.cat([x, x]) if shared else x for x, shared in zip(inputs, shares))
+    return inputs, tuple({0: torch.export.Dim.DYNAMIC} if shared else None for shared in shares)
+
+
+def _reason(name: str, error: BaseException, dynamic_batch: bool) -> str:
+    """One line out of the exporter's report: the innermost cause."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    hint = "; if its forward fixes the batch size, pass dynamic_batch=False" if dynamic_batch else ""
+    return f"{name} cannot be exported to ONNX: {type(cause).__name__}: {lines[0] if lines else cause}{hint}"
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """No warnings, prints or log lines of the exporters inside."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,168 @@
+"""Networks on the runtimes that users deploy on, all with the same face."""
+
+import copy
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
+from gossamer.goal import RUNTIMES
+from gossamer.measure.runner import Runner
+
+PRECISIONS = {
+    "torch": ("float32",),
+    "torch.compile": ("float32",),
+    "onnxruntime": ("float32", "int8"),
+    "openvino": ("float32", "int8", "bfloat16", "default"),
+}
+
+
+def open_runner(
+    runtime: str, source: Path | str | nn.Module, *, threads: int = 2, precision: str = "float32"
+) -> Runner:
+    """A network ready to run. source: a module for the torch runtimes, the path of an `.onnx` for the others.
+
+    precision: "float32" really computes in float32 (OpenVINO would take bfloat16 by itself where the processor has it;
+    ask for "default" or "bfloat16" to let it). "int8" names what is in the file; its other parts run in float32.
+    """
+    if runtime not in RUNTIMES:
+        raise unknown("runtime", runtime, RUNTIMES)
+    if precision not in PRECISIONS[runtime]:
+        raise BadInput(f"runtime {runtime!r} has no precision {precision!r}; it has {', '.join(PRECISIONS[runtime])}")
+    if threads < 1:
+        raise BadInput(f"threads = {threads}: must be at least 1")
+    if runtime in ("torch", "torch.compile"):
+        if not isinstance(source, nn.Module):
+            raise BadInput(f"runtime {runtime!r} runs a torch module, got {source}; export is not needed for it")
+        return TorchRunner(source, threads=threads, compiled=runtime == "torch.compile")
+    if isinstance(source, nn.Module):
+        raise BadInput(f"runtime {runtime!r} runs an .onnx file, got a module; export_onnx() writes one")
+    path = Path(source)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    kind = OnnxRuntimeRunner if runtime == "onnxruntime" else OpenVinoRunner
+    return kind(path, threads=threads, precision=precision)
+
+
+class TorchRunner(Runner):
+    """A copy of the module in eval mode, without gradients; `compiled` with the default backend of torch.compile."""
+
+    def __init__(self, model: nn.Module, *, threads: int, compiled: bool = False) -> None:
+        self.runtime, self.version = "torch.compile" if compiled else "torch", torch.__version__
+        self.precision, self.threads = "float32", threads
+        self.model: Any = copy.deepcopy(model).eval()
+        self.device = next((str(p.device.type) for p in self.model.parameters()), "cpu")
+        if compiled:
+            compiler = os.environ.get("CXX", "g++")
+            if self.device == "cpu" and shutil.which(compiler.split()[0]) is None:
+                raise MissingExtra(
+                    f"torch.compile needs a C++ compiler and {compiler!r} is not installed; "
+                    "install it with: apt-get install g++, or use the runtime 'torch'"
+                )
+            self.model = torch.compile(self.model)
+
+    def prepare(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x.to(self.device) for x in inputs)
+
+    def raw(self, prepared: Any) -> Any:
+        with torch_threads(self.threads), torch.inference_mode(), warnings.catch_warnings():
+            if self.runtime == "torch.compile":
+                warnings.simplefilter("ignore")
+            output = self.model(*prepared)
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            return output
+
+    def outputs(self, raw: Any) -> tuple[Tensor, ...]:
+        leaves = torch.utils._pytree.tree_leaves(raw)
+        return tuple(leaf.clone() for leaf in leaves if isinstance(leaf, Tensor))
+
+
+class OnnxRuntimeRunner(Runner):
+    """An ONNX Runtime session on the CPU."""
+
+    def __init__(self, path: Path, *, threads: int, precision: str) -> None:
+        ort = require("onnxruntime", "onnx")
+        self.runtime, self.version = "onnxruntime", ort.__version__
+        self.precision, self.threads = precision, threads
+        self.session = open_session(path, threads=threads)
+        self.names = [i.name for i in self.session.get_inputs()]
+
+    def prepare(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {name: x.detach().cpu().contiguous().numpy() for name, x in zip(self.names, inputs, strict=True)}
+
+    def raw(self, prepared: Any) -> Any:
+        return self.session.run(None, prepared)
+
+    def outputs(self, raw: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(y) for y in raw)
+
+
+def open_session(path: Path, *, threads: int, **entries: str) -> Any:
+    """An ONNX Runtime session; entries: further settings by their name in the session options' configuration."""
+    ort = require("onnxruntime", "onnx")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    # Idle threads of one session would otherwise go on spinning and slow down whatever runs next in the process.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CorruptFile(f"{path}: ONNX Runtime cannot open it: {str(error).strip().splitlines()[0]}") from error
+
+
+class OpenVinoRunner(Runner):
+    """An OpenVINO model compiled for the CPU, latency hint."""
+
+    def __init__(self, path: Path, *, threads: int, precision: str) -> None:
+        openvino = require("openvino", "openvino")
+        self.runtime, self.version, self.threads = "openvino", metadata.version("openvino"), threads
+        hints = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
+        config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        if precision in hints:
+            config["INFERENCE_PRECISION_HINT"] = hints[precision]
+        core = openvino.Core()
+        try:
+            model = core.read_model(str(path))
+        except Exception as error:
+            raise CorruptFile(f"{path}: OpenVINO cannot open it: {str(error).strip().splitlines()[0]}") from error
+        compiled = core.compile_model(model, "CPU", config)
+        if precision == "default":
+            precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()) + " (default)"
+        self.precision = precision
+        self.request = compiled.create_infer_request()
+        self.tensor = openvino.Tensor
+
+    def prepare(self, inputs: tuple[Tensor, ...]) -> list[Any]:
+        return [self.tensor(x.detach().cpu().contiguous().numpy(), shared_memory=True) for x in inputs]
+
+    def raw(self, prepared: Any) -> Any:
+        return self.request.infer(prepared, share_inputs=True, share_outputs=True)
+
+    def outputs(self, raw: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(raw[i].copy()) for i in range(len(raw)))
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """So many torch threads inside, as many as before outside."""
+    before = torch.get_num_threads()
+    if threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

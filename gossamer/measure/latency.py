@@ -1,0 +1,109 @@
+"""How long one batch takes, several networks side by side."""
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gossamer.errors import BadInput
+from gossamer.measure.runner import Runner
+from gossamer.record import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Time of one batch in milliseconds: median and quartiles of `runs` runs, with all conditions."""
+
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    min_ms: float
+    runs: int
+    runtime: str
+    version: str
+    device: str
+    threads: int
+    batch: int
+    dtype: str
+
+    def to_record(self, subject: str, **conditions: Any) -> Record:
+        """As a measured row; low and high are the quartiles."""
+        return Record(
+            subject=subject,
+            what="latency",
+            value=self.median_ms,
+            unit="ms",
+            low=self.q1_ms,
+            high=self.q3_ms,
+            n=self.runs,
+            conditions={
+                "interval": "quartiles",
+                "min_ms": self.min_ms,
+                "runtime": self.runtime,
+                "version": self.version,
+                "device": self.device,
+                "threads": self.threads,
+                "batch": self.batch,
+                "dtype": self.dtype,
+                **conditions,
+            },
+        )
+
+
+def latency(
+    runners: Mapping[str, Runner],
+    inputs: tuple[Tensor, ...],
+    *,
+    repeats: int = 50,
+    warmup: int = 10,
+    seconds: float | None = None,
+    seed: int = 0,
+) -> dict[str, Latency]:
+    """Median time of one batch for every runner, measured in one process and interleaved.
+
+    Every round visits all runners in a new random order, so that whatever else the machine does hits all of them alike.
+    A visit is one untimed run, which brings the runner's own memory back into the caches and lets the threads of the
+    one before it go to sleep, and one timed run. seconds: rounds end early, after at least 5, when so much time passed.
+    """
+    if not runners or repeats < 1:
+        raise BadInput("latency needs at least one runner and repeats >= 1")
+    prepared = {label: runner.prepare(inputs) for label, runner in runners.items()}
+    for label, runner in runners.items():
+        for _ in range(max(1, warmup)):
+            runner.raw(prepared[label])
+    times: dict[str, list[float]] = {label: [] for label in runners}
+    order, shuffle = list(runners), random.Random(seed)
+    end = time.perf_counter() + seconds if seconds is not None else float("inf")
+    for done in range(repeats):
+        if done >= 5 and time.perf_counter() > end:
+            break
+        shuffle.shuffle(order)
+        for label in order:
+            run, ready = runners[label].raw, prepared[label]
+            run(ready)
+            start = time.perf_counter()
+            run(ready)
+            times[label].append(1000 * (time.perf_counter() - start))
+    return {label: summary(runner, times[label], batch=len(inputs[0])) for label, runner in runners.items()}
+
+
+def summary(runner: Runner, times_ms: list[float], *, batch: int) -> Latency:
+    """Median and quartiles of the times of a runner."""
+    q1, median, q3 = np.percentile(times_ms, (25, 50, 75))
+    return Latency(
+        median_ms=float(median),
+        q1_ms=float(q1),
+        q3_ms=float(q3),
+        min_ms=min(times_ms),
+        runs=len(times_ms),
+        runtime=runner.runtime,
+        version=runner.version,
+        device=runner.device,
+        threads=runner.threads,
+        batch=batch,
+        dtype=runner.precision,
+    )
