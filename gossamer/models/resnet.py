@@ -1,11 +1,7 @@
 """Residual networks for 32x32 images (He et al. 2016, arXiv:1512.03385, section 4.2) and their wide variant."""
 
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from gossamer.models.zoo import register
 
 
 class PadShortcut(nn.Module):
@@ -114,10 +110,3 @@ class WideResNet(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         x_NCHW = self.stage3(self.stage2(self.stage1(self.conv1(x_NCHW))))
         return self.fc(F.relu(self.bn(x_NCHW)).mean((2, 3)))  # type: ignore[no-any-return]
-
-
-for _n in (20, 32, 44, 56, 110):
-    register(f"resnet{_n}", partial(ResNet, (_n - 2) // 6), input_size=32)
-    register(f"resnet{_n}a", partial(ResNet, (_n - 2) // 6, option="A"), input_size=32)
-for _depth, _widen in ((16, 1), (16, 2), (16, 4), (40, 1), (40, 2)):
-    register(f"wrn{_depth}_{_widen}", partial(WideResNet, _depth, _widen), input_size=32)

@@ -1,0 +1,63 @@
+"""Trained networks that ship with gossamer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import nn
+
+from gossamer.errors import BadInput, unknown
+from gossamer.models.weights import load_weights
+from gossamer.models.zoo import build
+
+FOLDER = Path(__file__).parent / "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One shipped file. top1: percent on the test split of `data`. recipe: what it was trained with."""
+
+    name: str
+    data: str
+    path: Path
+    top1: float
+    recipe: str
+    in_channels: int
+    classes: int
+    input_size: int
+
+
+def checkpoints() -> list[Checkpoint]:
+    """Every shipped checkpoint, by name."""
+    return [_read(path) for path in sorted(FOLDER.glob("*.safetensors"))]
+
+
+def pretrained(name: str, data: str) -> nn.Module:
+    """A network of the zoo with the shipped weights for a data set, in float32 and eval mode."""
+    shipped = {(c.name, c.data): c for c in checkpoints()}
+    if (name, data) not in shipped:
+        names = [f"{n} on {d}" for n, d in shipped]
+        if name not in {n for n, _ in shipped}:
+            raise unknown("checkpoint", f"{name} on {data}", names)
+        raise BadInput(
+            f"no checkpoint of {name} for {data!r}; there is one for: {', '.join(d for n, d in shipped if n == name)}"
+        )
+    found = shipped[name, data]
+    model = build(name, in_channels=found.in_channels, classes=found.classes, input_size=found.input_size)
+    return load_weights(model, found.path).eval()
+
+
+def _read(path: Path) -> Checkpoint:
+    name, _, data = path.stem.partition("-")
+    with safe_open(path, framework="pt") as file:
+        meta: dict[str, str] = file.metadata() or {}
+    return Checkpoint(
+        name=name,
+        data=data,
+        path=path,
+        top1=float(meta["top1"]),
+        recipe=meta["recipe"],
+        in_channels=int(meta["in_channels"]),
+        classes=int(meta["classes"]),
+        input_size=int(meta["input_size"]),
+    )
