@@ -1,0 +1,7 @@
+"""Data sets as tasks."""
+
+from gossamer.data.arrays import Split, make_task
+from gossamer.data.batches import Augmentation, Batches, Normalisation
+from gossamer.data.load import default_task, load_task
+
+__all__ = ["Augmentation", "Batches", "Normalisation", "Split", "default_task", "load_task", "make_task"]

@@ -1,0 +1,128 @@
+"""From arrays of images and labels to a task: the checks and the splits that all data sets share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gossamer.data.batches import Augmentation, Batches, Images, Normalisation
+from gossamer.errors import BadInput
+from gossamer.task import Task
+
+# The splits of a data set never depend on the seed of a training: what one job trains on, no job validates on.
+SPLIT_SEED = 0
+EXAMPLES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Images (N, C, H, W), uint8 or floating point, and int64 labels (N,)."""
+
+    images: Images
+    labels: Tensor
+
+
+def check_split(split: Split, classes: int, where: str) -> None:
+    """Refuse what cannot be trained on: no samples, NaN, labels out of range, one class only."""
+    images, labels = split.images, split.labels
+    if len(images.shape) != 4 or images.shape[0] != len(labels):
+        raise BadInput(
+            f"{where}: images must have shape (N, channels, height, width) and labels (N,), "
+            f"got {tuple(images.shape)} and {tuple(labels.shape)}"
+        )
+    if not len(labels):
+        raise BadInput(f"{where}: there are no images")
+    if isinstance(images, Tensor) and images.is_floating_point():
+        finite = images.isfinite().flatten(1).all(1)
+        if not finite.all():
+            first = int((~finite).nonzero()[0])
+            raise BadInput(f"{where}: {int((~finite).sum())} images hold NaN or infinite values, the first is {first}")
+    outside = (labels < 0) | (labels >= classes)
+    if outside.any():
+        first = int(outside.nonzero()[0])
+        raise BadInput(f"{where}: the label of image {first} is {int(labels[first])}, must be in 0..{classes - 1}")
+    present = labels.unique()
+    if len(present) < 2:
+        raise BadInput(f"{where}: all {len(labels)} images are of class {int(present[0])}; two classes are needed")
+
+
+def cut(labels: Tensor, size: int, where: str) -> tuple[Tensor, Tensor]:
+    """Positions (kept, taken), both ascending: `size` samples taken at random, each class by its share.
+
+    The same labels always give the same cut. A class with more than one sample keeps at least one.
+    """
+    if not 0 < size < len(labels):
+        raise BadInput(f"{where}: cannot cut {size} samples from {len(labels)}")
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    counts = labels.bincount()
+    rank = torch.arange(len(labels)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    # Sorted by their place within their own class, the first samples hold every class by its share.
+    place = (rank + 0.5) / counts[labels[by_class]]
+    taken = by_class[place.argsort(stable=True)[:size]].sort().values
+    keep = torch.ones(len(labels), dtype=torch.bool)
+    keep[taken] = False
+    return keep.nonzero()[:, 0], taken
+
+
+def make_task(
+    name: str,
+    *,
+    train: Split,
+    test: Split,
+    classes: tuple[str, ...],
+    normalisation: Normalisation,
+    augmentation: Augmentation | None = None,
+    validation: int | Split,
+    calibration: int = 512,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> Task:
+    """A task from images and labels. `validation`: a split of its own, or how many samples to cut from `train`.
+
+    Calibration: as many random training samples as asked for (all, if fewer), without labels and augmentation.
+    """
+    channels = train.images.shape[1]
+    for where, part in (("train", train), ("test", test), ("validation", validation)):
+        if isinstance(part, Split):
+            check_split(part, len(classes), f"{name}, {where}")
+            if tuple(part.images.shape[1:]) != tuple(train.images.shape[1:]):
+                shapes = f"{tuple(part.images.shape[1:])}, the training images {tuple(train.images.shape[1:])}"
+                raise BadInput(f"{name}: {where} images have (channels, height, width) = {shapes}")
+    if len(normalisation.mean) != channels or len(normalisation.std) != channels:
+        raise BadInput(
+            f"{name}: images have {channels} channels, the normalisation {len(normalisation.mean)}; "
+            "give one mean and one std a channel"
+        )
+    if calibration < 1:
+        raise BadInput(f"{name}: calibration = {calibration} must be at least 1")
+    kept, taken = torch.arange(len(train.labels)), None
+    if not isinstance(validation, Split):
+        kept, taken = cut(train.labels, validation, f"{name}, validation")
+        validation = train
+    picked = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(SPLIT_SEED))[:calibration]]
+
+    def batches(split: Split, index: Tensor | None, labels: Tensor | None) -> Batches:
+        return Batches(split.images, labels, index=index, batch_size=batch_size, normalisation=normalisation, seed=seed)
+
+    held_out = batches(validation, taken, validation.labels)
+    return Task(
+        name=name,
+        train=Batches(
+            train.images,
+            train.labels,
+            index=kept,
+            batch_size=min(batch_size, len(kept)),
+            normalisation=normalisation,
+            augmentation=augmentation,
+            shuffle=True,
+            drop_last=True,
+            seed=seed,
+        ),
+        validation=held_out,
+        test=batches(test, None, test.labels),
+        calibration=batches(train, picked, None),
+        example_inputs=(next(iter(held_out))[0][:EXAMPLES],),
+        classes=classes,
+    )

@@ -1,0 +1,153 @@
+"""Batches of images: indexed, augmented and normalised a whole batch at a time."""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gossamer.errors import BadInput
+
+# What random numbers are drawn for; keeps the order and the augmentation of batch 0 apart.
+ORDER, AUGMENTATION = 0, 1
+
+
+class Images(Protocol):
+    """All images of a split, indexed by a tensor of positions: a uint8 or float tensor (N, C, H, W), or files."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random crops of the image padded with zeros by `pad` pixels, and mirror images for half of the samples."""
+
+    pad: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """(x / 255 - mean) / std for uint8 images, (x - mean) / std for floating-point ones; one number a channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, x_NCHW: Tensor) -> Tensor:
+        scale = 255.0 if x_NCHW.dtype == torch.uint8 else 1.0
+        std = torch.tensor(self.std).view(1, -1, 1, 1)
+        mean = torch.tensor(self.mean).view(1, -1, 1, 1)
+        return x_NCHW.float().mul_(1 / (scale * std)).sub_(mean / std)
+
+
+def augment(x_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Each sample shifted by up to `pad` pixels both ways (zeros come in) and mirrored or not, on its own."""
+    n, _, height, width = x_NCHW.shape
+    pad = augmentation.pad
+    if pad:
+        top = torch.randint(2 * pad + 1, (n,), generator=generator)
+        left = torch.randint(2 * pad + 1, (n,), generator=generator)
+        # A view with every possible crop, of which each sample picks one.
+        crops = F.pad(x_NCHW, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
+        x_NCHW = crops[torch.arange(n), :, top, left]
+    if augmentation.flip:
+        mirrored = torch.rand(n, generator=generator) < 0.5
+        x_NCHW = torch.where(mirrored.view(-1, 1, 1, 1), x_NCHW.flip(3), x_NCHW)
+    return x_NCHW
+
+
+class Batches:
+    """A split in memory, batch by batch, as often as wanted: `(x_NCHW, y_N)`, or `x_NCHW` alone without labels.
+
+    What comes depends on (seed, epoch, batch index) only, so that a job that was cut off continues with the batches
+    that it would have seen: `set_epoch(epoch)`, then `start(batch_index)`. Iterating is `start(0)`.
+
+    `shard(rank, world)` gives one process its part of every batch: the shards of a batch are the batch, so training
+    with several processes sees the same samples, equally augmented, as training with one.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Tensor | None,
+        *,
+        batch_size: int,
+        normalisation: Normalisation,
+        index: Tensor | None = None,
+        augmentation: Augmentation | None = None,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if batch_size < 1 or seed < 0:
+            raise BadInput(f"batch_size = {batch_size} must be at least 1 and seed = {seed} at least 0")
+        self.images = images
+        self.labels = labels
+        self.index = torch.arange(images.shape[0]) if index is None else index
+        self.batch_size = batch_size
+        self.normalisation = normalisation
+        self.augmentation = augmentation
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.epoch = 0
+        self.rank, self.world = 0, 1
+
+    @property
+    def samples(self) -> int:
+        """Samples of the split, over all shards."""
+        return len(self.index)
+
+    def __len__(self) -> int:
+        whole = self.samples / self.batch_size
+        return math.floor(whole) if self.drop_last else math.ceil(whole)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | Tensor]:
+        return self.start(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and the augmentation of the next pass."""
+        self.epoch = epoch
+
+    def start(self, batch_index: int) -> Iterator[tuple[Tensor, Tensor] | Tensor]:
+        """The batches of this epoch from a batch on; the skipped ones cost nothing."""
+        order = self.index
+        if self.shuffle:
+            order = order[torch.randperm(len(order), generator=self._generator(ORDER))]
+        return (self._batch(order, number) for number in range(batch_index, len(self)))
+
+    def shard(self, rank: int, world: int) -> "Batches":
+        """The part of one process: samples rank, rank + world, ... of every batch, equally many batches for all."""
+        if not 0 <= rank < world:
+            raise BadInput(f"rank = {rank} must be in 0..{world - 1}")
+        rest = self.samples % self.batch_size
+        smallest = self.batch_size if self.drop_last or not rest else rest
+        if self.drop_last and self.batch_size % world:
+            raise BadInput(f"batch_size = {self.batch_size} cannot be shared equally by {world} processes")
+        if smallest < world:
+            raise BadInput(f"the smallest batch has {smallest} samples, too few for {world} processes")
+        part = copy.copy(self)
+        part.rank, part.world = rank, world
+        return part
+
+    def _batch(self, order: Tensor, number: int) -> tuple[Tensor, Tensor] | Tensor:
+        picked = order[number * self.batch_size : (number + 1) * self.batch_size]
+        x_NCHW = self.images[picked]
+        if self.augmentation is not None:
+            x_NCHW = augment(x_NCHW, self.augmentation, self._generator(AUGMENTATION, number))
+        if self.world > 1:
+            x_NCHW, picked = x_NCHW[self.rank :: self.world], picked[self.rank :: self.world]
+        x_NCHW = self.normalisation(x_NCHW)
+        return x_NCHW if self.labels is None else (x_NCHW, self.labels[picked])
+
+    def _generator(self, purpose: int, number: int = 0) -> torch.Generator:
+        mixed = np.random.SeedSequence((self.seed, self.epoch, purpose, number)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(mixed[0]))
