@@ -1,0 +1,133 @@
+"""Which values flow through an ONNX network, gathered batch by batch in constant memory."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from gossamer.deploy.runner import open_session
+from gossamer.errors import BadInput
+from gossamer.task import split
+
+Array = NDArray[Any]
+Range = tuple[float, float]
+BINS = 2048
+CHUNK = 32  # samples of one run: bounds the memory that the intermediate values take
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was seen of one value: smallest and largest number, and how often numbers fell in each of the equal bins
+    between them."""
+
+    low: float
+    high: float
+    counts: NDArray[np.int64]
+
+
+def feeds(session: Any, loader: Iterable[Any], samples: int | None = None) -> Iterator[dict[str, Array]]:
+    """The inputs of a loader's batches in chunks of at most 32 samples, until `samples` are through."""
+    names = [value.name for value in session.get_inputs()]
+    left = samples if samples is not None else 2**62
+    for batch in loader:
+        inputs, _ = split(batch)
+        arrays = [x.detach().cpu().numpy() for x in inputs]
+        for start in range(0, len(arrays[0]), CHUNK):
+            size = min(CHUNK, left, len(arrays[0]) - start)
+            if size <= 0:
+                return
+            left -= size
+            yield {name: array[start : start + size] for name, array in zip(names, arrays, strict=True)}
+
+
+def float_values(model: onnx.ModelProto) -> list[str]:
+    """Names of all float values that flow through the graph, inputs first."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    known = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
+    float32 = onnx.TensorProto.FLOAT
+    return list(dict.fromkeys(v.name for v in known if v.type.tensor_type.elem_type == float32))
+
+
+def expose(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """A copy of the network that also returns these values; they come as outputs, in this order, and nothing else."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    del copied.graph.output[:]
+    inputs = {value.name for value in copied.graph.input}
+    for i, name in enumerate(names):
+        if name in inputs:
+            copied.graph.node.append(onnx.helper.make_node("Identity", [name], [f"seen_{i}"]))
+            name = f"seen_{i}"
+        copied.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return copied
+
+
+def observe(
+    model: onnx.ModelProto, loader: Iterable[Any], folder: Path, *, threads: int, samples: int | None = None
+) -> dict[str, Seen]:
+    """Histograms of all float values. Goes through the data twice: first for the ends, then for the counts.
+
+    Memory is that of one chunk of 32 samples and one histogram a value, however many samples there are.
+    """
+    names = float_values(model)
+    path = folder / ".observe.onnx"
+    path.write_bytes(expose(model, names).SerializeToString())
+    try:
+        session = open_session(path, threads=threads)
+        ends = {name: (np.inf, -np.inf) for name in names}
+        for feed in feeds(session, loader, samples):
+            for name, value in zip(names, session.run(None, feed), strict=True):
+                if not np.isfinite(value).all():
+                    raise BadInput(f"calibration: value {name!r} of the network is not finite; check data and weights")
+                ends[name] = (min(ends[name][0], float(value.min())), max(ends[name][1], float(value.max())))
+        if any(low > high for low, high in ends.values()):
+            raise BadInput("calibration: the loader gave no samples")
+        counts = {name: np.zeros(BINS, np.int64) for name in names}
+        for feed in feeds(session, loader, samples):
+            for name, value in zip(names, session.run(None, feed), strict=True):
+                counts[name] += histogram(value, *ends[name])
+    finally:
+        path.unlink(missing_ok=True)
+    return {name: Seen(low=ends[name][0], high=ends[name][1], counts=counts[name]) for name in names}
+
+
+def histogram(value: Array, low: float, high: float) -> NDArray[np.int64]:
+    """Counts of BINS equal bins from low to high; numbers beyond the ends (a loader that augments) count at the ends."""
+    width = max(high - low, 1e-12) / BINS
+    index = np.clip((value.ravel() - low) / width, 0, BINS - 1).astype(np.int64)
+    return np.bincount(index, minlength=BINS)
+
+
+def min_max(seen: Seen) -> Range:
+    """All that was seen."""
+    return min(seen.low, 0.0), max(seen.high, 0.0)
+
+
+def percentile(seen: Seen, percent: float = 99.99) -> Range:
+    """What `percent` of the numbers lie in, half of the rest cut at each end; zero stays inside."""
+    share = np.cumsum(seen.counts) / seen.counts.sum()
+    tail = (1 - percent / 100) / 2
+    edges = np.linspace(seen.low, seen.high, BINS + 1)
+    low = edges[int(np.searchsorted(share, tail, side="right"))]
+    high = edges[min(int(np.searchsorted(share, 1 - tail, side="left")) + 1, BINS)]
+    return min(float(low), 0.0), max(float(high), 0.0)
+
+
+def least_squares(seen: Seen, levels: int = 256, steps: int = 80) -> Range:
+    """The range, shrunk towards zero, with the least mean squared error of `levels` codes: rounding inside the range
+    (step**2 / 12) plus what is cut off."""
+    low, high = min_max(seen)
+    edges = np.linspace(seen.low, seen.high, BINS + 1)
+    centers, weights = (edges[:-1] + edges[1:]) / 2, seen.counts / seen.counts.sum()
+    best, best_error = (low, high), np.inf
+    for share in np.linspace(1, 1 / steps, steps):
+        step = share * (high - low) / (levels - 1)
+        over = np.maximum(centers - share * high, 0) + np.maximum(share * low - centers, 0)
+        error = float((weights * np.where(over > 0, over**2, step**2 / 12)).sum())
+        if error < best_error:
+            best, best_error = (share * low, share * high), error
+    return best
