@@ -4,9 +4,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from gossamer.record import Edit, State
+
+if TYPE_CHECKING:  # the command line starts without torch
+    from torch import nn
 
 T = TypeVar("T")
 
@@ -38,7 +41,7 @@ class Silent:
 
 @dataclass
 class Run:
-    """Device, seed, progress, the history of edits, and where checkpoints go (None: nowhere).
+    """Device, seed, progress, the history of edits, the uncompressed network, and where checkpoints go (None: nowhere).
 
     accelerator and devices are Lightning Fabric's ("cpu", "cuda", "auto"; 2 on cpu means two processes over gloo).
     """
@@ -50,3 +53,4 @@ class Run:
     progress: Progress = field(default_factory=Silent)
     history: list[Edit] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
+    original: "nn.Module | None" = None

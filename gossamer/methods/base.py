@@ -32,10 +32,10 @@ class Method:
     """A value of hyper-parameters, callable on `(model, task, run)`; gives a changed copy and leaves the model alone.
 
     The file's path below `methods/` is its name in a recipe: `prune.channels`. `stage` orders the methods of a recipe:
-    a method with a lower stage cannot come after one with a higher.
+    a method with a lower stage cannot come after one with a higher; one with none may stand anywhere.
     """
 
-    stage: ClassVar[int] = 0
+    stage: ClassVar[int | None] = None
     saves: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:

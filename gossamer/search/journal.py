@@ -1,0 +1,79 @@
+"""What a job has already found out, on disk, so that a killed job goes on where it was."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gossamer.errors import BadInput
+from gossamer.models.weights import load_weights, save_weights
+from gossamer.record import write_text
+
+
+class Journal:
+    """Named results of the steps of one job. A step that is in the journal is not done again.
+
+    With a folder, every result is written before the next step starts: numbers to `journal.json`, networks to
+    `<step>.safetensors`. Timings are results too, so a job that goes on decides as it would have.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: str) -> None:
+        self.folder = folder
+        self.results: dict[str, Any] = {}
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "journal.json"
+        if path.exists():
+            known = json.loads(path.read_text())
+            if known["fingerprint"] != fingerprint:
+                raise BadInput(
+                    f"{folder.parent} holds the work of another job (another network, data, goal or recipe); "
+                    f"name another folder, or delete {folder} to start over there"
+                )
+            self.results = known["results"]
+        self.fingerprint = fingerprint
+        self._write()
+
+    def remember(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The JSON value of this step: from the journal, else computed and kept."""
+        if name not in self.results:
+            self.results[name] = json.loads(json.dumps(compute()))
+            self._write()
+        return self.results[name]
+
+    def remember_model(
+        self, name: str, build: Callable[[], nn.Module], train: Callable[[nn.Module], tuple[nn.Module, Any]]
+    ) -> tuple[nn.Module, Any]:
+        """A network and the JSON value that came with it. `build` gives its shape, `train` its weights and the value."""
+        model = build()
+        path = self.folder / f"{name}.safetensors" if self.folder else None
+        if name in self.results and path is not None:
+            load_weights(model, path)
+            return model, self.results[name]
+        model, value = train(model)
+        if path is not None:
+            save_weights(model, path, {"step": name})
+        self.results[name] = json.loads(json.dumps(value))
+        self._write()
+        return model, self.results[name]
+
+    def _write(self) -> None:
+        if self.folder is not None:
+            text = json.dumps({"fingerprint": self.fingerprint, "results": self.results}, indent=1)
+            write_text(self.folder / "journal.json", text)
+
+
+def fingerprint(model: nn.Module, *parts: object) -> str:
+    """A digest of a network's weights and of whatever else makes a job the same job."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for part in parts:
+        digest.update(repr(part).encode())
+    return digest.hexdigest()

@@ -1,0 +1,137 @@
+"""What a network costs in the units of the goal, measured on the runtime of the goal."""
+
+import copy
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.deploy import export_onnx, open_runner, quantize_quick
+from gossamer.goal import Goal
+from gossamer.measure import Latency, Runner, latency
+from gossamer.network import layer_costs
+from gossamer.search.journal import Journal
+from gossamer.task import Loader, Task, split
+
+AIM = 0.97  # of what the goal allows: the final measurement, at another moment, should still be inside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """Costs of one network. latency_ms and original_ms were measured side by side (None: the goal does not ask).
+
+    needs: for every gain that the goal asks for, cost over what is allowed; all at most 1 where the goal is met.
+    """
+
+    macs: int
+    params: int
+    file_bytes: int | None
+    latency_ms: float | None
+    original_ms: float | None
+    precision: str
+    needs: Mapping[str, float]
+
+    @property
+    def worst(self) -> float:
+        """The largest need; at most 1 where the goal is met."""
+        return max(self.needs.values())
+
+
+class Pricer:
+    """Gives quotes. Deployed networks are timed with int8 weights and activations where the goal's runtime has them."""
+
+    def __init__(self, original: nn.Module, task: Task, goal: Goal, journal: Journal, *, int8: bool) -> None:
+        self.original, self.task, self.goal, self.journal, self.int8 = original, task, goal, journal, int8
+        self.inputs = first_samples(task.validation, goal.batch)
+        self.timed = "speedup" in goal.gains or "latency_ms" in goal.gains
+        self.deployed = goal.runtime in ("onnxruntime", "openvino")
+        self._reference: Runner | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="gossamer-")
+
+    def __call__(self, key: str, model: nn.Module) -> Quote:
+        """The quote of a network; `key` names it in the journal."""
+        return Quote(**self.journal.remember(f"quote {key}", lambda: asdict(self._quote(model))))
+
+    def _quote(self, model: nn.Module) -> Quote:
+        costs = layer_costs(model, self.task.example_inputs)
+        macs, params = sum(c.macs for c in costs), sum(p.numel() for p in model.parameters())
+        file_bytes = latency_ms = original_ms = None
+        precision = "float32"
+        if self.timed or "file_bytes" in self.goal.gains:
+            source, precision, file_bytes = self._deploy(model, "candidate")
+            if self.timed:
+                runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
+                times = self._time({"candidate": runner, "original": self.reference()})
+                latency_ms, original_ms = times["candidate"].median_ms, times["original"].median_ms
+        return Quote(
+            macs=macs,
+            params=params,
+            file_bytes=file_bytes,
+            latency_ms=latency_ms,
+            original_ms=original_ms,
+            precision=precision,
+            needs=needs(
+                self.goal,
+                macs=macs,
+                params=params,
+                file_bytes=file_bytes,
+                latency_ms=latency_ms,
+                original_ms=original_ms,
+            ),
+        )
+
+    def reference(self) -> Runner:
+        """The original in float32 on the goal's runtime."""
+        if self._reference is None:
+            source: Any = self.original
+            if self.deployed:
+                path = Path(self._folder.name) / "original.onnx"
+                source = export_onnx(self.original, self.task.example_inputs, path)
+            self._reference = open_runner(self.goal.runtime, source, threads=self.goal.threads)
+        return self._reference
+
+    def _deploy(self, model: nn.Module, name: str) -> tuple[Any, str, int]:
+        """What the runtime opens, its precision, and the bytes of the file (of the .onnx for the torch runtimes)."""
+        path = Path(self._folder.name) / f"{name}.onnx"
+        export_onnx(model, self.task.example_inputs, path)
+        precision = "float32"
+        if self.int8:
+            small = path.with_suffix(".int8.onnx")
+            quantize_quick(path, small, [self.task.example_inputs])
+            path, precision = small, "int8"
+        size = path.stat().st_size
+        if not self.deployed:
+            return copy.deepcopy(model).eval(), "float32", size
+        return path, precision, size
+
+    def _time(self, runners: dict[str, Runner]) -> dict[str, Latency]:
+        return latency(runners, self.inputs, repeats=40, warmup=5, seconds=4)
+
+
+def needs(goal: Goal, **costs: float | None) -> dict[str, float]:
+    """For every gain that the goal asks for: cost over what is allowed (1 = just met)."""
+    found = {}
+    for gain, asked in goal.gains.items():
+        if gain == "speedup":
+            found[gain] = asked * (costs["latency_ms"] or 0.0) / (costs["original_ms"] or 1.0)
+        else:
+            found[gain] = (costs[gain] or 0.0) / asked
+    return found
+
+
+def first_samples(loader: Loader, batch: int) -> tuple[Tensor, ...]:
+    """The first `batch` samples of a loader as one batch; they repeat where the loader has fewer."""
+    parts: list[tuple[Tensor, ...]] = []
+    have = 0
+    for raw in loader:
+        inputs, _ = split(raw)
+        parts.append(inputs)
+        have += len(inputs[0])
+        if have >= batch:
+            break
+    columns = [torch.cat(column) for column in zip(*parts)]
+    return tuple(column[torch.arange(batch) % len(column)] for column in columns)

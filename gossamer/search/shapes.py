@@ -1,0 +1,98 @@
+"""Smaller shapes of a network: which steps lead to them, from a light cut to a heavy one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gossamer.methods.base import Method
+from gossamer.methods.prune.channels import Channels
+from gossamer.methods.prune.criteria import element_scores
+from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.network import find_channels, layer_costs
+from gossamer.network.blocks import find_blocks, remove_blocks
+from gossamer.run import Run
+from gossamer.search.widths import ranked_widths, uniform_widths
+from gossamer.task import Task
+from gossamer.train import recalibrate
+
+Steps = tuple[Method, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Shapes by strength: `steps(s)` for s in [0, 1]; a larger s never costs more. grid: the strengths that differ."""
+
+    name: str
+    grid: tuple[float, ...]
+    steps: Callable[[float], Steps]
+
+
+def apply_steps(model: nn.Module, steps: Sequence[Method], task: Task, run: Run) -> nn.Module:
+    """The network after the steps; the history of edits grows in `run`."""
+    for step in steps:
+        model = step(model, task, run)
+    return model
+
+
+def block_order(model: nn.Module, task: Task, *, batches: int = 4) -> list[str]:
+    """Removable blocks, the least missed first: by the training loss without each, after its batch norms are estimated
+    anew, per multiply-add saved."""
+    blocks = find_blocks(model, task.example_inputs)
+    costs = layer_costs(model, task.example_inputs)
+    sample = [batch for batch, _ in zip(task.train, range(batches))]
+    whole = _mean_loss(model, task, sample)
+    rank = {}
+    for block in blocks:
+        without = remove_blocks(model, [block.name])
+        recalibrate(without, task.calibration)
+        saved = sum(cost.macs for cost in costs if cost.name.startswith(f"{block.name}."))
+        rank[block.name] = max(_mean_loss(without, task, sample) - whole, 0.0) / max(saved, 1)
+    return sorted(rank, key=lambda name: rank[name])
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, task: Task, sample: Sequence[object]) -> float:
+    model.eval()
+    return sum(float(task.loss(model, batch)) for batch in sample) / len(sample)
+
+
+def depth_family(order: Sequence[str]) -> Family:
+    """Remove more and more blocks."""
+
+    def steps(strength: float) -> Steps:
+        count = round(strength * len(order))
+        return (RemoveBlocks(names=tuple(sorted(order[:count]))),) if count else ()
+
+    grid = tuple(k / len(order) for k in range(1, len(order) + 1))
+    return Family("depth", grid, steps)
+
+
+def width_family(
+    model: nn.Module, task: Task, *, before: Steps = (), name: str, ranked: bool, round_to: int, seed: int
+) -> Family:
+    """Cut channels of the network that `before` leaves: all groups by the same share, or by importance per cost."""
+    base = apply_steps(model, before, task, Run(seed=seed))
+    channels = find_channels(base, task.example_inputs)
+    groups = {group.name: group for group in channels.groups if group.reason is None}
+    sizes = {name: group.size for name, group in groups.items()}
+    scores = {name: score for name, score in channels.unit_scores(element_scores(base, "l2")).items() if name in groups}
+    macs = {cost.name: cost.macs for cost in layer_costs(base, task.example_inputs)}
+    unit_costs = {
+        name: sum(macs.get(layer, 0) for layer in group.layers) / group.size for name, group in groups.items()
+    }
+
+    def steps(strength: float) -> Steps:
+        if ranked:
+            widths = ranked_widths(scores, unit_costs, strength, round_to=round_to)
+        else:
+            widths = uniform_widths(sizes, strength, round_to=round_to)
+        smaller = {name: width for name, width in widths.items() if width < sizes[name]}
+        return (*before, Channels(widths=smaller)) if smaller else before
+
+    distinct: dict[str, float] = {}
+    for k in range(1, 32):
+        distinct.setdefault(repr(steps(k / 32)), k / 32)
+    distinct.pop(repr(before), None)
+    return Family(name, tuple(distinct.values()), steps)

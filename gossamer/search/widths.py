@@ -1,0 +1,56 @@
+"""How many channels each group keeps, for a given strength of the cut."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+FLOOR = 0.25  # no group is cut below this share: a global ranking by magnitude would leave a stage a single channel
+
+
+def uniform_widths(sizes: Mapping[str, int], sparsity: float, *, round_to: int = 1) -> dict[str, int]:
+    """The same share of every group, rounded to the nearest multiple of `round_to`, at least one multiple."""
+    return {name: _rounded(size * (1 - sparsity), size, round_to) for name, size in sizes.items()}
+
+
+def ranked_widths(
+    scores: Mapping[str, Tensor],
+    unit_costs: Mapping[str, float],
+    sparsity: float,
+    *,
+    round_to: int = 1,
+    floor: float = FLOOR,
+) -> dict[str, int]:
+    """Cut where importance per cost is least, over all groups together, until `sparsity` of the total cost is gone.
+
+    scores: importance of each unit of a group, shape (units,); they are divided by their group's mean first, because
+    raw magnitudes of different layers do not compare. unit_costs: what one unit of the group costs (time, MACs,
+    parameters). Units go in blocks of `round_to`, the least important first, and never below `floor` of their group.
+    """
+    values, costs, owners = [], [], []
+    names = list(scores)
+    for index, name in enumerate(names):
+        score = scores[name].double()
+        ordered = (score / score.mean().clamp_min(1e-300)).sort(descending=True).values
+        least = _rounded(floor * len(score), len(score), round_to)
+        blocks = ordered[least:].split(round_to)
+        # Within a group blocks fall in value, so cutting by value keeps the cut a suffix of the ranking.
+        values += [float(block.mean()) / max(unit_costs[name], 1e-12) for block in blocks]
+        costs += [len(block) * unit_costs[name] for block in blocks]
+        owners += [index] * len(blocks)
+    total = sum(len(scores[name]) * unit_costs[name] for name in names)
+    order = torch.tensor(values, dtype=torch.float64).argsort(stable=True)
+    removed = torch.tensor(costs, dtype=torch.float64)[order].cumsum(0)
+    cut = order[: int((removed <= sparsity * total + 1e-9).sum())]
+    blocks_cut = torch.bincount(torch.tensor(owners, dtype=torch.int64)[cut], minlength=len(names)).tolist()
+    widths = {}
+    for name, count in zip(names, blocks_cut):
+        size = len(scores[name])
+        least = _rounded(floor * size, size, round_to)
+        sizes = [len(block) for block in torch.arange(size - least).split(round_to)]
+        widths[name] = size - sum(sizes[len(sizes) - count :]) if count else size
+    return widths
+
+
+def _rounded(wanted: float, size: int, round_to: int) -> int:
+    return min(size, max(round_to, round_to * round(wanted / round_to)))
