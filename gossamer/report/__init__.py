@@ -1,0 +1,6 @@
+"""Records to read: one self-contained page, and the summary as rows."""
+
+from gossamer.report.page import write_report
+from gossamer.report.table import Cell, Row, markdown, summary_rows
+
+__all__ = ["Cell", "Row", "markdown", "summary_rows", "write_report"]

@@ -1,0 +1,69 @@
+"""A job document as one self-contained HTML page that opens offline.
+
+The plots are SVG written here, with percentages for widths, instead of Plotly's: its script alone is 4.6 MB for every
+page and draws nothing without it. The page weighs about 120 kB, reflows from 1280 to 390 pixels without a
+script, prints, follows the reader's light or dark setting, and everything in it is text that can be searched, copied and read aloud.
+The short script only shows the tooltips; what they say is also in the table below the plot.
+"""
+
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from gossamer.record import JobDocument, write_text
+from gossamer.report import sections, text
+from gossamer.report.verdict import sentence
+
+
+def write_report(document: JobDocument, path: str | Path) -> Path:
+    """Write the page of a job; only the document is read. Returns the path.
+
+    Raises OSError if the file cannot be written; an old page is then left as it was.
+    """
+    target = Path(path)
+    write_text(target, render(document))
+    return target
+
+
+def render(document: JobDocument) -> str:
+    """The page as HTML."""
+    subject = " on ".join(text.escape(document.task[key]) for key in ("model", "name") if document.task.get(key))
+    body = "".join(
+        (
+            f'<header><p class="brand">gossamer<span>{subject}</span></p>',
+            f'<h1 class="{"met" if document.met else "missed"}">{text.escape(sentence(document))}</h1>',
+            _missed(document),
+            sections.tiles(document),
+            "</header><main>",
+            *(
+                build(document)
+                for build in (
+                    sections.summary_section,
+                    sections.goal_section,
+                    sections.latency_section,
+                    sections.pareto_section,
+                    sections.layers_section,
+                    sections.edits_section,
+                    sections.ladder_section,
+                    sections.files_section,
+                    sections.making_section,
+                    sections.records_section,
+                )
+            ),
+            "</main>",
+        )
+    )
+    return shell(f"gossamer: {sentence(document)}", body)
+
+
+def shell(title: str, body: str) -> str:
+    """A complete HTML page around a body, with style and script in it."""
+    files = resources.files("gossamer.report")
+    style, script, page = (files.joinpath(name).read_text("utf-8") for name in ("style.css", "script.js", "page.html"))
+    return Template(page).substitute(title=text.escape(title), style=style, script=script, body=body)
+
+
+def _missed(document: JobDocument) -> str:
+    if not document.missed:
+        return ""
+    return f'<ul class="reasons">{"".join(f"<li>{text.escape(reason)}</li>" for reason in document.missed)}</ul>'

@@ -1,0 +1,167 @@
+"""Accuracy against cost of every state that the job tried."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gossamer.record import JobDocument, State
+from gossamer.report import text
+from gossamer.report.plot import Frame, Point, axes, figure, line, mark, path
+from gossamer.report.text import escape
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One cost to plot against. unit: what one unit of the axis is worth in the state's own numbers."""
+
+    name: str
+    title: str
+    value: Callable[[State], float | None]
+    show: Callable[[float], str]
+    unit: float = 1.0
+
+
+def pareto(document: JobDocument) -> list[tuple[str, str]]:
+    """(name, plot as HTML) for each cost that at least two states have; latency on the goal's runtime first."""
+    states = [state for state in document.states if state.top1 is not None]
+    plots = []
+    for axis in _axes(document, states):
+        shown = [
+            (state, cost, state.top1)
+            for state in states
+            if (cost := axis.value(state)) is not None and state.top1 is not None
+        ]
+        if len({cost for _, cost, _ in shown}) >= 2:
+            plots.append((axis.name, _plot(document, axis, shown)))
+    return plots
+
+
+def final_state(document: JobDocument) -> State | None:
+    """The network that the job ended with: the last state that was accepted."""
+    return next((state for state in reversed(document.states) if state.accepted), None)
+
+
+def describe(state: State) -> list[str]:
+    """All that is known of a state, line by line."""
+    lines = [state.name + ("" if state.accepted else " (rejected)")]
+    if state.top1 is not None:
+        lines.append(f"top-1 {text.percent(state.top1)} on validation")
+    if state.drop is not None:
+        lines.append(f"{text.points(abs(state.drop))} points {'lost' if state.drop >= 0 else 'gained'}")
+    lines += [f"{text.milliseconds(ms)} on {text.runtime(name)}" for name, ms in state.latency_ms.items()]
+    lines += [f"{text.large(state.macs)} MACs", f"{text.count(state.params)} parameters"]
+    if state.file_bytes is not None:
+        lines.append(f"{text.size(state.file_bytes)} file")
+    return [*lines, state.note] if state.note else lines
+
+
+def _axes(document: JobDocument, states: Sequence[State]) -> list[Axis]:
+    runtimes = list(dict.fromkeys(name for state in states for name in state.latency_ms))
+    runtimes.sort(key=lambda name: name != document.goal.get("runtime"))
+    latency = [
+        Axis(text.runtime(name), f"latency on {text.runtime(name)}, ms", partial(_latency, name), text.milliseconds)
+        for name in runtimes
+    ]
+    return [
+        *latency,
+        Axis("MACs", "multiply-adds, millions", lambda s: s.macs, text.large, 1e6),
+        Axis("Parameters", "parameters, thousands", lambda s: s.params, text.count, 1e3),
+        Axis("File size", "file, kB", lambda s: s.file_bytes, text.size, 1e3),
+    ]
+
+
+def _latency(name: str, state: State) -> float | None:
+    return state.latency_ms.get(name)
+
+
+def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float, float]]) -> str:
+    original = document.states[0]
+    allowed = document.goal.get("max_drop")
+    floor = None if allowed is None or original.top1 is None else original.top1 - float(allowed)
+    frame = _frame(axis, shown, floor)
+    final = final_state(document)
+    limit = _limit(document, axis, original)
+    body = [axes(frame, axis.title, "top-1 on validation, %"), _goal_region(frame, floor, limit and limit / axis.unit)]
+    body.append(path(frame, _front(frame, [(c / axis.unit, t) for _, c, t in shown]), "front"))
+    low = 0
+    # Rejected states first: what was accepted lies on top where dots meet.
+    for state, cost, top1 in sorted(shown, key=lambda row: (row[0].accepted, row[0] is final)):
+        x = cost / axis.unit
+        if top1 < frame.y_low:
+            low += 1
+            body.append(mark(frame, (x, frame.y_low), "rejected", describe(state), "below"))
+        elif state is original:
+            body.append(mark(frame, (x, top1), "original", describe(state), "diamond"))
+        elif state is final:
+            body.append(mark(frame, (x, top1), "accepted final", describe(state), "star"))
+        elif state.accepted:
+            body.append(mark(frame, (x, top1), "accepted", describe(state), "dot"))
+        else:
+            body.append(mark(frame, (x, top1), "rejected", describe(state), "cross"))
+    for state, cost, top1 in shown:
+        if state in (original, final) and top1 >= frame.y_low:
+            body.append(_label(frame, (cost / axis.unit, top1), "original" if state is original else "result"))
+    plot = figure("".join(body), frame, f"Top-1 on validation against {axis.title}, one mark per state that was tried")
+    verb = "lies" if low == 1 else "lie"
+    return plot + (f'<p class="note">{text.plural(low, "state")} {verb} below this axis (▼).</p>' if low else "")
+
+
+def _frame(axis: Axis, shown: Sequence[tuple[State, float, float]], floor: float | None) -> Frame:
+    """x from 0; y around what was accepted and the budget: a network that collapsed must not flatten all others."""
+    accepted = [top1 for state, _, top1 in shown if state.accepted] or [top1 for _, _, top1 in shown]
+    high, low = max(top1 for _, _, top1 in shown), min([*accepted, *([floor] if floor is not None else [])])
+    span = max(high - low, 0.2)
+    inside = [top1 for _, _, top1 in shown if top1 >= low - 1.6 * span]
+    low = min([low, *inside])
+    pad = 0.12 * max(high - low, 0.2)
+    right = max(cost for _, cost, _ in shown) / axis.unit
+    return Frame(0.0, right * 1.06, max(low - pad, 0.0), high + pad)
+
+
+def _limit(document: JobDocument, axis: Axis, original: State) -> float | None:
+    """What the goal asks on this axis, in the state's numbers; None where it asks nothing."""
+    goal = document.goal
+    if axis.name == text.runtime(goal.get("runtime", "")):
+        base = axis.value(original)
+        limits = [goal["latency_ms"]] if goal.get("latency_ms") else []
+        if goal.get("speedup") and base is not None:
+            limits.append(base / float(goal["speedup"]))
+        return min(limits, default=None)
+    name = {"MACs": "macs", "Parameters": "params", "File size": "file_bytes"}.get(axis.name, "")
+    return float(goal[name]) if goal.get(name) is not None else None
+
+
+def _goal_region(frame: Frame, floor: float | None, limit: float | None) -> str:
+    """The budget as a dashed line, and where the gain is reached too as a shaded area."""
+    parts = []
+    if floor is not None:
+        parts.append(line(frame, (frame.x_low, floor), (frame.x_high, floor), "budget"))
+        parts.append(
+            f'<text class="budget" x="100%" y="{frame.y(floor)}" dy="15" text-anchor="end">accuracy budget</text>'
+        )
+    if limit is not None and limit > 0:
+        bottom = frame.y_low if floor is None else floor
+        height = float(frame.y(bottom))
+        width = frame.x(min(limit, frame.x_high))
+        parts.append(f'<rect class="goal" x="0" y="0" width="{width}" height="{height:.1f}"/>')
+        parts.append('<text class="goal" x="0" dx="8" y="18">goal</text>')
+    return "".join(parts)
+
+
+def _front(frame: Frame, points: Sequence[Point]) -> list[Point]:
+    """The staircase of states that no other one beats in both accuracy and cost."""
+    front: list[Point] = []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if y < frame.y_low or (front and y <= front[-1][1]):
+            continue
+        if front:
+            front.append((x, front[-1][1]))
+        front.append((x, y))
+    return front
+
+
+def _label(frame: Frame, at: Point, name: str) -> str:
+    near_right = (at[0] - frame.x_low) / (frame.x_high - frame.x_low) > 0.7
+    anchor, dx = ("end", -14) if near_right else ("start", 16)
+    place = f'x="{frame.x(at[0])}" dx="{dx}" y="{frame.y(at[1])}" dy="-10" text-anchor="{anchor}"'
+    return f'<text class="label" {place}>{escape(name)}</text>'

@@ -1,0 +1,295 @@
+"""The parts of the page, each from the job document to HTML. What is missing is said, not left out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gossamer.record import Edit, JobDocument, Record
+from gossamer.report import text
+from gossamer.report.layers import layer_tables
+from gossamer.report.pareto import pareto
+from gossamer.report.table import Cell, Row, show, summary_rows
+from gossamer.report.text import escape
+from gossamer.report.verdict import parts
+
+_SHOWN_EDITS = 12
+
+
+def section(title: str, body: str, lead: str = "") -> str:
+    """A titled part of the page; lead: one plain sentence under the title, as HTML."""
+    if lead:
+        body = f'<p class="lead">{lead}</p>{body}'
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def grid(columns: Sequence[str], rows: Sequence[Sequence[str]], css: str = "") -> str:
+    """A table that falls apart into cards on a narrow page; the first cell of a row is its header. Cells are HTML."""
+    head = "".join(f'<th scope="col" role="columnheader">{escape(name)}</th>' for name in columns)
+    body = []
+    for first, *others in rows:
+        cells = "".join(
+            f'<td role="cell" data-label="{escape(name)}">{cell}</td>'
+            for name, cell in zip(columns[1:], others, strict=True)
+        )
+        body.append(f'<tr role="row"><th scope="row" role="rowheader">{first}</th>{cells}</tr>')
+    return (
+        f'<table class="cards {css}" role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<tbody role="rowgroup">{"".join(body)}</tbody></table>'
+    )
+
+
+def tabs(group: str, panels: Sequence[tuple[str, str]]) -> str:
+    """Panels of which one is shown at a time, without a script."""
+    choices = "".join(
+        f'<input type="radio" name="{group}" id="{group}-{i}"{" checked" if i == 0 else ""}>'
+        f'<label for="{group}-{i}">{escape(name)}</label>'
+        for i, (name, _) in enumerate(panels)
+    )
+    bodies = "".join(f'<div class="panel">{body}</div>' for _, body in panels)
+    return f'<div class="tabs">{choices}{bodies}</div>'
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Names and values as a description list."""
+    items = "".join(f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(v)}</dd></div>" for k, v in values.items())
+    return f'<dl class="pairs">{items}</dl>'
+
+
+def cell(value: Cell | None) -> str:
+    """A number with what stands beside it in small type."""
+    if value is None:
+        return '<span class="quiet">not measured</span>'
+    shown = escape(value.text) if value.value is None else f'<data value="{value.value}">{escape(value.text)}</data>'
+    return shown + (f"<small>{escape(value.detail)}</small>" if value.detail else "")
+
+
+def tiles(document: JobDocument) -> str:
+    """The three or four numbers that matter, large."""
+    rows = summary_rows(document)
+    goal_runtime = str(document.goal.get("runtime", ""))
+    latency = [row for row in rows if row.what == "latency" and row.runtime == goal_runtime]
+    picked = [*latency[:1]]
+    for what in ("top1", "file_bytes", "macs"):
+        picked += [row for row in rows if row.what == what][:1]
+    shown = [_tile(row) for row in picked if row.before and row.after]
+    return f'<ul class="tiles">{"".join(shown)}</ul>' if shown else ""
+
+
+def _tile(row: Row) -> str:
+    before, after = (c.text if c else "" for c in (row.before, row.after))
+    return (
+        f'<li class="{row.verdict}"><span>{escape(row.name)}</span><strong>{escape(row.change.text)}</strong>'
+        f"<small>{escape(before)} → {escape(after)}</small></li>"
+    )
+
+
+def goal_section(document: JobDocument) -> str:
+    """What was asked and what came of it."""
+    words = {
+        True: '<b class="met">met</b>',
+        False: '<b class="missed">missed</b>',
+        None: '<b class="quiet">unknown</b>',
+    }
+    rows = [(escape(p.name), escape(p.asked), escape(p.got), words[p.met]) for p in parts(document)]
+    return section("The goal", grid(("Asked for", "Limit", "Reached", "Verdict"), rows))
+
+
+def summary_section(document: JobDocument) -> str:
+    """The headline table."""
+    rows = summary_rows(document)
+    if not rows:
+        return section("Before and after", "", "Nothing was measured.")
+    body = [
+        (
+            f"{escape(row.name)}<small>{escape(row.conditions)}</small>",
+            cell(row.before),
+            cell(row.after),
+            f'<span class="verdict {row.verdict}">{cell(row.change)}</span>',
+        )
+        for row in rows
+    ]
+    lead = "Top-1 in percent with 95 % interval, latency as median with quartiles."
+    slow = [text.runtime(row.runtime) for row in rows if row.what == "latency" and row.verdict in ("same", "worse")]
+    if slow:
+        lead += f" <b>Not faster on {escape(' and '.join(dict.fromkeys(slow)))}.</b>"
+    return section("Before and after", grid(("", "Before", "After", "Change"), body, "summary"), lead)
+
+
+def latency_section(document: JobDocument) -> str:
+    """One pair of bars with quartiles per runtime."""
+    rows = [row for row in summary_rows(document) if row.what == "latency"]
+    values = [c.value for row in rows for c in (row.before, row.after) if c and c.value is not None]
+    ends = [r.high for r in document.records if r.what == "latency" and r.high is not None]
+    if not values:
+        return ""
+    top = max([*values, *ends]) * 1.02
+    records = {(r.value, str(r.conditions.get("runtime", ""))): r for r in document.records if r.what == "latency"}
+    items = []
+    for row in rows:
+        bars = "".join(
+            _latency_bar(css, c, records.get((c.value or 0.0, row.runtime)), top)
+            for css, c in (("before", row.before), ("after", row.after))
+            if c
+        )
+        items.append(
+            f'<div class="runtime"><h3>{escape(text.runtime(row.runtime))} <small>{escape(row.conditions)}</small></h3>'
+            f'<span class="verdict {row.verdict}">{escape(row.change.text)}</span>{bars}</div>'
+        )
+    key = '<p class="key"><i class="before"></i>before <i class="after"></i>after <i class="whisker"></i>quartiles</p>'
+    return section("Time on each runtime", key + "".join(items))
+
+
+def _latency_bar(css: str, value: Cell, record: Record | None, top: float) -> str:
+    width = 100 * (value.value or 0.0) / top
+    whisker = ""
+    if record is not None and record.low is not None and record.high is not None:
+        left, right = 100 * record.low / top, 100 * record.high / top
+        whisker = f'<u style="left:{left:.2f}%;width:{right - left:.2f}%"></u>'
+    return (
+        f'<div class="track"><i class="{css}" style="width:{width:.2f}%"></i>{whisker}</div>'
+        f'<span class="ms"><data value="{value.value}">{escape(value.text)}</data></span>'
+    )
+
+
+def pareto_section(document: JobDocument) -> str:
+    """Every state that was tried."""
+    plots = pareto(document)
+    if not document.states:
+        return section("What was tried", "", "No state was recorded.")
+    rows = [
+        (
+            escape(s.name),
+            "–" if s.top1 is None else text.percent(s.top1),
+            "–" if s.drop is None else text.points(s.drop),
+            "<br>".join(f"{text.milliseconds(ms)} {escape(text.runtime(name))}" for name, ms in s.latency_ms.items())
+            or "–",
+            text.large(s.macs),
+            text.count(s.params),
+            "–" if s.file_bytes is None else text.size(s.file_bytes),
+            ("accepted" if s.accepted else '<b class="missed">rejected</b>')
+            + (f"<small>{escape(s.note)}</small>" if s.note else ""),
+        )
+        for s in document.states
+    ]
+    columns = ("State", "Top-1", "Drop", "Latency", "MACs", "Parameters", "File", "Verdict")
+    listing = f"<details><summary>{text.plural(len(rows), 'state')} as a table</summary>{grid(columns, rows)}</details>"
+    key = (
+        '<p class="key"><span class="k original">◆ original</span> <span class="k accepted">● accepted</span> '
+        '<span class="k rejected">✕ rejected</span> <span class="k front">╌ best trade-offs</span></p>'
+    )
+    body = (tabs("pareto", plots) + key if plots else "") + listing
+    return section("What was tried", body, "One mark per network that was trained and judged on the validation split.")
+
+
+def layers_section(document: JobDocument) -> str:
+    """Bars per layer."""
+    tables = layer_tables(document)
+    if not tables:
+        return section("Layer by layer", "", "No layer was listed.")
+    key = '<p class="key"><i class="before"></i>before <i class="after"></i>after</p>'
+    return section("Layer by layer", tabs("layers", tables) + key)
+
+
+def edits_section(document: JobDocument) -> str:
+    """The history with proofs."""
+    edits = document.edits
+    if not edits:
+        return section("History of edits", "", "The network was not edited.")
+    proofs = [edit.proof for edit in edits if edit.proof is not None]
+    lead = f"{text.plural(len(edits), 'edit')}."
+    if proofs:
+        lead += (
+            f" {len(proofs)} of them proven on the example input: the changed network gave the outputs of the original "
+            f"with the cut parts silenced, largest relative difference <b>{text.proof(max(proofs))}</b>."
+        )
+    columns = ("Target", "Method", "Edit", "Before", "After", "Proof")
+    body = grid(columns, [_edit(edit) for edit in edits[:_SHOWN_EDITS]])
+    if len(edits) > _SHOWN_EDITS:
+        rest = grid(columns, [_edit(edit) for edit in edits[_SHOWN_EDITS:]])
+        body += f"<details><summary>{len(edits) - _SHOWN_EDITS} more</summary>{rest}</details>"
+    return section("History of edits", body, lead)
+
+
+def _edit(edit: Edit) -> tuple[str, ...]:
+    proof = (
+        '<span class="quiet">training followed</span>'
+        if edit.proof is None
+        else f'<data value="{edit.proof}">{text.proof(edit.proof)}</data>'
+    )
+    note = f"<small>{escape(edit.note)}</small>" if edit.note else ""
+    return (
+        f"<code>{escape(edit.target)}</code>{note}",
+        f"<code>{escape(edit.method)}</code>",
+        escape(edit.kind),
+        escape(edit.before),
+        escape(edit.after),
+        proof,
+    )
+
+
+def ladder_section(document: JobDocument) -> str:
+    """The steps to int8, climbed only as far as needed."""
+    rungs = document.int8_ladder
+    if not rungs:
+        return section("Steps to int8", "", "The network was not quantized.")
+    rows = [
+        (
+            f"{i}. {escape(rung.name)}" + (f"<small>{escape(rung.note)}</small>" if rung.note else ""),
+            f'<data value="{rung.top1}">{text.percent(rung.top1)}</data>',
+            f'<data value="{rung.drop}">{text.points(rung.drop)} points</data>',
+            '<b class="met">accepted</b>' if rung.accepted else '<b class="missed">rejected</b>',
+        )
+        for i, rung in enumerate(rungs, 1)
+    ]
+    lead = "Climbed only as far as needed, judged on the validation split."
+    return section("Steps to int8", grid(("Step", "Top-1", "Drop", "Verdict"), rows), lead)
+
+
+def files_section(document: JobDocument) -> str:
+    """What lies in the folder."""
+    if not document.files:
+        return section("Files", "", "No file was written.")
+    rows = [
+        (f"<code>{escape(name)}</code>", f'<data value="{size}">{text.size(size)}</data>', f"{text.count(size)}")
+        for name, size in document.files.items()
+    ]
+    return section("Files", grid(("File", "Size", "Bytes"), rows, "narrow"))
+
+
+def making_section(document: JobDocument) -> str:
+    """Command, data, time, environment: all that is needed to make it again."""
+    body = f'<pre class="command"><code>{escape(document.command)}</code></pre>'
+    seconds = {name: text.duration(value) for name, value in document.seconds.items()}
+    if seconds:
+        seconds["together"] = text.duration(sum(document.seconds.values()))
+    goal = {name: value for name, value in document.goal.items() if value is not None}
+    for title, values in (
+        ("Goal", goal),
+        ("Data", document.task),
+        ("Time spent", seconds),
+        ("Environment", document.environment),
+    ):
+        if values:
+            body += f"<h3>{title}</h3>{pairs(values)}"
+    return section("How it was made", body)
+
+
+def records_section(document: JobDocument) -> str:
+    """Every measured number with its conditions."""
+    if not document.records:
+        return ""
+    rows = []
+    for record in document.records:
+        shown = show(record)
+        conditions = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in record.conditions.items())
+        rows.append(
+            (
+                f"{escape(record.what.replace('_', ' '))}<small>{escape(record.subject)}</small>",
+                cell(shown),
+                "" if record.n is None else text.count(record.n),
+                escape(conditions),
+            )
+        )
+    table = grid(("What", "Value", "n", "Conditions"), rows)
+    return section(
+        "All measurements", f"<details><summary>{text.plural(len(rows), 'record')}</summary>{table}</details>"
+    )

@@ -1,0 +1,227 @@
+"""The summary of a job as plain rows: what the command line, the README and the page show in the same words.
+
+Of the records it reads `what`, `subject` ("original" is before; the deployed network, "result int8" or else "result", is
+after), and of the conditions `split` (absent means test), `device`, `runtime`, `batch`, `threads`, `dtype` and `file`.
+Before and after are only set against each other where device, runtime, batch, threads and the file's suffix are the same.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from gossamer.record import JobDocument, Record
+from gossamer.report import text
+
+Verdict = Literal["better", "same", "worse", ""]
+Key = tuple[str, ...]
+ORIGINAL = "original"
+AFTER = ("result int8", "result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number: as text, the interval or exact count beside it, and as a value in the unit of its record."""
+
+    text: str
+    detail: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the summary. before, after: None where it was not measured. verdict: of `change`, "" where there is
+    nothing to compare. ratio: before / after, None without both."""
+
+    what: str
+    name: str
+    conditions: str
+    before: Cell | None
+    after: Cell | None
+    change: Cell
+    verdict: Verdict
+    ratio: float | None = None
+    runtime: str = ""
+    batch: str = ""
+
+
+def summary_rows(document: JobDocument) -> list[Row]:
+    """Top-1 on test, latency on each runtime, MACs, parameters, file bytes, peak memory, as far as measured."""
+    return [
+        _top1_row(document, *pair) if what == "top1" else _cost_row(what, *pair)
+        for what in ("top1", "latency", "macs", "params", "file_bytes", "peak_memory")
+        for pair in _pairs(document, what)
+    ]
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| | before | after | change |", "|---|---:|---:|---|"]
+    for row in rows:
+        title = f"{row.name} ({row.conditions})" if row.conditions else row.name
+        cells = (title, plain(row.before), plain(row.after), plain(row.change))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plain(cell: Cell | None) -> str:
+    """A cell in one line: `18.7 ms (18.0–20.1)`."""
+    if cell is None:
+        return "–"
+    return f"{cell.text} ({cell.detail})" if cell.detail else cell.text
+
+
+def show(record: Record) -> Cell:
+    """A record's number in the notation of its kind."""
+    value, span = record.value, ""
+    if record.low is not None and record.high is not None:
+        number = text.significant if record.what == "latency" else text.points
+        span = f"{number(record.low)} to {number(record.high)}"
+    match record.what:
+        case "top1" | "agreement":
+            shown = text.percent(value)
+        case "drop":
+            shown = f"{text.points(value)} points"
+        case "latency":
+            shown = text.milliseconds(value)
+        case "macs":
+            shown = text.large(value)
+        case "params":
+            shown = text.count(value)
+        case "file_bytes" | "peak_memory":
+            shown, span = text.size(value), span or (f"{text.count(value)} bytes" if value >= 1000 else "")
+        case _:
+            shown = f"{text.significant(value)} {record.unit}".strip()
+    return Cell(text=shown, detail=span, value=value)
+
+
+def drop_record(document: JobDocument, split: str) -> Record | None:
+    """The paired drop of the deployed network on a split."""
+    rows = [r for r in document.records if r.what == "drop" and _split(r) == split]
+    return next((r for subject in AFTER for r in rows if r.subject == subject), None)
+
+
+def _split(record: Record) -> str:
+    return str(record.conditions.get("split", "test"))
+
+
+def _key(record: Record) -> Key:
+    """What must be equal for two records to be compared."""
+    file = str(record.conditions.get("file", ""))
+    suffix = file.rpartition(".")[2] if file else ""
+    return (*(str(record.conditions.get(name, "")) for name in ("device", "runtime", "batch", "threads")), suffix)
+
+
+def _pairs(document: JobDocument, what: str) -> Iterator[tuple[Record | None, Record | None]]:
+    """Before and after under equal conditions, in the order of the records."""
+    rows = [r for r in document.records if r.what == what and (what != "top1" or _split(r) == "test")]
+    for key in dict.fromkeys(_key(r) for r in rows):
+        same = {r.subject: r for r in rows if _key(r) == key}
+        after = next((same[subject] for subject in AFTER if subject in same), None)
+        if ORIGINAL in same or after:
+            yield same.get(ORIGINAL), after
+
+
+def _top1_row(document: JobDocument, before: Record | None, after: Record | None) -> Row:
+    drop = drop_record(document, "test")
+    verdict: Verdict = ""
+    change = Cell(text="–")
+    if drop is None and before and after:
+        drop = Record(subject=after.subject, what="drop", value=before.value - after.value, unit="points")
+    if drop is not None:
+        lost = drop.value >= 0
+        span = show(drop).detail
+        low, high = (
+            (drop.low, drop.high) if drop.low is not None and drop.high is not None else (drop.value, drop.value)
+        )
+        verdict = "worse" if low > 0 else "better" if high < 0 else "same"
+        if span and not lost:
+            span = f"{text.points(-high)} to {text.points(-low)}"
+        change = Cell(
+            text=f"{text.points(abs(drop.value))} points {'lost' if lost else 'gained'}", detail=span, value=drop.value
+        )
+    samples = next((f"{text.count(r.n)} samples" for r in (after, before) if r and r.n), "")
+    return Row(
+        what="top1",
+        name="Top-1 on test",
+        conditions=samples,
+        before=show(before) if before else None,
+        after=show(after) if after else None,
+        change=change,
+        verdict=verdict,
+    )
+
+
+def _cost_row(what: str, before: Record | None, after: Record | None) -> Row:
+    ratio = before.value / after.value if before and after and after.value > 0 else None
+    change, verdict = _change(what, before, after, ratio)
+    known = after or before
+    runtime = str(known.conditions.get("runtime", "")) if known else ""
+    return Row(
+        what=what,
+        name=_name(what, known),
+        conditions=_conditions(what, before, after),
+        before=show(before) if before else None,
+        after=show(after) if after else None,
+        change=change,
+        verdict=verdict,
+        ratio=ratio,
+        runtime=runtime,
+        batch=str(known.conditions.get("batch", "")) if known else "",
+    )
+
+
+def _name(what: str, record: Record | None) -> str:
+    conditions = record.conditions if record else {}
+    match what:
+        case "latency":
+            return f"Latency on {text.runtime(conditions.get('runtime', 'unnamed runtime'))}"
+        case "file_bytes":
+            suffix = str(conditions.get("file", "")).rpartition(".")[2]
+            return f"File, .{suffix}" if suffix else "File"
+        case "peak_memory":
+            return "Peak memory"
+        case _:
+            return {"macs": "Multiply-adds (MACs)", "params": "Parameters"}[what]
+
+
+def _conditions(what: str, before: Record | None, after: Record | None) -> str:
+    """`float32 → int8, batch 64, 2 threads`."""
+    known = after or before
+    if known is None or what not in ("latency", "peak_memory"):
+        return ""
+    dtypes = list(dict.fromkeys(str(r.conditions["dtype"]) for r in (before, after) if r and "dtype" in r.conditions))
+    parts = [" → ".join(dtypes)]
+    if what == "peak_memory" and "runtime" in known.conditions:
+        parts.append(text.runtime(known.conditions["runtime"]))
+    if "batch" in known.conditions:
+        parts.append(f"batch {known.conditions['batch']}")
+    if "threads" in known.conditions:
+        parts.append(text.plural(int(known.conditions["threads"]), "thread"))
+    return ", ".join(part for part in parts if part)
+
+
+def _change(what: str, before: Record | None, after: Record | None, ratio: float | None) -> tuple[Cell, Verdict]:
+    if before is None or after is None:
+        return Cell(text="not measured before" if before is None else "not measured after"), ""
+    if ratio is None:
+        return Cell(text="–"), ""
+    faster, slower = ("faster", "slower") if what == "latency" else ("smaller", "larger")
+    verdict: Verdict = "same"
+    if _top(after) < _bottom(before):
+        verdict = "better"
+    elif _bottom(after) > _top(before):
+        verdict = "worse"
+    if verdict == "better":
+        return Cell(text=f"{text.times(ratio)} {faster}", value=ratio), verdict
+    if verdict == "worse":
+        return Cell(text=f"{text.times(1 / ratio)} {slower}", value=ratio), verdict
+    detail = "quartiles overlap" if before.low is not None and before.value != after.value else ""
+    return Cell(text=f"not {faster}", detail=detail, value=ratio), verdict
+
+
+def _bottom(record: Record) -> float:
+    return record.value if record.low is None else record.low
+
+
+def _top(record: Record) -> float:
+    return record.value if record.high is None else record.high

@@ -1,0 +1,95 @@
+"""Numbers as text, with units and no more digits than they deserve; and the escaping of everything else."""
+
+import html
+import math
+
+_RUNTIMES = {
+    "torch": "PyTorch",
+    "torch.compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+
+
+def escape(text: object) -> str:
+    """Safe as HTML text and inside a quoted attribute."""
+    return html.escape(str(text), quote=True)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Plain decimal notation with this many significant digits; digits before the point are never rounded away."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{min(max(places, 0), 9)}f}"
+
+
+def count(value: float) -> str:
+    """`272,186`."""
+    return f"{value:,.0f}"
+
+
+def large(value: float) -> str:
+    """`31.3 M`: four digits at most, decimal prefixes."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{significant(value / size)} {prefix}"
+    return significant(value) if value != int(value) else f"{value:.0f}"
+
+
+def size(value: float) -> str:
+    """`366 kB`; decimal prefixes, 1 kB = 1000 bytes."""
+    return f"{large(value)}B" if abs(value) >= 1000 else f"{value:.0f} B"
+
+
+def milliseconds(value: float) -> str:
+    """`18.7 ms`."""
+    return f"{significant(value)} ms"
+
+
+def points(value: float) -> str:
+    """`0.32`, with a true minus sign."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """`93.20 %`."""
+    return f"{points(value)} %"
+
+
+def times(value: float) -> str:
+    """`4.06×`, `12.3×`."""
+    return f"{significant(value)}×"
+
+
+def proof(value: float) -> str:
+    """`3.1e-07` as `3.1 · 10⁻⁷`; 0 is `exact`."""
+    if value == 0:
+        return "exact"
+    if not math.isfinite(value):
+        return str(value)
+    mantissa, exponent = f"{value:.1e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} · 10{raised}"
+
+
+def duration(seconds: float) -> str:
+    """`8.2 s`, `13 min 32 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def runtime(name: object) -> str:
+    """The name that people use for a runtime."""
+    return _RUNTIMES.get(str(name), str(name))
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 edit`, `2 edits`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

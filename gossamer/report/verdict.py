@@ -1,0 +1,128 @@
+"""Was the goal met, and by how much, in plain words."""
+
+from dataclasses import dataclass
+
+from gossamer.record import JobDocument
+from gossamer.report import text
+from gossamer.report.table import Row, drop_record, summary_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One thing that was asked for. met: None where it was not measured. short: how far a missed one is away."""
+
+    name: str
+    asked: str
+    got: str
+    met: bool | None
+    short: str = ""
+
+
+def sentence(document: JobDocument) -> str:
+    """`Goal met: 4.06× faster on ONNX Runtime (at least 4× asked), 0.32 points of top-1 lost on test.`"""
+    budget, *gains = parts(document)
+    said = [f"{part.got} ({part.asked} asked{part.short})" for part in gains if part.met is not None]
+    if budget.met is False:
+        said.append(f"{budget.got} ({budget.asked})")
+    elif (drop := drop_record(document, "test")) is not None:
+        said.append(f"{text.points(abs(drop.value))} points of top-1 {'lost' if drop.value >= 0 else 'gained'} on test")
+    state = "Goal met" if document.met else "Goal missed"
+    return f"{state}: {', '.join(said)}." if said else f"{state}."
+
+
+def parts(document: JobDocument) -> list[Part]:
+    """The accuracy budget first, then every gain that was asked for."""
+    rows = summary_rows(document)
+    return [
+        _budget(document),
+        *(_gain(document, rows, name) for name in _MEASURED if document.goal.get(name) is not None),
+    ]
+
+
+def _budget(document: JobDocument) -> Part:
+    allowed = document.goal.get("max_drop")
+    split = "validation" if drop_record(document, "validation") else "test"
+    drop = drop_record(document, split)
+    if drop is None:
+        return Part(name="Accuracy", asked=_allowed(allowed), got="not measured", met=None)
+    lost = f"{text.points(abs(drop.value))} points {'lost' if drop.value >= 0 else 'gained'} on {split}"
+    return Part(
+        name="Accuracy",
+        asked=_allowed(allowed),
+        got=lost,
+        met=None if allowed is None else drop.value <= float(allowed),
+    )
+
+
+def _allowed(allowed: float | None) -> str:
+    return "no limit" if allowed is None else f"at most {float(allowed):g} points lost"
+
+
+_MEASURED = {
+    "speedup": "latency",
+    "latency_ms": "latency",
+    "macs": "macs",
+    "params": "params",
+    "file_bytes": "file_bytes",
+    "peak_memory": "peak_memory",
+}
+
+
+def _gain(document: JobDocument, rows: list[Row], name: str) -> Part:
+    asked = float(document.goal[name])
+    row = next((r for r in rows if r.what == _MEASURED[name] and _on_goal_runtime(document, r)), None)
+    where = f" on {text.runtime(document.goal['runtime'])}" if row and row.what == "latency" and row.runtime else ""
+    if name == "speedup":
+        title, wanted = "Speed-up", f"at least {asked:g}×"
+        if row is None or row.ratio is None:
+            return Part(name=title, asked=wanted, got="not measured", met=None)
+        got = row.change.text if row.verdict != "same" else f"not faster ({text.times(row.ratio)})"
+        return Part(
+            name=title,
+            asked=wanted,
+            got=got + where,
+            met=row.ratio >= asked,
+            short="" if row.ratio >= asked else f", {text.significant(100 - 100 * row.ratio / asked, 2)} % short",
+        )
+    title, unit = _TITLES[name]
+    wanted = f"at most {_amount(name, asked)}"
+    if row is None or row.after is None or row.after.value is None:
+        return Part(name=title, asked=wanted, got="not measured", met=None)
+    got = f"{_amount(name, row.after.value)}{unit}{where}"
+    over = row.after.value / asked - 1
+    return Part(
+        name=title,
+        asked=wanted,
+        got=got,
+        met=over <= 0,
+        short="" if over <= 0 else f", {text.significant(100 * over, 2)} % over",
+    )
+
+
+_TITLES = {
+    "latency_ms": ("Latency", ""),
+    "macs": ("MACs", " MACs"),
+    "params": ("Parameters", " parameters"),
+    "file_bytes": ("File size", " on disk"),
+    "peak_memory": ("Peak memory", " of peak memory"),
+}
+
+
+def _amount(name: str, value: float) -> str:
+    match name:
+        case "latency_ms":
+            return text.milliseconds(value)
+        case "file_bytes" | "peak_memory":
+            return text.size(value)
+        case "params":
+            return text.count(value)
+        case _:
+            return text.large(value)
+
+
+def _on_goal_runtime(document: JobDocument, row: Row) -> bool:
+    """Is this the row that the goal speaks of? Other costs than latency have one row each."""
+    goal = document.goal
+    return row.what != "latency" or (
+        row.runtime == str(goal.get("runtime", row.runtime)) and row.batch in ("", str(goal.get("batch", row.batch)))
+    )

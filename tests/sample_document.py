@@ -1,0 +1,305 @@
+"""A job document as a real job leaves it: ResNet-20 on Fashion-MNIST, cut, recovered, quantized. Made-up numbers."""
+
+from gossamer.record import Edit, JobDocument, LayerCost, Record, Rung, State
+
+_WIDTHS = (16, 32, 64)
+_BATCH = {"device": "cpu", "batch": 64, "threads": 2}
+_ACCURACY = {"split": "test", "interval": "95 % Wilson"}
+
+
+def _layers(widths: tuple[int, int, int], inner: tuple[int, int, int], ms_per_mmac: float) -> list[LayerCost]:
+    """A residual network of three stages of three blocks; `inner` is the width between the convolutions of a block."""
+
+    def conv(name: str, inputs: int, outputs: int, side: int, kernel: int = 3) -> LayerCost:
+        params = inputs * outputs * kernel * kernel
+        macs = params * side * side
+        return LayerCost(
+            name=name,
+            kind="Conv2d",
+            in_channels=inputs,
+            out_channels=outputs,
+            params=params,
+            macs=macs,
+            bytes=4 * params,
+            time_ms=0.02 + macs / 1e6 * ms_per_mmac,
+        )
+
+    rows, width = [conv("conv1", 1, widths[0], 28)], widths[0]
+    for stage, (outputs, middle) in enumerate(zip(widths, inner, strict=True)):
+        side = 28 // 2**stage
+        for block in range(3):
+            rows.append(conv(f"layers.{stage}.{block}.conv1", width, middle, side))
+            rows.append(conv(f"layers.{stage}.{block}.conv2", middle, outputs, side))
+            if width != outputs:
+                rows.append(conv(f"layers.{stage}.{block}.shortcut.0", width, outputs, side, kernel=1))
+            width = outputs
+    head = 10 * width + 10
+    rows.append(
+        LayerCost(
+            name="linear",
+            kind="Linear",
+            in_channels=width,
+            out_channels=10,
+            params=head,
+            macs=10 * width,
+            bytes=4 * head,
+            time_ms=0.011,
+        )
+    )
+    return rows
+
+
+def _latency(subject: str, runtime: str, value: float, low: float, high: float, dtype: str) -> Record:
+    versions = {"torch": "2.13.0", "torch.compile": "2.13.0", "onnxruntime": "1.23.2", "openvino": "2025.3"}
+    conditions = {"runtime": runtime, "version": versions[runtime], "dtype": dtype, **_BATCH}
+    return Record(
+        subject=subject, what="latency", value=value, unit="ms", low=low, high=high, n=50, conditions=conditions
+    )
+
+
+def _records() -> list[Record]:
+    return [
+        Record(
+            subject="original", what="top1", value=93.20, unit="%", low=92.69, high=93.68, n=10000, conditions=_ACCURACY
+        ),
+        Record(
+            subject="result", what="top1", value=92.94, unit="%", low=92.42, high=93.43, n=10000, conditions=_ACCURACY
+        ),
+        Record(
+            subject="result int8",
+            what="top1",
+            value=92.88,
+            unit="%",
+            low=92.36,
+            high=93.37,
+            n=10000,
+            conditions=_ACCURACY,
+        ),
+        Record(
+            subject="result int8",
+            what="drop",
+            value=0.32,
+            unit="points",
+            low=0.02,
+            high=0.62,
+            n=10000,
+            conditions={"split": "test", "interval": "95 % paired"},
+        ),
+        Record(
+            subject="result int8",
+            what="drop",
+            value=0.28,
+            unit="points",
+            low=-0.10,
+            high=0.66,
+            n=5000,
+            conditions={"split": "validation", "interval": "95 % paired"},
+        ),
+        _latency("original", "onnxruntime", 18.7, 18.0, 20.1, "float32"),
+        _latency("result int8", "onnxruntime", 4.61, 4.40, 5.02, "int8"),
+        _latency("original", "openvino", 18.6, 18.1, 20.1, "float32"),
+        _latency("result int8", "openvino", 3.38, 3.21, 3.74, "int8"),
+        _latency("original", "torch", 49.6, 46.5, 53.9, "float32"),
+        _latency("result", "torch", 21.3, 19.8, 23.5, "float32"),
+        _latency("original", "torch.compile", 24.1, 22.7, 26.3, "float32"),
+        _latency("result", "torch.compile", 23.6, 21.9, 25.8, "float32"),
+        Record(subject="original", what="macs", value=31_342_720, unit="MACs"),
+        Record(subject="result", what="macs", value=9_145_472, unit="MACs"),
+        Record(subject="original", what="params", value=272_186, unit="parameters"),
+        Record(subject="result", what="params", value=94_378, unit="parameters"),
+        Record(
+            subject="original", what="file_bytes", value=1_162_123, unit="bytes", conditions={"file": "original.onnx"}
+        ),
+        Record(
+            subject="result int8", what="file_bytes", value=118_204, unit="bytes", conditions={"file": "model.onnx"}
+        ),
+        Record(
+            subject="original",
+            what="peak_memory",
+            value=61_865_984,
+            unit="bytes",
+            conditions={"runtime": "onnxruntime"},
+        ),
+        Record(
+            subject="result int8",
+            what="peak_memory",
+            value=27_262_976,
+            unit="bytes",
+            conditions={"runtime": "onnxruntime"},
+        ),
+        Record(
+            subject="result int8",
+            what="agreement",
+            value=98.74,
+            unit="%",
+            n=5000,
+            conditions={"split": "validation", "runtime": "onnxruntime", "largest_difference": 0.41},
+        ),
+    ]
+
+
+def _states() -> list[State]:
+    def state(
+        name: str,
+        top1: float,
+        ort: float,
+        vino: float,
+        macs: int,
+        params: int,
+        size: int | None,
+        ok: bool,
+        note: str = "",
+    ) -> State:
+        latency = {"onnxruntime": ort, "openvino": vino}
+        drop = round(93.32 - top1, 2)
+        return State(
+            name=name,
+            top1=top1,
+            drop=drop,
+            latency_ms=latency,
+            macs=macs,
+            params=params,
+            file_bytes=size,
+            accepted=ok,
+            note=note,
+        )
+
+    return [
+        state("original", 93.32, 18.7, 18.6, 31_342_720, 272_186, 1_162_123, True, "the network as given"),
+        state("original int8", 93.30, 9.67, 7.21, 31_342_720, 272_186, 365_507, True, "quantized, nothing cut"),
+        state("channels 70 %", 93.26, 13.9, 13.4, 21_811_000, 190_412, 812_330, True, "recovered in 2 epochs"),
+        state("channels 50 %", 93.18, 10.2, 10.9, 15_502_000, 141_220, 640_128, True, "recovered in 2 epochs"),
+        state("channels 38 %", 93.10, 8.12, 8.44, 11_912_000, 110_890, 498_020, True, "recovered in 3 epochs"),
+        state("channels 29 %", 93.08, 7.02, 7.31, 9_145_472, 94_378, 431_002, True, "recovered in 4 epochs"),
+        state("channels 18 %", 92.34, 5.44, 5.73, 5_700_100, 61_240, 280_114, False, "0.98 points lost, 0.5 allowed"),
+        state(
+            "channels 9 %",
+            10.00,
+            3.90,
+            4.02,
+            2_811_000,
+            30_101,
+            160_220,
+            False,
+            "collapsed: one channel left in stage 1",
+        ),
+        state("channels 29 % int8", 93.04, 4.61, 3.38, 9_145_472, 94_378, 118_204, True, "min-max, bias correction"),
+        state("channels 18 % int8", 92.10, 3.92, 2.90, 5_700_100, 61_240, None, False, "1.22 points lost, 0.5 allowed"),
+    ]
+
+
+def _edits() -> list[Edit]:
+    rows = [
+        Edit(
+            method="prune.channels",
+            kind="resize",
+            target=f"layers.{stage}.{block}.conv1",
+            before=f"{before} channels",
+            after=f"{after} channels",
+            proof=3.1e-7 * (1 + stage + block),
+        )
+        for stage, (before, after) in enumerate(zip(_WIDTHS, (8, 16, 40), strict=True))
+        for block in range(3)
+    ]
+    rows.append(
+        Edit(
+            method="prune.channels",
+            kind="resize",
+            target="conv1, layers.0.*.conv2",
+            before="16 channels",
+            after="16 channels",
+            proof=0.0,
+            note="left alone: the floor of 16 channels",
+        )
+    )
+    rows.append(
+        Edit(
+            method="distill.logits",
+            kind="teach",
+            target="whole network",
+            before="cross entropy",
+            after="0.1 cross entropy + 0.9 teacher (temperature 4)",
+            note="4 epochs, best on validation",
+        )
+    )
+    return rows
+
+
+def _ladder() -> list[Rung]:
+    return [
+        Rung(name="min-max", top1=92.76, drop=0.56, accepted=False, note="0.06 points over the budget"),
+        Rung(name="percentile 99.99", top1=92.80, drop=0.52, accepted=False, note="0.02 points over the budget"),
+        Rung(name="bias correction", top1=93.04, drop=0.28, accepted=True),
+    ]
+
+
+def sample() -> JobDocument:
+    """A job that met its goal."""
+    return JobDocument(
+        command="gossamer compress resnet20 --data fashion-mnist --max-drop 0.5 --speedup 4 --runtime onnxruntime",
+        goal={"max_drop": 0.5, "speedup": 4.0, "runtime": "onnxruntime", "threads": 2, "batch": 64},
+        task={
+            "model": "resnet20",
+            "name": "fashion-mnist",
+            "measure": "top1",
+            "train": 55000,
+            "validation": 5000,
+            "test": 10000,
+            "classes": 10,
+        },
+        met=True,
+        missed=[],
+        seconds={"look": 8.2, "cut and recover": 812.0, "quantize": 61.5, "export and verify": 14.3, "measure": 44.9},
+        environment={
+            "gossamer": "0.1.0",
+            "torch": "2.13.0",
+            "onnxruntime": "1.23.2",
+            "openvino": "2025.3",
+            "python": "3.11.2",
+            "system": "Linux x86_64",
+            "processor": "AMD EPYC 9R14",
+            "cores": "2",
+        },
+        records=_records(),
+        edits=_edits(),
+        states=_states(),
+        layers_before=_layers(_WIDTHS, _WIDTHS, 0.55),
+        layers_after=_layers(_WIDTHS, (8, 16, 40), 0.31),
+        int8_ladder=_ladder(),
+        files={
+            "model.gsr": 71_320,
+            "model.onnx": 118_204,
+            "model.pt2": 402_113,
+            "recipe.yaml": 812,
+            "records.json": 24_310,
+        },
+    )
+
+
+def missed() -> JobDocument:
+    """The same job with a goal that was out of reach."""
+    document = sample()
+    document.goal["speedup"] = 8.0
+    document.met = False
+    document.missed = ["speedup: 4.06 on onnxruntime, 8 asked"]
+    return document
+
+
+def bare() -> JobDocument:
+    """A job that stopped early: nothing was measured, tried or written."""
+    return JobDocument(
+        command="gossamer compress lenet5 --data digits --macs 1000",
+        goal={"max_drop": 0.5, "macs": 1000},
+        task={},
+        met=False,
+        missed=["no network inside the budget was found"],
+        seconds={},
+        environment={},
+        records=[],
+        edits=[],
+        states=[],
+        layers_before=[],
+        layers_after=[],
+        int8_ladder=[],
+        files={},
+    )
