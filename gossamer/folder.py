@@ -14,19 +14,20 @@ LOCK_NAME = ".lock"
 
 
 @contextmanager
-def lock_folder(path: Path) -> Iterator[Path]:
+def lock_folder(path: Path, name: str = LOCK_NAME) -> Iterator[Path]:
     """Make the folder where it is missing, and keep other jobs out of it until the block ends.
 
+    name: of the lock file, for jobs that need only one file of the folder for themselves.
     The lock is the kernel's (`flock`), so it is gone when the process is, however it died. Raises BadInput where the
     folder cannot be used (a file, not writable, disk full), FolderBusy where another job holds it.
     """
     make_folder(path)
-    handle = _locked(path)
+    handle = _locked(path / name)
     try:
         yield path
     finally:
-        # Removed while still held: whoever opened the old file notices below that it is no longer the one in the folder.
-        (path / LOCK_NAME).unlink(missing_ok=True)
+        # Removed while still held: whoever has opened the old file notices that it is not the folder's any more.
+        (path / name).unlink(missing_ok=True)
         os.close(handle)
 
 
@@ -58,7 +59,9 @@ def disk_trouble(error: OSError, path: Path | None = None) -> str | None:
         case errno.ENOSPC | errno.EDQUOT:
             return f"the disk is full: {where} cannot be written; free some space, then run the same command again"
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return f"{where} is not writable ({os.strerror(error.errno)}); name another place, or change its permissions"
+            return (
+                f"{where} is not writable ({os.strerror(error.errno)}); name another place, or change its permissions"
+            )
         case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
             return f"{where} cannot be written: a file stands where a folder is needed, or the other way round"
         case errno.ENAMETOOLONG:
@@ -67,9 +70,8 @@ def disk_trouble(error: OSError, path: Path | None = None) -> str | None:
             return None
 
 
-def _locked(path: Path) -> int:
-    """The open, locked lock file of the folder."""
-    file = path / LOCK_NAME
+def _locked(file: Path) -> int:
+    """The open, locked lock file."""
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -82,7 +84,7 @@ def _locked(path: Path) -> int:
             holder = os.pread(handle, 20, 0).decode() or "unknown"
             os.close(handle)
             raise FolderBusy(
-                f"another job (process {holder}) works in {path}; wait for it, or name another folder"
+                f"another job (process {holder}) works in {file.parent}; wait for it, or name another output"
             ) from error
         except BaseException:
             os.close(handle)

@@ -1,0 +1,39 @@
+"""The `gossamer` command and its subcommands."""
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from gossamer.cli import compress, deploy, look, shelf, train
+from gossamer.cli.exits import Commands
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Give it your trained network; get the same network back, smaller, faster, ready to deploy.",
+    epilog="Exit status: 0 done, 1 a bug of gossamer, 2 bad input, 3 goal missed, 130 interrupted.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gossamer {metadata.version('gossamer')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="With an error, show where it arose.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for group in (compress, look, train, deploy, shelf):
+    group.register(app)

@@ -1,0 +1,138 @@
+"""`gossamer compress`: the main job."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gossamer.cli.console import Console
+from gossamer.cli.exits import GOAL_MISSED, Stopped
+from gossamer.cli.values import (
+    BatchOption,
+    DataOption,
+    DevicesOption,
+    JsonOption,
+    ModelArgument,
+    QuietOption,
+    RandomOption,
+    RuntimeOption,
+    SeedOption,
+    ThreadsOption,
+    WeightsOption,
+    parse_bytes,
+    parse_count,
+)
+from gossamer.errors import BadInput
+from gossamer.goal import GAINS, Goal
+
+if TYPE_CHECKING:
+    from gossamer.compress import Artifact
+    from gossamer.recipe import Recipe
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog="Example: [bold]gossamer compress resnet20 --data fashion-mnist --max-drop 0.5 --speedup 3[/bold]"
+    )(compress)
+
+
+def compress(
+    model: ModelArgument,
+    data: DataOption = "auto",
+    weights: WeightsOption = None,
+    random: RandomOption = False,
+    max_drop: Annotated[float, typer.Option(help="Points of accuracy that may be lost.")] = 0.5,
+    speedup: Annotated[float | None, typer.Option(help="How many times faster, at least.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Time of one batch, at most.")] = None,
+    macs: Annotated[
+        int | None, typer.Option(parser=parse_count, metavar="N", help="Multiply-adds of one sample, at most (10M).")
+    ] = None,
+    params: Annotated[
+        int | None, typer.Option(parser=parse_count, metavar="N", help="Parameters, at most (100k).")
+    ] = None,
+    file_bytes: Annotated[
+        int | None, typer.Option(parser=parse_bytes, metavar="SIZE", help="Size of the file, at most (30kB, 1MiB).")
+    ] = None,
+    runtime: RuntimeOption = "onnxruntime",
+    threads: ThreadsOption = 2,
+    batch: BatchOption = 64,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Steps to take instead of planning; a file or a shipped name.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Result folder. Default: out/MODEL-DATA.")] = None,
+    seed: SeedOption = 0,
+    devices: DevicesOption = 1,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a trained network smaller and faster, within a budget of accuracy.
+
+    Stopped or killed, the same command continues. Exit status 3: the goal was missed, the folder holds the best
+    network inside the budget.
+    """
+    gains = {"speedup": speedup, "latency_ms": latency_ms, "macs": macs, "params": params, "file_bytes": file_bytes}
+    goal = _goal(gains, recipe, max_drop=max_drop, runtime=runtime, threads=threads, batch=batch)
+    console = Console(as_json=json, quiet=quiet)
+    command = shlex.join(["gossamer", *sys.argv[1:]])
+
+    from gossamer.compress import compress as run_job
+    from gossamer.recipe import load
+    from gossamer.run import Run
+    from gossamer.sources import Request, load_data, load_model
+
+    plan: Recipe | None = load(recipe) if recipe is not None else None
+    with console.progress.busy("data"):
+        task = load_data(data, seed=seed, say=console.progress.say)
+    folder = out or default_folder(model, task.name)
+    source = load_model(Request(model=model, data=task.name, task=task, weights=weights, random=random, seed=seed))
+    run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress)
+    try:
+        artifact = run_job(source.model, task, goal=goal, recipe=plan, out=folder, run=run, command=command)
+    except KeyboardInterrupt as error:
+        raise Stopped(
+            f"stopped; {folder} keeps what is done. To continue, run the same command:\n  {command}"
+        ) from error
+    _show(console, artifact, folder)
+    if not artifact.document.met:
+        raise typer.Exit(GOAL_MISSED)
+
+
+def default_folder(model: str, data: str) -> Path:
+    """Where the result goes when nobody says so."""
+    parts = (Path(text.rpartition(":")[2] or text).stem for text in (model, data))
+    return Path("out") / "-".join(parts)
+
+
+def _goal(gains: dict[str, Any], recipe: Path | None, **conditions: Any) -> Goal | None:
+    wanted = {name: value for name, value in gains.items() if value is not None}
+    if wanted:
+        return Goal(**wanted, **conditions)
+    if recipe is None:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in GAINS)
+        raise BadInput(f"say what to gain: at least one of {options}; or give the steps with --recipe")
+    return None
+
+
+def _show(console: Console, artifact: "Artifact", folder: Path) -> None:
+    from gossamer.report import summary_rows
+    from gossamer.report.table import plain
+    from gossamer.report.verdict import sentence
+
+    document = artifact.document
+    rows = [
+        (
+            f"{row.name} ({row.conditions})" if row.conditions else row.name,
+            plain(row.before),
+            plain(row.after),
+            plain(row.change),
+        )
+        for row in summary_rows(document)
+    ]
+    console.table("", ("", "before", "after", "change"), rows)
+    console.line(sentence(document))
+    for missed in document.missed:
+        console.note(f"missed: {missed}")
+    console.line(f"report: {(folder / 'report.html').resolve()}")
+    console.document({"folder": folder.resolve(), "document": document})

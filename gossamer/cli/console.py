@@ -1,0 +1,184 @@
+"""Output: results on stdout (tables, or one JSON document), everything else on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console as Terminal
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gossamer.run import Progress as RunProgress
+from gossamer.run import Silent
+
+T = TypeVar("T")
+LATE = 2.0  # seconds; what is done sooner gets no bar
+EVERY = 15.0  # seconds between two plain lines of one bar
+
+
+class Console:
+    """Where a command's output goes: tables on a terminal, plain aligned lines elsewhere, one document with --json."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.progress: RunProgress = _progress(quiet)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """A table on stdout; nothing with --json. Columns of numbers are set to the right."""
+        if self.as_json:
+            return
+        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        right = [all(_is_number(row[i]) for row in cells if row[i]) for i in range(len(columns))]
+        if not sys.stdout.isatty():
+            self._plain_table(title, columns, cells, right)
+            return
+        table = Table(title=title or None, title_justify="left", title_style="bold")
+        for name, is_right in zip(columns, right):
+            table.add_column(name, justify="right" if is_right else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*row)
+        Terminal(markup=False, highlight=False).print(table)
+
+    def line(self, text: str = "") -> None:
+        """A line of the result on stdout; nothing with --json."""
+        if not self.as_json:
+            print(text)
+
+    def document(self, data: object) -> None:
+        """The whole result for machines on stdout; nothing without --json."""
+        if self.as_json:
+            print(json.dumps(_plain(data), indent=1, allow_nan=False))
+
+    def note(self, text: str) -> None:
+        """Something the user should know, on stderr, also with --quiet."""
+        print(text, file=sys.stderr)
+
+    def _plain_table(self, title: str, columns: Sequence[str], cells: list[list[str]], right: Sequence[bool]) -> None:
+        widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
+        if title:
+            print(title)
+        for row in [list(columns), *cells]:
+            padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right))
+            print("  ".join(padded).rstrip())
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(",", "").replace(".", "").lstrip("+-").rstrip("%x ms").isdigit()
+
+
+def _plain(data: Any) -> Any:
+    """JSON values: dataclasses as objects, paths as text, NaN and infinities (which JSON has not) as null."""
+    if is_dataclass(data) and not isinstance(data, type):
+        return _plain(asdict(data))
+    if isinstance(data, dict):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if isinstance(data, float) and data - data != 0:
+        return None
+    return data if isinstance(data, str | int | float | bool | None) else str(data)
+
+
+def _progress(quiet: bool) -> RunProgress:
+    if quiet:
+        return Silent()
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+class _LateProgress(Progress):
+    """Shows a task only when it has taken longer than `LATE`."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        late = [task for task in self.tasks if (task.elapsed or 0) > LATE]
+        if late:
+            yield self.make_tasks_table(late)
+
+
+class Bars:
+    """Progress on a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = Terminal(stderr=True, markup=False, highlight=False)
+        self._bars = _LateProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._terminal,
+            transient=True,
+        )
+
+    def say(self, message: str) -> None:
+        self._terminal.print(message)
+
+    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
+        with self._task(label, _length(items, total)) as advance:
+            for item in items:
+                yield item
+                advance()
+
+    @contextmanager
+    def busy(self, label: str) -> Iterator[None]:
+        with self._task(label, None):
+            yield
+
+    @contextmanager
+    def _task(self, label: str, total: int | None) -> Iterator[Any]:
+        task = self._bars.add_task(label, total=total)
+        self._bars.start()
+        try:
+            yield lambda: self._bars.advance(task)
+        finally:
+            self._bars.remove_task(task)
+            if not self._bars.tasks:
+                self._bars.stop()
+
+
+class Lines:
+    """Progress where no terminal is: timestamped lines, few of them."""
+
+    def say(self, message: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
+        length = _length(items, total)
+        start = last = time.monotonic()
+        for done, item in enumerate(items, 1):
+            yield item
+            if time.monotonic() - last > EVERY:
+                last = time.monotonic()
+                self.say(f"{label}: {done}{f'/{length}' if length else ''}")
+        self._finished(label, start)
+
+    def busy(self, label: str) -> AbstractContextManager[None]:
+        return self._busy(label)
+
+    @contextmanager
+    def _busy(self, label: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._finished(label, start)
+
+    def _finished(self, label: str, start: float) -> None:
+        if (seconds := time.monotonic() - start) > LATE:
+            self.say(f"{label}: {seconds:.1f} s")
+
+
+def _length(items: Iterable[Any], total: int | None) -> int | None:
+    if total is not None:
+        return total
+    return len(items) if hasattr(items, "__len__") else None
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return path.stat().st_size

@@ -1,0 +1,121 @@
+"""`gossamer export` and `gossamer bench`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gossamer.cli.console import Console
+from gossamer.cli.values import (
+    BatchOption,
+    JsonOption,
+    ModelArgument,
+    OptionalDataOption,
+    QuietOption,
+    SeedOption,
+    ShapeOption,
+    ThreadsOption,
+    WeightsOption,
+)
+from gossamer.errors import BadInput
+
+if TYPE_CHECKING:
+    from gossamer.measure import Latency
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: [bold]gossamer export resnet20 --data fashion-mnist --int8 --out small.onnx[/bold]")(
+        export
+    )
+    app.command(
+        epilog="Example: [bold]gossamer bench resnet20 small.onnx --runtime openvino --threads 2 --batch 64[/bold]"
+    )(bench)
+
+
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="An .onnx or a .pt2 file.")],
+    data: OptionalDataOption = None,
+    weights: WeightsOption = None,
+    shape: ShapeOption = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantize to int8 (.onnx), calibrated and checked on --data.")
+    ] = False,
+    max_drop: Annotated[float, typer.Option(help="Points of accuracy that int8 may cost.")] = 0.5,
+    threads: ThreadsOption = 2,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a network as .onnx or .pt2, and check that it computes the same."""
+    raise NotImplementedError
+
+
+def bench(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="As for compress, or .onnx files, or result folders.")
+    ],
+    runtime: Annotated[
+        list[str], typer.Option(help="torch, torch.compile, onnxruntime or openvino; may be given several times.")
+    ] = ["onnxruntime"],  # noqa: B006 (typer copies it)
+    data: OptionalDataOption = None,
+    weights: WeightsOption = None,
+    shape: ShapeOption = None,
+    threads: ThreadsOption = 2,
+    batch: BatchOption = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each network.")] = 50,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Time networks against each other, in one process, interleaved. Zoo networks get untrained weights."""
+    from gossamer.cli.opening import open_model, with_batch
+    from gossamer.measure import latency
+    from gossamer.sources import Request, load_data
+
+    console = Console(as_json=json, quiet=quiet)
+    task = load_data(data, say=console.progress.say) if data is not None else None
+    opened = {}
+    for name in dict.fromkeys(models):
+        for kind in dict.fromkeys(runtime):
+            request = Request(model=name, task=task, weights=weights, random=weights is None, shape=shape)
+            with console.progress.busy(f"open {name} on {kind}"):
+                opened[name, kind] = open_model(request, runtime=kind, threads=threads)
+    inputs = _same_inputs({name: o.example_inputs for (name, _), o in opened.items()})
+    with console.progress.busy("measure"):
+        times = latency(
+            {"\n".join(key): o.runner for key, o in opened.items()}, with_batch(inputs, batch), repeats=repeats
+        )
+    found = {tuple(label.split("\n")): row for label, row in times.items()}
+    console.table(
+        f"one batch of {batch} samples, {threads} threads, median of {repeats}, interleaved",
+        ("model", "runtime", "dtype", "ms", "quartiles", "speedup"),
+        [_bench_row(models[0], found, *key) for key in opened],
+    )
+    console.document([{"model": name, "latency": row} for (name, _), row in found.items()])
+
+
+def _bench_row(first: str, found: "dict[tuple[str, ...], Latency]", name: str, kind: str) -> tuple[str, ...]:
+    """A line of the table; the speedup is that over the first network on the same runtime."""
+    row = found[name, kind]
+    quartiles = f"{row.q1_ms:.3g} to {row.q3_ms:.3g}"
+    return (
+        name,
+        kind,
+        row.dtype,
+        f"{row.median_ms:.3g}",
+        quartiles,
+        f"{found[first, kind].median_ms / row.median_ms:.2f}x",
+    )
+
+
+def _same_inputs(inputs: dict[str, tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The inputs of the first network; all must take inputs of one shape to be timed side by side."""
+    shapes = {name: [tuple(x.shape[1:]) for x in values] for name, values in inputs.items()}
+    first = next(iter(shapes))
+    for name, shape in shapes.items():
+        if shape != shapes[first]:
+            raise BadInput(
+                f"{name} takes inputs of shape {shape}, {first} of {shapes[first]} (without the batch); "
+                "give --data, or time them apart"
+            )
+    return inputs[first]

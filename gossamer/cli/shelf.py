@@ -1,0 +1,100 @@
+"""`gossamer methods` and `gossamer recipes`: what is on the shelf."""
+
+import inspect
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from gossamer.cli.console import Console
+from gossamer.cli.values import JsonOption
+from gossamer.errors import BadInput, unknown
+
+recipes = typer.Typer(no_args_is_help=True, help="The recipes that come with gossamer.")
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: [bold]gossamer methods prune.channels[/bold]")(methods)
+    app.add_typer(recipes, name="recipes")
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show the page of this method.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the methods, or show one method's page."""
+    from gossamer.methods import catalogue
+
+    console, known = Console(as_json=json), catalogue()
+    if name is None:
+        rows = [(key, _page(cls).splitlines()[0]) for key, cls in known.items()]
+        console.table("", ("method", "what it is for"), rows)
+        console.document(dict(rows))
+        return
+    if name not in known:
+        raise unknown("method", name, known)
+    page, options = _page(known[name]), _options(known[name])
+    console.line(f"{name}\n\n{page}\n\n{inspect.getdoc(known[name]) or ''}\n")
+    console.table("Options", ("option", "default", "admitted"), [tuple(row.values()) for row in options])
+    console.document({"name": name, "page": page, "options": options})
+
+
+def _page(cls: type) -> str:
+    return inspect.getdoc(sys.modules[cls.__module__]) or cls.__name__
+
+
+def _options(cls: Any) -> list[dict[str, Any]]:
+    """Name, default and admitted values of a method's hyper-parameters."""
+    hints = get_type_hints(cls, include_extras=True)
+    rows = []
+    for f in fields(cls):
+        hint = hints[f.name]
+        rules = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+        kind = get_args(hint)[0] if rules else hint
+        admitted = " ".join([getattr(kind, "__name__", str(kind)), *(f"in {rule}" for rule in rules)])
+        default = "required" if f.default is MISSING else f.default
+        rows.append({"option": f.name, "default": default, "admitted": admitted})
+    return rows
+
+
+@recipes.command("list", epilog="Example: [bold]gossamer recipes list[/bold]")
+def list_recipes(json: JsonOption = False) -> None:
+    """List the recipes with the numbers that were measured for them."""
+    from gossamer.recipe import load, shipped
+
+    console = Console(as_json=json)
+    found = {name: load(path) for name, path in shipped().items()}
+    rows = [
+        (
+            name,
+            r.model,
+            r.data,
+            "train" if r.training else "compress",
+            "; ".join(f"{k}: {v}" for k, v in r.claims.items()),
+        )
+        for name, r in found.items()
+    ]
+    console.table("", ("recipe", "model", "data", "for", "measured"), rows)
+    console.document({name: {"model": r.model, "data": r.data, "claims": dict(r.claims)} for name, r in found.items()})
+
+
+@recipes.command("copy", epilog="Example: [bold]gossamer recipes copy NAME mine.yaml[/bold]")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `gossamer recipes list`.")],
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+) -> None:
+    """Copy a recipe to a file of your own, to change it."""
+    from gossamer.folder import writing
+    from gossamer.recipe import shipped
+    from gossamer.record import write_text
+
+    known = shipped()
+    if name not in known:
+        raise unknown("recipe", name, known)
+    if to.exists():
+        raise BadInput(f"{to} exists already; name another file, or remove it first")
+    with writing(to):
+        write_text(to, known[name].read_text())
+    Console().line(str(to))

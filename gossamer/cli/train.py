@@ -1,0 +1,179 @@
+"""`gossamer train` and `gossamer evaluate`."""
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gossamer.cli.console import Console
+from gossamer.cli.exits import Stopped
+from gossamer.cli.values import (
+    DataOption,
+    DevicesOption,
+    JsonOption,
+    OptionalDataOption,
+    QuietOption,
+    RandomOption,
+    SeedOption,
+    ThreadsOption,
+    WeightsOption,
+)
+from gossamer.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from gossamer.recipe import Recipe
+    from gossamer.record import Record
+    from gossamer.task import Task
+    from gossamer.train import Training
+
+SPLITS = ("validation", "test")
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog="Example: [bold]gossamer train resnet20 --data fashion-mnist --epochs 8 --out mine.safetensors[/bold]"
+    )(train)
+    app.command(epilog="Example: [bold]gossamer evaluate out/resnet20-fashion-mnist --data fashion-mnist[/bold]")(
+        evaluate
+    )
+
+
+def train(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="A zoo name, package.module:factory, timm: or torchvision:NAME."),
+    ] = None,
+    data: OptionalDataOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .safetensors file. Default: MODEL-DATA.safetensors.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Model, data and hyper-parameters; a file or a shipped name.")
+    ] = None,
+    weights: WeightsOption = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the training data.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per training step.")] = 128,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Same seed, same result. Default: the recipe's, or 0.")
+    ] = None,
+    devices: DevicesOption = 1,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a network, from fresh weights or from --weights.
+
+    Stopped or killed, the same command continues.
+    """
+    from gossamer.recipe import load
+
+    plan = load(recipe) if recipe is not None else None
+    if plan is not None and plan.training is None:
+        raise BadInput(f"{recipe} has no training section; it is for `gossamer compress --recipe`")
+    model, data = model or (plan and plan.model), data or (plan and plan.data)
+    if not model or not data:
+        raise BadInput("which network on which data? Give MODEL and --data, or a recipe that has both")
+    if seed is None:
+        seed = plan.seed if plan is not None else 0
+    target = out or Path(f"{model.rpartition(':')[2]}-{Path(data).name}.safetensors")
+    if target.suffix != ".safetensors":
+        raise BadInput(f"--out {target}: trained weights are written as .safetensors")
+    console = Console(as_json=json, quiet=quiet)
+    training = _training(plan, epochs, lr)
+    _train(console, model, data, target, training, weights, batch_size, seed, devices)
+
+
+def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "Training":
+    from gossamer.train import Training
+
+    base = plan.training if plan is not None and plan.training is not None else Training()
+    return replace(base, **{k: v for k, v in (("epochs", epochs), ("lr", lr)) if v is not None})  # type: ignore[arg-type]
+
+
+def _train(
+    console: Console,
+    model: str,
+    data: str,
+    target: Path,
+    training: "Training",
+    weights: Path | None,
+    batch_size: int,
+    seed: int,
+    devices: int,
+) -> None:
+    from gossamer.folder import lock_folder, writing
+    from gossamer.measure import accuracy, top1_record
+    from gossamer.models import save_weights
+    from gossamer.run import Run
+    from gossamer.sources import Request, load_data, load_model
+    from gossamer.train import fit
+
+    with lock_folder(target.parent, f".{target.name}.lock"):
+        task = load_data(data, batch_size=batch_size, seed=seed, say=console.progress.say)
+        source = load_model(Request(model=model, task=task, weights=weights, random=weights is None, seed=seed))
+        run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
+        checkpoint = target.with_suffix(".ckpt")
+        try:
+            fitted = fit(source.model, task, training, run, checkpoint=checkpoint)
+        except KeyboardInterrupt as error:
+            command = shlex.join(["gossamer", *sys.argv[1:]])
+            raise Stopped(f"stopped; {checkpoint} keeps what is done. To continue: {command}") from error
+        row = top1_record("trained", accuracy(fitted.model.eval(), task, "test"), split="test")
+        with writing(target):
+            save_weights(fitted.model, target, _note(model, task, row.value))
+        checkpoint.unlink(missing_ok=True)
+    console.table("", ("split", "top-1 %", "95 % interval", "samples"), [_top1_row("test", row)])
+    console.line(f"weights: {target}")
+    console.document({"out": target, "top1": row})
+
+
+def _note(model: str, task: "Task", top1: float) -> dict[str, str]:
+    """The header of the file of weights, from which `gossamer.sources` makes the network again."""
+    note = {"model": model, "data": task.name, "top1": f"{top1:.2f}", "classes": str(len(task.classes))}
+    if task.example_inputs[0].ndim == 4:
+        _, channels, _, side = task.example_inputs[0].shape
+        note |= {"in_channels": str(channels), "input_size": str(side)}
+    return note
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="As for compress, or an .onnx file, or a result folder.")
+    ],
+    data: DataOption,
+    weights: WeightsOption = None,
+    random: RandomOption = False,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    runtime: Annotated[str | None, typer.Option(help="Default: onnxruntime for .onnx, else torch.")] = None,
+    threads: ThreadsOption = 2,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Top-1 accuracy with its 95 % Wilson interval."""
+    from gossamer.cli.opening import open_model
+    from gossamer.measure import accuracy, top1_record
+    from gossamer.sources import Request, load_data
+
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    console = Console(as_json=json, quiet=quiet)
+    task = load_data(data, seed=seed, say=console.progress.say)
+    request = Request(model=model, data=task.name, task=task, weights=weights, random=random, seed=seed)
+    runner = open_model(request, runtime=runtime, threads=threads).runner
+    with console.progress.busy(f"{model} on {split}"):
+        scores = accuracy(runner, task, split)
+    row = top1_record(model, scores, split=split, data=task.name, runtime=runner.runtime, precision=runner.precision)
+    console.table(
+        "",
+        ("model", "runtime", "split", "top-1 %", "95 % interval", "samples"),
+        [(model, runner.runtime, *_top1_row(split, row))],
+    )
+    console.document(row)
+
+
+def _top1_row(split: str, row: "Record") -> tuple[str, str, str, str]:
+    return split, f"{row.value:.2f}", f"{row.low:.2f} to {row.high:.2f}", str(row.n)

@@ -1,0 +1,55 @@
+"""The user's own code by name: `package.module:name`."""
+
+import importlib
+import inspect
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from gossamer.errors import BadInput, unknown
+
+
+def isreference(text: str) -> bool:
+    """Whether the text is `package.module:name`; a path with a colon in it is one only if it does not exist."""
+    module, colon, name = text.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def resolve(text: str) -> Any:
+    """What `package.module:name` stands for; modules of the current folder come first."""
+    module_name, _, name = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
+            raise BadInput(f"{text}: no module {error.name!r} in {here} or in the environment") from error
+        raise BadInput(f"{text}: importing {module_name} failed with its own error: {own_error(error)}") from error
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise unknown(f"name in module {module_name}", name, public)
+    return getattr(module, name)
+
+
+def call(factory: Any, text: str) -> Any:
+    """Call the user's factory without arguments; its error with our context."""
+    if not callable(factory):
+        return factory
+    try:
+        inspect.signature(factory).bind()
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{text} must be callable without arguments: {error}") from error
+    try:
+        return factory()
+    except Exception as error:
+        raise BadInput(f"calling {text} failed with its own error: {own_error(error)}") from error
+
+
+def own_error(error: BaseException) -> str:
+    """Type, message and place of somebody else's error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
