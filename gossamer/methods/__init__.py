@@ -16,7 +16,7 @@ def catalogue() -> dict[str, type[Method]]:
             continue
         namespace = vars(importlib.import_module(module.name))
         for value in namespace.values():
-            if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.name:
-                if value is not Method:
-                    found[value.name()] = value
+            method = isinstance(value, type) and issubclass(value, Method) and value is not Method
+            if method and value.__module__ == module.name:
+                found[value.name()] = value
     return dict(sorted(found.items()))

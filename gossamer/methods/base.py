@@ -1,30 +1,13 @@
 """What a method is: a frozen value of hyper-parameters that can be called on a model."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar
 
 from torch import nn
 
-from gossamer.errors import BadInput
+from gossamer.ranges import check_ranges
 from gossamer.run import Run
 from gossamer.task import Task
-
-
-@dataclass(frozen=True)
-class Range:
-    """The admitted values of a number: low <= value <= high, an end left out where `open_` names it ("low", "high")."""
-
-    low: float
-    high: float
-    open_: tuple[str, ...] = ()
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if "low" in self.open_ else value >= self.low
-        below = value < self.high if "high" in self.open_ else value <= self.high
-        return above and below
-
-    def __str__(self) -> str:
-        return f"{'(' if 'low' in self.open_ else '['}{self.low}, {self.high}{')' if 'high' in self.open_ else ']'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +22,7 @@ class Method:
     saves: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
-        for f in fields(self):
-            hint = hints[f.name]
-            if get_origin(hint) is not Annotated:
-                continue
-            value = getattr(self, f.name)
-            for rule in get_args(hint)[1:]:
-                if isinstance(rule, Range) and value is not None and value not in rule:
-                    raise BadInput(f"{self.name()}: {f.name} = {value} must be in {rule}")
+        check_ranges(self, self.name())
 
     @classmethod
     def name(cls) -> str:

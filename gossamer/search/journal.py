@@ -49,7 +49,7 @@ class Journal:
     def remember_model(
         self, name: str, build: Callable[[], nn.Module], train: Callable[[nn.Module], tuple[nn.Module, Any]]
     ) -> tuple[nn.Module, Any]:
-        """A network and the JSON value that came with it. `build` gives its shape, `train` its weights and the value."""
+        """A network and the JSON value that came with it: `build` gives the shape, `train` weights and value."""
         model = build()
         path = self.folder / f"{name}.safetensors" if self.folder else None
         if name in self.results and path is not None:

@@ -39,8 +39,8 @@ def plan(
     """The steps to take, or None where no shape meets the goal. ease: how far the needs may exceed the goal's.
 
     Each family of shapes gives the largest network that still meets the goal, found by bisection on its measured cost.
-    These are trained for a few hundred batches, all alike, and the best one on validation goes on. So neither the layers
-    nor the rates nor the method have to be chosen by hand.
+    These are trained for a few hundred batches, all alike, and the best one on validation goes on. So neither layers
+    nor rates nor methods have to be chosen by hand.
     """
     tag = f"{ease:.3f}"
     order = journal.remember("block order", lambda: block_order(original, task))
@@ -58,7 +58,10 @@ def plan(
         run.progress.say(f"shape {candidate.name}: {describe(candidate.quote)}")
     winner = candidates[0]
     if len(candidates) > 1:
-        scores = {c.name: journal.remember(f"race {tag} {c.name}", lambda c=c: _race(original, task, run, c, recover)) for c in candidates}
+        scores = {
+            c.name: journal.remember(f"race {tag} {c.name}", lambda c=c: _race(original, task, run, c, recover))
+            for c in candidates
+        }
         for candidate in candidates:
             run.progress.say(f"race {candidate.name}: validation {scores[candidate.name]:.2f} %")
             run.states.append(state(f"race {candidate.name}", candidate.quote, scores[candidate.name], pricer))
@@ -71,9 +74,7 @@ def _families(original: nn.Module, task: Task, order: Sequence[str], seed: int) 
     for round_to in (8, 16):
         for ranked in (False, True):
             name = f"{'ranked' if ranked else 'uniform'} width, multiples of {round_to}"
-            families.append(
-                width_family(original, task, name=name, ranked=ranked, round_to=round_to, seed=seed)
-            )
+            families.append(width_family(original, task, name=name, ranked=ranked, round_to=round_to, seed=seed))
     return families
 
 
@@ -154,7 +155,9 @@ def _race(original: nn.Module, task: Task, run: Run, candidate: Candidate, recov
     """Validation score of a candidate after a short training."""
     from dataclasses import replace
 
-    scratch = Run(seed=run.seed, accelerator=run.accelerator, devices=run.devices, original=original, progress=run.progress)
+    scratch = Run(
+        seed=run.seed, accelerator=run.accelerator, devices=run.devices, original=original, progress=run.progress
+    )
     model = apply_steps(original, candidate.steps, task, scratch)
     recalibrate(model, task.calibration)
     short = replace(task, train=Limited(task.train, RACE_BATCHES))
@@ -163,7 +166,16 @@ def _race(original: nn.Module, task: Task, run: Run, candidate: Candidate, recov
     return fit(model, short, training, scratch, teach=teach, label=f"race {candidate.name}").top1
 
 
-def state(name: str, quote: Quote, top1: float | None, pricer: Pricer, *, drop: float | None = None, accepted: bool = False, note: str = "") -> State:
+def state(
+    name: str,
+    quote: Quote,
+    top1: float | None,
+    pricer: Pricer,
+    *,
+    drop: float | None = None,
+    accepted: bool = False,
+    note: str = "",
+) -> State:
     """A row of the Pareto plot."""
     times = {pricer.goal.runtime: quote.latency_ms} if quote.latency_ms is not None else {}
     return State(

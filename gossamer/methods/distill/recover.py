@@ -13,7 +13,8 @@ from typing import Annotated, ClassVar
 
 from torch import nn
 
-from gossamer.methods.base import Method, Range
+from gossamer.methods.base import Method
+from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
@@ -22,7 +23,7 @@ from gossamer.train import Distillation, Training, fit, recalibrate
 
 @dataclass(frozen=True, kw_only=True)
 class Recover(Method):
-    """alpha weighs the hard loss; 1 trains without the original. The learning rate rises, then falls to zero (cosine)."""
+    """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule."""
 
     stage: ClassVar[int | None] = None  # may stand anywhere
 
@@ -34,9 +35,11 @@ class Recover(Method):
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         recalibrate(model, task.calibration)
-        teach = [] if self.alpha == 1 or run.original is None else [
-            Distillation(run.original, temperature=self.temperature, alpha=self.alpha)
-        ]
+        teach = (
+            []
+            if self.alpha == 1 or run.original is None
+            else [Distillation(run.original, temperature=self.temperature, alpha=self.alpha)]
+        )
         training = Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay)
         checkpoint = run.folder / "recover.ckpt" if run.folder else None
         fitted = fit(model, task, training, run, teach=teach, checkpoint=checkpoint, label="recover")

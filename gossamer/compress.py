@@ -1,0 +1,284 @@
+"""The main job: a goal or a recipe in, an artifact out. Killed and started again, it goes on where it was."""
+
+import copy
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gossamer import deliver
+from gossamer.deploy import open_runner
+from gossamer.errors import BadInput
+from gossamer.folder import lock_folder, writing
+from gossamer.goal import Goal
+from gossamer.measure import accuracy
+from gossamer.methods.base import Method
+from gossamer.methods.distill.recover import Recover
+from gossamer.recipe import Recipe
+from gossamer.record import Edit, JobDocument, Record, State, environment, write_text
+from gossamer.report import write_report
+from gossamer.run import Run
+from gossamer.search.journal import Journal, fingerprint
+from gossamer.search.plan import plan, state
+from gossamer.search.price import AIM, Pricer
+from gossamer.search.shapes import Steps
+from gossamer.task import Task
+
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The result: the compressed network, all that was measured, and the folder with its files."""
+
+    model: nn.Module
+    document: JobDocument
+    folder: Path
+
+    @property
+    def met(self) -> bool:
+        """Whether every part of the goal was reached."""
+        return self.document.met
+
+    @property
+    def records(self) -> list[Record]:
+        return self.document.records
+
+    def save(self, folder: Path | str) -> Path:
+        """Copy the files of the artifact to another folder."""
+        with writing(Path(folder)):
+            return Path(
+                shutil.copytree(self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("work", ".*"))
+            )
+
+
+def compress(
+    model: nn.Module,
+    task: Task,
+    *,
+    goal: Goal | None = None,
+    recipe: Recipe | None = None,
+    epochs: int = 12,
+    out: Path | str | None = None,
+    run: Run | None = None,
+    command: str = "gossamer.compress(...)",
+) -> Artifact:
+    """Make a trained network smaller and faster; the network itself is left alone.
+
+    goal: what to gain and what may be lost. Without a recipe the steps are planned for it: shapes that meet it by
+    measurement, a race between them, recovery with the original as teacher, int8, and a step back where the budget is
+    exceeded. recipe: steps to take instead. epochs: of every recovery. out: the folder of the result; it makes the job
+    resumable. A missed goal is no error: `document.missed` says by how much.
+
+    Raises BadInput for arguments, models and data that cannot be used, Diverged, ExportMismatch.
+    """
+    if goal is None and recipe is None:
+        raise BadInput("compress needs a goal or a recipe; for example goal=Goal(max_drop=0.5, speedup=3)")
+    run = run or Run()
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
+    with lock_folder(folder), writing(folder):
+        return Job(model, task, goal, recipe, epochs, folder, run, command).execute()
+
+
+class Job:
+    """One run of the main job in a folder."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        goal: Goal | None,
+        recipe: Recipe | None,
+        epochs: int,
+        folder: Path,
+        run: Run,
+        command: str,
+    ) -> None:
+        self.original = copy.deepcopy(model).eval()
+        self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
+        self.asked = goal
+        self.goal = goal or Goal(max_drop=100, speedup=1)  # a recipe alone is judged by nothing, only measured
+        self.recover = Recover(epochs=epochs)
+        self.work = folder / "work"
+        steps = recipe.steps if recipe else None
+        key = fingerprint(self.original, goal, steps, self.recover, run.seed, task.name)
+        self.journal = Journal(self.work, key)
+        self.run = replace(run, folder=self.work, original=self.original)
+        self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
+
+    def execute(self) -> Artifact:
+        """Everything, in order."""
+        self._refuse_unusable()
+        with self._timed("original"):
+            self.reference_scores = accuracy(open_runner("torch", self.original, threads=self.goal.threads), self.task)
+        self.run.progress.say(f"original: validation {100 * float(self.reference_scores.mean()):.2f} %")
+        steps, result = self._from_recipe() if self.recipe else self._from_goal()
+        with self._timed("measure"):
+            document = self._document(steps, result)
+        write_text(self.folder / "records.json", document.dump())
+        write_report(document, self.folder / "report.html")
+        return Artifact(result.model, document, self.folder)
+
+    def _refuse_unusable(self) -> None:
+        try:
+            with torch.no_grad():
+                self.original(*self.task.example_inputs)
+        except Exception as error:
+            shapes = [tuple(getattr(x, "shape", ())) for x in self.task.example_inputs]
+            raise BadInput(
+                f"the network does not accept the inputs of {self.task.name} (shapes {shapes}): {error}"
+            ) from error
+
+    def _from_recipe(self) -> tuple[Steps, deliver.Delivered]:
+        assert self.recipe is not None
+        model = self._take(self.recipe.steps, "recipe")
+        return self.recipe.steps, self._deliver(model, "recipe", int8=self.recipe.int8)
+
+    def _from_goal(self) -> tuple[Steps, deliver.Delivered]:
+        """Plan, try, step back: the first result within the budget, else the least drop."""
+        pricer, int8 = self._pricer()
+        whole = pricer("original", self.original)
+        self.run.states.append(state("original, deployed", whole, None, pricer))
+        best: tuple[Steps, deliver.Delivered] | None = None
+        for attempt in range(ATTEMPTS + 1):
+            # From the goal in equal ratios to what deployment alone reaches, where nothing is cut any more.
+            ease = max(1.0, whole.worst / AIM) ** (attempt / ATTEMPTS)
+            steps: Steps = ()
+            if attempt < ATTEMPTS and whole.worst > AIM * ease:
+                with self._timed("plan"):
+                    found = plan(
+                        self.original, self.task, self.run, self.journal, pricer, recover=self.recover, ease=ease
+                    )
+                if found is None:
+                    self.run.progress.say(f"no shape reaches the goal within {ease:.2f} times what it allows")
+                    continue
+                steps = found
+            before = len(self.run.history)
+            result = self._deliver(self._take(steps, f"attempt {attempt}"), f"attempt {attempt}", int8=int8)
+            accepted = result.drop.within(self.goal.max_drop)
+            self._note(pricer, result, attempt, accepted)
+            if accepted:
+                return steps, result
+            if best is None or result.drop.points < best[1].drop.points:
+                best = steps, result
+            del self.run.history[before:]
+            if not steps:
+                break
+        assert best is not None
+        return best[0], self._deliver(best[1].model, "float32", int8=False)
+
+    def _pricer(self) -> tuple[Pricer, bool]:
+        """A pricer in the precision that is faster here, or smaller where the goal does not ask for time."""
+        quotes = {}
+        for int8 in (False, True):
+            if int8 and self.goal.runtime in ("torch", "torch.compile"):
+                continue  # these run float32
+            quotes[int8] = Pricer(self.original, self.task, self.goal, self.journal, int8=int8)
+        if len(quotes) == 1:
+            return quotes[False], False
+        worst = {int8: pricer(f"original int8={int8}", self.original).worst for int8, pricer in quotes.items()}
+        better = worst[True] <= worst[False]
+        if not better:
+            self.run.progress.say("int8 is not faster than float32 here: it is left out")
+        return quotes[better], better
+
+    def _take(self, steps: Steps, tag: str) -> nn.Module:
+        """The network after the steps. Trained weights come from the journal where they are there."""
+        model = copy.deepcopy(self.original)
+        for number, step in enumerate(steps):
+            if step.stage is not None:
+                model = step(model, self.task, self.run)
+                continue
+            name = f"{tag}, step {number}, {step.name()}"
+            model, edits = self.journal.remember_model(
+                name,
+                build=lambda model=model: copy.deepcopy(model),
+                train=lambda m, step=step, name=name: self._train(step, m, name),
+            )
+            self.run.history.extend(Edit(**edit) for edit in edits)
+        return model.eval()
+
+    def _train(self, step: Method, model: nn.Module, name: str) -> tuple[nn.Module, Any]:
+        """A trained network and the edits that it added to the history, which come back with it from the journal."""
+        own = replace(self.run, folder=self.work / name.replace(", ", "-").replace(" ", "-"), history=[])
+        assert own.folder is not None
+        own.folder.mkdir(exist_ok=True)
+        with self._timed(name):
+            trained = step(model, self.task, own)
+        shutil.rmtree(own.folder)
+        return trained, [asdict(edit) for edit in own.history]
+
+    def _deliver(self, model: nn.Module, name: str, *, int8: bool) -> deliver.Delivered:
+        with self._timed(f"deploy {name}"):
+            result = deliver.deliver(
+                model, self.task, self.goal, self.run, self.folder, reference_scores=self.reference_scores, int8=int8
+            )
+        self.run.progress.say(f"{name}: drop {result.drop.points:.2f} points on validation")
+        return result
+
+    def _note(self, pricer: Pricer, result: deliver.Delivered, attempt: int, accepted: bool) -> None:
+        quote = pricer(f"attempt {attempt}", result.model)
+        top1 = 100 * float(result.scores.mean())
+        self.run.states.append(
+            state(f"attempt {attempt + 1}", quote, top1, pricer, drop=result.drop.points, accepted=accepted)
+        )
+
+    def _document(self, steps: Steps, result: deliver.Delivered) -> JobDocument:
+        task, goal = self.task, self.goal
+        rows = [*deliver.measure(self.original, result, task, goal, self.run, self.work), *result.records]
+        missed = deliver.missed(goal, rows, result.drop) if self.asked else []
+        name = self.recipe.name if self.recipe else "planned"
+        chosen = Recipe(name=name, seed=self.run.seed, steps=steps, int8=result.int8_path is not None)
+        chosen.save(self.folder / "recipe.yaml")
+        return JobDocument(
+            command=self.command,
+            goal=asdict(goal) if self.asked else {},
+            task={"name": task.name, "measure": task.measure, "validation": len(self.reference_scores)},
+            met=not missed,
+            missed=missed,
+            seconds=self.seconds,
+            environment=environment(),
+            records=rows,
+            edits=self.run.history,
+            states=self._states(rows, result),
+            layers_before=deliver.layers(self.original, task),
+            layers_after=deliver.layers(result.model, task),
+            int8_ladder=list(result.ladder),
+            files=deliver.save_files(result, task, self.folder),
+        )
+
+    def _states(self, rows: list[Record], result: deliver.Delivered) -> list[State]:
+        """The states tried, and the original in float32 to set them against."""
+        times = {
+            str(row.conditions["runtime"]): row.value
+            for row in rows
+            if row.what == "latency" and row.subject == deliver.ORIGINAL
+        }
+        value = {
+            (row.what, row.subject): int(row.value) for row in rows if row.what in ("macs", "params", "file_bytes")
+        }
+        first = State(
+            name="original float32",
+            top1=100 * float(self.reference_scores.mean()),
+            drop=0.0,
+            latency_ms=times,
+            macs=value["macs", deliver.ORIGINAL],
+            params=value["params", deliver.ORIGINAL],
+            file_bytes=value["file_bytes", deliver.ORIGINAL],
+            accepted=True,
+        )
+        return [first, *self.run.states]
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        """Adds to the seconds of a part of the job."""
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)

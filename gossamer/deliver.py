@@ -1,0 +1,190 @@
+"""From a compressed network to the files that leave the job: exported, quantized, checked, measured."""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.deploy import export_onnx, export_pt2, open_runner, quantize_ladder, verify
+from gossamer.goal import Goal
+from gossamer.measure import Drop, Runner, accuracy, latency, paired_drop, peak_memory, top1_record
+from gossamer.models.weights import save_weights
+from gossamer.network import layer_costs
+from gossamer.record import LayerCost, Record, Rung
+from gossamer.run import Run
+from gossamer.search.price import first_samples
+from gossamer.task import Task
+
+ORIGINAL, RESULT, INT8 = "original", "result", "result int8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """The network in the form in which it is deployed. scores: of the validation samples, by the deployed network."""
+
+    model: nn.Module
+    float_path: Path
+    int8_path: Path | None
+    scores: Tensor
+    drop: Drop
+    ladder: tuple[Rung, ...]
+    records: tuple[Record, ...]
+
+    @property
+    def deployed(self) -> Path:
+        """The file to ship."""
+        return self.int8_path or self.float_path
+
+
+def deliver(
+    model: nn.Module, task: Task, goal: Goal, run: Run, folder: Path, *, reference_scores: Tensor, int8: bool
+) -> Delivered:
+    """Export, check the export on the validation set, and quantize as far as the budget of the goal allows.
+
+    reference_scores: of the original on the validation samples; every drop is against them, sample by sample.
+    """
+    model.eval()
+    with run.progress.busy("exporting"):
+        float_path = export_onnx(model, task.example_inputs, folder / "model.onnx")
+        runner = open_runner("onnxruntime", float_path, threads=goal.threads)
+        records = list(verify(model, runner, task.validation))
+        scores = accuracy(runner, task)
+    int8_path, ladder = None, ()
+    if int8:
+        quantized = quantize_ladder(
+            model,
+            float_path,
+            task,
+            folder / "model.int8.onnx",
+            budget_points=goal.max_drop,
+            reference_scores=reference_scores,
+            threads=goal.threads,
+            run=run,
+        )
+        int8_path, ladder, scores = quantized.path, tuple(quantized.rungs), quantized.scores
+    return Delivered(
+        model=model,
+        float_path=float_path,
+        int8_path=int8_path,
+        scores=scores,
+        drop=paired_drop(reference_scores, scores),
+        ladder=ladder,
+        records=tuple(records),
+    )
+
+
+def measure(original: nn.Module, result: Delivered, task: Task, goal: Goal, run: Run, folder: Path) -> list[Record]:
+    """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory."""
+    original_path = export_onnx(original, task.example_inputs, folder / "original.onnx")
+    subject = INT8 if result.int8_path else RESULT
+    precision = "int8" if result.int8_path else "float32"
+    rows: list[Record] = []
+    with run.progress.busy("measuring accuracy on the test set"):
+        before = accuracy(open_runner("onnxruntime", original_path, threads=goal.threads), task, "test")
+        runner = open_runner("onnxruntime", result.deployed, threads=goal.threads, precision=precision)
+        after = accuracy(runner, task, "test")
+    rows += [top1_record(ORIGINAL, before, split="test"), top1_record(subject, after, split="test")]
+    rows.append(paired_drop(before, after).to_record(subject, split="test"))
+    rows.append(result.drop.to_record(subject, split="validation"))
+    with run.progress.busy("measuring latency"):
+        for runtime in runtimes(goal):
+            rows += _latencies(runtime, original, original_path, result, task, goal)
+    rows += _sizes(original, original_path, result, task, subject)
+    inputs = first_samples(task.validation, goal.batch)
+    for name, path, kind in ((ORIGINAL, original_path, "float32"), (subject, result.deployed, precision)):
+        used = peak_memory(path, inputs, threads=goal.threads, precision=kind)
+        rows.append(
+            Record(subject=name, what="peak_memory", value=used, unit="bytes", conditions={"runtime": "onnxruntime"})
+        )
+    return rows
+
+
+def runtimes(goal: Goal) -> list[str]:
+    """The runtimes of this machine on which results are timed; the goal's own first."""
+    names = ["onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else []), "torch"]
+    return [goal.runtime, *(name for name in names if name != goal.runtime)]
+
+
+def _latencies(
+    runtime: str, original: nn.Module, original_path: Path, result: Delivered, task: Task, goal: Goal
+) -> list[Record]:
+    """The original and the result, in every precision that the runtime has, timed side by side."""
+    runners: dict[str, Runner] = {}
+    if runtime in ("torch", "torch.compile"):
+        runners[ORIGINAL] = open_runner(runtime, original, threads=goal.threads)
+        runners[RESULT] = open_runner(runtime, result.model, threads=goal.threads)
+    else:
+        runners[ORIGINAL] = open_runner(runtime, original_path, threads=goal.threads)
+        runners[RESULT] = open_runner(runtime, result.float_path, threads=goal.threads)
+        if result.int8_path:
+            runners[INT8] = open_runner(runtime, result.int8_path, threads=goal.threads, precision="int8")
+    inputs = first_samples(task.validation, goal.batch)
+    times = latency(runners, inputs, repeats=60, warmup=10, seconds=10)
+    return [times[name].to_record(name) for name in runners]
+
+
+def _sizes(original: nn.Module, original_path: Path, result: Delivered, task: Task, subject: str) -> list[Record]:
+    rows = []
+    for name, model in ((ORIGINAL, original), (RESULT, result.model)):
+        macs = sum(cost.macs for cost in layer_costs(model, task.example_inputs))
+        rows.append(Record(subject=name, what="macs", value=macs, unit="multiply-adds", conditions={"per": "sample"}))
+        params = sum(p.numel() for p in model.parameters())
+        rows.append(Record(subject=name, what="params", value=params, unit="parameters"))
+    for name, path in ((ORIGINAL, original_path), (subject, result.deployed)):
+        size = path.stat().st_size
+        rows.append(Record(subject=name, what="file_bytes", value=size, unit="bytes", conditions={"file": path.name}))
+    return rows
+
+
+def save_files(result: Delivered, task: Task, folder: Path) -> dict[str, int]:
+    """The network as `.pt2` and its weights as `.safetensors`, beside the ONNX files; sizes by name."""
+    export_pt2(result.model, task.example_inputs, folder / "model.pt2")
+    save_weights(result.model, folder / "model.safetensors", {})
+    names = ("model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors", "recipe.yaml")
+    return {name: (folder / name).stat().st_size for name in names if (folder / name).exists()}
+
+
+def layers(model: nn.Module, task: Task) -> list[LayerCost]:
+    """Costs per layer, for the report."""
+    with torch.no_grad():
+        return layer_costs(model, task.example_inputs)
+
+
+def missed(goal: Goal, rows: list[Record], drop: Drop) -> list[str]:
+    """What of the goal was not reached, in words with the numbers."""
+    found = []
+    if not drop.within(goal.max_drop):
+        found.append(f"max_drop: {drop.points:.2f} points on validation, asked for at most {goal.max_drop:g}")
+    value = {(row.what, row.subject): row.value for row in rows if _counts(row, goal)}
+    reached: Mapping[str, float | None] = {
+        "latency_ms": _after(value, "latency"),
+        "speedup": _ratio(value),
+        "macs": _after(value, "macs"),
+        "params": _after(value, "params"),
+        "file_bytes": _after(value, "file_bytes"),
+    }
+    for gain, asked in goal.gains.items():
+        got = reached[gain]
+        if got is None or (got < asked if gain == "speedup" else got > asked):
+            bound = "at least" if gain == "speedup" else "at most"
+            shown = "not measured" if got is None else f"{got:,.4g}"
+            found.append(f"{gain}: {shown}, asked for {bound} {asked:,g}")
+    return found
+
+
+def _counts(row: Record, goal: Goal) -> bool:
+    return row.what != "latency" or row.conditions["runtime"] == goal.runtime
+
+
+def _after(value: Mapping[tuple[str, str], float], what: str) -> float | None:
+    return value.get((what, INT8), value.get((what, RESULT)))
+
+
+def _ratio(value: Mapping[tuple[str, str], float]) -> float | None:
+    before: Any = value.get(("latency", ORIGINAL))
+    after = _after(value, "latency")
+    return before / after if before and after else None
