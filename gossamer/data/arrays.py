@@ -41,7 +41,7 @@ def check_split(split: Split, classes: int, where: str) -> None:
     if outside.any():
         first = int(outside.nonzero()[0])
         raise BadInput(f"{where}: the label of image {first} is {int(labels[first])}, must be in 0..{classes - 1}")
-    present = labels.unique()
+    present = labels.unique()  # type: ignore[no-untyped-call]
     if len(present) < 2:
         raise BadInput(f"{where}: all {len(labels)} images are of class {int(present[0])}; two classes are needed")
 
@@ -49,7 +49,7 @@ def check_split(split: Split, classes: int, where: str) -> None:
 def cut(labels: Tensor, size: int, where: str) -> tuple[Tensor, Tensor]:
     """Positions (kept, taken), both ascending: `size` samples taken at random, each class by its share.
 
-    The same labels always give the same cut. A class with more than one sample keeps at least one.
+    The same labels always give the same cut.
     """
     if not 0 < size < len(labels):
         raise BadInput(f"{where}: cannot cut {size} samples from {len(labels)}")

@@ -3,17 +3,16 @@
 import os
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-
-from gossamer.data.arrays import Split, cut, make_task
-from gossamer.data.catalog import DATASETS, DataSet
-from gossamer.data.formats import read_idx
-from gossamer.errors import BadInput, unknown
+from gossamer.data.arrays import make_task
+from gossamer.data.catalog import DATASETS, DataSet, File
+from gossamer.data.fetch import fetch
+from gossamer.data.folder import folder_task
+from gossamer.errors import BadInput, CorruptFile, unknown
+from gossamer.run import Progress
 from gossamer.task import Task
 
+# Where Debian's packages of data sets put them.
 SYSTEM_FOLDER = Path("/usr/share/datasets")
-DIGITS_TEST = 400
 
 
 def load_task(
@@ -23,20 +22,114 @@ def load_task(
     seed: int = 0,
     calibration: int = 512,
     validation: int | None = None,
+    size: int = 224,
     root: Path | str | None = None,
     download: bool = True,
+    progress: Progress | None = None,
 ) -> Task:
-    """The task of a built-in data set, or of a folder."""
+    """The task of a built-in data set, or of a folder of images.
+
+    Built in are fashion-mnist, mnist, cifar10, cifar100, svhn and digits (scikit-learn's, enlarged to 28x28 pixels).
+
+    Validation samples are cut from the training set, every class by its share and always the same ones; test samples
+    are those that the authors held out. seed: of order and augmentation. calibration: training samples without labels.
+    validation: how many samples to cut, None for the data set's usual number. size: side of the images of a folder, in
+    pixels (`folder.folder_task` tells how the folder must look); built-in sets have their own.
+
+    A built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
+    time in a folder of its name; what is not found is downloaded, unless `download` is False.
+    """
     name = str(name_or_folder)
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
+    if name in DATASETS:
+        return _built_in(
+            name,
+            find_files(name, DATASETS[name], root, download=download, progress=progress),
+            batch_size=batch_size,
+            seed=seed,
+            calibration=calibration,
+            validation=validation,
+        )
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        return folder_task(
+            folder, size=size, validation=validation, calibration=calibration, batch_size=batch_size, seed=seed
+        )
+    if len(folder.parts) > 1 or folder.exists():
+        raise BadInput(f"{folder} is not a folder; give a folder of images, or one of: {', '.join(sorted(DATASETS))}")
+    raise unknown("data set or folder", name, DATASETS)
+
+
+def default_task(
+    *, batch_size: int = 128, seed: int = 0, download: bool = True, progress: Progress | None = None
+) -> tuple[Task, str]:
+    """Fashion-MNIST where it is found or can be downloaded, else scikit-learn's digits; and a sentence saying which."""
+    try:
+        task = load_task("fashion-mnist", batch_size=batch_size, seed=seed, download=download, progress=progress)
+    except (BadInput, CorruptFile) as error:
+        task = load_task("digits", batch_size=batch_size, seed=seed)
+        return task, f"data: scikit-learn's digits, because Fashion-MNIST cannot be used ({error})"
+    return task, "data: Fashion-MNIST"
+
+
+def roots(root: Path | str | None = None) -> list[Path]:
+    """The folders in which data sets are looked for; downloads go to the first."""
+    if root is not None:
+        return [Path(root).expanduser()]
+    own = os.environ.get("GOSSAMER_DATA")
+    return [*([Path(own).expanduser()] if own else []), Path.home() / ".cache" / "gossamer", SYSTEM_FOLDER]
+
+
+def find_files(
+    name: str, data: DataSet, root: Path | str | None, *, download: bool, progress: Progress | None = None
+) -> list[Path]:
+    """A path for each of the data set's files, downloaded where none of the folders has all of them."""
+    folders = [r / name for r in roots(root)]
+    for folder in folders:
+        paths = [_present(folder, file) for file in data.files]
+        if None not in paths:
+            return [path for path in paths if path is not None]
+    if not download:
+        raise BadInput(f"{name} was not found in {', '.join(map(str, folders))}; {_remedy(name, data, folders[0])}")
+    try:
+        return [
+            _present(folders[0], f) or fetch(f.url, folders[0] / f.name, f.checksum, progress=progress)
+            for f in data.files
+        ]
+    except BadInput as error:
+        looked = ", ".join(map(str, folders))
+        raise BadInput(f"{name} was not found in {looked}, and {error}; {_remedy(name, data, folders[0])}") from error
+
+
+def _present(folder: Path, file: File) -> Path | None:
+    return next((folder / name for name in (file.name, *file.also) if (folder / name).exists()), None)
+
+
+def _remedy(name: str, data: DataSet, folder: Path) -> str:
+    package = f"install Debian's package {data.package}, or " if data.package else ""
+    files = ", ".join(file.url for file in data.files)
+    return f"{package}put {files} into {folder}, or set $GOSSAMER_DATA to a folder that holds {name}/"
+
+
+def _built_in(
+    name: str, paths: list[Path], *, batch_size: int, seed: int, calibration: int, validation: int | None
+) -> Task:
     data = DATASETS[name]
-    train, test = _digits(data) if name == "digits" else _idx(name, data, root)
+    published = data.read(paths)
+    wanted = (data.channels, data.size, data.size)
+    for where, split in (("training", published.train), ("test", published.test)):
+        if tuple(split.images.shape[1:]) != wanted:
+            raise CorruptFile(
+                f"{name}: {where} images must have (channels, height, width) = {wanted}, "
+                f"those in {paths[0].parent} have {tuple(split.images.shape[1:])}"
+            )
+    names = published.classes or data.names
+    if len(names) != data.classes:
+        raise CorruptFile(f"{name}: {paths[0]} must name {data.classes} classes, it names {len(names)}")
     return make_task(
         name,
-        train=train,
-        test=test,
-        classes=data.classes,
+        train=published.train,
+        test=published.test,
+        classes=names,
         normalisation=data.normalisation,
         augmentation=data.augmentation,
         validation=data.validation if validation is None else validation,
@@ -44,44 +137,3 @@ def load_task(
         batch_size=batch_size,
         seed=seed,
     )
-
-
-def default_task(*, batch_size: int = 128, seed: int = 0, download: bool = True) -> tuple[Task, str]:
-    """Fashion-MNIST where it is found, else scikit-learn's embedded digits; and a sentence that says which."""
-    try:
-        return load_task("fashion-mnist", batch_size=batch_size, seed=seed, download=download), "data: Fashion-MNIST"
-    except BadInput as error:
-        return load_task("digits", batch_size=batch_size, seed=seed), f"data: scikit-learn's digits ({error})"
-
-
-def roots(root: Path | str | None) -> list[Path]:
-    """Where data sets are looked for, the first one is also where downloads go."""
-    if root is not None:
-        return [Path(root)]
-    own = os.environ.get("GOSSAMER_DATA")
-    return [*([Path(own)] if own else []), Path.home() / ".cache" / "gossamer", SYSTEM_FOLDER]
-
-
-def _idx(name: str, data: DataSet, root: Path | str | None) -> tuple[Split, Split]:
-    folder = next((r / name for r in roots(root) if (r / name / data.files[0].name).is_file()), None)
-    if folder is None:
-        raise BadInput(f"{name} was not found")
-    images, labels, test_images, test_labels = (
-        read_idx(folder / f.name, 3 if "images" in f.name else 1) for f in data.files
-    )
-    return (
-        Split(images=images.unsqueeze(1), labels=labels.long()),
-        Split(images=test_images.unsqueeze(1), labels=test_labels.long()),
-    )
-
-
-def _digits(data: DataSet) -> tuple[Split, Split]:
-    """scikit-learn's 1,797 digits of 8x8, enlarged to 28x28 once, so that every network of the zoo takes them."""
-    from sklearn.datasets import load_digits  # slow to import, needed here only
-
-    images, labels = load_digits(return_X_y=True)
-    small = torch.from_numpy(images).float().view(-1, 1, 8, 8) * (255 / 16)
-    large = F.interpolate(small, size=(data.size, data.size), mode="bilinear").round().to(torch.uint8)
-    target = torch.from_numpy(labels).long()
-    kept, taken = cut(target, DIGITS_TEST, "digits, test")
-    return Split(images=large[kept], labels=target[kept]), Split(images=large[taken], labels=target[taken])
