@@ -1,0 +1,20 @@
+"""Training: one readable loop, schedules, distillation, checkpoints."""
+
+from gossamer.train.distill import Distillation, Teach, kd_loss, output_loss
+from gossamer.train.loop import Fitted, fit
+from gossamer.train.recalibrate import recalibrate
+from gossamer.train.state import Epoch
+from gossamer.train.training import Training, learning_rate
+
+__all__ = [
+    "Distillation",
+    "Epoch",
+    "Fitted",
+    "Teach",
+    "Training",
+    "fit",
+    "kd_loss",
+    "learning_rate",
+    "output_loss",
+    "recalibrate",
+]

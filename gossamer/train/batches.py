@@ -1,0 +1,109 @@
+"""Batches on their way to the network: same randomness for the same place, this process's part, device and layout."""
+
+import hashlib
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from gossamer.task import Loader
+
+
+def seed_everything(*place: int) -> None:
+    """Seed torch, numpy and random from the numbers of a place: (seed, epoch, batch, rank)."""
+    # 32 bits: all that numpy and torch's Mersenne twister take.
+    seed = int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=4).digest())
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  the user's augmentations may draw from the global generator
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Leave the global generators as they were found."""
+    plain, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(cuda):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)  # noqa: NPY002
+
+
+def batches_of_epoch(loader: Loader, seed: int, epoch: int, start: int, rank: int) -> Iterator[tuple[int, Any]]:
+    """(index, batch) from index `start` on. Every batch is drawn, and its step done, with generators seeded by its place,
+    so that a training that is taken up in the middle of an epoch sees what it would have seen."""
+    for holder in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+        if hasattr(holder, "set_epoch"):
+            holder.set_epoch(epoch)
+    seed_everything(seed, epoch)
+    iterator = iter(loader)
+    for index in range(len(loader)):
+        seed_everything(seed, epoch, index)
+        batch = next(iterator, _END)
+        if batch is _END:
+            return
+        if index >= start:
+            if rank:  # the same data in all processes, but not the same dropout
+                seed_everything(seed, epoch, index, rank)
+            yield index, batch
+
+
+_END = object()
+
+
+class Placement:
+    """Brings batches to this process: every `world`-th sample from the `rank`-th on, on the device, images channels-last."""
+
+    def __init__(self, device: torch.device, *, rank: int = 0, world: int = 1, channels_last: bool = False) -> None:
+        self.device, self.rank, self.world, self.channels_last = device, rank, world, channels_last
+
+    def __call__(self, batch: Any) -> tuple[Any, float]:
+        """The part of the batch, and its weight in the mean over all processes (1 where the parts are equal)."""
+        samples = batch_size(batch)
+        if self.world == 1 or samples < self.world:
+            return apply_to_collection(batch, Tensor, self._place), 1.0
+        part = apply_to_collection(batch, Tensor, self._part)
+        return part, batch_size(part) * self.world / samples
+
+    def _part(self, x: Tensor) -> Tensor:
+        return self._place(x[self.rank :: self.world] if x.dim() else x)
+
+    def all(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """Whole batches on the device."""
+        for batch in loader:
+            yield apply_to_collection(batch, Tensor, self._place)
+
+    def _place(self, x: Tensor) -> Tensor:
+        x = x.to(self.device, non_blocking=True)
+        if self.channels_last and x.dim() == 4:
+            return x.contiguous(memory_format=torch.channels_last)
+        return x
+
+
+def batch_size(batch: Any) -> int:
+    """Size of dim 0 of the first tensor that has one; 0 where there is none."""
+    sizes: list[int] = []
+    apply_to_collection(batch, Tensor, lambda x: sizes.extend(x.shape[:1]))
+    return sizes[0] if sizes else 0
+
+
+@contextmanager
+def weights_channels_last(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Hold 4-d weights channels-last, which convolutions on CPU and GPU prefer; put the layout back at the end."""
+    changed = []
+    for p in model.parameters():
+        if enabled and p.dim() == 4 and p.is_contiguous():
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+            changed.append(p)
+    try:
+        yield
+    finally:
+        for p in changed:
+            p.data = p.data.contiguous()

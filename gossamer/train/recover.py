@@ -1,0 +1,69 @@
+"""Noticing that a training explodes, and going back."""
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from gossamer.errors import Diverged
+from gossamer.record import write_bytes
+from gossamer.run import Run
+from gossamer.train.state import Numbers, State
+
+LR_FACTOR = 0.3
+MOST_BACK_OFFS = 2
+WORSE = 3.0
+"""How many times the first loss (or 1, if that is more), and how many times less than the best score, is an explosion."""
+
+
+class Exploded(Exception):
+    """The training cannot go on from here; the message says why."""
+
+
+def check_loss(mean: float, numbers: Numbers) -> None:
+    """Look at the mean loss of the last steps. The very first one is what later ones are compared with."""
+    if not math.isfinite(mean):
+        raise Exploded(f"the loss became {mean}")
+    if numbers.start_loss is None:
+        numbers.start_loss = mean
+    limit = WORSE * max(numbers.start_loss, 1.0)
+    if mean > limit:
+        raise Exploded(f"the loss rose to {mean:.4g}, from {numbers.start_loss:.4g} at the start")
+
+
+def check_score(score: float | None, numbers: Numbers) -> None:
+    """Look at the score on validation data, in [0, 1]."""
+    if score is None:
+        return
+    if not math.isfinite(score):
+        raise Exploded(f"the score on validation data became {score}")
+    if numbers.best_score is not None and score * WORSE < numbers.best_score:
+        raise Exploded(f"the score on validation data fell from {numbers.best_score:.4g} to {score:.4g}")
+
+
+def back_off(state: State, good: dict[str, Any], why: Exploded, run: Run, label: str) -> None:
+    """Back to the last good state with a lower learning rate; `Diverged`, with that state in a file, when it happened too
+    often."""
+    numbers = state.numbers
+    where, times, scale = f"{label}: epoch {numbers.epoch + 1}", numbers.backed_off, numbers.lr_scale
+    state.restore(good)
+    if times == MOST_BACK_OFFS:
+        path = _save_good(state, run, label)
+        raise Diverged(
+            f"{where}: {why}, and {times} times lowering the learning rate did not help. The last good weights are in "
+            f"{path}; give a learning rate of at most {LR_FACTOR * scale:.2g} of this one, or a gradient norm to clip at"
+        )
+    state.numbers.backed_off = times + 1
+    state.numbers.lr_scale = scale * LR_FACTOR
+    run.progress.say(f"{where}: {why}; back to the last good state, learning rate times {LR_FACTOR}")
+
+
+def _save_good(state: State, run: Run, label: str) -> Path:
+    """The weights under the names of the model's own state dict."""
+    folder = run.folder or Path(tempfile.mkdtemp(prefix="gossamer-"))
+    path = folder / f"{''.join(c if c.isalnum() else '-' for c in label)}-last-good.safetensors"
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.model.state_dict().items()}
+    write_bytes(path, safetensors.torch.save(tensors))
+    return path

@@ -1,0 +1,181 @@
+"""All that a training must remember to be taken up again, in memory and on disk."""
+
+import hashlib
+import io
+import pickle
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gossamer.errors import BadInput, CorruptFile
+from gossamer.record import write_bytes
+from gossamer.train.training import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One row of the history. epoch counts from 1. loss: mean over the steps. top1: on validation data, percent, None
+    where it was not evaluated. lr: of the last step."""
+
+    epoch: int
+    loss: float
+    top1: float | None
+    lr: float
+    seconds: float
+
+
+@dataclass
+class Numbers:
+    """Where the training stands: the next step is `batch` of `epoch`, both counted from 0."""
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    start_loss: float | None = None
+    best_score: float | None = None
+    best_epoch: int = 0
+    stale: int = 0
+    lr_scale: float = 1.0
+    backed_off: int = 0
+    finished: bool = False
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, the saved and the unsaved ones, detached, in place."""
+    return {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values in memory of their own, in the same layout."""
+    return {name: t.clone() for name, t in tensors.items()}
+
+
+def fill(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Write values into tensors in place."""
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
+
+
+class State:
+    """The network in training, its optimizer, the running mean and the best weights, and the numbers."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, training: Training) -> None:
+        self.model, self.optimizer, self.decay = model, optimizer, training.ema
+        self.numbers = Numbers()
+        self.steps = 0
+        self.mean: dict[str, Tensor] = copied(weights(model)) if self.decay else {}
+        self.best: dict[str, Tensor] = {}
+
+    def average(self) -> None:
+        """One step of the running mean: mean <- d mean + (1 - d) w, d = min(decay, (1 + t) / (10 + t)) after t steps, so
+        that a short training forgets where it started. Integer buffers are taken over."""
+        if not self.decay:
+            return
+        d = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        self.steps += 1
+        now = weights(self.model)
+        floats = [name for name, t in now.items() if t.is_floating_point()]
+        torch._foreach_lerp_([self.mean[name] for name in floats], [now[name] for name in floats], 1 - d)
+        for name in now.keys() - set(floats):
+            self.mean[name].copy_(now[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the network has the running mean as its weights, where there is one."""
+        if not self.decay:
+            yield
+            return
+        now = weights(self.model)
+        kept = copied(now)
+        fill(now, self.mean)
+        try:
+            yield
+        finally:
+            fill(now, kept)
+
+    def capture(self) -> dict[str, Any]:
+        """A copy of everything, for `restore`; tensors, numbers and strings only."""
+        return {
+            "numbers": asdict(self.numbers),
+            "steps": self.steps,
+            "model": copied(weights(self.model)),
+            "mean": copied(self.mean),
+            "best": copied(self.best),
+            "optimizer": _copied_state(self.optimizer.state_dict()),
+        }
+
+    def restore(self, captured: Mapping[str, Any]) -> None:
+        """Back to a capture."""
+        self.numbers = Numbers(**captured["numbers"])
+        self.numbers.rows = list(self.numbers.rows)
+        self.steps = captured["steps"]
+        fill(weights(self.model), captured["model"])
+        self.mean, self.best = copied(captured["mean"]), copied(captured["best"])
+        self.optimizer.load_state_dict(_copied_state(captured["optimizer"]))
+
+
+def _copied_state(state: Any) -> Any:
+    if isinstance(state, Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: _copied_state(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_copied_state(value) for value in state]
+    return state
+
+
+def fingerprint(model: nn.Module, training: Training, seed: int, batches: int) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be taken up: the options, and the weights that the training started from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, t in sorted(weights(model).items()):
+        digest.update(f"{name} {tuple(t.shape)} {t.dtype}".encode())
+        digest.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return {**training.options(), "seed": seed, "batches": batches, "starting weights": digest.hexdigest()}
+
+
+class Checkpoint:
+    """The file of a training; `path` None: no file. Written under a temporary name and renamed."""
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], *, writes: bool = True) -> None:
+        self.path, self.identity, self.writes = path, dict(identity), writes
+        self.written = time.monotonic()
+
+    def read(self) -> dict[str, Any] | None:
+        """What `write` wrote; None where there is no file. Nothing but tensors and plain values is admitted."""
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            identity, captured = content["identity"], content["state"]
+        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
+            raise CorruptFile(f"{self.path}: not a readable checkpoint ({error}); delete it to train anew") from error
+        for key, value in self.identity.items():
+            if identity.get(key) != value:
+                raise BadInput(
+                    f"{self.path} is the checkpoint of another training: {key} was {identity.get(key)}, now {value}; "
+                    "delete it to train anew, or give another path"
+                )
+        assert isinstance(captured, dict)
+        return captured
+
+    def write(self, captured: Mapping[str, Any]) -> None:
+        """Replace the file."""
+        self.written = time.monotonic()
+        if self.path is None or not self.writes:
+            return
+        buffer = io.BytesIO()
+        torch.save({"identity": self.identity, "state": dict(captured)}, buffer)
+        write_bytes(self.path, buffer.getvalue())
+
+    def due(self, seconds: float) -> bool:
+        """Whether the file is older than so many seconds."""
+        return self.path is not None and time.monotonic() - self.written >= seconds

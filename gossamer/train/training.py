@@ -1,0 +1,118 @@
+"""The hyper-parameters of a training, and the learning rate that follows from them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from gossamer.errors import NoEffect, unknown
+from gossamer.ranges import Range, check_ranges
+
+OptimizerName = Literal["sgd", "adamw"]
+ScheduleName = Literal["cosine", "one_cycle", "constant"]
+Precision = Literal["auto", "bf16-mixed", "32-true"]
+Keep = Literal["best", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Frozen hyper-parameters of `fit`.
+
+    lr is the peak. optimizer: "sgd" (Nesterov momentum 0.9) or "adamw". weight_decay acts on tensors with two or more
+    dimensions: biases and norms, which have one, are left out. schedule: "cosine" rises linearly over the share
+    `warmup` of all steps, then falls to zero; "one_cycle" rises from lr/25 as a half cosine and falls to lr/250000
+    (Smith & Topin 2018, arXiv:1708.07120; ResNet-20 from scratch: lr 0.2, weight_decay 5e-4, warmup 0.3, batch 128);
+    "constant" stays at lr after the warm-up. clip: largest gradient norm, None for none. ema: decay of the running mean
+    of the weights, 0 for none; where it is on, the mean is what is validated and kept. label_smoothing needs the task's
+    loss to be `gossamer.task.cross_entropy`. precision "auto": bfloat16 autocast where the device computes in it.
+    patience: end after so many evaluations without a new best. keep: the weights of the best evaluation on validation
+    data (the latest of equals), or the last.
+    """
+
+    epochs: Annotated[int, Range(1, 100_000)] = 10
+    lr: Annotated[float, Range(0, 100, open_=("low",))] = 0.1
+    optimizer: OptimizerName = "sgd"
+    weight_decay: Annotated[float, Range(0, 1)] = 5e-4
+    schedule: ScheduleName = "cosine"
+    warmup: Annotated[float, Range(0, 1, open_=("high",))] = 0.1
+    clip: Annotated[float | None, Range(0, 1e6, open_=("low",))] = None
+    ema: Annotated[float, Range(0, 1, open_=("high",))] = 0.0
+    label_smoothing: Annotated[float, Range(0, 1, open_=("high",))] = 0.0
+    precision: Precision = "auto"
+    patience: Annotated[int | None, Range(1, 100_000)] = None
+    evaluate_every: Annotated[int, Range(1, 100_000)] = 1
+    keep: Keep = "best"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "training")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise unknown(f"training {name}", str(getattr(self, name)), known)
+
+    def options(self) -> dict[str, Any]:
+        """Hyper-parameters by name."""
+        return asdict(self)
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": get_args(OptimizerName),
+    "schedule": get_args(ScheduleName),
+    "precision": get_args(Precision),
+    "keep": get_args(Keep),
+}
+
+
+def learning_rate(training: Training, step: int, steps: int) -> float:
+    """The learning rate of step 0 <= step < steps."""
+    if training.schedule == "one_cycle":
+        return _one_cycle(training.lr, training.warmup, step, steps)
+    rising = round(training.warmup * steps)
+    if step < rising:
+        return training.lr * (step + 1) / (rising + 1)
+    if training.schedule == "constant":
+        return training.lr
+    return training.lr * _half_cosine((step - rising) / (steps - rising))
+
+
+def _one_cycle(peak: float, warmup: float, step: int, steps: int) -> float:
+    """As `torch.optim.lr_scheduler.OneCycleLR` with its default divisors."""
+    first, last = peak / 25, peak / 25 / 1e4
+    top = max(warmup * steps - 1, 0.0)
+    if step < top:
+        return peak + (first - peak) * _half_cosine(step / top)
+    return last + (peak - last) * _half_cosine((step - top) / max(steps - 1 - top, 1e-9))
+
+
+def _half_cosine(part: float) -> float:
+    """From 1 at 0 down to 0 at 1."""
+    return (1 + math.cos(math.pi * min(part, 1.0))) / 2
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], training: Training, device: torch.device) -> Optimizer:
+    """The optimizer over all parameters that require gradients; weight decay only on those with two or more dimensions."""
+    trained = [p for p in parameters if p.requires_grad]
+    if not trained:
+        raise NoEffect("training: no parameter of the model requires gradients; call model.requires_grad_(True)")
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = device.type in ("cpu", "cuda")
+    match training.optimizer:
+        case "sgd":
+            return SGD(groups, lr=training.lr, momentum=0.9, nesterov=True, fused=fused)
+        case "adamw":
+            return AdamW(groups, lr=training.lr, fused=fused)
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
