@@ -1,0 +1,93 @@
+"""Recipes: parsed whole before anything runs, written and read back equal."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossamer.errors import BadInput
+from gossamer.methods.distill.recover import Recover
+from gossamer.methods.prune.channels import Channels
+from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.recipe import Recipe, load, parse, shipped
+from gossamer.train import Training
+
+GOOD = """
+name: half
+seed: 3
+steps:
+  - reset.blocks: {names: [stage1.1]}
+  - prune.channels: {widths: {conv1: 8}}
+  - distill.recover: {epochs: 2, lr: 0.05}
+int8: false
+claims: {test_top1: 92.5}
+"""
+
+
+def test_a_recipe_is_read_as_methods() -> None:
+    recipe = parse(GOOD)
+    assert recipe.steps == (
+        RemoveBlocks(names=("stage1.1",)),
+        Channels(widths={"conv1": 8}),
+        Recover(epochs=2, lr=0.05),
+    )
+    assert (recipe.name, recipe.seed, recipe.int8, recipe.claims) == ("half", 3, False, {"test_top1": 92.5})
+
+
+@given(
+    names=st.lists(st.text("abc.1", min_size=1), min_size=1, max_size=3),
+    widths=st.dictionaries(st.text("xyz.2", min_size=1), st.integers(1, 512), min_size=1, max_size=3),
+    epochs=st.integers(1, 99),
+    alpha=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_yaml_round_trip(names: list[str], widths: dict[str, int], epochs: int, alpha: float, seed: int) -> None:
+    steps = (RemoveBlocks(names=tuple(names)), Channels(widths=widths), Recover(epochs=epochs, alpha=alpha))
+    recipe = Recipe(name="r", seed=seed, steps=steps, training=Training(epochs=epochs))
+    assert parse(recipe.to_yaml()) == recipe
+
+
+def test_every_option_is_written_so_that_a_later_default_does_not_change_an_old_recipe() -> None:
+    raw = yaml.safe_load(Recipe(name="r", steps=(Recover(),)).to_yaml())
+    assert set(raw["steps"][0]["distill.recover"]) == {f.name for f in fields(Recover)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("distill.recover", "distill.recovr"), ["step 3", "distill.recovr", "did you mean 'distill.recover'"]),
+        (("lr: 0.05", "lrr: 0.05"), ["step 3", "lrr", "did you mean 'lr'"]),
+        (("epochs: 2", "epochs: 0"), ["step 3", "epochs = 0", "[1, 10000]"]),
+        (("epochs: 2", "epochs: two"), ["step 3", "epochs", "integer", "'two'"]),
+        (("{names: [stage1.1]}", "{names: []}"), ["step 1", "names is empty"]),
+        (("{names: [stage1.1]}", "{}"), ["step 1", "names"]),
+        (("seed: 3", "sead: 3"), ["sead", "did you mean 'seed'"]),
+        (("steps:", "steps: ["), ["not valid YAML"]),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_place_and_rule(change: tuple[str, str], words: list[str]) -> None:
+    with pytest.raises(BadInput) as error:
+        parse(GOOD.replace(*change))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_order_that_cannot_work_is_refused_with_the_reason() -> None:
+    steps = (Channels(widths={"conv1": 8}), Recover(), RemoveBlocks(names=("a",)))
+    with pytest.raises(BadInput, match=r"reset\.blocks cannot come after prune\.channels.*put reset\.blocks first"):
+        Recipe(name="r", steps=steps)
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_shipped_recipes_load(name: str) -> None:
+    recipe = load(Path(name))
+    assert recipe.name == name
+    assert recipe.training or recipe.steps
+
+
+def test_a_missing_recipe_names_the_nearest_shipped_one() -> None:
+    with pytest.raises(BadInput, match="train-lenet5-fashion-mnist"):
+        load(Path("train-lenet5-fashion-mnst"))
