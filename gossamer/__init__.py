@@ -1,0 +1,100 @@
+"""Give it your trained network; get the same network back, smaller, faster, ready to deploy, with the evidence.
+
+    import gossamer
+    result = gossamer.compress(model, task, goal=gossamer.Goal(max_drop=0.5, speedup=4))
+    result.model; result.records; result.save("out/")
+
+The public names are imported when they are first used: `import gossamer` itself imports nothing.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gossamer.compress import Artifact, compress
+    from gossamer.data import load_task
+    from gossamer.deploy import export_onnx, open_runner, quantize_ladder, verify
+    from gossamer.errors import BadInput, GossamerError
+    from gossamer.goal import Goal
+    from gossamer.measure import latency
+    from gossamer.methods.base import Method
+    from gossamer.models import build, load_weights, pretrained
+    from gossamer.network import analyze, prune_channels
+    from gossamer.recipe import Recipe
+    from gossamer.record import Record
+    from gossamer.report import write_report
+    from gossamer.run import Run
+    from gossamer.task import Task
+    from gossamer.train import Distillation, Training, fit
+
+_HOME = {
+    "gossamer.compress": ("Artifact", "compress"),
+    "gossamer.data": ("load_task",),
+    "gossamer.deploy": ("export_onnx", "open_runner", "quantize_ladder", "verify"),
+    "gossamer.errors": ("BadInput", "GossamerError"),
+    "gossamer.goal": ("Goal",),
+    "gossamer.measure": ("latency",),
+    "gossamer.methods.base": ("Method",),
+    "gossamer.models": ("build", "load_weights", "pretrained"),
+    "gossamer.network": ("analyze", "prune_channels"),
+    "gossamer.recipe": ("Recipe",),
+    "gossamer.record": ("Record",),
+    "gossamer.report": ("write_report",),
+    "gossamer.run": ("Run",),
+    "gossamer.task": ("Task",),
+    "gossamer.train": ("Distillation", "Training", "fit"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Artifact",
+    "BadInput",
+    "Distillation",
+    "Goal",
+    "GossamerError",
+    "Method",
+    "Recipe",
+    "Record",
+    "Run",
+    "Task",
+    "Training",
+    "analyze",
+    "build",
+    "compress",
+    "export_onnx",
+    "fit",
+    "latency",
+    "load_task",
+    "load_weights",
+    "open_runner",
+    "pretrained",
+    "prune_channels",
+    "quantize_ladder",
+    "verify",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'gossamer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE[name]), name)
+    globals()[name] = value
+    return value
+
+
+class _Package(ModuleType):
+    """Keeps `gossamer.compress` the function when the module of that name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _MODULE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -54,14 +54,13 @@ def writing(path: Path) -> Iterator[None]:
 
 def disk_trouble(error: OSError, path: Path | None = None) -> str | None:
     """What the user can do about a failed write; None where the error is not one of the disk's."""
-    where = path or error.filename2 or error.filename or "the output folder"
+    named = error.filename2 or error.filename or path or "the output"
+    where = path if path is not None and str(named).startswith(str(path)) else named
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return f"the disk is full: {where} cannot be written; free some space, then run the same command again"
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return (
-                f"{where} is not writable ({os.strerror(error.errno)}); name another place, or change its permissions"
-            )
+            return f"{where}: {os.strerror(error.errno).lower()}; name another place, or change its permissions"
         case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
             return f"{where} cannot be written: a file stands where a folder is needed, or the other way round"
         case errno.ENAMETOOLONG:

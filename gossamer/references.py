@@ -10,7 +10,7 @@ from typing import Any
 from gossamer.errors import BadInput, unknown
 
 
-def isreference(text: str) -> bool:
+def is_reference(text: str) -> bool:
     """Whether the text is `package.module:name`; a path with a colon in it is one only if it does not exist."""
     module, colon, name = text.partition(":")
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))

@@ -155,7 +155,8 @@ def _from_timm(name: str, request: Request) -> Source:
     sizes = {"num_classes": request.classes, "in_chans": request.channels} if bare else {}
     options = {key: value for key, value in sizes.items() if value is not None}
     model = _library_call(f"timm:{name}", lambda: timm.create_model(name, pretrained=not bare, **options))
-    shape = (1, *model.default_cfg.get("input_size", (3, 224, 224)))
+    facts: Any = model.default_cfg
+    shape = (1, *facts.get("input_size", (3, 224, 224)))
     return _weighed(name, model, request, shape)
 
 

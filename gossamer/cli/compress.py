@@ -43,7 +43,9 @@ def compress(
     data: DataOption = "auto",
     weights: WeightsOption = None,
     random: RandomOption = False,
-    max_drop: Annotated[float, typer.Option(help="Points of accuracy that may be lost.")] = 0.5,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points of accuracy that may be lost.", show_default="0.5")
+    ] = None,
     speedup: Annotated[float | None, typer.Option(help="How many times faster, at least.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Time of one batch, at most.")] = None,
     macs: Annotated[
@@ -62,6 +64,7 @@ def compress(
         Path | None, typer.Option(metavar="FILE", help="Steps to take instead of planning; a file or a shipped name.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Result folder. Default: out/MODEL-DATA.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes through the training data in every recovery.")] = 12,
     seed: SeedOption = 0,
     devices: DevicesOption = 1,
     json: JsonOption = False,
@@ -72,8 +75,15 @@ def compress(
     Stopped or killed, the same command continues. Exit status 3: the goal was missed, the folder holds the best
     network inside the budget.
     """
-    gains = {"speedup": speedup, "latency_ms": latency_ms, "macs": macs, "params": params, "file_bytes": file_bytes}
-    goal = _goal(gains, recipe, max_drop=max_drop, runtime=runtime, threads=threads, batch=batch)
+    asked = {
+        "max_drop": max_drop,
+        "speedup": speedup,
+        "latency_ms": latency_ms,
+        "macs": macs,
+        "params": params,
+        "file_bytes": file_bytes,
+    }
+    goal = _goal(asked, recipe, runtime=runtime, threads=threads, batch=batch)
     console = Console(as_json=json, quiet=quiet)
     command = shlex.join(["gossamer", *sys.argv[1:]])
 
@@ -89,7 +99,9 @@ def compress(
     source = load_model(Request(model=model, data=task.name, task=task, weights=weights, random=random, seed=seed))
     run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress)
     try:
-        artifact = run_job(source.model, task, goal=goal, recipe=plan, out=folder, run=run, command=command)
+        artifact = run_job(
+            source.model, task, goal=goal, recipe=plan, epochs=epochs, out=folder, run=run, command=command
+        )
     except KeyboardInterrupt as error:
         raise Stopped(
             f"stopped; {folder} keeps what is done. To continue, run the same command:\n  {command}"
@@ -105,11 +117,11 @@ def default_folder(model: str, data: str) -> Path:
     return Path("out") / "-".join(parts)
 
 
-def _goal(gains: dict[str, Any], recipe: Path | None, **conditions: Any) -> Goal | None:
-    wanted = {name: value for name, value in gains.items() if value is not None}
-    if wanted:
+def _goal(asked: dict[str, Any], recipe: Path | None, **conditions: Any) -> Goal | None:
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    if wanted.keys() & set(GAINS):
         return Goal(**wanted, **conditions)
-    if recipe is None:
+    if recipe is None or wanted:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in GAINS)
         raise BadInput(f"say what to gain: at least one of {options}; or give the steps with --recipe")
     return None

@@ -1,11 +1,14 @@
 """`gossamer export` and `gossamer bench`."""
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gossamer.cli.console import Console
+from gossamer.cli.exits import GOAL_MISSED
 from gossamer.cli.values import (
     BatchOption,
     JsonOption,
@@ -21,6 +24,8 @@ from gossamer.errors import BadInput
 
 if TYPE_CHECKING:
     from gossamer.measure import Latency
+    from gossamer.sources import Source
+    from gossamer.task import Task
 
 
 def register(app: typer.Typer) -> None:
@@ -47,8 +52,75 @@ def export(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a network as .onnx or .pt2, and check that it computes the same."""
-    raise NotImplementedError
+    """Write a network as .onnx or .pt2, and check that it computes the same.
+
+    Nothing is written when the check fails. Exit status 3: int8 costs more than --max-drop; the best int8 is written.
+    """
+    if out.suffix not in (".onnx", ".pt2"):
+        raise BadInput(f"--out {out}: the name must end in .onnx or .pt2")
+    if int8 and (data is None or out.suffix != ".onnx"):
+        raise BadInput("--int8 writes an .onnx and needs --data, on which it is calibrated and checked")
+    from gossamer.folder import make_folder, writing
+    from gossamer.sources import Request, load_data, load_model
+
+    console = Console(as_json=json, quiet=quiet)
+    task = load_data(data, seed=seed, say=console.progress.say) if data is not None else None
+    name = task.name if task is not None else None
+    source = load_model(Request(model=model, data=name, task=task, weights=weights, shape=shape, seed=seed))
+    make_folder(out.parent)
+    with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        written = Path(folder) / out.name
+        with console.progress.busy(f"export {source.name}"):
+            if int8 and task is not None:
+                met, rows = _int8(source, task, written, max_drop, threads, console)
+            else:
+                met, rows = True, _float(source, task, written, threads)
+        for file in Path(folder).iterdir():
+            file.replace(out.parent / file.name)
+    size = out.stat().st_size
+    console.table("", ("", ""), [("file", f"{out} ({size:,} bytes)"), *rows])
+    console.document({"out": out, "bytes": size, "met": met, **dict(rows)})
+    if not met:
+        raise typer.Exit(GOAL_MISSED)
+
+
+def _float(source: "Source", task: "Task | None", path: Path, threads: int) -> list[tuple[str, str]]:
+    """Export in float32 and compare, on the validation data or else on the example inputs."""
+    from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner, verify
+
+    if path.suffix == ".onnx":
+        export_onnx(source.model, source.example_inputs, path)
+        runner = open_runner("onnxruntime", path, threads=threads)
+    else:
+        export_pt2(source.model, source.example_inputs, path)
+        runner = open_runner("torch", load_pt2(path), threads=threads)
+    loader = task.validation if task is not None else [(source.example_inputs, None)]
+    records = verify(source.model, runner, loader)
+    return [(record.what, f"{record.value:.3g} {record.unit} over {record.n} samples") for record in records]
+
+
+def _int8(
+    source: "Source", task: "Task", path: Path, max_drop: float, threads: int, console: Console
+) -> tuple[bool, list[tuple[str, str]]]:
+    """Climb the int8 ladder as far as the budget needs."""
+    from gossamer.deploy import open_runner, quantize_ladder
+    from gossamer.measure import accuracy
+    from gossamer.run import Run
+
+    before = accuracy(open_runner("torch", source.model, threads=threads), task)
+    with tempfile.TemporaryDirectory() as work:
+        int8 = quantize_ladder(
+            source.model,
+            task,
+            Path(work),
+            budget_points=max_drop,
+            reference_correct=before,
+            threads=threads,
+            run=Run(progress=console.progress),
+        )
+        shutil.copyfile(int8.path, path)
+    drop = f"{int8.drop.points:+.2f} points on validation"
+    return int8.met, [("int8", int8.rung), ("drop", drop), ("top1", f"{int8.top1:.2f} % on validation")]
 
 
 def bench(

@@ -14,6 +14,7 @@ from gossamer.measure import Runner
 from gossamer.sources import Request, load_model
 
 TORCH = ("torch", "torch.compile")
+DEPLOYED = ("model.int8.onnx", "model.onnx")  # in a result folder, the one to ship first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ def onnx_file(text: str) -> Path | None:
     """The `.onnx` that a model argument means: itself, or the one of a result folder."""
     path = Path(text)
     if path.is_dir():
-        path = path / "model.onnx"
-        if not path.is_file():
+        path = next((path / name for name in DEPLOYED if (path / name).is_file()), path)
+        if path.is_dir():
             raise BadInput(f"{text} is a folder without a model.onnx; it is not a result of gossamer compress")
     elif path.suffix != ".onnx":
         return None

@@ -73,7 +73,8 @@ def train(
     plan = load(recipe) if recipe is not None else None
     if plan is not None and plan.training is None:
         raise BadInput(f"{recipe} has no training section; it is for `gossamer compress --recipe`")
-    model, data = model or (plan and plan.model), data or (plan and plan.data)
+    if plan is not None:
+        model, data = model or plan.model, data or plan.data
     if not model or not data:
         raise BadInput("which network on which data? Give MODEL and --data, or a recipe that has both")
     if seed is None:
