@@ -74,29 +74,24 @@ def observe(
     Memory is that of one chunk of 32 samples and one histogram a value, however many samples there are.
     """
     names = float_values(model)
-    path = folder / ".observe.onnx"
-    path.write_bytes(expose(model, names).SerializeToString())
-    try:
-        session = open_session(path, threads=threads)
-        ends = {name: (np.inf, -np.inf) for name in names}
-        for feed in feeds(session, loader, samples):
-            for name, value in zip(names, session.run(None, feed), strict=True):
-                if not np.isfinite(value).all():
-                    raise BadInput(f"calibration: value {name!r} of the network is not finite; check data and weights")
-                ends[name] = (min(ends[name][0], float(value.min())), max(ends[name][1], float(value.max())))
-        if any(low > high for low, high in ends.values()):
-            raise BadInput("calibration: the loader gave no samples")
-        counts = {name: np.zeros(BINS, np.int64) for name in names}
-        for feed in feeds(session, loader, samples):
-            for name, value in zip(names, session.run(None, feed), strict=True):
-                counts[name] += histogram(value, *ends[name])
-    finally:
-        path.unlink(missing_ok=True)
+    session = _exposed_session(model, names, folder, threads)
+    ends = dict.fromkeys(names, (np.inf, -np.inf))
+    for feed in feeds(session, loader, samples):
+        for name, value in zip(names, session.run(None, feed), strict=True):
+            if not np.isfinite(value).all():
+                raise BadInput(f"calibration: value {name!r} of the network is not finite; check data and weights")
+            ends[name] = (min(ends[name][0], float(value.min())), max(ends[name][1], float(value.max())))
+    if any(low > high for low, high in ends.values()):
+        raise BadInput("calibration: the loader gave no samples")
+    counts = {name: np.zeros(BINS, np.int64) for name in names}
+    for feed in feeds(session, loader, samples):
+        for name, value in zip(names, session.run(None, feed), strict=True):
+            counts[name] += histogram(value, *ends[name])
     return {name: Seen(low=ends[name][0], high=ends[name][1], counts=counts[name]) for name in names}
 
 
 def histogram(value: Array, low: float, high: float) -> NDArray[np.int64]:
-    """Counts of BINS equal bins from low to high; numbers beyond the ends (a loader that augments) count at the ends."""
+    """Counts of BINS equal bins from low to high; what lies beyond (a loader that augments) counts at the ends."""
     width = max(high - low, 1e-12) / BINS
     index = np.clip((value.ravel() - low) / width, 0, BINS - 1).astype(np.int64)
     return np.bincount(index, minlength=BINS)
@@ -131,3 +126,33 @@ def least_squares(seen: Seen, levels: int = 256, steps: int = 80) -> Range:
         if error < best_error:
             best, best_error = (share * low, share * high), error
     return best
+
+
+def mean_values(
+    model: onnx.ModelProto,
+    names: list[str],
+    loader: Iterable[Any],
+    folder: Path,
+    *,
+    threads: int,
+    samples: int | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Mean over the samples of these values, without the batch dimension."""
+    session = _exposed_session(model, names, folder, threads)
+    sums: dict[str, NDArray[np.float64]] = {}
+    count = 0
+    for feed in feeds(session, loader, samples):
+        count += len(next(iter(feed.values())))
+        for name, value in zip(names, session.run(None, feed), strict=True):
+            sums[name] = sums.get(name, 0.0) + value.sum(0, dtype=np.float64)
+    return {name: total / count for name, total in sums.items()}
+
+
+def _exposed_session(model: onnx.ModelProto, names: list[str], folder: Path, threads: int) -> Any:
+    """A session that gives these values."""
+    path = folder / ".observe.onnx"
+    path.write_bytes(expose(model, names).SerializeToString())
+    try:
+        return open_session(path, threads=threads)
+    finally:
+        path.unlink(missing_ok=True)

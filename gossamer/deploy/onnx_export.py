@@ -37,12 +37,12 @@ def export_onnx(
     inputs = tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in example_inputs)
     shapes = None
     if dynamic_batch:
-        inputs, shapes = _free_batch(inputs)
+        inputs, shapes = free_batch(inputs)
     with silent(), torch.no_grad():
         try:
             program = torch.onnx.export(copied, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes)
         except Exception as error:
-            raise BadInput(_reason(type(model).__name__, error, dynamic_batch)) from error
+            raise BadInput(reason(type(model).__name__, "ONNX", error, dynamic_batch)) from error
     assert program is not None
     if sum(p.numel() * p.element_size() for p in copied.state_dict().values()) > LIMIT:
         program.save(str(path), external_data=True)
@@ -57,7 +57,7 @@ def write_onnx(model: onnx.ModelProto, path: Path) -> None:
     record.write_bytes(path, model.SerializeToString())
 
 
-def _free_batch(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def free_batch(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The inputs with a batch of at least 2 (a batch of 1 would be taken as fixed) and which dimension is free."""
     first = next((x for x in inputs if isinstance(x, Tensor) and x.dim()), None)
     if first is None:
@@ -68,14 +68,14 @@ def _free_batch(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ..
     return inputs, tuple({0: torch.export.Dim.DYNAMIC} if shared else None for shared in shares)
 
 
-def _reason(name: str, error: BaseException, dynamic_batch: bool) -> str:
+def reason(name: str, target: str, error: BaseException, dynamic_batch: bool) -> str:
     """One line out of the exporter's report: the innermost cause."""
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     hint = "; if its forward fixes the batch size, pass dynamic_batch=False" if dynamic_batch else ""
-    return f"{name} cannot be exported to ONNX: {type(cause).__name__}: {lines[0] if lines else cause}{hint}"
+    return f"{name} cannot be exported to {target}: {type(cause).__name__}: {lines[0] if lines else cause}{hint}"
 
 
 @contextmanager

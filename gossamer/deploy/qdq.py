@@ -27,9 +27,7 @@ def quantize(
     from onnxruntime.quantization.calibrate import TensorData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    data = {
-        name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
-    }
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     with silent():
@@ -51,9 +49,10 @@ def drop_zero_points(graph: onnx.GraphProto) -> None:
     """A zero point that is zero may be left out where the code type is known from the input."""
     arrays = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "DequantizeLinear" and len(node.input) == 3 and node.input[0] in arrays:
-            if not numpy_helper.to_array(arrays[node.input[2]]).any():
-                del node.input[2]
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[0] not in arrays:
+            continue
+        if not numpy_helper.to_array(arrays[node.input[2]]).any():
+            del node.input[2]
 
 
 def rename(graph: onnx.GraphProto) -> None:

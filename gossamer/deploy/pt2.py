@@ -1,0 +1,76 @@
+"""A torch module as a `.pt2`: a graph with its weights, for torch itself, without the class and without pickle."""
+
+import copy
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.deploy.onnx_export import free_batch, reason, silent
+from gossamer.errors import BadInput, CorruptFile
+
+
+def export_pt2(
+    model: nn.Module, example_inputs: tuple[Any, ...], path: Path | str, *, dynamic_batch: bool = True
+) -> Path:
+    """Write the module in eval mode as one `.pt2` file; gives the path. The module is not touched.
+
+    dynamic_batch: the first dimension of every input that shares it with the first one is free.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise BadInput(f"{path}: the folder {path.parent} does not exist")
+    copied = copy.deepcopy(model).eval()
+    inputs, shapes = free_batch(example_inputs) if dynamic_batch else (example_inputs, None)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".pt2")
+    os.close(handle)
+    try:
+        with silent(), torch.no_grad():
+            try:
+                program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
+            except Exception as error:
+                raise BadInput(reason(type(model).__name__, ".pt2", error, dynamic_batch)) from error
+            # The example inputs would be stored with it, pickled.
+            program._example_inputs = None
+            torch.export.save(program, temporary)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def load_pt2(path: Path | str) -> nn.Module:
+    """The network of a `.pt2` file, in eval mode, callable like the original. Raises CorruptFile."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        with silent():
+            return Frozen(torch.export.load(path).module())
+    except Exception as error:
+        raise CorruptFile(f"{path} is not a readable .pt2 file: {type(error).__name__}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no details"])[0]
+
+
+class Frozen(nn.Module):
+    """An exported graph. It has no train mode, so eval() and train(False) do nothing and train() is refused."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+        self.training = False
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.graph(*inputs)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        if mode:
+            raise BadInput("a network out of a .pt2 file cannot be trained: it was exported in eval mode")
+        return self
