@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,15 +198,12 @@ class Job:
                 model = step(model, self.task, self.run)
                 continue
             name = f"{tag}, step {number}, {step.name()}"
-            model, edits = self.journal.remember_model(
-                name,
-                build=lambda model=model: copy.deepcopy(model),
-                train=lambda m, step=step, name=name: self._train(step, m, name),
-            )
+            build, train = partial(copy.deepcopy, model), partial(self._train, step, name)
+            model, edits = self.journal.remember_model(name, build, train)
             self.run.history.extend(Edit(**edit) for edit in edits)
         return model.eval()
 
-    def _train(self, step: Method, model: nn.Module, name: str) -> tuple[nn.Module, Any]:
+    def _train(self, step: Method, name: str, model: nn.Module) -> tuple[nn.Module, Any]:
         """A trained network and the edits that it added to the history, which come back with it from the journal."""
         own = replace(self.run, folder=self.work / name.replace(", ", "-").replace(" ", "-"), history=[])
         assert own.folder is not None

@@ -53,19 +53,19 @@ def deliver(
         runner = open_runner("onnxruntime", float_path, threads=goal.threads)
         records = list(verify(model, runner, task.validation))
         scores = accuracy(runner, task)
-    int8_path, ladder = None, ()
+    int8_path: Path | None = None
+    ladder: tuple[Rung, ...] = ()
     if int8:
         quantized = quantize_ladder(
-            model,
             float_path,
             task,
-            folder / "model.int8.onnx",
+            folder,
             budget_points=goal.max_drop,
-            reference_scores=reference_scores,
+            reference_correct=reference_scores,
             threads=goal.threads,
             run=run,
         )
-        int8_path, ladder, scores = quantized.path, tuple(quantized.rungs), quantized.scores
+        int8_path, ladder, scores = quantized.path, tuple(quantized.rungs), quantized.correct
     return Delivered(
         model=model,
         float_path=float_path,

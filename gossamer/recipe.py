@@ -118,7 +118,8 @@ def _step(raw: Any, where: str) -> Method:
     methods = catalogue()
     if name not in methods:
         raise unknown(f"method in {where},", str(name), methods)
-    return _build(methods[name], options or {}, f"{where} ({name})")
+    method: Method = _build(methods[name], options or {}, f"{where} ({name})")
+    return method
 
 
 def _build(cls: Any, options: Any, where: str) -> Any:

@@ -1,7 +1,9 @@
 """Choose the steps for a goal: shapes that meet it by measurement, then a race that training decides."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -11,7 +13,7 @@ from gossamer.run import Run
 from gossamer.search.journal import Journal
 from gossamer.search.price import AIM, Pricer, Quote
 from gossamer.search.shapes import Family, Steps, apply_steps, block_order, depth_family, width_family
-from gossamer.task import Task
+from gossamer.task import Loader, Task
 from gossamer.train import Distillation, Training, fit, recalibrate
 
 RACE_BATCHES = 200
@@ -44,12 +46,13 @@ def plan(
     """
     tag = f"{ease:.3f}"
     order = journal.remember("block order", lambda: block_order(original, task))
+    costs = pricer.layer_costs()
     candidates = [
         found
-        for family in _families(original, task, order, run.seed)
+        for family in _families(original, task, costs, order, run.seed)
         if (found := largest(original, task, run, pricer, family, limit=AIM * ease)) is not None
     ]
-    if order and (mixed := _half_depth(original, task, run, pricer, candidates, order, limit=AIM * ease)):
+    if order and (mixed := _half_depth(original, task, run, pricer, costs, candidates, order, limit=AIM * ease)):
         candidates.append(mixed)
     candidates = _distinct(candidates)
     if not candidates:
@@ -58,10 +61,10 @@ def plan(
         run.progress.say(f"shape {candidate.name}: {describe(candidate.quote)}")
     winner = candidates[0]
     if len(candidates) > 1:
-        scores = {
-            c.name: journal.remember(f"race {tag} {c.name}", lambda c=c: _race(original, task, run, c, recover))
-            for c in candidates
-        }
+        scores: dict[str, float] = {}
+        for candidate in candidates:
+            compute = partial(_race, original, task, run, candidate, recover)
+            scores[candidate.name] = journal.remember(f"race {tag} {candidate.name}", compute)
         for candidate in candidates:
             run.progress.say(f"race {candidate.name}: validation {scores[candidate.name]:.2f} %")
             run.states.append(state(f"race {candidate.name}", candidate.quote, scores[candidate.name], pricer))
@@ -69,12 +72,14 @@ def plan(
     return (*winner.steps, recover)
 
 
-def _families(original: nn.Module, task: Task, order: Sequence[str], seed: int) -> list[Family]:
+def _families(
+    original: nn.Module, task: Task, costs: Mapping[str, float], order: Sequence[str], seed: int
+) -> list[Family]:
     families = [depth_family(order)] if order else []
     for round_to in (8, 16):
         for ranked in (False, True):
             name = f"{'ranked' if ranked else 'uniform'} width, multiples of {round_to}"
-            families.append(width_family(original, task, name=name, ranked=ranked, round_to=round_to, seed=seed))
+            families.append(width_family(original, task, costs, name=name, ranked=ranked, round_to=round_to, seed=seed))
     return families
 
 
@@ -83,6 +88,7 @@ def _half_depth(
     task: Task,
     run: Run,
     pricer: Pricer,
+    costs: Mapping[str, float],
     candidates: Sequence[Candidate],
     order: Sequence[str],
     *,
@@ -96,7 +102,7 @@ def _half_depth(
         return None
     before = depth.steps(count / len(order))
     family = width_family(
-        original, task, before=before, name="depth and width", ranked=False, round_to=8, seed=run.seed
+        original, task, costs, before=before, name="depth and width", ranked=False, round_to=8, seed=run.seed
     )
     return largest(original, task, run, pricer, family, limit=limit)
 
@@ -141,20 +147,18 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 class Limited:
     """The first batches of every epoch of a loader."""
 
-    def __init__(self, loader: object, batches: int) -> None:
-        self.loader, self.batches = loader, min(batches, len(loader))  # type: ignore[arg-type]
+    def __init__(self, loader: Loader, batches: int) -> None:
+        self.loader, self.batches = loader, min(batches, len(loader))
 
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> object:
-        return (batch for batch, _ in zip(self.loader, range(self.batches)))  # type: ignore[call-overload]
+    def __iter__(self) -> Iterator[Any]:
+        return (batch for batch, _ in zip(self.loader, range(self.batches)))
 
 
 def _race(original: nn.Module, task: Task, run: Run, candidate: Candidate, recover: Recover) -> float:
     """Validation score of a candidate after a short training."""
-    from dataclasses import replace
-
     scratch = Run(
         seed=run.seed, accelerator=run.accelerator, devices=run.devices, original=original, progress=run.progress
     )
@@ -163,7 +167,7 @@ def _race(original: nn.Module, task: Task, run: Run, candidate: Candidate, recov
     short = replace(task, train=Limited(task.train, RACE_BATCHES))
     training = Training(epochs=1, lr=recover.lr, weight_decay=recover.weight_decay)
     teach = [Distillation(original, temperature=recover.temperature, alpha=recover.alpha)]
-    return fit(model, short, training, scratch, teach=teach, label=f"race {candidate.name}").top1
+    return fit(model, short, training, scratch, teach=teach, label=f"race {candidate.name}").top1 or 0.0
 
 
 def state(
@@ -177,7 +181,7 @@ def state(
     note: str = "",
 ) -> State:
     """A row of the Pareto plot."""
-    times = {pricer.goal.runtime: quote.latency_ms} if quote.latency_ms is not None else {}
+    times: dict[str, float] = {pricer.goal.runtime: quote.latency_ms} if quote.latency_ms is not None else {}
     return State(
         name=name,
         top1=top1,

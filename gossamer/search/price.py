@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
-from gossamer.deploy import export_onnx, open_runner, quantize_quick
+from gossamer.deploy import calibrate, export_onnx, layer_times, open_runner, qdq
+from gossamer.deploy.onnx_export import write_onnx
 from gossamer.goal import Goal
 from gossamer.measure import Latency, Runner, latency
 from gossamer.network import layer_costs
@@ -94,6 +96,21 @@ class Pricer:
             self._reference = open_runner(self.goal.runtime, source, threads=self.goal.threads)
         return self._reference
 
+    def layer_costs(self) -> dict[str, float]:
+        """What each layer of the original costs in the unit of the goal: time on the runtime where it asks for
+        time and the runtime can tell, else multiply-adds or parameters."""
+        if self.timed and self.deployed:
+            return dict(self.journal.remember("layer times", self._layer_times))
+        rows = layer_costs(self.original, self.task.example_inputs)
+        by_size = {"params", "file_bytes"} >= set(self.goal.gains)
+        return {row.name: float(row.params if by_size else row.macs) for row in rows}
+
+    def _layer_times(self) -> dict[str, float]:
+        path, precision, _ = self._deploy(self.original, "profiled")
+        return layer_times(
+            self.goal.runtime, path, self.inputs, threads=self.goal.threads, precision=precision, repeats=10
+        )
+
     def _deploy(self, model: nn.Module, name: str) -> tuple[Any, str, int]:
         """What the runtime opens, its precision, and the bytes of the file (of the .onnx for the torch runtimes)."""
         path = Path(self._folder.name) / f"{name}.onnx"
@@ -101,7 +118,7 @@ class Pricer:
         precision = "float32"
         if self.int8:
             small = path.with_suffix(".int8.onnx")
-            quantize_quick(path, small, [self.task.example_inputs])
+            quantize_roughly(path, small, self.inputs, threads=self.goal.threads)
             path, precision = small, "int8"
         size = path.stat().st_size
         if not self.deployed:
@@ -110,6 +127,14 @@ class Pricer:
 
     def _time(self, runners: dict[str, Runner]) -> dict[str, Latency]:
         return latency(runners, self.inputs, repeats=40, warmup=5, seconds=4)
+
+
+def quantize_roughly(source: Path, target: Path, inputs: tuple[Tensor, ...], *, threads: int) -> None:
+    """An int8 network that is good for measuring time and size: min-max ranges from one batch."""
+    network = onnx.load(source)
+    batch = inputs[0] if len(inputs) == 1 else (inputs, None)
+    seen = calibrate.observe(network, [batch], target.parent, threads=threads)
+    write_onnx(qdq.quantize(network, {name: calibrate.min_max(one) for name, one in seen.items()}), target)
 
 
 def needs(goal: Goal, **costs: float | None) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Smaller shapes of a network: which steps lead to them, from a light cut to a heavy one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,17 +70,27 @@ def depth_family(order: Sequence[str]) -> Family:
 
 
 def width_family(
-    model: nn.Module, task: Task, *, before: Steps = (), name: str, ranked: bool, round_to: int, seed: int
+    model: nn.Module,
+    task: Task,
+    costs: Mapping[str, float],
+    *,
+    before: Steps = (),
+    name: str,
+    ranked: bool,
+    round_to: int,
+    seed: int,
 ) -> Family:
-    """Cut channels of the network that `before` leaves: all groups by the same share, or by importance per cost."""
+    """Cut channels of the network that `before` leaves: all groups by the same share, or by importance per cost.
+
+    costs: of each layer, in any one unit.
+    """
     base = apply_steps(model, before, task, Run(seed=seed))
     channels = find_channels(base, task.example_inputs)
     groups = {group.name: group for group in channels.groups if group.reason is None}
     sizes = {name: group.size for name, group in groups.items()}
     scores = {name: score for name, score in channels.unit_scores(element_scores(base, "l2")).items() if name in groups}
-    macs = {cost.name: cost.macs for cost in layer_costs(base, task.example_inputs)}
     unit_costs = {
-        name: sum(macs.get(layer, 0) for layer in group.layers) / group.size for name, group in groups.items()
+        name: sum(costs.get(layer, 0.0) for layer in group.layers) / group.size for name, group in groups.items()
     }
 
     def steps(strength: float) -> Steps:

@@ -27,29 +27,23 @@ def ranked_widths(
     raw magnitudes of different layers do not compare. unit_costs: what one unit of the group costs (time, MACs,
     parameters). Units go in blocks of `round_to`, the least important first, and never below `floor` of their group.
     """
-    values, costs, owners = [], [], []
-    names = list(scores)
-    for index, name in enumerate(names):
-        score = scores[name].double()
-        ordered = (score / score.mean().clamp_min(1e-300)).sort(descending=True).values
-        least = _rounded(floor * len(score), len(score), round_to)
-        blocks = ordered[least:].split(round_to)
-        # Within a group blocks fall in value, so cutting by value keeps the cut a suffix of the ranking.
+    values, costs, owners, counts = [], [], [], []
+    for index, (name, score) in enumerate(scores.items()):
+        ordered = (score.double() / score.double().mean().clamp_min(1e-300)).sort(descending=True).values
+        starts = range(_rounded(floor * len(score), len(score), round_to), len(score), round_to)
+        blocks = [ordered[start : start + round_to] for start in starts]
+        # Within a group blocks fall in value, so the ones cut are always its last.
         values += [float(block.mean()) / max(unit_costs[name], 1e-12) for block in blocks]
         costs += [len(block) * unit_costs[name] for block in blocks]
+        counts += [len(block) for block in blocks]
         owners += [index] * len(blocks)
-    total = sum(len(scores[name]) * unit_costs[name] for name in names)
+    total = sum(len(score) * unit_costs[name] for name, score in scores.items())
     order = torch.tensor(values, dtype=torch.float64).argsort(stable=True)
     removed = torch.tensor(costs, dtype=torch.float64)[order].cumsum(0)
     cut = order[: int((removed <= sparsity * total + 1e-9).sum())]
-    blocks_cut = torch.bincount(torch.tensor(owners, dtype=torch.int64)[cut], minlength=len(names)).tolist()
-    widths = {}
-    for name, count in zip(names, blocks_cut):
-        size = len(scores[name])
-        least = _rounded(floor * size, size, round_to)
-        sizes = [len(block) for block in torch.arange(size - least).split(round_to)]
-        widths[name] = size - sum(sizes[len(sizes) - count :]) if count else size
-    return widths
+    owner, count = torch.tensor(owners, dtype=torch.int64), torch.tensor(counts, dtype=torch.float64)
+    lost = torch.bincount(owner[cut], weights=count[cut], minlength=len(scores)).tolist()
+    return {name: len(score) - int(n) for (name, score), n in zip(scores.items(), lost)}
 
 
 def _rounded(wanted: float, size: int, round_to: int) -> int:
