@@ -11,23 +11,25 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from gossamer.errors import BadInput
 from gossamer.task import Loader
 
 
-def seed_everything(*place: int) -> None:
-    """Seed torch, numpy and random from the numbers of a place: (seed, epoch, batch, rank)."""
+def seed_everything(*place: int) -> int:
+    """Seed torch, numpy and random from the numbers of a place: (seed, epoch, batch, rank). The seed, 32 bits."""
     # 32 bits: all that numpy and torch's Mersenne twister take.
     seed = int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=4).digest())
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  the user's augmentations may draw from the global generator
     torch.manual_seed(seed)
+    return seed
 
 
 @contextmanager
 def own_randomness() -> Iterator[None]:
     """Leave the global generators as they were found."""
     plain, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
-    cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(cuda):
             yield
@@ -37,18 +39,26 @@ def own_randomness() -> Iterator[None]:
 
 
 def batches_of_epoch(loader: Loader, seed: int, epoch: int, start: int, rank: int) -> Iterator[tuple[int, Any]]:
-    """(index, batch) from index `start` on. Every batch is drawn, and its step done, with generators seeded by its place,
-    so that a training that is taken up in the middle of an epoch sees what it would have seen."""
-    for holder in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+    """(index, batch) from index `start` on.
+
+    Every batch is drawn, and its step done, with generators seeded by its place, so that a training that is taken up in
+    the middle of an epoch sees what it would have seen. Loaders that know `set_epoch`, and `start`, are told.
+    """
+    first = seed_everything(seed, epoch)
+    holders: tuple[Any, ...] = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
+    for holder in holders:
         if hasattr(holder, "set_epoch"):
             holder.set_epoch(epoch)
-    seed_everything(seed, epoch)
-    iterator = iter(loader)
-    for index in range(len(loader)):
+        if isinstance(generator := getattr(holder, "generator", None), torch.Generator):
+            generator.manual_seed(first)
+    skips = hasattr(loader, "start")
+    iterator: Iterator[Any] = loader.start(start) if skips else iter(loader)  # type: ignore[attr-defined]
+    steps = len(loader)
+    for index in range(start if skips else 0, steps):
         seed_everything(seed, epoch, index)
         batch = next(iterator, _END)
         if batch is _END:
-            return
+            raise BadInput(f"training: the train loader ended after {index} batches, but its length is {steps}")
         if index >= start:
             if rank:  # the same data in all processes, but not the same dropout
                 seed_everything(seed, epoch, index, rank)
@@ -58,8 +68,22 @@ def batches_of_epoch(loader: Loader, seed: int, epoch: int, start: int, rank: in
 _END = object()
 
 
+def count(loader: Loader, what: str) -> int:
+    """The number of batches, at least one."""
+    try:
+        batches = len(loader)
+    except TypeError as error:
+        raise BadInput(f"{what} has no length; give it a `__len__`, the number of batches of an epoch") from error
+    if not batches:
+        raise BadInput(f"{what} has no batches; give it at least one")
+    return batches
+
+
 class Placement:
-    """Brings batches to this process: every `world`-th sample from the `rank`-th on, on the device, images channels-last."""
+    """Brings batches to this process: its share of the samples, on the device, images channels-last.
+
+    The share is every `world`-th sample from the `rank`-th on, of every tensor of the batch.
+    """
 
     def __init__(self, device: torch.device, *, rank: int = 0, world: int = 1, channels_last: bool = False) -> None:
         self.device, self.rank, self.world, self.channels_last = device, rank, world, channels_last
@@ -75,7 +99,7 @@ class Placement:
     def _part(self, x: Tensor) -> Tensor:
         return self._place(x[self.rank :: self.world] if x.dim() else x)
 
-    def all(self, loader: Iterable[Any]) -> Iterator[Any]:
+    def whole(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Whole batches on the device."""
         for batch in loader:
             yield apply_to_collection(batch, Tensor, self._place)
@@ -99,7 +123,8 @@ def weights_channels_last(model: nn.Module, enabled: bool) -> Iterator[None]:
     """Hold 4-d weights channels-last, which convolutions on CPU and GPU prefer; put the layout back at the end."""
     changed = []
     for p in model.parameters():
-        if enabled and p.dim() == 4 and p.is_contiguous():
+        # A weight of one input channel, or of 1x1, is both already.
+        if enabled and p.dim() == 4 and not p.is_contiguous(memory_format=torch.channels_last):
             p.data = p.data.contiguous(memory_format=torch.channels_last)
             changed.append(p)
     try:

@@ -24,10 +24,10 @@ class Teach(Protocol):
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(v/T) || softmax(z/T)), summed over dim 1, mean over the rest (Hinton et al. 2015, arXiv:1503.02531).
+    """T^2 KL(softmax(v/T) || softmax(z/T)), summed over classes, mean over the rest (Hinton et al., arXiv:1503.02531).
 
-    Logits (N, classes, ...). T^2 keeps the size of the gradient; for large T the term becomes |z - v|^2 / (2 classes)
-    of the centred logits.
+    Logits z of the student, v of the teacher, shape (N, classes, ...). T^2 keeps the size of the
+    gradient; for large T the term becomes |z - v|^2 / (2 classes) of the centred logits.
     """
     student = F.log_softmax(student_logits.float() / temperature, 1)
     teacher = F.log_softmax(teacher_logits.float() / temperature, 1)
@@ -35,7 +35,7 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) 
 
 
 def output_loss(student: Any, teacher: Any) -> Tensor:
-    """Mean squared difference over the teacher's variance, mean over all floating tensors of a tensor, tuple or dict."""
+    """Mean squared difference over the teacher's variance; the mean over all floating tensors of a tuple or dict."""
     pairs = list(_pairs(student, teacher, "outputs"))
     if not pairs:
         raise BadInput("distillation: the teacher's outputs hold no floating-point tensor to learn from")
@@ -70,9 +70,9 @@ def _pairs(student: Any, teacher: Any, where: str) -> Iterator[tuple[Tensor, Ten
 class Distillation:
     """Teach the outputs of `teacher`: alpha * task loss + (1 - alpha) * soft loss.
 
-    The soft loss is `kd_loss` where the outputs are logits (N, classes, ...) for integer targets (N, ...), `output_loss`
-    otherwise. A teacher that is a module is copied, evaluated and never trained; any other callable is used as it is.
-    Where the network in training gives more outputs than the teacher's one tensor (auxiliary heads), its first counts.
+    The soft loss is `kd_loss` where the outputs are logits (N, classes, ...) for integer targets (N, ...), and
+    `output_loss` otherwise. A teacher that is a module is copied, evaluated and never trained; any other callable is
+    used as it is. Where the network in training gives more than the teacher's one tensor (auxiliary heads), its first counts.
     """
 
     def __init__(self, teacher: Model, temperature: float = 4.0, alpha: float = 0.1) -> None:

@@ -14,8 +14,10 @@ from gossamer.task import split
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, loader: Iterable[Any], batches: int | None = None) -> bool:
-    """Estimate the running mean and variance of every BatchNorm anew, as the plain average over the batches (all, or the
-    first `batches`); no weight changes. False where the model has no BatchNorm with statistics."""
+    """Estimate the running mean and variance of every BatchNorm anew: the plain average over the (first) `batches`.
+
+    No weight changes. False where the model has no BatchNorm that keeps statistics.
+    """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return False

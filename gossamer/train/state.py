@@ -76,8 +76,10 @@ class State:
         self.best: dict[str, Tensor] = {}
 
     def average(self) -> None:
-        """One step of the running mean: mean <- d mean + (1 - d) w, d = min(decay, (1 + t) / (10 + t)) after t steps, so
-        that a short training forgets where it started. Integer buffers are taken over."""
+        """One step of the running mean: mean <- d mean + (1 - d) w; integer buffers are taken over.
+
+        d = min(decay, (1 + t) / (10 + t)) after t steps, so that a short training forgets where it started.
+        """
         if not self.decay:
             return
         d = min(self.decay, (1 + self.steps) / (10 + self.steps))
@@ -109,7 +111,7 @@ class State:
             "steps": self.steps,
             "model": copied(weights(self.model)),
             "mean": copied(self.mean),
-            "best": copied(self.best),
+            "best": dict(self.best),  # replaced as a whole, never written into
             "optimizer": _copied_state(self.optimizer.state_dict()),
         }
 
@@ -119,7 +121,7 @@ class State:
         self.numbers.rows = list(self.numbers.rows)
         self.steps = captured["steps"]
         fill(weights(self.model), captured["model"])
-        self.mean, self.best = copied(captured["mean"]), copied(captured["best"])
+        self.mean, self.best = copied(captured["mean"]), dict(captured["best"])
         self.optimizer.load_state_dict(_copied_state(captured["optimizer"]))
 
 
@@ -134,7 +136,7 @@ def _copied_state(state: Any) -> Any:
 
 
 def fingerprint(model: nn.Module, training: Training, seed: int, batches: int) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be taken up: the options, and the weights that the training started from."""
+    """What must be equal for a checkpoint to be taken up: the options, and the weights that the training began with."""
     digest = hashlib.blake2b(digest_size=16)
     for name, t in sorted(weights(model).items()):
         digest.update(f"{name} {tuple(t.shape)} {t.dtype}".encode())

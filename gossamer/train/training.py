@@ -93,7 +93,7 @@ def _half_cosine(part: float) -> float:
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: Training, device: torch.device) -> Optimizer:
-    """The optimizer over all parameters that require gradients; weight decay only on those with two or more dimensions."""
+    """The optimizer over all parameters that require gradients; weight decay where they have two dimensions or more."""
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
         raise NoEffect("training: no parameter of the model requires gradients; call model.requires_grad_(True)")
@@ -113,6 +113,6 @@ def make_optimizer(parameters: Iterable[nn.Parameter], training: Training, devic
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    flags: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))

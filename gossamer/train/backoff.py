@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
+from torch import nn
 
 from gossamer.errors import Diverged
 from gossamer.record import write_bytes
 from gossamer.run import Run
-from gossamer.train.state import Numbers, State
+from gossamer.train.state import Numbers, State, weights
 
 LR_FACTOR = 0.3
 MOST_BACK_OFFS = 2
+# A loss so many times the first one (or 1, if that is more), or a score so many times below the best, is an explosion.
 WORSE = 3.0
-"""How many times the first loss (or 1, if that is more), and how many times less than the best score, is an explosion."""
 
 
 class Exploded(Exception):
@@ -33,6 +35,13 @@ def check_loss(mean: float, numbers: Numbers) -> None:
         raise Exploded(f"the loss rose to {mean:.4g}, from {numbers.start_loss:.4g} at the start")
 
 
+def check_weights(model: nn.Module) -> None:
+    """Look at all parameters and buffers: the last step may have spoilt them without the loss having shown it yet."""
+    for name, tensor in weights(model).items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Exploded(f"{name} is no longer finite")
+
+
 def check_score(score: float | None, numbers: Numbers) -> None:
     """Look at the score on validation data, in [0, 1]."""
     if score is None:
@@ -44,8 +53,7 @@ def check_score(score: float | None, numbers: Numbers) -> None:
 
 
 def back_off(state: State, good: dict[str, Any], why: Exploded, run: Run, label: str) -> None:
-    """Back to the last good state with a lower learning rate; `Diverged`, with that state in a file, when it happened too
-    often."""
+    """Back to the last good state with a lower learning rate; the third time, `Diverged`, with it in a file."""
     numbers = state.numbers
     where, times, scale = f"{label}: epoch {numbers.epoch + 1}", numbers.backed_off, numbers.lr_scale
     state.restore(good)
@@ -53,7 +61,7 @@ def back_off(state: State, good: dict[str, Any], why: Exploded, run: Run, label:
         path = _save_good(state, run, label)
         raise Diverged(
             f"{where}: {why}, and {times} times lowering the learning rate did not help. The last good weights are in "
-            f"{path}; give a learning rate of at most {LR_FACTOR * scale:.2g} of this one, or a gradient norm to clip at"
+            f"{path}; train with less than {scale:.2g} of this learning rate, or set `clip`"
         )
     state.numbers.backed_off = times + 1
     state.numbers.lr_scale = scale * LR_FACTOR

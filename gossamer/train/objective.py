@@ -1,0 +1,69 @@
+"""What is made small."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from math import prod
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from gossamer.errors import BadInput
+from gossamer.task import Model, Task, cross_entropy, split
+from gossamer.train.distill import Teach
+
+
+class Objective:
+    """The task's loss and the terms of `teach`, from one run of the network for each batch.
+
+    `autocast()` gives the context in which the terms are computed, so that a teacher runs in the student's precision.
+    """
+
+    def __init__(
+        self, module: Model, task: Task, teach: Sequence[Teach], autocast: Any, label_smoothing: float = 0.0
+    ) -> None:
+        if label_smoothing and task.loss is not cross_entropy:
+            raise BadInput(
+                "training: label_smoothing needs a task whose loss is cross_entropy; smooth in your own loss"
+            )
+        self.module, self.teach, self.autocast = module, teach, autocast
+        self.loss = _Smoothed(label_smoothing) if label_smoothing else task.loss
+        self.hard_weight = prod(term.hard_weight for term in teach)
+        self.outputs: list[Any] = []
+
+    def __call__(self, batch: Any) -> Tensor:
+        """The total loss of a batch, a scalar."""
+        if not self.teach:
+            return self.loss(self.module, batch)
+        self.outputs.clear()
+        total = self.hard_weight * self.loss(self._noted, batch)
+        if len(self.outputs) != 1:
+            raise BadInput(
+                f"training: the task's loss ran the network {len(self.outputs)} times for one batch; "
+                "with terms in `teach` it must run it once"
+            )
+        inputs, target = split(batch)
+        with self._context():
+            for term in self.teach:
+                total = total + term(inputs, self.outputs[0], target)
+        return total
+
+    def _context(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self.autocast()
+        return context
+
+    def _noted(self, *inputs: Any, **named: Any) -> Any:
+        outputs = self.module(*inputs, **named)
+        self.outputs.append(outputs)
+        return outputs
+
+
+class _Smoothed:
+    """Cross entropy with smoothed labels."""
+
+    def __init__(self, smoothing: float) -> None:
+        self.smoothing = smoothing
+
+    def __call__(self, model: Model, batch: Any) -> Tensor:
+        inputs, target = split(batch)
+        return F.cross_entropy(model(*inputs), target, label_smoothing=self.smoothing)

@@ -1,0 +1,145 @@
+"""Devices and processes, by Lightning Fabric."""
+
+import json
+import logging
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from gossamer import errors
+from gossamer.run import Progress, Run, Silent
+from gossamer.train.training import Training, computes_in_bfloat16
+
+FIRST_LOOK_SECONDS = 0.2
+
+
+def make_fabric(run: Run, training: Training) -> Fabric:
+    """One process on one device."""
+    with quiet():
+        return Fabric(accelerator=run.accelerator, devices=1, precision=_precision(run, training))
+
+
+def in_processes(function: Callable[..., Any], job: Any, run: Run, training: Training) -> None:
+    """Run `function(fabric, job, run)` in `run.devices` processes that average gradients (DistributedDataParallel).
+
+    On CPU they are forked, with one thread each, and speak over gloo, so that nothing has to be picklable; elsewhere
+    they are spawned, and the job must be picklable. What they say is passed on to `run.progress`, and an error of
+    gossamer's is raised here again.
+    """
+    on_cpu = _device(run).type == "cpu"
+    # Which parameters take part may change from step to step (auxiliary heads, terms of `teach`).
+    strategy = DDPStrategy(start_method="fork" if on_cpu else "spawn", find_unused_parameters=True)
+    with quiet(), tempfile.TemporaryDirectory() as name, _own_environment(), _relayed(Path(name), run.progress):
+        fabric = Fabric(
+            accelerator="cpu" if on_cpu else run.accelerator,
+            devices=run.devices,
+            strategy=strategy,
+            precision=_precision(run, training),
+            plugins=[LightningEnvironment()],
+        )
+        scratch = Path(name)
+        try:
+            launch: Callable[..., Any] = fabric.launch
+            launch(_guarded, function, job, replace(run, progress=Silent()), scratch)
+        except ProcessRaisedException:
+            if (scratch / "error").exists():
+                kind, message = json.loads((scratch / "error").read_text())
+                raise getattr(errors, kind)(message) from None
+            raise
+
+
+def _guarded(fabric: Fabric, function: Callable[..., Any], job: Any, run: Run, scratch: Path) -> None:
+    """What each process runs."""
+    if fabric.device.type == "cpu":
+        torch.set_num_threads(1)  # the threads of GNU OpenMP do not survive a fork
+    progress = _Lines(scratch / "said") if fabric.global_rank == 0 else Silent()
+    # Where a weight has one input channel its gradient may come in another layout, which costs nothing worth a warning.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+    try:
+        function(fabric, job, replace(run, progress=progress))
+    except errors.GossamerError as error:
+        (scratch / "error").write_text(json.dumps([type(error).__name__, str(error)]))
+        raise
+    torch.distributed.destroy_process_group()
+
+
+class _Lines(Silent):
+    """Says it in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def say(self, message: str) -> None:
+        with self.path.open("a") as file:
+            file.write(message + "\n")
+
+
+@contextmanager
+def _relayed(scratch: Path, progress: Progress) -> Iterator[None]:
+    """Pass on what the processes say, line by line, until the end."""
+    ended = threading.Event()
+
+    def relay() -> None:
+        shown, last = 0, False
+        while not last:
+            last = ended.wait(FIRST_LOOK_SECONDS)
+            lines = (scratch / "said").read_text().splitlines(keepends=True) if (scratch / "said").exists() else []
+            whole = [line for line in lines if line.endswith("\n")]
+            for line in whole[shown:]:
+                progress.say(line.rstrip("\n"))
+            shown = len(whole)
+
+    thread = threading.Thread(target=relay, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Take back what the launcher writes into the environment; silence the warning about forking beside the relay."""
+    kept = dict(os.environ)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is multi-threaded, use of fork", category=DeprecationWarning)
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Fabric's remarks about what it was told to do go nowhere."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _device(run: Run) -> torch.device:
+    return Fabric(accelerator=run.accelerator, devices=1).device
+
+
+def _precision(run: Run, training: Training) -> Any:
+    if training.precision != "auto":
+        return training.precision
+    return "bf16-mixed" if computes_in_bfloat16(_device(run)) else "32-true"
