@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, CorruptFile, require, unknown
+from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
 from gossamer.references import call, is_reference, own_error, resolve
 from gossamer.task import Task
 
@@ -148,7 +148,7 @@ def _from_factory(request: Request) -> Source:
 
 
 def _from_timm(name: str, request: Request) -> Source:
-    timm = require("timm", "timm")
+    timm = _library("timm")
     if name not in timm.list_models():
         raise unknown("timm model", name, timm.list_models())
     bare = request.random or request.weights is not None
@@ -161,7 +161,7 @@ def _from_timm(name: str, request: Request) -> Source:
 
 
 def _from_torchvision(name: str, request: Request) -> Source:
-    models = require("torchvision", "torchvision").models
+    models = _library("torchvision").models
     if name not in models.list_models():
         raise unknown("torchvision model", name, models.list_models())
     bare = request.random or request.weights is not None
@@ -239,6 +239,16 @@ def _weigh(model: nn.Module, request: Request) -> None:
 
     if request.weights is not None:
         load_weights(model, request.weights)
+
+
+def _library(name: str) -> Any:
+    """The library, which is also the name of the extra that brings it."""
+    try:
+        return require(name, name)
+    except MissingExtra:
+        raise
+    except Exception as error:  # torchvision without its compiled part, for one
+        raise BadInput(f"{name} is installed but cannot be imported: {own_error(error)}") from error
 
 
 def _library_call(text: str, make: Callable[[], nn.Module]) -> nn.Module:

@@ -1,0 +1,1 @@
+"""The search for what reaches a goal: shapes by their measured cost, and a race between them."""

@@ -1,0 +1,1 @@
+"""Methods that teach a network by another one."""

@@ -1,0 +1,51 @@
+"""The public surface: what `import gossamer` offers."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import gossamer
+
+PUBLIC = [
+    "Artifact",
+    "BadInput",
+    "Distillation",
+    "Goal",
+    "GossamerError",
+    "Method",
+    "Recipe",
+    "Record",
+    "Run",
+    "Task",
+    "Training",
+    "analyze",
+    "build",
+    "compress",
+    "export_onnx",
+    "fit",
+    "latency",
+    "load_task",
+    "load_weights",
+    "open_runner",
+    "pretrained",
+    "prune_channels",
+    "quantize_ladder",
+    "verify",
+    "write_report",
+]
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_gossamer_imports_neither_torch_nor_its_own_parts() -> None:
+    code = "import gossamer, sys; print([m for m in sys.modules if m.startswith(('torch', 'gossamer.'))])"
+    assert python(code).strip() == "[]"
+
+
+def test_compress_is_the_function_also_after_its_module_was_imported() -> None:
+    code = "import gossamer.compress; from gossamer.compress import Artifact; import gossamer; print(gossamer.compress)"
+    assert python(code).startswith("<function compress")
