@@ -1,9 +1,11 @@
 """Make an ONNX graph small and regular, without changing what it computes."""
 
-import json
+import ast
 
 import onnx
 from onnx import numpy_helper
+
+from gossamer.deploy.onnx_rewrite import rewrite
 
 DEFAULTS = {("group", 1), ("auto_pad", b"NOTSET"), ("alpha", 1.0), ("beta", 1.0), ("transA", 0)}
 
@@ -12,13 +14,14 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same network with short names, without metadata, identities and duplicate or unused tensors; a copy.
 
     Weighted nodes get the path of their torch module as name, inputs become `input`, outputs `output` (numbered where
-    there are several). ReduceMean over the image becomes GlobalAveragePool, which the int8 kernels know.
+    there are several). Some operations become others that the runtimes are faster at (`onnx_rewrite`).
     """
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     _name_nodes(copied.graph)
     remove_identities(copied.graph)
-    pool_means(copied.graph)
+    copied = onnx.shape_inference.infer_shapes(copied)
+    rewrite(copied)
     merge_initializers(copied.graph)
     rename_values(copied.graph)
     strip(copied)
@@ -61,9 +64,8 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
     weights = {tensor.name for tensor in graph.initializer}
     taken: set[str] = set()
     for node in graph.node:
-        scopes = next(
-            (json.loads(p.value.replace("'", '"')) for p in node.metadata_props if p.key.endswith("name_scopes")), []
-        )
+        found = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "[]")
+        scopes: list[str] = ast.literal_eval(found)
         weight = next((name for name in node.input[1:2] if name in weights and name.endswith(".weight")), None)
         if weight is not None:
             name = weight.removesuffix(".weight")
@@ -92,27 +94,6 @@ def remove_identities(graph: onnx.GraphProto) -> None:
         if node.op_type == "Identity" and node.output[0] not in outputs:
             replace_input(graph, node.output[0], node.input[0])
             graph.node.remove(node)
-
-
-def pool_means(graph: onnx.GraphProto) -> None:
-    """ReduceMean over dims (2, 3) as GlobalAveragePool, and Flatten where the dimensions are dropped."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    rank = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.input)}
-    for index, node in reversed(list(enumerate(graph.node))):
-        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in constants:
-            continue
-        axes = sorted(a % 4 for a in numpy_helper.to_array(constants[node.input[1]]).tolist())
-        if axes != [2, 3] or rank.get(node.input[0]) != 4:
-            continue
-        keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
-        source, target = node.input[0], node.output[0]
-        middle = target if keep else f"{target}_pooled"
-        new = [onnx.helper.make_node("GlobalAveragePool", [source], [middle], name=node.name)]
-        if not keep:
-            new.append(onnx.helper.make_node("Flatten", [middle], [target], name=f"{node.name}_flat"))
-        graph.node.remove(node)
-        for offset, made in enumerate(new):
-            graph.node.insert(index + offset, made)
 
 
 def merge_initializers(graph: onnx.GraphProto) -> None:

@@ -1,7 +1,7 @@
 """Where the time goes: milliseconds per node of a deployed network, as the runtime itself measures them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from gossamer.deploy.runner import OnnxRuntimeRunner, OpenVinoRunner
 from gossamer.errors import BadInput
 
 Times = list[dict[str, float]]
+ELEMENTWISE = ("Relu", "Clip", "Add", "Mul", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish")
 
 
 def layer_times(
@@ -38,29 +39,42 @@ def layer_times(
         times = _openvino(path, inputs, threads, precision, repeats + warmup)
     else:
         raise BadInput(f"layer times are measured on onnxruntime or openvino, not on {runtime!r}")
-    nodes = [node.name for node in onnx.load(path, load_external_data=False).graph.node if node.name]
-    runs = [_by_node(run, nodes) for run in times[warmup:]]
-    names = dict.fromkeys(name for name in (*nodes, "other") if any(name in run for run in runs))
+    nodes = [node for node in onnx.load(path, load_external_data=False).graph.node if node.name]
+    owners = owners_of(nodes)
+    runs = [_by_node(run, owners) for run in times[warmup:]]
+    names = dict.fromkeys(name for name in (*owners.values(), "other") if any(name in run for run in runs))
     return {name: float(np.median([run.get(name, 0.0) for run in runs])) for name in names}
 
 
-def _by_node(run: dict[str, float], nodes: Iterable[str]) -> dict[str, float]:
+def owners_of(nodes: Sequence[onnx.NodeProto]) -> dict[str, str]:
+    """The node that a name in a runtime's log stands for: its own, or that of the value that it makes.
+
+    A convolution with an activation fused into it is named after the value behind the activation.
+    """
+    by_value: dict[str, str] = {}
+    for node in nodes:
+        fused = by_value.get(node.input[0]) if node.op_type in ELEMENTWISE else None
+        by_value[node.output[0]] = fused or node.name
+    return by_value | {node.name: node.name for node in nodes}
+
+
+def _by_node(run: Mapping[str, float], owners: Mapping[str, str]) -> dict[str, float]:
     """Times of the runtime's nodes summed by the node of the file that they stem from."""
-    known, total = set(nodes), dict[str, float]()
+    total: dict[str, float] = {}
     for name, time_ms in run.items():
-        owner = origin(name, known)
+        owner = origin(name, owners)
         total[owner] = total.get(owner, 0.0) + time_ms
     return total
 
 
-def origin(name: str, known: set[str]) -> str:
-    """The node of the file that a runtime's node stems from: the longest known name that it starts with."""
-    while name not in known:
+def origin(name: str, owners: Mapping[str, str]) -> str:
+    """The node of the file that a runtime's node stems from: the runtimes append to names after `_` or `/`."""
+    while name not in owners:
         cut = max(name.rfind(mark) for mark in "_/")
         if cut <= 0:
             return "other"
         name = name[:cut]
-    return name
+    return owners[name]
 
 
 def _onnxruntime(path: Path, inputs: tuple[Tensor, ...], threads: int, runs: int) -> Times:

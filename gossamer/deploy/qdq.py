@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from gossamer.deploy import onnx_clean
 from gossamer.deploy.onnx_export import silent
@@ -37,7 +36,8 @@ def quantize(
         )
         quantizer.quantize_model()
     quantizer.model.topological_sort()
-    result = quantizer.model.model
+    result: onnx.ModelProto = quantizer.model.model
+    float_outputs(result.graph)
     drop_zero_points(result.graph)
     onnx_clean.merge_initializers(result.graph)
     rename(result.graph)
@@ -45,13 +45,33 @@ def quantize(
     return result
 
 
-def drop_zero_points(graph: onnx.GraphProto) -> None:
-    """A zero point that is zero may be left out where the code type is known from the input."""
-    arrays = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[0] not in arrays:
+def float_outputs(graph: onnx.GraphProto) -> None:
+    """Matrix products that make an output give it in float32 at once instead of rounding it once more."""
+    made = {node.output[0]: node for node in graph.node}
+    for value in graph.output:
+        chain = [made.get(value.name)]
+        for _ in range(2):
+            chain.append(made.get(chain[-1].input[0]) if chain[-1] is not None else None)
+        last, rounding, product = chain
+        if last is None or rounding is None or product is None or product.op_type not in ("Gemm", "MatMul"):
             continue
-        if not numpy_helper.to_array(arrays[node.input[2]]).any():
+        alone = sum(list(node.input).count(product.output[0]) for node in graph.node) == 1
+        if last.op_type == "DequantizeLinear" and rounding.op_type == "QuantizeLinear" and alone:
+            product.output[0] = value.name
+            graph.node.remove(last)
+            graph.node.remove(rounding)
+
+
+def drop_zero_points(graph: onnx.GraphProto) -> None:
+    """Leave out zero points of convolution weights and of biases, which are all zero: the code type is known without.
+
+    Those of matrix products stay: without them ONNX Runtime does not take its integer kernel.
+    """
+    stored = {tensor.name for tensor in graph.initializer}
+    products = {name for node in graph.node if node.op_type in ("Gemm", "MatMul") for name in node.input[:2]}
+    for node in graph.node:
+        constant = node.op_type == "DequantizeLinear" and len(node.input) == 3 and node.input[0] in stored
+        if constant and node.output[0] not in products:
             del node.input[2]
 
 
