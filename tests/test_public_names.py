@@ -37,6 +37,20 @@ PUBLIC = [
 ]
 
 
+def test_the_public_names_are_these_and_no_others() -> None:
+    assert gossamer.__all__ == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_exists_and_is_documented(name: str) -> None:
+    assert inspect.getdoc(getattr(gossamer, name))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'compres'"):
+        _ = gossamer.compres  # type: ignore[attr-defined]
+
+
 def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

@@ -5,60 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import USER_CODE
 from torch import nn
 
 from gossamer.errors import BadInput, CorruptFile, MissingExtra
 from gossamer.models import build, save_weights
 from gossamer.sources import Request, load_data, load_model
 from gossamer.task import Task
-
-USER_CODE = """
-import torch
-from torch import nn
-from gossamer import Task
-
-class Net(nn.Sequential):
-    def __init__(self, outputs=2):
-        super().__init__(
-            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, outputs),
-        )
-
-def one_output():
-    return Net(1)
-
-ready = Net()
-
-def task():
-    target = torch.arange(64) % 2
-    images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 2 * target.view(-1, 1, 1, 1)
-    batches = [(images[i : i + 16], target[i : i + 16]) for i in range(0, 64, 16)]
-    return Task(
-        name="bright", train=batches, validation=batches, test=batches, calibration=batches,
-        example_inputs=(images[:2],), classes=("dark", "bright"),
-    )
-
-def broken():
-    raise ValueError("the moon is full")
-
-def needs(something):
-    return something
-
-number = 3
-"""
-
-
-@pytest.fixture
-def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the user's own code, as the current one."""
-    (tmp_path / "mycode.py").write_text(USER_CODE)
-    (tmp_path / "shattered.py").write_text("import gossamer\n1 / 0\n")
-    (tmp_path / "needy.py").write_text("import not_installed_anywhere\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("mycode", "shattered", "needy"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return tmp_path
 
 
 @pytest.fixture
