@@ -4,6 +4,7 @@ Nothing here imports torch before a command needs it, so that `gossamer --help` 
 """
 
 import sys
+import warnings
 
 from gossamer.cli.app import app
 from gossamer.cli.exits import INTERRUPTED
@@ -13,6 +14,8 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Entry point of the `gossamer` command."""
+    if not sys.warnoptions:  # what libraries warn of is for developers; they ask for it with -W or PYTHONWARNINGS
+        warnings.simplefilter("ignore")
     try:
         app(prog_name="gossamer")
     except KeyboardInterrupt:

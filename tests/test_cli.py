@@ -1,0 +1,275 @@
+"""The command line: every command on something tiny, exit statuses, output for people and for machines."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from gossamer.cli import app
+from gossamer.cli.console import Bars, Console, Lines, _plain
+from gossamer.cli.values import parse_bytes, parse_count, parse_shape
+from gossamer.methods import catalogue
+from gossamer.recipe import Recipe
+from gossamer.train import Training
+
+COMMANDS = ["compress", "analyze", "train", "evaluate", "export", "bench", "inspect", "methods"]
+
+
+def call(*words: object, status: int = 0) -> Any:
+    """Run a command line; the result has stdout and stderr."""
+    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="gossamer")
+    assert result.exit_code == status, (result.exit_code, result.output, result.exception)
+    return result
+
+
+def document(*words: object, status: int = 0) -> Any:
+    """The JSON document of a command, which is all that stands on stdout."""
+    return json.loads(call(*words, "--json", status=status).stdout)
+
+
+@pytest.fixture
+def trained(user: Path) -> Path:
+    """The user's network, trained for a moment."""
+    call("train", "mycode:Net", "--data", "mycode:task", "--epochs", 2, "--out", "net.safetensors", "--quiet")
+    return user / "net.safetensors"
+
+
+# What the user writes
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("30000", 30_000), ("30kB", 30_000), ("30KB", 30_000), ("30KiB", 30_720), ("1.5MB", 1_500_000), ("2GiB", 2**31)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(("text", "number"), [("250k", 250_000), ("10M", 10**7), ("1_000", 1000), ("1.2M", 1_200_000)])
+def test_counts(text: str, number: int) -> None:
+    assert parse_count(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "kB", "-3kB", "3 apples", "3iB", "3MiBB", "1e", "0x10"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    result = call("compress", "resnet20", f"--file-bytes={text}", status=2)
+    assert "is not a size in bytes" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("text", ["3kB", "3Ki", "many"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    assert "is not a count" in " ".join(call("compress", "resnet20", f"--macs={text}", status=2).stderr.split())
+
+
+def test_shapes() -> None:
+    assert parse_shape("1x3x224x224") == (1, 3, 224, 224)
+    assert "is not a shape" in call("analyze", "resnet20", "--input", "1x0", status=2).stderr
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    assert f"Example: gossamer {command} " in " ".join(call(command, "--help").stdout.split())
+
+
+@pytest.mark.parametrize("command", ["list", "copy"])
+def test_help_of_recipes_shows_an_example(command: str) -> None:
+    assert f"Example: gossamer recipes {command}" in call("recipes", command, "--help").stdout
+
+
+def test_every_command_is_in_the_help_and_tested_here() -> None:
+    assert [c.name or c.callback.__name__ for c in app.registered_commands if c.callback] == COMMANDS
+
+
+def test_help_answers_within_a_second_and_without_torch() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); from gossamer.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: print(time.perf_counter() - start, 'torch' in sys.modules, file=sys.stderr)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr for _ in range(3)]
+    assert all(run.split()[1] == "False" for run in runs)
+    assert min(float(run.split()[0]) for run in runs) < 1
+
+
+def test_version() -> None:
+    assert call("--version").stdout.startswith("gossamer 0.")
+
+
+# Commands
+
+
+def test_train_writes_weights_that_evaluate_well(trained: Path) -> None:
+    row = document("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained, "--split", "validation")
+    assert row["value"] > 90 and row["low"] < row["value"] and row["n"] == 64
+    assert not trained.with_suffix(".ckpt").exists()
+
+
+def test_evaluate_shows_the_interval_as_plain_aligned_lines(trained: Path) -> None:
+    lines = call("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained).stdout.splitlines()
+    assert len(lines) == 2 and " to " in lines[1] and lines[0].index("samples") + 5 == lines[1].index("64")
+
+
+def test_quiet_says_nothing_on_stderr(trained: Path) -> None:
+    result = call("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained, "--quiet")
+    assert result.stderr == "" and result.stdout
+
+
+def test_train_takes_network_data_and_settings_from_a_recipe(user: Path) -> None:
+    plan = Recipe(name="mine", model="mycode:Net", data="mycode:task", training=Training(epochs=1, lr=0.01))
+    plan.save(user / "mine.yaml")
+    assert document("train", "--recipe", "mine.yaml", "--out", "a.safetensors")["out"] == "a.safetensors"
+    assert (user / "a.safetensors").is_file()
+
+
+def test_a_zoo_network_comes_back_from_the_file_alone(user: Path) -> None:
+    call("train", "resnet8", "--data", "mycode:task", "--epochs", 1, "--out", "r8.safetensors")
+    alone = document("evaluate", "r8.safetensors", "--data", "mycode:task")
+    named = document("evaluate", "resnet8", "--weights", "r8.safetensors", "--data", "mycode:task")
+    assert alone["value"] == named["value"] and alone["low"] == named["low"]
+
+
+def test_export_onnx_then_inspect_and_evaluate_it(trained: Path) -> None:
+    out = document("export", "mycode:Net", "--weights", trained, "--data", "mycode:task", "--out", "net.onnx")
+    assert out["bytes"] == Path("net.onnx").stat().st_size and out["agreement"] == "100 % over 64 samples"
+    contents = document("inspect", "net.onnx")
+    weights = 8 * 9 + 8 + 8 * 8 * 9 + 8 + 2 * 8 + 2  # the norm is folded into the first convolution
+    assert contents["file_bytes"] == out["bytes"]
+    assert 4 * weights <= sum(t["bytes"] for t in contents["tensors"]) <= 4 * weights + 64
+    float32 = document("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained)
+    assert document("evaluate", "net.onnx", "--data", "mycode:task")["value"] == float32["value"]
+
+
+def test_export_pt2_computes_the_same_and_can_be_benched(trained: Path) -> None:
+    call("export", "mycode:Net", "--weights", trained, "--input", "2x1x8x8", "--out", "net.pt2")
+    exported = {t["name"]: t["shape"] for t in document("inspect", "net.pt2")["tensors"]}
+    saved = {t["name"]: t["shape"] for t in document("inspect", trained)["tensors"]}
+    assert exported.items() <= saved.items() and "0.weight" in exported
+    rows = document("bench", "net.pt2", "--runtime", "torch", "--input", "1x1x8x8", "--batch", 4, "--repeats", 5)
+    assert rows[0]["latency"]["batch"] == 4
+
+
+def test_export_int8_is_smaller_in_its_tensors(trained: Path) -> None:
+    arguments = ("mycode:Net", "--weights", trained, "--data", "mycode:task", "--max-drop", 50)
+    assert document("export", *arguments, "--int8", "--out", "small.onnx")["met"] is True
+    assert "int8" in {t["dtype"] for t in document("inspect", "small.onnx")["tensors"]}
+
+
+def test_a_failed_export_leaves_nothing(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gossamer import deploy
+    from gossamer.errors import ExportMismatch
+
+    def mismatch(*_: object) -> None:
+        raise ExportMismatch("does not compute what the network does")
+
+    monkeypatch.setattr(deploy, "verify", mismatch)
+    said = call("export", "mycode:Net", "--input", "2x1x8x8", "--out", "sub/net.onnx", status=2).stderr
+    assert "does not compute" in said
+    assert list((user / "sub").iterdir()) == []
+
+
+def test_bench_times_networks_side_by_side(trained: Path) -> None:
+    call("export", "mycode:Net", "--weights", trained, "--input", "2x1x8x8", "--out", "net.onnx")
+    arguments = ("bench", "mycode:Net", "net.onnx", "--input", "1x1x8x8", "--threads", 1, "--batch", 3, "--repeats", 5)
+    rows = document(*arguments)
+    assert [(r["model"], r["latency"]["runtime"]) for r in rows] == [
+        ("mycode:Net", "onnxruntime"),
+        ("net.onnx", "onnxruntime"),
+    ]
+    assert all(r["latency"]["batch"] == 3 and r["latency"]["threads"] == 1 and r["latency"]["runs"] == 5 for r in rows)
+    assert "1.00x" in call(*arguments).stdout.splitlines()[2]
+
+
+def test_inspect_shows_shares_that_add_up(trained: Path) -> None:
+    lines = call("inspect", trained).stdout.splitlines()[2:]
+    shares = [float(line.split()[-2]) for line in lines]
+    assert shares[-1] == 100 and abs(sum(shares[:-1]) - 100) < 0.1 * len(shares)
+
+
+def test_methods_lists_all_and_shows_a_page() -> None:
+    lines = call("methods").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == list(catalogue()) and all(len(line.split()) > 2 for line in lines)
+    page = call("methods", "distill.recover").stdout
+    assert "Source: Hinton" in page and "temperature" in page and "(0, 1000]" in page
+
+
+def test_recipes_are_listed_and_copied(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (user / "one.yaml").write_text(Recipe(name="one", model="resnet20", claims={"top1": 93.2}).to_yaml())
+    monkeypatch.setattr("gossamer.recipe.shipped", lambda: {"one": user / "one.yaml"})
+    assert document("recipes", "list")["one"]["claims"] == {"top1": 93.2}
+    assert "top1: 93.2" in call("recipes", "list").stdout
+    call("recipes", "copy", "one", "mine.yaml")
+    assert (user / "mine.yaml").read_text() == (user / "one.yaml").read_text()
+    assert "exists already" in call("recipes", "copy", "one", "mine.yaml", status=2).stderr
+    assert "did you mean 'one'" in call("recipes", "copy", "on", "b.yaml", status=2).stderr
+
+
+# Interruption
+
+
+def test_an_interrupted_training_says_how_to_go_on_and_goes_on(user: Path) -> None:
+    command = [sys.executable, "-c", "from gossamer.cli import main; main()"]
+    command += ["train", "mycode:Net", "--data", "mycode:task", "--epochs", "100000", "--out", "net.safetensors"]
+    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 120
+        while not (user / "net.ckpt").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        job.send_signal(signal.SIGINT)
+        _, said = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert job.returncode == 130, said
+    assert "To continue: gossamer train mycode:Net" in said and "Traceback" not in said
+    assert (user / "net.ckpt").exists() and not (user / "net.safetensors").exists()
+
+
+# Output
+
+
+def test_numbers_that_json_has_not_become_null() -> None:
+    assert _plain({"a": (float("nan"), float("inf"), 1.5), "b": Path("x")}) == {"a": [None, None, 1.5], "b": "x"}
+
+
+@pytest.mark.parametrize("progress", [Lines(), Bars()])
+def test_progress_passes_the_items_on(progress: Lines | Bars, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress.bar(iter("abc"), label="letters", total=3)) == list("abc")
+    with progress.busy("thinking"):
+        progress.say("a thought")
+    captured = capsys.readouterr()
+    assert captured.out == "" and "a thought" in captured.err and "letters" not in captured.err
+
+
+def test_a_bar_that_is_left_early_is_gone() -> None:
+    bars = Bars()
+    for _ in bars.bar(range(10), label="outer"):
+        for _ in bars.bar(range(10), label="inner"):
+            break
+        break
+    assert bars._bars.tasks == []
+
+
+def test_plain_lines_speak_only_of_what_takes_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr("gossamer.cli.console.time.monotonic", lambda: next(clock))
+    list(Lines().bar(range(6), label="epoch"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and all("epoch" in line for line in lines) and len(lines) < 6
+
+
+def test_json_console_prints_no_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(as_json=True)
+    console.table("title", ("a",), [(1,)])
+    console.line("text")
+    console.document({"a": 1})
+    assert json.loads(capsys.readouterr().out) == {"a": 1}
