@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from nets import task, tiny
+from torch import nn
 
 from gossamer.deploy import export_onnx
 from gossamer.errors import BadInput
@@ -21,7 +22,6 @@ from gossamer.network import layer_costs
 from gossamer.ranges import Range
 from gossamer.recipe import Recipe, parse
 from gossamer.run import Run
-from gossamer.task import Task
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "distill.recover": {"epochs": 1, "lr": 0.01},
@@ -32,58 +32,6 @@ NOTHING_MATCHES: dict[str, dict[str, Any]] = {
     "prune.channels": {"widths": {"no.such.layer": 3}},
     "reset.blocks": {"names": ("no.such.block",)},
 }
-
-
-class Block(nn.Module):
-    """A residual block without a change of shape."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
-        self.conv2, self.bn2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        y_NCHW = F.relu(self.bn1(self.conv1(x_NCHW)))
-        return F.relu(x_NCHW + self.bn2(self.conv2(y_NCHW)))
-
-
-class Tiny(nn.Module):
-    """A stem, three blocks, a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, 8, 3, 1, 1)
-        self.body = nn.Sequential(*(Block(8) for _ in range(3)))
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return self.head(self.body(F.relu(self.stem(x_NCHW))).mean((2, 3)))  # type: ignore[no-any-return]
-
-
-def tiny() -> nn.Module:
-    """The same network every time, with nothing left at its initial constant."""
-    torch.manual_seed(0)
-    model = Tiny()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                nn.init.uniform_(tensor, 0.5, 1.5)
-    return model.eval()
-
-
-def task() -> Task:
-    generator = torch.Generator().manual_seed(1)
-    batches = [
-        (torch.randn(8, 1, 6, 6, generator=generator), torch.randint(3, (8,), generator=generator)) for _ in range(4)
-    ]
-    return Task(
-        name="toy",
-        train=batches,
-        validation=batches[:2],
-        test=batches[2:],
-        calibration=[x for x, _ in batches],
-        example_inputs=(batches[0][0],),
-    )
 
 
 def method(name: str) -> Method:

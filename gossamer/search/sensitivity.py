@@ -1,0 +1,50 @@
+"""How much each group of coupled channels is missed: cut for real, one group at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from gossamer.errors import NoEffect
+from gossamer.measure import accuracy, paired_drop
+from gossamer.methods.prune.channels import Channels
+from gossamer.network import find_channels
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import recalibrate
+
+SPARSITIES = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """Drop in points on validation after one group was cut to `kept` of `size` channels, without training."""
+
+    group: str
+    sparsity: float
+    kept: int
+    size: int
+    drop: float
+
+
+def sensitivity(
+    model: nn.Module, task: Task, run: Run, *, sparsities: Sequence[float] = SPARSITIES
+) -> list[Sensitivity]:
+    """Cut each group alone, by each sparsity, and measure (Li et al. 2017, arXiv:1608.08710, section 3.2, by groups).
+
+    A group is everything that must be cut together, so a layer whose channels run through a shortcut is judged with all
+    that it takes along; scanned layer by layer, such layers would look robust. Batch norms are estimated anew.
+    """
+    groups = [group for group in find_channels(model, task.example_inputs).groups if group.reason is None]
+    if not groups:
+        raise NoEffect("this network has no channels that can be cut; `gossamer analyze` says why")
+    before = accuracy(model.eval(), task)
+    rows = []
+    trials = [(group, sparsity) for group in groups for sparsity in sparsities]
+    for group, sparsity in run.progress.bar(trials, label="sensitivity"):
+        kept = max(1, round(group.size * (1 - sparsity)))
+        small = Channels(widths={group.name: kept})(model, task, Run(seed=run.seed))
+        recalibrate(small, task.calibration)
+        drop = paired_drop(before, accuracy(small.eval(), task)).points
+        rows.append(Sensitivity(group=group.name, sparsity=sparsity, kept=kept, size=group.size, drop=drop))
+    return rows

@@ -1,0 +1,187 @@
+"""The main job, end to end, on a tiny network that really learns."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from nets import learned, stripes, tiny
+
+import gossamer
+from gossamer import BadInput, Goal, Run
+from gossamer.deploy import load_pt2
+from gossamer.errors import Diverged, FolderBusy
+from gossamer.folder import lock_folder
+from gossamer.methods.distill.recover import Recover
+from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.recipe import Recipe, load
+from gossamer.record import JobDocument
+
+CHEAP = Recipe(name="cheap", steps=(RemoveBlocks(names=("body.1",)), Recover(epochs=1, lr=0.01)))
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> gossamer.Artifact:
+    """A job with a goal that does not depend on how fast this machine is."""
+    folder = tmp_path_factory.mktemp("job")
+    goal = Goal(max_drop=5, macs=90_000)
+    return gossamer.compress(learned(), stripes(), goal=goal, epochs=2, out=folder)
+
+
+def test_the_goal_is_met_and_the_network_is_smaller(result: gossamer.Artifact) -> None:
+    assert result.met, result.document.missed
+    value = {(row.subject, row.what): row.value for row in result.records}
+    assert value["result", "macs"] <= 90_000 < value["original", "macs"]
+    assert value["result", "params"] < value["original", "params"]
+    assert value["result", "params"] == sum(p.numel() for p in result.model.parameters())
+
+
+def test_every_file_computes_what_the_model_does(result: gossamer.Artifact) -> None:
+    images = stripes().test[0][0]  # type: ignore[index]
+    expected = result.model(images).detach()
+    session = onnxruntime.InferenceSession(result.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    [got] = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(load_pt2(result.folder / "model.pt2")(images).detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_document_on_disk_is_the_one_in_hand_and_sizes_are_true(result: gossamer.Artifact) -> None:
+    document = JobDocument.parse((result.folder / "records.json").read_text())
+    assert document.dump() == result.document.dump()
+    assert document.files["model.onnx"] == (result.folder / "model.onnx").stat().st_size
+    assert (result.folder / "report.html").stat().st_size > 10_000
+
+
+def test_the_recipe_that_comes_out_gives_the_same_network_again(result: gossamer.Artifact, tmp_path: Path) -> None:
+    again = gossamer.compress(learned(), stripes(), recipe=load(result.folder / "recipe.yaml"), out=tmp_path)
+    for first, second in zip(result.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_model_given_is_left_alone() -> None:
+    model = learned()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    gossamer.compress(model, stripes(), recipe=CHEAP)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_save_copies_the_files_and_not_the_work(result: gossamer.Artifact, tmp_path: Path) -> None:
+    names = {path.name for path in result.save(tmp_path / "copy").iterdir()}
+    assert {"model.onnx", "model.pt2", "records.json", "report.html", "recipe.yaml"} <= names
+    assert "work" not in names
+
+
+def test_a_goal_out_of_reach_gives_the_best_inside_the_budget_and_says_by_how_much(tmp_path: Path) -> None:
+    missed = gossamer.compress(learned(), stripes(), goal=Goal(max_drop=100, macs=10), epochs=1, out=tmp_path)
+    assert not missed.met
+    assert any(line.startswith("macs:") and "asked for at most 10" in line for line in missed.document.missed)
+
+
+def test_the_test_set_takes_no_part_in_any_decision(tmp_path: Path) -> None:
+    """With the test set replaced by garbage, the network that comes out is the same."""
+    garbage = [(torch.randn(16, 1, 6, 6), torch.zeros(16, dtype=torch.int64))] * 2
+    goal = Goal(max_drop=5, macs=90_000)
+    first = gossamer.compress(learned(), stripes(), goal=goal, epochs=1, out=tmp_path / "a")
+    second = gossamer.compress(learned(), replace(stripes(), test=garbage), goal=goal, epochs=1, out=tmp_path / "b")
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from nets import learned, stripes
+import gossamer
+from gossamer.methods.distill.recover import Recover
+from gossamer.methods.reset.blocks import RemoveBlocks
+steps = (RemoveBlocks(names=("body.1",)), Recover(epochs=200, lr=0.01))
+print("start", flush=True)
+gossamer.compress(learned(), stripes(), recipe=gossamer.Recipe(name="r", steps=steps), out=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path, how: signal.Signals) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+
+    def start(folder: str) -> subprocess.Popen[str]:
+        arguments = [sys.executable, str(script), str(tmp_path / folder)]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    whole = start("whole")
+    assert whole.wait() == 0, whole.stderr and whole.stderr.read()
+    killed = start("killed")
+    checkpoints = lambda: list((tmp_path / "killed").glob("work/*/recover.ckpt*"))  # noqa: E731
+    while not checkpoints() and killed.poll() is None:
+        time.sleep(0.01)
+    killed.send_signal(how)
+    assert killed.wait() != 0
+    assert not (tmp_path / "killed" / "records.json").exists()
+    again = start("killed")
+    assert again.wait() == 0, again.stderr and again.stderr.read()
+    assert (tmp_path / "killed/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="needs a goal or a recipe"):
+        gossamer.compress(tiny(), stripes())
+    with pytest.raises(BadInput, match=r"does not accept the inputs of stripes \(shapes \[\(4, 1, 6, 6\)\]\)"):
+        gossamer.compress(torch.nn.Linear(5, 3), stripes(), recipe=CHEAP)
+    with pytest.raises(BadInput, match=r"unknown residual block 'body\.9'.*body\."):
+        wrong = Recipe(name="w", steps=(RemoveBlocks(names=("body.9",)),))
+        gossamer.compress(tiny(), stripes(), recipe=wrong)
+    taken = tmp_path / "file"
+    taken.write_text("")
+    with pytest.raises(BadInput, match="is a file"):
+        gossamer.compress(tiny(), stripes(), recipe=CHEAP, out=taken)
+
+
+def test_two_jobs_in_one_folder(tmp_path: Path) -> None:
+    with lock_folder(tmp_path), pytest.raises(FolderBusy, match="another job"):
+        gossamer.compress(tiny(), stripes(), recipe=CHEAP, out=tmp_path)
+
+
+def test_a_folder_with_another_job_is_refused(tmp_path: Path) -> None:
+    gossamer.compress(tiny(), stripes(), recipe=CHEAP, out=tmp_path)
+    with pytest.raises(BadInput, match="holds the work of another job"):
+        gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path)
+
+
+def test_a_finished_job_started_again_trains_nothing(tmp_path: Path) -> None:
+    first = gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path)
+    journal = json.loads((tmp_path / "work" / "journal.json").read_text())["results"]
+    untrainable = replace(stripes(), train=[])
+    again = gossamer.compress(learned(), untrainable, recipe=CHEAP, out=tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+    assert set(json.loads((tmp_path / "work" / "journal.json").read_text())["results"]) == set(journal)
+
+
+def test_a_loss_that_explodes_ends_in_a_clear_error(tmp_path: Path) -> None:
+    bad = replace(stripes(), loss=lambda model, batch: model(batch[0]).sum() * float("nan"))
+    with pytest.raises(Diverged):
+        gossamer.compress(learned(), bad, recipe=CHEAP, out=tmp_path)
+
+
+def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
+    """On a file system of half a megabyte."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        with pytest.raises(BadInput, match="disk is full"):
+            gossamer.compress(learned(), stripes(), recipe=CHEAP, out=mount / "job", run=Run())
+        assert not list(mount.rglob(".*.tmp")) and not (mount / "job" / "records.json").exists()
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
