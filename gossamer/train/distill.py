@@ -72,7 +72,8 @@ class Distillation:
 
     The soft loss is `kd_loss` where the outputs are logits (N, classes, ...) for integer targets (N, ...), and
     `output_loss` otherwise. A teacher that is a module is copied, evaluated and never trained; any other callable is
-    used as it is. Where the network in training gives more than the teacher's one tensor (auxiliary heads), its first counts.
+    used as it is. Where the network in training gives more than the teacher's one tensor (auxiliary heads), its first
+    counts.
     """
 
     def __init__(self, teacher: Model, temperature: float = 4.0, alpha: float = 0.1) -> None:
