@@ -1,15 +1,16 @@
 """A torch module as a `.pt2`: a graph with its weights, for torch itself, without the class and without pickle."""
 
 import copy
-import os
-import tempfile
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gossamer import record
 from gossamer.deploy.onnx_export import free_batch, reason, silent
+from gossamer.deploy.pt2_guard import harmless
 from gossamer.errors import BadInput, CorruptFile
 
 
@@ -25,34 +26,34 @@ def export_pt2(
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
     copied = copy.deepcopy(model).eval()
     inputs, shapes = free_batch(example_inputs) if dynamic_batch else (example_inputs, None)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".pt2")
-    os.close(handle)
-    try:
-        with silent(), torch.no_grad():
-            try:
-                program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
-            except Exception as error:
-                raise BadInput(reason(type(model).__name__, ".pt2", error, dynamic_batch)) from error
-            # The example inputs would be stored with it, pickled.
-            program._example_inputs = None
-            torch.export.save(program, temporary)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with silent(), torch.no_grad():
+        try:
+            program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
+        except Exception as error:
+            raise BadInput(reason(type(model).__name__, ".pt2", error, dynamic_batch)) from error
+        # Not needed to run: the example inputs would be pickled, the stack traces name the user's folders.
+        program._example_inputs = None
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+    record.write_bytes(path, buffer.getvalue())
     return path
 
 
 def load_pt2(path: Path | str) -> nn.Module:
-    """The network of a `.pt2` file, in eval mode, callable like the original. Raises CorruptFile."""
+    """The network of a `.pt2` file, in eval mode, callable like the original. Raises CorruptFile.
+
+    Nothing is unpickled: a file that holds pickled or compiled parts is refused.
+    """
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:
         with silent():
-            return Frozen(torch.export.load(path).module())
+            return Frozen(torch.export.load(io.BytesIO(harmless(path.read_bytes()))).module())
     except Exception as error:
-        raise CorruptFile(f"{path} is not a readable .pt2 file: {type(error).__name__}: {_line(error)}") from error
+        raise CorruptFile(f"{path} is not a .pt2 file that can be read: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:
@@ -69,6 +70,10 @@ class Frozen(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.graph(*inputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
+        with silent():  # torch warns of itself when its graphs are copied
+            return Frozen(copy.deepcopy(self.graph, memo))
 
     def train(self, mode: bool = True) -> "Frozen":
         if mode:
