@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gossamer.compress import Artifact, compress
     from gossamer.data import load_task
-    from gossamer.deploy import export_onnx, open_runner, quantize_ladder, verify
+    from gossamer.deploy import export_onnx, open_runner, quantize_ladder
+    from gossamer.deploy.verify import verify
     from gossamer.errors import BadInput, GossamerError
     from gossamer.goal import Goal
     from gossamer.measure import latency

@@ -1,17 +1,151 @@
 """`gossamer analyze` and `gossamer inspect`: looking at a network, and at a file."""
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gossamer.cli.console import Console
-from gossamer.cli.values import JsonOption
+from gossamer.cli.values import (
+    BatchOption,
+    JsonOption,
+    ModelArgument,
+    OptionalDataOption,
+    QuietOption,
+    SeedOption,
+    ShapeOption,
+    ThreadsOption,
+    WeightsOption,
+)
 from gossamer.errors import BadInput, CorruptFile
+
+if TYPE_CHECKING:
+    from gossamer.network import Group
+    from gossamer.record import LayerCost
+    from gossamer.search.sensitivity import Sensitivity
+    from gossamer.sources import Source
+    from gossamer.task import Task
 
 
 def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: [bold]gossamer analyze resnet20 --data fashion-mnist --sensitivity[/bold]")(analyze)
     app.command(epilog="Example: [bold]gossamer inspect out/resnet20-fashion-mnist/model.onnx[/bold]")(inspect)
+
+
+def analyze(
+    model: ModelArgument,
+    data: OptionalDataOption = None,
+    weights: WeightsOption = None,
+    shape: ShapeOption = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Also time every layer: onnxruntime or openvino (float32).")
+    ] = None,
+    threads: ThreadsOption = 2,
+    batch: BatchOption = 64,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Cut every group alone and measure the drop; needs --data.")
+    ] = False,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where --sensitivity draws its plot.")] = Path(
+        "sensitivity.html"
+    ),
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """What a network costs layer by layer, and which channels must be cut together.
+
+    Untrained weights do, except for --sensitivity.
+    """
+    if sensitivity and data is None:
+        raise BadInput("--sensitivity measures the drop on validation data: add --data")
+    from gossamer.network import analyze as analyze_network
+    from gossamer.sources import Request, load_data, load_model
+
+    console = Console(as_json=json, quiet=quiet)
+    task = load_data(data, seed=seed, say=console.progress.say) if data is not None else None
+    source = load_model(
+        Request(
+            model=model,
+            data=task.name if task is not None else None,
+            task=task,
+            weights=weights,
+            random=weights is None and not sensitivity,
+            shape=shape,
+            seed=seed,
+        )
+    )
+    with console.progress.busy("analyze"):
+        analysis = analyze_network(source.model, source.example_inputs)
+    times = _layer_times(source, runtime, threads, batch) if runtime is not None else {}
+    _show_layers(console, analysis.layers, times)
+    _show_groups(console, analysis.groups)
+    found: dict[str, Any] = {"layers": analysis.layers, "groups": analysis.groups, "times_ms": times}
+    if sensitivity and task is not None:
+        found["sensitivity"] = _sensitivity(console, source, task, seed, out)
+    console.document(found)
+
+
+def _layer_times(source: "Source", runtime: str, threads: int, batch: int) -> dict[str, float]:
+    """Milliseconds of one batch by layer."""
+    from gossamer.cli.opening import with_batch
+    from gossamer.deploy import export_onnx, layer_times
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = export_onnx(source.model, source.example_inputs, Path(folder) / "model.onnx")
+        return layer_times(runtime, path, with_batch(source.example_inputs, batch), threads=threads)
+
+
+def _show_layers(console: Console, layers: "Sequence[LayerCost]", times: dict[str, float]) -> None:
+    total = sum(layer.macs for layer in layers)
+    rows = [
+        (
+            layer.name,
+            layer.kind,
+            f"{layer.in_channels} > {layer.out_channels}",
+            f"{layer.params:,}",
+            f"{layer.macs:,}",
+            _share(layer.macs, total),
+            f"{layer.bytes:,}",
+            *([f"{times[layer.name]:.3f}" if layer.name in times else ""] if times else []),
+        )
+        for layer in layers
+    ]
+    sums = (f"{sum(x.params for x in layers):,}", f"{total:,}", "100.0 %", f"{sum(x.bytes for x in layers):,}")
+    rows.append(("all", "", "", *sums, *([f"{sum(times.values()):.3f}"] if times else [])))
+    columns = ("layer", "kind", "channels", "params", "MACs", "share", "bytes", *(["ms"] if times else []))
+    console.table("Layers", columns, rows)
+
+
+def _show_groups(console: Console, groups: "Sequence[Group]") -> None:
+    rows = [
+        (group.name, group.size, group.step, ", ".join(group.layers), "yes" if group.reason is None else group.reason)
+        for group in groups
+    ]
+    console.line()
+    console.table("Groups: channels that are cut together", ("group", "channels", "step", "layers", "can be cut"), rows)
+
+
+def _sensitivity(console: Console, source: "Source", task: "Task", seed: int, out: Path) -> "list[Sensitivity]":
+    from gossamer.folder import writing
+    from gossamer.report import write_sensitivity
+    from gossamer.run import Run
+    from gossamer.search.sensitivity import sensitivity
+
+    rows = sensitivity(source.model, task, Run(seed=seed, progress=console.progress))
+    console.line()
+    console.table(
+        "Points of accuracy lost when a group is cut alone, without training",
+        ("group", "sparsity", "channels", "drop"),
+        [(row.group, f"{row.sparsity:.2f}", f"{row.size} > {row.kept}", f"{row.drop:+.2f}") for row in rows],
+    )
+    with writing(out):
+        write_sensitivity(
+            [(row.group, row.sparsity, row.drop) for row in rows], out, title=f"{source.name} on {task.name}"
+        )
+    console.line(f"plot: {out}")
+    return rows
 
 
 def inspect(
