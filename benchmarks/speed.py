@@ -1,0 +1,177 @@
+"""gossamer against what a user combines by hand, on the same trained networks: accuracy, latency, speed-up.
+
+The hand's tools are Torch-Pruning with fine-tuning, ONNX Runtime int8, and NNCF int8 on OpenVINO; `hand.py` runs them
+in a Python of their own. Every finished step is kept in the work folder: killed and started again, the benchmark goes on.
+README.md beside this file says what is compared with what.
+
+    python benchmarks/speed.py --peers-python peers/bin/python
+    python benchmarks/speed.py --model vgg16_small --goals openvino:8 --peers-python peers/bin/python
+    python benchmarks/speed.py --table
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hand
+import speed_measure
+import speed_table
+from speed_steps import Bench, Lines, steps
+
+from gossamer.errors import BadInput, GossamerError
+from gossamer.folder import lock_folder
+from gossamer.goal import Goal
+from gossamer.record import environment, write_text
+from gossamer.search.price import first_samples
+
+RESULTS = Path(__file__).parent / "results"
+STAGES = ("dense", "int8", "gossamer", "hand", "measure")
+# MACs:cap:widths, as hand.py takes them; what an experienced user would choose comes first.
+CUTS = ("4:0.6:8", "2:0.6:8", "4:0.6:1", "2:0.6:1", "4:1:1")
+WIDE_CUTS = ("4:0.6:8", "8:0.8:8", "4:0.6:1", "8:0.8:1", "2:0.6:8")
+
+
+def measure(bench: Bench, seed: int) -> list[dict[str, Any]]:
+    """Accuracy of what is new, latency of everything together."""
+    options, folder = bench.options, bench.folder(seed)
+    cells = speed_measure.find_cells(folder)
+    if not any(cell.by == speed_measure.BY_DENSE for cell in cells):
+        return []
+    task = bench.task(seed)
+    say = bench.lines.say
+    if "measure" in options.stages:
+        speed_measure.measure_accuracy(cells, task, folder / "accuracy.json", options.threads, say)
+        inputs = first_samples(task.validation, options.batch)
+        speed_measure.measure_latency(
+            cells, inputs, folder / "latency.json", threads=options.threads, repeats=options.repeats, say=say
+        )
+    elif not (folder / "latency.json").exists():
+        return []
+    return speed_measure.rows(cells, seed, folder, task)
+
+
+def write_results(bench: Bench, failed: list[str]) -> None:
+    """The JSON of all seeds measured so far, and the table made from it."""
+    options = bench.options
+    rows = [row for seed in options.seeds for row in measure(bench, seed)]
+    if not rows:
+        return
+    facts = [path for seed in options.seeds for path in sorted(bench.folder(seed).glob(f"hand/*/{hand.FACTS}"))]
+    peers = [json.loads(path.read_text()) | {"seed": int(path.parents[2].name[4:])} for path in facts]
+    document = {
+        "format": 1,
+        "conditions": bench_conditions(options) | {"seeds": sorted({row["seed"] for row in rows})},
+        "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
+        "environment": environment(),
+        "peers_versions": peers[0]["versions"] if peers else {},
+        "dense": _facts(bench, "dense.json"),
+        "int8": _facts(bench, f"gossamer/{speed_measure.INT8_ALONE}/job.json"),
+        "jobs": [job for job in _facts(bench, "gossamer/*/job.json") if "goal" in job],
+        "hand": peers,
+        "failed": failed,
+        "rows": rows,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(options.out, json.dumps(document, indent=1))
+    write_text(options.out.with_suffix(".md"), speed_table.render(document))
+    bench.lines.say(f"results: {options.out}")
+
+
+def _facts(bench: Bench, pattern: str) -> list[dict[str, Any]]:
+    found = [(seed, path) for seed in bench.options.seeds for path in sorted(bench.folder(seed).glob(pattern))]
+    return [{"seed": seed} | json.loads(path.read_text()) for seed, path in found]
+
+
+def bench_conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """What all results of one work folder have in common."""
+    names = ("model", "data", "epochs", "dense_epochs", "max_drop", "batch", "threads", "repeats")
+    return {name: getattr(options, name) for name in names}
+
+
+def execute(options: argparse.Namespace) -> int:
+    """All stages, seed after seed; results are written after every part that can be measured. Gives the exit status."""
+    bench, failed = Bench(options, Lines()), []
+    with lock_folder(bench.work):
+        kept = bench.work / "conditions.json"
+        conditions = json.dumps(bench_conditions(options), indent=1)
+        if kept.exists() and kept.read_text() != conditions:
+            raise BadInput(f"{bench.work} holds results under other conditions, see {kept}; choose another --work")
+        write_text(kept, conditions)
+        for seed in options.seeds:
+            for name, work in steps(bench, seed):
+                if not work():
+                    failed.append(name)
+            write_results(bench, failed)
+    if not options.out.exists():
+        bench.lines.say("nothing was measured")
+        return 1
+    print(options.out.with_suffix(".md").read_text())
+    return 1 if failed else 0
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", default="resnet20", help="a name of the zoo")
+    add("--data", default="fashion-mnist")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--goals", nargs="+", metavar="RUNTIME:SPEEDUP", help="of gossamer, one job each (default: openvino:5)")
+    add("--max-drop", type=float, default=0.5, help="points that gossamer may lose on validation data")
+    add("--epochs", type=int, default=12, help="of every recovery, gossamer's and the hand's")
+    add("--dense-epochs", type=int, help="of the dense network, instead of the recipe's")
+    add("--weights", nargs="+", default=[], metavar="SEED=FILE", help="dense networks that are there already")
+    add("--cuts", nargs="+", metavar="DIVISOR:CAP:ROUND_TO", help="of Torch-Pruning")
+    add("--batch", type=int, default=64)
+    add("--threads", type=int, default=2)
+    add("--repeats", type=int, default=60, help="timed runs of every network on every runtime")
+    add("--peers-python", help="the Python with torch-pruning, nncf, openvino and gossamer")
+    add("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="do only these; results of others are kept")
+    add("--work", type=Path, default=Path("out/speed"), help="where finished steps are kept")
+    add("--out", type=Path, help="the JSON; the table lies beside it (default: results/speed-MODEL.json)")
+    add("--table", action="store_true", help="only make the table again from the JSON")
+    options = parser.parse_args(arguments)
+    try:
+        options.cuts = [hand.Cut.parse(c) for c in options.cuts or (CUTS if options.model == "resnet20" else WIDE_CUTS)]
+        options.goals = [_goal(text, options) for text in options.goals or ["openvino:5"]]
+        options.weights = {int(seed): Path(file) for seed, file in (text.split("=", 1) for text in options.weights)}
+    except ValueError as error:
+        parser.error(str(error))
+    if not options.table and options.peers_python is None and {"int8", "hand"} & set(options.stages):
+        parser.error("--peers-python is needed for the stages int8 and hand; README.md says how to make it")
+    name = options.model if options.data == "fashion-mnist" else f"{options.model}-{options.data}"
+    options.out = options.out or RESULTS / f"speed-{name}.json"
+    return options
+
+
+def _goal(text: str, options: argparse.Namespace) -> Goal:
+    runtime, _, speedup = text.partition(":")
+    return Goal(
+        max_drop=options.max_drop,
+        speedup=float(speedup),
+        runtime=runtime,  # type: ignore[arg-type]  # checked by Goal
+        threads=options.threads,
+        batch=options.batch,
+    )
+
+
+def main() -> int:
+    options = parse()
+    if options.table:
+        text = speed_table.render(json.loads(options.out.read_text()))
+        write_text(options.out.with_suffix(".md"), text)
+        print(text)
+        return 0
+    try:
+        return execute(options)
+    except GossamerError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""The steps of `speed.py` that make networks: dense, int8 alone, gossamer's main job, by hand. Each is done once."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hand
+import speed_measure
+from torch import nn
+
+import gossamer
+from gossamer.deploy import float32_correct
+from gossamer.errors import BadInput
+from gossamer.measure import accuracy
+from gossamer.methods.distill.recover import Recover
+from gossamer.models import build_for, checkpoints, load_weights, save_weights
+from gossamer.recipe import load, shipped
+from gossamer.record import write_text
+from gossamer.sources import Request, load_model
+from gossamer.task import Task
+
+T = TypeVar("T")
+HERE = Path(__file__).parent
+INT8_BUDGET = 0.1  # points, of int8 alone
+DEFAULT_TRAINING = gossamer.Training(epochs=8, lr=0.1, schedule="one_cycle", warmup=0.3)
+
+
+@dataclass
+class Lines:
+    """Progress as lines with the time since the start."""
+
+    began: float = field(default_factory=time.monotonic)
+
+    def say(self, message: str) -> None:
+        print(f"[{time.monotonic() - self.began:7.0f} s] {message}", file=sys.stderr, flush=True)
+
+    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
+        yield from items
+
+    def busy(self, label: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The options, and one seed's folder, network and data at a time."""
+
+    options: argparse.Namespace
+    lines: Lines
+
+    @property
+    def work(self) -> Path:
+        return Path(self.options.work) / f"{self.options.model}-{self.options.data}"
+
+    def folder(self, seed: int) -> Path:
+        return self.work / f"seed{seed}"
+
+    def dense_path(self, seed: int) -> Path:
+        return self.folder(seed) / "dense.safetensors"
+
+    def task(self, seed: int) -> Task:
+        return gossamer.load_task(self.options.data, seed=seed)
+
+    def dense(self, seed: int, task: Task) -> nn.Module:
+        if not self.dense_path(seed).exists():
+            raise BadInput(f"seed {seed}: there is no dense network yet; add dense to --stages")
+        return load_weights(build_for(self.options.model, task), self.dense_path(seed)).eval()
+
+    def run(self, seed: int) -> gossamer.Run:
+        return gossamer.Run(seed=seed, progress=self.lines)
+
+    def once(self, facts: Path, name: str, make: Callable[[], dict[str, Any]]) -> bool:
+        """Run a step unless its facts are there; they are written last, with the seconds that it took."""
+        if facts.exists():
+            return True
+        facts.parent.mkdir(parents=True, exist_ok=True)
+        self.lines.say(name)
+        began = time.monotonic()
+        found = make()
+        write_text(facts, json.dumps(found | {"wall_seconds": round(time.monotonic() - began, 1)}, indent=1))
+        return True
+
+
+def train_dense(bench: Bench, seed: int) -> dict[str, Any]:
+    """The network that everything starts from: given, shipped, or trained as the shipped recipe says."""
+    options, target = bench.options, bench.dense_path(seed)
+    task = bench.task(seed)
+    given = options.weights.get(seed)
+    name = f"train-{options.model}-{options.data}"
+    recipe = load(Path(name)) if name in shipped() else None
+    ships = [c for c in checkpoints() if (c.name, c.data) == (options.model, options.data) and seed == 0]
+    if given is not None or (ships and options.dense_epochs is None):
+        source = given or ships[0].path
+        save_weights(load_weights(build_for(options.model, task), source), target, {})
+        found: dict[str, Any] = {"source": "given" if given else "shipped checkpoint"}
+    else:
+        training = recipe.training if recipe and recipe.training else DEFAULT_TRAINING
+        if options.dense_epochs is not None:
+            training = replace(training, epochs=options.dense_epochs)
+        model = load_model(Request(model=options.model, task=task, random=True, seed=seed)).model
+        checkpoint = target.with_suffix(".ckpt")
+        gossamer.fit(model, task, training, bench.run(seed), checkpoint=checkpoint, label=f"dense, seed {seed}")
+        save_weights(model, target, {})
+        checkpoint.unlink()
+        found = {"source": f"trained as {name}" if recipe else "trained", "training": training.options()}
+    model = bench.dense(seed, task)
+    return found | {split: 100 * float(accuracy(model, task, split).mean()) for split in speed_measure.SPLITS}
+
+
+def int8_alone(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
+    """gossamer's int8 ladder on the dense network, nothing cut, nothing trained."""
+    task = bench.task(seed)
+    model = bench.dense(seed, task)
+    reference = float32_correct(model, task)
+    made = gossamer.quantize_ladder(
+        model,
+        task,
+        folder,
+        budget_points=INT8_BUDGET,
+        reference_correct=reference,
+        threads=bench.options.threads,
+        run=bench.run(seed),
+    )
+    return {"rung": made.rung, "drop_validation": made.drop.points, "rungs": [asdict(rung) for rung in made.rungs]}
+
+
+def main_job(bench: Bench, seed: int, goal: gossamer.Goal, folder: Path) -> dict[str, Any]:
+    """gossamer's main job, as a user calls it."""
+    options = bench.options
+    task = bench.task(seed)
+    model = bench.dense(seed, task)
+    result = folder / "result"
+    resumed = result.exists()
+    made = gossamer.compress(model, task, goal=goal, epochs=options.epochs, out=result, run=bench.run(seed))
+    document = made.document
+    return {
+        "seed": seed,
+        "goal": asdict(goal),
+        "name": folder.name,
+        "met": document.met,
+        "missed": document.missed,
+        "steps_seconds": document.seconds,
+        "resumed": resumed,
+        "recipe": (result / "recipe.yaml").read_text(),
+        "command": document.command,
+    }
+
+
+def by_hand(bench: Bench, seed: int, network: str) -> bool:
+    """One network of the hand, in the peers' Python. Gives whether it worked; a failure leaves the rest going."""
+    options, recover = bench.options, Recover(epochs=bench.options.epochs)
+    folder = bench.folder(seed) / "hand" / network.replace(":", "-")
+    if (folder / hand.FACTS).exists():
+        return True
+    bench.lines.say(f"seed {seed}: by hand, {network}")
+    command = [options.peers_python, str(HERE / "hand.py"), str(folder), network]
+    values = {"dense": bench.dense_path(seed), "model": options.model, "data": options.data, "seed": seed}
+    values |= {name: getattr(recover, name) for name in ("epochs", "lr", "weight_decay", "temperature", "alpha")}
+    for name, value in values.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("w") as log:
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if status:
+        bench.lines.say(f"seed {seed}: by hand, {network} FAILED with status {status}, see {folder / 'log.txt'}")
+    return status == 0
+
+
+def steps(bench: Bench, seed: int) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """What there is to do for a seed, in order: a name, and work that gives whether it succeeded."""
+    options, folder = bench.options, bench.folder(seed)
+    if "dense" in options.stages:
+        name = f"seed {seed}: dense"
+        yield name, partial(bench.once, folder / "dense.json", name, partial(train_dense, bench, seed))
+    if "int8" in options.stages:
+        name, alone = f"seed {seed}: gossamer int8 alone", folder / "gossamer" / speed_measure.INT8_ALONE
+        yield name, partial(bench.once, alone / "job.json", name, partial(int8_alone, bench, seed, alone))
+        yield f"seed {seed}: by hand, {hand.DENSE}", partial(by_hand, bench, seed, hand.DENSE)
+    if "gossamer" in options.stages:
+        for goal in options.goals:
+            job = folder / "gossamer" / f"gossamer-{goal.runtime}-{goal.speedup:g}x"
+            name = f"seed {seed}: {job.name}"
+            yield name, partial(bench.once, job / "job.json", name, partial(main_job, bench, seed, goal, job))
+    if "hand" in options.stages:
+        for cut in options.cuts:
+            yield f"seed {seed}: by hand, {cut}", partial(by_hand, bench, seed, str(cut))
