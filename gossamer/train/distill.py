@@ -29,9 +29,13 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) 
     Logits z of the student, v of the teacher, shape (N, classes, ...). T^2 keeps the size of the
     gradient; for large T the term becomes |z - v|^2 / (2 classes) of the centred logits.
     """
-    student = F.log_softmax(student_logits.float() / temperature, 1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, 1)
+    student = F.log_softmax(_wide(student_logits) / temperature, 1)
+    teacher = F.log_softmax(_wide(teacher_logits) / temperature, 1)
     return F.kl_div(student, teacher, log_target=True, reduction="none").sum(1).mean() * temperature**2
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def output_loss(student: Any, teacher: Any) -> Tensor:
@@ -39,7 +43,7 @@ def output_loss(student: Any, teacher: Any) -> Tensor:
     pairs = list(_pairs(student, teacher, "outputs"))
     if not pairs:
         raise BadInput("distillation: the teacher's outputs hold no floating-point tensor to learn from")
-    return torch.stack([_relative_error(s.float(), t.float()) for s, t in pairs]).mean()
+    return torch.stack([_relative_error(_wide(s), _wide(t)) for s, t in pairs]).mean()
 
 
 def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:

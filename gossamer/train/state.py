@@ -155,10 +155,11 @@ class Checkpoint:
         """What `write` wrote; None where there is no file. Nothing but tensors and plain values is admitted."""
         if self.path is None or not self.path.exists():
             return None
+        file = io.BytesIO(self.path.read_bytes())
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
             identity, captured = content["identity"], content["state"]
-        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError) as error:
             raise CorruptFile(f"{self.path}: not a readable checkpoint ({error}); delete it to train anew") from error
         for key, value in self.identity.items():
             if identity.get(key) != value:

@@ -1,0 +1,103 @@
+"""A training that explodes goes back, more slowly, and says so."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from train_toy import Ending, Notes, Stop, net, run, same, task, training
+
+from gossamer.errors import Diverged
+from gossamer.task import cross_entropy
+from gossamer.train import fit
+from gossamer.train.backoff import Exploded, check_loss, check_score, check_weights
+from gossamer.train.state import Numbers
+
+
+class Spoilt:
+    """A loss that gives `value` in the given training steps, counted from 0 over everything that is tried."""
+
+    def __init__(self, steps: set[int], value: float) -> None:
+        self.steps, self.value, self.step = steps, value, -1
+
+    def __call__(self, model: Any, batch: Any) -> torch.Tensor:
+        self.step += 1
+        loss = cross_entropy(model, batch)
+        return loss * self.value if self.step in self.steps else loss
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_it_goes_back_to_the_last_good_epoch_with_a_lower_learning_rate(value: float) -> None:
+    notes = Notes()
+    fitted = fit(net(), task(loss=Spoilt({10}, value)), training(schedule="constant"), run(progress=notes))
+    assert fitted.backed_off == 1
+    assert [row.lr for row in fitted.history] == pytest.approx([0.05, 0.015, 0.015])
+    assert "back to the last good state, learning rate times 0.3" in notes.said[1]
+    assert all(torch.isfinite(p).all() for p in fitted.model.parameters())
+    # The first epoch is that of an undisturbed training; the second starts from its end.
+    calm = fit(net(), task(), training(schedule="constant"), run())
+    assert fitted.history[0].loss == calm.history[0].loss
+    assert fitted.history[1].loss != calm.history[1].loss
+
+
+def test_the_third_time_it_gives_up_and_leaves_the_last_good_weights(tmp_path: Path) -> None:
+    toy = task(loss=Spoilt(set(range(8, 1000)), float("nan")))
+    with pytest.raises(Diverged, match="2 times lowering the learning rate did not help") as caught:
+        fit(net(), toy, training(), run(folder=tmp_path), label="recover: step 2")
+    path = tmp_path / "recover--step-2-last-good.safetensors"
+    assert str(path) in str(caught.value)
+    good = net()
+    good.load_state_dict(load_file(path))
+    after_one = net()
+    with pytest.raises(Stop):
+        fit(after_one, replace(task(), train=Ending(task().train, epoch=1, at=0)), training(), run())
+    assert same(good, after_one)
+
+
+def test_without_a_folder_the_last_good_weights_are_in_a_temporary_one() -> None:
+    with pytest.raises(Diverged, match="The last good weights are in") as caught:
+        fit(net(), task(loss=Spoilt(set(range(1000)), float("nan"))), training(), run())
+    path = Path(str(caught.value).split("weights are in ")[1].split(";")[0])
+    assert path.exists()
+    path.unlink()
+    path.parent.rmdir()
+
+
+def test_weights_spoilt_by_the_last_step_are_noticed() -> None:
+    model = net()
+    check_weights(model)
+    model[1].running_var[0] = float("nan")  # type: ignore[index]
+    with pytest.raises(Exploded, match=r"1\.running_var"):
+        check_weights(model)
+
+
+def test_the_first_loss_is_the_measure_for_later_ones() -> None:
+    numbers = Numbers()
+    check_loss(2.0, numbers)
+    check_loss(5.9, numbers)
+    with pytest.raises(Exploded, match=r"rose to 6\.1, from 2 at the start"):
+        check_loss(6.1, numbers)
+    small = Numbers()
+    check_loss(0.01, small)
+    check_loss(2.9, small)
+    with pytest.raises(Exploded):
+        check_loss(3.1, small)
+
+
+def test_a_collapse_on_validation_data_is_noticed() -> None:
+    numbers = Numbers(best_score=0.9)
+    check_score(0.31, numbers)
+    check_score(None, numbers)
+    with pytest.raises(Exploded, match=r"fell from 0\.9 to 0\.29"):
+        check_score(0.29, numbers)
+    with pytest.raises(Exploded, match="became nan"):
+        check_score(float("nan"), numbers)
+
+
+def test_a_module_of_another_kind_of_number_is_fine() -> None:
+    model = nn.Module()
+    model.register_buffer("codes", torch.zeros(3, dtype=torch.int8))
+    check_weights(model)
