@@ -253,6 +253,8 @@ def test_a_missed_goal_is_status_3_and_still_shows_the_result(user: Path, monkey
         "3",
         "--file-bytes",
         "30kB",
+        "--max-drop",
+        "1.5",
         "--threads",
         "1",
         "--out",
@@ -265,7 +267,7 @@ def test_a_missed_goal_is_status_3_and_still_shows_the_result(user: Path, monkey
     assert f"missed: {document.missed[0]}" in result.stderr
     assert "before" in result.stdout and "Goal missed" in result.stdout and "report.html" in result.stdout
     goal = calls[0]["goal"]
-    assert (goal.speedup, goal.file_bytes, goal.threads, goal.max_drop) == (3, 30_000, 1, 0.5)
+    assert (goal.speedup, goal.file_bytes, goal.threads, goal.max_drop) == (3, 30_000, 1, 1.5)
     assert calls[0]["out"] == Path("there") and calls[0]["run"].seed == 5
     found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert found["document"]["missed"] == document.missed
