@@ -1,11 +1,12 @@
 """The training loop."""
 
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from time import monotonic as clock
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,8 +19,8 @@ from gossamer.train.batches import Placement, batches_of_epoch, count, own_rando
 from gossamer.train.distill import Teach
 from gossamer.train.objective import Objective
 from gossamer.train.processes import in_processes, make_fabric
-from gossamer.train.state import Checkpoint, Epoch, State, copied, fill, fingerprint, weights
-from gossamer.train.training import Training, learning_rate, make_optimizer
+from gossamer.train.state import Checkpoint, Epoch, Numbers, State, copied, fill, fingerprint, weights
+from gossamer.train.training import Training, learning_rate, make_optimizer, set_rate
 
 # The loss is looked at after the first step of an epoch and then every so many steps.
 CHECK_STEPS = 20
@@ -104,15 +105,14 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
         objective = Objective(module, task, job.teach, fabric.autocast, training.label_smoothing)
 
     while not (at := state.numbers).finished:
-        began, name = time.monotonic() - at.seconds, f"{job.label}: epoch {at.epoch + 1} of {training.epochs}"
+        began, name = clock() - at.seconds, f"{job.label}: epoch {at.epoch + 1} of {training.epochs}"
         batches = batches_of_epoch(task.train, run.seed, at.epoch, at.batch, rank)
         losses: list[Tensor] = []
         model.train()
         try:
             for index, batch in run.progress.bar(batches, label=name, total=steps - at.batch):
                 lr = at.lr_scale * learning_rate(training, at.epoch * steps + index, training.epochs * steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                set_rate(optimizer, lr)
                 part, weight = place(batch)
                 loss = objective(part) * weight
                 optimizer.zero_grad()
@@ -123,35 +123,32 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
                 state.average()
                 losses.append(loss.detach())
                 if index % CHECK_STEPS == 0 or index + 1 == steps:
-                    total = float(fabric.all_reduce(torch.stack(losses).mean())) * len(losses)  # type: ignore[arg-type]
-                    check_loss(total / len(losses), at)
-                    at.loss_sum, at.batch, at.seconds = at.loss_sum + total, index + 1, time.monotonic() - began
+                    mean = _mean(fabric, torch.stack(losses).mean())
+                    check_loss(mean, at)
+                    at.loss_sum, at.batch, at.seconds = at.loss_sum + mean * len(losses), index + 1, clock() - began
                     losses.clear()
-                    if index + 1 < steps and file.due(CHECKPOINT_SECONDS):
-                        check_weights(model)
+                    if index + 1 < steps and file.due(CHECKPOINT_SECONDS) and state.finite():
                         file.write(state.capture())
-            check_weights(model)
+            check_weights(_mean(fabric, state.finite()))
             score = _validate(state, task, training, place, fabric)
             check_score(score, at)
         except Exploded as why:
             back_off(state, good, why, run, job.label)
             continue
-        at.seconds = time.monotonic() - began
-        _end_epoch(state, training, score, lr, steps)
-        good = state.capture()
-        file.write(good)
-        row = at.rows[-1]
-        shown = "" if score is None else f", {task.measure} {row['top1']:.2f} %"
-        run.progress.say(f"{name}: loss {row['loss']:.4f}{shown}, lr {lr:.2g}, {row['seconds']:.1f} s")
+        row = Epoch(
+            epoch=at.epoch + 1,
+            loss=at.loss_sum / steps,
+            top1=None if score is None else 100 * score,
+            lr=lr,
+            seconds=clock() - began,
+        )
+        _end_epoch(state, training, row, score)
+        file.write(good := state.capture())
+        shown = "" if score is None else f", {task.measure} {100 * score:.2f} %"
+        run.progress.say(f"{name}: loss {row.loss:.4f}{shown}, lr {lr:.2g}, {row.seconds:.1f} s")
 
     fill(weights(model), state.best)
-    return Fitted(
-        model=model,
-        history=tuple(Epoch(**row) for row in at.rows),
-        best_epoch=at.best_epoch,
-        top1=None if at.best_score is None else 100 * at.best_score,
-        backed_off=at.backed_off,
-    )
+    return _fitted(model, at)
 
 
 def _validate(state: State, task: Task, training: Training, place: Placement, fabric: Fabric) -> float | None:
@@ -159,25 +156,22 @@ def _validate(state: State, task: Task, training: Training, place: Placement, fa
     epoch = state.numbers.epoch + 1
     if not len(task.validation) or (epoch % training.evaluate_every and epoch < training.epochs):
         return None
-    sums = torch.zeros(2, dtype=torch.float64)
+    total, count = 0.0, 0
     world = min(fabric.world_size, len(task.validation))
     if fabric.global_rank < world:
         state.model.eval()
         with state.averaged(), torch.no_grad():
             part = islice(task.validation, fabric.global_rank, None, world)
-            scores = task.metric(state.model, place.whole(part)).double().cpu()
-        sums = torch.stack([scores.sum(), torch.tensor(len(scores), dtype=torch.float64)])
-    sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum")  # type: ignore[assignment]
-    return float(sums[0] / sums[1])
+            scores = task.metric(state.model, place.whole(part))
+        total, count = float(scores.double().sum()), len(scores)
+    return _mean(fabric, total) / _mean(fabric, count)
 
 
-def _end_epoch(state: State, training: Training, score: float | None, lr: float, steps: int) -> None:
+def _end_epoch(state: State, training: Training, row: Epoch, score: float | None) -> None:
     """Note the epoch that has just ended, keep its weights if they are to be kept, decide whether it was the last."""
     at = state.numbers
-    at.epoch += 1
-    top1 = None if score is None else 100 * score
-    at.rows.append(asdict(Epoch(epoch=at.epoch, loss=at.loss_sum / steps, top1=top1, lr=lr, seconds=at.seconds)))
-    at.batch, at.loss_sum, at.seconds = 0, 0.0, 0.0
+    at.rows.append(asdict(row))
+    at.epoch, at.batch, at.loss_sum, at.seconds = row.epoch, 0, 0.0, 0.0
     if score is not None:
         at.stale = 0 if at.best_score is None or score > at.best_score else at.stale + 1
     at.finished = at.epoch == training.epochs or (training.patience is not None and at.stale >= training.patience)
@@ -187,6 +181,24 @@ def _end_epoch(state: State, training: Training, score: float | None, lr: float,
     if best if training.keep == "best" and at.best_score is not None else at.finished:
         state.best = copied(state.mean or weights(state.model))
         at.best_epoch, at.best_score = at.epoch, score
+
+
+def _fitted(model: nn.Module, at: Numbers) -> Fitted:
+    return Fitted(
+        model=model,
+        history=tuple(Epoch(**row) for row in at.rows),
+        best_epoch=at.best_epoch,
+        top1=None if at.best_score is None else 100 * at.best_score,
+        backed_off=at.backed_off,
+    )
+
+
+def _mean(fabric: Fabric, value: Tensor | float) -> float:
+    """The mean over all processes, so that all decide alike."""
+    if fabric.world_size == 1:
+        return float(value)
+    reduced: Any = fabric.all_reduce(torch.as_tensor(value, dtype=torch.float64).to(fabric.device))
+    return float(reduced)
 
 
 def _has_images(task: Task) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import tempfile
 import threading
@@ -49,7 +50,7 @@ def in_processes(function: Callable[..., Any], job: Any, run: Run, training: Tra
             precision=_precision(run, training),
             plugins=[LightningEnvironment()],
         )
-        scratch = Path(name)
+        scratch, others = Path(name), set(multiprocessing.active_children())
         try:
             launch: Callable[..., Any] = fabric.launch
             launch(_guarded, function, job, replace(run, progress=Silent()), scratch)
@@ -58,6 +59,10 @@ def in_processes(function: Callable[..., Any], job: Any, run: Run, training: Tra
                 kind, message = json.loads((scratch / "error").read_text())
                 raise getattr(errors, kind)(message) from None
             raise
+        finally:  # after an interrupt of this process alone
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+                child.join()
 
 
 def _guarded(fabric: Fabric, function: Callable[..., Any], job: Any, run: Run, scratch: Path) -> None:

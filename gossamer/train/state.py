@@ -90,6 +90,11 @@ class State:
         for name in now.keys() - set(floats):
             self.mean[name].copy_(now[name])
 
+    def finite(self) -> bool:
+        """Whether all parameters and buffers are finite."""
+        floats = (t for t in weights(self.model).values() if t.is_floating_point())
+        return all(bool(torch.isfinite(t).all()) for t in floats)
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within, the network has the running mean as its weights, where there is one."""

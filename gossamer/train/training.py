@@ -110,6 +110,12 @@ def make_optimizer(parameters: Iterable[nn.Parameter], training: Training, devic
             return AdamW(groups, lr=training.lr, fused=fused)
 
 
+def set_rate(optimizer: Optimizer, lr: float) -> None:
+    """The learning rate of the next step, for all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 there."""
     if device.type == "cuda":
