@@ -1,6 +1,6 @@
 """The zoo: the survey's architectures by name, and trained checkpoints."""
 
-from gossamer.models.checkpoints import Checkpoint, checkpoints, pretrained
+from gossamer.models.shipped import Checkpoint, checkpoints, pretrained
 from gossamer.models.weights import load_weights, save_weights
 from gossamer.models.zoo import ENTRIES, build, build_for
 

@@ -1,7 +1,7 @@
 """Weights in files: safetensors, and torch files that hold tensors only."""
 
 import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,16 +70,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise BadInput(
             f"{path}: weights must be a .safetensors, .pt or .pth file, not {path.suffix or 'without suffix'}"
         )
+    return _state_dict(_torch_load(path), path)
+
+
+def _torch_load(path: Path) -> object:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Said of pickles of other protocols than torch's own, which are then refused or read like all others.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BadInput(
             f"{path} holds more than tensors (a pickled model?), and gossamer unpickles nothing, because that can run "
             "code; save its tensors where it was made: torch.save(model.state_dict(), 'weights.pt')"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    # A damaged file makes torch's reader raise nearly anything.
+    except Exception as error:
         raise CorruptFile(f"{path} is not a torch file, or it is damaged: {error}") from error
-    return _state_dict(content, path)
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ def _read(path: Path) -> Checkpoint:
         data=data,
         path=path,
         top1=float(meta["top1"]),
-        recipe=meta["recipe"],
+        recipe=meta.get("recipe", ""),
         in_channels=int(meta["in_channels"]),
         classes=int(meta["classes"]),
         input_size=int(meta["input_size"]),
