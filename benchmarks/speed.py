@@ -1,7 +1,7 @@
 """gossamer against what a user combines by hand, on the same trained networks: accuracy, latency, speed-up.
 
 The hand's tools are Torch-Pruning with fine-tuning, ONNX Runtime int8, and NNCF int8 on OpenVINO; `hand.py` runs them
-in a Python of their own. Every finished step is kept in the work folder: killed and started again, the benchmark goes on.
+in a Python of their own. Finished steps are kept in the work folder: killed and started again, the benchmark goes on.
 README.md beside this file says what is compared with what.
 
     python benchmarks/speed.py --peers-python peers/bin/python
@@ -138,7 +138,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     try:
         options.cuts = [hand.Cut.parse(c) for c in options.cuts or (CUTS if options.model == "resnet20" else WIDE_CUTS)]
         options.goals = [_goal(text, options) for text in options.goals or ["openvino:5"]]
-        options.weights = {int(seed): Path(file) for seed, file in (text.split("=", 1) for text in options.weights)}
+        options.weights = dict(_weights(text) for text in options.weights)
     except ValueError as error:
         parser.error(str(error))
     if not options.table and options.peers_python is None and {"int8", "hand"} & set(options.stages):
@@ -149,7 +149,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _goal(text: str, options: argparse.Namespace) -> Goal:
-    runtime, _, speedup = text.partition(":")
+    runtime, colon, speedup = text.partition(":")
+    if not colon:
+        raise ValueError(f"{text!r}: a goal is RUNTIME:SPEEDUP, such as openvino:5")
     return Goal(
         max_drop=options.max_drop,
         speedup=float(speedup),
@@ -157,6 +159,13 @@ def _goal(text: str, options: argparse.Namespace) -> Goal:
         threads=options.threads,
         batch=options.batch,
     )
+
+
+def _weights(text: str) -> tuple[int, Path]:
+    seed, equals, file = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r}: weights are given as SEED=FILE, such as 1=dense.safetensors")
+    return int(seed), Path(file)
 
 
 def main() -> int:
