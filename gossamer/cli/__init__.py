@@ -3,6 +3,7 @@
 Nothing here imports torch before a command needs it, so that `gossamer --help` answers at once.
 """
 
+import os
 import sys
 import warnings
 
@@ -16,6 +17,7 @@ def main() -> None:
     """Entry point of the `gossamer` command."""
     if not sys.warnoptions:  # what libraries warn of is for developers; they ask for it with -W or PYTHONWARNINGS
         warnings.simplefilter("ignore")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the same for torch's C++, also in worker processes
     try:
         app(prog_name="gossamer")
     except KeyboardInterrupt:
