@@ -1,6 +1,7 @@
 """Records to read: one self-contained page, and the summary as rows."""
 
 from gossamer.report.page import write_report
+from gossamer.report.sensitivity import write_sensitivity
 from gossamer.report.table import Cell, Row, markdown, summary_rows
 
-__all__ = ["Cell", "Row", "markdown", "summary_rows", "write_report"]
+__all__ = ["Cell", "Row", "markdown", "summary_rows", "write_report", "write_sensitivity"]

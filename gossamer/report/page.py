@@ -1,8 +1,8 @@
 """A job document as one self-contained HTML page that opens offline.
 
 The plots are SVG written here, with percentages for widths, instead of Plotly's: its script alone is 4.6 MB for every
-page and draws nothing without it. The page weighs about 120 kB, reflows from 1280 to 390 pixels without a
-script, prints, follows the reader's light or dark setting, and everything in it is text that can be searched, copied and read aloud.
+page and draws nothing without it. This page weighs about 120 kB, reflows from 1280 to 390 pixels without a script,
+prints, follows the reader's light or dark setting, and all in it is text that can be searched, copied and read aloud.
 The short script only shows the tooltips; what they say is also in the table below the plot.
 """
 
@@ -31,7 +31,7 @@ def render(document: JobDocument) -> str:
     body = "".join(
         (
             f'<header><p class="brand">gossamer<span>{subject}</span></p>',
-            f'<h1 class="{"met" if document.met else "missed"}">{text.escape(sentence(document))}</h1>',
+            f'<h1 class="{"met" if document.met else "missed"}">{_heading(document)}</h1>',
             _missed(document),
             sections.tiles(document),
             "</header><main>",
@@ -61,6 +61,11 @@ def shell(title: str, body: str) -> str:
     files = resources.files("gossamer.report")
     style, script, page = (files.joinpath(name).read_text("utf-8") for name in ("style.css", "script.js", "page.html"))
     return Template(page).substitute(title=text.escape(title), style=style, script=script, body=body)
+
+
+def _heading(document: JobDocument) -> str:
+    """The verdict, a number never parted from its percent sign."""
+    return text.escape(sentence(document)).replace(" %", "&nbsp;%")
 
 
 def _missed(document: JobDocument) -> str:

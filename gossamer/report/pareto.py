@@ -7,6 +7,7 @@ from functools import partial
 from gossamer.record import JobDocument, State
 from gossamer.report import text
 from gossamer.report.plot import Frame, Point, axes, figure, line, mark, path
+from gossamer.report.table import drop_record
 from gossamer.report.text import escape
 
 
@@ -37,13 +38,23 @@ def pareto(document: JobDocument) -> list[tuple[str, str]]:
 
 
 def final_state(document: JobDocument) -> State | None:
-    """The network that the job ended with: the last state that was accepted."""
-    return next((state for state in reversed(document.states) if state.accepted), None)
+    """The network that the job ended with: the state with the drop of the result, else the last that was accepted."""
+    tried = document.states[1:]
+    drop = drop_record(document, "validation")
+    same = [s for s in tried if drop is not None and s.drop is not None and abs(s.drop - drop.value) < 1e-9]
+    return next(reversed(same or [state for state in tried if state.accepted]), None)
+
+
+def standing(state: State) -> str:
+    """What became of a state; one without accuracy was never judged."""
+    if state.accepted:
+        return "accepted"
+    return "rejected" if state.top1 is not None else "cost measured, not judged"
 
 
 def describe(state: State) -> list[str]:
     """All that is known of a state, line by line."""
-    lines = [state.name + ("" if state.accepted else " (rejected)")]
+    lines = [state.name if state.accepted else f"{state.name} ({standing(state)})"]
     if state.top1 is not None:
         lines.append(f"top-1 {text.percent(state.top1)} on validation")
     if state.drop is not None:
@@ -82,7 +93,7 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float,
     final = final_state(document)
     limit = _limit(document, axis, original)
     body = [axes(frame, axis.title, "top-1 on validation, %"), _goal_region(frame, floor, limit and limit / axis.unit)]
-    body.append(path(frame, _front(frame, [(c / axis.unit, t) for _, c, t in shown]), "front"))
+    body.append(path(frame, _front([(c / axis.unit, t) for s, c, t in shown if s.accepted]), "front"))
     low = 0
     # Rejected states first: what was accepted lies on top where dots meet.
     for state, cost, top1 in sorted(shown, key=lambda row: (row[0].accepted, row[0] is final)):
@@ -148,11 +159,11 @@ def _goal_region(frame: Frame, floor: float | None, limit: float | None) -> str:
     return "".join(parts)
 
 
-def _front(frame: Frame, points: Sequence[Point]) -> list[Point]:
-    """The staircase of states that no other one beats in both accuracy and cost."""
+def _front(points: Sequence[Point]) -> list[Point]:
+    """The staircase of points that no other one beats in both accuracy and cost."""
     front: list[Point] = []
     for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if y < frame.y_low or (front and y <= front[-1][1]):
+        if front and y <= front[-1][1]:
             continue
         if front:
             front.append((x, front[-1][1]))
@@ -161,7 +172,8 @@ def _front(frame: Frame, points: Sequence[Point]) -> list[Point]:
 
 
 def _label(frame: Frame, at: Point, name: str) -> str:
-    near_right = (at[0] - frame.x_low) / (frame.x_high - frame.x_low) > 0.7
-    anchor, dx = ("end", -14) if near_right else ("start", 16)
-    place = f'x="{frame.x(at[0])}" dx="{dx}" y="{frame.y(at[1])}" dy="-10" text-anchor="{anchor}"'
+    """The name below the mark: what is better lies above it, what is worse far below."""
+    share = (at[0] - frame.x_low) / (frame.x_high - frame.x_low)
+    anchor, dx = ("end", 10) if share > 0.85 else ("start", -10) if share < 0.1 else ("middle", 0)
+    place = f'x="{frame.x(at[0])}" y="{frame.y(at[1])}" dx="{dx}" dy="28" text-anchor="{anchor}"'
     return f'<text class="label" {place}>{escape(name)}</text>'

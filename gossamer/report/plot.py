@@ -50,7 +50,7 @@ def number(value: float, step: float) -> str:
     return f"{value:,.{places}f}".replace("-", "−")
 
 
-def axes(frame: Frame, x_title: str, y_title: str, *, x_ticks: int = 8, y_ticks: int = 6) -> str:
+def axes(frame: Frame, x_title: str, y_title: str, *, x_ticks: int = 8, y_ticks: int = 7) -> str:
     """Grid lines, tick labels and titles; every second label of x can be left out on a narrow page (`minor`)."""
     parts = [f'<text class="title" x="0" y="-16">{escape(y_title)}</text>']
     ys = ticks(frame.y_low, frame.y_high, y_ticks)
@@ -105,4 +105,13 @@ def mark(frame: Frame, at: Point, css: str, tip: Sequence[str], shape: str = "do
         f'<svg x="{frame.x(at[0])}" y="{frame.y(at[1])}" overflow="visible" class="mark {css}">'
         f'<g tabindex="0" role="img" aria-label="{escape(", ".join(tip))}" data-tip="{escape(text)}">'
         f'<circle class="hit" r="16"/>{shapes[shape]}</g></svg>'
+    )
+
+
+def curve(frame: Frame, points: Sequence[Point], css: str, tip: Sequence[str]) -> str:
+    """A line that tells about itself; tip: its lines of text."""
+    text = "\n".join(tip)
+    return (
+        f'<g class="{css}" tabindex="0" role="img" aria-label="{escape(", ".join(tip))}" data-tip="{escape(text)}">'
+        f"{path(frame, points, 'hit')}{path(frame, points, 'stroke')}</g>"
     )

@@ -6,8 +6,8 @@ from typing import Any
 from gossamer.record import Edit, JobDocument, Record
 from gossamer.report import text
 from gossamer.report.layers import layer_tables
-from gossamer.report.pareto import pareto
-from gossamer.report.table import Cell, Row, show, summary_rows
+from gossamer.report.pareto import pareto, standing
+from gossamer.report.table import ORIGINAL, Cell, Row, show, summary_rows
 from gossamer.report.text import escape
 from gossamer.report.verdict import parts
 
@@ -21,8 +21,8 @@ def section(title: str, body: str, lead: str = "") -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
-def grid(columns: Sequence[str], rows: Sequence[Sequence[str]], css: str = "") -> str:
-    """A table that falls apart into cards on a narrow page; the first cell of a row is its header. Cells are HTML."""
+def grid(columns: Sequence[str], rows: Sequence[Sequence[str]], css: str = "cards") -> str:
+    """A table whose first cells are row headers; `cards` fall apart on a narrow page. Cells are HTML."""
     head = "".join(f'<th scope="col" role="columnheader">{escape(name)}</th>' for name in columns)
     body = []
     for first, *others in rows:
@@ -32,7 +32,7 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[str]], css: str = "") -
         )
         body.append(f'<tr role="row"><th scope="row" role="rowheader">{first}</th>{cells}</tr>')
     return (
-        f'<table class="cards {css}" role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<table class="{css}" role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
         f'<tbody role="rowgroup">{"".join(body)}</tbody></table>'
     )
 
@@ -50,7 +50,10 @@ def tabs(group: str, panels: Sequence[tuple[str, str]]) -> str:
 
 def pairs(values: Mapping[str, Any]) -> str:
     """Names and values as a description list."""
-    items = "".join(f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(v)}</dd></div>" for k, v in values.items())
+    items = "".join(
+        f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text.plain(value))}</dd></div>"
+        for name, value in values.items()
+    )
     return f'<dl class="pairs">{items}</dl>'
 
 
@@ -66,20 +69,27 @@ def tiles(document: JobDocument) -> str:
     """The three or four numbers that matter, large."""
     rows = summary_rows(document)
     goal_runtime = str(document.goal.get("runtime", ""))
-    latency = [row for row in rows if row.what == "latency" and row.runtime == goal_runtime]
-    picked = [*latency[:1]]
+    latency = [row for row in rows if row.what == "latency" and goal_runtime in ("", row.runtime)]
+    picked = latency[:1]
     for what in ("top1", "file_bytes", "macs"):
         picked += [row for row in rows if row.what == what][:1]
-    shown = [_tile(row) for row in picked if row.before and row.after]
+    shown = [_tile(row, _tone(document, row)) for row in picked if row.before and row.after]
     return f'<ul class="tiles">{"".join(shown)}</ul>' if shown else ""
 
 
-def _tile(row: Row) -> str:
+def _tile(row: Row, tone: str) -> str:
     before, after = (c.text if c else "" for c in (row.before, row.after))
     return (
-        f'<li class="{row.verdict}"><span>{escape(row.name)}</span><strong>{escape(row.change.text)}</strong>'
+        f'<li class="{tone}"><span>{escape(row.name)}</span><strong>{escape(row.change.text)}</strong>'
         f"<small>{escape(before)} → {escape(after)}</small></li>"
     )
+
+
+def _tone(document: JobDocument, row: Row) -> str:
+    """The verdict to colour a row with: accuracy that was allowed to be lost is no alarm."""
+    allowed, lost = document.goal.get("max_drop"), row.change.value
+    fine = row.what == "top1" and allowed is not None and lost is not None and lost <= float(allowed)
+    return "" if fine else row.verdict
 
 
 def goal_section(document: JobDocument) -> str:
@@ -103,7 +113,7 @@ def summary_section(document: JobDocument) -> str:
             f"{escape(row.name)}<small>{escape(row.conditions)}</small>",
             cell(row.before),
             cell(row.after),
-            f'<span class="verdict {row.verdict}">{cell(row.change)}</span>',
+            f'<span class="verdict {_tone(document, row)}">{cell(row.change)}</span>',
         )
         for row in rows
     ]
@@ -111,42 +121,43 @@ def summary_section(document: JobDocument) -> str:
     slow = [text.runtime(row.runtime) for row in rows if row.what == "latency" and row.verdict in ("same", "worse")]
     if slow:
         lead += f" <b>Not faster on {escape(' and '.join(dict.fromkeys(slow)))}.</b>"
-    return section("Before and after", grid(("", "Before", "After", "Change"), body, "summary"), lead)
+    return section("Before and after", grid(("", "Before", "After", "Change"), body, "cards summary"), lead)
 
 
 def latency_section(document: JobDocument) -> str:
-    """One pair of bars with quartiles per runtime."""
+    """Bars with quartiles per runtime: the original, and the result in every precision that was timed there."""
     rows = [row for row in summary_rows(document) if row.what == "latency"]
-    values = [c.value for row in rows for c in (row.before, row.after) if c and c.value is not None]
-    ends = [r.high for r in document.records if r.what == "latency" and r.high is not None]
-    if not values:
+    records = [record for record in document.records if record.what == "latency"]
+    if not rows:
         return ""
-    top = max([*values, *ends]) * 1.02
-    records = {(r.value, str(r.conditions.get("runtime", ""))): r for r in document.records if r.what == "latency"}
+    top = 1.02 * max(record.value if record.high is None else record.high for record in records)
     items = []
     for row in rows:
-        bars = "".join(
-            _latency_bar(css, c, records.get((c.value or 0.0, row.runtime)), top)
-            for css, c in (("before", row.before), ("after", row.after))
-            if c
-        )
+        place = (row.runtime, row.batch)
+        here = [r for r in records if tuple(str(r.conditions.get(k, "")) for k in ("runtime", "batch")) == place]
         items.append(
             f'<div class="runtime"><h3>{escape(text.runtime(row.runtime))} <small>{escape(row.conditions)}</small></h3>'
-            f'<span class="verdict {row.verdict}">{escape(row.change.text)}</span>{bars}</div>'
+            f'<span class="verdict {row.verdict}">{escape(row.change.text)}</span>'
+            f"{''.join(_latency_bar(record, top) for record in here)}</div>"
         )
-    key = '<p class="key"><i class="before"></i>before <i class="after"></i>after <i class="whisker"></i>quartiles</p>'
+    key = f'<p class="key">{_swatch("before")}{_swatch("after")}<span><i class="whisker"></i>quartiles</span></p>'
     return section("Time on each runtime", key + "".join(items))
 
 
-def _latency_bar(css: str, value: Cell, record: Record | None, top: float) -> str:
-    width = 100 * (value.value or 0.0) / top
+def _swatch(name: str) -> str:
+    return f'<span><i class="{name}"></i>{name}</span>'
+
+
+def _latency_bar(record: Record, top: float) -> str:
+    css = "before" if record.subject == ORIGINAL else "after"
     whisker = ""
-    if record is not None and record.low is not None and record.high is not None:
+    if record.low is not None and record.high is not None:
         left, right = 100 * record.low / top, 100 * record.high / top
         whisker = f'<u style="left:{left:.2f}%;width:{right - left:.2f}%"></u>'
     return (
-        f'<div class="track"><i class="{css}" style="width:{width:.2f}%"></i>{whisker}</div>'
-        f'<span class="ms"><data value="{value.value}">{escape(value.text)}</data></span>'
+        f'<span class="dtype">{escape(record.conditions.get("dtype", record.subject))}</span>'
+        f'<div class="track" aria-hidden="true"><i class="{css}" style="width:{100 * record.value / top:.2f}%"></i>'
+        f'{whisker}</div><span class="ms">{cell(Cell(text=show(record).text, value=record.value))}</span>'
     )
 
 
@@ -165,8 +176,7 @@ def pareto_section(document: JobDocument) -> str:
             text.large(s.macs),
             text.count(s.params),
             "–" if s.file_bytes is None else text.size(s.file_bytes),
-            ("accepted" if s.accepted else '<b class="missed">rejected</b>')
-            + (f"<small>{escape(s.note)}</small>" if s.note else ""),
+            standing(s) + (f"<small>{escape(s.note)}</small>" if s.note else ""),
         )
         for s in document.states
     ]
@@ -174,10 +184,12 @@ def pareto_section(document: JobDocument) -> str:
     listing = f"<details><summary>{text.plural(len(rows), 'state')} as a table</summary>{grid(columns, rows)}</details>"
     key = (
         '<p class="key"><span class="k original">◆ original</span> <span class="k accepted">● accepted</span> '
-        '<span class="k rejected">✕ rejected</span> <span class="k front">╌ best trade-offs</span></p>'
+        '<span class="k rejected">✕ rejected</span> <span><i class="front"></i>best of the accepted</span></p>'
     )
     body = (tabs("pareto", plots) + key if plots else "") + listing
-    return section("What was tried", body, "One mark per network that was trained and judged on the validation split.")
+    return section(
+        "What was tried", body, "One mark per network whose accuracy was judged, always on the validation split."
+    )
 
 
 def layers_section(document: JobDocument) -> str:
@@ -185,7 +197,7 @@ def layers_section(document: JobDocument) -> str:
     tables = layer_tables(document)
     if not tables:
         return section("Layer by layer", "", "No layer was listed.")
-    key = '<p class="key"><i class="before"></i>before <i class="after"></i>after</p>'
+    key = f'<p class="key">{_swatch("before")}{_swatch("after")}</p>'
     return section("Layer by layer", tabs("layers", tables) + key)
 
 
@@ -199,9 +211,10 @@ def edits_section(document: JobDocument) -> str:
     if proofs:
         lead += (
             f" {len(proofs)} of them proven on the example input: the changed network gave the outputs of the original "
-            f"with the cut parts silenced, largest relative difference <b>{text.proof(max(proofs))}</b>."
+            "with the cut parts silenced, largest relative difference "
+            f'<b><data value="{max(proofs)}">{text.proof(max(proofs))}</data></b>.'
         )
-    columns = ("Target", "Method", "Edit", "Before", "After", "Proof")
+    columns = ("Target", "Edit", "Change", "Proof")
     body = grid(columns, [_edit(edit) for edit in edits[:_SHOWN_EDITS]])
     if len(edits) > _SHOWN_EDITS:
         rest = grid(columns, [_edit(edit) for edit in edits[_SHOWN_EDITS:]])
@@ -210,18 +223,14 @@ def edits_section(document: JobDocument) -> str:
 
 
 def _edit(edit: Edit) -> tuple[str, ...]:
-    proof = (
-        '<span class="quiet">training followed</span>'
-        if edit.proof is None
-        else f'<data value="{edit.proof}">{text.proof(edit.proof)}</data>'
-    )
+    proof = '<span class="quiet">training followed</span>'
+    if edit.proof is not None:
+        proof = f'<data value="{edit.proof}">{text.proof(edit.proof)}</data>'
     note = f"<small>{escape(edit.note)}</small>" if edit.note else ""
     return (
         f"<code>{escape(edit.target)}</code>{note}",
-        f"<code>{escape(edit.method)}</code>",
-        escape(edit.kind),
-        escape(edit.before),
-        escape(edit.after),
+        f"{escape(edit.kind)}<small><code>{escape(edit.method)}</code></small>",
+        f'{escape(edit.before)} <span class="quiet">→</span> {escape(edit.after)}',
         proof,
     )
 
@@ -280,7 +289,7 @@ def records_section(document: JobDocument) -> str:
     rows = []
     for record in document.records:
         shown = show(record)
-        conditions = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in record.conditions.items())
+        conditions = ", ".join(f"{k.replace('_', ' ')} {text.plain(v)}" for k, v in record.conditions.items())
         rows.append(
             (
                 f"{escape(record.what.replace('_', ' '))}<small>{escape(record.subject)}</small>",

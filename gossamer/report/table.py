@@ -1,8 +1,8 @@
 """The summary of a job as plain rows: what the command line, the README and the page show in the same words.
 
-Of the records it reads `what`, `subject` ("original" is before; the deployed network, "result int8" or else "result", is
-after), and of the conditions `split` (absent means test), `device`, `runtime`, `batch`, `threads`, `dtype` and `file`.
-Before and after are only set against each other where device, runtime, batch, threads and the file's suffix are the same.
+Of the records it reads `what`, `subject` ("original" is before; the deployed network, "result int8" or else "result",
+is after), and of the conditions `split` (absent means test), `device`, `runtime`, `batch`, `threads`, `dtype`, `file`.
+Before and after are only compared where device, runtime, batch, threads and the suffix of the file are the same.
 """
 
 from collections.abc import Iterator
@@ -88,7 +88,8 @@ def show(record: Record) -> Cell:
         case "params":
             shown = text.count(value)
         case "file_bytes" | "peak_memory":
-            shown, span = text.size(value), span or (f"{text.count(value)} bytes" if value >= 1000 else "")
+            shown = text.size(value)
+            span = f"{text.count(value)} bytes" if record.what == "file_bytes" and value >= 1000 else span
         case _:
             shown = f"{text.significant(value)} {record.unit}".strip()
     return Cell(text=shown, detail=span, value=value)
@@ -177,7 +178,7 @@ def _name(what: str, record: Record | None) -> str:
             return f"Latency on {text.runtime(conditions.get('runtime', 'unnamed runtime'))}"
         case "file_bytes":
             suffix = str(conditions.get("file", "")).rpartition(".")[2]
-            return f"File, .{suffix}" if suffix else "File"
+            return f"File (.{suffix})" if suffix else "File"
         case "peak_memory":
             return "Peak memory"
         case _:

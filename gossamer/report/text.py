@@ -32,16 +32,21 @@ def count(value: float) -> str:
 
 
 def large(value: float) -> str:
-    """`31.3 M`: four digits at most, decimal prefixes."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{significant(value / size)} {prefix}"
-    return significant(value) if value != int(value) else f"{value:.0f}"
+    """`31.3 M`: three digits with a decimal prefix; in full below 10,000."""
+    return count(value) if abs(value) < 10_000 and value == int(value) else _prefixed(value)
 
 
 def size(value: float) -> str:
     """`366 kB`; decimal prefixes, 1 kB = 1000 bytes."""
-    return f"{large(value)}B" if abs(value) >= 1000 else f"{value:.0f} B"
+    return f"{_prefixed(value)}B" if abs(value) >= 1000 else f"{value:.0f} B"
+
+
+def _prefixed(value: float) -> str:
+    for unit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # Just below a unit three digits round up to it: 999,999 is 1.00 M, not 1,000 k.
+        if abs(value) >= unit * 0.9995:
+            return f"{significant(value / unit)} {prefix}"
+    return significant(value)
 
 
 def milliseconds(value: float) -> str:
@@ -83,6 +88,21 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plain(value: object) -> str:
+    """Any value of the document: thousands set apart, no needless decimals, lists joined."""
+    match value:
+        case bool() | str() | None:
+            return str(value)
+        case int():
+            return count(value) if abs(value) >= 10_000 else str(value)
+        case float():
+            return f"{value:g}"
+        case list() | tuple():
+            return ", ".join(plain(item) for item in value)
+        case _:
+            return str(value)
 
 
 def runtime(name: object) -> str:

@@ -20,23 +20,39 @@ class Part:
 
 def sentence(document: JobDocument) -> str:
     """`Goal met: 4.06× faster on ONNX Runtime (at least 4× asked), 0.32 points of top-1 lost on test.`"""
+    if not document.goal:
+        return _without_goal(document)
     budget, *gains = parts(document)
     said = [f"{part.got} ({part.asked} asked{part.short})" for part in gains if part.met is not None]
     if budget.met is False:
         said.append(f"{budget.got} ({budget.asked})")
-    elif (drop := drop_record(document, "test")) is not None:
-        said.append(f"{text.points(abs(drop.value))} points of top-1 {'lost' if drop.value >= 0 else 'gained'} on test")
+    else:
+        said += _lost(document)
     state = "Goal met" if document.met else "Goal missed"
     return f"{state}: {', '.join(said)}." if said else f"{state}."
 
 
+def _without_goal(document: JobDocument) -> str:
+    row = next((r for r in summary_rows(document) if r.what == "latency" and r.ratio is not None), None)
+    said = [f"{row.change.text} on {text.runtime(row.runtime)}"] if row else []
+    said += _lost(document)
+    return f"Recipe done: {', '.join(said)}." if said else "Recipe done."
+
+
+def _lost(document: JobDocument) -> list[str]:
+    drop = drop_record(document, "test")
+    if drop is None:
+        return []
+    return [f"{text.points(abs(drop.value))} points of top-1 {'lost' if drop.value >= 0 else 'gained'} on test"]
+
+
 def parts(document: JobDocument) -> list[Part]:
-    """The accuracy budget first, then every gain that was asked for."""
+    """The accuracy budget first, then every gain that was asked for; nothing where no goal was set."""
+    if not document.goal:
+        return []
     rows = summary_rows(document)
-    return [
-        _budget(document),
-        *(_gain(document, rows, name) for name in _MEASURED if document.goal.get(name) is not None),
-    ]
+    gains = [name for name in _MEASURED if document.goal.get(name) is not None]
+    return [_budget(document), *(_gain(document, rows, name) for name in gains)]
 
 
 def _budget(document: JobDocument) -> Part:
