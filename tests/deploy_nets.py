@@ -40,7 +40,7 @@ def images(samples: int, seed: int) -> tuple[Tensor, Tensor]:
     row, column = torch.meshgrid(torch.arange(12) % 2, torch.arange(12) % 2, indexing="ij")
     patterns = torch.stack([torch.ones(12, 12), row, column, (row + column) % 2]).float()
     noise = torch.randn(samples, 1, 12, 12, generator=generator)
-    return patterns[target][:, None] * 2 + noise, target
+    return patterns[target][:, None] * 0.6 + noise, target
 
 
 def batches(samples: int, seed: int) -> list[tuple[Tensor, Tensor]]:

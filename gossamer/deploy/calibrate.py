@@ -15,18 +15,35 @@ from gossamer.task import split
 
 Array = NDArray[Any]
 Range = tuple[float, float]
-BINS = 2048
+PER_OCTAVE = 32  # bins between a magnitude and its double
+SMALLEST, OCTAVES = -24, 64  # magnitudes from 2**-24 (what is less counts as 0) to 2**40
+BINS = PER_OCTAVE * OCTAVES  # for either sign
 CHUNK = 32  # samples of one run: bounds the memory that the intermediate values take
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was seen of one value: smallest and largest number, and how often numbers fell in each of the equal bins
-    between them."""
+    """What was seen of one value: smallest and largest number, and how often numbers fell in each of the bins.
+
+    Bins are of equal relative width (2 to 3 %), so that neither one huge number nor a small range blurs them, and are
+    the same for all data, so that one pass is enough. They go from the most negative to the most positive.
+    """
 
     low: float
     high: float
     counts: NDArray[np.int64]
+
+
+def _edges() -> NDArray[np.float64]:
+    """Ends of the bins, ascending, shape (2 * BINS + 1,)."""
+    first = (127 + SMALLEST) * PER_OCTAVE
+    bits = np.arange(first, first + BINS + 1, dtype=np.int32) << 18
+    positive = bits.view(np.float32).astype(np.float64)
+    positive[0] = 0.0
+    return np.concatenate([-positive[:0:-1], positive])
+
+
+EDGES = _edges()
 
 
 def feeds(session: Any, loader: Iterable[Any], samples: int | None = None) -> Iterator[dict[str, Array]]:
@@ -69,32 +86,33 @@ def expose(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 def observe(
     model: onnx.ModelProto, loader: Iterable[Any], folder: Path, *, threads: int, samples: int | None = None
 ) -> dict[str, Seen]:
-    """Histograms of all float values. Goes through the data twice: first for the ends, then for the counts.
+    """Histograms of all float values, in one pass over the data.
 
-    Memory is that of one chunk of 32 samples and one histogram a value, however many samples there are.
+    Memory is that of one chunk of 32 samples and one histogram a value (32 KiB), however many samples there are.
     """
     names = float_values(model)
     session = _exposed_session(model, names, folder, threads)
     ends = dict.fromkeys(names, (np.inf, -np.inf))
+    counts = {name: np.zeros(2 * BINS, np.int64) for name in names}
     for feed in feeds(session, loader, samples):
         for name, value in zip(names, session.run(None, feed), strict=True):
-            if not np.isfinite(value).all():
+            low, high = float(value.min()), float(value.max())
+            if not np.isfinite(low + high):
                 raise BadInput(f"calibration: value {name!r} of the network is not finite; check data and weights")
-            ends[name] = (min(ends[name][0], float(value.min())), max(ends[name][1], float(value.max())))
+            ends[name] = (min(ends[name][0], low), max(ends[name][1], high))
+            counts[name] += histogram(value)
     if any(low > high for low, high in ends.values()):
         raise BadInput("calibration: the loader gave no samples")
-    counts = {name: np.zeros(BINS, np.int64) for name in names}
-    for feed in feeds(session, loader, samples):
-        for name, value in zip(names, session.run(None, feed), strict=True):
-            counts[name] += histogram(value, *ends[name])
     return {name: Seen(low=ends[name][0], high=ends[name][1], counts=counts[name]) for name in names}
 
 
-def histogram(value: Array, low: float, high: float) -> NDArray[np.int64]:
-    """Counts of BINS equal bins from low to high; what lies beyond (a loader that augments) counts at the ends."""
-    width = max(high - low, 1e-12) / BINS
-    index = np.clip((value.ravel() - low) / width, 0, BINS - 1).astype(np.int64)
-    return np.bincount(index, minlength=BINS)
+def histogram(value: Array) -> NDArray[np.int64]:
+    """Counts in the bins between EDGES. The leading bits of a float32 are the logarithm that the bins need."""
+    flat = np.ascontiguousarray(value, np.float32).ravel()
+    index = (flat.view(np.int32) & 0x7FFFFFFF) >> 18
+    index -= (127 + SMALLEST) * PER_OCTAVE
+    np.clip(index, 0, BINS - 1, out=index)
+    return np.bincount(np.where(flat < 0, BINS - 1 - index, BINS + index), minlength=2 * BINS)
 
 
 def min_max(seen: Seen) -> Range:
@@ -106,23 +124,24 @@ def percentile(seen: Seen, percent: float = 99.99) -> Range:
     """What `percent` of the numbers lie in, half of the rest cut at each end; zero stays inside."""
     share = np.cumsum(seen.counts) / seen.counts.sum()
     tail = (1 - percent / 100) / 2
-    edges = np.linspace(seen.low, seen.high, BINS + 1)
-    low = edges[int(np.searchsorted(share, tail, side="right"))]
-    high = edges[min(int(np.searchsorted(share, 1 - tail, side="left")) + 1, BINS)]
-    return min(float(low), 0.0), max(float(high), 0.0)
+    low = EDGES[int(np.searchsorted(share, tail, side="right"))]
+    high = EDGES[int(np.searchsorted(share, 1 - tail, side="left")) + 1]
+    widest = min_max(seen)
+    return max(min(float(low), 0.0), widest[0]), min(max(float(high), 0.0), widest[1])
 
 
-def least_squares(seen: Seen, levels: int = 256, steps: int = 80) -> Range:
-    """The range, shrunk towards zero, with the least mean squared error of `levels` codes: rounding inside the range
-    (step**2 / 12) plus what is cut off."""
+def least_squares(seen: Seen, levels: int = 256, steps: int = 100) -> Range:
+    """The range, shrunk towards zero, with the least mean squared error of `levels` codes: what rounding does inside
+    the range (step**2 / 12, and less for numbers that become 0) plus what is cut off."""
     low, high = min_max(seen)
-    edges = np.linspace(seen.low, seen.high, BINS + 1)
-    centers, weights = (edges[:-1] + edges[1:]) / 2, seen.counts / seen.counts.sum()
+    used = np.flatnonzero(seen.counts)
+    centers, weights = (EDGES[used] + EDGES[used + 1]) / 2, seen.counts[used] / seen.counts.sum()
     best, best_error = (low, high), np.inf
-    for share in np.linspace(1, 1 / steps, steps):
+    for share in np.geomspace(1, 1e-3, steps):
         step = share * (high - low) / (levels - 1)
         over = np.maximum(centers - share * high, 0) + np.maximum(share * low - centers, 0)
-        error = float((weights * np.where(over > 0, over**2, step**2 / 12)).sum())
+        rounding = np.minimum(centers**2, step**2 / 12)
+        error = float((weights * np.where(over > 0, over**2, rounding)).sum())
         if error < best_error:
             best, best_error = (share * low, share * high), error
     return best

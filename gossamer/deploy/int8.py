@@ -15,12 +15,13 @@ from gossamer.deploy import calibrate, equalize, qdq
 from gossamer.deploy.calibrate import Range, Seen
 from gossamer.deploy.onnx_export import export_onnx, write_onnx
 from gossamer.deploy.runner import open_runner, open_session
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, NoEffect
 from gossamer.measure.accuracy import Drop, paired_drop
 from gossamer.record import Rung
 from gossamer.run import Run
 from gossamer.task import Task
 
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RULES: dict[str, Callable[[Seen], Range]] = {
     "min-max": calibrate.min_max,
     "least squares": calibrate.least_squares,
@@ -127,6 +128,8 @@ class Ladder:
 
     def climb(self) -> Iterator[Candidate]:
         """Candidates from the simplest to the costliest."""
+        if not any(node.op_type in WEIGHTED for node in self.network.graph.node):
+            raise NoEffect(f"int8: the network has no layer with weights ({', '.join(WEIGHTED)})")
         seen = self.observe(self.network)
         rule = "min-max"
         for name in RULES:
@@ -199,7 +202,7 @@ def rounded_weights(quantized: onnx.ModelProto) -> dict[str, Any]:
     made = {node.output[0]: node for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
     weights = {}
     for node in quantized.graph.node:
-        source = made.get(node.input[1]) if node.op_type in ("Conv", "Gemm") else None
+        source = made.get(node.input[1]) if node.op_type in WEIGHTED else None
         if source is None or source.input[0] not in arrays:
             continue
         codes, scale = arrays[source.input[0]], arrays[source.input[1]]

@@ -67,7 +67,9 @@ class TorchRunner(Runner):
                     f"torch.compile needs a C++ compiler and {compiler!r} is not installed; "
                     "install it with: apt-get install g++, or use the runtime 'torch'"
                 )
-            self.model = torch.compile(self.model)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.model = torch.compile(self.model)
 
     def prepare(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(x.to(self.device) for x in inputs)

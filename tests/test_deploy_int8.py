@@ -1,0 +1,328 @@
+import tracemalloc
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from deploy_nets import batches, images, task, trained
+from onnx import numpy_helper
+from torch import nn
+
+from gossamer.deploy import export_onnx, float32_correct, open_runner, quantize_ladder
+from gossamer.deploy.calibrate import (
+    BINS,
+    EDGES,
+    Seen,
+    histogram,
+    least_squares,
+    mean_values,
+    min_max,
+    observe,
+    percentile,
+)
+from gossamer.deploy.equalize import correct_biases, equalize
+from gossamer.deploy.int8 import better, rounded_weights
+from gossamer.deploy.onnx_export import write_onnx
+from gossamer.deploy.qdq import quantize
+from gossamer.errors import BadInput, NoEffect
+from gossamer.run import Run, Silent
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return export_onnx(trained(), task().example_inputs, tmp_path_factory.mktemp("onnx") / "net.onnx")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return float32_correct(trained(), task())
+
+
+def ranges_of(network, folder):
+    seen = observe(onnx.load(network), task().calibration, folder, threads=1)
+    return {name: min_max(one) for name, one in seen.items()}
+
+
+def run(model, folder, x):
+    path = folder / "run.onnx"
+    write_onnx(model, path)
+    return open_runner("onnxruntime", path, threads=1)(x)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_first_rung_does_for_an_easy_network(runtime, network, reference, tmp_path):
+    found = quantize_ladder(
+        network, task(), tmp_path, budget_points=1, reference_correct=reference, runtime=runtime, threads=1
+    )
+    assert found.met and [rung.name for rung in found.rungs] == ["min-max"] and found.rung == "min-max"
+    assert found.rungs[0].accepted and found.drop.points <= 1
+    runner = open_runner(runtime, found.path, threads=1, precision="int8")
+    assert torch.equal(task().metric(runner, task().validation), found.correct)
+    assert found.top1 == pytest.approx(100 * float(found.correct.mean()))
+    assert float(found.correct.mean()) > float(reference.mean()) - 0.01
+    assert [path.name for path in tmp_path.iterdir()] == ["model.int8.onnx"]
+
+
+def test_a_module_is_exported_on_the_way_and_left_alone(reference, tmp_path):
+    model = trained().train()
+    found = quantize_ladder(
+        model, task(), tmp_path, budget_points=1, reference_correct=reference, threads=1, samples=64
+    )
+    assert model.training and found.met and [path.name for path in tmp_path.iterdir()] == ["model.int8.onnx"]
+
+
+def test_nothing_but_integer_kernels_runs_between_input_and_output(network, tmp_path):
+    path = tmp_path / "int8.onnx"
+    write_onnx(quantize(onnx.load(network), ranges_of(network, tmp_path)), path)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 4
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 6 and kinds.count("QLinearAdd") == 2 and kinds.count("QGemm") == 1
+    assert kinds.count("QuantizeLinear") == 1 and kinds[0] == "QuantizeLinear"
+    assert not {"Conv", "Add", "Gemm", "Relu", "GlobalAveragePool", "DequantizeLinear"} & set(kinds)
+
+
+def test_the_file_holds_a_byte_a_weight_and_little_else(network, tmp_path):
+    model = quantize(onnx.load(network), ranges_of(network, tmp_path))
+    kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer}
+    assert kinds == {"INT8", "UINT8", "INT32", "FLOAT"}
+    large = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) > 64]
+    assert large and all(tensor.data_type == onnx.TensorProto.INT8 for tensor in large)
+    weights = sum(np.prod(tensor.dims) for tensor in large)
+    assert len(model.SerializeToString()) < weights + 6500
+    assert not model.metadata_props and not model.graph.value_info
+
+
+def test_excluded_nodes_stay_in_float(network, tmp_path):
+    model = quantize(onnx.load(network), ranges_of(network, tmp_path), exclude=["conv4"])
+    assert "conv4" not in rounded_weights(model) and "conv3" in rounded_weights(model)
+    original = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(network).graph.initializer}
+    kept = [numpy_helper.to_array(t) for t in model.graph.initializer if list(t.dims) == [16, 16, 3, 3]]
+    assert np.array_equal(kept[0], original["conv4.weight"])
+
+
+class Bottleneck(nn.Module):
+    """Two convolutions of which the first makes one channel `factor` times too large and the second takes it back."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.inner = trained()
+        self.enter, self.leave = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1)
+        with torch.no_grad():
+            self.enter.weight.copy_(torch.tensor([1.0, factor, -1.0, -factor]).view(4, 1, 1, 1))
+            self.enter.bias.zero_()
+            self.leave.weight.copy_(torch.tensor([1.0, 0.1 / factor, -1.0, -0.1 / factor]).view(1, 4, 1, 1))
+            self.leave.bias.zero_()
+
+    def forward(self, x):
+        return self.inner(self.leave(torch.relu(self.enter(x))))
+
+
+class Listener(Silent):
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+def test_unequal_channels_fail_min_max_and_are_saved_by_equalization(tmp_path):
+    model = Bottleneck(3000.0).eval()
+    exact = float32_correct(model, task())
+    assert exact.mean() > 0.9
+    listener = Listener()
+    found = quantize_ladder(
+        model, task(), tmp_path, budget_points=1, reference_correct=exact, threads=1, run=Run(progress=listener)
+    )
+    first, last = found.rungs[0], found.rungs[-1]
+    assert not first.accepted and first.drop > 5
+    assert last.accepted and last.name == "cross-layer equalization" == found.rung and found.met
+    assert len(listener.said) == len(found.rungs) and "min-max" in listener.said[0]
+
+
+def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
+    plain = task()
+    calibration = [(x.clone(), y) for x, y in batches(256, 3)]
+    calibration[0][0][0, 0, 0, 0] = 300.0
+    spiked = type(plain)(**{**plain.__dict__, "calibration": calibration})
+    found = quantize_ladder(
+        trained(), spiked, tmp_path, budget_points=1, reference_correct=float32_correct(trained(), plain), threads=1
+    )
+    assert not found.rungs[0].accepted and found.met and found.rung in ("least squares", "percentile 99.99")
+
+
+def test_an_impossible_budget_climbs_to_the_top_and_gives_the_best(network, tmp_path):
+    everything_right = torch.ones(1280)
+    found = quantize_ladder(
+        network, task(), tmp_path, budget_points=0, reference_correct=everything_right, threads=1, samples=64
+    )
+    names = [rung.name for rung in found.rungs]
+    assert names[:3] == ["min-max", "least squares", "percentile 99.99"]
+    assert "bias correction" in names and "float layers: 1" in names
+    assert not found.met and not any(rung.accepted for rung in found.rungs)
+    assert found.drop.points == pytest.approx(100 - found.top1, abs=1e-4)
+    assert next(rung for rung in found.rungs if rung.name == found.rung).drop == found.drop.points
+    runner = open_runner("onnxruntime", found.path, threads=1, precision="int8")
+    assert torch.equal(task().metric(runner, task().validation), found.correct)
+
+
+def test_layers_are_left_in_float_only_for_a_gain_beyond_chance():
+    before = torch.zeros(1000)
+    little, much = before.clone(), before.clone()
+    little[:2] = 1
+    much[:50] = 1
+    assert better(before, little, slower=False) and not better(before, little, slower=True)
+    assert better(before, much, slower=True) and not better(much, before, slower=False)
+
+
+def test_int8_on_torch_is_refused(network, reference, tmp_path):
+    with pytest.raises(BadInput, match="onnxruntime or openvino"):
+        quantize_ladder(network, task(), tmp_path, budget_points=1, reference_correct=reference, runtime="torch")
+
+
+def test_a_network_without_weighted_layers_is_refused(tmp_path):
+    path = export_onnx(nn.ReLU(), (torch.zeros(2, 4),), tmp_path / "net.onnx")
+    with pytest.raises(NoEffect, match="no layer"):
+        quantize_ladder(path, task(), tmp_path, budget_points=1, reference_correct=torch.ones(1280), threads=1)
+
+
+def test_histograms_streamed_in_chunks_are_those_of_all_data_at_once(network, tmp_path):
+    seen = observe(onnx.load(network), task().calibration, tmp_path, threads=1)
+    x = torch.cat([batch[0] for batch in task().calibration]).numpy()
+    assert (seen["input"].low, seen["input"].high) == (x.min(), x.max())
+    expected = np.histogram(x, EDGES)[0]
+    assert expected.sum() == x.size and np.array_equal(seen["input"].counts, expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_histogram_counts_zero_tiny_and_huge_numbers_at_the_ends_of_its_bins():
+    counts = histogram(np.array([0.0, -0.0, 1e-30, 1e30, -1e30, 1.0], np.float32))
+    one = int(np.searchsorted(EDGES, 1.0))
+    assert counts[BINS] == 3 and counts[-1] == 1 and counts[0] == 1 and counts[one] == 1 and EDGES[one] == 1
+    assert counts.sum() == 6
+
+
+def test_memory_of_calibration_does_not_grow_with_the_samples(network, tmp_path):
+    class Endless:
+        def __init__(self, batches):
+            self.batches = batches
+
+        def __iter__(self):
+            return ((images(64, seed)[0], None) for seed in range(self.batches))
+
+    peaks = []
+    for count in (1, 2, 30):
+        tracemalloc.start()
+        observe(onnx.load(network), Endless(count), tmp_path, threads=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.1 * peaks[1]
+
+
+def test_calibration_looks_at_no_more_samples_than_asked_and_refuses_none(network, tmp_path):
+    seen = observe(onnx.load(network), task().calibration, tmp_path, threads=1, samples=70)
+    assert seen["input"].counts.sum() == 70 * 144
+    with pytest.raises(BadInput, match="no samples"):
+        observe(onnx.load(network), [], tmp_path, threads=1)
+    with pytest.raises(BadInput, match="not finite"):
+        observe(onnx.load(network), [(torch.full((2, 1, 12, 12), torch.nan), None)], tmp_path, threads=1)
+
+
+def seen_of(values):
+    values = values.astype(np.float32)
+    return Seen(low=float(values.min()), high=float(values.max()), counts=histogram(values))
+
+
+def test_rules_cut_what_they_say():
+    values = np.append(np.random.default_rng(0).normal(size=200_000), 1e6)
+    assert min_max(seen_of(values)) == pytest.approx((values.min(), 1e6))
+    low, high = percentile(seen_of(values), 99.9)
+    assert (low, high) == pytest.approx((np.quantile(values, 0.0005), np.quantile(values, 0.9995)), rel=0.04)
+    positive = seen_of(np.abs(values))
+    assert min_max(positive)[0] == percentile(positive)[0] == least_squares(positive)[0] == 0
+    assert percentile(seen_of(np.full(10, 3.0))) == (0, 3)
+
+
+def test_least_squares_has_the_least_error_of_all_its_shares():
+    values = np.random.default_rng(1).exponential(size=20_000)
+
+    def error(high):
+        step = high / 15
+        return float(((np.clip(np.round(values / step), 0, 15) * step - values) ** 2).mean())
+
+    _, high = least_squares(seen_of(values), levels=16)
+    best = min(error(share * values.max()) for share in np.geomspace(1, 1e-3, 100))
+    assert error(high) < 1.05 * best < error(values.max())
+
+
+def test_equalization_keeps_the_function_and_evens_the_ranges(tmp_path):
+    model = Bottleneck(100.0).eval()
+    path = export_onnx(model, (images(2, 0)[0],), tmp_path / "net.onnx")
+    equal = equalize(onnx.load(path))
+    x = images(16, 1)[0]
+    expected = model(x)
+    assert (run(equal, tmp_path, x) - expected).abs().max() < 1e-5 * expected.abs().max()
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in equal.graph.initializer}
+    ranges = np.abs(weights["enter.weight"]).reshape(4, -1).max(1), np.abs(weights["leave.weight"]).reshape(4)
+    assert np.allclose(ranges[0], ranges[1], rtol=1e-2)
+
+
+class Depthwise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.c, self.d = nn.Conv2d(6, 4, 1), nn.Conv2d(4, 8, 3, groups=2)
+        self.e, self.f = nn.Linear(8, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.b(torch.relu(self.a(x))))
+        x = torch.max_pool2d(self.d(torch.relu(self.c(x))), 2)
+        return self.f(torch.relu(self.e(x.mean((2, 3)))))
+
+
+def test_equalization_follows_depthwise_grouped_pooled_and_linear_layers(tmp_path):
+    model = Depthwise().eval()
+    x = torch.randn(4, 1, 12, 12)
+    path = export_onnx(model, (x,), tmp_path / "net.onnx")
+    before = onnx.load(path)
+    equal = equalize(before)
+    torch.testing.assert_close(run(equal, tmp_path, x), model(x), rtol=1e-4, atol=1e-6)
+    changed = {
+        a.name
+        for a, b in zip(before.graph.initializer, equal.graph.initializer, strict=True)
+        if a.raw_data != b.raw_data and a.name.endswith("weight")
+    }
+    assert changed == {f"{name}.weight" for name in "abcdef"}
+
+
+def test_bias_correction_takes_the_mean_error_of_rounded_weights_away(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 4)).eval()
+    x, _ = images(200, 0)
+    x = x + 1
+    path = export_onnx(model, (x[:2],), tmp_path / "net.onnx")
+    network = onnx.load(path)
+    weights = {t.name: numpy_helper.to_array(t) for t in network.graph.initializer}
+    # Coarser than int8, so that the error is large.
+    coarse = {"0": np.round(weights["0.weight"] * 4) / 4, "3": np.round(weights["3.weight"] * 30) / 30}
+    names = [node.input[0] for node in network.graph.node if node.name in coarse]
+    means = mean_values(network, names, [(x, None)], tmp_path, threads=1)
+    corrected = {
+        t.name: np.array(numpy_helper.to_array(t)) for t in correct_biases(network, coarse, means).graph.initializer
+    }
+    with torch.no_grad():
+        inner = model[2](model[1](model[0](x)))
+        for weight, given, layer in ((coarse["0"], x, model[0]), (coarse["3"], inner, model[3])):
+            name = "0" if layer is model[0] else "3"
+            exact = layer(given)
+            rounded = type(layer).forward
+            del rounded
+            layer.weight.copy_(torch.from_numpy(weight))
+            error = (layer(given) - exact).transpose(0, 1).flatten(1).mean(1)
+            old = layer.bias if layer.bias is not None else torch.zeros(len(weight))
+            shift = torch.from_numpy(corrected[f"{name}.bias"]) - old
+            assert error.abs().max() > 1e-3
+            assert (error + shift).abs().max() < 1e-3 * error.abs().max()
