@@ -22,7 +22,8 @@ def significant(value: float, digits: int = 3) -> str:
         return str(value)
     if value == 0:
         return "0"
-    places = digits - 1 - math.floor(math.log10(abs(value)))
+    # The exponent after rounding: 9.999 has two digits before the point by then.
+    places = digits - 1 - int(f"{value:.{digits - 1}e}".split("e")[1])
     return f"{value:,.{min(max(places, 0), 9)}f}"
 
 
@@ -82,7 +83,7 @@ def proof(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """`8.2 s`, `13 min 32 s`, `2 h 05 min`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:

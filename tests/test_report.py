@@ -1,0 +1,363 @@
+"""The report: the numbers of the document are in it, nothing else gets in, and what is missing is said."""
+
+import dataclasses
+import html
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_document import bare, missed, sample
+
+from gossamer.errors import BadInput
+from gossamer.record import JobDocument, LayerCost, Record, State
+from gossamer.report import markdown, summary_rows, text, write_report, write_sensitivity
+from gossamer.report.layers import layer_tables
+from gossamer.report.page import render
+from gossamer.report.pareto import final_state
+from gossamer.report.plot import Frame, ticks
+from gossamer.report.verdict import parts, sentence
+
+HOSTILE = "<script>alert('x')</script>\"onload=&"
+FINITE = st.floats(min_value=1e-6, max_value=1e15)
+
+
+class Page(HTMLParser):
+    """Values of <data>, the text, and every tag, of a page."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.values: set[float] = set()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        value = dict(attrs).get("value")
+        if tag == "data" and value is not None:
+            self.values.add(float(value))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def numbers(document: JobDocument) -> set[float]:
+    """What a reader must be able to find."""
+    found = {float(r.value) for r in document.records} | {float(size) for size in document.files.values()}
+    found |= {edit.proof for edit in document.edits if edit.proof is not None}
+    found |= {rung.top1 for rung in document.int8_ladder} | {rung.drop for rung in document.int8_ladder}
+    for row in (*document.layers_before, *document.layers_after):
+        found |= {float(row.params), float(row.macs), float(row.out_channels)}
+        found |= {row.time_ms} if row.time_ms is not None else set()
+    return found
+
+
+def latency(subject: str, value: float, low: float, high: float, **conditions: object) -> Record:
+    return Record(
+        subject=subject,
+        what="latency",
+        value=value,
+        unit="ms",
+        low=low,
+        high=high,
+        conditions={"runtime": "onnxruntime", "batch": 64, "threads": 2, **conditions},
+    )
+
+
+def only(*records: Record) -> JobDocument:
+    document = bare()
+    document.records = list(records)
+    return document
+
+
+def test_every_number_of_the_document_is_on_the_page():
+    page = Page(render(sample()))
+    assert numbers(sample()) - page.values == set()
+    words = " ".join(page.words)
+    for state in sample().states:
+        assert state.name in words
+        assert text.percent(state.top1) in words
+
+
+def test_the_document_survives_its_file_and_gives_the_same_page():
+    assert render(JobDocument.parse(sample().dump())) == render(sample())
+
+
+@pytest.mark.parametrize("document", [sample(), missed(), bare()], ids=["met", "missed", "bare"])
+def test_the_page_asks_for_nothing_from_outside(document):
+    source = render(document)
+    assert not re.search(r"https?://|//[a-z]+\.|url\(|@import|<link|<img|<iframe|fetch\(", source)
+    assert not [tag for tag, attrs in Page(source).tags if "src" in attrs or "href" in attrs]
+    assert len(source) < 1_000_000
+
+
+def test_names_from_outside_stay_text():
+    document = sample()
+    document.command = document.task["name"] = document.task["model"] = HOSTILE
+    document.environment[HOSTILE] = document.goal["runtime"] = HOSTILE
+    document.missed = [HOSTILE]
+    document.files[HOSTILE] = 1
+    document.seconds[HOSTILE] = 1.0
+    rows = (document.states, document.edits, document.layers_before, document.int8_ladder, document.records)
+    for field in rows:
+        texts = {f.name: HOSTILE for f in dataclasses.fields(field[0]) if f.type in (str, "str") and f.name != "what"}
+        field[-1] = dataclasses.replace(field[-1], **texts)
+    document.records[1] = dataclasses.replace(document.records[1], conditions={HOSTILE: HOSTILE, "dtype": HOSTILE})
+    document.records.append(latency("original", 1, 1, 1, runtime=HOSTILE, dtype=HOSTILE))
+    source = render(document)
+    tags = Page(source).tags
+    assert "<script>alert" not in source
+    assert [tag for tag, _ in tags].count("script") == 1
+    assert not [attrs for _, attrs in tags if any(name.startswith("on") for name in attrs)]
+    assert html.escape(HOSTILE) in source
+
+
+def test_what_is_missing_is_said():
+    source = render(bare())
+    for sentence_ in (
+        "Nothing was measured.",
+        "No state was recorded.",
+        "No layer was listed.",
+        "The network was not edited.",
+        "The network was not quantized.",
+        "No file was written.",
+    ):
+        assert sentence_ in source
+    assert "no network inside the budget was found" in source
+
+
+@pytest.mark.parametrize("field", ["records", "states", "edits", "layers_before", "layers_after", "int8_ladder"])
+def test_a_page_without_one_part_has_all_others(field):
+    document = sample()
+    setattr(document, field, [])
+    assert numbers(document) <= Page(render(document)).values
+
+
+def test_a_job_without_a_goal_is_not_said_to_have_met_one():
+    document = sample()
+    document.goal = {}
+    assert parts(document) == []
+    assert sentence(document).startswith("Recipe done: 4.06× faster on ONNX Runtime, 0.32 points")
+    assert "Goal met" not in render(document)
+
+
+def test_the_verdict_says_by_how_much():
+    assert sentence(sample()) == (
+        "Goal met: 4.06× faster on ONNX Runtime (at least 4× asked), 0.32 points of top-1 lost on test."
+    )
+    assert "4.06× faster on ONNX Runtime (at least 8× asked, 49 % short)" in sentence(missed())
+    document = missed()
+    document.goal = {"max_drop": 0.2, "params": 90_000, "file_bytes": 200_000}
+    assert sentence(document) == (
+        "Goal missed: 94,378 parameters (at most 90,000 asked, 4.9 % over), 118 kB on disk (at most 200 kB asked), "
+        "0.28 points lost on validation (at most 0.2 points lost)."
+    )
+    assert [part.met for part in parts(document)] == [False, False, True]
+
+
+def test_the_goal_is_judged_on_its_own_runtime_and_batch():
+    document = sample()
+    document.records = [
+        latency("original", 10, 9, 11, batch=1),
+        latency("result", 5, 4, 6, batch=1),
+        latency("original", 40, 39, 41, runtime="openvino"),
+        latency("result", 1, 0.9, 1.1, runtime="openvino"),
+        latency("original", 30, 29, 31),
+        latency("result", 10, 9, 11),
+    ]
+    assert parts(document)[1].got == "3.00× faster on ONNX Runtime"
+    assert parts(document)[1].met is False
+
+
+@pytest.mark.parametrize(
+    ("after", "said", "verdict"),
+    [
+        ((5.0, 4.0, 6.0), "2.00× faster", "better"),
+        ((9.0, 8.0, 9.5), "not faster", "same"),
+        ((10.0, 9.0, 11.0), "not faster", "same"),
+        ((20.0, 18.0, 22.0), "2.00× slower", "worse"),
+    ],
+)
+def test_what_did_not_get_faster_is_said_so(after, said, verdict):
+    document = only(latency("original", 10.0, 9.0, 11.0), latency("result", *after))
+    (row,) = summary_rows(document)
+    assert (row.change.text, row.verdict) == (said, verdict)
+    assert ("Not faster on ONNX Runtime." in render(document)) == (verdict != "better")
+
+
+def test_only_equal_conditions_are_compared():
+    rows = summary_rows(only(latency("original", 10, 9, 11, threads=1), latency("result", 5, 4, 6, threads=2)))
+    assert [(row.before is None, row.after is None) for row in rows] == [(False, True), (True, False)]
+    assert [row.change.text for row in rows] == ["not measured after", "not measured before"]
+
+
+def test_the_deployed_network_is_the_int8_one_where_there_is_one():
+    rows = {row.name: row for row in summary_rows(sample())}
+    assert rows["Latency on ONNX Runtime"].after.value == 4.61
+    assert rows["Latency on PyTorch"].after.value == 21.3
+    assert rows["Top-1 on test"].after.value == 92.88
+
+
+def test_a_gain_of_accuracy_has_its_interval_the_right_way_round():
+    top1 = [Record(subject=s, what="top1", value=v, unit="%") for s, v in (("original", 90.0), ("result", 91.0))]
+    drop = Record(subject="result", what="drop", value=-1.0, unit="points", low=-1.5, high=-0.5)
+    (row,) = summary_rows(only(*top1, drop))
+    assert (row.change.text, row.change.detail, row.verdict) == ("1.00 points gained", "0.50 to 1.50", "better")
+
+
+def test_markdown_is_one_line_per_row_and_keeps_bars_out_of_its_cells():
+    document = sample()
+    document.records.append(latency("original", 1, 1, 1, runtime="a|b"))
+    lines = markdown(summary_rows(document)).splitlines()
+    assert len(lines) == 2 + len(summary_rows(document))
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
+    assert (
+        "| Latency on ONNX Runtime (float32 → int8, batch 64, 2 threads) "
+        "| 18.7 ms (18.0 to 20.1) | 4.61 ms (4.40 to 5.02) | 4.06× faster |"
+    ) in lines
+
+
+def test_the_result_is_the_state_with_its_drop_else_the_last_accepted():
+    document = sample()
+    assert final_state(document).name == "channels 29 % int8"
+    document.records = []
+    document.states = document.states[:6]
+    assert final_state(document).name == "channels 29 %"
+    document.states = document.states[:1]
+    assert final_state(document) is None
+
+
+def test_states_that_only_have_a_price_are_not_called_rejected():
+    document = bare()
+    document.states = [
+        State(name="priced", top1=None, drop=None, latency_ms={}, macs=1, params=1, file_bytes=None, accepted=False)
+    ]
+    assert "cost measured, not judged" in render(document)
+    assert "rejected" not in "".join(Page(render(document)).words).split("State")[-1]
+
+
+def test_layers_that_came_and_went_stand_where_they_belong():
+    def layer(name: str) -> LayerCost:
+        return LayerCost(name=name, kind="Linear", in_channels=1, out_channels=1, params=1, macs=1, bytes=4)
+
+    document = bare()
+    document.layers_before = [layer("a"), layer("b"), layer("c"), layer("c")]
+    document.layers_after = [layer("a"), layer("b.0"), layer("b.1"), layer("c"), layer("c")]
+    tables = dict(layer_tables(document))
+    names = re.findall(r'class="name">([^<]+)<', tables["Parameters"])
+    assert names == ["a", "b.0", "b.1", "b", "c", "c"]
+    assert tables["Parameters"].count(">gone<") == 1
+    assert tables["Parameters"].count(">new<") == 2
+    assert "Time" not in tables
+
+
+@given(FINITE)
+def test_rounding_keeps_three_digits(value):
+    shown = text.significant(value)
+    assert abs(float(shown.replace(",", "")) - value) <= max(0.0051 * value, 5e-10)
+    digits = shown.replace(",", "").replace(".", "").lstrip("0")
+    assert len(digits) <= 3 or "." not in shown
+
+
+@given(st.floats(min_value=-1e6, max_value=1e6), st.floats(min_value=1e-3, max_value=1e6), st.integers(2, 10))
+def test_ticks_are_round_inside_and_about_as_many_as_wanted(low, span, wanted):
+    high = low + span
+    found = ticks(low, high, wanted)
+    assert all(low - 1e-6 * span - 1e-9 <= tick <= high + 1e-6 * span + 1e-9 for tick in found)
+    assert wanted / 2.5 - 1 <= len(found) <= wanted + 2
+
+
+def test_text():
+    assert text.large(31_342_720) == "31.3 M"
+    assert text.large(9_999) == "9,999"
+    assert text.large(999_999) == "1.00 M"
+    assert text.size(812) == "812 B"
+    assert text.size(118_204) == "118 kB"
+    assert text.proof(3.1e-7) == "3.1 · 10⁻⁷"
+    assert text.proof(0.0) == "exact"
+    assert text.points(-0.5) == "−0.50"
+    assert [text.duration(s) for s in (8.2, 59.96, 812, 7500)] == ["8.2 s", "1 min 00 s", "13 min 32 s", "2 h 05 min"]
+
+
+def test_frame_runs_upwards():
+    frame = Frame(0, 10, 0, 1, height=100)
+    assert (frame.x(5), frame.y(0), frame.y(1)) == ("50.00%", "100.0", "0.0")
+
+
+def test_an_old_page_is_replaced_whole(tmp_path):
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    assert write_report(sample(), target) == target
+    assert target.read_text("utf-8") == render(sample())
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_sensitivity_puts_the_most_sensitive_group_first(tmp_path):
+    rows = [("calm", 0.5, 0.1), (HOSTILE, 0.9, 60.0), (HOSTILE, 0.5, 20.0), ("calm", 0.9, 1.0)]
+    source = write_sensitivity(rows, tmp_path / "s.html", title="lenet", budget=0.5).read_text("utf-8")
+    page = Page(source)
+    assert {0.1, 1.0, 20.0, 60.0} <= page.values
+    assert source.index(f"<code>{html.escape(HOSTILE)}") < source.index("<code>calm")
+    assert [tag for tag, _ in page.tags].count("script") == 1
+
+
+@pytest.mark.parametrize("rows", [[], [("a", 1.0, 0.0)], [("a", 0.5, float("nan"))]], ids=["none", "all cut", "nan"])
+def test_sensitivity_refuses_what_cannot_be_drawn(tmp_path, rows):
+    with pytest.raises(BadInput):
+        write_sensitivity(rows, tmp_path / "s.html", title="x")
+    assert not list(tmp_path.iterdir())
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PROBE = """<script>document.addEventListener("DOMContentLoaded", () => {
+  document.querySelector("[data-tip]")?.dispatchEvent(new Event("pointerenter"));
+  for (const details of document.querySelectorAll("details")) details.open = true;
+  const page = document.documentElement;
+  document.body.dataset.overflow = page.scrollWidth - page.clientWidth;
+  parent.postMessage(page.scrollWidth + " of " + page.clientWidth, "*");
+});</script>"""
+
+
+def dump_dom(page: Path, profile: Path, width: int) -> str:
+    assert CHROMIUM is not None
+    flags = "--headless --hide-scrollbars --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    command = [CHROMIUM, *flags.split(), "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}"]
+    run = subprocess.run(
+        [*command, f"--window-size={width},900", "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return run.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium")
+def test_a_browser_shows_the_numbers_and_fits_a_phone(tmp_path):
+    document, long = sample(), "stages." + "block_with_a_long_name." * 5 + "conv"
+    document.states[2] = dataclasses.replace(document.states[2], name=long, note=long)
+    document.edits[0] = dataclasses.replace(document.edits[0], target=long, method=long, before=long)
+    document.layers_after[0] = dataclasses.replace(document.layers_after[0], name=long)
+    document.files[long] = 12
+    document.environment[long] = long
+    source = write_report(document, tmp_path / "report.html").read_text("utf-8")
+    (tmp_path / "probed.html").write_text(source.replace("</head>", f"{PROBE}</head>"), "utf-8")
+    # A headless window has a least width; a frame has none.
+    (tmp_path / "phone.html").write_text(
+        """<body><script>addEventListener("message", (event) => { document.body.dataset.width = event.data; });</script>
+        <iframe src="probed.html" style="width:390px;height:844px;border:0"></iframe>""",
+        "utf-8",
+    )
+    dom = dump_dom(tmp_path / "probed.html", tmp_path / "profile", 1280)
+    page = Page(dom)
+    assert numbers(sample()) <= page.values
+    assert "4.06× faster" in " ".join(page.words)
+    tip = dom[dom.index('id="tip"') :]
+    assert 'class="on"' in tip and "channels" in tip
+    assert 'data-overflow="0"' in dom
+    assert 'data-width="390 of 390"' in dump_dom(tmp_path / "phone.html", tmp_path / "profile", 800)
