@@ -16,6 +16,7 @@ from train_toy import Ending, Notes, Stop, checkpoint_every_step, net, run, same
 from gossamer.data.batches import Batches, Normalisation
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.train import Distillation, Training, fit
+from gossamer.train.training import OptimizerName
 
 PLAN = training(ema=0.9, clip=1.0)
 
@@ -23,7 +24,7 @@ PLAN = training(ema=0.9, clip=1.0)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize(("epoch", "at"), [(0, 3), (1, 0), (2, 7)])
 def test_cut_off_anywhere_it_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, epoch: int, at: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerName, epoch: int, at: int
 ) -> None:
     checkpoint_every_step(monkeypatch)
     plan, toy = replace(PLAN, optimizer=optimizer, lr=0.01), task()
@@ -47,7 +48,7 @@ def test_a_shuffled_data_loader_and_gossamers_own_batches_go_on_where_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint_every_step(monkeypatch)
-    x, y = (torch.cat(part) for part in zip(*task().train))  # type: ignore[misc]
+    x, y = (torch.cat(part) for part in zip(*task().train))
     dataset = torch.utils.data.TensorDataset(x, y)
     loaders = {
         "torch": torch.utils.data.DataLoader(dataset, batch_size=16, shuffle=True),

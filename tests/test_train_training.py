@@ -78,7 +78,8 @@ def test_an_unknown_choice_gets_the_nearest() -> None:
 
 
 def test_weight_decay_leaves_biases_and_norms_alone() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    conv = nn.Conv2d(1, 2, 3)
+    model = nn.Sequential(conv, nn.BatchNorm2d(2))
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -86,7 +87,7 @@ def test_weight_decay_leaves_biases_and_norms_alone() -> None:
     decayed = [not torch.equal(p, old) for p, old in zip(model.parameters(), before)]
     assert decayed == [True, False, False, False]
     # Nesterov's first step is (1 + momentum) times the gradient.
-    torch.testing.assert_close(model[0].weight.detach(), before[0] * (1 - 0.5 * 0.1 * 1.9))
+    torch.testing.assert_close(conv.weight.detach(), before[0] * (1 - 0.5 * 0.1 * 1.9))
 
 
 def test_frozen_parameters_are_left_out_and_a_frozen_model_is_an_error() -> None:
