@@ -79,6 +79,7 @@ def test_every_number_of_the_document_is_on_the_page():
     page = Page(render(sample()))
     assert numbers(sample()) - page.values == set()
     words = " ".join(page.words)
+    assert "3.2 · 10⁻⁶" in words
     for state in sample().states:
         assert state.name in words
         assert text.percent(state.top1) in words

@@ -90,6 +90,8 @@ def show(record: Record) -> Cell:
         case "file_bytes" | "peak_memory":
             shown = text.size(value)
             span = f"{text.count(value)} bytes" if record.what == "file_bytes" and value >= 1000 else span
+        case "max_difference":
+            shown = text.proof(value)
         case _:
             shown = f"{text.significant(value)} {record.unit}".strip()
     return Cell(text=shown, detail=span, value=value)
