@@ -25,6 +25,7 @@ DIGITS_TEST = 400
 AGAIN = "delete it and get it again"
 # No data set that is read whole comes near; a hostile header does.
 MOST_BYTES = 2**32
+DRAIN = 2**20
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError)
 
 
@@ -96,12 +97,14 @@ def read_members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
         found = {name: (path / name).read_bytes() for name in wanted if (path / name).is_file()}
     else:
         try:
-            with tarfile.open(path, "r|gz") as archive:
+            with gzip.open(path) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as archive:
                 for member in archive:
                     name = Path(member.name).name
                     if name in wanted and member.isfile() and member.size <= MOST_BYTES:
                         file = archive.extractfile(member)
                         found[name] = file.read() if file else b""
+                while unzipped.read(DRAIN):
+                    pass  # to its end, where the checksum is
         except DAMAGE as error:
             raise CorruptFile(f"{path} is truncated or damaged: {error}; {AGAIN}") from error
     if missing := sorted(wanted - found.keys()):
@@ -127,5 +130,5 @@ def read_digits(_: Sequence[Path]) -> Published:
 
 
 def to_tensor(values: NDArray[Any]) -> Tensor:
-    """A copy only where torch cannot use the memory as it lies."""
-    return torch.from_numpy(np.ascontiguousarray(values))
+    """In C order and writable, copied only where it is not so already."""
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
