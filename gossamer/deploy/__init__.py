@@ -1,7 +1,6 @@
 """Deploying: ONNX files, runtimes, int8, and the check that a deployed network computes what the trained one does."""
 
 from gossamer.deploy.int8 import Quantized, float32_correct, quantize_ladder
-from gossamer.deploy.memory import peak_memory
 from gossamer.deploy.onnx_export import export_onnx
 from gossamer.deploy.profile import layer_times
 from gossamer.deploy.pt2 import export_pt2, load_pt2
@@ -16,7 +15,6 @@ __all__ = [
     "layer_times",
     "load_pt2",
     "open_runner",
-    "peak_memory",
     "quantize_ladder",
     "verify",
 ]

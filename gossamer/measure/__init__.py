@@ -2,6 +2,18 @@
 
 from gossamer.measure.accuracy import Drop, accuracy, mcnemar, paired_drop, top1_record, wilson
 from gossamer.measure.latency import Latency, latency
+from gossamer.measure.memory import peak_memory
 from gossamer.measure.runner import Runner
 
-__all__ = ["Drop", "Latency", "Runner", "accuracy", "latency", "mcnemar", "paired_drop", "top1_record", "wilson"]
+__all__ = [
+    "Drop",
+    "Latency",
+    "Runner",
+    "accuracy",
+    "latency",
+    "mcnemar",
+    "paired_drop",
+    "peak_memory",
+    "top1_record",
+    "wilson",
+]

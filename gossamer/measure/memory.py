@@ -1,12 +1,45 @@
 """How much memory a piece of work needs at its peak."""
 
-import resource
+import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from gossamer.errors import GossamerError
+
 STATUS = Path("/proc/self/status")
+CHILD = "from gossamer.deploy.memory import main; main()"
+
+
+def peak_memory(
+    path: Path | str,
+    inputs: tuple[Tensor, ...],
+    *,
+    runtime: str = "onnxruntime",
+    threads: int = 2,
+    precision: str = "float32",
+) -> int:
+    """Bytes by which a fresh process that has the runtime loaded grows while it opens a network and runs it 3 times.
+
+    path: an `.onnx`, or a `.pt2` for the torch runtimes. The inputs are zeros of the same shapes; they count, too.
+    """
+    job = {
+        "runtime": runtime,
+        "path": str(path),
+        "threads": threads,
+        "precision": precision,
+        "inputs": [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in inputs],
+    }
+    command = [sys.executable, "-c", CHILD, json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise GossamerError(f"measuring the memory of {path} on {runtime} failed: {last}")
+    return int(done.stdout.split()[-1])
 
 
 def peak_growth(work: Callable[[], Any]) -> int:
@@ -31,5 +64,7 @@ def _status(field: str) -> int:
 
 
 def _lifetime_peak() -> int:
+    import resource  # not on every system
+
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
