@@ -1,0 +1,173 @@
+"""Folders of images."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gossamer.data import folder, load_task
+from gossamer.data.folder import ImageFiles, decode
+from gossamer.errors import BadInput, CorruptFile
+
+
+def paint(path: Path, value: int, size: tuple[int, int] = (12, 8), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode in "L1" else (value,) * len(mode)).save(path)
+    return path
+
+
+def paint_classes(root: Path, start: int, each: int, mode: str = "RGB") -> Path:
+    """`each` images for two classes, every one of its own grey value."""
+    for number in range(2 * each):
+        paint(root / ("cat" if number < each else "dog") / f"{number:03}.png", start + number, mode=mode)
+    return root
+
+
+def values(loader: Any) -> list[int]:
+    """The grey values of the images that come, after undoing the normalisation of the first channel."""
+    batches = [batch if isinstance(batch, Tensor) else batch[0] for batch in loader]
+    return [round(float(v) * 255) for x in batches for v in x[:, 0, 4, 4] * 0.229 + 0.485]
+
+
+def test_class_folders_alone_are_split_the_same_way_every_time(tmp_path: Path) -> None:
+    paint_classes(tmp_path, 10, 20)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "README.txt").write_text("not looked at")
+    (tmp_path / "cat" / "notes.txt").write_text("not looked at")
+    task, again = (load_task(tmp_path, size=8, batch_size=4, seed=s) for s in (0, 1))
+    assert task.classes == ("cat", "dog")
+    assert task.name == tmp_path.name
+    test, validation = values(task.test), values(task.validation)
+    assert len(test) == 6
+    assert len(validation) == 3
+    assert len(set(test) | set(validation) | set(values(task.calibration))) == 40
+    assert values(again.test) == test
+    assert values(again.validation) == validation
+    for x, y in task.test:
+        assert [v >= 30 for v in values([x])] == (y == 1).tolist()
+
+
+def test_split_folders_are_taken_as_they_are(tmp_path: Path) -> None:
+    for name, start, each in (("train", 0, 6), ("valid", 100, 2), ("test", 200, 3)):
+        paint_classes(tmp_path / name, start, each)
+    task = load_task(str(tmp_path), size=8, batch_size=4)
+    assert values(task.test) == [200, 201, 202, 203, 204, 205]
+    assert values(task.validation) == [100, 101, 102, 103]
+    assert sorted(values(task.calibration)) == list(range(12))
+    fewer = load_task(tmp_path, size=8, validation=4)
+    assert len(set(values(fewer.validation)) & set(range(12))) == 4
+
+
+def test_a_missing_split_is_cut_from_training(tmp_path: Path) -> None:
+    paint_classes(tmp_path / "train", 0, 20)
+    paint_classes(tmp_path / "val", 100, 2)
+    task = load_task(tmp_path, size=8)
+    assert values(task.validation) == [100, 101, 102, 103]
+    assert len(values(task.test)) == 6
+    assert set(values(task.test)).isdisjoint(values(task.calibration))
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("boat", "train"):
+        for number in range(10):
+            paint(tmp_path / name / f"{number}.png", number)
+    assert load_task(tmp_path, size=8).classes == ("boat", "train")
+
+
+def test_grey_images_have_one_channel_and_mixed_ones_three(tmp_path: Path) -> None:
+    paint_classes(tmp_path / "grey", 0, 10, mode="L")
+    paint_classes(tmp_path / "mixed", 0, 10, mode="L")
+    paint(tmp_path / "mixed" / "cat" / "colour.png", 9)
+    assert load_task(tmp_path / "grey", size=8).example_inputs[0].shape == (2, 1, 8, 8)
+    assert load_task(tmp_path / "mixed", size=8).example_inputs[0].shape[1:] == (3, 8, 8)
+
+
+def test_the_shorter_side_is_scaled_and_the_middle_cut_out(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 200
+    pixels[:4, 8:16, 1] = 100
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert torch.equal(decode(tmp_path / "wide.png", 8, "RGB"), torch.from_numpy(pixels[:, 8:16]).permute(2, 0, 1))
+    Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "tall.png")
+    tall = torch.from_numpy(pixels.transpose(1, 0, 2)[8:16].copy()).permute(2, 0, 1)
+    assert torch.equal(decode(tmp_path / "tall.png", 8, "RGB"), tall)
+    assert decode(tmp_path / "wide.png", 5, "L").shape == (1, 5, 5)
+    assert int(decode(tmp_path / "wide.png", 2, "RGB")[0].min()) > 150
+
+
+def test_the_orientation_of_a_camera_is_followed(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    image = decode(tmp_path / "a.png", 8, "L")
+    assert image[0, 7].eq(255).all()
+    assert not image[0, :7].any()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_every_usual_kind_of_image_is_read(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
+    Image.new(mode, (9, 9)).save(path)
+    assert decode(path, 8, "RGB").shape == (3, 8, 8)
+
+
+def test_images_are_decoded_once_if_they_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [paint(tmp_path / f"{n}.png", n) for n in range(5)]
+    decoded: list[str] = []
+
+    def counting(path: Path, size: int, mode: str) -> Tensor:
+        decoded.append(path.name)
+        return decode(path, size, mode)
+
+    monkeypatch.setattr(folder, "decode", counting)
+    files = ImageFiles(paths, size=4, mode="RGB")
+    for _ in range(2):
+        assert files[torch.tensor([3, 1, 3])][:, 0, 0, 0].tolist() == [3, 1, 3]
+    assert sorted(decoded) == ["1.png", "3.png"]
+    monkeypatch.setattr(folder, "CACHE_BYTES", 0)
+    uncached = ImageFiles(paths, size=4, mode="RGB")
+    for _ in range(2):
+        assert uncached[torch.tensor([3, 1])][:, 0, 0, 0].tolist() == [3, 1]
+    assert len(decoded) == 6
+    assert torch.equal(pickle.loads(pickle.dumps(uncached))[torch.tensor([2])], uncached[torch.tensor([2])])
+
+
+def test_an_unreadable_image_is_named_before_training_starts(tmp_path: Path) -> None:
+    paint_classes(tmp_path, 0, 10)
+    (tmp_path / "dog" / "broken.jpg").write_bytes(b"not an image")
+    with pytest.raises(CorruptFile, match=r"dog/broken\.jpg is not an image that can be read"):
+        load_task(tmp_path, size=8)
+
+
+def test_an_image_that_ends_early_is_named_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(CorruptFile, match=r"a\.png is not an image"):
+        decode(path, 8, "RGB")
+
+
+def test_folders_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"must hold a folder of images for every class, at least two; it holds 0"):
+        load_task(tmp_path)
+    paint(tmp_path / "cat" / "a.png", 1)
+    with pytest.raises(BadInput, match="it holds 1 folders"):
+        load_task(tmp_path)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(BadInput, match=r"dog holds no images \(\.bmp"):
+        load_task(tmp_path)
+
+
+def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:
+    paint_classes(tmp_path / "train", 0, 6)
+    paint(tmp_path / "test" / "cat" / "a.png", 1)
+    paint(tmp_path / "test" / "cow" / "a.png", 1)
+    with pytest.raises(BadInput, match=r"test must hold the class folders cat, dog, it has \('cat', 'cow'\)"):
+        load_task(tmp_path)
