@@ -84,14 +84,14 @@ def test_weights_spoilt_by_the_last_step_are_noticed() -> None:
 def test_the_first_loss_is_the_measure_for_later_ones() -> None:
     numbers = Numbers()
     check_loss(2.0, numbers)
-    check_loss(5.9, numbers)
-    with pytest.raises(Exploded, match=r"rose to 6\.1, from 2 at the start"):
-        check_loss(6.1, numbers)
+    check_loss(19.9, numbers)
+    with pytest.raises(Exploded, match=r"rose to 20\.1, from 2 at the start"):
+        check_loss(20.1, numbers)
     small = Numbers()
     check_loss(0.01, small)
-    check_loss(2.9, small)
+    check_loss(9.9, small)
     with pytest.raises(Exploded):
-        check_loss(3.1, small)
+        check_loss(10.1, small)
 
 
 def test_a_collapse_on_validation_data_is_noticed() -> None:

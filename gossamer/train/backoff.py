@@ -14,8 +14,9 @@ from gossamer.train.state import Numbers, State
 
 LR_FACTOR = 0.3
 MOST_BACK_OFFS = 2
-# A loss so many times the first one (or 1, if that is more), or a score so many times below the best, is an explosion.
-WORSE = 3.0
+# A loss so many times the first one (or 1, if that is more: a network that was good before may lose that for a while),
+# or a score so many times below the best, is an explosion.
+WORSE_LOSS, WORSE_SCORE = 10.0, 3.0
 
 
 class Exploded(Exception):
@@ -28,7 +29,7 @@ def check_loss(mean: float, numbers: Numbers) -> None:
         raise Exploded(f"the loss became {mean}")
     if numbers.start_loss is None:
         numbers.start_loss = mean
-    limit = WORSE * max(numbers.start_loss, 1.0)
+    limit = WORSE_LOSS * max(numbers.start_loss, 1.0)
     if mean > limit:
         raise Exploded(f"the loss rose to {mean:.4g}, from {numbers.start_loss:.4g} at the start")
 
@@ -45,7 +46,7 @@ def check_score(score: float | None, numbers: Numbers) -> None:
         return
     if not math.isfinite(score):
         raise Exploded(f"the score on validation data became {score}")
-    if numbers.best_score is not None and score * WORSE < numbers.best_score:
+    if numbers.best_score is not None and score * WORSE_SCORE < numbers.best_score:
         raise Exploded(f"the score on validation data fell from {numbers.best_score:.4g} to {score:.4g}")
 
 

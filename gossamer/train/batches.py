@@ -121,15 +121,19 @@ def batch_size(batch: Any) -> int:
     return sizes[0] if sizes else 0
 
 
+def to_channels_last(model: nn.Module) -> list[nn.Parameter]:
+    """Change the layout of the 4-d weights, in place; those that were changed."""
+    changed = [p for p in model.parameters() if p.dim() == 4 and p.is_contiguous()]
+    for p in changed:
+        # Not `contiguous(...)`, which leaves a weight of one input channel as it is, and all that follows with it.
+        p.data = p.data.to(memory_format=torch.channels_last)
+    return changed
+
+
 @contextmanager
 def weights_channels_last(model: nn.Module, enabled: bool) -> Iterator[None]:
     """Hold 4-d weights channels-last, which convolutions on CPU and GPU prefer; put the layout back at the end."""
-    changed = []
-    for p in model.parameters():
-        if enabled and p.dim() == 4 and p.is_contiguous():
-            # Not `contiguous(...)`, which leaves a weight of one input channel as it is, and all that follows with it.
-            p.data = p.data.to(memory_format=torch.channels_last)
-            changed.append(p)
+    changed = to_channels_last(model) if enabled else []
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput
 from gossamer.task import Model
+from gossamer.train.batches import to_channels_last
 
 
 class Teach(Protocol):
@@ -88,6 +89,7 @@ class Distillation:
         self.teacher = teacher
         if isinstance(teacher, nn.Module):
             self.teacher = copy.deepcopy(teacher).requires_grad_(False).eval()
+            to_channels_last(self.teacher)
         self.temperature = temperature
         self.hard_weight = alpha
 

@@ -126,7 +126,8 @@ class State:
         self.numbers.rows = list(self.numbers.rows)
         self.steps = captured["steps"]
         fill(weights(self.model), captured["model"])
-        self.mean, self.best = copied(captured["mean"]), dict(captured["best"])
+        fill(self.mean, captured["mean"])
+        self.best = dict(captured["best"])
         self.optimizer.load_state_dict(_copied_state(captured["optimizer"]))
 
 
