@@ -28,6 +28,7 @@ from gossamer.train import Distillation, Training, fit
 
 DENSE = "dense"
 FLOAT, ORT_INT8, NNCF_INT8, TORCH, FACTS = "float.onnx", "ort-int8.onnx", "nncf-int8.xml", "float.pt2", "facts.json"
+TRAINED = "trained.safetensors"
 IMAGES = 256  # for calibration
 STEPS = 400  # of Torch-Pruning, from everything to nothing; it stops where the MACs are reached
 TOOLS = ("torch", "torch-pruning", "onnx", "onnxruntime", "nncf", "openvino")
@@ -173,7 +174,7 @@ def nncf_int8(task: Task, folder: Path) -> dict[str, float]:
 
 
 def make(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything for one network; gives what is known about it."""
+    """Everything for one network, or all up to the fine-tuning; gives what is known about it."""
     folder: Path = options.folder
     task = load_task(options.data, seed=options.seed)
     example = task.example_inputs[0]
@@ -189,12 +190,14 @@ def make(options: argparse.Namespace) -> dict[str, Any]:
     model = load_weights(build_for(options.model, task), options.dense).eval()
     if options.cut is not None:
         timed("prune", lambda: prune(model, example, options.cut))
-        if (trained := folder / "trained.safetensors").exists():
+        if (trained := folder / TRAINED).exists():
             load_weights(model, trained)
         else:
             timed("fine-tune", lambda: fine_tune(model, dense, task, options))
             save_weights(model, trained, {})
             (folder / "fine-tune.ckpt").unlink()
+    if options.train_only:
+        return {"network": str(options.network), "seconds": seconds}
     timed("export", lambda: export(model, example, folder))
     timed("onnxruntime int8", lambda: ort_int8(task, folder))
     nncf_top1 = timed("nncf int8", lambda: nncf_int8(task, folder))
@@ -223,6 +226,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--alpha", type=float, default=0.1, help="weight of the hard loss")
+    parser.add_argument("--train-only", action="store_true", help="end after the fine-tuning")
     options = parser.parse_args(arguments)
     try:
         options.cut = None if options.network == DENSE else Cut.parse(options.network)
@@ -237,7 +241,8 @@ def main() -> None:
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     facts = make(options)
-    write_text(options.folder / FACTS, json.dumps(facts, indent=1))
+    if not options.train_only:
+        write_text(options.folder / FACTS, json.dumps(facts, indent=1))
     print(json.dumps(facts))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import hand
 import speed_measure
 import speed_table
-from speed_steps import Bench, Lines, steps
+from speed_steps import Bench, Lines, missing, steps
 
 from gossamer.errors import BadInput, GossamerError
 from gossamer.folder import lock_folder
@@ -29,7 +29,8 @@ from gossamer.record import environment, write_text
 from gossamer.search.price import first_samples
 
 RESULTS = Path(__file__).parent / "results"
-STAGES = ("dense", "int8", "gossamer", "hand", "measure")
+# "tune" is the part of "hand" that is worth an accelerator; it needs no more than torch-pruning.
+STAGES = ("dense", "int8", "gossamer", "tune", "hand", "measure")
 # MACs:cap:widths, as hand.py takes them; what an experienced user would choose comes first.
 CUTS = ("4:0.6:8", "2:0.6:8", "4:0.6:1", "2:0.6:1", "4:1:1")
 WIDE_CUTS = ("4:0.6:8", "8:0.8:8", "4:0.6:1", "8:0.8:1", "2:0.6:8")
@@ -54,17 +55,18 @@ def measure(bench: Bench, seed: int) -> list[dict[str, Any]]:
     return speed_measure.rows(cells, seed, folder, task)
 
 
-def write_results(bench: Bench, failed: list[str]) -> None:
-    """The JSON of all seeds measured so far, and the table made from it."""
+def write_results(bench: Bench) -> bool:
+    """The JSON of all seeds measured so far, and the table made from it. Gives whether there was anything."""
     options = bench.options
     rows = [row for seed in options.seeds for row in measure(bench, seed)]
     if not rows:
-        return
+        return False
     facts = [path for seed in options.seeds for path in sorted(bench.folder(seed).glob(f"hand/*/{hand.FACTS}"))]
     peers = [json.loads(path.read_text()) | {"seed": int(path.parents[2].name[4:])} for path in facts]
     document = {
         "format": 1,
-        "conditions": bench_conditions(options) | {"seeds": sorted({row["seed"] for row in rows})},
+        "conditions": bench_conditions(options)
+        | {"seeds": sorted({row["seed"] for row in rows}), "repeats": options.repeats},
         "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
         "environment": environment(),
         "peers_versions": peers[0]["versions"] if peers else {},
@@ -72,13 +74,14 @@ def write_results(bench: Bench, failed: list[str]) -> None:
         "int8": _facts(bench, f"gossamer/{speed_measure.INT8_ALONE}/job.json"),
         "jobs": [job for job in _facts(bench, "gossamer/*/job.json") if "goal" in job],
         "hand": peers,
-        "failed": failed,
+        "missing": [name for seed in options.seeds for name in missing(bench, seed)],
         "rows": rows,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.out, json.dumps(document, indent=1))
     write_text(options.out.with_suffix(".md"), speed_table.render(document))
     bench.lines.say(f"results: {options.out}")
+    return True
 
 
 def _facts(bench: Bench, pattern: str) -> list[dict[str, Any]]:
@@ -88,13 +91,13 @@ def _facts(bench: Bench, pattern: str) -> list[dict[str, Any]]:
 
 def bench_conditions(options: argparse.Namespace) -> dict[str, Any]:
     """What all results of one work folder have in common."""
-    names = ("model", "data", "epochs", "dense_epochs", "max_drop", "batch", "threads", "repeats")
+    names = ("model", "data", "epochs", "dense_epochs", "max_drop", "batch", "threads")
     return {name: getattr(options, name) for name in names}
 
 
 def execute(options: argparse.Namespace) -> int:
     """All stages, seed after seed; results are written after every part that can be measured. Gives the exit status."""
-    bench, failed = Bench(options, Lines()), []
+    bench, failed, written = Bench(options, Lines()), [], False
     with lock_folder(bench.work):
         kept = bench.work / "conditions.json"
         conditions = json.dumps(bench_conditions(options), indent=1)
@@ -105,11 +108,11 @@ def execute(options: argparse.Namespace) -> int:
             for name, work in steps(bench, seed):
                 if not work():
                     failed.append(name)
-            write_results(bench, failed)
-    if not options.out.exists():
-        bench.lines.say("nothing was measured")
-        return 1
-    print(options.out.with_suffix(".md").read_text())
+            written = write_results(bench)
+    if written:
+        print(options.out.with_suffix(".md").read_text())
+    else:
+        bench.lines.say("nothing is measured yet")
     return 1 if failed else 0
 
 
@@ -130,7 +133,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, default=2)
     add("--repeats", type=int, default=60, help="timed runs of every network on every runtime")
     add("--peers-python", help="the Python with torch-pruning, nncf, openvino and gossamer")
-    add("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="do only these; results of others are kept")
+    add(
+        "--stages",
+        nargs="+",
+        choices=STAGES,
+        default=[name for name in STAGES if name != "tune"],
+        help="only these; the rest is kept",
+    )
     add("--work", type=Path, default=Path("out/speed"), help="where finished steps are kept")
     add("--out", type=Path, help="the JSON; the table lies beside it (default: results/speed-MODEL.json)")
     add("--table", action="store_true", help="only make the table again from the JSON")
@@ -141,8 +150,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.weights = dict(_weights(text) for text in options.weights)
     except ValueError as error:
         parser.error(str(error))
-    if not options.table and options.peers_python is None and {"int8", "hand"} & set(options.stages):
-        parser.error("--peers-python is needed for the stages int8 and hand; README.md says how to make it")
+    if not options.table and options.peers_python is None and {"int8", "tune", "hand"} & set(options.stages):
+        parser.error("--peers-python is needed for the stages int8, tune and hand; README.md says how to make it")
     name = options.model if options.data == "fashion-mnist" else f"{options.model}-{options.data}"
     options.out = options.out or RESULTS / f"speed-{name}.json"
     return options

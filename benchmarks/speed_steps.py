@@ -154,11 +154,29 @@ def main_job(bench: Bench, seed: int, goal: gossamer.Goal, folder: Path) -> dict
     }
 
 
-def by_hand(bench: Bench, seed: int, network: str) -> bool:
+def hand_folder(bench: Bench, seed: int, network: str) -> Path:
+    return bench.folder(seed) / "hand" / network.replace(":", "-")
+
+
+def job_folder(bench: Bench, seed: int, goal: gossamer.Goal) -> Path:
+    return bench.folder(seed) / "gossamer" / f"gossamer-{goal.runtime}-{goal.speedup:g}x"
+
+
+def missing(bench: Bench, seed: int) -> list[str]:
+    """What the options ask for and is not there."""
+    options = bench.options
+    networks = [hand.DENSE, *map(str, options.cuts)]
+    jobs = [job_folder(bench, seed, goal) for goal in options.goals]
+    found = [f"by hand, {n}" for n in networks if not (hand_folder(bench, seed, n) / hand.FACTS).exists()]
+    found += [job.name for job in jobs if not (job / "job.json").exists()]
+    return [f"seed {seed}: {name}" for name in found]
+
+
+def by_hand(bench: Bench, seed: int, network: str, *, train_only: bool = False) -> bool:
     """One network of the hand, in the peers' Python. Gives whether it worked; a failure leaves the rest going."""
     options, recover = bench.options, Recover(epochs=bench.options.epochs)
-    folder = bench.folder(seed) / "hand" / network.replace(":", "-")
-    if (folder / hand.FACTS).exists():
+    folder = hand_folder(bench, seed, network)
+    if (folder / hand.FACTS).exists() or (train_only and (folder / hand.TRAINED).exists()):
         return True
     bench.lines.say(f"seed {seed}: by hand, {network}")
     command = [options.peers_python, str(HERE / "hand.py"), str(folder), network]
@@ -166,8 +184,10 @@ def by_hand(bench: Bench, seed: int, network: str) -> bool:
     values |= {name: getattr(recover, name) for name in ("epochs", "lr", "weight_decay", "temperature", "alpha")}
     for name, value in values.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
+    if train_only:
+        command.append("--train-only")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("w") as log:
+    with (folder / "log.txt").open("a") as log:
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     if status:
         bench.lines.say(f"seed {seed}: by hand, {network} FAILED with status {status}, see {folder / 'log.txt'}")
@@ -186,9 +206,12 @@ def steps(bench: Bench, seed: int) -> Iterator[tuple[str, Callable[[], bool]]]:
         yield f"seed {seed}: by hand, {hand.DENSE}", partial(by_hand, bench, seed, hand.DENSE)
     if "gossamer" in options.stages:
         for goal in options.goals:
-            job = folder / "gossamer" / f"gossamer-{goal.runtime}-{goal.speedup:g}x"
+            job = job_folder(bench, seed, goal)
             name = f"seed {seed}: {job.name}"
             yield name, partial(bench.once, job / "job.json", name, partial(main_job, bench, seed, goal, job))
+    if "tune" in options.stages:
+        for cut in options.cuts:
+            yield f"seed {seed}: fine-tuning, {cut}", partial(by_hand, bench, seed, str(cut), train_only=True)
     if "hand" in options.stages:
         for cut in options.cuts:
             yield f"seed {seed}: by hand, {cut}", partial(by_hand, bench, seed, str(cut))

@@ -229,8 +229,8 @@ def render(document: Mapping[str, Any]) -> str:
         here = [row for row in rows if row.runtime == runtime]
         if here:
             lines += [f"## {name}", "", *runtime_table(here), ""]
-    if document["failed"]:
-        lines += ["Failed steps, whose rows are missing: " + "; ".join(document["failed"]) + ".", ""]
+    if document["missing"]:
+        lines += ["Missing: " + "; ".join(document["missing"]) + ".", ""]
     return "\n".join(lines)
 
 

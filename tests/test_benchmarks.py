@@ -63,7 +63,7 @@ def document(ours_ms: float = 3.0, ours_top1: float = 92.6) -> dict[str, Any]:
         "environment": {"processor": "P", "cores": "2", "torch": "2.13"},
         "peers_versions": {"nncf": "3.4"},
         "jobs": [job, job],
-        "failed": [],
+        "missing": ["seed 1: by hand, 4:1:1"],
         "rows": rows,
     }
 
@@ -113,6 +113,7 @@ def test_the_table_has_one_row_per_network_form_and_runtime_with_the_spread_over
     assert text.count("Torch-Pruning, MACs / 4, cap 0.6, widths / 8 | NNCF int8, rest bfloat16 | 92.00 +- 0.00") == 1
     assert "| **gossamer openvino 5x** | gossamer int8 | 92.65 +- 0.07 |" in text
     assert len(speed_table.collect(document()["rows"])) == 8
+    assert "Missing: seed 1: by hand, 4:1:1." in text
 
 
 def test_table_only_renders_again_from_the_json(tmp_path, monkeypatch, capsys):
