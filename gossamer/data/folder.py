@@ -17,9 +17,7 @@ from gossamer.data.batches import Augmentation, Normalisation
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.task import Task
 
-SUFFIXES = frozenset(Image.registered_extensions()) & {
-    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-}
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 VALIDATION, TEST = 0.1, 0.15
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.io import loadmat
 from torch import Tensor
 
 from gossamer.data.arrays import Split, cut
@@ -78,6 +77,8 @@ def read_svhn(paths: Sequence[Path]) -> Published:
 
 
 def _read_mat(path: Path) -> Split:
+    from scipy.io import loadmat  # slow to import, needed here only
+
     try:
         arrays = loadmat(path, variable_names=("X", "y"))
     # scipy documents no exceptions, and a damaged file raises many kinds.
