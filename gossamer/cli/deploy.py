@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,7 +158,7 @@ def bench(
         times = latency(
             {"\n".join(key): o.runner for key, o in opened.items()}, with_batch(inputs, batch), repeats=repeats
         )
-    found = {tuple(label.split("\n")): row for label, row in times.items()}
+    found = {key: times["\n".join(key)] for key in opened}
     console.table(
         f"one batch of {batch} samples, {threads} threads, median of {repeats}, interleaved",
         ("model", "runtime", "dtype", "ms", "quartiles", "speedup"),
@@ -166,7 +167,7 @@ def bench(
     console.document([{"model": name, "latency": row} for (name, _), row in found.items()])
 
 
-def _bench_row(first: str, found: "dict[tuple[str, ...], Latency]", name: str, kind: str) -> tuple[str, ...]:
+def _bench_row(first: str, found: "Mapping[tuple[str, str], Latency]", name: str, kind: str) -> tuple[str, ...]:
     """A line of the table; the speedup is that over the first network on the same runtime."""
     row = found[name, kind]
     quartiles = f"{row.q1_ms:.3g} to {row.q3_ms:.3g}"
