@@ -38,7 +38,8 @@ def document(*words: object, status: int = 0) -> Any:
 @pytest.fixture
 def trained(user: Path) -> Path:
     """The user's network, trained for a moment."""
-    call("train", "mycode:Net", "--data", "mycode:task", "--epochs", 2, "--out", "net.safetensors", "--quiet")
+    words = ("train", "mycode:Net", "--data", "mycode:task", "--epochs", 2, "--out", "net.safetensors", "--quiet")
+    assert call(*words).stderr == ""
     return user / "net.safetensors"
 
 
@@ -312,6 +313,16 @@ def test_progress_passes_the_items_on(progress: Lines | Bars, capsys: pytest.Cap
         progress.say("a thought")
     captured = capsys.readouterr()
     assert captured.out == "" and "a thought" in captured.err and "letters" not in captured.err
+
+
+def test_a_bar_shows_only_after_two_seconds() -> None:
+    bars, clock = Bars(), [0.0]
+    bars._bars.get_time = lambda: clock[0]
+    with bars.busy("thinking"):
+        clock[0] = 1.9
+        assert list(bars._bars.get_renderables()) == []
+        clock[0] = 2.1
+        assert len(list(bars._bars.get_renderables())) == 1
 
 
 def test_a_bar_that_is_left_early_is_gone() -> None:
