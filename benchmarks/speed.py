@@ -67,8 +67,9 @@ def write_results(bench: Bench) -> bool:
         "format": 1,
         "conditions": bench_conditions(options)
         | {"seeds": sorted({row["seed"] for row in rows}), "repeats": options.repeats},
-        "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
+        "command": command(sys.argv[1:], options.peers_python),
         "environment": environment(),
+        "load_before": loads(bench),
         "peers_versions": peers[0]["versions"] if peers else {},
         "dense": _facts(bench, "dense.json"),
         "int8": _facts(bench, f"gossamer/{speed_measure.INT8_ALONE}/job.json"),
@@ -84,9 +85,21 @@ def write_results(bench: Bench) -> bool:
     return True
 
 
+def command(arguments: Sequence[str], peers_python: str | None) -> str:
+    """As README.md writes it, wherever the peers' Python lies."""
+    plain = ["peers/bin/python" if argument == peers_python else argument for argument in arguments]
+    return shlex.join(["python", "benchmarks/speed.py", *plain])
+
+
 def _facts(bench: Bench, pattern: str) -> list[dict[str, Any]]:
     found = [(seed, path) for seed in bench.options.seeds for path in sorted(bench.folder(seed).glob(pattern))]
     return [{"seed": seed} | json.loads(path.read_text()) for seed, path in found]
+
+
+def loads(bench: Bench) -> dict[int, float]:
+    """How busy the machine was right before the latencies of a seed were measured: mean of the last minute."""
+    files = {seed: bench.folder(seed) / "latency.json" for seed in bench.options.seeds}
+    return {seed: json.loads(file.read_text())["load_before"] for seed, file in files.items() if file.exists()}
 
 
 def bench_conditions(options: argparse.Namespace) -> dict[str, Any]:

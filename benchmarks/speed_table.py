@@ -240,7 +240,8 @@ def describe(document: Mapping[str, Any]) -> list[str]:
     versions = {**{k: v for k, v in machine.items() if k in ("gossamer", "torch", "onnxruntime", "openvino")}}
     versions |= {k: v for k, v in document["peers_versions"].items() if k not in versions}
     return [
-        f"Batch {c['batch']}, {c['threads']} threads; {machine['processor']}, {machine['cores']} cores. Seeds: "
+        f"Batch {c['batch']}, {c['threads']} threads; {machine['processor']}, {machine['cores']} cores, "
+        f"load before measuring at most {max(document['load_before'].values()):.1f}. Seeds: "
         f"{', '.join(map(str, c['seeds']))}; mean +- standard deviation over them. Every latency is the median of "
         f"{first['latency']['runs']} runs; all networks of a seed are timed in one process, in random order. "
         "Speed-up: against the dense float32 network on the same runtime. Drop: points of top-1 against it on the same "

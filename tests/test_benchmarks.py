@@ -61,6 +61,7 @@ def document(ours_ms: float = 3.0, ours_top1: float = 92.6) -> dict[str, Any]:
         "conditions": conditions | {"seeds": list(SEEDS)},
         "command": "python benchmarks/speed.py",
         "environment": {"processor": "P", "cores": "2", "torch": "2.13"},
+        "load_before": {"0": 0.1, "1": 0.4},
         "peers_versions": {"nncf": "3.4"},
         "jobs": [job, job],
         "missing": ["seed 1: by hand, 4:1:1"],
@@ -113,6 +114,7 @@ def test_the_table_has_one_row_per_network_form_and_runtime_with_the_spread_over
     assert text.count("Torch-Pruning, MACs / 4, cap 0.6, widths / 8 | NNCF int8, rest bfloat16 | 92.00 +- 0.00") == 1
     assert "| **gossamer openvino 5x** | gossamer int8 | 92.65 +- 0.07 |" in text
     assert len(speed_table.collect(document()["rows"])) == 8
+    assert "load before measuring at most 0.4" in text
     assert "Missing: seed 1: by hand, 4:1:1." in text
 
 
@@ -153,6 +155,12 @@ def test_a_bad_command_line_is_refused_with_the_reason(arguments, reason, capsys
         speed.parse(arguments)
     assert stopped.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+def test_the_noted_command_does_not_say_where_the_peers_lie():
+    assert speed.command(["--epochs", "3", "--peers-python", "/x/y"], "/x/y").endswith(
+        "--peers-python peers/bin/python"
+    )
 
 
 def test_hand_takes_what_speed_gives_it():
