@@ -68,6 +68,15 @@ def test_shuffling_is_a_permutation_that_changes_with_epoch_and_seed_only() -> N
     assert labels(numbered(shuffle=True, seed=1)) != first
 
 
+def test_every_batch_is_augmented_differently() -> None:
+    images = torch.arange(32).float().view(1, 1, 4, 8).expand(32, 1, 4, 8).contiguous()
+    augmentation = Augmentation(pad=2, flip=True)
+    first, second = Batches(images, None, batch_size=16, normalisation=PLAIN, augmentation=augmentation)
+    assert isinstance(first, Tensor)
+    assert isinstance(second, Tensor)
+    assert not torch.equal(first, second)
+
+
 def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
