@@ -286,6 +286,12 @@ def test_a_full_disk_is_recognised_whoever_reports_it(error: Exception) -> None:
     assert status == 2 and "the disk is full" in message
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+def test_out_of_memory_is_no_bug(error: Exception) -> None:
+    status, message = verdict(error)
+    assert status == 2 and "out of memory" in message
+
+
 def test_notes_on_an_error_are_shown() -> None:
     error = BadInput("wrong")
     error.add_note("in step 2")

@@ -56,7 +56,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
         # torch and safetensors report a full disk with errors of their own.
         if os.strerror(errno.ENOSPC) in str(cause) or "PytorchStreamWriter failed writing" in str(cause):
             return BAD_INPUT, f"error: {disk_trouble(OSError(errno.ENOSPC, ''))}"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the second is torch's
         return BAD_INPUT, "error: out of memory; take a smaller --batch, or a machine with more memory"
     return BUG, _bug(error)
 
