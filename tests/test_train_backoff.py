@@ -85,6 +85,8 @@ def test_the_first_loss_is_the_measure_for_later_ones() -> None:
     numbers = Numbers()
     check_loss(2.0, numbers)
     check_loss(19.9, numbers)
+    with pytest.raises(Exploded, match="became nan"):
+        check_loss(float("nan"), numbers)
     with pytest.raises(Exploded, match=r"rose to 20\.1, from 2 at the start"):
         check_loss(20.1, numbers)
     small = Numbers()

@@ -15,6 +15,8 @@ def test_the_statistics_are_the_plain_average_over_the_batches() -> None:
     conv, norm = model[0], model[1]
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
     norm.running_mean.fill_(100.0)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.fill_(7)
     assert recalibrate(model, loader)
     y = [conv(x) for x, _ in loader]
     torch.testing.assert_close(norm.running_mean, torch.stack([b.mean((0, 2, 3)) for b in y]).mean(0))
