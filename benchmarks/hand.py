@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from gossamer.data import load_task
@@ -237,12 +238,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    if (options.folder / FACTS).exists():
-        return
     options.folder.mkdir(parents=True, exist_ok=True)
-    facts = make(options)
-    if not options.train_only:
-        write_text(options.folder / FACTS, json.dumps(facts, indent=1))
+    # Waits for the process that a killed benchmark has left behind, whose work then counts.
+    with FileLock(options.folder / ".lock"):
+        if (options.folder / FACTS).exists():
+            return
+        facts = make(options)
+        if not options.train_only:
+            write_text(options.folder / FACTS, json.dumps(facts, indent=1))
     print(json.dumps(facts))
 
 
