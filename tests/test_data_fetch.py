@@ -94,6 +94,7 @@ def test_a_server_that_ignores_ranges_sends_everything_again(server: Server, tmp
     server.ranges = False
     (tmp_path / "file.part").write_bytes(CONTENT[:1000])
     assert fetch(server.url, tmp_path / "file", SHA256).read_bytes() == CONTENT
+    assert len(server.requests) == 1
 
 
 def test_a_part_that_is_already_whole_is_taken(server: Server, tmp_path: Path) -> None:

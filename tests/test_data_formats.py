@@ -320,7 +320,6 @@ def test_hostile_pickles_are_refused_and_never_run(tmp_path: Path, monkeypatch: 
         b"\x80\x02",
         b"garbage",
         b"cos\nsystem\n(S'touch never'\ntR.",
-        b"cnumpy.core.multiarray\n_reconstruct\n(dp0\nS'x'\nI1\nsb.",  # changes the function
         b"cnumpy\nndarray\n(tR.",  # calls the marker
         b"\x80\x02}U\x01aC\xff.",
     ],
@@ -330,6 +329,11 @@ def test_hand_made_pickles_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(CorruptFile, match="here"):
         load_arrays(raw, "here")
     assert not Path("never").exists()
+
+
+def test_a_pickle_cannot_change_what_it_may_call() -> None:
+    with pytest.raises(CorruptFile, match="tries to change a function"):
+        load_arrays(b"cnumpy.core.multiarray\n_reconstruct\n(dp0\nS'x'\nI1\nsb.", "here")
 
 
 def test_damaged_pickles_raise_gossamers_own_error_or_are_read() -> None:
