@@ -189,9 +189,11 @@ def test_loaders_that_cannot_be_trained_on(loader: Any, message: str) -> None:
         fit(linear(), task(train=loader), training(), run())
 
 
-def test_a_data_loader_is_shuffled_anew_each_epoch_and_equally_each_time() -> None:
+@pytest.mark.parametrize("generator", [None, torch.Generator()])
+def test_a_data_loader_is_shuffled_anew_each_epoch_and_equally_each_time(generator: torch.Generator | None) -> None:
     numbers = torch.arange(32.0).view(32, 1)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(numbers), batch_size=4, shuffle=True)
+    dataset = torch.utils.data.TensorDataset(numbers)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True, generator=generator)
 
     def order(seed: int, epoch: int, start: int = 0) -> list[float]:
         torch.rand(3)
