@@ -44,7 +44,7 @@ def said(*words: object, status: int = 2) -> str:
         (("compres",), "No such command 'compres'"),
         (("compress", "resnet20", "--sped", "2"), "No such option: --sped"),
         (("compress", "resnt20", "--data", "digits", *GOAL), "unknown model 'resnt20'; did you mean 'resnet20'?"),
-        (("compress", *NET[:1], "--data", "digts", *GOAL), "unknown data set 'digts'; did you mean 'digits'?"),
+        (("compress", *NET[:1], "--data", "digts", *GOAL), "'digts'; did you mean 'digits'?"),
         (("compress", *NET, *GOAL, "--runtime", "openvin"), "unknown runtime 'openvin'; did you mean 'openvino'?"),
         (("compress", *NET, "--recipe", "nowhere.yaml"), "nowhere.yaml"),
         (("evaluate", *NET, "--split", "tests"), "unknown split 'tests'; did you mean 'test'?"),

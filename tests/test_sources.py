@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from gossamer.errors import BadInput, CorruptFile, MissingExtra
 from gossamer.models import build, save_weights
+from gossamer.run import Silent
 from gossamer.sources import Request, load_data, load_model
 from gossamer.task import Task
 
@@ -155,6 +157,12 @@ def test_auto_says_which_data_it_took(tmp_path: Path, monkeypatch: pytest.Monkey
     from gossamer import data
 
     monkeypatch.setattr(data, "default_task", lambda **_: (data.load_task("digits"), "data: digits, embedded"))
-    said: list[str] = []
-    assert load_data("auto", say=said.append).name == "digits"
-    assert said == ["data: digits, embedded"]
+
+    class Heard(Silent):
+        said: ClassVar[list[str]] = []
+
+        def say(self, message: str) -> None:
+            self.said.append(message)
+
+    assert load_data("auto", progress=Heard()).name == "digits"
+    assert Heard.said == ["data: digits, embedded"]

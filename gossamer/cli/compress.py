@@ -93,8 +93,7 @@ def compress(
     from gossamer.sources import Request, load_data, load_model
 
     plan: Recipe | None = load(recipe) if recipe is not None else None
-    with console.progress.busy("data"):
-        task = load_data(data, seed=seed, say=console.progress.say)
+    task = load_data(data, seed=seed, progress=console.progress)
     folder = out or default_folder(model, task.name)
     source = load_model(Request(model=model, data=task.name, task=task, weights=weights, random=random, seed=seed))
     run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress)

@@ -65,7 +65,7 @@ def export(
     from gossamer.sources import Request, load_data, load_model
 
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, seed=seed, say=console.progress.say) if data is not None else None
+    task = load_data(data, seed=seed, progress=console.progress) if data is not None else None
     name = task.name if task is not None else None
     source = load_model(Request(model=model, data=name, task=task, weights=weights, shape=shape, seed=seed))
     make_folder(out.parent)
@@ -146,7 +146,7 @@ def bench(
     from gossamer.sources import Request, load_data
 
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, say=console.progress.say) if data is not None else None
+    task = load_data(data, progress=console.progress) if data is not None else None
     opened = {}
     for name in dict.fromkeys(models):
         for kind in dict.fromkeys(runtime):

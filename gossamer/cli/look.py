@@ -64,7 +64,7 @@ def analyze(
     from gossamer.sources import Request, load_data, load_model
 
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, seed=seed, say=console.progress.say) if data is not None else None
+    task = load_data(data, seed=seed, progress=console.progress) if data is not None else None
     source = load_model(
         Request(
             model=model,

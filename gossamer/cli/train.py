@@ -113,7 +113,7 @@ def _train(
     from gossamer.train import fit
 
     with lock_folder(target.parent, f".{target.name}.lock"):
-        task = load_data(data, batch_size=batch_size, seed=seed, say=console.progress.say)
+        task = load_data(data, batch_size=batch_size, seed=seed, progress=console.progress)
         source = load_model(Request(model=model, task=task, weights=weights, random=weights is None, seed=seed))
         run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
         checkpoint = target.with_suffix(".ckpt")
@@ -162,7 +162,7 @@ def evaluate(
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, seed=seed, say=console.progress.say)
+    task = load_data(data, seed=seed, progress=console.progress)
     request = Request(model=model, data=task.name, task=task, weights=weights, random=random, seed=seed)
     runner = open_model(request, runtime=runtime, threads=threads).runner
     with console.progress.busy(f"{model} on {split}"):
