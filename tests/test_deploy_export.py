@@ -117,6 +117,17 @@ def test_a_padded_slice_is_a_convolution_where_it_takes_every_nth_pixel_from_the
     assert torch.equal(open_runner("onnxruntime", path, threads=1)(x), model(x))
 
 
+class Squeezed(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3), keepdim=True).squeeze() * 2
+
+
+def test_an_example_of_one_sample_does_not_fix_the_batch(tmp_path):
+    path = export_onnx(Squeezed(), (torch.randn(1, 3, 4, 4),), tmp_path / "net.onnx")
+    x = torch.randn(5, 3, 4, 4)
+    torch.testing.assert_close(open_runner("onnxruntime", path, threads=1)(x), Squeezed()(x))
+
+
 class Branches(nn.Module):
     def forward(self, x):
         return x * 2 if x.sum() > 0 else x
@@ -187,16 +198,16 @@ def test_a_pt2_file_names_no_folders_and_loads_with_the_pickles_of_others_left_o
 
 
 @pytest.mark.parametrize(
-    ("part", "old", "new"),
+    ("part", "old", "new", "reason"),
     [
-        ("models/model.json", b'"torch.ops.aten.relu.default"', b'"torch.hub.load"'),
-        ("models/model.json", b"Symbol(", b"open("),
-        ("data/weights/model_weights_config.json", b'"use_pickle": false', b'"use_pickle": true'),
-        ("data/constants/custom_obj_0", b"", b"x"),
-        ("models/model.json", b"{", b"["),
+        ("models/model.json", b'"torch.ops.aten.relu.default"', b'"torch.hub.load"', "no operation of torch"),
+        ("models/model.json", b"Symbol(", b"open(", "no expression of sizes"),
+        ("data/weights/model_weights_config.json", b'"use_pickle": false', b'"use_pickle": true', "is pickled"),
+        ("data/constants/custom_obj_0", b"", b"x", "only tensors and one graph"),
+        ("models/model.json", b"{", b"[", "incomplete archive"),
     ],
 )
-def test_a_pt2_file_that_would_run_code_is_refused(part, old, new, tmp_path):
+def test_a_pt2_file_that_would_run_code_is_refused(part, old, new, reason, tmp_path):
     path, hostile = export_pt2(trained(), task().example_inputs, tmp_path / "net.pt2"), tmp_path / "hostile.pt2"
     changed = False
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(hostile, "w") as target:
@@ -210,7 +221,7 @@ def test_a_pt2_file_that_would_run_code_is_refused(part, old, new, tmp_path):
             changed = True
             target.writestr(f"{source.namelist()[0].split('/')[0]}/{part}", new)
     assert changed
-    with pytest.raises(CorruptFile, match=r"hostile\.pt2"):
+    with pytest.raises(CorruptFile, match=rf"hostile\.pt2.*{reason}"):
         load_pt2(hostile)
 
 

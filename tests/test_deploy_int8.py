@@ -93,6 +93,10 @@ def test_the_file_holds_a_byte_a_weight_and_little_else(network, tmp_path):
     weights = sum(np.prod(tensor.dims) for tensor in large)
     assert len(model.SerializeToString()) < weights + 6500
     assert not model.metadata_props and not model.graph.value_info
+    constants = {tensor.name for tensor in model.graph.initializer}
+    weights_in = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
+    # Zero points only of the two inputs of the matrix product that are constant.
+    assert sum(len(node.input) == 3 for node in weights_in) <= 2 < len(weights_in)
 
 
 def test_excluded_nodes_stay_in_float(network, tmp_path):
@@ -140,6 +144,8 @@ def test_unequal_channels_fail_min_max_and_are_saved_by_equalization(tmp_path):
     assert not first.accepted and first.drop > 5
     assert last.accepted and last.name == "cross-layer equalization" == found.rung and found.met
     assert len(listener.said) == len(found.rungs) and "min-max" in listener.said[0]
+    runner = open_runner("onnxruntime", found.path, threads=1, precision="int8")
+    assert torch.equal(task().metric(runner, task().validation), found.correct)
 
 
 def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
@@ -293,9 +299,9 @@ def test_equalization_follows_depthwise_grouped_pooled_and_linear_layers(tmp_pat
     changed = {
         a.name
         for a, b in zip(before.graph.initializer, equal.graph.initializer, strict=True)
-        if a.raw_data != b.raw_data and a.name.endswith("weight")
+        if a.raw_data != b.raw_data
     }
-    assert changed == {f"{name}.weight" for name in "abcdef"}
+    assert changed == {f"{name}.weight" for name in "abcdef"} | {f"{name}.bias" for name in "abcde"}
 
 
 def test_bias_correction_takes_the_mean_error_of_rounded_weights_away(tmp_path):

@@ -58,7 +58,7 @@ def write_onnx(model: onnx.ModelProto, path: Path) -> None:
 
 
 def free_batch(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The inputs with a batch of at least 2 (a batch of 1 would be taken as fixed) and which dimension is free."""
+    """The inputs with a batch of at least 2 (some versions of torch take 1 as fixed) and which dimension is free."""
     first = next((x for x in inputs if isinstance(x, Tensor) and x.dim()), None)
     if first is None:
         return inputs, tuple(None for _ in inputs)

@@ -143,7 +143,8 @@ class OpenVinoRunner(Runner):
             raise CorruptFile(f"{path}: OpenVINO cannot open it: {str(error).strip().splitlines()[0]}") from error
         compiled = core.compile_model(model, "CPU", config)
         if precision == "default":
-            precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()) + " (default)"
+            chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+            precision = f"{ {'bf16': 'bfloat16', 'f32': 'float32', 'f16': 'float16'}.get(chosen, chosen) } (default)"
         self.precision = precision
         self.request = compiled.create_infer_request()
         self.tensor = openvino.Tensor
