@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from gossamer.goal import Goal
     from gossamer.measure import latency
     from gossamer.methods.base import Method
+    from gossamer.methods.prune.channels import prune_channels
     from gossamer.models import build, load_weights, pretrained
-    from gossamer.network import analyze, prune_channels
+    from gossamer.network import analyze
     from gossamer.recipe import Recipe
     from gossamer.record import Record
     from gossamer.report import write_report
@@ -38,8 +39,9 @@ _HOME = {
     "gossamer.goal": ("Goal",),
     "gossamer.measure": ("latency",),
     "gossamer.methods.base": ("Method",),
+    "gossamer.methods.prune.channels": ("prune_channels",),
     "gossamer.models": ("build", "load_weights", "pretrained"),
-    "gossamer.network": ("analyze", "prune_channels"),
+    "gossamer.network": ("analyze",),
     "gossamer.recipe": ("Recipe",),
     "gossamer.record": ("Record",),
     "gossamer.report": ("write_report",),

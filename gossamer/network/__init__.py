@@ -1,0 +1,28 @@
+"""Looking at a network and editing it."""
+
+from gossamer.network.channels import Channels, Group, find_channels
+from gossamer.network.cost import Analysis, analyze, layer_costs, total_macs, total_params
+from gossamer.network.edit import Cut, resize
+from gossamer.network.proof import Proof
+from gossamer.network.shrink import Pruned, shrink
+from gossamer.network.swap import swap
+from gossamer.network.trace import Trace, trace
+
+__all__ = [
+    "Analysis",
+    "Channels",
+    "Cut",
+    "Group",
+    "Proof",
+    "Pruned",
+    "Trace",
+    "analyze",
+    "find_channels",
+    "layer_costs",
+    "resize",
+    "shrink",
+    "swap",
+    "total_macs",
+    "total_params",
+    "trace",
+]

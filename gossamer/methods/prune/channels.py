@@ -1,0 +1,198 @@
+"""Cut the least important channels, with everything that is coupled to them.
+
+What it does: finds which channels must go together (through shortcuts, concatenations, shared weights, norms, heads),
+scores each such unit, cuts the lowest, and proves that the smaller network computes what the original computes with
+those channels silenced.
+Cost: one trace of the network; the criteria "taylor" and "fisher" also take gradients of a few batches.
+When it fails: operations that gossamer does not know fix the channels that enter them, and the result names them. Widths
+that the kernels do not like make a runtime slower although multiply-adds fall: round to 8 or 16.
+Equation: a unit's score is the sum of the criterion over all weights that are cut with it.
+Source: Li et al. 2017, arXiv:1608.08710 (filters); Fang et al. 2023, arXiv:2301.12900 (groups).
+"""
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput, NoEffect, unknown
+from gossamer.methods.base import Method
+from gossamer.methods.prune.criteria import CRITERIA, element_scores
+from gossamer.network.channels import Channels as FoundChannels
+from gossamer.network.channels import Group, find_channels
+from gossamer.network.shrink import Pruned, shrink
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+
+
+def prune_channels(
+    model: nn.Module,
+    example_inputs: Any,
+    sparsity: float | Mapping[str, float] = 0.5,
+    *,
+    criterion: str = "l1",
+    ignore: Iterable[str] = (),
+    round_to: int = 1,
+    widths: Mapping[str, int] | None = None,
+    scores: Mapping[str, Tensor] | None = None,
+    heads: bool = False,
+    channels: FoundChannels | None = None,
+    prove: bool = True,
+    seed: int = 0,
+) -> Pruned:
+    """A smaller copy of a network, of the user's own class, and the proof that it computes what the original computes
+    with the cut channels silenced. Needs no data; the model stays as it is, and so do its outputs' shapes.
+
+    example_inputs: a tensor, a tuple of positional arguments, or a mapping of keyword arguments. sparsity: fraction of
+    the channels to cut in every group of coupled channels, or by name of a group or layer. ignore: layers, or patterns
+    (`*.conv1`), that keep their shape. round_to: kept counts are multiples of it where the group is that large. widths:
+    channels to keep by group, instead of sparsity. scores: importance of each weight by parameter name, instead of
+    `criterion`. heads: cut whole attention heads instead of dimensions of every head. channels: of this model, from
+    `find_channels`; many cuts then share one trace.
+    """
+    found = channels if channels is not None else find_channels(model, example_inputs, heads=heads)
+    groups = _selected(found, ignore)
+    wanted = _counts_of(groups, found, widths) if widths is not None else _counts(groups, found, sparsity, round_to)
+    unit_scores = found.unit_scores(scores if scores is not None else element_scores(model, criterion, seed=seed))
+    fractions = {name: count / size for name, (count, size) in wanted.items() if count < size}
+    return shrink(found, fractions, unit_scores, prove=prove)
+
+
+def _selected(found: FoundChannels, ignore: Iterable[str]) -> list[Group]:
+    """The groups that can be cut and touch no ignored layer."""
+    ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    known = {layer for group in found.groups for layer in group.layers} | {g.name for g in found.groups}
+    for pattern in ignore:
+        if not any(_matches(name, pattern) for name in known):
+            if any(mark in pattern for mark in "*?["):
+                raise NoEffect(f"ignore={pattern!r} matches no layer of {sorted(known)}")
+            raise unknown("layer", pattern, known)
+    groups = found.cuttable()
+    if not groups:
+        reasons = sorted({group.reason for group in found.groups if group.reason})
+        raise NoEffect(f"no channels of this network can be cut: {'; '.join(reasons[:5]) or 'no weighted layers'}")
+    kept = [g for g in groups if not any(_matches(n, p) for p in ignore for n in (g.name, *g.layers))]
+    if not kept:
+        raise NoEffect(f"ignore={list(ignore)} leaves no group of channels to cut")
+    return kept
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or name.startswith(f"{pattern}.") or fnmatch.fnmatchcase(name, pattern)
+
+
+def _counts_of(groups: list[Group], found: FoundChannels, widths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    by_name = {group.name: group for group in groups}
+    result = {}
+    for name, width in widths.items():
+        found.index(name)
+        if name not in by_name:
+            raise BadInput(f"widths: group {name!r} is also ignored")
+        size = by_name[name].size
+        if not 1 <= width <= size:
+            raise BadInput(f"widths: {name} = {width} must be between 1 and its {size} channels")
+        result[name] = (width, size)
+    return result
+
+
+def _counts(
+    groups: list[Group], found: FoundChannels, sparsity: float | Mapping[str, float], round_to: int
+) -> dict[str, tuple[int, int]]:
+    if round_to < 1:
+        raise BadInput(f"round_to = {round_to}: must be at least 1")
+    if isinstance(sparsity, Mapping):
+        by_group = _by_group(groups, found, sparsity)
+    else:
+        _check(sparsity, "sparsity")
+        by_group = {group.name: sparsity for group in groups}
+    return {g.name: (rounded(g, by_group[g.name], round_to), g.size) for g in groups if g.name in by_group}
+
+
+def _check(value: float, name: str) -> None:
+    if not 0 <= value < 1:
+        raise BadInput(f"{name} = {value}: must be in [0, 1)")
+
+
+def _by_group(groups: list[Group], found: FoundChannels, sparsity: Mapping[str, float]) -> dict[str, float]:
+    """Sparsities by name of a group, or of a layer that produces the group's channels."""
+    result: dict[str, float] = {}
+    names = {group.name for group in found.groups}
+    layers = {layer for group in found.groups for layer in group.layers}
+    for key, value in sparsity.items():
+        _check(value, f"sparsity of {key!r}")
+        if key not in names | layers:
+            raise unknown("layer", key, names | layers)
+        hits = [g.name for g in groups if g.name == key]
+        hits = hits or [g.name for g in groups if any(m.rpartition(".")[0] == key and d == 0 for m, d in g.members)]
+        if not hits:
+            why = next((g.reason for g in found.groups if key in (g.name, *g.layers) and g.reason), "it is ignored")
+            raise NoEffect(f"sparsity of {key!r} changes nothing: the channels that it makes cannot be cut ({why})")
+        result |= dict.fromkeys(hits, value)
+    return result
+
+
+def rounded(group: Group, sparsity: float, round_to: int) -> int:
+    """Channels to keep: the nearest multiple of `round_to` and of the group's step, at least one multiple."""
+    multiple = math.lcm(group.step, round_to)
+    if multiple > group.size:
+        multiple = group.step
+    count = int(group.size * (1 - sparsity) / multiple + 0.5) * multiple
+    return min(max(count, multiple), group.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channels(Method):
+    """Give sparsity (the fraction of every group that is cut) or widths (channels to keep, by group).
+
+    round_to: kept counts are multiples of it. batches: of labelled training data, for "taylor" and "fisher".
+    """
+
+    stage: ClassVar[int | None] = 30
+    saves: ClassVar[tuple[str, ...]] = ("params", "macs")
+
+    sparsity: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
+    widths: Mapping[str, int] = field(default_factory=dict)
+    criterion: str = "l2"
+    round_to: Annotated[int, Range(1, 4096)] = 1
+    batches: Annotated[int, Range(1, 100_000)] = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.sparsity is None) == (not self.widths):
+            raise BadInput(f"{self.name()}: give either sparsity or widths")
+        if self.criterion not in CRITERIA:
+            raise unknown("criterion", self.criterion, CRITERIA)
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        sample = (batch for batch, _ in zip(task.train, range(self.batches)))
+        scores = element_scores(model, self.criterion, loss=task.loss, batches=sample, seed=run.seed)
+        pruned = prune_channels(
+            model,
+            task.example_inputs,
+            self.sparsity or 0.0,
+            widths=self.widths or None,
+            scores=scores,
+            round_to=self.round_to,
+        )
+        if pruned.proof is None or all(after == before for before, after in pruned.widths.values()):
+            raise NoEffect(f"{self.name()}: no group of channels got smaller; {'; '.join(pruned.put_back.values())}")
+        note = ", ".join(pruned.proof.statistics[:5])
+        for name, (before, after) in pruned.widths.items():
+            if after < before:
+                run.history.append(
+                    Edit(
+                        method=self.name(),
+                        kind="resize",
+                        target=name,
+                        before=f"{before} channels",
+                        after=f"{after} channels",
+                        proof=pruned.proof.max_relative,
+                        note=f"statistics over fewer channels: {note}" if note else "",
+                    )
+                )
+        return pruned.model

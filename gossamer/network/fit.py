@@ -1,0 +1,361 @@
+"""Counts to a cut that runs: solve the constraints, predict every shape, run on shapes only, and repair what differs.
+
+Where a forward has a size of its own (an integer attribute), the attribute follows. Where it takes one width from
+another one (C // heads), the two keep the same fraction from then on. Where neither helps, the group stays whole and the
+reason is kept. What was learned is remembered, so that later cuts of the same network are cheap.
+"""
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gossamer.network.channels import Channels
+from gossamer.network.edit import (
+    Attribute,
+    Cut,
+    changed_attributes,
+    get_attribute,
+    set_attribute,
+)
+from gossamer.network.labels import Slots
+from gossamer.network.rules import Walk
+from gossamer.network.shapes import expected, kept_indices, size_after, sized_slots
+from gossamer.network.trace import Mismatch, Op, Trace, fake_mode, mode, record, tensor_names, untouched
+from gossamer.network.units import Mask
+
+TRIES = 400  # runs on shapes in one fit
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An integer attribute that counts slots: it shrinks as they do. old: its value, a multiple or a part of their
+    number."""
+
+    module: str
+    path: str
+    old: int
+    slots: Slots
+
+    def value(self, mask: Mask) -> int | None:
+        """The new value, None if it is no whole number."""
+        new, rest = divmod(self.old * int(mask[self.slots].sum()), len(self.slots))
+        return new if rest == 0 and new > 0 else None
+
+
+@dataclass
+class Fitted:
+    """A cut, which slots stay, and the operations of a run after it, eval and training mode."""
+
+    cut: Cut
+    mask: Mask
+    traces: dict[bool, Trace]
+
+
+@dataclass
+class Fitter:
+    """What is known of how this network takes its widths."""
+
+    channels: Channels
+    patches: dict[tuple[str, str], Patch] = field(default_factory=dict)
+    links: list[set[str]] = field(default_factory=list)
+    put_back: dict[str, str] = field(default_factory=dict)
+    tries: int = 0
+
+    def __post_init__(self) -> None:
+        model = self.channels.model
+        tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
+        with untouched(model):
+            self.skeleton = copy.deepcopy(model, {id(t): t for t in tensors})
+        self.fake = fake_mode()
+        self.places: dict[str, list[tuple[dict[str, Any], str]]] = {}
+        names = tensor_names(model)
+        for module in self.skeleton.modules():
+            for store in (module._parameters, module._buffers):
+                for key, tensor in store.items():
+                    if tensor is not None and id(tensor) in names:
+                        self.places.setdefault(names[id(tensor)], []).append((store, key))  # type: ignore[arg-type]
+        self.tensors = dict([*model.named_parameters(), *model.named_buffers()])
+        self.modules = dict(self.skeleton.named_modules())
+        self.groups = {group.name: i for i, group in enumerate(self.channels.groups) if group.reason is None}
+
+    def fit(self, wanted: Mapping[str, float], scores: Mapping[str, Tensor]) -> Fitted:
+        """The cut that keeps about these fractions of the groups; groups that are not named stay whole."""
+        self.tries = 0
+        while True:
+            counts = self.counts(wanted)
+            mask = self.channels.slot_mask(self.channels.select(counts, scores))
+            result = self.attempt(mask)
+            if isinstance(result, dict):
+                return Fitted(self.cut(counts, mask), mask, result)
+            if not self.repair(result, mask, wanted, scores):
+                self.give_up(result, mask)
+
+    def counts(self, wanted: Mapping[str, float]) -> dict[str, NDArray[np.int64]]:
+        """Counts of every group's cells that satisfy all constraints and links."""
+        result = {}
+        linked = {name: link for link in self.links for name in link}
+        for name, fraction in self.fractions(wanted).items():
+            cells = self.channels.units.cells[self.groups[name]]
+            if name in linked:
+                result[name] = (cells.sizes * fraction + 0.5).astype(np.int64)
+            elif fraction < 1:
+                result[name] = cells.counts(fraction)
+        return {name: count for name, count in result.items() if count.sum() < self.size(name)}
+
+    def size(self, name: str) -> int:
+        return self.channels.groups[self.groups[name]].size
+
+    def fractions(self, wanted: Mapping[str, float]) -> dict[str, float]:
+        """Fractions to keep: linked groups the same one, which all of them can keep exactly."""
+        result = {name: f for name, f in wanted.items() if name not in self.put_back}
+        for link in self.links:
+            asked = {name: wanted[name] for name in link if name in wanted}
+            for name in link:
+                result.pop(name, None)
+            if not asked or any(name in self.put_back for name in link):
+                continue
+            sizes = {name: self.channels.units.cells[self.groups[name]].sizes for name in link}
+            parts = int(np.gcd.reduce(np.concatenate(list(sizes.values()))))
+            weight = sum(self.size(name) for name in asked)
+            mean = sum(f * self.size(name) for name, f in asked.items()) / weight
+            j = min(max(int(mean * parts + 0.5), 1), parts)
+            if j < parts:
+                result |= dict.fromkeys(link, j / parts)
+        return result
+
+    def cut(self, counts: Mapping[str, NDArray[np.int64]], mask: Mask) -> Cut:
+        """The cut as a value."""
+        kept = kept_indices(self.channels.graph.parameters, mask)
+        shapes = {name: tuple(self.tensors[name].shape) for name in kept}
+        widths = {name: (self.size(name), int(counts[name].sum())) for name in counts}
+        return Cut(kept, shapes, self.attributes(mask), widths)
+
+    def attributes(self, mask: Mask) -> dict[str, dict[str, Attribute]]:
+        """New values of module attributes."""
+        kept = kept_indices(self.channels.graph.parameters, mask)
+        shapes = {name: size_after(tuple(self.tensors[name].shape), dims) for name, dims in kept.items()}
+        found = changed_attributes(self.channels.model, shapes)
+        for (module, path), patch in self.patches.items():
+            value = patch.value(mask)
+            if value is not None and value != patch.old:
+                found.setdefault(module, {})[path] = value
+        return found
+
+    def attempt(self, mask: Mask) -> "dict[bool, Trace] | tuple[bool, Mismatch]":
+        """Run the cut network on shapes only: its operations, or where it leaves the predicted path."""
+        self.tries += 1
+        kept = kept_indices(self.channels.graph.parameters, mask)
+        attributes = self.attributes(mask)
+        saved = [
+            (self.modules[module], path, get_attribute(self.modules[module], path))
+            for module, values in attributes.items()
+            for path in values
+        ]
+        try:
+            for name, dims in kept.items():
+                old = self.tensors[name]
+                with self.fake:
+                    new: Tensor = torch.empty(size_after(tuple(old.shape), dims), dtype=old.dtype, device=old.device)
+                    if isinstance(old, nn.Parameter):
+                        new = nn.Parameter(new, requires_grad=False)
+                for store, key in self.places[name]:
+                    store[key] = new
+            for module, values in attributes.items():
+                for path, value in values.items():
+                    set_attribute(self.modules[module], path, value)
+            return self._run(mask)
+        finally:
+            for name in kept:
+                for store, key in self.places[name]:
+                    store[key] = self.tensors[name]
+            for owner, path, before in saved:
+                set_attribute(owner, path, before)
+
+    def _run(self, mask: Mask) -> "dict[bool, Trace] | tuple[bool, Mismatch]":
+        traces = {}
+        for training, walk in self.channels.walks.items():
+            with mode(self.skeleton, training):
+                try:
+                    traces[training] = record(
+                        self.skeleton, self.channels.inputs(training), fake=self.fake, expected=expected(walk, mask)
+                    )
+                except Mismatch as mismatch:
+                    return training, mismatch
+        return traces
+
+    def better(self, mask: Mask, than: tuple[bool, Mismatch]) -> bool:
+        """Whether the run gets further."""
+        result = self.attempt(mask)
+        if isinstance(result, dict):
+            return True
+        return (result[0], result[1].index) > (than[0], than[1].index)
+
+    def repair(
+        self, failed: tuple[bool, Mismatch], mask: Mask, wanted: Mapping[str, float], scores: Mapping[str, Tensor]
+    ) -> bool:
+        """Find an attribute, or a link, with which the run gets further."""
+        training, mismatch = failed
+        walk = self.channels.walks[training]
+        if mismatch.index >= len(walk.trace.ops) or self.tries > TRIES:
+            return False
+        op = walk.trace.ops[mismatch.index]
+        stack = op.modules if len(op.modules) >= len(mismatch.modules) else mismatch.modules
+        for name in dict.fromkeys(reversed(stack)):
+            for patches in self.candidates(walk, op, name, mask):
+                before = dict(self.patches)
+                self.patches |= patches
+                if self.better(mask, failed):
+                    self.siblings(walk, op, name, patches, mask)
+                    return True
+                self.patches = before
+        return self.link(walk, failed, stack, wanted, scores)
+
+    def candidates(self, walk: Walk, op: Op, module: str, mask: Mask) -> Iterator[dict[tuple[str, str], Patch]]:
+        """Attributes of a module that may count a dimension of the operation: those with its very size first."""
+        lines = [line for line in sized_slots(walk, op) if not mask[line].all()]
+        exact: dict[tuple[str, str], list[Patch]] = {}
+        related: dict[tuple[str, str], list[Patch]] = {}
+        for path, old in integers(self.modules[module]):
+            if (module, path) in self.patches:
+                continue
+            for line in lines:
+                patch, size = Patch(module, path, old, line), len(line)
+                new = patch.value(mask)
+                if new is None or new == old:
+                    continue
+                group = exact if old == size else related if old % size == 0 or size % old == 0 else None
+                if group is not None and all(p.value(mask) != new for p in group.get((module, path), [])):
+                    group.setdefault((module, path), []).append(patch)
+        yield from _combinations(exact)
+        yield from _combinations({key: p for key, p in related.items() if key not in exact})
+
+    def siblings(self, walk: Walk, op: Op, module: str, patches: Mapping[tuple[str, str], Patch], mask: Mask) -> None:
+        """The same attributes of modules of the same class, at the same place of their forward."""
+        inside = _inside(walk.trace, module)
+        place, n = inside.index(op), len(inside)
+        lines = sized_slots(walk, op)
+        cls = type(self.modules[module])
+        for name, other in self.modules.items():
+            if type(other) is not cls or name == module:
+                continue
+            ops = _inside(walk.trace, name)
+            if len(ops) != n or ops[place].name != op.name:
+                continue
+            theirs = sized_slots(walk, ops[place])
+            for (_, path), patch in patches.items():
+                i = next(i for i, line in enumerate(lines) if line is patch.slots or np.array_equal(line, patch.slots))
+                if i < len(theirs) and len(theirs) == len(lines):
+                    old = get_attribute(other, path)
+                    if (name, path) not in self.patches and old * len(lines[i]) == patch.old * len(theirs[i]):
+                        self.patches[name, path] = Patch(name, path, old, theirs[i])
+
+    def link(
+        self,
+        walk: Walk,
+        failed: tuple[bool, Mismatch],
+        stack: Sequence[str],
+        wanted: Mapping[str, float],
+        scores: Mapping[str, Tensor],
+    ) -> bool:
+        """Keep the same fraction of all groups that meet in the failing module, and in its siblings."""
+        for module in list(dict.fromkeys(reversed(stack)))[:2]:
+            names = self.groups_of(_inside(walk.trace, module), walk)
+            if len(names) < 2 or module == "" or any(names <= link for link in self.links):
+                continue
+            before = [set(link) for link in self.links]
+            self.add_link(names)
+            counts = self.counts(dict.fromkeys(self.groups, 1.0) | dict(wanted))
+            mask = self.channels.slot_mask(self.channels.select(counts, scores))
+            if self.better(mask, failed):
+                cls = type(self.modules[module])
+                for name, other in self.modules.items():
+                    if type(other) is cls and name != module:
+                        self.add_link(self.groups_of(_inside(walk.trace, name), walk))
+                return True
+            self.links = before
+        return False
+
+    def add_link(self, names: set[str]) -> None:
+        if len(names) < 2:
+            return
+        touching = [link for link in self.links if link & names]
+        self.links = [link for link in self.links if not link & names] + [names.union(*touching)]
+
+    def groups_of(self, ops: Sequence[Op], walk: Walk) -> set[str]:
+        """Groups whose channels occur in the operations."""
+        names = list(self.groups)
+        found: set[int] = set()
+        for op in ops:
+            for line in sized_slots(walk, op):
+                units = self.channels.units.of_slot[line]
+                found |= set(np.unique(self.channels.units.group_of[units[units >= 0]]).tolist())
+        return {names[i] for i in found}
+
+    def give_up(self, failed: tuple[bool, Mismatch], mask: Mask) -> None:
+        """Leave the groups at the failing operation whole."""
+        training, mismatch = failed
+        walk = self.channels.walks[training]
+        ops = walk.trace.ops
+        index = min(mismatch.index, len(ops) - 1)
+        cut_now = {name for name in self.groups if name not in self.put_back and self._is_cut(name, mask)}
+        for near in (
+            ops[index : index + 1],
+            _inside(walk.trace, ops[index].modules[-1] if ops[index].modules else ""),
+            ops,
+        ):
+            names = self.groups_of(near, walk) & cut_now
+            if names:
+                break
+        else:
+            names = cut_now
+        if not names:
+            raise RuntimeError(f"the network does not run as traced: {mismatch}")
+        for name in names:
+            self.put_back[name] = f"{mismatch} ({ops[index].where})"
+
+    def _is_cut(self, name: str, mask: Mask) -> bool:
+        units = self.channels.units
+        slots = units.slots[self.groups[name]]
+        return not bool(mask[slots].all())
+
+
+def _combinations(options: Mapping[tuple[str, str], list[Patch]]) -> Iterator[dict[tuple[str, str], Patch]]:
+    """Each attribute alone, then several at once, not too many."""
+    for key, patches in options.items():
+        for patch in patches:
+            yield {key: patch}
+    if len(options) > 1:
+        for chosen in itertools.islice(itertools.product(*options.values()), 16):
+            yield dict(zip(options, chosen))
+
+
+def _inside(trace: Trace, module: str) -> list[Op]:
+    return [op for op in trace.ops if module in op.modules]
+
+
+def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """Integer attributes that may be sizes, also in tuples, lists and plain configuration objects."""
+    for key, value in vars(module).items():
+        if key.startswith("__") or key == "training":
+            continue
+        yield from _integers(key, value, deep=not isinstance(value, nn.Module | Tensor))
+
+
+def _integers(path: str, value: Any, *, deep: bool) -> Iterator[tuple[str, int]]:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+        yield path, value
+    elif isinstance(value, list | tuple) and len(value) <= 16:
+        for i, item in enumerate(value):
+            if isinstance(item, int) and not isinstance(item, bool) and item > 1:
+                yield f"{path}.{i}", item
+    elif deep and hasattr(value, "__dict__") and not callable(value) and not isinstance(value, type):
+        for key, item in vars(value).items():
+            if isinstance(item, int) and not key.startswith("__"):
+                yield from _integers(f"{path}.{key}", item, deep=False)

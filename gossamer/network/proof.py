@@ -1,0 +1,221 @@
+"""The proof of a cut: the small network gives what the original gives when everything that was cut is silenced.
+
+The original is replayed from its recorded operations with the removed rows and columns of all parameters set to zero.
+Operations that reduce over channels (layer norm, softmax over channels, L2 norm) see the kept channels only, and numbers
+that follow a width (the scale of attention) are those of the small network; both are named.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.network.edit import Kept
+from gossamer.network.labels import Value
+from gossamer.network.rules import Walk
+from gossamer.network.shapes import compact, scatter
+from gossamer.network.trace import Op, Ref, Trace, arguments, mode, output_tensors, plain_kernels
+from gossamer.network.units import Mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """max_relative: largest difference of an output over the largest absolute value of that output. statistics:
+    operations whose statistics are now over fewer channels; scalars: numbers in the forward that follow a width. Where
+    both are empty, the small network equals the original with silenced channels as it stands."""
+
+    max_relative: float
+    statistics: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
+
+
+@dataclass
+class Substitution:
+    """How the replay of the original differs from its run."""
+
+    walk: Walk
+    mask: Mask
+    small: Trace
+    statistics: dict[str, None] = field(default_factory=dict)
+    scalars: dict[str, None] = field(default_factory=dict)
+
+
+def silenced(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
+    """A copy with the removed rows and columns zero."""
+    out = tensor.detach().clone()
+    for d, indices in kept.items():
+        if indices and isinstance(indices[0], list):
+            for rows, inner in zip(out.chunk(len(indices), 0), indices):
+                gone = torch.ones(out.shape[d], dtype=torch.bool)
+                gone[inner] = False
+                rows.index_fill_(d, gone.nonzero().ravel().to(out.device), 0)
+        else:
+            gone = torch.ones(out.shape[d], dtype=torch.bool)
+            gone[torch.tensor(indices, dtype=torch.long)] = False
+            out.index_fill_(d, gone.nonzero().ravel().to(out.device), 0)
+    return out
+
+
+def replay(
+    trace: Trace,
+    parameter: Callable[[str], Tensor],
+    inputs: Any,
+    substitution: Substitution | None = None,
+) -> Iterator[tuple[int, list[Any]]]:
+    """Run recorded operations again on real tensors; yields each operation's number and results, and at the end -1 and
+    the network's outputs. Results are freed after their last use."""
+    env: dict[int, Tensor] = {ref.index: t for ref, t in zip(trace.inputs, output_tensors(arguments(inputs)))}
+    last_use = {ref.index: i for i, op in enumerate(trace.ops) for ref in (*op.refs(), *(o for o in op.outs if o))}
+    last_use |= {ref.index: len(trace.ops) for ref in trace.outputs}
+    dead: dict[int, list[int]] = {}
+    for index, i in last_use.items():
+        dead.setdefault(i, []).append(index)
+
+    def fetch(value: Any) -> Any:
+        if isinstance(value, Ref):
+            if value.index in env:
+                return env[value.index]
+            if value.index in trace.names:
+                return parameter(trace.names[value.index])
+            return trace.constants[value.index]
+        if isinstance(value, list | tuple):
+            return type(value)([fetch(v) for v in value])
+        return value
+
+    with torch.no_grad(), plain_kernels():
+        for i, op in enumerate(trace.ops):
+            args, kwargs = fetch(op.args), {key: fetch(value) for key, value in op.kwargs.items()}
+            if op.name.endswith("_") and isinstance(op.args[0], Ref) and op.args[0].index not in env:
+                args = (args[0].clone(), *args[1:])
+            out = _apply(i, op, args, kwargs, substitution)
+            results = list(out) if isinstance(out, list | tuple) else [out]
+            for ref, result in zip(op.outs, results):
+                if ref is not None:
+                    env[ref.index] = result
+            yield i, results
+            for index in dead.get(i, ()):
+                env.pop(index, None)
+        yield -1, [fetch(ref) for ref in trace.outputs]
+
+
+def _apply(i: int, op: Op, args: Any, kwargs: Any, substitution: Substitution | None) -> Any:
+    if substitution is None:
+        return op.func(*args, **kwargs)
+    s, other = substitution, substitution.small.ops[i]
+    if i in s.walk.statistics and _shrinks(s, op):
+        s.statistics.setdefault(op.where)
+        small_args = _merge(op.args, other.args, args, s)
+        small_kwargs = {key: _merge(op.kwargs[key], other.kwargs.get(key), kwargs[key], s) for key in kwargs}
+        out = op.func(*small_args, **small_kwargs)
+        if "attention" in op.name and op.kwargs.get("scale") is None:
+            s.scalars.setdefault(f"scale of {op.where}")
+        results = list(out) if isinstance(out, list | tuple) else [out]
+        wide = [
+            scatter(r, s.walk.trace.shapes[ref.index], s.walk.values[ref.index], s.mask)
+            if isinstance(r, Tensor) and ref is not None and _changes(s.walk.values[ref.index], s.mask)
+            else r
+            for r, ref in zip(results, op.outs)
+        ]
+        return wide if isinstance(out, list | tuple) else wide[0]
+    return op.func(*_floats(op, op.args, other.args, args, s), **kwargs)
+
+
+def _changes(value: Value, mask: Mask) -> bool:
+    return any(not mask[t].all() for t in value.layers.values())
+
+
+def _shrinks(s: Substitution, op: Op) -> bool:
+    return any(_changes(s.walk.values[ref.index], s.mask) for ref in op.refs())
+
+
+def _merge(recorded: Any, small: Any, real: Any, s: Substitution) -> Any:
+    """Tensors of the original restricted to what stays, everything else from the small network."""
+    if isinstance(recorded, Ref):
+        return compact(real, s.walk.values[recorded.index], s.mask)
+    if isinstance(recorded, list | tuple):
+        return type(recorded)([_merge(r, m, x, s) for r, m, x in zip(recorded, small, real)])
+    return small
+
+
+def _floats(op: Op, recorded: Any, small: Any, real: Any, s: Substitution) -> Any:
+    """Numbers with a fraction from the small network."""
+    result = list(real)
+    for k, (a, b) in enumerate(zip(recorded, small)):
+        if isinstance(a, float) and isinstance(b, float | int) and a != b:
+            s.scalars.setdefault(f"{a:.6g} is {b:.6g} at {op.where}")
+            result[k] = b
+    return result
+
+
+def relative_difference(result: Tensor, reference: Tensor) -> float:
+    """Largest difference over the largest absolute value of the reference; infinite where only one is finite."""
+    if result.shape != reference.shape:
+        return float("inf")
+    if result.numel() == 0:
+        return 0.0
+    if not result.is_floating_point():
+        return 0.0 if torch.equal(result, reference) else float("inf")
+    a, b = result.double(), reference.double()
+    finite = b.isfinite()
+    if not torch.equal(finite, a.isfinite()):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    a, b = a[finite], b[finite]
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
+
+
+def compare(
+    model: nn.Module, small: nn.Module, inputs: Any, walk: Walk, mask: Mask, small_trace: Trace, kept: Mapping[str, Any]
+) -> Proof:
+    """Run the small network for real and replay the silenced original; how far their outputs are apart."""
+    substitution = Substitution(walk, mask, small_trace)
+    reference = _last(replay(walk.trace, _silencer(model, kept), inputs, substitution))
+    args, kwargs = arguments(inputs)
+    with mode(small, False), torch.no_grad(), plain_kernels():
+        outputs = output_tensors(small(*args, **kwargs))
+    if len(outputs) != len(reference):
+        worst = float("inf")
+    else:
+        worst = max((relative_difference(a, b) for a, b in zip(outputs, reference)), default=0.0)
+    return Proof(max_relative=worst, statistics=tuple(substitution.statistics), scalars=tuple(substitution.scalars))
+
+
+def _silencer(model: nn.Module, kept: Mapping[str, Any]) -> Callable[[str], Tensor]:
+    named: dict[str, Tensor] = dict([*model.named_parameters(), *model.named_buffers()])
+    return lambda name: silenced(named[name], kept[name]) if name in kept else named[name].detach()
+
+
+def _last(steps: Iterator[tuple[int, list[Any]]]) -> list[Any]:
+    for _, results in steps:
+        pass
+    return results
+
+
+def first_difference(
+    model: nn.Module,
+    small: nn.Module,
+    inputs: Any,
+    walk: Walk,
+    mask: Mask,
+    small_trace: Trace,
+    kept: Mapping[str, Any],
+    tolerance: float,
+) -> int:
+    """The first operation whose kept channels differ between the replays of the two networks, or -1."""
+    named: dict[str, Tensor] = dict([*small.named_parameters(), *small.named_buffers()])
+    pair = zip(
+        replay(walk.trace, _silencer(model, kept), inputs, Substitution(walk, mask, small_trace)),
+        replay(small_trace, lambda name: named[name].detach(), inputs),
+    )
+    for (i, wide), (_, narrow) in pair:
+        if i < 0:
+            break
+        for ref, a, b in zip(walk.trace.ops[i].outs, wide, narrow):
+            if isinstance(a, Tensor) and ref is not None and not walk.values[ref.index].free:
+                kept_part = compact(a, walk.values[ref.index], mask)
+                if a.is_floating_point() and relative_difference(b, kept_part) > tolerance:
+                    return i
+    return -1
