@@ -252,7 +252,7 @@ def test_analyze_times_layers_and_draws_the_sensitivity(trained: Path) -> None:
 
 
 def test_compress_from_the_command_line_to_the_folder_and_back(trained: Path) -> None:
-    arguments = ("mycode:Net", "--data", "mycode:task", "--weights", trained, "--max-drop", 60, "--macs", "30k")
+    arguments = ("mycode:Net", "--data", "mycode:task", "--weights", trained, "--max-drop", 60, "--macs", "45k")
     found = document("compress", *arguments, "--epochs", 1, "--threads", 1, "--batch", 4, "--out", "result")
     assert found["document"]["met"] and found["folder"] == str(trained.parent / "result")
     assert found["document"]["command"].startswith("gossamer ")

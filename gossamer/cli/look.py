@@ -81,7 +81,14 @@ def analyze(
     times = _layer_times(source, runtime, threads, batch) if runtime is not None else {}
     _show_layers(console, analysis.layers, times)
     _show_groups(console, analysis.groups)
-    found: dict[str, Any] = {"layers": analysis.layers, "groups": analysis.groups, "times_ms": times}
+    for note in analysis.notes:
+        console.line(f"note: {note}")
+    found: dict[str, Any] = {
+        "layers": analysis.layers,
+        "groups": analysis.groups,
+        "notes": analysis.notes,
+        "times_ms": times,
+    }
     if sensitivity and task is not None:
         found["sensitivity"] = _sensitivity(console, source, task, seed, out)
     console.document(found)
