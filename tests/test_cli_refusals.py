@@ -22,6 +22,7 @@ from gossamer.cli import app
 from gossamer.cli.exits import verdict
 from gossamer.errors import BadInput
 from gossamer.folder import lock_folder
+from gossamer.references import resolve
 
 NET = ("mycode:Net", "--data", "mycode:task")
 GOAL = ("--speedup", "2")
@@ -108,7 +109,9 @@ def test_pickled_weights_are_refused_and_not_run(user: Path) -> None:
 
 
 def test_weights_that_do_not_fit_are_named_with_shapes(user: Path) -> None:
-    torch.save({"0.weight": torch.zeros(8, 3, 3, 3)}, user / "w.pt")
+    state = resolve("mycode:Net")().state_dict()
+    del state["0.bias"]
+    torch.save({**state, "0.weight": torch.zeros(8, 3, 3, 3)}, user / "w.pt")
     message = said("compress", *NET, *GOAL, "--weights", "w.pt")
     assert "0.weight has shape (8, 3, 3, 3), the model needs (8, 1, 3, 3)" in message and "0.bias is missing" in message
 
