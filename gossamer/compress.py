@@ -27,7 +27,7 @@ from gossamer.record import Edit, JobDocument, Record, State, environment, write
 from gossamer.report import write_report
 from gossamer.run import Run
 from gossamer.search.journal import Journal, fingerprint
-from gossamer.search.plan import plan, state
+from gossamer.search.plan import Planner, state
 from gossamer.search.price import AIM, Pricer
 from gossamer.search.shapes import Steps
 from gossamer.task import Task
@@ -143,37 +143,34 @@ class Job:
         return self.recipe.steps, self._deliver(model, "recipe", int8=self.recipe.int8)
 
     def _from_goal(self) -> tuple[Steps, deliver.Delivered]:
-        """Plan, try, step back: the first result within the budget, else the least drop."""
+        """Plan, try, step back: the first result within the budget. The last try cuts nothing."""
         pricer, int8 = self._pricer()
-        whole = pricer("original", self.original)
-        self.run.states.append(state("original, deployed", whole, None, pricer))
-        best: tuple[Steps, deliver.Delivered] | None = None
+        whole = pricer("original", lambda: self.original)
+        planner = Planner(self.original, self.task, self.run, self.journal, pricer, self.recover)
+        tried: list[Steps] = []
         for attempt in range(ATTEMPTS + 1):
-            # From the goal in equal ratios to what deployment alone reaches, where nothing is cut any more.
+            # From the goal, in equal ratios, to what deployment alone reaches.
             ease = max(1.0, whole.worst / AIM) ** (attempt / ATTEMPTS)
-            steps: Steps = ()
+            steps: Steps | None = ()
             if attempt < ATTEMPTS and whole.worst > AIM * ease:
                 with self._timed("plan"):
-                    found = plan(
-                        self.original, self.task, self.run, self.journal, pricer, recover=self.recover, ease=ease
-                    )
-                if found is None:
-                    self.run.progress.say(f"no shape reaches the goal within {ease:.2f} times what it allows")
-                    continue
-                steps = found
+                    steps = planner.plan(whole, ease=ease)
+            if steps is None:
+                self.run.progress.say(f"no shape reaches the goal, not even with {ease:.2f} times what it allows")
+                continue
+            if steps in tried:
+                continue
+            tried.append(steps)
             before = len(self.run.history)
-            result = self._deliver(self._take(steps, f"attempt {attempt}"), f"attempt {attempt}", int8=int8)
+            result = self._deliver(self._take(steps, f"attempt {attempt + 1}"), f"attempt {attempt + 1}", int8=int8)
             accepted = result.drop.within(self.goal.max_drop)
-            self._note(pricer, result, attempt, accepted)
+            self._note(pricer, result, attempt + 1, accepted)
             if accepted:
                 return steps, result
-            if best is None or result.drop.points < best[1].drop.points:
-                best = steps, result
             del self.run.history[before:]
             if not steps:
                 break
-        assert best is not None
-        return best[0], self._deliver(best[1].model, "float32", int8=False)
+        return (), self._deliver(self.original, "the original", int8=False)
 
     def _pricer(self) -> tuple[Pricer, bool]:
         """A pricer in the precision that is faster here, or smaller where the goal does not ask for time."""
@@ -184,7 +181,7 @@ class Job:
             quotes[int8] = Pricer(self.original, self.task, self.goal, self.journal, int8=int8)
         if len(quotes) == 1:
             return quotes[False], False
-        worst = {int8: pricer(f"original int8={int8}", self.original).worst for int8, pricer in quotes.items()}
+        worst = {int8: pricer(f"original int8={int8}", lambda: self.original).worst for int8, pricer in quotes.items()}
         better = worst[True] <= worst[False]
         if not better:
             self.run.progress.say("int8 is not faster than float32 here: it is left out")
@@ -222,10 +219,10 @@ class Job:
         return result
 
     def _note(self, pricer: Pricer, result: deliver.Delivered, attempt: int, accepted: bool) -> None:
-        quote = pricer(f"attempt {attempt}", result.model)
+        quote = pricer(f"attempt {attempt}", lambda: result.model)
         top1 = 100 * float(result.scores.mean())
         self.run.states.append(
-            state(f"attempt {attempt + 1}", quote, top1, pricer, drop=result.drop.points, accepted=accepted)
+            state(f"attempt {attempt}", quote, top1, pricer, drop=result.drop.points, accepted=accepted)
         )
 
     def _document(self, steps: Steps, result: deliver.Delivered) -> JobDocument:

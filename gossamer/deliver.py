@@ -19,6 +19,8 @@ from gossamer.run import Run
 from gossamer.search.price import first_samples
 from gossamer.task import Task
 
+EXPORTED = ("onnxruntime", "openvino")
+INT8_LUCK = 0.1  # points: a float32 network that is over the budget by more will not be saved by rounding
 ORIGINAL, RESULT, INT8 = "original", "result", "result int8"
 
 
@@ -55,13 +57,14 @@ def deliver(
         scores = accuracy(runner, task)
     int8_path: Path | None = None
     ladder: tuple[Rung, ...] = ()
-    if int8:
+    if int8 and paired_drop(reference_scores, scores).within(goal.max_drop + INT8_LUCK):
         quantized = quantize_ladder(
             float_path,
             task,
             folder,
             budget_points=goal.max_drop,
             reference_correct=reference_scores,
+            runtime=goal.runtime if goal.runtime in EXPORTED else "onnxruntime",
             threads=goal.threads,
             run=run,
         )

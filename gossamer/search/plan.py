@@ -1,6 +1,6 @@
 """Choose the steps for a goal: shapes that meet it by measurement, then a race that training decides."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,8 @@ from gossamer.search.shapes import Family, Steps, apply_steps, block_order, dept
 from gossamer.task import Loader, Task
 from gossamer.train import Distillation, Training, fit, recalibrate
 
-RACE_BATCHES = 200
+QUOTES = 5  # at most, for one family of shapes
+RACE_SHARE, RACE_LEAST, RACE_MOST = 0.05, 40, 400  # of the batches of the recovery that follows; in batches
 
 
 @dataclass(frozen=True)
@@ -28,110 +29,104 @@ class Candidate:
     quote: Quote
 
 
-def plan(
-    original: nn.Module,
-    task: Task,
-    run: Run,
-    journal: Journal,
-    pricer: Pricer,
-    *,
-    recover: Recover,
-    ease: float = 1.0,
-) -> Steps | None:
-    """The steps to take, or None where no shape meets the goal. ease: how far the needs may exceed the goal's.
+@dataclass(frozen=True)
+class Planner:
+    """Looks for steps. Each family of shapes gives the largest network that still meets the goal; these are trained for
+    a short while, all alike, and the best one on validation goes on. So neither layers nor rates nor methods have to be
+    chosen by hand."""
 
-    Each family of shapes gives the largest network that still meets the goal, found by bisection on its measured cost.
-    These are trained for a few hundred batches, all alike, and the best one on validation goes on. So neither layers
-    nor rates nor methods have to be chosen by hand.
-    """
-    tag = f"{ease:.3f}"
-    order = journal.remember("block order", lambda: block_order(original, task))
-    costs = pricer.layer_costs()
-    candidates = [
-        found
-        for family in _families(original, task, costs, order, run.seed)
-        if (found := largest(original, task, run, pricer, family, limit=AIM * ease)) is not None
-    ]
-    if order and (mixed := _half_depth(original, task, run, pricer, costs, candidates, order, limit=AIM * ease)):
-        candidates.append(mixed)
-    candidates = _distinct(candidates)
-    if not candidates:
-        return None
-    for candidate in candidates:
-        run.progress.say(f"shape {candidate.name}: {describe(candidate.quote)}")
-    winner = candidates[0]
-    if len(candidates) > 1:
+    original: nn.Module
+    task: Task
+    run: Run
+    journal: Journal
+    pricer: Pricer
+    recover: Recover
+
+    def plan(self, whole: Quote, *, ease: float = 1.0) -> Steps | None:
+        """The steps to take, or None where no shape meets the goal. whole: the quote of the uncut network. ease: how
+        far the needs may exceed the goal's."""
+        order = self.journal.remember("block order", lambda: block_order(self.original, self.task))
+        depth = depth_family(order)
+        limit = AIM * ease
+        candidates = [self.largest(depth, whole, limit)] if order else []
+        half = len(_removed(candidates[0]) if candidates and candidates[0] else order) // 2
+        candidates += [self.largest(family, whole, limit) for family in self._width_families(depth.steps, order, half)]
+        found = _distinct([c for c in candidates if c is not None])
+        for candidate in found:
+            self.run.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
+        if not found:
+            return None
+        winner = found[0] if len(found) == 1 else self._race(found, ease)
+        return (*winner.steps, self.recover)
+
+    def _width_families(self, depth: Any, order: Sequence[str], half: int) -> Iterator[Family]:
+        """Channels by importance per cost, rounded to what kernels like; and half the depth with the rest in width."""
+        make = partial(width_family, self.original, self.task, self.pricer.layer_costs(), seed=self.run.seed)
+        for round_to in (8, 16):
+            yield make(name=f"width, multiples of {round_to}", ranked=True, round_to=round_to)
+        if half:
+            before = depth(half / len(order))
+            yield make(name="depth and width", before=before, ranked=False, round_to=8)
+
+    def largest(self, family: Family, whole: Quote, limit: float) -> Candidate | None:
+        """The lightest cut of a family whose worst need is within the limit, by interpolation over its grid."""
+        low, high = -1, len(family.grid)
+        need = {low: whole.worst}
+        found: Candidate | None = None
+        for _ in range(QUOTES):
+            if high - low <= 1:
+                break
+            index = _guess(low, high, need, limit, end=len(family.grid))
+            steps = family.steps(family.grid[index])
+            scratch = Run(seed=self.run.seed, original=self.original)
+            with self.run.progress.busy(f"measuring {family.name}"):
+                quote = self.pricer(repr(steps), lambda: apply_steps(self.original, steps, self.task, scratch))  # noqa: B023
+            need[index] = quote.worst
+            if quote.worst <= limit:
+                high, found = index, Candidate(family.name, steps, quote)
+            else:
+                low = index
+        return found
+
+    def _race(self, candidates: Sequence[Candidate], ease: float) -> Candidate:
+        """The best on validation after a short training."""
         scores: dict[str, float] = {}
         for candidate in candidates:
-            compute = partial(_race, original, task, run, candidate, recover)
-            scores[candidate.name] = journal.remember(f"race {tag} {candidate.name}", compute)
-        for candidate in candidates:
-            run.progress.say(f"race {candidate.name}: validation {scores[candidate.name]:.2f} %")
-            run.states.append(state(f"race {candidate.name}", candidate.quote, scores[candidate.name], pricer))
+            key = f"race {ease:.3f} {candidate.name}"
+            scores[candidate.name] = self.journal.remember(key, partial(self._short_training, candidate))
+            self.run.progress.say(f"race, {candidate.name}: validation {scores[candidate.name]:.2f} %")
         winner = max(candidates, key=lambda c: scores[c.name])
-    return (*winner.steps, recover)
+        for candidate in candidates:
+            note = "after a short training" + (", goes on" if candidate is winner else "")
+            row = state(f"race: {candidate.name}", candidate.quote, scores[candidate.name], self.pricer, note=note)
+            self.run.states.append(row)
+        return winner
+
+    def _short_training(self, candidate: Candidate) -> float:
+        scratch = replace(self.run, history=[], states=[], folder=None)
+        model = apply_steps(self.original, candidate.steps, self.task, scratch)
+        recalibrate(model, self.task.calibration)
+        wanted = RACE_SHARE * self.recover.epochs * len(self.task.train)
+        short = replace(self.task, train=Limited(self.task.train, int(min(max(wanted, RACE_LEAST), RACE_MOST))))
+        training = Training(epochs=1, lr=self.recover.lr, weight_decay=self.recover.weight_decay)
+        teach = [Distillation(self.original, temperature=self.recover.temperature, alpha=self.recover.alpha)]
+        return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
 
 
-def _families(
-    original: nn.Module, task: Task, costs: Mapping[str, float], order: Sequence[str], seed: int
-) -> list[Family]:
-    families = [depth_family(order)] if order else []
-    for round_to in (8, 16):
-        for ranked in (False, True):
-            name = f"{'ranked' if ranked else 'uniform'} width, multiples of {round_to}"
-            families.append(width_family(original, task, costs, name=name, ranked=ranked, round_to=round_to, seed=seed))
-    return families
+def _guess(low: int, high: int, need: dict[int, float], limit: float, *, end: int) -> int:
+    """Where the need should just be within the limit, on the line through the ends of the bracket."""
+    if high in need:
+        share = (need[low] - limit) / max(need[low] - need[high], 1e-9)
+        index = low + round(share * (high - low) + 0.3)  # rather a little too far: that is a find, not a miss
+    elif low < 0:
+        index = round(end * (1 - limit / need[low]))  # cost falls with the cut
+    else:
+        index = end - 1 if low >= end // 2 else (low + end) // 2
+    return min(max(index, low + 1), high - 1)
 
 
-def _half_depth(
-    original: nn.Module,
-    task: Task,
-    run: Run,
-    pricer: Pricer,
-    costs: Mapping[str, float],
-    candidates: Sequence[Candidate],
-    order: Sequence[str],
-    *,
-    limit: float,
-) -> Candidate | None:
-    """Half as many blocks removed as depth alone would need, the rest in channels."""
-    depth = depth_family(order)
-    alone = next((c for c in candidates if c.name == "depth"), None)
-    count = len(alone.steps[0].options()["names"]) // 2 if alone else len(order) // 2
-    if not count:
-        return None
-    before = depth.steps(count / len(order))
-    family = width_family(
-        original, task, costs, before=before, name="depth and width", ranked=False, round_to=8, seed=run.seed
-    )
-    return largest(original, task, run, pricer, family, limit=limit)
-
-
-def largest(
-    original: nn.Module, task: Task, run: Run, pricer: Pricer, family: Family, *, limit: float
-) -> Candidate | None:
-    """The lightest cut of a family whose worst need is within the limit: a bisection over its grid."""
-
-    def quote(index: int) -> tuple[Steps, Quote]:
-        steps = family.steps(family.grid[index])
-        scratch = Run(seed=run.seed, original=original)
-        with run.progress.busy(f"measuring {family.name}"):
-            return steps, pricer(repr(steps), apply_steps(original, steps, task, scratch))
-
-    low, high = 0, len(family.grid) - 1
-    if high < 0:
-        return None
-    found = quote(high)
-    if found[1].worst > limit:
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        steps, price = quote(middle)
-        if price.worst <= limit:
-            high, found = middle, (steps, price)
-        else:
-            low = middle + 1
-    return Candidate(family.name, *found)
+def _removed(candidate: Candidate) -> Sequence[str]:
+    return list(candidate.steps[0].options()["names"])
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -155,19 +150,6 @@ class Limited:
 
     def __iter__(self) -> Iterator[Any]:
         return (batch for batch, _ in zip(self.loader, range(self.batches)))
-
-
-def _race(original: nn.Module, task: Task, run: Run, candidate: Candidate, recover: Recover) -> float:
-    """Validation score of a candidate after a short training."""
-    scratch = Run(
-        seed=run.seed, accelerator=run.accelerator, devices=run.devices, original=original, progress=run.progress
-    )
-    model = apply_steps(original, candidate.steps, task, scratch)
-    recalibrate(model, task.calibration)
-    short = replace(task, train=Limited(task.train, RACE_BATCHES))
-    training = Training(epochs=1, lr=recover.lr, weight_decay=recover.weight_decay)
-    teach = [Distillation(original, temperature=recover.temperature, alpha=recover.alpha)]
-    return fit(model, short, training, scratch, teach=teach, label=f"race {candidate.name}").top1 or 0.0
 
 
 def state(

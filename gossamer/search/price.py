@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,9 @@ class Pricer:
         self._reference: Runner | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="gossamer-")
 
-    def __call__(self, key: str, model: nn.Module) -> Quote:
+    def __call__(self, key: str, build: Callable[[], nn.Module]) -> Quote:
         """The quote of a network; `key` names it in the journal."""
-        return Quote(**self.journal.remember(f"quote {key}", lambda: asdict(self._quote(model))))
+        return Quote(**self.journal.remember(f"quote {key}", lambda: asdict(self._quote(build()))))
 
     def _quote(self, model: nn.Module) -> Quote:
         costs = layer_costs(model, self.task.example_inputs)
@@ -126,7 +126,7 @@ class Pricer:
         return path, precision, size
 
     def _time(self, runners: dict[str, Runner]) -> dict[str, Latency]:
-        return latency(runners, self.inputs, repeats=40, warmup=5, seconds=4)
+        return latency(runners, self.inputs, repeats=40, warmup=5, seconds=2)
 
 
 def quantize_roughly(source: Path, target: Path, inputs: tuple[Tensor, ...], *, threads: int) -> None:

@@ -102,7 +102,7 @@ def width_family(
         return (*before, Channels(widths=smaller)) if smaller else before
 
     distinct: dict[str, float] = {}
-    for k in range(1, 32):
-        distinct.setdefault(repr(steps(k / 32)), k / 32)
+    for k in range(1, 16):
+        distinct.setdefault(repr(steps(k / 16)), k / 16)
     distinct.pop(repr(before), None)
     return Family(name, tuple(distinct.values()), steps)

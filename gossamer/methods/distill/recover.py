@@ -8,6 +8,7 @@ Equation: alpha CE(y, z) + (1 - alpha) T^2 KL(softmax(v / T) || softmax(z / T)),
 Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -34,6 +35,7 @@ class Recover(Method):
     alpha: Annotated[float, Range(0, 1)] = 0.1
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        model = copy.deepcopy(model)
         recalibrate(model, task.calibration)
         teach = (
             []
@@ -49,8 +51,8 @@ class Recover(Method):
                 method=self.name(),
                 kind="teach",
                 target="all weights",
-                before=f"validation {rows[0].top1:.2f} % after epoch 1",
-                after=f"validation {fitted.top1:.2f} % after epoch {len(rows)}",
+                before=f"loss {rows[0].loss:.4f} in epoch 1",
+                after=f"loss {rows[-1].loss:.4f} in epoch {len(rows)}",
             )
         )
         return fitted.model

@@ -4,8 +4,8 @@ What it does: finds which channels must go together (through shortcuts, concaten
 scores each such unit, cuts the lowest, and proves that the smaller network computes what the original computes with
 those channels silenced.
 Cost: one trace of the network; the criteria "taylor" and "fisher" also take gradients of a few batches.
-When it fails: operations that gossamer does not know fix the channels that enter them, and the result names them. Widths
-that the kernels do not like make a runtime slower although multiply-adds fall: round to 8 or 16.
+When it fails: operations that gossamer does not know fix the channels that enter them, and the result names them.
+Widths that the kernels do not like make a runtime slower although multiply-adds fall: round to 8 or 16.
 Equation: a unit's score is the sum of the criterion over all weights that are cut with it.
 Source: Li et al. 2017, arXiv:1608.08710 (filters); Fang et al. 2023, arXiv:2301.12900 (groups).
 """
