@@ -109,6 +109,11 @@ class Fitter:
                 result[name] = cells.counts(fraction)
         return {name: count for name, count in result.items() if count.sum() < self.size(name)}
 
+    def learned(self) -> list[str]:
+        """Attributes and links that this network's forward needs, by name."""
+        links = [" = ".join(sorted(link)[:3]) + (" ..." if len(link) > 3 else "") for link in self.links]
+        return [*(f"{module}.{path}".lstrip(".") for module, path in self.patches), *links]
+
     def size(self, name: str) -> int:
         return self.channels.groups[self.groups[name]].size
 

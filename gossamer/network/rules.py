@@ -113,7 +113,7 @@ def _written(w: Walk, op: Op, target: Value, results: list[Value]) -> None:
 
 @rule("clone", "_to_copy", "detach", "alias", "lift_fresh", "lift_fresh_copy", "copy", "contiguous", "bernoulli",
       "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "dropout", "native_dropout",
-      "as_strided", "masked_fill", "uniform", "normal", "zero", "fill", "where", "bitwise_not")  # fmt: skip
+      "as_strided", "masked_fill", "uniform", "normal", "zero", "fill", "where", "bitwise_not", "hardswish", "hardtanh", "hardsigmoid")  # fmt: skip
 def pointwise(w: Walk, op: Op) -> Value:
     refs = op.refs()
     if op.name in ("aten.as_strided", "aten.as_strided_"):

@@ -126,9 +126,9 @@ def tensor_names(model: nn.Module) -> dict[int, str]:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, trace: Trace, model: nn.Module, expected: Sequence[Expected] | None) -> None:
+    def __init__(self, trace: Trace, model: nn.Module, expected: Sequence[Expected] | None, *, fake: bool) -> None:
         super().__init__()
-        self.trace, self.expected = trace, expected
+        self.trace, self.expected, self.fake = trace, expected, fake
         self.parameters = tensor_names(model)
         self.modules = {id(module): name for name, module in model.named_modules()}
         self.stack: list[str] = []
@@ -175,7 +175,10 @@ class _Recorder(TorchDispatchMode):
         name = str(func.overloadpacket)
         modules = tuple(self.stack)
         refs = self.to_refs(args), {key: self.to_refs(value) for key, value in kwargs.items()}
-        out = func(*args, **kwargs)
+        if self.fake and name in ("aten.native_batch_norm", "aten.cudnn_batch_norm") and len(args) > 5:
+            out = _batch_norm_shapes(args)
+        else:
+            out = func(*args, **kwargs)
         flat = list(out) if isinstance(out, list | tuple) else [out]
         outs = tuple(self.made(tensor) for tensor in flat)
         index = len(self.trace.ops)
@@ -203,6 +206,16 @@ class _Recorder(TorchDispatchMode):
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self.stack.pop()
+
+
+def _batch_norm_shapes(args: Sequence[Any]) -> tuple[Tensor, ...]:
+    """What torch's own shape function gives, a hundred times faster; it refuses what batch norm refuses."""
+    x, *parameters, training = args[:6]
+    for p in parameters:
+        if p is not None and tuple(p.shape) != (x.shape[1],):
+            raise RuntimeError(f"batch norm of {x.shape[1]} channels has a tensor of {list(p.shape)}")
+    saved = x.new_empty(x.shape[1] if training else 0)
+    return torch.empty_like(x), saved, saved.clone()
 
 
 @contextlib.contextmanager
@@ -252,7 +265,7 @@ def record(
     """
     trace = Trace()
     args, kwargs = arguments(example_inputs)
-    recorder = _Recorder(trace, model, expected)
+    recorder = _Recorder(trace, model, expected, fake=fake is not None)
     with contextlib.ExitStack() as context:
         context.enter_context(plain_kernels())
         context.enter_context(torch.no_grad())

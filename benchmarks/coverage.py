@@ -1,0 +1,230 @@
+"""Every classification network of torchvision, half of the channels cut: does it run, is it exact, how small, how long.
+
+    python benchmarks/coverage.py                                          # all but the two giants
+    python benchmarks/coverage.py resnet50 vit_b_16 --sparsity 0.37        # some
+    python benchmarks/coverage.py --peers-python peers/bin/python          # Torch-Pruning in the same run, in its Python
+    python benchmarks/coverage.py --table                                  # only the table again, from the results
+
+Each network runs in a process of its own, one thread, batch 1, float32, on the CPU. Parameters that start constant and the
+statistics of batch norms are randomized, or a wrong cut would not be seen. Results are written after every network.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "coverage.json"
+GIANTS = ("regnet_y_128gf", "vit_h_14")
+
+
+def megabytes() -> float:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def build(name: str) -> tuple[Any, Any]:
+    """A network with random weights, nothing constant, and an input."""
+    import torch
+
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from zoo_shim import torchvision_models
+
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model = torchvision_models().get_model(name, weights=None, **options).eval()
+    size = 299 if name == "inception_v3" else 224
+    randomize(model)
+    return model, torch.randn(1, 3, size, size)
+
+
+def randomize(model: Any) -> None:
+    """Nothing constant: norms, biases, layer scales and batch norm statistics are drawn."""
+    import torch
+
+    with torch.no_grad():
+        for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+                if float(tensor.flatten()[0]) == 0 or key.endswith("running_mean"):
+                    tensor.normal_(0, 0.1)
+                else:
+                    tensor.uniform_(0.5, 1.5)
+
+
+def count(model: Any) -> int:
+    """Parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def gossamer_row(name: str, sparsity: float, heads: bool) -> dict[str, Any]:
+    """One network through gossamer."""
+    import torch
+
+    from gossamer.methods.prune.channels import prune_channels
+    from gossamer.network import find_channels
+
+    torch.set_num_threads(1)
+    model, x = build(name)
+    with torch.no_grad():
+        model(x)
+    before, memory = count(model), megabytes()
+    find_channels(torch.nn.Linear(2, 2), torch.ones(1, 2))  # imports
+    start = time.perf_counter()
+    channels = find_channels(model, x, heads=heads)
+    traced, memory_traced = time.perf_counter(), megabytes()
+    result = prune_channels(model, x, sparsity, channels=channels)
+    ended = time.perf_counter()
+    assert result.proof is not None
+    return {
+        "params_before": before,
+        "params_after": count(result.model),
+        "proof": result.proof.max_relative,
+        "put_back": dict(result.put_back),
+        "patches": sum(len(v) for v in result.cut.attributes.values()),
+        "learned": channels.fitter.learned(),
+        "statistics": len(result.proof.statistics),
+        "scalars": len(result.proof.scalars),
+        "groups": len(channels.cuttable()),
+        "pinned": sorted({g.reason for g in channels.groups if g.reason}),
+        "seconds_trace": traced - start,
+        "seconds_cut": ended - traced,
+        "tries": channels.fitter.tries,
+        "mb_model": 4 * before / 2**20,
+        "mb_run": memory,
+        "mb_traced": memory_traced,
+        "mb_peak": megabytes(),
+        "widths": result.widths if len(name) < 0 else {},
+        "notes": len(result.notes),
+    }
+
+
+def peer_row(name: str, sparsity: float) -> dict[str, Any]:
+    """One network through Torch-Pruning: the same share of every group, by magnitude, the last linear layer kept."""
+    import torch
+    import torch_pruning as tp
+
+    torch.set_num_threads(1)
+    model, x = build(name)
+    before = count(model)
+    last = [m for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    keep = [m for m in last if getattr(m, "out_features", getattr(m, "out_channels", 0)) == 1000]
+    start = time.perf_counter()
+    pruner = tp.pruner.MagnitudePruner(
+        model, x, importance=tp.importance.MagnitudeImportance(p=1), pruning_ratio=sparsity, ignored_layers=keep
+    )
+    list(pruner.DG.get_all_groups(ignored_layers=keep))
+    traced = time.perf_counter()
+    pruner.step()
+    ended = time.perf_counter()
+    with torch.no_grad():
+        model.eval()(x)
+    return {
+        "params_before": before,
+        "params_after": count(model),
+        "seconds_trace": traced - start,
+        "seconds_cut": ended - traced,
+        "mb_peak": megabytes(),
+    }
+
+
+def in_process(python: str, tool: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """A worker's row, or what went wrong."""
+    command = [python, __file__, name, "--worker", tool, "--sparsity", str(args.sparsity)]
+    command += ["--heads"] if args.heads else []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=args.timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return {"error": f"no end in {args.timeout} s"}
+    if done.returncode != 0:
+        return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:300]}
+    row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return row
+
+
+def table(document: dict[str, Any]) -> str:
+    """The Markdown table."""
+    peers = any("peer" in row for row in document["rows"].values())
+    head = ["network", "params left", "proof", "put back", "learned", "trace s", "cut s", "peak / run MB"]
+    head += ["Torch-Pruning: params left", "its trace s", "its cut s"] if peers else []
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, row in sorted(document["rows"].items()):
+        own = row["gossamer"]
+        if "error" in own:
+            cells = [name, own["error"], *[""] * 6]
+        else:
+            cells = [
+                name,
+                f"{own['params_after'] / own['params_before']:.3f}",
+                f"{own['proof']:.1e}",
+                str(len(own["put_back"]) or ""),
+                str(own["learned"] or ""),
+                f"{own['seconds_trace']:.2f}",
+                f"{own['seconds_cut']:.2f}",
+                f"{own['mb_peak']:.0f} / {own['mb_run']:.0f}",
+            ]
+        peer = row.get("peer", {})
+        if peers and "params_after" in peer:
+            left = f"{peer['params_after'] / peer['params_before']:.3f}"
+            cells += [left, f"{peer['seconds_trace']:.2f}", f"{peer['seconds_cut']:.2f}"]
+        elif peers:
+            cells += [str(peer.get("error", ""))[:40], "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def conditions(args: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers refer to."""
+    from gossamer.record import environment
+
+    return {"sparsity": args.sparsity, "threads": 1, "batch": 1, "dtype": "float32", "environment": environment()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", help="names of torchvision; none: all but the giants")
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--heads", action="store_true", help="cut whole attention heads")
+    parser.add_argument("--timeout", type=float, default=300)
+    parser.add_argument("--peers-python", default="", help="a Python with torch-pruning and torchvision")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="only print the table of --out")
+    parser.add_argument("--worker", choices=["gossamer", "peer"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        name = args.networks[0]
+        row = peer_row(name, args.sparsity) if args.worker == "peer" else gossamer_row(name, args.sparsity, args.heads)
+        print(json.dumps(row))
+        return
+    document = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}}
+    if not args.table:
+        run(document, args)
+    print(table(document))
+
+
+def run(document: dict[str, Any], args: argparse.Namespace) -> None:
+    """Measure, and write after every network."""
+    from gossamer.record import write_text
+
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from zoo_shim import torchvision_models
+
+    models = torchvision_models()
+    known = [name for name in models.list_models(module=models) if name not in GIANTS]
+    document["conditions"] = conditions(args)
+    for name in args.networks or known:
+        row = {"gossamer": in_process(sys.executable, "gossamer", name, args)}
+        if args.peers_python:
+            row["peer"] = in_process(args.peers_python, "peer", name, args)
+        document["rows"][name] = row
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(args.out, json.dumps(document, indent=1))
+        print(table({"rows": {name: row}}).splitlines()[-1], file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
