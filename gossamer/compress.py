@@ -178,7 +178,7 @@ class Job:
         for int8 in (False, True):
             if int8 and self.goal.runtime in ("torch", "torch.compile"):
                 continue  # these run float32
-            quotes[int8] = Pricer(self.original, self.task, self.goal, self.journal, int8=int8)
+            quotes[int8] = Pricer(self.original, self.task, self.goal, self.journal, self.work, int8=int8)
         if len(quotes) == 1:
             return quotes[False], False
         worst = {int8: pricer(f"original int8={int8}", lambda: self.original).worst for int8, pricer in quotes.items()}

@@ -1,7 +1,6 @@
 """What a network costs in the units of the goal, measured on the runtime of the goal."""
 
 import copy
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,13 +45,16 @@ class Quote:
 class Pricer:
     """Gives quotes. Deployed networks are timed with int8 weights and activations where the goal's runtime has them."""
 
-    def __init__(self, original: nn.Module, task: Task, goal: Goal, journal: Journal, *, int8: bool) -> None:
+    def __init__(
+        self, original: nn.Module, task: Task, goal: Goal, journal: Journal, folder: Path, *, int8: bool
+    ) -> None:
         self.original, self.task, self.goal, self.journal, self.int8 = original, task, goal, journal, int8
         self.inputs = first_samples(task.validation, goal.batch)
         self.timed = "speedup" in goal.gains or "latency_ms" in goal.gains
         self.deployed = goal.runtime in ("onnxruntime", "openvino")
         self._reference: Runner | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="gossamer-")
+        self.folder = folder / "quotes"
+        self.folder.mkdir(exist_ok=True)
 
     def __call__(self, key: str, build: Callable[[], nn.Module]) -> Quote:
         """The quote of a network; `key` names it in the journal."""
@@ -91,7 +93,7 @@ class Pricer:
         if self._reference is None:
             source: Any = self.original
             if self.deployed:
-                path = Path(self._folder.name) / "original.onnx"
+                path = self.folder / "original.onnx"
                 source = export_onnx(self.original, self.task.example_inputs, path)
             self._reference = open_runner(self.goal.runtime, source, threads=self.goal.threads)
         return self._reference
@@ -113,7 +115,7 @@ class Pricer:
 
     def _deploy(self, model: nn.Module, name: str) -> tuple[Any, str, int]:
         """What the runtime opens, its precision, and the bytes of the file (of the .onnx for the torch runtimes)."""
-        path = Path(self._folder.name) / f"{name}.onnx"
+        path = self.folder / f"{name}.onnx"
         export_onnx(model, self.task.example_inputs, path)
         precision = "float32"
         if self.int8:
