@@ -162,7 +162,7 @@ def table(document: dict[str, Any]) -> str:
                 f"{own['params_after'] / own['params_before']:.3f}",
                 f"{own['proof']:.1e}",
                 str(len(own["put_back"]) or ""),
-                str(own["learned"] or ""),
+                str(len(own["learned"]) or ""),
                 f"{own['seconds_trace']:.2f}",
                 f"{own['seconds_cut']:.2f}",
                 f"{own['mb_peak']:.0f} / {own['mb_run']:.0f}",

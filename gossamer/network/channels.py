@@ -89,17 +89,19 @@ class Channels:
             result[group.name] = torch.from_numpy(total[:-1][self.units.group_of == i])
         return result
 
-    def select(self, counts: Mapping[str, NDArray[np.int64]], scores: Mapping[str, Tensor]) -> Mask:
-        """Which units stay, shape (units,): in each cell of a group the given count of those with the largest scores."""
+    def select(self, counts: Mapping[str, Slots], scores: Mapping[str, Tensor], held: Mask) -> Mask:
+        """Which units stay, shape (units,): in each cell of a group the given count of those with the largest scores;
+        those that are held first."""
         keep = np.ones(len(self.units.group_of), dtype=np.bool_)
         for name, per_cell in counts.items():
             i = self.index(name)
             if name not in scores:
                 raise BadInput(f"no scores for group {name!r}")
-            position = np.cumsum(self.units.group_of == i) - 1
-            values = scores[name].detach().cpu().double().numpy()
+            values = np.zeros(len(keep))
+            values[self.units.group_of == i] = scores[name].detach().cpu().double().numpy()
+            values[held] = np.inf
             for members, count in zip(self.units.cells[i].members, per_cell.tolist()):
-                order = np.argsort(-values[position[members]], kind="stable")
+                order = np.argsort(-values[members], kind="stable")
                 keep[members[order[count:]]] = False
         return keep
 

@@ -66,10 +66,12 @@ class Fitter:
     patches: dict[tuple[str, str], Patch] = field(default_factory=dict)
     links: list[set[str]] = field(default_factory=list)
     put_back: dict[str, str] = field(default_factory=dict)
+    held: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     tries: int = 0
 
     def __post_init__(self) -> None:
         model = self.channels.model
+        self.held = np.zeros(len(self.channels.units.group_of), dtype=np.bool_)
         tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
         with untouched(model):
             self.skeleton = copy.deepcopy(model, {id(t): t for t in tensors})
@@ -84,13 +86,26 @@ class Fitter:
         self.tensors = dict([*model.named_parameters(), *model.named_buffers()])
         self.modules = dict(self.skeleton.named_modules())
         self.groups = {group.name: i for i, group in enumerate(self.channels.groups) if group.reason is None}
+        self.norms_without_parameters()
+
+    def norms_without_parameters(self) -> None:
+        """Their number of channels is no parameter's size; it is the one of what goes in."""
+        walk = self.channels.walks[False]
+        for name, module in self.modules.items():
+            if not isinstance(module, nn.modules.batchnorm._NormBase) or module.affine or module.track_running_stats:
+                continue
+            for op in _inside(walk.trace, name)[:1]:
+                for f, t in walk.values[op.args[0].index].layers.items():
+                    if t.size == t.shape[f] == module.num_features:
+                        patch = Patch(name, "num_features", module.num_features, t.ravel())
+                        self.patches[name, "num_features"] = patch
 
     def fit(self, wanted: Mapping[str, float], scores: Mapping[str, Tensor]) -> Fitted:
         """The cut that keeps about these fractions of the groups; groups that are not named stay whole."""
         self.tries = 0
         while True:
             counts = self.counts(wanted)
-            mask = self.channels.slot_mask(self.channels.select(counts, scores))
+            mask = self.channels.slot_mask(self.channels.select(counts, scores, self.held))
             result = self.attempt(mask)
             if isinstance(result, dict):
                 return Fitted(self.cut(counts, mask), mask, result)
@@ -106,7 +121,7 @@ class Fitter:
             if name in linked:
                 result[name] = (cells.sizes * fraction + 0.5).astype(np.int64)
             elif fraction < 1:
-                result[name] = cells.counts(fraction)
+                result[name] = cells.counts(fraction, self.held)
         return {name: count for name, count in result.items() if count.sum() < self.size(name)}
 
     def learned(self) -> list[str]:
@@ -117,6 +132,10 @@ class Fitter:
     def size(self, name: str) -> int:
         return self.channels.groups[self.groups[name]].size
 
+    def units(self, name: str) -> Slots:
+        """Numbers of a group's units."""
+        return np.flatnonzero(self.channels.units.group_of == self.groups[name])
+
     def fractions(self, wanted: Mapping[str, float]) -> dict[str, float]:
         """Fractions to keep: linked groups the same one, which all of them can keep exactly."""
         result = {name: f for name, f in wanted.items() if name not in self.put_back}
@@ -124,7 +143,7 @@ class Fitter:
             asked = {name: wanted[name] for name in link if name in wanted}
             for name in link:
                 result.pop(name, None)
-            if not asked or any(name in self.put_back for name in link):
+            if not asked or any(name in self.put_back or self.held[self.units(name)].any() for name in link):
                 continue
             sizes = {name: self.channels.units.cells[self.groups[name]].sizes for name in link}
             parts = int(np.gcd.reduce(np.concatenate(list(sizes.values()))))
@@ -169,7 +188,7 @@ class Fitter:
                 with self.fake:
                     new: Tensor = torch.empty(size_after(tuple(old.shape), dims), dtype=old.dtype, device=old.device)
                     if isinstance(old, nn.Parameter):
-                        new = nn.Parameter(new, requires_grad=False)
+                        new = nn.Parameter(new, requires_grad=old.requires_grad)  # matmul looks at it
                 for store, key in self.places[name]:
                     store[key] = new
             for module, values in attributes.items():
@@ -212,15 +231,20 @@ class Fitter:
             return False
         op = walk.trace.ops[mismatch.index]
         stack = op.modules if len(op.modules) >= len(mismatch.modules) else mismatch.modules
+        return self.patch(walk, failed, stack, mask) or self.link(walk, failed, stack, wanted, scores)
+
+    def patch(self, walk: Walk, failed: tuple[bool, Mismatch], stack: Sequence[str], mask: Mask) -> bool:
+        """Let attributes of the modules in which it fails follow the cut, innermost first."""
+        op = walk.trace.ops[failed[1].index]
         for name in dict.fromkeys(reversed(stack)):
             for patches in self.candidates(walk, op, name, mask):
                 before = dict(self.patches)
                 self.patches |= patches
                 if self.better(mask, failed):
-                    self.siblings(walk, op, name, patches, mask)
+                    self.siblings(walk, op, name, patches)
                     return True
                 self.patches = before
-        return self.link(walk, failed, stack, wanted, scores)
+        return False
 
     def candidates(self, walk: Walk, op: Op, module: str, mask: Mask) -> Iterator[dict[tuple[str, str], Patch]]:
         """Attributes of a module that may count a dimension of the operation: those with its very size first."""
@@ -241,7 +265,7 @@ class Fitter:
         yield from _combinations(exact)
         yield from _combinations({key: p for key, p in related.items() if key not in exact})
 
-    def siblings(self, walk: Walk, op: Op, module: str, patches: Mapping[tuple[str, str], Patch], mask: Mask) -> None:
+    def siblings(self, walk: Walk, op: Op, module: str, patches: Mapping[tuple[str, str], Patch]) -> None:
         """The same attributes of modules of the same class, at the same place of their forward."""
         inside = _inside(walk.trace, module)
         place, n = inside.index(op), len(inside)
@@ -277,8 +301,8 @@ class Fitter:
             before = [set(link) for link in self.links]
             self.add_link(names)
             counts = self.counts(dict.fromkeys(self.groups, 1.0) | dict(wanted))
-            mask = self.channels.slot_mask(self.channels.select(counts, scores))
-            if self.better(mask, failed):
+            mask = self.channels.slot_mask(self.channels.select(counts, scores, self.held))
+            if self.better(mask, failed) or self.patch(walk, failed, stack, mask):
                 cls = type(self.modules[module])
                 for name, other in self.modules.items():
                     if type(other) is cls and name != module:
@@ -304,11 +328,13 @@ class Fitter:
         return {names[i] for i in found}
 
     def give_up(self, failed: tuple[bool, Mismatch], mask: Mask) -> None:
-        """Leave the groups at the failing operation whole."""
+        """Hold the channels that the failing operation counts; or else leave the groups there whole."""
         training, mismatch = failed
         walk = self.channels.walks[training]
         ops = walk.trace.ops
         index = min(mismatch.index, len(ops) - 1)
+        if self.hold(walk, ops[index], mask):
+            return
         cut_now = {name for name in self.groups if name not in self.put_back and self._is_cut(name, mask)}
         for near in (
             ops[index : index + 1],
@@ -324,6 +350,18 @@ class Fitter:
             raise RuntimeError(f"the network does not run as traced: {mismatch}")
         for name in names:
             self.put_back[name] = f"{mismatch} ({ops[index].where})"
+
+    def hold(self, walk: Walk, op: Op, mask: Mask) -> bool:
+        """A part of a known size is taken: its channels stay, others can go."""
+        if op.name not in ("aten.slice", "aten.split_with_sizes", "aten.split", "aten.narrow"):
+            return False
+        before = int(self.held.sum())
+        source = max(len(line) for line in sized_slots(walk, op))
+        for line in sized_slots(walk, op):
+            units = self.channels.units.of_slot[line]
+            if len(line) < source and not mask[line].all():
+                self.held[units[units >= 0]] = True
+        return int(self.held.sum()) > before
 
     def _is_cut(self, name: str, mask: Mask) -> bool:
         units = self.channels.units

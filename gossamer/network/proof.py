@@ -105,7 +105,10 @@ def _apply(i: int, op: Op, args: Any, kwargs: Any, substitution: Substitution | 
         return args[0].reshape(args[1])
     if substitution is None:
         return op.func(*args, **kwargs)
-    s, other = substitution, substitution.small.ops[i]
+    s = substitution
+    if i not in s.small.matched:
+        return op.func(*args, **kwargs)
+    other = s.small.ops[s.small.matched[i]]
     if i in s.walk.statistics and _shrinks(s, op):
         s.statistics.setdefault(op.where)
         small_args = _merge(op.args, other.args, args, s)
@@ -208,14 +211,14 @@ def first_difference(
 ) -> int:
     """The first operation whose kept channels differ between the replays of the two networks, or -1."""
     named: dict[str, Tensor] = dict([*small.named_parameters(), *small.named_buffers()])
-    pair = zip(
-        replay(walk.trace, _silencer(model, kept), inputs, Substitution(walk, mask, small_trace)),
-        replay(small_trace, lambda name: named[name].detach(), inputs),
-    )
-    for (i, wide), (_, narrow) in pair:
-        if i < 0:
-            break
-        for ref, a, b in zip(walk.trace.ops[i].outs, wide, narrow):
+    narrow = replay(small_trace, lambda name: named[name].detach(), inputs)
+    reached, results = -1, []
+    for i, wide in replay(walk.trace, _silencer(model, kept), inputs, Substitution(walk, mask, small_trace)):
+        if i < 0 or i not in small_trace.matched:
+            continue
+        while reached < small_trace.matched[i]:
+            reached, results = next(narrow)
+        for ref, a, b in zip(walk.trace.ops[i].outs, wide, results):
             if isinstance(a, Tensor) and ref is not None and not walk.values[ref.index].free:
                 kept_part = compact(a, walk.values[ref.index], mask)
                 if a.is_floating_point() and relative_difference(b, kept_part) > tolerance:

@@ -459,7 +459,9 @@ def group_norm(w: Walk, op: Op) -> list[Value]:
                 w.graph, Value({1: out.layers[1]}), shape, (shape[0], groups, channels // groups, *shape[2:]), op.where
             )
         w.statistic(op)
-    return [out] + [Value()] * (len(op.outs) - 1)
+    each = groups == channels and 1 in out.layers and out.layers[1].size == channels
+    rest = Value({1: out.layers[1].reshape(1, channels)}) if each else Value()
+    return [out] + [rest] * (len(op.outs) - 1)
 
 
 @rule("_weight_norm_interface")

@@ -1,7 +1,6 @@
 """What sizes everything will have after a cut: predicted from the slots, before anything runs."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from gossamer.network.edit import Kept
 from gossamer.network.labels import Shape, Slots, Value
 from gossamer.network.rules import Walk
-from gossamer.network.trace import Expected, Op
+from gossamer.network.trace import LAYOUT, Expected, Op, Ref
 from gossamer.network.units import Mask
 
 
@@ -39,9 +38,13 @@ def expected(walk: Walk, mask: Mask) -> list[Expected]:
             found[index] = shape_after(walk.trace.shapes[index], walk.values[index], mask)
         return found[index]
 
-    return [
-        Expected(op.name, tuple(None if ref is None else after(ref.index) for ref in op.outs)) for op in walk.trace.ops
-    ]
+    result = []
+    for op in walk.trace.ops:
+        shapes = tuple(None if ref is None else after(ref.index) for ref in op.outs)
+        source = op.args[0] if op.args else None
+        idle = op.name in LAYOUT and isinstance(source, Ref) and after(source.index) == shapes[0]
+        result.append(Expected(op.name, shapes, idle))
+    return result
 
 
 def kept_indices(values: Mapping[str, Value], mask: Mask) -> dict[str, dict[int, Kept]]:
@@ -130,7 +133,3 @@ def scatter(small: Tensor, shape: Shape, value: Value, mask: Mask) -> Tensor:
     out.view(-1)[compact(places, value, mask).reshape(-1).to(small.device)] = small.reshape(-1)
     return out
 
-
-def plain(value: Any) -> Any:
-    """A Python scalar, or None for what is none."""
-    return value if isinstance(value, int | float | bool) else None

@@ -59,13 +59,15 @@ class Op:
 @dataclass
 class Trace:
     """What one run did. shapes: of every tensor, by number; names: parameters and buffers; constants: other tensors
-    that the run met and did not make; outputs: of the whole network."""
+    that the run met and did not make; outputs: of the whole network; matched: for a run that was compared with an
+    expected one, the operation here by the number of the one there."""
 
     ops: list[Op] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
     inputs: list[Ref] = field(default_factory=list)
+    matched: dict[int, int] = field(default_factory=dict)
     outputs: list[Ref] = field(default_factory=list)
 
 
@@ -78,10 +80,16 @@ class Mismatch(Exception):
 
 
 class Expected(NamedTuple):
-    """What an operation must be and give; a size of -1 is not compared."""
+    """What an operation must be and give; a size of -1 is not compared. idle: it changes nothing and may be missing."""
 
     name: str
     shapes: tuple[Shape | None, ...]
+    idle: bool = False
+
+
+LAYOUT = frozenset(
+    f"aten.{name}" for name in ("clone", "alias", "contiguous", "expand", "slice", "view", "_unsafe_view", "detach")
+)
 
 
 def _refs(value: Any) -> Iterator[Ref]:
@@ -132,6 +140,7 @@ class _Recorder(TorchDispatchMode):
         self.parameters = tensor_names(model)
         self.modules = {id(module): name for name, module in model.named_modules()}
         self.stack: list[str] = []
+        self.skipped = 0
         self.by_id: dict[int, Ref] = {}
 
     def ref(self, tensor: Tensor) -> Ref:
@@ -184,21 +193,35 @@ class _Recorder(TorchDispatchMode):
         index = len(self.trace.ops)
         self.trace.ops.append(Op(name, func, refs[0], refs[1], outs, modules))
         if self.expected is not None:
-            self.compare(index, name, flat)
+            self.compare(index, self.trace.ops[index])
         return out
 
-    def compare(self, index: int, name: str, outs: Sequence[Any]) -> None:
+    def at(self) -> int:
+        """Number of the expected operation that is next."""
+        return len(self.trace.matched) + self.skipped
+
+    def compare(self, index: int, op: Op) -> None:
+        """Step along the expected operations. Those that only lay out memory may be there or not: torch copies or not
+        as the strides, and so the widths, allow it."""
         assert self.expected is not None
-        if index >= len(self.expected):
-            raise Mismatch(index, tuple(self.stack), f"an operation more: {name}")
-        expected = self.expected[index]
-        if expected.name != name or len(expected.shapes) != len(outs):
-            raise Mismatch(index, tuple(self.stack), f"{name} where {expected.name} was expected")
-        for out, shape in zip(outs, expected.shapes):
-            if not isinstance(out, Tensor) or shape is None:
-                continue
-            if len(shape) != out.ndim or any(e not in (-1, n) for e, n in zip(shape, out.shape)):
-                raise Mismatch(index, tuple(self.stack), f"{name} gives {list(out.shape)}, not {list(shape)}")
+        shapes = [None if ref is None else self.trace.shapes[ref.index] for ref in op.outs]
+        while True:
+            at = self.at()
+            here = self.expected[at] if at < len(self.expected) else None
+            if here is not None and _same(here.name) == _same(op.name) and _fits(here.shapes, shapes):
+                self.trace.matched[at] = index
+                return
+            if op.name in LAYOUT and _idle(self.trace, op):
+                return
+            if here is None or not here.idle:
+                break
+            self.skipped += 1
+        if here is None:
+            raise Mismatch(at, tuple(self.stack), f"an operation more: {op.name}")
+        if here.name != op.name:
+            raise Mismatch(at, tuple(self.stack), f"{op.name} where {here.name} was expected")
+        got, wanted = ([list(s) for s in given if s is not None] for given in (shapes, here.shapes))
+        raise Mismatch(at, tuple(self.stack), f"{op.name} gives {got}, not {wanted}")
 
     def enter(self, module: nn.Module, args: Any) -> None:
         name = self.modules.get(id(module))
@@ -206,6 +229,24 @@ class _Recorder(TorchDispatchMode):
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self.stack.pop()
+
+
+def _same(name: str) -> str:
+    return "aten.view" if name in ("aten._unsafe_view", "aten.reshape") else name
+
+
+def _fits(expected: Sequence[Shape | None], got: Sequence[Shape | None]) -> bool:
+    if len(expected) != len(got):
+        return False
+    return all(
+        e is None or g is None or (len(e) == len(g) and all(a in (-1, b) for a, b in zip(e, g)))
+        for e, g in zip(expected, got)
+    )
+
+
+def _idle(trace: Trace, op: Op) -> bool:
+    source, out = op.args[0], op.outs[0]
+    return isinstance(source, Ref) and out is not None and trace.shapes[source.index] == trace.shapes[out.index]
 
 
 def _batch_norm_shapes(args: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -287,9 +328,9 @@ def record(
             if expected is None:
                 raise
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Mismatch(len(trace.ops), tuple(recorder.stack), message) from error
-    if expected is not None and len(trace.ops) < len(expected):
-        raise Mismatch(len(trace.ops), (), "the run ends too early")
+            raise Mismatch(recorder.at(), tuple(recorder.stack), message) from error
+    if expected is not None and any(not e.idle for e in expected[recorder.at() :]):
+        raise Mismatch(recorder.at(), (), "the run ends too early")
     trace.outputs = [recorder.ref(t) for t in output_tensors(output)]
     return trace
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,21 +37,25 @@ class Cells:
         """Whether every constraint holds."""
         return all(len(set((matrix @ counts + constant).tolist())) == 1 for matrix, constant in self.rows)
 
-    def counts(self, fraction: float) -> NDArray[np.int64]:
-        """Counts to keep in each cell, nearest to the fraction: at least 1, and every constraint holds."""
-        wanted = self.sizes * fraction
-        near = np.clip(np.floor(wanted + 0.5), 1, self.sizes).astype(np.int64)
+    def counts(self, fraction: float, held: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Counts to keep in each cell, nearest to the fraction: at least 1, and every constraint holds.
+
+        held: units (of the whole network) that must stay.
+        """
+        least = np.array([max(1, int(held[m].sum())) for m in self.members], dtype=np.int64)
+        wanted = np.maximum(self.sizes * fraction, least)
+        near = np.floor(wanted + 0.5).astype(np.int64)
         if self.allowed(near):
             return near
         parts = self.parts
         if parts > 1:
             j = min(max(int(fraction * parts + 0.5), 1), parts)
-            exact = self.sizes * j // parts
-            if self.allowed(exact):
+            exact: NDArray[np.int64] = self.sizes * j // parts
+            if self.allowed(exact) and bool((exact >= least).all()):
                 return exact
-        return self._programmed(wanted)
+        return self._programmed(wanted, least)
 
-    def _programmed(self, wanted: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _programmed(self, wanted: NDArray[Any], least: NDArray[np.int64]) -> NDArray[np.int64]:
         n = len(self.members)
         differences, constants = [], []
         for matrix, constant in self.rows:
@@ -67,7 +72,7 @@ class Cells:
             np.concatenate([np.zeros(n), np.ones(n)]),
             constraints=constraints,
             integrality=np.concatenate([np.ones(n), np.zeros(n)]),
-            bounds=Bounds(np.concatenate([np.ones(n), np.zeros(n)]), np.concatenate([self.sizes, self.sizes])),
+            bounds=Bounds(np.concatenate([least, np.zeros(n)]), np.concatenate([self.sizes, self.sizes])),
             options={"time_limit": 5.0},
         )
         return self.sizes if solved.x is None else np.round(solved.x[:n]).astype(np.int64)
@@ -110,7 +115,9 @@ def find_units(graph: Graph, kind_of_slot: NDArray[np.int64]) -> Units:
     fixed = order[(made & (reason >= 0))[order]]
     slots_of = _by_component(component, size, count)
     n_groups = int(group_of.max()) + 1 if len(group_of) else 0
-    first, slots, reasons = [], [], []
+    first: list[tuple[int, int]] = []
+    slots: list[Slots] = []
+    reasons: list[str | None] = []
     for members in [units[group_of == g] for g in range(n_groups)]:
         first.append(_earliest(members, first_op, first_slot))
         slots.append(np.concatenate([slots_of[m] for m in members]))
