@@ -8,17 +8,15 @@ The public names are imported when they are first used: `import gossamer` itself
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gossamer.compress import Artifact, compress
     from gossamer.data import load_task
     from gossamer.deploy import export_onnx, open_runner, quantize_ladder
     from gossamer.deploy.verify import verify
     from gossamer.errors import BadInput, GossamerError
     from gossamer.goal import Goal
+    from gossamer.job import Artifact, compress
     from gossamer.measure import latency
     from gossamer.methods.base import Method
     from gossamer.methods.prune.channels import prune_channels
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from gossamer.train import Distillation, Training, fit
 
 _HOME = {
-    "gossamer.compress": ("Artifact", "compress"),
+    "gossamer.job": ("Artifact", "compress"),
     "gossamer.data": ("load_task",),
     "gossamer.deploy": ("export_onnx", "open_runner", "quantize_ladder", "verify"),
     "gossamer.errors": ("BadInput", "GossamerError"),
@@ -86,17 +84,6 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_MODULE[name]), name)
     globals()[name] = value
     return value
-
-
-class _Package(ModuleType):
-    """Keeps `gossamer.compress` the function when the module of that name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _MODULE and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

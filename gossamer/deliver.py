@@ -2,14 +2,14 @@
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.deploy import export_onnx, export_pt2, open_runner, quantize_ladder, verify
+from gossamer.deploy import export_onnx, export_pt2, layer_times, open_runner, quantize_ladder, verify
 from gossamer.goal import Goal
 from gossamer.measure import Drop, Runner, accuracy, latency, paired_drop, peak_memory, top1_record
 from gossamer.models.weights import save_weights
@@ -40,6 +40,11 @@ class Delivered:
     def deployed(self) -> Path:
         """The file to ship."""
         return self.int8_path or self.float_path
+
+    @property
+    def precision(self) -> str:
+        """Of the file to ship."""
+        return "int8" if self.int8_path else "float32"
 
 
 def deliver(
@@ -84,11 +89,10 @@ def measure(original: nn.Module, result: Delivered, task: Task, goal: Goal, run:
     """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory."""
     original_path = export_onnx(original, task.example_inputs, folder / "original.onnx")
     subject = INT8 if result.int8_path else RESULT
-    precision = "int8" if result.int8_path else "float32"
     rows: list[Record] = []
     with run.progress.busy("measuring accuracy on the test set"):
         before = accuracy(open_runner("onnxruntime", original_path, threads=goal.threads), task, "test")
-        runner = open_runner("onnxruntime", result.deployed, threads=goal.threads, precision=precision)
+        runner = open_runner("onnxruntime", result.deployed, threads=goal.threads, precision=result.precision)
         after = accuracy(runner, task, "test")
     rows += [top1_record(ORIGINAL, before, split="test"), top1_record(subject, after, split="test")]
     rows.append(paired_drop(before, after).to_record(subject, split="test"))
@@ -98,7 +102,7 @@ def measure(original: nn.Module, result: Delivered, task: Task, goal: Goal, run:
             rows += _latencies(runtime, original, original_path, result, task, goal)
     rows += _sizes(original, original_path, result, task, subject)
     inputs = first_samples(task.validation, goal.batch)
-    for name, path, kind in ((ORIGINAL, original_path, "float32"), (subject, result.deployed, precision)):
+    for name, path, kind in ((ORIGINAL, original_path, "float32"), (subject, result.deployed, result.precision)):
         used = peak_memory(path, inputs, threads=goal.threads, precision=kind)
         rows.append(
             Record(subject=name, what="peak_memory", value=used, unit="bytes", conditions={"runtime": "onnxruntime"})
@@ -151,10 +155,15 @@ def save_files(result: Delivered, task: Task, folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in names if (folder / name).exists()}
 
 
-def layers(model: nn.Module, task: Task) -> list[LayerCost]:
-    """Costs per layer, for the report."""
+def layers(model: nn.Module, path: Path, task: Task, goal: Goal, *, precision: str) -> list[LayerCost]:
+    """Costs per layer, for the report; the time is of one batch on the goal's runtime, where that can tell."""
+    times: dict[str, float] = {}
+    if goal.runtime in EXPORTED:
+        inputs = first_samples(task.validation, goal.batch)
+        times = layer_times(goal.runtime, path, inputs, threads=goal.threads, precision=precision)
     with torch.no_grad():
-        return layer_costs(model, task.example_inputs)
+        rows = layer_costs(model, task.example_inputs)
+    return [replace(row, time_ms=times.get(row.name)) for row in rows]
 
 
 def missed(goal: Goal, rows: list[Record], drop: Drop) -> list[str]:
@@ -174,9 +183,13 @@ def missed(goal: Goal, rows: list[Record], drop: Drop) -> list[str]:
         got = reached[gain]
         if got is None or (got < asked if gain == "speedup" else got > asked):
             bound = "at least" if gain == "speedup" else "at most"
-            shown = "not measured" if got is None else f"{got:,.4g}"
-            found.append(f"{gain}: {shown}, asked for {bound} {asked:,g}")
+            shown = "not measured" if got is None else _shown(got)
+            found.append(f"{gain}: {shown}, asked for {bound} {_shown(asked)}")
     return found
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _counts(row: Record, goal: Goal) -> bool:

@@ -213,7 +213,7 @@ def test_the_lock_is_gone_with_the_job_and_so_is_its_file(tmp_path: Path) -> Non
 
 
 def replace_job(monkeypatch: pytest.MonkeyPatch, job: Any) -> None:
-    monkeypatch.setitem(sys.modules, "gossamer.compress", SimpleNamespace(compress=job))
+    monkeypatch.setitem(sys.modules, "gossamer.job", SimpleNamespace(compress=job))
 
 
 def test_ctrl_c_says_how_to_go_on(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,3 @@ def python(code: str) -> str:
 def test_importing_gossamer_imports_neither_torch_nor_its_own_parts() -> None:
     code = "import gossamer, sys; print([m for m in sys.modules if m.startswith(('torch', 'gossamer.'))])"
     assert python(code).strip() == "[]"
-
-
-def test_compress_is_the_function_also_after_its_module_was_imported() -> None:
-    code = "import gossamer.compress; from gossamer.compress import Artifact; import gossamer; print(gossamer.compress)"
-    assert python(code).startswith("<function compress")

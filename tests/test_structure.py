@@ -18,7 +18,7 @@ LEVELS = [
     {"recipe", "sources"},
     {"search"},
     {"deliver"},
-    {"compress"},
+    {"job"},
     {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

@@ -28,7 +28,7 @@ from gossamer.errors import BadInput
 from gossamer.goal import GAINS, Goal
 
 if TYPE_CHECKING:
-    from gossamer.compress import Artifact
+    from gossamer.job import Artifact
     from gossamer.recipe import Recipe
 
 
@@ -87,7 +87,7 @@ def compress(
     console = Console(as_json=json, quiet=quiet)
     command = shlex.join(["gossamer", *sys.argv[1:]])
 
-    from gossamer.compress import compress as run_job
+    from gossamer.job import compress as run_job
     from gossamer.recipe import load
     from gossamer.run import Run
     from gossamer.sources import Request, load_data, load_model

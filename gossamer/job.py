@@ -243,8 +243,8 @@ class Job:
             records=rows,
             edits=self.run.history,
             states=self._states(rows, result),
-            layers_before=deliver.layers(self.original, task),
-            layers_after=deliver.layers(result.model, task),
+            layers_before=deliver.layers(self.original, self.work / "original.onnx", task, goal, precision="float32"),
+            layers_after=deliver.layers(result.model, result.deployed, task, goal, precision=result.precision),
             int8_ladder=list(result.ladder),
             files=deliver.save_files(result, task, self.folder),
         )
