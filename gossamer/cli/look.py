@@ -61,6 +61,7 @@ def analyze(
     if sensitivity and data is None:
         raise BadInput("--sensitivity measures the drop on validation data: add --data")
     from gossamer.network import analyze as analyze_network
+    from gossamer.network.blocks import find_blocks
     from gossamer.sources import Request, load_data, load_model
 
     console = Console(as_json=json, quiet=quiet)
@@ -81,11 +82,14 @@ def analyze(
     times = _layer_times(source, runtime, threads, batch) if runtime is not None else {}
     _show_layers(console, analysis.layers, times)
     _show_groups(console, analysis.groups)
+    blocks = find_blocks(source.model, source.example_inputs)
+    console.line(f"residual blocks that can be removed: {', '.join(block.name for block in blocks) or 'none'}")
     for note in analysis.notes:
         console.line(f"note: {note}")
     found: dict[str, Any] = {
         "layers": analysis.layers,
         "groups": analysis.groups,
+        "blocks": blocks,
         "notes": analysis.notes,
         "times_ms": times,
     }
