@@ -25,9 +25,9 @@ class Block:
 def find_blocks(model: nn.Module, example_inputs: Any) -> list[Block]:
     """The innermost modules that are a shortcut plus something weighted (He et al. 2016, arXiv:1603.05027, section 2).
 
-    The test is the definition: each module sees its real input with its parameters set to zero. If the output equals the
-    input, removing the module is the same as silencing its branch, and the network stays well defined. So a block after
-    whose addition comes a ReLU counts as well, as long as its input has been through one.
+    The test is the definition: each module sees its real input with its parameters set to zero. If the output equals
+    the input, removing the module is the same as silencing its branch, and the network stays well defined. So a block
+    after whose addition comes a ReLU counts as well, as long as its input has been through one.
     """
     silent_is_identity: dict[str, bool] = {}
 
