@@ -21,6 +21,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "coverage.json"
 GIANTS = ("regnet_y_128gf", "vit_h_14")
+PEER_BYTES = 8 << 30  # more address space than this a peer does not get: on MaxViT it would fill the machine
 
 
 def megabytes() -> float:
@@ -108,6 +109,7 @@ def peer_row(name: str, sparsity: float) -> dict[str, Any]:
     import torch
     import torch_pruning as tp
 
+    resource.setrlimit(resource.RLIMIT_AS, (PEER_BYTES, PEER_BYTES))
     torch.set_num_threads(1)
     model, x = build(name)
     before = count(model)

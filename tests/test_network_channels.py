@@ -176,7 +176,7 @@ def random_network(seed: int) -> nn.Module:
     plan: list[tuple[str, int, int]] = []
     widths, modules = [3], {}
     for i in range(4 + pick(5)):
-        kind = ("conv", "conv", "grouped", "depthwise", "add", "cat", "chunk", "gate", "norm")[pick(9)]
+        kind = ("conv", "conv", "grouped", "depthwise", "add", "cat", "chunk", "gate", "norm")[pick(9) if i else 0]
         a, b = pick(len(widths)), pick(len(widths))
         if kind == "grouped" and widths[a] % 2 == 0:
             modules[f"l{i}"], width = conv(widths[a], 8, groups=2), 8

@@ -46,7 +46,7 @@ class Patch:
     def value(self, mask: Mask) -> int | None:
         """The new value, None if it is no whole number."""
         new, rest = divmod(self.old * int(mask[self.slots].sum()), len(self.slots))
-        return new if rest == 0 and new > 0 else None
+        return new if rest == 0 else None
 
 
 @dataclass
@@ -231,13 +231,20 @@ class Fitter:
             return False
         op = walk.trace.ops[mismatch.index]
         stack = op.modules if len(op.modules) >= len(mismatch.modules) else mismatch.modules
-        return self.patch(walk, failed, stack, mask) or self.link(walk, failed, stack, wanted, scores)
+        return (
+            self.patch(walk, failed, stack, mask, exact=True)
+            or self.link(walk, failed, stack, wanted, scores)
+            or self.patch(walk, failed, stack, mask, exact=False)
+        )
 
-    def patch(self, walk: Walk, failed: tuple[bool, Mismatch], stack: Sequence[str], mask: Mask) -> bool:
-        """Let attributes of the modules in which it fails follow the cut, innermost first."""
+    def patch(
+        self, walk: Walk, failed: tuple[bool, Mismatch], stack: Sequence[str], mask: Mask, *, exact: bool
+    ) -> bool:
+        """Let attributes of the modules in which it fails follow the cut, innermost first. exact: those that have the
+        very size of what is cut; else multiples and parts of it."""
         op = walk.trace.ops[failed[1].index]
         for name in dict.fromkeys(reversed(stack)):
-            for patches in self.candidates(walk, op, name, mask):
+            for patches in self.candidates(walk, op, name, mask, exact=exact):
                 before = dict(self.patches)
                 self.patches |= patches
                 if self.better(mask, failed):
@@ -246,24 +253,23 @@ class Fitter:
                 self.patches = before
         return False
 
-    def candidates(self, walk: Walk, op: Op, module: str, mask: Mask) -> Iterator[dict[tuple[str, str], Patch]]:
-        """Attributes of a module that may count a dimension of the operation: those with its very size first."""
+    def candidates(
+        self, walk: Walk, op: Op, module: str, mask: Mask, *, exact: bool
+    ) -> Iterator[dict[tuple[str, str], Patch]]:
+        """Attributes of a module that may count a dimension of the operation."""
         lines = [line for line in sized_slots(walk, op) if not mask[line].all()]
-        exact: dict[tuple[str, str], list[Patch]] = {}
-        related: dict[tuple[str, str], list[Patch]] = {}
+        found: dict[tuple[str, str], list[Patch]] = {}
         for path, old in integers(self.modules[module]):
             if (module, path) in self.patches:
                 continue
             for line in lines:
                 patch, size = Patch(module, path, old, line), len(line)
                 new = patch.value(mask)
-                if new is None or new == old:
-                    continue
-                group = exact if old == size else related if old % size == 0 or size % old == 0 else None
-                if group is not None and all(p.value(mask) != new for p in group.get((module, path), [])):
-                    group.setdefault((module, path), []).append(patch)
-        yield from _combinations(exact)
-        yield from _combinations({key: p for key, p in related.items() if key not in exact})
+                fits = old == size if exact else old != size and (old % size == 0 or size % old == 0)
+                known = found.get((module, path), [])
+                if fits and new is not None and new != old and all(p.value(mask) != new for p in known):
+                    found.setdefault((module, path), []).append(patch)
+        yield from _combinations(found)
 
     def siblings(self, walk: Walk, op: Op, module: str, patches: Mapping[tuple[str, str], Patch]) -> None:
         """The same attributes of modules of the same class, at the same place of their forward."""
@@ -300,9 +306,14 @@ class Fitter:
                 continue
             before = [set(link) for link in self.links]
             self.add_link(names)
+            if not any(self.fractions(wanted).get(name, 1.0) < 1 for name in names):
+                self.links = before  # linked, nothing could be cut
+                continue
             counts = self.counts(dict.fromkeys(self.groups, 1.0) | dict(wanted))
             mask = self.channels.slot_mask(self.channels.select(counts, scores, self.held))
-            if self.better(mask, failed) or self.patch(walk, failed, stack, mask):
+            if self.better(mask, failed) or any(
+                self.patch(walk, failed, stack, mask, exact=exact) for exact in (True, False)
+            ):
                 cls = type(self.modules[module])
                 for name, other in self.modules.items():
                     if type(other) is cls and name != module:

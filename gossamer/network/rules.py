@@ -476,8 +476,10 @@ def weight_norm(w: Walk, op: Op) -> list[Value]:
 def contract(w: Walk, op: Op, operands: Sequence[Operand], out: Sequence[int]) -> Value:
     """A weighted operation: what it gives is made there."""
     value = join(w.graph, operands, out, op.where)
-    for t in value.layers.values():
-        w.graph.emitted.append((w.index, t))
+    for source, _, names in operands:
+        for f, t in source.layers.items():
+            if names[f] in out:
+                w.graph.emitted.append((w.index, t))
     return value
 
 

@@ -347,7 +347,7 @@ def fake_mode() -> FakeTensorMode:
 @contextlib.contextmanager
 def mode(model: nn.Module, training: bool) -> Iterator[None]:
     """All modules in training mode, or none."""
-    with untouched(model):
+    with untouched(model, buffers=training):
         model.train(training)
         yield
 
@@ -362,11 +362,10 @@ def trace(model: nn.Module, example_inputs: Any, *, training: bool = False) -> T
         try:
             return record(model, example_inputs, fake=fake_mode())
         except Exception:
-            with untouched(model, buffers=training):
-                try:
-                    return record(model, example_inputs, fake=None)
-                except Exception as error:
-                    raise rejected(model, example_inputs, error) from error
+            try:
+                return record(model, example_inputs, fake=None)
+            except Exception as error:
+                raise rejected(model, example_inputs, error) from error
 
 
 def rejected(model: nn.Module, example_inputs: Any, error: Exception) -> BadInput:
