@@ -66,7 +66,13 @@ def shuffle() -> nn.Module:
 
 def module_shuffle() -> nn.Module:
     return nn.Sequential(
-        conv(3, 16), nn.ChannelShuffle(4), nn.ReLU(), conv(16, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        conv(3, 16),
+        nn.ChannelShuffle(4),
+        nn.ReLU(),
+        conv(16, 8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
     )
 
 
@@ -98,7 +104,13 @@ def dense() -> nn.Module:
         return m.head(m.norm(torch.cat(features, 1)).mean((2, 3)))
 
     return Function(
-        forward, stem=conv(3, 8), a=conv(8, 4), b=conv(12, 4), c=conv(16, 4), norm=nn.BatchNorm2d(20), head=nn.Linear(20, 4)
+        forward,
+        stem=conv(3, 8),
+        a=conv(8, 4),
+        b=conv(12, 4),
+        c=conv(16, 4),
+        norm=nn.BatchNorm2d(20),
+        head=nn.Linear(20, 4),
     )
 
 
@@ -165,7 +177,9 @@ def group_norm() -> nn.Module:
 
 
 def layer_norm() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(108, 24), nn.LayerNorm(24), nn.GELU(), nn.Linear(24, 12), nn.Linear(12, 4))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(108, 24), nn.LayerNorm(24), nn.GELU(), nn.Linear(24, 12), nn.Linear(12, 4)
+    )
 
 
 def shared() -> nn.Module:
@@ -218,7 +232,9 @@ def dictionaries() -> nn.Module:
 
 
 def pixel_shuffle() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 24, 1), nn.PixelShuffle(2), nn.PReLU(6), nn.Conv2d(6, 2, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 24, 1), nn.PixelShuffle(2), nn.PReLU(6), nn.Conv2d(6, 2, 3)
+    )
 
 
 class Padded(nn.Module):

@@ -11,7 +11,9 @@ import torch
 
 _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 _NAMES = ("nms", "qnms", "roi_align", "qroi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d")
-_BACKWARD = tuple(f"_{name}_backward" for name in ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"))
+_BACKWARD = tuple(
+    f"_{name}_backward" for name in ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d")
+)
 
 
 def torchvision_models() -> Any:

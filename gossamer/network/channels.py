@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -74,19 +73,15 @@ class Channels:
             if value is None:
                 continue
             array = score.detach().float()
-            for dim, t in value.layers.items():
-                units = self.units.of_slot[t]
+            for t in value.layers.values():
+                units = self.units.of_slot[t].ravel()
                 if (units >= 0).any():
                     rest = [d for d in range(array.ndim) if t.shape[d] == 1]
-                    sums = (array.sum(rest, keepdim=True) if rest else array).double().cpu().numpy()
-                    total += (
-                        np.bincount(units.ravel(), weights=sums.ravel(), minlength=len(total))
-                        if (units >= 0).all()
-                        else _sum_where(units, sums, len(total))
-                    )
+                    sums = (array.sum(rest) if rest else array).double().cpu().numpy().ravel()
+                    total += np.bincount(units + 1, weights=sums, minlength=len(total))  # the first place is no unit's
         result = {}
         for i, group in enumerate(self.cuttable()):
-            result[group.name] = torch.from_numpy(total[:-1][self.units.group_of == i])
+            result[group.name] = torch.from_numpy(total[1:][self.units.group_of == i])
         return result
 
     def select(self, counts: Mapping[str, Slots], scores: Mapping[str, Tensor], held: Mask) -> Mask:
@@ -108,11 +103,6 @@ class Channels:
     def slot_mask(self, keep: Mask) -> Mask:
         """Which slots stay, shape (slots,)."""
         return np.append(keep, True)[self.units.of_slot]
-
-
-def _sum_where(units: Slots, sums: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    real = units.ravel() >= 0
-    return np.bincount(units.ravel()[real], weights=np.broadcast_to(sums, units.shape).ravel()[real], minlength=n)
 
 
 def _kernel_free(model: nn.Module, traces: list[Trace]) -> dict[str, int]:

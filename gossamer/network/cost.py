@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gossamer.network.channels import Group, find_channels, layer_of
-from gossamer.network.trace import Op, Ref, Trace, arguments, mode, plain_kernels, tensor_names, trace
+from gossamer.network.trace import Op, Ref, Shape, Trace, arguments, mode, plain_kernels, tensor_names, trace
 from gossamer.record import LayerCost
 
 
@@ -29,8 +29,8 @@ class Analysis:
 def layer_costs(model: nn.Module, example_inputs: Any) -> list[LayerCost]:
     """One row for every module that has parameters of its own or multiplies activations, in the order of the run.
 
-    macs: multiply-adds of convolutions and matrix products, of one sample (the first dimension of the first input is the
-    batch). bytes: of the parameters. A parameter that several layers share is counted at the first.
+    macs: multiply-adds of convolutions and matrix products, of one sample (the first dimension of the first input is
+    the batch). bytes: of the parameters. A parameter that several layers share is counted at the first.
     """
     t = trace(model, example_inputs)
     batch = t.shapes[t.inputs[0].index][0] if t.inputs and t.shapes[t.inputs[0].index] else 1
@@ -64,10 +64,13 @@ def _first_place(t: Trace) -> dict[int, int]:
 
 def op_macs(t: Trace, op: Op) -> int:
     """Multiply-adds of one operation of a trace, for its whole batch."""
-    shape = lambda ref: t.shapes[ref.index]  # noqa: E731
+
+    def shape(ref: Ref | None) -> Shape:
+        return () if ref is None else t.shapes[ref.index]
+
     match op.name.removeprefix("aten."):
         case "convolution" | "_convolution":
-            weight, out = shape(op.args[1]), t.shapes[op.outs[0].index]  # type: ignore[union-attr]
+            weight, out = shape(op.args[1]), shape(op.outs[0])
             if op.arg("transposed", False):
                 return math.prod(shape(op.args[0])) * math.prod(weight[1:])
             return math.prod(out) * math.prod(weight[1:])
@@ -138,7 +141,11 @@ def layer_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dict
     """Median milliseconds of every module in plain torch, on the example inputs, by name. Inner modules included."""
     found: dict[str, list[float]] = {}
     starts: list[float] = []
-    synchronize = torch.cuda.synchronize if any(p.is_cuda for p in model.parameters()) else lambda: None
+    on_gpu = any(p.is_cuda for p in model.parameters())
+
+    def synchronize() -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
 
     def enter(*_: Any) -> None:
         synchronize()

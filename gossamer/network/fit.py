@@ -1,12 +1,12 @@
 """Counts to a cut that runs: solve the constraints, predict every shape, run on shapes only, and repair what differs.
 
 Where a forward has a size of its own (an integer attribute), the attribute follows. Where it takes one width from
-another one (C // heads), the two keep the same fraction from then on. Where neither helps, the group stays whole and the
-reason is kept. What was learned is remembered, so that later cuts of the same network are cheap.
+another one (C // heads), the two keep the same fraction from then on. Where neither helps, the group stays whole and
+the reason is kept. What was learned is remembered, so that later cuts of the same network are cheap.
 """
 
+import contextlib
 import copy
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,33 +20,20 @@ from gossamer.network.channels import Channels
 from gossamer.network.edit import (
     Attribute,
     Cut,
+    Kept,
     changed_attributes,
     get_attribute,
     set_attribute,
+    take,
 )
 from gossamer.network.labels import Slots
-from gossamer.network.rules import Walk
+from gossamer.network.patches import Patch, combinations, integers
 from gossamer.network.shapes import expected, kept_indices, size_after, sized_slots
 from gossamer.network.trace import Mismatch, Op, Trace, fake_mode, mode, record, tensor_names, untouched
 from gossamer.network.units import Mask
+from gossamer.network.walk import Walk
 
 TRIES = 400  # runs on shapes in one fit
-
-
-@dataclass(frozen=True)
-class Patch:
-    """An integer attribute that counts slots: it shrinks as they do. old: its value, a multiple or a part of their
-    number."""
-
-    module: str
-    path: str
-    old: int
-    slots: Slots
-
-    def value(self, mask: Mask) -> int | None:
-        """The new value, None if it is no whole number."""
-        new, rest = divmod(self.old * int(mask[self.slots].sum()), len(self.slots))
-        return new if rest == 0 else None
 
 
 @dataclass
@@ -76,13 +63,14 @@ class Fitter:
         with untouched(model):
             self.skeleton = copy.deepcopy(model, {id(t): t for t in tensors})
         self.fake = fake_mode()
+        self.shapes_only = all(walk.trace.fake for walk in self.channels.walks.values())
         self.places: dict[str, list[tuple[dict[str, Any], str]]] = {}
         names = tensor_names(model)
         for module in self.skeleton.modules():
             for store in (module._parameters, module._buffers):
                 for key, tensor in store.items():
                     if tensor is not None and id(tensor) in names:
-                        self.places.setdefault(names[id(tensor)], []).append((store, key))  # type: ignore[arg-type]
+                        self.places.setdefault(names[id(tensor)], []).append((store, key))
         self.tensors = dict([*model.named_parameters(), *model.named_buffers()])
         self.modules = dict(self.skeleton.named_modules())
         self.groups = {group.name: i for i, group in enumerate(self.channels.groups) if group.reason is None}
@@ -185,10 +173,8 @@ class Fitter:
         try:
             for name, dims in kept.items():
                 old = self.tensors[name]
-                with self.fake:
-                    new: Tensor = torch.empty(size_after(tuple(old.shape), dims), dtype=old.dtype, device=old.device)
-                    if isinstance(old, nn.Parameter):
-                        new = nn.Parameter(new, requires_grad=old.requires_grad)  # matmul looks at it
+                with self.fake if self.shapes_only else contextlib.nullcontext():
+                    new = self._smaller(old, dims)
                 for store, key in self.places[name]:
                     store[key] = new
             for module, values in attributes.items():
@@ -202,13 +188,22 @@ class Fitter:
             for owner, path, before in saved:
                 set_attribute(owner, path, before)
 
+    def _smaller(self, old: Tensor, dims: Mapping[int, Kept]) -> Tensor:
+        shape = size_after(tuple(old.shape), dims)
+        new = torch.empty(shape, dtype=old.dtype, device=old.device) if self.shapes_only else take(old, dims)
+        # matmul looks at requires_grad
+        return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
     def _run(self, mask: Mask) -> "dict[bool, Trace] | tuple[bool, Mismatch]":
         traces = {}
         for training, walk in self.channels.walks.items():
             with mode(self.skeleton, training):
                 try:
                     traces[training] = record(
-                        self.skeleton, self.channels.inputs(training), fake=self.fake, expected=expected(walk, mask)
+                        self.skeleton,
+                        self.channels.inputs(training),
+                        fake=self.fake if self.shapes_only else None,
+                        expected=expected(walk, mask),
                     )
                 except Mismatch as mismatch:
                     return training, mismatch
@@ -269,7 +264,7 @@ class Fitter:
                 known = found.get((module, path), [])
                 if fits and new is not None and new != old and all(p.value(mask) != new for p in known):
                     found.setdefault((module, path), []).append(patch)
-        yield from _combinations(found)
+        yield from combinations(found)
 
     def siblings(self, walk: Walk, op: Op, module: str, patches: Mapping[tuple[str, str], Patch]) -> None:
         """The same attributes of modules of the same class, at the same place of their forward."""
@@ -380,36 +375,5 @@ class Fitter:
         return not bool(mask[slots].all())
 
 
-def _combinations(options: Mapping[tuple[str, str], list[Patch]]) -> Iterator[dict[tuple[str, str], Patch]]:
-    """Each attribute alone, then several at once, not too many."""
-    for key, patches in options.items():
-        for patch in patches:
-            yield {key: patch}
-    if len(options) > 1:
-        for chosen in itertools.islice(itertools.product(*options.values()), 16):
-            yield dict(zip(options, chosen))
-
-
 def _inside(trace: Trace, module: str) -> list[Op]:
     return [op for op in trace.ops if module in op.modules]
-
-
-def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """Integer attributes that may be sizes, also in tuples, lists and plain configuration objects."""
-    for key, value in vars(module).items():
-        if key.startswith("__") or key == "training":
-            continue
-        yield from _integers(key, value, deep=not isinstance(value, nn.Module | Tensor))
-
-
-def _integers(path: str, value: Any, *, deep: bool) -> Iterator[tuple[str, int]]:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 1:
-        yield path, value
-    elif isinstance(value, list | tuple) and len(value) <= 16:
-        for i, item in enumerate(value):
-            if isinstance(item, int) and not isinstance(item, bool) and item > 1:
-                yield f"{path}.{i}", item
-    elif deep and hasattr(value, "__dict__") and not callable(value) and not isinstance(value, type):
-        for key, item in vars(value).items():
-            if isinstance(item, int) and not key.startswith("__"):
-                yield from _integers(f"{path}.{key}", item, deep=False)

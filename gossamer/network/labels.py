@@ -1,9 +1,9 @@
 """Which parameter slots each element of each tensor of a trace goes with.
 
-A slot is one index of one dimension of one parameter or buffer; slots are numbered from 1, and 0 means "fixed". A tensor
-carries, for every dimension that can shrink, an integer array of slots that has the tensor's rank and size 1 where it
-does not vary. Parameters and activations are the same thing. Going through the operations only ever appends facts to the
-Graph: ties (cut together), rows (every row keeps the same count), pins (cannot be cut, and why).
+A slot is one index of one dimension of one parameter or buffer; slots are numbered from 1, and 0 means "fixed".
+A tensor carries, for every dimension that can shrink, an integer array of slots that has the tensor's rank and size 1
+where it does not vary. Parameters and activations are the same thing. Going through the operations only ever appends
+facts to the Graph: ties (cut together), rows (every row keeps the same count), pins (cannot be cut, and why).
 """
 
 from collections.abc import Callable, Sequence
@@ -159,7 +159,7 @@ Operand = tuple[Value, Shape, Sequence[int]]
 
 
 def join(graph: Graph, operands: Sequence[Operand], out: Sequence[int], where: str) -> Value:
-    """Operands whose dimensions are named by axis numbers meet, as in einsum; axes that are not in `out` are contracted.
+    """Operands whose dimensions have axis numbers meet, as in einsum; axes that are not in `out` are contracted.
 
     Slots that meet on one axis are tied. An operand that has a real size on an axis but no slots for it fixes the
     others, unless it is free there.

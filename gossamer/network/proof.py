@@ -1,8 +1,8 @@
 """The proof of a cut: the small network gives what the original gives when everything that was cut is silenced.
 
 The original is replayed from its recorded operations with the removed rows and columns of all parameters set to zero.
-Operations that reduce over channels (layer norm, softmax over channels, L2 norm) see the kept channels only, and numbers
-that follow a width (the scale of attention) are those of the small network; both are named.
+Operations that reduce over channels (layer norm, softmax over channels, L2 norm) see the kept channels only, and
+numbers that follow a width (the scale of attention) are those of the small network; both are named.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from gossamer.network.edit import Kept
 from gossamer.network.labels import Value
-from gossamer.network.rules import Walk
 from gossamer.network.shapes import compact, scatter
 from gossamer.network.trace import Op, Ref, Trace, arguments, mode, output_tensors, plain_kernels
 from gossamer.network.units import Mask
+from gossamer.network.walk import Walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,8 @@ def _silencer(model: nn.Module, kept: Mapping[str, Any]) -> Callable[[str], Tens
 
 
 def _last(steps: Iterator[tuple[int, list[Any]]]) -> list[Any]:
-    for _, results in steps:
+    results: list[Any] = []
+    for _, results in steps:  # noqa: B007
         pass
     return results
 
@@ -212,7 +213,8 @@ def first_difference(
     """The first operation whose kept channels differ between the replays of the two networks, or -1."""
     named: dict[str, Tensor] = dict([*small.named_parameters(), *small.named_buffers()])
     narrow = replay(small_trace, lambda name: named[name].detach(), inputs)
-    reached, results = -1, []
+    results: list[Any] = []
+    reached = -1
     for i, wide in replay(walk.trace, _silencer(model, kept), inputs, Substitution(walk, mask, small_trace)):
         if i < 0 or i not in small_trace.matched:
             continue

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from gossamer.network.edit import Kept
 from gossamer.network.labels import Shape, Slots, Value
-from gossamer.network.rules import Walk
 from gossamer.network.trace import LAYOUT, Expected, Op, Ref
 from gossamer.network.units import Mask
+from gossamer.network.walk import Walk
 
 
 def kept_along(t: Slots, dim: int, mask: Mask) -> int:
@@ -132,4 +132,3 @@ def scatter(small: Tensor, shape: Shape, value: Value, mask: Mask) -> Tensor:
     out = small.new_zeros(shape)
     out.view(-1)[compact(places, value, mask).reshape(-1).to(small.device)] = small.reshape(-1)
     return out
-

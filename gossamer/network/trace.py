@@ -1,4 +1,4 @@
-"""The ATen operations of one run, recorded at the dispatcher: nothing has to be exportable, Python control flow just runs."""
+"""The ATen operations of one run, recorded at the dispatcher: nothing has to be exportable, Python just runs."""
 
 import contextlib
 import logging
@@ -18,7 +18,8 @@ from gossamer.errors import BadInput
 Shape = tuple[int, ...]
 
 
-class Ref(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ref:
     """A tensor of a trace, by number."""
 
     index: int
@@ -60,7 +61,7 @@ class Op:
 class Trace:
     """What one run did. shapes: of every tensor, by number; names: parameters and buffers; constants: other tensors
     that the run met and did not make; outputs: of the whole network; matched: for a run that was compared with an
-    expected one, the operation here by the number of the one there."""
+    expected one, the operation here by the number of the one there; fake: whether only shapes were computed."""
 
     ops: list[Op] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Trace:
     inputs: list[Ref] = field(default_factory=list)
     matched: dict[int, int] = field(default_factory=dict)
     outputs: list[Ref] = field(default_factory=list)
+    fake: bool = True
 
 
 class Mismatch(Exception):
@@ -133,9 +135,9 @@ def tensor_names(model: nn.Module) -> dict[int, str]:
     return names
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, trace: Trace, model: nn.Module, expected: Sequence[Expected] | None, *, fake: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace, self.expected, self.fake = trace, expected, fake
         self.parameters = tensor_names(model)
         self.modules = {id(module): name for name, module in model.named_modules()}
@@ -260,14 +262,14 @@ def _batch_norm_shapes(args: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module, *, buffers: bool = False) -> Iterator[None]:
-    """Whatever a forward stores in its modules (caches, counters, mode) is as before afterwards, and so is torch's
-    generator. buffers: also the values of buffers, which a run in training mode changes."""
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever a forward stores in its modules (caches, counters, mode, buffers) is as before afterwards, and so is
+    torch's generator."""
     saved = []
     for module in model.modules():
         inner = [(v, type(v)(v)) for v in module.__dict__.values() if type(v) in (dict, list, set)]
         saved.append((module, dict(module.__dict__), inner))
-    values = [(b, b.clone()) for b in model.buffers()] if buffers else []
+    values = [(b, b.clone(), b._version) for b in model.buffers()]
     with torch.random.fork_rng(devices=[]):
         try:
             yield
@@ -279,8 +281,9 @@ def untouched(model: nn.Module, *, buffers: bool = False) -> Iterator[None]:
                     container.clear()
                     container.extend(before) if isinstance(container, list) else container.update(before)
             with torch.no_grad():
-                for buffer, before in values:
-                    buffer.copy_(before)
+                for buffer, value, version in values:
+                    if buffer._version != version:
+                        buffer.copy_(value)
 
 
 @contextlib.contextmanager
@@ -304,7 +307,7 @@ def record(
 
     Raises Mismatch at the first operation that is not the expected one; an exception of the forward counts as one.
     """
-    trace = Trace()
+    trace = Trace(fake=fake is not None)
     args, kwargs = arguments(example_inputs)
     recorder = _Recorder(trace, model, expected, fake=fake is not None)
     with contextlib.ExitStack() as context:
@@ -313,12 +316,12 @@ def record(
         if fake is not None:
             args, kwargs = tree_map_only(Tensor, lambda t: _to_fake(fake, t), (args, kwargs))
             context.enter_context(fake)
-        trace.inputs = [recorder.made(t) for t in output_tensors((args, kwargs))]  # type: ignore[misc]
+        trace.inputs = [ref for t in output_tensors((args, kwargs)) if (ref := recorder.made(t)) is not None]
         for register, hook in (
             (register_module_forward_pre_hook, recorder.enter),
             (register_module_forward_hook, recorder.leave),
         ):
-            context.callback(register(hook).remove)  # type: ignore[operator]
+            context.callback(register(hook).remove)
         context.enter_context(recorder)
         try:
             output = model(*args, **kwargs)
@@ -347,7 +350,7 @@ def fake_mode() -> FakeTensorMode:
 @contextlib.contextmanager
 def mode(model: nn.Module, training: bool) -> Iterator[None]:
     """All modules in training mode, or none."""
-    with untouched(model, buffers=training):
+    with untouched(model):
         model.train(training)
         yield
 

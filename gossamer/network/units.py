@@ -44,7 +44,7 @@ class Cells:
         """
         least = np.array([max(1, int(held[m].sum())) for m in self.members], dtype=np.int64)
         wanted = np.maximum(self.sizes * fraction, least)
-        near = np.floor(wanted + 0.5).astype(np.int64)
+        near: NDArray[np.int64] = np.floor(wanted + 0.5).astype(np.int64)
         if self.allowed(near):
             return near
         parts = self.parts
