@@ -1,5 +1,7 @@
 """Widths from scores: exact counts, floors, multiples."""
 
+import itertools
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_more_strength_never_keeps_more(sizes: dict[str, int], seed: int, round_
     scores, costs = scores_of(sizes, seed), dict.fromkeys(sizes, 1.0)
     ladder = [ranked_widths(scores, costs, k / 10, round_to=round_to) for k in range(10)]
     assert ladder[0] == sizes
-    for lighter, heavier in zip(ladder, ladder[1:]):
+    for lighter, heavier in itertools.pairwise(ladder):
         assert all(heavier[name] <= lighter[name] for name in sizes)
 
 
