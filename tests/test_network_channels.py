@@ -42,12 +42,11 @@ def silence(model: nn.Module, cut: Cut) -> nn.Module:
             for d, kept in dims.items():
                 columns = tensors[name].movedim(d, 1) if d == 1 else tensors[name][None]
                 for row in range(len(columns)):
-                    mine = kept
-                    if kept and isinstance(kept[0], list):
-                        mine = kept[row * len(kept) // len(columns)]
-                    for i in range(columns.shape[1]):
-                        if i not in mine:
-                            columns[row, i] = 0
+                    mine = kept[row * len(kept) // len(columns)] if kept and isinstance(kept[0], list) else kept
+                    columns[row][sorted(set(range(columns.shape[1])).difference(mine))] = 0
+                    if not (kept and isinstance(kept[0], list)) and d == 1:
+                        columns[:, sorted(set(range(columns.shape[1])).difference(mine))] = 0
+                        break
     return silent
 
 

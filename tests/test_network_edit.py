@@ -14,7 +14,7 @@ from torch import nn
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.models import build
-from gossamer.network import Cut, find_channels, resize, trace
+from gossamer.network import Cut, find_channels, prove, resize, trace
 
 USABLE = (
     "squeeze_excite",
@@ -233,6 +233,21 @@ def test_a_cut_of_another_network() -> None:
         resize(build("resnet8"), None, cut)
     with pytest.raises(BadInput, match="not the JSON text of a cut"):
         Cut.from_json('{"kept": 3}')
+
+
+@pytest.mark.parametrize("name", ["grouped", "packed_qkv", "padded"])
+def test_a_proof_of_two_networks_and_a_cut(name: str) -> None:
+    model, inputs = pattern(name)
+    result = prune_channels(model, inputs, 0.4)
+    proof = prove(model, result.model, result.cut, inputs)
+    assert proof.max_relative < 1e-12
+    assert result.proof is not None
+    assert proof.statistics == result.proof.statistics
+    with torch.no_grad():
+        next(p for p in result.model.parameters() if p.ndim > 1).flatten()[0] += 0.1
+    assert prove(model, result.model, result.cut, inputs).max_relative > 1e-6
+    with pytest.raises(BadInput, match="is not what the cut makes"):
+        prove(model, model, result.cut, inputs)
 
 
 def test_attention_with_linked_widths_survives_a_state_dict_round_trip() -> None:

@@ -4,7 +4,7 @@ from gossamer.network.channels import Channels, Group, find_channels
 from gossamer.network.cost import Analysis, analyze, layer_costs, total_macs, total_params
 from gossamer.network.edit import Cut, resize
 from gossamer.network.proof import Proof
-from gossamer.network.shrink import Pruned, shrink
+from gossamer.network.shrink import Pruned, prove, shrink
 from gossamer.network.swap import swap
 from gossamer.network.trace import Trace, trace
 
@@ -19,6 +19,7 @@ __all__ = [
     "analyze",
     "find_channels",
     "layer_costs",
+    "prove",
     "resize",
     "shrink",
     "swap",

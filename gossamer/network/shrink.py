@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from gossamer.network.channels import Channels
-from gossamer.network.edit import Cut, resize
+from gossamer.errors import BadInput
+from gossamer.network.channels import Channels, find_channels
+from gossamer.network.edit import Cut, Kept, resize
 from gossamer.network.fit import Fitted, Fitter
+from gossamer.network.labels import Slots
 from gossamer.network.proof import Proof, compare, first_difference
+from gossamer.network.shapes import expected
+from gossamer.network.trace import Mismatch, fake_mode, mode, record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,35 @@ def shrink(
     put_back = {name: fitter.put_back[name] for name in fractions if name in fitter.put_back}
     notes = [*channels.notes, *_rounded(fractions, widths, put_back), *_statistics(proof)]
     return Pruned(model=small, cut=fitted.cut, proof=proof, widths=widths, put_back=put_back, notes=tuple(notes))
+
+
+def prove(original: nn.Module, small: nn.Module, cut: Cut, example_inputs: Any) -> Proof:
+    """Compare a network that `resize` made, with whatever weights both now have, with the silenced original.
+
+    Raises BadInput if the small network does not do the original's operations in the sizes that the cut gives.
+    """
+    channels = find_channels(original, example_inputs)
+    walk = channels.walks[False]
+    mask = np.ones(channels.graph.size, dtype=np.bool_)
+    for name, dims in cut.kept.items():
+        for d, kept in dims.items():
+            mask[_removed(channels.graph.parameters[name].layers[d], d, kept)] = False
+    with mode(small, False):
+        try:
+            trace = record(
+                small, example_inputs, fake=fake_mode() if walk.trace.fake else None, expected=expected(walk, mask)
+            )
+        except Mismatch as mismatch:
+            raise BadInput(f"the small network is not what the cut makes of the original: {mismatch}") from mismatch
+    return compare(original, small, example_inputs, walk, mask, trace, cut.kept)
+
+
+def _removed(t: Slots, d: int, kept: Kept) -> Slots:
+    """Slots that are not kept."""
+    if kept and isinstance(kept[0], list):
+        rows = t.reshape(t.shape[0], t.shape[1])[:: t.shape[0] // len(kept)]
+        return np.concatenate([np.delete(row, inner) for row, inner in zip(rows, kept)])
+    return np.delete(t.ravel(), kept)
 
 
 def _prove(channels: Channels, small: nn.Module, fitted: Fitted) -> Proof:
