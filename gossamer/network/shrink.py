@@ -70,10 +70,11 @@ def prove(original: nn.Module, small: nn.Module, cut: Cut, example_inputs: Any) 
     """
     channels = find_channels(original, example_inputs)
     walk = channels.walks[False]
-    mask = np.ones(channels.graph.size, dtype=np.bool_)
+    keep = np.ones(len(channels.units.group_of) + 1, dtype=np.bool_)  # the last place is for slots of no unit
     for name, dims in cut.kept.items():
         for d, kept in dims.items():
-            mask[_removed(channels.graph.parameters[name].layers[d], d, kept)] = False
+            keep[channels.units.of_slot[_removed(channels.graph.parameters[name].layers[d], kept)]] = False
+    mask = channels.slot_mask(keep[:-1])
     with mode(small, False):
         try:
             trace = record(
@@ -84,7 +85,7 @@ def prove(original: nn.Module, small: nn.Module, cut: Cut, example_inputs: Any) 
     return compare(original, small, example_inputs, walk, mask, trace, cut.kept)
 
 
-def _removed(t: Slots, d: int, kept: Kept) -> Slots:
+def _removed(t: Slots, kept: Kept) -> Slots:
     """Slots that are not kept."""
     if kept and isinstance(kept[0], list):
         rows = t.reshape(t.shape[0], t.shape[1])[:: t.shape[0] // len(kept)]
