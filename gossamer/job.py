@@ -88,6 +88,12 @@ def compress(
         return Job(model, task, goal, recipe, epochs, folder, run, command).execute()
 
 
+def recovery_lr(model: nn.Module) -> float:
+    """Batch norms let a network take large steps; without them the loss explodes at the same rate."""
+    batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return 0.1 if any(isinstance(module, batch_norms) for module in model.modules()) else 0.02
+
+
 class Job:
     """One run of the main job in a folder."""
 
@@ -106,7 +112,7 @@ class Job:
         self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
         self.asked = goal
         self.goal = goal or Goal(max_drop=100, speedup=1)  # a recipe alone is judged by nothing, only measured
-        self.recover = Recover(epochs=epochs)
+        self.recover = Recover(epochs=epochs, lr=recovery_lr(self.original))
         self.work = folder / "work"
         steps = recipe.steps if recipe else None
         key = fingerprint(self.original, goal, steps, self.recover, run.seed, task.name)
