@@ -161,6 +161,7 @@ def test_a_missing_tie_never_gives_a_wrong_network(name: str, monkeypatch: pytes
         result = prune_channels(model, inputs, 0.4)
         monkeypatch.undo()
         check(model, inputs, result)
+        assert torch.is_grad_enabled()
         caught += bool(result.put_back)
     assert caught > 0
 

@@ -135,6 +135,14 @@ def test_looking_changes_nothing() -> None:
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 
 
+def test_inputs_that_a_forward_writes_into_stay() -> None:
+    model = randomized(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 8), nn.Linear(8, 3)))
+    inputs = torch.randn(2, 6, dtype=torch.float64)
+    before = inputs.clone()
+    prune_channels(model, inputs, 0.5)
+    assert torch.equal(inputs, before)
+
+
 class Decides(nn.Module):
     """Its way depends on the data: fake tensors cannot follow."""
 

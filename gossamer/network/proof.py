@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gossamer.network.edit import Kept
 from gossamer.network.labels import Value
 from gossamer.network.shapes import compact, scatter
-from gossamer.network.trace import Op, Ref, Trace, arguments, mode, output_tensors, plain_kernels
+from gossamer.network.trace import Op, Ref, Trace, arguments, mode, own_arguments, output_tensors, plain_kernels
 from gossamer.network.units import Mask
 from gossamer.network.walk import Walk
 
@@ -65,8 +65,9 @@ def replay(
     substitution: Substitution | None = None,
 ) -> Iterator[tuple[int, list[Any]]]:
     """Run recorded operations again on real tensors; yields each operation's number and results, and at the end -1 and
-    the network's outputs. Results are freed after their last use."""
-    env: dict[int, Tensor] = {ref.index: t for ref, t in zip(trace.inputs, output_tensors(arguments(inputs)))}
+    the network's outputs. Results are freed after their last use. Callers switch gradients off: a generator that is
+    left half-way must not."""
+    env: dict[int, Tensor] = {ref.index: t.clone() for ref, t in zip(trace.inputs, output_tensors(arguments(inputs)))}
     last_use = {ref.index: i for i, op in enumerate(trace.ops) for ref in (*op.refs(), *(o for o in op.outs if o))}
     last_use |= {ref.index: len(trace.ops) for ref in trace.outputs}
     dead: dict[int, list[int]] = {}
@@ -84,20 +85,19 @@ def replay(
             return type(value)([fetch(v) for v in value])
         return value
 
-    with torch.no_grad(), plain_kernels():
-        for i, op in enumerate(trace.ops):
-            args, kwargs = fetch(op.args), {key: fetch(value) for key, value in op.kwargs.items()}
-            if op.name.endswith("_") and isinstance(op.args[0], Ref) and op.args[0].index not in env:
-                args = (args[0].clone(), *args[1:])
-            out = _apply(i, op, args, kwargs, substitution)
-            results = list(out) if isinstance(out, list | tuple) else [out]
-            for ref, result in zip(op.outs, results):
-                if ref is not None:
-                    env[ref.index] = result
-            yield i, results
-            for index in dead.get(i, ()):
-                env.pop(index, None)
-        yield -1, [fetch(ref) for ref in trace.outputs]
+    for i, op in enumerate(trace.ops):
+        args, kwargs = fetch(op.args), {key: fetch(value) for key, value in op.kwargs.items()}
+        if op.name.endswith("_") and isinstance(op.args[0], Ref) and op.args[0].index not in env:
+            args = (args[0].clone(), *args[1:])
+        out = _apply(i, op, args, kwargs, substitution)
+        results = list(out) if isinstance(out, list | tuple) else [out]
+        for ref, result in zip(op.outs, results):
+            if ref is not None:
+                env[ref.index] = result
+        yield i, results
+        for index in dead.get(i, ()):
+            env.pop(index, None)
+    yield -1, [fetch(ref) for ref in trace.outputs]
 
 
 def _apply(i: int, op: Op, args: Any, kwargs: Any, substitution: Substitution | None) -> Any:
@@ -172,14 +172,16 @@ def relative_difference(result: Tensor, reference: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
 
 
+@torch.no_grad()
 def compare(
     model: nn.Module, small: nn.Module, inputs: Any, walk: Walk, mask: Mask, small_trace: Trace, kept: Mapping[str, Any]
 ) -> Proof:
     """Run the small network for real and replay the silenced original; how far their outputs are apart."""
     substitution = Substitution(walk, mask, small_trace)
-    reference = _last(replay(walk.trace, _silencer(model, kept), inputs, substitution))
-    args, kwargs = arguments(inputs)
-    with mode(small, False), torch.no_grad(), plain_kernels():
+    with plain_kernels():
+        reference = _last(replay(walk.trace, _silencer(model, kept), inputs, substitution))
+    args, kwargs = own_arguments(inputs)
+    with mode(small, False), plain_kernels():
         outputs = output_tensors(small(*args, **kwargs))
     if len(outputs) != len(reference):
         worst = float("inf")
@@ -200,6 +202,7 @@ def _last(steps: Iterator[tuple[int, list[Any]]]) -> list[Any]:
     return results
 
 
+@torch.no_grad()
 def first_difference(
     model: nn.Module,
     small: nn.Module,

@@ -114,6 +114,12 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example_inputs,), {}
 
 
+def own_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same with copies of all tensors, for forwards that write into their inputs."""
+    args, kwargs = arguments(example_inputs)
+    return tree_map_only(Tensor, torch.Tensor.clone, (args, kwargs))  # type: ignore[no-any-return]
+
+
 def output_tensors(output: Any) -> list[Tensor]:
     """All tensors in what a network returns: nested containers, and the fields of objects."""
     found = []
@@ -308,7 +314,7 @@ def record(
     Raises Mismatch at the first operation that is not the expected one; an exception of the forward counts as one.
     """
     trace = Trace(fake=fake is not None)
-    args, kwargs = arguments(example_inputs)
+    args, kwargs = arguments(example_inputs) if fake is not None else own_arguments(example_inputs)
     recorder = _Recorder(trace, model, expected, fake=fake is not None)
     with contextlib.ExitStack() as context:
         context.enter_context(plain_kernels())
