@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gossamer.network.edit import Kept
 from gossamer.network.labels import Value
 from gossamer.network.shapes import compact, scatter
-from gossamer.network.trace import Op, Ref, Trace, arguments, mode, own_arguments, output_tensors, plain_kernels
+from gossamer.network.trace import Op, Ref, Trace, arguments, mode, output_tensors, own_arguments, plain_kernels
 from gossamer.network.units import Mask
 from gossamer.network.walk import Walk
 
