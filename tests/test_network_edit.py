@@ -68,8 +68,10 @@ def test_frozen_stays_frozen_and_channels_last_stays_so() -> None:
     model, inputs = pattern("squeeze_excite")
     model = model.to(memory_format=torch.channels_last)
     model.get_parameter("a.0.weight").requires_grad_(False)
-    small = prune_channels(model, inputs, 0.5).model
-    weight = small.get_parameter("a.0.weight")
+    result = prune_channels(model, inputs, 0.5)
+    small, weight = result.model, result.model.get_parameter("a.0.weight")
+    assert not result.put_back
+    assert weight.shape == (6, 3, 3, 3)
     assert not weight.requires_grad
     assert small.get_parameter("down.weight").requires_grad
     assert weight.is_contiguous(memory_format=torch.channels_last)

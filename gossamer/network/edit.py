@@ -56,9 +56,13 @@ class Cut:
             raise BadInput(f"not the JSON text of a cut: {type(error).__name__}: {error}") from error
 
 
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether an image-like tensor is laid out channels last, and not both ways."""
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
 def take(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
     """The part of a parameter that stays, a new contiguous tensor of the same memory format."""
-    last = tensor.ndim >= 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
     out = tensor.detach()
     for d in sorted(kept, reverse=True):  # the rows of a group are told by their old numbers: columns first
         indices = kept[d]
@@ -70,7 +74,7 @@ def take(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
             out = out.index_select(d, torch.tensor(indices, device=out.device))
     if out.data_ptr() == tensor.data_ptr():
         out = out.clone()
-    return out.contiguous(memory_format=torch.channels_last) if last else out
+    return out.contiguous(memory_format=torch.channels_last) if is_channels_last(tensor) else out
 
 
 def resize(model: nn.Module, example_inputs: Any, cut: Cut) -> nn.Module:

@@ -23,6 +23,7 @@ from gossamer.network.edit import (
     Kept,
     changed_attributes,
     get_attribute,
+    is_channels_last,
     set_attribute,
     take,
 )
@@ -189,8 +190,12 @@ class Fitter:
                 set_attribute(owner, path, before)
 
     def _smaller(self, old: Tensor, dims: Mapping[int, Kept]) -> Tensor:
-        shape = size_after(tuple(old.shape), dims)
-        new = torch.empty(shape, dtype=old.dtype, device=old.device) if self.shapes_only else take(old, dims)
+        if self.shapes_only:
+            shape = size_after(tuple(old.shape), dims)
+            layout = torch.channels_last if is_channels_last(old) else torch.contiguous_format
+            new = torch.empty(shape, dtype=old.dtype, device=old.device, memory_format=layout)
+        else:
+            new = take(old, dims)
         # matmul looks at requires_grad
         return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 

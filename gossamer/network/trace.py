@@ -90,7 +90,8 @@ class Expected(NamedTuple):
 
 
 LAYOUT = frozenset(
-    f"aten.{name}" for name in ("clone", "alias", "contiguous", "expand", "slice", "view", "_unsafe_view", "detach")
+    f"aten.{name}"
+    for name in ("clone", "alias", "contiguous", "expand", "slice", "view", "_unsafe_view", "detach", "as_strided_")
 )
 
 
