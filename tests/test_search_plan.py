@@ -25,7 +25,7 @@ def quote(need: float, macs: int = 1) -> Quote:
         params=1,
         file_bytes=None,
         latency_ms=None,
-        original_ms=None,
+        speedup=None,
         precision="float32",
         needs={"macs": need},
     )
@@ -77,7 +77,7 @@ def test_the_shape_found_meets_the_limit_and_is_nearly_the_lightest(
 
 def test_needs_are_cost_over_what_is_allowed() -> None:
     goal = Goal(speedup=4, latency_ms=2, macs=100, file_bytes=50)
-    found = needs(goal, latency_ms=3.0, original_ms=10.0, macs=120, params=7, file_bytes=25)
+    found = needs(goal, latency_ms=3.0, speedup=10 / 3, macs=120, params=7, file_bytes=25)
     assert found == pytest.approx({"speedup": 1.2, "latency_ms": 1.5, "macs": 1.2, "file_bytes": 0.5})
 
 
@@ -121,8 +121,8 @@ def test_prices_are_measured_once_and_remembered(tmp_path: Path) -> None:
     pricer = Pricer(tiny(), task(), Goal(speedup=2, batch=8, threads=1), journal, tmp_path, int8=True)
     first = pricer("a", tiny)
     assert first.precision == "int8"
-    assert first.latency_ms and first.original_ms and first.file_bytes
-    assert first.needs["speedup"] == pytest.approx(2 * first.latency_ms / first.original_ms)
+    assert first.latency_ms and first.speedup and first.file_bytes
+    assert first.needs["speedup"] == pytest.approx(2 / first.speedup)
 
     def never() -> torch.nn.Module:
         raise AssertionError("measured again")

@@ -180,8 +180,8 @@ def state(
 def describe(quote: Quote) -> str:
     """Cost in words, for the log."""
     parts = [f"{quote.macs / 1e6:.2f} M MACs", f"{quote.params:,} parameters"]
-    if quote.latency_ms is not None and quote.original_ms is not None:
-        parts.insert(0, f"{quote.latency_ms:.2f} ms ({quote.original_ms / quote.latency_ms:.1f}x)")
+    if quote.latency_ms is not None and quote.speedup is not None:
+        parts.insert(0, f"{quote.latency_ms:.2f} ms ({quote.speedup:.1f}x)")
     if quote.file_bytes is not None:
         parts.append(f"{quote.file_bytes:,} bytes")
     return ", ".join(parts)

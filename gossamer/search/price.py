@@ -23,8 +23,9 @@ AIM = 0.97  # of what the goal allows: the final measurement, at another moment,
 
 @dataclass(frozen=True, kw_only=True)
 class Quote:
-    """Costs of one network. latency_ms and original_ms were measured side by side (None: the goal does not ask); they
-    are the fastest of the runs, because what else the machine does while a job plans must not choose the shape.
+    """Costs of one network. latency_ms: median; speedup: over the original, timed side by side (None: the goal does not
+    ask for time). The needs go by the fastest runs of both, because what else the machine does while a job plans must
+    not choose the shape.
 
     needs: for every gain that the goal asks for, cost over what is allowed; all at most 1 where the goal is met.
     """
@@ -33,7 +34,7 @@ class Quote:
     params: int
     file_bytes: int | None
     latency_ms: float | None
-    original_ms: float | None
+    speedup: float | None
     precision: str
     needs: Mapping[str, float]
 
@@ -64,29 +65,24 @@ class Pricer:
     def _quote(self, model: nn.Module) -> Quote:
         costs = layer_costs(model, self.task.example_inputs)
         macs, params = sum(c.macs for c in costs), sum(p.numel() for p in model.parameters())
-        file_bytes = latency_ms = original_ms = None
+        file_bytes = latency_ms = fastest_ms = speedup = None
         precision = "float32"
         if self.timed or "file_bytes" in self.goal.gains:
             source, precision, file_bytes = self._deploy(model, "candidate")
             if self.timed:
                 runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
                 times = self._time({"candidate": runner, "original": self.reference()})
-                latency_ms, original_ms = times["candidate"].min_ms, times["original"].min_ms
+                latency_ms, fastest_ms = times["candidate"].median_ms, times["candidate"].min_ms
+                speedup = times["original"].min_ms / fastest_ms
+        costs_by_gain = {"macs": macs, "params": params, "file_bytes": file_bytes, "latency_ms": fastest_ms}
         return Quote(
             macs=macs,
             params=params,
             file_bytes=file_bytes,
             latency_ms=latency_ms,
-            original_ms=original_ms,
+            speedup=speedup,
             precision=precision,
-            needs=needs(
-                self.goal,
-                macs=macs,
-                params=params,
-                file_bytes=file_bytes,
-                latency_ms=latency_ms,
-                original_ms=original_ms,
-            ),
+            needs=needs(self.goal, speedup=speedup, **costs_by_gain),
         )
 
     def reference(self) -> Runner:
@@ -144,10 +140,8 @@ def needs(goal: Goal, **costs: float | None) -> dict[str, float]:
     """For every gain that the goal asks for: cost over what is allowed (1 = just met)."""
     found = {}
     for gain, asked in goal.gains.items():
-        if gain == "speedup":
-            found[gain] = asked * (costs["latency_ms"] or 0.0) / (costs["original_ms"] or 1.0)
-        else:
-            found[gain] = (costs[gain] or 0.0) / asked
+        cost = costs[gain] or 0.0
+        found[gain] = (asked / cost if cost else float("inf")) if gain == "speedup" else cost / asked
     return found
 
 
