@@ -118,6 +118,23 @@ def test_a_head_that_only_training_uses_follows() -> None:
     assert small.get_submodule("aux.1.0").weight.shape == (3, 4, 1, 1)
 
 
+def test_a_training_head_that_refuses_a_batch_of_one_follows() -> None:
+    model, inputs = pattern("auxiliary")
+    result = prune_channels(model, inputs[:1], 0.5)
+    assert result.model.get_submodule("aux.1.0").weight.shape == (3, 4, 1, 1)
+
+
+@pytest.mark.parametrize(("name", "most"), [("packed_qkv", 5), ("torch_attention", 17)])
+def test_what_one_layer_needs_is_taken_over_by_its_siblings(name: str, most: int) -> None:
+    model, inputs = pattern(name)
+    channels = find_channels(model, inputs, heads=True)
+    first = prune_channels(model, inputs, 0.3, channels=channels)
+    assert channels.fitter.tries <= most
+    again = prune_channels(model, inputs, 0.3, channels=channels)
+    assert channels.fitter.tries == 1
+    assert again.widths == first.widths
+
+
 def test_reasons_are_given() -> None:
     model, inputs = pattern("recurrent")
     reasons = {group.name: group.reason for group in find_channels(model, inputs).groups if group.reason}
