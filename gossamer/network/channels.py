@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.errors import BadInput, unknown
-from gossamer.network.labels import Choose, Graph, Shape, Slots, Value, last
+from gossamer.network.labels import Choose, Graph, Shape, Slots, Value, distinct, last
 from gossamer.network.rules import Walk, walk
 from gossamer.network.trace import Op, Trace, mode, trace
 from gossamer.network.units import Mask, Units, find_units
@@ -218,7 +218,7 @@ def group(graph: Graph, kinds: list[tuple[str, int]], walks: dict[bool, Walk]) -
     groups: list[Group] = []
     taken: dict[str, int] = {}
     for i, ((_, slot), slots, reason) in enumerate(zip(units.first, units.slots, units.reasons)):
-        member_kinds = np.unique(kind_of_slot[slots])
+        member_kinds = distinct(kind_of_slot[slots])
         members = tuple(kinds[k - 1] for k in member_kinds.tolist() if k > 0)
         name = layer_of(owner[kind_of_slot[slot]])
         taken[name] = taken.get(name, 0) + 1

@@ -11,7 +11,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from gossamer.network.labels import Graph, Slots
+from gossamer.network.labels import Graph, Slots, distinct
 
 Mask = NDArray[np.bool_]
 
@@ -100,7 +100,7 @@ def find_units(graph: Graph, kind_of_slot: NDArray[np.int64]) -> Units:
     component, count = _components(graph)
     first_op, first_slot = _first_emission(graph, component, count)
     reason = _pinned(graph, component, count)
-    size, kinds = graph.size, int(kind_of_slot.max()) + 1
+    kinds = int(kind_of_slot.max()) + 1
     signature = _signatures(component, kind_of_slot, count, kinds)
     made = first_op < np.iinfo(np.int64).max
     free = made & (reason < 0)
@@ -113,20 +113,20 @@ def find_units(graph: Graph, kind_of_slot: NDArray[np.int64]) -> Units:
     rows = _unit_rows(graph, of_slot)
     group_of = _merge(signature[units], rows)
     fixed = order[(made & (reason >= 0))[order]]
-    slots_of = _by_component(component, size, count)
+    slots_of = _Slots(component, count)
     n_groups = int(group_of.max()) + 1 if len(group_of) else 0
     first: list[tuple[int, int]] = []
     slots: list[Slots] = []
     reasons: list[str | None] = []
     for members in [units[group_of == g] for g in range(n_groups)]:
         first.append(_earliest(members, first_op, first_slot))
-        slots.append(np.concatenate([slots_of[m] for m in members]))
+        slots.append(slots_of.of(members))
         reasons.append(None)
     texts = [text for _, text in graph.pins]
     for key in np.unique(signature[fixed]):
         members = fixed[signature[fixed] == key]
         first.append(_earliest(members, first_op, first_slot))
-        slots.append(np.concatenate([slots_of[m] for m in members]))
+        slots.append(slots_of.of(members))
         why = reason[members[0]]
         reasons.append(texts[why] if why < len(texts) else "meets something of fixed size")
     result = Units(of_slot, group_of, first, slots, reasons)
@@ -173,7 +173,7 @@ def _pinned(graph: Graph, component: Slots, count: int) -> Slots:
 
 
 def _signatures(component: Slots, kind: Slots, count: int, kinds: int) -> NDArray[np.uint64]:
-    pairs = np.unique(component * kinds + kind)
+    pairs = distinct(component * kinds + kind)
     hashes = _hashes(kinds)
     hashes[0] = 0
     signature = np.zeros(count, dtype=np.uint64)
@@ -185,10 +185,16 @@ def _hashes(n: int, seed: int = 0) -> NDArray[np.uint64]:
     return np.random.default_rng(seed).integers(1, 2**63, size=n, dtype=np.uint64)
 
 
-def _by_component(component: Slots, size: int, count: int) -> list[Slots]:
-    order = np.argsort(component, kind="stable")
-    ends = np.cumsum(np.bincount(component, minlength=count))
-    return np.split(order, ends[:-1])
+class _Slots:
+    """Slots of components."""
+
+    def __init__(self, component: Slots, count: int) -> None:
+        self.order = np.argsort(component, kind="stable")
+        self.ends = np.cumsum(np.bincount(component, minlength=count))
+
+    def of(self, members: Slots) -> Slots:
+        starts = np.where(members > 0, self.ends[members - 1], 0)
+        return np.concatenate([self.order[a:b] for a, b in zip(starts.tolist(), self.ends[members].tolist())])
 
 
 def _earliest(members: Slots, first_op: Slots, first_slot: Slots) -> tuple[int, int]:
