@@ -69,8 +69,9 @@ class Graph:
 
 def distinct(numbers: Slots) -> Slots:
     """The different numbers, in order; `np.unique` takes ten times as long for long runs of integers."""
-    ordered = np.sort(numbers, axis=None)
-    return ordered[np.append(True, ordered[1:] != ordered[:-1])]
+    ordered: Slots = np.sort(numbers, axis=None)
+    result: Slots = ordered[np.append(True, ordered[1:] != ordered[:-1])]
+    return result
 
 
 def is_constant(t: Slots, dim: int) -> bool:
