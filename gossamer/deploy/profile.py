@@ -1,5 +1,6 @@
 """Where the time goes: milliseconds per node of a deployed network, as the runtime itself measures them."""
 
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,8 @@ def _onnxruntime(path: Path, inputs: tuple[Tensor, ...], threads: int, runs: int
     log = Path(runner.session.end_profiling())
     try:
         events = json.loads(log.read_text())
+    except json.JSONDecodeError as error:  # the runtime does not say so when the disk is full
+        raise OSError(errno.ENOSPC, "the runtime's profile was cut short", str(log)) from error
     finally:
         log.unlink(missing_ok=True)
     times: Times = []
