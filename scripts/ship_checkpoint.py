@@ -1,6 +1,6 @@
 """Turn the result of `gossamer train --recipe train-NAME-DATA` into a shipped checkpoint, in half precision.
 
-    python scripts/ship_checkpoint.py resnet20 fashion-mnist resnet20-fashion-mnist.safetensors
+python scripts/ship_checkpoint.py resnet20 fashion-mnist resnet20-fashion-mnist.safetensors
 """
 
 import sys
