@@ -103,29 +103,39 @@ from nets import learned, stripes
 import gossamer
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.reset.blocks import RemoveBlocks
-steps = (RemoveBlocks(names=("body.1",)), Recover(epochs=60, lr=0.01))
+steps = (RemoveBlocks(names=("body.1",)), Recover(epochs=30, lr=0.01))
 print("start", flush=True)
 gossamer.compress(learned(), stripes(), recipe=gossamer.Recipe(name="r", steps=steps), out=sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path, how: signal.Signals) -> None:
-    script = tmp_path / "job.py"
+def job(script: Path, folder: Path) -> list[str]:
+    return [sys.executable, str(script), str(folder)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """The script of a job, and the weights that it ends with when nobody disturbs it."""
+    folder = tmp_path_factory.mktemp("whole")
+    script = folder / "job.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    subprocess.run(job(script, folder / "out"), check=True, capture_output=True)
+    return script, (folder / "out" / "model.safetensors").read_bytes()
 
-    def job(folder: str) -> list[str]:
-        return [sys.executable, str(script), str(tmp_path / folder)]
 
-    subprocess.run(job("whole"), check=True, capture_output=True)
-    with subprocess.Popen(job("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
-        while not list((tmp_path / "killed").glob("work/*/recover.ckpt*")) and killed.poll() is None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_started_again_it_ends_with_the_same_weights(
+    whole: tuple[Path, bytes], tmp_path: Path, how: signal.Signals
+) -> None:
+    script, weights = whole
+    with subprocess.Popen(job(script, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        while not list(tmp_path.glob("work/*/recover.ckpt*")) and killed.poll() is None:
             time.sleep(0.01)
         killed.send_signal(how)
         assert killed.wait() != 0
-    assert not (tmp_path / "killed" / "records.json").exists()
-    subprocess.run(job("killed"), check=True, capture_output=True)
-    assert (tmp_path / "killed/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+    assert not (tmp_path / "records.json").exists()
+    subprocess.run(job(script, tmp_path), check=True, capture_output=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
