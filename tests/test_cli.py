@@ -255,7 +255,7 @@ def test_compress_from_the_command_line_to_the_folder_and_back(trained: Path) ->
     arguments = ("mycode:Net", "--data", "mycode:task", "--weights", trained, "--max-drop", 60, "--macs", "45k")
     found = document("compress", *arguments, "--epochs", 1, "--threads", 1, "--batch", 4, "--out", "result")
     assert found["document"]["met"] and found["folder"] == str(trained.parent / "result")
-    assert found["document"]["command"].startswith("gossamer ")
+    assert found["document"]["command"].startswith("gossamer")
     listed = document("inspect", "result")
     assert listed["files"]["model.onnx"] == Path("result/model.onnx").stat().st_size
     assert 0 <= document("evaluate", "result", "--data", "mycode:task")["value"] <= 100
