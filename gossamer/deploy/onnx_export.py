@@ -1,6 +1,5 @@
 """A torch module as one small `.onnx` file."""
 
-import copy
 import io
 import logging
 import warnings
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from gossamer import record
 from gossamer.deploy.onnx_clean import clean
 from gossamer.errors import BadInput
+from gossamer.network import bake
 
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 
@@ -33,7 +33,7 @@ def export_onnx(
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
-    copied = copy.deepcopy(model).cpu().float().eval()
+    copied = bake(model).cpu().float().eval()
     inputs = tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in example_inputs)
     shapes = None
     if dynamic_batch:

@@ -12,6 +12,7 @@ from gossamer import record
 from gossamer.deploy.onnx_export import free_batch, reason, silent
 from gossamer.deploy.pt2_guard import harmless
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.network import bake
 
 
 def export_pt2(
@@ -24,7 +25,7 @@ def export_pt2(
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
-    copied = copy.deepcopy(model).eval()
+    copied = bake(model).eval()
     inputs, shapes = free_batch(example_inputs) if dynamic_batch else (example_inputs, None)
     with silent(), torch.no_grad():
         try:

@@ -1,6 +1,17 @@
 """Looking at a network and editing it."""
 
 from gossamer.network.channels import Channels, Group, find_channels
+from gossamer.network.constrain import (
+    Codebook,
+    Constraint,
+    Grid,
+    Mask,
+    bake,
+    constrain,
+    constraints,
+    held_value,
+    weights_of,
+)
 from gossamer.network.cost import Analysis, analyze, layer_costs, total_macs, total_params
 from gossamer.network.edit import Cut, resize
 from gossamer.network.proof import Proof
@@ -11,13 +22,21 @@ from gossamer.network.trace import Trace, trace
 __all__ = [
     "Analysis",
     "Channels",
+    "Codebook",
+    "Constraint",
     "Cut",
+    "Grid",
     "Group",
+    "Mask",
     "Proof",
     "Pruned",
     "Trace",
     "analyze",
+    "bake",
+    "constrain",
+    "constraints",
     "find_channels",
+    "held_value",
     "layer_costs",
     "prove",
     "resize",
@@ -26,4 +45,5 @@ __all__ = [
     "total_macs",
     "total_params",
     "trace",
+    "weights_of",
 ]

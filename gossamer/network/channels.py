@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.errors import BadInput, unknown
+from gossamer.network.constrain import refuse_constrained
 from gossamer.network.labels import Choose, Graph, Shape, Slots, Value, distinct, last
 from gossamer.network.rules import Walk, walk
 from gossamer.network.trace import Op, Trace, trace
@@ -188,6 +189,7 @@ def find_channels(model: nn.Module, example_inputs: Any, *, heads: bool = False)
     heads: where channels are split into heads, cut whole heads instead of dimensions of every head. Parameters that
     only a run in training mode uses (auxiliary heads) follow; parameters that no run uses stay.
     """
+    refuse_constrained(model, "resize")
     traces = {False: trace(model, example_inputs)}
     notes = []
     unused = _unused(model, traces[False])

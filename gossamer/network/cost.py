@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gossamer.network.channels import Group, find_channels, layer_of
+from gossamer.network.constrain import bake, constraints
 from gossamer.network.trace import Op, Ref, Shape, Trace, arguments, mode, plain_kernels, tensor_names, trace
 from gossamer.record import LayerCost
 
@@ -32,6 +33,7 @@ def layer_costs(model: nn.Module, example_inputs: Any) -> list[LayerCost]:
     macs: multiply-adds of convolutions and matrix products, of one sample (the first dimension of the first input is
     the batch). bytes: of the parameters. A parameter that several layers share is counted at the first.
     """
+    model = bake(model) if constraints(model) else model
     t = trace(model, example_inputs)
     batch = t.shapes[t.inputs[0].index][0] if t.inputs and t.shapes[t.inputs[0].index] else 1
     macs: dict[str, int] = {}

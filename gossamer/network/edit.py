@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
+from gossamer.network.constrain import refuse_constrained
 from gossamer.network.trace import fake_mode, mode, record, rejected, tensor_names
 
 Kept = list[int] | list[list[int]]
@@ -83,6 +84,7 @@ def resize(model: nn.Module, example_inputs: Any, cut: Cut) -> nn.Module:
     example_inputs: shapes of a run are checked on them, None: nothing is checked. Raises BadInput if the cut is not of
     this network.
     """
+    refuse_constrained(model, "resize")
     named = dict([*model.named_parameters(), *model.named_buffers()])
     memo: dict[int, Any] = {}
     for name, kept in cut.kept.items():

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from torch import nn
 
 from gossamer.errors import unknown
+from gossamer.network.constrain import refuse_constrained
 
 
 def swap(model: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
     """A copy of `model` in which the modules at these paths are others. The model itself is left alone."""
+    refuse_constrained(model, "swap")
     changed = copy.deepcopy(model)
     names = [name for name, _ in changed.named_modules() if name]
     for name, module in replacements.items():
