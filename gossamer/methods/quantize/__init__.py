@@ -1,0 +1,1 @@
+"""Hold weights to few equally spaced values."""

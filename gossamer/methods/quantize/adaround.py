@@ -1,0 +1,132 @@
+"""Learn for every weight whether to round it up or down, from unlabelled data: AdaRound.
+
+What it does: layer by layer, in the order of a run, chooses the directions of rounding so that the layer gives what the
+unquantized network gives there, on inputs that come from the layers quantized before. Nothing else is trained.
+Cost: two runs over the calibration data for every layer, then `iterations` products of a layer's weights with the
+second moments of its inputs.
+When it fails: with fewer calibration samples than inputs of a layer; and at 2 or 3 bits, where only training helps.
+Equation: min over V of |W Z - W' X|^2 + a sum(1 - |2h - 1|^b), W' = s clamp(floor(W/s) + h), h = clamp(1.2 sigmoid(V) -
+0.1, 0, 1), b falling from 20 to 2; no output is left with a larger error than nearest rounding gives it.
+Source: Nagel et al. 2020, arXiv:2004.10568, equations 21 to 25, without the activation function.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.methods.base import Method
+from gossamer.network.constrain import Grid, constrain, held_value, weights_of
+from gossamer.network.grids import (
+    Granularity,
+    PerChannel,
+    bits_by_layer,
+    grid_dim,
+    grid_scale,
+    largest_code,
+    mse_scales,
+    rows,
+)
+from gossamer.network.moments import call_order, moments
+from gossamer.network.values import layer_name, with_values
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+
+PENALTY = 0.3  # of a weight that is halfway, beside a reconstruction error in units of rounding noise
+WARM_UP = 0.2  # share of the iterations without the penalty
+
+
+def reconstruction_error(value_GOD: Tensor, weight_GOD: Tensor, same_GDD: Tensor, cross_GDD: Tensor) -> Tensor:
+    """|w Z - v X|^2 less the constant |w Z|^2, for every output, shape (groups, O). same: X^T X, cross: Z^T X."""
+    return ((value_GOD @ same_GDD - 2 * weight_GOD @ cross_GDD) * value_GOD).sum(2)
+
+
+def learn_rounding(
+    weight_GOD: Tensor, scale_GOD: Tensor, high: int, same_GDD: Tensor, cross_GDD: Tensor, iterations: int
+) -> Tensor:
+    """Integer codes in [-high, high], each floor(w / scale) or one above; 0 where a weight is zero. Same shape.
+
+    scale: broadcasts with the weight.
+    """
+    ratio = weight_GOD / scale_GOD
+    floor, used = ratio.floor(), weight_GOD != 0
+    # Of the size of the error that rounding noise of variance scale^2 / 12 makes, shared among the weights.
+    noise = scale_GOD.square() / 12 * same_GDD.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-30
+    target_GOD = weight_GOD @ cross_GDD
+    part = ((ratio - floor).clamp(0.01, 0.99) + 0.1) / 1.2
+    logits = torch.logit(part).requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.02)
+    for step in range(iterations):
+        h = (1.2 * logits.sigmoid() - 0.1).clamp(0, 1)
+        value_GOD = scale_GOD * (floor + h).clamp(-high, high).where(used, 0.0)
+        with torch.no_grad():
+            slope_GOD = (value_GOD @ same_GDD - target_GOD) / noise
+        loss = (slope_GOD * value_GOD).sum()
+        done = (step / iterations - WARM_UP) / (1 - WARM_UP)
+        if done > 0:
+            loss = loss + PENALTY * (1 - (2 * h - 1).abs().pow(20 - 18 * done)).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    codes = (floor + (logits.detach() >= 0)).clamp(-high, high)
+    return codes.where(used, 0.0)
+
+
+def best_rounding(
+    weight_GOD: Tensor, scale_GOD: Tensor, high: int, same_GDD: Tensor, cross_GDD: Tensor, iterations: int
+) -> Tensor:
+    """Learned codes for the outputs where they are better than nearest rounding, nearest for the others."""
+    learned = learn_rounding(weight_GOD, scale_GOD, high, same_GDD.float(), cross_GDD.float(), iterations)
+    nearest = (weight_GOD / scale_GOD).round().clamp(-high, high)
+    errors = [
+        reconstruction_error((scale_GOD * codes).double(), weight_GOD.double(), same_GDD, cross_GDD)
+        for codes in (learned, nearest)
+    ]
+    return torch.where((errors[0] < errors[1])[..., None], learned, nearest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaRound(Method):
+    """batches: of calibration data. layer_bits: other bits for some layers, by name or pattern."""
+
+    stage: ClassVar[int | None] = 60
+    saves: ClassVar[tuple[str, ...]] = ("distinct",)
+
+    bits: Annotated[int, Range(2, 8)] = 4
+    granularity: Granularity = field(default_factory=PerChannel)
+    iterations: Annotated[int, Range(1, 1_000_000)] = 1000
+    batches: Annotated[int, Range(1, 100_000)] = 32
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
+        bits = bits_by_layer(names, self.bits, self.layer_bits)
+        order, original = call_order(model, task.example_inputs, list(names)), model
+        for layer in run.progress.bar(order, label=self.name(), total=len(order)):
+            same, cross = moments(model, original, [layer], task.calibration, self.batches)[layer]
+            weight, high = held_value(original, names[layer]), largest_code(bits[layer])
+            groups = getattr(model.get_submodule(layer), "groups", 1)
+            scales = grid_scale(mse_scales(rows(weight, self.granularity), high), self.granularity)
+            grid = Grid(scales, -high, high, dim=grid_dim(self.granularity))
+            shape = [-1 if d == grid.dim and scales.dim() else 1 for d in range(weight.dim())]
+            scale = scales.view(shape).expand_as(weight)
+            split = (groups, len(weight) // groups, -1)
+            codes = best_rounding(weight.reshape(split), scale.reshape(split), high, same, cross, self.iterations)
+            value = scale * codes.view_as(weight)
+            model = constrain(with_values(model, {names[layer]: value}), {names[layer]: grid})
+            run.history.append(
+                Edit(
+                    method=self.name(),
+                    kind="constrain",
+                    target=names[layer],
+                    before="32-bit floats",
+                    after=f"{2 * high + 1} values, {scales.numel()} scales",
+                )
+            )
+        return model

@@ -1,0 +1,158 @@
+"""Train in 16-bit fixed point with stochastic rounding.
+
+What it does: during training holds weights, layer inputs and outputs, gradients and updates to fixed-point numbers with
+the given bits before and after the point; sums inside a layer are wide. Afterwards weights stay on that grid, and
+activations are ordinary again. The momentum of the optimizer is kept in float32.
+Cost: a training of the network, about twice as slow as in float32: this computes what the hardware would give.
+When it fails: with few bits after the point and rounding to nearest, updates below half a step vanish.
+Equation: step 2^-F, range [-2^(I-1), 2^(I-1) - 2^-F]; x is rounded up with the probability (x - floor(x)) / step.
+Source: Gupta et al. 2015, arXiv:1502.02551, sections 3 and 4.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput, unknown
+from gossamer.methods.base import Method
+from gossamer.network.constrain import Constraint, Grid, constrain, weights_of
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Training, fit
+
+Rounding = Literal["stochastic", "nearest"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """<I, F>: bits before the point (the sign is one of them) and after it."""
+
+    integer_bits: int
+    fraction_bits: int
+    rounding: Rounding = "stochastic"
+
+    @property
+    def step(self) -> float:
+        """The distance of neighbouring numbers."""
+        return float(2.0**-self.fraction_bits)
+
+    @property
+    def high(self) -> int:
+        """Numbers are step times the integers from -high - 1 to high."""
+        return int(2 ** (self.integer_bits + self.fraction_bits - 1)) - 1
+
+
+def convert(x: Tensor, format: Format) -> Tensor:
+    """The nearest number of the format, or one of the two neighbours at random so that the mean is x; saturates."""
+    scaled = x / format.step
+    codes = scaled.round() if format.rounding == "nearest" else (scaled + torch.rand_like(scaled)).floor()
+    return codes.clamp(-format.high - 1, format.high) * format.step
+
+
+class _Convert(torch.autograd.Function):
+    """Converts on the way forwards, and the gradient on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, format: Format) -> Tensor:
+        ctx.format = format
+        return convert(x, format)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return convert(gradients[0], ctx.format), None
+
+
+def parameters_of(model: nn.Module) -> list[nn.Parameter]:
+    """Weights, biases and norms; not what belongs to a constraint, such as its scale."""
+    owners = (m for m in model.modules() if not isinstance(m, Constraint))
+    return list(dict.fromkeys(p for m in owners for p in m._parameters.values() if p is not None))
+
+
+@contextmanager
+def fixed_point(model: nn.Module, format: Format) -> Iterator[None]:
+    """Inside, every training step of the model is in fixed point: before a forward pass in training mode parameters are
+    converted (which rounds the last update), layers convert what goes in and comes out, gradients are converted."""
+
+    def whole(_: nn.Module, inputs: Any) -> None:
+        if model.training:
+            with torch.no_grad():
+                for p in parameters_of(model):
+                    p.copy_(convert(p, format))
+
+    def one(x: Any) -> Any:
+        real = isinstance(x, Tensor) and x.is_floating_point()
+        return _Convert.apply(x, format) if real and model.training else x  # type: ignore[no-untyped-call]
+
+    def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(one(x) for x in inputs)
+
+    def after(_: nn.Module, inputs: Any, output: Any) -> Any:
+        return one(output)
+
+    handles: list[Any] = [model.register_forward_pre_hook(whole)]
+    for module in model.modules():
+        if isinstance(module, Constraint) or not any(p is not None for p in module._parameters.values()):
+            continue
+        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    trained: list[Any] = [p for p in parameters_of(model) if p.requires_grad]
+    handles += [p.register_hook(lambda g: convert(g, format)) for p in trained]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedPointTraining(Method):
+    """integer_bits: before the point, with the sign. rounding: "nearest" is the control. layers, ignore: which weights
+    stay on the grid afterwards; the training is in fixed point everywhere."""
+
+    stage: ClassVar[int | None] = 60
+    saves: ClassVar[tuple[str, ...]] = ("distinct",)
+
+    integer_bits: Annotated[int, Range(1, 16)] = 4
+    fraction_bits: Annotated[int, Range(1, 22)] = 12
+    rounding: Rounding = "stochastic"
+    epochs: Annotated[int, Range(1, 10_000)] = 5
+    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.05
+    weight_decay: Annotated[float, Range(0, 1)] = 5e-4
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounding not in get_args(Rounding):
+            raise unknown("rounding", self.rounding, get_args(Rounding))
+        if self.integer_bits + self.fraction_bits > 24:
+            raise BadInput(
+                f"{self.name()}: integer_bits + fraction_bits must be at most 24, what float32 holds exactly"
+            )
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        if run.devices > 1:
+            raise BadInput(f"{self.name()}: trains in one process; call it with devices=1")
+        names, model = list(weights_of(model, self.layers, self.ignore)), copy.deepcopy(model)
+        format = Format(self.integer_bits, self.fraction_bits, self.rounding)
+        training = Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay, precision="32-true")
+        checkpoint = run.folder / "fixed_point.ckpt" if run.folder else None
+        with fixed_point(model, format):
+            fit(model, task, training, run, checkpoint=checkpoint, label="fixed point")
+        with torch.no_grad():
+            for p in parameters_of(model):
+                p.copy_(convert(p, Format(format.integer_bits, format.fraction_bits, "nearest")))
+        for name in names:
+            after = (
+                f"multiples of 2^-{format.fraction_bits} in [-2^{format.integer_bits - 1}, 2^{format.integer_bits - 1})"
+            )
+            run.history.append(
+                Edit(method=self.name(), kind="constrain", target=name, before="32-bit floats", after=after)
+            )
+        return constrain(model, {name: Grid(format.step, -format.high - 1, format.high) for name in names})

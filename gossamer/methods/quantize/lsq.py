@@ -1,0 +1,81 @@
+"""Train weights and the spacing of their values together: learned step size quantization, 8 to 2 bits.
+
+What it does: rounds weights in every forward pass, trains them through the rounding, and trains each tensor's or
+channel's step size with them, with the uncompressed network as teacher. Activations are not quantized here.
+Cost: a training of the network, with one forward pass of the teacher per batch.
+When it fails: at 2 bits in narrow networks, and in first and last layers: give those more bits with layer_bits.
+Equation: w = s clamp(round(v / s), -2^(b-1), q), q = 2^(b-1) - 1; dw/ds = round(v/s) - v/s inside, -2^(b-1) or q
+outside, times 1 / sqrt(N q); at first s = 2 mean |v| / sqrt(q).
+Source: Esser et al. 2020, arXiv:1902.08153, section 2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.methods.base import Method
+from gossamer.network.constrain import Grid, constrain, held_value, weights_of
+from gossamer.network.grids import Granularity, PerTensor, bits_by_layer, grid_dim, grid_scale, largest_code, rows
+from gossamer.network.values import layer_name
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Distillation, Training, fit
+
+
+def first_scales(rows_SN: Tensor, high: int) -> Tensor:
+    """2 mean |v| / sqrt(high) for every row, shape (scales,), the mean over weights that are not zero."""
+    used = (rows_SN != 0).sum(1).clamp_min(1)
+    scales: Tensor = 2 * rows_SN.abs().sum(1) / used / float(high) ** 0.5
+    return scales.clamp_min(torch.finfo(rows_SN.dtype).tiny)
+
+
+def learned_grid(weight: Tensor, bits: int, granularity: Granularity) -> Grid:
+    """All 2^bits integers, with step sizes that are trained."""
+    high = largest_code(bits)
+    scales = grid_scale(first_scales(rows(weight, granularity), high), granularity)
+    return Grid(scales, -high - 1, high, dim=grid_dim(granularity), learned=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedStepSize(Method):
+    """layer_bits: other bits for some layers, by name or pattern. lr, weight_decay, temperature, alpha: as in
+    `distill.recover`."""
+
+    stage: ClassVar[int | None] = 60
+    saves: ClassVar[tuple[str, ...]] = ("distinct",)
+
+    bits: Annotated[int, Range(2, 8)] = 4
+    granularity: Granularity = field(default_factory=PerTensor)
+    epochs: Annotated[int, Range(1, 10_000)] = 10
+    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.01
+    weight_decay: Annotated[float, Range(0, 1)] = 1e-4
+    temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 4.0
+    alpha: Annotated[float, Range(0, 1)] = 0.1
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
+        bits = bits_by_layer(names, self.bits, self.layer_bits)
+        grids = {n: learned_grid(held_value(model, n), bits[layer], self.granularity) for layer, n in names.items()}
+        teach = (
+            []
+            if self.alpha == 1 or run.original is None
+            else [Distillation(run.original, temperature=self.temperature, alpha=self.alpha)]
+        )
+        training = Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay)
+        checkpoint = run.folder / "lsq.ckpt" if run.folder else None
+        held = constrain(model, grids)
+        fitted = fit(held, task, training, run, teach=teach, checkpoint=checkpoint, label="learned step size")
+        for layer, name in names.items():
+            after = f"{2 ** bits[layer]} values, {grids[name].scale.numel()} trained scales"
+            run.history.append(
+                Edit(method=self.name(), kind="constrain", target=name, before="32-bit floats", after=after)
+            )
+        return fitted.model
