@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from gossamer.errors import CorruptFile
 from gossamer.deploy.coder import tables
 from gossamer.deploy.coder.jit import compiled
+from gossamer.errors import CorruptFile
 
 NODES = 192
 SIZE = 8192 * NODES

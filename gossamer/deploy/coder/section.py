@@ -1,9 +1,11 @@
 """A section: several tensors coded as one payload, with statistics that run on from tensor to tensor."""
 
 from collections.abc import Sequence
+from types import ModuleType
 
-from gossamer.deploy.coder.integers import Header, IntMatrix, Integers, check_headers
-from gossamer.errors import BadInput, unknown
+from gossamer.deploy.coder import rans
+from gossamer.deploy.coder.integers import Header, Integers, IntMatrix, check_headers
+from gossamer.errors import unknown
 
 MODES = ("cm4", "cm8", "rans")
 
@@ -17,7 +19,9 @@ def encode_section(tensors: Sequence[Integers], mode: str) -> bytes:
     """
     for tensor in tensors:
         tensor.header()
-    return _coder(mode).encode(tensors, mode)
+    if mode == "rans":
+        return rans.encode(tensors)
+    return _context_mixing(mode).encode(tensors, mode)
 
 
 def decode_section(data: bytes, headers: Sequence[Header], mode: str) -> list[IntMatrix]:
@@ -26,14 +30,14 @@ def decode_section(data: bytes, headers: Sequence[Header], mode: str) -> list[In
     Work and memory are bounded by the weights that the headers declare, whatever the payload is.
     """
     check_headers(headers)
-    return _coder(mode).decode(data, headers, mode)
+    if mode == "rans":
+        return rans.decode(data, headers)
+    return _context_mixing(mode).decode(data, headers, mode)
 
 
-def _coder(mode: str):
+def _context_mixing(mode: str) -> ModuleType:
     if mode not in MODES:
         raise unknown("coding mode", mode, MODES)
-    if mode == "rans":
-        raise BadInput("not yet")
     from gossamer.deploy.coder import cm  # numba takes a quarter of a second to import, and rans does without
 
     return cm
