@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gossamer.data import load_task
     from gossamer.deploy import export_onnx, open_runner, quantize_ladder
+    from gossamer.deploy.gsr import inspect_file, load, read_tensor, save
     from gossamer.deploy.verify import verify
     from gossamer.errors import BadInput, GossamerError
     from gossamer.goal import Goal
@@ -33,6 +34,7 @@ _HOME = {
     "gossamer.job": ("Artifact", "compress"),
     "gossamer.data": ("load_task",),
     "gossamer.deploy": ("export_onnx", "open_runner", "quantize_ladder", "verify"),
+    "gossamer.deploy.gsr": ("inspect_file", "load", "read_tensor", "save"),
     "gossamer.errors": ("BadInput", "GossamerError"),
     "gossamer.goal": ("Goal",),
     "gossamer.measure": ("latency",),
@@ -66,13 +68,17 @@ __all__ = [
     "compress",
     "export_onnx",
     "fit",
+    "inspect_file",
     "latency",
+    "load",
     "load_task",
     "load_weights",
     "open_runner",
     "pretrained",
     "prune_channels",
     "quantize_ladder",
+    "read_tensor",
+    "save",
     "verify",
     "write_report",
 ]

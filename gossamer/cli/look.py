@@ -160,13 +160,18 @@ def _sensitivity(console: Console, source: "Source", task: "Task", seed: int, ou
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".onnx, .pt2, .safetensors, .pt, or a result folder.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help=".gsr, .onnx, .pt2, .safetensors, .pt, or a result folder.")
+    ],
     json: JsonOption = False,
 ) -> None:
     """What a file holds: tensors, their types, and how much of the file they take."""
     console = Console(as_json=json)
     if file.is_dir():
         _inspect_folder(console, file)
+        return
+    if file.suffix == ".gsr":
+        _inspect_gsr(console, file)
         return
     from gossamer.contents import read_contents
 
@@ -181,6 +186,36 @@ def inspect(
     rows.append(("file", "", "", f"{contents.file_bytes:,}", "100.0 %"))
     console.table(str(file), ("tensor", "dtype", "shape", "bytes", "share"), rows)
     console.document(contents)
+
+
+def _inspect_gsr(console: Console, file: Path) -> None:
+    """A compact file: how each tensor is coded, and how near that is to the entropy of its integers."""
+    from gossamer.deploy.gsr import inspect_file
+
+    found = inspect_file(file)
+    rows = [
+        (
+            t.name,
+            t.dtype,
+            "x".join(map(str, t.shape)) or "scalar",
+            t.coding,
+            f"{t.density:.1%}",
+            f"{t.bytes:,.0f}",
+            f"{t.bits_per_weight:.3f}",
+            f"{t.share:.1%}",
+            f"{t.entropy_bytes:,.0f}",
+        )
+        for t in found.tensors
+    ]
+    header = "names, shapes and graph" if found.has_graph else "names and shapes"
+    share = f"{found.header_bytes / found.file_bytes:.1%}"
+    rows.append((f"({header})", "", "", "", "", f"{found.header_bytes:,}", "", share, ""))
+    rows.append(("file", "", "", "", "", f"{found.file_bytes:,}", "", "100.0%", ""))
+    columns = ("tensor", "dtype", "shape", "coding", "density", "bytes", "bits/weight", "share", "order-0 entropy")
+    console.table(str(file), columns, rows)
+    ratio = found.dense_bytes / found.file_bytes
+    console.line(f"{found.dense_bytes:,} bytes in memory, {found.file_bytes:,} in the file: {ratio:.1f}x smaller")
+    console.document(found)
 
 
 def _inspect_folder(console: Console, folder: Path) -> None:

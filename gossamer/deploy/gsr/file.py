@@ -1,0 +1,284 @@
+"""The sections of a `.gsr` file: written, found again, and checked before anything in them is believed."""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from gossamer.deploy.coder import integers as coder
+from gossamer.deploy.coder.section import decode_section, encode_section
+from gossamer.deploy.gsr.header import CODED, MOST_HEADER, Entry, Header, entry_of, read_header, write_header
+from gossamer.deploy.gsr.stream import Reader, Writer, damaged
+from gossamer.deploy.gsr.values import Codes, Coding, Stored, matrix_shape
+from gossamer.errors import CorruptFile
+
+MAGIC, VERSION = b"GSR", 1
+ALIGNMENT, OWN_SECTION = 64, 1 << 16  # raw tensors from so many bytes on lie alone, at a multiple of so many bytes
+SECTION_WEIGHTS = 1 << 19
+MOST_SECTIONS, MOST_BYTES = 1 << 20, 1 << 48
+MODES = {"fast": ("rans",), "default": ("cm4",), "max": ("cm8", "cm4")}
+
+
+class Kind(IntEnum):
+    """What a section holds; the numbers are those of the format."""
+
+    VALUES = 0  # steps, codebooks and small raw tensors
+    RAW = 1  # one large raw tensor
+    CM4 = 2
+    CM8 = 3
+    RANS = 4
+
+
+CODERS = {Kind.CM4: "cm4", Kind.CM8: "cm8", Kind.RANS: "rans"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Where a section lies. weights: how many integers it holds; digest: CRC-32 of them as little-endian int32."""
+
+    kind: Kind
+    length: int
+    crc: int
+    weights: int = 0
+    digest: int = 0
+    start: int = 0
+
+    @property
+    def name(self) -> str:
+        return "values" if self.kind == Kind.VALUES else f"{self.kind.name.lower()} at byte {self.start}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part of a tensor in a coded section: some of its rows."""
+
+    tensor: int
+    first: int
+    rows: int
+
+
+def build(header: Header, stored: Sequence[Stored], effort: str) -> bytes:
+    """The bytes of a file."""
+    packed, length = write_header(header)
+    small = b"".join(s.floats for s in stored if not alone(entry_of(s)))
+    parts = [(Section(kind=Kind.VALUES, length=len(small), crc=zlib.crc32(small)), small)] if small else []
+    parts += [
+        (Section(kind=Kind.RAW, length=len(s.floats), crc=zlib.crc32(s.floats)), s.floats)
+        for s in stored
+        if alone(entry_of(s))
+    ]
+    parts += _coded(stored, effort)
+    writer = Writer()
+    writer.data += MAGIC + bytes([VERSION])
+    writer.varint(len(packed))
+    writer.varint(length)
+    writer.data += packed
+    writer.varint(len(parts))
+    for section, _ in parts:
+        writer.byte(section.kind)
+        writer.varint(section.length)
+        if section.kind in CODERS:
+            writer.varint(section.weights)
+            writer.data += struct.pack("<I", section.digest)
+        writer.data += struct.pack("<I", section.crc)
+    writer.data += struct.pack("<I", zlib.crc32(bytes(writer.data)))
+    for section, payload in parts:
+        if section.kind == Kind.RAW:
+            writer.data += bytes(-len(writer.data) % ALIGNMENT)
+        writer.data += payload
+    return bytes(writer.data)
+
+
+def alone(entry: Entry) -> bool:
+    """Whether a tensor's floats have a section of their own, which can be mapped into memory."""
+    return entry.coding == Coding.RAW and entry.float_bytes >= OWN_SECTION
+
+
+def pieces(entries: Sequence[Entry], weights: Sequence[int]) -> list[list[Piece]] | None:
+    """Which rows of which tensors the coded sections hold, from how many integers each has; None if that cannot be."""
+    result: list[list[Piece]] = []
+    waiting = [(number, *matrix_shape(entry.shape)) for number, entry in enumerate(entries) if entry.coding in CODED]
+    at, row = 0, 0
+    for count in weights:
+        found: list[Piece] = []
+        while count > 0 and at < len(waiting):
+            number, rows, columns = waiting[at]
+            taken = min(rows - row, count // columns)
+            if taken == 0:
+                return None
+            found.append(Piece(tensor=number, first=row, rows=taken))
+            count, row = count - taken * columns, row + taken
+            if row == rows:
+                at, row = at + 1, 0
+        if count or not found:
+            return None
+        result.append(found)
+    return result if at == len(waiting) else None
+
+
+def _coded(stored: Sequence[Stored], effort: str) -> list[tuple[Section, bytes]]:
+    """All integers, in sections of about SECTION_WEIGHTS, coded side by side."""
+    entries = [entry_of(s) for s in stored]
+    found = pieces(entries, _cuts(entries))
+    assert found is not None
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda group: _encode(stored, group, MODES[effort]), found))
+
+
+def _cuts(entries: Sequence[Entry]) -> list[int]:
+    """How many integers each section takes: small tensors together, large ones in parts of whole rows."""
+    cuts, filled = [], 0
+    for entry in entries:
+        if entry.coding not in CODED:
+            continue
+        rows, columns = matrix_shape(entry.shape)
+        if filled and filled + rows * columns > SECTION_WEIGHTS:
+            cuts.append(filled)
+            filled = 0
+        while rows * columns > 2 * SECTION_WEIGHTS and rows > 1:
+            taken = min(rows, max(1, SECTION_WEIGHTS // columns))
+            cuts.append(taken * columns)
+            rows -= taken
+        filled += rows * columns
+    return [*cuts, filled] if filled else cuts
+
+
+def _encode(stored: Sequence[Stored], group: list[Piece], modes: Sequence[str]) -> tuple[Section, bytes]:
+    tensors = [_integers(stored[piece.tensor], piece) for piece in group]
+    payload, mode = min(((encode_section(tensors, mode), mode) for mode in modes), key=lambda one: len(one[0]))
+    section = Section(
+        kind=next(kind for kind, name in CODERS.items() if name == mode),
+        length=len(payload),
+        crc=zlib.crc32(payload),
+        weights=sum(t.q.size for t in tensors),
+        digest=digest([t.q for t in tensors]),
+    )
+    return section, payload
+
+
+def _integers(stored: Stored, piece: Piece) -> coder.Integers:
+    assert stored.q is not None
+    q = np.ascontiguousarray(stored.q[piece.first : piece.first + piece.rows])
+    return coder.Integers(q=q, lag=stored.lag, trellis=stored.coding == Coding.TRELLIS)
+
+
+def digest(arrays: Sequence[Codes]) -> int:
+    """CRC-32 over the integers as little-endian int32."""
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array, "<i4").data, value)
+    return value
+
+
+class File:
+    """A file that was opened: its header and directory are checked, its sections are when they are read."""
+
+    def __init__(self, data: Any) -> None:
+        """data: bytes or an `mmap` of the whole file."""
+        self.data = data
+        reader = _front(data)
+        length, plain = reader.varint(MOST_HEADER), reader.varint(MOST_HEADER)
+        packed = reader.take(length)
+        self.sections = _directory(reader)
+        end = reader.at
+        if struct.unpack("<I", reader.take(4))[0] != zlib.crc32(data[:end]):
+            reader.fail("its checksum is wrong")
+        self.sections = list(_placed(self.sections, end + 4, data))
+        self.header = read_header(packed, plain, len(data))
+        self.header_bytes = end + 4
+        self._match()
+
+    def _match(self) -> None:
+        """Whether the directory has what the header needs."""
+        entries = self.header.entries
+        values = sum(entry.float_bytes for entry in entries if not alone(entry))
+        kinds = [section.kind for section in self.sections]
+        alone_bytes = [entry.float_bytes for entry in entries if alone(entry)]
+        wanted = [Kind.VALUES] * bool(values) + [Kind.RAW] * len(alone_bytes)
+        lengths = [values] * bool(values) + alone_bytes
+        if kinds[: len(wanted)] != wanted or [s.length for s in self.sections[: len(wanted)]] != lengths:
+            raise damaged("header", "its sections do not fit its tensors")
+        self.coded = self.sections[len(wanted) :]
+        if any(section.kind not in CODERS for section in self.coded):
+            raise damaged("header", "its sections are out of order")
+        found = pieces(entries, [section.weights for section in self.coded])
+        if found is None:
+            raise damaged("header", "its sections do not hold the integers of its tensors")
+        self.pieces = found
+
+    def payload(self, section: Section) -> memoryview:
+        """The checked bytes of a section."""
+        view = memoryview(self.data)[section.start : section.start + section.length]
+        if zlib.crc32(view) != section.crc:
+            raise damaged(section.name, "its checksum is wrong")
+        return view
+
+    def codes(self, number: int) -> list[Codes]:
+        """The decoded integers of coded section `number`, one array for each of its pieces."""
+        section = self.coded[number]
+        payload = bytes(self.payload(section))
+        entries = self.header.entries
+        headers = [
+            coder.Header(
+                rows=piece.rows,
+                columns=matrix_shape(entries[piece.tensor].shape)[1],
+                lag=entries[piece.tensor].lag,
+                largest=entries[piece.tensor].largest,
+                trellis=entries[piece.tensor].coding == Coding.TRELLIS,
+            )
+            for piece in self.pieces[number]
+        ]
+        try:
+            found = decode_section(payload, headers, CODERS[section.kind])
+        except CorruptFile as error:
+            raise damaged(section.name, str(error)) from error
+        if digest(found) != section.digest:
+            raise damaged(section.name, "the digest of its integers is wrong")
+        return found
+
+
+def _front(data: Any) -> Reader:
+    if data[:3] != MAGIC:
+        raise CorruptFile("it does not begin like a .gsr file")
+    reader = Reader(data, "header")
+    reader.at = 3
+    version = reader.byte()
+    if version > VERSION:
+        raise CorruptFile(
+            f"it has version {version} of the format, this gossamer reads up to {VERSION}: install a newer one"
+        )
+    if version == 0:
+        reader.fail("version 0 of the format does not exist")
+    return reader
+
+
+def _directory(reader: Reader) -> list[Section]:
+    sections = []
+    for _ in range(reader.varint(MOST_SECTIONS)):
+        kind = reader.byte()
+        if kind > max(Kind):
+            reader.fail(f"a section of kind {kind}, which is unknown")
+        length, weights, checked = reader.varint(MOST_BYTES), 0, 0
+        if kind in CODERS:
+            weights, checked = reader.varint(coder.MOST_WEIGHTS), struct.unpack("<I", reader.take(4))[0]
+        crc = struct.unpack("<I", reader.take(4))[0]
+        sections.append(Section(kind=Kind(kind), length=length, crc=crc, weights=weights, digest=checked))
+    return sections
+
+
+def _placed(sections: list[Section], at: int, data: Any) -> Iterator[Section]:
+    """The sections with their places, one after the other up to the end of the file."""
+    for one in sections:
+        start = at + (-at % ALIGNMENT if one.kind == Kind.RAW else 0)
+        if any(data[at:start]):
+            raise damaged("padding", f"byte {at} to {start} are not all zero")
+        yield replace(one, start=start)
+        at = start + one.length
+    if at != len(data):
+        raise CorruptFile(f"it has {len(data)} bytes, but its sections end at byte {at}: it was cut off or added to")

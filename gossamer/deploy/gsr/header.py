@@ -1,0 +1,192 @@
+"""The header of a `.gsr`: names, shapes and codings of the tensors, and the graph; its limits."""
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import torch
+
+from gossamer.deploy.gsr.dictionary import DICTIONARY
+from gossamer.deploy.gsr.graph import DTYPES, Graph, read_graph, write_graph
+from gossamer.deploy.gsr.grid import LARGEST
+from gossamer.deploy.gsr.names import MOST_NAMES, read_names, write_names
+from gossamer.deploy.gsr.stream import Reader, Writer, damaged
+from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, Stored, Width, matrix_shape
+
+MOST_DIMENSIONS, MOST_SIZE, MOST_HEADER = 32, 1 << 40, 1 << 24
+FREE_BYTES, EXPANSION = 1 << 27, 4096  # a file may decode to so many bytes, plus so many for each byte of its own
+CODED = (Coding.GRID, Coding.ROWS, Coding.CODEBOOK, Coding.TRELLIS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One tensor as the header tells of it. count: of its floats; largest: of its integers' magnitudes."""
+
+    coding: Coding
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    width: Width = Width.FLOAT32
+    count: int = 0
+    largest: int = 0
+    lag: int = 0
+    zero: int = 0
+    same: int = 0
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensor in memory."""
+        return self.elements * self.dtype.itemsize
+
+    @property
+    def float_bytes(self) -> int:
+        """Of what is stored for it beside its integers."""
+        return self.count * (self.dtype.itemsize if self.width == Width.OWN else WIDTH_BYTES[self.width])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """names: of all tensors; after the first `named`, constants of the graph. graph: None for weights alone."""
+
+    names: list[str]
+    named: int
+    buffers: set[str]
+    entries: list[Entry]
+    graph: Graph | None
+
+
+def entry_of(stored: Stored) -> Entry:
+    """The header's part of a tensor that is about to be written."""
+    largest = int(abs(stored.q).max()) if stored.q is not None and stored.q.size else 0
+    return Entry(
+        coding=stored.coding, dtype=stored.dtype, shape=stored.shape, width=stored.width, count=stored.count,
+        largest=largest, lag=stored.lag, zero=stored.zero, same=stored.same,
+    )  # fmt: skip
+
+
+def write_header(header: Header) -> tuple[bytes, int]:
+    """The packed header and its length before packing."""
+    writer = Writer()
+    write_names(header.names[: header.named], header.buffers, writer)
+    writer.varint(len(header.entries) - header.named)
+    for number, entry in enumerate(header.entries):
+        _write_entry(entry, number, writer)
+    writer.byte(header.graph is not None)
+    if header.graph is not None:
+        write_graph(header.graph, writer)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
+    return packer.compress(bytes(writer.data)) + packer.flush(), len(writer.data)
+
+
+def read_header(packed: bytes, length: int, file_bytes: int) -> Header:
+    """The header of a file of so many bytes. Nothing is allocated that the limits do not allow."""
+    unpacker = zlib.decompressobj(-15, zdict=DICTIONARY)
+    try:
+        plain = unpacker.decompress(packed, length + 1)
+    except zlib.error as error:
+        raise damaged("header", str(error)) from error
+    if len(plain) != length or not unpacker.eof or unpacker.unused_data:
+        raise damaged("header", "its packed and unpacked lengths disagree")
+    reader = Reader(plain, "header")
+    names, buffers = read_names(reader)
+    named = len(names)
+    names += [f"_constants.{number}" for number in range(reader.varint(MOST_NAMES))]
+    allowed = FREE_BYTES + EXPANSION * file_bytes
+    entries: list[Entry] = []
+    for number in range(len(names)):
+        entry = _read_entry(reader, number, entries)
+        allowed -= 0 if entry.coding == Coding.SAME else entry.bytes
+        if allowed < 0:
+            reader.fail(f"its tensors are larger than a file of {file_bytes} bytes may hold")
+        entries.append(entry)
+    has_graph = reader.byte()
+    graph = read_graph(reader, len(names)) if has_graph else None
+    reader.end()
+    return Header(names=names, named=named, buffers=buffers, entries=entries, graph=graph)
+
+
+def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
+    """One byte: 3 bits coding, 1 bit other dtype than float32, 2 bits width, 1 bit lag; then what the coding needs."""
+    other = entry.dtype != torch.float32 and entry.coding != Coding.SAME
+    writer.byte(entry.coding | other << 3 | entry.width << 4 | bool(entry.lag) << 6)
+    if entry.coding == Coding.SAME:
+        writer.varint(number - 1 - entry.same)
+        return
+    if other:
+        writer.byte(DTYPES.index(entry.dtype))
+    writer.varint(len(entry.shape))
+    for size in entry.shape:
+        writer.varint(size)
+    if entry.coding in CODED:
+        writer.varint(entry.largest)
+    if entry.lag:
+        writer.varint(entry.lag)
+    if entry.coding == Coding.CODEBOOK:
+        writer.varint(entry.count)
+        writer.varint(entry.zero)
+
+
+def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
+    code = reader.byte()
+    if code > 127:
+        reader.fail(f"tensor {number} has a coding that is unknown")
+    coding, width = Coding(code & 7), Width(code >> 4 & 3)
+    if coding == Coding.SAME:
+        same = number - 1 - reader.varint(MOST_NAMES)
+        if same < 0 or before[same].coding == Coding.SAME or code != 0:
+            reader.fail(f"tensor {number} is said to be the same as one that does not exist")
+        return Entry(coding=coding, dtype=before[same].dtype, shape=before[same].shape, same=same)
+    dtype = torch.float32
+    if code & 8:
+        index = reader.byte()
+        if not 0 < index < len(DTYPES):
+            reader.fail(f"tensor {number} has dtype {index}, which is unknown")
+        dtype = DTYPES[index]
+    shape = tuple(reader.varint(MOST_SIZE) for _ in range(reader.varint(MOST_DIMENSIONS)))
+    largest = reader.varint(LARGEST) if coding in CODED else 0
+    lag = reader.varint(LARGEST) if code & 64 else 0
+    count, zero = _counts(reader, coding, dtype, shape)
+    entry = Entry(
+        coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, lag=lag, zero=zero
+    )
+    if why := _fault(entry):
+        reader.fail(f"tensor {number}: {why}")
+    return entry
+
+
+def _counts(reader: Reader, coding: Coding, dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[int, int]:
+    match coding:
+        case Coding.RAW:
+            return math.prod(shape), 0
+        case Coding.CONSTANT | Coding.TRELLIS:
+            return 1, 0
+        case Coding.GRID:
+            return int(dtype.is_floating_point), 0
+        case Coding.ROWS:
+            return matrix_shape(shape)[0], 0
+        case Coding.CODEBOOK:
+            count = reader.varint(MOST_CODES)
+            return count, reader.varint(MOST_CODES)
+        case _:
+            return 0, 0
+
+
+def _fault(entry: Entry) -> str:
+    """What contradicts itself in an entry, or an empty text."""
+    if entry.coding != Coding.ZEROS and entry.elements == 0:
+        return "an empty tensor holds values"
+    whole = not entry.dtype.is_floating_point
+    if whole and entry.coding not in (Coding.ZEROS, Coding.GRID, Coding.RAW):
+        return "whole numbers are stored as floats"
+    if entry.coding == Coding.RAW and whole and entry.width != Width.OWN:
+        return "whole numbers are stored as floats"
+    if entry.coding != Coding.RAW and entry.width == Width.OWN:
+        return "its floats cannot have that width"
+    if entry.lag > (matrix_shape(entry.shape)[1] if entry.coding in CODED else 0):
+        return f"a lag of {entry.lag}"
+    if entry.coding == Coding.CODEBOOK and not 0 <= entry.zero < entry.count:
+        return f"entry {entry.zero} of a codebook of {entry.count}"
+    return ""

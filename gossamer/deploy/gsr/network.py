@@ -1,0 +1,122 @@
+"""The network of a `.gsr` file: a graph of ATen operations with its tensors, callable without the class."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.deploy.gsr.graph import Device, Graph, State, Value, values_in
+from gossamer.deploy.gsr.ops import function_of
+from gossamer.deploy.gsr.stream import damaged
+from gossamer.errors import BadInput
+
+
+class Network(nn.Module):
+    """Runs the graph operation by operation; nothing of it is ever compiled from text.
+
+    state_dict() has the names of the original. There is no train mode: eval() does nothing, train() is refused.
+    """
+
+    def __init__(self, graph: Graph, names: list[str], tensors: list[Tensor], parameters: list[bool]) -> None:
+        super().__init__()
+        self.training = False
+        self._graph = graph
+        self._names = names
+        self._functions = [_function(step.op) for step in graph.steps]
+        self._last_use = _last_uses(graph)
+        for name, tensor, parameter in zip(names, tensors, parameters):
+            _register(self, name, tensor, parameter)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        graph = self._graph
+        if len(inputs) != graph.inputs:
+            raise BadInput(f"this network takes {graph.inputs} inputs, not {len(inputs)}")
+        values: list[Any] = [*inputs, *[None] * len(graph.steps)]
+        state = [_find(self, name) for name in self._names]
+        context = _Context(values, state, inputs[0].device if inputs else torch.device("cpu"))
+        for number, step in enumerate(graph.steps):
+            args = [context.fill(value) for value in step.args]
+            kwargs = {key: context.fill(value) for key, value in step.kwargs.items()}
+            values[graph.inputs + number] = self._functions[number](*args, **kwargs)
+            for index in self._last_use[number]:
+                values[index] = None
+        return context.fill(graph.output)
+
+    def train(self, mode: bool = True) -> "Network":
+        if mode:
+            raise BadInput(
+                "a network out of a .gsr file cannot be trained; load it into its class: load(path, into=model)"
+            )
+        return self
+
+
+class _Context:
+    def __init__(self, values: list[Any], state: list[Tensor], device: torch.device) -> None:
+        self.values, self.state, self.device = values, state, device
+
+    def fill(self, value: Any) -> Any:
+        """The argument with tensors in the place of what stands for them."""
+        match value:
+            case Value(index):
+                return self.values[index]
+            case State(index):
+                return self.state[index]
+            case Device():
+                return self.device
+            case list():
+                return [self.fill(item) for item in value]
+            case tuple():
+                return tuple(self.fill(item) for item in value)
+            case dict():
+                return {key: self.fill(item) for key, item in value.items()}
+            case _:
+                return value
+
+
+def _function(name: str) -> Any:
+    function = function_of(name)
+    if function is None:
+        raise BadInput(f"the file calls {name}, which torch {torch.__version__} does not have; install a newer torch")
+    return function
+
+
+def _last_uses(graph: Graph) -> list[list[int]]:
+    """After which step which values are not needed any more."""
+    last = dict.fromkeys(values_in(graph.output))
+    freed: list[list[int]] = [[] for _ in graph.steps]
+    for number in reversed(range(len(graph.steps))):
+        step = graph.steps[number]
+        for index in [*values_in([*step.args, *step.kwargs.values()]), graph.inputs + number]:
+            if index not in last:
+                last[index] = None
+                freed[number].append(index)
+    return freed
+
+
+def _register(root: nn.Module, name: str, tensor: Tensor, parameter: bool) -> None:
+    """Put a tensor where its dotted name says, as a parameter that needs no gradient or as a buffer."""
+    *path, leaf = name.split(".")
+    module = root
+    try:
+        for part in path:
+            child = module._modules.get(part)
+            if child is None:
+                child = nn.Module()
+                child.training = False
+                module.add_module(part, child)
+            module = child
+        if parameter:
+            module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+        else:
+            module.register_buffer(leaf, tensor)
+    except KeyError as error:
+        raise damaged("header", f"a tensor cannot be named {name!r}") from error
+
+
+def _find(root: nn.Module, name: str) -> Tensor:
+    *path, leaf = name.split(".")
+    module = root
+    for part in path:
+        module = module._modules[part]  # type: ignore[assignment]
+    found = module._parameters.get(leaf)
+    return found if found is not None else module._buffers[leaf]  # type: ignore[return-value]

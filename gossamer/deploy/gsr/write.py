@@ -1,0 +1,166 @@
+"""`gossamer.save`: a network as one `.gsr` file."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gossamer import record
+from gossamer.deploy.coder.integers import Integers
+from gossamer.deploy.coder.section import encode_section
+from gossamer.deploy.gsr.capture import capture
+from gossamer.deploy.gsr.file import MODES, build
+from gossamer.deploy.gsr.graph import DTYPES, Graph
+from gossamer.deploy.gsr.header import Header, entry_of
+from gossamer.deploy.gsr.read import opened_bytes
+from gossamer.deploy.gsr.values import Coding, Stored, as_stored, raw_bytes
+from gossamer.errors import BadInput, ExportMismatch, unknown
+
+MEASURED = 1 << 14  # up to so many integers a coding's length is measured, not estimated
+MOST_LAG = 64
+
+
+def save(
+    model: nn.Module,
+    path: Path | str,
+    example_inputs: tuple[Tensor, ...] | None = None,
+    *,
+    effort: str = "default",
+    dynamic_batch: bool = True,
+) -> Path:
+    """Write a network as one small file; gives the path. The network is not touched.
+
+    Every tensor of its state_dict comes back bit by bit: what it is (few different values, a grid, signs, zeros) is
+    read off its values, and the shortest coding is taken. example_inputs: with them, the file also holds the graph of
+    eval mode, and `load(path)` gives a network without the class; without them only `load(path, into=model)` can read
+    it. effort: "fast" needs no compiled code, "max" takes twice as long as "default" for a little less. dynamic_batch:
+    the first dimension of every input that shares it with the first one is free.
+    Raises BadInput for a network that cannot be exported, with the operation in the way.
+    """
+    path = Path(path)
+    if effort not in MODES:
+        raise unknown("effort", effort, MODES)
+    if not path.parent.is_dir():
+        raise BadInput(f"{path}: the folder {path.parent} does not exist")
+    state = model.state_dict()
+    _check(state)
+    names = list(state)
+    graph: Graph | None = None
+    constants: list[Tensor] = []
+    if example_inputs is not None:
+        graph, constants = capture(model, example_inputs, names, dynamic_batch=dynamic_batch)
+    buffers = set(names) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    stored = describe([*state.values(), *constants], effort)
+    header = Header(
+        names=[*names, *(f"_constants.{i}" for i in range(len(constants)))],
+        named=len(names),
+        buffers=buffers,
+        entries=[entry_of(s) for s in stored],
+        graph=graph,
+    )
+    data = build(header, stored, effort)
+    if example_inputs is not None:
+        _verify(data, model, example_inputs)
+    record.write_bytes(path, data)
+    return path
+
+
+def describe(tensors: list[Tensor], effort: str) -> list[Stored]:
+    """The shortest exact coding of every tensor; tensors that are equal bit by bit are stored once."""
+    known: dict[Any, int] = {}
+    result: list[Stored] = []
+    for tensor in tensors:
+        key = (tensor.dtype, tensor.shape, hashlib.blake2b(raw_bytes(tensor).data, digest_size=16).digest())
+        if key in known:
+            same = known[key]
+            result.append(Stored(coding=Coding.SAME, dtype=tensor.dtype, shape=tuple(tensor.shape), same=same))
+            continue
+        known[key] = len(result)
+        result.append(_shortest(as_stored(tensor), MODES[effort][0]))
+    return result
+
+
+def _shortest(candidates: list[Stored], mode: str) -> Stored:
+    for one in candidates:
+        if one.q is not None:
+            one.lag = likely_lag(one)
+    return min(candidates, key=lambda one: _length(one, mode)) if len(candidates) > 1 else candidates[0]
+
+
+def _length(stored: Stored, mode: str) -> float:
+    """Bytes: measured for small tensors, order-0 entropy for large ones."""
+    if stored.q is None:
+        return len(stored.floats)
+    if stored.q.size <= MEASURED:
+        return len(stored.floats) + len(encode_section([Integers(q=stored.q, lag=stored.lag)], mode))
+    return len(stored.floats) + entropy_bytes(stored.q)
+
+
+def entropy_bytes(q: Any) -> float:
+    """The order-0 entropy of integers, in bytes for all of them together."""
+    counts = np.unique(q, return_counts=True)[1].astype(np.float64)
+    return float(-(counts * np.log2(counts / counts.sum())).sum() / 8)
+
+
+def likely_lag(stored: Stored) -> int:
+    """At which distance along a row weights are of most similar size; 0 where none stands out."""
+    q = stored.q
+    if q is None or len(stored.shape) < 2:
+        return 0
+    if len(stored.shape) > 2:
+        return stored.shape[-1] if 1 < stored.shape[-1] < q.shape[1] else 0
+    if q.shape[1] < 16 or q.size > 1 << 22:
+        return 0
+    size = np.minimum(np.abs(q), 8).astype(np.float32)
+    size -= size.mean()
+    lags = range(2, min(MOST_LAG, q.shape[1] // 2))
+    alike = [float((size[:, lag:] * size[:, :-lag]).mean()) for lag in lags]
+    variance = float((size * size).mean())
+    best = int(np.argmax(alike))
+    return lags[best] if variance and alike[best] > 0.01 * variance else 0
+
+
+def _check(state: Mapping[str, Any]) -> None:
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise BadInput(
+                f"the state of the network holds {name}, a {type(tensor).__name__}; only tensors can be stored"
+            )
+        if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
+            raise BadInput(f"{name} is a tensor of {tensor.dtype}, {tensor.layout}; this cannot be stored")
+
+
+def _verify(data: bytes, model: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
+    """Raise ExportMismatch if what was stored does not compute what the network does."""
+    modes = {module: module.training for module in model.modules()}
+    loaded = opened_bytes(data)
+    with torch.no_grad():
+        model.eval()
+        try:
+            wanted = model(*(x.clone() for x in example_inputs))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        found = loaded(*(x.detach().cpu().clone() for x in example_inputs))
+    for one, other in zip(_tensors(wanted), _tensors(found), strict=True):
+        if not torch.allclose(one.cpu(), other, rtol=1e-4, atol=1e-5, equal_nan=True):
+            raise ExportMismatch(
+                f"the graph of {type(model).__name__} does not compute what the network does; does its forward draw "
+                "random numbers or change itself? Store the weights alone with example_inputs=None"
+            )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    match value:
+        case Tensor():
+            return [value]
+        case dict():
+            return [tensor for item in value.values() for tensor in _tensors(item)]
+        case list() | tuple():
+            return [tensor for item in value for tensor in _tensors(item)]
+        case _:
+            return []
