@@ -73,8 +73,16 @@ def test_an_import_that_points_up_or_sideways_is_found(name: str, source: str) -
 
 
 def test_methods_never_import_one_another() -> None:
-    """criteria.py is no method but what several share."""
-    shared = ("gossamer.methods.base", "gossamer.methods.prune.criteria")
+    """retrain.py, criteria.py, masks.py and some below share/ are no methods but what several share."""
+    shared = (
+        "gossamer.methods.base",
+        "gossamer.methods.retrain",
+        "gossamer.methods.prune.criteria",
+        "gossamer.methods.prune.masks",
+        "gossamer.methods.share.clusters",
+        "gossamer.methods.share.decoded",
+        "gossamer.methods.share.importance",
+    )
     wrong = [
         f"{name} imports {target}"
         for name, text in sources().items()

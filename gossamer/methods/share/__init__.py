@@ -1,0 +1,1 @@
+"""Methods that let weights share values."""

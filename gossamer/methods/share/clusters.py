@@ -1,0 +1,187 @@
+"""k-means on a line (exact, or Lloyd from three starts) and on vectors; what several methods share."""
+
+import itertools
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gossamer.errors import unknown
+
+Start = Literal["linear", "density", "random", "optimal"]
+STARTS: tuple[str, ...] = get_args(Start)
+# Above so many different values the exact program sees groups of neighbours.
+GROUPS = 2**13
+# Distances are computed in pieces of at most so many.
+PIECE = 2**22
+
+Floats = NDArray[np.float64]
+
+
+def optimal_centers(values: Tensor, k: int, weights: Tensor | None = None) -> Tensor:
+    """The at most k centers, ascending, that minimize sum_i h_i min_j (x_i - c_j)^2 over a line: the global optimum.
+
+    Dynamic programming over the sorted values; the best border moves only to the right, so each of the k stages takes
+    O(n log n) (Wu 1991; Wang & Song 2011). Exact for up to 8192 different values; beyond, borders lie between groups of
+    neighbours, and Lloyd's iteration on all values follows. Fewer than k centers where there are fewer values.
+    """
+    x, h = _distinct(values, weights)
+    if len(x) <= k:
+        return torch.from_numpy(x).to(values)
+    sums = np.stack([np.concatenate([[0.0], np.cumsum(term)]) for term in (h, h * x, h * x * x)])
+    if len(x) > GROUPS:
+        sums = sums[:, np.linspace(0, len(x), GROUPS + 1).round().astype(int)]
+    edges = _borders(sums, k)
+    inside = np.diff(sums[:, edges], axis=1)
+    centers = torch.from_numpy(inside[1] / inside[0]).to(values)
+    return lloyd(values, centers, weights) if len(x) > GROUPS else centers
+
+
+def _distinct(values: Tensor, weights: Tensor | None) -> tuple[Floats, Floats]:
+    """Different values, ascending, and the weight of each; values of weight 0 count a little, to be covered."""
+    x, place = np.unique(values.detach().flatten().double().cpu().numpy(), return_inverse=True)
+    h = np.ones(len(place)) if weights is None else weights.detach().flatten().double().cpu().numpy()
+    h = np.bincount(place.ravel(), weights=h, minlength=len(x))
+    return x, np.maximum(h, 1e-12 * (h.max(initial=0.0) or 1.0))
+
+
+def _borders(sums: Floats, k: int) -> NDArray[np.int64]:
+    """Where the k optimal intervals begin and end, k + 1 indices, from prefix sums of h, h x, h x^2."""
+    n = sums.shape[1] - 1
+    best = _cost(sums, np.zeros(n + 1, dtype=np.int64), np.arange(n + 1))
+    chosen = []
+    for stage in range(2, k + 1):
+        best, first = _stage(sums, best, stage, n)
+        chosen.append(first)
+    edges = [n]
+    for first in reversed(chosen):
+        edges.append(int(first[edges[-1]]))
+    return np.array([0, *reversed(edges)])
+
+
+def _cost(sums: Floats, begin: NDArray[np.int64], end: NDArray[np.int64]) -> Floats:
+    """Weighted squared error of the intervals begin <= i < end about their means."""
+    h, hx, hxx = sums[:, end] - sums[:, begin]
+    return np.asarray(hxx - np.divide(hx * hx, h, out=np.zeros_like(h), where=h > 0))
+
+
+def _stage(sums: Floats, before: Floats, stage: int, n: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Costs with one interval more for every end, and where that interval begins: halves, quarters, ... of the line."""
+    best, first = np.full(n + 1, np.inf), np.full(n + 1, n, dtype=np.int64)
+    first[: stage + 1] = stage - 1
+    stride = 1 << n.bit_length()
+    while stride := stride // 2:
+        ends = np.arange(stride, n + 1, 2 * stride)
+        ends = ends[ends >= stage]
+        if not len(ends):
+            continue
+        low = np.maximum(first[ends - stride], stage - 1)
+        right = np.minimum(ends + stride, n + 1)
+        high = np.minimum(np.where(right <= n, first[np.minimum(right, n)], n), ends - 1)
+        counts = high - low + 1
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        owner = np.repeat(np.arange(len(ends)), counts)
+        begin = np.arange(counts.sum()) - starts[owner] + low[owner]
+        costs = before[begin] + _cost(sums, begin, ends[owner])
+        best[ends] = np.minimum.reduceat(costs, starts)
+        hits = np.flatnonzero(costs == best[ends][owner])[::-1]
+        first[ends[owner[hits]]] = begin[hits]
+    return best, first
+
+
+def start_centers(values: Tensor, k: int, how: str, generator: torch.Generator) -> Tensor:
+    """k centers, ascending: equally spaced between the extremes, at equal steps of the distribution, or k of the values
+    (Han et al. 2015, arXiv:1510.00149, section 3.2)."""
+    x = values.detach().flatten()
+    match how:
+        case "linear":
+            steps = torch.linspace(0, 1, k, dtype=torch.float64, device=x.device)
+            return (x.min() + (x.max() - x.min()) * steps).to(x.dtype)
+        case "density":
+            places = ((torch.arange(k, device=x.device) + 0.5) / k * len(x)).long()
+            return x.sort().values[places.clamp(max=len(x) - 1)]
+        case "random":
+            return x[torch.randperm(len(x), generator=generator)[:k].to(x.device)].sort().values
+        case _:
+            raise unknown("start", how, STARTS)
+
+
+def lloyd(values: Tensor, centers: Tensor, weights: Tensor | None = None, iterations: int = 200) -> Tensor:
+    """Lloyd's iteration on a line: nearest center, weighted mean, until nothing moves. The error never grows.
+
+    A center that is nobody's nearest stays where it is.
+    """
+    x, h = _distinct(values, weights)
+    sums = np.stack([np.concatenate([[0.0], np.cumsum(term)]) for term in (h, h * x)])
+    c = np.sort(centers.detach().double().cpu().numpy())
+    for _ in range(iterations):
+        edges = np.concatenate([[0], np.searchsorted(x, (c[1:] + c[:-1]) / 2), [len(x)]])
+        mass, moment = np.diff(sums[:, edges], axis=1)
+        used = np.diff(edges) > 0
+        moved = np.sort(np.where(used, moment / np.where(used, mass, 1.0), c))
+        if np.array_equal(moved, c):
+            break
+        c = moved
+    return torch.from_numpy(c).to(values)
+
+
+def nearest(values: Tensor, centers: Tensor) -> Tensor:
+    """Index of the nearest of the ascending centers, of the values' shape; int64."""
+    wide = centers.double()
+    return torch.bucketize(values.detach().double().contiguous(), (wide[1:] + wide[:-1]) / 2)
+
+
+def cluster_vectors(
+    points_MND: Tensor, k: int, generator: torch.Generator, iterations: int = 25
+) -> tuple[Tensor, Tensor]:
+    """k-means of M sets of N vectors each: centers (M, min(k, N), D) and indices (M, N).
+
+    Starts by D^2 sampling (Arthur & Vassilvitskii 2007), so k of at least the number of different vectors is lossless.
+    """
+    sets, count, width = points_MND.shape
+    k = min(k, count)
+    centers = torch.empty(sets, k, width, dtype=points_MND.dtype, device=points_MND.device)
+    indices = torch.empty(sets, count, dtype=torch.int64, device=points_MND.device)
+    at_once = max(1, PIECE // (count * k))
+    for begin in range(0, sets, at_once):
+        part = slice(begin, begin + at_once)
+        points = points_MND[part].detach().double()
+        c = _spread(points, k, generator)
+        found = nearest_vectors(points, c)
+        for _ in range(iterations):
+            c = mean_vectors(points, found, c)
+            previous, found = found, nearest_vectors(points, c)
+            if torch.equal(previous, found):
+                break
+        centers[part], indices[part] = c.to(points_MND.dtype), found
+    return centers, indices
+
+
+def _spread(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """k starting centers for each set: each next one is drawn with probability ~ squared distance to the nearest."""
+    sets, count, _ = points.shape
+    rows = torch.arange(sets, device=points.device)
+    draw = torch.randint(count, (sets,), generator=generator).to(points.device)
+    chosen, far = [points[rows, draw]], torch.full((sets, count), torch.inf, dtype=points.dtype, device=points.device)
+    for _ in itertools.repeat(None, k - 1):
+        far = torch.minimum(far, (points - chosen[-1][:, None]).square().sum(2))
+        chance = torch.where(far.sum(1, keepdim=True) > 0, far, torch.ones_like(far)).cpu()
+        draw = torch.multinomial(chance, 1, generator=generator)[:, 0].to(points.device)
+        chosen.append(points[rows, draw])
+    return torch.stack(chosen, 1)
+
+
+def nearest_vectors(points: Tensor, centers: Tensor) -> Tensor:
+    """Index of the nearest center of the same set, (M, N)."""
+    distance = centers.square().sum(2)[:, None] - 2 * points @ centers.mT  # without |x|^2, which all share
+    return distance.argmin(2)
+
+
+def mean_vectors(points: Tensor, indices: Tensor, centers: Tensor) -> Tensor:
+    """The mean of every center's members; a center without members stays."""
+    sums = torch.zeros_like(centers).scatter_add_(1, indices[..., None].expand(-1, -1, points.shape[2]), points)
+    counts = torch.zeros(centers.shape[:2], dtype=centers.dtype, device=centers.device)
+    counts.scatter_add_(1, indices, torch.ones_like(indices, dtype=centers.dtype))
+    return torch.where(counts[..., None] > 0, sums / counts.clamp(min=1)[..., None], centers)

@@ -1,0 +1,84 @@
+"""Constraints that make a whole weight from a few stored numbers; what several methods share."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.methods.share.clusters import nearest
+from gossamer.network import Codebook, Constraint
+
+
+class Decoded(Constraint):
+    """The held value is `decode()`, of the weight's shape; the raw weight is not used and gets no gradient.
+
+    keep: bool of the weight's shape where the weight had zeros, which stay zero; None where it had none.
+    """
+
+    keep: Tensor | None
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        keep = weight.detach() != 0
+        self.register_buffer("keep", None if bool(keep.all()) else keep)
+
+    def decode(self) -> Tensor:
+        raise NotImplementedError(type(self).__name__)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        value = self.decode().view(weight.shape)
+        return value if self.keep is None else value.where(self.keep, 0.0)
+
+
+def rows_of(weight: Tensor) -> Tensor:
+    """(rows, input channels): a linear weight as it is, a convolution's (O, I, kh, kw) as (O kh kw, I)."""
+    return weight.movedim(1, -1).flatten(0, -2)
+
+
+def weight_of(rows: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `rows_of`."""
+    return rows.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1).reshape(shape)
+
+
+def blocks_of(rows_RI: Tensor, width: int) -> Tensor:
+    """(M, R, d): rows cut into M parts of d = min(width, I) neighbouring columns, the last one filled up with zeros."""
+    count, columns = rows_RI.shape
+    width = min(width, columns)
+    padded = nn.functional.pad(rows_RI, (0, -columns % width))
+    return padded.view(count, -1, width).movedim(0, 1)
+
+
+class Product(Decoded):
+    """Row r, block m of the weight (see `rows_of`) is codebook[m, indices[m, r]]; a (M, K, d) codebook is trained."""
+
+    indices: Tensor
+
+    def __init__(self, weight: Tensor, codebook_MKD: Tensor, indices_MR: Tensor) -> None:
+        super().__init__(weight)
+        self.shape = weight.shape
+        self.codebook = nn.Parameter(codebook_MKD.detach().clone())
+        self.register_buffer("indices", indices_MR.detach().int())
+
+    def decode(self) -> Tensor:
+        sets, entries, width = self.codebook.shape
+        flat = self.indices + entries * torch.arange(sets, device=self.indices.device, dtype=torch.int32)[:, None]
+        blocks = self.codebook.flatten(0, 1).index_select(0, flat.flatten()).view(sets, -1, width)
+        return weight_of(blocks.movedim(0, 1).flatten(1)[:, : self.shape[1]], self.shape)
+
+
+def shared_values(weight: Tensor, centers: Tensor) -> Codebook:
+    """Every weight at its nearest center; weights that are zero at an entry 0 of their own."""
+    centers = centers.sort().values
+    zero = weight.detach() == 0
+    if not bool(zero.any()):
+        return Codebook(centers, nearest(weight, centers))
+    indices = 1 + nearest(weight, centers) if len(centers) else torch.zeros_like(weight, dtype=torch.int64)
+    return Codebook(torch.cat([centers.new_zeros(1), centers]), indices.masked_fill(zero, 0))
+
+
+def distortion(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
+    """|w - w'|^2 / |w|^2 by name."""
+    return {
+        name: float((w - after[name]).double().square().sum() / w.double().square().sum().clamp(min=1e-300))
+        for name, w in before.items()
+    }

@@ -1,0 +1,74 @@
+"""Let the weights of a layer share a few values, the centers of a clustering.
+
+What it does: clusters the weights of every layer on the line and holds each weight at its center. Training that follows
+moves the centers: the gradient of a center is the sum over its members. Zeros have an entry of their own and stay zero.
+Cost: the exact optimum takes seconds for 2^bits = 256; the importances "hessian" and "adam" also take gradients, one
+backward pass for each sample or batch. The file holds one code of `bits` bits per weight, fewer once they are coded.
+When it fails: below 3 or 4 bits accuracy falls unless training follows; after entropy coding uniform steps
+(`share.ecsq`) give smaller files than clusters. It saves bytes, never time.
+Equation: min over c of sum_i h_i min_j (w_i - c_j)^2; h = 1, or the diagonal of the Hessian, or sqrt of Adam's moments.
+Source: Han et al. 2015, arXiv:1510.00149, section 3; Choi et al. 2016, arXiv:1612.01543, section 3.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import unknown
+from gossamer.methods.base import Method
+from gossamer.methods.share.clusters import STARTS, Start, lloyd, optimal_centers, start_centers
+from gossamer.methods.share.decoded import shared_values
+from gossamer.methods.share.importance import IMPORTANCES, Importance, importance_of
+from gossamer.network import constrain, held_value, weights_of
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+
+
+def share_values(
+    weight: Tensor, k: int, how: str, generator: torch.Generator, importance: Tensor | None = None
+) -> Tensor:
+    """At most k centers, ascending, for the weights that are not zero; none where all are.
+
+    how: "optimal", or the start of Lloyd's iteration: "linear", "density", "random".
+    """
+    alive = weight.detach() != 0
+    values, h = weight.detach()[alive], None if importance is None else importance[alive]
+    if how == "optimal" or len(values) <= k:
+        return optimal_centers(values, k, h) if len(values) else values
+    return lloyd(values, start_centers(values, k, how, generator), h)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KMeans(Method):
+    """bits: 2^bits values per layer, besides zero. start: "optimal", or of the iteration as published. importance: what
+    errors are weighed by; samples: of training data, to estimate it. layers, ignore: names or patterns."""
+
+    stage: ClassVar[int | None] = 60
+
+    bits: Annotated[int, Range(1, 12)] = 5
+    start: Start = "optimal"
+    importance: Importance = "none"
+    samples: Annotated[int, Range(1, 10_000_000)] = 512
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field, known in (("start", STARTS), ("importance", IMPORTANCES)):
+            if getattr(self, field) not in known:
+                raise unknown(f"{self.name()} {field}", getattr(self, field), known)
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        generator = torch.Generator().manual_seed(run.seed)
+        weights = {name: held_value(model, name) for name in weights_of(model, self.layers, self.ignore)}
+        h = importance_of(model, weights, self.importance, task, run, self.samples)
+        held = {}
+        for name, w in weights.items():
+            held[name] = shared_values(w, share_values(w, 2**self.bits, self.start, generator, h[name]))
+            before, after = f"{w.numel():,} weights", f"{len(held[name].codebook)} values"
+            run.history.append(Edit(method=self.name(), kind="constrain", target=name, before=before, after=after))
+        return constrain(model, held)

@@ -1,0 +1,225 @@
+"""Draw weights towards a few values while training: soft weight-sharing.
+
+What it does: trains the network under a mixture of Gaussians as prior of its weights. One component sits at zero and
+holds most of the mass, so most weights become zero; the others move to where the weights want to be. Then components
+that are nearly the same are merged, and every weight takes the mean of the component that most likely made it.
+Cost: a training with (components + 1) exponentials for each weight in every step.
+When it fails: tau too large or components too narrow at the start pull the weights apart; large networks take long.
+Equation: -log p(T | X, w) - tau log sum_j pi_j N(w | mu_j, sigma_j^2); mu_0 = 0, pi_0 fixed; Gamma on 1 / sigma^2.
+Source: Ullrich et al. 2017, arXiv:1702.04008; Nowlan & Hinton 1992.
+"""
+
+import copy
+import math
+import operator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.methods.base import Method
+from gossamer.network import Codebook, constrain, held_value, weights_of
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task, split
+from gossamer.train import Training, fit
+
+LOG_2PI = math.log(2 * math.pi)
+# Gamma(shape, rate) on the precision: of the component at zero, and of the others (as in the source's own code).
+ZERO_GAMMA = (5000.0, 2.0)
+GAMMA = (250.0, 0.1)
+# The name of the mixture among the network's modules while it trains.
+ATTACHED = "soft_sharing_prior"
+# Weights are gone through in pieces of so many.
+PIECE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Proportions, means and variances of J + 1 components, each (J + 1,); the first is the one at zero."""
+
+    proportions: Tensor
+    means: Tensor
+    variances: Tensor
+
+
+def log_joint(weights: Tensor, mixture: Mixture) -> Tensor:
+    """log pi_j N(w_i | mu_j, sigma_j^2), shape (n, J + 1)."""
+    error = (weights[:, None] - mixture.means).square() / mixture.variances
+    return mixture.proportions.log() - 0.5 * (error + mixture.variances.log() + LOG_2PI)
+
+
+def negative_log_prior(weights: Tensor, mixture: Mixture) -> Tensor:
+    """-sum_i log p(w_i), a scalar, in nats."""
+    parts = [-log_joint(part, mixture).logsumexp(1).sum() for part in torch.split(weights, PIECE)]
+    return torch.stack(parts).sum()
+
+
+def responsibilities(weights: Tensor, mixture: Mixture) -> Tensor:
+    """p(j | w_i), shape (n, J + 1); rows sum to 1."""
+    return log_joint(weights, mixture).softmax(1)
+
+
+def negative_log_hyperprior(mixture: Mixture) -> Tensor:
+    """-sum_j log Gamma(1 / sigma_j^2) up to a constant: keeps the variances from collapsing."""
+    precision = 1 / mixture.variances
+    shape, rate = torch.full_like(precision, GAMMA[0]), torch.full_like(precision, GAMMA[1])
+    shape[0], rate[0] = ZERO_GAMMA
+    return (rate * precision - (shape - 1) * precision.log()).sum()
+
+
+def divergence(a: Mixture, i: int, j: int) -> float:
+    """Symmetric Kullback-Leibler divergence of two components, in nats."""
+    v, w = a.variances[i], a.variances[j]
+    gap = (a.means[i] - a.means[j]).square()
+    return float(0.5 * ((v + gap) / w + (w + gap) / v - 2))
+
+
+def merged(mixture: Mixture, below: float) -> Mixture:
+    """Join the two nearest components again and again while their divergence is below the limit.
+
+    Mean and variance of the whole mixture stay the same: the joint variance holds the distance of the two means, which
+    the source leaves out. What joins the component at zero takes the mean zero.
+    """
+    while len(mixture.means) > 1:
+        pairs = [(i, j) for j in range(len(mixture.means)) for i in range(j)]
+        i, j = min(pairs, key=lambda pair: divergence(mixture, *pair))
+        if divergence(mixture, i, j) >= below:
+            break
+        mixture = join(mixture, i, j)
+    return mixture
+
+
+def join(mixture: Mixture, i: int, j: int) -> Mixture:
+    """One component in the place of i < j, with their proportion, mean and variance together."""
+    pair = torch.tensor([i, j], device=mixture.means.device)
+    p, m, v = mixture.proportions[pair], mixture.means[pair], mixture.variances[pair]
+    total = p.sum()
+    mean = (p * m).sum() / total
+    variance = (p * (v + m.square())).sum() / total - mean.square()
+    rest = torch.arange(len(mixture.means), device=mixture.means.device) != j
+
+    def put(values: Tensor, value: Tensor) -> Tensor:
+        values = values.clone()
+        values[i] = value
+        return values[rest]
+
+    return Mixture(
+        proportions=put(mixture.proportions, total),
+        means=put(mixture.means, mean),
+        variances=put(mixture.variances, variance),
+    )
+
+
+class Prior(nn.Module):
+    """The trained mixture, a part of the network while it trains.
+
+    Every tensor is start + pace * moved, and `moved` is trained: with Adam, whose steps have the size of the learning
+    rate, the mixture then learns `pace` times as fast as the weights.
+    """
+
+    start: Tensor
+
+    def __init__(self, weights: Tensor, components: int, zero: float, sigma: float, pace: float) -> None:
+        super().__init__()
+        low, high = float(weights.min()), float(weights.max())
+        means = torch.linspace(low, high, components)
+        self.zero, self.pace = zero, pace
+        spread = torch.full((components + 1,), -2 * math.log(sigma))
+        self.register_buffer("start", torch.cat([means, spread, torch.zeros(components)]))
+        self.moved = nn.Parameter(torch.zeros_like(self.start))
+
+    def mixture(self) -> Mixture:
+        """The mixture as it stands."""
+        values = self.start + self.pace * self.moved
+        count = (len(values) - 1) // 3
+        means, log_precision, logits = torch.split(values, [count, count + 1, count])
+        first = values.new_zeros(1)
+        return Mixture(
+            proportions=torch.cat([first + self.zero, (1 - self.zero) * logits.softmax(0)]),
+            means=torch.cat([first, means]),
+            variances=(-log_precision).exp(),
+        )
+
+
+class SoftSharing:
+    """A term for `fit`: tau / samples * (-log p(w) - log p(mixture)), beside a loss that is a mean over samples."""
+
+    hard_weight = 1.0
+
+    def __init__(self, model: nn.Module, weights: list[str], prior: Prior, tau: float, samples: int) -> None:
+        self.model, self.names, self.prior, self.factor = model, weights, prior, tau / samples
+
+    def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
+        mixture = self.prior.mixture()
+        values = [operator.attrgetter(name)(self.model).flatten() for name in self.names]
+        weights = torch.cat(values).float()
+        alive = weights[weights != 0]  # a pruned weight is no evidence
+        return self.factor * (negative_log_prior(alive, mixture) + negative_log_hyperprior(mixture))
+
+
+def assigned(weight: Tensor, mixture: Mixture) -> Codebook:
+    """Every weight at the mean of the component that most likely made it; zeros, and the first component's, at zero."""
+    chosen = torch.cat([log_joint(part, mixture).argmax(1) for part in torch.split(weight.detach().flatten(), PIECE)])
+    means = mixture.means.detach().to(weight.dtype).clone()
+    means[0] = 0
+    chosen = torch.where(weight.flatten() == 0, 0, chosen)
+    used, indices = torch.unique(torch.cat([chosen, chosen.new_zeros(1)]), return_inverse=True)
+    return Codebook(means[used], indices[:-1].view(weight.shape))
+
+
+def train_under(
+    model: nn.Module, weights: list[str], prior: Prior, tau: float, training: Training, task: Task, run: Run
+) -> nn.Module:
+    """The copy of the model that has been trained, with the mixture as a part of it while it was."""
+    model = copy.deepcopy(model)
+    model.add_module(ATTACHED, prior)
+    samples = len(task.train) * len(split(next(iter(task.train)))[0][0])
+    teach: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
+    checkpoint = run.folder / "soft.ckpt" if run.folder else None
+    try:
+        fit(model, task, training, run, teach=teach, checkpoint=checkpoint, label="soft weight-sharing")
+    finally:
+        delattr(model, ATTACHED)
+    return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftWeightSharing(Method):
+    """components: besides the one at zero, which has the proportion `zero`. tau: weight of the prior. sigma: of all
+    components at the start. pace: learning rate of the mixture over that of the weights. merge: components that diverge
+    by less (nats) are joined. layers, ignore: patterns."""
+
+    stage: ClassVar[int | None] = 60
+
+    components: Annotated[int, Range(1, 4096)] = 16
+    zero: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.999
+    tau: Annotated[float, Range(0, 1000)] = 0.005
+    sigma: Annotated[float, Range(0, 1000, open_=("low",))] = 0.05
+    merge: Annotated[float, Range(0, 1000)] = 0.1
+    epochs: Annotated[int, Range(1, 10_000)] = 20
+    lr: Annotated[float, Range(0, 10, open_=("low",))] = 1e-3
+    pace: Annotated[float, Range(0, 1000)] = 1.0
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        names = list(weights_of(model, self.layers, self.ignore))
+        every = torch.cat([held_value(model, name).flatten() for name in names])
+        prior = Prior(every, self.components, self.zero, self.sigma, self.pace)
+        training = Training(
+            epochs=self.epochs, lr=self.lr, optimizer="adamw", weight_decay=0.0, schedule="constant", keep="last"
+        )
+        model = train_under(model, names, prior, self.tau, training, task, run)
+        with torch.no_grad():
+            mixture = merged(prior.mixture(), self.merge)
+        held = {}
+        for name in names:
+            w = held_value(model, name)
+            held[name] = assigned(w, mixture)
+            zeros, values = int((held[name](w) == 0).sum()), len(torch.unique(held[name].indices))
+            before, after = f"{w.numel():,} weights", f"{values} values, {zeros:,} zeros"
+            run.history.append(Edit(method=self.name(), kind="constrain", target=name, before=before, after=after))
+        return constrain(model, held)
