@@ -16,7 +16,8 @@ def catalogue() -> dict[str, type[Method]]:
             continue
         namespace = vars(importlib.import_module(module.name))
         for value in namespace.values():
-            method = isinstance(value, type) and issubclass(value, Method) and value is not Method
-            if method and value.__module__ == module.name:
+            # A class without a call of its own is what several methods share.
+            method = isinstance(value, type) and issubclass(value, Method) and "__call__" in vars(value)
+            if method and value is not Method and value.__module__ == module.name:
                 found[value.name()] = value
     return dict(sorted(found.items()))

@@ -10,6 +10,7 @@ from gossamer.network.constrain import (
     constrain,
     constraints,
     held_value,
+    settle,
     weights_of,
 )
 from gossamer.network.cost import Analysis, analyze, layer_costs, total_macs, total_params
@@ -40,6 +41,7 @@ __all__ = [
     "layer_costs",
     "prove",
     "resize",
+    "settle",
     "shrink",
     "swap",
     "total_macs",

@@ -35,6 +35,10 @@ class Constraint(nn.Module):
         if shape != weight.shape:
             raise BadInput(f"{type(self).__name__} gives {list(shape)} for a weight of {list(weight.shape)}")
 
+    def settled(self) -> "Constraint":
+        """What is left of this for good when the training ends for which it was made; itself, where that is nothing."""
+        return self
+
 
 class Mask(Constraint):
     """mask: bool, True keeps. Dropped weights are zero, and so are their gradients."""
@@ -247,6 +251,16 @@ def bake(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model)
     _peel(plain, lambda stack: stack())
     return plain
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """A copy in which constraints that are made for one training (with scores, probes) are what is left of them."""
+    changed = copy.deepcopy(model)
+    stacks = _peel(changed, lambda stack: stack.original)
+    owners = _owners(changed)
+    for name, stack in stacks.items():
+        _attach(owners[name], tuple(c.settled() for c in stack))
+    return changed
 
 
 def refuse_constrained(model: nn.Module, edit: str) -> None:

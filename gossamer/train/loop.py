@@ -1,7 +1,7 @@
 """The training loop."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gossamer.run import Run
 from gossamer.task import Task
@@ -44,6 +45,20 @@ class Fitted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step of the optimizer that has just been done. number: counted from 1; steps: of the whole training. The
+    gradients of the step are still in the parameters."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    number: int
+    steps: int
+
+
+AfterStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """The arguments of `fit`."""
 
@@ -51,6 +66,7 @@ class Job:
     task: Task
     training: Training
     teach: Sequence[Teach]
+    after_step: AfterStep | None
     checkpoint: Path | None
     label: str
 
@@ -62,6 +78,7 @@ def fit(
     run: Run,
     *,
     teach: Sequence[Teach] = (),
+    after_step: AfterStep | None = None,
     checkpoint: Path | None = None,
     label: str = "training",
 ) -> Fitted:
@@ -70,7 +87,9 @@ def fit(
     Everything random depends on (run.seed, epoch, batch) only. With a `checkpoint`, the same call after a kill goes on
     where it stopped (on CPU to the same bits) and, once finished, returns the result at once. A loss that is no longer
     finite, or far above the first, takes the training back to the last good epoch with 0.3 of the learning rate, twice
-    at most. With `run.devices` > 1 each process computes a part of every batch: a step means the same as with one.
+    at most. `after_step` is called after every step and may change tensors of the model in place, in every process
+    alike; what it must remember it keeps in buffers of the model, which checkpoints hold. With `run.devices` > 1 each
+    process computes a part of every batch: a step means the same as with one.
     The model comes back on its device, in eval mode. Raises Diverged, BadInput, NoEffect, CorruptFile.
     """
     count(task.train, f"task {task.name!r}: the train loader")
@@ -79,7 +98,15 @@ def fit(
         if run.devices > 1:
             # The processes leave a finished checkpoint, which is all that is left to be read here.
             checkpoint = checkpoint or Path(scratch) / "checkpoint"
-        job = Job(model=model, task=task, training=training, teach=teach, checkpoint=checkpoint, label=label)
+        job = Job(
+            model=model,
+            task=task,
+            training=training,
+            teach=teach,
+            after_step=after_step,
+            checkpoint=checkpoint,
+            label=label,
+        )
         try:
             if run.devices > 1:
                 in_processes(_train, job, run, training)
@@ -92,7 +119,7 @@ def fit(
 def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     model, task, training = job.model, job.task, job.training
     rank, world, steps = fabric.global_rank, fabric.world_size, len(task.train)
-    identity = fingerprint(model, training, run.seed, steps)
+    identity = fingerprint(model, training, run.seed, steps, job.after_step)
     file = Checkpoint(job.checkpoint, identity, writes=rank == 0)
     place = Placement(fabric.device, rank=rank, world=world, channels_last=_has_images(task))
     optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)
@@ -120,6 +147,9 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
                 if training.clip is not None:
                     fabric.clip_gradients(module, stepper, max_norm=training.clip, error_if_nonfinite=False)
                 stepper.step()
+                if job.after_step is not None:
+                    done = at.epoch * steps + index + 1
+                    job.after_step(Step(model=model, optimizer=optimizer, number=done, steps=training.epochs * steps))
                 state.average()
                 losses.append(loss.detach())
                 if index % CHECK_STEPS == 0 or index + 1 == steps:

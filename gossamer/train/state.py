@@ -6,7 +6,7 @@ import pickle
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +141,17 @@ def _copied_state(state: Any) -> Any:
     return state
 
 
-def fingerprint(model: nn.Module, training: Training, seed: int, batches: int) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be taken up: the options, and the weights that the training began with."""
+def fingerprint(
+    model: nn.Module, training: Training, seed: int, batches: int, after_step: Any = None
+) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be taken up: the options, the weights that the training began with, and
+    what is done after each step where that is a dataclass."""
     digest = hashlib.blake2b(digest_size=16)
     for name, t in sorted(weights(model).items()):
         digest.update(f"{name} {tuple(t.shape)} {t.dtype}".encode())
         digest.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return {**training.options(), "seed": seed, "batches": batches, "starting weights": digest.hexdigest()}
+    extra = {"after_step": repr(after_step)} if is_dataclass(after_step) else {}
+    return {**training.options(), **extra, "seed": seed, "batches": batches, "starting weights": digest.hexdigest()}
 
 
 class Checkpoint:

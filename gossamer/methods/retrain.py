@@ -1,0 +1,46 @@
+"""What the methods that train share: how long, how fast, and under which teacher."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from torch import nn
+
+from gossamer.methods.base import Method
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import AfterStep, Distillation, Fitted, Training, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain(Method):
+    """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule."""
+
+    epochs: Annotated[int, Range(1, 10_000)] = 12
+    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.05
+    weight_decay: Annotated[float, Range(0, 1)] = 1e-4
+    temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 4.0
+    alpha: Annotated[float, Range(0, 1)] = 0.1
+
+    def training(self) -> Training:
+        """The weights of the last epoch are kept: earlier ones are not as far as the method is to go."""
+        return Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay, keep="last")
+
+    def train(
+        self,
+        model: nn.Module,
+        task: Task,
+        run: Run,
+        *,
+        part: str = "",
+        after_step: AfterStep | None = None,
+        **changes: Any,
+    ) -> Fitted:
+        """Train `model` in place. part: names this training where a method has several. changes: of `training()`."""
+        teach = []
+        if self.alpha < 1 and run.original is not None:
+            teach.append(Distillation(run.original, temperature=self.temperature, alpha=self.alpha))
+        name = self.name().replace(".", "-") + part.replace(" ", "-")
+        checkpoint = run.folder / f"{name}.ckpt" if run.folder else None
+        training, label = replace(self.training(), **changes), f"{self.name()}{part}"
+        return fit(model, task, training, run, teach=teach, after_step=after_step, checkpoint=checkpoint, label=label)
