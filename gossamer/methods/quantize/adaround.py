@@ -36,7 +36,7 @@ from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
-PENALTY = 0.3  # of a weight that is halfway, beside a reconstruction error in units of rounding noise
+PENALTY = 3.0  # of a weight that is halfway, beside a reconstruction error in units of rounding noise
 WARM_UP = 0.2  # share of the iterations without the penalty
 
 
@@ -98,7 +98,7 @@ class AdaRound(Method):
 
     bits: Annotated[int, Range(2, 8)] = 4
     granularity: Granularity = field(default_factory=PerChannel)
-    iterations: Annotated[int, Range(1, 1_000_000)] = 1000
+    iterations: Annotated[int, Range(1, 1_000_000)] = 500
     batches: Annotated[int, Range(1, 100_000)] = 32
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     layers: tuple[str, ...] = ("*",)

@@ -1,0 +1,129 @@
+"""Drop weights one by one and let all others make up for it: Optimal Brain Surgeon.
+
+What it does: builds the inverse of the whole matrix of second derivatives, drops the weight that costs least, moves all
+remaining weights to where the loss is least again, and goes on. For small networks, where it is the best there is.
+Cost: memory for the square of the number of weights, and time for its square with every weight that is dropped.
+When it fails: above a few thousand weights (refused; `prune.layerwise` does the same layer by layer), and where so many
+are dropped that the loss is not quadratic any more: use more rounds.
+Equation: L_q = w_q^2 / (2 [H^-1]_qq), dw = -w_q / [H^-1]_qq H^-1 e_q.
+Source: Hassibi, Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon", NIPS 5.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput, NoEffect
+from gossamer.methods.base import Method
+from gossamer.methods.prune.masks import held_weights, note_edits
+from gossamer.network.constrain import Mask, constrain, held_value
+from gossamer.network.curvature import gauss_newton_rows
+from gossamer.network.values import layer_name, with_values
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task, split
+
+# Beyond this many weights the matrix takes more than 0.5 GB, and dropping most of them hours.
+MOST_WEIGHTS = 8192
+
+
+def inverse_hessian(rows: Iterable[Tensor], patterns: int, alpha: float, size: int) -> Tensor:
+    """(alpha I + sum of X^T X / patterns)^-1, shape (size, size), float64, by the recursion over patterns.
+
+    rows: tensors X (any number, size). Several rows at a time is the same recursion by Woodbury's identity. The start
+    is H_0^-1 = I / alpha (section 3; they take alpha from 1e-8 to 1e-4).
+    """
+    inverse = torch.eye(size, dtype=torch.float64) / alpha
+    for x in rows:
+        for part in torch.split(x.double().cpu(), 256):
+            image = part @ inverse
+            inner = patterns * torch.eye(len(part), dtype=torch.float64) + image @ part.mT
+            inverse -= image.mT @ torch.linalg.solve(inner, image)
+    return (inverse + inverse.mT) / 2
+
+
+def surgery(weight: Tensor, inverse: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Drop `count` weights one by one: (new weights (n,), mask (n,) True keeps, loss of every step (count,)).
+
+    inverse: of the Hessian by these weights, (n, n); after every step it is that of the reduced Hessian. Arguments stay
+    as they are.
+    """
+    weight, inverse = weight.double().clone(), inverse.clone()
+    keep = torch.ones_like(weight, dtype=torch.bool)
+    losses = torch.zeros(count, dtype=torch.float64)
+    for step in range(count):
+        saliencies = (weight.square() / (2 * inverse.diagonal())).masked_fill(~keep, torch.inf)
+        q = int(saliencies.argmin())
+        losses[step] = saliencies[q]
+        column = inverse[:, q].clone()
+        weight -= weight[q] / column[q] * column
+        inverse.addr_(column, column / column[q], alpha=-1)
+        keep[q] = False
+        weight[q] = 0
+        # Rounding leaves tiny numbers in the row and column of a weight that is gone.
+        inverse[q], inverse[:, q] = 0, 0
+    return weight * keep, keep, losses
+
+
+def refuse_large(count: int, limit: int = MOST_WEIGHTS) -> None:
+    """Raise BadInput for a network that is too large for the exact method."""
+    if count > limit:
+        raise BadInput(
+            f"prune.obs: {count:,} weights need two matrices of {count:,} x {count:,}, {count**2 * 16 / 1e9:,.1f} GB, "
+            f"and hours; the limit is {limit:,}. Use prune.layerwise, which does the same layer by layer, or choose "
+            "fewer layers"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObsPruning(Method):
+    """sparsity: fraction of zeros over all chosen layers together. rounds: how often the second derivatives are
+    estimated anew on the way there. batches: of labelled training data. alpha: added to the Hessian's diagonal."""
+
+    stage: ClassVar[int | None] = 50
+    saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+
+    sparsity: Annotated[float, Range(0, 1, open_=("low", "high"))]
+    rounds: Annotated[int, Range(1, 1000)] = 1
+    batches: Annotated[int, Range(1, 100_000)] = 8
+    alpha: Annotated[float, Range(0, 1, open_=("low",))] = 1e-4
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        before = held_weights(model, self.layers, self.ignore)
+        alive = torch.cat([(w != 0).flatten().cpu() for w in before.values()])
+        refuse_large(int(alive.sum()))
+        total, count = len(alive), round(self.sparsity * len(alive)) - int((~alive).sum())
+        if count <= 0:
+            raise NoEffect(f"{self.name()}: sparsity = {self.sparsity}: so many of {total} weights are zero already")
+        result, batches = model, list(islice(task.train, self.batches))
+        for step in run.progress.bar(range(self.rounds), label=self.name(), total=self.rounds):
+            drop = count * (step + 1) // self.rounds - count * step // self.rounds
+            values, alive = self._round(result, task, batches, list(before), alive, drop)
+            result = with_values(result, values)
+        parts = torch.split(alive, [w.numel() for w in before.values()])
+        masks = {name: part.view_as(w).to(w.device) for part, (name, w) in zip(parts, before.items())}
+        result = constrain(result, {name: Mask(mask) for name, mask in masks.items()})
+        note_edits(model, result, masks, run, self.name())
+        return result
+
+    def _round(
+        self, model: nn.Module, task: Task, batches: list[Any], names: list[str], alive: Tensor, drop: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The weights, and which are left, after `drop` more were dropped."""
+        patterns = sum(len(split(batch)[0][0]) for batch in batches)
+        rows = gauss_newton_rows(model, task.loss, batches, [layer_name(name) for name in names])
+        inverse = inverse_hessian((x.cpu()[:, alive] for x in rows), patterns, self.alpha, int(alive.sum()))
+        held = {name: held_value(model, name).cpu() for name in names}
+        flat = torch.cat([w.flatten() for w in held.values()])
+        found, keep, _ = surgery(flat[alive], inverse, drop)
+        flat[alive] = found.to(flat.dtype)
+        left = alive.clone()
+        left[alive] = keep
+        parts = torch.split(flat, [w.numel() for w in held.values()])
+        return dict(zip(held, parts)), left
