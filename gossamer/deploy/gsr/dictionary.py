@@ -1,11 +1,22 @@
 """What headers often hold: deflate's preset dictionary. A part of the format: never to be changed."""
 
-DICTIONARY = b"".join(
-    [
-        b"running_mean running_var num_batches_tracked embedding position_embedding class_token",
-        b"attention\x07self_attn\x08out_proj\x07in_proj\x04norm\x05norm1\x05norm2\x03mlp\x03fc1\x03fc2\x06linear",
-        b"\x08encoder\x06layers\x05stage\x06blocks\x05block\x0adownsample\x08shortcut\x08features\x0aclassifier",
-        b"\x04body\x04stem\x04head\x06layer1\x06layer2\x06layer3\x06layer4\x06stage1\x06stage2\x06stage3",
-        b"\x012\x013\x014\x015\x016\x010\x011\x05conv3\x03bn3\x05conv1\x03bn1\x05conv2\x03bn2\x02fc\x03fc3\x03fc1\x03fc2",
-    ]
+# Names as `names.py` writes them, tensors as `header.py` does, operations as `graph.py` does. What is most likely to be
+# used stands last.
+_NAMES = (
+    b"encoder\x06layers\x0ein_proj_weight\x0cin_proj_bias\x08out_proj\x05norm1\x05norm2\x04norm\x03mlp\x06linear"
+    b"\x0adownsample\x08features\x0aclassifier\x04body\x04head\x06layer1\x06layer2\x06layer3\x06layer4\x06stage1\x06stage2"
+    b"\x06stage3\x08shortcut\x89\x014\x89\x013\x89\x012\x89\x011\x05conv1D\x03bn1Q\x05conv2D\x03bn2\x89\x011"
+    b"B\x02fcA\x05conv1B\x05conv2B\x03fc1B\x03fc2B\x03fc3"
 )
+_TENSORS = (
+    "0404808008030303 0301800800 0404808004030303 0301800400 0404808002030303 0301800200 040480800103030 30301800100"
+    "0404404003030703 0301400104202003030703 0301200104101003030703 030110010104 0501010005 4304140105050f05"
+    "0301 14 84043214 05050f05 0301 32 8402f403a0060f04 0301f403 4402 0af4030f 03010a01"
+)
+_GRAPHS = (
+    "0e201900293131293131293131 010421200220 0402402407062004292323 293232 070420293233000620191820"
+    "012 0010a20190029313129313102122018181818020502010502090203022001 0a201900293232293131021220181818180205020105"
+    "02090204042025030220010a2018002931312931310212201818181802050201050209020302200104 202006042029323 2"
+    "01062018180302200604202932320504203100062018180302200006201818 0302200006201818 20"
+)
+DICTIONARY = b"".join([bytes.fromhex(_TENSORS.replace(" ", "")), _NAMES, bytes.fromhex(_GRAPHS.replace(" ", ""))])

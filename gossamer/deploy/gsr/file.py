@@ -22,7 +22,7 @@ MAGIC, VERSION = b"GSR", 1
 ALIGNMENT, OWN_SECTION = 64, 1 << 16  # raw tensors from so many bytes on lie alone, at a multiple of so many bytes
 SECTION_WEIGHTS = 1 << 19
 MOST_SECTIONS, MOST_BYTES = 1 << 20, 1 << 48
-MODES = {"fast": ("rans",), "default": ("cm4",), "max": ("cm8", "cm4")}
+MODES = {"fast": ("rans",), "default": ("cm4", "rans"), "max": ("cm8", "cm4", "rans")}
 
 
 class Kind(IntEnum):
@@ -67,7 +67,9 @@ def build(header: Header, stored: Sequence[Stored], effort: str) -> bytes:
     """The bytes of a file."""
     packed, length = write_header(header)
     small = b"".join(s.floats for s in stored if not alone(entry_of(s)))
-    parts = [(Section(kind=Kind.VALUES, length=len(small), crc=zlib.crc32(small)), small)] if small else []
+    parts: list[tuple[Section, bytes | memoryview]] = []
+    if small:
+        parts.append((Section(kind=Kind.VALUES, length=len(small), crc=zlib.crc32(small)), small))
     parts += [
         (Section(kind=Kind.RAW, length=len(s.floats), crc=zlib.crc32(s.floats)), s.floats)
         for s in stored
@@ -88,11 +90,13 @@ def build(header: Header, stored: Sequence[Stored], effort: str) -> bytes:
             writer.data += struct.pack("<I", section.digest)
         writer.data += struct.pack("<I", section.crc)
     writer.data += struct.pack("<I", zlib.crc32(bytes(writer.data)))
+    chunks: list[bytes | memoryview] = [bytes(writer.data)]
+    at = len(writer.data)
     for section, payload in parts:
-        if section.kind == Kind.RAW:
-            writer.data += bytes(-len(writer.data) % ALIGNMENT)
-        writer.data += payload
-    return bytes(writer.data)
+        padding = -at % ALIGNMENT if section.kind == Kind.RAW else 0
+        chunks += [bytes(padding), payload]
+        at += padding + len(payload)
+    return b"".join(chunks)
 
 
 def alone(entry: Entry) -> bool:
@@ -101,16 +105,20 @@ def alone(entry: Entry) -> bool:
 
 
 def pieces(entries: Sequence[Entry], weights: Sequence[int]) -> list[list[Piece]] | None:
-    """Which rows of which tensors the coded sections hold, from how many integers each has; None if that cannot be."""
+    """Which rows of which tensors the coded sections hold, from how many integers each has (0: all that are left); None
+    if that cannot be."""
     result: list[list[Piece]] = []
     waiting = [(number, *matrix_shape(entry.shape)) for number, entry in enumerate(entries) if entry.coding in CODED]
     at, row = 0, 0
     for count in weights:
         found: list[Piece] = []
+        if count == 0:  # all that are left
+            count = sum(rows * columns for _, rows, columns in waiting[at:])
+            count -= row * waiting[at][2] if row else 0
         while count > 0 and at < len(waiting):
             number, rows, columns = waiting[at]
             taken = min(rows - row, count // columns)
-            if taken == 0:
+            if taken == 0 or (entries[number].coding == Coding.TRELLIS and taken < rows):
                 return None
             found.append(Piece(tensor=number, first=row, rows=taken))
             count, row = count - taken * columns, row + taken
@@ -128,7 +136,10 @@ def _coded(stored: Sequence[Stored], effort: str) -> list[tuple[Section, bytes]]
     found = pieces(entries, _cuts(entries))
     assert found is not None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda group: _encode(stored, group, MODES[effort]), found))
+        sections = list(pool.map(lambda group: _encode(stored, group, MODES[effort]), found))
+    if sections:
+        sections[-1] = (replace(sections[-1][0], weights=0), sections[-1][1])
+    return sections
 
 
 def _cuts(entries: Sequence[Entry]) -> list[int]:
@@ -141,7 +152,8 @@ def _cuts(entries: Sequence[Entry]) -> list[int]:
         if filled and filled + rows * columns > SECTION_WEIGHTS:
             cuts.append(filled)
             filled = 0
-        while rows * columns > 2 * SECTION_WEIGHTS and rows > 1:
+        # The states of a trellis run through the whole tensor.
+        while rows * columns > 2 * SECTION_WEIGHTS and rows > 1 and entry.coding != Coding.TRELLIS:
             taken = min(rows, max(1, SECTION_WEIGHTS // columns))
             cuts.append(taken * columns)
             rows -= taken

@@ -77,8 +77,12 @@ def write_header(header: Header) -> tuple[bytes, int]:
     writer.byte(header.graph is not None)
     if header.graph is not None:
         write_graph(header.graph, writer)
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
-    return packer.compress(bytes(writer.data)) + packer.flush(), len(writer.data)
+    plain = bytes(writer.data)
+    tried = []
+    for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED):
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy, zdict=DICTIONARY)
+        tried.append(packer.compress(plain) + packer.flush())
+    return min(tried, key=len), len(plain)
 
 
 def read_header(packed: bytes, length: int, file_bytes: int) -> Header:
@@ -109,9 +113,9 @@ def read_header(packed: bytes, length: int, file_bytes: int) -> Header:
 
 
 def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
-    """One byte: 3 bits coding, 1 bit other dtype than float32, 2 bits width, 1 bit lag; then what the coding needs."""
+    """One byte: 4 bits coding, 1 bit other dtype than float32, 2 bits width, 1 bit lag; then what the coding needs."""
     other = entry.dtype != torch.float32 and entry.coding != Coding.SAME
-    writer.byte(entry.coding | other << 3 | entry.width << 4 | bool(entry.lag) << 6)
+    writer.byte(entry.coding | other << 4 | entry.width << 5 | bool(entry.lag) << 7)
     if entry.coding == Coding.SAME:
         writer.varint(number - 1 - entry.same)
         return
@@ -131,23 +135,23 @@ def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
 
 def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
     code = reader.byte()
-    if code > 127:
-        reader.fail(f"tensor {number} has a coding that is unknown")
-    coding, width = Coding(code & 7), Width(code >> 4 & 3)
+    if code & 15 > max(Coding):
+        reader.fail(f"tensor {number} has coding {code & 15}, which is unknown")
+    coding, width = Coding(code & 15), Width(code >> 5 & 3)
     if coding == Coding.SAME:
         same = number - 1 - reader.varint(MOST_NAMES)
         if same < 0 or before[same].coding == Coding.SAME or code != 0:
             reader.fail(f"tensor {number} is said to be the same as one that does not exist")
         return Entry(coding=coding, dtype=before[same].dtype, shape=before[same].shape, same=same)
     dtype = torch.float32
-    if code & 8:
+    if code & 16:
         index = reader.byte()
         if not 0 < index < len(DTYPES):
             reader.fail(f"tensor {number} has dtype {index}, which is unknown")
         dtype = DTYPES[index]
     shape = tuple(reader.varint(MOST_SIZE) for _ in range(reader.varint(MOST_DIMENSIONS)))
     largest = reader.varint(LARGEST) if coding in CODED else 0
-    lag = reader.varint(LARGEST) if code & 64 else 0
+    lag = reader.varint(LARGEST) if code & 128 else 0
     count, zero = _counts(reader, coding, dtype, shape)
     entry = Entry(
         coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, lag=lag, zero=zero

@@ -134,7 +134,7 @@ class _Tensors:
             return self._raw(number, entry)
         floats = floats_from(self._floats(number, entry), entry.width)
         if entry.coding == Coding.CONSTANT:
-            return torch.full(entry.shape, float(floats[0]), dtype=torch.float32).to(entry.dtype)
+            return torch.from_numpy(floats.repeat(entry.elements)).to(entry.dtype).reshape(entry.shape)
         if q is None:
             raise damaged("header", f"tensor {number} has no integers")
         return self._from_codes(entry, floats, q)
@@ -164,7 +164,7 @@ class _Tensors:
         match entry.coding:
             case Coding.GRID if not entry.dtype.is_floating_point:
                 return torch.from_numpy(q).to(entry.dtype).reshape(entry.shape)
-            case Coding.GRID:
+            case Coding.GRID | Coding.TRELLIS:
                 values = q.astype(np.float32) * floats[0]
             case Coding.ROWS:
                 values = q.astype(np.float32) * floats[:, None]

@@ -48,7 +48,7 @@ class Stored:
     dtype: torch.dtype
     shape: tuple[int, ...]
     width: Width = Width.FLOAT32
-    floats: bytes = b""
+    floats: bytes | memoryview = b""
     count: int = 0  # how many floats
     q: Codes | None = None
     lag: int = 0
@@ -69,13 +69,13 @@ def raw_bytes(tensor: Tensor) -> NDArray[np.uint8]:
     return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
 
 
-def as_stored(tensor: Tensor) -> list[Stored]:
-    """What a tensor can be stored as, all exact."""
+def as_stored(tensor: Tensor, *, trellis: bool = True) -> list[Stored]:
+    """What a tensor can be stored as, all exact. trellis: also look whether it was quantized along a trellis."""
     data = raw_bytes(tensor)
     zeros = Stored(coding=Coding.ZEROS, dtype=tensor.dtype, shape=tuple(tensor.shape))
     if not data.any():
         return [zeros]
-    own = replace(zeros, coding=Coding.RAW, width=Width.OWN, floats=data.tobytes(), count=tensor.numel())
+    own = replace(zeros, coding=Coding.RAW, width=Width.OWN, floats=memoryview(data), count=tensor.numel())
     if not tensor.is_floating_point():
         return [*_whole_numbers(tensor, zeros), own]
     values = exact_float32(tensor)
@@ -84,7 +84,7 @@ def as_stored(tensor: Tensor) -> list[Stored]:
     if (values.view(np.int32) == values.view(np.int32)[0]).all():
         return [_with_floats(zeros, Coding.CONSTANT, values[:1])]
     raw = _with_floats(zeros, Coding.RAW, values)
-    return [*_on_grids(values, zeros), raw if WIDTH_BYTES[raw.width] <= tensor.element_size() else own]
+    return [*_on_grids(values, zeros, trellis=trellis), raw if WIDTH_BYTES[raw.width] <= tensor.element_size() else own]
 
 
 def _with_floats(base: Stored, coding: Coding, floats: Floats, q: Codes | None = None, zero: int = 0) -> Stored:
@@ -103,10 +103,12 @@ def _whole_numbers(tensor: Tensor, base: Stored) -> list[Stored]:
     return [replace(base, coding=Coding.GRID, q=whole.to(torch.int32).numpy().reshape(matrix_shape(base.shape)))]
 
 
-def _on_grids(values: Floats, base: Stored) -> list[Stored]:
+def _on_grids(values: Floats, base: Stored, *, trellis: bool) -> list[Stored]:
     found = grid(values)
     if found is not None:
-        return [_with_floats(base, Coding.GRID, np.array([found[0]], np.float32), found[1])]
+        step = np.array([found[0]], np.float32)
+        codings = [Coding.TRELLIS, Coding.GRID] if trellis and _follows(found[1]) else [Coding.GRID]
+        return [_with_floats(base, coding, step, found[1]) for coding in codings]
     results = []
     rows = matrix_shape(base.shape)
     by_row = _rows(values.reshape(rows)) if rows[0] > 1 and rows[1] > 1 else None
@@ -116,6 +118,14 @@ def _on_grids(values: Floats, base: Stored) -> list[Stored]:
     if book is not None:
         results.append(_with_floats(base, Coding.CODEBOOK, *book))
     return results
+
+
+def _follows(q: Codes) -> bool:
+    """Whether the integers may be levels of a trellis. The first few tell nearly always that they are not."""
+    # Numba takes a quarter of a second to import, and most tensors need no trellis.
+    from gossamer.deploy.coder.trellis import follows
+
+    return follows(q)
 
 
 def _rows(values: Floats) -> tuple[Floats, Codes] | None:
@@ -154,16 +164,20 @@ def exact_float32(tensor: Tensor) -> Floats | None:
     return values.numpy()
 
 
-def shortest(values: Floats) -> tuple[Width, bytes]:
+def shortest(values: Floats) -> tuple[Width, bytes | memoryview]:
     """The narrowest floats that hold all values exactly."""
     bits = values.view(np.uint32)
     if not (bits & 0xFFFF).any():
         return Width.BFLOAT16, (bits >> 16).astype("<u2").tobytes()
+    if _are_halves(values[:4096]) and _are_halves(values):
+        with np.errstate(all="ignore"):
+            return Width.FLOAT16, values.astype("<f2").tobytes()
+    return Width.FLOAT32, memoryview(np.ascontiguousarray(values, "<f4")).cast("B")
+
+
+def _are_halves(values: Floats) -> bool:
     with np.errstate(all="ignore"):
-        half = values.astype(np.float16)
-        if same_bits(half.astype(np.float32), values):
-            return Width.FLOAT16, half.astype("<f2").tobytes()
-    return Width.FLOAT32, values.astype("<f4").tobytes()
+        return same_bits(values.astype(np.float16).astype(np.float32), values)
 
 
 def floats_from(data: memoryview, width: Width) -> Floats:
