@@ -20,10 +20,10 @@ from gossamer.methods.prune.masks import (
     Schedule,
     Scope,
     held_weights,
+    moving,
     note_edits,
     scoped_masks,
     scores_of,
-    under,
     zeros,
 )
 from gossamer.methods.retrain import Retrain
@@ -47,10 +47,10 @@ class Tighten:
         sparsity = self.schedule.sparsity(step)
         if sparsity is None:
             return
-        held = {name: under(step.model, name) for name in self.names}
-        scores = scores_of({name: value for name, (_, value) in held.items()}, self.scope)
+        held = moving(step.model, self.names)
+        scores = scores_of({name: h.value for name, h in held.items()}, self.scope)
         for name, mask in scoped_masks(scores, sparsity, self.scope).items():
-            held[name][0].mask.copy_(mask)
+            held[name].mask.mask.copy_(mask)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,16 +146,32 @@ def note_edits(before: nn.Module, after: nn.Module, names: Iterable[str], run: R
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Moving:
+    """A mask that a method moves while it trains. raw: the parameter; value: what goes into the mask; allowed: bool,
+    what masks below it keep."""
+
+    mask: Mask
+    raw: nn.Parameter
+    value: Tensor
+    allowed: Tensor
+
+
 @torch.no_grad()
-def under(model: nn.Module, name: str) -> tuple[Mask, Tensor]:
-    """The last Mask of a weight, which a method moves while it trains, and the value that goes into it."""
-    *below, mask = constraints(model)[name]
-    if not isinstance(mask, Mask):
-        raise TypeError(f"{name} is held by {type(mask).__name__} last, not by a Mask")
-    value: Tensor = weights_of(model, [name.rpartition(".")[0]])[name].detach()
-    for constraint in below:
-        value = constraint(value)
-    return mask, value
+def moving(model: nn.Module, names: Iterable[str]) -> dict[str, Moving]:
+    """The last mask of each of these weights."""
+    held, raws, found = constraints(model), weights_of(model), {}
+    for name in names:
+        *below, mask = held[name]
+        if not isinstance(mask, Mask):
+            raise TypeError(f"{name} is held by {type(mask).__name__} last, not by a Mask")
+        raw = raws[name]
+        value, allowed = raw.detach(), torch.ones_like(raw, dtype=torch.bool)
+        for constraint in below:
+            value = constraint(value)
+            allowed = allowed & constraint.mask if isinstance(constraint, Mask) else allowed
+        found[name] = Moving(mask=mask, raw=raw, value=value, allowed=allowed)
+    return found
 
 
 def zeros(weights: Mapping[str, Tensor]) -> float:

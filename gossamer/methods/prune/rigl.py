@@ -1,0 +1,114 @@
+"""Train a sparse network whose connections move.
+
+What it does: starts from a sparse network and trains it at constant sparsity; every so often the smallest weights are
+dropped and as many dropped ones, those with the largest gradients, are grown from zero.
+Cost: one training; the gradients of dropped weights are computed as well.
+When it fails: short trainings move few connections and end below a network that was pruned after training.
+Equation: a share a/2 (1 + cos(pi t / T)) of a layer's connections moves at step t; drop the smallest |w|, grow the
+largest |dL/dw| of those that are then not there.
+Source: Evci et al. 2020, arXiv:1911.11134, section 3.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gossamer.methods.prune.masks import Scope, held_weights, moving, note_edits, scoped_masks, smallest_mask
+from gossamer.methods.retrain import Retrain
+from gossamer.network import Constraint, Mask, constrain, settle
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Step
+
+
+class Probed(Mask):
+    """A mask that notes the gradient of the masked weight everywhere, as that of `probe`, which adds nothing."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask)
+        self.probe = nn.Parameter(torch.zeros(mask.numel(), device=mask.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return super().forward(weight) + (self.probe - self.probe.detach()).view(weight.shape)
+
+    def settled(self) -> Constraint:
+        return Mask(self.mask)
+
+
+def moved(mask: Tensor, weight: Tensor, gradient: Tensor, share: float, allowed: Tensor) -> Tensor:
+    """The mask after the smallest `share` of its weights made room for as many with the largest gradients."""
+    active = int(mask.sum())
+    count = max(min(round(share * active), int(allowed.sum()) - active), 0)
+    stay = smallest_mask(weight.abs().where(mask, -1.0), mask.numel() - active + count)
+    gain = gradient.abs().where(allowed & ~stay, -1.0)
+    return stay | ~smallest_mask(gain, mask.numel() - count)
+
+
+def forget(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor) -> None:
+    """Set the optimizer's averages to zero there."""
+    for value in optimizer.state.get(parameter, {}).values():
+        if isinstance(value, Tensor) and value.shape == where.shape:
+            value[where] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewire:
+    """Moves the connections of these weights every `every` steps, until the share `until` of all steps."""
+
+    names: Sequence[str]
+    moves: float
+    every: int
+    until: float
+
+    @torch.no_grad()
+    def __call__(self, step: Step) -> None:
+        last = self.until * step.steps
+        if step.number % self.every or step.number >= last:
+            return
+        share = self.moves / 2 * (1 + math.cos(math.pi * step.number / last))
+        for h in moving(step.model, self.names).values():
+            assert isinstance(h.mask, Probed)
+            if h.mask.probe.grad is None:  # the step did not use the layer
+                continue
+            old = h.mask.mask
+            new = moved(old, h.value, h.mask.probe.grad.view(old.shape), share, h.allowed)
+            grown = new & ~old
+            h.raw[grown] = 0.0
+            forget(step.optimizer, h.raw, grown)
+            old.copy_(new)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigL(Retrain):
+    """sparsity: of all named layers together, shared out by `scope`. moves: share of connections that moves at first.
+    start: "random" connections, or those of largest "magnitude" (for a trained network)."""
+
+    stage: ClassVar[int | None] = 50
+    saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+
+    sparsity: Annotated[float, Range(0, 1, open_=("low", "high"))]
+    scope: Scope = "erk"
+    moves: Annotated[float, Range(0, 1, open_=("low",))] = 0.3
+    every: Annotated[int, Range(1, 100_000)] = 100
+    until: Annotated[float, Range(0, 1, open_=("low",))] = 0.75
+    start: Literal["random", "magnitude"] = "random"
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        weights = held_weights(model, self.layers, self.ignore)
+        draw = torch.Generator().manual_seed(run.seed)
+        scores = {name: w.abs() for name, w in weights.items()}
+        if self.start == "random":
+            scores = {n: (w != 0) * (torch.rand(w.shape, generator=draw).to(w.device) + 1) for n, w in weights.items()}
+        probed = {name: Probed(mask) for name, mask in scoped_masks(scores, self.sparsity, self.scope).items()}
+        rewire = Rewire(names=tuple(weights), moves=self.moves, every=self.every, until=self.until)
+        result = settle(self.train(constrain(model, probed), task, run, after_step=rewire).model)
+        note_edits(model, result, weights, run, self.name())
+        return result
