@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import stripes, tiny
+from nets import learned, stripes, tiny
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
+from gossamer.methods.distill.recover import Recover
 from gossamer.methods.share.clusters import (
     cluster_vectors,
     lloyd,
@@ -198,16 +199,38 @@ def test_every_stage_of_residual_codes_lowers_the_error() -> None:
 @pytest.mark.parametrize(
     "make", [lambda w: product_code(w, 2, 3, generator()), lambda w: residual_code(w, 3, 2, generator())]
 )
-def test_gradients_of_vectors_are_sums_over_their_users(make: object) -> None:
+def test_gradients_of_vectors_are_means_over_their_users(make: object) -> None:
     weight = torch.randn(9, 4, generator=generator())
     code: Product | Residual = make(weight)  # type: ignore[operator]
     slope = torch.randn(9, 4, generator=generator(1))
     (code(weight) * slope).sum().backward()
-    wanted = torch.zeros_like(code.codebook)
+    wanted, users = torch.zeros_like(code.codebook), torch.zeros(code.codebook.shape[:2])
     for block, r in itertools.product(range(len(code.codebook)), range(9)):
         part = slope[r, 2 * block : 2 * block + 2] if isinstance(code, Product) else slope[r]
         wanted[block, code.indices[block, r]] += part
-    torch.testing.assert_close(code.codebook.grad, wanted)
+        users[block, code.indices[block, r]] += 1
+    torch.testing.assert_close(code.codebook.grad, wanted / users.clamp(min=1)[..., None])
+
+
+@pytest.mark.parametrize("gradient", ["sum", "mean"])
+def test_gradients_of_centers_are_sums_or_means_over_their_members(gradient: str) -> None:
+    model = KMeans(bits=2, gradient=gradient)(nn.Sequential(nn.Linear(6, 5)), stripes(), Run())  # type: ignore[arg-type]
+    [held] = constraints(model)["0.weight"]
+    slope = torch.randn(5, 6, generator=generator())
+    (model[0].weight * slope).sum().backward()  # type: ignore[index,union-attr,operator]
+    for k, found in enumerate(held.codebook.grad.tolist()):  # type: ignore[union-attr]
+        mine = slope[held.indices == k]
+        assert found == pytest.approx(float(mine.sum() if gradient == "sum" else mine.mean()), rel=1e-5, abs=1e-6)
+
+
+def test_usual_learning_rates_suit_centers() -> None:
+    """A recovery with its defaults makes a shared network better."""
+    model, task = learned(), stripes()
+    shared = KMeans(bits=1)(model, task, Run())
+    trained = Recover(epochs=3)(shared, task, Run(original=model))
+    losses = [sum(float(task.loss(m.eval(), batch).detach()) for batch in task.train) for m in (shared, trained)]
+    assert losses[1] < 0.7 * losses[0]
+    assert len(held_value(trained, "body.0.conv1.weight").unique()) == 2
 
 
 def test_rates_are_those_of_the_paper() -> None:

@@ -65,13 +65,16 @@ class Codebook(Constraint):
 
     codebook: (K,), or (K, d) for vectors. indices: integers in [0, K), one for each weight or vector in the order of
     the flattened weight, any shape. The gradient of an entry is the sum over its users; entries that are 0 stay 0, so
-    that pruned weights do. The raw weight is not used, and gets no gradient.
+    that pruned weights do. The raw weight is not used, and gets no gradient. mean: the gradient is the mean over
+    the users instead, for learning rates that fit single weights: sums diverge at them, since an entry may have 100,000
+    users; with means a step moves an entry to the mean of where its users would go.
     """
 
     indices: Tensor
     alive: Tensor
+    users: Tensor | None
 
-    def __init__(self, codebook: Tensor, indices: Tensor) -> None:
+    def __init__(self, codebook: Tensor, indices: Tensor, *, mean: bool = False) -> None:
         super().__init__()
         if codebook.ndim not in (1, 2) or not len(codebook):
             raise BadInput(f"Codebook: the codebook has shape {list(codebook.shape)}, it must be (K,) or (K, d)")
@@ -85,11 +88,24 @@ class Codebook(Constraint):
         self.codebook = nn.Parameter(codebook.detach().clone())
         self.register_buffer("indices", indices.detach().int())
         self.register_buffer("alive", codebook.detach() != 0)
+        self.register_buffer("users", users_of(self.indices, len(codebook)) if mean else None)
 
     def forward(self, weight: Tensor) -> Tensor:
-        entries = self.codebook.where(self.alive, 0.0)
-        # Not entries[indices], whose gradient is three times as slow.
-        return entries.index_select(0, self.indices.flatten()).view(weight.shape)
+        return take(self.codebook.where(self.alive, 0.0), self.indices.flatten(), self.users).view(weight.shape)
+
+
+def users_of(indices: Tensor, entries: int) -> Tensor:
+    """How often each entry is named, at least 1, shape (entries,), float32."""
+    return torch.bincount(indices.flatten(), minlength=entries).clamp(min=1).float()
+
+
+def take(entries: Tensor, indices: Tensor, users: Tensor | None) -> Tensor:
+    """entries[indices]. The gradient of an entry is the sum over its users, or, where `users` counts them, the mean."""
+    if users is not None:
+        fixed = entries.detach()
+        entries = fixed + (entries - fixed) / users.view(-1, *[1] * (entries.ndim - 1))
+    # Not entries[indices], whose gradient is three times as slow.
+    return entries.index_select(0, indices)
 
 
 class Grid(Constraint):

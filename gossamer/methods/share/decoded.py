@@ -1,16 +1,17 @@
 """Constraints that make a whole weight from a few stored numbers; what several methods share."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from gossamer.methods.share.clusters import nearest
 from gossamer.network import Codebook, Constraint
+from gossamer.network.constrain import take, users_of
 
 
 class Decoded(Constraint):
     """The held value is `decode()`, of the weight's shape; the raw weight is not used and gets no gradient.
+
+    Gradients of stored numbers are means over their users, so that learning rates for single weights fit.
 
     keep: bool of the weight's shape where the weight had zeros, which stay zero; None where it had none.
     """
@@ -52,33 +53,32 @@ class Product(Decoded):
     """Row r, block m of the weight (see `rows_of`) is codebook[m, indices[m, r]]; a (M, K, d) codebook is trained."""
 
     indices: Tensor
+    users: Tensor
 
     def __init__(self, weight: Tensor, codebook_MKD: Tensor, indices_MR: Tensor) -> None:
         super().__init__(weight)
         self.shape = weight.shape
         self.codebook = nn.Parameter(codebook_MKD.detach().clone())
         self.register_buffer("indices", indices_MR.detach().int())
+        self.register_buffer("users", users_of(self.places(), codebook_MKD.shape[:2].numel()))
+
+    def places(self) -> Tensor:
+        """Indices into all entries of all blocks, (M R,)."""
+        sets, entries, _ = self.codebook.shape
+        first = entries * torch.arange(sets, device=self.indices.device, dtype=torch.int32)[:, None]
+        return (self.indices + first).flatten()
 
     def decode(self) -> Tensor:
-        sets, entries, width = self.codebook.shape
-        flat = self.indices + entries * torch.arange(sets, device=self.indices.device, dtype=torch.int32)[:, None]
-        blocks = self.codebook.flatten(0, 1).index_select(0, flat.flatten()).view(sets, -1, width)
+        sets, _, width = self.codebook.shape
+        blocks = take(self.codebook.flatten(0, 1), self.places(), self.users).view(sets, -1, width)
         return weight_of(blocks.movedim(0, 1).flatten(1)[:, : self.shape[1]], self.shape)
 
 
-def shared_values(weight: Tensor, centers: Tensor) -> Codebook:
-    """Every weight at its nearest center; weights that are zero at an entry 0 of their own."""
+def shared_values(weight: Tensor, centers: Tensor, *, mean: bool = True) -> Codebook:
+    """Every weight at its nearest center; weights that are zero at an entry 0 of their own. mean: as in `Codebook`."""
     centers = centers.sort().values
     zero = weight.detach() == 0
     if not bool(zero.any()):
-        return Codebook(centers, nearest(weight, centers))
+        return Codebook(centers, nearest(weight, centers), mean=mean)
     indices = 1 + nearest(weight, centers) if len(centers) else torch.zeros_like(weight, dtype=torch.int64)
-    return Codebook(torch.cat([centers.new_zeros(1), centers]), indices.masked_fill(zero, 0))
-
-
-def distortion(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
-    """|w - w'|^2 / |w|^2 by name."""
-    return {
-        name: float((w - after[name]).double().square().sum() / w.double().square().sum().clamp(min=1e-300))
-        for name, w in before.items()
-    }
+    return Codebook(torch.cat([centers.new_zeros(1), centers]), indices.masked_fill(zero, 0), mean=mean)

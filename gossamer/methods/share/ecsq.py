@@ -12,14 +12,14 @@ Source: Choi et al. 2016, arXiv:1612.01543, section 4; Chou, Lookabaugh & Gray 1
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, unknown
+from gossamer.errors import unknown
 from gossamer.methods.base import Method
 from gossamer.methods.share.importance import IMPORTANCES, Importance, importance_of
 from gossamer.network import Codebook, constrain, held_value, weights_of
@@ -133,17 +133,28 @@ def price_for(
     """The lowest price found (to 1 %) at which the whole takes at most so many bits per weight, codebooks included."""
     budget = bits_per_weight * sum(w.numel() for w in weights.values())
 
-    def fits(price: float) -> bool:
-        return sum(levels.bits for levels in quantize(weights, importance, price, iterations).values()) <= budget
+    def fits(price: float, rounds: int) -> bool:
+        return sum(levels.bits for levels in quantize(weights, importance, price, rounds).values()) <= budget
 
+    # Everything is zero at this price, and needs no bits at all.
     high = 4 * max(float((importance[n] * w.square()).max()) for n, w in weights.items()) or 1.0
-    if not fits(high):
-        raise BadInput(f"share.ecsq: bits_per_weight = {bits_per_weight} cannot be met; give more bits")
     low = high
-    while fits(low):
-        high, low = low, low / 16
-        if low < 1e-30 * high:
-            return high
+    while fits(low, 0) and low > 1e-30 * high:
+        low /= 16
+    high = _lowest(lambda price: fits(price, 0), low, min(16 * low, high))
+    if not iterations:
+        return high
+    # Iterating saves bits, so that a lower price will do.
+    while not fits(high, iterations):
+        high *= 1.5
+    low = high / 2
+    while fits(low, iterations) and low > 1e-30 * high:
+        high, low = low, low / 2
+    return _lowest(lambda price: fits(price, iterations), low, high)
+
+
+def _lowest(fits: Callable[[float], bool], low: float, high: float) -> float:
+    """The lowest price that fits, between one that doesn't and one that does."""
     while high / low > 1.01:
         middle = math.sqrt(high * low)
         low, high = (low, middle) if fits(middle) else (middle, high)
@@ -176,14 +187,15 @@ class Ecsq(Method):
             price = price_for(weights, h, self.bits_per_weight, self.iterations)
         held = {}
         for name, found in quantize(weights, h, price, self.iterations).items():
-            held[name] = Codebook(found.centers.to(weights[name].dtype), found.chosen.view(weights[name].shape))
+            w = weights[name]
+            held[name] = Codebook(found.centers.to(w.dtype), found.chosen.view(w.shape), mean=True)
             zeros = int(found.counts[found.zero])
             run.history.append(
                 Edit(
                     method=self.name(),
                     kind="constrain",
                     target=name,
-                    before=f"{weights[name].numel():,} weights",
+                    before=f"{w.numel():,} weights",
                     after=f"{len(found.centers)} values, {zeros:,} zeros, {found.bits / len(found.weights):.2f} bits",
                 )
             )

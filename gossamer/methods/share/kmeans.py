@@ -1,7 +1,7 @@
 """Let the weights of a layer share a few values, the centers of a clustering.
 
 What it does: clusters the weights of every layer on the line and holds each weight at its center. Training that follows
-moves the centers: the gradient of a center is the sum over its members. Zeros have an entry of their own and stay zero.
+moves the centers. Zeros have an entry of their own and stay zero.
 Cost: the exact optimum takes seconds for 2^bits = 256; the importances "hessian" and "adam" also take gradients, one
 backward pass for each sample or batch. The file holds one code of `bits` bits per weight, fewer once they are coded.
 When it fails: below 3 or 4 bits accuracy falls unless training follows; after entropy coding uniform steps
@@ -11,7 +11,7 @@ Source: Han et al. 2015, arXiv:1510.00149, section 3; Choi et al. 2016, arXiv:16
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
+
+Gradient = Literal["mean", "sum"]
 
 
 def share_values(
@@ -45,7 +47,9 @@ def share_values(
 @dataclass(frozen=True, kw_only=True)
 class KMeans(Method):
     """bits: 2^bits values per layer, besides zero. start: "optimal", or of the iteration as published. importance: what
-    errors are weighed by; samples: of training data, to estimate it. layers, ignore: names or patterns."""
+    errors are weighed by; samples: of training data, to estimate it. gradient: of a center in later training, the mean
+    over its members, which suits usual learning rates, or the sum, as published, which needs one some 10,000 times
+    smaller. layers, ignore: names or patterns."""
 
     stage: ClassVar[int | None] = 60
 
@@ -53,12 +57,13 @@ class KMeans(Method):
     start: Start = "optimal"
     importance: Importance = "none"
     samples: Annotated[int, Range(1, 10_000_000)] = 512
+    gradient: Gradient = "mean"
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, known in (("start", STARTS), ("importance", IMPORTANCES)):
+        for field, known in (("start", STARTS), ("importance", IMPORTANCES), ("gradient", get_args(Gradient))):
             if getattr(self, field) not in known:
                 raise unknown(f"{self.name()} {field}", getattr(self, field), known)
 
@@ -68,7 +73,8 @@ class KMeans(Method):
         h = importance_of(model, weights, self.importance, task, run, self.samples)
         held = {}
         for name, w in weights.items():
-            held[name] = shared_values(w, share_values(w, 2**self.bits, self.start, generator, h[name]))
+            centers = share_values(w, 2**self.bits, self.start, generator, h[name])
+            held[name] = shared_values(w, centers, mean=self.gradient == "mean")
             before, after = f"{w.numel():,} weights", f"{len(held[name].codebook)} values"
             run.history.append(Edit(method=self.name(), kind="constrain", target=name, before=before, after=after))
         return constrain(model, held)

@@ -20,6 +20,7 @@ from gossamer.methods.base import Method
 from gossamer.methods.share.clusters import cluster_vectors
 from gossamer.methods.share.decoded import Decoded, rows_of, weight_of
 from gossamer.network import constrain, held_value, weights_of
+from gossamer.network.constrain import take, users_of
 from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
@@ -35,15 +36,17 @@ class Residual(Decoded):
     """Row r of the weight (see `rows_of`) is the sum over t of codebook[t, indices[t, r]]; (T, K, I) is trained."""
 
     indices: Tensor
+    users: Tensor
 
     def __init__(self, weight: Tensor, codebook_TKI: Tensor, indices_TR: Tensor) -> None:
         super().__init__(weight)
         self.shape = weight.shape
         self.codebook = nn.Parameter(codebook_TKI.detach().clone())
         self.register_buffer("indices", indices_TR.detach().int())
+        self.register_buffer("users", torch.stack([users_of(i, codebook_TKI.shape[1]) for i in indices_TR]))
 
     def decode(self) -> Tensor:
-        rows = torch.stack([c.index_select(0, i) for c, i in zip(self.codebook, self.indices)])
+        rows = torch.stack([take(c, i, n) for c, i, n in zip(self.codebook, self.indices, self.users)])
         return weight_of(rows.sum(0), self.shape)
 
 

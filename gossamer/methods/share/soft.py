@@ -167,7 +167,7 @@ def assigned(weight: Tensor, mixture: Mixture) -> Codebook:
     means[0] = 0
     chosen = torch.where(weight.flatten() == 0, 0, chosen)
     used, indices = torch.unique(torch.cat([chosen, chosen.new_zeros(1)]), return_inverse=True)
-    return Codebook(means[used], indices[:-1].view(weight.shape))
+    return Codebook(means[used], indices[:-1].view(weight.shape), mean=True)
 
 
 def train_under(
