@@ -1,9 +1,9 @@
 """Every classification network of torchvision, half of the channels cut: does it run, is it exact, how small, how long.
 
-    python benchmarks/coverage.py                                          # all but the two giants
-    python benchmarks/coverage.py resnet50 vit_b_16 --sparsity 0.37        # some
-    python benchmarks/coverage.py --peers-python peers/bin/python          # Torch-Pruning too, in its Python
-    python benchmarks/coverage.py --table                                  # only the table again, from the results
+    python benchmarks/zoo_coverage.py                                          # all but the two giants
+    python benchmarks/zoo_coverage.py resnet50 vit_b_16 --sparsity 0.37        # some
+    python benchmarks/zoo_coverage.py --peers-python peers/bin/python          # Torch-Pruning too, in its Python
+    python benchmarks/zoo_coverage.py --table                                  # only the table again, from the results
 
 Each network runs in a process of its own, one thread, batch 1, float32, on the CPU. Parameters that start constant and
 the statistics of batch norms are randomized, or a wrong cut would not be seen. Results are written after every network.
