@@ -25,6 +25,7 @@ from gossamer.run import Run
 EXAMPLES: dict[str, dict[str, Any]] = {
     "distill.recover": {"epochs": 1, "lr": 0.01},
     "prune.channels": {"sparsity": 0.5},
+    "prune.dead": {},
     "prune.gradual": {"sparsity": 0.6, "every": 1, "epochs": 1, "lr": 0.01},
     "prune.iterative": {"sparsity": 0.6, "rounds": 2, "epochs": 1, "lr": 0.01},
     "prune.layerwise": {"sparsity": 0.8, "batches": 2},

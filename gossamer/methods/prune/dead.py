@@ -1,0 +1,58 @@
+"""Remove units that zeros have cut off.
+
+What it does: removes neurons and channels that no weight reads any more, and those that no weight feeds, whose constant
+value goes into the biases behind them; again and again, until none is left. The outputs stay what they were. Masks go
+on holding what is left of their weights.
+Cost: a few traces of the network.
+When it fails: a constant in front of a convolution that pads with zeros, or that has no bias, cannot be folded: the
+unit stays. At moderate sparsity nothing is dead, and nothing happens.
+Equation: x_j = c for all inputs: b <- b + W_j c, then W_j is gone.
+Source: Han et al. 2015, arXiv:1506.02626, section 3.5.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.methods.base import Method
+from gossamer.network import Mask, bake, constrain, constraints
+from gossamer.network.dead import remove_dead
+from gossamer.network.edit import take
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dead(Method):
+    """Comes after everything that makes zeros, and before everything that shares values."""
+
+    stage: ClassVar[int | None] = 55
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        masks: dict[str, Tensor] = {}
+        for name, stack in constraints(model).items():
+            for constraint in stack:
+                if not isinstance(constraint, Mask):
+                    raise BadInput(
+                        f"{self.name()}: {name} is held by {type(constraint).__name__}; put prune.dead first"
+                    )
+                masks[name] = masks[name] & constraint.mask if name in masks else constraint.mask
+        cleared = remove_dead(bake(model), task.example_inputs)
+        for cut in cleared.cuts:
+            masks = {name: take(mask, cut.kept.get(name, {})) for name, mask in masks.items()}
+        for name, (before, after) in (cleared.widths or {"all layers": (0, 0)}).items():
+            run.history.append(
+                Edit(
+                    method=self.name(),
+                    kind="resize",
+                    target=name,
+                    before=f"{before} units" if before else "no dead units",
+                    after=f"{after} units" if after else "nothing to remove",
+                    proof=cleared.max_relative,
+                    note=f"{cleared.folded} constants folded into biases" if cleared.folded else "",
+                )
+            )
+        return constrain(cleared.model, {n: Mask(m) for n, m in masks.items()}) if masks else cleared.model
