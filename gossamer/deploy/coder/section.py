@@ -21,7 +21,7 @@ def encode_section(tensors: Sequence[Integers], mode: str) -> bytes:
         tensor.header()
     if mode == "rans":
         return rans.encode(tensors)
-    return _context_mixing(mode).encode(tensors, mode)
+    return _context_mixing(mode).encode(tensors, int(mode[2:]))
 
 
 def decode_section(data: bytes, headers: Sequence[Header], mode: str) -> list[IntMatrix]:
@@ -32,7 +32,7 @@ def decode_section(data: bytes, headers: Sequence[Header], mode: str) -> list[In
     check_headers(headers)
     if mode == "rans":
         return rans.decode(data, headers)
-    return _context_mixing(mode).decode(data, headers, mode)
+    return _context_mixing(mode).decode(data, headers, int(mode[2:]))
 
 
 def _context_mixing(mode: str) -> ModuleType:

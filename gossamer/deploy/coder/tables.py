@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gossamer.deploy.coder.integers import LARGEST
 
 LOGIT_LIMIT = 2815
-COUNT_LIMIT = 255
+COUNT_LIMIT = 1023
 LOG_STEPS = 16
 LOG_LIMIT = 384
 _ONE = 1 << 96
