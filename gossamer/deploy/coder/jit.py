@@ -14,3 +14,8 @@ def compiled(function: F) -> F:
         return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
     except RuntimeError:  # "no locator available": neither __pycache__ nor the user's cache folder can be written
         return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
+
+
+def inlined(function: F) -> F:
+    """A part of a compiled function: called millions of times, so never really called."""
+    return numba.njit(forceinline=True)(function)  # type: ignore[no-any-return]

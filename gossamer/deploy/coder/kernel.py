@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.deploy.coder import tables
-from gossamer.deploy.coder.jit import compiled
+from gossamer.deploy.coder.jit import compiled, inlined
 from gossamer.deploy.coder.trellis import NEXT
 
 NODES = 192  # 2 parities of the trellis x 3 ways to a test x 32 classes
@@ -55,7 +55,7 @@ def fresh_model(contexts: int) -> Model:
     )
 
 
-@compiled
+@inlined
 def decide(encoding, wanted, probability, coder, stream):  # type: ignore[no-untyped-def]
     """Code one decision that is 1 with a probability (16 bits). Past the end of the stream: zeros, nothing written."""
     span, at, size = coder[RANGE], coder[AT], stream.size
@@ -89,7 +89,7 @@ def decide(encoding, wanted, probability, coder, stream):  # type: ignore[no-unt
     return bit
 
 
-@compiled
+@inlined
 def log16(x):  # type: ignore[no-untyped-def]
     """floor(16 log2(x)), 0 for 0, of an integer below 2^24; exact below 2^12, of its leading bits above."""
     if x < 1 << 12:
@@ -99,13 +99,13 @@ def log16(x):  # type: ignore[no-untyped-def]
     return np.int64(LOG[x >> 12]) + 192
 
 
-@compiled
+@inlined
 def toward(mean, magnitude, age):  # type: ignore[no-untyped-def]
     """A running mean after one more value; the older it is, the slower it moves."""
     return mean + ((magnitude - mean) * np.int64(MEAN_RATE[age]) >> 16)
 
 
-@compiled
+@inlined
 def updated(counter, bit):  # type: ignore[no-untyped-def]
     """A counter after a decision: a step of 1 / (count + 1.8)."""
     count = counter & COUNT_LIMIT
@@ -114,7 +114,7 @@ def updated(counter, bit):  # type: ignore[no-untyped-def]
     return probability << COUNT_BITS | min(count + 1, COUNT_LIMIT)
 
 
-@compiled
+@inlined
 def predict(counters, places, offset, weights, first, logits):  # type: ignore[no-untyped-def]
     """The mixed probability of the decision whose counters are at places + offset; their logits go to `logits`."""
     total = np.int64(0)
@@ -125,7 +125,7 @@ def predict(counters, places, offset, weights, first, logits):  # type: ignore[n
     return np.int64(SQUASH[max(-limit, min(limit, total + 32768 >> 16)) + limit + 1])
 
 
-@compiled
+@inlined
 def learn(counters, places, offset, weights, first, logits, error, bit):  # type: ignore[no-untyped-def]
     """Move the mixer along its gradient, and each counter towards the decision."""
     for m in range(places.size):
@@ -135,7 +135,7 @@ def learn(counters, places, offset, weights, first, logits, error, bit):  # type
         counters[place] = updated(np.int64(counters[place]), bit)
 
 
-@compiled
+@inlined
 def code_class(encoding, wanted, pivot, top, parity, places, logits, model, stream):  # type: ignore[no-untyped-def]
     """The class of a magnitude, 0..top: tests upwards from the pivot while true, or downwards while false."""
     contexts = places.size
@@ -157,7 +157,7 @@ def code_class(encoding, wanted, pivot, top, parity, places, logits, model, stre
         j += 1 if bit else -1
 
 
-@compiled
+@inlined
 def code_rest(encoding, rest, found, model, stream):  # type: ignore[no-untyped-def]
     """The place of a magnitude within class `found`; its first three bits are adaptive."""
     if found < 5:
@@ -178,7 +178,7 @@ def code_rest(encoding, rest, found, model, stream):  # type: ignore[no-untyped-
     return got
 
 
-@compiled
+@inlined
 def code_sign(encoding, wanted, places, logits, model, stream):  # type: ignore[no-untyped-def]
     """1 for a negative weight."""
     probability = predict(model.sign_counters, places, 0, model.sign_weights, 0, logits)
@@ -188,7 +188,7 @@ def code_sign(encoding, wanted, places, logits, model, stream):  # type: ignore[
     return bit
 
 
-@compiled
+@inlined
 def find_contexts(places, here, above, p, lag, logs, state, r, c, shift):  # type: ignore[no-untyped-def]
     """Where the counters of a weight's magnitude begin, one place for each context.
 
@@ -214,9 +214,9 @@ def find_contexts(places, here, above, p, lag, logs, state, r, c, shift):  # typ
         places[m] = (m * SLOTS + places[m]) * NODES
 
 
-@compiled
+@inlined
 def find_sign_contexts(places, here, above, p, lag, row, row_sign, column_sign, shift):  # type: ignore[no-untyped-def]
-    """The same for the sign: neighbours' signs, running means of the signs in row and column, and the neighbours' sum."""
+    """The same for the sign: signs nearby, mean signs of row and column, and the sum of two neighbours."""
     left, up, far = np.int64(here[p - 1]), np.int64(above[p]), np.int64(here[p - lag]) if lag else np.int64(0)
     s1 = (1 if left > 0 else 0) + (2 if left < 0 else 0)
     s2 = (1 if up > 0 else 0) + (2 if up < 0 else 0)
