@@ -9,13 +9,13 @@ Equation: keep the n largest |w| of each m along the input dimension.
 Source: Mishra et al. 2021, arXiv:2104.08378.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.sparse import to_sparse_semi_structured
 
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.base import Method
@@ -54,7 +54,7 @@ def to_semi_structured(model: nn.Module) -> nn.Module:
             f"to_semi_structured: the model is on {device}; sparse tensor cores are in CUDA devices of capability 8.0 "
             "or higher: model.cuda().half()"
         )
-    result = bake(model).eval() if model is not None else copy.deepcopy(model)
+    result = bake(model).eval()
     changed = [name for name, layer in result.named_modules() if _convert(layer)]
     if not changed:
         raise NoEffect(
@@ -69,8 +69,6 @@ def _convert(layer: nn.Module) -> bool:
     weight = layer.weight.detach()
     if any(size % 64 for size in weight.shape) or int((weight.view(-1, 4) != 0).sum(1).max()) > 2:
         return False
-    from torch.sparse import to_sparse_semi_structured
-
     sparse: Any = to_sparse_semi_structured(weight)
     layer.weight = nn.Parameter(sparse, requires_grad=False)
     return True
