@@ -67,6 +67,19 @@ def test_the_prior_is_the_density_of_the_mixture() -> None:
     torch.testing.assert_close(negative_log_prior(w, m), -sum(parts).log().sum())  # type: ignore[union-attr]
 
 
+def test_gradients_of_the_prior_are_those_of_its_formula() -> None:
+    """20,000 weights, so that they come in several pieces."""
+    m = mixture(torch.float64)
+    given = [(weights(20_000) / 2).double(), m.proportions, m.means, m.variances]
+    slopes = []
+    for formula in (negative_log_prior, lambda w, m: -log_joint(w, m).logsumexp(1).sum()):
+        w, p, mu, v = (x.clone().requires_grad_() for x in given)
+        value = formula(w, Mixture(proportions=p, means=mu, variances=v))
+        slopes.append([value.detach(), *torch.autograd.grad(3 * value, (w, p, mu, v))])
+    for fast, slow in zip(*slopes):
+        torch.testing.assert_close(fast, slow)
+
+
 def test_responsibilities_sum_to_one() -> None:
     found = responsibilities(100 * weights(), mixture())
     torch.testing.assert_close(found.sum(1), torch.ones(500))

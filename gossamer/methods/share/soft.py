@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from gossamer.methods.base import Method
 from gossamer.network import Codebook, constrain, held_value, weights_of
@@ -33,7 +35,7 @@ GAMMA = (250.0, 0.1)
 # The name of the mixture among the network's modules while it trains.
 ATTACHED = "soft_sharing_prior"
 # Weights are gone through in pieces of so many.
-PIECE = 2**20
+PIECE = 2**13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,38 @@ def log_joint(weights: Tensor, mixture: Mixture) -> Tensor:
 
 def negative_log_prior(weights: Tensor, mixture: Mixture) -> Tensor:
     """-sum_i log p(w_i), a scalar, in nats."""
-    parts = [-log_joint(part, mixture).logsumexp(1).sum() for part in torch.split(weights, PIECE)]
-    return torch.stack(parts).sum()
+    value: Tensor = _NegativeLogPrior.apply(  # type: ignore[no-untyped-call]
+        weights, mixture.proportions, mixture.means, mixture.variances
+    )
+    return value
+
+
+class _NegativeLogPrior(torch.autograd.Function):
+    """The value and, in the same pass over pieces that fit into the cache, its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, proportions: Tensor, means: Tensor, variances: Tensor) -> Tensor:
+        mixture = Mixture(proportions=proportions, means=means, variances=variances)
+        value, pulls = weights.new_zeros((), dtype=torch.float64), []
+        sums = weights.new_zeros(3, len(means), dtype=torch.float64)
+        for part in torch.split(weights, PIECE):
+            joint = log_joint(part, mixture)
+            total = joint.logsumexp(1, keepdim=True)
+            r = (joint - total).exp()
+            pull = (part[:, None] - means) / variances
+            value -= total.double().sum()
+            sums[0] -= r.sum(0)
+            sums[1] -= (r * pull).sum(0)
+            sums[2] -= (r * (pull.square() - 1 / variances)).sum(0) / 2
+            pulls.append((r * pull).sum(1))
+        by_proportion, by_mean, by_variance = sums.to(weights.dtype)
+        ctx.save_for_backward(torch.cat(pulls), by_proportion / proportions, by_mean, by_variance)
+        return value.to(weights.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, ...]:
+        return tuple(slope * gradient for gradient in ctx.saved_tensors)
 
 
 def responsibilities(weights: Tensor, mixture: Mixture) -> Tensor:
@@ -143,6 +175,10 @@ class Prior(nn.Module):
             variances=(-log_precision).exp(),
         )
 
+    def touch(self, module: nn.Module, args: Any, outputs: Any) -> Any:
+        """A forward hook: outputs plus nothing. Several processes average only gradients of what a run depends on."""
+        return apply_to_collection(outputs, Tensor, lambda y: y + 0 * self.moved.sum() if y.is_floating_point() else y)
+
 
 class SoftSharing:
     """A term for `fit`: tau / samples * (-log p(w) - log p(mixture)), beside a loss that is a mean over samples."""
@@ -176,12 +212,14 @@ def train_under(
     """The copy of the model that has been trained, with the mixture as a part of it while it was."""
     model = copy.deepcopy(model)
     model.add_module(ATTACHED, prior)
+    hook = model.register_forward_hook(prior.touch)
     samples = len(task.train) * len(split(next(iter(task.train)))[0][0])
     teach: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
     checkpoint = run.folder / "soft.ckpt" if run.folder else None
     try:
         fit(model, task, training, run, teach=teach, checkpoint=checkpoint, label="soft weight-sharing")
     finally:
+        hook.remove()
         delattr(model, ATTACHED)
     return model
 
