@@ -1,6 +1,7 @@
 """The graph of a network in eval mode, from torch's exporter, with the batch size free."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,7 @@ def capture(
         raise BadInput("example_inputs must be a tuple of tensors, or None to store the weights alone")
     inputs, shapes = free_batch(example_inputs) if dynamic_batch else (example_inputs, None)
     copied = copy.deepcopy(model).eval()
+    shapes = shapes and _as_called(copied, shapes)
     with silent(), torch.no_grad():
         try:
             program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
@@ -51,6 +53,7 @@ class _Converter:
 
     def __init__(self, program: torch.export.ExportedProgram, names: list[str], model: str) -> None:
         self.program, self.model = program, model
+        self.names = [*names, *["a constant"] * len(program.constants)]
         self.place = {name: index for index, name in enumerate(names)}
         self.constants: list[Tensor] = []
         self.known: dict[fx.Node, Any] = {}
@@ -128,6 +131,8 @@ class _Converter:
     def _without_writing(self, node: fx.Node, op: str | None) -> str | None:
         """The same operation with a new tensor as its result, where nothing else sees the memory it writes into."""
         target, written = node.target, self.known[_first(node)]
+        if isinstance(written, State):
+            raise self._refuse(f"changes {self.names[written.index]} while it runs in eval mode")
         packet = getattr(torch.ops.aten, target._schema.name.removeprefix("aten::").rstrip("_"), None)  # type: ignore[union-attr]
         twin = name_of(getattr(packet, target._overloadname, None))  # type: ignore[union-attr]
         alone = isinstance(written, Value) and list(self.group.values()).count(self.group[written.index]) == 1
@@ -160,6 +165,15 @@ class _Converter:
 
     def _refuse(self, why: str) -> BadInput:
         return BadInput(f"{self.model} {why}; {WEIGHTS_ONLY}")
+
+
+def _as_called(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One for each parameter of `forward`: those that *args takes belong together."""
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return shapes if len(shapes) <= named else (*shapes[:named], shapes[named:])
 
 
 def _first(node: fx.Node) -> Any:

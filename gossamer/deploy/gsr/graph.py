@@ -176,6 +176,8 @@ def _decimal(value: float) -> tuple[int, str, int]:
 def read_graph(reader: Reader, tensors: int) -> Graph:
     """The graph at the reader's place; `tensors` is how many are stored. Checks all that can be checked."""
     inputs = reader.varint(1 << 8)
+    if inputs == 0:
+        reader.fail("the network has no inputs")
     steps: list[Step] = []
     read = _Read(reader, tensors)
     for number in range(reader.varint(MOST_STEPS)):

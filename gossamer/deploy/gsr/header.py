@@ -14,7 +14,9 @@ from gossamer.deploy.gsr.stream import Reader, Writer, damaged
 from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, Stored, Width, matrix_shape
 
 MOST_DIMENSIONS, MOST_SIZE, MOST_HEADER = 32, 1 << 40, 1 << 24
-FREE_BYTES, EXPANSION = 1 << 27, 4096  # a file may decode to so many bytes, plus so many for each byte of its own
+# What a file may decode to, and how many integers it may hold, at the least and for each byte of its own.
+FREE_BYTES, BYTES_PER_BYTE = 1 << 28, 4096
+FREE_CODES, CODES_PER_BYTE = 1 << 22, 1024
 CODED = (Coding.GRID, Coding.ROWS, Coding.CODEBOOK, Coding.TRELLIS)
 
 
@@ -58,6 +60,12 @@ class Header:
     graph: Graph | None
 
 
+def constant_names(named: int, count: int) -> list[str]:
+    """Names for the constants of a graph; a loaded network that is saved again has such names already, with lower
+    numbers."""
+    return [f"_constants.{number}" for number in range(named, named + count)]
+
+
 def entry_of(stored: Stored) -> Entry:
     """The header's part of a tensor that is about to be written."""
     largest = int(abs(stored.q).max()) if stored.q is not None and stored.q.size else 0
@@ -97,13 +105,16 @@ def read_header(packed: bytes, length: int, file_bytes: int) -> Header:
     reader = Reader(plain, "header")
     names, buffers = read_names(reader)
     named = len(names)
-    names += [f"_constants.{number}" for number in range(reader.varint(MOST_NAMES))]
-    allowed = FREE_BYTES + EXPANSION * file_bytes
+    names += constant_names(named, reader.varint(MOST_NAMES))
+    if len(set(names)) != len(names):
+        reader.fail("two tensors have one name")
+    memory, codes = FREE_BYTES + BYTES_PER_BYTE * file_bytes, FREE_CODES + CODES_PER_BYTE * file_bytes
     entries: list[Entry] = []
     for number in range(len(names)):
         entry = _read_entry(reader, number, entries)
-        allowed -= 0 if entry.coding == Coding.SAME else entry.bytes
-        if allowed < 0:
+        memory -= 0 if entry.coding == Coding.SAME else entry.bytes
+        codes -= entry.elements if entry.coding in CODED else 0
+        if memory < 0 or codes < 0:
             reader.fail(f"its tensors are larger than a file of {file_bytes} bytes may hold")
         entries.append(entry)
     has_graph = reader.byte()
@@ -135,7 +146,7 @@ def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
 
 def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
     code = reader.byte()
-    if code & 15 > max(Coding):
+    if code & 15 > Coding.TRELLIS:
         reader.fail(f"tensor {number} has coding {code & 15}, which is unknown")
     coding, width = Coding(code & 15), Width(code >> 5 & 3)
     if coding == Coding.SAME:

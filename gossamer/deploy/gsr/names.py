@@ -22,43 +22,40 @@ def write_names(names: list[str], buffers: set[str], writer: Writer) -> None:
     groups = _grouped(names, buffers)
     writer.varint(len(groups))
     before: list[str] = []
-    for path, leaves in groups:
-        known = LEAVES.index(leaves) if leaves in LEAVES else None
+    for path, known, leaf in groups:
         shared = 0
         while shared < min(len(before), len(path)) and before[shared] == path[shared]:
             shared += 1
         rest = len(path) - shared
         # one byte: 3 bits what the module holds (0: one tensor by its own name), 3 bits shared parts, 2 bits new parts
-        writer.byte((known or 0) | min(shared, 7) << 3 | min(rest, 3) << 6)
+        writer.byte(known | min(shared, 7) << 3 | min(rest, 3) << 6)
         if shared >= 7:
             writer.varint(shared - 7)
         if rest >= 3:
             writer.varint(rest - 3)
         for part in path[shared:]:
             writer.text(part)
-        if known is None:
-            leaf = leaves[0]
+        if known == 0:
             writer.text(leaf)
             writer.byte(".".join([*path, leaf]) in buffers)
         before = path
 
 
-def _grouped(names: list[str], buffers: set[str]) -> list[tuple[list[str], tuple[str, ...]]]:
-    """Runs of tensors of one module that stand in LEAVES; others alone."""
-    groups: list[tuple[list[str], tuple[str, ...]]] = []
+def _grouped(names: list[str], buffers: set[str]) -> list[tuple[list[str], int, str]]:
+    """(module, number in LEAVES, name of the first tensor): runs of tensors of one module; 0 for one tensor alone."""
+    groups: list[tuple[list[str], int, str]] = []
     at = 0
     while at < len(names):
         *path, leaf = names[at].split(".")
         prefix = "".join(f"{part}." for part in path)
-        found: tuple[str, ...] = (leaf,)
-        for leaves in sorted(LEAVES[1:], key=len, reverse=True):
+        known = 0
+        for number, leaves in enumerate(LEAVES):
             wanted = [prefix + one for one in leaves]
             usual = all((name in buffers) == (one in BUFFERS) for name, one in zip(wanted, leaves))
-            if names[at : at + len(leaves)] == wanted and usual:
-                found = leaves
-                break
-        groups.append((path, found))
-        at += len(found)
+            if len(leaves) > len(LEAVES[known]) and names[at : at + len(leaves)] == wanted and usual:
+                known = number
+        groups.append((path, known, leaf))
+        at += max(1, len(LEAVES[known]))
     return groups
 
 

@@ -27,13 +27,13 @@ class Network(nn.Module):
         for name, tensor, parameter in zip(names, tensors, parameters):
             _register(self, name, tensor, parameter)
 
-    def forward(self, *inputs: Tensor) -> Any:
-        graph = self._graph
+    def forward(self, x: Tensor, *more: Tensor) -> Any:
+        graph, inputs = self._graph, (x, *more)
         if len(inputs) != graph.inputs:
             raise BadInput(f"this network takes {graph.inputs} inputs, not {len(inputs)}")
         values: list[Any] = [*inputs, *[None] * len(graph.steps)]
         state = [_find(self, name) for name in self._names]
-        context = _Context(values, state, inputs[0].device if inputs else torch.device("cpu"))
+        context = _Context(values, state, x.device)
         for number, step in enumerate(graph.steps):
             args = [context.fill(value) for value in step.args]
             kwargs = {key: context.fill(value) for key, value in step.kwargs.items()}

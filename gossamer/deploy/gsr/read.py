@@ -40,7 +40,9 @@ def load(path: Path | str, into: nn.Module | None = None, *, dtype: torch.dtype 
                 f"{path} holds weights alone; load them into a network of their class: load(path, into=model)"
             )
         tensors = read_tensors(file)
-        return network(file, tensors, dtype) if into is None else _put(tensors, into, path)
+        if into is None:
+            return network(file, tensors, dtype)
+        return _put({name: tensors[name] for name in file.header.names[: file.header.named]}, into, path)
 
 
 def read_tensor(path: Path | str, name: str) -> Tensor:
@@ -80,9 +82,14 @@ def opened_bytes(data: bytes) -> Network:
 
 def read_tensors(file: File) -> dict[str, Tensor]:
     """All tensors by name, in the order of the file; equal ones share their memory."""
+    for section in file.sections:
+        file.payload(section)  # all checksums before the first integer: a damaged file is refused quickly
     numbers = range(len(file.coded))
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, max(1, len(numbers)))) as pool:
-        decoded = list(pool.map(file.codes, numbers)) if len(numbers) > 1 else [file.codes(n) for n in numbers]
+    if len(numbers) > 1:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, len(numbers))) as pool:
+            decoded = list(pool.map(file.codes, numbers))
+    else:
+        decoded = [file.codes(number) for number in numbers]
     parts: dict[int, list[Codes]] = {}
     for number in numbers:
         for piece, found in zip(file.pieces[number], decoded[number]):
@@ -160,6 +167,7 @@ class _Tensors:
         mapped = number in self.raw and not view.readonly
         return torch.frombuffer(view if mapped else bytearray(view), dtype=entry.dtype).reshape(entry.shape)
 
+    @np.errstate(all="ignore")  # a damaged step may overflow
     def _from_codes(self, entry: Entry, floats: Any, q: Codes) -> Tensor:
         match entry.coding:
             case Coding.GRID if not entry.dtype.is_floating_point:
@@ -184,10 +192,9 @@ def _decoded(file: File, tensor: int) -> Codes:
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _put(tensors: dict[str, Tensor], model: nn.Module, path: Path) -> nn.Module:
+def _put(stored: dict[str, Tensor], model: nn.Module, path: Path) -> nn.Module:
     """Fill the model's own tensors; nothing is changed where names or shapes do not fit."""
     own = model.state_dict()
-    stored = {name: tensor for name, tensor in tensors.items() if not name.startswith("_constants.")}
     misfits = [f"{name} is missing" for name in own if name not in stored]
     misfits += [f"{name} is not in the model" for name in stored if name not in own]
     misfits += [

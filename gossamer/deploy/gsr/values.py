@@ -1,5 +1,6 @@
 """What a tensor is stored as: the shortest coding that gives back its values bit by bit."""
 
+import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -59,8 +60,8 @@ class Stored:
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns as the coder takes a tensor: output channels, and all the rest."""
     if len(shape) < 2:
-        return 1, int(np.prod(shape, dtype=np.int64))
-    return shape[0], int(np.prod(shape[1:], dtype=np.int64))
+        return 1, math.prod(shape)
+    return shape[0], math.prod(shape[1:])
 
 
 def raw_bytes(tensor: Tensor) -> NDArray[np.uint8]:

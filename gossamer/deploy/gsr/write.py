@@ -16,7 +16,7 @@ from gossamer.deploy.gsr.capture import capture
 from gossamer.deploy.gsr.file import MODES, build
 from gossamer.deploy.gsr.fold import fold_batch_norm
 from gossamer.deploy.gsr.graph import DTYPES, Graph
-from gossamer.deploy.gsr.header import Header, entry_of
+from gossamer.deploy.gsr.header import Header, constant_names, entry_of
 from gossamer.deploy.gsr.read import opened_bytes
 from gossamer.deploy.gsr.values import Coding, Stored, as_stored, raw_bytes
 from gossamer.errors import BadInput, ExportMismatch, unknown
@@ -66,7 +66,7 @@ def save(
     buffers = set(names) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
     stored = describe([*state.values(), *constants], effort)
     header = Header(
-        names=[*names, *(f"_constants.{i}" for i in range(len(constants)))],
+        names=[*names, *constant_names(len(names), len(constants))],
         named=len(names),
         buffers=buffers,
         entries=[entry_of(s) for s in stored],
