@@ -112,7 +112,7 @@ def _directory_entry(section: Any, payload: bytes) -> bytes:
     writer.byte(section.kind)
     writer.varint(section.length)
     if section.kind in CODERS:
-        writer.varint(section.weights)
+        writer.varint(section.pieces)
         writer.data += struct.pack("<I", section.digest)
     return bytes(writer.data) + struct.pack("<I", zlib.crc32(payload))
 

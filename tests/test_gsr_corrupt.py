@@ -119,7 +119,7 @@ def test_damage_behind_right_checksums_never_crashes(seed: int) -> None:
         (packed(one_tensor(2, coding=15)), "coding 15, which is unknown"),
         (packed(one_tensor(2, coding=3)), "sections do not fit its tensors"),
         (packed(one_tensor(2, coding=6, rest=b"\x01\x02\x02")), "entry 2 of a codebook of 2"),
-        (packed(one_tensor(2, 3, coding=0x84, rest=b"\x01\x04")), "a lag of 4"),
+        (packed(one_tensor(2, 3, coding=0x84, rest=b"\x08\x01")), "a lag of 4"),
         (packed(one_tensor(2), b"\x01\x05\x00" + bytes(4)), "kind 5, which is unknown"),
         (packed(one_tensor(2), b"\xff\xff\xff\xff\x0f"), "number above"),
         (packed(b"\xff" * 5), "number above"),

@@ -174,7 +174,10 @@ def test_any_mixture_of_codings_comes_back(codings: list[Coding], effort: str) -
 
 def test_a_large_tensor_is_cut_into_sections_of_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gossamer.deploy.gsr.file.SECTION_WEIGHTS", 500)
+    monkeypatch.setattr("gossamer.deploy.gsr.header.SECTION_WEIGHTS", 500)
     tensors = [CASES[Coding.GRID], on_grid((100, 30), 0.5), CASES[Coding.TRELLIS], CASES[Coding.CODEBOOK]]
+    tensors[0][0] = 0
+    tensors[0][3] *= 100
     file = File(stored_bytes(tensors))
     assert len(file.coded) > 6
     assert all(same(a, b) for a, b in zip(read_tensors(file).values(), tensors, strict=True))

@@ -13,14 +13,21 @@ import numpy as np
 
 from gossamer.deploy.coder import integers as coder
 from gossamer.deploy.coder.section import decode_section, encode_section
-from gossamer.deploy.gsr.header import CODED, MOST_HEADER, Entry, Header, entry_of, read_header, write_header
+from gossamer.deploy.gsr.header import (
+    MOST_HEADER,
+    SECTION_WEIGHTS,
+    Entry,
+    Header,
+    entry_of,
+    read_header,
+    write_header,
+)
 from gossamer.deploy.gsr.stream import Reader, Writer, damaged
 from gossamer.deploy.gsr.values import Codes, Coding, Stored, matrix_shape
 from gossamer.errors import CorruptFile
 
 MAGIC, VERSION = b"GSR", 1
 ALIGNMENT, OWN_SECTION = 64, 1 << 16  # raw tensors from so many bytes on lie alone, at a multiple of so many bytes
-SECTION_WEIGHTS = 1 << 19
 MOST_SECTIONS, MOST_BYTES = 1 << 20, 1 << 48
 MODES = {"fast": ("rans",), "default": ("cm4", "rans"), "max": ("cm8", "cm4", "rans")}
 
@@ -40,12 +47,12 @@ CODERS = {Kind.CM4: "cm4", Kind.CM8: "cm8", Kind.RANS: "rans"}
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Where a section lies. weights: how many integers it holds; digest: CRC-32 of them as little-endian int32."""
+    """Where a section lies. pieces: how many it holds, 0 for all that are left; digest: CRC-32 of their integers."""
 
     kind: Kind
     length: int
     crc: int
-    weights: int = 0
+    pieces: int = 0
     digest: int = 0
     start: int = 0
 
@@ -56,11 +63,13 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A part of a tensor in a coded section: some of its rows."""
+    """A tensor, or some of its rows, in a coded section. largest: of the integers' magnitudes."""
 
     tensor: int
     first: int
     rows: int
+    columns: int
+    largest: int
 
 
 def build(header: Header, stored: Sequence[Stored], effort: str) -> bytes:
@@ -86,7 +95,7 @@ def build(header: Header, stored: Sequence[Stored], effort: str) -> bytes:
         writer.byte(section.kind)
         writer.varint(section.length)
         if section.kind in CODERS:
-            writer.varint(section.weights)
+            writer.varint(section.pieces)
             writer.data += struct.pack("<I", section.digest)
         writer.data += struct.pack("<I", section.crc)
     writer.data += struct.pack("<I", zlib.crc32(bytes(writer.data)))
@@ -104,61 +113,34 @@ def alone(entry: Entry) -> bool:
     return entry.coding == Coding.RAW and entry.float_bytes >= OWN_SECTION
 
 
-def pieces(entries: Sequence[Entry], weights: Sequence[int]) -> list[list[Piece]] | None:
-    """Which rows of which tensors the coded sections hold, from how many integers each has (0: all that are left); None
-    if that cannot be."""
-    result: list[list[Piece]] = []
-    waiting = [(number, *matrix_shape(entry.shape)) for number, entry in enumerate(entries) if entry.coding in CODED]
-    at, row = 0, 0
-    for count in weights:
-        found: list[Piece] = []
-        if count == 0:  # all that are left
-            count = sum(rows * columns for _, rows, columns in waiting[at:])
-            count -= row * waiting[at][2] if row else 0
-        while count > 0 and at < len(waiting):
-            number, rows, columns = waiting[at]
-            taken = min(rows - row, count // columns)
-            if taken == 0 or (entries[number].coding == Coding.TRELLIS and taken < rows):
-                return None
-            found.append(Piece(tensor=number, first=row, rows=taken))
-            count, row = count - taken * columns, row + taken
-            if row == rows:
-                at, row = at + 1, 0
-        if count or not found:
-            return None
-        result.append(found)
-    return result if at == len(waiting) else None
+def pieces_of(entries: Sequence[Entry]) -> list[Piece]:
+    """What is coded, in the order of the sections."""
+    found = []
+    for number, entry in enumerate(entries):
+        rows, columns = matrix_shape(entry.shape)
+        for at, largest in enumerate(entry.largest):
+            first = at * entry.part
+            height = min(entry.part or rows, rows - first)
+            found.append(Piece(tensor=number, first=first, rows=height, columns=columns, largest=largest))
+    return found
 
 
 def _coded(stored: Sequence[Stored], effort: str) -> list[tuple[Section, bytes]]:
     """All integers, in sections of about SECTION_WEIGHTS, coded side by side."""
-    entries = [entry_of(s) for s in stored]
-    found = pieces(entries, _cuts(entries))
-    assert found is not None
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sections = list(pool.map(lambda group: _encode(stored, group, MODES[effort]), found))
-    if sections:
-        sections[-1] = (replace(sections[-1][0], weights=0), sections[-1][1])
-    return sections
-
-
-def _cuts(entries: Sequence[Entry]) -> list[int]:
-    """How many integers each section takes: small tensors together, large ones in parts of whole rows."""
-    cuts, filled = [], 0
-    for entry in entries:
-        if entry.coding not in CODED:
-            continue
-        rows, columns = matrix_shape(entry.shape)
-        if filled and filled + rows * columns > SECTION_WEIGHTS:
-            cuts.append(filled)
+    groups: list[list[Piece]] = []
+    filled = SECTION_WEIGHTS
+    for piece in pieces_of([entry_of(s) for s in stored]):
+        size = piece.rows * piece.columns
+        if filled + size > SECTION_WEIGHTS:
+            groups.append([])
             filled = 0
-        # The states of a trellis run through the whole tensor.
-        while rows * columns > 2 * SECTION_WEIGHTS and rows > 1 and entry.coding != Coding.TRELLIS:
-            taken = min(rows, max(1, SECTION_WEIGHTS // columns))
-            cuts.append(taken * columns)
-            rows -= taken
-        filled += rows * columns
-    return [*cuts, filled] if filled else cuts
+        groups[-1].append(piece)
+        filled += size
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sections = list(pool.map(lambda group: _encode(stored, group, MODES[effort]), groups))
+    if sections:
+        sections[-1] = (replace(sections[-1][0], pieces=0), sections[-1][1])
+    return sections
 
 
 def _encode(stored: Sequence[Stored], group: list[Piece], modes: Sequence[str]) -> tuple[Section, bytes]:
@@ -168,7 +150,7 @@ def _encode(stored: Sequence[Stored], group: list[Piece], modes: Sequence[str]) 
         kind=next(kind for kind, name in CODERS.items() if name == mode),
         length=len(payload),
         crc=zlib.crc32(payload),
-        weights=sum(t.q.size for t in tensors),
+        pieces=len(group),
         digest=digest([t.q for t in tensors]),
     )
     return section, payload
@@ -220,10 +202,16 @@ class File:
         self.coded = self.sections[len(wanted) :]
         if any(section.kind not in CODERS for section in self.coded):
             raise damaged("header", "its sections are out of order")
-        found = pieces(entries, [section.weights for section in self.coded])
-        if found is None:
+        self.pieces: list[list[Piece]] = []
+        left = pieces_of(entries)
+        for section in self.coded:
+            count = section.pieces or len(left)
+            if not 0 < count <= len(left):
+                raise damaged("header", "its sections do not hold the integers of its tensors")
+            self.pieces.append(left[:count])
+            left = left[count:]
+        if left:
             raise damaged("header", "its sections do not hold the integers of its tensors")
-        self.pieces = found
 
     def payload(self, section: Section) -> memoryview:
         """The checked bytes of a section."""
@@ -238,17 +226,11 @@ class File:
         """The decoded integers of coded section `number`, one array for each of its pieces."""
         section = self.coded[number]
         payload = bytes(self.payload(section))
-        entries = self.header.entries
-        headers = [
-            coder.Header(
-                rows=piece.rows,
-                columns=matrix_shape(entries[piece.tensor].shape)[1],
-                lag=entries[piece.tensor].lag,
-                largest=entries[piece.tensor].largest,
-                trellis=entries[piece.tensor].coding == Coding.TRELLIS,
-            )
-            for piece in self.pieces[number]
-        ]
+        headers = []
+        for piece in self.pieces[number]:
+            entry = self.header.entries[piece.tensor]
+            shape = {"rows": piece.rows, "columns": piece.columns, "lag": entry.lag, "largest": piece.largest}
+            headers.append(coder.Header(**shape, trellis=entry.coding == Coding.TRELLIS))
         try:
             found = decode_section(payload, headers, CODERS[section.kind])
         except CorruptFile as error:
@@ -279,11 +261,11 @@ def _directory(reader: Reader) -> list[Section]:
         kind = reader.byte()
         if kind > Kind.RANS:
             reader.fail(f"a section of kind {kind}, which is unknown")
-        length, weights, checked = reader.varint(MOST_BYTES), 0, 0
+        length, count, checked = reader.varint(MOST_BYTES), 0, 0
         if kind in CODERS:
-            weights, checked = reader.varint(coder.MOST_WEIGHTS), struct.unpack("<I", reader.take(4))[0]
+            count, checked = reader.varint(MOST_SECTIONS), struct.unpack("<I", reader.take(4))[0]
         crc = struct.unpack("<I", reader.take(4))[0]
-        sections.append(Section(kind=Kind(kind), length=length, crc=crc, weights=weights, digest=checked))
+        sections.append(Section(kind=Kind(kind), length=length, crc=crc, pieces=count, digest=checked))
     return sections
 
 

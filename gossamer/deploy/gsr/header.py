@@ -13,23 +13,26 @@ from gossamer.deploy.gsr.names import MOST_NAMES, read_names, write_names
 from gossamer.deploy.gsr.stream import Reader, Writer, damaged
 from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, Stored, Width, matrix_shape
 
-MOST_DIMENSIONS, MOST_SIZE, MOST_HEADER = 32, 1 << 40, 1 << 24
+MOST_DIMENSIONS, MOST_SIZE, MOST_HEADER, MOST_LAG = 32, 1 << 40, 1 << 24, 1 << 15
 # What a file may decode to, and how many integers it may hold, at the least and for each byte of its own.
 FREE_BYTES, BYTES_PER_BYTE = 1 << 28, 4096
 FREE_CODES, CODES_PER_BYTE = 1 << 22, 1024
+SECTION_WEIGHTS = 1 << 19  # about so many integers are coded together; a writer may choose others
 CODED = (Coding.GRID, Coding.ROWS, Coding.CODEBOOK, Coding.TRELLIS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One tensor as the header tells of it. count: of its floats; largest: of its integers' magnitudes."""
+    """One tensor as the header tells of it. count: of its floats. part: its integers are coded so many rows at a time,
+    0 for all at once. largest: magnitude of the integers of each part."""
 
     coding: Coding
     dtype: torch.dtype
     shape: tuple[int, ...]
     width: Width = Width.FLOAT32
     count: int = 0
-    largest: int = 0
+    largest: tuple[int, ...] = ()
+    part: int = 0
     lag: int = 0
     zero: int = 0
     same: int = 0
@@ -68,10 +71,17 @@ def constant_names(named: int, count: int) -> list[str]:
 
 def entry_of(stored: Stored) -> Entry:
     """The header's part of a tensor that is about to be written."""
-    largest = int(abs(stored.q).max()) if stored.q is not None and stored.q.size else 0
+    q, part = stored.q, 0
+    largest: tuple[int, ...] = ()
+    if q is not None:
+        rows, columns = q.shape
+        # The states of a trellis run through the whole tensor.
+        if rows > 1 and q.size > 2 * SECTION_WEIGHTS and stored.coding != Coding.TRELLIS:
+            part = max(1, SECTION_WEIGHTS // columns)
+        largest = tuple(int(abs(q[at : at + (part or rows)]).max()) for at in range(0, rows, part or rows))
     return Entry(
         coding=stored.coding, dtype=stored.dtype, shape=stored.shape, width=stored.width, count=stored.count,
-        largest=largest, lag=stored.lag, zero=stored.zero, same=stored.same,
+        largest=largest, part=part, lag=stored.lag, zero=stored.zero, same=stored.same,
     )  # fmt: skip
 
 
@@ -124,9 +134,9 @@ def read_header(packed: bytes, length: int, file_bytes: int) -> Header:
 
 
 def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
-    """One byte: 4 bits coding, 1 bit other dtype than float32, 2 bits width, 1 bit lag; then what the coding needs."""
+    """One byte: 4 bits coding, 1 bit other dtype than float32, 2 bits width, 1 bit lag or parts; then the rest."""
     other = entry.dtype != torch.float32 and entry.coding != Coding.SAME
-    writer.byte(entry.coding | other << 4 | entry.width << 5 | bool(entry.lag) << 7)
+    writer.byte(entry.coding | other << 4 | entry.width << 5 | bool(entry.lag or entry.part) << 7)
     if entry.coding == Coding.SAME:
         writer.varint(number - 1 - entry.same)
         return
@@ -135,10 +145,12 @@ def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
     writer.varint(len(entry.shape))
     for size in entry.shape:
         writer.varint(size)
-    if entry.coding in CODED:
-        writer.varint(entry.largest)
-    if entry.lag:
-        writer.varint(entry.lag)
+    if entry.lag or entry.part:
+        writer.varint(2 * entry.lag + bool(entry.part))
+    if entry.part:
+        writer.varint(entry.part)
+    for largest in entry.largest:
+        writer.varint(largest)
     if entry.coding == Coding.CODEBOOK:
         writer.varint(entry.count)
         writer.varint(entry.zero)
@@ -161,12 +173,21 @@ def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
             reader.fail(f"tensor {number} has dtype {index}, which is unknown")
         dtype = DTYPES[index]
     shape = tuple(reader.varint(MOST_SIZE) for _ in range(reader.varint(MOST_DIMENSIONS)))
-    largest = reader.varint(LARGEST) if coding in CODED else 0
-    lag = reader.varint(LARGEST) if code & 128 else 0
+    lag, part = divmod(reader.varint(2 * MOST_LAG + 1), 2) if code & 128 else (0, 0)
+    rows = matrix_shape(shape)[0]
+    if part:
+        part = reader.varint(MOST_SIZE)
+        if part >= rows or coding == Coding.TRELLIS or part == 0:
+            reader.fail(f"tensor {number} is coded in parts of {part} rows of {rows}")
+    parts = -(-rows // part) if part else 1
+    if parts > len(reader.data):
+        reader.fail(f"tensor {number} has {parts} parts")
+    largest = tuple(reader.varint(LARGEST) for _ in range(parts)) if coding in CODED else ()
     count, zero = _counts(reader, coding, dtype, shape)
     entry = Entry(
-        coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, lag=lag, zero=zero
-    )
+        coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, part=part, lag=lag,
+        zero=zero,
+    )  # fmt: skip
     if why := _fault(entry):
         reader.fail(f"tensor {number}: {why}")
     return entry
@@ -201,7 +222,9 @@ def _fault(entry: Entry) -> str:
     if entry.coding != Coding.RAW and entry.width == Width.OWN:
         return "its floats cannot have that width"
     if entry.lag > (matrix_shape(entry.shape)[1] if entry.coding in CODED else 0):
-        return f"a lag of {entry.lag}"
+        return f"a lag of {entry.lag} columns"
+    if entry.part and entry.coding not in CODED:
+        return "it has parts, but no integers"
     if entry.coding == Coding.CODEBOOK and not 0 <= entry.zero < entry.count:
         return f"entry {entry.zero} of a codebook of {entry.count}"
     return ""

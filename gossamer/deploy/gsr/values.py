@@ -76,7 +76,7 @@ def as_stored(tensor: Tensor, *, trellis: bool = True) -> list[Stored]:
     zeros = Stored(coding=Coding.ZEROS, dtype=tensor.dtype, shape=tuple(tensor.shape))
     if not data.any():
         return [zeros]
-    own = replace(zeros, coding=Coding.RAW, width=Width.OWN, floats=memoryview(data), count=tensor.numel())
+    own = replace(zeros, coding=Coding.RAW, width=Width.OWN, floats=data.data, count=tensor.numel())
     if not tensor.is_floating_point():
         return [*_whole_numbers(tensor, zeros), own]
     values = exact_float32(tensor)
@@ -173,7 +173,7 @@ def shortest(values: Floats) -> tuple[Width, bytes | memoryview]:
     if _are_halves(values[:4096]) and _are_halves(values):
         with np.errstate(all="ignore"):
             return Width.FLOAT16, values.astype("<f2").tobytes()
-    return Width.FLOAT32, memoryview(np.ascontiguousarray(values, "<f4")).cast("B")
+    return Width.FLOAT32, np.ascontiguousarray(values, "<f4").data.cast("B")
 
 
 def _are_halves(values: Floats) -> bool:
