@@ -180,7 +180,7 @@ def test_the_term_reads_the_held_weights_and_leaves_pruned_ones_out() -> None:
 
 
 def test_training_under_the_prior_draws_weights_together() -> None:
-    method = SoftWeightSharing(epochs=8, tau=0.02, components=8, zero=0.9, lr=0.01)
+    method = SoftWeightSharing(epochs=8, tau=0.02, components=8, zero=0.9, sigma=0.05, lr=0.01)
     run, model = Run(), learned()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     shared = method(model, stripes(), run)
@@ -190,6 +190,4 @@ def test_training_under_the_prior_draws_weights_together() -> None:
     assert len(together.unique()) <= 9
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any("prior" in name for name in shared.state_dict())
-    free = SoftWeightSharing(epochs=8, tau=0.0, components=8, zero=0.9, lr=0.01)(learned(), stripes(), Run())
-    accuracy = [float(stripes().metric(m, stripes().validation).mean()) for m in (shared, free)]
-    assert accuracy[0] >= 0.6, accuracy
+    assert float(stripes().metric(shared, stripes().validation).mean()) >= 0.6

@@ -32,6 +32,8 @@ LOG_2PI = math.log(2 * math.pi)
 # Gamma(shape, rate) on the precision: of the component at zero, and of the others (as in the source's own code).
 ZERO_GAMMA = (5000.0, 2.0)
 GAMMA = (250.0, 0.1)
+# Steps of means, log precisions and proportions over those of the weights (there 1e-4, 3e-3, 3e-3 over 5e-4).
+PACES = (0.2, 6.0, 6.0)
 # The name of the mixture among the network's modules while it trains.
 ATTACHED = "soft_sharing_prior"
 # Weights are gone through in pieces of so many.
@@ -148,24 +150,27 @@ def join(mixture: Mixture, i: int, j: int) -> Mixture:
 class Prior(nn.Module):
     """The trained mixture, a part of the network while it trains.
 
-    Every tensor is start + pace * moved, and `moved` is trained: with Adam, whose steps have the size of the learning
-    rate, the mixture then learns `pace` times as fast as the weights.
+    Every number is start + paces * moved, and `moved` is trained: with Adam, whose steps have the size of the learning
+    rate, it then learns so many times as fast as the weights. paces: `pace` times those of the source.
     """
 
     start: Tensor
+    paces: Tensor
 
     def __init__(self, weights: Tensor, components: int, zero: float, sigma: float, pace: float) -> None:
         super().__init__()
         low, high = float(weights.min()), float(weights.max())
         means = torch.linspace(low, high, components)
-        self.zero, self.pace = zero, pace
+        self.zero = zero
         spread = torch.full((components + 1,), -2 * math.log(sigma))
         self.register_buffer("start", torch.cat([means, spread, torch.zeros(components)]))
+        counts = torch.tensor([components, components + 1, components])
+        self.register_buffer("paces", pace * torch.tensor(PACES).repeat_interleave(counts))
         self.moved = nn.Parameter(torch.zeros_like(self.start))
 
     def mixture(self) -> Mixture:
         """The mixture as it stands."""
-        values = self.start + self.pace * self.moved
+        values = self.start + self.paces * self.moved
         count = (len(values) - 1) // 3
         means, log_precision, logits = torch.split(values, [count, count + 1, count])
         first = values.new_zeros(1)
@@ -227,7 +232,7 @@ def train_under(
 @dataclass(frozen=True, kw_only=True)
 class SoftWeightSharing(Method):
     """components: besides the one at zero, which has the proportion `zero`. tau: weight of the prior. sigma: of all
-    components at the start. pace: learning rate of the mixture over that of the weights. merge: components that diverge
+    components at the start. pace: of the mixture, 1 as in the source. merge: components that diverge
     by less (nats) are joined. layers, ignore: patterns."""
 
     stage: ClassVar[int | None] = 60
@@ -235,10 +240,10 @@ class SoftWeightSharing(Method):
     components: Annotated[int, Range(1, 4096)] = 16
     zero: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.999
     tau: Annotated[float, Range(0, 1000)] = 0.005
-    sigma: Annotated[float, Range(0, 1000, open_=("low",))] = 0.05
+    sigma: Annotated[float, Range(0, 1000, open_=("low",))] = 0.25
     merge: Annotated[float, Range(0, 1000)] = 0.1
     epochs: Annotated[int, Range(1, 10_000)] = 20
-    lr: Annotated[float, Range(0, 10, open_=("low",))] = 1e-3
+    lr: Annotated[float, Range(0, 10, open_=("low",))] = 5e-4
     pace: Annotated[float, Range(0, 1000)] = 1.0
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
