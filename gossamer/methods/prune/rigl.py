@@ -47,7 +47,7 @@ def moved(mask: Tensor, weight: Tensor, gradient: Tensor, share: float, allowed:
     count = max(min(round(share * active), int(allowed.sum()) - active), 0)
     stay = smallest_mask(weight.abs().where(mask, -1.0), mask.numel() - active + count)
     gain = gradient.abs().where(allowed & ~stay, -1.0)
-    return stay | ~smallest_mask(gain, mask.numel() - count)
+    return stay | smallest_mask(gain, mask.numel() - count)
 
 
 def forget(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor) -> None:
