@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
 """The compiled part of the context-mixing coder; one file, because numba's cache looks at the file's date only.
 
 A weight is a magnitude class (found by tests "is it above class j?" from a pivot up or down), a sign, and the rest of
@@ -56,7 +57,7 @@ def fresh_model(contexts: int) -> Model:
 
 
 @inlined
-def decide(encoding, wanted, probability, coder, stream):  # type: ignore[no-untyped-def]
+def decide(encoding, wanted, probability, coder, stream):
     """Code one decision that is 1 with a probability (16 bits). Past the end of the stream: zeros, nothing written."""
     span, at, size = coder[RANGE], coder[AT], stream.size
     bound = (span >> 16) * probability
@@ -90,7 +91,7 @@ def decide(encoding, wanted, probability, coder, stream):  # type: ignore[no-unt
 
 
 @inlined
-def log16(x):  # type: ignore[no-untyped-def]
+def log16(x):
     """floor(16 log2(x)), 0 for 0, of an integer below 2^24; exact below 2^12, of its leading bits above."""
     if x < 1 << 12:
         return np.int64(LOG[x])
@@ -100,13 +101,13 @@ def log16(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def toward(mean, magnitude, age):  # type: ignore[no-untyped-def]
+def toward(mean, magnitude, age):
     """A running mean after one more value; the older it is, the slower it moves."""
     return mean + ((magnitude - mean) * np.int64(MEAN_RATE[age]) >> 16)
 
 
 @inlined
-def updated(counter, bit):  # type: ignore[no-untyped-def]
+def updated(counter, bit):
     """A counter after a decision: a step of 1 / (count + 1.8)."""
     count = counter & COUNT_LIMIT
     probability = counter >> COUNT_BITS
@@ -115,7 +116,7 @@ def updated(counter, bit):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def predict(counters, places, offset, weights, first, logits):  # type: ignore[no-untyped-def]
+def predict(counters, places, offset, weights, first, logits):
     """The mixed probability of the decision whose counters are at places + offset; their logits go to `logits`."""
     total = np.int64(0)
     for m in range(places.size):
@@ -126,7 +127,7 @@ def predict(counters, places, offset, weights, first, logits):  # type: ignore[n
 
 
 @inlined
-def learn(counters, places, offset, weights, first, logits, error, bit):  # type: ignore[no-untyped-def]
+def learn(counters, places, offset, weights, first, logits, error, bit):
     """Move the mixer along its gradient, and each counter towards the decision."""
     for m in range(places.size):
         moved = weights[first + m] + (logits[m] * error + 65536 >> 17)
@@ -136,7 +137,7 @@ def learn(counters, places, offset, weights, first, logits, error, bit):  # type
 
 
 @inlined
-def code_class(encoding, wanted, pivot, top, parity, places, logits, model, stream):  # type: ignore[no-untyped-def]
+def code_class(encoding, wanted, pivot, top, parity, places, logits, model, stream):
     """The class of a magnitude, 0..top: tests upwards from the pivot while true, or downwards while false."""
     contexts = places.size
     j, way = min(pivot, top - 1), 0
@@ -158,7 +159,7 @@ def code_class(encoding, wanted, pivot, top, parity, places, logits, model, stre
 
 
 @inlined
-def code_rest(encoding, rest, found, model, stream):  # type: ignore[no-untyped-def]
+def code_rest(encoding, rest, found, model, stream):
     """The place of a magnitude within class `found`; its first three bits are adaptive."""
     if found < 5:
         return np.int64(0)
@@ -179,7 +180,7 @@ def code_rest(encoding, rest, found, model, stream):  # type: ignore[no-untyped-
 
 
 @inlined
-def code_sign(encoding, wanted, places, logits, model, stream):  # type: ignore[no-untyped-def]
+def code_sign(encoding, wanted, places, logits, model, stream):
     """1 for a negative weight."""
     probability = predict(model.sign_counters, places, 0, model.sign_weights, 0, logits)
     bit = decide(encoding, wanted, probability, model.coder, stream)
@@ -189,7 +190,7 @@ def code_sign(encoding, wanted, places, logits, model, stream):  # type: ignore[
 
 
 @inlined
-def find_contexts(places, here, above, p, lag, logs, state, r, c, shift):  # type: ignore[no-untyped-def]
+def find_contexts(places, here, above, p, lag, logs, state, r, c, shift):
     """Where the counters of a weight's magnitude begin, one place for each context.
 
     here, above: this row and the one above, weight c at p. logs: of the means of row and column, and of the expected
@@ -215,7 +216,7 @@ def find_contexts(places, here, above, p, lag, logs, state, r, c, shift):  # typ
 
 
 @inlined
-def find_sign_contexts(places, here, above, p, lag, row, row_sign, column_sign, shift):  # type: ignore[no-untyped-def]
+def find_sign_contexts(places, here, above, p, lag, row, row_sign, column_sign, shift):
     """The same for the sign: signs nearby, mean signs of row and column, and the sum of two neighbours."""
     left, up, far = np.int64(here[p - 1]), np.int64(above[p]), np.int64(here[p - lag]) if lag else np.int64(0)
     s1 = (1 if left > 0 else 0) + (2 if left < 0 else 0)
@@ -230,7 +231,7 @@ def find_sign_contexts(places, here, above, p, lag, row, row_sign, column_sign, 
 
 
 @compiled
-def code_tensor(encoding, stream, q, columns, lag, largest, trellis, model):  # type: ignore[no-untyped-def]
+def code_tensor(encoding, stream, q, columns, lag, largest, trellis, model):
     """Code a tensor (q: flat, row by row) into or out of the stream, and learn from it."""
     pad, shift = max(lag, 3), 7 if trellis else 8
     top = np.int64(CLASS[(largest + 1) >> 1 if trellis else largest])

@@ -11,6 +11,7 @@ little-endian. Side information: scales of the tensors, low bytes of the tables,
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +44,11 @@ def encode(tensors: Sequence[Integers]) -> bytes:
     coded = [t for t in tensors if t.q.size]
     if not coded:
         return b""
-    headers = [t.header() for t in coded]
-    parts = [symbols_of(t.q.reshape(-1)) for t in coded]
-    scales = [best_scales(t.q, s, h) for t, s, h in zip(coded, parts, headers)]
+    headers, matrices = [t.header() for t in coded], [_indices(t) for t in coded]
+    parts = [symbols_of(q.reshape(-1)) for q in matrices]
+    scales = [best_scales(q, s, h) for q, s, h in zip(matrices, parts, headers)]
     classes = np.concatenate([s.classes(h) for s, h in zip(scales, headers)])
-    values, symbols = np.concatenate([t.q.reshape(-1) for t in coded]), np.concatenate(parts)
+    values, symbols = np.concatenate([q.reshape(-1) for q in matrices]), np.concatenate(parts)
     joint = classes.astype(np.int32) * 256 + symbols
     counts = np.bincount(joint, minlength=CLASSES * 256).reshape(CLASSES, 256)
     tables = np.stack([frequencies(row) for row in counts])
@@ -86,6 +87,15 @@ def decode(data: bytes, headers: Sequence[Header]) -> list[IntMatrix]:
     return _split(values, headers)
 
 
+def _indices(tensor: Integers) -> IntMatrix:
+    """What is coded: the integers themselves, or the indices of a trellis."""
+    if not tensor.trellis:
+        return tensor.q
+    from gossamer.deploy.coder import trellis  # brings numba, which plain tensors do without
+
+    return trellis.indices_of(tensor.q)[0]
+
+
 def _plain_type(headers: Sequence[Header]) -> np.dtype[np.int16] | np.dtype[np.int32]:
     return np.dtype("<i4") if max(h.largest for h in headers) >= LARGEST else np.dtype("<i2")
 
@@ -105,7 +115,7 @@ def _read_side_information(data: bytes, headers: Sequence[Header]) -> tuple[list
     if not unpacker.eof or unpacker.unused_data or len(side) != used + CLASSES * 512:
         raise CorruptFile(f"the side information of a section has {len(side)} bytes, not {used + CLASSES * 512}")
     low, high = np.frombuffer(side, np.uint8, offset=used).reshape(2, CLASSES, 256).astype(np.uint16)
-    return scales, low | high << 8
+    return scales, (low | high << 8).astype(np.uint16)
 
 
 def _encode_states(joint: NDArray[np.int32], tables: Frequencies) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -156,6 +166,10 @@ def _split(values: NDArray[np.int32], headers: Sequence[Header]) -> list[IntMatr
     found, at = [], 0
     for header in headers:
         part = values[at : at + header.weights].reshape(header.rows, header.columns)
+        if header.trellis:
+            from gossamer.deploy.coder import trellis
+
+            part = trellis.levels_of(part)
         if part.size and max(-int(part.min()), int(part.max())) > header.largest:
             raise CorruptFile(f"a section has a magnitude above {header.largest}, the largest that its header declares")
         found.append(part)
@@ -182,5 +196,5 @@ class _Reader:
     def number(self) -> int:
         return int.from_bytes(self.take(4), "little")
 
-    def array(self, dtype: np.dtype[np.generic], count: int) -> NDArray[np.generic]:
+    def array(self, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         return np.frombuffer(self.take(count * dtype.itemsize), dtype)

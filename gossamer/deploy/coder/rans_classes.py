@@ -31,7 +31,8 @@ class Scales:
 
 
 def _quarters(means: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.rint(_QUARTERS * np.log2(np.maximum(means, _FLOOR) / _FLOOR)).astype(np.int64)
+    found: NDArray[np.int64] = np.rint(_QUARTERS * np.log2(np.maximum(means, _FLOOR) / _FLOOR)).astype(np.int64)
+    return found
 
 
 def choices(q: IntMatrix) -> list[Scales]:

@@ -1,17 +1,19 @@
 """A model of what a weight costs in bits, for quantizers that weigh error against size."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.deploy.coder.integers import IntMatrix
-from gossamer.deploy.coder.jit import compiled
 from gossamer.errors import BadInput
 
 Floats = NDArray[np.float64]
+Weights = NDArray[np.floating[Any]]
 CLASSES = 24
 LARGEST_INDEX = 256
+MOST_BITS = 40.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +38,8 @@ def scale_classes(scaled: Floats) -> NDArray[np.uint8]:
         return np.zeros(scaled.shape, np.uint8)
     expected = np.outer(magnitudes.mean(1), magnitudes.mean(0)) / magnitudes.mean()
     octaves = np.log2(np.maximum(expected, 2.0**-8))
-    return np.clip(np.rint(2 * octaves) + 12, 0, CLASSES - 1).astype(np.uint8)
+    found: NDArray[np.uint8] = np.clip(np.rint(2 * octaves) + 12, 0, CLASSES - 1).astype(np.uint8)
+    return found
 
 
 def first_rates(scaled: Floats, kinds: int) -> Rates:
@@ -45,6 +48,7 @@ def first_rates(scaled: Floats, kinds: int) -> Rates:
     magnitudes = np.arange(LARGEST_INDEX + 1)
     ratio = means / (1 + means)
     bits = -np.log2(1 - ratio)[:, None] - magnitudes * np.log2(ratio)[:, None] + (magnitudes > 0)
+    bits = np.minimum(bits, MOST_BITS)
     return Rates(bits=np.repeat(bits[None], kinds, 0), classes=scale_classes(scaled))
 
 
@@ -62,7 +66,7 @@ def learned_rates(indices: IntMatrix, kind: NDArray[np.uint8], before: Rates) ->
     return Rates(bits=bits.reshape(kinds, CLASSES, -1), classes=before.classes)
 
 
-def check_quantization(weights: Floats, step: float, lagrangian: float, importance: Floats | None) -> Floats:
+def check_quantization(weights: Weights, step: float, lagrangian: float, importance: Weights | None) -> Floats:
     """weights / step, and BadInput for anything that cannot be quantized."""
     if weights.ndim != 2:
         raise BadInput(f"weights to quantize: (rows, columns) expected, got the shape {weights.shape}; reshape them")
@@ -72,18 +76,11 @@ def check_quantization(weights: Floats, step: float, lagrangian: float, importan
         raise BadInput(f"lagrangian={lagrangian!r}; zero or a positive number is needed")
     if importance is not None and importance.shape != weights.shape:
         raise BadInput(f"importance has the shape {importance.shape}, the weights {weights.shape}; they must be equal")
+    if importance is not None and not (np.isfinite(importance) & (importance >= 0)).all():
+        raise BadInput("importance of weights: zero or positive numbers are needed; some are not")
     scaled = weights.astype(np.float64) / step
     if not np.isfinite(scaled).all():
         raise BadInput("weights to quantize: some are NaN or infinite")
     if scaled.size and np.abs(scaled).max() > 32000:
         raise BadInput(f"weights reach {np.abs(scaled).max():.0f} steps; at most 32000 are possible, use a larger step")
     return scaled
-
-
-@compiled
-def bits_of(bits, magnitude):  # type: ignore[no-untyped-def]
-    """The cost of an index of a magnitude >= 0 by one row of `Rates.bits`."""
-    last = bits.size - 1
-    if magnitude <= last:
-        return bits[magnitude]
-    return bits[last] + 2 * np.log2(magnitude / last)

@@ -1,13 +1,13 @@
 """A section: several tensors coded as one payload, with statistics that run on from tensor to tensor."""
 
 from collections.abc import Sequence
-from types import ModuleType
 
 from gossamer.deploy.coder import rans
 from gossamer.deploy.coder.integers import Header, Integers, IntMatrix, check_headers
 from gossamer.errors import unknown
 
-MODES = ("cm4", "cm8", "rans")
+# Contexts per decision; 0 for the coder that has none.
+MODES = {"cm4": 4, "cm8": 8, "rans": 0}
 
 
 def encode_section(tensors: Sequence[Integers], mode: str) -> bytes:
@@ -19,9 +19,11 @@ def encode_section(tensors: Sequence[Integers], mode: str) -> bytes:
     """
     for tensor in tensors:
         tensor.header()
-    if mode == "rans":
-        return rans.encode(tensors)
-    return _context_mixing(mode).encode(tensors, int(mode[2:]))
+    if _contexts(mode):
+        from gossamer.deploy.coder import cm  # numba takes a quarter of a second to import, and rans does without
+
+        return cm.encode(tensors, _contexts(mode))
+    return rans.encode(tensors)
 
 
 def decode_section(data: bytes, headers: Sequence[Header], mode: str) -> list[IntMatrix]:
@@ -30,14 +32,14 @@ def decode_section(data: bytes, headers: Sequence[Header], mode: str) -> list[In
     Work and memory are bounded by the weights that the headers declare, whatever the payload is.
     """
     check_headers(headers)
-    if mode == "rans":
-        return rans.decode(data, headers)
-    return _context_mixing(mode).decode(data, headers, int(mode[2:]))
+    if _contexts(mode):
+        from gossamer.deploy.coder import cm
+
+        return cm.decode(data, headers, _contexts(mode))
+    return rans.decode(data, headers)
 
 
-def _context_mixing(mode: str) -> ModuleType:
+def _contexts(mode: str) -> int:
     if mode not in MODES:
         raise unknown("coding mode", mode, MODES)
-    from gossamer.deploy.coder import cm  # numba takes a quarter of a second to import, and rans does without
-
-    return cm
+    return MODES[mode]

@@ -9,9 +9,9 @@ machine is the one of ISO/IEC 15938-17).
 import numpy as np
 from numpy.typing import NDArray
 
+from gossamer.deploy.coder import viterbi
 from gossamer.deploy.coder.integers import IntMatrix
-from gossamer.deploy.coder.jit import compiled
-from gossamer.deploy.coder.rates import bits_of, check_quantization, first_rates, learned_rates
+from gossamer.deploy.coder.rates import Weights, check_quantization, first_rates, learned_rates
 from gossamer.errors import BadInput
 
 NEXT = np.array([[0, 2], [7, 5], [1, 3], [6, 4], [2, 0], [5, 7], [3, 1], [4, 6]], np.uint8)
@@ -31,7 +31,7 @@ def indices_of(levels: IntMatrix) -> tuple[IntMatrix, NDArray[np.uint8]]:
     """
     flat = np.ascontiguousarray(levels, np.int32).reshape(-1)
     indices, states = np.empty_like(flat), np.empty(flat.size, np.uint8)
-    at = _indices(flat, NEXT, indices, states)
+    at = viterbi.indices_from_levels(flat, NEXT, indices, states)
     if at < flat.size:
         raise BadInput(
             f"level {flat[at]} at position {at} is not one of the trellis' state {states[at]}; "
@@ -44,7 +44,7 @@ def levels_of(indices: IntMatrix) -> IntMatrix:
     """The levels of indices, int32; the inverse of `indices_of`."""
     flat = np.ascontiguousarray(indices, np.int32).reshape(-1)
     levels = np.empty_like(flat)
-    _levels(flat, NEXT, levels)
+    viterbi.levels_from_indices(flat, NEXT, levels)
     return levels.reshape(indices.shape)
 
 
@@ -57,9 +57,7 @@ def follows(levels: IntMatrix) -> bool:
     return True
 
 
-def quantize(
-    weights: NDArray[np.floating], step: float, lagrangian: float, importance: NDArray[np.floating] | None = None
-) -> IntMatrix:
+def quantize(weights: Weights, step: float, lagrangian: float, importance: Weights | None = None) -> IntMatrix:
     """The levels, int32 like the weights (rows, columns), that minimize error + lagrangian x bits along the trellis.
 
     error: the sum of importance x (weight / step - level)^2; importance is 1 everywhere if not given (a Hessian's
@@ -78,87 +76,7 @@ def quantize(
         for at in range(0, flat.size, CHUNK):
             part = slice(at, at + CHUNK)
             arguments = (flat[part], gain[part], lagrangian, rates.bits, classes[part], NEXT, state)
-            state = _viterbi(*arguments, levels.reshape(-1)[part])
+            state = viterbi.viterbi(*arguments, levels.reshape(-1)[part])
         indices, states = indices_of(levels)
-        rates = learned_rates(indices, states & 1, rates)
+        rates = learned_rates(indices, (states & 1).astype(np.uint8), rates)
     return levels
-
-
-@compiled
-def _indices(levels, table, indices, states):  # type: ignore[no-untyped-def]
-    state = 0
-    for i in range(levels.size):
-        parity = state & 1
-        level = np.int64(levels[i])
-        states[i] = state
-        if level != 0 and (abs(level) + parity) & 1:
-            return i
-        k = (abs(level) + parity) >> 1 if level != 0 else 0
-        indices[i] = k if level > 0 else -k
-        state = np.int64(table[state, k & 1])
-    return levels.size
-
-
-@compiled
-def _levels(indices, table, levels):  # type: ignore[no-untyped-def]
-    state = 0
-    for i in range(indices.size):
-        k = np.int64(indices[i])
-        parity = state & 1
-        levels[i] = 2 * k - (parity if k > 0 else -parity if k < 0 else 0)
-        state = np.int64(table[state, k & 1])
-
-
-@compiled
-def _viterbi(x, gain, lagrangian, bits, classes, table, start, levels):  # type: ignore[no-untyped-def]
-    """Fill in the levels of the cheapest path from the state `start`; give the state after it."""
-    count = x.size
-    picked = np.empty((count, 4), np.int32)
-    came = np.empty((count, 8), np.uint8)
-    price = np.empty(4)
-    costs = np.full(8, np.inf)
-    costs[start] = 0.0
-    for i in range(count):
-        for choice in range(4):
-            price[choice], picked[i, choice] = _best_index(
-                abs(x[i]), gain[i], lagrangian, bits[choice >> 1, classes[i]], choice >> 1, choice & 1
-            )
-        after = np.full(8, np.inf)
-        for state in range(8):
-            for branch in range(2):
-                cost = costs[state] + price[(state & 1) * 2 + branch]
-                to = table[state, branch]
-                if cost < after[to]:
-                    after[to] = cost
-                    came[i, to] = state
-        costs = after
-    end = np.argmin(costs)
-    state = end
-    for i in range(count - 1, -1, -1):
-        before = came[i, state]
-        parity = before & 1
-        k = picked[i, parity * 2 + (table[before, 1] == state)]
-        level = 2 * k - parity if k > 0 else 0
-        levels[i] = level if x[i] >= 0 else -level
-        state = before
-    return end
-
-
-@compiled
-def _best_index(target, gain, lagrangian, bits, parity, branch):  # type: ignore[no-untyped-def]
-    """The cheapest index of a parity for a magnitude: down from above it while that pays, or zero."""
-    best_cost, best = np.inf, branch
-    if branch == 0:
-        best_cost = gain * target * target + lagrangian * bits[0]
-    k = 2 * int(((target + parity) / 2 - branch) // 2) + branch + 2
-    previous = np.inf
-    while k > 0:
-        error = target - (2 * k - parity)
-        cost = gain * error * error + lagrangian * bits_of(bits, k)
-        if cost < best_cost:
-            best_cost, best = cost, k
-        if cost > previous:
-            break
-        previous = cost
-        k -= 2
-    return best_cost, best
