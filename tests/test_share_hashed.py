@@ -49,12 +49,12 @@ def test_buckets_are_used_evenly_and_signs_too() -> None:
     assert float((other == buckets).double().mean()) < 0.02
 
 
-def test_gradients_are_signed_means_over_buckets() -> None:
+def test_gradients_are_signed_sums_over_buckets() -> None:
     w = weight()
     held = Hashed(w, bucket_means(w, 20, 5), 5)
     slope = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
     (held(w) * slope).sum().backward()
-    wanted = [float((slope * held.signs)[held.buckets == k].mean()) for k in range(20)]
+    wanted = [float((slope * held.signs)[held.buckets == k].sum()) for k in range(20)]
     assert held.values.grad is not None
     torch.testing.assert_close(held.values.grad, torch.tensor(wanted))
 

@@ -11,8 +11,6 @@ from gossamer.network.constrain import take, users_of
 class Decoded(Constraint):
     """The held value is `decode()`, of the weight's shape; the raw weight is not used and gets no gradient.
 
-    Gradients of stored numbers are means over their users, so that learning rates for single weights fit.
-
     keep: bool of the weight's shape where the weight had zeros, which stay zero; None where it had none.
     """
 
@@ -50,7 +48,10 @@ def blocks_of(rows_RI: Tensor, width: int) -> Tensor:
 
 
 class Product(Decoded):
-    """Row r, block m of the weight (see `rows_of`) is codebook[m, indices[m, r]]; a (M, K, d) codebook is trained."""
+    """Row r, block m of the weight (see `rows_of`) is codebook[m, indices[m, r]]; a (M, K, d) codebook is trained.
+
+    Gradients are means over the users, so that learning rates for single weights fit.
+    """
 
     indices: Tensor
     users: Tensor

@@ -6,7 +6,7 @@ random for training from scratch. Training that follows moves the values. Weight
 Cost: nothing to compute; K numbers per layer in a file that knows the hash.
 When it fails: a trained network is destroyed by random sharing and must be trained as if from scratch; one that is
 already small loses. It saves bytes, never time.
-Equation: w_ij = v[h(i, j)] xi(i, j), xi = +-1; dL/dv_k = mean over its places of dL/dw xi (the source: sum).
+Equation: w_ij = v[h(i, j)] xi(i, j), xi = +-1; dL/dv_k = sum over its places of dL/dw xi.
 Source: Chen et al. 2015, arXiv:1504.04788, section 4. The hash is SplitMix64 (Steele et al. 2014) of seed and place.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gossamer.methods.base import Method
 from gossamer.methods.share.decoded import Decoded
 from gossamer.network import constrain, held_value, weights_of
-from gossamer.network.constrain import take, users_of
+from gossamer.network.constrain import take
 from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
@@ -50,11 +50,14 @@ def layer_seed(seed: int, name: str) -> int:
 
 
 class Hashed(Decoded):
-    """values (K,) are trained; buckets and signs follow from the seed and are in no state dict."""
+    """values (K,) are trained; buckets and signs follow from the seed and are in no state dict.
+
+    A value's gradient is the sum over its bucket: with random signs its square is on average that of single weights, so
+    their learning rates fit.
+    """
 
     buckets: Tensor
     signs: Tensor
-    users: Tensor
 
     def __init__(self, weight: Tensor, values: Tensor, seed: int) -> None:
         super().__init__(weight)
@@ -63,10 +66,9 @@ class Hashed(Decoded):
         buckets, signs = buckets_and_signs(weight.shape, len(values), seed)
         self.register_buffer("buckets", buckets.to(weight.device), persistent=False)
         self.register_buffer("signs", signs.to(weight.device, weight.dtype), persistent=False)
-        self.register_buffer("users", users_of(buckets, len(values)).to(weight.device), persistent=False)
 
     def decode(self) -> Tensor:
-        return take(self.values, self.buckets.flatten(), self.users).view(self.signs.shape) * self.signs
+        return take(self.values, self.buckets.flatten(), None).view(self.signs.shape) * self.signs
 
 
 def bucket_means(weight: Tensor, k: int, seed: int) -> Tensor:

@@ -33,7 +33,10 @@ def residual_rate(m: int, n: int, entries: int, stages: int) -> float:
 
 
 class Residual(Decoded):
-    """Row r of the weight (see `rows_of`) is the sum over t of codebook[t, indices[t, r]]; (T, K, I) is trained."""
+    """Row r of the weight (see `rows_of`) is the sum over t of codebook[t, indices[t, r]]; (T, K, I) is trained.
+
+    Gradients are means over the users, so that learning rates for single weights fit.
+    """
 
     indices: Tensor
     users: Tensor
