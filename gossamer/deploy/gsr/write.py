@@ -106,7 +106,7 @@ def _length(stored: Stored, mode: str) -> float:
     if stored.q is None:
         return len(stored.floats)
     if stored.q.size <= MEASURED:
-        tensor = Integers(q=stored.q, lag=stored.lag, trellis=stored.coding == Coding.TRELLIS)
+        tensor = Integers(q=stored.q.astype(np.int32), lag=stored.lag, trellis=stored.coding == Coding.TRELLIS)
         return len(stored.floats) + len(encode_section([tensor], mode))
     # Levels of a trellis say less than they seem to: half of their indices' alphabet.
     return len(stored.floats) + entropy_bytes(stored.q // 2 if stored.coding == Coding.TRELLIS else stored.q)
@@ -114,7 +114,8 @@ def _length(stored: Stored, mode: str) -> float:
 
 def entropy_bytes(q: Any) -> float:
     """The order-0 entropy of integers, in bytes for all of them together."""
-    counts = np.unique(q, return_counts=True)[1].astype(np.float64)
+    counts = np.bincount((q - q.min()).reshape(-1)).astype(np.float64) if q.size else np.empty(0)
+    counts = counts[counts > 0]
     return float(-(counts * np.log2(counts / counts.sum())).sum() / 8)
 
 
@@ -125,9 +126,9 @@ def likely_lag(stored: Stored) -> int:
         return 0
     if len(stored.shape) > 2:
         return stored.shape[-1] if 1 < stored.shape[-1] < q.shape[1] else 0
-    if q.shape[1] < 16 or q.size > 1 << 22:
+    if q.shape[1] < 16:
         return 0
-    size = np.minimum(np.abs(q), 8).astype(np.float32)
+    size = np.minimum(np.abs(q[:: max(1, q.size >> 18)]), 8).astype(np.float32)
     size -= size.mean()
     lags = range(2, min(MOST_LAG, q.shape[1] // 2))
     alike = [float((size[:, lag:] * size[:, :-lag]).mean()) for lag in lags]
