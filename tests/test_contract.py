@@ -30,6 +30,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "prune.iterative": {"sparsity": 0.6, "rounds": 2, "epochs": 1, "lr": 0.01},
     "prune.layerwise": {"sparsity": 0.8, "batches": 2},
     "prune.magnitude": {"sparsity": 0.4},
+    "prune.merge": {"sparsity": 0.5},
     "prune.movement": {"sparsity": 0.6, "every": 1, "epochs": 1, "lr": 0.01},
     "prune.n_of_m": {"ignore": ("stem",)},
     "prune.obd": {"sparsity": 0.8, "batches": 2},
@@ -40,6 +41,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "quantize.adaround": {"bits": 3, "iterations": 20, "batches": 2},
     "quantize.fixed_point": {"integer_bits": 4, "fraction_bits": 4, "epochs": 1, "lr": 0.01},
     "quantize.lsq": {"bits": 3, "epochs": 1, "lr": 0.01},
+    "quantize.rate": {"compression_ratio": 2.5, "epochs": 1},
     "quantize.uniform": {"bits": 3},
     "reset.blocks": {"names": ("body.1",)},
     "share.ecsq": {"bits_per_weight": 4.0, "iterations": 3, "samples": 16},
@@ -56,6 +58,7 @@ NOTHING_MATCHES: dict[str, dict[str, Any]] = {
     "prune.layerwise": {"sparsity": 0.6, "ignore": ("no.such.layer",)},
     "prune.magnitude": {"sparsities": {"no.such.layer": 0.6}},
     "prune.iterative": {"sparsity": 0.6, "layers": ("no.such.layer",)},
+    "prune.merge": {"layers": ("no.such.layer",)},
     "prune.movement": {"sparsity": 0.6, "layers": ("no.such.layer",)},
     "prune.n_of_m": {"ignore": ("no.such.layer",)},
     "prune.obd": {"sparsity": 0.6, "ignore": ("no.such.layer",)},
@@ -66,6 +69,7 @@ NOTHING_MATCHES: dict[str, dict[str, Any]] = {
     "quantize.adaround": {"layer_bits": {"no.such.layer": 8}},
     "quantize.fixed_point": {"ignore": ("no.such.layer",)},
     "quantize.lsq": {"layer_bits": {"no.such.layer": 8}},
+    "quantize.rate": {"compression_ratio": 2.5, "ignore": ("no.such.layer",)},
     "quantize.uniform": {"bits": 3, "layer_bits": {"no.such.layer": 8}},
     "reset.blocks": {"names": ("no.such.block",)},
     "share.ecsq": {"layers": ("no.such.layer",)},
@@ -80,6 +84,14 @@ NOTHING_MATCHES: dict[str, dict[str, Any]] = {
 
 def method(name: str) -> Method:
     return catalogue()[name](**EXAMPLES[name])
+
+
+def subject(*names: str) -> nn.Module:
+    """The network that methods of these names are tried on: with a hidden layer in its head where one needs it."""
+    model = tiny()
+    if "prune.merge" in names:
+        model.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    return model.eval()
 
 
 def apply(name: str, model: nn.Module, seed: int = 0) -> tuple[nn.Module, Run]:
@@ -99,7 +111,7 @@ def test_every_method_has_an_example() -> None:
 
 @each
 def test_the_source_model_is_untouched(name: str) -> None:
-    model = tiny()
+    model = subject(name)
     before, kinds = copy.deepcopy(model.state_dict()), [type(m) for m in model.modules()]
     result, _ = apply(name, model)
     assert result is not model
@@ -109,14 +121,14 @@ def test_the_source_model_is_untouched(name: str) -> None:
 
 @each
 def test_same_seed_same_bits(name: str) -> None:
-    first, second = (apply(name, tiny(), seed=5)[0].state_dict() for _ in range(2))
+    first, second = (apply(name, subject(name), seed=5)[0].state_dict() for _ in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 @each
 def test_history_names_what_changed(name: str) -> None:
-    _, run = apply(name, tiny())
+    _, run = apply(name, subject(name))
     assert run.history
     for edit in run.history:
         assert edit.method == name
@@ -153,13 +165,13 @@ def test_ranges_refuse_their_neighbours(name: str, field: str, value: float) -> 
 @pytest.mark.parametrize("name", sorted(NOTHING_MATCHES))
 def test_nothing_matched_is_an_error(name: str) -> None:
     with pytest.raises(BadInput, match=r"no\.such"):
-        catalogue()[name](**NOTHING_MATCHES[name])(tiny(), task(), Run())
+        catalogue()[name](**NOTHING_MATCHES[name])(subject(name), task(), Run())
 
 
 @each
 def test_the_result_is_an_ordinary_module(name: str, tmp_path: Path) -> None:
     """It deep-copies, trains, and exports to ONNX with equal outputs; baked, it has nothing of gossamer left."""
-    model = copy.deepcopy(apply(name, tiny())[0])
+    model = copy.deepcopy(apply(name, subject(name))[0])
     images = task().example_inputs[0]
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     before = {p: p.detach().clone() for p in model.parameters()}
@@ -171,7 +183,7 @@ def test_the_result_is_an_ordinary_module(name: str, tmp_path: Path) -> None:
     assert torch.equal(plain(images), model(images))
     assert not constraints(plain) and not any(isinstance(module, Constraint) for module in plain.modules())
     assert not any("parametrizations" in key for key in plain.state_dict())
-    if name not in REPRESENTATIVES and structure(plain) == structure(tiny()):
+    if name not in REPRESENTATIVES and structure(plain) == structure(subject(name)):
         return  # it exports as every other network of this structure does, which takes seconds
     path = export_onnx(model, (images,), tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -195,7 +207,7 @@ def test_what_it_declares_to_save_goes_down(name: str) -> None:
             "distinct": sum(len(p.unique()) for p in weights),  # values
         }
 
-    before, after = cost(tiny()), cost(apply(name, tiny())[0])
+    before, after = cost(subject(name)), cost(apply(name, subject(name))[0])
     for what in catalogue()[name].saves:
         assert after[what] < before[what]
 
@@ -213,7 +225,7 @@ def test_runs_before_and_after_every_other_or_is_refused_with_the_reason(first: 
         assert f"put {second} first" in str(error)
         return
     run = Run(original=tiny())
-    middle = steps[0](tiny(), task(), run)
+    middle = steps[0](subject(first, second), task(), run)
     try:
         model = steps[1](middle, task(), run)
     except BadInput as error:

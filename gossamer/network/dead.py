@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.network.channels import Channels, find_channels
+from gossamer.network.channels import Channels, find_channels, layer_of
 from gossamer.network.constrain import bake
 from gossamer.network.edit import Cut
 from gossamer.network.proof import relative_difference
@@ -256,3 +256,62 @@ def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
 def _difference(first: nn.Module, second: nn.Module, inputs: Any) -> float:
     pairs = [(b, a) for x in (inputs, _noisy(inputs)) for a, b in zip(_run(first, x), _run(second, x))]
     return max((relative_difference(b, a) for b, a in pairs), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neurons:
+    """Units that are each one row of a linear layer and one column of another, and nothing else. homogeneous: twice the
+    row and bias give exactly twice the value in the column, as behind a ReLU."""
+
+    maker: str
+    reader: str
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    homogeneous: bool
+
+
+def find_neurons(model: nn.Module, example_inputs: Any) -> list[Neurons]:
+    """The neurons of every linear layer that go through elementwise operations to one other linear layer."""
+    found = find_channels(model, example_inputs)
+    cuttable = {i for i, _ in enumerate(found.cuttable())}
+    places: dict[int, list[tuple[str, int, int]]] = {}  # of a unit: parameter, dimension, index
+    for name, value in found.graph.parameters.items():
+        for d, slots in value.layers.items():
+            for index, unit in enumerate(found.units.of_slot[slots.ravel()].tolist()):
+                if unit >= 0 and found.units.group_of[unit] in cuttable:
+                    places.setdefault(unit, []).append((name, d, index))
+    roles, pairs = _roles(model), dict[tuple[str, str], list[tuple[int, int]]]()
+    for where in places.values():
+        made = [(layer_of(n), i) for n, d, i in where if d == 0 and roles.get(n) == 0 and _linear(model, n)]
+        read = [(layer_of(n), i) for n, d, i in where if d == 1 and roles.get(n) == 0 and _linear(model, n)]
+        rest = [n for n, d, _ in where if n not in roles]
+        if len(made) == len(read) == 1 and all(n == f"{made[0][0]}.bias" for n in rest) and len(where) == 2 + len(rest):
+            pairs.setdefault((made[0][0], read[0][0]), []).append((made[0][1], read[0][1]))
+    return [
+        Neurons(
+            maker=maker,
+            reader=reader,
+            rows=np.array([row for row, _ in both]),
+            columns=np.array([column for _, column in both]),
+            homogeneous=_homogeneous(model, maker, reader, example_inputs),
+        )
+        for (maker, reader), both in pairs.items()
+    ]
+
+
+def _linear(model: nn.Module, name: str) -> bool:
+    return isinstance(model.get_submodule(layer_of(name)), nn.Linear)
+
+
+@torch.no_grad()
+def _homogeneous(model: nn.Module, maker: str, reader: str, example_inputs: Any) -> bool:
+    """Whether twice what goes out of the one layer is exactly twice what comes into the other."""
+    seen: list[Tensor] = []
+    hooks = [model.get_submodule(reader).register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))]
+    _run(model, example_inputs)
+    hooks.append(model.get_submodule(maker).register_forward_hook(lambda *call: 2 * call[-1]))
+    _run(model, example_inputs)
+    for hook in hooks:
+        hook.remove()
+    half = len(seen) // 2
+    return half > 0 and all(torch.equal(2 * a, b) for a, b in zip(seen[:half], seen[half:]))

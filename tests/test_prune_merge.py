@@ -1,0 +1,99 @@
+"""Neurons that do the same are merged, without data."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import task
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput, NoEffect
+from gossamer.methods.prune.merge import Merge, merged, mode_of, saliencies
+from gossamer.network import Mask, constrain
+from gossamer.network.dead import find_neurons
+from gossamer.run import Run
+
+X = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
+DATA = replace(task(), example_inputs=(X,))
+
+
+def mlp(activation: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 10), activation, nn.Linear(10, 8), activation, nn.Linear(8, 3)).eval()
+
+
+def duplicated(model: nn.Sequential, factor: float) -> nn.Sequential:
+    """Neurons 7 and 9 of the first layer are neuron 2 times a factor."""
+    with torch.no_grad():
+        for j in (7, 9):
+            model[0].weight[j] = factor * model[0].weight[2]
+            model[0].bias[j] = factor * model[0].bias[2]
+    return model
+
+
+def test_saliencies_are_the_definition() -> None:
+    incoming, outgoing = torch.randn(4, 3), torch.randn(2, 4)
+    s = saliencies(incoming, outgoing)
+    for i in range(4):
+        for j in range(4):
+            slow = float((outgoing[:, j] ** 2).mean() * ((incoming[i] - incoming[j]) ** 2).sum())
+            assert s[i, j] == (torch.inf if i == j else pytest.approx(slow, rel=1e-4))
+
+
+@pytest.mark.parametrize(("activation", "factor"), [(nn.ReLU(), 3.0), (nn.ReLU(), 1.0), (nn.Tanh(), 1.0)])
+def test_duplicates_are_merged_without_any_change_of_the_outputs(activation: nn.Module, factor: float) -> None:
+    model = duplicated(mlp(activation), factor)
+    before = copy.deepcopy(model.state_dict())
+    small = Merge(sparsity=0.2, layers=("0",))(model, DATA, Run())
+    assert small.get_parameter("0.weight").shape == (8, 6) and small.get_parameter("2.weight").shape == (8, 8)
+    torch.testing.assert_close(small(X), model(X), rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_scaled_copies_are_not_taken_for_the_same_behind_a_tanh() -> None:
+    models = {name: mlp(f) for name, f in (("relu", nn.ReLU()), ("tanh", nn.Tanh()))}
+    found = {name: {f.maker: f.homogeneous for f in find_neurons(m, (X,))} for name, m in models.items()}
+    assert found == {"relu": {"0": True, "2": True}, "tanh": {"0": False, "2": False}}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6))
+def test_what_goes_is_added_to_the_nearest(seed: int, most: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    incoming, outgoing = torch.randn(7, 4, generator=draw).double(), torch.randn(3, 7, generator=draw).double()
+    result, gone = merged(incoming, outgoing, most)
+    slow, left = outgoing.clone(), set(range(7))
+    for j in gone:
+        _, i, best = min(
+            (float((slow[:, b] ** 2).mean() * ((incoming[a] - incoming[b]) ** 2).sum()), a, b)
+            for a in left
+            for b in left
+            if a != b
+        )
+        assert best == j
+        slow[:, i] += slow[:, j]
+        slow[:, j] = 0
+        left.remove(j)
+    assert len(gone) == most
+    torch.testing.assert_close(result, slow)
+
+
+def test_without_a_sparsity_it_stops_at_the_mode() -> None:
+    assert mode_of(Tensor([0.0, 5.0, 5.01, 5.02, 10.0])) == pytest.approx(5.1)
+    model = mlp(nn.ReLU())
+    run = Run()
+    small = Merge()(model, DATA, run)
+    assert small.get_parameter("0.weight").shape[0] < 10
+    assert [edit.target for edit in run.history] == ["0", "2"]
+
+
+def test_what_cannot_be_merged_is_left_or_refused() -> None:
+    normed = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    with pytest.raises(NoEffect, match="without a norm"):
+        Merge(sparsity=0.5)(normed, DATA, Run())
+    held = constrain(mlp(nn.ReLU()), {"0.weight": Mask(torch.ones(10, 6, dtype=torch.bool))})
+    with pytest.raises(BadInput, match=r"prune\.merge: 0\.weight is held by Mask"):
+        Merge(sparsity=0.5)(held, DATA, Run())
