@@ -339,3 +339,15 @@ def test_a_layer_changes_its_outputs_less_than_magnitude_would() -> None:
 def test_wrong_options_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         LayerwisePruning(**options)
+
+
+def test_auto_solves_least_squares_after_one_pass_where_exact_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    w_OD, h = quadratic(8, 8, rows=5)
+    weight, moments = w_OD.float(), h[None]
+    one = LayerwisePruning(sparsity=0.6, solver="one_shot").solve(weight, moments, 1)
+    best = LayerwisePruning(sparsity=0.6).solve(weight, moments, 1)
+    monkeypatch.setattr("gossamer.methods.prune.layerwise.EXACT_OPERATIONS", 1)
+    between = LayerwisePruning(sparsity=0.6).solve(weight, moments, 1)
+    assert torch.equal(between[1], one[1])
+    rises = [float(rise(value.double() - w_OD, h).sum()) for value, _ in (one, between, best)]
+    assert rises[0] > rises[1] > rises[2]

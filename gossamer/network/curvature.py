@@ -129,7 +129,8 @@ def exact_diagonal(model: nn.Module, loss: Loss, batches: Iterable[Any], layers:
         for batch in batches:
             size = len(split(batch)[0][0])
             samples += size
-            gradients = torch.autograd.grad(loss(model, batch), list(weights.values()), create_graph=True)
+            placed = _placed(model, batch)
+            gradients = torch.autograd.grad(loss(model, placed), list(weights.values()), create_graph=True)
             for (name, w), g in zip(weights.items(), gradients):
                 rows = [
                     torch.autograd.grad(one, w, retain_graph=True)[0].flatten()[k] for k, one in enumerate(g.flatten())
@@ -143,17 +144,20 @@ def _runs(model: nn.Module, batches: Iterable[Any], layers: Sequence[str]) -> It
     empty = True
     for batch in batches:
         empty = False
+        batch = _placed(model, batch)
         with evaluating(model), torch.enable_grad(), _uses(model, layers) as uses:
-            z = model(*place(model, batch))
+            z = model(*batch[0])
         if not isinstance(z, Tensor):
             raise BadInput(f"curvature needs a network that gives one tensor, got {type(z).__name__}")
-        yield _moved(batch, z.device), z, uses
+        yield batch, z, uses
     if empty:
         raise BadInput("curvature needs at least one batch of labelled data, got none")
 
 
-def _moved(batch: Any, device: torch.device) -> Any:
-    inputs, target = split(batch)
+def _placed(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], Any]:
+    """(inputs, target) on the model's device."""
+    inputs, target = place(model, batch), split(batch)[1]
+    device = next((x.device for x in inputs if isinstance(x, Tensor)), torch.device("cpu"))
     return inputs, target.to(device) if isinstance(target, Tensor) else target
 
 

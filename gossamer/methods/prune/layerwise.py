@@ -28,8 +28,8 @@ from gossamer.run import Run
 from gossamer.task import Task
 
 Solver = Literal["auto", "exact", "one_shot"]
-# "auto" is exact up to so many operations O * D^3: some seconds on one core.
-EXACT_OPERATIONS = 1e10
+# O * D^3 up to which "auto" is exact, and up to which it solves least squares after one pass: seconds on one core.
+EXACT_OPERATIONS, REFIT_OPERATIONS = 1e10, 5e11
 ROWS_BYTES = 128 << 20  # of inverses that the exact solver holds at a time
 Kept = tuple[int, int]
 Pruned = tuple[Tensor, Tensor]
@@ -165,7 +165,8 @@ def _choose(scores: Tensor, count: int, n_of_m: Kept | None) -> Tensor:
 class LayerwisePruning(Method):
     """Give sparsity (fraction of zeros in every layer), or n_of_m: keep n of every m consecutive inputs.
 
-    solver: "exact" for small layers, "one_shot" for large ones, "auto" by size. batches: of calibration data.
+    solver: "exact" for small layers, "one_shot" for large ones; "auto" by size, and solves least squares after one pass
+    where that takes seconds. batches: of calibration data.
     """
 
     stage: ClassVar[int | None] = 50
@@ -218,11 +219,14 @@ class LayerwisePruning(Method):
         h_GDD, width = h_GDD[:, order][:, :, order], len(order)
         h_GDD = torch.stack([dampened(h_DD, self.dampening) for h_DD in h_GDD])
         count = round((self.sparsity or 0.0) * weight.numel())
-        if self.solver == "exact" or (self.solver == "auto" and w_GOD[..., 0].numel() * width**3 <= EXACT_OPERATIONS):
+        operations = w_GOD[..., 0].numel() * width**3
+        if self.solver == "exact" or (self.solver == "auto" and operations <= EXACT_OPERATIONS):
             value, mask = exact(w_GOD, h_GDD, count, self.n_of_m)
         else:
             shares = [count * (g + 1) // groups - count * g // groups for g in range(groups)]
             found = [one_shot(*part, self.n_of_m, self.block) for part in zip(w_GOD, h_GDD, shares)]
             value, mask = (torch.stack(parts) for parts in zip(*found))
+            if self.solver == "auto" and operations <= REFIT_OPERATIONS:
+                value = torch.stack([refit(*part) for part in zip(w_GOD, mask, h_GDD)])
         back = order.argsort()
         return value[..., back].to(weight.dtype).view_as(weight), mask[..., back].view_as(weight)

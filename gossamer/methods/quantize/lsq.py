@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.base import Method
+from gossamer.methods.retrain import Retrain
 from gossamer.network.constrain import Grid, constrain, held_value, weights_of
 from gossamer.network.grids import Granularity, PerTensor, bits_by_layer, grid_dim, grid_scale, largest_code, rows
 from gossamer.network.values import layer_name
@@ -24,7 +24,6 @@ from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation, Training, fit
 
 
 def first_scales(rows_SN: Tensor, high: int) -> Tensor:
@@ -42,9 +41,8 @@ def learned_grid(weight: Tensor, bits: int, granularity: Granularity) -> Grid:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedStepSize(Method):
-    """layer_bits: other bits for some layers, by name or pattern. lr, weight_decay, temperature, alpha: as in
-    `distill.recover`."""
+class LearnedStepSize(Retrain):
+    """layer_bits: other bits for some layers, by name or pattern. epochs, lr and so on: of the training."""
 
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
@@ -53,9 +51,6 @@ class LearnedStepSize(Method):
     granularity: Granularity = field(default_factory=PerTensor)
     epochs: Annotated[int, Range(1, 10_000)] = 10
     lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.01
-    weight_decay: Annotated[float, Range(0, 1)] = 1e-4
-    temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 4.0
-    alpha: Annotated[float, Range(0, 1)] = 0.1
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
@@ -64,18 +59,10 @@ class LearnedStepSize(Method):
         names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
         bits = bits_by_layer(names, self.bits, self.layer_bits)
         grids = {n: learned_grid(held_value(model, n), bits[layer], self.granularity) for layer, n in names.items()}
-        teach = (
-            []
-            if self.alpha == 1 or run.original is None
-            else [Distillation(run.original, temperature=self.temperature, alpha=self.alpha)]
-        )
-        training = Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay)
-        checkpoint = run.folder / "lsq.ckpt" if run.folder else None
-        held = constrain(model, grids)
-        fitted = fit(held, task, training, run, teach=teach, checkpoint=checkpoint, label="learned step size")
+        result = self.train(constrain(model, grids), task, run, keep="best").model
         for layer, name in names.items():
             after = f"{2 ** bits[layer]} values, {grids[name].scale.numel()} trained scales"
             run.history.append(
                 Edit(method=self.name(), kind="constrain", target=name, before="32-bit floats", after=after)
             )
-        return fitted.model
+        return result
