@@ -14,8 +14,9 @@ class Goal:
     """`max_drop` in points of the task's measure, and at least one of the gains.
 
     speedup: latency of the float32 original over latency of the result, both on `runtime`, same batch and threads.
-    latency_ms: median latency of one batch on `runtime`. file_bytes: size of the deployed file. macs: multiply-adds of
-    one sample. params: parameters.
+    latency_ms: median latency of one batch on `runtime`. macs: multiply-adds of one sample. params: parameters.
+    file_bytes: size of the compact file (`model.gsr`). compression_ratio: bytes of the original in float32 over bytes
+    of the compact file.
     """
 
     max_drop: float = 0.5
@@ -24,6 +25,7 @@ class Goal:
     macs: int | None = None
     params: int | None = None
     file_bytes: int | None = None
+    compression_ratio: float | None = None
     runtime: RuntimeName = "onnxruntime"
     threads: int = 2
     batch: int = 64
@@ -35,6 +37,8 @@ class Goal:
             raise BadInput(f"max_drop = {self.max_drop}: must be between 0 and 100 points")
         if self.speedup is not None and self.speedup < 1:
             raise BadInput(f"speedup = {self.speedup}: must be at least 1")
+        if self.compression_ratio is not None and self.compression_ratio < 1:
+            raise BadInput(f"compression_ratio = {self.compression_ratio}: must be at least 1")
         for name in ("latency_ms", "macs", "params", "file_bytes", "threads", "batch"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -48,5 +52,27 @@ class Goal:
         """What was asked for, by name."""
         return {name: getattr(self, name) for name in GAINS if getattr(self, name) is not None}
 
+    @property
+    def time_gains(self) -> dict[str, float]:
+        """What was asked for in time."""
+        return {name: asked for name, asked in self.gains.items() if name in TIME}
 
-GAINS = ("speedup", "latency_ms", "macs", "params", "file_bytes")
+    @property
+    def size_gains(self) -> dict[str, float]:
+        """What was asked for in bytes of the compact file."""
+        return {name: asked for name, asked in self.gains.items() if name in SIZE}
+
+    @property
+    def shape_gains(self) -> dict[str, float]:
+        """What needs other shapes of layers."""
+        return {name: asked for name, asked in self.gains.items() if name not in SIZE}
+
+    def file_limit(self, dense_bytes: int) -> float:
+        """How large the compact file may be; dense_bytes: of the original in float32."""
+        limits = [self.file_bytes] if self.file_bytes else []
+        return min([*limits, *([dense_bytes / self.compression_ratio] if self.compression_ratio else [])])
+
+
+TIME = ("speedup", "latency_ms")
+SIZE = ("file_bytes", "compression_ratio")
+GAINS = (*TIME, "macs", "params", *SIZE)

@@ -20,14 +20,16 @@ from gossamer.train import Training
 class Recipe:
     """model and data are the command line's arguments that it was written for; others may be given to it.
 
-    training: how the dense network is trained (`gossamer train`). steps: the methods, in order (`gossamer compress`).
-    int8: quantize the deployed network. claims: measured numbers by name, with their conditions as text.
+    augment: False where training images are taken as they are. training: how the dense network is trained (`gossamer
+    train`). steps: the methods, in order (`gossamer compress`). int8: quantize the deployed network. claims: measured
+    numbers by name, with their conditions as text.
     """
 
     name: str
     model: str | None = None
     data: str | None = None
     seed: int = 0
+    augment: bool = True
     training: Training | None = None
     steps: tuple[Method, ...] = ()
     int8: bool = True
@@ -43,6 +45,8 @@ class Recipe:
             if getattr(self, key) is not None:
                 raw[key] = getattr(self, key)
         raw["seed"] = self.seed
+        if not self.augment:
+            raw["augment"] = False
         if self.training is not None:
             raw["training"] = _changed(self.training)
         if self.steps:

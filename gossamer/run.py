@@ -43,6 +43,8 @@ class Silent:
 class Run:
     """Device, seed, progress, the history of edits, the uncompressed network, and where checkpoints go (None: nowhere).
 
+    teacher: a network to learn from that is better than the original; where there is none, the original is.
+
     accelerator and devices are Lightning Fabric's ("cpu", "cuda", "auto"; 2 on cpu means two processes over gloo).
     """
 
@@ -54,3 +56,9 @@ class Run:
     history: list[Edit] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     original: "nn.Module | None" = None
+    teacher: "nn.Module | None" = None
+
+    @property
+    def guide(self) -> "nn.Module | None":
+        """The network that compressed ones learn from, if there is one."""
+        return self.teacher if self.teacher is not None else self.original

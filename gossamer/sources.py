@@ -66,16 +66,18 @@ class Request:
         return int(first.shape[dim]) if isinstance(first, Tensor) and first.ndim == 4 else None
 
 
-def load_data(text: str, *, batch_size: int = 128, seed: int = 0, progress: Progress | None = None) -> Task:
+def load_data(
+    text: str, *, batch_size: int = 128, seed: int = 0, augment: bool = True, progress: Progress | None = None
+) -> Task:
     """The task of a data argument. "auto" takes Fashion-MNIST where it is found, else digits, and says which."""
     from gossamer.data import default_task, load_task
 
     if text == AUTO:
-        task, which = default_task(batch_size=batch_size, seed=seed, progress=progress)
+        task, which = default_task(batch_size=batch_size, seed=seed, augment=augment, progress=progress)
         (progress or Silent()).say(which)
         return task
     if not is_reference(text):
-        return load_task(text, batch_size=batch_size, seed=seed, progress=progress)
+        return load_task(text, batch_size=batch_size, seed=seed, augment=augment, progress=progress)
     made = call(resolve(text), text)
     if not isinstance(made, Task):
         raise BadInput(f"{text} returned {type(made).__name__}; it must return a gossamer.Task")

@@ -65,6 +65,40 @@ def test_the_recipe_that_comes_out_gives_the_same_network_again(result: gossamer
         assert torch.equal(first, second)
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> gossamer.Artifact:
+    """A job with a goal of size."""
+    goal = Goal(max_drop=10, compression_ratio=8)
+    return gossamer.compress(learned(), stripes(), goal=goal, epochs=20, out=tmp_path_factory.mktemp("small"))
+
+
+def test_a_goal_of_size_is_met_by_the_file_on_disk(small: gossamer.Artifact) -> None:
+    assert small.met, small.document.missed
+    dense = 4 * sum(t.numel() for t in learned().state_dict().values() if t.is_floating_point())
+    assert (small.folder / "model.gsr").stat().st_size <= dense / 8
+    images = stripes().test[0][0]  # type: ignore[index]
+    network = gossamer.load(small.folder / "model.gsr")
+    torch.testing.assert_close(network(images), small.model(images).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_finished_job_of_size_started_again_trains_nothing(small: gossamer.Artifact) -> None:
+    goal, files = Goal(max_drop=10, compression_ratio=8), (small.folder / "model.safetensors").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gossamer.methods.retrain.fit", None)
+        again = gossamer.compress(learned(), stripes(), goal=goal, epochs=20, out=small.folder)
+    assert (again.folder / "model.safetensors").read_bytes() == files
+    assert again.document.edits == small.document.edits
+
+
+def test_a_shape_and_a_size_together(tmp_path: Path) -> None:
+    goal = Goal(max_drop=20, macs=90_000, compression_ratio=6)
+    made = gossamer.compress(learned(), stripes(), goal=goal, epochs=4, out=tmp_path)
+    value = {(row.subject, row.what): row.value for row in made.records}
+    assert value["result", "macs"] <= 90_000
+    assert [edit.method for edit in made.document.edits][-1] == "quantize.rate"
+    assert value["original", "compact_bytes"] > 4 * value["result", "compact_bytes"]
+
+
 def test_the_model_given_is_left_alone() -> None:
     model = learned()
     before = {name: value.clone() for name, value in model.state_dict().items()}

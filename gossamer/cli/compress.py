@@ -10,6 +10,7 @@ import typer
 from gossamer.cli.console import Console
 from gossamer.cli.exits import GOAL_MISSED, Stopped
 from gossamer.cli.values import (
+    AugmentOption,
     BatchOption,
     DataOption,
     DevicesOption,
@@ -41,8 +42,13 @@ def register(app: typer.Typer) -> None:
 def compress(
     model: ModelArgument,
     data: DataOption = "auto",
+    augment: AugmentOption = None,
     weights: WeightsOption = None,
     random: RandomOption = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Learn from this trained network instead of the one compressed."),
+    ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Points of accuracy that may be lost.", show_default="0.5")
     ] = None,
@@ -55,7 +61,11 @@ def compress(
         int | None, typer.Option(parser=parse_count, metavar="N", help="Parameters, at most (100k).")
     ] = None,
     file_bytes: Annotated[
-        int | None, typer.Option(parser=parse_bytes, metavar="SIZE", help="Size of the file, at most (30kB, 1MiB).")
+        int | None,
+        typer.Option(parser=parse_bytes, metavar="SIZE", help="Size of the compact file, at most (30kB, 1MiB)."),
+    ] = None,
+    compression_ratio: Annotated[
+        float | None, typer.Option(help="How many times smaller than float32 the compact file is, at least.")
     ] = None,
     runtime: RuntimeOption = "onnxruntime",
     threads: ThreadsOption = 2,
@@ -82,6 +92,7 @@ def compress(
         "macs": macs,
         "params": params,
         "file_bytes": file_bytes,
+        "compression_ratio": compression_ratio,
     }
     goal = _goal(asked, recipe, runtime=runtime, threads=threads, batch=batch)
     console = Console(as_json=json, quiet=quiet)
@@ -93,10 +104,14 @@ def compress(
     from gossamer.sources import Request, load_data, load_model
 
     plan: Recipe | None = load(recipe) if recipe is not None else None
-    task = load_data(data, seed=seed, progress=console.progress)
+    if augment is None:
+        augment = plan.augment if plan is not None else True
+    task = load_data(data, seed=seed, augment=augment, progress=console.progress)
     folder = out or default_folder(model, task.name)
     source = load_model(Request(model=model, data=task.name, task=task, weights=weights, random=random, seed=seed))
     run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress)
+    if teacher is not None:
+        run.teacher = load_model(Request(model=teacher, data=task.name, task=task, seed=seed)).model
     try:
         artifact = run_job(
             source.model, task, goal=goal, recipe=plan, epochs=epochs, out=folder, run=run, command=command

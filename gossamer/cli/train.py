@@ -11,6 +11,7 @@ import typer
 from gossamer.cli.console import Console
 from gossamer.cli.exits import Stopped
 from gossamer.cli.values import (
+    AugmentOption,
     DataOption,
     DevicesOption,
     JsonOption,
@@ -47,6 +48,7 @@ def train(
         typer.Argument(metavar="MODEL", help="A zoo name, package.module:factory, timm: or torchvision:NAME."),
     ] = None,
     data: OptionalDataOption = None,
+    augment: AugmentOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A .safetensors file. Default: MODEL-DATA.safetensors.")
     ] = None,
@@ -79,12 +81,14 @@ def train(
         raise BadInput("which network on which data? Give MODEL and --data, or a recipe that has both")
     if seed is None:
         seed = plan.seed if plan is not None else 0
+    if augment is None:
+        augment = plan.augment if plan is not None else True
     target = out or Path(f"{model.rpartition(':')[2]}-{Path(data).name}.safetensors")
     if target.suffix != ".safetensors":
         raise BadInput(f"--out {target}: trained weights are written as .safetensors")
     console = Console(as_json=json, quiet=quiet)
     training = _training(plan, epochs, lr)
-    _train(console, model, data, target, training, weights, batch_size, seed, devices)
+    _train(console, model, data, target, training, weights, batch_size, seed, devices, augment)
 
 
 def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "Training":
@@ -104,6 +108,7 @@ def _train(
     batch_size: int,
     seed: int,
     devices: int,
+    augment: bool,
 ) -> None:
     from gossamer.folder import lock_folder, writing
     from gossamer.measure import accuracy, top1_record
@@ -113,7 +118,7 @@ def _train(
     from gossamer.train import fit
 
     with lock_folder(target.parent, f".{target.name}.lock"):
-        task = load_data(data, batch_size=batch_size, seed=seed, progress=console.progress)
+        task = load_data(data, batch_size=batch_size, seed=seed, augment=augment, progress=console.progress)
         source = load_model(Request(model=model, task=task, weights=weights, random=weights is None, seed=seed))
         run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
         checkpoint = target.with_suffix(".ckpt")

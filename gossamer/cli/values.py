@@ -46,6 +46,12 @@ WeightsOption = Annotated[
     Path | None,
     typer.Option("--weights", metavar="FILE", help="Trained weights: .safetensors, or .pt with tensors only."),
 ]
+AugmentOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--augment/--no-augment", help="Shift and mirror training images.", show_default="the recipe's, or yes"
+    ),
+]
 RandomOption = Annotated[bool, typer.Option("--random", help="Untrained weights, drawn from --seed.")]
 RuntimeOption = Annotated[
     str, typer.Option(help="Where latency counts: torch, torch.compile, onnxruntime or openvino.")

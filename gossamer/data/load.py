@@ -25,6 +25,7 @@ def load_task(
     size: int = 224,
     root: Path | str | None = None,
     download: bool = True,
+    augment: bool = True,
     progress: Progress | None = None,
 ) -> Task:
     """The task of a built-in data set, or of a folder of images.
@@ -33,7 +34,8 @@ def load_task(
 
     Validation samples are cut from the training set, every class by its share and always the same ones; test samples
     are those that the authors held out. seed: of order and augmentation. calibration: training samples without labels.
-    validation: how many samples to cut, None for the data set's usual number. size: side of the images of a folder, in
+    validation: how many samples to cut, None for the data set's usual number. augment: shift and mirror training images
+    as is usual for the data set; networks too small to profit do without. size: side of the images of a folder, in
     pixels (`folder.folder_task` tells how the folder must look); built-in sets have their own.
 
     A built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
@@ -48,6 +50,7 @@ def load_task(
             seed=seed,
             calibration=calibration,
             validation=validation,
+            augment=augment,
         )
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
@@ -60,13 +63,25 @@ def load_task(
 
 
 def default_task(
-    *, batch_size: int = 128, seed: int = 0, download: bool = True, progress: Progress | None = None
+    *,
+    batch_size: int = 128,
+    seed: int = 0,
+    download: bool = True,
+    augment: bool = True,
+    progress: Progress | None = None,
 ) -> tuple[Task, str]:
     """Fashion-MNIST where it is found or can be downloaded, else scikit-learn's digits; and a sentence saying which."""
     try:
-        task = load_task("fashion-mnist", batch_size=batch_size, seed=seed, download=download, progress=progress)
+        task = load_task(
+            "fashion-mnist",
+            batch_size=batch_size,
+            seed=seed,
+            download=download,
+            augment=augment,
+            progress=progress,
+        )
     except (BadInput, CorruptFile) as error:
-        task = load_task("digits", batch_size=batch_size, seed=seed)
+        task = load_task("digits", batch_size=batch_size, seed=seed, augment=augment)
         return task, f"data: scikit-learn's digits, because Fashion-MNIST cannot be used ({error})"
     return task, "data: Fashion-MNIST"
 
@@ -111,7 +126,14 @@ def _remedy(name: str, data: DataSet, folder: Path) -> str:
 
 
 def _built_in(
-    name: str, paths: list[Path], *, batch_size: int, seed: int, calibration: int, validation: int | None
+    name: str,
+    paths: list[Path],
+    *,
+    batch_size: int,
+    seed: int,
+    calibration: int,
+    validation: int | None,
+    augment: bool,
 ) -> Task:
     data = DATASETS[name]
     published = data.read(paths)
@@ -131,7 +153,7 @@ def _built_in(
         test=published.test,
         classes=names,
         normalisation=data.normalisation,
-        augmentation=data.augmentation,
+        augmentation=data.augmentation if augment else None,
         validation=data.validation if validation is None else validation,
         calibration=calibration,
         batch_size=batch_size,

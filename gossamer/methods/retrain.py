@@ -1,5 +1,6 @@
 """What the methods that train share: how long, how fast, and under which teacher."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import AfterStep, Distillation, Fitted, Training, fit
+from gossamer.train.distill import Teach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +35,16 @@ class Retrain(Method):
         run: Run,
         *,
         part: str = "",
+        teach: Sequence[Teach] = (),
         after_step: AfterStep | None = None,
         **changes: Any,
     ) -> Fitted:
-        """Train `model` in place. part: names this training where a method has several. changes: of `training()`."""
-        teach = []
-        if self.alpha < 1 and run.original is not None:
-            teach.append(Distillation(run.original, temperature=self.temperature, alpha=self.alpha))
+        """Train `model` in place. part: names this training where a method has several. teach:
+        terms besides the teacher's. changes: of `training()`."""
+        terms = [*teach]
+        if self.alpha < 1 and run.guide is not None:
+            terms.append(Distillation(run.guide, temperature=self.temperature, alpha=self.alpha))
         name = self.name().replace(".", "-") + part.replace(" ", "-")
         checkpoint = run.folder / f"{name}.ckpt" if run.folder else None
         training, label = replace(self.training(), **changes), f"{self.name()}{part}"
-        return fit(model, task, training, run, teach=teach, after_step=after_step, checkpoint=checkpoint, label=label)
+        return fit(model, task, training, run, teach=terms, after_step=after_step, checkpoint=checkpoint, label=label)

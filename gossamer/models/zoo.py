@@ -34,7 +34,7 @@ ENTRIES: dict[str, Entry] = {
     "lenet5": Entry(LeNet5, 28, in_channels=1, sized=True, smallest=16),
     "vgg16_small": Entry(VGG16Small, 32, sized=True, smallest=17),
     "resnet8": Entry(partial(ResNet, 1), 32),
-    **{f"resnet{n}": Entry(partial(ResNet, (n - 2) // 6), 32) for n in (20, 32, 44, 56, 110)},
+    **{f"resnet{n}": Entry(partial(ResNet, (n - 2) // 6), 32) for n in (14, 20, 32, 44, 56, 110)},
     **{f"resnet{n}a": Entry(partial(ResNet, (n - 2) // 6, option="A"), 32) for n in (20, 32, 44, 56, 110)},
     **{
         f"wrn{d}_{k}": Entry(partial(WideResNet, d, k), 32)

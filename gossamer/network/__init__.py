@@ -13,7 +13,7 @@ from gossamer.network.constrain import (
     settle,
     weights_of,
 )
-from gossamer.network.cost import Analysis, analyze, layer_costs, total_macs, total_params
+from gossamer.network.cost import Analysis, analyze, dense_bytes, layer_costs, total_macs, total_params
 from gossamer.network.edit import Cut, resize
 from gossamer.network.proof import Proof
 from gossamer.network.shrink import Pruned, prove, shrink
@@ -36,6 +36,7 @@ __all__ = [
     "bake",
     "constrain",
     "constraints",
+    "dense_bytes",
     "find_channels",
     "held_value",
     "layer_costs",

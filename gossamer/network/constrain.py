@@ -187,6 +187,13 @@ def _check(constraint: Constraint, below: tuple[Constraint, ...], weight: Tensor
         )
 
 
+def attach(model: nn.Module, stacks: Mapping[str, tuple[Constraint, ...]]) -> None:
+    """Hold weights of a plain network, in place, without a look at whether it makes sense: `constrain` looks."""
+    owners = _owners(model)
+    for name, stack in stacks.items():
+        _attach(owners[name], stack)
+
+
 def _attach(places: list[tuple[nn.Module, str, nn.Parameter]], stack: tuple[Constraint, ...]) -> None:
     for module, key, _ in places:
         if isinstance(module, nn.RNNBase):

@@ -192,3 +192,8 @@ def analyze(model: nn.Module, example_inputs: Any) -> Analysis:
         macs=sum(row.macs for row in layers),
         notes=tuple(channels.notes),
     )
+
+
+def dense_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and statistics in float32: what the size of a compact file is compared with."""
+    return sum(4 * t.numel() for t in model.state_dict().values() if t.is_floating_point())

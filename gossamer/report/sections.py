@@ -71,7 +71,8 @@ def tiles(document: JobDocument) -> str:
     goal_runtime = str(document.goal.get("runtime", ""))
     latency = [row for row in rows if row.what == "latency" and goal_runtime in ("", row.runtime)]
     picked = latency[:1]
-    for what in ("top1", "file_bytes", "macs"):
+    size = "compact_bytes" if {"file_bytes", "compression_ratio"} & document.goal.keys() else "file_bytes"
+    for what in ("top1", size, "macs"):
         picked += [row for row in rows if row.what == what][:1]
     shown = [_tile(row, _tone(document, row)) for row in picked if row.before and row.after]
     return f'<ul class="tiles">{"".join(shown)}</ul>' if shown else ""

@@ -48,7 +48,7 @@ def summary_rows(document: JobDocument) -> list[Row]:
     """Top-1 on test, latency on each runtime, MACs, parameters, file bytes, peak memory, as far as measured."""
     return [
         _top1_row(document, *pair) if what == "top1" else _cost_row(what, *pair)
-        for what in ("top1", "latency", "macs", "params", "file_bytes", "peak_memory")
+        for what in ("top1", "latency", "macs", "params", "compact_bytes", "file_bytes", "peak_memory")
         for pair in _pairs(document, what)
     ]
 
@@ -87,9 +87,9 @@ def show(record: Record) -> Cell:
             shown = text.large(value)
         case "params":
             shown = text.count(value)
-        case "file_bytes" | "peak_memory":
+        case "file_bytes" | "compact_bytes" | "peak_memory":
             shown = text.size(value)
-            span = f"{text.count(value)} bytes" if record.what == "file_bytes" and value >= 1000 else span
+            span = f"{text.count(value)} bytes" if record.what != "peak_memory" and value >= 1000 else span
         case "max_difference":
             shown = text.proof(value)
         case _:
@@ -181,6 +181,8 @@ def _name(what: str, record: Record | None) -> str:
         case "file_bytes":
             suffix = str(conditions.get("file", "")).rpartition(".")[2]
             return f"File (.{suffix})" if suffix else "File"
+        case "compact_bytes":
+            return "Compact file (.gsr)"
         case "peak_memory":
             return "Peak memory"
         case _:

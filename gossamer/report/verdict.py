@@ -79,7 +79,8 @@ _MEASURED = {
     "latency_ms": "latency",
     "macs": "macs",
     "params": "params",
-    "file_bytes": "file_bytes",
+    "file_bytes": "compact_bytes",
+    "compression_ratio": "compact_bytes",
     "peak_memory": "peak_memory",
 }
 
@@ -88,8 +89,9 @@ def _gain(document: JobDocument, rows: list[Row], name: str) -> Part:
     asked = float(document.goal[name])
     row = next((r for r in rows if r.what == _MEASURED[name] and _on_goal_runtime(document, r)), None)
     where = f" on {text.runtime(document.goal['runtime'])}" if row and row.what == "latency" and row.runtime else ""
-    if name == "speedup":
-        title, wanted = "Speed-up", f"at least {asked:g}×"
+    if name in ("speedup", "compression_ratio"):
+        title = "Speed-up" if name == "speedup" else "Compression ratio"
+        wanted = f"at least {asked:g}×"
         if row is None or row.ratio is None:
             return Part(name=title, asked=wanted, got="not measured", met=None)
         got = row.change.text if row.verdict != "same" else f"not faster ({text.times(row.ratio)})"
@@ -119,7 +121,7 @@ _TITLES = {
     "latency_ms": ("Latency", ""),
     "macs": ("MACs", " MACs"),
     "params": ("Parameters", " parameters"),
-    "file_bytes": ("File size", " on disk"),
+    "file_bytes": ("Compact file", " on disk"),
     "peak_memory": ("Peak memory", " of peak memory"),
 }
 

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from gossamer.errors import BadInput
-from gossamer.models.weights import load_weights, save_weights
+from gossamer.models.weights import read_tensors, save_weights
+from gossamer.network import bake
+from gossamer.network.held import held_spec, hold_again
 from gossamer.record import write_text
 
 
@@ -47,25 +49,35 @@ class Journal:
         return self.results[name]
 
     def remember_model(
-        self, name: str, build: Callable[[], nn.Module], train: Callable[[nn.Module], tuple[nn.Module, Any]]
+        self, name: str, before: nn.Module, step: Callable[[nn.Module], tuple[nn.Module, Any]]
     ) -> tuple[nn.Module, Any]:
-        """A network and the JSON value that came with it: `build` gives the shape, `train` weights and value."""
-        model = build()
+        """What a step makes of a network, and the JSON value that comes with it.
+
+        Kept where the step leaves the layers and their shapes alone, however it holds their weights; a step that
+        changes them is done again.
+        """
         path = self.folder / f"{name}.safetensors" if self.folder else None
         if name in self.results and path is not None:
-            load_weights(model, path)
-            return model, self.results[name]
-        model, value = train(model)
-        if path is not None:
+            known = self.results[name]
+            return hold_again(before, known["held"], read_tensors(path)), known["value"]
+        model, value = step(before)
+        if path is not None and _layout(model) == _layout(before):
             save_weights(model, path, {"step": name})
-        self.results[name] = json.loads(json.dumps(value))
-        self._write()
-        return model, self.results[name]
+            self.results[name] = json.loads(json.dumps({"held": held_spec(model), "value": value}))
+            self._write()
+        return model, value
 
     def _write(self) -> None:
         if self.folder is not None:
             text = json.dumps({"fingerprint": self.fingerprint, "results": self.results}, indent=1)
             write_text(self.folder / "journal.json", text)
+
+
+def _layout(model: nn.Module) -> list[tuple[str, str]]:
+    """Layers and shapes, whatever holds the weights."""
+    plain = bake(model)
+    modules = [(name, repr(type(module))) for name, module in plain.named_modules()]
+    return [*modules, *((name, str(tuple(t.shape))) for name, t in plain.state_dict().items())]
 
 
 def fingerprint(model: nn.Module, *parts: object) -> str:

@@ -32,7 +32,6 @@ class Quote:
 
     macs: int
     params: int
-    file_bytes: int | None
     latency_ms: float | None
     speedup: float | None
     precision: str
@@ -52,7 +51,7 @@ class Pricer:
     ) -> None:
         self.original, self.task, self.goal, self.journal, self.int8 = original, task, goal, journal, int8
         self.inputs = first_samples(task.validation, goal.batch)
-        self.timed = "speedup" in goal.gains or "latency_ms" in goal.gains
+        self.timed = bool(goal.time_gains)
         self.deployed = goal.runtime in ("onnxruntime", "openvino")
         self._reference: Runner | None = None
         self.folder = folder / "quotes"
@@ -65,25 +64,35 @@ class Pricer:
     def _quote(self, model: nn.Module) -> Quote:
         costs = layer_costs(model, self.task.example_inputs)
         macs, params = sum(c.macs for c in costs), sum(p.numel() for p in model.parameters())
-        file_bytes = latency_ms = fastest_ms = speedup = None
+        latency_ms = fastest_ms = speedup = None
         precision = "float32"
-        if self.timed or "file_bytes" in self.goal.gains:
-            source, precision, file_bytes = self._deploy(model, "candidate")
-            if self.timed:
-                runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
-                times = self._time({"candidate": runner, "original": self.reference()})
-                latency_ms, fastest_ms = times["candidate"].median_ms, times["candidate"].min_ms
-                speedup = times["original"].min_ms / fastest_ms
-        costs_by_gain = {"macs": macs, "params": params, "file_bytes": file_bytes, "latency_ms": fastest_ms}
+        if self.timed:
+            source, precision = self._deploy(model, "candidate")
+            runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
+            times = self._time({"candidate": runner, "original": self.reference()})
+            latency_ms, fastest_ms = times["candidate"].median_ms, times["candidate"].min_ms
+            speedup = times["original"].min_ms / fastest_ms
+        costs_by_gain = {"macs": macs, "params": params, "latency_ms": fastest_ms}
         return Quote(
             macs=macs,
             params=params,
-            file_bytes=file_bytes,
             latency_ms=latency_ms,
             speedup=speedup,
             precision=precision,
-            needs=needs(self.goal, speedup=speedup, **costs_by_gain),
+            needs=needs(self.goal.shape_gains, speedup=speedup, **costs_by_gain),
         )
+
+    def check(self, deployed: Path, model: nn.Module, precision: str) -> float:
+        """The need in time of what will really be shipped, by medians as in the final table; at most 1 where it is met
+        or where the goal does not ask for time."""
+        if not self.timed:
+            return 0.0
+        source: Any = deployed if self.deployed else model
+        runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
+        times = self._time({"candidate": runner, "original": self.reference()})
+        median = times["candidate"].median_ms
+        found = needs(self.goal.time_gains, speedup=times["original"].median_ms / median, latency_ms=median)
+        return max(found.values())
 
     def reference(self) -> Runner:
         """The original in float32 on the goal's runtime."""
@@ -101,17 +110,17 @@ class Pricer:
         if self.timed and self.deployed:
             return dict(self.journal.remember("layer times", self._layer_times))
         rows = layer_costs(self.original, self.task.example_inputs)
-        by_size = {"params", "file_bytes"} >= set(self.goal.gains)
+        by_size = set(self.goal.shape_gains) == {"params"}
         return {row.name: float(row.params if by_size else row.macs) for row in rows}
 
     def _layer_times(self) -> dict[str, float]:
-        path, precision, _ = self._deploy(self.original, "profiled")
+        path, precision = self._deploy(self.original, "profiled")
         return layer_times(
             self.goal.runtime, path, self.inputs, threads=self.goal.threads, precision=precision, repeats=10
         )
 
-    def _deploy(self, model: nn.Module, name: str) -> tuple[Any, str, int]:
-        """What the runtime opens, its precision, and the bytes of the file (of the .onnx for the torch runtimes)."""
+    def _deploy(self, model: nn.Module, name: str) -> tuple[Any, str]:
+        """What the runtime opens, and its precision."""
         path = self.folder / f"{name}.onnx"
         export_onnx(model, self.task.example_inputs, path)
         precision = "float32"
@@ -119,10 +128,9 @@ class Pricer:
             small = path.with_suffix(".int8.onnx")
             quantize_roughly(path, small, self.inputs, threads=self.goal.threads)
             path, precision = small, "int8"
-        size = path.stat().st_size
         if not self.deployed:
-            return copy.deepcopy(model).eval(), "float32", size
-        return path, precision, size
+            return copy.deepcopy(model).eval(), "float32"
+        return path, precision
 
     def _time(self, runners: dict[str, Runner]) -> dict[str, Latency]:
         return latency(runners, self.inputs, repeats=40, warmup=5, seconds=2)
@@ -136,10 +144,10 @@ def quantize_roughly(source: Path, target: Path, inputs: tuple[Tensor, ...], *, 
     write_onnx(qdq.quantize(network, {name: calibrate.min_max(one) for name, one in seen.items()}), target)
 
 
-def needs(goal: Goal, **costs: float | None) -> dict[str, float]:
-    """For every gain that the goal asks for: cost over what is allowed (1 = just met)."""
+def needs(gains: Mapping[str, float], **costs: float | None) -> dict[str, float]:
+    """For every gain asked for: cost over what is allowed (1 = just met)."""
     found = {}
-    for gain, asked in goal.gains.items():
+    for gain, asked in gains.items():
         cost = costs[gain] or 0.0
         found[gain] = (asked / cost if cost else float("inf")) if gain == "speedup" else cost / asked
     return found

@@ -39,8 +39,8 @@ class Recover(Method):
         recalibrate(model, task.calibration)
         teach = (
             []
-            if self.alpha == 1 or run.original is None
-            else [Distillation(run.original, temperature=self.temperature, alpha=self.alpha)]
+            if self.alpha == 1 or run.guide is None
+            else [Distillation(run.guide, temperature=self.temperature, alpha=self.alpha)]
         )
         training = Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay)
         checkpoint = run.folder / "recover.ckpt" if run.folder else None

@@ -1,0 +1,143 @@
+"""Train the network into a file that is a given number of times smaller.
+
+What it does: puts all weights on grids whose spacing is trained, and adds to the loss what the integers would cost an
+adaptive entropy coder, times an exchange rate that is steered until the file has the size asked for. Which weights
+become zero, which rows die, how fine each layer's grid is: all follow from the one rate. Batch norms are folded into
+two vectors, and vectors are put on grids as well.
+Cost: a training of the network, with one forward pass of the teacher per batch.
+When it fails: a size that the network cannot be squeezed into costs accuracy; the size itself is nearly always met.
+Equation: min loss + rate * sum_i length(q_i), w_i = step * q_i; length(0) = -log(1 - d_i), length(q) = -log d_i + log 2
++ |q| - 1 geometric, d_i = row density * column density / density of the tensor.
+Source: entropy-constrained quantization, Choi et al. 2017, arXiv:1612.01543, section 4, by gradient descent as in Oktay
+et al. 2020, arXiv:1906.06624, with the densities that an adaptive coder sees in the place of a learned model.
+"""
+
+import copy
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import torch
+from torch import nn
+
+from gossamer.deploy.gsr import fold_batch_norm, save
+from gossamer.errors import BadInput
+from gossamer.methods.retrain import Retrain
+from gossamer.network import dense_bytes
+from gossamer.network.constrain import Grid, bake, constrain, constraints, held_value, settle, weights_of
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Training
+from gossamer.train.rate import Rate, RateGrid
+
+ATTACHED = "_gossamer_rate"
+VECTOR_BITS = 8
+
+
+def file_bytes(model: nn.Module, task: Task | None = None) -> int:
+    """Bytes of the network as a compact file; with a task, with its graph."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gsr"
+        return save(shortened(model), path, task.example_inputs if task else None).stat().st_size
+
+
+def shortened(model: nn.Module) -> nn.Module:
+    """A plain copy with batch norms folded, and all vectors on grids of 8 bits."""
+    return bake(on_grids(fold_batch_norm(model)))
+
+
+def on_grids(model: nn.Module) -> nn.Module:
+    """A copy in which all parameters that nothing holds are on grids of 8 bits, each tensor with its own step."""
+    held, steps = constraints(model), {}
+    for name, p in bake(model).named_parameters():
+        if name not in held and p.is_floating_point() and float(p.detach().abs().max()) > 0:
+            high = 2 ** (VECTOR_BITS - 1) - 1
+            step = short(float(p.detach().abs().max()) / high)
+            steps[name] = Grid(step, -high - 1, high)
+    return constrain(model, steps) if steps else model
+
+
+def short(step: float) -> float:
+    """The number next to it, not below, that bfloat16 holds: a step that costs two bytes."""
+    up = step * (1 + 2**-8)
+    return float(torch.tensor(up).to(torch.bfloat16))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateQuantize(Retrain):
+    """compression_ratio: bytes of the original in float32 over bytes of the whole compact file. step: spacing of the
+    grids at first, in standard deviations of the weights. ramp: share of the training in which the size is brought
+    down. layers, ignore: patterns. Trained with AdamW; the rest as in `distill.recover`."""
+
+    stage: ClassVar[int | None] = 60
+    saves: ClassVar[tuple[str, ...]] = ("distinct",)
+
+    compression_ratio: Annotated[float, Range(1, 1e6, open_=("low",))]
+    epochs: Annotated[int, Range(1, 10_000)] = 30
+    lr: Annotated[float, Range(0, 10, open_=("low",))] = 1e-3
+    weight_decay: Annotated[float, Range(0, 1)] = 0.0
+    temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 2.0
+    alpha: Annotated[float, Range(0, 1)] = 0.3
+    step: Annotated[float, Range(0, 100, open_=("low",))] = 0.7
+    ramp: Annotated[float, Range(0, 1, open_=("low",))] = 0.6
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def training(self) -> Training:
+        return replace(super().training(), optimizer="adamw")
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        names = list(weights_of(model, self.layers, self.ignore))
+        grids = {}
+        for name in names:
+            w = held_value(model, name)
+            spread = float(w[w != 0].std()) if int((w != 0).sum()) > 1 else 1.0
+            grids[name] = RateGrid(w, self.step * (spread if math.isfinite(spread) and spread > 0 else 1.0))
+        held = constrain(model, grids)
+        graph = file_bytes(held, task) - file_bytes(held)
+        least = graph + file_bytes(_silenced(held, names))
+        wanted = dense_bytes(run.original if run.original is not None else bake(model)) / self.compression_ratio
+        if wanted <= least:
+            raise BadInput(
+                f"{self.name()}: compression_ratio = {self.compression_ratio:g}: a file of {wanted:,.0f} bytes, but "
+                f"without the weights it would already have {least:,}; ask for less, or cut the network down first"
+            )
+        trained = self._train(held, graph, wanted, task, run)
+        for name in names:
+            w = held_value(trained, name)
+            after = f"{len(torch.unique(w))} values, {int((w == 0).sum()):,} zeros"
+            run.history.append(
+                Edit(method=self.name(), kind="constrain", target=name, before=f"{w.numel():,} weights", after=after)
+            )
+        return trained
+
+    def _train(self, held: nn.Module, graph: int, wanted: float, task: Task, run: Run) -> nn.Module:
+        held = copy.deepcopy(held)
+        overhead = graph + file_bytes(_silenced(held, list(constraints(held))))
+        rate = Rate(held, wanted - overhead, self.ramp, lambda m: file_bytes(_without(m)) + graph - overhead)
+        held.add_module(ATTACHED, rate)
+        try:
+            self.train(held, task, run, teach=[rate], after_step=rate.after_step)
+        finally:
+            delattr(held, ATTACHED)
+        return on_grids(fold_batch_norm(settle(held)))
+
+
+def _without(model: nn.Module) -> nn.Module:
+    """A copy without what is only there while it trains."""
+    plain = copy.deepcopy(model)
+    delattr(plain, ATTACHED)
+    return plain
+
+
+def _silenced(model: nn.Module, names: list[str]) -> nn.Module:
+    """A plain copy in which these weights are zero."""
+    plain = bake(model)
+    with torch.no_grad():
+        for name in names:
+            plain.get_parameter(name).zero_()
+    return plain
