@@ -22,6 +22,7 @@ from gossamer.methods.share.clusters import (
     start_centers,
 )
 from gossamer.methods.share.decoded import Product, blocks_of, rows_of, shared_values, weight_of
+from gossamer.methods.share.importance import importance_of
 from gossamer.methods.share.kmeans import KMeans, share_values
 from gossamer.methods.share.product import product_code, product_rate, scalar_rate
 from gossamer.methods.share.residual import Residual, residual_code, residual_rate
@@ -142,6 +143,7 @@ def test_zeros_keep_an_entry_of_their_own() -> None:
     held = shared_values(weight, share_values(weight, 4, "optimal", generator()))
     assert len(held.codebook) == 5
     assert torch.equal(held(weight) == 0, weight == 0)
+    assert torch.equal(held.codebook[1:].detach(), optimal_centers(weight[weight != 0], 4))
     empty = torch.zeros(3, 3)
     assert torch.equal(shared_values(empty, share_values(empty, 4, "optimal", generator()))(empty), empty)
 
@@ -258,6 +260,14 @@ def test_kmeans_keeps_zeros_and_few_values(how: str) -> None:
     for weight in weights_of(plain):
         assert len(held_value(plain, weight).unique()) <= 8 + (weight == name)
     assert [edit.target for edit in run.history] == list(weights_of(plain))
+
+
+def test_adam_importance_is_the_root_of_mean_squared_batch_gradients() -> None:
+    model, task = tiny(), stripes()
+    weight = model.get_parameter("head.weight")
+    squares = [torch.autograd.grad(task.loss(model, batch), weight)[0].square() for batch in list(task.train)[:2]]
+    found = importance_of(tiny(), ["head.weight"], "adam", task, Run(), samples=32)["head.weight"]
+    torch.testing.assert_close(found, torch.stack(squares).mean(0).sqrt())
 
 
 def test_importance_moves_the_centers() -> None:

@@ -11,7 +11,17 @@ from nets import stripes, tiny
 from torch import Tensor
 
 from gossamer.errors import BadInput
-from gossamer.methods.share.ecsq import Ecsq, centered, cheapest, iterate, lagrangian, price_for, quantize, uniform
+from gossamer.methods.share.ecsq import (
+    Ecsq,
+    Levels,
+    centered,
+    cheapest,
+    iterate,
+    lagrangian,
+    price_for,
+    quantize,
+    uniform,
+)
 from gossamer.network import Mask, constrain, held_value, weights_of
 from gossamer.run import Run
 
@@ -59,6 +69,13 @@ def test_a_free_bit_gives_the_nearest_center() -> None:
     assert torch.equal(free.chosen, (w[:, None] - levels.centers).abs().argmin(1))
 
 
+def test_zeros_stay_zero_also_where_another_value_is_cheaper() -> None:
+    w = torch.cat([torch.zeros(5), torch.full((1000,), 0.01)]).double()
+    centers = torch.tensor([0.0, 0.01], dtype=torch.float64)
+    levels = Levels(weights=w, importance=torch.ones_like(w), centers=centers, chosen=(w > 0).long())
+    assert torch.equal(cheapest(levels, 1.0).chosen, (w > 0).long())
+
+
 def test_dearer_bits_are_fewer() -> None:
     w, h = gaussian(5000), torch.ones(5000, dtype=torch.float64)
     bits = [iterate(uniform(w, h, price), price, 10).bits for price in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)]
@@ -72,6 +89,14 @@ def test_uniform_steps_are_a_quarter_of_a_bit_from_shannon() -> None:
     held = levels.centers[levels.chosen]
     shannon = -0.5 * math.log2(float((w - held).square().mean()))
     assert entropy(held) - shannon == pytest.approx(0.2546, abs=0.01)
+
+
+def test_one_more_bit_lowers_the_error_by_its_price() -> None:
+    """Steps a little wider and a little finer: the slope of distortion over bits is the price."""
+    w, h = gaussian(200_000), torch.full((200_000,), 3.0, dtype=torch.float64)
+    coarse, fine = (uniform(w, h, price) for price in (0.011, 0.009))
+    entropies = [float((x.counts * x.prices).sum()) for x in (coarse, fine)]
+    assert (coarse.distortion - fine.distortion) / (entropies[1] - entropies[0]) == pytest.approx(0.01, rel=0.05)
 
 
 def test_layers_that_matter_more_get_finer_steps() -> None:
