@@ -68,6 +68,19 @@ def test_obd_in_rounds_drops_as_many_and_never_brings_one_back() -> None:
         ObdPruning(sparsity=0.6)(again, stripes(), Run())
 
 
+def test_obd_counts_what_is_zero_already_before_what_does_not_matter() -> None:
+    """Input 0 is always zero, so its weights have no saliency either."""
+    model = nn.Sequential(nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)[:, 3] = 0
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = 0
+    data = [(x, torch.arange(16) % 2)]
+    made = Task(name="t", train=data, validation=data, test=data, calibration=data, example_inputs=(x,))
+    weight = held_value(ObdPruning(sparsity=3 / 8)(model, made, Run()), "0.weight")
+    assert (weight == 0).tolist() == [[True, False, False, True], [False, False, False, True]]
+
+
 # Optimal Brain Surgeon
 
 
