@@ -240,7 +240,7 @@ def test_the_description_of_the_format_names_the_operations_and_the_dictionary()
     assert set(re.findall("`(.*?)`", text.partition("May give views:")[2])) == VIEWS
 
 
-# Written by the first version that wrote version 1 of the format; never to be changed.
+# `fuzz_gsr.sample_files()[1]` as the first release wrote it; never to be changed after that.
 GOLDEN = """
 R1NSAUJiY3FiNHAB+pHRxInRlKGFhQWYRtjYmBmB4izARMDAwMAkyM7QysTlYAaMeS42JmYuJqAaIGRkA9uB6QioZZISEBsAAgCCAV00lY0CxAIA/hPv
 hP0LYCUSUps2zcxMPQZAR75qtJI+KE8YPlZvJT6AP8QHUT7Id1s+zVweP54leD9oq8s9V3dNP4iLdj5GI84+SZplP7QZxj4Qa+A9qnKqvSCdXbwAANy7
