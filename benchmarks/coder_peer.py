@@ -20,8 +20,8 @@ from nncodec.extensions import deepCABAC
 QUIET = (deepCABAC.HdspMode.AlwaysOff, np.array((0, 0), np.int8))
 UNARY, DENSITY = 10, 2
 # Steps and prices of a bit (0 is NNCodec's default) for its trellis quantizer.
-QPS = (-16, -18, -20, -22, -24, -26, -28, -30)
-PRICES = (0.0, 0.3, 0.7, 1.5, 3.0)
+QPS = (-16, -20, -24, -28, -31)
+PRICES = (0.0, 0.4, 1.0, 2.5)
 
 
 def encode(q, profile, trellis=0):

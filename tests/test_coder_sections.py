@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,16 @@ def test_what_goes_in_comes_out(mode: str, section: list[Integers]) -> None:
 def test_extremes_come_out(mode: str, q: np.ndarray) -> None:
     data = assert_round_trip([Integers(q=q, lag=3)], mode)
     assert len(data) < (4.2 if mode == "rans" else 2.2) * q.size + 3000
+
+
+def test_sections_can_be_coded_side_by_side() -> None:
+    """Compiled code lets go of the interpreter's lock and shares nothing."""
+    sections = [[Integers(q=laplacian(60, 70, 2.0, seed))] for seed in range(6)]
+    alone = [encode_section(section, "cm4") for section in sections]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda section: encode_section(section, "cm4"), sections)) == alone
+        decoded = list(pool.map(lambda i: decode_section(alone[i], headers(sections[i]), "cm4")[0], range(6)))
+    assert all(np.array_equal(q, section[0].q) for q, section in zip(decoded, sections))
 
 
 def test_statistics_run_on_from_tensor_to_tensor() -> None:
