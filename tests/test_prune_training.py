@@ -236,9 +236,10 @@ def test_grown_weights_start_from_zero_without_momentum() -> None:
     optimizer = torch.optim.SGD(held.parameters(), 0.1, momentum=0.9)
     held(torch.randn(8, 4)).square().sum().backward()
     optimizer.step()
-    before = moving(held, ["weight"])["weight"].mask.mask.clone()
-    hook(Step(model=held, optimizer=optimizer, number=1, steps=4))
     h = moving(held, ["weight"])["weight"]
+    before = h.mask.mask.clone()
+    optimizer.state[h.raw]["momentum_buffer"].fill_(1.0)
+    hook(Step(model=held, optimizer=optimizer, number=1, steps=4))
     grown = h.mask.mask & ~before
     assert grown.any() and not h.raw[grown].any()
     assert not optimizer.state[h.raw]["momentum_buffer"][grown].any()
