@@ -59,6 +59,13 @@ def test_scaled_copies_are_not_taken_for_the_same_behind_a_tanh() -> None:
     assert found == {"relu": {"0": True, "2": True}, "tanh": {"0": False, "2": False}}
 
 
+def test_behind_a_tanh_only_exact_copies_are_merged() -> None:
+    model = duplicated(mlp(nn.Tanh()), 2.0)  # 7 and 9 are alike; 2 is half of them
+    small = Merge(sparsity=0.1, layers=("0",))(model, DATA, Run())
+    assert small.get_parameter("0.weight").shape == (9, 6)
+    torch.testing.assert_close(small(X), model(X), rtol=1e-5, atol=1e-6)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 6))
 def test_what_goes_is_added_to_the_nearest(seed: int, most: int) -> None:

@@ -269,6 +269,7 @@ def test_the_threshold_is_a_multiple_of_the_spread_of_the_survivors() -> None:
     spread = torch.tensor([1.0, -1.0, 3.0, -3.0]).std(correction=0)
     assert quality_mask(weight, 1.0).tolist() == [[False, False, False], [False, True, True]]
     assert quality_mask(weight, 0.9 / float(spread)).sum() == 4
+    assert quality_mask(weight, 0.5).sum() == 2  # of all weights the spread is smaller, and four would stay
     assert not quality_mask(torch.zeros(2, 2), 1.0).any()
 
 
