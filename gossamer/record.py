@@ -136,6 +136,33 @@ class Rung:
     note: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredRow:
+    """One tensor of the compact file.
+
+    dense_bytes: of the original's tensor of this name in float32, 0 where it has none. bytes: its part of the file.
+    code_bits: of a fixed-length code for its distinct values. bits_per_weight: 8 * bytes / weights. entropy_bytes: the
+    order-0 entropy of what is coded. values, counts: the distinct values in rising order and how often each occurs;
+    histogram: of the original's tensor, in bins of equal width from low to high. These of large weights only.
+    """
+
+    name: str
+    shape: list[int]
+    coding: str
+    weights: int
+    dense_bytes: int
+    bytes: float
+    density: float
+    code_bits: int
+    bits_per_weight: float
+    entropy_bytes: float
+    values: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    low: float = 0.0
+    high: float = 0.0
+    histogram: list[int] = field(default_factory=list)
+
+
 @dataclass(kw_only=True)
 class JobDocument:
     """All that a job found out, as it stands in `records.json`; what the report reads."""
@@ -154,6 +181,7 @@ class JobDocument:
     layers_after: list[LayerCost]
     int8_ladder: list[Rung]
     files: dict[str, int]
+    stored: list[StoredRow] = field(default_factory=list)
     format: int = 1
 
     def dump(self) -> str:
@@ -165,7 +193,7 @@ class JobDocument:
         """The document of a JSON text."""
         raw: dict[str, Any] = json.loads(text)
         for key, row in _ROWS.items():
-            raw[key] = [row(**values) for values in raw[key]]
+            raw[key] = [row(**values) for values in raw.get(key, [])]
         return cls(**raw)
 
 
@@ -176,4 +204,5 @@ _ROWS: dict[str, Any] = {
     "layers_before": LayerCost,
     "layers_after": LayerCost,
     "int8_ladder": Rung,
+    "stored": StoredRow,
 }

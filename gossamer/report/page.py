@@ -12,7 +12,9 @@ from string import Template
 
 from gossamer.record import JobDocument, write_text
 from gossamer.report import sections, text
+from gossamer.report.stored import bytes_section
 from gossamer.report.verdict import sentence
+from gossamer.report.weights import weights_section
 
 
 def write_report(document: JobDocument, path: str | Path) -> Path:
@@ -42,6 +44,8 @@ def render(document: JobDocument) -> str:
                     sections.goal_section,
                     sections.latency_section,
                     sections.pareto_section,
+                    bytes_section,
+                    weights_section,
                     sections.layers_section,
                     sections.edits_section,
                     sections.ladder_section,

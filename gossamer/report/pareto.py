@@ -7,23 +7,28 @@ from functools import partial
 from gossamer.record import JobDocument, State
 from gossamer.report import text
 from gossamer.report.plot import Frame, Point, axes, figure, line, mark, path
-from gossamer.report.table import drop_record
+from gossamer.report.table import AFTER, ORIGINAL, drop_record
 from gossamer.report.text import escape
+
+_SIZE = "File size"
+_FAR = 10  # times from the smallest to the largest file: on a linear axis the small ones would lie on one another
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One cost to plot against. unit: what one unit of the axis is worth in the state's own numbers."""
+    """One cost to plot against. unit: what one unit of the axis is worth in the state's own numbers. far: whether
+    the axis is logarithmic where costs lie far apart."""
 
     name: str
     title: str
     value: Callable[[State], float | None]
     show: Callable[[float], str]
     unit: float = 1.0
+    far: bool = False
 
 
 def pareto(document: JobDocument) -> list[tuple[str, str]]:
-    """(name, plot as HTML) for each cost that at least two states have; latency on the goal's runtime first."""
+    """(name, plot as HTML) for each cost that at least two states have; what the goal is about first."""
     states = [state for state in document.states if state.top1 is not None]
     plots = []
     for axis in _axes(document, states):
@@ -35,6 +40,22 @@ def pareto(document: JobDocument) -> list[tuple[str, str]]:
         if len({cost for _, cost, _ in shown}) >= 2:
             plots.append((axis.name, _plot(document, axis, shown)))
     return plots
+
+
+def compact_sizes(document: JobDocument) -> tuple[float, float] | None:
+    """Bytes of the original in float32 and of the compact file; None where these were not measured."""
+    sizes = {r.subject: r.value for r in document.records if r.what == "compact_bytes"}
+    after = next((sizes[subject] for subject in AFTER if subject in sizes), None)
+    return None if after is None or ORIGINAL not in sizes else (sizes[ORIGINAL], after)
+
+
+def size_limit(document: JobDocument) -> float | None:
+    """How many bytes the goal allows the compact file; None where it asks for no size."""
+    goal, sizes = document.goal, compact_sizes(document)
+    limits = [float(goal["file_bytes"])] if goal.get("file_bytes") else []
+    if goal.get("compression_ratio") and sizes is not None:
+        limits.append(sizes[0] / float(goal["compression_ratio"]))
+    return min(limits, default=None)
 
 
 def final_state(document: JobDocument) -> State | None:
@@ -73,12 +94,13 @@ def _axes(document: JobDocument, states: Sequence[State]) -> list[Axis]:
         Axis(text.runtime(name), f"latency on {text.runtime(name)}, ms", partial(_latency, name), text.milliseconds)
         for name in runtimes
     ]
-    return [
+    size = Axis(_SIZE, "file, kB", lambda s: s.file_bytes, text.size, 1e3, far=True)
+    others = [
         *latency,
         Axis("MACs", "multiply-adds, millions", lambda s: s.macs, text.large, 1e6),
         Axis("Parameters", "parameters, thousands", lambda s: s.params, text.count, 1e3),
-        Axis("File size", "file, kB", lambda s: s.file_bytes, text.size, 1e3),
     ]
+    return [*others, size] if size_limit(document) is None else [size, *others]
 
 
 def _latency(name: str, state: State) -> float | None:
@@ -89,10 +111,11 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float,
     original = document.states[0]
     allowed = document.goal.get("max_drop")
     floor = None if allowed is None or original.top1 is None else original.top1 - float(allowed)
-    frame = _frame(axis, shown, floor)
     final = final_state(document)
     limit = _limit(document, axis, original)
-    body = [axes(frame, axis.title, "top-1 on validation, %"), _goal_region(frame, floor, limit and limit / axis.unit)]
+    frame = _frame(axis, shown, floor, limit)
+    title = f"{axis.title}, logarithmic" if frame.log_x else axis.title
+    body = [axes(frame, title, "top-1 on validation, %"), _goal_region(frame, floor, limit and limit / axis.unit)]
     body.append(path(frame, _front([(c / axis.unit, t) for s, c, t in shown if s.accepted]), "front"))
     low = 0
     # Rejected states first: what was accepted lies on top where dots meet.
@@ -117,16 +140,20 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float,
     return plot + (f'<p class="note">{text.plural(low, "state")} {verb} below this axis (▼).</p>' if low else "")
 
 
-def _frame(axis: Axis, shown: Sequence[tuple[State, float, float]], floor: float | None) -> Frame:
-    """x from 0; y around what was accepted and the budget: a network that collapsed must not flatten all others."""
+def _frame(axis: Axis, shown: Sequence[tuple[State, float, float]], floor: float | None, limit: float | None) -> Frame:
+    """x from 0, or logarithmic; y around what was accepted and the budget: one that collapsed must not flatten all."""
     accepted = [top1 for state, _, top1 in shown if state.accepted] or [top1 for _, _, top1 in shown]
     high, low = max(top1 for _, _, top1 in shown), min([*accepted, *([floor] if floor is not None else [])])
     span = max(high - low, 0.2)
     inside = [top1 for _, _, top1 in shown if top1 >= low - 1.6 * span]
     low = min([low, *inside])
     pad = 0.12 * max(high - low, 0.2)
-    right = max(cost for _, cost, _ in shown) / axis.unit
-    return Frame(0.0, right * 1.06, max(low - pad, 0.0), high + pad)
+    low, high = max(low - pad, 0.0), high + pad
+    costs = [cost / axis.unit for _, cost, _ in shown]
+    if axis.far and max(costs) > _FAR * min(costs) > 0:
+        left = min([*costs, limit / axis.unit] if limit else costs)
+        return Frame(left / 1.6, max(costs) * 1.25, low, high, log_x=True)
+    return Frame(0.0, max(costs) * 1.06, low, high)
 
 
 def _limit(document: JobDocument, axis: Axis, original: State) -> float | None:
@@ -138,7 +165,9 @@ def _limit(document: JobDocument, axis: Axis, original: State) -> float | None:
         if goal.get("speedup") and base is not None:
             limits.append(base / float(goal["speedup"]))
         return min(limits, default=None)
-    name = {"MACs": "macs", "Parameters": "params", "File size": "file_bytes"}.get(axis.name, "")
+    if axis.name == _SIZE:
+        return size_limit(document)
+    name = {"MACs": "macs", "Parameters": "params"}.get(axis.name, "")
     return float(goal[name]) if goal.get(name) is not None else None
 
 
@@ -173,7 +202,7 @@ def _front(points: Sequence[Point]) -> list[Point]:
 
 def _label(frame: Frame, at: Point, name: str) -> str:
     """The name below the mark: what is better lies above it, what is worse far below."""
-    share = (at[0] - frame.x_low) / (frame.x_high - frame.x_low)
+    share = frame.share(at[0])
     anchor, dx = ("end", 10) if share > 0.85 else ("start", -10) if share < 0.1 else ("middle", 0)
     place = f'x="{frame.x(at[0])}" y="{frame.y(at[1])}" dx="{dx}" dy="28" text-anchor="{anchor}"'
     return f'<text class="label" {place}>{escape(name)}</text>'

@@ -16,17 +16,27 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Frame:
-    """A linear plot area: x from 0 to 100 percent of the width, y from `height` pixels (low) to 0 (high)."""
+    """A plot area: x from 0 to 100 percent of the width, y from `height` pixels (low) to 0 (high).
+
+    log_x: x is logarithmic; x_low must be above 0 then.
+    """
 
     x_low: float
     x_high: float
     y_low: float
     y_high: float
     height: int = 380
+    log_x: bool = False
+
+    def share(self, value: float) -> float:
+        """Position as a share of the width."""
+        if self.log_x:
+            return math.log(value / self.x_low) / math.log(self.x_high / self.x_low)
+        return (value - self.x_low) / (self.x_high - self.x_low)
 
     def x(self, value: float) -> str:
         """Position in percent of the width."""
-        return f"{100 * (value - self.x_low) / (self.x_high - self.x_low):.2f}%"
+        return f"{100 * self.share(value):.2f}%"
 
     def y(self, value: float) -> str:
         """Position in pixels from the top."""
@@ -40,6 +50,14 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 12) + 0.0 for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float, most: int = 10) -> list[float]:
+    """1, 2 and 5 times the powers of ten from low to high; the powers alone where these are more than `most`."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    found = [value for value in found if low <= value <= high]
+    return found if len(found) <= most else [value for value in found if round(math.log10(value), 6).is_integer()]
 
 
 def number(value: float, step: float) -> str:
@@ -58,9 +76,10 @@ def axes(frame: Frame, x_title: str, y_title: str, *, x_ticks: int = 8, y_ticks:
         label = number(value, ys[1] - ys[0] if len(ys) > 1 else value or 1.0)
         parts.append(line(frame, (frame.x_low, value), (frame.x_high, value), "grid"))
         parts.append(f'<text class="tick" x="0" dx="-10" y="{frame.y(value)}" dy="4" text-anchor="end">{label}</text>')
-    xs = ticks(frame.x_low, frame.x_high, x_ticks)
+    xs = (log_ticks if frame.log_x else ticks)(frame.x_low, frame.x_high, x_ticks)
     for i, value in enumerate(xs):
-        label = number(value, xs[1] - xs[0] if len(xs) > 1 else value or 1.0)
+        step = value if frame.log_x or len(xs) < 2 else xs[1] - xs[0]
+        label = number(value, step or 1.0)
         minor = " minor" if i % 2 else ""
         parts.append(
             f'<text class="tick{minor}" x="{frame.x(value)}" y="{frame.height + 20}" '

@@ -6,7 +6,7 @@ from typing import Any
 from gossamer.record import Edit, JobDocument, Record
 from gossamer.report import text
 from gossamer.report.layers import layer_tables
-from gossamer.report.pareto import pareto, standing
+from gossamer.report.pareto import pareto, size_limit, standing
 from gossamer.report.table import ORIGINAL, Cell, Row, show, summary_rows
 from gossamer.report.text import escape
 from gossamer.report.verdict import parts
@@ -69,11 +69,12 @@ def tiles(document: JobDocument) -> str:
     """The three or four numbers that matter, large."""
     rows = summary_rows(document)
     goal_runtime = str(document.goal.get("runtime", ""))
-    latency = [row for row in rows if row.what == "latency" and goal_runtime in ("", row.runtime)]
-    picked = latency[:1]
-    size = "compact_bytes" if {"file_bytes", "compression_ratio"} & document.goal.keys() else "file_bytes"
-    for what in ("top1", size, "macs"):
-        picked += [row for row in rows if row.what == what][:1]
+    there = [row for row in rows if row.what != "latency" or goal_runtime in ("", row.runtime)]
+    first = {row.what: row for row in reversed(there)}
+    order = ("latency", "top1", "file_bytes", "macs")
+    if size_limit(document) is not None:
+        order = ("compact_bytes", "top1", "latency", "macs")
+    picked = [first[what] for what in order if what in first]
     shown = [_tile(row, _tone(document, row)) for row in picked if row.before and row.after]
     return f'<ul class="tiles">{"".join(shown)}</ul>' if shown else ""
 
