@@ -1,6 +1,8 @@
 """A job document as a real job leaves it: ResNet-20 on Fashion-MNIST, cut, recovered, quantized. Made-up numbers."""
 
-from gossamer.record import Edit, JobDocument, LayerCost, Record, Rung, State
+from dataclasses import replace
+
+from gossamer.record import Edit, JobDocument, LayerCost, Record, Rung, State, StoredRow
 
 _WIDTHS = (16, 32, 64)
 _BATCH = {"device": "cpu", "batch": 64, "threads": 2}
@@ -115,6 +117,8 @@ def _records() -> list[Record]:
         Record(
             subject="result int8", what="file_bytes", value=118_204, unit="bytes", conditions={"file": "model.onnx"}
         ),
+        Record(subject="original", what="compact_bytes", value=1_088_744, unit="bytes"),
+        Record(subject="result int8", what="compact_bytes", value=71_320, unit="bytes"),
         Record(
             subject="original",
             what="peak_memory",
@@ -236,6 +240,33 @@ def _ladder() -> list[Rung]:
     ]
 
 
+def _stored() -> list[StoredRow]:
+    """A weight tensor for each layer, together 71,320 bytes with a header of 620."""
+    before, after = (_layers(_WIDTHS, inner, 0.3) for inner in (_WIDTHS, (8, 16, 40)))
+    dense = {cost.name: cost.bytes for cost in before}
+    together = sum(cost.params for cost in after)
+    rows = []
+    for number, cost in enumerate(after):
+        stored = 70_700 * cost.params / together
+        row = StoredRow(
+            name=f"{cost.name}.weight",
+            shape=[cost.out_channels, cost.params // cost.out_channels],
+            coding="grid",
+            weights=cost.params,
+            dense_bytes=dense[cost.name],
+            bytes=stored,
+            density=0.3 + number / 100,
+            code_bits=3,
+            bits_per_weight=8 * stored / cost.params,
+            entropy_bytes=1.07 * stored,
+        )
+        rows.append(row)
+    values, counts = [-0.25, -0.125, 0.0, 0.125, 0.375], [2, 51, 403, 187, 7]
+    rows[-1] = replace(rows[-1], values=values, counts=counts, low=-0.31, high=0.42, histogram=[1, 9, 250, 380, 9, 1])
+    rows[-2] = replace(rows[-2], values=[0.5 + i / 8 for i in range(60)], counts=list(range(1, 61)))
+    return rows
+
+
 def sample() -> JobDocument:
     """A job that met its goal."""
     return JobDocument(
@@ -276,7 +307,16 @@ def sample() -> JobDocument:
             "recipe.yaml": 812,
             "records.json": 24_310,
         },
+        stored=_stored(),
     )
+
+
+def small() -> JobDocument:
+    """A job whose goal was a size."""
+    document = sample()
+    document.goal = {"max_drop": 0.5, "speedup": None, "compression_ratio": 10.0, "runtime": "onnxruntime"}
+    document.states[-1] = replace(document.states[-1], file_bytes=71_320)
+    return document
 
 
 def missed() -> JobDocument:

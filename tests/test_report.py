@@ -2,6 +2,8 @@
 
 import dataclasses
 import html
+import json
+import math
 import re
 import shutil
 import subprocess
@@ -11,16 +13,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_document import bare, missed, sample
+from sample_document import bare, missed, sample, small
 
 from gossamer.errors import BadInput
 from gossamer.record import JobDocument, LayerCost, Record, State
 from gossamer.report import markdown, summary_rows, text, write_report, write_sensitivity
 from gossamer.report.layers import layer_tables
 from gossamer.report.page import render
-from gossamer.report.pareto import final_state
-from gossamer.report.plot import Frame, ticks
+from gossamer.report.pareto import final_state, pareto, size_limit
+from gossamer.report.plot import Frame, log_ticks, ticks
+from gossamer.report.stored import parts as parts_of_file
 from gossamer.report.verdict import parts, sentence
+from gossamer.report.weights import weights_section
 
 HOSTILE = "<script>alert('x')</script>\"onload=&"
 FINITE = st.floats(min_value=1e-6, max_value=1e15)
@@ -54,6 +58,8 @@ def numbers(document: JobDocument) -> set[float]:
     for row in (*document.layers_before, *document.layers_after):
         found |= {float(row.params), float(row.macs), float(row.out_channels)}
         found |= {row.time_ms} if row.time_ms is not None else set()
+    for stored in document.stored if document.records else []:
+        found |= {float(stored.weights), stored.bytes, stored.density, stored.entropy_bytes, *stored.values}
     return found
 
 
@@ -89,7 +95,7 @@ def test_the_document_survives_its_file_and_gives_the_same_page():
     assert render(JobDocument.parse(sample().dump())) == render(sample())
 
 
-@pytest.mark.parametrize("document", [sample(), missed(), bare()], ids=["met", "missed", "bare"])
+@pytest.mark.parametrize("document", [sample(), small(), missed(), bare()], ids=["met", "small", "missed", "bare"])
 def test_the_page_asks_for_nothing_from_outside(document):
     source = render(document)
     assert not re.search(r"https?://|//[a-z]+\.|url\(|@import|<link|<img|<iframe|fetch\(", source)
@@ -104,7 +110,14 @@ def test_names_from_outside_stay_text():
     document.missed = [HOSTILE]
     document.files[HOSTILE] = 1
     document.seconds[HOSTILE] = 1.0
-    rows = (document.states, document.edits, document.layers_before, document.int8_ladder, document.records)
+    rows = (
+        document.states,
+        document.edits,
+        document.layers_before,
+        document.int8_ladder,
+        document.records,
+        document.stored,
+    )
     for field in rows:
         texts = {f.name: HOSTILE for f in dataclasses.fields(field[0]) if f.type in (str, "str") and f.name != "what"}
         field[-1] = dataclasses.replace(field[-1], **texts)
@@ -132,7 +145,9 @@ def test_what_is_missing_is_said():
     assert "no network inside the budget was found" in source
 
 
-@pytest.mark.parametrize("field", ["records", "states", "edits", "layers_before", "layers_after", "int8_ladder"])
+@pytest.mark.parametrize(
+    "field", ["records", "states", "edits", "layers_before", "layers_after", "int8_ladder", "stored"]
+)
 def test_a_page_without_one_part_has_all_others(field):
     document = sample()
     setattr(document, field, [])
@@ -155,7 +170,7 @@ def test_the_verdict_says_by_how_much():
     document = missed()
     document.goal = {"max_drop": 0.2, "params": 90_000, "file_bytes": 200_000}
     assert sentence(document) == (
-        "Goal missed: 94,378 parameters (at most 90,000 asked, 4.9 % over), 118 kB on disk (at most 200 kB asked), "
+        "Goal missed: 94,378 parameters (at most 90,000 asked, 4.9 % over), 71.3 kB on disk (at most 200 kB asked), "
         "0.28 points lost on validation (at most 0.2 points lost)."
     )
     assert [part.met for part in parts(document)] == [False, False, True]
@@ -288,6 +303,82 @@ def test_text():
 def test_frame_runs_upwards():
     frame = Frame(0, 10, 0, 1, height=100)
     assert (frame.x(5), frame.y(0), frame.y(1)) == ("50.00%", "100.0", "0.0")
+
+
+def test_an_old_document_knows_nothing_of_the_compact_file():
+    raw = json.loads(sample().dump())
+    del raw["stored"]
+    document = JobDocument.parse(json.dumps(raw))
+    assert document.stored == []
+    source = render(document)
+    assert "Where the bytes are" not in source and "Weights and their values" not in source
+
+
+def test_the_parts_of_the_bars_are_the_whole_network_and_the_whole_file():
+    document = sample()
+    found = parts_of_file(document, 1_088_744, 71_320)
+    assert sum(part.before for part in found) == pytest.approx(1_088_744)
+    assert sum(part.after for part in found) == pytest.approx(71_320)
+    assert [part.name for part in found[-2:]] == ["everything else", "header and graph"]
+    assert found[-1].after == pytest.approx(620)
+    biggest = sorted(document.stored, key=lambda row: -row.bytes)[:3]
+    assert {row.name.removesuffix(".weight") for row in biggest} <= {part.name for part in found}
+
+
+def test_a_layer_that_is_gone_is_in_the_bar_before():
+    document = sample()
+    gone = document.stored.pop(-2)
+    part = next(p for p in parts_of_file(document, 1_088_744, 71_320) if f"{p.name}.weight" == gone.name)
+    assert (part.before, part.after) == (gone.dense_bytes, 0.0)
+
+
+def test_a_file_that_is_hardly_smaller_needs_no_story():
+    document = sample()
+    document.records = [
+        dataclasses.replace(r, value=0.91 * 1_088_744) if r.what == "compact_bytes" and r.subject != "original" else r
+        for r in document.records
+    ]
+    assert "Where the bytes are" not in render(document)
+    assert "Where the bytes are" in render(sample())
+
+
+def test_a_plot_of_weights_has_a_stem_for_each_value_and_says_how_many_are_zero():
+    document = sample()
+    document.stored = document.stored[-1:]
+    source = weights_section(document)
+    assert source.count("<circle") == 5
+    assert source.count("<rect") == 6
+    assert f"{100 * (1 - document.stored[0].density):.1f} % zero" in source
+    zero = re.search(r'class="zeros" x="([^"]+)"', source)
+    assert zero and f'<line x1="{zero[1]}"' in source
+    document.stored = sample().stored[-2:-1]
+    assert weights_section(document).count("<line x1=") == 60
+    assert "zero" not in Page(weights_section(document)).words
+
+
+def test_a_goal_of_size_puts_the_size_first_with_its_limit():
+    (name, plot), *others = pareto(small())
+    assert name == "File size" and "file, kB, logarithmic" in plot
+    assert [name for name, _ in others] == ["ONNX Runtime", "OpenVINO", "MACs", "Parameters"]
+    assert pareto(sample())[0][0] == "ONNX Runtime"
+    assert size_limit(small()) == pytest.approx(108_874.4)
+    assert size_limit(sample()) is None
+    frame = Frame(71.32 / 1.6, 1162.123 * 1.25, 0, 1, log_x=True)
+    assert f'<rect class="goal" x="0" y="0" width="{frame.x(108.8744)}"' in plot
+    assert Page(render(small())).words.index("Compact file (.gsr)") < Page(render(small())).words.index("Top-1 on test")
+
+
+def test_a_logarithmic_frame_runs_in_equal_ratios():
+    frame = Frame(1, 10_000, 0, 1, log_x=True)
+    assert [frame.x(value) for value in (1, 10, 100, 10_000)] == ["0.00%", "25.00%", "50.00%", "100.00%"]
+
+
+@given(st.floats(min_value=1e-4, max_value=1e6), st.floats(min_value=10, max_value=1e9), st.integers(3, 12))
+def test_logarithmic_ticks_are_inside_and_not_too_many(low, factor, most):
+    found = log_ticks(low, low * factor, most)
+    assert found == sorted(found) and found
+    assert all(low <= tick <= low * factor for tick in found)
+    assert len(found) <= max(most, math.log10(factor) + 1)
 
 
 def test_an_old_page_is_replaced_whole(tmp_path):
