@@ -43,7 +43,8 @@ def save(
     class; without them only `load(path, into=model)` can read it.
     fold: store two vectors for a BatchNorm instead of four (`fold_batch_norm`): its outputs change in their last bits,
     and the four tensors that come back are others.
-    effort: "fast" needs no compiled code; "max" takes more than twice as long as "default", for about 0.3 % less.
+    effort: "fast" needs no compiled code; "max" takes more than twice as long as "default" on large networks, for
+    about 0.3 % less; on small ones "default" is "max".
     dynamic_batch: the first dimension of every input that shares it with the first one is free.
     Raises BadInput for a network that cannot be exported, with the operation in the way.
     """
