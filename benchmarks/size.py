@@ -21,12 +21,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from speed_steps import Lines
 from torch import nn
 
 import gossamer
-from gossamer.deploy.gsr import save
+from gossamer.deploy.gsr import fold_batch_norm, save
 from gossamer.folder import lock_folder
 from gossamer.measure import accuracy
 from gossamer.methods.quantize.rate import RateQuantize
@@ -119,14 +120,18 @@ def ours(bench: Bench, ratio: float) -> dict[str, Any]:
 
 
 def nncodec(bench: Bench) -> dict[str, Any]:
-    """NNCodec without data, at several step sizes: whole files, decoded and judged here."""
-    task, source = bench.task(), bench.folder / "dense.safetensors"
-    rows = {}
+    """NNCodec without data, at several step sizes: whole files, decoded and judged here; batch norms folded."""
+    model, task = fold_batch_norm(bench.dense()), bench.task()
+    source, target, rows = bench.folder / "nncodec-in.npz", bench.folder / "nncodec-out.npz", {}
+    state = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    np.savez(source, **{name: tensor.numpy() for name, tensor in state.items()})
     for qp in bench.options.qp:
-        target = bench.folder / f"nncodec{qp}.safetensors"
         command = [bench.options.peers_python, str(HERE / "size_peer.py"), str(source), str(target), str(qp)]
         size = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-        model = load_weights(build_for(bench.name, task), target)
+        decoded = np.load(target)
+        model.load_state_dict(
+            {name: torch.as_tensor(decoded[name]).view_as(t) for name, t in state.items()}, strict=False
+        )
         rows[f"qp {qp}"] = {"bytes": size, "test": top1(model, task, "test")}
     return rows
 

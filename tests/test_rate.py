@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import gossamer
 from gossamer.deploy.gsr import save
 from gossamer.errors import BadInput
-from gossamer.methods.quantize.rate import RateQuantize, file_bytes, shortened
-from gossamer.network import bake, constrain, constraints, dense_bytes
+from gossamer.methods.quantize.rate import RateQuantize, file_bytes, shortened, trimmed
+from gossamer.network import bake, constrain, constraints, dense_bytes, held_value
 from gossamer.network.constrain import Grid, Mask
 from gossamer.network.held import held_spec, hold_again
 from gossamer.train.rate import RateGrid, code_lengths, total_length
@@ -123,6 +123,23 @@ def test_real_data_into_a_twentieth_of_the_bytes(digits: tuple[nn.Module, gossam
     again = gossamer.load(tmp_path / "m.gsr")
     torch.testing.assert_close(again(*data.example_inputs), plain(*data.example_inputs), rtol=1e-4, atol=1e-4)
     assert all(isinstance(stack[-1], Grid) for stack in constraints(made).values())
+
+
+def test_a_file_that_came_out_too_large_is_trimmed_by_the_weights_nearest_to_zero() -> None:
+    model, data, steps = tiny(), task(), {"stem.weight": 0.1, "body.0.conv1.weight": 0.02}
+    held = constrain(model, {name: Grid(step, -999, 999) for name, step in steps.items()})
+    wanted = file_bytes(held, data) - 40
+    less = trimmed(held, list(steps), wanted, data)
+    assert wanted - 20 < file_bytes(less, data) <= wanted
+    gone, kept = [], []
+    for name, step in steps.items():
+        before, after = held_value(held, name), held_value(less, name)
+        distance = model.get_parameter(name).detach().abs() / step
+        gone += distance[(before != 0) & (after == 0)].tolist()
+        kept += distance[after != 0].tolist()
+        assert torch.equal(before[after != 0], after[after != 0])
+    assert gone and max(gone) <= min(kept)
+    assert file_bytes(trimmed(held, list(steps), 1e9, data)) == file_bytes(held)
 
 
 def test_a_size_that_the_rest_of_the_file_already_has_is_refused() -> None:

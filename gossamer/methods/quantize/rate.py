@@ -36,6 +36,7 @@ from gossamer.train.rate import Rate, RateGrid
 
 ATTACHED = "_gossamer_rate"
 VECTOR_BITS = 8
+WORTH = 6.0  # bits that a weight is thought to save when it becomes zero
 
 
 def file_bytes(model: nn.Module, task: Task | None = None) -> int:
@@ -106,7 +107,7 @@ class RateQuantize(Retrain):
                 f"{self.name()}: compression_ratio = {self.compression_ratio:g}: a file of {wanted:,.0f} bytes, but "
                 f"without the weights it would already have {least:,}; ask for less, or cut the network down first"
             )
-        trained = self._train(held, graph, wanted, task, run)
+        trained = trimmed(self._train(held, graph, wanted, task, run), names, wanted, task)
         for name in names:
             w = held_value(trained, name)
             after = f"{len(torch.unique(w))} values, {int((w == 0).sum()):,} zeros"
@@ -125,6 +126,28 @@ class RateQuantize(Retrain):
         finally:
             delattr(held, ATTACHED)
         return on_grids(fold_batch_norm(settle(held)))
+
+
+@torch.no_grad()
+def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn.Module:
+    """A copy whose file is not larger than `wanted`: where training ended above it, the weights that were nearest to
+    zero become zero, a few at a time."""
+    model = copy.deepcopy(model)
+    held, raws = constraints(model), weights_of(model)
+    while (over := file_bytes(model, task) - wanted) > 0:
+        distance = {}
+        for name in names:
+            [*_, grid] = held[name]
+            assert isinstance(grid, Grid)
+            distance[name] = (raws[name] / grid.scale).abs().masked_fill(held_value(model, name) == 0, math.inf)
+        every = torch.cat([d.flatten() for d in distance.values()])
+        count = min(max(1, int(over * 8 / WORTH)), int(every.isfinite().sum()))
+        limit = every.kthvalue(count).values if count else math.inf
+        for name, d in distance.items():
+            raws[name].masked_fill_(d <= limit, 0.0)
+        if not count:
+            break
+    return model
 
 
 def _without(model: nn.Module) -> nn.Module:
