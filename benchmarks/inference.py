@@ -81,7 +81,7 @@ def measure(seconds: float) -> list[dict[str, Any]]:
         lookup = shared(nn.Linear(inputs, outputs))
         for density in DENSITIES:
             layer = nn.Linear(inputs, outputs)
-            runners = ways(layer, density, folder) | {"look-up, 8 bits a block": lookup}
+            runners = ways(layer, density, folder) | {"look-up, 5 bits a block of 4": lookup}
             for batch in (1, 64):
                 x = torch.randn(batch, inputs)
                 found = latency(runners, (x,), repeats=200, warmup=5, seconds=seconds)
