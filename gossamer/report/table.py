@@ -16,6 +16,7 @@ Verdict = Literal["better", "same", "worse", ""]
 Key = tuple[str, ...]
 ORIGINAL = "original"
 AFTER = ("result int8", "result")
+NOTICED = 0.005  # share by which two numbers must differ to be shown as different
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +213,9 @@ def _change(what: str, before: Record | None, after: Record | None, ratio: float
         return Cell(text="–"), ""
     faster, slower = ("faster", "slower") if what == "latency" else ("smaller", "larger")
     verdict: Verdict = "same"
-    if _top(after) < _bottom(before):
+    if abs(ratio - 1) < NOTICED:
+        verdict = "same"
+    elif _top(after) < _bottom(before):
         verdict = "better"
     elif _bottom(after) > _top(before):
         verdict = "worse"
