@@ -1,6 +1,7 @@
 """Training: one readable loop, schedules, distillation, checkpoints."""
 
-from gossamer.train.distill import Distillation, Teach, kd_loss, output_loss
+from gossamer.losses import kd_loss, output_loss
+from gossamer.train.distill import Distillation, Teach
 from gossamer.train.loop import AfterStep, Fitted, Step, fit
 from gossamer.train.recalibrate import recalibrate
 from gossamer.train.state import Epoch

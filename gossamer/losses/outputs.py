@@ -1,0 +1,42 @@
+"""Outputs that are no logits: boxes, embeddings, regressions, in tuples and dicts."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gossamer.errors import BadInput
+from gossamer.losses.wide import same_shape, wide
+
+
+def output_loss(student: Any, teacher: Any) -> Tensor:
+    """Mean squared difference over the teacher's variance; the mean over all floating tensors of a tuple or dict."""
+    pairs = list(_pairs(student, teacher, "outputs"))
+    if not pairs:
+        raise BadInput("distillation: the teacher's outputs hold no floating-point tensor to learn from")
+    return torch.stack([_relative_error(s, t) for s, t in pairs]).mean()
+
+
+@wide
+def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
+    return F.mse_loss(student, teacher) / teacher.var(unbiased=False).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _pairs(student: Any, teacher: Any, where: str) -> Iterator[tuple[Tensor, Tensor]]:
+    if isinstance(student, Tensor) and isinstance(teacher, Tensor):
+        same_shape(student, teacher, where)
+        if teacher.is_floating_point():
+            yield student, teacher
+    elif isinstance(student, Mapping) and isinstance(teacher, Mapping) and student.keys() == teacher.keys():
+        for key in teacher:
+            yield from _pairs(student[key], teacher[key], f"{where}[{key!r}]")
+    elif isinstance(student, tuple | list) and isinstance(teacher, tuple | list) and len(student) == len(teacher):
+        for i, (s, t) in enumerate(zip(student, teacher)):
+            yield from _pairs(s, t, f"{where}[{i}]")
+    elif isinstance(student, Tensor | Mapping | tuple | list) or isinstance(teacher, Tensor | Mapping | tuple | list):
+        raise BadInput(
+            f"distillation: {where} are a {type(student).__name__}, the teacher's a {type(teacher).__name__}; "
+            "they must be built alike"
+        )
