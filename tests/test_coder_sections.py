@@ -256,3 +256,9 @@ def test_the_fast_mode_does_without_numba() -> None:
         "assert (decode_section(encode_section([t], 'rans'), [t.header()], 'rans')[0] == t.q).all()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_payload_that_starts_outside_the_range_is_refused() -> None:
+    header = Integers(q=np.ones((2, 2), np.int32)).header()
+    with pytest.raises(CorruptFile, match="outside the range"):
+        decode_section(b"\xff\xff\xff\xff\x00\x00\x00\x00", [header], "cm4")

@@ -41,6 +41,8 @@ def _encode(tensors: Sequence[Integers], contexts: int, room: int) -> bytes | No
 
 def decode(data: bytes, headers: Sequence[Header], contexts: int) -> list[IntMatrix]:
     """What `encode` was given. CorruptFile for anything that it cannot have written, as far as can be told."""
+    if data[:4] == b"\xff" * 4:
+        raise CorruptFile("a section starts outside the range of its coder")
     stream, model = np.frombuffer(bytearray(data), np.uint8), fresh_model(contexts)
     model.coder[VALUE], model.coder[AT] = int.from_bytes(data[:4].ljust(4, b"\0"), "big"), 4
     found = []

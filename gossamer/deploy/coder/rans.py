@@ -83,6 +83,8 @@ def decode(data: bytes, headers: Sequence[Header]) -> list[IntMatrix]:
     escaped = symbols == ESCAPE
     if np.count_nonzero(escaped) != plain.size:
         raise CorruptFile(f"a section has {plain.size} plain integers where {np.count_nonzero(escaped)} are announced")
+    if plain.size and int(np.abs(plain.astype(np.int64)).max()) > LARGEST:
+        raise CorruptFile(f"a section has a magnitude above {LARGEST}, the largest that there is")
     values[escaped] = plain
     return _split(values, headers)
 
