@@ -23,7 +23,16 @@ from gossamer.recipe import Recipe, parse
 from gossamer.run import Run
 
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "distill.attention": {"epochs": 1, "lr": 0.01},
+    "distill.crd": {"epochs": 1, "lr": 0.01},
+    "distill.dist": {"epochs": 1, "lr": 0.01},
+    "distill.dkd": {"epochs": 1, "lr": 0.01},
+    "distill.fsp": {"epochs": 1, "hint_epochs": 1, "lr": 0.01},
+    "distill.hints": {"epochs": 1, "hint_epochs": 1, "lr": 0.01, "layers": {"body.0": "body.0"}},
+    "distill.kd": {"epochs": 1, "lr": 0.01},
+    "distill.logits": {"epochs": 1, "lr": 0.01},
     "distill.recover": {"epochs": 1, "lr": 0.01},
+    "distill.rkd": {"epochs": 1, "lr": 0.01, "layers": {"head": "head"}},
     "prune.channels": {"sparsity": 0.5},
     "prune.dead": {},
     "prune.gradual": {"sparsity": 0.6, "every": 1, "epochs": 1, "lr": 0.01},
@@ -53,6 +62,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "share.soft": {"epochs": 1, "components": 8, "tau": 1e-4},
 }
 NOTHING_MATCHES: dict[str, dict[str, Any]] = {
+    "distill.attention": {"layers": {"no.such.layer": "body.0"}},
+    "distill.crd": {"layers": {"no.such.layer": "body.0"}},
+    "distill.fsp": {"layers": {"stem": "stem", "no.such.layer": "body.0"}},
+    "distill.hints": {"layers": {"no.such.layer": "body.0"}},
+    "distill.rkd": {"layers": {"no.such.layer": "body.0"}},
     "prune.channels": {"widths": {"no.such.layer": 3}},
     "prune.gradual": {"sparsity": 0.6, "layers": ("no.such.layer",)},
     "prune.layerwise": {"sparsity": 0.6, "ignore": ("no.such.layer",)},

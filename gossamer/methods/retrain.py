@@ -44,7 +44,21 @@ class Retrain(Method):
         terms = [*teach]
         if self.alpha < 1 and run.guide is not None:
             terms.append(Distillation(run.guide, temperature=self.temperature, alpha=self.alpha))
+        return self.train_with(terms, model, task, run, part=part, after_step=after_step, **changes)
+
+    def train_with(
+        self,
+        teach: Sequence[Teach],
+        model: nn.Module,
+        task: Task,
+        run: Run,
+        *,
+        part: str = "",
+        after_step: AfterStep | None = None,
+        **changes: Any,
+    ) -> Fitted:
+        """As `train`, with these terms and no others."""
         name = self.name().replace(".", "-") + part.replace(" ", "-")
         checkpoint = run.folder / f"{name}.ckpt" if run.folder else None
         training, label = replace(self.training(), **changes), f"{self.name()}{part}"
-        return fit(model, task, training, run, teach=terms, after_step=after_step, checkpoint=checkpoint, label=label)
+        return fit(model, task, training, run, teach=teach, after_step=after_step, checkpoint=checkpoint, label=label)

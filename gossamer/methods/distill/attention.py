@@ -1,0 +1,46 @@
+"""Learn where the teacher looks.
+
+What it does: adds to soft targets the difference of attention maps, the energy over channels at each position, between
+layers of equal depth. The number of channels may differ, and no weights are added.
+Cost: one forward pass of the teacher for each batch, and a sum over channels for each pair of layers.
+When it fails: layers without positions (vectors, 1 x 1 images) have no map. Where resolutions differ, the larger is
+averaged down.
+Equation: alpha CE + (1 - alpha) KD + beta sum over pairs of mean (Q_S / |Q_S| - Q_T / |Q_T|)^2, Q = sum_c |A_c|^2.
+Source: Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.1.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.losses import attention_loss
+from gossamer.methods.distill.student import LayerStudent
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Distillation
+from gossamer.train.taps import positions, tapped
+
+
+def attention_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The sum over the pairs."""
+    return torch.stack([attention_loss(s, t) for s, t in zip(student, teacher)]).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(LayerStudent):
+    """beta: weight of the maps. layers: the teacher's layer for a layer of the student; where it is empty, the last of
+    each resolution."""
+
+    beta: Annotated[float, Range(0, 1e6, open_=("low",))] = 1000.0
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        student = copy.deepcopy(model)
+        pairs, inputs = self.pairs(student, task, run), task.example_inputs
+        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha)
+        with tapped(student, term, pairs, attention_losses, inputs=inputs, adapt=positions, weight=self.beta) as lesson:
+            return self.learn([lesson], student, task, run).model

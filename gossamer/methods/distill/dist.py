@@ -1,0 +1,38 @@
+"""Learn the teacher's relations between classes and between samples, not its probabilities.
+
+What it does: asks only that student and teacher correlate, over the classes of each sample and over the batch for each
+class: easier than equality for a student that is much smaller than its teacher.
+Cost: one forward pass of the teacher for each batch.
+When it fails: small batches make the correlation over samples noisy.
+Equation: alpha CE(y, z) + (1 - alpha) T^2 (b (1 - corr over classes) + c (1 - corr over samples)).
+Source: Huang et al. 2022, arXiv:2205.10536, section 4.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from gossamer.losses import dist_loss
+from gossamer.methods.distill.student import Student
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Distillation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relations(Student):
+    """inter_weight (over classes) and intra_weight (over samples): b and c of the equation."""
+
+    inter_weight: Annotated[float, Range(0, 1000)] = 1.0
+    intra_weight: Annotated[float, Range(0, 1000)] = 1.0
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha, loss=self.loss)
+        return self.learn([term], copy.deepcopy(model), task, run).model
+
+    def loss(self, student: Tensor, teacher: Tensor, target: object) -> Tensor:
+        """`dist_loss` with the weights of this method."""
+        return dist_loss(student, teacher, self.temperature, self.inter_weight, self.intra_weight)

@@ -1,0 +1,47 @@
+"""Learn how the teacher's features flow from layer to layer.
+
+What it does: first trains the student until the products of its channels at the beginning and at the end of a stage are
+the teacher's, then trains all of it on soft targets.
+Cost: one forward pass of the teacher for each batch of both stages, and a product of channels by channels by positions.
+When it fails: stages must begin and end with images; where channels differ, adapters, trained along, carry the
+student's, and with them a part of what was learned is thrown away.
+Equation: stage 1: |G_T - G_S|^2 / |G_T|^2, G_ij = mean over positions of F1_i F2_j; stage 2: as `distill.kd`.
+Source: Yim et al. 2017, doi:10.1109/CVPR.2017.754, section 3.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.losses import fsp_loss, fsp_matrix
+from gossamer.methods.distill.student import HintedStudent
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train.taps import projection
+
+
+def relative_fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """`fsp_loss` of layers (0, 1), (2, 3) and so on, each over the square of the teacher's matrix; the mean."""
+    losses = []
+    for i in range(0, len(student), 2):
+        size = fsp_matrix(teacher[i], teacher[i + 1]).pow(2).sum((1, 2)).mean()
+        loss = fsp_loss((student[i], student[i + 1]), (teacher[i], teacher[i + 1]))
+        losses.append(loss / size.clamp_min(torch.finfo(size.dtype).tiny))
+    return torch.stack(losses).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(HintedStudent):
+    """layers: the teacher's layer for a layer of the student, two after the other for each matrix; where it is empty,
+    the first and last of each resolution."""
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        if len(self.layers) % 2:
+            raise BadInput(f"{self.name()}: layers has {len(self.layers)} entries; a matrix needs two, first and last")
+        student = copy.deepcopy(model)
+        pairs = self.pairs(student, task, run, firsts=True)
+        return self.in_two_stages(pairs, relative_fsp_loss, projection, student, task, run)

@@ -1,0 +1,46 @@
+"""Learn from a layer in the middle of the teacher, then from its outputs (FitNets).
+
+What it does: first trains the student up to its guided layer to predict the teacher's hint layer through a regressor,
+which is thrown away; then trains all of it on soft targets. For students that are thinner and deeper than the teacher.
+Cost: one forward pass of the teacher for each batch of both stages.
+When it fails: a hint too near the output leaves the student no freedom. Where the student's layer has more than four
+positions more per axis than the teacher's, features are averaged down and the regressor is 1 x 1.
+Equation: stage 1: |u - r(f)|^2 over the mean square of the hint u; stage 2: as `distill.kd`.
+Source: Romero et al. 2015, arXiv:1412.6550, section 2.2.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.losses import hint_loss
+from gossamer.methods.distill.student import HintedStudent
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train.taps import regressor
+
+
+def relative_hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """`hint_loss` over half the mean square of the hint, so that its size depends on neither network; mean over
+    pairs."""
+    return torch.stack(
+        [
+            2 * hint_loss(s, t) / t.float().pow(2).mean().clamp_min(torch.finfo(torch.float32).tiny)
+            for s, t in zip(student, teacher)
+        ]
+    ).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hints(HintedStudent):
+    """layers: the teacher's hint layer for the student's guided layer; where it is empty, the layers in the middle."""
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        student = copy.deepcopy(model)
+        pairs = self.pairs(student, task, run)
+        if not self.layers:
+            pairs = [pairs[len(pairs) // 2]]
+        return self.in_two_stages(pairs, relative_hint_loss, regressor, student, task, run)

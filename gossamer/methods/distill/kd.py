@@ -1,0 +1,38 @@
+"""Learn the teacher's softened outputs.
+
+What it does: trains all weights on the task's own loss and on the teacher's outputs: softened probabilities for
+classes, and outputs relative to their variance for everything else (boxes, embeddings, regressions, also in tuples or
+dicts).
+Cost: one forward pass of the teacher for each batch.
+When it fails: a student that is far too small for its teacher learns better from one in between; teachers trained with
+smoothed labels teach less. `standardize` helps where the student cannot reach the size of the teacher's logits.
+Equation: alpha CE(y, z) + (1 - alpha) T^2 KL(softmax(v / T) || softmax(z / T)); standardize: of (z - mean) / deviation.
+Source: Hinton et al. 2015, arXiv:1503.02531, section 2; Sun et al. 2024, arXiv:2403.01733, section 3.3.
+"""
+
+import copy
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from gossamer.losses import kd_loss, standardized
+from gossamer.methods.distill.student import Student
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Distillation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftTargets(Student):
+    """standardize: logits over their standard deviation, for classes only; lower the temperature to about 2."""
+
+    standardize: bool = False
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        loss = self.standard if self.standardize else None
+        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha, loss=loss)
+        return self.learn([term], copy.deepcopy(model), task, run).model
+
+    def standard(self, student: Tensor, teacher: Tensor, target: object) -> Tensor:
+        """`kd_loss` of standardized logits."""
+        return kd_loss(standardized(student), standardized(teacher), self.temperature)

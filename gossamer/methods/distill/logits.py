@@ -1,0 +1,40 @@
+"""Learn the teacher's logits themselves, by regression.
+
+What it does: trains all weights to give the teacher's logits, before the softmax; with the default alpha = 0 labels do
+not count, so that unlabelled or made-up inputs serve as well. What shallow and wide students were first trained with.
+Cost: one forward pass of the teacher for each batch.
+When it fails: logits of classes that are out of the question weigh as much as the others; a student that cannot reach
+the teacher's logits does better with soft targets.
+Equation: alpha CE(y, z) + (1 - alpha) |z - v|^2 / 2.
+Source: Ba & Caruana 2014, arXiv:1312.6184, section 2.2; Bucila et al. 2006, doi:10.1145/1150402.1150464.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from gossamer.losses import logit_loss
+from gossamer.methods.distill.student import Student
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Distillation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mimic(Student):
+    """alpha weighs the hard loss. lr: the peak of a cosine schedule; temperature has no effect."""
+
+    alpha: Annotated[float, Range(0, 1)] = 0.0
+    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.01
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        term = Distillation(self.teacher(run), alpha=self.alpha, loss=regression)
+        return self.learn([term], copy.deepcopy(model), task, run).model
+
+
+def regression(student: Tensor, teacher: Tensor, target: object) -> Tensor:
+    """`logit_loss`."""
+    return logit_loss(student, teacher)

@@ -1,0 +1,105 @@
+"""What the methods that teach a student share: whom it learns from, and which layers are compared."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput, unknown
+from gossamer.methods.retrain import Retrain
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Distillation, Fitted, Training
+from gossamer.train.distill import Teach
+from gossamer.train.taps import Adapt, FeatureLoss, Pair, stages, tapped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student(Retrain):
+    """alpha weighs the hard loss, 1 - alpha what the teacher's outputs teach. lr: the peak of a cosine schedule."""
+
+    def training(self) -> Training:
+        """The weights that are best on validation data are kept."""
+        return Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay, keep="best")
+
+    def teacher(self, run: Run) -> nn.Module:
+        """Raises `BadInput` where there is none."""
+        if run.guide is None:
+            raise BadInput(f"{self.name()}: there is no teacher; give the run one: Run(teacher=network)")
+        return run.guide
+
+    def learn(
+        self, teach: Sequence[Teach], student: nn.Module, task: Task, run: Run, *, part: str = "", **changes: Any
+    ) -> Fitted:
+        """Train the student in place and note it in the history."""
+        fitted = self.train_with(teach, student, task, run, part=part, **changes)
+        rows = fitted.history
+        run.history.append(
+            Edit(
+                method=self.name(),
+                kind="teach",
+                target=f"all weights{part}",
+                before=f"loss {rows[0].loss:.4f} in epoch 1",
+                after=f"loss {rows[-1].loss:.4f} in epoch {len(rows)}",
+            )
+        )
+        return fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStudent(Student):
+    """layers: the teacher's layer for a layer of the student, by name; where it is empty, the last layers of equal
+    resolution learn from each other."""
+
+    layers: Mapping[str, str] = field(default_factory=dict)
+
+    def pairs(self, student: nn.Module, task: Task, run: Run, *, firsts: bool = False) -> list[Pair]:
+        """Layers to compare. firsts: the first layer of each resolution, too, before its last."""
+        names = {name for name, _ in student.named_modules() if name}
+        for name in self.layers:
+            if name not in names:
+                raise unknown(f"layer of the student in {self.name()}", name, names)
+        if self.layers:
+            return list(self.layers.items())
+        ours, theirs = stages(student, task.example_inputs), stages(self.teacher(run), task.example_inputs)
+        found = []
+        for size in ours.keys() & theirs.keys():
+            (first_s, last_s), (first_t, last_t) = ours[size], theirs[size]
+            if not firsts:
+                found.append((-size[0] * size[1], [(last_s, last_t)]))
+            elif first_s != last_s and first_t != last_t:
+                found.append((-size[0] * size[1], [(first_s, first_t), (last_s, last_t)]))
+        if not found:
+            raise BadInput(
+                f"{self.name()}: student and teacher have no layers of equal resolution; name pairs in `layers`: "
+                "{student layer: teacher layer}"
+            )
+        return [pair for _, several in sorted(found) for pair in several]
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Embeddings (N, C): the mean over the positions of images; vectors as they are."""
+    return features.flatten(2).mean(2) if features.dim() > 2 else features
+
+
+@dataclass(frozen=True, kw_only=True)
+class HintedStudent(LayerStudent):
+    """hint_epochs: on the layers alone, before `epochs` on the outputs."""
+
+    hint_epochs: Annotated[int, Range(1, 10_000)] = 4
+
+    def in_two_stages(
+        self, pairs: Sequence[Pair], loss: FeatureLoss, adapt: Adapt, student: nn.Module, task: Task, run: Run
+    ) -> nn.Module:
+        """Train the student in place: first the layers, then the outputs."""
+        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha)
+        # Layers behind the hint get no gradient: without weight decay they stay as they are.
+        stage = {"epochs": self.hint_epochs, "weight_decay": 0.0, "keep": "last", "evaluate_every": self.hint_epochs}
+        with tapped(
+            student, term, pairs, loss, inputs=task.example_inputs, adapt=adapt, alone=True, seed=run.seed
+        ) as lesson:
+            self.learn([lesson], student, task, run, part=" on hints", **stage)
+        return self.learn([term], student, task, run).model

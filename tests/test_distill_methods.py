@@ -1,0 +1,139 @@
+"""Methods that train a student from a teacher."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from nets import learned, stripes, task, tiny
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.losses import contrastive_loss, dist_loss, dkd_loss, kd_loss, logit_loss, standardized
+from gossamer.methods.distill.attention import Attention, attention_losses
+from gossamer.methods.distill.crd import Contrast
+from gossamer.methods.distill.dist import Relations
+from gossamer.methods.distill.dkd import Decoupled
+from gossamer.methods.distill.fsp import Flow, relative_fsp_loss
+from gossamer.methods.distill.hints import Hints, relative_hint_loss
+from gossamer.methods.distill.kd import SoftTargets
+from gossamer.methods.distill.logits import Mimic, regression
+from gossamer.methods.distill.rkd import Embedding
+from gossamer.methods.distill.student import LayerStudent, pooled
+from gossamer.run import Run
+
+METHODS = (Attention, Contrast, Decoupled, Embedding, Flow, Hints, Mimic, Relations, SoftTargets)
+
+
+def small() -> nn.Sequential:
+    """A student of another shape, with names of its own."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, 1, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, 1, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+
+
+def maps(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_teacher_it_says_how_to_give_one(method: Any) -> None:
+    with pytest.raises(BadInput, match=r"Run\(teacher=network\)"):
+        method()(small(), task(), Run(accelerator="cpu"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_two_networks_are_taught_and_nothing_is_left_in_the_student(method: Any) -> None:
+    run = Run(accelerator="cpu", teacher=tiny())
+    student = small()
+    result = method(epochs=1, lr=0.01)(student, task(), run)
+    assert result is not student and result.state_dict().keys() == student.state_dict().keys()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in result.modules())
+    assert any(not torch.equal(a, b) for a, b in zip(result.parameters(), student.parameters()))
+    stages = [edit.target for edit in run.history]
+    assert stages == (["all weights on hints", "all weights"] if method in (Flow, Hints) else ["all weights"])
+
+
+def test_a_student_learns_from_its_teacher_alone() -> None:
+    """alpha = 0 and labels that say nothing."""
+    data = stripes()
+    blank = replace(data, train=[(x, torch.zeros_like(y)) for x, y in data.train])
+    run = Run(accelerator="cpu", teacher=learned())
+    result = SoftTargets(epochs=3, lr=0.05, alpha=0.0)(tiny(), blank, run).eval()
+    assert float(data.metric(result, data.test).mean()) > 0.9
+
+
+def test_regressions_are_taught_too() -> None:
+    def squares(model: Any, batch: Any) -> Tensor:
+        return (model(batch[0]) - batch[1]).pow(2).mean()
+
+    def close(model: Any, loader: Any) -> Tensor:
+        return torch.cat([torch.exp(-(model(x) - y).pow(2).mean(1)) for x, y in loader])
+
+    batches: Sequence[Any] = [(x, maps(8, 3, seed=i)) for i, (x, _) in enumerate(task().train)]
+    data = replace(task(), train=batches, validation=batches, loss=squares, metric=close)
+    result = SoftTargets(epochs=1, lr=0.01)(small(), data, Run(accelerator="cpu", teacher=tiny()))
+    assert result(data.example_inputs[0]).shape == (8, 3)
+    with pytest.raises(BadInput, match="integer targets"):
+        Decoupled(epochs=1)(small(), data, Run(accelerator="cpu", teacher=tiny()))
+
+
+def test_losses_have_the_weights_of_their_method() -> None:
+    z, v, y = maps(8, 3), maps(8, 3, seed=1), torch.arange(8) % 3
+    decoupled = Decoupled(temperature=2.0, target_weight=3.0, others_weight=5.0)
+    assert torch.equal(decoupled.loss(z, v, y), dkd_loss(z, v, y, 2.0, 3.0, 5.0))
+    relations = Relations(temperature=2.0, inter_weight=3.0, intra_weight=5.0)
+    assert torch.equal(relations.loss(z, v, y), dist_loss(z, v, 2.0, 3.0, 5.0))
+    soft = SoftTargets(temperature=2.0, standardize=True)
+    assert torch.equal(soft.standard(z, v, y), kd_loss(standardized(z), standardized(v), 2.0))
+    assert torch.equal(regression(z, v, y), logit_loss(z, v))
+    images = maps(8, 3, 2, 2)
+    expected = contrastive_loss(images.mean((2, 3)), v, 0.5) + contrastive_loss(z, v, 0.5)
+    assert torch.equal(Contrast(contrast_temperature=0.5).contrast([images, z], [v, v]), expected)
+
+
+def test_terms_of_layers_do_not_depend_on_the_size_of_the_teachers_features() -> None:
+    student, teacher = [maps(2, 3, 4, 4, seed=i) for i in (0, 1)], [maps(2, 3, 4, 4, seed=i) for i in (2, 3)]
+    for loss in (relative_hint_loss, relative_fsp_loss):
+        scaled = loss([7 * x for x in student], [7 * x for x in teacher])
+        torch.testing.assert_close(scaled, loss(student, teacher))
+        assert float(loss([torch.zeros_like(x) for x in student], teacher)) == pytest.approx(1)
+    one, other = (attention_losses([s], [t]) for s, t in zip(student, teacher))
+    torch.testing.assert_close(attention_losses(student, teacher), one + other)
+
+
+def test_relations_of_a_rotated_embedding_are_the_same() -> None:
+    x = maps(6, 4)
+    rotation = torch.linalg.qr(maps(4, 4, seed=2)).Q
+    assert float(Embedding().relations([x @ rotation], [x])) == pytest.approx(0, abs=1e-5)
+    only = Embedding(angle_weight=0.0).relations([x], [maps(6, 5)])
+    torch.testing.assert_close(2 * only, Embedding(angle_weight=0.0, distance_weight=50.0).relations([x], [maps(6, 5)]))
+    torch.testing.assert_close(pooled(maps(2, 3, 4, 4)), maps(2, 3, 4, 4).mean((2, 3)))
+
+
+def test_layers_are_paired_by_resolution_where_none_are_named() -> None:
+    run = Run(teacher=tiny())
+    assert LayerStudent().pairs(small(), task(), run) == [("3", "body")]
+    assert LayerStudent().pairs(small(), task(), run, firsts=True) == [("0", "stem"), ("3", "body")]
+    assert LayerStudent(layers={"0": "body.2"}).pairs(small(), task(), run) == [("0", "body.2")]
+
+
+def test_networks_without_equal_resolutions_are_asked_for_names() -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    with pytest.raises(BadInput, match="name pairs in `layers`"):
+        Attention()(flat, task(), Run(accelerator="cpu", teacher=tiny()))
+
+
+def test_impossible_options_are_named() -> None:
+    with pytest.raises(BadInput, match="layers has 1 entries"):
+        Flow(layers={"0": "stem"})(small(), task(), Run(accelerator="cpu", teacher=tiny()))
+    with pytest.raises(BadInput, match="both 0"):
+        Embedding(distance_weight=0.0, angle_weight=0.0)(small(), task(), Run(accelerator="cpu", teacher=tiny()))
