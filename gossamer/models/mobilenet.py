@@ -2,14 +2,10 @@
 
 from torch import Tensor, nn
 
+from gossamer.models.layers import conv_bn
+
 # Output channels and stride of the thirteen depthwise-separable blocks at width multiplier 1.
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-
-
-def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
-    """Convolution without bias, BatchNorm, ReLU."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
 class MobileNetV1(nn.Module):

@@ -45,14 +45,16 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """6n+2 weighted layers: a 3x3 stem, three stages of n blocks (16, 32, 64 channels), a linear head."""
 
+    block = BasicBlock
+
     def __init__(self, blocks: int, *, option: str = "B", in_channels: int = 3, classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         width, stages = 16, []
         for out_channels, stride in ((16, 1), (32, 2), (64, 2)):
-            stage = [BasicBlock(width, out_channels, stride, option=option)]
-            stage += [BasicBlock(out_channels, out_channels, 1, option=option) for _ in range(blocks - 1)]
+            stage = [self.block(width, out_channels, stride, option=option)]
+            stage += [self.block(out_channels, out_channels, 1, option=option) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(*stage))
             width = out_channels
         self.stage1, self.stage2, self.stage3 = stages

@@ -7,10 +7,23 @@ from functools import partial
 from torch import nn
 
 from gossamer.errors import BadInput, unknown
+from gossamer.models.alexnet import AlexNet, AlexNetOneTower
+from gossamer.models.densenet import DenseNet, densenet_cifar
+from gossamer.models.flattened import FlattenedNet
+from gossamer.models.fractalnet import FractalNet
+from gossamer.models.googlenet import GoogLeNet
+from gossamer.models.inception_v3 import InceptionV3
 from gossamer.models.lenet import LeNet5, LeNet300
 from gossamer.models.mobilenet import MobileNetV1
+from gossamer.models.nasnet import NASNetA
+from gossamer.models.nin import NIN, NINImageNet
 from gossamer.models.resnet import ResNet, WideResNet
+from gossamer.models.resnet_imagenet import ResNetImageNet
+from gossamer.models.shufflenet import STAGE2, ShuffleNet
+from gossamer.models.squeezenet import SqueezeNet
+from gossamer.models.stochastic import StochasticResNet
 from gossamer.models.vgg import VGG16Small
+from gossamer.models.vgg_imagenet import VGG
 from gossamer.task import Task
 
 
@@ -29,6 +42,10 @@ class Entry:
     smallest: int = 8
 
 
+# Depth and growth rate of the DenseNets for 32x32 images.
+DENSENETS = ((40, 12), (100, 12), (100, 24))
+DENSENETS_BC = ((100, 12), (250, 24), (190, 40))
+
 ENTRIES: dict[str, Entry] = {
     "lenet300": Entry(LeNet300, 28, in_channels=1, sized=True, smallest=1),
     "lenet5": Entry(LeNet5, 28, in_channels=1, sized=True, smallest=16),
@@ -45,6 +62,46 @@ ENTRIES: dict[str, Entry] = {
     "mobilenet_v1_075": Entry(partial(MobileNetV1, 0.75), 224),
     "mobilenet_v1_050": Entry(partial(MobileNetV1, 0.5), 224),
     "mobilenet_v1_025": Entry(partial(MobileNetV1, 0.25), 224),
+    "nin": Entry(NIN, 32),
+    "nin_192": Entry(partial(NIN, (192, 192, 192)), 32),
+    **{f"densenet{d}_{k}": Entry(partial(densenet_cifar, d, k, compact=False), 32) for d, k in DENSENETS},
+    **{f"densenet_bc{d}_{k}": Entry(partial(densenet_cifar, d, k, compact=True), 32) for d, k in DENSENETS_BC},
+    **{f"fractalnet{5 * 2**c}": Entry(partial(FractalNet, c + 1), 32) for c in range(6)},
+    "fractalnet20_wide": Entry(partial(FractalNet, 3, (64, 128, 256, 512, 512)), 32),
+    **{f"resnet{n}_stochastic": Entry(partial(StochasticResNet, (n - 2) // 6), 32) for n in (20, 32, 56, 110)},
+    "flattened": Entry(FlattenedNet, 32),
+    "flattened_dense": Entry(partial(FlattenedNet, flat=False), 32),
+    "nasnet_cifar": Entry(partial(NASNetA, 6, 32, 96, stem="cifar"), 32),
+    "alexnet": Entry(AlexNet, 227, sized=True, smallest=67),
+    "alexnet_one_tower": Entry(AlexNetOneTower, 224, sized=True, smallest=63),
+    "vgg16": Entry(partial(VGG, (2, 2, 3, 3, 3)), 224, sized=True, smallest=32),
+    "vgg19": Entry(partial(VGG, (2, 2, 4, 4, 4)), 224, sized=True, smallest=32),
+    "nin_imagenet": Entry(NINImageNet, 224, smallest=39),
+    "googlenet": Entry(GoogLeNet, 224, smallest=31),
+    "googlenet_aux": Entry(partial(GoogLeNet, auxiliary=True), 224, sized=True, smallest=79),
+    "squeezenet1_0": Entry(SqueezeNet, 224, smallest=21),
+    "squeezenet1_0_simple": Entry(partial(SqueezeNet, bypass="simple"), 224, smallest=21),
+    "squeezenet1_0_complex": Entry(partial(SqueezeNet, bypass="complex"), 224, smallest=21),
+    "squeezenet1_1": Entry(partial(SqueezeNet, "1.1"), 224, smallest=17),
+    "resnet18": Entry(partial(ResNetImageNet, (2, 2, 2, 2)), 224),
+    "resnet34": Entry(partial(ResNetImageNet, (3, 4, 6, 3)), 224),
+    "resnet50": Entry(partial(ResNetImageNet, (3, 4, 6, 3), bottleneck=True), 224),
+    "resnet101": Entry(partial(ResNetImageNet, (3, 4, 23, 3), bottleneck=True), 224),
+    "resnet152": Entry(partial(ResNetImageNet, (3, 8, 36, 3), bottleneck=True), 224),
+    "densenet121": Entry(partial(DenseNet, (6, 12, 24, 16), 32, 64), 224, smallest=29),
+    "densenet169": Entry(partial(DenseNet, (6, 12, 32, 32), 32, 64), 224, smallest=29),
+    "densenet201": Entry(partial(DenseNet, (6, 12, 48, 32), 32, 64), 224, smallest=29),
+    "densenet161": Entry(partial(DenseNet, (6, 12, 36, 24), 48, 96), 224, smallest=29),
+    "inception_v3": Entry(InceptionV3, 299, smallest=75),
+    "inception_v3_aux": Entry(partial(InceptionV3, auxiliary=True), 299, smallest=299),
+    "nasnet_mobile": Entry(partial(NASNetA, 4, 44, 32), 224),
+    "nasnet_large": Entry(partial(NASNetA, 6, 168, 96, skip=True), 331),
+    **{f"shufflenet_g{g}": Entry(partial(ShuffleNet, g), 224) for g in STAGE2},
+    **{
+        f"shufflenet_g{g}_{percent:03d}": Entry(partial(ShuffleNet, g, percent / 100), 224)
+        for g in STAGE2
+        for percent in (25, 50, 150, 200)
+    },
 }
 
 
@@ -52,7 +109,7 @@ def build(name: str, *, in_channels: int | None = None, classes: int = 10, input
     """A network of the zoo with fresh weights from torch's global generator.
 
     in_channels and input_size (side of the square images, in pixels) are by default those that the published counts
-    refer to: 1 and 28 for the LeNets, 3 and 32 for the networks made for CIFAR, 3 and 224 for MobileNet.
+    refer to: 1 and 28 for the LeNets, 3 and 32 for the networks made for CIFAR, 3 and 224 for most made for ImageNet.
     """
     if name not in ENTRIES:
         raise unknown("model", name, ENTRIES)
