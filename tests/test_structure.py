@@ -80,6 +80,7 @@ def test_methods_never_import_one_another() -> None:
         "gossamer.methods.distill.student",
         "gossamer.methods.prune.criteria",
         "gossamer.methods.prune.masks",
+        "gossamer.methods.reset.rewrite",
         "gossamer.methods.share.clusters",
         "gossamer.methods.share.decoded",
         "gossamer.methods.share.importance",
