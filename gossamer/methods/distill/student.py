@@ -97,7 +97,12 @@ class HintedStudent(LayerStudent):
         """Train the student in place: first the layers, then the outputs."""
         term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha)
         # Layers behind the hint get no gradient: without weight decay they stay as they are.
-        stage = {"epochs": self.hint_epochs, "weight_decay": 0.0, "keep": "last", "evaluate_every": self.hint_epochs}
+        stage: dict[str, Any] = {
+            "epochs": self.hint_epochs,
+            "weight_decay": 0.0,
+            "keep": "last",
+            "evaluate_every": self.hint_epochs,
+        }
         with tapped(
             student, term, pairs, loss, inputs=task.example_inputs, adapt=adapt, alone=True, seed=run.seed
         ) as lesson:
