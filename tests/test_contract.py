@@ -53,9 +53,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "quantize.rate": {"compression_ratio": 2.5, "epochs": 1},
     "quantize.uniform": {"bits": 3},
     "reset.blocks": {"names": ("body.1",)},
+    "reset.bottleneck": {"reduction": 2, "steps": 2, "batches": 2},
+    "reset.fire": {"steps": 2, "batches": 2},
+    "reset.flattened": {"steps": 2, "batches": 2},
     "reset.fold": {},
+    "reset.global_pool": {"steps": 2, "batches": 2},
     "reset.grouped": {"groups": 2, "steps": 2, "batches": 2},
     "reset.separable": {"steps": 2, "batches": 2},
+    "reset.stack": {"form": "1xn", "channels": 4, "steps": 2, "batches": 2, "ignore": ("stem",)},
+    "reset.stride": {"steps": 2, "batches": 2},
     "share.ecsq": {"bits_per_weight": 4.0, "iterations": 3, "samples": 16},
     "share.hashed": {"share": 0.5},
     "share.kmeans": {"bits": 4},
@@ -89,9 +95,15 @@ NOTHING_MATCHES: dict[str, dict[str, Any]] = {
     "quantize.rate": {"compression_ratio": 2.5, "ignore": ("no.such.layer",)},
     "quantize.uniform": {"bits": 3, "layer_bits": {"no.such.layer": 8}},
     "reset.blocks": {"names": ("no.such.block",)},
+    "reset.bottleneck": {"layers": ("no.such.layer",)},
+    "reset.fire": {"layers": ("no.such.layer",)},
+    "reset.flattened": {"layers": ("no.such.layer",)},
     "reset.fold": {"layers": ("no.such.layer",)},
+    "reset.global_pool": {"layers": ("no.such.layer",)},
     "reset.grouped": {"layers": ("no.such.layer",)},
     "reset.separable": {"layers": ("no.such.layer",)},
+    "reset.stack": {"layers": ("no.such.layer",)},
+    "reset.stride": {"layers": ("no.such.layer",)},
     "share.ecsq": {"layers": ("no.such.layer",)},
     "share.hashed": {"layers": ("no.such.layer",)},
     "share.kmeans": {"layers": ("no.such.layer",)},
@@ -111,6 +123,11 @@ def subject(*names: str) -> nn.Module:
     model = tiny()
     if "prune.merge" in names:
         model.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    if "reset.global_pool" in names:
+        layers = (nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        model.head = nn.Sequential(*layers)
+    if "reset.stride" in names:
+        model.stem = nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
     return model.eval()
 
 

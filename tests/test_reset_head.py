@@ -1,0 +1,161 @@
+"""Fire modules, global pooling and strides in the place of trained layers."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.methods.reset.fire import Fire, fire
+from gossamer.methods.reset.global_pool import GlobalPool
+from gossamer.methods.reset.rewrite import Unfit
+from gossamer.methods.reset.stride import Stride
+from gossamer.run import Run
+from gossamer.task import Task
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def toy(*shape: int) -> Task:
+    data = list(random(3, *shape, seed=7))
+    return Task(name="toy", train=[], validation=[], test=[], calibration=data, example_inputs=(data[0],))
+
+
+# --- Fire
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 2, "stride": 2, "dilation": 2}])
+def test_what_is_a_fire_module_without_activations_is_found_again(options: dict[str, Any]) -> None:
+    squeeze, expand = random(2, 4), random(6, 2, 3, 3, seed=1)
+    for n in (0, 2, 5):  # made by 1x1
+        expand[n] *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+    layer = nn.Conv2d(4, 6, 3, dtype=torch.float64, **options)
+    with torch.no_grad():
+        layer.weight.copy_(torch.einsum("nshw,sc->nchw", expand, squeeze))
+    block = fire(layer, squeeze=2 / 6, spatial=0.5)
+    assert isinstance(block.module, Fire)
+    assert block.last["expand1"].tolist() == [0, 2, 5] and block.last["expand3"].tolist() == [1, 3, 4]  # type: ignore[union-attr]
+    x = random(2, 4, 8, 9, seed=3)
+    torch.testing.assert_close(block.module(x), layer(x), rtol=1e-10, atol=1e-10)
+
+
+def test_kernels_that_1x1_do_not_fit_beside_are_refused() -> None:
+    for layer in (nn.Conv2d(4, 6, 3), nn.Conv2d(4, 6, 4, padding=2), nn.Conv2d(4, 6, 3, padding=2)):
+        with pytest.raises(Unfit, match="padding is not half of its kernel"):
+            fire(layer, 0.25, 0.5)
+    with pytest.raises(Unfit, match="one output channel"):
+        fire(nn.Conv2d(4, 1, 3, padding=1), 0.25, 0.5)
+
+
+# --- global pooling
+
+
+def network(*head: nn.Module, channels: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, channels, 3), nn.ReLU(), nn.Flatten(), *head).double().eval()
+
+
+def test_a_head_that_looks_at_all_positions_alike_is_pooled_exactly() -> None:
+    """And equals the mean of the logits of all positions."""
+    model = network(nn.Linear(4 * 9, 5))
+    with torch.no_grad():
+        model[3].weight.copy_(random(5, 4).repeat_interleave(9, 1))  # type: ignore[index]
+    run, x = Run(), random(3, 2, 5, 5, seed=5)
+    result = GlobalPool(steps=3, batches=2)(model, toy(8, 2, 5, 5), run)
+    torch.testing.assert_close(result(x), model(x), rtol=1e-9, atol=1e-9)
+    linear: Any = result[3][3]  # type: ignore[index]
+    pixels = model[:2](x).flatten(2).transpose(1, 2)  # type: ignore[index]
+    torch.testing.assert_close(linear(pixels).mean(1), model(x), rtol=1e-9, atol=1e-9)
+    assert run.history[0].before == "linear 36-5" and run.history[0].after == "linear 4-5"
+    assert "0 as built" not in run.history[0].note or "trained" in run.history[0].note
+
+
+def test_the_whole_head_is_fitted_by_least_squares_and_its_other_layers_go() -> None:
+    head = (nn.Linear(36, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Dropout(), nn.Linear(7, 3))
+    model, data = network(*head), toy(40, 2, 5, 5)
+    result = GlobalPool(steps=0, batches=3)(model, data, Run())
+    assert [type(m).__name__ for m in result[4:]] == ["Identity"] * 4  # type: ignore[index]
+    with torch.no_grad():
+        x = torch.cat(list(data.calibration))
+        features = torch.cat([model[:2](x).mean((2, 3)), torch.ones(120, 1)], 1)  # type: ignore[index]
+        best = features @ torch.linalg.lstsq(features, model(x)).solution
+    torch.testing.assert_close(result(x), best, rtol=1e-2, atol=1e-3)
+
+
+def test_the_first_layer_alone_where_the_head_is_functional() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc1, self.fc2 = nn.Conv2d(2, 4, 3), nn.Linear(36, 7), nn.Linear(7, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.conv(x))
+            return self.fc2(F.relu(self.fc1(y.flatten(1))))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model = Functional().double().eval()
+    with pytest.raises(BadInput, match=r"'fc1': aten\.relu in the network stands between .* `whole: false`"):
+        GlobalPool(layers=("fc1",), steps=1)(model, toy(8, 2, 5, 5), Run())
+    result: Any = GlobalPool(whole=False, steps=1, batches=2)(model, toy(8, 2, 5, 5), Run())
+    assert result.fc1[3].weight.shape == (7, 4) and torch.equal(result.fc2.weight, model.fc2.weight)
+
+
+def test_what_is_not_a_flattened_map_is_refused() -> None:
+    task = toy(8, 2, 5, 5)
+    permuted = network(nn.Unflatten(1, (4, 9)), Transposed(), nn.Flatten(), nn.Linear(36, 3))
+    with pytest.raises(BadInput, match="was permuted"):
+        GlobalPool(layers=("6",))(permuted, task, Run())
+    with pytest.raises(BadInput, match="one position only"):
+        GlobalPool(layers=("3",))(network(nn.Linear(4, 3)), toy(8, 2, 3, 3), Run())
+    pooled = nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 3))
+    with pytest.raises(BadInput, match="not a flattened map"):
+        GlobalPool(layers=("4",))(pooled.double().eval(), task, Run())
+
+
+class Transposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+# --- strides
+
+
+def pooled_network(*, sign: float = 1.0, pool: nn.Module | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    with torch.no_grad():
+        norm.weight *= sign
+    layers = (nn.Conv2d(2, 4, 3, padding=1), norm, nn.ReLU(), pool or nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+    return nn.Sequential(*layers).double().eval()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_strided_convolution_is_the_least_squares_fit_of_what_the_pool_lets_through(sign: float) -> None:
+    model, data, run = pooled_network(sign=sign), toy(30, 2, 6, 6), Run()
+    result = Stride(steps=0, batches=3)(model, data, run)
+    with torch.no_grad():
+        x = torch.cat(list(data.calibration))
+        y = model[0](x)  # type: ignore[index]
+        wanted = (F.max_pool2d(y, 2) if sign > 0 else -F.max_pool2d(-y, 2)).movedim(1, -1).flatten(0, 2)
+        rows = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2).flatten(0, 1)
+        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+        best = torch.linalg.lstsq(rows, wanted).solution
+    conv: Any = result[0]  # type: ignore[index]
+    torch.testing.assert_close(conv.weight.flatten(1).T, best[:-1], rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(conv.bias, best[-1], rtol=1e-2, atol=1e-3)
+    assert isinstance(result[3], nn.Identity) and result(x).shape == (90, 3)  # type: ignore[index]
+    assert run.history[0].after == "3x3 2-4; no 3" and "2,592 to 648 multiply-adds" in run.history[0].note
+
+
+def test_pools_that_a_stride_cannot_stand_for_are_refused() -> None:
+    for pool, size, why in (
+        (nn.MaxPool2d(3, 2, 1), 6, "overlaps, pads"),
+        (nn.MaxPool2d(2), 7, "7x7 are no multiple of the 2x2"),
+        (nn.AvgPool2d(2), 6, "not a max-pool"),
+    ):
+        with pytest.raises(BadInput, match=why):
+            Stride(layers=("0",))(pooled_network(pool=pool), toy(2, 2, size, size), Run())
