@@ -99,4 +99,4 @@ class DSOD(nn.Module):
 
 def _per_prior(x_NCHW: Tensor, size: int) -> Tensor:
     """(N, priors times size, H, W) as (N, H times W times priors, size)."""
-    return x_NCHW.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, size))
+    return x_NCHW.permute(0, 2, 3, 1).reshape(x_NCHW.shape[0], -1, size)

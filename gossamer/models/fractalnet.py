@@ -92,7 +92,7 @@ class FractalNet(nn.Module):
         per block."""
         layers: list[nn.Module] = []
         for block, dropout in zip(self.blocks, self.dropouts):
-            layers += [*block.columns[number], dropout, self.pool]  # type: ignore[index, misc]
+            layers += [*block.columns[number], dropout, self.pool]  # type: ignore[index]
         network = nn.Sequential(*layers, GlobalAveragePool(), self.fc)
         # Not train(): that would also switch the layers that both share, some of which may be frozen.
         network.training = self.training

@@ -100,7 +100,7 @@ class GoogLeNet(nn.Module):
         x_NCHW = self.stem(x_NCHW)
         for name, block in self.blocks.items():
             x_NCHW = block(x_NCHW)
-            head = AUXILIARY_AFTER.get(name)
+            head = AUXILIARY_AFTER.get(name, "")
             if self.training and head in self.heads:
                 self.heads[head](x_NCHW)
         return self.fc(self.dropout(x_NCHW.mean((2, 3))))  # type: ignore[no-any-return]
