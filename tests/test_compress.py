@@ -121,6 +121,27 @@ def test_a_goal_out_of_reach_gives_the_best_inside_the_budget_and_says_by_how_mu
     assert any(line.startswith("macs:") and "asked for at most 10" in line for line in missed.document.missed)
 
 
+@pytest.mark.parametrize(("needs", "further"), [((2.0, 0.9), True), ((1.1, 3.0), False)])
+def test_a_result_slower_than_planned_is_cut_further_where_that_helps(
+    result: gossamer.Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    needs: tuple[float, ...],
+    further: bool,
+) -> None:
+    measured = iter(needs)
+    monkeypatch.setattr("gossamer.search.price.Pricer.check", lambda *_: next(measured))
+    made = gossamer.compress(learned(), stripes(), goal=Goal(max_drop=50, macs=90_000), epochs=2, out=tmp_path)
+    macs = {
+        a.folder: next(r.value for r in a.records if (r.what, r.subject) == ("macs", "result")) for a in (made, result)
+    }
+    assert (macs[made.folder] < macs[result.folder]) == further
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    images = stripes().test[0][0]  # type: ignore[index]
+    [got] = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), made.model(images).detach(), rtol=1e-4, atol=1e-4)
+
+
 def test_the_test_set_takes_no_part_in_any_decision(tmp_path: Path) -> None:
     """With the test set replaced by garbage, the network that comes out is the same."""
     garbage = [(torch.randn(16, 1, 6, 6), torch.zeros(16, dtype=torch.int64))] * 2

@@ -37,7 +37,8 @@ def redundancy(features: Tensor) -> Tensor:
     centred = features - features.mean(0)
     unit = centred / centred.norm(dim=0).clamp_min(torch.finfo(features.dtype).tiny)
     squares = (unit.T @ unit).pow(2)
-    return squares - squares.diag().diag()
+    off_diagonal: Tensor = squares - squares.diag().diag()
+    return off_diagonal
 
 
 @wide

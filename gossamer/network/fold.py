@@ -166,7 +166,7 @@ def _step(t: Trace, op: Op, known: dict[int, Affine], tensors: dict[str, Tensor]
 
 def _convolution(a: Affine, like: Tensor) -> nn.Module:
     outputs, inputs, *size = a.kernel.shape
-    conv: Any = nn.utils.skip_init(
+    conv: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Conv2d,
         inputs,
         outputs,

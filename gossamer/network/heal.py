@@ -2,7 +2,7 @@
 steps of training of each block alone, on what the old layer got and gave."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -171,7 +171,7 @@ def train_blocks(
     parameters = {name: list(block.module.parameters()) for name, block in blocks.items()}
     optimizers = {name: torch.optim.Adam(found, lr) for name, found in parameters.items() if found}
 
-    def calls() -> Iterator[tuple[str, Tensor, Tensor]]:
+    def calls() -> Generator[tuple[str, Tensor, Tensor], None, None]:
         while True:
             yield from given(model, {name: blocks[name] for name in optimizers}, loader, batches)
 
@@ -187,7 +187,7 @@ def train_blocks(
             optimizer.zero_grad()
             with torch.enable_grad():
                 loss = (blocks[name].module(x) - y).square().mean() / y.var(unbiased=False).clamp_min(1e-30)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             optimizer.step()
             done[name] += 1
     stream.close()

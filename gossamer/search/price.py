@@ -54,12 +54,18 @@ class Pricer:
         self.timed = bool(goal.time_gains)
         self.deployed = goal.runtime in ("onnxruntime", "openvino")
         self._reference: Runner | None = None
+        self.anew = 0
         self.folder = folder / "quotes"
         self.folder.mkdir(exist_ok=True)
 
     def __call__(self, key: str, build: Callable[[], nn.Module]) -> Quote:
         """The quote of a network; `key` names it in the journal."""
-        return Quote(**self.journal.remember(f"quote {key}", lambda: asdict(self._quote(build()))))
+        name = f"quote {key}" + (f", measured anew {self.anew}" if self.anew else "")
+        return Quote(**self.journal.remember(name, lambda: asdict(self._quote(build()))))
+
+    def measure_anew(self) -> None:
+        """From now on, give new quotes for networks that have one: the machine was too busy for the old ones."""
+        self.anew += 1
 
     def _quote(self, model: nn.Module) -> Quote:
         costs = layer_costs(model, self.task.example_inputs)

@@ -45,7 +45,7 @@ def rewound_dropout(rate: float, connections: int, original: int) -> float:
 
 @contextmanager
 def weaker_dropout(model: nn.Module) -> Iterator[None]:
-    """Within, every dropout has the rate that the zeros of the next weighted layer, in the order of modules, ask for."""
+    """Within, every dropout has the rate that the zeros of the next layer with weights, in module order, ask for."""
     changed: list[tuple[_DropoutNd, float]] = []
     waiting: list[_DropoutNd] = []
     names = {name.rpartition(".")[0]: name for name in weights_of(model)}

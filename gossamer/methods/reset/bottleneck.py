@@ -28,7 +28,8 @@ SWEEPS = 5
 
 def leading(rows: Tensor, count: int) -> Tensor:
     """The `count` leading left singular vectors, (len(rows), count)."""
-    return torch.linalg.eigh(rows @ rows.T).eigenvectors.flip(1)[:, :count]
+    vectors: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors
+    return vectors.flip(1)[:, :count]
 
 
 def squeezed(weight_NCK: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,7 +47,7 @@ def bottleneck(layer: Any, reduction: int) -> Block:
     layer, weight = dense_convolution(layer), layer.weight.detach()
     inputs, outputs = -(-layer.in_channels // reduction), -(-layer.out_channels // reduction)
     u, core, v = squeezed(weight.flatten(2), inputs, outputs)
-    middle = convolution(layer, core.unflatten(2, tuple(layer.kernel_size)), **geometry(layer))
+    middle = convolution(layer, core.view(*core.shape[:2], *layer.kernel_size), **geometry(layer))
     first, last = pointwise(layer, u.T.contiguous()), pointwise(layer, v.contiguous(), bias_of(layer))
     return Block(nn.Sequential(first, middle, last), {"2": None})
 

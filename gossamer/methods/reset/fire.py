@@ -51,7 +51,8 @@ class Fire(nn.Module):
 def squeezing(weight_NCK: Tensor, channels: int) -> Tensor:
     """The leading directions (channels, C) of input channels, orthonormal."""
     unfolded = weight_NCK.double().transpose(0, 1).flatten(1)
-    return torch.linalg.eigh(unfolded @ unfolded.T).eigenvectors.flip(1)[:, :channels].T.contiguous()
+    vectors: Tensor = torch.linalg.eigh(unfolded @ unfolded.T).eigenvectors
+    return vectors.flip(1)[:, :channels].T.contiguous()
 
 
 def fire(layer: Any, squeeze: float, spatial: float) -> Block:

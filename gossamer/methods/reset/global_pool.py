@@ -49,7 +49,7 @@ def channels_of(t: Trace, layer: str) -> int:
             positions = torch.Size(shape[2:]).numel()
             if positions == 1:
                 raise Unfit("the map that it reads has one position only")
-            return shape[1]
+            return int(shape[1])
     raise Unfit("what it reads is not a flattened map")
 
 
@@ -91,7 +91,7 @@ def dropouts_behind(model: nn.Module, example_inputs: tuple[Any, ...], layer: st
 def pooled(layer: Any, channels: int, last: Any) -> nn.Module:
     """A module for the place of `layer` that gives as many outputs as the linear layer `last`; of its own weights if
     that is itself."""
-    linear: Any = nn.utils.skip_init(
+    linear: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Linear,
         channels,
         last.out_features,

@@ -34,7 +34,8 @@ class Shuffle(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        grouped = x.view(len(x), self.groups, -1, *x.shape[2:])
+        return grouped.transpose(1, 2).flatten(1, 2)
 
 
 def factors(weight_NCK: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]:
@@ -59,7 +60,7 @@ def grouped(layer: Any, groups: int) -> Block:
             raise Unfit(f"its {channels} {what} channels are not a multiple of groups = {groups}")
     rank = -(-layer.out_channels // groups**2)
     first, second = factors(layer.weight.detach().flatten(2), groups, rank)
-    first = first.unflatten(2, tuple(layer.kernel_size))
+    first = first.view(*first.shape[:2], *layer.kernel_size)
     spatial = convolution(layer, first, groups=groups, **geometry(layer))
     last = pointwise(layer, second, bias_of(layer), groups=groups)
     return Block(nn.Sequential(spatial, Shuffle(groups), last), {"2": None})

@@ -58,14 +58,14 @@ def padding_of(layer: Any) -> tuple[int, ...]:
 
 def bias_of(layer: Any) -> Tensor | None:
     """The bias of a layer. A block gets none where the layer has none: there, a norm may stand behind."""
-    return None if layer.bias is None else layer.bias.detach()  # type: ignore[no-any-return]
+    return None if layer.bias is None else layer.bias.detach()
 
 
 def convolution(
     like: Any, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1, **geometry: Any
 ) -> nn.Module:
     """A convolution with these values, of the class, precision and device of another."""
-    layer: Any = nn.utils.skip_init(
+    layer: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         type(like),
         weight.shape[1] * groups,
         len(weight),

@@ -66,11 +66,11 @@ def small_kernels(weight_NCkk: Tensor, channels: int, iterations: int, generator
     )
     target = weight / scale
 
-    def closure() -> Tensor:
+    def closure() -> float:
         optimizer.zero_grad()
         loss = (composition(kernels) - target).square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        loss.backward()
+        return float(loss)
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]

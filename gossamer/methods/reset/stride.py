@@ -34,7 +34,7 @@ RISING = ("aten.relu", "aten.relu_", "aten.native_batch_norm", "aten._native_bat
 def readers_of(t: Trace, op: Op) -> list[Op]:
     """The operations that read the first result of another."""
     assert op.outs[0] is not None
-    return [other for other in t.ops if any(ref.index == op.outs[0].index for ref in other.refs())]  # type: ignore[union-attr]
+    return [other for other in t.ops if any(ref.index == op.outs[0].index for ref in other.refs())]
 
 
 def pool_behind(model: nn.Module, t: Trace, layer: str) -> tuple[str, list[str]]:
@@ -94,7 +94,7 @@ def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> Block:
         return sign * F.max_pool2d(sign * y, window)
 
     block = copy.deepcopy(layer)
-    block.stride = tuple(a * b for a, b in zip(layer.stride, step))  # type: ignore[assignment]
+    block.stride = tuple(a * b for a, b in zip(layer.stride, step))
     if block.padding == "same":
         raise Unfit('its padding is "same", which strides do not go with')
     return Block(block, {"": None}, wanted=let_through, idle=(at,))
