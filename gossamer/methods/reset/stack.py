@@ -70,7 +70,7 @@ def small_kernels(weight_NCkk: Tensor, channels: int, iterations: int, generator
         optimizer.zero_grad()
         loss = (composition(kernels) - target).square().sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
