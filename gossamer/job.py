@@ -175,6 +175,8 @@ class Job:
         """Train into a file of the size asked for, or of the smallest size above it that stays within the budget."""
         dense = dense_bytes(self.original)
         asked = self.goal.file_limit(dense)
+        if whole.compact_bytes <= asked:
+            return steps, whole
         before = list(self.run.history)
         for ease in SIZES:
             if asked * ease >= whole.compact_bytes:

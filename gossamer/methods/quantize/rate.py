@@ -107,7 +107,7 @@ class RateQuantize(Retrain):
                 f"{self.name()}: compression_ratio = {self.compression_ratio:g}: a file of {wanted:,.0f} bytes, but "
                 f"without the weights it would already have {least:,}; ask for less, or cut the network down first"
             )
-        trained = trimmed(self._train(held, graph, wanted, task, run), names, wanted, task)
+        trained = trimmed(self._train(held, graph, least, wanted, task, run), names, wanted, task)
         for name in names:
             w = held_value(trained, name)
             after = f"{len(torch.unique(w))} values, {int((w == 0).sum()):,} zeros"
@@ -116,10 +116,9 @@ class RateQuantize(Retrain):
             )
         return trained
 
-    def _train(self, held: nn.Module, graph: int, wanted: float, task: Task, run: Run) -> nn.Module:
-        held = copy.deepcopy(held)
-        overhead = graph + file_bytes(_silenced(held, list(constraints(held))))
-        rate = Rate(held, wanted - overhead, self.ramp, lambda m: file_bytes(_without(m)) + graph - overhead)
+    def _train(self, held: nn.Module, graph: int, least: int, wanted: float, task: Task, run: Run) -> nn.Module:
+        """Trains `held` itself. graph, least: bytes of the graph alone, and of the file without these weights."""
+        rate = Rate(held, wanted - least, self.ramp, lambda m: file_bytes(_without(m)) + graph - least)
         held.add_module(ATTACHED, rate)
         try:
             self.train(held, task, run, teach=[rate], after_step=rate.after_step)
