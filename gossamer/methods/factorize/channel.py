@@ -1,0 +1,83 @@
+"""A convolution with few filters and a 1 x 1 convolution, or the reverse: low rank across channels.
+
+What it does: "outputs": k x k to r channels, then 1 x 1 to all outputs. "inputs": 1 x 1 to r channels, then k x k.
+With `data` the error of the outputs is made small; with data="accumulated" against what the original gave, from inputs
+that the factored layers before make (the asymmetric form of Zhang et al., without the ReLU).
+Cost: seconds; with `data`, a matrix of (inputs x positions)^2 numbers for each layer.
+When it fails: narrow layers; 1 x 1 before k x k with stride works on the larger side.
+Equation: outputs: W_(n, c i j) = A_nr B_(r, c i j), as `factorize.svd`. inputs: W_(n i j, c) = H_(n i j, r) P_rc, P in
+the metric of the channels' second moments, H then by least squares on the outputs.
+Source: Zhang et al. 2015, arXiv:1505.06798, sections 3.1 to 3.3; Denton et al. 2014, arXiv:1404.0736.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, kernel_of
+from gossamer.methods.factorize.common import Factorize, Rank, Unfolding
+from gossamer.methods.factorize.matrices import balance, best_refit, by_inputs, channel_gram, over_taps, split
+from gossamer.network.moments import Layer, groups_of
+from gossamer.run import Run
+from gossamer.task import Task
+
+
+def mixed_inputs(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor, Tensor]:
+    """H (g, O, rank, taps) and P (g, rank, I) with W_nct ~ sum_r H_nrt P_rc."""
+    channels, taps = weight.shape[2], weight[0, 0, 0].numel()
+
+    def pair(metric: Tensor | None) -> tuple[Tensor, Tensor]:
+        return split(by_inputs(weight), rank, metric)
+
+    if gram is None:
+        outer, mix = pair(None)
+    else:
+        mixes = [pair(channel_gram(gram, channels, (taps,)))[1], pair(None)[1]]
+        best, fitted = best_refit(weight.flatten(2), [over_taps(mix, taps) for mix in mixes], gram)
+        outer, mix = balance(fitted.unflatten(2, (rank, taps)).transpose(2, 3).flatten(1, 2), mixes[best])  # type: ignore[no-untyped-call]
+    return outer.unflatten(1, (-1, taps)).transpose(2, 3), mix  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel(Factorize):
+    """across: which channels are few. rank: in every group."""
+
+    across: Literal["outputs", "inputs"] = "outputs"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.across not in ("outputs", "inputs"):
+            raise BadInput(f"{self.name()}: across = {self.across!r} must be 'outputs' or 'inputs'")
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        return self.replace(model, task, run)
+
+    def refusal(self, layer: nn.Module) -> str:
+        size = math.prod(kernel_of(layer))  # type: ignore[arg-type]
+        return "its kernel has one position; factorize.svd is for those" if size == 1 else ""
+
+    def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
+        groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape
+        few = rank[0] * groups
+        axes = [kernel_axes(layer), ()] if self.across == "outputs" else [(), kernel_axes(layer)]
+        return [
+            Factor(inputs=inputs * groups, outputs=few, axes=axes[0], groups=groups),
+            Factor(inputs=few, outputs=outputs, axes=axes[1], groups=groups),
+        ]
+
+    def unfoldings(self, weight: Tensor, gram: Tensor | None) -> list[Unfolding]:
+        if self.across == "outputs":
+            return [(weight.flatten(2), gram)]
+        taps = weight[0, 0, 0].numel()
+        return [(by_inputs(weight), None if gram is None else channel_gram(gram, weight.shape[2], (taps,)))]
+
+    def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
+        if self.across == "outputs":
+            outer, inner = split(weight.flatten(2), rank[0], gram)
+        else:
+            outer, inner = mixed_inputs(weight, rank[0], gram)
+        return [inner, outer]

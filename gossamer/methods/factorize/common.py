@@ -1,0 +1,312 @@
+"""What the factorizations share: which layers, which ranks, on which data; the swap, and what the history says."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput, NoEffect
+from gossamer.methods.base import Method
+from gossamer.methods.factorize.chain import (
+    Calls,
+    Count,
+    Factor,
+    calls_of,
+    chain_macs,
+    chain_params,
+    dense_factor,
+    grouped,
+    kernel_of,
+    make_chain,
+)
+from gossamer.methods.factorize.matrices import corrected, energy_of, principal
+from gossamer.methods.factorize.ranks import Options, by_budget, by_energy, evbmf_rank, rank_grid, tails
+from gossamer.network import swap, weights_of
+from gossamer.network.constrain import refuse_constrained
+from gossamer.network.moments import Layer, input_moments, moments
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+
+Rank = tuple[int, ...]
+Unfolding = tuple[Tensor, Tensor | None]  # a matrix (g, a, b) whose rank counts, and the metric (g, b, b) of its rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Of one layer: the share of energy lost at every rank of every mode, and the ranks that stand out of noise."""
+
+    lost: tuple[Tensor, ...]
+    noise: Rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factorize(Method):
+    """One rule chooses the ranks. energy: the least share that a layer keeps. macs, params: the share that the layers
+    which can be factored keep together. ranks: by layer or pattern, above the rule, and without one only these layers.
+    None of them: EVBMF.
+
+    data: "none" fits the weights; "inputs" the layer's outputs on calibration inputs; "accumulated" goes from layer to
+    layer, and fits the original's outputs on the inputs that the layers before, factored already, make. batches: of
+    calibration data. layers, ignore: patterns; a layer that a pattern names and that cannot be factored stays as it is.
+    """
+
+    stage: ClassVar[int | None] = 20
+    saves: ClassVar[tuple[str, ...]] = ("params", "macs")
+
+    energy: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
+    macs: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
+    params: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
+    ranks: Mapping[str, int | tuple[int, ...]] | None = None
+    data: Literal["none", "inputs", "accumulated"] = "none"
+    batches: Annotated[int, Range(1, 1_000_000)] = 16
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rules = [name for name in ("energy", "macs", "params") if getattr(self, name) is not None]
+        if len(rules) > 1:
+            raise BadInput(f"{self.name()}: {' and '.join(rules)} are both given; one of them chooses the ranks")
+        if self.data not in ("none", "inputs", "accumulated"):
+            raise BadInput(f"{self.name()}: data = {self.data!r} must be 'none', 'inputs' or 'accumulated'")
+
+    def refusal(self, layer: nn.Module) -> str:
+        """Why this scheme is not for such a layer; "" where it is."""
+        raise NotImplementedError
+
+    def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
+        """The layers that stand in for it, one or more ranks as the scheme has modes."""
+        raise NotImplementedError
+
+    def unfoldings(self, weight: Tensor, gram: Tensor | None) -> list[Unfolding]:
+        """The matrices whose ranks the modes are. weight (g, O, I, ...), gram (g, D, D) of `weight.flatten(2)`."""
+        raise NotImplementedError
+
+    def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
+        """The weights of the chain."""
+        raise NotImplementedError
+
+    def spectrum(self, weight: Tensor, gram: Tensor | None, need: Literal["noise", "lost"]) -> Spectrum:
+        """What the rule for the ranks needs to know of a weight."""
+        unfolded = self.unfoldings(weight, gram if need == "lost" else None)
+        found = [(matrix, principal(matrix, metric)[1], energy_of(matrix, metric)) for matrix, metric in unfolded]
+        lost = tuple(tails(energies.sum(0), float(total.sum())) for _, energies, total in found)
+        if need == "lost":
+            return Spectrum(lost=lost, noise=())
+        noise = tuple(
+            max(evbmf_rank(e, (m.shape[1], m.shape[2]), float(t)) for e, t in zip(energies, total))
+            for m, energies, total in found
+        )
+        return Spectrum(lost=lost, noise=noise)
+
+    def largest(self, weight: Tensor) -> Rank:
+        """The largest rank of every mode."""
+        return tuple(min(matrix.shape[1:]) for matrix, _ in self.unfoldings(weight, None))
+
+    def possible(self, layer: Layer, ranks: Tensor) -> Tensor:
+        """Bool (P,): which of these combinations (P, m) a tensor can have. All of them, where there is one mode."""
+        return torch.ones(len(ranks), dtype=torch.bool)
+
+    def replace(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        """A copy of the model with every layer factored for which that pays; the history has all that it saw."""
+        refuse_constrained(model, "swap")
+        found, reasons = _suitable(self, model)
+        calls = calls_of(model, list(found), task.example_inputs) if found else {}
+        reasons |= {name: "it is not called as a layer in a run" for name in found if name not in calls}
+        found = {name: found[name] for name in calls}
+        chosen, why = _choose(self, model, found, calls, task, run)
+        reasons |= why
+        for name, reason in reasons.items():
+            text = _describe(model.get_submodule(name))
+            run.history.append(Edit(method=self.name(), kind="swap", target=name, before=text, after=text, note=reason))
+        if not chosen:
+            raise NoEffect(
+                f"{self.name()}: no layer was factored; " + "; ".join(f"{n}: {r}" for n, r in reasons.items())
+            )
+        return _factored(self, model, {name: chosen[name] for name in calls if name in chosen}, calls, task, run)
+
+
+def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
+    """The layers that can be factored, and why others cannot. Raises BadInput for one that was asked for by name."""
+    keys = weights_of(model, method.layers, method.ignore)
+    places: dict[int, int] = {}
+    for module in model.modules():
+        for p in module._parameters.values():
+            places[id(p)] = places.get(id(p), 0) + 1
+    paths: dict[int, int] = {}
+    for _, module in model.named_modules(remove_duplicate=False):
+        paths[id(module)] = paths.get(id(module), 0) + 1
+    found: dict[str, Layer] = {}
+    reasons: dict[str, str] = {}
+    for key, raw in keys.items():
+        name = key.removesuffix("weight").removesuffix(".")
+        layer: Any = model.get_submodule(name)
+        reason = method.refusal(layer)
+        if type(layer) not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
+            reason = f"{type(layer).__name__} is none of Linear, Conv1d, Conv2d, Conv3d"
+        elif not name:
+            reason = "the network is this one layer; put it in a Sequential"
+        elif places[id(raw)] > 1 or paths[id(layer)] > 1:
+            reason = "its weight is used in several places"
+        if reason and name in (*method.layers, *(method.ranks or {})):
+            raise BadInput(f"{method.name()}: layer {name!r} cannot be factored: {reason}")
+        if reason:
+            reasons[name] = reason
+        else:
+            found[name] = layer
+    return found, reasons
+
+
+def _options(method: Factorize, layer: Layer, lost: Sequence[Tensor], calls: Calls, ranks: Tensor) -> Options:
+    kernel, dense = kernel_of(layer), [dense_factor(layer)]
+    chain = method.chain(layer, ranks.unbind(1))
+    summed = sum((tail.cpu()[ranks[:, mode]] for mode, tail in enumerate(lost)), torch.zeros(len(ranks)).double())
+    return Options(
+        ranks=ranks,
+        macs=torch.as_tensor(chain_macs(chain, kernel, calls)),
+        params=torch.as_tensor(chain_params(chain, kernel)),
+        lost=summed.clamp(max=1),
+        dense_macs=int(chain_macs(dense, kernel, calls)),
+        dense_params=int(chain_params(dense, kernel)),
+    )
+
+
+def _choose(
+    method: Factorize, model: nn.Module, layers: Mapping[str, Layer], calls: Mapping[str, Calls], task: Task, run: Run
+) -> tuple[dict[str, Rank], dict[str, str]]:
+    """The ranks of the layers that will be factored, and why the others stay."""
+    given = _given(method, layers)
+    by_noise = method.energy is method.macs is method.params is None
+    chosen, why, options = dict[str, Rank](), dict[str, str](), dict[str, Options]()
+    for name in run.progress.bar(layers, label=f"{method.name()}: ranks"):
+        layer = layers[name]
+        weight = grouped(layer)
+        if name in given:
+            rank = _checked(method, name, given[name], layer)
+        elif by_noise and method.ranks:
+            why[name] = "`ranks` does not name it"
+            continue
+        elif by_noise:
+            rank = method.spectrum(weight, None, "noise").noise
+        else:
+            gram = _gram(method, model, name, task, weight)
+            lost = method.spectrum(weight, gram, "lost").lost
+            grid = rank_grid(tuple(len(tail) - 1 for tail in lost))
+            options[name] = _options(method, layer, lost, calls[name], grid[method.possible(layer, grid)])
+            continue
+        reason = _not_paying(method, layer, rank, calls[name])
+        if reason:
+            why[name] = reason
+        else:
+            chosen[name] = rank
+    for name, pick in _picks(method, options).items():
+        if pick is None:
+            asked = f"that keeps {method.energy} of the energy" if method.energy else "that the budget prefers to it"
+            why[name] = f"no rank {asked} takes fewer MACs than its {options[name].dense_macs:,}"
+        else:
+            chosen[name] = tuple(options[name].ranks[pick].tolist())
+    return chosen, why
+
+
+def _gram(method: Factorize, model: nn.Module, name: str, task: Task, weight: Tensor) -> Tensor | None:
+    if method.data == "none":
+        return None
+    return input_moments(model, [name], task.calibration, method.batches)[name].to(weight.dtype)
+
+
+def _picks(method: Factorize, options: Mapping[str, Options]) -> dict[str, int | None]:
+    """The row of each layer's options that the rule takes."""
+    if method.energy is not None:
+        return {name: by_energy(o, method.energy) for name, o in options.items()}
+    if method.macs is not None and options:
+        return by_budget(options, method.macs, "macs")
+    return by_budget(options, method.params, "params") if method.params is not None and options else {}
+
+
+def _checked(method: Factorize, name: str, rank: Rank, layer: Layer) -> Rank:
+    largest = method.largest(grouped(layer))
+    if len(rank) != len(largest) or not all(1 <= r <= n for r, n in zip(rank, largest)):
+        raise BadInput(f"{method.name()}: ranks of {name!r} = {list(rank)} must be from 1 to {list(largest)}")
+    if not bool(method.possible(layer, torch.tensor([rank])).all()):
+        raise BadInput(f"{method.name()}: ranks of {name!r} = {list(rank)}: no tensor has all of these at once")
+    return rank
+
+
+def _not_paying(method: Factorize, layer: Layer, rank: Rank, calls: Calls) -> str:
+    if not all(rank):
+        return "EVBMF finds nothing but noise in its spectrum"
+    lost = [torch.zeros(r + 1) for r in rank]
+    one = _options(method, layer, lost, calls, torch.tensor([rank]))
+    if bool(one.paying()):
+        return ""
+    return (
+        f"rank {', '.join(map(str, rank))} would take {int(one.macs):,} MACs and {int(one.params):,} weights; "
+        f"the layer takes {one.dense_macs:,} and {one.dense_params:,}"
+    )
+
+
+def _given(method: Factorize, layers: Mapping[str, Layer]) -> dict[str, Rank]:
+    found: dict[str, Rank] = {}
+    for pattern, rank in (method.ranks or {}).items():
+        hits = [name for name in layers if fnmatch.fnmatchcase(name, pattern)]
+        if not hits:
+            raise NoEffect(f"{method.name()}: ranks: {pattern!r} matches none of the layers {sorted(layers)}")
+        found |= dict.fromkeys(hits, (rank,) if isinstance(rank, int) else tuple(rank))
+    return found
+
+
+@torch.no_grad()
+def _factored(
+    method: Factorize, model: nn.Module, chosen: Mapping[str, Rank], calls: Mapping[str, Calls], task: Task, run: Run
+) -> nn.Module:
+    """The swap itself, in the order of the run."""
+    changed, chains = model, dict[str, nn.Module]()
+    for name in run.progress.bar(chosen, label=method.name()):
+        layer: Any = model.get_submodule(name)
+        weight, gram = grouped(layer), None
+        matrix = weight.flatten(2)
+        if method.data == "inputs":
+            gram = _gram(method, model, name, task, weight)
+        elif method.data == "accumulated":
+            [(gram, cross)] = moments(changed, model, [name], task.calibration, method.batches).values()
+            gram = gram.to(weight.dtype)
+            weight = corrected(matrix, gram, cross.to(weight.dtype)).reshape(weight.shape)
+        factors = method.chain(layer, chosen[name])
+        made = make_chain(layer, factors, method.solve(weight, chosen[name], gram))
+        chains[name] = made
+        if method.data == "accumulated":
+            changed = swap(changed, {name: made})
+        _note(method, name, layer, made, factors, chosen[name], calls[name], run)
+    return changed if method.data == "accumulated" else swap(model, chains)
+
+
+def _note(
+    method: Factorize, name: str, layer: Layer, made: nn.Sequential, factors: list[Factor], rank: Rank, calls: Calls,
+    run: Run,
+) -> None:  # fmt: skip
+    kernel = kernel_of(layer)
+    before, after = int(chain_macs([dense_factor(layer)], kernel, calls)), int(chain_macs(factors, kernel, calls))
+    run.history.append(
+        Edit(
+            method=method.name(),
+            kind="swap",
+            target=name,
+            before=f"{_describe(layer)}, {before:,} MACs",
+            after=f"{' + '.join(_describe(one) for one in made)}, {after:,} MACs",
+            note=f"rank {', '.join(map(str, rank))}",
+        )
+    )
+
+
+def _describe(layer: Any) -> str:
+    if isinstance(layer, nn.Linear):
+        return f"Linear {layer.in_features} to {layer.out_features}"
+    size = "x".join(map(str, getattr(layer, "kernel_size", ())))
+    groups = f" in {layer.groups} groups" if getattr(layer, "groups", 1) > 1 else ""
+    inputs, outputs = getattr(layer, "in_channels", "?"), getattr(layer, "out_channels", "?")
+    return f"{type(layer).__name__} {size} {inputs} to {outputs}{groups}"

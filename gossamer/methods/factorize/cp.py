@@ -1,0 +1,94 @@
+"""1 x 1, one depthwise convolution for every axis, 1 x 1: canonical polyadic decomposition of a convolution.
+
+What it does: W as a sum of r outer products of vectors over outputs, inputs and each axis of the kernel. A penalty on
+the norms of the factors keeps large terms from cancelling each other, which would make the chain hard to train and to
+quantize. With `data` the last layer is fitted to the outputs.
+Cost: alternating least squares, 2 r |W| multiply-adds for each mode and sweep: minutes for layers of millions of
+weights and ranks of hundreds. A rule for the ranks (but EVBMF) decomposes at several ranks and interpolates.
+When it fails: high ranks of deep networks; depthwise layers save less time than MACs. Grouped layers are refused.
+Equation: W_ncij ~ sum_r A_nr B_cr P_ir Q_jr, min |W - W'|^2 + mu (|A|^2 + |B|^2 + |P|^2 + |Q|^2).
+Source: Lebedev et al. 2015, arXiv:1412.6553, section 3; bounded norms as in Phan et al. 2020, arXiv:2008.05441.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gossamer.methods.factorize.chain import Count, Factor, kernel_of
+from gossamer.methods.factorize.common import Factorize, Rank, Spectrum, Unfolding
+from gossamer.methods.factorize.cpd import cp
+from gossamer.methods.factorize.matrices import by_inputs, energy_of, refit
+from gossamer.network.moments import Layer, groups_of
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task
+
+# At so many ranks, evenly spread in the logarithm, a layer is decomposed to see what each would lose.
+PROBES = 6
+
+
+def inner_map(factors: Sequence[Tensor]) -> Tensor:
+    """What all layers but the last do to windows, (1, r, I k l ...), of the factors for I, k, l ..."""
+    total = factors[0].T
+    for factor in factors[1:]:
+        total = (total[:, :, None] * factor.T[:, None]).flatten(1)
+    return total[None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CP(Factorize):
+    """penalty: mu, in units in which the kernel's energy is 1. sweeps: at most, of alternating least squares."""
+
+    penalty: Annotated[float, Range(0, 1)] = 1e-4
+    sweeps: Annotated[int, Range(1, 100_000)] = 100
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        return self.replace(model, task, run)
+
+    def refusal(self, layer: nn.Module) -> str:
+        if math.prod(kernel_of(layer)) == 1:  # type: ignore[arg-type]
+            return "its kernel has one position; factorize.svd is for those"
+        return "its channels are in groups; factorize.tucker is for those" if groups_of(layer) > 1 else ""  # type: ignore[arg-type]
+
+    def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
+        [r], [outputs, inputs, *kernel] = rank, layer.weight.shape
+        along = [Factor(inputs=r, outputs=r, axes=(axis,), groups=r) for axis in range(len(kernel))]
+        return [Factor(inputs=inputs, outputs=r), *along, Factor(inputs=r, outputs=outputs)]
+
+    def largest(self, weight: Tensor) -> Rank:
+        """The largest rank that has no more parameters than the kernel."""
+        return (max(weight.numel() // sum(weight.shape[1:]), 1),)
+
+    def unfoldings(self, weight: Tensor, gram: Tensor | None) -> list[Unfolding]:
+        """For EVBMF: those over outputs and over inputs, of which the larger rank counts."""
+        return [(weight.flatten(2), None), (by_inputs(weight), None)]
+
+    def spectrum(self, weight: Tensor, gram: Tensor | None, need: Literal["noise", "lost"]) -> Spectrum:
+        if need == "noise":
+            return Spectrum(lost=(), noise=(max(super().spectrum(weight, None, "noise").noise),))
+        [most] = self.largest(weight)
+        probes = sorted({round(most ** (n / (PROBES - 1))) for n in range(PROBES)})
+        whole = float(energy_of(weight.flatten(2), gram).sum())
+        losses = []
+        for rank in probes:
+            change = weight.flatten(2) - self._product(self.solve(weight, (rank,), gram))
+            losses.append(float(energy_of(change, gram).sum()) / whole if whole > 0 else 0.0)
+        between = np.interp(np.arange(most + 1), [0, *probes], [1, *np.minimum.accumulate(losses)])
+        return Spectrum(lost=(torch.from_numpy(between),), noise=())
+
+    @staticmethod
+    def _product(weights: Sequence[Tensor]) -> Tensor:
+        *inner, outer = weights
+        return outer @ inner_map([w.T for w in inner])
+
+    def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        outer, *inner = cp(weight[0].double(), rank[0], penalty=self.penalty, sweeps=self.sweeps, generator=generator)
+        if gram is not None:
+            outer = refit(weight.flatten(2).double(), inner_map(inner), gram.double())[0]
+        return [factor.T for factor in inner] + [outer]

@@ -1,0 +1,121 @@
+"""Best low-rank approximation in the metric of a layer's outputs, exact or randomized; least-squares last factors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Above this size of the smaller side only the leading part of a spectrum is found, at most this share of it.
+EXACT_SIZE = 2048
+LEADING_SHARE = 4
+POWER_STEPS = 4
+
+
+def energy_of(matrix: Tensor, gram: Tensor | None = None) -> Tensor:
+    """trace(W G W^T) of every group, (g,): with G = E[x x^T] the mean squared output; without, the sum of squares."""
+    return (matrix * (matrix if gram is None else matrix @ gram)).sum((1, 2))
+
+
+def principal(matrix: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Orthonormal directions U (g, N, R) of the outputs, and their energies (g, R), falling.
+
+    matrix W (g, N, D), gram G (g, D, D). U_r U_r^T W, with the first r directions, is the W' of rank r with the least
+    trace((W - W') G (W - W')^T), which is the sum of the energies after the first r. U holds the left singular vectors
+    of W G^(1/2); no inverse of G is needed, which may be singular. Without a gram the metric is the identity.
+    """
+    if matrix.shape[1] > matrix.shape[2]:
+        q, r = torch.linalg.qr(matrix)
+        left, energies = principal(r, gram)
+        return q @ left, energies
+    if matrix.shape[1] > EXACT_SIZE:
+        return _leading(matrix, gram)
+    spread = matrix @ (matrix.mT if gram is None else gram @ matrix.mT)
+    energies, left = torch.linalg.eigh((spread + spread.mT) / 2)
+    return left.flip(2), energies.flip(1).clamp_min(0)
+
+
+def _leading(matrix: Tensor, gram: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same for the leading directions, by randomized subspace iteration (Halko et al. 2011, arXiv:0909.4061,
+    algorithm 4.4)."""
+
+    def spread(u: Tensor) -> Tensor:
+        right = matrix.mT @ u
+        return matrix @ (right if gram is None else gram @ right)
+
+    count = matrix.shape[1] // LEADING_SHARE
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(len(matrix), matrix.shape[1], count + 16, generator=generator)
+    q = torch.linalg.qr(start.to(matrix)).Q
+    for _ in range(POWER_STEPS):
+        q = torch.linalg.qr(spread(q)).Q
+    small = q.mT @ spread(q)
+    energies, inner = torch.linalg.eigh((small + small.mT) / 2)
+    return (q @ inner.flip(2))[:, :, :count], energies.flip(1)[:, :count].clamp_min(0)
+
+
+def split(matrix: Tensor, rank: int, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A (g, N, rank) and B (g, rank, D) with A B the best approximation of that rank; columns of A and rows of B
+    are equally long.
+
+    Such factors are as small as they can be, which makes them good to train and to quantize.
+    """
+    left = principal(matrix, gram)[0][:, :, :rank]
+    return balance(left, left.mT @ matrix)
+
+
+def balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with every column of the first as long as the row of the second that it meets."""
+    columns, rows = left.norm(dim=1), right.norm(dim=2)
+    used = (columns > 0) & (rows > 0)
+    scale = (rows / columns).sqrt().where(used, 1.0)
+    return left * scale[:, None], right / scale[:, :, None]
+
+
+def refit(target: Tensor, inner: Tensor, gram: Tensor) -> Tensor:
+    """L (g, N, Q) with the least trace((W - L M) G (W - L M)^T): the best last factor behind the map M (g, Q, D)."""
+    normal = inner @ gram @ inner.mT
+    return target @ gram @ inner.mT @ torch.linalg.pinv((normal + normal.mT) / 2, hermitian=True)  # type: ignore[no-any-return]
+
+
+def best_refit(target: Tensor, maps: Sequence[Tensor], gram: Tensor) -> tuple[int, Tensor]:
+    """Which of these maps, with the best last factor behind it, gives the least error; and that factor."""
+    fitted = [refit(target, inner, gram) for inner in maps]
+    errors = [float(energy_of(target - outer @ inner, gram).sum()) for outer, inner in zip(fitted, maps)]
+    best = errors.index(min(errors))
+    return best, fitted[best]
+
+
+def corrected(matrix: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
+    """W' (g, N, D) that gives from the inputs x that a layer gets now what W gave from the original's inputs z.
+
+    gram: E[x x^T], cross: E[z x^T]. Least squares with a little pull to W, for directions that few samples show.
+    """
+    size = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    ridge = 1e-3 * size * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    return matrix + torch.linalg.solve(gram + ridge, matrix @ (cross - gram), left=False)  # type: ignore[no-any-return]
+
+
+def channel_gram(gram: Tensor, channels: int, taps: tuple[int, ...], keep: tuple[int, ...] = ()) -> Tensor:
+    """E[x x^T] of the inputs of single taps of a kernel, from that of whole windows (g, C taps, C taps).
+
+    The mean over the axes of the kernel that are not in `keep`; those in `keep` stay beside the channels.
+    """
+    view = gram.reshape(len(gram), channels, *taps, channels, *taps)
+    letters = "ijklm"[: len(taps)]
+    second = "".join(a.upper() if n in keep else a for n, a in enumerate(letters))
+    stay = "".join(letters[n] for n in keep)
+    result = torch.einsum(f"ga{letters}b{second}->ga{stay}b{stay.upper()}", view)
+    size = channels * torch.Size([taps[n] for n in keep]).numel()
+    averaged = torch.Size([taps[n] for n in range(len(taps)) if n not in keep]).numel()
+    return result.reshape(len(gram), size, size) / averaged
+
+
+def by_inputs(weight: Tensor) -> Tensor:
+    """(g, O, I, taps ...) as (g, O taps, I)."""
+    return weight.flatten(3).transpose(2, 3).flatten(1, 2)
+
+
+def over_taps(mix: Tensor, taps: int) -> Tensor:
+    """What a mix of channels (g, R, I) does to windows: (g, R taps, I taps)."""
+    same = torch.eye(taps, dtype=mix.dtype, device=mix.device)
+    return torch.einsum("gri,st->grsit", mix, same).flatten(3, 4).flatten(1, 2)

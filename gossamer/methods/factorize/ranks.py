@@ -1,0 +1,127 @@
+"""Which rank: by kept energy, by the noise that the spectrum shows (EVBMF), or by what all layers may cost together."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from gossamer.errors import BadInput
+
+# A grid over several ranks has at most about this many points.
+GRID_POINTS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may stand in for a layer. ranks (P, m), of the m modes; macs, params (P,): of the factors; lost (P,): share
+    of the energy in [0, 1]; dense_macs, dense_params: of the layer itself, which loses nothing."""
+
+    ranks: Tensor
+    macs: Tensor
+    params: Tensor
+    lost: Tensor
+    dense_macs: int
+    dense_params: int
+
+    def paying(self) -> Tensor:
+        """Bool (P,): where the factors have fewer multiply-adds, and not more parameters."""
+        return (self.macs < self.dense_macs) & (self.params <= self.dense_params)
+
+
+def tails(energies: Tensor, total: float) -> Tensor:
+    """Share of `total` lost when the first r of these energies (squared singular values, falling) are kept, for
+    r = 0 .. R: shape (R + 1,)."""
+    kept = torch.cat([energies.new_zeros(1), energies.cumsum(0)])
+    return (1 - kept / total).clamp(0, 1) if total > 0 else torch.zeros_like(kept)
+
+
+def rank_grid(largest: tuple[int, ...]) -> Tensor:
+    """Ranks from 1 to these, every combination, thinned out evenly to at most about GRID_POINTS; (P, m)."""
+    each = max(int(GRID_POINTS ** (1 / len(largest))), 2)
+    values = [
+        sorted({round(1 + i * (most - 1) / (each - 1)) for i in range(each)}) if most > each else range(1, most + 1)
+        for most in largest
+    ]
+    return torch.tensor(list(product(*values)))
+
+
+def by_energy(options: Options, energy: float) -> int | None:
+    """The option with the fewest multiply-adds that keeps this share of the energy; None where none does and pays."""
+    fits = options.paying() & (1 - options.lost >= energy)
+    if not bool(fits.any()):
+        return None
+    return int(options.macs.where(fits, torch.iinfo(torch.int64).max).argmin())
+
+
+def by_budget(layers: Mapping[str, Options], share: float, what: str) -> dict[str, int | None]:
+    """The option of every layer, None for the layer as it is, so that all together have at most this share of their
+    multiply-adds or parameters (`what`: "macs", "params"), and the product of the kept energies is as large as found.
+
+    A price on cost is bisected; at a price every layer takes what minimizes -log(kept energy) + price * cost (the
+    objective of Zhang et al. 2016, arXiv:1505.06798, section 2.4). Raises BadInput where no choice is cheap enough.
+    """
+    dense = {name: o.dense_macs if what == "macs" else o.dense_params for name, o in layers.items()}
+    budget = share * sum(dense.values())
+
+    def choose(price: float) -> tuple[dict[str, int | None], float]:
+        found, cost = dict[str, int | None](), 0.0
+        for name, o in layers.items():
+            costs = getattr(o, what).double().where(o.paying(), math.inf)
+            score = -torch.log((1 - o.lost).clamp_min(1e-30)) + price * costs
+            best = int(score.argmin())
+            found[name] = best if float(score[best]) < price * dense[name] else None
+            cost += float(costs[best]) if found[name] is not None else dense[name]
+        return found, cost
+
+    low, high = 0.0, 1e3
+    found, cost = choose(high)
+    if cost > budget:
+        least = cost / sum(dense.values())
+        raise BadInput(
+            f"{what} = {share}: these layers cannot be cheaper than {least:.3f} of what they are; ask for more"
+        )
+    for _ in range(60):
+        middle = math.sqrt(max(low, 1e-15) * high)
+        trial, cost = choose(middle)
+        low, high, found = (low, middle, trial) if cost <= budget else (middle, high, found)
+    return found
+
+
+def evbmf_rank(energies: Tensor, shape: tuple[int, int], total: float | None = None) -> int:
+    """The rank that empirical variational Bayes finds in a matrix of this shape under Gaussian noise.
+
+    energies: its squared singular values, falling; all, or the leading ones, and then `total` is the sum of all.
+    Keeps those above M s2 (1 + t) (1 + a / t), L <= M the sides, a = L / M, t = 2.5129 sqrt(a), s2 the variance that
+    minimizes the free energy. Source: Nakajima et al. 2013, JMLR 14, theorems 2 and 3 and corollary 2.
+    """
+    short, long = min(shape), max(shape)
+    whole = float(energies.sum()) if total is None else total
+    if whole <= 0:
+        return 0
+    a = short / long
+    t = 2.5129 * math.sqrt(a)
+    bound = (1 + t) * (1 + a / t)
+    rest = max(whole - float(energies.sum()), 0.0)
+    e = (energies.double() / whole).clamp_min(1e-14).cpu().numpy()  # in units in which the matrix has energy 1
+    scale = short * long
+
+    def free_energy(log_variance: float) -> float:
+        variance = math.exp(log_variance) / scale
+        x = e / (long * variance)
+        noise, signal = x[x <= bound], x[x > bound]
+        tau = (signal - (1 + a) + np.sqrt(np.maximum((signal - (1 + a)) ** 2 - 4 * a, 0))) / 2
+        parts = (signal - tau + np.log((tau + 1) / signal) + a * np.log(tau / a + 1)).sum()
+        left = (short - len(e)) * math.log(variance * scale) + rest / whole / (long * variance)
+        return float((noise - np.log(noise)).sum() + parts) + left
+
+    # The free energy has several minima: the best of a grid is refined.
+    points = np.linspace(math.log(1e-12), 0.0, 200)
+    best = int(np.argmin([free_energy(point) for point in points]))
+    bounds = float(points[max(best - 1, 0)]), float(points[min(best + 1, len(points) - 1)])
+    variance = math.exp(minimize_scalar(free_energy, bounds=bounds, method="bounded").x) / scale
+    return int((e > long * variance * bound).sum())

@@ -1,0 +1,101 @@
+"""Canonical polyadic decomposition: recovery, bounded norms, the chain of layers."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gossamer.methods.factorize import cpd
+from gossamer.methods.factorize.chain import chain_macs, grouped, make_chain
+from gossamer.methods.factorize.cp import CP
+from gossamer.methods.factorize.cpd import cp, even, rebuild
+from gossamer.network import layer_costs
+from gossamer.network.moments import input_rows
+
+D = torch.float64
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def planted(shape: tuple[int, ...], rank: int) -> Tensor:
+    return rebuild([torch.randn(n, rank, generator=generator(n), dtype=D) for n in shape])
+
+
+def test_rebuild_is_a_sum_of_outer_products() -> None:
+    a, b, c = (torch.randn(n, 2, dtype=D) for n in (3, 4, 5))
+    wanted = torch.zeros(3, 4, 5, dtype=D)
+    for r in range(2):
+        wanted += a[:, r, None, None] * b[None, :, r, None] * c[None, None, :, r]
+    torch.testing.assert_close(rebuild([a, b, c]), wanted)
+    torch.testing.assert_close(rebuild(even([a, b, c])), wanted)
+    lengths = [f.norm(dim=0) for f in even([a, b, c])]
+    torch.testing.assert_close(lengths[0], lengths[2])
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((6, 5, 4), 3), ((6, 5, 3, 3), 1), ((7, 5, 4, 3), 3)])
+def test_a_planted_decomposition_is_found(shape: tuple[int, ...], rank: int) -> None:
+    tensor = planted(shape, rank)
+    losses = []
+    for seed in range(3):
+        factors = cp(tensor, rank, penalty=0.0, sweeps=500, generator=generator(seed))
+        losses.append(float((rebuild(factors) - tensor).square().sum() / tensor.square().sum()))
+    assert min(losses) < 1e-4
+
+
+def test_a_penalty_bounds_terms_that_cancel_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """a a b + a b a + b a a has rank 3, and is approached by rank 2 with factors that grow without bound."""
+    monkeypatch.setattr(cpd, "TOLERANCE", 0.0)
+    a, b = torch.eye(2, dtype=D)
+    tensor = torch.stack([torch.einsum("i,j,k->ijk", *t) for t in ((a, a, b), (a, b, a), (b, a, a))]).sum(0)
+
+    def size(penalty: float, sweeps: int) -> float:
+        factors = cp(tensor, 2, penalty=penalty, sweeps=sweeps, generator=generator())
+        return max(float(f.norm()) for f in factors)
+
+    assert size(0.0, 800) > 1.1 * size(0.0, 80)
+    assert size(1e-2, 800) == pytest.approx(size(1e-2, 400), rel=1e-3)
+
+
+def convolutions() -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [
+        nn.Conv2d(5, 6, 3, padding=1).to(D),
+        nn.Conv2d(4, 5, (2, 3), stride=(2, 1), dilation=(2, 3), padding=(0, 2), bias=False).to(D),
+        nn.Conv1d(4, 6, 5, stride=2, padding=1, dilation=2).to(D),
+    ]
+
+
+@pytest.mark.parametrize("one", convolutions())
+@torch.no_grad()
+def test_the_chain_computes_what_the_factors_say(one: nn.Conv2d) -> None:
+    """On a kernel of rank 3 the chain is the layer; fitted to inputs, it is never worse."""
+    x = torch.randn(10, one.in_channels, *(9, 11)[: len(one.kernel_size)], generator=generator(), dtype=D)
+    factors = [torch.randn(n, 3, generator=generator(n), dtype=D) for n in one.weight.shape]
+    weights = [f.T for f in factors[1:]] + [factors[0]]
+    chain = make_chain(one, CP().chain(one, (3,)), weights)
+    one.weight.data = rebuild(factors)
+    torch.testing.assert_close(chain(x), one(x))
+    rows = input_rows(one, x).transpose(0, 1).flatten(1, 2)
+    gram = rows.mT @ rows
+    errors = []
+    for metric in (None, gram):
+        two = make_chain(one, CP().chain(one, (2,)), CP(sweeps=20).solve(grouped(one), (2,), metric))
+        errors.append(float((two(x) - one(x)).square().sum()))
+    assert errors[1] <= errors[0]
+    calls = [(tuple(x.shape[2:]), tuple(one(x).shape[2:]))]
+    macs = sum(row.macs for row in layer_costs(chain, (x,)))
+    assert chain_macs(CP().chain(one, (3,)), one.kernel_size, calls) == macs
+
+
+def test_what_is_lost_falls_with_the_rank() -> None:
+    weight = grouped(nn.Conv2d(6, 8, 3))
+    [lost] = CP(sweeps=20).spectrum(weight, None, "lost").lost
+    assert len(lost) == 1 + 432 // (8 + 6 + 3 + 3)
+    assert lost[0] == 1 and bool((lost.diff() <= 0).all())
+
+
+def test_groups_are_refused() -> None:
+    assert "groups" in CP().refusal(nn.Conv2d(4, 4, 3, groups=2))
+    assert "one position" in CP().refusal(nn.Linear(3, 3))
+    assert not CP().refusal(nn.Conv3d(2, 2, 3))

@@ -1,0 +1,313 @@
+"""Factorizations of single layers: identities, errors, costs."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gossamer.methods.factorize import matrices
+from gossamer.methods.factorize.chain import (
+    chain_macs,
+    chain_params,
+    dense_factor,
+    grouped,
+    kernel_of,
+    make_chain,
+)
+from gossamer.methods.factorize.channel import Channel
+from gossamer.methods.factorize.common import Factorize
+from gossamer.methods.factorize.matrices import balance, channel_gram, corrected, principal, refit, split
+from gossamer.methods.factorize.spatial import Spatial
+from gossamer.methods.factorize.svd import SVD
+from gossamer.methods.factorize.tensor_train import TensorTrain, train, windows
+from gossamer.methods.factorize.tucker import Tucker, iterate
+from gossamer.network import layer_costs
+from gossamer.network.moments import Layer, input_rows
+
+D = torch.float64
+
+
+def layer(kind: str) -> Any:
+    torch.manual_seed(0)
+    return {
+        "linear": lambda: nn.Linear(10, 7),
+        "tall linear": lambda: nn.Linear(5, 12, bias=False),
+        "1x1": lambda: nn.Conv2d(6, 8, 1, stride=2, padding=1),
+        "1x1 groups": lambda: nn.Conv2d(6, 8, 1, groups=2),
+        "plain": lambda: nn.Conv2d(5, 6, 3, padding=1),
+        "odd": lambda: nn.Conv2d(4, 5, (2, 3), stride=(2, 1), dilation=(2, 3), padding=(0, 2), bias=False),
+        "groups": lambda: nn.Conv2d(6, 8, 3, padding=2, groups=2, stride=2),
+        "depthwise": lambda: nn.Conv2d(4, 8, 5, padding=1, groups=4),
+        "same": lambda: nn.Conv2d(4, 6, (3, 4), padding="same", padding_mode="circular"),
+        "valid": lambda: nn.Conv2d(4, 6, 3, padding="valid"),
+        "reflect": lambda: nn.Conv2d(4, 6, 3, padding=(1, 2), padding_mode="reflect"),
+        "1d": lambda: nn.Conv1d(4, 6, 5, stride=2, padding=1, dilation=2),
+        "3d": lambda: nn.Conv3d(3, 4, (2, 3, 3), padding=(1, 0, 1), stride=(1, 2, 1)),
+    }[kind]().to(D)
+
+
+def inputs(one: Any, count: int = 20, seed: int = 0) -> Tensor:
+    """Correlated channels, not centred, so that a metric matters."""
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(one, nn.Linear):
+        mix = torch.randn(one.in_features, one.in_features, generator=generator, dtype=D)
+        return torch.randn(count, one.in_features, generator=generator, dtype=D) @ mix + 0.5
+    channels, spatial = one.in_channels, (11, 13, 7)[: len(one.kernel_size)]
+    mix = torch.randn(channels, channels, generator=generator, dtype=D)
+    noise = torch.randn(count, *spatial, channels, generator=generator, dtype=D) @ mix
+    return noise.movedim(-1, 1) + 0.5
+
+
+def gram_of(one: Layer, x: Tensor) -> Tensor:
+    rows = input_rows(one, x).transpose(0, 1).flatten(1, 2)
+    return rows.mT @ rows / len(x)
+
+
+ALL_CONVOLUTIONS = ("plain", "odd", "groups", "depthwise", "same", "valid", "reflect", "3d")
+SCHEMES: list[tuple[Factorize, tuple[str, ...]]] = [
+    (SVD(), ("linear", "tall linear", "1x1", "1x1 groups")),
+    (Channel(), (*ALL_CONVOLUTIONS, "1d")),
+    (Channel(across="inputs"), (*ALL_CONVOLUTIONS, "1d")),
+    (Spatial(), ALL_CONVOLUTIONS),
+    (Tucker(), ("plain", "odd", "groups", "same", "1d", "3d")),
+    (TensorTrain(), ("plain", "odd", "groups", "depthwise", "same", "1d", "3d")),
+]
+CASES = [pytest.param(s, k, id=f"{s.name()}-{n}-{k}") for n, (s, kinds) in enumerate(SCHEMES) for k in kinds]
+each = pytest.mark.parametrize(("scheme", "kind"), CASES)
+
+
+def full_rank(scheme: Factorize, one: Layer) -> tuple[int, ...]:
+    return scheme.largest(grouped(one))
+
+
+def chain_of(scheme: Factorize, one: Layer, rank: tuple[int, ...], gram: Tensor | None = None) -> nn.Sequential:
+    assert not scheme.refusal(one)
+    return make_chain(one, scheme.chain(one, rank), scheme.solve(grouped(one), rank, gram))
+
+
+def ladder(scheme: Factorize, one: Layer) -> list[tuple[int, ...]]:
+    """Ranks from 1 to full, all modes in step, as far as a tensor can have them together."""
+    full = full_rank(scheme, one)
+    steps = [tuple(max(1, n * step // 4) for n in full) for step in range(5)]
+    return [rank for rank in steps if bool(scheme.possible(one, torch.tensor([rank])).all())]
+
+
+@each
+@pytest.mark.parametrize("weighted", [False, True])
+@torch.no_grad()
+def test_full_rank_is_the_layer(scheme: Factorize, kind: str, weighted: bool) -> None:
+    one = layer(kind)
+    x = inputs(one)
+    chain = chain_of(scheme, one, full_rank(scheme, one), gram_of(one, x) if weighted else None)
+    torch.testing.assert_close(chain(x), one(x), rtol=1e-6, atol=1e-6)
+    assert (chain[-1].bias is None) == (one.bias is None)
+    assert all(type(m) is type(one) for m in chain)
+    assert all(m.bias is None for m in chain[:-1])
+
+
+@each
+@torch.no_grad()
+def test_the_error_of_the_weights_falls_with_the_rank(scheme: Factorize, kind: str) -> None:
+    """The impulse responses are the weights."""
+    one = layer(kind)
+    x = torch.randn(40, *inputs(one).shape[1:], generator=torch.Generator().manual_seed(5), dtype=D)
+    gram = torch.eye(grouped(one)[0, 0].numel(), dtype=D).expand(len(grouped(one)), -1, -1)
+    errors = [weight_error(one, chain_of(scheme, one, rank), gram) for rank in ladder(scheme, one)]
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
+    assert errors[0] > 1e-3 * float(one.weight.square().sum()) or full_rank(scheme, one) == (1,)
+    assert (chain_of(scheme, one, ladder(scheme, one)[0])(x) - one(x)).isfinite().all()
+
+
+def impulse(chain: nn.Sequential, one: Any) -> Tensor:
+    """The weight (g, O, D) that a chain has as one layer, by sending unit windows through it."""
+    groups, size = len(grouped(one)), grouped(one)[0, 0].numel()
+    if isinstance(one, nn.Linear):
+        units = torch.eye(size, dtype=D)
+        return (chain(units) - chain(torch.zeros_like(units))).T[None]
+    copies = [type(m)(m.in_channels, m.out_channels, m.kernel_size, groups=m.groups, bias=False).to(D) for m in chain]
+    for copy, m in zip(copies, chain):
+        copy.weight.data = m.weight.data  # type: ignore[assignment]
+    units = torch.eye(size, dtype=D).view(size, -1, *one.kernel_size)
+    result = nn.Sequential(*copies)(units.repeat(1, groups, *[1] * len(one.kernel_size)))
+    return result.flatten(1).T.unflatten(0, (groups, -1))
+
+
+def weight_error(one: Any, chain: nn.Sequential, gram: Tensor) -> float:
+    change = impulse(chain, one) - grouped(one).flatten(2)
+    return float((change @ gram * change).sum())
+
+
+@each
+@torch.no_grad()
+def test_fitted_to_the_inputs_the_outputs_are_never_worse(scheme: Factorize, kind: str) -> None:
+    one = layer(kind)
+    x = inputs(one)
+    gram = gram_of(one, x)
+    for rank in ladder(scheme, one)[:-1]:
+        plain, fitted = chain_of(scheme, one, rank), chain_of(scheme, one, rank, gram)
+        error = [float((chain(x) - one(x)).square().sum()) for chain in (plain, fitted)]
+        assert error[1] <= error[0] * (1 + 1e-9) + 1e-9
+        assert error[1] == pytest.approx(len(x) * weight_error(one, fitted, gram), rel=1e-6, abs=1e-8)
+
+
+@each
+def test_costs_are_those_of_the_network(scheme: Factorize, kind: str) -> None:
+    one = layer(kind)
+    x = inputs(one, 2)
+    with torch.no_grad():
+        y = one(x)
+    linear = isinstance(one, nn.Linear)
+    calls = [((1,), (1,))] if linear else [(tuple(x.shape[2:]), tuple(y.shape[2:]))]
+    rank = ladder(scheme, one)[-2]
+    chain, factors = chain_of(scheme, one, rank), scheme.chain(one, rank)
+    assert chain_macs(factors, kernel_of(one), calls) == sum(row.macs for row in layer_costs(chain, (x,)))
+    assert chain_params(factors, kernel_of(one)) == sum(m.weight.numel() for m in chain)
+    whole = nn.Sequential(one)
+    assert chain_macs([dense_factor(one)], kernel_of(one), calls) == sum(r.macs for r in layer_costs(whole, (x,)))
+    vector = scheme.chain(one, [torch.tensor([r, r]) for r in rank])
+    assert chain_macs(vector, kernel_of(one), calls).tolist() == [chain_macs(factors, kernel_of(one), calls)] * 2
+
+
+@pytest.mark.parametrize(("rank", "saving"), [(10, 34.9), (20, 17.5), (50, 7.0), (100, 3.5)])
+def test_savings_of_a_vertical_and_a_horizontal_convolution(rank: int, saving: float) -> None:
+    """K d (C + N) for N C d^2: N = 256, C = 96, d = 5."""
+    one = nn.Conv2d(96, 256, 5, padding=2)
+    calls = [((27, 27), (27, 27))]
+    dense = chain_macs([dense_factor(one)], (5, 5), calls)
+    assert dense == 614_400 * 27 * 27
+    assert dense / chain_macs(Spatial().chain(one, (rank,)), (5, 5), calls) == pytest.approx(saving, abs=0.05)
+
+
+@torch.no_grad()
+def test_tais_error_is_the_energy_of_the_singular_values_left_out() -> None:
+    one = layer("plain")
+    n, c, k, width = one.weight.shape
+    table = torch.empty(c * k, n * width, dtype=D)
+    for cc in range(c):
+        for i in range(k):
+            for nn_ in range(n):
+                for j in range(width):
+                    table[cc * k + i, nn_ * width + j] = one.weight[nn_, cc, i, j]
+    squares = torch.linalg.svdvals(table).square()
+    gram = torch.eye(c * k * width, dtype=D)[None]
+    for rank in (1, 4, 9):
+        error = weight_error(one, chain_of(Spatial(), one, (rank,)), gram)
+        assert error == pytest.approx(float(squares[rank:].sum()), rel=1e-9)
+
+
+@torch.no_grad()
+def test_a_rank_one_kernel_is_recovered_exactly() -> None:
+    one = layer("plain")
+    vertical, horizontal = torch.randn(5, 3, dtype=D), torch.randn(6, 3, dtype=D)
+    one.weight.data = torch.einsum("ci,nj->ncij", vertical, horizontal)
+    x = inputs(one)
+    torch.testing.assert_close(chain_of(Spatial(), one, (1,))(x), one(x))
+
+
+@torch.no_grad()
+def test_the_weighted_svd_is_the_best_of_its_rank() -> None:
+    """No truncated decomposition of W S S^-1, S S^T = G, has a smaller error, and the plain one a larger."""
+    one = layer("linear")
+    x = inputs(one, 50)
+    gram = gram_of(one, x)[0]
+    root = torch.linalg.cholesky(gram)
+    u, s, v = torch.linalg.svd(one.weight @ root, full_matrices=False)
+    best = (u[:, :3] * s[:3]) @ v[:3] @ torch.linalg.inv(root)
+    outer, inner = split(one.weight[None], 3, gram[None])
+    torch.testing.assert_close((outer @ inner)[0], best, rtol=1e-6, atol=1e-8)
+    plain = chain_of(SVD(), one, (3,))
+    assert float((plain(x) - one(x)).square().sum()) > 1.5 * len(x) * float(s[3:].square().sum())
+
+
+def test_a_singular_gram_does_no_harm() -> None:
+    one = layer("linear")
+    x = inputs(one, 4)
+    chain = chain_of(SVD(), one, (4,), gram_of(one, x))
+    torch.testing.assert_close(chain(x), one(x))
+
+
+@torch.no_grad()
+def test_large_matrices_get_the_leading_part_of_their_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    falling = torch.exp(-torch.arange(120) / 10.0).double()
+    w = torch.linalg.qr(torch.randn(120, 120, generator=generator, dtype=D)).Q * falling
+    w = (w @ torch.linalg.qr(torch.randn(150, 120, generator=generator, dtype=D)).Q.T)[None]
+    mix = torch.randn(150, 150, generator=generator, dtype=D)
+    for gram in (None, (mix @ mix.T)[None]):
+        monkeypatch.setattr(matrices, "EXACT_SIZE", 2048)
+        left, energies = principal(w, gram)
+        monkeypatch.setattr(matrices, "EXACT_SIZE", 100)
+        u, leading = principal(w, gram)
+        assert leading.shape == (1, 30) and u.shape == (1, 120, 30)
+        torch.testing.assert_close(leading, energies[:, :30], rtol=1e-3, atol=1e-6 * float(energies[0, 0]))
+        torch.testing.assert_close(u[0, :, :5].T @ left[0, :, :5] @ left[0, :, :5].T @ u[0, :, :5], torch.eye(5).to(D))
+
+
+def test_balanced_factors_have_equal_lengths_and_the_same_product() -> None:
+    left, right = torch.randn(2, 5, 3, dtype=D), torch.randn(2, 3, 4, dtype=D)
+    left[0, :, 1] = 0
+    a, b = balance(left, right)
+    torch.testing.assert_close(a @ b, left @ right)
+    torch.testing.assert_close(a.norm(dim=1)[1], b.norm(dim=2)[1])
+
+
+def test_a_refit_is_the_least_squares_solution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, inner = torch.randn(30, 6, generator=generator, dtype=D), torch.randn(3, 6, generator=generator, dtype=D)
+    w = torch.randn(4, 6, generator=generator, dtype=D)
+    found = refit(w[None], inner[None], (x.T @ x)[None])[0]
+    wanted = torch.linalg.lstsq(x @ inner.T, x @ w.T).solution.T
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_corrected_target_gives_from_the_new_inputs_what_the_old_gave() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(100, 6, generator=generator, dtype=D)
+    turn = torch.randn(6, 6, generator=generator, dtype=D)
+    x, w = z @ turn, torch.randn(1, 4, 6, generator=generator, dtype=D)
+    found = corrected(w, (x.T @ x)[None] / 100, (z.T @ x)[None] / 100)
+    before = ((x @ w[0].T - z @ w[0].T).square().sum(), (x @ found[0].T - z @ w[0].T).square().sum())
+    assert before[1] < 1e-3 * before[0]
+    same = (x.T @ x)[None]
+    torch.testing.assert_close(corrected(w, same, same), w)
+
+
+def test_the_gram_of_single_taps_is_the_mean_over_the_others() -> None:
+    rows = torch.randn(7, 2, 3, 4, dtype=D)  # windows of 2 channels, 3 x 4
+    gram = rows.flatten(1).T @ rows.flatten(1)
+    wanted = sum(rows[:, :, i, j].T @ rows[:, :, i, j] for i in range(3) for j in range(4)) / 12
+    torch.testing.assert_close(channel_gram(gram[None], 2, (3, 4))[0], wanted)
+    columns = sum(rows[..., j].flatten(1).T @ rows[..., j].flatten(1) for j in range(4)) / 4
+    torch.testing.assert_close(channel_gram(gram[None], 2, (3, 4), keep=(0,))[0], columns)
+
+
+@torch.no_grad()
+def test_tuckers_iteration_is_better_than_its_start_and_finds_a_planted_core() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def error(weight: Tensor, a: Tensor, b: Tensor) -> float:
+        near = torch.einsum("gnct,gnp,gmp,gcr,gdr->gmdt", weight, a, a, b, b)
+        return float((near - weight).square().sum())
+
+    weight = torch.randn(1, 8, 7, 9, generator=generator, dtype=D)
+    start = [
+        torch.linalg.svd(weight[0].movedim(mode, 0).flatten(1)).U[None, :, :count] for mode, count in ((0, 3), (1, 2))
+    ]
+    assert error(weight, *iterate(weight, (3, 2))) < error(weight, start[0], start[1])
+    a, b = (torch.randn(n, r, generator=generator, dtype=D) for n, r in ((8, 3), (7, 2)))
+    planted = torch.einsum("np,cr,prt->nct", a, b, torch.randn(3, 2, 9, generator=generator, dtype=D))[None]
+    assert error(planted, *iterate(planted, (3, 2))) < 1e-20 * float(planted.square().sum())
+
+
+@torch.no_grad()
+def test_a_trains_error_is_at_most_what_its_unfoldings_lose() -> None:
+    one = layer("plain")
+    weight = grouped(one)
+    lost = TensorTrain().spectrum(weight, None, "lost").lost
+    for rank in ((2, 4, 3), (5, 9, 4)):
+        *inner, last = train(weight, rank)
+        error = float((last @ windows(inner) - weight.flatten(2)).square().sum() / weight.square().sum())
+        assert 0 < error <= sum(float(tail[r]) for tail, r in zip(lost, rank)) + 1e-12
+        assert error >= max(float(tail[r]) for tail, r in zip(lost, rank)) - 1e-12

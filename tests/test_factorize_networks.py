@@ -1,0 +1,183 @@
+"""Factorization of whole networks: which layers, what the history says, what is refused."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from nets import task, tiny
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput, NoEffect
+from gossamer.methods.factorize.channel import Channel
+from gossamer.methods.factorize.spatial import Spatial
+from gossamer.methods.factorize.svd import SVD
+from gossamer.methods.factorize.tensor_train import TensorTrain
+from gossamer.methods.factorize.tucker import Tucker
+from gossamer.network import Mask, constrain, layer_costs, total_macs, total_params
+from gossamer.run import Run
+from gossamer.task import Task
+
+
+def rows(width: int, samples: int = 64, seed: int = 0) -> Task:
+    """Correlated inputs, for linear networks."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(width, width, generator=generator)
+    x = torch.randn(samples, width, generator=generator) @ mix
+    return Task(
+        name="rows",
+        train=[(x, torch.zeros(samples).long())],
+        validation=[],
+        test=[],
+        calibration=[x],
+        example_inputs=(x[:4],),
+    )
+
+
+def stack(*sizes: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(sizes)))
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+@pytest.mark.parametrize("scheme", [Channel, Spatial, Tucker, TensorTrain])
+def test_a_budget_on_the_layers_that_can_be_factored(scheme: Any, share: float) -> None:
+    def cost(model: nn.Module) -> int:
+        return sum(r.macs for r in layer_costs(model, task().example_inputs) if not r.name.startswith("head"))
+
+    changed = scheme(macs=share)(tiny(), task(), Run())
+    assert 0.8 * share * cost(tiny()) <= cost(changed) <= share * cost(tiny())
+
+
+def test_a_budget_on_parameters() -> None:
+    model, data = stack(32, 32, 32), rows(32)
+    changed = SVD(params=0.5)(model, data, Run())
+    biases = 64
+    assert total_params(changed) - biases <= 0.5 * (total_params(model) - biases)
+
+
+def test_the_history_says_what_was_left_and_why() -> None:
+    run = Run()
+    changed = Spatial(ranks={"body.0.*": 2})(tiny(), task(), run)
+    notes = {edit.target: edit.note for edit in run.history}
+    assert set(notes) == {"stem", "head", *(f"body.{i}.conv{j}" for i in range(3) for j in (1, 2))}
+    assert "second axis" in notes["head"] and "does not name it" in notes["body.1.conv1"]
+    assert notes["body.0.conv1"] == "rank 2"
+    [edit] = [e for e in run.history if e.target == "body.0.conv1"]
+    assert edit.before == "Conv2d 3x3 8 to 8, 20,736 MACs"
+    assert edit.after == "Conv2d 3x1 8 to 2 + Conv2d 1x3 2 to 8, 3,456 MACs"
+    assert isinstance(changed.get_submodule("body.0.conv1"), nn.Sequential)
+    assert isinstance(changed.get_submodule("body.1.conv1"), nn.Conv2d)
+    before = total_macs(tiny(), task().example_inputs)
+    assert total_macs(changed, task().example_inputs) == before - 2 * (20_736 - 3_456)
+
+
+def test_a_layer_whose_factors_would_take_more_is_left_alone() -> None:
+    run = Run()
+    changed = SVD(ranks={"0": 8, "1": 3})(stack(16, 16, 16), rows(16), run)
+    assert isinstance(changed[0], nn.Linear) and isinstance(changed[1], nn.Sequential)
+    [note] = [e.note for e in run.history if e.target == "0"]
+    assert "rank 8 would take 256 MACs" in note and "takes 256" in note
+
+
+def test_evbmf_on_a_planted_network() -> None:
+    model = stack(60, 50)
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(50, 4, generator=generator), torch.randn(4, 60, generator=generator)
+    model[0].weight.data = left @ right + 0.3 * torch.randn(50, 60, generator=generator)
+    run = Run()
+    SVD()(model, rows(60), run)
+    assert [edit.note for edit in run.history] == ["rank 4"]
+
+
+def test_noise_alone_is_left_alone() -> None:
+    with pytest.raises(NoEffect, match="nothing but noise"):
+        SVD()(stack(60, 50), rows(60), Run())
+
+
+@torch.no_grad()
+def test_accumulated_errors_are_corrected() -> None:
+    model, data = stack(24, 24, 24, 24), rows(24)
+    [x] = data.calibration
+    ranks = {"*": 8}
+    errors = {
+        how: float((SVD(ranks=ranks, data=how)(model, data, Run())(x) - model(x)).square().mean())
+        for how in ("none", "inputs", "accumulated")
+    }
+    assert errors["accumulated"] < errors["inputs"] < errors["none"]
+
+
+def test_the_energy_of_outputs_needs_smaller_ranks_where_inputs_are_few() -> None:
+    model, data = stack(24, 24), rows(24)
+    data.calibration[0][:, 6:] = 0  # type: ignore[index]
+    run = Run()
+    changed = SVD(energy=0.9999, data="inputs")(model, data, run)
+    assert changed[0][0].out_features <= 6
+
+
+@pytest.mark.parametrize("scheme", [SVD, Channel, Spatial])
+def test_a_layer_that_is_named_and_does_not_fit_is_refused(scheme: Any) -> None:
+    name = "stem" if scheme is SVD else "head"
+    with pytest.raises(BadInput, match=rf"{scheme.name()}: layer '{name}' cannot be factored: its? "):
+        scheme(energy=0.7, layers=(name,))(tiny(), task(), Run())
+
+
+class Odd(nn.Module):
+    """A shared weight, a layer that is called nowhere, one whose class has its own ways, and one fit to be factored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.idle, self.fit = (nn.Linear(16, 16) for _ in range(4))
+        self.other.weight = self.one.weight
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fit(self.other(self.one(x)))[:, None]
+        return self.attention(y, y, y, need_weights=False)[0][:, 0]  # type: ignore[no-any-return]
+
+
+def test_layers_that_cannot_be_replaced_are_left() -> None:
+    run = Run()
+    changed = SVD(energy=0.5)(Odd().eval(), rows(16), run)
+    notes = {edit.target: edit.note for edit in run.history}
+    assert "several places" in notes["one"]
+    assert "not called" in notes["idle"]
+    assert "NonDynamicallyQuantizableLinear" in notes["attention.out_proj"]
+    assert notes["fit"].startswith("rank")
+    assert changed(rows(16).example_inputs[0]).shape == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"energy": 0.5, "macs": 0.5}, "energy and macs are both given"),
+        ({"data": "labels"}, "data = 'labels' must be"),
+        ({"ranks": {"head": 9}}, r"ranks of 'head' = \[9\] must be from 1 to \[3\]"),
+        ({"ranks": {"head": (1, 1)}}, r"ranks of 'head' = \[1, 1\]"),
+        ({"macs": 0.01}, "macs = 0.01: these layers cannot be cheaper than 0.458"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        SVD(**options)(tiny(), task(), Run())
+
+
+def test_ranks_that_no_tensor_has_together_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"\[2, 7, 2\]: no tensor has all of these"):
+        TensorTrain(ranks={"body.0.conv1": (2, 7, 2)})(tiny(), task(), Run())
+
+
+def test_channels_across_something_else_are_refused() -> None:
+    with pytest.raises(BadInput, match="across = 'space'"):
+        Channel(across="space")  # type: ignore[arg-type]
+
+
+def test_a_held_network_is_refused() -> None:
+    held = constrain(tiny(), {"head.weight": Mask(torch.ones(3, 8, dtype=torch.bool))})
+    with pytest.raises(BadInput, match="first"):
+        SVD(energy=0.7)(held, task(), Run())
+
+
+def test_what_is_frozen_stays_frozen() -> None:
+    model = tiny().requires_grad_(False)
+    assert not any(p.requires_grad for p in Channel(macs=0.5)(model, task(), Run()).parameters())
