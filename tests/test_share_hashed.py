@@ -9,8 +9,9 @@ from nets import stripes, task, tiny
 from torch import nn
 
 from gossamer.methods.distill.recover import Recover
-from gossamer.methods.share.hashed import Hashed, HashedNet, bucket_means, buckets_and_signs, layer_seed
+from gossamer.methods.share.hashed import Hashed, HashedNet, bucket_means, layer_seed
 from gossamer.network import bake, constrain, constraints, held_value, weights_of
+from gossamer.network.made import hashed_places
 from gossamer.run import Run
 
 SHAPE = torch.Size((30, 40))
@@ -22,11 +23,11 @@ def weight() -> torch.Tensor:
 
 def test_the_hash_is_the_same_in_every_process_and_release() -> None:
     code = (
-        "import torch; from gossamer.methods.share.hashed import *;"
-        "b, s = buckets_and_signs(torch.Size((2, 4)), 100, 7);"
+        "import torch; from gossamer.methods.share.hashed import *; from gossamer.network.made import *;"
+        "b, s = hashed_places(torch.Size((2, 4)), 100, 7);"
         "print(b.tolist(), s.tolist(), layer_seed(1, 'fc.weight'))"
     )
-    buckets, signs = buckets_and_signs(torch.Size((2, 4)), 100, 7)
+    buckets, signs = hashed_places(torch.Size((2, 4)), 100, 7)
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert said == f"{buckets.tolist()} {signs.tolist()} {layer_seed(1, 'fc.weight')}"
 
@@ -34,18 +35,18 @@ def test_the_hash_is_the_same_in_every_process_and_release() -> None:
 def test_the_hash_is_splitmix64() -> None:
     """The first outputs of its author's program for the seed 1234567; bucket and sign from them by hand."""
     outputs = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
-    buckets, signs = buckets_and_signs(torch.Size((5,)), 1000, 1234567)
+    buckets, signs = hashed_places(torch.Size((5,)), 1000, 1234567)
     assert buckets.tolist() == [(z >> 32) * 1000 >> 32 for z in outputs]
     assert signs.tolist() == [-1.0 if z & 1 else 1.0 for z in outputs]
 
 
 def test_buckets_are_used_evenly_and_signs_too() -> None:
-    buckets, signs = buckets_and_signs(torch.Size((1000, 400)), 100, 3)
+    buckets, signs = hashed_places(torch.Size((1000, 400)), 100, 3)
     counts = buckets.flatten().bincount(minlength=100)
     assert counts.min() > 3700 and counts.max() < 4300
     assert abs(float(signs.mean())) < 0.01
     assert abs(float(signs[buckets == 5].mean())) < 0.08
-    other, _ = buckets_and_signs(torch.Size((1000, 400)), 100, 4)
+    other, _ = hashed_places(torch.Size((1000, 400)), 100, 4)
     assert float((other == buckets).double().mean()) < 0.02
 
 
@@ -62,7 +63,7 @@ def test_gradients_are_signed_sums_over_buckets() -> None:
 def test_bucket_means_are_the_least_squares_fit() -> None:
     w = weight().double()
     means = bucket_means(w, 20, 5)
-    buckets, signs = buckets_and_signs(SHAPE, 20, 5)
+    buckets, signs = hashed_places(SHAPE, 20, 5)
     design = torch.zeros(w.numel(), 20, dtype=torch.float64)
     design[torch.arange(w.numel()), buckets.flatten().long()] = signs.flatten().double()
     solved = torch.linalg.lstsq(design, w.flatten()[:, None]).solution[:, 0]
@@ -75,7 +76,7 @@ def test_inner_products_are_unbiased_over_seeds() -> None:
     a, b = torch.randn(2, 50, generator=generator)
     found = []
     for seed in range(4000):
-        buckets, signs = buckets_and_signs(torch.Size((50,)), 10, layer_seed(seed, "x"))
+        buckets, signs = hashed_places(torch.Size((50,)), 10, layer_seed(seed, "x"))
         sums = torch.zeros(2, 10).index_add_(1, buckets.long(), torch.stack([a, b]) * signs)
         found.append((sums[0] * sums[1]).sum())
     products = torch.stack(found)
@@ -93,7 +94,7 @@ def test_nothing_is_stored_but_k_values() -> None:
 def test_one_bucket_for_each_weight_is_a_dense_layer() -> None:
     """Where no two weights share a bucket, the fit gives the weights back."""
     w = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
-    seed = next(s for s in range(1000) if len(buckets_and_signs(w.shape, 4, s)[0].unique()) == 4)
+    seed = next(s for s in range(1000) if len(hashed_places(w.shape, 4, s)[0].unique()) == 4)
     torch.testing.assert_close(Hashed(w, bucket_means(w, 4, seed), seed)(w).detach(), w)
 
 

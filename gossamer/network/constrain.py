@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gossamer.errors import BadInput, NoEffect, unknown
+from gossamer.network.made import Made
 
 Held = parametrize.ParametrizationList
 
@@ -38,6 +39,10 @@ class Constraint(nn.Module):
     def settled(self) -> "Constraint":
         """What is left of this for good when the training ends for which it was made; itself, where that is nothing."""
         return self
+
+    def made(self) -> Made | None:
+        """The held value as a rule and fewer numbers, for the compact file; None where the values tell it all."""
+        return None
 
 
 class Mask(Constraint):

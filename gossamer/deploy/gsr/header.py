@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,11 @@ from gossamer.deploy.gsr.graph import DTYPES, Graph, read_graph, write_graph
 from gossamer.deploy.gsr.grid import LARGEST
 from gossamer.deploy.gsr.names import MOST_NAMES, read_names, write_names
 from gossamer.deploy.gsr.stream import Reader, Writer, damaged
-from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, Stored, Width, matrix_shape
+from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, Recipe, Stored, Width, matrix_shape
+from gossamer.network.made import Rule, fault
 
 MOST_DIMENSIONS, MOST_SIZE, MOST_HEADER, MOST_LAG = 32, 1 << 40, 1 << 24, 1 << 15
+MOST_SEED = (1 << 63) - 1
 # What a file may decode to, and how many integers it may hold, at the least and for each byte of its own.
 FREE_BYTES, BYTES_PER_BYTE = 1 << 28, 4096
 FREE_CODES, CODES_PER_BYTE = 1 << 22, 1024
@@ -36,6 +39,7 @@ class Entry:
     lag: int = 0
     zero: int = 0
     same: int = 0
+    recipe: Recipe | None = None
 
     @property
     def elements(self) -> int:
@@ -54,13 +58,24 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """names: of all tensors; after the first `named`, constants of the graph. graph: None for weights alone."""
+    """names: of all tensors; after the first `named`, constants of the graph and then the parts of tensors that are
+    made of others. graph: None for weights alone."""
 
     names: list[str]
     named: int
     buffers: set[str]
     entries: list[Entry]
     graph: Graph | None
+
+    @property
+    def shown(self) -> int:
+        """How many tensors there are without the parts of others."""
+        return shown(self.entries)
+
+
+def shown(entries: Sequence[Entry]) -> int:
+    """How many tensors come before the first part."""
+    return min((part for entry in entries if entry.recipe for part in entry.recipe.parts), default=len(entries))
 
 
 def constant_names(named: int, count: int) -> list[str]:
@@ -81,7 +96,7 @@ def entry_of(stored: Stored) -> Entry:
         largest = tuple(int(abs(q[at : at + (part or rows)]).max()) for at in range(0, rows, part or rows))
     return Entry(
         coding=stored.coding, dtype=stored.dtype, shape=stored.shape, width=stored.width, count=stored.count,
-        largest=largest, part=part, lag=stored.lag, zero=stored.zero, same=stored.same,
+        largest=largest, part=part, lag=stored.lag, zero=stored.zero, same=stored.same, recipe=stored.recipe,
     )  # fmt: skip
 
 
@@ -127,8 +142,11 @@ def read_header(packed: bytes, length: int, file_bytes: int) -> Header:
         if memory < 0 or codes < 0:
             reader.fail(f"its tensors are larger than a file of {file_bytes} bytes may hold")
         entries.append(entry)
+    for number, entry in enumerate(entries):
+        if entry.recipe and (why := _recipe_fault(entry, entry.recipe, named, entries)):
+            reader.fail(f"tensor {number}: {why}")
     has_graph = reader.byte()
-    graph = read_graph(reader, len(names)) if has_graph else None
+    graph = read_graph(reader, shown(entries)) if has_graph else None
     reader.end()
     return Header(names=names, named=named, buffers=buffers, entries=entries, graph=graph)
 
@@ -154,11 +172,51 @@ def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
     if entry.coding == Coding.CODEBOOK:
         writer.varint(entry.count)
         writer.varint(entry.zero)
+    if entry.recipe:
+        _write_recipe(entry.recipe, writer)
+
+
+def _write_recipe(recipe: Recipe, writer: Writer) -> None:
+    writer.byte(recipe.rule)
+    if recipe.rule == Rule.HASHED:
+        writer.varint(recipe.seed)
+    writer.varint(recipe.numbers)
+    if recipe.indices is not None:
+        writer.varint(recipe.indices)
+    writer.varint(0 if recipe.keep is None else recipe.keep + 1)
+
+
+def _read_recipe(reader: Reader) -> Recipe:
+    rule = reader.byte()
+    if rule > Rule.RESIDUAL:
+        reader.fail(f"a tensor is made by rule {rule}, which is unknown")
+    hashed = rule == Rule.HASHED
+    seed = reader.varint(MOST_SEED) if hashed else 0
+    numbers = reader.varint(MOST_NAMES)
+    indices = None if hashed else reader.varint(MOST_NAMES)
+    keep = reader.varint(MOST_NAMES) - 1
+    return Recipe(rule=Rule(rule), seed=seed, numbers=numbers, indices=indices, keep=None if keep < 0 else keep)
+
+
+def _recipe_fault(entry: Entry, recipe: Recipe, named: int, entries: Sequence[Entry]) -> str:
+    """What is wrong with the tensors that another one is made of, or an empty text."""
+    if any(not named <= part < len(entries) or entries[part].recipe for part in recipe.parts):
+        return "it is made of tensors that are none of its parts"
+    numbers = entries[recipe.numbers]
+    indices = None if recipe.indices is None else entries[recipe.indices]
+    kept = None if recipe.keep is None else entries[recipe.keep]
+    if numbers.dtype != torch.float32 or not numbers.elements:
+        return "it is made of no float32 numbers"
+    if indices is not None and indices.dtype not in (torch.uint8, torch.int16, torch.int32):
+        return f"its indices are {indices.dtype}"
+    if kept is not None and (kept.dtype != torch.bool or kept.shape != entry.shape):
+        return "its mask does not fit"
+    return fault(recipe.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
 
 
 def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
     code = reader.byte()
-    if code & 15 > Coding.TRELLIS:
+    if code & 15 > Coding.MADE:
         reader.fail(f"tensor {number} has coding {code & 15}, which is unknown")
     coding, width = Coding(code & 15), Width(code >> 5 & 3)
     if coding == Coding.SAME:
@@ -186,7 +244,7 @@ def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
     count, zero = _counts(reader, coding, dtype, shape)
     entry = Entry(
         coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, part=part, lag=lag,
-        zero=zero,
+        zero=zero, recipe=_read_recipe(reader) if coding == Coding.MADE else None,
     )  # fmt: skip
     if why := _fault(entry):
         reader.fail(f"tensor {number}: {why}")
@@ -223,6 +281,8 @@ def _fault(entry: Entry) -> str:
         return "its floats cannot have that width"
     if entry.lag > (matrix_shape(entry.shape)[1] if entry.coding in CODED else 0):
         return f"a lag of {entry.lag} columns"
+    if entry.recipe and (entry.dtype != torch.float32 or entry.width):
+        return "it is made of float32 numbers, but is none itself"
     if entry.part and entry.coding not in CODED:
         return "it has parts, but no integers"
     if entry.coding == Coding.CODEBOOK and not 0 <= entry.zero < entry.count:

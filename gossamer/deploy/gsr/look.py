@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gossamer.deploy.gsr.header import Entry
 from gossamer.deploy.gsr.read import opened, read_tensors
 from gossamer.deploy.gsr.values import Codes, Coding
 from gossamer.deploy.gsr.write import entropy_bytes
@@ -46,19 +47,21 @@ def inspect_file(path: Path | str) -> Inspected:
             _share_out(section.length, [(costs[p.tensor], q) for p, q in zip(file.pieces[number], file.codes(number))])
         tensors = read_tensors(file)
     rows = []
-    for name, entry, cost in zip(header.names, header.entries, costs):
-        stored = entry.float_bytes + cost.coded
+    for name, entry, cost in zip(header.names[: header.shown], header.entries, costs):
+        parts = entry.recipe.parts if entry.recipe else []
+        floats = entry.float_bytes + sum(header.entries[part].float_bytes for part in parts)
+        stored = floats + cost.coded + sum(costs[part].coded for part in parts)
         rows.append(
             StoredTensor(
                 name=name,
                 dtype=str(entry.dtype).removeprefix("torch."),
                 shape=entry.shape,
-                coding=_coding(entry.coding, cost.signs, header.names[entry.same]),
+                coding=_coding(entry, cost.signs, header.names[entry.same]),
                 bytes=stored,
                 bits_per_weight=8 * stored / max(1, entry.elements),
                 share=stored / size,
                 density=int(tensors[name].count_nonzero()) / max(1, entry.elements),
-                entropy_bytes=entry.float_bytes + cost.bound,
+                entropy_bytes=floats + cost.bound + sum(costs[part].bound for part in parts),
             )
         )
     return Inspected(
@@ -90,8 +93,10 @@ def _share_out(length: int, parts: list[tuple[_Cost, Codes]]) -> None:
         cost.signs &= bool((abs(q) == 1).all())
 
 
-def _coding(coding: Coding, signs: bool, same: str) -> str:
-    match coding:
+def _coding(entry: Entry, signs: bool, same: str) -> str:
+    if entry.recipe:
+        return entry.recipe.rule.name.lower()
+    match entry.coding:
         case Coding.SAME:
             return f"same as {same}"
         case Coding.GRID if signs:
@@ -99,4 +104,4 @@ def _coding(coding: Coding, signs: bool, same: str) -> str:
         case Coding.ROWS:
             return "grid per row"
         case _:
-            return coding.name.lower()
+            return entry.coding.name.lower()

@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.deploy.gsr.file import File, Kind, alone
-from gossamer.deploy.gsr.header import CODED, Entry
+from gossamer.deploy.gsr.header import Entry
 from gossamer.deploy.gsr.network import Network
 from gossamer.deploy.gsr.stream import damaged
-from gossamer.deploy.gsr.values import Codes, Coding, Width, floats_from
+from gossamer.deploy.gsr.values import Codes, Coding, Recipe, Width, floats_from
 from gossamer.errors import BadInput, CorruptFile, unknown
+from gossamer.network.made import Made
 
 MOST_MISMATCHES = 5
 
@@ -51,11 +52,7 @@ def read_tensor(path: Path | str, name: str) -> Tensor:
         names = file.header.names[: file.header.named]
         if name not in names:
             raise unknown("tensor", name, names)
-        number = names.index(name)
-        entry = file.header.entries[number]
-        if entry.coding == Coding.SAME:
-            number, entry = entry.same, file.header.entries[entry.same]
-        return _Tensors(file).one(number, _decoded(file, number) if entry.coding in CODED else None)
+        return _Tensors(file, lambda number: _decoded(file, number)).one(names.index(name))
 
 
 @contextmanager
@@ -95,15 +92,8 @@ def read_tensors(file: File) -> dict[str, Tensor]:
         for piece, found in zip(file.pieces[number], decoded[number]):
             parts.setdefault(piece.tensor, []).append(found)
     del decoded
-    reading = _Tensors(file)
-    result: list[Tensor] = []
-    for number, entry in enumerate(file.header.entries):
-        q = parts.pop(number, None)
-        if entry.coding == Coding.SAME:
-            result.append(result[entry.same])
-        else:
-            result.append(reading.one(number, None if q is None else q[0] if len(q) == 1 else np.concatenate(q)))
-    return dict(zip(file.header.names, result))
+    reading = _Tensors(file, lambda number: _joined(parts.pop(number)))
+    return {name: reading.one(number) for number, name in enumerate(file.header.names[: file.header.shown])}
 
 
 def network(file: File, tensors: dict[str, Tensor], dtype: torch.dtype | None) -> Network:
@@ -114,15 +104,17 @@ def network(file: File, tensors: dict[str, Tensor], dtype: torch.dtype | None) -
     converted: dict[int, Tensor] = {}
     if dtype is not None:
         converted = {id(t): t.to(dtype) for t in tensors.values() if t.is_floating_point()}
-    parameters = [name not in header.buffers and number < header.named for number, name in enumerate(header.names)]
-    return Network(header.graph, header.names, [converted.get(id(t), t) for t in tensors.values()], parameters)
+    names = header.names[: header.shown]
+    parameters = [name not in header.buffers and number < header.named for number, name in enumerate(names)]
+    return Network(header.graph, names, [converted.get(id(t), t) for t in tensors.values()], parameters)
 
 
 class _Tensors:
-    """Makes tensors of an opened file out of their floats and integers."""
+    """Makes tensors of an opened file out of their floats and integers. codes: the integers of a coded tensor."""
 
-    def __init__(self, file: File) -> None:
-        self.file = file
+    def __init__(self, file: File, codes: Callable[[int], Codes]) -> None:
+        self.file, self.codes = file, codes
+        self.known: dict[int, Tensor] = {}
         self.entries = file.header.entries
         raws = iter(section for section in file.sections if section.kind == Kind.RAW)
         self.raw = {number: next(raws) for number, entry in enumerate(self.entries) if alone(entry)}
@@ -133,8 +125,16 @@ class _Tensors:
             at += 0 if alone(entry) else entry.float_bytes
         self.values = file.payload(file.sections[0]) if at else memoryview(b"")
 
-    def one(self, number: int, q: Codes | None) -> Tensor:
-        entry = self.entries[number]
+    def one(self, number: int) -> Tensor:
+        """A tensor; equal ones share their memory."""
+        if number not in self.known:
+            entry = self.entries[number]
+            self.known[number] = self.one(entry.same) if entry.coding == Coding.SAME else self._new(number, entry)
+        return self.known[number]
+
+    def _new(self, number: int, entry: Entry) -> Tensor:
+        if entry.recipe:
+            return self._made(number, entry, entry.recipe)
         if entry.coding == Coding.ZEROS:
             return torch.zeros(entry.shape, dtype=entry.dtype)
         if entry.coding == Coding.RAW:
@@ -142,9 +142,18 @@ class _Tensors:
         floats = floats_from(self._floats(number, entry), entry.width)
         if entry.coding == Coding.CONSTANT:
             return torch.from_numpy(floats.repeat(entry.elements)).to(entry.dtype).reshape(entry.shape)
-        if q is None:
-            raise damaged("header", f"tensor {number} has no integers")
-        return self._from_codes(entry, floats, q)
+        return self._from_codes(entry, floats, self.codes(number))
+
+    @np.errstate(all="ignore")
+    def _made(self, number: int, entry: Entry, recipe: Recipe) -> Tensor:
+        numbers, indices, keep = (
+            None if part is None else self.one(part) for part in (recipe.numbers, recipe.indices, recipe.keep)
+        )
+        assert numbers is not None
+        if indices is not None and not 0 <= int(indices.min()) <= int(indices.max()) < numbers.shape[1]:
+            raise damaged("header", f"the codebooks of tensor {number} are too short for its indices")
+        shape, seed = entry.shape, recipe.seed
+        return Made(rule=recipe.rule, shape=shape, numbers=numbers, indices=indices, seed=seed, keep=keep).weight()
 
     def _floats(self, number: int, entry: Entry) -> memoryview:
         start = self.starts[number]
@@ -189,7 +198,11 @@ def _decoded(file: File, tensor: int) -> Codes:
     for number, group in enumerate(file.pieces):
         if any(piece.tensor == tensor for piece in group):
             found += [q for piece, q in zip(group, file.codes(number)) if piece.tensor == tensor]
-    return found[0] if len(found) == 1 else np.concatenate(found)
+    return _joined(found)
+
+
+def _joined(parts: list[Codes]) -> Codes:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _put(stored: dict[str, Tensor], model: nn.Module, path: Path) -> nn.Module:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gossamer.deploy.gsr.grid import LARGEST, Floats, grid, same_bits
+from gossamer.network.made import Rule
 
 MOST_CODES = 1 << 12  # entries of a codebook
 
@@ -26,6 +27,7 @@ class Coding(IntEnum):
     ROWS = 5  # a step for every row
     CODEBOOK = 6
     TRELLIS = 7
+    MADE = 8  # of other tensors, by a rule
 
 
 class Width(IntEnum):
@@ -42,6 +44,21 @@ UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 Codes = NDArray[np.signedinteger[Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """MADE: the rule, and the numbers of the tensors that it takes; they follow all others (`network.made`)."""
+
+    rule: Rule
+    seed: int = 0
+    numbers: int
+    indices: int | None = None
+    keep: int | None = None
+
+    @property
+    def parts(self) -> list[int]:
+        return [part for part in (self.numbers, self.indices, self.keep) if part is not None]
+
+
 @dataclass(kw_only=True)
 class Stored:
     """One tensor as it will be written. floats: bytes for the values; q: (rows, columns) for the coder, or None."""
@@ -56,6 +73,7 @@ class Stored:
     lag: int = 0
     zero: int = 0  # CODEBOOK: the entry with number 0
     same: int = 0  # SAME: which tensor
+    recipe: Recipe | None = None  # MADE: of what
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """`gossamer.save`: a network as one `.gsr` file."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from gossamer.deploy.gsr.fold import fold_batch_norm
 from gossamer.deploy.gsr.graph import DTYPES, Graph
 from gossamer.deploy.gsr.header import Header, constant_names, entry_of
 from gossamer.deploy.gsr.read import opened_bytes
-from gossamer.deploy.gsr.values import Coding, Stored, as_stored, raw_bytes
+from gossamer.deploy.gsr.values import Coding, Recipe, Stored, as_stored, raw_bytes
 from gossamer.errors import BadInput, ExportMismatch, unknown
 from gossamer.network import bake, constraints
+from gossamer.network.made import Made
 
 MEASURED = 1 << 14  # up to so many integers a coding's length is measured, not estimated
 MOST_LAG = 64
@@ -38,7 +39,8 @@ def save(
     """Write a network as one small file; gives the path. The network is not touched.
 
     Every tensor of its state_dict comes back bit by bit: what it is (few different values, a grid, signs, zeros) is
-    read off its values, and the shortest coding is taken.
+    read off its values, and the shortest coding is taken. Weights that are still held by what makes them of fewer
+    numbers (`share.hashed`, `share.product`, `share.residual`) are stored as those numbers.
     example_inputs: with them, the file also holds the graph of eval mode, and `load(path)` gives a network without the
     class; without them only `load(path, into=model)` can read it.
     fold: store two vectors for a BatchNorm instead of four (`fold_batch_norm`): its outputs change in their last bits,
@@ -53,6 +55,7 @@ def save(
         raise unknown("effort", effort, MODES)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
+    made = {name: how for name, stack in constraints(model).items() if (how := stack[-1].made())}
     if constraints(model):
         model = bake(model)
     if fold:
@@ -65,9 +68,10 @@ def save(
     if example_inputs is not None:
         graph, constants = capture(model, example_inputs, names, dynamic_batch=dynamic_batch)
     buffers = set(names) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    stored = describe([*state.values(), *constants], effort)
+    known = {number: made[name] for number, name in enumerate(names) if name in made}
+    stored = describe([*state.values(), *constants], effort, known)
     header = Header(
-        names=[*names, *constant_names(len(names), len(constants))],
+        names=[*names, *constant_names(len(names), len(stored) - len(names))],
         named=len(names),
         buffers=buffers,
         entries=[entry_of(s) for s in stored],
@@ -80,19 +84,47 @@ def save(
     return path
 
 
-def describe(tensors: list[Tensor], effort: str) -> list[Stored]:
-    """The shortest exact coding of every tensor; tensors that are equal bit by bit are stored once."""
+def describe(tensors: Sequence[Tensor], effort: str, made: Mapping[int, Made] | None = None) -> list[Stored]:
+    """The shortest exact coding of every tensor; tensors that are equal bit by bit are stored once.
+
+    made: what tensors may be made of, by their numbers. Their parts follow all others.
+    """
     known: dict[Any, int] = {}
-    result: list[Stored] = []
-    for tensor in tensors:
+    waiting, result = list(tensors), list[Stored]()
+    for number, tensor in enumerate(waiting):  # grows on the way
         key = (tensor.dtype, tensor.shape, hashlib.blake2b(raw_bytes(tensor).data, digest_size=16).digest())
         if key in known:
             same = known[key]
             result.append(Stored(coding=Coding.SAME, dtype=tensor.dtype, shape=tuple(tensor.shape), same=same))
             continue
-        known[key] = len(result)
-        result.append(_shortest(as_stored(tensor, trellis=effort != "fast"), MODES[effort][0]))
+        known[key] = number
+        plain = _of_values(tensor, effort)
+        how = (made or {}).get(number)
+        if how is not None and _pays(how, tensor, plain, effort):
+            plain = Stored(coding=Coding.MADE, dtype=tensor.dtype, shape=how.shape, recipe=_recipe(how, len(waiting)))
+            waiting += [part for part in how.parts if part is not None]
+        result.append(plain)
     return result
+
+
+def _recipe(how: Made, first: int) -> Recipe:
+    """The recipe of a tensor whose parts are those from number `first` on."""
+    indices = None if how.indices is None else first + 1
+    keep = None if how.keep is None else first + 1 + (indices is not None)
+    return Recipe(rule=how.rule, seed=how.seed, numbers=first, indices=indices, keep=keep)
+
+
+def _pays(how: Made, tensor: Tensor, plain: Stored, effort: str) -> bool:
+    """Whether a rule gives back every bit, in fewer bytes."""
+    if not np.array_equal(raw_bytes(how.weight()), raw_bytes(tensor)):
+        return False
+    mode = MODES[effort][0]
+    parts = [_of_values(part, effort) for part in how.parts if part is not None]
+    return sum(_length(part, mode) for part in parts) < _length(plain, mode)
+
+
+def _of_values(tensor: Tensor, effort: str) -> Stored:
+    return _shortest(as_stored(tensor, trellis=effort != "fast"), MODES[effort][0])
 
 
 def _shortest(candidates: list[Stored], mode: str) -> Stored:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from gossamer.methods.share.clusters import nearest
 from gossamer.network import Codebook, Constraint
 from gossamer.network.constrain import take, users_of
+from gossamer.network.made import Made, Rule, weight_of
 
 
 class Decoded(Constraint):
@@ -28,15 +29,8 @@ class Decoded(Constraint):
         value = self.decode().view(weight.shape)
         return value if self.keep is None else value.where(self.keep, 0.0)
 
-
-def rows_of(weight: Tensor) -> Tensor:
-    """(rows, input channels): a linear weight as it is, a convolution's (O, I, kh, kw) as (O kh kw, I)."""
-    return weight.movedim(1, -1).flatten(0, -2)
-
-
-def weight_of(rows: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of `rows_of`."""
-    return rows.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1).reshape(shape)
+    def made(self) -> Made:
+        raise NotImplementedError(type(self).__name__)
 
 
 def blocks_of(rows_RI: Tensor, width: int) -> Tensor:
@@ -73,6 +67,10 @@ class Product(Decoded):
         sets, _, width = self.codebook.shape
         blocks = take(self.codebook.flatten(0, 1), self.places(), self.users).view(sets, -1, width)
         return weight_of(blocks.movedim(0, 1).flatten(1)[:, : self.shape[1]], self.shape)
+
+    def made(self) -> Made:
+        numbers, shape = self.codebook.detach(), tuple(self.shape)
+        return Made(rule=Rule.PRODUCT, shape=shape, numbers=numbers, indices=self.indices, keep=self.keep)
 
 
 def shared_values(weight: Tensor, centers: Tensor, *, mean: bool = True) -> Codebook:

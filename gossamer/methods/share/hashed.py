@@ -3,7 +3,7 @@
 What it does: every weight of a layer is one of K values, or its negative; a hash of its place decides which. The values
 start at the least-squares fit to the network that is given (the mean of a bucket's signed weights), or, fresh=True, at
 random for training from scratch. Training that follows moves the values. Weights that are zero stay zero.
-Cost: nothing to compute; K numbers per layer in a file that knows the hash.
+Cost: nothing to compute; K numbers and a seed for each layer in the compact file.
 When it fails: a trained network is destroyed by random sharing and must be trained as if from scratch; one that is
 already small loses. It saves bytes, never time.
 Equation: w_ij = v[h(i, j)] xi(i, j), xi = +-1; dL/dv_k = sum over its places of dL/dw xi.
@@ -14,7 +14,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,26 +21,11 @@ from gossamer.methods.base import Method
 from gossamer.methods.share.decoded import Decoded
 from gossamer.network import constrain, held_value, weights_of
 from gossamer.network.constrain import take
+from gossamer.network.made import Made, Rule, hashed_places
 from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
-
-
-def buckets_and_signs(shape: torch.Size, k: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The bucket in [0, k), int32, and the sign, float32, of every place of a weight; the same on every machine."""
-    count = int(np.prod(shape))
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is the point
-        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    # The upper half chooses the bucket, by multiplication instead of a remainder; the lowest bit the sign.
-    buckets = ((z >> np.uint64(32)) * np.uint64(k)) >> np.uint64(32)
-    signs = 1.0 - 2.0 * (z & np.uint64(1)).astype(np.float32)
-    return torch.from_numpy(buckets.astype(np.int32)).view(shape), torch.from_numpy(signs.astype(np.float32)).view(
-        shape
-    )
 
 
 def layer_seed(seed: int, name: str) -> int:
@@ -63,17 +47,21 @@ class Hashed(Decoded):
         super().__init__(weight)
         self.seed = seed
         self.values = nn.Parameter(values.detach().clone())
-        buckets, signs = buckets_and_signs(weight.shape, len(values), seed)
+        buckets, signs = hashed_places(weight.shape, len(values), seed)
         self.register_buffer("buckets", buckets.to(weight.device), persistent=False)
         self.register_buffer("signs", signs.to(weight.device, weight.dtype), persistent=False)
 
     def decode(self) -> Tensor:
         return take(self.values, self.buckets.flatten(), None).view(self.signs.shape) * self.signs
 
+    def made(self) -> Made:
+        shape = tuple(self.signs.shape)
+        return Made(rule=Rule.HASHED, shape=shape, numbers=self.values.detach(), seed=self.seed, keep=self.keep)
+
 
 def bucket_means(weight: Tensor, k: int, seed: int) -> Tensor:
     """The K values nearest to the weight in least squares: means of the signed members; 0 for an empty bucket."""
-    buckets, signs = (x.to(weight.device).flatten() for x in buckets_and_signs(weight.shape, k, seed))
+    buckets, signs = (x.to(weight.device).flatten() for x in hashed_places(weight.shape, k, seed))
     alive = (weight.detach() != 0).flatten()
     members, signed = buckets[alive].long(), (weight.detach().flatten() * signs)[alive].double()
     sums = torch.zeros(k, dtype=torch.float64, device=weight.device).index_add_(0, members, signed)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from gossamer.methods.base import Method
 from gossamer.methods.share.clusters import cluster_vectors
-from gossamer.methods.share.decoded import Product, blocks_of, rows_of
+from gossamer.methods.share.decoded import Product, blocks_of
 from gossamer.network import constrain, held_value, weights_of
+from gossamer.network.made import rows_of
 from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from gossamer.methods.base import Method
 from gossamer.methods.share.clusters import cluster_vectors
-from gossamer.methods.share.decoded import Decoded, rows_of, weight_of
+from gossamer.methods.share.decoded import Decoded
 from gossamer.network import constrain, held_value, weights_of
 from gossamer.network.constrain import take, users_of
+from gossamer.network.made import Made, Rule, rows_of, sum_in_order, weight_of
 from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
@@ -50,7 +51,11 @@ class Residual(Decoded):
 
     def decode(self) -> Tensor:
         rows = torch.stack([take(c, i, n) for c, i, n in zip(self.codebook, self.indices, self.users)])
-        return weight_of(rows.sum(0), self.shape)
+        return weight_of(sum_in_order(rows), self.shape)
+
+    def made(self) -> Made:
+        numbers, shape = self.codebook.detach(), tuple(self.shape)
+        return Made(rule=Rule.RESIDUAL, shape=shape, numbers=numbers, indices=self.indices, keep=self.keep)
 
 
 def residual_code(weight: Tensor, entries: int, stages: int, generator: torch.Generator) -> Residual:
