@@ -68,8 +68,8 @@ def check_order(steps: tuple[Method, ...]) -> None:
             continue
         if last is not None and last.stage is not None and step.stage < last.stage:
             raise BadInput(
-                f"{step.name()} cannot come after {last.name()}: it would change the shapes that {last.name()} worked "
-                f"on; put {step.name()} first"
+                f"{step.name()} cannot come after {last.name()}: it would undo what {last.name()} does to shapes or "
+                f"values; put {step.name()} first"
             )
         last = step
 
