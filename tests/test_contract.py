@@ -25,6 +25,7 @@ from gossamer.run import Run
 EXAMPLES: dict[str, dict[str, Any]] = {
     "distill.attention": {"epochs": 1, "lr": 0.01},
     "distill.crd": {"epochs": 1, "lr": 0.01},
+    "distill.deeper": {"names": ("body.0",)},
     "distill.dist": {"epochs": 1, "lr": 0.01},
     "distill.dkd": {"epochs": 1, "lr": 0.01},
     "distill.fsp": {"epochs": 1, "hint_epochs": 1, "lr": 0.01},
@@ -33,6 +34,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "distill.logits": {"epochs": 1, "lr": 0.01},
     "distill.recover": {"epochs": 1, "lr": 0.01},
     "distill.rkd": {"epochs": 1, "lr": 0.01, "layers": {"head": "head"}},
+    "distill.wider": {"factor": 1.5},
     "factorize.channel": {"macs": 0.5},
     "factorize.cp": {"ranks": {"body.0.conv1": 6}, "sweeps": 20},
     "factorize.spatial": {"energy": 0.7},
@@ -79,9 +81,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 NOTHING_MATCHES: dict[str, dict[str, Any]] = {
     "distill.attention": {"layers": {"no.such.layer": "body.0"}},
     "distill.crd": {"layers": {"no.such.layer": "body.0"}},
+    "distill.deeper": {"names": ("no.such.layer",)},
     "distill.fsp": {"layers": {"stem": "stem", "no.such.layer": "body.0"}},
     "distill.hints": {"layers": {"no.such.layer": "body.0"}},
     "distill.rkd": {"layers": {"no.such.layer": "body.0"}},
+    "distill.wider": {"widths": {"no.such.layer": 9}},
     "factorize.channel": {"macs": 0.5, "layers": ("no.such.layer",)},
     "factorize.cp": {"ranks": {"no.such.layer": 6}},
     "factorize.spatial": {"energy": 0.7, "ignore": ("no.such.layer",)},

@@ -1,0 +1,62 @@
+"""Give a trained network more channels, at first without changing what it computes (Net2WiderNet).
+
+What it does: copies channels drawn at random, with everything that is coupled to them (through shortcuts,
+concatenations, batch norms), and divides the weights that read them among the copies. The wider network gives the
+outputs of the original and has more to learn: train it on, at about a tenth of the original's learning rate.
+Cost: a trace of the network and a few runs of the example inputs. The network grows: this is how a trained one becomes
+the start of a better one, or of a teacher.
+When it fails: where something normalises over channels (layer norm), where a `forward` has its widths written into it,
+and in grouped convolutions; such groups stay as they are, and the history says why.
+Equation: W1'[j] = W1[g(j)], W2'[:, j] = s_j W2[:, g(j)], where the shares s of a channel's copies add up to 1.
+Source: Chen, Goodfellow & Shlens 2015, arXiv:1511.05641, section 2.2. Shares differ a little between copies, which
+keeps them from getting equal gradients for ever; the paper adds noise, which changes the function.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from torch import nn
+
+from gossamer.errors import BadInput, NoEffect
+from gossamer.methods.base import Method
+from gossamer.network.channels import find_channels
+from gossamer.network.widen import widen
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wider(Method):
+    """Give factor (times the channels of every group that can grow) or widths (channels by group, as `gossamer analyze`
+    lists them)."""
+
+    stage: ClassVar[int | None] = 10
+
+    factor: Annotated[float | None, Range(1, 64, open_=("low",))] = None
+    widths: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.factor is None) == (not self.widths):
+            raise BadInput(f"{self.name()}: give either factor or widths")
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        found = find_channels(model, task.example_inputs)
+        grown = {group.name: round((self.factor or 1.0) * group.size) for group in found.cuttable()}
+        result = widen(found, self.widths or grown, seed=run.seed)
+        why = "; ".join(dict.fromkeys(f"{name}: {reason}" for name, reason in result.left.items()))
+        if self.widths and result.left:
+            raise BadInput(f"{self.name()}: {why}")
+        if all(after == before for before, after in result.widths.values()):
+            raise NoEffect(f"{self.name()}: no group of channels got wider{f': {why}' if why else ''}")
+        for name, (before, after) in result.widths.items():
+            counts = {"before": f"{before} channels", "after": f"{after} channels"}
+            run.history.append(Edit(method=self.name(), kind="resize", target=name, proof=result.proof, **counts))
+        for name, reason in result.left.items():
+            run.history.append(
+                Edit(method=self.name(), kind="resize", target=name, before="channels", after="left alone", note=reason)
+            )
+        return result.model
