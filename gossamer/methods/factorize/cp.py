@@ -3,8 +3,9 @@
 What it does: W as a sum of r outer products of vectors over outputs, inputs and each axis of the kernel. A penalty on
 the norms of the factors keeps large terms from cancelling each other, which would make the chain hard to train and to
 quantize. With `data` the last layer is fitted to the outputs.
-Cost: alternating least squares, 2 r |W| multiply-adds for each mode and sweep: minutes for layers of millions of
-weights and ranks of hundreds. A rule for the ranks (but EVBMF) decomposes at several ranks and interpolates.
+Cost: small layers: damped Gauss-Newton steps on all factors, a second or so. Others: alternating least squares, 2 r |W|
+multiply-adds a sweep: minutes for layers of millions of weights and ranks of hundreds. A rule for the ranks (but EVBMF)
+decomposes at several ranks and interpolates.
 When it fails: high ranks of deep networks; depthwise layers save less time than MACs. Grouped layers are refused.
 Equation: W_ncij ~ sum_r A_nr B_cr P_ir Q_jr, min |W - W'|^2 + mu (|A|^2 + |B|^2 + |P|^2 + |Q|^2).
 Source: Lebedev et al. 2015, arXiv:1412.6553, section 3; bounded norms as in Phan et al. 2020, arXiv:2008.05441.
@@ -42,7 +43,7 @@ def inner_map(factors: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class CP(Factorize):
-    """penalty: mu, in units in which the kernel's energy is 1. sweeps: at most, of alternating least squares."""
+    """penalty: mu, in units in which the kernel's energy is 1. sweeps: at most, or Gauss-Newton steps."""
 
     penalty: Annotated[float, Range(0, 1)] = 1e-4
     sweeps: Annotated[int, Range(1, 100_000)] = 100
