@@ -18,9 +18,9 @@ from gossamer.methods.distill.dkd import Decoupled
 from gossamer.methods.distill.fsp import Flow, relative_fsp_loss
 from gossamer.methods.distill.hints import Hints, relative_hint_loss
 from gossamer.methods.distill.kd import SoftTargets
-from gossamer.methods.distill.logits import Mimic, regression
+from gossamer.methods.distill.logits import Mimic
 from gossamer.methods.distill.rkd import Embedding
-from gossamer.methods.distill.student import LayerStudent, pooled
+from gossamer.methods.distill.student import LayerStudent, pooled, regression
 from gossamer.run import Run
 
 METHODS = (Attention, Contrast, Decoupled, Embedding, Flow, Hints, Mimic, Relations, SoftTargets)

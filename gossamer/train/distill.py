@@ -31,10 +31,9 @@ SoftLoss = Callable[[Tensor, Tensor, Any], Tensor]
 class Distillation:
     """Teach the outputs of `teacher`: alpha * task loss + (1 - alpha) * soft loss.
 
-    The soft loss is `loss`, if given; else `kd_loss` where the outputs are logits (N, classes, ...) for integer targets
-    (N, ...), and `output_loss` otherwise. A teacher that is a module is copied, evaluated and never trained; any other
-    callable is used as it is. Where the network in training gives more than the teacher's one tensor (auxiliary heads),
-    its first counts.
+    The soft loss is `loss`, if given, else `soft_loss`. A teacher that is a module is copied, evaluated and never
+    trained; any other callable is used as it is. Where the network in training gives more than the teacher's one tensor
+    (auxiliary heads), its first counts.
     """
 
     def __init__(
@@ -75,9 +74,7 @@ class Distillation:
                     f"and {type(expected).__name__}; distill.kd takes any outputs"
                 )
             return self.loss(outputs, expected, target)
-        if _are_logits(expected, target):
-            return kd_loss(outputs, expected, self.temperature)
-        return output_loss(outputs, expected)
+        return soft_loss(outputs, expected, target, self.temperature)
 
     def _at(self, inputs: tuple[Any, ...]) -> Model:
         """The teacher, on the device of the inputs."""
@@ -89,7 +86,14 @@ class Distillation:
         return self.teacher
 
 
-def _are_logits(outputs: Any, target: Any) -> bool:
+def soft_loss(outputs: Any, expected: Any, target: Any, temperature: float) -> Tensor:
+    """`kd_loss` where the teacher's outputs are logits (N, classes, ...) for integer targets (N, ...), `output_loss`
+    otherwise."""
+    return kd_loss(outputs, expected, temperature) if are_logits(expected, target) else output_loss(outputs, expected)
+
+
+def are_logits(outputs: Any, target: Any) -> bool:
+    """Whether there is one class for each prediction."""
     return (
         isinstance(outputs, Tensor)
         and isinstance(target, Tensor)

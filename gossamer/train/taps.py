@@ -5,19 +5,19 @@ shape. Both last as long as a `with tapped(...)`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from gossamer.errors import BadInput, unknown
 from gossamer.network.moments import evaluating
 from gossamer.train.batches import own_randomness, seed_everything
 from gossamer.train.distill import Distillation
+from gossamer.train.lend import lent
 
 # A layer of the student and the layer of the teacher that it learns from.
 Pair = tuple[str, str]
@@ -195,11 +195,11 @@ def tapped(
     """
     if not isinstance(distillation.teacher, nn.Module):
         raise BadInput("distillation: a teacher without modules has no layers to learn from; give it as a module")
-    ours = Taps(student, [s for s, _ in pairs], "student")
-    cleared = [ours.remove]
-    try:
+    with ExitStack() as cleared:
+        ours = Taps(student, [s for s, _ in pairs], "student")
+        cleared.callback(ours.remove)
         theirs = Taps(distillation.teacher, [t for _, t in pairs], "teacher")
-        cleared.append(theirs.remove)
+        cleared.callback(theirs.remove)
         _look(student, inputs)
         _look(distillation.teacher, inputs)
         shapes = [(s.shape, t.shape) for s, t in zip(ours(), theirs())]
@@ -209,42 +209,8 @@ def tapped(
                 adapt(s, t, f"layers {a!r} of the student and {b!r} of the teacher")
                 for (s, t), (a, b) in zip(shapes, pairs)
             ]
-        cleared.append(_lend(student, adapters))
+        cleared.enter_context(lent(student, adapters))
         yield Lesson((ours, theirs), adapters, distillation, loss, weight, alone)
-    finally:
-        for clear in reversed(cleared):
-            clear()
-
-
-def _lend(student: nn.Module, adapters: Sequence[nn.Module]) -> Callable[[], None]:
-    """Make the adapters' weights parameters of the student; gives what takes them back.
-
-    The parameters, not the modules: a module whose forward goes through its children would run them.
-    """
-    home = next(student.parameters(), torch.zeros(0))
-    lent = {}
-    for i, adapter in enumerate(adapters):
-        adapter.to(device=home.device, dtype=home.dtype)
-        for name, parameter in adapter.named_parameters():
-            lent[f"_adapter_{i}_{name.replace('.', '_')}"] = parameter
-    for name, parameter in lent.items():
-        student.register_parameter(name, parameter)
-
-    def reach(module: nn.Module, inputs: Any, output: Any) -> Any:
-        # Several processes average the gradients of the parameters that they find behind the outputs.
-        if not lent or not torch.distributed.is_available() or not torch.distributed.is_initialized():
-            return None
-        nothing = torch.stack([p.sum() for p in lent.values()]).sum() * 0.0
-        return tree_map_only(Tensor, lambda x: x + nothing if x.is_floating_point() else x, output)
-
-    hook = student.register_forward_hook(reach)
-
-    def take_back() -> None:
-        hook.remove()
-        for name in lent:
-            delattr(student, name)
-
-    return take_back
 
 
 @torch.no_grad()

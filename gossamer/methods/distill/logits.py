@@ -13,10 +13,9 @@ import copy
 from dataclasses import dataclass
 from typing import Annotated
 
-from torch import Tensor, nn
+from torch import nn
 
-from gossamer.losses import logit_loss
-from gossamer.methods.distill.student import Student
+from gossamer.methods.distill.student import Student, regression
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
@@ -33,8 +32,3 @@ class Mimic(Student):
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         term = Distillation(self.teacher(run), alpha=self.alpha, loss=regression)
         return self.learn([term], copy.deepcopy(model), task, run).model
-
-
-def regression(student: Tensor, teacher: Tensor, target: object) -> Tensor:
-    """`logit_loss`."""
-    return logit_loss(student, teacher)

@@ -1,18 +1,23 @@
-"""What the methods that teach a student share: whom it learns from, and which layers are compared."""
+"""What the methods that teach a student share: whom it learns from, on what data, and which layers are compared."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, unknown
+from gossamer.losses import logit_loss
 from gossamer.methods.retrain import Retrain
+from gossamer.network.constrain import refuse_constrained
 from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import Distillation, Fitted, Training
+from gossamer.train.batches import own_randomness, seed_everything
 from gossamer.train.distill import Teach
 from gossamer.train.taps import Adapt, FeatureLoss, Pair, stages, tapped
 
@@ -47,6 +52,43 @@ class Student(Retrain):
             )
         )
         return fitted
+
+
+def regression(student: Tensor, teacher: Tensor, target: object) -> Tensor:
+    """`logit_loss`, for `Distillation`."""
+    return logit_loss(student, teacher)
+
+
+def fresh(model: nn.Module, seed: int, *, method: str) -> nn.Module:
+    """A copy whose weights are drawn anew, by the `reset_parameters` of its modules."""
+    refuse_constrained(model, method)
+    found, undrawn = copy.deepcopy(model), dict(model.named_parameters())
+    with own_randomness():
+        seed_everything(seed)
+        for name, module in found.named_modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+                for key, _ in module.named_parameters(prefix=name):
+                    undrawn.pop(key, None)
+    if undrawn:
+        raise BadInput(
+            f"{method}: {next(iter(undrawn))} cannot be drawn anew; give its module a method `reset_parameters`"
+        )
+    return found
+
+
+class Samples:
+    """Inputs (N, ...) and their targets in memory, as batches in another order each time; fit seeds the order."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int) -> None:
+        self.inputs, self.targets, self.batch_size = inputs, targets, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.inputs) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.inputs))
+        return ((self.inputs[part], self.targets[part]) for part in torch.split(order, self.batch_size))
 
 
 @dataclass(frozen=True, kw_only=True)
