@@ -1,6 +1,7 @@
 """What every method keeps. Methods are found by themselves; each needs one example below."""
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from gossamer.errors import BadInput
 from gossamer.methods import catalogue
 from gossamer.methods.base import Method
 from gossamer.network import Codebook, Constraint, Grid, Mask, bake, constraints, held_value, layer_costs
+from gossamer.network.held import held_spec, hold_again
 from gossamer.ranges import Range
 from gossamer.recipe import Recipe, parse
 from gossamer.run import Run
@@ -37,6 +39,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "distill.wider": {"factor": 1.5},
     "factorize.channel": {"macs": 0.5},
     "factorize.cp": {"ranks": {"body.0.conv1": 6}, "sweeps": 20},
+    "factorize.separable": {"ranks": {"body.*": 2}, "norm": True},
     "factorize.spatial": {"energy": 0.7},
     "factorize.svd": {"ranks": {"head": 1}, "data": "inputs"},
     "factorize.tensor_train": {"params": 0.6},
@@ -88,6 +91,7 @@ NOTHING_MATCHES: dict[str, dict[str, Any]] = {
     "distill.wider": {"widths": {"no.such.layer": 9}},
     "factorize.channel": {"macs": 0.5, "layers": ("no.such.layer",)},
     "factorize.cp": {"ranks": {"no.such.layer": 6}},
+    "factorize.separable": {"ranks": {"no.such.layer": 2}},
     "factorize.spatial": {"energy": 0.7, "ignore": ("no.such.layer",)},
     "factorize.svd": {"ranks": {"no.such.layer": 1}},
     "factorize.tensor_train": {"params": 0.6, "ignore": ("no.such.layer",)},
@@ -242,6 +246,17 @@ def test_the_result_is_an_ordinary_module(name: str, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     [got] = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     torch.testing.assert_close(torch.from_numpy(got), model(images).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_what_holds_the_weights_comes_back_from_the_journal(name: str) -> None:
+    after, _ = apply(name, subject(name))
+    spec = json.loads(json.dumps(held_spec(after)))
+    again = hold_again(bake(after), spec, {key: tensor.clone() for key, tensor in after.state_dict().items()})
+    assert list(constraints(again)) == list(constraints(after))
+    for weight in constraints(after):
+        assert torch.equal(held_value(again, weight), held_value(after, weight))
+    assert list(again.state_dict()) == list(after.state_dict())
 
 
 def structure(model: nn.Module) -> list[tuple[str, str, tuple[int, ...]]]:

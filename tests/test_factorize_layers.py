@@ -1,5 +1,6 @@
 """Factorizations of single layers: identities, errors, costs."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +20,7 @@ from gossamer.methods.factorize.chain import (
 from gossamer.methods.factorize.channel import Channel
 from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.factorize.matrices import balance, channel_gram, corrected, principal, refit, split
+from gossamer.methods.factorize.separable import Separable, cosines, filters, learned
 from gossamer.methods.factorize.spatial import Spatial
 from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.factorize.tensor_train import TensorTrain, train, windows
@@ -73,6 +75,9 @@ SCHEMES: list[tuple[Factorize, tuple[str, ...]]] = [
     (Spatial(), ALL_CONVOLUTIONS),
     (Tucker(), ("plain", "odd", "groups", "same", "1d", "3d")),
     (TensorTrain(), ("plain", "odd", "groups", "depthwise", "same", "1d", "3d")),
+    (Separable(), ALL_CONVOLUTIONS),
+    (Separable(basis="shared"), ("plain", "odd", "groups", "3d")),
+    (Separable(basis="dct"), ("plain", "odd", "groups", "3d")),
 ]
 CASES = [pytest.param(s, k, id=f"{s.name()}-{n}-{k}") for n, (s, kinds) in enumerate(SCHEMES) for k in kinds]
 each = pytest.mark.parametrize(("scheme", "kind"), CASES)
@@ -311,3 +316,42 @@ def test_a_trains_error_is_at_most_what_its_unfoldings_lose() -> None:
         error = float((last @ windows(inner) - weight.flatten(2)).square().sum() / weight.square().sum())
         assert 0 < error <= sum(float(tail[r]) for tail, r in zip(lost, rank)) + 1e-12
         assert error >= max(float(tail[r]) for tail, r in zip(lost, rank)) - 1e-12
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_cosines_are_orthonormal_and_the_first_is_flat(size: int) -> None:
+    basis = cosines(size)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(size, dtype=D), rtol=0, atol=1e-12)
+    torch.testing.assert_close(basis[:, 0], torch.full((size,), size**-0.5, dtype=D))
+    assert basis[0, 1] == pytest.approx((2 / size) ** 0.5 * math.cos(math.pi / (2 * size)))
+
+
+def test_cosines_that_are_dropped_are_what_is_lost() -> None:
+    """Parseval: the error is the energy of the dropped coefficients."""
+    weight = grouped(layer("plain"))
+    basis = torch.kron(cosines(3), cosines(3))
+    energies = (weight.flatten(3) @ basis).square().sum((0, 1, 2)).sort(descending=True).values
+    [lost] = Separable(basis="dct").spectrum(weight, None, "lost").lost
+    wanted = [float(energies[r:].sum() / energies.sum()) for r in range(10)]
+    torch.testing.assert_close(lost, torch.tensor(wanted, dtype=D))
+
+
+def test_a_planted_bank_of_separable_filters_is_found() -> None:
+    """Filters mixed from three separable ones: three that are learned and shared hold all of them; cosines do not."""
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(1, 5, 3, generator=generator, dtype=D) for _ in range(2))
+    bank = (torch.randn(40, 3, generator=generator, dtype=D) @ filters([u, v])[0]).view(1, 40, 5, 5)
+    found = filters(learned(bank, 3))
+    rest = bank.flatten(2) - bank.flatten(2) @ torch.linalg.pinv(found) @ found
+    assert float(rest.norm() / bank.norm()) < 1e-3
+    weight = bank.view(1, 8, 5, 5, 5)
+    lost = {basis: Separable(basis=basis).spectrum(weight, None, "lost").lost[0] for basis in ("own", "shared", "dct")}
+    assert lost["shared"][3] < 1e-5 < 0.05 < lost["dct"][3]
+    assert (lost["own"] <= lost["shared"] + 1e-4).all()
+
+
+def test_one_separable_filter_for_each_channel_is_its_first_singular_pair() -> None:
+    weight = torch.randn(1, 1, 6, 5, 5, generator=torch.Generator().manual_seed(1), dtype=D)
+    [lost] = Separable().spectrum(weight, None, "lost").lost
+    squares = torch.linalg.svdvals(weight[0, 0]).square()
+    assert float(lost[1]) == pytest.approx(1 - float(squares[:, 0].sum() / squares.sum()), abs=1e-6)

@@ -1,5 +1,6 @@
 """Factorization of whole networks: which layers, what the history says, what is refused."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -181,3 +182,36 @@ def test_a_held_network_is_refused() -> None:
 def test_what_is_frozen_stays_frozen() -> None:
     model = tiny().requires_grad_(False)
     assert not any(p.requires_grad for p in Channel(macs=0.5)(model, task(), Run()).parameters())
+
+
+@pytest.mark.parametrize("data", ["none", "accumulated"])
+@torch.no_grad()
+def test_norms_between_the_factors_change_nothing_at_first(data: Any) -> None:
+    """In eval mode, and in train mode on all of the data as one batch; and their scales are those of the features."""
+    batch = (task().example_inputs[0], None)
+    one = replace(task(), calibration=[batch])
+    plain, normed = (Spatial(energy=0.7, data=data, norm=norm)(tiny(), one, Run()) for norm in (False, True))
+    norms = [m for name, m in normed.named_modules() if isinstance(m, nn.BatchNorm2d) and name.endswith(".1")]
+    assert norms
+    torch.testing.assert_close(normed(*batch[:1]), plain(*batch[:1]), rtol=1e-4, atol=1e-5)
+    for norm in norms:
+        norm.train()
+        torch.testing.assert_close(norm.weight.square(), norm.running_var + norm.eps)
+    torch.testing.assert_close(normed(*batch[:1]), plain(*batch[:1]), rtol=1e-3, atol=1e-3)
+
+
+def test_a_chain_with_norms_trains_from_fresh_weights() -> None:
+    model = Spatial(energy=0.7, norm=True)(tiny(), task(), Run())
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            module.reset_parameters()
+    optimizer, losses = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), list[float]()
+    for _ in range(15):
+        [batch, *_] = task().train
+        loss = task().loss(model.train(), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]

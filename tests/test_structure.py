@@ -19,6 +19,7 @@ LEVELS = [
     {"search"},
     {"deliver"},
     {"job"},
+    {"distillation"},
     {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
@@ -80,6 +81,7 @@ def test_methods_never_import_one_another() -> None:
         "gossamer.methods.factorize.common",
         "gossamer.methods.factorize.cpd",
         "gossamer.methods.factorize.matrices",
+        "gossamer.methods.factorize.norms",
         "gossamer.methods.factorize.ranks",
         "gossamer.methods.retrain",
         "gossamer.methods.distill.student",

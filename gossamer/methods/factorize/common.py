@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -23,6 +23,7 @@ from gossamer.methods.factorize.chain import (
     make_chain,
 )
 from gossamer.methods.factorize.matrices import corrected, energy_of, principal
+from gossamer.methods.factorize.norms import settle, with_norms
 from gossamer.methods.factorize.ranks import Options, by_budget, by_energy, evbmf_rank, rank_grid, tails
 from gossamer.network import swap, weights_of
 from gossamer.network.constrain import refuse_constrained
@@ -63,6 +64,7 @@ class Factorize(Method):
     params: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     ranks: Mapping[str, int | tuple[int, ...]] | None = None
     data: Literal["none", "inputs", "accumulated"] = "none"
+    norm: bool = False
     batches: Annotated[int, Range(1, 1_000_000)] = 16
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
@@ -74,6 +76,9 @@ class Factorize(Method):
             raise BadInput(f"{self.name()}: {' and '.join(rules)} are both given; one of them chooses the ranks")
         if self.data not in ("none", "inputs", "accumulated"):
             raise BadInput(f"{self.name()}: data = {self.data!r} must be 'none', 'inputs' or 'accumulated'")
+
+    def roughly(self) -> "Factorize":
+        return replace(self, data="none")
 
     def refusal(self, layer: nn.Module) -> str:
         """Why this scheme is not for such a layer; "" where it is."""
@@ -265,7 +270,7 @@ def _factored(
     method: Factorize, model: nn.Module, chosen: Mapping[str, Rank], calls: Mapping[str, Calls], task: Task, run: Run
 ) -> nn.Module:
     """The swap itself, in the order of the run."""
-    changed, chains = model, dict[str, nn.Module]()
+    changed, chains = model, dict[str, nn.Sequential]()
     for name in run.progress.bar(chosen, label=method.name()):
         layer: Any = model.get_submodule(name)
         weight, gram = grouped(layer), None
@@ -278,11 +283,14 @@ def _factored(
             weight = corrected(matrix, gram, cross.to(weight.dtype)).reshape(weight.shape)
         factors = method.chain(layer, chosen[name])
         made = make_chain(layer, factors, method.solve(weight, chosen[name], gram))
-        chains[name] = made
+        chains[name] = with_norms(made) if method.norm else made
         if method.data == "accumulated":
-            changed = swap(changed, {name: made})
+            changed = swap(changed, {name: chains[name]})
         _note(method, name, layer, made, factors, chosen[name], calls[name], run)
-    return changed if method.data == "accumulated" else swap(model, chains)
+    changed = changed if method.data == "accumulated" else swap(model, chains)
+    if method.norm:
+        settle(changed, chains, task.calibration, method.batches)
+    return changed
 
 
 def _note(
