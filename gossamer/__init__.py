@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gossamer.deploy import export_onnx, open_runner, quantize_ladder
     from gossamer.deploy.gsr import inspect_file, load, read_tensor, save
     from gossamer.deploy.verify import verify
+    from gossamer.distillation import distill
     from gossamer.errors import BadInput, GossamerError
     from gossamer.goal import Goal
     from gossamer.job import Artifact, compress
@@ -35,6 +36,7 @@ _HOME = {
     "gossamer.data": ("load_task",),
     "gossamer.deploy": ("export_onnx", "open_runner", "quantize_ladder", "verify"),
     "gossamer.deploy.gsr": ("inspect_file", "load", "read_tensor", "save"),
+    "gossamer.distillation": ("distill",),
     "gossamer.errors": ("BadInput", "GossamerError"),
     "gossamer.goal": ("Goal",),
     "gossamer.measure": ("latency",),
@@ -66,6 +68,7 @@ __all__ = [
     "analyze",
     "build",
     "compress",
+    "distill",
     "export_onnx",
     "fit",
     "inspect_file",

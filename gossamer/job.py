@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +27,7 @@ from gossamer.recipe import Recipe
 from gossamer.record import Edit, JobDocument, Record, State, environment, write_text
 from gossamer.report import write_report
 from gossamer.run import Run
-from gossamer.search.journal import Journal, fingerprint
+from gossamer.search.journal import Journal, fingerprint, take_step
 from gossamer.search.plan import Planner, state
 from gossamer.search.price import AIM, Pricer, Quote
 from gossamer.search.shapes import Steps
@@ -289,19 +288,8 @@ class Job:
 
     def _step(self, model: nn.Module, step: Method, name: str) -> nn.Module:
         """The network after a step; its edits go to the history."""
-
-        def work(before: nn.Module) -> tuple[nn.Module, Any]:
-            own = replace(self.run, folder=self.work / name.replace(", ", "-").replace(" ", "-"), history=[])
-            assert own.folder is not None
-            own.folder.mkdir(exist_ok=True)
-            with self._timed(name):
-                after = step(before, self.task, own)
-            shutil.rmtree(own.folder)
-            return after, [asdict(edit) for edit in own.history]
-
-        model, edits = self.journal.remember_model(name, model, work)
-        self.run.history.extend(Edit(**edit) for edit in edits)
-        return model
+        with self._timed(name):
+            return take_step(step, model, name, self.task, self.run, self.journal)
 
     def _deliver(self, model: nn.Module, name: str, *, int8: bool) -> deliver.Delivered:
         with self._timed(f"deploy {name}"):

@@ -16,8 +16,8 @@ class Record:
     """One measured number with its conditions.
 
     subject: what was measured ("original", "result", "result int8"). what: "top1", "drop", "latency", "macs",
-    "params", "file_bytes", "peak_memory", "agreement". low, high: an interval whose meaning is in `conditions`
-    (95 % Wilson for top1, quartiles for latency). n: samples or repeats.
+    "params", "file_bytes", "peak_memory", "agreement", "ece", "nll". low, high: an interval whose meaning is in
+    `conditions` (95 % Wilson for top1, quartiles for latency). n: samples or repeats.
     """
 
     subject: str
@@ -163,6 +163,68 @@ class StoredRow:
     histogram: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """How a training went, epoch by epoch. top1: on validation data, percent, None where it was not evaluated."""
+
+    name: str
+    loss: list[float]
+    top1: list[float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """How often a network is right when it is so sure: bins of equal width over the largest probability, on test."""
+
+    subject: str
+    samples: list[int]
+    confidence: list[float]
+    accuracy: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow:
+    """Samples of one class on test, and how many of them each network gets right, percent, by subject."""
+
+    name: str
+    samples: int
+    top1: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One test image, as a PNG in base64, with what each network says and where it looks, by subject."""
+
+    label: str
+    image: str
+    said: dict[str, str]
+    maps: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """What came of teaching a student.
+
+    networks: what each subject of the records is, the teacher first. agreement: share of test samples on which two
+    networks give the same class, percent, in the order of `networks`. layers: of the attention maps, by subject.
+    """
+
+    method: str
+    networks: dict[str, str]
+    curves: list[Curve] = field(default_factory=list)
+    agreement: list[list[float]] = field(default_factory=list)
+    classes: list[ClassRow] = field(default_factory=list)
+    reliability: list[Reliability] = field(default_factory=list)
+    layers: dict[str, str] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> "Teaching":
+        """From JSON values."""
+        rows = {"curves": Curve, "classes": ClassRow, "reliability": Reliability, "examples": Example}
+        return cls(**raw | {key: [row(**values) for values in raw[key]] for key, row in rows.items()})
+
+
 @dataclass(kw_only=True)
 class JobDocument:
     """All that a job found out, as it stands in `records.json`; what the report reads."""
@@ -182,6 +244,7 @@ class JobDocument:
     int8_ladder: list[Rung]
     files: dict[str, int]
     stored: list[StoredRow] = field(default_factory=list)
+    teaching: Teaching | None = None
     format: int = 1
 
     def dump(self) -> str:
@@ -194,6 +257,8 @@ class JobDocument:
         raw: dict[str, Any] = json.loads(text)
         for key, row in _ROWS.items():
             raw[key] = [row(**values) for values in raw.get(key, [])]
+        if raw.get("teaching") is not None:
+            raw["teaching"] = Teaching.parse(raw["teaching"])
         return cls(**raw)
 
 

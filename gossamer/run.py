@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from gossamer.record import Edit, State
+from gossamer.record import Curve, Edit, State
 
 if TYPE_CHECKING:  # the command line starts without torch
     from torch import nn
@@ -41,7 +41,8 @@ class Silent:
 
 @dataclass
 class Run:
-    """Device, seed, progress, the history of edits, the uncompressed network, and where checkpoints go (None: nowhere).
+    """Device, seed, progress, the history of edits, how each training went, the uncompressed network, and where
+    checkpoints go (None: nowhere).
 
     teacher: a network to learn from that is better than the original; where there is none, the original is.
 
@@ -55,6 +56,7 @@ class Run:
     progress: Progress = field(default_factory=Silent)
     history: list[Edit] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
     original: "nn.Module | None" = None
     teacher: "nn.Module | None" = None
 

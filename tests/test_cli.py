@@ -20,7 +20,7 @@ from gossamer.methods import catalogue
 from gossamer.recipe import Recipe
 from gossamer.train import Training
 
-COMMANDS = ["compress", "analyze", "inspect", "train", "evaluate", "export", "bench", "methods"]
+COMMANDS = ["compress", "distill", "analyze", "inspect", "train", "evaluate", "export", "bench", "methods"]
 
 
 def call(*words: object, status: int = 0) -> Any:

@@ -23,6 +23,7 @@ PUBLIC = [
     "analyze",
     "build",
     "compress",
+    "distill",
     "export_onnx",
     "fit",
     "inspect_file",

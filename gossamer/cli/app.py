@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gossamer.cli import compress, deploy, look, shelf, train
+from gossamer.cli import compress, deploy, distill, look, shelf, train
 from gossamer.cli.exits import Commands
 
 app = typer.Typer(
@@ -35,5 +35,5 @@ def _options(
     pass
 
 
-for group in (compress, look, train, deploy, shelf):
+for group in (compress, distill, look, train, deploy, shelf):
     group.register(app)

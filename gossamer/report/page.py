@@ -13,6 +13,7 @@ from string import Template
 from gossamer.record import JobDocument, write_text
 from gossamer.report import sections, text
 from gossamer.report.stored import bytes_section
+from gossamer.report.teaching import teaching_sections
 from gossamer.report.verdict import sentence
 from gossamer.report.weights import weights_section
 
@@ -27,6 +28,31 @@ def write_report(document: JobDocument, path: str | Path) -> Path:
     return target
 
 
+_COMPRESSED = (
+    sections.summary_section,
+    sections.goal_section,
+    sections.latency_section,
+    sections.pareto_section,
+    bytes_section,
+    weights_section,
+    sections.layers_section,
+    sections.edits_section,
+    sections.ladder_section,
+    sections.files_section,
+    sections.making_section,
+    sections.records_section,
+)
+_TAUGHT = (
+    sections.summary_section,
+    teaching_sections,
+    sections.latency_section,
+    sections.edits_section,
+    sections.files_section,
+    sections.making_section,
+    sections.records_section,
+)
+
+
 def render(document: JobDocument) -> str:
     """The page as HTML."""
     subject = " on ".join(text.escape(document.task[key]) for key in ("model", "name") if document.task.get(key))
@@ -37,23 +63,7 @@ def render(document: JobDocument) -> str:
             _missed(document),
             sections.tiles(document),
             "</header><main>",
-            *(
-                build(document)
-                for build in (
-                    sections.summary_section,
-                    sections.goal_section,
-                    sections.latency_section,
-                    sections.pareto_section,
-                    bytes_section,
-                    weights_section,
-                    sections.layers_section,
-                    sections.edits_section,
-                    sections.ladder_section,
-                    sections.files_section,
-                    sections.making_section,
-                    sections.records_section,
-                )
-            ),
+            *(build(document) for build in (_COMPRESSED if document.teaching is None else _TAUGHT)),
             "</main>",
         )
     )

@@ -65,6 +65,11 @@ def cell(value: Cell | None) -> str:
     return shown + (f"<small>{escape(value.detail)}</small>" if value.detail else "")
 
 
+def sides(document: JobDocument) -> tuple[str, str]:
+    """What the two networks are that are compared: those of a job of compression, or of teaching."""
+    return ("before", "after") if document.teaching is None else ("teacher", "student")
+
+
 def tiles(document: JobDocument) -> str:
     """The three or four numbers that matter, large."""
     rows = summary_rows(document)
@@ -107,9 +112,10 @@ def goal_section(document: JobDocument) -> str:
 
 def summary_section(document: JobDocument) -> str:
     """The headline table."""
-    rows = summary_rows(document)
+    rows, (before, after) = summary_rows(document), sides(document)
+    title = f"{before.capitalize()} and {after}"
     if not rows:
-        return section("Before and after", "", "Nothing was measured.")
+        return section(title, "", "Nothing was measured.")
     body = [
         (
             f"{escape(row.name)}<small>{escape(row.conditions)}</small>",
@@ -123,7 +129,8 @@ def summary_section(document: JobDocument) -> str:
     slow = [text.runtime(row.runtime) for row in rows if row.what == "latency" and row.verdict in ("same", "worse")]
     if slow:
         lead += f" <b>Not faster on {escape(' and '.join(dict.fromkeys(slow)))}.</b>"
-    return section("Before and after", grid(("", "Before", "After", "Change"), body, "cards summary"), lead)
+    columns = ("", before.capitalize(), after.capitalize(), "Change")
+    return section(title, grid(columns, body, "cards summary"), lead)
 
 
 def latency_section(document: JobDocument) -> str:
@@ -142,12 +149,13 @@ def latency_section(document: JobDocument) -> str:
             f'<span class="verdict {row.verdict}">{escape(row.change.text)}</span>'
             f"{''.join(_latency_bar(record, top) for record in here)}</div>"
         )
-    key = f'<p class="key">{_swatch("before")}{_swatch("after")}<span><i class="whisker"></i>quartiles</span></p>'
+    key = f'<p class="key">{_swatches(document)}<span><i class="whisker"></i>quartiles</span></p>'
     return section("Time on each runtime", key + "".join(items))
 
 
-def _swatch(name: str) -> str:
-    return f'<span><i class="{name}"></i>{name}</span>'
+def _swatches(document: JobDocument) -> str:
+    names = zip(("before", "after"), sides(document))
+    return "".join(f'<span><i class="{css}"></i>{name}</span>' for css, name in names)
 
 
 def _latency_bar(record: Record, top: float) -> str:
@@ -199,7 +207,7 @@ def layers_section(document: JobDocument) -> str:
     tables = layer_tables(document)
     if not tables:
         return section("Layer by layer", "", "No layer was listed.")
-    key = f'<p class="key">{_swatch("before")}{_swatch("after")}</p>'
+    key = f'<p class="key">{_swatches(document)}</p>'
     return section("Layer by layer", tabs("layers", tables) + key)
 
 

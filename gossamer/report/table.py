@@ -100,7 +100,7 @@ def show(record: Record) -> Cell:
 
 def drop_record(document: JobDocument, split: str) -> Record | None:
     """The paired drop of the deployed network on a split."""
-    rows = [r for r in document.records if r.what == "drop" and _split(r) == split]
+    rows = [r for r in document.records if r.what == "drop" and _split(r) == split and "against" not in r.conditions]
     return next((r for subject in AFTER for r in rows if r.subject == subject), None)
 
 

@@ -20,6 +20,8 @@ class Part:
 
 def sentence(document: JobDocument) -> str:
     """`Goal met: 4.06× faster on ONNX Runtime (at least 4× asked), 0.32 points of top-1 lost on test.`"""
+    if document.teaching is not None:
+        return _taught(document)
     if not document.goal:
         return _without_goal(document)
     budget, *gains = parts(document)
@@ -30,6 +32,23 @@ def sentence(document: JobDocument) -> str:
         said += _lost(document)
     state = "Goal met" if document.met else "Goal missed"
     return f"{state}: {', '.join(said)}." if said else f"{state}."
+
+
+def _taught(document: JobDocument) -> str:
+    """`Student: 93.10 % on test, 1.20 points better than alone, 0.40 points below its teacher, 16.0× fewer MACs.`"""
+    rows = {row.what: row for row in summary_rows(document)}
+    top1 = rows.get("top1")
+    said = [f"{top1.after.text} on test"] if top1 and top1.after else []
+    gap = next((r for r in document.records if r.what == "drop" and r.conditions.get("against") == "alone"), None)
+    if gap is not None:
+        said.append(f"{text.points(abs(gap.value))} points {'below' if gap.value > 0 else 'above'} training alone")
+    drop = drop_record(document, "test")
+    if drop is not None:
+        said.append(f"{text.points(abs(drop.value))} points {'below' if drop.value > 0 else 'above'} its teacher")
+    macs = rows.get("macs")
+    if macs is not None and macs.ratio is not None and macs.ratio > 1:
+        said.append(f"{text.times(macs.ratio)} fewer MACs")
+    return f"Student taught: {', '.join(said)}." if said else "Student taught."
 
 
 def _without_goal(document: JobDocument) -> str:

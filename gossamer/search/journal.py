@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,15 @@ import torch
 from torch import nn
 
 from gossamer.errors import BadInput
+from gossamer.methods.base import Method
 from gossamer.models.weights import read_tensors, save_weights
 from gossamer.network import bake
 from gossamer.network.held import held_spec, hold_again
-from gossamer.record import write_text
+from gossamer.record import Curve, Edit, to_json, write_text
+from gossamer.run import Run
+from gossamer.task import Task
+
+FORMAT = "journal 2"  # what is remembered of a step; work in another format is another job's
 
 
 class Journal:
@@ -73,6 +80,26 @@ class Journal:
             write_text(self.folder / "journal.json", text)
 
 
+def take_step(step: Method, model: nn.Module, name: str, task: Task, run: Run, journal: Journal) -> nn.Module:
+    """The network after a step, whose edits and curves go to the run. It has a folder of its own below the run's for
+    its checkpoints; what was done before a kill comes from the journal where it can."""
+
+    def work(before: nn.Module) -> tuple[nn.Module, Any]:
+        own = replace(run, history=[], curves=[])
+        if run.folder is not None:
+            own.folder = run.folder / name.replace(", ", "-").replace(" ", "-")
+            own.folder.mkdir(exist_ok=True)
+        after = step(before, task, own)
+        if own.folder is not None:
+            shutil.rmtree(own.folder)
+        return after, {"edits": to_json(own.history), "curves": to_json(own.curves)}
+
+    model, kept = journal.remember_model(name, model, work)
+    run.history.extend(Edit(**edit) for edit in kept["edits"])
+    run.curves.extend(Curve(**curve) for curve in kept["curves"])
+    return model
+
+
 def _layout(model: nn.Module) -> list[tuple[str, str]]:
     """Layers and shapes, whatever holds the weights."""
     plain = bake(model)
@@ -82,7 +109,7 @@ def _layout(model: nn.Module) -> list[tuple[str, str]]:
 
 def fingerprint(model: nn.Module, *parts: object) -> str:
     """A digest of a network's weights and of whatever else makes a job the same job."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(FORMAT.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gossamer.record import Curve
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train.backoff import Exploded, back_off, check_loss, check_score, check_weights
@@ -110,7 +111,10 @@ def fit(
         try:
             if run.devices > 1:
                 in_processes(_train, job, run, training)
-            return _train(make_fabric(run, training), job, run)
+            fitted = _train(make_fabric(run, training), job, run)
+            rows = fitted.history
+            run.curves.append(Curve(name=label, loss=[row.loss for row in rows], top1=[row.top1 for row in rows]))
+            return fitted
         finally:
             model.zero_grad(set_to_none=True)
             model.to(device).eval()
