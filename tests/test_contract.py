@@ -39,7 +39,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "distill.wider": {"factor": 1.5},
     "factorize.channel": {"macs": 0.5},
     "factorize.cp": {"ranks": {"body.0.conv1": 6}, "sweeps": 20},
-    "factorize.separable": {"ranks": {"body.*": 2}, "norm": True},
+    "factorize.separable": {"ranks": {"body.*": 2}, "data": "inputs"},
     "factorize.spatial": {"energy": 0.7},
     "factorize.svd": {"ranks": {"head": 1}, "data": "inputs"},
     "factorize.tensor_train": {"params": 0.6},
