@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gossamer.record import Record
     from gossamer.report import write_report
     from gossamer.run import Run
+    from gossamer.search.advise import Advice, advise
     from gossamer.task import Task
     from gossamer.train import Distillation, Training, fit
 
@@ -48,12 +49,14 @@ _HOME = {
     "gossamer.record": ("Record",),
     "gossamer.report": ("write_report",),
     "gossamer.run": ("Run",),
+    "gossamer.search.advise": ("Advice", "advise"),
     "gossamer.task": ("Task",),
     "gossamer.train": ("Distillation", "Training", "fit"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Advice",
     "Artifact",
     "BadInput",
     "Distillation",
@@ -65,6 +68,7 @@ __all__ = [
     "Run",
     "Task",
     "Training",
+    "advise",
     "analyze",
     "build",
     "compress",

@@ -233,6 +233,16 @@ def test_analyze_counts_every_layer_and_shows_what_is_coupled(user: Path) -> Non
     assert "4,608" in shown and "Groups: channels that are cut together" in shown and "yes" in shown
 
 
+def test_analyze_advises(user: Path) -> None:
+    words = ("analyze", "mycode:Net", "--input", "1x1x8x8", "--advise", "--gain", "macs")
+    found = document(*words)["advice"]
+    assert {row["scheme"] for row in found} >= {"narrower layers", "low rank", "cheaper blocks"}
+    shown = call(*words).stdout
+    assert "What each scheme alone could save in multiply-adds" in shown
+    assert "nothing here saves multiply-adds" in shown or "times less" in shown
+    assert "unknown gain 'speed'" in call(*words[:-1], "speed", status=2).stderr
+
+
 def test_analyze_times_layers_and_draws_the_sensitivity(trained: Path) -> None:
     arguments = (
         "mycode:Net",

@@ -9,6 +9,7 @@ import pytest
 import gossamer
 
 PUBLIC = [
+    "Advice",
     "Artifact",
     "BadInput",
     "Distillation",
@@ -20,6 +21,7 @@ PUBLIC = [
     "Run",
     "Task",
     "Training",
+    "advise",
     "analyze",
     "build",
     "compress",

@@ -19,14 +19,19 @@ from gossamer.cli.values import (
     ThreadsOption,
     WeightsOption,
 )
-from gossamer.errors import BadInput, CorruptFile
+from gossamer.errors import BadInput, CorruptFile, unknown
+from gossamer.goal import Goal
 
 if TYPE_CHECKING:
     from gossamer.network import Group
     from gossamer.record import LayerCost
+    from gossamer.search.advise import Advice
     from gossamer.search.sensitivity import Sensitivity
     from gossamer.sources import Source
     from gossamer.task import Task
+
+
+GAINS = {"time": "speedup", "size": "compression_ratio", "params": "params", "macs": "macs"}
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +52,12 @@ def analyze(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Cut every group alone and measure the drop; needs --data.")
     ] = False,
+    advise: Annotated[
+        bool, typer.Option("--advise", help="Measure what each scheme could save on --runtime, and say why.")
+    ] = False,
+    gain: Annotated[
+        str, typer.Option(help="What --advise is to save: time, size (of the compact file), params or macs.")
+    ] = "time",
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where --sensitivity draws its plot.")] = Path(
         "sensitivity.html"
     ),
@@ -60,6 +71,8 @@ def analyze(
     """
     if sensitivity and data is None:
         raise BadInput("--sensitivity measures the drop on validation data: add --data")
+    if gain not in GAINS:
+        raise unknown("gain", gain, GAINS)
     from gossamer.network import analyze as analyze_network
     from gossamer.network.blocks import find_blocks
     from gossamer.sources import Request, load_data, load_model
@@ -95,7 +108,33 @@ def analyze(
     }
     if sensitivity and task is not None:
         found["sensitivity"] = _sensitivity(console, source, task, seed, out)
+    if advise:
+        goal = Goal(**{GAINS[gain]: 1}, runtime=runtime or "onnxruntime", threads=threads, batch=batch)  # type: ignore[arg-type]
+        found["advice"] = _advice(console, source, goal)
     console.document(found)
+
+
+def _advice(console: Console, source: "Source", goal: Goal) -> "list[Advice]":
+    from gossamer.search.advise import advise
+
+    rows = advise(source.model, source.example_inputs, goal, progress=console.progress)
+    on = f" on {goal.runtime}, batch {goal.batch}, {goal.threads} threads" if goal.time_gains else ""
+    console.line()
+    console.table(
+        f"What each scheme alone could save in {rows[0].unit}{on}; what it costs in accuracy only training tells",
+        ("scheme", "times less", "measured", "why"),
+        [(row.scheme, f"{row.times:.2f}" if row.helps else "nothing", row.tried, row.reason) for row in rows],
+    )
+    for layers, reason in grouped_reasons({name: why for row in rows for name, why in row.left.items()}):
+        console.line(f"no cheaper module for {layers}: {reason}")
+    if not any(row.helps for row in rows):
+        console.line(f"nothing here saves {rows[0].unit}")
+    return rows
+
+
+def grouped_reasons(left: dict[str, str]) -> list[tuple[str, str]]:
+    """(layers, reason), one for each reason."""
+    return [(", ".join(n for n in left if left[n] == why), why) for why in dict.fromkeys(left.values())]
 
 
 def _layer_times(source: "Source", runtime: str, threads: int, batch: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """A torch module as one small `.onnx` file."""
 
+import inspect
 import io
 import logging
 import warnings
@@ -38,6 +39,7 @@ def export_onnx(
     shapes = None
     if dynamic_batch:
         inputs, shapes = free_batch(inputs)
+        shapes = as_parameters(copied, shapes)
     with silent(), torch.no_grad():
         try:
             program = torch.onnx.export(copied, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes)
@@ -66,6 +68,15 @@ def free_batch(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...
     if len(first) == 1:
         inputs = tuple(torch.cat([x, x]) if shared else x for x, shared in zip(inputs, shares))
     return inputs, tuple({0: torch.export.Dim.DYNAMIC} if shared else None for shared in shares)
+
+
+def as_parameters(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Shapes of inputs as the parameters of `forward`: those of `*inputs` are one tuple."""
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:at], shapes[at:])
 
 
 def reason(name: str, target: str, error: BaseException, dynamic_batch: bool) -> str:

@@ -32,6 +32,10 @@ class Method:
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         raise NotImplementedError(type(self).__name__)
 
+    def roughly(self) -> "Method":
+        """A method that gives the same shapes with as little fitting as it can: for measuring what they cost."""
+        return self
+
     def options(self) -> dict[str, Any]:
         """Hyper-parameters by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,7 +1,7 @@
 """What the methods share that put cheaper blocks in the place of trained layers."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -117,6 +117,9 @@ class Rewrite(Method):
     lr: Annotated[float, Range(0, 1, open_=("low",))] = 1e-3
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
+
+    def roughly(self) -> "Rewrite":
+        return replace(self, steps=0, batches=1)
 
     def rewrite(self, model: nn.Module, task: Task, run: Run, build: Callable[[Any], Block]) -> nn.Module:
         """A copy of the model with `build(layer)` in the place of every selected layer that it saves multiply-adds of,

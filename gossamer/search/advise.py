@@ -1,0 +1,214 @@
+"""What each scheme could save on a network, measured before any training."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gossamer.errors import BadInput
+from gossamer.goal import Goal
+from gossamer.methods.base import Method
+from gossamer.methods.factorize.common import Factorize
+from gossamer.methods.prune.channels import Channels
+from gossamer.methods.quantize.uniform import UniformQuantization
+from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.network import bake
+from gossamer.network.blocks import find_blocks
+from gossamer.network.grids import PerTensor
+from gossamer.run import Progress, Run, Silent
+from gossamer.search.alone import costs_alone
+from gossamer.search.journal import Journal
+from gossamer.search.price import Pricer
+from gossamer.search.shapes import apply_steps
+from gossamer.search.swaps import Found, Swap, compared, find_swaps, kind_of, reasons_to_leave, together
+from gossamer.task import Task
+
+HELPS = 1.05  # times cheaper; less is nothing
+UNITS = {"time": "time", "size": "bytes", "params": "parameters", "macs": "multiply-adds"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """One scheme on one network. times: how many times cheaper the whole network gets in `unit`, measured before any
+    training: what it costs in accuracy is not in it. tried: what was measured. layers: those that it changes. left: why
+    layers keep what they have."""
+
+    scheme: str
+    times: float
+    unit: str
+    tried: str
+    reason: str
+    layers: tuple[str, ...] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def helps(self) -> bool:
+        """Whether it saves anything worth the name."""
+        return self.times >= HELPS
+
+
+def advise(
+    model: nn.Module, example_inputs: tuple[Any, ...], goal: Goal, *, progress: Progress | None = None
+) -> list[Advice]:
+    """What the schemes could save in the unit of the goal's first gain, the most first; each alone, at one strength.
+
+    Time is that of the whole network on the goal's runtime, against float32; bytes are those of parameters and codes.
+    Single layers are looked at in `search.swaps`. Weights need not be trained.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return Adviser(model, example_inputs, goal, Path(folder), progress or Silent()).advice()
+
+
+class Adviser:
+    """The schemes, one after the other."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...], goal: Goal, folder: Path, progress: Progress) -> None:
+        self.model, self.inputs, self.progress, self.folder = bake(model).eval(), inputs, progress, folder
+        gain = next(iter(goal.gains))
+        self.unit = "time" if goal.time_gains else "size" if gain in goal.size_gains else gain
+        # Bytes follow the parameters, whatever codes them.
+        self.goal = goal if goal.shape_gains else replace(goal, compression_ratio=None, file_bytes=None, params=1)
+        sample: Any = inputs if len(inputs) != 1 else inputs[0]
+        batch = (sample, None) if isinstance(sample, tuple) else sample
+        self.task = Task(
+            name="advice", train=[batch], validation=[batch], test=[batch], calibration=[batch], example_inputs=inputs
+        )
+        self.pricer = self._pricer(int8=False)
+        self.whole = self.pricer("original", lambda: self.model)
+        self.costs = self.pricer.layer_costs()
+        self.where = where(self.model, self.costs, UNITS[self.unit])
+
+    def advice(self) -> list[Advice]:
+        """All of it, the best first."""
+        parts: list[tuple[str, Callable[[], list[Advice]]]] = [
+            ("coded weights" if self.unit == "size" else "int8", self._int8),
+            ("narrower layers", self._narrower),
+            ("fewer blocks", self._fewer_blocks),
+            ("single layers", self._layers),
+        ]
+        found: list[Advice] = []
+        for name, part in parts:
+            with self.progress.busy(f"measuring {name}"):
+                found += part()
+        return sorted(found, key=lambda row: -row.times)
+
+    def _pricer(self, *, int8: bool) -> Pricer:
+        return Pricer(self.model, self.task, self.goal, Journal(None, ""), self.folder, int8=int8)
+
+    def _row(self, scheme: str, times: float, tried: str, reason: str, **more: Any) -> Advice:
+        return Advice(scheme=scheme, times=times, unit=UNITS[self.unit], tried=tried, reason=reason, **more)
+
+    def _times(self, steps: Sequence[Method]) -> float:
+        """How many times cheaper the whole network is after the steps."""
+        rough = [step.roughly() for step in steps]
+        quote = self.pricer(repr(steps), lambda: apply_steps(self.model, rough, self.task, Run()))
+        if quote.speedup is not None:
+            return quote.speedup
+        return self.whole.macs / quote.macs if self.unit == "macs" else self.whole.params / quote.params
+
+    def _int8(self) -> list[Advice]:
+        if self.unit == "size":
+            return [self._coded(bits) for bits in (8, 4)]
+        if self.unit != "time":
+            return []
+        if self.goal.runtime in ("torch", "torch.compile"):
+            return [self._row("int8", 1.0, "none", f"{self.goal.runtime} runs float32 here")]
+        times = self._pricer(int8=True)("int8", lambda: self.model).speedup or 1.0
+        reason = f"8-bit kernels for all layers; {self.where}"
+        if times < HELPS:
+            reason = f"{self.goal.runtime} has no faster 8-bit kernels for this network here"
+        return [self._row("int8", times, "the int8 ladder", reason)]
+
+    def _coded(self, bits: int) -> Advice:
+        """Bytes by the order-0 entropy of the codes, which the coder of the compact file comes near to."""
+        step = UniformQuantization(bits=bits, granularity=PerTensor())
+        coded = list(bake(step(self.model, self.task, Run())).parameters())
+        total = sum(entropy_bits(p) if p.dim() > 1 else 8 * p.numel() for p in coded)
+        times = 32 * sum(p.numel() for p in coded) / total
+        reason = f"{32 / bits:.0f} times by {bits} bits, the rest by coding frequent values short; {self.where}"
+        return self._row(f"sharing and coding, {bits} bits", times, f"{step.name()}: {bits} bits", reason)
+
+    def _narrower(self) -> list[Advice]:
+        step = Channels(sparsity=0.5, round_to=8)
+        return [self._whole("narrower layers", step, "half the channels, in multiples of 8")]
+
+    def _whole(self, scheme: str, step: Method, tried: str, layers: tuple[str, ...] = ()) -> Advice:
+        try:
+            times = self._times((step,))
+        except BadInput as error:
+            return self._row(scheme, 1.0, tried, str(error))
+        worth = self.where if times >= HELPS else f"measured, it saves nothing worth the name; {self.where}"
+        return self._row(scheme, times, f"{step.name()}: {tried}", worth, layers=layers)
+
+    def _fewer_blocks(self) -> list[Advice]:
+        blocks = [block.name for block in find_blocks(self.model, self.inputs)]
+        if not blocks:
+            return [self._row("fewer blocks", 1.0, "none", "no residual block gives back its input when it is silent")]
+        some = tuple(blocks[1::2] or blocks)
+        step = RemoveBlocks(names=some)
+        return [self._whole("fewer blocks", step, f"{len(some)} of {len(blocks)} removable blocks gone", some)]
+
+    def _layers(self) -> list[Advice]:
+        left = reasons_to_leave(self.model, self.costs)
+        names = [name for name, reason in left.items() if not reason]
+        table = compared(self.model, names, self.inputs, self._compare, self.goal.batch) if names else {}
+        found = find_swaps(self.model, self.costs, table)
+        return [
+            self._swaps(found, "low rank", lambda step: isinstance(step, Factorize)),
+            self._swaps(found, "cheaper blocks", lambda step: not isinstance(step, Factorize)),
+        ]
+
+    def _compare(self, groups: Any, inputs: Any) -> list[list[float]]:
+        return costs_alone(groups, inputs, self.goal, self.folder, int8=False)
+
+    def _swaps(self, found: Found, scheme: str, belongs: Callable[[Method], bool]) -> Advice:
+        """The cheapest swap of every layer that gains by this scheme."""
+        best: dict[str, Swap] = {}
+        for name, swaps in found.swaps.items():
+            of_scheme = [swap for swap in swaps if belongs(swap.step)]
+            if of_scheme:
+                best[name] = min(of_scheme, key=lambda swap: swap.ratio)
+        if not best:
+            why = list(dict.fromkeys(found.left.values())) or ["it gains on no layer"]
+            return self._row(scheme, 1.0, "none", "; ".join(why[:2]), left=found.left)
+        steps = together(swap.step for swap in best.values())
+        top = max(best.values(), key=lambda swap: swap.saved)
+        share = sum(self.costs[name] for name in best) / max(sum(self.costs.values()), 1e-12)
+        reason = (
+            f"{len(best)} layers with {100 * share:.0f} % of the {UNITS[self.unit]} gain; most: {top.layer} "
+            f"({kind_of(self.model.get_submodule(top.layer))}), alone {1 / top.ratio:.1f} times cheaper"
+        )
+        tried = ", ".join(dict.fromkeys(step.name() for step in steps))
+        return self._row(scheme, self._times(steps), tried, reason, layers=tuple(best), left=found.left)
+
+
+def entropy_bits(values: torch.Tensor) -> float:
+    """Of all values together, if each stood for itself."""
+    counts = torch.unique(values.detach(), return_counts=True)[1].double()
+    return float(-(counts * (counts / counts.sum()).log2()).sum())
+
+
+def where(model: nn.Module, costs: Mapping[str, float], unit: str) -> str:
+    """Where a cost lies, in words: one layer if it has half of it, else the kind and stage that have most."""
+    modules, total = dict(model.named_modules()), sum(costs.values())
+    if not total:
+        return f"no layer has {unit}"
+    name, most = max(costs.items(), key=lambda pair: pair[1])
+    if most >= total / 2 and name in modules:
+        return f"{100 * most / total:.0f} % of the {unit} is in {name} ({kind_of(modules[name])})"
+    kinds, stages = dict[str, float](), dict[tuple[str, str], float]()
+    for name, cost in costs.items():
+        kind = kind_of(modules[name]) if name in modules else "operations without weights"
+        stage = name.split(".")[0]
+        kinds[kind] = kinds.get(kind, 0.0) + cost
+        stages[kind, stage] = stages.get((kind, stage), 0.0) + cost
+    kind, most = max(kinds.items(), key=lambda pair: pair[1])
+    (_, stage), part = max(((k, v) for k, v in stages.items() if k[0] == kind), key=lambda pair: pair[1])
+    spread = sum(k == kind for k, _ in stages) > 1
+    inside = f", {100 * part / total:.0f} % in those of {stage}" if spread else ""
+    many = kind if kind.endswith("s") else f"{kind}s"
+    return f"{100 * most / total:.0f} % of the {unit} is in {many}{inside}"
