@@ -15,7 +15,7 @@ from gossamer.errors import BadInput
 from gossamer.goal import Goal
 from gossamer.measure import Drop, Runner, accuracy, latency, paired_drop, peak_memory, top1_record
 from gossamer.models.weights import save_weights
-from gossamer.network import dense_bytes, layer_costs
+from gossamer.network import bake, dense_bytes, layer_costs
 from gossamer.record import LayerCost, Record, Rung
 from gossamer.run import Run
 from gossamer.search.price import first_samples
@@ -56,9 +56,10 @@ def deliver(
 ) -> Delivered:
     """Export, check the export on the validation set, and quantize as far as the budget of the goal allows.
 
+    model: what holds its weights may say how the compact file stores them; what is delivered is plain.
     reference_scores: of the original on the validation samples; every drop is against them, sample by sample.
     """
-    model.eval()
+    held, model = model.eval(), bake(model)
     (folder / "model.int8.onnx").unlink(missing_ok=True)  # of an earlier try
     with run.progress.busy("exporting"):
         float_path = export_onnx(model, task.example_inputs, folder / "model.onnx")
@@ -83,7 +84,7 @@ def deliver(
         model=model,
         float_path=float_path,
         int8_path=int8_path,
-        compact_bytes=save_compact(model, task, folder / "model.gsr", run),
+        compact_bytes=save_compact(held, task, folder / "model.gsr", run),
         scores=scores,
         drop=paired_drop(reference_scores, scores),
         ladder=ladder,

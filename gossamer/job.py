@@ -280,11 +280,11 @@ class Job:
         return quotes[better], better
 
     def _take(self, steps: Steps, tag: str) -> nn.Module:
-        """The network after the steps, plain. What was done before a kill comes from the journal where it can."""
+        """The network after the steps, its weights held. What was done before a kill comes from the journal."""
         model = copy.deepcopy(self.original)
         for number, step in enumerate(steps):
             model = self._step(model, step, f"{tag}, step {number}, {step.name()}")
-        return bake(model).eval()
+        return model.eval()
 
     def _step(self, model: nn.Module, step: Method, name: str) -> nn.Module:
         """The network after a step; its edits go to the history."""

@@ -21,6 +21,7 @@ from gossamer.methods.share.residual import ResidualQuantization
 from gossamer.network import bake, constrain, constraints, held_value
 from gossamer.network.constrain import Mask
 from gossamer.network.made import Made, Rule, fault
+from gossamer.recipe import Recipe
 from gossamer.run import Run
 
 METHODS = {
@@ -30,9 +31,9 @@ METHODS = {
 }
 
 
-def wide() -> nn.Module:
+def wide(channels: int = 3) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 20, 3), nn.ReLU(), nn.Flatten(), nn.Linear(20 * 16, 300), nn.Linear(300, 10))
+    return nn.Sequential(nn.Conv2d(channels, 20, 3), nn.ReLU(), nn.Flatten(), nn.Linear(320, 300), nn.Linear(300, 10))
 
 
 def made_of(model: nn.Module, name: str) -> Made:
@@ -161,3 +162,9 @@ def test_faults_of_shapes() -> None:
 def test_a_network_without_rules_has_no_parts(tmp_path: Path) -> None:
     path = gossamer.save(tiny(), tmp_path / "x.gsr")
     assert all(tensor.coding not in METHODS for tensor in inspect_file(path).tensors)
+
+
+def test_the_main_job_delivers_the_numbers(tmp_path: Path) -> None:
+    recipe = Recipe(name="hashed", steps=(HashedNet(share=0.02, layers=("3",)),), int8=False)
+    gossamer.compress(wide(channels=1), task(), recipe=recipe, out=tmp_path / "out")
+    assert {t.name: t.coding for t in inspect_file(tmp_path / "out" / "model.gsr").tensors}["3.weight"] == "hashed"

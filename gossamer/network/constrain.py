@@ -40,6 +40,9 @@ class Constraint(nn.Module):
         """What is left of this for good when the training ends for which it was made; itself, where that is nothing."""
         return self
 
+    def rebuild(self) -> None:
+        """Make again what follows from the rest and is in no state dict."""
+
     def made(self) -> Made | None:
         """The held value as a rule and fewer numbers, for the compact file; None where the values tell it all."""
         return None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gossamer.errors import CorruptFile
 from gossamer.network.constrain import Constraint, attach, bake, constraints
 
-PLAIN = (bool, int, float, str, type(None))
+PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 def held_spec(model: nn.Module) -> dict[str, list[dict[str, Any]]]:
@@ -18,11 +18,13 @@ def held_spec(model: nn.Module) -> dict[str, list[dict[str, Any]]]:
 
 def _spec(constraint: Constraint) -> dict[str, Any]:
     own = {k: v for k, v in vars(constraint).items() if not k.startswith("_") and isinstance(v, PLAIN)}
+    passing = constraint._non_persistent_buffers_set  # the constraint makes them again by itself
     return {
         "class": f"{type(constraint).__module__}:{type(constraint).__qualname__}",
         "options": {key: value for key, value in own.items() if key != "training"},
         "parameters": [name for name, _ in constraint.named_parameters(recurse=False)],
-        "buffers": [name for name, _ in constraint.named_buffers(recurse=False)],
+        "buffers": [name for name, _ in constraint.named_buffers(recurse=False) if name not in passing],
+        "none": [name for name, tensor in constraint._buffers.items() if tensor is None],
     }
 
 
@@ -47,9 +49,12 @@ def _build(spec: dict[str, Any], tensors: dict[str, Tensor], prefix: str) -> Con
     constraint = cls.__new__(cls)
     nn.Module.__init__(constraint)
     for key, value in spec["options"].items():
-        setattr(constraint, key, value)
+        setattr(constraint, key, tuple(value) if isinstance(value, list) else value)  # JSON has no tuples
     for key in spec["parameters"]:
         setattr(constraint, key, nn.Parameter(tensors[f"{prefix}.{key}"].clone()))
     for key in spec["buffers"]:
         constraint.register_buffer(key, tensors[f"{prefix}.{key}"].clone())
+    for key in spec["none"]:
+        constraint.register_buffer(key, None)
+    constraint.rebuild()
     return constraint

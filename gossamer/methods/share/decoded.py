@@ -52,7 +52,7 @@ class Product(Decoded):
 
     def __init__(self, weight: Tensor, codebook_MKD: Tensor, indices_MR: Tensor) -> None:
         super().__init__(weight)
-        self.shape = weight.shape
+        self.shape = tuple(weight.shape)
         self.codebook = nn.Parameter(codebook_MKD.detach().clone())
         self.register_buffer("indices", indices_MR.detach().int())
         self.register_buffer("users", users_of(self.places(), codebook_MKD.shape[:2].numel()))
@@ -69,8 +69,8 @@ class Product(Decoded):
         return weight_of(blocks.movedim(0, 1).flatten(1)[:, : self.shape[1]], self.shape)
 
     def made(self) -> Made:
-        numbers, shape = self.codebook.detach(), tuple(self.shape)
-        return Made(rule=Rule.PRODUCT, shape=shape, numbers=numbers, indices=self.indices, keep=self.keep)
+        numbers = self.codebook.detach()
+        return Made(rule=Rule.PRODUCT, shape=self.shape, numbers=numbers, indices=self.indices, keep=self.keep)
 
 
 def shared_values(weight: Tensor, centers: Tensor, *, mean: bool = True) -> Codebook:

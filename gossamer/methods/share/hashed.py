@@ -45,18 +45,21 @@ class Hashed(Decoded):
 
     def __init__(self, weight: Tensor, values: Tensor, seed: int) -> None:
         super().__init__(weight)
-        self.seed = seed
+        self.shape, self.seed = tuple(weight.shape), seed
         self.values = nn.Parameter(values.detach().clone())
-        buckets, signs = hashed_places(weight.shape, len(values), seed)
-        self.register_buffer("buckets", buckets.to(weight.device), persistent=False)
-        self.register_buffer("signs", signs.to(weight.device, weight.dtype), persistent=False)
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        buckets, signs = hashed_places(self.shape, len(self.values), self.seed)
+        self.register_buffer("buckets", buckets.to(self.values.device), persistent=False)
+        self.register_buffer("signs", signs.to(self.values), persistent=False)
 
     def decode(self) -> Tensor:
         return take(self.values, self.buckets.flatten(), None).view(self.signs.shape) * self.signs
 
     def made(self) -> Made:
-        shape = tuple(self.signs.shape)
-        return Made(rule=Rule.HASHED, shape=shape, numbers=self.values.detach(), seed=self.seed, keep=self.keep)
+        numbers = self.values.detach()
+        return Made(rule=Rule.HASHED, shape=self.shape, numbers=numbers, seed=self.seed, keep=self.keep)
 
 
 def bucket_means(weight: Tensor, k: int, seed: int) -> Tensor:

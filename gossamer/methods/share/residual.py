@@ -44,7 +44,7 @@ class Residual(Decoded):
 
     def __init__(self, weight: Tensor, codebook_TKI: Tensor, indices_TR: Tensor) -> None:
         super().__init__(weight)
-        self.shape = weight.shape
+        self.shape = tuple(weight.shape)
         self.codebook = nn.Parameter(codebook_TKI.detach().clone())
         self.register_buffer("indices", indices_TR.detach().int())
         self.register_buffer("users", torch.stack([users_of(i, codebook_TKI.shape[1]) for i in indices_TR]))
@@ -54,8 +54,8 @@ class Residual(Decoded):
         return weight_of(sum_in_order(rows), self.shape)
 
     def made(self) -> Made:
-        numbers, shape = self.codebook.detach(), tuple(self.shape)
-        return Made(rule=Rule.RESIDUAL, shape=shape, numbers=numbers, indices=self.indices, keep=self.keep)
+        numbers = self.codebook.detach()
+        return Made(rule=Rule.RESIDUAL, shape=self.shape, numbers=numbers, indices=self.indices, keep=self.keep)
 
 
 def residual_code(weight: Tensor, entries: int, stages: int, generator: torch.Generator) -> Residual:
