@@ -28,12 +28,25 @@ from gossamer.deploy.gsr.file import CODERS, File
 from gossamer.deploy.gsr.read import network, read_tensors
 from gossamer.deploy.gsr.stream import Reader, Writer
 from gossamer.errors import CorruptFile
+from gossamer.methods.share.hashed import Hashed
+from gossamer.methods.share.product import product_code
+from gossamer.methods.share.residual import residual_code
+from gossamer.network import constrain
 
 SLOW_SECONDS = 10.0
+IMAGES = (torch.zeros(2, 1, 6, 6),)
 
 
 def sample_files() -> list[bytes]:
     """Small files with every coding and a graph, in every mode of the coder."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, by_value = Path(folder) / "net.gsr", values()
+        files = [gsr.save(by_value, path, IMAGES, effort=e).read_bytes() for e in ("fast", "default", "max")]
+        return [*files, gsr.save(rules(), path, IMAGES).read_bytes()]
+
+
+def values() -> nn.Module:
+    """Weights on a grid, on a grid for each row, and of a codebook."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 3)
@@ -43,12 +56,22 @@ def sample_files() -> list[bytes]:
         grid.copy_((grid * 20).round() * 0.05 + 0.0)
         rows.copy_(((rows * 40).round() + 0.0) * torch.rand(10, 1))
         book.copy_(torch.tensor([0.1, -0.23, 0.0, 0.31])[torch.randint(4, (3, 10))])
-    files = []
-    with tempfile.TemporaryDirectory() as folder:
-        for effort in ("fast", "default", "max"):
-            path = gsr.save(model, Path(folder) / "net.gsr", (torch.randn(2, 1, 6, 6),), effort=effort)
-            files.append(path.read_bytes())
-    return files
+    return model
+
+
+def rules() -> nn.Module:
+    """Weights made of fewer numbers by every rule, one of them with zeros."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 40), nn.Linear(40, 16))
+    with torch.no_grad():
+        model[1].weight[torch.rand(12, 36) < 0.3] = 0
+    generator = torch.Generator().manual_seed(0)
+    held = {
+        "1.weight": Hashed(model[1].weight, torch.randn(20), 7),
+        "3.weight": product_code(model[3].weight, 3, 4, generator),
+        "4.weight": residual_code(model[4].weight, 2, 2, generator),
+    }
+    return constrain(model, held).eval()
 
 
 def damaged(data: bytes, random_: random.Random) -> bytes:
