@@ -16,11 +16,11 @@ from gossamer.methods.distill.crd import Contrast
 from gossamer.methods.distill.dist import Relations
 from gossamer.methods.distill.dkd import Decoupled
 from gossamer.methods.distill.fsp import Flow, relative_fsp_loss
-from gossamer.methods.distill.hints import Hints, relative_hint_loss
+from gossamer.methods.distill.hints import Hints
 from gossamer.methods.distill.kd import SoftTargets
 from gossamer.methods.distill.logits import Mimic
 from gossamer.methods.distill.rkd import Embedding
-from gossamer.methods.distill.student import LayerStudent, pooled, regression
+from gossamer.methods.distill.student import LayerStudent, pooled, regression, relative_hint_loss
 from gossamer.run import Run
 
 METHODS = (Attention, Contrast, Decoupled, Embedding, Flow, Hints, Mimic, Relations, SoftTargets)

@@ -20,6 +20,7 @@ from gossamer.losses import (
     dist_loss,
     dkd_loss,
     fsp_loss,
+    gaussian_loss,
     gradient_attention_loss,
     hint_loss,
     input_gradient,
@@ -35,7 +36,10 @@ from gossamer.losses import (
     select_neurons,
     selection_energy,
     standardized,
+    statistics_loss,
+    total_variation,
 )
+from gossamer.losses.wide import widened
 
 Array = NDArray[np.float64]
 TARGET = torch.tensor([0, 2, 1, 3, 0])
@@ -172,6 +176,35 @@ def slow_contrastive(s: Array, t: Array) -> float:
     return (one_way(s, t) + one_way(t, s)) / 2
 
 
+def slow_gaussian(s: Array, t: Array) -> float:
+    """Two outputs: -log density up to a constant, averaged over draws of noise 0.3 around the teacher's."""
+    total = 0.0
+    for (m0, m1, l0, l1), (v0, v1, _, _) in zip(s, t):
+        for m, log_variance, v in ((m0, l0, v0), (m1, l1, v1)):
+            total += 0.5 * (log_variance + ((v - m) ** 2 + 0.3) / np.exp(log_variance))
+    return total / (2 * len(s))
+
+
+def slow_statistics(s: Array, t: Array) -> float:
+    means, spreads = 0.0, 0.0
+    for c in range(s.shape[1]):
+        means += float(np.mean(s[:, c]) - np.mean(t[:, c])) ** 2
+        spreads += float(np.var(s[:, c]) - np.var(t[:, c])) ** 2
+    return float(np.sqrt(means) + np.sqrt(spreads))
+
+
+def slow_variation(s: Array, t: Array) -> float:
+    x = s - t
+    down = [(x[n, c, i + 1, j] - x[n, c, i, j]) ** 2 for n, c, i, j in np.ndindex(2, 5, 2, 3)]
+    right = [(x[n, c, i, j + 1] - x[n, c, i, j]) ** 2 for n, c, i, j in np.ndindex(2, 5, 3, 2)]
+    return float(np.mean(down) + np.mean(right))
+
+
+def statistics(s: Tensor, t: Tensor) -> Tensor:
+    rows = widened(t).transpose(0, 1).flatten(1)
+    return statistics_loss(s, rows.mean(1), rows.var(1, unbiased=False))
+
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 LOGITS, MAPS, EMBEDDINGS = (5, 4), (2, 5, 3, 3), (5, 6)
 CASES: dict[str, tuple[Loss, Callable[[Array, Array], float], tuple[int, ...]]] = {
@@ -190,6 +223,9 @@ CASES: dict[str, tuple[Loss, Callable[[Array, Array], float], tuple[int, ...]]] 
     "rkd distance": (rkd_distance_loss, slow_distances, EMBEDDINGS),
     "rkd angle": (rkd_angle_loss, slow_angles, EMBEDDINGS),
     "contrastive": (contrastive_loss, slow_contrastive, EMBEDDINGS),
+    "gaussian": (lambda s, t: gaussian_loss(s[:, :2], s[:, 2:], t[:, :2], 0.3), slow_gaussian, LOGITS),
+    "statistics": (statistics, slow_statistics, MAPS),
+    "variation": (lambda s, t: total_variation(widened(s) - widened(t)), slow_variation, MAPS),
 }
 each = pytest.mark.parametrize("name", CASES)
 
@@ -209,7 +245,7 @@ def test_its_gradient_is_that_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(lambda s: loss(s, teacher), (student.requires_grad_(),), atol=1e-6)
 
 
-@each
+@pytest.mark.parametrize("name", CASES.keys() - {"gaussian"})  # which has a mean and a variance of its own
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn(name: str) -> None:
     loss, _, shape = CASES[name]
     own, teacher = pair(*shape)
@@ -358,6 +394,32 @@ def test_the_unary_term_is_the_variance_between_over_the_variance_within() -> No
         slow.append(np.log(between / sum(((g - g.mean()) ** 2).sum() for g in groups)))
     expected = (np.array(slow) - np.mean(slow)) / np.std(slow)
     np.testing.assert_allclose(discrimination(features.double(), labels).numpy(), expected, rtol=1e-9)
+
+
+def test_of_attributes_each_neuron_counts_by_the_one_that_it_tells_best() -> None:
+    features, labels = faces()
+    bits = torch.stack([(labels >> b) % 2 for b in range(3)], 1)
+    scores = discrimination(features, bits)
+    assert sorted(scores.argsort(descending=True)[:6].tolist()) == list(range(6))
+    assert sorted(k % 3 for k in select_neurons(features, bits, 3).tolist()) == [0, 1, 2]
+    with pytest.raises(BadInput, match="attributes"):
+        discrimination(features, bits[None])
+
+
+def test_the_gaussian_loss_is_least_at_the_mean_and_at_the_variance_of_draws_and_noise() -> None:
+    draws = 2 + 3 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    at = torch.tensor([0.0, 0.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([at], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = gaussian_loss(at[0].expand_as(draws), at[1].expand_as(draws), draws, 4.0)
+        torch.autograd.backward(loss)
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    assert at[0].item() == pytest.approx(float(draws.mean()), abs=1e-4)
+    assert at[1].exp().item() == pytest.approx(float(draws.var(unbiased=False)) + 4, rel=1e-4)
 
 
 def test_the_pairwise_term_is_the_squared_correlation() -> None:

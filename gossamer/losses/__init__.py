@@ -15,6 +15,8 @@ from gossamer.losses.features import (
     gradient_attention_loss,
     hint_loss,
     input_gradient,
+    statistics_loss,
+    total_variation,
 )
 from gossamer.losses.logits import (
     decoupled_kl,
@@ -27,7 +29,7 @@ from gossamer.losses.logits import (
     standardized,
 )
 from gossamer.losses.neurons import discrimination, keep_probabilities, redundancy, select_neurons, selection_energy
-from gossamer.losses.outputs import output_loss
+from gossamer.losses.outputs import gaussian_loss, output_loss
 from gossamer.losses.relations import contrastive_loss, rkd_angle_loss, rkd_distance_loss
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "dkd_loss",
     "fsp_loss",
     "fsp_matrix",
+    "gaussian_loss",
     "gradient_attention_loss",
     "hint_loss",
     "input_gradient",
@@ -55,4 +58,6 @@ __all__ = [
     "select_neurons",
     "selection_energy",
     "standardized",
+    "statistics_loss",
+    "total_variation",
 ]

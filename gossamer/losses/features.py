@@ -76,3 +76,21 @@ def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> 
     student_matrix, teacher_matrix = fsp_matrix(*student), fsp_matrix(*teacher)
     same_shape(student_matrix, teacher_matrix, "FSP matrices")
     return (student_matrix - teacher_matrix).pow(2).sum((1, 2)).mean()
+
+
+@wide
+def statistics_loss(features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """|m - mean| + |s^2 - variance|, norms over channels, m and s^2 those of the features (N, C, ...) over all but the
+    channels: how unlike the data that a batch norm saw in training they are (Yin et al. 2020, arXiv:1912.08795,
+    equation 4)."""
+    rows = features.transpose(0, 1).flatten(1)
+    if not rows.shape[:1] == mean.shape == variance.shape:
+        raise BadInput(f"statistics: features of {rows.shape[0]} channels, statistics of {tuple(mean.shape)}")
+    loss: Tensor = (rows.mean(1) - mean).norm() + (rows.var(1, unbiased=False) - variance).norm()
+    return loss
+
+
+@wide
+def total_variation(images: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels, down and to the right; images (N, C, H, W)."""
+    return images.diff(dim=2).pow(2).mean() + images.diff(dim=3).pow(2).mean()

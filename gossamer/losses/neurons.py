@@ -16,19 +16,26 @@ from gossamer.losses.wide import wide
 @wide
 def discrimination(features: Tensor, labels: Tensor) -> Tensor:
     """log of the variance between classes over the variance within, shape (K,), then with mean 0 and deviation 1 over
-    the neurons. features (N, K); labels (N,) integers."""
-    if features.dim() != 2 or labels.shape != features.shape[:1]:
+    the neurons. features (N, K); labels (N,) integers, or (N, attributes), where each neuron counts by the attribute
+    that it tells best."""
+    if features.dim() != 2 or labels.dim() not in (1, 2) or labels.shape[:1] != features.shape[:1]:
         raise BadInput(
-            f"neurons: features must be (N, K) with labels (N,), got {tuple(features.shape)} and {tuple(labels.shape)}"
+            "neurons: features must be (N, K) with labels (N,) or (N, attributes), got "
+            f"{tuple(features.shape)} and {tuple(labels.shape)}"
         )
+    columns = labels.unbind(1) if labels.dim() == 2 else (labels,)
+    ratio = torch.stack([_log_ratio(features, column) for column in columns]).amax(0)
+    return (ratio - ratio.mean()) / ratio.std(unbiased=False).clamp_min(1e-6)
+
+
+def _log_ratio(features: Tensor, labels: Tensor) -> Tensor:
     between, within = torch.zeros_like(features[0]), torch.zeros_like(features[0])
     for label in sorted(set(labels.tolist())):
         rows = features[labels == label]
         between += len(rows) * (rows.mean(0) - features.mean(0)).pow(2)
         within += (rows - rows.mean(0)).pow(2).sum(0)
     tiny = torch.finfo(features.dtype).eps * (between + within).mean()
-    ratio = ((between + tiny) / (within + tiny)).log()
-    return (ratio - ratio.mean()) / ratio.std(unbiased=False).clamp_min(1e-6)
+    return ((between + tiny) / (within + tiny)).log()
 
 
 @wide

@@ -20,6 +20,16 @@ def output_loss(student: Any, teacher: Any) -> Tensor:
 
 
 @wide
+def gaussian_loss(mean: Tensor, log_variance: Tensor, teacher: Tensor, noise: float = 0.0) -> Tensor:
+    """(log s^2 + ((v - m)^2 + noise) / s^2) / 2, the mean over all elements: teachers that are draws v from a posterior
+    teach their mean and their variance, to which that of the observations, `noise`, is added (Korattikara Balan et al.
+    2015, arXiv:1506.04416, section 2.2)."""
+    same_shape(mean, teacher, "means")
+    same_shape(log_variance, teacher, "log variances")
+    return (log_variance + ((teacher - mean).pow(2) + noise) * torch.exp(-log_variance)).mean() / 2
+
+
+@wide
 def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student, teacher) / teacher.var(unbiased=False).clamp_min(torch.finfo(torch.float32).tiny)
 

@@ -10,28 +10,14 @@ Source: Romero et al. 2015, arXiv:1412.6550, section 2.2.
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gossamer.losses import hint_loss
-from gossamer.methods.distill.student import HintedStudent
+from gossamer.methods.distill.student import HintedStudent, relative_hint_loss
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train.taps import regressor
-
-
-def relative_hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """`hint_loss` over half the mean square of the hint, so that its size depends on neither network; mean over
-    pairs."""
-    return torch.stack(
-        [
-            2 * hint_loss(s, t) / t.float().pow(2).mean().clamp_min(torch.finfo(torch.float32).tiny)
-            for s, t in zip(student, teacher)
-        ]
-    ).mean()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, unknown
-from gossamer.losses import logit_loss
+from gossamer.losses import hint_loss, logit_loss
 from gossamer.methods.retrain import Retrain
 from gossamer.network.constrain import refuse_constrained
+from gossamer.network.moments import evaluating, place
 from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
@@ -19,12 +20,19 @@ from gossamer.task import Task
 from gossamer.train import Distillation, Fitted, Training
 from gossamer.train.batches import own_randomness, seed_everything
 from gossamer.train.distill import Teach
-from gossamer.train.taps import Adapt, FeatureLoss, Pair, stages, tapped
+from gossamer.train.mixing import mixed
+from gossamer.train.taps import Adapt, FeatureLoss, Lesson, Pair, stages, tapped
 
 
 @dataclass(frozen=True, kw_only=True)
 class Student(Retrain):
-    """alpha weighs the hard loss, 1 - alpha what the teacher's outputs teach. lr: the peak of a cosine schedule."""
+    """alpha weighs the hard loss, 1 - alpha what the teacher's outputs teach; alpha_end: what it becomes, linearly,
+    until the end. lr: the peak of a cosine schedule. mixup, cutmix: images are mixed, for student and teacher alike, by
+    shares from Beta(a, a); 0 for none."""
+
+    alpha_end: Annotated[float | None, Range(0, 1)] = None
+    mixup: Annotated[float, Range(0, 100)] = 0.0
+    cutmix: Annotated[float, Range(0, 100)] = 0.0
 
     def training(self) -> Training:
         """The weights that are best on validation data are kept."""
@@ -40,7 +48,19 @@ class Student(Retrain):
         self, teach: Sequence[Teach], student: nn.Module, task: Task, run: Run, *, part: str = "", **changes: Any
     ) -> Fitted:
         """Train the student in place and note it in the history."""
-        fitted = self.train_with(teach, student, task, run, part=part, **changes)
+        own = [term for term in teach if isinstance(term, Distillation)]
+        for term in (*own, *(term.distillation for term in teach if isinstance(term, Lesson))):
+            term.alpha_end = self.alpha_end
+        if run.cache is not None:
+            for term in own:
+                term.remember(run.cache)
+        data = mixed(task, mixup=self.mixup, cutmix=self.cutmix)
+        try:
+            fitted = self.train_with(teach, student, data, run, part=part, **changes)
+        finally:
+            for term in own:
+                if term.answers is not None:
+                    term.answers.flush()
         rows = fitted.history
         run.history.append(
             Edit(
@@ -91,6 +111,21 @@ class Samples:
         return ((self.inputs[part], self.targets[part]) for part in torch.split(order, self.batch_size))
 
 
+@torch.no_grad()
+def labelled(teacher: nn.Module, inputs: Tensor, like: Any, batch_size: int) -> Tensor:
+    """What the teacher says about inputs (N, ...), as targets: its classes where `like`, a target of the task, holds
+    classes, its outputs otherwise."""
+    rows = []
+    with evaluating(teacher):
+        for part in torch.split(inputs, batch_size):
+            outputs = teacher(*place(teacher, part))
+            if not isinstance(outputs, Tensor):
+                raise BadInput(f"distillation: the teacher gives a {type(outputs).__name__}; it must give one tensor")
+            whole = isinstance(like, Tensor) and not like.is_floating_point() and like.dim() == outputs.dim() - 1
+            rows.append((outputs.argmax(1) if whole else outputs).cpu())
+    return torch.cat(rows)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerStudent(Student):
     """layers: the teacher's layer for a layer of the student, by name; where it is empty, the last layers of equal
@@ -125,6 +160,17 @@ class LayerStudent(Student):
 def pooled(features: Tensor) -> Tensor:
     """Embeddings (N, C): the mean over the positions of images; vectors as they are."""
     return features.flatten(2).mean(2) if features.dim() > 2 else features
+
+
+def relative_hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """`hint_loss` over half the mean square of the hint, so that its size depends on neither network; mean over
+    pairs."""
+    return torch.stack(
+        [
+            2 * hint_loss(s, t) / t.float().pow(2).mean().clamp_min(torch.finfo(torch.float32).tiny)
+            for s, t in zip(student, teacher)
+        ]
+    ).mean()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,166 @@
+"""Learn the average opinion of many networks, drawn from the posterior while the student learns (Bayesian dark
+knowledge).
+
+What it does: walks the teacher through its posterior by Langevin dynamics, one step for each batch, and teaches the
+student what it says at each step, near the training data. The student becomes the whole ensemble's average, which is
+better calibrated than any one network, at the cost of one; no draw is stored. For regressions the student learns the
+average; one with twice the teacher's outputs learns mean and log variance.
+Cost: one training step and one forward pass of the teacher for each batch, after `burn_in` epochs of the teacher alone.
+When it fails: too large a `sampler_lr` draws from something hotter than the posterior; too small a one hardly moves.
+Batch norms of the teacher stay as they are.
+Equation: theta += (h / 2) grad log p(theta | data) + N(0, h), h = 2 sampler_lr / N; the student's loss:
+KL(teacher(x') || student(x')), x' = x + N(0, spread^2), or (log s^2 + ((v - m)^2 + 1 / precision) / s^2) / 2.
+Source: Korattikara Balan et al. 2015, arXiv:1506.04416, section 2; Welling & Teh 2011 (Langevin dynamics).
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gossamer.errors import BadInput
+from gossamer.losses import gaussian_loss
+from gossamer.methods.distill.student import Student
+from gossamer.network.moments import evaluating, place
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Model, Task, split
+from gossamer.train.batches import batch_size, batches_of_epoch, own_randomness
+from gossamer.train.distill import soft_loss
+from gossamer.train.lend import lent
+
+
+@torch.no_grad()
+def langevin_step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], size: float) -> None:
+    """theta + size / 2 * gradient + N(0, size), in place, with torch's global generator. gradients: of the log density
+    that is drawn from."""
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.add_(gradient, alpha=size / 2).add_(torch.randn_like(p), alpha=size**0.5)
+
+
+@dataclass
+class Posterior:
+    """A network that walks through its posterior, given `samples` labelled samples.
+
+    precision: of the observations, where the targets are real numbers. prior: precision of the weights.
+    """
+
+    network: nn.Module
+    samples: int
+    lr: float
+    prior: float
+    precision: float
+
+    def step(self, inputs: tuple[Any, ...], target: Tensor) -> None:
+        """One step of the walk, on one batch."""
+        with torch.enable_grad():
+            leaves = {name: p.detach().requires_grad_() for name, p in self.network.named_parameters()}
+            outputs = functional_call(self.network, leaves, inputs)
+            energy = self.samples * self.surprise(outputs, target)
+            energy = energy + self.prior / 2 * torch.stack([p.pow(2).sum() for p in leaves.values()]).sum()
+            gradients = torch.autograd.grad(energy, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        langevin_step(list(self.network.parameters()), [-g for g in gradients], 2 * self.lr / self.samples)
+
+    def surprise(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """-log p(target | outputs) without constants, the mean over samples."""
+        if target.is_floating_point():
+            return self.precision / 2 * (outputs - target.view_as(outputs)).pow(2).flatten(1).sum(1).mean()
+        return F.cross_entropy(outputs, target)
+
+
+class Opinions:
+    """A term of `teach`: a step of the posterior, then what it says near the batch."""
+
+    def __init__(self, posterior: Posterior, alpha: float, spread: float) -> None:
+        self.posterior, self.hard_weight, self.spread = posterior, alpha, spread
+        self.near: tuple[Any, ...] = ()
+
+    def perturb(self, student: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        """A hook before the student's forward: in training, inputs near those that are given."""
+        if not student.training:
+            return None
+        noisy = self.spread > 0
+        self.near = tuple(
+            x + self.spread * torch.randn_like(x) if noisy and isinstance(x, Tensor) and x.is_floating_point() else x
+            for x in inputs
+        )
+        return self.near
+
+    def __call__(self, inputs: tuple[Any, ...], outputs: Tensor, target: Tensor) -> Tensor:
+        """A scalar."""
+        self.posterior.step(inputs, target)
+        with torch.no_grad():
+            expected = self.posterior.network(*self.near)
+        if has_variance(outputs, expected):
+            mean, log_variance = outputs.chunk(2, 1)
+            soft = gaussian_loss(mean, log_variance, expected, 1 / self.posterior.precision)
+        else:
+            soft = soft_loss(outputs, expected, target, 1.0)
+        return (1 - self.hard_weight) * soft
+
+
+def has_variance(outputs: Tensor, expected: Tensor) -> bool:
+    """Whether the student gives mean and log variance of what the teacher gives."""
+    return outputs.dim() == 2 and outputs.shape[1] == 2 * expected.shape[1]
+
+
+def on_means(task: Task) -> Task:
+    """The task, of the first half of the outputs."""
+
+    def means(model: Model) -> Model:
+        return lambda *inputs: model(*inputs).chunk(2, 1)[0]
+
+    def of_means(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda model, data: function(means(model), data)
+
+    return replace(task, loss=of_means(task.loss), metric=of_means(task.metric))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bayesian(Student):
+    """burn_in: epochs of the teacher alone. sampler_lr: rate on the mean loss, as of SGD. spread: standard deviation of
+    what is added to the inputs. prior, precision: of the weights and of the observations. temperature has no effect."""
+
+    alpha: Annotated[float, Range(0, 1)] = 0.0
+    burn_in: Annotated[int, Range(0, 10_000)] = 2
+    sampler_lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.02
+    spread: Annotated[float, Range(0, 1000)] = 0.001
+    prior: Annotated[float, Range(0, 1e9)] = 10.0
+    precision: Annotated[float, Range(0, 1e9, open_=("low",))] = 1.0
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        posterior = self.posterior(task, run)
+        student = copy.deepcopy(model)
+        term = Opinions(posterior, self.alpha, self.spread)
+        with torch.no_grad(), evaluating(student):
+            ours, theirs = (net(*place(net, (task.example_inputs, None))) for net in (student, posterior.network))
+        if has_variance(ours, theirs):
+            task = on_means(task)
+        hook = student.register_forward_pre_hook(term.perturb)
+        try:
+            with lent(student, [posterior.network]):
+                return self.learn([term], student, task, run).model
+        finally:
+            hook.remove()
+
+    def posterior(self, task: Task, run: Run) -> Posterior:
+        """The teacher after its burn-in."""
+        network = copy.deepcopy(self.teacher(run)).requires_grad_(False).eval()
+        samples = len(task.train) * batch_size(next(iter(task.train)))
+        result = Posterior(network, samples, self.sampler_lr, self.prior, self.precision)
+        with own_randomness():
+            for epoch in range(self.burn_in):
+                # Of another seed than the student's training, which would draw the same numbers again.
+                batches = batches_of_epoch(task.train, run.seed + 1, epoch, 0, 0)
+                name = f"{self.name()}: epoch {epoch + 1} of {self.burn_in} of the burn-in"
+                for _, batch in run.progress.bar(batches, label=name, total=len(task.train)):
+                    target = split(batch)[1]
+                    if not isinstance(target, Tensor):
+                        raise BadInput(f"{self.name()}: targets are a {type(target).__name__}, they must be one tensor")
+                    result.step(place(network, batch), target.to(next(network.parameters()).device))
+        return result

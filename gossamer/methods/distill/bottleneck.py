@@ -1,0 +1,73 @@
+"""Learn the teacher's logits with large linear layers in two thin ones.
+
+What it does: puts W = U V, without an activation between, in the place of linear layers, and trains the student to give
+the teacher's logits. Wide shallow students learn many times faster so, and are smaller.
+Cost: a singular value decomposition of each layer; one forward pass of the teacher for each batch.
+When it fails: a rank below that of what the layer has to pass on; it is not needed where layers are small.
+Equation: |z - v|^2 / 2 with W ~ U V, U (outputs, rank) and V (rank, inputs), at first the best such approximation.
+Source: Ba & Caruana 2014, arXiv:1312.6184, section 2.3.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import nn
+
+from gossamer.errors import NoEffect
+from gossamer.methods.distill.student import Student, regression
+from gossamer.network.constrain import refuse_constrained, weights_of
+from gossamer.network.swap import swap
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Distillation
+
+
+def thin(layer: nn.Linear, rank: int) -> nn.Sequential:
+    """V, then U: the nearest layer of this rank; the same one at full rank."""
+    left, values, right = torch.linalg.svd(layer.weight.detach().double(), full_matrices=False)
+    roots = values[:rank].sqrt()
+    like = dict[str, Any](device=layer.weight.device, dtype=layer.weight.dtype)
+    first = nn.Linear(layer.in_features, rank, bias=False, **like)
+    second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like)
+    with torch.no_grad():
+        first.weight.copy_(roots[:, None] * right[:rank])
+        second.weight.copy_(left[:, :rank] * roots)
+        if layer.bias is not None:
+            second.bias.copy_(layer.bias)
+    return nn.Sequential(first, second).train(layer.training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck(Student):
+    """rank: features between U and V. layers, ignore: patterns; linear layers under them that would not become smaller
+    stay as they are. alpha weighs the hard loss; temperature has no effect."""
+
+    stage: ClassVar[int | None] = 20
+    saves: ClassVar[tuple[str, ...]] = ("macs", "params")
+
+    rank: Annotated[int, Range(1, 65_536)]
+    alpha: Annotated[float, Range(0, 1)] = 0.0
+    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.01
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        refuse_constrained(model, self.name())
+        names = [key.removesuffix("weight").removesuffix(".") for key in weights_of(model, self.layers, self.ignore)]
+        large: dict[str, nn.Linear] = {}
+        for name in names:
+            layer = model.get_submodule(name)
+            if isinstance(layer, nn.Linear) and self.rank * sum(layer.weight.shape) < layer.weight.numel():
+                large[name] = layer
+        if not large:
+            raise NoEffect(f"{self.name()}: rank = {self.rank} makes no linear layer of {names} smaller")
+        student = swap(model, {name: thin(layer, self.rank) for name, layer in large.items()})
+        for name, layer in large.items():
+            before = f"linear, {layer.in_features} to {layer.out_features}"
+            after = f"two, with {self.rank} features between"
+            run.history.append(Edit(method=self.name(), kind="swap", target=name, before=before, after=after))
+        term = Distillation(self.teacher(run), alpha=self.alpha, loss=regression)
+        return self.learn([term], student, task, run).model

@@ -1,0 +1,106 @@
+"""Learn from a teacher without any data: on images that look to it like those it was trained on.
+
+What it does: turns noise into images to which the teacher gives a chosen class, and in which all its batch norms see
+the statistics that they remember; then trains the student on them. Training data are not looked at; validation data
+still choose the best weights.
+Cost: `steps` forward and backward passes of the teacher for every batch of images, then a training.
+When it fails: teachers without batch norm remember too little; the student stays behind one trained on real data.
+Equation: min over x of CE(y, teacher(x)) + statistics * sum over batch norms (|m - mean| + |s^2 - variance|) +
+smoothness * TV(x); then as `distill.kd` on x.
+Source: Yin et al. 2020, arXiv:1912.08795, section 3.2 (DeepInversion, without its competition with the student).
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gossamer.errors import BadInput
+from gossamer.losses import statistics_loss, total_variation
+from gossamer.methods.distill.student import Samples, Student
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Distillation
+from gossamer.train.batches import own_randomness, seed_everything
+
+
+@contextmanager
+def remembered(teacher: nn.Module) -> Iterator[list[Tensor]]:
+    """Within, `statistics_loss` of what enters each batch norm in a run is appended to the list."""
+    losses: list[Tensor] = []
+
+    def note(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        losses.append(statistics_loss(inputs[0], norm.running_mean, norm.running_var))
+
+    norms = [m for m in teacher.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        raise BadInput("distill.data_free: the teacher has no batch norm that remembers its training data")
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    try:
+        yield losses
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def invert(
+    teacher: nn.Module, labels: Tensor, shape: tuple[int, ...], *, steps: int, lr: float, weights: tuple[float, float]
+) -> Tensor:
+    """Images (N, *shape) that the teacher, in eval mode, takes for these classes, from noise of torch's global
+    generator. weights: of the statistics and of the smoothness."""
+    images = torch.randn(len(labels), *shape, device=labels.device).requires_grad_()
+    optimizer = torch.optim.Adam([images], lr, betas=(0.5, 0.9))
+    with remembered(teacher) as unlike, torch.enable_grad():
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1 - step / steps)
+            unlike.clear()
+            loss = F.cross_entropy(teacher(images), labels)
+            loss = loss + weights[0] * torch.stack(unlike).sum()
+            if images.dim() == 4:
+                loss = loss + weights[1] * total_variation(images)
+            images.grad = torch.autograd.grad(loss, [images])[0]
+            optimizer.step()
+    return images.detach()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFree(Student):
+    """samples: images to make, `batch` at a time, in so many steps of Adam at image_lr. statistics, smoothness: weights
+    of the equation."""
+
+    samples: Annotated[int, Range(1, 10_000_000)] = 2048
+    batch: Annotated[int, Range(2, 100_000)] = 128
+    steps: Annotated[int, Range(1, 1_000_000)] = 200
+    image_lr: Annotated[float, Range(0, 100, open_=("low",))] = 0.1
+    statistics: Annotated[float, Range(0, 1e6)] = 1.0
+    smoothness: Annotated[float, Range(0, 1e6)] = 0.01
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        teacher = copy.deepcopy(self.teacher(run)).requires_grad_(False).eval()
+        home, example = next(teacher.parameters()).device, task.example_inputs[0]
+        outputs = teacher(example.to(home))
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+            raise BadInput(f"{self.name()}: the teacher must give logits (N, classes) for one tensor of inputs")
+        images: list[Tensor] = []
+        parts = range(-(-self.samples // self.batch))
+        with own_randomness():
+            seed_everything(run.seed, 0)
+            labels = torch.arange(len(parts) * self.batch) % outputs.shape[1]
+            for i in run.progress.bar(parts, label=f"{self.name()}: making images", total=len(parts)):
+                wanted = labels[i * self.batch : (i + 1) * self.batch].to(home)
+                weights = (self.statistics, self.smoothness)
+                images.append(
+                    invert(teacher, wanted, example.shape[1:], steps=self.steps, lr=self.image_lr, weights=weights)
+                )
+        count = self.samples
+        data = replace(task, train=Samples(torch.cat(images).cpu()[:count], labels[:count], self.batch))
+        term = Distillation(teacher, temperature=self.temperature, alpha=self.alpha)
+        return self.learn([term], copy.deepcopy(model), data, run).model

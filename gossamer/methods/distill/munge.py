@@ -1,0 +1,112 @@
+"""Learn from the teacher on made-up data near the real ones (MUNGE).
+
+What it does: makes new inputs by exchanging attributes between training samples and their nearest neighbours, asks the
+teacher about them, and trains the student on these and the real ones. For tables and small images, where the teacher
+knows more than the labelled data show.
+Cost: distances of `samples` training samples to each other, (1 + copies) * samples inputs in memory, and one forward
+pass of the teacher for each batch.
+When it fails: where neighbours are not alike attribute by attribute, as in large natural images.
+Equation: with probability p, e_a ~ N(e'_a, sd) and e'_a ~ N(e_a, sd), sd = |e_a - e'_a| / s; nominal attributes change
+places. The student's loss is that of `distill.kd`, where the label is what the teacher says.
+Source: Bucila, Caruana & Niculescu-Mizil 2006, doi:10.1145/1150402.1150464, section 3. Neighbours are those of the
+original data, where the paper looks for them anew after every exchange.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.methods.distill.student import Samples, Student, labelled
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task, split
+from gossamer.train import Distillation
+from gossamer.train.batches import own_randomness, seed_everything
+
+# Rows whose distances to all others are held at a time.
+ROWS = 512
+
+
+def nearest(rows_ND: Tensor, nominal_D: Tensor) -> Tensor:
+    """The index of each row's nearest other row, (N,): attributes scaled to [0, 1], nominal ones 1 apart if unequal."""
+    if len(rows_ND) < 2:
+        raise BadInput(f"munge: {len(rows_ND)} samples have no neighbours; give at least 2")
+    low, high = rows_ND.amin(0), rows_ND.amax(0)
+    scaled = ((rows_ND - low) / (high - low).clamp_min(torch.finfo(rows_ND.dtype).tiny))[:, ~nominal_D]
+    others = rows_ND[:, nominal_D]
+    found = []
+    for start in range(0, len(rows_ND), ROWS):
+        part = slice(start, start + ROWS)
+        distances = torch.cdist(scaled[part], scaled).pow(2)
+        for column in others.unbind(1):
+            distances += column[part, None] != column[None]
+        distances[torch.arange(len(distances)), torch.arange(start, start + len(distances))] = torch.inf
+        found.append(distances.argmin(1))
+    return torch.cat(found)
+
+
+def munge(
+    rows_ND: Tensor, probability: float, spread: float, *, nominal_D: Tensor | None = None, neighbours_N: Any = None
+) -> Tensor:
+    """A copy of the rows in which attributes were exchanged between neighbours, one pair after the other, with torch's
+    global generator.
+
+    nominal_D: bool, which attributes are names rather than numbers; none by default. neighbours_N: of `nearest`.
+    """
+    nominal = torch.zeros(rows_ND.shape[1], dtype=torch.bool) if nominal_D is None else nominal_D
+    neighbours: Tensor = nearest(rows_ND, nominal) if neighbours_N is None else neighbours_N
+    rows = rows_ND.clone()
+    for i, j in enumerate(neighbours.tolist()):
+        a, b = rows[i].clone(), rows[j].clone()
+        noise = torch.randn(2, rows.shape[1], dtype=rows.dtype).masked_fill(nominal, 0) * (a - b).abs() / spread
+        chosen = torch.rand(rows.shape[1]) < probability
+        rows[i], rows[j] = torch.where(chosen, b + noise[0], a), torch.where(chosen, a + noise[1], b)
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Munge(Student):
+    """probability, spread: p and s of the equation. copies: made-up sets, each as large as the real one. samples: of
+    the training data, at most. nominal: columns of tables whose values are names, as numbers."""
+
+    probability: Annotated[float, Range(0, 1)] = 0.2
+    spread: Annotated[float, Range(0, 1e6, open_=("low",))] = 5.0
+    copies: Annotated[int, Range(1, 1000)] = 3
+    samples: Annotated[int, Range(2, 1_000_000)] = 10_000
+    nominal: tuple[int, ...] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        with own_randomness():
+            seed_everything(run.seed, 0)
+            real, like, size = self.gathered(task)
+            rows = real.flatten(1)
+            nominal = torch.zeros(rows.shape[1], dtype=torch.bool)
+            if self.nominal and not 0 <= min(self.nominal) <= max(self.nominal) < len(nominal):
+                raise BadInput(f"{self.name()}: nominal = {self.nominal} must be columns in [0, {len(nominal)})")
+            nominal[list(self.nominal)] = True
+            neighbours = nearest(rows, nominal)
+            made = [
+                munge(rows, self.probability, self.spread, nominal_D=nominal, neighbours_N=neighbours)
+                for _ in run.progress.bar(range(self.copies), label=f"{self.name()}: making data", total=self.copies)
+            ]
+        inputs = torch.cat([rows, *made]).view(-1, *real.shape[1:])
+        data = replace(task, train=Samples(inputs, labelled(self.teacher(run), inputs, like, size), size))
+        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha)
+        return self.learn([term], copy.deepcopy(model), data, run).model
+
+    def gathered(self, task: Task) -> tuple[Tensor, Any, int]:
+        """Training inputs (N, ...), a target, and the size of a batch."""
+        found: list[Tensor] = []
+        target: Any = None
+        for batch in task.train:
+            inputs, target = split(batch)
+            if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not inputs[0].is_floating_point():
+                raise BadInput(f"{self.name()}: inputs must be one tensor of real numbers, nominal ones included")
+            found.append(inputs[0].cpu())
+            if sum(map(len, found)) >= self.samples:
+                break
+        return torch.cat(found)[: self.samples], target, len(found[0])

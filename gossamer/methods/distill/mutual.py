@@ -1,0 +1,60 @@
+"""Learn together with others that know as little (deep mutual learning).
+
+What it does: trains the student and peers of its own shape, drawn anew, at the same time, each on the task and on what
+the others say. No teacher is needed; only the student is kept.
+Cost: one training step of each peer for each batch.
+When it fails: peers that agree from the start have nothing to say to each other; small data sets gain little.
+Equation: alpha CE(y, z_k) + (1 - alpha) T^2 mean over the others j of KL(softmax(z_j / T) || softmax(z_k / T)).
+Source: Zhang et al. 2018, arXiv:1706.00384, section 2.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from gossamer.methods.distill.student import Student, fresh
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train.distill import soft_loss
+from gossamer.train.lend import lent
+
+
+class Together:
+    """A term of `teach`: what the others teach the student, and all that the peers learn."""
+
+    def __init__(self, peers: Sequence[nn.Module], task: Task, alpha: float, temperature: float) -> None:
+        self.peers, self.task, self.hard_weight, self.temperature = peers, task, alpha, temperature
+
+    def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
+        """A scalar."""
+        given = [outputs, *(peer.train()(*inputs) for peer in self.peers)]
+        said = [tree_map_only(Tensor, Tensor.detach, x) for x in given]
+        total = torch.zeros((), device=inputs[0].device)
+        for i, own in enumerate(given):
+            others = [soft_loss(own, x, target, self.temperature) for j, x in enumerate(said) if j != i]
+            total = total + (1 - self.hard_weight) * torch.stack(others).mean()
+            if i:
+                total = total + self.hard_weight * self.task.loss(lambda *_, own=own: own, (inputs, target))
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutual(Student):
+    """peers: how many besides the student."""
+
+    alpha: Annotated[float, Range(0, 1)] = 0.5
+    temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 1.0
+    peers: Annotated[int, Range(1, 100)] = 1
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        student = copy.deepcopy(model)
+        peers = [fresh(model, run.seed + i, method=self.name()) for i in range(1, self.peers + 1)]
+        term = Together(peers, task, self.alpha, self.temperature)
+        with lent(student, peers):
+            return self.learn([term], student, task, run).model

@@ -1,0 +1,86 @@
+"""Learn the few neurons of the teacher's top layer that tell most and repeat least (as for faces on phones).
+
+What it does: selects neurons of a layer of the teacher, usually its embedding, that tell the classes apart and do not
+say the same as others, trains the student to predict these, through a linear layer that is thrown away, then all of it
+on the teacher's outputs. Works on the layers of any two networks, with labels of classes or of attributes.
+Cost: `batches` forward passes of the teacher to select, then one for each batch of both stages.
+When it fails: where labels say nothing about what the embedding is for.
+Equation: E(y) = -sum u_i y_i + beta sum over i < j of r_ij y_i y_j, minimised in mean field; stage 1: the squared error
+of the selected neurons over their mean square; stage 2: as `distill.kd`.
+Source: Luo et al. 2016, doi:10.1609/aaai.v30i1.10452, section 3.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.losses import select_neurons
+from gossamer.methods.distill.student import HintedStudent, pooled, relative_hint_loss
+from gossamer.network.moments import evaluating, place
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task, split
+from gossamer.train.taps import Taps
+
+
+class Pooled(nn.Module):
+    """`pooled`, as a module."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return pooled(features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neurons(HintedStudent):
+    """layers: the teacher's layer for a layer of the student, one pair, usually those before the classifier; where it
+    is empty, the last of the lowest resolution. share: of the layer's neurons that is kept. beta: of the equation."""
+
+    share: Annotated[float, Range(0, 1, open_=("low",))] = 0.25
+    beta: Annotated[float, Range(0, 1e6)] = 4.0
+    batches: Annotated[int, Range(1, 100_000)] = 32
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        student = copy.deepcopy(model)
+        pair = self.pairs(student, task, run)[-1]
+        if len(self.layers) > 1:
+            raise BadInput(f"{self.name()}: layers has {len(self.layers)} entries; neurons are selected in one layer")
+        chosen = self.select(self.teacher(run), pair[1], task)
+
+        def regressor(student: Sequence[int], teacher: Sequence[int], where: str) -> nn.Module:
+            return nn.Sequential(Pooled(), nn.Linear(student[1], len(chosen)))
+
+        def loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+            return relative_hint_loss(student, [pooled(teacher[0])[:, chosen.to(teacher[0].device)]])
+
+        return self.in_two_stages([pair], loss, regressor, student, task, run)
+
+    @torch.no_grad()
+    def select(self, teacher: nn.Module, layer: str, task: Task) -> Tensor:
+        """Indices of the neurons to learn."""
+        taps = Taps(teacher, [layer], "teacher")
+        rows: list[tuple[Tensor, Tensor]] = []
+        try:
+            with evaluating(teacher):
+                for batch in islice(task.train, self.batches):
+                    labels = self.labels(split(batch)[1])
+                    teacher(*place(teacher, batch))
+                    rows.append((pooled(taps()[0]).cpu(), labels))
+        finally:
+            taps.remove()
+        features = torch.cat([x for x, _ in rows])
+        count = max(1, round(self.share * features.shape[1]))
+        return select_neurons(features, torch.cat([y for _, y in rows]), count, self.beta)
+
+    def labels(self, target: Any) -> Tensor:
+        """Classes (N,) or attributes (N, A), integers."""
+        if isinstance(target, Tensor):
+            attributes = target.dim() == 2 and bool(((target == 0) | (target == 1)).all())
+            if attributes or (target.dim() == 1 and not target.is_floating_point()):
+                return target.cpu().long()
+        raise BadInput(f"{self.name()}: targets must be classes (N,) or attributes (N, A) of 0 and 1")

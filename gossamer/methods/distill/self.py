@@ -1,0 +1,62 @@
+"""Learn from what the student itself was a while ago.
+
+What it does: keeps a running mean of the student's weights while it trains, and teaches it what that mean says: softer
+targets than labels, without any teacher.
+Cost: one forward pass of the mean for each batch.
+When it fails: over a few epochs the mean knows nothing that the student does not.
+Equation: alpha CE(y, z) + (1 - alpha) T^2 KL(softmax(z' / T) || softmax(z / T)), z' of the network with weights
+theta' <- d theta' + (1 - d) theta.
+Source: Tarvainen & Valpola 2017, arXiv:1703.01780, section 2 (the mean teacher); Kim et al. 2021, arXiv:2006.12000
+(the past self as teacher).
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.methods.distill.student import Student
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Task
+from gossamer.train import Step
+from gossamer.train.distill import soft_loss
+from gossamer.train.lend import lent
+
+
+class Past:
+    """A term of `teach`, and what follows the student after every step."""
+
+    def __init__(self, mean: nn.Module, alpha: float, temperature: float, decay: float) -> None:
+        self.mean, self.hard_weight, self.temperature, self.decay = mean, alpha, temperature, decay
+
+    def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
+        """A scalar."""
+        with torch.no_grad():
+            expected = self.mean(*inputs)
+        return (1 - self.hard_weight) * soft_loss(outputs, expected, target, self.temperature)
+
+    @torch.no_grad()
+    def follow(self, step: Step) -> None:
+        """A step of the mean: faster at first, so that it forgets where it started."""
+        d, now = min(self.decay, step.number / (step.number + 10)), step.model.state_dict()
+        for name, mean in self.mean.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(now[name], 1 - d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Self(Student):
+    """decay: d of the equation."""
+
+    alpha: Annotated[float, Range(0, 1)] = 0.5
+    decay: Annotated[float, Range(0, 1, open_=("high",))] = 0.99
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        student = copy.deepcopy(model)
+        mean = copy.deepcopy(model).requires_grad_(False).eval()
+        with lent(student, [mean]):
+            term = Past(mean, self.alpha, self.temperature, self.decay)
+            return self.learn([term], student, task, run, after_step=term.follow).model

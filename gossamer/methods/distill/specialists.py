@@ -1,0 +1,154 @@
+"""Learn from a generalist and from specialists for the classes that it confuses.
+
+What it does: finds groups of classes that the teacher confuses, trains for each a copy of it that tells these classes
+apart, with one dustbin class for all others, on data in which half the samples are of the group, and teaches the
+student what the generalist and all specialists together say.
+Cost: a short training for each specialist on a part of the data; the forward passes of all for each batch.
+When it fails: few classes, or a teacher that confuses none of them.
+Equation: q = argmin KL(p_g || q) + sum over k of KL(p_k || q), where q of the dustbin of k is that of all classes
+outside its group; then as `distill.kd` with q as the teacher's probabilities.
+Source: Hinton et al. 2015, arXiv:1503.02531, section 5. The dustbin's logit is the log-sum-exp of the other classes',
+so that a specialist begins as exactly the generalist.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.methods.distill.student import Student
+from gossamer.network.moments import evaluating, place
+from gossamer.ranges import Range
+from gossamer.run import Run
+from gossamer.task import Loader, Model, Task, split
+from gossamer.train import Distillation
+
+# Of the fixed point that is the combined opinion; it is within 1e-6 long before.
+ROUNDS = 50
+
+
+def dustbin(logits: Tensor, group: Sequence[int]) -> Tensor:
+    """Logits (N, len(group) + 1): those of the classes of the group, and one for all others together."""
+    others = [i for i in range(logits.shape[1]) if i not in group]
+    return torch.cat([logits[:, list(group)], logits[:, others].logsumexp(1, keepdim=True)], 1)
+
+
+def in_group(target: Tensor, group: Sequence[int]) -> Tensor:
+    """Numbers of classes within the group, len(group) for all others."""
+    found = torch.full_like(target, len(group))
+    for number, label in enumerate(group):
+        found[target == label] = number
+    return found
+
+
+def combined(general: Tensor, special: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
+    """q of the equation, (N, classes). general: probabilities (N, classes); special: (N, len(group) + 1).
+
+    A specialist's dustbin is spread over its classes as q is, again and again: expectation maximisation, which goes to
+    the one optimum.
+    """
+    q = general
+    for _ in range(ROUNDS):
+        total = general.clone()
+        for p, group in zip(special, groups):
+            inside = torch.zeros(q.shape[1], dtype=torch.bool, device=q.device)
+            inside[list(group)] = True
+            rest = q.masked_fill(inside, 0)
+            total += p[:, -1:] * rest / rest.sum(1, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny)
+            total[:, list(group)] += p[:, :-1]
+        q = total / (1 + len(groups))
+    return q
+
+
+class Team(nn.Module):
+    """Generalist and specialists as one network, whose logits are log q. shifts: what is added to a dustbin's logit,
+    because its classes were rarer in the specialist's training than they are."""
+
+    def __init__(self, generalist: nn.Module, specialists: Sequence[nn.Module], groups: Any, shifts: Any) -> None:
+        super().__init__()
+        self.generalist, self.specialists = generalist, nn.ModuleList(specialists)
+        self.groups, self.shifts = groups, shifts
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """Logits (N, classes)."""
+        special = []
+        for network, group, shift in zip(self.specialists, self.groups, self.shifts):
+            logits = dustbin(network(*inputs), group)
+            special.append(torch.cat([logits[:, :-1], logits[:, -1:] + shift], 1).softmax(1))
+        q = combined(self.generalist(*inputs).softmax(1), special, self.groups)
+        return q.clamp_min(torch.finfo(q.dtype).tiny).log()
+
+
+class Enriched:
+    """Batches in which half the samples are of the group: all there are of it, and as many others, at least two."""
+
+    def __init__(self, loader: Loader, group: Sequence[int]) -> None:
+        self.loader, self.group = loader, torch.tensor(group)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+        for batch in self.loader:
+            inputs, target = split(batch)
+            of_group = torch.isin(target.cpu(), self.group)
+            inside, outside = of_group.nonzero()[:, 0], (~of_group).nonzero()[:, 0]
+            drawn = outside[torch.randperm(len(outside))[: max(len(inside), 2)]]
+            kept = torch.cat([inside, drawn])
+            yield tuple(x[kept] for x in inputs), target[kept]
+
+
+@torch.no_grad()
+def confused(network: nn.Module, task: Task, count: int, seed: int) -> tuple[list[list[int]], Tensor]:
+    """Groups of classes that are expected together, from the covariance of the network's probabilities on calibration
+    data, and the mean probabilities of all classes."""
+    rows = []
+    with evaluating(network):
+        for batch in task.calibration:
+            logits = network(*place(network, batch))
+            if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] <= count:
+                raise BadInput(
+                    f"distill.specialists: needs logits (N, classes), more classes than the {count} specialists"
+                )
+            rows.append(logits.double().softmax(1).cpu())
+    probabilities = torch.cat(rows)
+    clusters = KMeans(count, n_init=10, random_state=seed).fit_predict(probabilities.T.cov().numpy())
+    groups = [[i for i, c in enumerate(clusters.tolist()) if c == k] for k in range(count)]
+    return groups, probabilities.mean(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specialists(Student):
+    """count: of specialists; each trains for so many epochs, from the teacher's weights."""
+
+    count: Annotated[int, Range(2, 1000)] = 3
+    specialist_epochs: Annotated[int, Range(1, 10_000)] = 2
+    specialist_lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.005
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        generalist = self.teacher(run)
+        groups, expected = confused(generalist, task, self.count, run.seed)
+        specialists = [self.specialist(generalist, group, task, run, k) for k, group in enumerate(groups, 1)]
+        shares = [float(expected[group].sum().clamp(1e-6, 1 - 1e-6)) for group in groups]
+        shifts = [float(torch.tensor((1 - share) / share).log()) for share in shares]
+        team = Team(generalist, specialists, groups, shifts)
+        term = Distillation(team, temperature=self.temperature, alpha=self.alpha)
+        return self.learn([term], copy.deepcopy(model), task, run).model
+
+    def specialist(self, generalist: nn.Module, group: Sequence[int], task: Task, run: Run, number: int) -> nn.Module:
+        """A copy of the generalist, trained on a group."""
+
+        def loss(model: Model, batch: Any) -> Tensor:
+            inputs, target = split(batch)
+            return F.cross_entropy(dustbin(model(*inputs), group), in_group(target, group))
+
+        data = replace(task, train=Enriched(task.train, group), loss=loss)
+        changes: dict[str, Any] = {"epochs": self.specialist_epochs, "lr": self.specialist_lr, "keep": "last"}
+        network = copy.deepcopy(generalist).requires_grad_(True)
+        return self.learn([], network, data, run, part=f" of specialist {number}", **changes).model
