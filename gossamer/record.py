@@ -165,11 +165,13 @@ class StoredRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """How a training went, epoch by epoch. top1: on validation data, percent, None where it was not evaluated."""
+    """How a training went, epoch by epoch. top1: on validation data, percent, None where it was not evaluated.
+    seconds: of each epoch, its evaluation included."""
 
     name: str
     loss: list[float]
     top1: list[float | None]
+    seconds: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)

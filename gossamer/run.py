@@ -44,6 +44,7 @@ class Run:
     """Device, seed, progress, the history of edits, how each training went, the uncompressed network, and where
     checkpoints go (None: nowhere).
 
+    cache: a folder that keeps what teachers say, for later epochs and runs.
     teacher: a network to learn from that is better than the original; where there is none, the original is.
 
     accelerator and devices are Lightning Fabric's ("cpu", "cuda", "auto"; 2 on cpu means two processes over gloo).
@@ -59,6 +60,7 @@ class Run:
     curves: list[Curve] = field(default_factory=list)
     original: "nn.Module | None" = None
     teacher: "nn.Module | None" = None
+    cache: Path | None = None
 
     @property
     def guide(self) -> "nn.Module | None":

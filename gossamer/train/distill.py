@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput
 from gossamer.losses import kd_loss, output_loss
 from gossamer.task import Model
+from gossamer.train.answers import Answers, identity
 from gossamer.train.batches import to_channels_last
 
 
@@ -22,6 +24,14 @@ class Teach(Protocol):
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """A scalar. outputs: what the network in training gave for the inputs; target: None where there is none."""
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A term that changes during the training."""
+
+    def at(self, progress: float) -> None:
+        """progress: from 0 to 1, the share of all steps that are done."""
 
 
 # Of the student's outputs, the teacher's, and the target: a scalar.
@@ -37,7 +47,14 @@ class Distillation:
     """
 
     def __init__(
-        self, teacher: Model, temperature: float = 4.0, alpha: float = 0.1, loss: SoftLoss | None = None
+        self,
+        teacher: Model,
+        temperature: float = 4.0,
+        alpha: float = 0.1,
+        loss: SoftLoss | None = None,
+        *,
+        temperature_end: float | None = None,
+        alpha_end: float | None = None,
     ) -> None:
         if not temperature > 0:
             raise BadInput(f"distillation: temperature = {temperature} must be in (0, inf]")
@@ -47,16 +64,35 @@ class Distillation:
         if isinstance(teacher, nn.Module):
             self.teacher = copy.deepcopy(teacher).requires_grad_(False).eval()
             to_channels_last(self.teacher)
-        self.temperature = temperature
-        self.hard_weight = alpha
+        self.temperature = self.first_temperature = temperature
+        self.hard_weight = self.first_alpha = alpha
+        self.temperature_end, self.alpha_end = temperature_end, alpha_end
         self.loss = loss
+        self.answers: Answers | None = None
+
+    def at(self, progress: float) -> None:
+        """Follow the schedules: linear from temperature and alpha to their ends, while progress goes from 0 to 1."""
+        if self.temperature_end is not None:
+            self.temperature = self.first_temperature + progress * (self.temperature_end - self.first_temperature)
+        if self.alpha_end is not None:
+            self.hard_weight = self.first_alpha + progress * (self.alpha_end - self.first_alpha)
+
+    def remember(self, folder: Path) -> None:
+        """Keep what the teacher gives below a folder, and take what is there. Raises BadInput where it cannot be."""
+        if not isinstance(self.teacher, nn.Module):
+            raise BadInput("distillation: a teacher without modules cannot be told from others; give it as a module")
+        self.answers = Answers(folder / identity(self.teacher))
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """(1 - alpha) * soft loss, a scalar."""
         return self.soft(outputs, self.expected(inputs), target)
 
-    @torch.no_grad()
     def expected(self, inputs: tuple[Any, ...]) -> Any:
+        """What the teacher gives, or has given for the same inputs."""
+        return self.asked(*inputs) if self.answers is None else self.answers(inputs, self.asked)
+
+    @torch.no_grad()
+    def asked(self, *inputs: Any) -> Any:
         """What the teacher gives."""
         return self._at(inputs)(*inputs)
 

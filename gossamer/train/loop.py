@@ -112,8 +112,7 @@ def fit(
             if run.devices > 1:
                 in_processes(_train, job, run, training)
             fitted = _train(make_fabric(run, training), job, run)
-            rows = fitted.history
-            run.curves.append(Curve(name=label, loss=[row.loss for row in rows], top1=[row.top1 for row in rows]))
+            run.curves.append(curve(label, fitted.history))
             return fitted
         finally:
             model.zero_grad(set_to_none=True)
@@ -144,6 +143,7 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
             for index, batch in run.progress.bar(batches, label=name, total=steps - at.batch):
                 lr = at.lr_scale * learning_rate(training, at.epoch * steps + index, training.epochs * steps)
                 set_rate(optimizer, lr)
+                objective.at((at.epoch * steps + index) / (training.epochs * steps))
                 part, weight = place(batch)
                 loss = objective(part) * weight
                 optimizer.zero_grad()
@@ -225,6 +225,12 @@ def _fitted(model: nn.Module, at: Numbers) -> Fitted:
         top1=None if at.best_score is None else 100 * at.best_score,
         backed_off=at.backed_off,
     )
+
+
+def curve(name: str, rows: Sequence[Epoch]) -> Curve:
+    """A history as it stands in a document."""
+    columns = ([row.loss for row in rows], [row.top1 for row in rows], [row.seconds for row in rows])
+    return Curve(name=name, loss=columns[0], top1=columns[1], seconds=columns[2])
 
 
 def _mean(fabric: Fabric, value: Tensor | float) -> float:

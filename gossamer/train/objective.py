@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gossamer.errors import BadInput
 from gossamer.task import Model, Task, cross_entropy, split
-from gossamer.train.distill import Teach
+from gossamer.train.distill import Scheduled, Teach
+from gossamer.train.mixing import Mixture
 
 
 class Objective:
@@ -28,21 +29,28 @@ class Objective:
             )
         self.module, self.teach, self.autocast = module, teach, autocast
         self.loss = _Smoothed(label_smoothing) if label_smoothing else task.loss
-        self.hard_weight = prod(term.hard_weight for term in teach)
         self.outputs: list[Any] = []
+
+    def at(self, progress: float) -> None:
+        """Tell the terms that follow a schedule how far the training is, from 0 to 1."""
+        for term in self.teach:
+            if isinstance(term, Scheduled):
+                term.at(progress)
 
     def __call__(self, batch: Any) -> Tensor:
         """The total loss of a batch, a scalar."""
         if not self.teach:
             return self.loss(self.module, batch)
         self.outputs.clear()
-        total = self.hard_weight * self.loss(self._noted, batch)
+        total = prod(term.hard_weight for term in self.teach) * self.loss(self._noted, batch)
         if len(self.outputs) != 1:
             raise BadInput(
                 f"training: the task's loss ran the network {len(self.outputs)} times for one batch; "
                 "with terms in `teach` it must run it once"
             )
         inputs, target = split(batch)
+        if isinstance(target, Mixture):
+            target = target.first
         with self._context():
             for term in self.teach:
                 total = total + term(inputs, self.outputs[0], target)

@@ -153,11 +153,19 @@ class Lesson:
     ) -> None:
         self.taps, self.adapters, self.distillation = taps, adapters, distillation
         self.loss, self.weight, self.alone = loss, weight, alone
-        self.hard_weight = 0.0 if alone else distillation.hard_weight
+
+    @property
+    def hard_weight(self) -> float:
+        """The weight that is left to the task's own loss."""
+        return 0.0 if self.alone else self.distillation.hard_weight
+
+    def at(self, progress: float) -> None:
+        """Follow the schedules of the soft loss."""
+        self.distillation.at(progress)
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """A scalar."""
-        expected = self.distillation.expected(inputs)
+        expected = self.distillation.asked(*inputs)  # the layers must run
         student, teacher = (taps() for taps in self.taps)
         matched = [of_one_size(adapt(s), t) for adapt, s, t in zip(self.adapters, student, teacher)]
         total = self.weight * self.loss([s for s, _ in matched], [t for _, t in matched])
