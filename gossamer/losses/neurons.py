@@ -12,6 +12,8 @@ from torch import Tensor
 from gossamer.errors import BadInput
 from gossamer.losses.wide import wide
 
+COOLING = (1.0, 0.5, 0.25, 0.125)
+
 
 @wide
 def discrimination(features: Tensor, labels: Tensor) -> Tensor:
@@ -56,13 +58,15 @@ def selection_energy(kept: Tensor, unary: Tensor, pairwise: Tensor, beta: float)
 
 
 @wide
-def keep_probabilities(unary: Tensor, pairwise: Tensor, beta: float, sweeps: int = 50) -> Tensor:
-    """Mean field: q_i = sigmoid(u_i - beta sum_j r_ij q_j), shape (K,).
+def keep_probabilities(
+    unary: Tensor, pairwise: Tensor, beta: float, sweeps: int = 50, start: Tensor | None = None
+) -> Tensor:
+    """Mean field: q_i = sigmoid(u_i - beta sum_j r_ij q_j), shape (K,). start: where to begin, zeros by default.
 
     One neuron after another, the most wanted first: of two equal ones the first is in before the second is asked, which
     updates of all at once could never tell apart.
     """
-    q = torch.zeros_like(unary)
+    q = torch.zeros_like(unary) if start is None else start.clone()
     order = unary.argsort(descending=True, stable=True).tolist()
     for _ in range(sweeps):
         before = q.clone()
@@ -74,8 +78,22 @@ def keep_probabilities(unary: Tensor, pairwise: Tensor, beta: float, sweeps: int
 
 
 def select_neurons(features: Tensor, labels: Tensor, count: int, beta: float = 4.0) -> Tensor:
-    """Indices of the `count` neurons to learn, ascending. With beta = 0: those with the largest `discrimination`."""
+    """Indices of the `count` neurons to learn, ascending. With beta = 0: those with the largest `discrimination`.
+
+    The energy is divided by a temperature that falls from 1: at 1 two equal neurons of middling worth share their
+    probability, and only further down one of them is dropped. Of fewer than `count` that the mean field keeps, more are
+    added one by one, each time the one that raises the energy least.
+    """
     if not 1 <= count <= features.shape[1]:
         raise BadInput(f"neurons: count = {count} must be in [1, {features.shape[1]}], the number of neurons")
-    q = keep_probabilities(discrimination(features, labels), redundancy(features), beta)
-    return q.argsort(descending=True, stable=True)[:count].sort().values
+    unary, pairwise = discrimination(features, labels), redundancy(features)
+    q = torch.zeros_like(unary)
+    for temperature in COOLING:
+        q = keep_probabilities(unary / temperature, pairwise, beta / temperature, start=q)
+    kept = torch.zeros_like(unary, dtype=torch.bool)
+    first = q.argsort(descending=True, stable=True)[:count]
+    kept[first[q[first] > 0.5]] = True
+    while int(kept.sum()) < count:
+        gain = unary - beta * pairwise[:, kept].sum(1)
+        kept[gain.masked_fill(kept, -torch.inf).argmax()] = True
+    return kept.nonzero()[:, 0]

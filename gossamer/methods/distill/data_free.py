@@ -5,7 +5,7 @@ the statistics that they remember; then trains the student on them. Training dat
 still choose the best weights.
 Cost: `steps` forward and backward passes of the teacher for every batch of images, then a training.
 When it fails: teachers without batch norm remember too little; the student stays behind one trained on real data.
-Equation: min over x of CE(y, teacher(x)) + statistics * sum over batch norms (|m - mean| + |s^2 - variance|) +
+Equation: min over x of CE(y, teacher(x)) + statistics * mean over batch norms (|m - mean| + |s^2 - variance|) +
 smoothness * TV(x); then as `distill.kd` on x.
 Source: Yin et al. 2020, arXiv:1912.08795, section 3.2 (DeepInversion, without its competition with the student).
 """
@@ -63,7 +63,7 @@ def invert(
                 group["lr"] = lr * (1 - step / steps)
             unlike.clear()
             loss = F.cross_entropy(teacher(images), labels)
-            loss = loss + weights[0] * torch.stack(unlike).sum()
+            loss = loss + weights[0] * torch.stack(unlike).mean()
             if images.dim() == 4:
                 loss = loss + weights[1] * total_variation(images)
             images.grad = torch.autograd.grad(loss, [images])[0]

@@ -5,8 +5,10 @@ a small change of the picture would change the teacher's mind it is to change th
 Cost: a backward pass of the teacher, and a second differentiation of the student: about three plain steps.
 When it fails: gradients of ReLU networks are rough, so that it helps less than `distill.attention`; layers that cannot
 be differentiated twice raise an error.
-Equation: alpha CE + (1 - alpha) KD + beta |J_S - J_T|^2 / |J_T|^2, J = dL/dx, both norms over the batch.
-Source: Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.2.
+Equation: alpha CE + (1 - alpha) KD + beta |J_S - J_T|^2 / (|J_S|^2 + |J_T|^2), J = dL/dx, norms over the batch, where
+what is below the line gets no gradient.
+Source: Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.2; there without the line, so that a sure teacher, whose
+gradients are tiny, and a student that is not are far apart.
 """
 
 import copy
@@ -56,7 +58,8 @@ class Sensitivity:
         x = inputs[0].detach().requires_grad_()
         expected = self.distillation.teacher(x, *inputs[1:])
         other = input_gradient(self.task.loss(lambda *_: expected, (inputs, target)), x).detach()
-        size = gradient_attention_loss(torch.zeros_like(other), other)
+        zero = torch.zeros_like(other)
+        size = gradient_attention_loss(own.detach(), zero) + gradient_attention_loss(zero, other)
         loss = gradient_attention_loss(own, other) / size.clamp_min(torch.finfo(size.dtype).tiny)
         return self.weight * loss + self.distillation.soft(outputs, expected.detach(), target)
 
