@@ -256,7 +256,10 @@ class Job:
         tried.append(steps)
         name = f"attempt {len(tried)}"
         self.run.history.clear()
-        result = self._deliver(self._take(steps, name), name, int8=int8)
+        model = self._take(steps, name)
+        if steps:
+            self.run.history.extend(planner.thrift().left(steps))
+        result = self._deliver(model, name, int8=int8)
         accepted = result.drop.within(self.goal.max_drop)
         self._note(pricer, result, name, accepted)
         need = self.journal.remember(

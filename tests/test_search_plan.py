@@ -8,15 +8,32 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import learned, stripes, task, tiny
+from torch import nn
 
 from gossamer import Goal, Run
 from gossamer.methods.distill.recover import Recover
+from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.methods.reset.separable import Separable
+from gossamer.network import total_macs
 from gossamer.search.journal import Journal, fingerprint
 from gossamer.search.plan import QUOTES, Candidate, Limited, Planner, _distinct
 from gossamer.search.price import Pricer, Quote, first_samples, needs
 from gossamer.search.sensitivity import sensitivity
-from gossamer.search.shapes import Family, Steps, block_order, depth_family, width_family
+from gossamer.search.shapes import (
+    Family,
+    Steps,
+    apply_steps,
+    block_order,
+    cheapest_first,
+    depth_family,
+    layer_family,
+    roughly,
+    swap_losses,
+    width_family,
+)
+from gossamer.search.swaps import Swap
+from gossamer.search.thrift import Thrift
 
 
 def quote(need: float, macs: int = 1) -> Quote:
@@ -126,6 +143,82 @@ def test_width_families_grow_heavier_along_their_grid() -> None:
     kept = [sum(family.steps(s)[0].options()["widths"].values()) for s in family.grid]
     assert len(kept) > 5
     assert all(len(family.steps(s)) == 1 for s in family.grid)
+
+
+def swap(layer: str, saved: float, ratio: float = 0.5) -> Swap:
+    step = SVD(ranks={layer: round(1000 * saved)}, layers=(layer,))
+    return Swap(layer=layer, step=step, ratio=ratio, saved=saved, macs=1)
+
+
+def test_the_swaps_missed_least_for_what_they_save_come_first() -> None:
+    a, b, c = swap("a", 0.1), swap("a", 0.2), swap("a", 0.3)
+    d = swap("d", 0.2)
+    moves = cheapest_first({"a": [a, b, c], "d": [d]}, {"a": [0.1, 0.05, 0.5], "d": [0.1]})
+    assert moves == [b, d, c]  # a is above the line from nothing to b
+    family = layer_family(moves)
+    assert family.grid == (1 / 3, 2 / 3, 1.0)
+    assert family.steps(1 / 3) == (b.step,)
+    assert family.steps(1.0) == (SVD(ranks={"d": 200, "a": 300}, layers=("d", "a")),) or family.steps(1.0) == (
+        SVD(ranks={"a": 300, "d": 200}, layers=("a", "d")),
+    )
+
+
+def test_a_swap_that_ruins_the_network_raises_the_loss_most() -> None:
+    model, task = learned(), stripes()
+    swaps = {
+        "body.0.conv1": [
+            Swap(layer="body.0.conv1", step=Separable(layers=("body.0.conv1",)), ratio=1, saved=0, macs=1)
+        ],
+        "head": [Swap(layer="head", step=SVD(ranks={"head": 1}, layers=("head",)), ratio=1, saved=0, macs=1)],
+    }
+    rises = swap_losses(model, task, swaps, Run())
+    assert rises["head"][0] > rises["body.0.conv1"][0] >= 0  # three classes are more than one direction
+
+
+def thrift(goal: Goal, tmp_path: Path, journal: Journal | None = None) -> Thrift:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Flatten())
+    model = nn.Sequential(*layers, nn.Linear(64 * 36, 3)).eval()
+    journal = journal or Journal(None, "")
+    return Thrift(model, stripes(), Run(), journal, Pricer(model, stripes(), goal, journal, tmp_path, int8=False))
+
+
+def test_cheaper_layers_are_planned_only_where_they_can_reach_the_goal(tmp_path: Path) -> None:
+    journal = Journal(None, "")
+    few = thrift(Goal(macs=1), tmp_path, journal)
+    assert few.family(worst=5.0, limit=1.0) is None
+    assert list(journal.results) == []  # and nothing was measured to find that out
+    [edit] = [edit for edit in few.left(()) if "2" in edit.target]
+    assert "even four times cheaper" in edit.note and edit.after == "left alone"
+    family = few.family(worst=2.0, limit=1.0)
+    assert family is not None and len(family.grid) >= 2
+    heaviest = apply_steps(few.original, roughly(family.steps(1.0)), stripes(), Run())
+    assert total_macs(heaviest, stripes().example_inputs) < total_macs(few.original, stripes().example_inputs) / 2
+    notes = {edit.target: edit.note for edit in few.left(family.steps(1.0))}
+    assert "narrow" in notes["0, 5"] and "2" not in notes
+    assert "another shape did better" in {edit.target: edit.note for edit in few.left(())}["2"]
+
+
+def test_cheaper_layers_leave_room_for_width(tmp_path: Path) -> None:
+    some = thrift(Goal(macs=1), tmp_path).some(worst=20.0, limit=1.0)
+    assert some and some[0].options()["layers"] == ("2",)
+
+
+def test_what_was_measured_of_layers_is_remembered(tmp_path: Path) -> None:
+    first = thrift(Goal(speedup=2, batch=4, threads=1), tmp_path, Journal(tmp_path, "x"))
+    first.pricer.layer_costs = lambda: {"0": 1.0, "2": 99.0}  # type: ignore[method-assign]
+    family = first.family(worst=1.1, limit=1.0)
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("measured again")
+
+    again = thrift(Goal(speedup=2, batch=4, threads=1), tmp_path, Journal(tmp_path, "x"))
+    again.pricer.layer_costs = first.pricer.layer_costs  # type: ignore[method-assign]
+    object.__setattr__(again, "_compare", never)
+    second = again.family(worst=1.1, limit=1.0)
+    assert (family is None) == (second is None)
+    if family is not None and second is not None:
+        assert [family.steps(s) for s in family.grid] == [second.steps(s) for s in second.grid]
 
 
 def test_prices_are_measured_once_and_remembered(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from gossamer.record import State
 from gossamer.run import Run
 from gossamer.search.journal import Journal
 from gossamer.search.price import AIM, Pricer, Quote
-from gossamer.search.shapes import Family, Steps, apply_steps, block_order, depth_family, width_family
+from gossamer.search.shapes import Family, Steps, apply_steps, block_order, depth_family, roughly, width_family
+from gossamer.search.thrift import Thrift
 from gossamer.task import Loader, Task
 from gossamer.train import Distillation, Training, fit, recalibrate
 
@@ -52,6 +53,7 @@ class Planner:
         candidates = [self.largest(depth, whole, limit)] if order else []
         half = len(_removed(candidates[0]) if candidates and candidates[0] else order) // 2
         candidates += [self.largest(family, whole, limit) for family in self._width_families(depth.steps, order, half)]
+        candidates += [self.largest(family, whole, limit) for family in self._layer_families(whole, limit)]
         found = _distinct([c for c in candidates if c is not None])
         for candidate in found:
             self.run.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
@@ -68,6 +70,22 @@ class Planner:
         if half:
             before = depth(half / len(order))
             yield make(name="depth and width", before=before, ranked=False, round_to=8)
+
+    def _layer_families(self, whole: Quote, limit: float) -> Iterator[Family]:
+        """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""
+        thrift = self.thrift()
+        if (layers := thrift.family(whole.worst, limit)) is not None:
+            yield layers
+        elif (some := thrift.some(whole.worst, limit)) is not None:
+            costs = self.pricer.layer_costs()
+            name, seed = "cheaper layers and width", self.run.seed
+            yield width_family(
+                self.original, self.task, costs, before=some, name=name, ranked=False, round_to=8, seed=seed
+            )
+
+    def thrift(self) -> Thrift:
+        """Cheaper modules for single layers, as far as they are measured."""
+        return Thrift(self.original, self.task, self.run, self.journal, self.pricer)
 
     def largest(self, family: Family, whole: Quote, limit: float) -> Candidate | None:
         """The lightest cut of a family whose worst need is within the limit, by interpolation over its grid."""
@@ -96,7 +114,7 @@ class Planner:
         scratch = Run(seed=self.run.seed, original=self.original)
         key = repr(steps) + (" again" if again else "")
         with self.run.progress.busy(f"measuring {family.name}"):
-            quote = self.pricer(key, lambda: apply_steps(self.original, steps, self.task, scratch))
+            quote = self.pricer(key, lambda: apply_steps(self.original, roughly(steps), self.task, scratch))
         return Candidate(family.name, steps, quote)
 
     def _race(self, candidates: Sequence[Candidate], ease: float) -> Candidate:

@@ -13,6 +13,7 @@ from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import find_channels, layer_costs
 from gossamer.network.blocks import find_blocks, remove_blocks
 from gossamer.run import Run
+from gossamer.search.swaps import Swap, together
 from gossamer.search.widths import ranked_widths, uniform_widths
 from gossamer.task import Task
 from gossamer.train import recalibrate
@@ -34,6 +35,11 @@ def apply_steps(model: nn.Module, steps: Sequence[Method], task: Task, run: Run)
     for step in steps:
         model = step(model, task, run)
     return model
+
+
+def roughly(steps: Steps) -> Steps:
+    """Steps to the same shapes with as little fitting as they can do: for measuring what these cost."""
+    return tuple(step.roughly() for step in steps)
 
 
 def block_order(model: nn.Module, task: Task, *, batches: int = 4) -> list[str]:
@@ -69,6 +75,45 @@ def depth_family(order: Sequence[str]) -> Family:
     return Family("depth", grid, steps)
 
 
+def swap_losses(
+    model: nn.Module, task: Task, swaps: Mapping[str, Sequence[Swap]], run: Run, *, batches: int = 1
+) -> dict[str, list[float]]:
+    """How much the training loss rises by each swap alone, roughly fitted; at least 0, in the order of the swaps."""
+    sample = [batch for batch, _ in zip(task.train, range(batches))]
+    whole = _mean_loss(model, task, sample)
+    rises: dict[str, list[float]] = {name: [] for name in swaps}
+    trials = [swap for of_layer in swaps.values() for swap in of_layer]
+    for swap in run.progress.bar(trials, label="what each cheaper layer costs in accuracy"):
+        changed = apply_steps(model, roughly((swap.step,)), task, Run(seed=run.seed))
+        rises[swap.layer].append(max(_mean_loss(changed, task, sample) - whole, 0.0))
+    return rises
+
+
+def cheapest_first(swaps: Mapping[str, Sequence[Swap]], rises: Mapping[str, Sequence[float]]) -> list[Swap]:
+    """Swaps one after the other, each in the place of an earlier one of its layer: least rise of the loss per saving
+    first. Of a layer's swaps those on the lower convex hull of rise over saving are taken."""
+    moves: list[tuple[float, Swap]] = []
+    for name, of_layer in swaps.items():
+        saved, rise, left = 0.0, 0.0, list(zip(of_layer, rises[name]))
+        while left := [(swap, r) for swap, r in left if swap.saved > saved]:
+            slope, swap, rise = min(
+                (((r - rise) / (swap.saved - saved), swap, r) for swap, r in left), key=lambda move: move[0]
+            )
+            saved = swap.saved
+            moves.append((slope, swap))
+    return [swap for _, swap in sorted(moves, key=lambda move: move[0])]
+
+
+def layer_family(moves: Sequence[Swap]) -> Family:
+    """Cheaper modules for more and more layers."""
+
+    def steps(strength: float) -> Steps:
+        last = {swap.layer: swap.step for swap in moves[: round(strength * len(moves))]}
+        return together(last.values())
+
+    return Family("cheaper layers", tuple(k / len(moves) for k in range(1, len(moves) + 1)), steps)
+
+
 def width_family(
     model: nn.Module,
     task: Task,
@@ -84,7 +129,7 @@ def width_family(
 
     costs: of each layer, in any one unit.
     """
-    base = apply_steps(model, before, task, Run(seed=seed))
+    base = apply_steps(model, roughly(before), task, Run(seed=seed))
     channels = find_channels(base, task.example_inputs)
     groups = {group.name: group for group in channels.groups if group.reason is None}
     sizes = {name: group.size for name, group in groups.items()}
