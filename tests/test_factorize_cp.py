@@ -131,6 +131,24 @@ def test_the_chain_computes_what_the_factors_say(one: nn.Conv2d) -> None:
     assert chain_macs(CP().chain(one, (3,)), one.kernel_size, calls) == macs
 
 
+@torch.no_grad()
+def test_kernels_as_a_whole_lose_less_at_the_same_rank() -> None:
+    """And at the rank of the unfolding over outputs and inputs that has all, nothing."""
+    one = nn.Conv2d(6, 7, 3, stride=2, padding=1, dilation=2).to(D)
+    x = torch.randn(10, 6, 9, 11, generator=generator(), dtype=D)
+    error = {}
+    for apart in (True, False):
+        scheme = CP(apart=apart, penalty=0, sweeps=40)
+        chain = make_chain(one, scheme.chain(one, (8,)), scheme.solve(grouped(one), (8,), None))
+        error[apart] = float((chain(x) - one(x)).square().sum())
+        assert [m.kernel_size for m in chain[1:-1]] == ([(3, 1), (1, 3)] if apart else [(3, 3)])
+    assert error[False] < 0.9 * error[True]
+    scheme = CP(apart=False, penalty=0, sweeps=40)
+    exact = make_chain(one, scheme.chain(one, (54,)), scheme.solve(grouped(one), (54,), None))
+    torch.testing.assert_close(exact(x), one(x), rtol=1e-6, atol=1e-6)
+    assert scheme.largest(grouped(one)) == (378 // (7 + 6 + 9),)
+
+
 def test_what_is_lost_falls_with_the_rank() -> None:
     weight = grouped(nn.Conv2d(6, 8, 3))
     [lost] = CP(sweeps=20).spectrum(weight, None, "lost").lost

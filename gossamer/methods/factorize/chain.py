@@ -43,7 +43,7 @@ def kernel_axes(layer: Layer) -> tuple[int, ...]:
 def grouped(layer: Layer) -> Tensor:
     """The weight as (groups, outputs, inputs, ...) of a group, in float64, very large ones in their own precision."""
     weight = layer.weight.detach()
-    weight = weight.double() if weight.numel() <= 1 << 24 else weight.float() if weight.itemsize < 4 else weight
+    weight = weight.double() if weight.numel() <= 1 << 22 else weight.float() if weight.itemsize < 4 else weight
     return weight.unflatten(0, (groups_of(layer), -1))  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -1,6 +1,8 @@
-"""1 x 1, one depthwise convolution for every axis, 1 x 1: canonical polyadic decomposition of a convolution.
+"""1 x 1, depthwise, 1 x 1: canonical polyadic decomposition of a convolution.
 
-What it does: W as a sum of r outer products of vectors over outputs, inputs and each axis of the kernel. A penalty on
+What it does: W as a sum of r outer products of vectors over outputs, inputs and each axis of the kernel, which becomes
+one depthwise convolution for each axis; with apart=False over the whole kernel, one depthwise k x k convolution, which
+loses less at the same rank and is faster where kernels are small. A penalty on
 the norms of the factors keeps large terms from cancelling each other, which would make the chain hard to train and to
 quantize. With `data` the last layer is fitted to the outputs.
 Cost: small layers: damped Gauss-Newton steps on all factors, a second or so. Others: alternating least squares, 2 r |W|
@@ -43,8 +45,10 @@ def inner_map(factors: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class CP(Factorize):
-    """penalty: mu, in units in which the kernel's energy is 1. sweeps: at most, or Gauss-Newton steps."""
+    """apart: the axes of the kernel. penalty: mu, in units in which the kernel's energy is 1. sweeps: at most, or
+    Gauss-Newton steps."""
 
+    apart: bool = True
     penalty: Annotated[float, Range(0, 1)] = 1e-4
     sweeps: Annotated[int, Range(1, 100_000)] = 100
 
@@ -58,12 +62,15 @@ class CP(Factorize):
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         [r], [outputs, inputs, *kernel] = rank, layer.weight.shape
-        along = [Factor(inputs=r, outputs=r, axes=(axis,), groups=r) for axis in range(len(kernel))]
+        axes = [(axis,) for axis in range(len(kernel))] if self.apart else [tuple(range(len(kernel)))]
+        along = [Factor(inputs=r, outputs=r, axes=one, groups=r) for one in axes]
         return [Factor(inputs=inputs, outputs=r), *along, Factor(inputs=r, outputs=outputs)]
 
     def largest(self, weight: Tensor) -> Rank:
         """The largest rank that has no more parameters than the kernel."""
-        return (max(weight.numel() // sum(weight.shape[1:]), 1),)
+        _, outputs, inputs, *kernel = weight.shape
+        along = sum(kernel) if self.apart else math.prod(kernel)
+        return (max(weight.numel() // (outputs + inputs + along), 1),)
 
     def unfoldings(self, weight: Tensor, gram: Tensor | None) -> list[Unfolding]:
         """For EVBMF: those over outputs and over inputs, of which the larger rank counts."""
@@ -89,7 +96,8 @@ class CP(Factorize):
 
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
-        outer, *inner = cp(weight[0].double(), rank[0], penalty=self.penalty, sweeps=self.sweeps, generator=generator)
+        tensor = weight[0].double() if self.apart else weight[0].double().flatten(2)
+        outer, *inner = cp(tensor, rank[0], penalty=self.penalty, sweeps=self.sweeps, generator=generator)
         if gram is not None:
             outer = refit(weight.flatten(2).double(), inner_map(inner), gram.double())[0]
         return [factor.T for factor in inner] + [outer]

@@ -47,7 +47,11 @@ def cp(tensor: Tensor, rank: int, *, penalty: float, sweeps: int, generator: tor
         return [torch.zeros(n, rank, dtype=torch.float64, device=tensor.device) for n in tensor.shape]
     tried = [fit.swept(start, min(SCOUTING, sweeps)) for start in _starts(tensor.double(), rank, generator)]
     if rank * sum(tensor.shape) <= NEWTON_SIZE:
-        tried = [fit.newton(factors, sweeps) for _, factors in tried]
+        starts, tried = sorted(tried, key=lambda found: found[0]), []
+        for _, factors in starts:
+            tried.append(fit.newton(factors, sweeps))
+            if tried[-1][0] < EXACT * fit.energy:
+                break
         sweeps = 0
     best, factors = min(tried, key=lambda found: found[0])
     return fit.swept(factors, sweeps - SCOUTING, best)[1]

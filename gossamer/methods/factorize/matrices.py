@@ -38,17 +38,15 @@ def _leading(matrix: Tensor, gram: Tensor | None) -> tuple[Tensor, Tensor]:
     """The same for the leading directions, by randomized subspace iteration (Halko et al. 2011, arXiv:0909.4061,
     algorithm 4.4)."""
 
-    def spread(u: Tensor) -> Tensor:
-        right = matrix.mT @ u
-        return matrix @ (right if gram is None else gram @ right)
-
+    whole = matrix @ (matrix.mT if gram is None else gram @ matrix.mT)
+    whole = (whole + whole.mT) / 2
     count = matrix.shape[1] // LEADING_SHARE
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(len(matrix), matrix.shape[1], count + 16, generator=generator)
     q = torch.linalg.qr(start.to(matrix)).Q
     for _ in range(POWER_STEPS):
-        q = torch.linalg.qr(spread(q)).Q
-    small = q.mT @ spread(q)
+        q = torch.linalg.qr(whole @ q).Q
+    small = q.mT @ whole @ q
     energies, inner = torch.linalg.eigh((small + small.mT) / 2)
     return (q @ inner.flip(2))[:, :, :count], energies.flip(1)[:, :count].clamp_min(0)
 
