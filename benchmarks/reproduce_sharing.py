@@ -26,7 +26,7 @@ SPARSITIES = {"fc1": 0.92, "fc2": 0.91, "fc3": 0.74}
 @cache
 def task(seed: int = 0) -> Task:
     """Fashion-MNIST; the seed is that of the order of training samples, which the run's own seed does not change."""
-    return load_task("fashion-mnist", seed=seed)
+    return load_task("fashion-mnist", seed=seed, augment=False)
 
 
 @cache
@@ -122,7 +122,7 @@ def hashed(seed: int) -> Numbers:
         virtual = apply("share.hashed", mlp(1000), seed, share=1 / part, fresh=True)
         stored = sum(p.numel() for [held] in constraints(virtual).values() for p in held.parameters())
         small = mlp(round(stored / 794))
-        training = Training(epochs=3, lr=0.1, keep="last")
+        training = Training(epochs=10, lr=0.1, keep="last")
         found[f"1/{part}"] = {
             name: top1(fit(model, task(seed), training, Run(seed=seed, accelerator="cpu")).model)
             for name, model in (("hashed", virtual), ("dense", small))
