@@ -104,27 +104,39 @@ def save_compact(model: nn.Module, task: Task, path: Path, run: Run) -> int:
     return path.stat().st_size
 
 
-def measure(original: nn.Module, result: Delivered, task: Task, goal: Goal, run: Run, folder: Path) -> list[Record]:
-    """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory."""
-    original_path = export_onnx(original, task.example_inputs, folder / "original.onnx")
+def measure(
+    original: nn.Module | None, result: Delivered, task: Task, goal: Goal, run: Run, folder: Path
+) -> list[Record]:
+    """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory.
+
+    original: None measures the result alone.
+    """
     subject = INT8 if result.int8_path else RESULT
-    rows: list[Record] = []
+    models = {RESULT: result.model}
+    files = {subject: (result.deployed, result.precision)}
+    compact = {RESULT: (result.compact_bytes, "model.gsr")}
+    if original is not None:
+        models = {ORIGINAL: original, **models}
+        path = export_onnx(original, task.example_inputs, folder / "original.onnx")
+        files = {ORIGINAL: (path, "float32"), **files}
+        compact = {ORIGINAL: (dense_bytes(original), "weights in float32"), **compact}
     with run.progress.busy("measuring accuracy on the test set"):
-        before = accuracy(open_runner("onnxruntime", original_path, threads=goal.threads), task, "test")
-        runner = open_runner("onnxruntime", result.deployed, threads=goal.threads, precision=result.precision)
-        after = accuracy(runner, task, "test")
-    rows += [top1_record(ORIGINAL, before, split="test"), top1_record(subject, after, split="test")]
-    rows.append(paired_drop(before, after).to_record(subject, split="test"))
-    rows.append(result.drop.to_record(subject, split="validation"))
+        scores = {
+            name: accuracy(open_runner("onnxruntime", path, threads=goal.threads, precision=kind), task, "test")
+            for name, (path, kind) in files.items()
+        }
+    rows = [top1_record(name, one, split="test") for name, one in scores.items()]
+    if original is not None:
+        rows.append(paired_drop(scores[ORIGINAL], scores[subject]).to_record(subject, split="test"))
+        rows.append(result.drop.to_record(subject, split="validation"))
     with run.progress.busy("measuring latency"):
         for runtime in runtimes(goal):
-            rows += _latencies(runtime, original, original_path, result, task, goal)
-    rows += _sizes(original, original_path, result, task, subject)
-    sizes = ((ORIGINAL, dense_bytes(original), "weights in float32"), (RESULT, result.compact_bytes, "model.gsr"))
-    for name, size, file in sizes:
-        rows.append(Record(subject=name, what="compact_bytes", value=size, unit="bytes", conditions={"format": file}))
+            rows += _latencies(runtime, models, files, result, task, goal)
+    rows += _sizes(models, files, task)
+    for name, (size, what) in compact.items():
+        rows.append(Record(subject=name, what="compact_bytes", value=size, unit="bytes", conditions={"format": what}))
     inputs = first_samples(task.validation, goal.batch)
-    for name, path, kind in ((ORIGINAL, original_path, "float32"), (subject, result.deployed, result.precision)):
+    for name, (path, kind) in files.items():
         used = peak_memory(path, inputs, threads=goal.threads, precision=kind)
         rows.append(
             Record(subject=name, what="peak_memory", value=used, unit="bytes", conditions={"runtime": "onnxruntime"})
@@ -139,31 +151,36 @@ def runtimes(goal: Goal) -> list[str]:
 
 
 def _latencies(
-    runtime: str, original: nn.Module, original_path: Path, result: Delivered, task: Task, goal: Goal
+    runtime: str,
+    models: Mapping[str, nn.Module],
+    files: Mapping[str, tuple[Path, str]],
+    result: Delivered,
+    task: Task,
+    goal: Goal,
 ) -> list[Record]:
     """The original and the result, in every precision that the runtime has, timed side by side."""
     runners: dict[str, Runner] = {}
     if runtime in ("torch", "torch.compile"):
-        runners[ORIGINAL] = open_runner(runtime, original, threads=goal.threads)
-        runners[RESULT] = open_runner(runtime, result.model, threads=goal.threads)
+        runners |= {name: open_runner(runtime, model, threads=goal.threads) for name, model in models.items()}
     else:
-        runners[ORIGINAL] = open_runner(runtime, original_path, threads=goal.threads)
-        runners[RESULT] = open_runner(runtime, result.float_path, threads=goal.threads)
-        if result.int8_path:
-            runners[INT8] = open_runner(runtime, result.int8_path, threads=goal.threads, precision="int8")
+        timed = {**files, RESULT: (result.float_path, "float32")}
+        order = [name for name in (ORIGINAL, RESULT, INT8) if name in timed]
+        for name in order:
+            path, kind = timed[name]
+            runners[name] = open_runner(runtime, path, threads=goal.threads, precision=kind)
     inputs = first_samples(task.validation, goal.batch)
     times = latency(runners, inputs, repeats=60, warmup=10, seconds=10)
     return [times[name].to_record(name) for name in runners]
 
 
-def _sizes(original: nn.Module, original_path: Path, result: Delivered, task: Task, subject: str) -> list[Record]:
+def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]], task: Task) -> list[Record]:
     rows = []
-    for name, model in ((ORIGINAL, original), (RESULT, result.model)):
+    for name, model in models.items():
         macs = sum(cost.macs for cost in layer_costs(model, task.example_inputs))
         rows.append(Record(subject=name, what="macs", value=macs, unit="multiply-adds", conditions={"per": "sample"}))
         params = sum(p.numel() for p in model.parameters())
         rows.append(Record(subject=name, what="params", value=params, unit="parameters"))
-    for name, path in ((ORIGINAL, original_path), (subject, result.deployed)):
+    for name, (path, _) in files.items():
         size = path.stat().st_size
         rows.append(Record(subject=name, what="file_bytes", value=size, unit="bytes", conditions={"file": path.name}))
     return rows

@@ -46,6 +46,7 @@ class Run:
 
     cache: a folder that keeps what teachers say, for later epochs and runs.
     teacher: a network to learn from that is better than the original; where there is none, the original is.
+    compile_teacher: whether torch.compile runs it, where only its outputs count.
 
     accelerator and devices are Lightning Fabric's ("cpu", "cuda", "auto"; 2 on cpu means two processes over gloo).
     """
@@ -60,6 +61,7 @@ class Run:
     curves: list[Curve] = field(default_factory=list)
     original: "nn.Module | None" = None
     teacher: "nn.Module | None" = None
+    compile_teacher: bool = False
     cache: Path | None = None
 
     @property

@@ -1,7 +1,8 @@
 """What the user names on the command line, turned into a network and a task.
 
-A model: a name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, a `.pt2`, or a `.safetensors`
-that `gossamer train` wrote. Data: a built-in name, a folder of class folders, `package.module:task`, or `auto`.
+A model: a name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, a `.pt2` or `.gsr`, or a
+`.safetensors` that `gossamer train` wrote. Data: a built-in name, a folder of class folders, `package.module:task`, or
+`auto`.
 """
 
 from collections.abc import Callable
@@ -206,7 +207,19 @@ def _from_safetensors(path: Path, request: Request) -> Source:
     return Source(name=name, model=model, example_inputs=inputs)
 
 
-_FILES: dict[str, Callable[[Path, Request], Source]] = {".pt2": _from_pt2, ".safetensors": _from_safetensors}
+def _from_gsr(path: Path, request: Request) -> Source:
+    from gossamer.deploy.gsr import load
+
+    if request.weights is not None:
+        raise BadInput(f"{path} has its weights inside; leave --weights out")
+    return Source(name=path.stem, model=load(_existing(path)), example_inputs=_needed_inputs(request))
+
+
+_FILES: dict[str, Callable[[Path, Request], Source]] = {
+    ".pt2": _from_pt2,
+    ".gsr": _from_gsr,
+    ".safetensors": _from_safetensors,
+}
 
 
 def weights_note(path: Path) -> dict[str, str]:

@@ -46,6 +46,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "distill.rkd": {"epochs": 1, "lr": 0.01, "layers": {"head": "head"}},
     "distill.self": {"epochs": 1, "lr": 0.01},
     "distill.specialists": {"epochs": 1, "lr": 0.01, "count": 2, "specialist_epochs": 1},
+    "distill.temperature": {},
     "distill.wider": {"factor": 1.5},
     "factorize.channel": {"macs": 0.5},
     "factorize.cp": {"ranks": {"body.0.conv1": 6}, "sweeps": 20},

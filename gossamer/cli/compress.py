@@ -14,16 +14,20 @@ from gossamer.cli.values import (
     BatchOption,
     DataOption,
     DevicesOption,
+    FileBytesOption,
     JsonOption,
+    LatencyOption,
+    MacsOption,
+    MaxDropOption,
     ModelArgument,
+    ParamsOption,
     QuietOption,
     RandomOption,
     RuntimeOption,
     SeedOption,
+    SpeedupOption,
     ThreadsOption,
     WeightsOption,
-    parse_bytes,
-    parse_count,
 )
 from gossamer.errors import BadInput
 from gossamer.goal import GAINS, Goal
@@ -49,21 +53,12 @@ def compress(
         str | None,
         typer.Option(metavar="MODEL", help="Learn from this trained network instead of the one compressed."),
     ] = None,
-    max_drop: Annotated[
-        float | None, typer.Option(help="Points of accuracy that may be lost.", show_default="0.5")
-    ] = None,
-    speedup: Annotated[float | None, typer.Option(help="How many times faster, at least.")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Time of one batch, at most.")] = None,
-    macs: Annotated[
-        int | None, typer.Option(parser=parse_count, metavar="N", help="Multiply-adds of one sample, at most (10M).")
-    ] = None,
-    params: Annotated[
-        int | None, typer.Option(parser=parse_count, metavar="N", help="Parameters, at most (100k).")
-    ] = None,
-    file_bytes: Annotated[
-        int | None,
-        typer.Option(parser=parse_bytes, metavar="SIZE", help="Size of the compact file, at most (30kB, 1MiB)."),
-    ] = None,
+    max_drop: MaxDropOption = None,
+    speedup: SpeedupOption = None,
+    latency_ms: LatencyOption = None,
+    macs: MacsOption = None,
+    params: ParamsOption = None,
+    file_bytes: FileBytesOption = None,
     compression_ratio: Annotated[
         float | None, typer.Option(help="How many times smaller than float32 the compact file is, at least.")
     ] = None,

@@ -9,23 +9,35 @@ import typer
 
 from gossamer.cli.compress import default_folder
 from gossamer.cli.console import Console
-from gossamer.cli.exits import Stopped
+from gossamer.cli.exits import GOAL_MISSED, Stopped
 from gossamer.cli.values import (
     AugmentOption,
+    BatchOption,
     DataOption,
     DevicesOption,
+    FileBytesOption,
     JsonOption,
+    LatencyOption,
+    MacsOption,
+    MaxDropOption,
+    ParamsOption,
     QuietOption,
+    RuntimeOption,
     SeedOption,
+    SpeedupOption,
+    ThreadsOption,
     WeightsOption,
 )
 from gossamer.errors import BadInput
+from gossamer.goal import Goal
 
 if TYPE_CHECKING:
     from gossamer.job import Artifact
     from gossamer.methods.base import Method
+    from gossamer.task import Task
 
-MODEL_HELP = "As for compress: a zoo name, package.module:factory, timm:NAME, torchvision:NAME, a .pt2 or .safetensors"
+AUTO = "auto"
+MODEL_HELP = "A zoo name, package.module:factory, timm:NAME, torchvision:NAME, a .pt2, .gsr or .safetensors file"
 
 
 def register(app: typer.Typer) -> None:
@@ -37,26 +49,54 @@ def register(app: typer.Typer) -> None:
 def distill(
     teacher: Annotated[
         list[str],
-        typer.Option(metavar="MODEL", help=f"{MODEL_HELP}; or NAME=FILE with its weights. Several: their mean counts."),
+        typer.Option(
+            metavar="MODEL",
+            help=f"{MODEL_HELP}; NAME=FILE with weights of its own; an .onnx file; a --cache folder's subfolder. Given "
+            "several times: the mean of all.",
+        ),
     ],
     student: Annotated[
-        str, typer.Option(metavar="MODEL", help=f"{MODEL_HELP}. Untrained where --weights is not given.")
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help=f"{MODEL_HELP}; or auto: cut out of the teacher for a goal. Untrained where no file has its weights.",
+        ),
     ],
     data: DataOption = "auto",
     augment: AugmentOption = None,
     weights: WeightsOption = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="One of those below distill: gossamer methods.")] = (
-        "distill.kd"
-    ),
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="One of those below distill; `gossamer methods` lists them.")
+    ] = "distill.kd",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the training data.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="OPTION=VALUE", help="Any option of the method, such as temperature=6."),
     ] = None,
+    assistant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="A network in between, taught first, which then teaches the next."),
+    ] = None,
     alone: Annotated[
         bool, typer.Option("--alone/--no-alone", help="Also train the student without a teacher, to compare.")
     ] = True,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="At the end, make the student as sure as it is right.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep what the teacher says there, for later epochs, students and runs."),
+    ] = None,
+    max_drop: MaxDropOption = None,
+    speedup: SpeedupOption = None,
+    latency_ms: LatencyOption = None,
+    macs: MacsOption = None,
+    params: ParamsOption = None,
+    file_bytes: FileBytesOption = None,
+    runtime: RuntimeOption = "onnxruntime",
+    threads: ThreadsOption = 2,
+    batch: BatchOption = 64,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Result folder. Default: out/STUDENT-from-TEACHER-DATA.")
     ] = None,
@@ -67,37 +107,69 @@ def distill(
 ) -> None:
     """Train a network from a larger one.
 
-    Stopped or killed, the same command continues.
+    Stopped or killed, the same command continues. Exit status 3: a goal of --student auto was missed.
     """
     console = Console(as_json=json, quiet=quiet)
     command = shlex.join(["gossamer", *sys.argv[1:]])
+    limits = {
+        "max_drop": max_drop,
+        "speedup": speedup,
+        "latency_ms": latency_ms,
+        "macs": macs,
+        "params": params,
+        "file_bytes": file_bytes,
+    }
+    goal = _goal(student, limits, runtime=runtime, threads=threads, batch=batch)
     chosen = _method(method, option or [], epochs=epochs, lr=lr)
 
     from gossamer.distillation import distill as run_job
     from gossamer.run import Run
-    from gossamer.sources import Request, load_data, load_model
+    from gossamer.sources import load_data
 
     task = load_data(data, seed=seed, augment=augment is not False, progress=console.progress)
-    fresh = weights is None and Path(student).suffix == ""
-    made = load_model(Request(model=student, data=task.name, task=task, weights=weights, random=fresh, seed=seed))
-    teachers = [load_model(_teacher(text, task, seed)).model for text in teacher]
-    folder = out or default_folder(f"{made.name}-from-{Path(teacher[0].rpartition(':')[2]).name}", task.name)
-    run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress)
+    pupil: Any = AUTO if student == AUTO else _network(student, task, seed, weights=weights, fresh=True)
+    teachers = [_teacher(text, task, seed) for text in teacher]
+    between = [_network(text, task, seed, fresh=True) for text in assistant or []]
+    short = (Path(text.partition("=")[0].rpartition(":")[2]).stem for text in (student, teacher[0]))
+    folder = out or default_folder("-from-".join(short), task.name)
+    run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, cache=cache)
+    how: dict[str, Any] = {"goal": goal, "assistants": between, "alone": alone, "calibrate": calibrate}
     try:
-        artifact = run_job(teachers, made.model, task, chosen, alone=alone, out=folder, run=run, command=command)
+        artifact = run_job(teachers, pupil, task, chosen, **how, out=folder, run=run, command=command)
     except KeyboardInterrupt as error:
         raise Stopped(
             f"stopped; {folder} keeps what is done. To continue, run the same command:\n  {command}"
         ) from error
     _show(console, artifact, folder)
+    if not artifact.document.met:
+        raise typer.Exit(GOAL_MISSED)
 
 
-def _teacher(text: str, task: Any, seed: int) -> Any:
-    """What `NAME=FILE` or a name asks for."""
-    from gossamer.sources import Request
+def _goal(student: str, limits: dict[str, Any], **conditions: Any) -> Goal | None:
+    wanted = {name: value for name, value in limits.items() if value is not None}
+    if student == AUTO:
+        return Goal(**wanted, **conditions)
+    if wanted:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in wanted)
+        raise BadInput(f"{options} is for --student auto; {student} is trained as it is")
+    return None
 
+
+def _teacher(text: str, task: "Task", seed: int) -> Any:
+    """A network, with weights of its own where `NAME=FILE` says so; or a path that answers like one."""
+    from gossamer.distillation.networks import foreign
+
+    found = foreign(Path(text))
     name, _, file = text.partition("=")
-    return Request(model=name, data=task.name, task=task, weights=Path(file) if file else None, seed=seed)
+    return found or _network(name, task, seed, weights=Path(file) if file else None)
+
+
+def _network(text: str, task: "Task", seed: int, *, weights: Path | None = None, fresh: bool = False) -> Any:
+    """The network of a model argument. fresh: untrained, where no file has its weights."""
+    from gossamer.sources import Request, load_model
+
+    random = fresh and weights is None and not Path(text).is_file()
+    return load_model(Request(model=text, data=task.name, task=task, weights=weights, random=random, seed=seed)).model
 
 
 def _method(name: str, options: list[str], **given: Any) -> "Method":

@@ -53,6 +53,19 @@ AugmentOption = Annotated[
     ),
 ]
 RandomOption = Annotated[bool, typer.Option("--random", help="Untrained weights, drawn from --seed.")]
+MaxDropOption = Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.", show_default="0.5")]
+SpeedupOption = Annotated[float | None, typer.Option(help="How many times faster, at least.")]
+LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="Time of one batch, at most.")]
+MacsOption = Annotated[
+    int | None, typer.Option(parser=parse_count, metavar="N", help="Multiply-adds of one sample, at most (10M).")
+]
+ParamsOption = Annotated[int | None, typer.Option(parser=parse_count, metavar="N", help="Parameters, at most (100k).")]
+FileBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--file-bytes", parser=parse_bytes, metavar="SIZE", help="Size of the compact file, at most (30kB, 1MiB)."
+    ),
+]
 RuntimeOption = Annotated[
     str, typer.Option(help="Where latency counts: torch, torch.compile, onnxruntime or openvino.")
 ]

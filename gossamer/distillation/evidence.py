@@ -4,13 +4,15 @@ import base64
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from gossamer.distillation.networks import Foreign, RecordedTeacher
 from gossamer.measure import calibration
 from gossamer.network.moments import evaluating
-from gossamer.record import ClassRow, Example, Record, Reliability
+from gossamer.record import ClassRow, Curve, Example, Record, Reliability, Teaching
 from gossamer.task import Task, split
 from gossamer.train.taps import Taps, stages
 
@@ -20,6 +22,29 @@ LEAST_SIDE = 4  # pixels of an attention map, where there are layers that have t
 SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 Logits = Mapping[str, Tensor]
+
+
+def gathered(
+    networks: Mapping[str, nn.Module], task: Task, method: str, curves: list[Curve]
+) -> tuple[Teaching, list[Record]]:
+    """All that there is to say of these networks on this task, and the numbers that belong among the records."""
+    whole = Teaching(method=method, networks={s: type(model).__name__ for s, model in networks.items()}, curves=curves)
+    asked = {s: model for s, model in networks.items() if not isinstance(model, RecordedTeacher)}
+    if not gives_classes(asked["result"], task):
+        return whole, []
+    logits, labels = gather(asked, task)
+    rows, reliability = sureness(logits, labels)
+    layers, examples = looks({s: model for s, model in asked.items() if not isinstance(model, Foreign)}, task)
+    found = replace(
+        whole,
+        networks={s: name for s, name in whole.networks.items() if s in asked},
+        agreement=agreement(logits),
+        classes=per_class(logits, labels, task.classes),
+        reliability=reliability,
+        layers=layers,
+        examples=examples,
+    )
+    return found, rows
 
 
 def gives_classes(model: nn.Module, task: Task) -> bool:

@@ -5,8 +5,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from gossamer import deliver
 from gossamer.deploy import open_runner
 from gossamer.distillation import evidence
+from gossamer.distillation.networks import Foreign, RecordedTeacher, foreign, searched, trainable
 from gossamer.errors import BadInput, unknown
 from gossamer.folder import lock_folder, writing
 from gossamer.goal import Goal
@@ -23,48 +25,81 @@ from gossamer.methods import catalogue
 from gossamer.methods.base import Method
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.distill.student import HintedStudent, Student
-from gossamer.network import bake, constraints
+from gossamer.methods.distill.temperature import Temperature
+from gossamer.network import bake
 from gossamer.recipe import Recipe
-from gossamer.record import Curve, JobDocument, Record, Teaching, environment, write_text
+from gossamer.record import Curve, JobDocument, Record, environment, write_text
 from gossamer.report import write_report
 from gossamer.run import Run
 from gossamer.search.journal import Journal, fingerprint, take_step
-from gossamer.task import Task
+from gossamer.task import Task, split
+from gossamer.train import hasten
 from gossamer.train.teachers import Ensemble
 
 TEACHER, STUDENT, ALONE = deliver.ORIGINAL, deliver.RESULT, "alone"
 METHOD = "distill.kd"
+UNASKED = Goal(max_drop=100, speedup=1)  # judged by nothing, only measured
+
+Teacher = nn.Module | Path | str
 
 
 def distill(
-    teacher: nn.Module | Sequence[nn.Module],
-    student: nn.Module,
+    teacher: Teacher | Sequence[Teacher],
+    student: nn.Module | Literal["auto"],
     task: Task,
     method: Method | str = METHOD,
     *,
+    goal: Goal | None = None,
+    assistants: Sequence[nn.Module] = (),
     alone: bool = True,
+    calibrate: bool = False,
     out: Path | str | None = None,
     run: Run | None = None,
     command: str = "gossamer.distill(...)",
 ) -> Artifact:
     """Train `student` from `teacher`; both are left alone. The artifact's network is the student.
 
-    teacher: a network, or several whose mean output counts. student: any network that gives what the teacher gives; one
-    that is held by constraints (low bit, sparse) is trained under them. method: of those below `distill`, by name or
-    with its options. alone: also train the student as long without a teacher, which shows what the teacher is worth.
-    out: the folder of the result; it makes the job resumable.
+    teacher: a module, an `.onnx` file, a folder of recorded answers (`Run.cache` of an earlier job); or several, whose
+    mean output counts. student: any network that gives what the teacher gives; one that is held by constraints (low
+    bit, sparse) is trained under them, one out of a `.pt2` or `.gsr` keeps its zeros and shared values; "auto": cut out
+    of the teacher for a `goal`. method: of those below `distill`, by name or with its options. assistants: networks in
+    between, each taught by the one before it. alone: also train the student as long without a teacher, which shows what
+    the teacher is worth. calibrate: scale the student's outputs at the end so that it is as sure as it is right. out:
+    the folder of the result; it makes the job resumable.
 
     Raises BadInput for networks, methods and data that cannot be used, Diverged, ExportMismatch.
     """
-    run = run or Run()
+    if (student == "auto") != (goal is not None):
+        raise BadInput("a goal is for student 'auto', and 'auto' needs one: distill(..., 'auto', goal=Goal(macs=...))")
+    several = [teacher] if isinstance(teacher, Teacher) else list(teacher)
+    networks = [one if isinstance(one, nn.Module) else opened(Path(one)) for one in several]
+    lesson = Lesson(
+        teacher=copy.deepcopy(networks[0] if len(networks) == 1 else Ensemble(networks)).eval(),
+        student=None if isinstance(student, str) else copy.deepcopy(student),
+        task=task,
+        method=chosen(method),
+        goal=goal,
+        assistants=tuple(copy.deepcopy(one) for one in assistants),
+        alone=alone,
+        calibrate=calibrate,
+    )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
-    whole = teacher if isinstance(teacher, nn.Module) else Ensemble(teacher)
     with lock_folder(folder), writing(folder):
-        return Job(whole, student, task, chosen(method), alone, folder, run, command).execute()
+        return Job(lesson, folder, run or Run(), command).execute()
+
+
+def opened(path: Path) -> nn.Module:
+    """The teacher of a path."""
+    found = foreign(path)
+    if found is None:
+        raise BadInput(
+            f"{path} is neither an .onnx file nor a folder of recorded answers; give the teacher as a module"
+        )
+    return found
 
 
 def chosen(method: Method | str) -> Method:
-    """The method of a name, which must be one that learns from a teacher."""
+    """The method of a name, which must be one below `distill`."""
     if isinstance(method, str):
         known = {name: cls for name, cls in catalogue().items() if name.startswith("distill.")}
         if method not in known:
@@ -73,123 +108,164 @@ def chosen(method: Method | str) -> Method:
     return method
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Who is to be taught what, by whom and how: the arguments of `distill`. student: None for one cut to `goal`."""
+
+    teacher: nn.Module
+    student: nn.Module | None
+    task: Task
+    method: Method
+    goal: Goal | None
+    assistants: tuple[nn.Module, ...]
+    alone: bool
+    calibrate: bool
+
+    def key(self, seed: int) -> str:
+        """What makes a job the same job. `alone` and `calibrate` only add to it."""
+        networks = [self.teacher, *self.assistants, *([self.student] if self.student is not None else [])]
+        return fingerprint(self.teacher, *map(fingerprint, networks), self.method, self.goal, seed, self.task.name)
+
+
 class Job:
     """One run of the job in a folder."""
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        task: Task,
-        method: Method,
-        alone: bool,
-        folder: Path,
-        run: Run,
-        command: str,
-    ) -> None:
-        self.teacher, self.student = copy.deepcopy(teacher).eval(), copy.deepcopy(student)
-        self.task, self.method, self.folder, self.command = task, method, folder, command
-        self.alone = _without_teacher(method) if alone else None
-        self.goal = Goal(max_drop=100, speedup=1)
+    def __init__(self, lesson: Lesson, folder: Path, run: Run, command: str) -> None:
+        self.lesson, self.task, self.folder, self.command = lesson, lesson.task, folder, command
+        self.teacher, self.goal = lesson.teacher, lesson.goal or UNASKED
         self.work = folder / "work"
-        key = fingerprint(self.student, fingerprint(self.teacher), method, run.seed, task.name)
-        self.journal = Journal(self.work, key)
+        self.journal = Journal(self.work, lesson.key(run.seed))
         self.run = replace(run, folder=self.work, teacher=self.teacher, curves=[])
         self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
         self.curves: list[Curve] = []
+        self.rows: list[Record] = []
 
     def execute(self) -> Artifact:
         """Everything, in order."""
-        check_pair(self.teacher, self.student, self.task)
-        reference = self._scores("teacher", self.teacher)
-        model = self._trained("student", self.method)
-        self._scores("student", model)
-        networks = {TEACHER: self.teacher, STUDENT: model}
-        if self.alone is not None:
-            networks[ALONE] = self._trained(ALONE, self.alone)
-            self._scores("student trained alone", networks[ALONE])
+        lesson, networks = self.lesson, {TEACHER: self.teacher}
+        student = self._student()
+        check_pair(self.teacher, (student, *lesson.assistants), self.task)
+        reference = self._judged(TEACHER, "teacher", self.teacher)
+        for number, assistant in enumerate(lesson.assistants, 1):
+            name = f"assistant {number}"
+            networks[name] = self.run.teacher = self._trained(name, trainable(assistant), lesson.method)
+            self._judged(name, name, networks[name])
+        networks[STUDENT] = self._trained(STUDENT, student, lesson.method)
+        if lesson.calibrate:
+            networks[STUDENT] = take_step(
+                Temperature(), networks[STUDENT], "temperature", self.task, self.run, self.journal
+            )
+        own = self._judged(STUDENT, "student", networks[STUDENT])
+        assert own is not None
+        if lesson.alone and (without := without_teacher(lesson.method)) is not None:
+            networks[ALONE] = self._trained(ALONE, student, without)
+            self._judged(ALONE, "student trained alone", networks[ALONE])
         with self._timed("deploy"):
+            scores = own if reference is None else reference
             result = deliver.deliver(
-                model, self.task, self.goal, self.run, self.folder, reference_scores=reference, int8=False
+                networks[STUDENT], self.task, self.goal, self.run, self.folder, reference_scores=scores, int8=False
             )
         with self._timed("measure"):
-            document = self._document(networks, result, reference)
+            document = self._document(networks, result)
         write_text(self.folder / "records.json", document.dump())
         write_report(document, self.folder / "report.html")
-        return Artifact(model, document, self.folder)
+        return Artifact(result.model, document, self.folder)
 
-    def _trained(self, name: str, step: Method) -> nn.Module:
-        """The student after a step, plain."""
-        own = replace(self.run, history=self.run.history if name == "student" else [], curves=[])
-        with self._timed(name):
-            model = take_step(step, self.student, name, self.task, own, self.journal)
-        rows = own.curves
-        if rows:
-            loss, top1 = [x for row in rows for x in row.loss], [x for row in rows for x in row.top1]
-            self.curves.append(Curve(name=STUDENT if name == "student" else name, loss=loss, top1=top1))
+    def _student(self) -> nn.Module:
+        """What is to be trained."""
+        lesson = self.lesson
+        if lesson.student is not None:
+            return trainable(lesson.student)
+        assert lesson.goal is not None
+        with self._timed("search"):
+            return searched(self.teacher, self.task, lesson.goal, self.run, self.journal, self.work)
+
+    def _trained(self, name: str, model: nn.Module, step: Method) -> nn.Module:
+        """A network after a step, plain."""
+        own = replace(self.run, history=[] if name == ALONE else self.run.history, curves=[])
+        if name != ALONE:
+            own.compile_teacher = self._cost(own.teacher, name)
+        with self._timed("student" if name == STUDENT else name):
+            model = take_step(step, model, name, self.task, own, self.journal)
+        if own.curves:
+            parts = [asdict(one) for one in own.curves]
+            joined = {key: [x for part in parts for x in part[key]] for key in ("loss", "top1", "seconds")}
+            self.curves.append(Curve(name=name, **joined))
         return bake(model).eval()
 
-    def _scores(self, name: str, model: nn.Module) -> Tensor:
-        """On validation data."""
+    def _cost(self, teacher: nn.Module | None, pupil: str) -> bool:
+        """Note what a teacher takes for a training batch; gives whether it is to be compiled."""
+        if teacher is None or isinstance(teacher, RecordedTeacher):
+            return False
+        inputs, _ = split(next(iter(self.task.train)))
+        steps = 0 if isinstance(teacher, Foreign) else len(self.task.train) * getattr(self.lesson.method, "epochs", 1)
+        on_gpu = self.run.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+        device = torch.device("cuda" if on_gpu else "cpu")
+        found = self.journal.remember(
+            f"times of the teacher of {pupil}", lambda: hasten.teacher_times(teacher, inputs, steps, device)
+        )
+        mode, batch = hasten.better(found), len(inputs[0])
+        self.run.progress.say(f"teacher of {pupil}: {found[mode]:.1f} ms for {batch} samples, {mode}")
+        conditions = {"batch": batch, "mode": mode, "pupil": pupil, "device": device.type}
+        self.rows.append(
+            Record(subject=TEACHER, what="teacher_time", value=found[mode], unit="ms", conditions=conditions)
+        )
+        return mode == hasten.COMPILED
+
+    def _judged(self, subject: str, name: str, model: nn.Module) -> Tensor | None:
+        """Scores on validation data; None for a teacher that knows its training data alone."""
+        if isinstance(model, RecordedTeacher):
+            return None
         with self._timed("validation"):
             scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
         self.run.progress.say(f"{name}: validation {100 * float(scores.mean()):.2f} %")
+        self.rows.append(top1_record(subject, scores, split="validation"))
         return scores
 
-    def _document(self, networks: dict[str, nn.Module], result: deliver.Delivered, reference: Tensor) -> JobDocument:
-        task, goal = self.task, self.goal
-        rows = [*deliver.measure(self.teacher, result, task, goal, self.run, self.work), *result.records]
-        rows.append(top1_record(TEACHER, reference, split="validation"))
-        if ALONE in networks:
-            rows += self._against_alone(networks, result)
-        teaching = Teaching(
-            method=self.method.name(),
-            networks={subject: type(model).__name__ for subject, model in networks.items()},
-            curves=self.curves,
-        )
-        if evidence.gives_classes(self.teacher, task):
-            logits, labels = evidence.gather(networks, task)
-            sure, reliability = evidence.sureness(logits, labels)
-            rows += sure
-            layers, examples = evidence.looks(networks, task)
-            teaching = replace(
-                teaching,
-                agreement=evidence.agreement(logits),
-                classes=evidence.per_class(logits, labels, task.classes),
-                reliability=reliability,
-                layers=layers,
-                examples=examples,
-            )
-        Recipe(name="taught", seed=self.run.seed, steps=(self.method,), int8=False).save(self.folder / "recipe.yaml")
+    def _document(self, networks: dict[str, nn.Module], result: deliver.Delivered) -> JobDocument:
+        lesson, task, goal = self.lesson, self.task, self.goal
+        rows = [*self._measured(networks, result), *result.records, *self.rows]
+        teaching, sure = evidence.gathered(networks, task, lesson.method.name(), self.curves)
+        rows += sure
+        missed = deliver.missed(goal, rows, result.drop) if lesson.goal else []
+        steps = (lesson.method, Temperature()) if lesson.calibrate else (lesson.method,)
+        Recipe(name="taught", seed=self.run.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
         return JobDocument(
             command=self.command,
-            goal={},
+            goal=asdict(goal) if lesson.goal else {},
             task={"name": task.name, "measure": task.measure, "validation": len(result.scores)},
-            met=True,
-            missed=[],
+            met=not missed,
+            missed=missed,
             seconds=self.seconds,
             environment=environment(),
             records=rows,
             edits=self.run.history,
-            states=[],
-            layers_before=deliver.layers(self.teacher, self.work / "original.onnx", task, goal, precision="float32"),
-            layers_after=deliver.layers(result.model, result.deployed, task, goal, precision=result.precision),
+            states=self.run.states,
+            layers_before=[],
+            layers_after=[],
             int8_ladder=[],
             files=deliver.save_files(result, task, self.folder),
             teaching=teaching,
         )
 
-    def _against_alone(self, networks: dict[str, nn.Module], result: deliver.Delivered) -> list[Record]:
-        """The student trained alone on test, and what the taught one lost against it, which is best below zero."""
+    def _measured(self, networks: dict[str, nn.Module], result: deliver.Delivered) -> list[Record]:
+        """Costs and accuracy on test of teacher and student, and of the networks in between and beside them."""
         scores = {
-            subject: accuracy(open_runner("torch", networks[subject], threads=self.goal.threads), self.task, "test")
-            for subject in (STUDENT, ALONE)
+            subject: accuracy(open_runner("torch", model, threads=self.goal.threads), self.task, "test")
+            for subject, model in networks.items()
+            if not isinstance(model, RecordedTeacher)
         }
-        gap = paired_drop(scores[ALONE], scores[STUDENT])
-        return [
-            top1_record(ALONE, scores[ALONE], split="test"),
-            gap.to_record(STUDENT, split="test", against=ALONE),
-        ]
+        costly = None if isinstance(self.teacher, Foreign) else self.teacher
+        rows = deliver.measure(costly, result, self.task, self.goal, self.run, self.work)
+        if costly is None and TEACHER in scores:
+            rows.append(top1_record(TEACHER, scores[TEACHER], split="test"))
+            rows.append(paired_drop(scores[TEACHER], scores[STUDENT]).to_record(STUDENT, split="test"))
+            rows.append(result.drop.to_record(STUDENT, split="validation"))
+        rows += [top1_record(s, one, split="test") for s, one in scores.items() if s not in (TEACHER, STUDENT)]
+        if ALONE in scores:
+            gap = paired_drop(scores[ALONE], scores[STUDENT])
+            rows.append(gap.to_record(STUDENT, split="test", against=ALONE))
+        return rows
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -199,7 +275,7 @@ class Job:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)
 
 
-def _without_teacher(method: Method) -> Method | None:
+def without_teacher(method: Method) -> Method | None:
     """As long a training without a teacher; None where the method is not one training."""
     if not isinstance(method, Student):
         return None
@@ -207,19 +283,24 @@ def _without_teacher(method: Method) -> Method | None:
     return Recover(epochs=epochs, lr=method.lr, weight_decay=method.weight_decay, alpha=1.0)
 
 
-def check_pair(teacher: nn.Module, student: nn.Module, task: Task) -> None:
-    """Refuse networks that do not take the task's inputs, and a student whose outputs are unlike the teacher's."""
-    shapes = {}
-    for name, model in (("teacher", teacher), ("student", student)):
-        try:
-            with torch.no_grad():
-                output = copy.deepcopy(bake(model) if constraints(model) else model).eval()(*task.example_inputs)
-        except Exception as error:
-            seen = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
-            raise BadInput(f"the {name} does not accept the inputs of {task.name} (shapes {seen}): {error}") from error
-        shapes[name] = tuple(output.shape) if isinstance(output, Tensor) else None
-    if shapes["teacher"] and shapes["student"] and shapes["teacher"] != shapes["student"]:
-        raise BadInput(
-            f"the teacher gives outputs of shape {shapes['teacher']}, the student {shapes['student']}; they must be "
-            "equal for the same inputs"
-        )
+def check_pair(teacher: nn.Module, students: Sequence[nn.Module], task: Task) -> None:
+    """Refuse networks that do not take the task's inputs, and students whose outputs are unlike the teacher's."""
+    known = None if isinstance(teacher, RecordedTeacher) else _output(teacher, "teacher", task)
+    for student in students:
+        found = _output(student, "student", task)
+        if known and found and known != found:
+            raise BadInput(
+                f"the teacher gives outputs of shape {known}, {type(student).__name__} gives {found}; they must be "
+                "equal for the same inputs"
+            )
+
+
+def _output(model: nn.Module, name: str, task: Task) -> tuple[int, ...] | None:
+    """The shape of the output; None where it is not one tensor."""
+    try:
+        with torch.no_grad():
+            output = bake(model).eval()(*task.example_inputs)
+    except Exception as error:
+        seen = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
+        raise BadInput(f"the {name} does not accept the inputs of {task.name} (shapes {seen}): {error}") from error
+    return tuple(output.shape) if isinstance(output, Tensor) else None

@@ -44,6 +44,7 @@ _COMPRESSED = (
 )
 _TAUGHT = (
     sections.summary_section,
+    sections.asked_section,
     teaching_sections,
     sections.latency_section,
     sections.edits_section,

@@ -110,6 +110,11 @@ def goal_section(document: JobDocument) -> str:
     return section("The goal", grid(("Asked for", "Limit", "Reached", "Verdict"), rows))
 
 
+def asked_section(document: JobDocument) -> str:
+    """The goal and what was tried for it; nothing where none was set."""
+    return goal_section(document) + pareto_section(document) if document.goal else ""
+
+
 def summary_section(document: JobDocument) -> str:
     """The headline table."""
     rows, (before, after) = summary_rows(document), sides(document)

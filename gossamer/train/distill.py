@@ -69,6 +69,8 @@ class Distillation:
         self.temperature_end, self.alpha_end = temperature_end, alpha_end
         self.loss = loss
         self.answers: Answers | None = None
+        self.compiled = False
+        self._ask: Callable[..., Any] | None = None
 
     def at(self, progress: float) -> None:
         """Follow the schedules: linear from temperature and alpha to their ends, while progress goes from 0 to 1."""
@@ -94,7 +96,11 @@ class Distillation:
     @torch.no_grad()
     def asked(self, *inputs: Any) -> Any:
         """What the teacher gives."""
-        return self._at(inputs)(*inputs)
+        teacher = self._at(inputs)
+        if not self.compiled:
+            return teacher(*inputs)
+        self._ask = self._ask or torch.compile(teacher)
+        return self._ask(*inputs)
 
     def soft(self, outputs: Any, expected: Any, target: Any) -> Tensor:
         """(1 - alpha) * soft loss of outputs of the student and the teacher."""

@@ -118,5 +118,5 @@ def _find(root: nn.Module, name: str) -> Tensor:
     module = root
     for part in path:
         module = module._modules[part]  # type: ignore[assignment]
-    found = module._parameters.get(leaf)
-    return found if found is not None else module._buffers[leaf]  # type: ignore[return-value]
+    found: Tensor = getattr(module, leaf)  # it may be held by a constraint
+    return found

@@ -51,8 +51,9 @@ class Student(Retrain):
         own = [term for term in teach if isinstance(term, Distillation)]
         for term in (*own, *(term.distillation for term in teach if isinstance(term, Lesson))):
             term.alpha_end = self.alpha_end
-        if run.cache is not None:
-            for term in own:
+        for term in own:
+            term.compiled = run.compile_teacher
+            if run.cache is not None:
                 term.remember(run.cache)
         data = mixed(task, mixup=self.mixup, cutmix=self.cutmix)
         try:

@@ -1,0 +1,139 @@
+"""Teachers that are not modules, and students that come out of files or out of the teacher itself."""
+
+import copy
+import hashlib
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.deploy import open_runner
+from gossamer.errors import BadInput
+from gossamer.goal import Goal
+from gossamer.measure import Runner
+from gossamer.methods.distill.recover import Recover
+from gossamer.network import Codebook, Constraint, Mask, constrain
+from gossamer.run import Run
+from gossamer.search.journal import Journal
+from gossamer.search.plan import Planner
+from gossamer.search.price import AIM, Pricer
+from gossamer.search.shapes import apply_steps
+from gossamer.task import Task
+from gossamer.train.answers import LAYOUT, Answers
+from gossamer.train.teachers import Ensemble
+
+SPARSE = 0.1  # share of zeros from which on a weight is held sparse
+SHARED = 256  # distinct values up to which a weight is held to them
+FLOAT_BYTES = 4
+
+
+class Foreign(nn.Module):
+    """A teacher that only answers: it has no layers to learn from, and no costs that could be counted."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Foreign":
+        return self
+
+
+class OnnxTeacher(Foreign):
+    """An `.onnx` file on ONNX Runtime, on the CPU; a session of its own in each process."""
+
+    def __init__(self, path: Path, *, threads: int = 2) -> None:
+        super().__init__()
+        if not path.is_file():
+            raise BadInput(f"{path}: no such file")
+        self.path, self.threads = path, threads
+        # What it is told from other teachers by.
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        self.register_buffer("digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
+        self.sessions: dict[int, Runner] = {}
+
+    def forward(self, *inputs: Tensor) -> Any:
+        if os.getpid() not in self.sessions:
+            self.sessions = {os.getpid(): open_runner("onnxruntime", self.path, threads=self.threads)}
+        outputs = self.sessions[os.getpid()](*inputs)
+        device = inputs[0].device
+        return outputs.to(device) if isinstance(outputs, Tensor) else tuple(x.to(device) for x in outputs)
+
+
+class RecordedTeacher(Foreign):
+    """A teacher of which only its answers are left: a folder of `gossamer.train.answers`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.answers = Answers(folder)
+        name = hashlib.sha256(str(folder.resolve()).encode()).digest()
+        self.register_buffer("digest", torch.frombuffer(bytearray(name), dtype=torch.uint8))
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.answers(inputs, None)
+
+
+def foreign(path: Path) -> Foreign | None:
+    """The teacher of an `.onnx` file or of a folder of answers; None where the path is neither."""
+    if path.suffix == ".onnx":
+        return OnnxTeacher(path)
+    return RecordedTeacher(path) if (path / LAYOUT).is_file() else None
+
+
+class Thawed(nn.Module):
+    """A network out of a `.pt2` or `.gsr` file, to train on: its layers stay in eval mode, its weights move."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        self.training = False
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+
+    def forward(self, x: Any) -> Any:  # one input: exporters cannot tell how many `*inputs` are
+        return self.network(x)
+
+    def train(self, mode: bool = True) -> "Thawed":
+        return self
+
+
+def trainable(student: nn.Module) -> nn.Module:
+    """The student, or what can be trained in its place: a network out of a file keeps its zeros and shared values."""
+    try:
+        student.train()
+    except BadInput:
+        thawed = Thawed(student)
+        held = {name: rule for name, p in thawed.named_parameters() if (rule := as_found(p.detach())) is not None}
+        return constrain(thawed, held) if held else thawed
+    return student
+
+
+def as_found(weight: Tensor) -> Constraint | None:
+    """What holds a weight to what its values show: few distinct values, or zeros; None for an ordinary one."""
+    if weight.dim() < 2 or not weight.is_floating_point():
+        return None
+    values, indices = torch.unique(weight, return_inverse=True)
+    if len(values) <= min(SHARED, weight.numel() // 4):
+        return Codebook(values, indices, mean=True)
+    zeros = weight == 0
+    return Mask(~zeros) if float(zeros.double().mean()) >= SPARSE else None
+
+
+def searched(teacher: nn.Module, task: Task, goal: Goal, run: Run, journal: Journal, work: Path) -> nn.Module:
+    """A student for a goal, cut out of the teacher: the shapes that meet it by measurement race against each other,
+    as in `compress`. Bytes are those of its weights in float32."""
+    if isinstance(teacher, Ensemble):
+        teacher = next(iter(teacher.members))
+    if isinstance(teacher, Foreign):
+        raise BadInput("a student for a goal is cut out of its teacher, which must be a module; name a student")
+    if goal.file_bytes is not None or goal.compression_ratio is not None:
+        limit = goal.file_limit(FLOAT_BYTES * sum(p.numel() for p in teacher.parameters()))
+        params = min(int(limit / FLOAT_BYTES), goal.params or int(limit))
+        goal = Goal(**{**asdict(goal), "file_bytes": None, "compression_ratio": None, "params": params})
+    pricer = Pricer(teacher, task, goal, journal, work, int8=False)
+    whole = pricer("original", lambda: teacher)
+    if whole.worst <= AIM:
+        raise BadInput("the teacher itself meets the goal; ask for less, or name a student")
+    planner = Planner(teacher, task, replace(run, original=teacher), journal, pricer, Recover(epochs=4))
+    steps = planner.plan(whole)
+    if steps is None:
+        raise BadInput("no shape of the teacher meets the goal; ask for more, or name a student")
+    return apply_steps(teacher, steps[:-1], task, run)

@@ -1,0 +1,70 @@
+"""Make a classifier as sure as it is right: temperature scaling.
+
+What it does: finds the temperature that fits the validation data best and divides the weights of the last layer by it,
+so that the outputs are divided. No prediction changes, only how sure it is.
+Cost: one pass through the validation data.
+When it fails: it cannot mend classes that are sure in different ways; outputs that do not come straight from one last
+layer are refused.
+Equation: T = argmin mean(-log softmax(z / T)_y); W <- W / T, b <- b / T.
+Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.measure import calibration
+from gossamer.methods.base import Method
+from gossamer.network.constrain import refuse_constrained
+from gossamer.network.moments import evaluating
+from gossamer.record import Edit
+from gossamer.run import Run
+from gossamer.task import Task
+
+
+def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...]) -> tuple[nn.Module, str]:
+    """A copy whose outputs are divided, and the layer whose weights were. Raises BadInput where none gives them."""
+    found = copy.deepcopy(model)
+    ran: list[str] = []
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    layers = {name: module for name, module in found.named_modules() if isinstance(module, kinds)}
+    hooks = [m.register_forward_hook(partial(lambda name, *_: ran.append(name), name)) for name, m in layers.items()]
+    with torch.no_grad(), evaluating(found):
+        before = found(*example_inputs)
+        for hook in hooks:
+            hook.remove()
+        if ran:
+            for parameter in layers[ran[-1]].parameters(recurse=False):
+                parameter.mul_(1 / temperature)
+            after = found(*example_inputs)
+            if isinstance(before, Tensor) and torch.allclose(after * temperature, before, rtol=1e-3, atol=1e-4):
+                return found, ran[-1]
+    raise BadInput("the outputs do not come straight from one last linear layer or convolution")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature(Method):
+    """The last step of all: what trains afterwards undoes it."""
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        refuse_constrained(model, self.name())
+        with evaluating(model):
+            logits, labels = calibration.outputs(model, task.validation)
+        temperature = calibration.best_temperature(logits, labels)
+        found, layer = divided(model, temperature, task.example_inputs)
+        before, after = (calibration.negative_log_likelihood(z, labels) for z in (logits, logits / temperature))
+        run.history.append(
+            Edit(
+                method=self.name(),
+                kind="swap",
+                target=layer,
+                before=f"negative log likelihood {before:.4f} on validation",
+                after=f"{after:.4f} at temperature {temperature:.3f}",
+            )
+        )
+        return found
