@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gossamer.errors import BadInput
 from gossamer.methods.factorize import matrices
 from gossamer.methods.factorize.chain import (
     chain_macs,
@@ -20,6 +21,7 @@ from gossamer.methods.factorize.chain import (
 from gossamer.methods.factorize.channel import Channel
 from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.factorize.matrices import balance, channel_gram, corrected, principal, refit, split
+from gossamer.methods.factorize.predicted import Predicted, chosen, predictor, smooth
 from gossamer.methods.factorize.separable import Separable, cosines, filters, learned
 from gossamer.methods.factorize.spatial import Spatial
 from gossamer.methods.factorize.svd import SVD
@@ -75,6 +77,8 @@ SCHEMES: list[tuple[Factorize, tuple[str, ...]]] = [
     (Spatial(), ALL_CONVOLUTIONS),
     (Tucker(), ("plain", "odd", "groups", "same", "1d", "3d")),
     (TensorTrain(), ("plain", "odd", "groups", "depthwise", "same", "1d", "3d")),
+    (Predicted(), ("plain", "odd", "groups", "1d", "3d")),
+    (Predicted(grid=(2, 5)), ("linear",)),
     (Separable(), ALL_CONVOLUTIONS),
     (Separable(basis="shared"), ("plain", "odd", "groups", "3d")),
     (Separable(basis="dct"), ("plain", "odd", "groups", "3d")),
@@ -355,3 +359,40 @@ def test_one_separable_filter_for_each_channel_is_its_first_singular_pair() -> N
     [lost] = Separable().spectrum(weight, None, "lost").lost
     squares = torch.linalg.svdvals(weight[0, 0]).square()
     assert float(lost[1]) == pytest.approx(1 - float(squares[:, 0].sum() / squares.sum()), abs=1e-6)
+
+
+def test_smooth_weights_are_predicted_from_few() -> None:
+    """Smooth ones better the more are kept; noise is not predicted; all of them are the weights themselves."""
+    kernel = smooth((12, 12), 2.0)
+    generator = torch.Generator().manual_seed(0)
+    rough = torch.randn(6, 144, generator=generator, dtype=D)
+    errors = {}
+    for name, weight in (("smooth", rough @ kernel), ("noise", rough)):
+        for count in (18, 36, 72):
+            picks = chosen(kernel, count)
+            assert len(set(picks.tolist())) == count
+            guess = weight[:, picks] @ predictor(kernel, picks)
+            errors[name, count] = float((guess - weight).norm() / weight.norm())
+    assert errors["smooth", 72] < errors["smooth", 36] < errors["smooth", 18] < 0.7
+    assert errors["smooth", 36] < 0.1 < 0.7 < errors["noise", 36]
+    torch.testing.assert_close(predictor(kernel, torch.arange(144)) @ kernel, kernel, atol=1e-3, rtol=1e-3)
+
+
+def test_kernel_of_a_grid_is_the_distance_in_pixels() -> None:
+    kernel = smooth((2, 3), 0.5)
+    assert float(kernel[0, 5]) == pytest.approx(math.exp(-(1 + 4) / 0.5))
+    assert float(kernel[2, 3]) == pytest.approx(math.exp(-(1 + 4) / 0.5))
+
+
+@torch.no_grad()
+def test_the_covariance_tells_which_inputs_predict_the_others() -> None:
+    """Inputs that are mixes of three: three are kept, and the map is not trained."""
+    one = layer("linear")
+    x = torch.randn(60, 3, dtype=D) @ torch.randn(3, 10, dtype=D)
+    scheme = Predicted(kernel="covariance", data="inputs")
+    chain = chain_of(scheme, one, (3,), gram_of(one, x))
+    torch.testing.assert_close(chain(x), one(x), rtol=1e-4, atol=1e-4)
+    assert [p.requires_grad for p in chain.parameters()] == [False, True, True]
+    with pytest.raises(BadInput, match="needs data"):
+        Predicted(kernel="covariance")
+    assert "grid [3, 3]" in Predicted(grid=(3, 3)).refusal(one)

@@ -19,12 +19,13 @@ Calls = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 @dataclass(frozen=True, kw_only=True)
 class Factor:
     """One layer of a chain. axes: of the kernel that it carries, with their stride, padding and dilation. Counts may be
-    tensors, one number for each option whose cost is wanted."""
+    tensors, one number for each option whose cost is wanted. fixed: not trained."""
 
     inputs: Count
     outputs: Count
     axes: tuple[int, ...] = ()
     groups: Count = 1
+    fixed: bool = False
 
     def size(self, kernel: Sequence[int]) -> Count:
         """The number of its weights."""
@@ -80,7 +81,7 @@ def make_chain(layer: Layer, factors: Sequence[Factor], weights: Sequence[Tensor
         one.weight.data = weight.reshape(one.weight.shape).to(layer.weight).contiguous()
         if bias:
             one.bias.data = layer.bias.detach().clone()  # type: ignore[union-attr]
-        one.requires_grad_(layer.weight.requires_grad)
+        one.requires_grad_(layer.weight.requires_grad and not factor.fixed)
         made.append(one.train(layer.training))
     return nn.Sequential(*made).train(layer.training)
 

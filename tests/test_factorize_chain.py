@@ -1,0 +1,65 @@
+"""What becomes of factored networks in later steps: pruned, quantized, coded, loaded again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from nets import learned, stripes
+from torch import nn
+
+import gossamer
+from gossamer.deploy import float32_correct, open_runner, quantize_ladder
+from gossamer.deploy.gsr import save
+from gossamer.methods.factorize.channel import Channel
+from gossamer.methods.factorize.common import Factorize
+from gossamer.methods.factorize.cp import CP
+from gossamer.methods.factorize.spatial import Spatial
+from gossamer.methods.factorize.svd import SVD
+from gossamer.methods.prune.channels import Channels
+from gossamer.methods.prune.magnitude import Magnitude
+from gossamer.network import bake, total_macs
+from gossamer.run import Run
+
+SCHEMES = [
+    Spatial(macs=0.6, norm=True, data="accumulated"),
+    Channel(macs=0.6, data="inputs"),
+    CP(ranks={"body.*": 4}, sweeps=20),
+]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name())
+def test_low_rank_then_pruned_then_int8_then_coded(scheme: Factorize, tmp_path: Path) -> None:
+    model, data, run = learned().eval(), stripes(), Run(original=learned())
+    small = scheme(model, data, run)
+    narrow = Channels(sparsity=0.25)(small, data, run)
+    inputs = data.example_inputs
+    assert total_macs(narrow, inputs) < total_macs(small, inputs) < total_macs(model, inputs)
+    plain = bake(Magnitude(sparsity=0.5)(narrow, data, run)).eval()
+    weights = [m.weight for m in plain.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert sum(int((w == 0).sum()) for w in weights) >= 0.45 * sum(w.numel() for w in weights)
+
+    right = float32_correct(plain, data)
+    found = quantize_ladder(plain, data, tmp_path, budget_points=5, reference_correct=right, threads=1)
+    assert found.met
+    assert open_runner("onnxruntime", found.path, threads=1, precision="int8")(*inputs).shape == (len(inputs[0]), 3)
+
+    for name, one in (("dense", model), ("small", plain)):
+        save(one, tmp_path / f"{name}.gsr", inputs)
+    with torch.no_grad():
+        wanted = plain(*inputs)
+    torch.testing.assert_close(gossamer.load(tmp_path / "small.gsr")(*inputs), wanted, rtol=1e-4, atol=1e-4)
+    sizes = [(tmp_path / f"{name}.gsr").stat().st_size for name in ("small", "dense")]
+    assert sizes[0] < 0.7 * sizes[1]
+
+
+@torch.no_grad()
+def test_the_final_layer_alone() -> None:
+    """Sainath's: 1,024 to 9,300 at rank 128 takes 7.2 times fewer weights; no other layer changes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 1024), nn.ReLU(), nn.Linear(1024, 9300, bias=False))
+    data = replace(stripes(), example_inputs=(torch.randn(4, 8),))
+    small = SVD(ranks={"2": 128})(model, data, Run())
+    counts = [sum(p.numel() for p in m[2].parameters()) for m in (model, small)]  # type: ignore[index]
+    assert counts == [9_523_200, 1_321_472]
+    assert torch.equal(small[0].weight, model[0].weight)  # type: ignore[index]
