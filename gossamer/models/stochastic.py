@@ -36,6 +36,17 @@ class StochasticResNet(ResNet):
         self, blocks: int, *, last: float = 0.5, option: str = "A", in_channels: int = 3, classes: int = 10
     ) -> None:
         super().__init__(blocks, option=option, in_channels=in_channels, classes=classes)
+        self.drop_path = 1 - last
+
+    @property
+    def drop_path(self) -> float:
+        """The probability with which the last block is left out; a network that is evaluated needs the one that it was
+        trained with."""
+        return self._drop_path
+
+    @drop_path.setter
+    def drop_path(self, value: float) -> None:
+        self._drop_path = value
         found = [module for module in self.modules() if isinstance(module, StochasticBlock)]
         for number, block in enumerate(found, start=1):
-            block.survival = 1 - number / len(found) * (1 - last)
+            block.survival = 1 - number / len(found) * value

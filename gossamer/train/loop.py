@@ -19,6 +19,7 @@ from gossamer.task import Task
 from gossamer.train.backoff import Exploded, back_off, check_loss, check_score, check_weights
 from gossamer.train.batches import Placement, batches_of_epoch, count, own_randomness, weights_channels_last
 from gossamer.train.distill import Teach
+from gossamer.train.helpers import helped
 from gossamer.train.objective import Objective
 from gossamer.train.processes import in_processes, make_fabric
 from gossamer.train.state import Checkpoint, Epoch, Numbers, State, copied, fill, fingerprint, weights
@@ -95,7 +96,12 @@ def fit(
     """
     count(task.train, f"task {task.name!r}: the train loader")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with own_randomness(), weights_channels_last(model, _has_images(task)), tempfile.TemporaryDirectory() as scratch:
+    with (
+        own_randomness(),
+        weights_channels_last(model, _has_images(task)),
+        tempfile.TemporaryDirectory() as scratch,
+        helped(model, task, training) as heads,
+    ):
         if run.devices > 1:
             # The processes leave a finished checkpoint, which is all that is left to be read here.
             checkpoint = checkpoint or Path(scratch) / "checkpoint"
@@ -103,7 +109,7 @@ def fit(
             model=model,
             task=task,
             training=training,
-            teach=teach,
+            teach=[*teach, *heads],
             after_step=after_step,
             checkpoint=checkpoint,
             label=label,

@@ -1,6 +1,6 @@
 """What is made small."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from math import prod
 from typing import Any
@@ -23,12 +23,8 @@ class Objective:
     def __init__(
         self, module: Model, task: Task, teach: Sequence[Teach], autocast: Any, label_smoothing: float = 0.0
     ) -> None:
-        if label_smoothing and task.loss is not cross_entropy:
-            raise BadInput(
-                "training: label_smoothing needs a task whose loss is cross_entropy; smooth in your own loss"
-            )
         self.module, self.teach, self.autocast = module, teach, autocast
-        self.loss = _Smoothed(label_smoothing) if label_smoothing else task.loss
+        self.loss = task_loss(task, label_smoothing)
         self.outputs: list[Any] = []
 
     def at(self, progress: float) -> None:
@@ -64,6 +60,13 @@ class Objective:
         outputs = self.module(*inputs, **named)
         self.outputs.append(outputs)
         return outputs
+
+
+def task_loss(task: Task, label_smoothing: float) -> Callable[[Model, Any], Tensor]:
+    """The task's loss, with smoothed labels where that is asked for."""
+    if label_smoothing and task.loss is not cross_entropy:
+        raise BadInput("training: label_smoothing needs a task whose loss is cross_entropy; smooth in your own loss")
+    return _Smoothed(label_smoothing) if label_smoothing else task.loss
 
 
 class _Smoothed:

@@ -1,7 +1,7 @@
 """The hyper-parameters of a training, and the learning rate that follows from them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from gossamer.errors import NoEffect, unknown
+from gossamer.errors import BadInput, NoEffect, unknown
 from gossamer.ranges import Range, check_ranges
 
 OptimizerName = Literal["sgd", "adamw"]
@@ -29,6 +29,10 @@ class Training:
     "constant" stays at lr after the warm-up. clip: largest gradient norm, None for none. ema: decay of the running mean
     of the weights, 0 for none; where it is on, the mean is what is validated and kept. label_smoothing needs the task's
     loss to be `gossamer.task.cross_entropy`. precision "auto": bfloat16 autocast where the device computes in it.
+    auxiliary: weights of the losses of heads that the network runs while training, by name or pattern: {"heads.*": 0.3}
+    for GoogLeNet, {"head": 0.4} for Inception-v3. drop_path: the probability with which the last residual block is left
+    out of a step, less for those before it (stochastic depth); a network with a `drop_path` of its own (FractalNet,
+    stochastic ResNet) gets and keeps this one. None: as the network does by itself.
     patience: end after so many evaluations without a new best. keep: the weights of the best evaluation on validation
     data (the latest of equals), or the last.
     """
@@ -42,6 +46,8 @@ class Training:
     clip: Annotated[float | None, Range(0, 1e6, open_=("low",))] = None
     ema: Annotated[float, Range(0, 1, open_=("high",))] = 0.0
     label_smoothing: Annotated[float, Range(0, 1, open_=("high",))] = 0.0
+    auxiliary: Mapping[str, float] | None = None
+    drop_path: Annotated[float | None, Range(0, 1, open_=("high",))] = None
     precision: Precision = "auto"
     patience: Annotated[int | None, Range(1, 100_000)] = None
     evaluate_every: Annotated[int, Range(1, 100_000)] = 1
@@ -49,6 +55,9 @@ class Training:
 
     def __post_init__(self) -> None:
         check_ranges(self, "training")
+        for head, weight in (self.auxiliary or {}).items():
+            if not weight > 0:
+                raise BadInput(f"training: auxiliary[{head!r}] = {weight} must be greater than 0")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown(f"training {name}", str(getattr(self, name)), known)
