@@ -21,11 +21,11 @@ from gossamer.methods.share.clusters import (
     optimal_centers,
     start_centers,
 )
-from gossamer.methods.share.decoded import Product, blocks_of, shared_values
+from gossamer.methods.share.decoded import Product, Residual, blocks_of, shared_values
 from gossamer.methods.share.importance import importance_of
 from gossamer.methods.share.kmeans import KMeans, share_values
 from gossamer.methods.share.product import product_code, product_rate, scalar_rate
-from gossamer.methods.share.residual import Residual, residual_code, residual_rate
+from gossamer.methods.share.residual import residual_code, residual_rate
 from gossamer.network import Mask, bake, constrain, constraints, held_value, weights_of
 from gossamer.network.made import rows_of, weight_of
 from gossamer.run import Run

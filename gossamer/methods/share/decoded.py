@@ -1,12 +1,19 @@
 """Constraints that make a whole weight from a few stored numbers; what several methods share."""
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
 import torch
 from torch import Tensor, nn
 
+from gossamer.methods.base import Method
 from gossamer.methods.share.clusters import nearest
-from gossamer.network import Codebook, Constraint
+from gossamer.network import Codebook, Constraint, constrain, held_value, weights_of
 from gossamer.network.constrain import take, users_of
-from gossamer.network.made import Made, Rule, weight_of
+from gossamer.network.made import Made, Rule, sum_in_order, weight_of
+from gossamer.ranges import Range
+from gossamer.record import Edit
+from gossamer.run import Run
 
 
 class Decoded(Constraint):
@@ -41,12 +48,14 @@ def blocks_of(rows_RI: Tensor, width: int) -> Tensor:
     return padded.view(count, -1, width).movedim(0, 1)
 
 
-class Product(Decoded):
-    """Row r, block m of the weight (see `rows_of`) is codebook[m, indices[m, r]]; a (M, K, d) codebook is trained.
+class Vectors(Decoded):
+    """The weight is made (`rule`) of vectors that indices (M, R) name in trained codebooks (M, K, d), for the R rows of
+    `rows_of`.
 
     Gradients are means over the users, so that learning rates for single weights fit.
     """
 
+    rule: ClassVar[Rule]
     indices: Tensor
     users: Tensor
 
@@ -58,19 +67,65 @@ class Product(Decoded):
         self.register_buffer("users", users_of(self.places(), codebook_MKD.shape[:2].numel()))
 
     def places(self) -> Tensor:
-        """Indices into all entries of all blocks, (M R,)."""
+        """Indices into all entries of all codebooks, (M R,)."""
         sets, entries, _ = self.codebook.shape
         first = entries * torch.arange(sets, device=self.indices.device, dtype=torch.int32)[:, None]
         return (self.indices + first).flatten()
 
-    def decode(self) -> Tensor:
+    def vectors(self) -> Tensor:
+        """What the indices name, (M, R, d)."""
         sets, _, width = self.codebook.shape
-        blocks = take(self.codebook.flatten(0, 1), self.places(), self.users).view(sets, -1, width)
-        return weight_of(blocks.movedim(0, 1).flatten(1)[:, : self.shape[1]], self.shape)
+        return take(self.codebook.flatten(0, 1), self.places(), self.users).view(sets, -1, width)
 
     def made(self) -> Made:
         numbers = self.codebook.detach()
-        return Made(rule=Rule.PRODUCT, shape=self.shape, numbers=numbers, indices=self.indices, keep=self.keep)
+        return Made(rule=self.rule, shape=self.shape, numbers=numbers, indices=self.indices, keep=self.keep)
+
+
+class Product(Vectors):
+    """Row r of the weight is the concatenation over m of codebook[m, indices[m, r]], cut to its length."""
+
+    rule: ClassVar[Rule] = Rule.PRODUCT
+
+    def decode(self) -> Tensor:
+        return weight_of(self.vectors().movedim(0, 1).flatten(1)[:, : self.shape[1]], self.shape)
+
+
+class Residual(Vectors):
+    """Row r of the weight is the sum over m of codebook[m, indices[m, r]]."""
+
+    rule: ClassVar[Rule] = Rule.RESIDUAL
+
+    def decode(self) -> Tensor:
+        return weight_of(sum_in_order(self.vectors()), self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareVectors(Method):
+    """entries: K of every codebook. layers, ignore: patterns."""
+
+    stage: ClassVar[int | None] = 60
+
+    entries: Annotated[int, Range(1, 65_536)]
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def code(self, weight: Tensor, generator: torch.Generator) -> Vectors:
+        """The weight made of vectors."""
+        raise NotImplementedError
+
+    def share(self, model: nn.Module, run: Run) -> nn.Module:
+        """A copy in which all these layers are held so."""
+        generator = torch.Generator().manual_seed(run.seed)
+        held = {}
+        for name in weights_of(model, self.layers, self.ignore):
+            w = held_value(model, name)
+            held[name] = self.code(w, generator)
+            sets, entries, width = held[name].codebook.shape
+            after = f"{sets} codebooks of {entries} vectors of {width}"
+            before = f"{w.numel():,} weights"
+            run.history.append(Edit(method=self.name(), kind="constrain", target=name, before=before, after=after))
+        return constrain(model, held)
 
 
 def shared_values(weight: Tensor, centers: Tensor, *, mean: bool = True) -> Codebook:

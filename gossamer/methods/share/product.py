@@ -12,18 +12,15 @@ Source: Gong et al. 2014, arXiv:1412.6115, section 3.2.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.base import Method
 from gossamer.methods.share.clusters import cluster_vectors
-from gossamer.methods.share.decoded import Product, blocks_of
-from gossamer.network import constrain, held_value, weights_of
+from gossamer.methods.share.decoded import Product, ShareVectors, blocks_of
 from gossamer.network.made import rows_of
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -45,24 +42,14 @@ def product_code(weight: Tensor, width: int, entries: int, generator: torch.Gene
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProductQuantization(Method):
+class ProductQuantization(ShareVectors):
     """width: d, neighbouring input channels in a piece. entries: K of a block's codebook. layers, ignore: patterns."""
-
-    stage: ClassVar[int | None] = 60
 
     width: Annotated[int, Range(1, 4096)] = 4
     entries: Annotated[int, Range(1, 65_536)] = 32
-    layers: tuple[str, ...] = ("*",)
-    ignore: tuple[str, ...] = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        generator = torch.Generator().manual_seed(run.seed)
-        held = {}
-        for name in weights_of(model, self.layers, self.ignore):
-            w = held_value(model, name)
-            held[name] = product_code(w, self.width, self.entries, generator)
-            sets, entries, width = held[name].codebook.shape
-            after = f"{sets} codebooks of {entries} vectors of {width}"
-            before = f"{w.numel():,} weights"
-            run.history.append(Edit(method=self.name(), kind="constrain", target=name, before=before, after=after))
-        return constrain(model, held)
+        return self.share(model, run)
+
+    def code(self, weight: Tensor, generator: torch.Generator) -> Product:
+        return product_code(weight, self.width, self.entries, generator)
