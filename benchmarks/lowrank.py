@@ -1,0 +1,321 @@
+"""Low rank without data: speed of the survey's networks at its compression, time to decompose, and tensorly-torch.
+
+python benchmarks/lowrank.py --stages build            # the survey's networks, decomposed and exported to out/lowrank
+python benchmarks/lowrank.py --stages speed            # their latencies, all of a network interleaved in one process
+python benchmarks/lowrank.py --stages decompose        # VGG-16, every scheme with its rank search
+python benchmarks/lowrank.py --stages peer             # needs tensorly and tensorly-torch
+python benchmarks/lowrank.py --table
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from gossamer.deploy import export_onnx, open_runner
+from gossamer.measure import latency
+from gossamer.methods.factorize.chain import chain_params, kernel_of, make_chain
+from gossamer.methods.factorize.channel import Channel
+from gossamer.methods.factorize.common import Factorize
+from gossamer.methods.factorize.cp import CP
+from gossamer.methods.factorize.norms import with_norms
+from gossamer.methods.factorize.spatial import Spatial
+from gossamer.methods.factorize.svd import SVD
+from gossamer.methods.factorize.tensor_train import TensorTrain
+from gossamer.methods.factorize.tucker import Tucker
+from gossamer.models.zoo import build
+from gossamer.network import layer_costs, swap
+from gossamer.record import environment, write_text
+from gossamer.run import Run
+from gossamer.task import Task
+
+RESULTS = Path(__file__).parent / "results" / "lowrank.json"
+# The survey's Table 2: compression and speed-up of BN low-rank and of CP.
+SURVEY = {
+    "alexnet_one_tower": {"BN low-rank": (4.94, 1.09), "CP": (5.0, 1.82)},
+    "vgg16": {"BN low-rank": (2.72, 1.53), "CP": (2.75, 2.05)},
+    "googlenet": {"BN low-rank": (2.79, 1.08), "CP": (2.84, 1.20)},
+}
+PEER_LAYERS = {
+    "64-64 3x3, 56": (64, 64, 3, 56),
+    "128-128 3x3, 28": (128, 128, 3, 28),
+    "96-256 5x5, 27": (96, 256, 5, 27),
+}
+
+
+def task(x: Tensor) -> Task:
+    return Task(name="random", train=[], validation=[], test=[], calibration=[x], example_inputs=(x,))
+
+
+def weighted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    return ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
+
+
+def at_rate(model: nn.Module, schemes: list[Factorize], rate: float) -> nn.Module:
+    """Every layer by the first scheme that is for it, at the largest rank with `rate` times fewer weights. The factors
+    are random, as the network's weights are: neither its time nor its size depends on them."""
+    made = {}
+    for name, layer in weighted(model):
+        scheme = next((one for one in schemes if not one.refusal(layer)), None)
+        if scheme is None:
+            continue
+        kernel = kernel_of(layer)
+        rank = int(layer.weight.numel() / rate / chain_params(scheme.chain(layer, (1,)), kernel))
+        if rank:
+            factors = scheme.chain(layer, (rank,))
+            values = [torch.randn(f.size(kernel)) * (f.size(kernel) / f.outputs) ** -0.5 for f in factors]
+            chain = make_chain(layer, factors, values)
+            made[name] = with_norms(chain) if scheme.norm else chain
+    return swap(model, made)
+
+
+def weights(model: nn.Module, *, convolutions: bool) -> int:
+    return sum(m.weight.numel() for _, m in weighted(model) if not convolutions or isinstance(m, nn.Conv2d))
+
+
+def macs(model: nn.Module, x: Tensor) -> int:
+    return sum(row.macs for row in layer_costs(model, (x,)))
+
+
+def build_survey(folder: Path, names: list[str]) -> list[dict[str, Any]]:
+    rows = []
+    for name in names:
+        torch.manual_seed(0)
+        x = torch.randn(1, 3, 224, 224)
+        dense = build(name, classes=1000, input_size=224).eval()
+        schemes: dict[str, list[Factorize]] = {
+            "BN low-rank": [Spatial(norm=True), SVD(norm=True)],
+            "CP": [CP(), SVD()],
+            "CP, kernels whole": [CP(apart=False), SVD()],
+        }
+        for way in ("dense", *schemes):
+            model = (
+                at_rate(dense, schemes[way], SURVEY[name][way.split(",")[0]][0]) if way in schemes else dense
+            ).eval()
+            export_onnx(model, (x,), folder / f"{name}-{way}.onnx")
+            row = {"network": name, "way": way, "macs": macs(model, x)}
+            rows.append(
+                row
+                | {
+                    k: weights(model, convolutions=k == "convolution_weights")
+                    for k in ("weights", "convolution_weights")
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def speed(folder: Path, names: list[str], repeats: int, seconds: float) -> list[dict[str, Any]]:
+    x, rows = torch.randn(1, 3, 224, 224), list[dict[str, Any]]()
+    for name in names:
+        ways = ("dense", *SURVEY[name], "CP, kernels whole")
+        runners = {way: open_runner("onnxruntime", folder / f"{name}-{way}.onnx", threads=1) for way in ways}
+        found = latency(runners, (x,), repeats=repeats, warmup=2, seconds=seconds)
+        rows += [
+            {
+                "network": name,
+                "way": way,
+                "ms": t.median_ms,
+                "q1": t.q1_ms,
+                "q3": t.q3_ms,
+                "min": t.min_ms,
+                "runs": t.runs,
+            }
+            for way, t in found.items()
+        ]
+    return rows
+
+
+def decompose() -> list[dict[str, Any]]:
+    """VGG-16 of random weights: the linear layers by SVD, the convolutions by each scheme, ranks found without data."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 224, 224)
+    model = build("vgg16", classes=1000, input_size=224).eval()
+    rows = []
+    schemes = (SVD(params=0.3), Spatial(macs=0.4), Channel(macs=0.4), TensorTrain(macs=0.4), Tucker(macs=0.4))
+    for scheme in schemes:
+        start = time.perf_counter()
+        small = scheme(model, task(x), Run())
+        row = {"scheme": type(scheme).__name__, "seconds": time.perf_counter() - start}
+        rows.append(row | {"macs": macs(small, x), "weights": weights(small, convolutions=False)})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def peer(folder: Path, seconds: float) -> list[dict[str, Any]]:
+    """The same kernels, planted low rank and noise, at the same ranks."""
+    from tltorch import FactorizedConv
+
+    rows = []
+    for label, (inputs, outputs, size, side) in PEER_LAYERS.items():
+        torch.manual_seed(0)
+        layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+        spread = torch.linspace(0, 4, min(inputs, outputs)).neg().exp()
+        with torch.no_grad():  # channels of falling energy, as trained kernels have
+            layer.weight.mul_(spread.repeat(-(-outputs // len(spread)))[:outputs, None, None, None])
+            layer.weight.copy_(
+                torch.einsum(
+                    "oikl,ij->ojkl", layer.weight, torch.linalg.qr(torch.randn(inputs, inputs)).Q * spread[:inputs]
+                )
+            )
+        dense, x = layer.weight.detach(), torch.randn(1, inputs, side, side)
+        runners = {"dense": open_runner("onnxruntime", export_onnx(layer, (x,), folder / "dense.onnx"), threads=1)}
+        few, rank = inputs // 3, inputs
+        cases: dict[str, tuple[Any, tuple[int, ...], Any]] = {
+            "cp": (CP(), (rank,), rank),
+            "tucker": (Tucker(), (outputs // 3, few), (outputs // 3, few, size, size)),
+            "tt": (TensorTrain(), (few, 2 * few, outputs // 3), None),
+        }
+        for scheme, (ours, ranks, theirs) in cases.items():
+            start = time.perf_counter()
+            chain = type(ours)(ranks={"0": ranks})(nn.Sequential(layer), task(x), Run())
+            took = time.perf_counter() - start
+            runners[f"{scheme}, gossamer"] = open_runner(
+                "onnxruntime", export_onnx(chain, (x,), folder / f"{scheme}.onnx"), threads=1
+            )
+            row = {
+                "layer": label,
+                "scheme": scheme,
+                "ranks": ranks,
+                "error": float((impulse(chain[0], layer) - dense).norm() / dense.norm()),
+            }
+            rows.append(row | {"side": "gossamer", "seconds": took})
+            if theirs is None:  # its train runs over the kernel's axes before the outputs: (I, k, k, O) as ours
+                theirs = (1, *ranks, 1)
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                other = FactorizedConv.from_conv(
+                    layer, rank=theirs, factorization=scheme, decompose_weights=True
+                ).eval()
+            took = time.perf_counter() - start
+            whole = impulse(other, layer)
+            rows.append(
+                row | {"side": "tensorly-torch", "seconds": took, "error": float((whole - dense).norm() / dense.norm())}
+            )
+            try:
+                path = folder / f"{scheme}-peer.onnx"
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    torch.onnx.export(other, (x,), str(path), dynamo=True, verbose=False)
+                onnx.checker.check_model(str(path))
+                runners[f"{scheme}, tensorly-torch"] = open_runner("onnxruntime", path, threads=1)
+            except Exception as error:
+                rows[-1]["note"] = f"{type(error).__name__}: {error}"[:200]
+        for name, t in latency(runners, (x,), repeats=200, warmup=5, seconds=seconds).items():
+            scheme, _, side = name.partition(", ")
+            rows.append(
+                {"layer": label, "scheme": scheme, "side": side, "ms": t.median_ms, "q1": t.q1_ms, "q3": t.q3_ms}
+            )
+        print(*rows[-14:], sep="\n", flush=True)
+    return rows
+
+
+@torch.no_grad()
+def impulse(module: nn.Module, layer: nn.Conv2d) -> Tensor:
+    """The kernel that a module is, from its answer to unit impulses."""
+    _, inputs, height, width = layer.weight.shape
+    bias = layer.bias
+    assert bias is not None
+    x = torch.zeros(inputs, inputs, 2 * height - 1, 2 * width - 1)
+    x[torch.arange(inputs), torch.arange(inputs), height - 1, width - 1] = 1
+    y = module(x) - bias[:, None, None]
+    middle = y[:, :, height // 2 : height // 2 + height, width // 2 : width // 2 + width]
+    return middle.flip(2, 3).transpose(0, 1)
+
+
+def render(document: dict[str, Any]) -> str:
+    lines = ["# Low rank without data, measured", ""]
+    if "speed" in document and "build" in document:
+        lines += [
+            "Random weights, 224 x 224, batch 1, ONNX Runtime float32, 1 thread, interleaved in one process.",
+            "Every layer at the survey's rate: k x k convolutions by the scheme, all others by SVD.",
+            "",
+            "| network | scheme | compression, survey | here | speed-up, survey | here | ms (quartiles) | MACs |",
+            "|---|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        built = {(row["network"], row["way"]): row for row in document["build"]}
+        times = {(row["network"], row["way"]): row for row in document["speed"]}
+        for (network, way), row in times.items():
+            dense, small = built[network, "dense"], built[network, way]
+            table = SURVEY[network].get(way.split(",")[0])
+            cells = ["", "1", "", "1"]
+            if table:
+                ratios = dense["weights"] / small["weights"], times[network, "dense"]["ms"] / row["ms"]
+                cells = [f"{table[0]}", f"{ratios[0]:.2f}", f"{table[1]}", f"{ratios[1]:.2f}"]
+            spread = f"{row['ms']:.2f} ({row['q1']:.2f} - {row['q3']:.2f})"
+            lines.append(f"| {network} | {way} | {' | '.join(cells)} | {spread} | {small['macs'] / 1e6:,.0f} M |")
+        lines.append("")
+    if "decompose" in document:
+        lines += [
+            "VGG-16 decomposed without data, ranks found for 40 % of the convolutions' MACs and 30 % of the linear",
+            "layers' weights; one thread.",
+            "",
+            "| scheme | layers | seconds | weights of the network | MACs |",
+            "|---|---|---:|---:|---:|",
+        ]
+        for row in document["decompose"]:
+            layers = "linear" if row["scheme"] == "SVD" else "convolutions"
+            counts = f"{row['weights'] / 1e6:.1f} M | {row['macs'] / 1e6:,.0f} M"
+            lines.append(f"| {row['scheme']} | {layers} | {row['seconds']:.1f} | {counts} |")
+        lines.append("")
+    if "peer" in document:
+        lines += [
+            "One convolution and its factors at the same ranks: relative error of the kernel, seconds to decompose, and",
+            "the time of a batch of 1 on ONNX Runtime, 1 thread, interleaved.",
+            "",
+            "| layer | scheme | ranks | side | error | seconds | ms (quartiles) |",
+            "|---|---|---|---|---:|---:|---:|",
+        ]
+        found: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for row in document["peer"]:
+            found.setdefault((row["layer"], row["scheme"], row["side"]), {}).update(row)
+        for (layer, scheme, side), row in found.items():
+            error = f"{row['error']:.3f} | {row['seconds']:.1f}" if "error" in row else " | "
+            ms = f"{row['ms']:.2f} ({row['q1']:.2f} - {row['q3']:.2f})" if "ms" in row else row.get("note", "")
+            ranks = ", ".join(map(str, row.get("ranks", [])))
+            lines.append(f"| {layer} | {scheme} | {ranks} | {side} | {error} | {ms} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--stages", nargs="+", choices=("build", "speed", "decompose", "peer"), default=["build", "speed", "decompose"]
+    )
+    parser.add_argument("--networks", nargs="+", choices=tuple(SURVEY), default=list(SURVEY))
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=40.0, help="at most, for the latencies of a network")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="only make the table again")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = Path(__file__).parent.parent / "out" / "lowrank"
+    folder.mkdir(parents=True, exist_ok=True)
+    document = json.loads(options.out.read_text()) if options.out.exists() else {"format": 1}
+    for stage in () if options.table else options.stages:
+        match stage:
+            case "build":
+                rows = build_survey(folder, options.networks)
+            case "speed":
+                rows = speed(folder, options.networks, options.repeats, options.seconds)
+            case "decompose":
+                rows = decompose()
+            case _:
+                rows = peer(folder, options.seconds / 20)
+        kept = [r for r in document.get(stage, []) if r.get("network") not in (None, *options.networks)]
+        document[stage], document["environment"] = kept + rows, environment()
+        write_text(options.out, json.dumps(document, indent=1))
+    write_text(options.out.with_suffix(".md"), render(document))
+
+
+if __name__ == "__main__":
+    main()
