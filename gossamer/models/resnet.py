@@ -43,16 +43,24 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """6n+2 weighted layers: a 3x3 stem, three stages of n blocks (16, 32, 64 channels), a linear head."""
+    """6n+2 weighted layers: a 3x3 stem, three stages of n blocks (`widths` channels), a linear head."""
 
     block = BasicBlock
 
-    def __init__(self, blocks: int, *, option: str = "B", in_channels: int = 3, classes: int = 10) -> None:
+    def __init__(
+        self,
+        blocks: int,
+        *,
+        option: str = "B",
+        widths: tuple[int, int, int] = (16, 32, 64),
+        in_channels: int = 3,
+        classes: int = 10,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        width, stages = 16, []
-        for out_channels, stride in ((16, 1), (32, 2), (64, 2)):
+        width, stages = widths[0], []
+        self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        for out_channels, stride in zip(widths, (1, 2, 2)):
             stage = [self.block(width, out_channels, stride, option=option)]
             stage += [self.block(out_channels, out_channels, 1, option=option) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(*stage))

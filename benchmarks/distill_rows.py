@@ -1,0 +1,295 @@
+"""The rows of `distill.py`: each is a function of a setting that gives numbers by name."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.data import load_task
+from gossamer.losses import kd_loss
+from gossamer.measure import calibration, wilson
+from gossamer.methods import catalogue
+from gossamer.models import pretrained
+from gossamer.models.resnet import ResNet
+from gossamer.network.moments import evaluating
+from gossamer.run import Run, Silent
+from gossamer.task import Task
+from gossamer.train import Distillation, Fitted, Step, Training, fit
+from gossamer.train.batches import own_randomness
+
+Numbers = dict[str, Any]
+
+
+class Lines(Silent):
+    """Says what it does."""
+
+    def say(self, message: str) -> None:
+        print(time.strftime("%H:%M:%S"), message, flush=True)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how long a row runs."""
+
+    data: str
+    seed: int
+    scale: float
+    work: Path
+
+    def task(self, *, augment: bool = True) -> Task:
+        return _task(self.data, self.seed, augment)
+
+    def epochs(self, wanted: int) -> int:
+        return max(1, round(self.scale * wanted))
+
+    def run(self, name: str, **more: Any) -> Run:
+        """With a folder of its own, where finished trainings are found again."""
+        folder = self.work / f"{self.data}-{self.scale:g}" / f"seed{self.seed}" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return Run(seed=self.seed, folder=folder, progress=Lines(), **more)
+
+    def fitted(self, name: str, model: nn.Module, task: Task, training: Training, **more: Any) -> Fitted:
+        run = self.run(name)
+        assert run.folder is not None
+        return fit(model, task, training, run, checkpoint=run.folder / "training.ckpt", label=name, **more)
+
+    def taught(
+        self, name: str, method: str, student: nn.Module, teacher: nn.Module, task: Task, **options: Any
+    ) -> nn.Module:
+        """The student after a method of `gossamer.methods`."""
+        return catalogue()[method](**options)(student, task, self.run(name, teacher=teacher)).eval()
+
+
+@cache
+def _task(data: str, seed: int, augment: bool) -> Task:
+    return load_task(data, seed=seed, augment=augment)
+
+
+def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Fresh weights from a seed."""
+    with own_randomness():
+        torch.manual_seed(seed)
+        return build()
+
+
+def judged(model: nn.Module, task: Task) -> Numbers:
+    """Errors, top-1 with its interval, negative log likelihood and calibration error on test."""
+    with evaluating(model):
+        logits, labels = calibration.outputs(model, task.test)
+    right = (logits.argmax(1) == labels).float()
+    low, high = wilson(right)
+    return {
+        "errors": int((1 - right).sum()),
+        "top1": 100 * float(right.mean()),
+        "low": low,
+        "high": high,
+        "nll": calibration.negative_log_likelihood(logits, labels),
+        "ece": calibration.calibration_error(logits, labels),
+    }
+
+
+def mlp(hidden: int, pixels: int, *, dropout: bool) -> nn.Module:
+    """Two hidden layers of rectified units; dropout: 0.2 of the pixels and 0.5 of the units."""
+
+    def drop(p: float) -> list[nn.Module]:
+        return [nn.Dropout(p)] if dropout else []
+
+    return nn.Sequential(
+        nn.Flatten(), *drop(0.2), nn.Linear(pixels, hidden), nn.ReLU(), *drop(0.5), nn.Linear(hidden, hidden),
+        nn.ReLU(), *drop(0.5), nn.Linear(hidden, 10),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Hold the weights into each unit within a length (the weight constraint of dropout's paper)."""
+
+    length: float
+
+    @torch.no_grad()
+    def __call__(self, step: Step) -> None:
+        for module in step.model.modules():
+            if isinstance(module, nn.Linear):
+                norms = module.weight.norm(dim=1, keepdim=True)
+                module.weight.mul_((self.length / norms.clamp_min(1e-12)).clamp_max(1.0))
+
+
+def hinton(setting: Setting) -> Numbers:
+    """Hinton et al. 2015, section 3: 2x1200 with dropout, weight constraint and jitter; 2x800 with nothing, alone and
+    with soft targets at temperature 20."""
+    plain, jittered = setting.task(augment=False), setting.task()
+    pixels = plain.example_inputs[0][0].numel()
+    teacher = seeded(lambda: mlp(1200, pixels, dropout=True), setting.seed)
+    long = Training(epochs=setting.epochs(60), lr=0.1, weight_decay=0.0, keep="last")
+    teacher = setting.fitted("hinton-teacher", teacher, jittered, long, after_step=Limit(3.0)).model
+    student = seeded(lambda: mlp(800, pixels, dropout=False), setting.seed + 100)
+    short = {"epochs": setting.epochs(30), "lr": 0.05, "weight_decay": 0.0}
+    alone = setting.fitted("hinton-alone", seeded(lambda: mlp(800, pixels, dropout=False), setting.seed + 100), plain,
+                           Training(**short, keep="last"))  # fmt: skip
+    found = {"teacher": judged(teacher, plain), "alone": judged(alone.model, plain)}
+    for name, task in (("soft targets", plain), ("soft targets, teacher's jitter", jittered)):
+        folder = f"hinton-{name.replace(', ', '-').replace(' ', '-')}"
+        model = setting.taught(folder, "distill.kd", student, teacher, task, temperature=20.0, alpha=0.1, **short)
+        found[name] = judged(model, plain)
+    gap = found["alone"]["errors"] - found["teacher"]["errors"]
+    won = found["alone"]["errors"] - found["soft targets"]["errors"]
+    return {**found, "gap closed, %": 100 * won / gap if gap else None}
+
+
+def quarter(setting: Setting) -> Numbers:
+    """ResNet-20 of a quarter of the width from ResNet-20, against itself alone."""
+    task = setting.task()
+    teacher = _teacher(setting)
+    student = seeded(lambda: ResNet(3, widths=(4, 8, 16), in_channels=_channels(task)), setting.seed)
+    epochs, found = setting.epochs(20), {"teacher": judged(teacher, task)}
+    training = Training(epochs=epochs, lr=0.2, weight_decay=1e-4)
+    alone = setting.fitted("quarter-alone", seeded(lambda: ResNet(3, widths=(4, 8, 16), in_channels=_channels(task)),
+                                                   setting.seed), task, training)  # fmt: skip
+    found["alone"] = judged(alone.model, task)
+    how = {"epochs": epochs, "lr": 0.2, "weight_decay": 1e-4}
+    for name, method, options in (
+        ("soft targets", "distill.kd", {}),
+        ("DIST", "distill.dist", {}),
+        ("attention", "distill.attention", {}),
+        ("soft targets, mixup", "distill.kd", {"mixup": 0.2, "alpha": 0.0}),
+    ):
+        folder = f"quarter-{name.replace(', ', '-').replace(' ', '-')}"
+        found[name] = judged(setting.taught(folder, method, student, teacher, task, **how, **options), task)
+    found["parameters"] = {"student": sum(p.numel() for p in student.parameters())}
+    best = max(value["top1"] for name, value in found.items() if name not in ("teacher", "alone", "parameters"))
+    return {**found, "best over alone, points": best - found["alone"]["top1"]}
+
+
+def _channels(task: Task) -> int:
+    return int(task.example_inputs[0].shape[1])
+
+
+def _teacher(setting: Setting) -> nn.Module:
+    """The shipped ResNet-20, or one that is trained for data without."""
+    if setting.data == "fashion-mnist":
+        return pretrained("resnet20", setting.data)
+    task = setting.task()
+    model = seeded(lambda: ResNet(3, in_channels=_channels(task)), 0)
+    return setting.fitted("resnet20", model, task, Training(epochs=setting.epochs(12), lr=0.2)).model.eval()
+
+
+class Maxout(nn.Module):
+    """A 3x3 convolution whose units are the largest of two pieces."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, 2 * outputs, 3, padding=1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        n, c, h, w = (y := self.conv(x_NCHW)).shape
+        return y.view(n, c // 2, 2, h, w).amax(2)
+
+
+def maxout(widths: tuple[tuple[int, ...], ...], channels: int) -> nn.Module:
+    """Stages of maxout convolutions, each ended by a 2x2 pooling; then the mean over positions and a linear layer."""
+    layers: list[nn.Module] = []
+    before = channels
+    for stage in widths:
+        for width in stage:
+            layers.append(Maxout(before, width))
+            before = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
+
+
+def fitnet(setting: Setting) -> Numbers:
+    """Romero et al. 2015, table 4 (MNIST): a maxout teacher of three wide layers, a student of six thin ones; alone,
+    with soft targets, and with a hint first (the teacher's second layer for the student's fourth)."""
+    task = setting.task(augment=False)
+    wide = seeded(lambda: maxout(((48,), (48,), (24,)), _channels(task)), setting.seed)
+    epochs = setting.epochs(20)
+    training = Training(epochs=epochs, lr=0.03, weight_decay=5e-4, clip=1.0)
+    teacher = setting.fitted("fitnet-teacher", wide, task, training).model.eval()
+
+    def thin() -> nn.Module:
+        return seeded(lambda: maxout(((16, 16), (16, 16), (12, 12)), _channels(task)), setting.seed + 100)
+
+    alone = setting.fitted("fitnet-alone", thin(), task, training)
+    found = {"teacher": judged(teacher, task), "alone": judged(alone.model, task)}
+    how = {"epochs": epochs, "lr": 0.03, "weight_decay": 5e-4, "temperature": 3.0, "alpha": 0.2}
+    # Modules are counted with the poolings: the second layer of the teacher is "2", the fourth of the student "4".
+    hint = {"layers": {"4": "2"}, "hint_epochs": setting.epochs(5)}
+    for name, method, options in (("soft targets", "distill.kd", {}), ("hints", "distill.hints", hint)):
+        model = setting.taught(f"fitnet-{name.replace(' ', '-')}", method, thin(), teacher, task, **how, **options)
+        found[name] = judged(model, task)
+    order = [found[name]["errors"] for name in ("hints", "soft targets", "alone")]
+    return {**found, "ordering of the paper": order == sorted(order)}
+
+
+def bayesian(setting: Setting) -> Numbers:
+    """`distill_bayesian.py`: SGD, an ensemble of Langevin draws, and their student."""
+    from distill_bayesian import table
+
+    found: Numbers = table(setting.seed)
+    ensemble = next(value for name, value in found.items() if name.startswith("SGLD, mean"))
+    return {**found, "NLL over the ensemble": found["student"]["nll"] - ensemble["nll"]}
+
+
+def net2net(setting: Setting) -> Numbers:
+    """`distill_net2net.py`: wider and deeper networks grown out of trained ones, against fresh ones."""
+    from distill_net2net import table
+
+    return table(setting.seed)
+
+
+def step(setting: Setting, rounds: int = 30) -> Numbers:
+    """Milliseconds of a training step of ResNet-20 of a quarter of the width: alone, and with ResNet-20 as its teacher,
+    asked and remembered. Interleaved; medians."""
+    task, teacher = setting.task(augment=False), _teacher(setting)
+    student = seeded(lambda: ResNet(3, widths=(4, 8, 16), in_channels=_channels(task)), setting.seed).train()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
+    batches = [batch for batch, _ in zip(task.train, range(8))]
+    asked, remembered = Distillation(teacher), Distillation(teacher)
+    remembered.remember(setting.work / "answers")
+    for batch in batches:
+        remembered.expected((batch[0],))
+    ways: dict[str, Callable[[Tensor], Tensor] | None] = {
+        "alone": None,
+        "asked": lambda x: asked.expected((x,)),
+        "remembered": lambda x: remembered.expected((x,)),
+    }
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        x, y = batches[number % len(batches)]
+        for name, expected in ways.items():
+            start = time.perf_counter()
+            z = student(x)
+            loss = nn.functional.cross_entropy(z, y)
+            if expected is not None:
+                loss = 0.1 * loss + 0.9 * kd_loss(z, expected(x), 4.0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            spent[name].append(1000 * (time.perf_counter() - start))
+    found: Numbers = {f"{name}, ms": median(times) for name, times in spent.items()}
+    pairs = zip(spent["remembered"], spent["alone"], spent["asked"])
+    ratios = [(r / a, k / a) for r, a, k in pairs]
+    return {
+        **found,
+        "remembered over alone": median(r for r, _ in ratios),
+        "asked over alone": median(k for _, k in ratios),
+        "batch": len(batches[0][0]),
+    }
+
+
+def losses(setting: Setting) -> Numbers:
+    """The loss classes of torchdistill on the same random tensors."""
+    from distill_peer import compared
+
+    return compared(setting.seed)
+
+
+ROWS: dict[str, Callable[[Setting], Numbers]] = {
+    row.__name__: row for row in (hinton, quarter, fitnet, bayesian, net2net, losses, step)
+}
