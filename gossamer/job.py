@@ -34,6 +34,7 @@ from gossamer.search.shapes import Steps
 from gossamer.task import Task
 
 ATTEMPTS = 3
+HARDER = 1.05  # times: at least so much further is cut when a result just misses, else the same shape is found again
 SPOILED = 1.2  # times the need that was planned for: more, and the measurements that it was planned by are wrong
 SIZES = (1.0, 1.25, 1.6, 2.0, 3.0)  # times the size asked for, one after the other, until the budget is kept
 
@@ -234,7 +235,7 @@ class Job:
         if found.need > SPOILED:
             pricer.measure_anew()
             whole = pricer("original", lambda: self.original)
-        better = self._attempt(planner, pricer, whole, 1 / min(found.need, SPOILED), tried, int8=int8)
+        better = self._attempt(planner, pricer, whole, 1 / min(max(found.need, HARDER), SPOILED), tried, int8=int8)
         if better is not None and better.need < found.need:
             return better
         # The files in the folder are of the last try.
