@@ -215,3 +215,30 @@ def test_a_chain_with_norms_trains_from_fresh_weights() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_measured_sensitivity_decides_where_the_budget_goes() -> None:
+    """Two equal layers, one of which the outputs hardly depend on: it pays for the other."""
+    torch.manual_seed(0)
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matters, self.idle = nn.Linear(24, 24), nn.Linear(24, 24)
+            self.idle.load_state_dict(self.matters.state_dict())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 3 * self.matters(x) + 0.01 * self.idle(x)
+
+    data, model = rows(24), Two()
+    x, _ = data.train[0]  # type: ignore[index]
+    with torch.no_grad():
+        data = replace(data, train=[(x, model(x).argmax(1))])
+    ranks = {}
+    for measured in (False, True):
+        changed = SVD(params=0.5, measured=measured)(model, data, Run())
+        ranks[measured] = [len(m[0].weight) if isinstance(m, nn.Sequential) else 24 for m in changed.children()]
+    assert ranks[False][0] == ranks[False][1]
+    assert ranks[True][0] > ranks[False][0] > ranks[True][1]
+    with pytest.raises(BadInput, match="needs macs or params"):
+        SVD(energy=0.5, measured=True)

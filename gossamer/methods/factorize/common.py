@@ -1,11 +1,14 @@
 """What the factorizations share: which layers, which ranks, on which data; the swap, and what the history says."""
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
@@ -27,11 +30,14 @@ from gossamer.methods.factorize.norms import settle, with_norms
 from gossamer.methods.factorize.ranks import Options, by_budget, by_energy, evbmf_rank, rank_grid, tails
 from gossamer.network import swap, weights_of
 from gossamer.network.constrain import refuse_constrained
-from gossamer.network.moments import Layer, input_moments, moments
+from gossamer.network.moments import Layer, evaluating, input_moments, moments
 from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
+
+# The share of a layer's energy that is taken away to measure what that does.
+PROBE = 0.2
 
 Rank = tuple[int, ...]
 Unfolding = tuple[Tensor, Tensor | None]  # a matrix (g, a, b) whose rank counts, and the metric (g, b, b) of its rows
@@ -49,11 +55,14 @@ class Spectrum:
 class Factorize(Method):
     """One rule chooses the ranks. energy: the least share that a layer keeps. macs, params: the share that the layers
     which can be factored keep together. ranks: by layer or pattern, above the rule, and without one only these layers.
-    None of them: EVBMF.
+    None of them: EVBMF. measured: under macs or params, how much the loss on `batches` of training data rises for each
+    layer alone weighs its energy; otherwise all count alike.
 
     data: "none" fits the weights; "inputs" the layer's outputs on calibration inputs; "accumulated" goes from layer to
-    layer, and fits the original's outputs on the inputs that the layers before, factored already, make. batches: of
-    calibration data. layers, ignore: patterns; a layer that a pattern names and that cannot be factored stays as it is.
+    layer, and fits the original's outputs on the inputs that the layers before, factored already, make. norm: batch
+    normalization between the factors, for training; with statistics of the calibration data, so that at first nothing
+    changes. batches: of calibration data. layers, ignore: patterns; a layer that a pattern names and that cannot be
+    factored stays as it is.
     """
 
     stage: ClassVar[int | None] = 20
@@ -62,6 +71,7 @@ class Factorize(Method):
     energy: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     macs: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     params: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
+    measured: bool = False
     ranks: Mapping[str, int | tuple[int, ...]] | None = None
     data: Literal["none", "inputs", "accumulated"] = "none"
     norm: bool = False
@@ -74,6 +84,8 @@ class Factorize(Method):
         rules = [name for name in ("energy", "macs", "params") if getattr(self, name) is not None]
         if len(rules) > 1:
             raise BadInput(f"{self.name()}: {' and '.join(rules)} are both given; one of them chooses the ranks")
+        if self.measured and self.macs is None and self.params is None:
+            raise BadInput(f"{self.name()}: measured = true needs macs or params, which it spreads")
         if self.data not in ("none", "inputs", "accumulated"):
             raise BadInput(f"{self.name()}: data = {self.data!r} must be 'none', 'inputs' or 'accumulated'")
 
@@ -209,7 +221,8 @@ def _choose(
             why[name] = reason
         else:
             chosen[name] = rank
-    for name, pick in _picks(method, options).items():
+    weights = _sensitivities(method, model, layers, options, task, run) if method.measured and options else None
+    for name, pick in _picks(method, options, weights).items():
         if pick is None:
             asked = f"that keeps {method.energy} of the energy" if method.energy else "that the budget prefers to it"
             why[name] = f"no rank {asked} takes fewer MACs than its {options[name].dense_macs:,}"
@@ -224,13 +237,47 @@ def _gram(method: Factorize, model: nn.Module, name: str, task: Task, weight: Te
     return input_moments(model, [name], task.calibration, method.batches)[name].to(weight.dtype)
 
 
-def _picks(method: Factorize, options: Mapping[str, Options]) -> dict[str, int | None]:
+@torch.no_grad()
+def _sensitivities(
+    method: Factorize,
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    options: Mapping[str, Options],
+    task: Task,
+    run: Run,
+) -> dict[str, float]:
+    """By layer, the rise of the loss over the logarithm of the energy that is lost, with this layer alone factored to
+    where about PROBE of it is; at least a thousandth of the largest, since one probe is noisy."""
+
+    device = next(model.parameters()).device
+    batches = [apply_to_collection(b, Tensor, lambda x: x.to(device)) for b in islice(task.train, method.batches)]
+    if not batches:
+        raise BadInput(f"{method.name()}: measured = true needs training data; the train loader gave no batch")
+
+    def loss(network: nn.Module) -> float:
+        with evaluating(network):
+            return sum(float(task.loss(network, batch)) for batch in batches) / len(batches)
+
+    before, found = loss(model), dict[str, float]()
+    for name in run.progress.bar(options, label=f"{method.name()}: sensitivity"):
+        o, layer, weight = options[name], layers[name], grouped(layers[name])
+        one = int((o.lost - PROBE).abs().argmin())
+        rank = tuple(o.ranks[one].tolist())
+        weights = method.solve(weight, rank, _gram(method, model, name, task, weight))
+        rise = loss(swap(model, {name: make_chain(layer, method.chain(layer, rank), weights)})) - before
+        found[name] = max(rise, 0.0) / max(-math.log1p(-min(float(o.lost[one]), 0.999)), 1e-6)
+    return {name: max(rate, 1e-3 * max(found.values()), 1e-9) for name, rate in found.items()}
+
+
+def _picks(
+    method: Factorize, options: Mapping[str, Options], weights: Mapping[str, float] | None
+) -> dict[str, int | None]:
     """The row of each layer's options that the rule takes."""
     if method.energy is not None:
         return {name: by_energy(o, method.energy) for name, o in options.items()}
     if method.macs is not None and options:
-        return by_budget(options, method.macs, "macs")
-    return by_budget(options, method.params, "params") if method.params is not None and options else {}
+        return by_budget(options, method.macs, "macs", weights)
+    return by_budget(options, method.params, "params", weights) if method.params is not None and options else {}
 
 
 def _checked(method: Factorize, name: str, rank: Rank, layer: Layer) -> Rank:

@@ -58,12 +58,15 @@ def by_energy(options: Options, energy: float) -> int | None:
     return int(options.macs.where(fits, torch.iinfo(torch.int64).max).argmin())
 
 
-def by_budget(layers: Mapping[str, Options], share: float, what: str) -> dict[str, int | None]:
+def by_budget(
+    layers: Mapping[str, Options], share: float, what: str, weights: Mapping[str, float] | None = None
+) -> dict[str, int | None]:
     """The option of every layer, None for the layer as it is, so that all together have at most this share of their
     multiply-adds or parameters (`what`: "macs", "params"), and the product of the kept energies is as large as found.
 
     A price on cost is bisected; at a price every layer takes what minimizes -log(kept energy) + price * cost (the
-    objective of Zhang et al. 2016, arXiv:1505.06798, section 2.4). Raises BadInput where no choice is cheap enough.
+    objective of Zhang et al. 2016, arXiv:1505.06798, section 2.4). weights: of the layers' logarithms. Raises BadInput
+    where no choice is cheap enough.
     """
     dense = {name: o.dense_macs if what == "macs" else o.dense_params for name, o in layers.items()}
     budget = share * sum(dense.values())
@@ -72,7 +75,8 @@ def by_budget(layers: Mapping[str, Options], share: float, what: str) -> dict[st
         found, cost = dict[str, int | None](), 0.0
         for name, o in layers.items():
             costs = getattr(o, what).double().where(o.paying(), math.inf)
-            score = -torch.log((1 - o.lost).clamp_min(1e-30)) + price * costs
+            weight = 1.0 if weights is None else weights[name]
+            score = -weight * torch.log((1 - o.lost).clamp_min(1e-30)) + price * costs
             best = int(score.argmin())
             found[name] = best if float(score[best]) < price * dense[name] else None
             cost += float(costs[best]) if found[name] is not None else dense[name]
