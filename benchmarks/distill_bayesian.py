@@ -1,0 +1,92 @@
+"""Bayesian dark knowledge on Fashion-MNIST: does the student know what it does not know as well as the ensemble does?
+
+LeNet-300-100 three times, on 5,000 training images without augmentation, which would make the posterior one of other
+data: trained by SGD, as the average of draws from its posterior, and as the student of such draws. `table(seed)` gives
+top-1 and calibration error in percent and the negative log likelihood in nats, all on the test split.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.data import load_task
+from gossamer.measure.calibration import calibration_error, negative_log_likelihood, outputs
+from gossamer.methods.distill.bayesian import Bayesian
+from gossamer.models.zoo import build_for
+from gossamer.run import Run
+from gossamer.task import Task, split
+from gossamer.train import Training, fit
+from gossamer.train.batches import batches_of_epoch, own_randomness
+
+EPOCHS = 40
+# Steps between two draws of the ensemble.
+THINNING = 25
+METHOD = Bayesian(epochs=EPOCHS, lr=0.1, weight_decay=0.0, burn_in=10, sampler_lr=0.02, prior=10.0)
+
+
+@cache
+def task(seed: int) -> Task:
+    """Fashion-MNIST as it is: 5,000 images to train, 2,048 to choose epochs by."""
+    data = load_task("fashion-mnist", seed=seed, augment=False, validation=55_000)
+    return replace(data, validation=list(islice(data.validation, 16)))
+
+
+def trained(seed: int) -> nn.Module:
+    """By SGD to the mode of the same posterior: weight decay is the prior over the number of samples."""
+    torch.manual_seed(seed)
+    network, samples = build_for("lenet300", task(seed)), len(task(seed).train) * 128
+    training = Training(epochs=EPOCHS, lr=0.05, weight_decay=METHOD.prior / samples, keep="last")
+    return fit(network, task(seed), training, Run(seed=seed, accelerator="cpu")).model
+
+
+@torch.no_grad()
+def test_probabilities(network: nn.Module, seed: int) -> Tensor:
+    """(samples, classes), float64."""
+    return torch.cat([network(*split(batch)[0]).double().softmax(1) for batch in task(seed).test])
+
+
+def ensemble(run: Run) -> tuple[Tensor, Tensor, int]:
+    """Mean probabilities of draws from as long a walk as the student's, those of the last draw, and how many."""
+    posterior, seed = METHOD.posterior(task(run.seed), run), run.seed
+    total, one, count = torch.zeros(()), torch.zeros(()), 0
+    with own_randomness():
+        for epoch in range(EPOCHS):
+            for index, (images, labels) in batches_of_epoch(task(seed).train, seed, epoch, 0, 0):
+                posterior.step((images,), labels)
+                if (epoch * len(task(seed).train) + index) % THINNING == 0:
+                    one, count = test_probabilities(posterior.network, seed), count + 1
+                    total = total + one
+    return total / count, one, count
+
+
+def table(seed: int) -> dict[str, dict[str, float]]:
+    """Rows by network."""
+    network = trained(seed)
+    run = Run(seed=seed, accelerator="cpu", teacher=network)
+    torch.manual_seed(seed + 100)
+    student = METHOD(build_for("lenet300", task(seed)), task(seed), run)
+    mean, one, draws = ensemble(run)
+    labels = outputs(network, task(seed).test)[1]
+    logits = {
+        "SGD": outputs(network, task(seed).test)[0],
+        f"SGLD, mean of {draws} draws": mean.log(),
+        "SGLD, one draw": one.log(),
+        "student": outputs(student, task(seed).test)[0],
+    }
+    return {
+        name: {
+            "top1": 100 * float((z.argmax(1) == labels).double().mean()),
+            "nll": negative_log_likelihood(z, labels),
+            "ece": 100 * calibration_error(z, labels),
+        }
+        for name, z in logits.items()
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps({seed: table(int(seed)) for seed in sys.argv[1:]}, indent=1))
