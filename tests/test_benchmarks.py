@@ -11,6 +11,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import architectures
 import hand
 import speed
 import speed_measure
@@ -179,3 +180,28 @@ def test_calibration_takes_exactly_so_many_images():
         calibration = [torch.zeros(100, 1, 2, 2)] * 4
 
     assert [len(batch) for batch in hand.calibration(Task())] == [100, 100, 56]
+
+
+def test_the_architectures_are_of_about_equal_size() -> None:
+    from gossamer.data import load_task
+    from gossamer.network import total_params
+
+    task = load_task("digits")
+    sizes = [total_params(architectures.build(name, task, 0)) for name in architectures.NETWORKS]
+    assert all(260_000 < size < 270_000 for size in sizes)
+
+
+def test_the_table_of_architectures() -> None:
+    runs = [{"error": 7.0, "train_seconds": 100.0}, {"error": 8.0, "train_seconds": 110.0}]
+    row = {
+        "network": "A",
+        "what": "b",
+        "params": 1234,
+        "macs": 2_500_000,
+        "latency_ms": {"onnxruntime": 1.5},
+        "runs": runs,
+    }
+    at = {"data": "digits", "epochs": 2, "seeds": [0, 1], "repeats": 5, "batch": 8, "threads": 1}
+    text = architectures.render({"conditions": at, "environment": {}, "networks": [row]})
+    assert text.splitlines()[-1] == "| A (b) | 1,234 | 2.5 | 7.50 ± 0.71 | 1.50 | 105 ± 7 |"
+    assert architectures.spread([7.0], 2) == "7.00"

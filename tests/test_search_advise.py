@@ -78,6 +78,8 @@ def test_swaps_are_those_that_gain_and_none_is_dominated() -> None:
         assert swaps[0].saved == pytest.approx(COSTS[name] / 100 * (1 - ratios[0]))
     assert found.swaps["fc1"][0].step == SVD(ranks={"fc1": 64}, layers=("fc1",), data="inputs")
     assert found.swaps["fc1"][0].macs == 64 * (1024 + 128)
+    times = {"wide": {"-1": [1.0, 9e9], "0": [0.5, 100.0], "1": [0.6, 50.0], "2": [0.4, 20.0]}}
+    assert [swap.macs for swap in find_swaps(model, COSTS, times).swaps["wide"]] == [100, 20]  # 50 is slower, and less
     slow = {"wide": {"-1": [1.0, 9e9], "0": [2.0, 100.0], "1": [0.95, 50.0]}}
     assert "nothing tried gains" in find_swaps(model, COSTS, slow).left["wide"]
     assert "no method takes it" in find_swaps(model, COSTS, {"wide": {"-1": [1.0, 1.0]}}).left["wide"]

@@ -103,6 +103,26 @@ def test_the_heads_of_the_zoo(name: str, size: int, heads: int) -> None:
     assert all(given.shape == outputs.shape == (2, 7) for given in term.outputs.values())
 
 
+class Late(nn.Module):
+    """A part of it takes part from the second step on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.more, self.calls = nn.Linear(72, 4), nn.Linear(72, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        x = x.flatten(1)
+        return self.fc(x) + (self.more(x) if self.calls != 1 else 0)  # type: ignore[no-any-return]
+
+
+def test_what_takes_part_later_than_the_rest_is_trained() -> None:
+    model = Late()
+    before = model.more.weight.detach().clone()
+    fit(model, task(), training(epochs=1, lr=0.01, keep="last"), run())
+    assert not torch.equal(model.more.weight, before)
+
+
 # Blocks
 
 

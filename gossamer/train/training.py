@@ -114,7 +114,11 @@ def make_optimizer(parameters: Iterable[nn.Parameter], training: Training, devic
     fused = device.type in ("cpu", "cuda")
     match training.optimizer:
         case "sgd":
-            return SGD(groups, lr=training.lr, momentum=0.9, nesterov=True, fused=fused)
+            optimizer = SGD(groups, lr=training.lr, momentum=0.9, nesterov=True, fused=fused)
+            for p in trained:
+                # What a step leaves out has no momentum yet when it takes part first, which the fused kernel refuses.
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            return optimizer
         case "adamw":
             return AdamW(groups, lr=training.lr, fused=fused)
 
