@@ -117,6 +117,40 @@ def test_train_writes_weights_that_evaluate_well(trained: Path) -> None:
     assert not trained.with_suffix(".ckpt").exists()
 
 
+def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime"])
+    monkeypatch.setattr("gossamer.deliver.peak_memory", lambda *args, **kwargs: 1)
+    words = ("distill", "--teacher", f"mycode:Net={trained}", "--student", "mycode:Net", "--data", "mycode:task")
+    words = (*words, "--epochs", 1, "--set", "temperature=2", "--cache", "answers", "--quiet")
+    found = document(*words)
+    assert (
+        Path(found["folder"]).name == "Net-from-Net-bright" and found["document"]["teaching"]["method"] == "distill.kd"
+    )
+    assert (user / "out/Net-from-Net-bright/report.html").is_file() and list((user / "answers").iterdir())
+    shown = call(*words).stdout
+    assert "teacher" in shown and "Student taught: " in shown
+    recipe = (user / "out/Net-from-Net-bright/recipe.yaml").read_text()
+    assert "temperature: 2.0" in recipe
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--method", "prune.magnitude"), "only methods below distill"),
+        (("--method", "distill.kdd"), "did you mean 'distill.kd'"),
+        (("--set", "temperature"), "write OPTION=VALUE"),
+        (("--set", "warmth=3"), "unknown option"),
+        (("--set", "alpha=3"), "alpha = 3"),
+        (("--macs", "3M"), "--macs is for --student auto"),
+        (("--student", "auto"), "something to gain"),
+        (("--teacher", "none.onnx"), "no such file"),
+    ],
+)
+def test_distill_says_what_is_wrong(user: Path, more: tuple[str, str], message: str) -> None:
+    words = ("--teacher", "mycode:Net", "--student", "mycode:Net", "--data", "mycode:task", *more)
+    assert message in " ".join(call("distill", *words, status=2).stderr.split())
+
+
 def test_evaluate_shows_the_interval_as_plain_aligned_lines(trained: Path) -> None:
     lines = call("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained).stdout.splitlines()
     assert len(lines) == 2 and " to " in lines[1] and lines[0].index("samples") + 5 == lines[1].index("32")

@@ -165,8 +165,9 @@ def test_mixed_loaders_keep_their_place(tmp_path: Path) -> None:
 
     loader = Loader(batches(48, seed=0))
     wrapped = Mixed(loader, mixup=0.5, cutmix=0.5)
-    wrapped.set_epoch(4)  # type: ignore[no-untyped-call]
-    assert loader.epoch == 4 and len(wrapped) == 3 and len(list(wrapped.start(1))) == 2
+    wrapped.set_epoch(4)
+    later = list(wrapped.start(1))  # type: ignore[no-untyped-call]
+    assert loader.epoch == 4 and len(wrapped) == 3 and len(later) == 2
     assert isinstance(next(iter(wrapped))[1], Mixture)
     with pytest.raises(BadInput, match="one tensor of inputs"):
         wrapped.mix(loader[0][0])
