@@ -60,7 +60,7 @@ def test_the_start_by_slices_loses_the_energy_that_it_leaves_out(rank: int) -> N
     error = float((rebuild(start) - tensor).square().sum() / tensor.square().sum())
     terms = torch.stack([f.norm(dim=0) for f in start]).prod(0).square()
     assert error == pytest.approx(1 - float(terms.sum() / tensor.square().sum()), abs=1e-9)
-    assert error < 1e-12 or rank < 54
+    assert error < (1 - rank / 54 if rank < 54 else 1e-12)  # the largest, more than so many of 54 have on average
 
 
 def test_two_mixes_of_slices_tell_the_factors() -> None:
