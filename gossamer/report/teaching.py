@@ -47,7 +47,9 @@ def _curves(document: JobDocument, taught: Teaching) -> str:
     low = max(0.0, min(min(values), high - 2), min(points[-1][1] for points in lines.values()) - 15)
     last = max(x for points in lines.values() for x, _ in points)
     frame = Frame(0, last, low, high, height=300)
-    body = [axes(frame, "epoch", f"{document.task.get('measure', 'top1')} on validation, %")]
+    body = [
+        axes(frame, "epoch", x_ticks=min(8, last), y_title=f"{document.task.get('measure', 'top1')} on validation, %")
+    ]
     if goal is not None:
         body.append(line(frame, (0, goal), (last, goal), "budget"))
     for name, points in lines.items():
@@ -57,14 +59,31 @@ def _curves(document: JobDocument, taught: Teaching) -> str:
         body.append(curve(frame, shown, f"curve {_hue(name)}", tip))
     key = "".join(f'<span><i class="{_hue(name)}"></i>{escape(named(name))}</span>' for name in lines)
     key += '<span><i class="dashed"></i>teacher</span>' if goal is not None else ""
+    seconds = {one.name: sum(one.seconds) / len(one.seconds) for one in taught.curves if one.seconds}
     listing = grid(
-        ("Network", "Last epoch", "Best"),
-        [(escape(named(n)), text.percent(p[-1][1]), text.percent(max(y for _, y in p))) for n, p in lines.items()],
+        ("Network", "Last epoch", "Best", "One epoch"),
+        [
+            (
+                escape(named(n)),
+                text.percent(p[-1][1]),
+                text.percent(max(y for _, y in p)),
+                text.duration(seconds[n]) if n in seconds else "–",
+            )
+            for n, p in lines.items()
+        ],
     )
     label = "Accuracy on validation data after each epoch, with and without a teacher"
-    return section(
-        "How the student learned", figure("".join(body), frame, label) + f'<p class="key">{key}</p>' + listing
+    asked = next(
+        (r for r in document.records if r.what == "teacher_time" and r.conditions.get("pupil") == "result"), None
     )
+    lead = "Accuracy on validation data after each epoch."
+    if asked is not None:
+        lead += (
+            f' The teacher takes <data value="{asked.value}">{text.milliseconds(asked.value)}</data> for a batch of '
+            f"{escape(asked.conditions.get('batch', ''))} ({escape(asked.conditions.get('mode', ''))})."
+        )
+    page = figure("".join(body), frame, label) + f'<p class="key">{key}</p>' + listing
+    return section("How the student learned", page, lead)
 
 
 def _hue(name: str) -> str:
