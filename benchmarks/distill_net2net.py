@@ -1,7 +1,8 @@
 """Net2Net on Fashion-MNIST: how soon does a network that grew out of a trained one get to where a fresh one gets?
 
 A small convolutional network is trained, grown (twice as wide, or an identity stage behind each ReLU), and trained on
-with a tenth of the learning rate for half the epochs that a network of the grown shape is trained from scratch.
+for half the epochs that a network of the grown shape is trained from scratch, at the same peak of the learning rate: a
+tenth of it, which the paper advises, moves the copies apart too slowly for so few epochs.
 `table(seed)` gives test top-1, in percent.
 """
 
@@ -20,7 +21,7 @@ from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import Training, fit
 
-EPOCHS, WIDTH, LR = 4, 8, 0.1
+EPOCHS, WIDTH, LR = 6, 8, 0.1
 GROWTHS: dict[str, dict[str, Any]] = {"wider": {"factor": 2.0}, "deeper": {"names": ("2", "5", "8")}}
 
 
@@ -61,7 +62,7 @@ def table(seed: int) -> dict[str, float]:
         grown = catalogue()[f"distill.{name}"](**options)(small, task(seed), Run(seed=seed, accelerator="cpu"))
         scratch = fresh(grown, seed, method="benchmark")
         rows[f"{name}, as it grew"] = top1(grown, seed)
-        rows[f"{name}, {EPOCHS // 2} epochs more"] = top1(trained(grown, seed, EPOCHS // 2, LR / 10), seed)
+        rows[f"{name}, {EPOCHS // 2} epochs more"] = top1(trained(grown, seed, EPOCHS // 2, LR), seed)
         rows[f"{name}, from scratch, {EPOCHS} epochs"] = top1(trained(scratch, seed, EPOCHS, LR), seed)
     return rows
 
