@@ -11,6 +11,7 @@ from nets import learned, stripes, task, tiny
 from torch import nn
 
 from gossamer import Goal, Run
+from gossamer.errors import BadInput
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.reset.blocks import RemoveBlocks
@@ -197,6 +198,17 @@ def test_cheaper_layers_are_planned_only_where_they_can_reach_the_goal(tmp_path:
     notes = {edit.target: edit.note for edit in few.left(family.steps(1.0))}
     assert "narrow" in notes["0, 5"] and "2" not in notes
     assert "another shape did better" in {edit.target: edit.note for edit in few.left(())}["2"]
+
+
+def test_layers_that_cannot_be_measured_are_left_with_the_reason(tmp_path: Path) -> None:
+    some = thrift(Goal(macs=1), tmp_path)
+
+    def refuses(*_: Any) -> Any:
+        raise BadInput("no export")
+
+    object.__setattr__(some, "_compare", refuses)
+    assert some.family(worst=1.1, limit=1.0) is None and some.some(worst=1.1, limit=1.0) is None
+    assert "could not be measured" in {edit.target: edit.note for edit in some.left(())}["2"]
 
 
 def test_cheaper_layers_leave_room_for_width(tmp_path: Path) -> None:

@@ -63,10 +63,12 @@ class Planner:
         return (*winner.steps, self.recover)
 
     def _width_families(self, depth: Any, order: Sequence[str], half: int) -> Iterator[Family]:
-        """Channels by importance per cost, rounded to what kernels like; and half the depth with the rest in width."""
+        """Channels by importance per cost, rounded to what kernels like; the same share of all layers; and half the
+        depth with the rest in width."""
         make = partial(width_family, self.original, self.task, self.pricer.layer_costs(), seed=self.run.seed)
         for round_to in (8, 16):
             yield make(name=f"width, multiples of {round_to}", ranked=True, round_to=round_to)
+        yield make(name="even width", ranked=False, round_to=8)
         if half:
             before = depth(half / len(order))
             yield make(name="depth and width", before=before, ranked=False, round_to=8)

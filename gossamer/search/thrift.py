@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.errors import BadInput
 from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.reset.rewrite import Rewrite
 from gossamer.record import Edit
@@ -37,6 +38,8 @@ class Thrift:
         if not self._enough(self._at_most(), worst, limit):
             return None
         found = self._found()
+        if not found.swaps:
+            return None
         saved = sum(swaps[-1].saved for swaps in found.swaps.values())
         return layer_family(self._moves(found)) if self._enough(saved, worst, DOUBT * limit) else None
 
@@ -55,7 +58,7 @@ class Thrift:
         if self._measured:
             found = self._found()
             reasons |= {
-                name: found.left.get(name) or _unneeded(found.swaps[name], taken)
+                name: found.left.get(name) or _unneeded(found.swaps.get(name, []), taken)
                 for name, reason in reasons.items()
                 if not reason
             }
@@ -95,9 +98,13 @@ class Thrift:
         names = [name for name, reason in self._reasons().items() if not reason]
 
         def measure() -> Any:
-            with self.run.progress.busy("measuring cheaper layers"):
-                inputs, batch = self.task.example_inputs, self.pricer.goal.batch
-                return compared(self.original, names, inputs, self._compare, batch) if names else {}
+            inputs, batch = self.task.example_inputs, self.pricer.goal.batch
+            try:
+                with self.run.progress.busy("measuring cheaper layers"):
+                    return compared(self.original, names, inputs, self._compare, batch) if names else {}
+            except BadInput as error:  # the network can be deployed, some layer of it not alone
+                self.run.progress.say(f"cheaper layers are not measured: {error}")
+                return {}
 
         return find_swaps(self.original, self.pricer.layer_costs(), self.journal.remember(self._key, measure))
 
@@ -112,5 +119,7 @@ class Thrift:
 
 
 def _unneeded(swaps: Sequence[Swap], taken: set[str]) -> str:
+    if not swaps:
+        return "cheaper modules could not be measured"
     why = "not needed for the goal" if taken else "another shape did better"
     return f"cheaper modules gain, at best {1 / swaps[-1].ratio:.1f} times, but {why}"
