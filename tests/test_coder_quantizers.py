@@ -110,8 +110,9 @@ def test_important_weights_are_kept_nearer(quantizer) -> None:  # type: ignore[n
 def test_at_equal_error_the_trellis_takes_fewer_bytes_than_uniform_rounding(name: str) -> None:
     """The steps are such that the trellis has the smaller error as well."""
     tensors = [p.detach().flatten(1).numpy() for p in pretrained(name, "fashion-mnist").parameters() if p.ndim > 1]
+    spread = float(np.sqrt(np.mean(np.concatenate([w.ravel() for w in tensors]) ** 2)))
     sizes, errors = {}, {}
-    for quantizer, step, price in ((scalar, 2.0**-6, 0.0), (trellis, 2.0**-6 * 0.6, 0.3)):
+    for quantizer, step, price in ((scalar, 0.6 * spread, 0.0), (trellis, 0.36 * spread, 0.3)):
         levels = [quantizer.quantize(w, step, price) for w in tensors]
         sizes[quantizer] = len(encode_section([Integers(q=q, trellis=quantizer is trellis) for q in levels], "cm4"))
         errors[quantizer] = sum(float(((q * step - w) ** 2).sum()) for q, w in zip(levels, tensors))
