@@ -45,7 +45,7 @@ def trained(seed: int) -> nn.Module:
 
 
 @torch.no_grad()
-def test_probabilities(network: nn.Module, seed: int) -> Tensor:
+def probabilities_on_test(network: nn.Module, seed: int) -> Tensor:
     """(samples, classes), float64."""
     return torch.cat([network(*split(batch)[0]).double().softmax(1) for batch in task(seed).test])
 
@@ -59,7 +59,7 @@ def ensemble(run: Run) -> tuple[Tensor, Tensor, int]:
             for index, (images, labels) in batches_of_epoch(task(seed).train, seed, epoch, 0, 0):
                 posterior.step((images,), labels)
                 if (epoch * len(task(seed).train) + index) % THINNING == 0:
-                    one, count = test_probabilities(posterior.network, seed), count + 1
+                    one, count = probabilities_on_test(posterior.network, seed), count + 1
                     total = total + one
     return total / count, one, count
 
