@@ -92,6 +92,15 @@ def test_the_shape_found_meets_the_limit_and_is_nearly_the_lightest(
         assert repr(found.steps) == met[0]
 
 
+def test_a_need_that_falls_at_once_does_not_make_the_search_creep() -> None:
+    """As where a first step swaps layers: interpolation alone would come from the heavy end, cut by cut."""
+    family = family_of(15)
+    curve = {repr(family.steps(s)): 1.1 * 0.93**k for k, s in enumerate(family.grid)}
+    pricer: Any = Curve(curve)
+    found = Planner(tiny(), task(), Run(), Journal(None, ""), pricer, Recover()).largest(family, quote(12.0), 1.0)
+    assert found is not None and repr(found.steps) == next(name for name, need in curve.items() if need <= 1)
+
+
 def test_one_spoiled_measurement_does_not_choose_the_shape() -> None:
     family = family_of(8)
     true = {repr(family.steps(s)): 2.0 * 0.8 ** (k + 1) for k, s in enumerate(family.grid)}

@@ -94,13 +94,17 @@ class Planner:
         low, high = -1, len(family.grid)
         need = {low: whole.worst}
         found: Candidate | None = None
+        sides = list[bool]()
         for _ in range(QUOTES):
             if high - low <= 1:
                 break
             index = _guess(low, high, need, limit, end=len(family.grid))
+            if len(sides) > 1 and sides[-1] == sides[-2]:  # the line bends: from one side it would creep
+                index = (low + high) // 2
             candidate = self._measured(family, index)
             need[index] = candidate.quote.worst
-            if need[index] <= limit:
+            sides.append(need[index] <= limit)
+            if sides[-1]:
                 high, found = index, candidate
             else:
                 low = index
