@@ -124,8 +124,8 @@ def file_of(stored: list[Stored], named: int = 1) -> bytes:
 )
 def test_recipes_that_cannot_be(changes: dict[str, int], why: str) -> None:
     _, stored = product()
-    assert stored[0].recipe is not None
-    stored[0].recipe = replace(stored[0].recipe, **changes)  # type: ignore[arg-type]
+    assert stored[0].made_of is not None
+    stored[0].made_of = replace(stored[0].made_of, **changes)  # type: ignore[arg-type]
     with pytest.raises(CorruptFile, match=why):
         File(file_of(stored))
 

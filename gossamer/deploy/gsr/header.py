@@ -12,7 +12,7 @@ from gossamer.deploy.gsr.graph import DTYPES, Graph, read_graph, write_graph
 from gossamer.deploy.gsr.grid import LARGEST
 from gossamer.deploy.gsr.names import MOST_NAMES, read_names, write_names
 from gossamer.deploy.gsr.stream import Reader, Writer, damaged
-from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, Recipe, Stored, Width, matrix_shape
+from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, MadeOf, Stored, Width, matrix_shape
 from gossamer.network.made import Rule, fault
 
 MOST_DIMENSIONS, MOST_SIZE, MOST_HEADER, MOST_LAG = 32, 1 << 40, 1 << 24, 1 << 15
@@ -39,7 +39,7 @@ class Entry:
     lag: int = 0
     zero: int = 0
     same: int = 0
-    recipe: Recipe | None = None
+    made_of: MadeOf | None = None
 
     @property
     def elements(self) -> int:
@@ -75,7 +75,7 @@ class Header:
 
 def shown(entries: Sequence[Entry]) -> int:
     """How many tensors come before the first part."""
-    return min((part for entry in entries if entry.recipe for part in entry.recipe.parts), default=len(entries))
+    return min((part for entry in entries if entry.made_of for part in entry.made_of.parts), default=len(entries))
 
 
 def constant_names(named: int, count: int) -> list[str]:
@@ -96,7 +96,7 @@ def entry_of(stored: Stored) -> Entry:
         largest = tuple(int(abs(q[at : at + (part or rows)]).max()) for at in range(0, rows, part or rows))
     return Entry(
         coding=stored.coding, dtype=stored.dtype, shape=stored.shape, width=stored.width, count=stored.count,
-        largest=largest, part=part, lag=stored.lag, zero=stored.zero, same=stored.same, recipe=stored.recipe,
+        largest=largest, part=part, lag=stored.lag, zero=stored.zero, same=stored.same, made_of=stored.made_of,
     )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def read_header(packed: bytes, length: int, file_bytes: int) -> Header:
             reader.fail(f"its tensors are larger than a file of {file_bytes} bytes may hold")
         entries.append(entry)
     for number, entry in enumerate(entries):
-        if entry.recipe and (why := _recipe_fault(entry, entry.recipe, named, entries)):
+        if entry.made_of and (why := _made_of_fault(entry, entry.made_of, named, entries)):
             reader.fail(f"tensor {number}: {why}")
     has_graph = reader.byte()
     graph = read_graph(reader, shown(entries)) if has_graph else None
@@ -172,21 +172,21 @@ def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
     if entry.coding == Coding.CODEBOOK:
         writer.varint(entry.count)
         writer.varint(entry.zero)
-    if entry.recipe:
-        _write_recipe(entry.recipe, writer)
+    if entry.made_of:
+        _write_made_of(entry.made_of, writer)
 
 
-def _write_recipe(recipe: Recipe, writer: Writer) -> None:
-    writer.byte(recipe.rule)
-    if recipe.rule == Rule.HASHED:
-        writer.varint(recipe.seed)
-    writer.varint(recipe.numbers)
-    if recipe.indices is not None:
-        writer.varint(recipe.indices)
-    writer.varint(0 if recipe.keep is None else recipe.keep + 1)
+def _write_made_of(made_of: MadeOf, writer: Writer) -> None:
+    writer.byte(made_of.rule)
+    if made_of.rule == Rule.HASHED:
+        writer.varint(made_of.seed)
+    writer.varint(made_of.numbers)
+    if made_of.indices is not None:
+        writer.varint(made_of.indices)
+    writer.varint(0 if made_of.keep is None else made_of.keep + 1)
 
 
-def _read_recipe(reader: Reader) -> Recipe:
+def _read_made_of(reader: Reader) -> MadeOf:
     rule = reader.byte()
     if rule > Rule.RESIDUAL:
         reader.fail(f"a tensor is made by rule {rule}, which is unknown")
@@ -195,23 +195,23 @@ def _read_recipe(reader: Reader) -> Recipe:
     numbers = reader.varint(MOST_NAMES)
     indices = None if hashed else reader.varint(MOST_NAMES)
     keep = reader.varint(MOST_NAMES) - 1
-    return Recipe(rule=Rule(rule), seed=seed, numbers=numbers, indices=indices, keep=None if keep < 0 else keep)
+    return MadeOf(rule=Rule(rule), seed=seed, numbers=numbers, indices=indices, keep=None if keep < 0 else keep)
 
 
-def _recipe_fault(entry: Entry, recipe: Recipe, named: int, entries: Sequence[Entry]) -> str:
+def _made_of_fault(entry: Entry, made_of: MadeOf, named: int, entries: Sequence[Entry]) -> str:
     """What is wrong with the tensors that another one is made of, or an empty text."""
-    if any(not named <= part < len(entries) or entries[part].recipe for part in recipe.parts):
+    if any(not named <= part < len(entries) or entries[part].made_of for part in made_of.parts):
         return "it is made of tensors that are none of its parts"
-    numbers = entries[recipe.numbers]
-    indices = None if recipe.indices is None else entries[recipe.indices]
-    kept = None if recipe.keep is None else entries[recipe.keep]
+    numbers = entries[made_of.numbers]
+    indices = None if made_of.indices is None else entries[made_of.indices]
+    kept = None if made_of.keep is None else entries[made_of.keep]
     if numbers.dtype != torch.float32 or not numbers.elements:
         return "it is made of no float32 numbers"
     if indices is not None and indices.dtype not in (torch.uint8, torch.int16, torch.int32):
         return f"its indices are {indices.dtype}"
     if kept is not None and (kept.dtype != torch.bool or kept.shape != entry.shape):
         return "its mask does not fit"
-    return fault(recipe.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
+    return fault(made_of.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
 
 
 def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
@@ -244,7 +244,7 @@ def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
     count, zero = _counts(reader, coding, dtype, shape)
     entry = Entry(
         coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, part=part, lag=lag,
-        zero=zero, recipe=_read_recipe(reader) if coding == Coding.MADE else None,
+        zero=zero, made_of=_read_made_of(reader) if coding == Coding.MADE else None,
     )  # fmt: skip
     if why := _fault(entry):
         reader.fail(f"tensor {number}: {why}")
@@ -281,7 +281,7 @@ def _fault(entry: Entry) -> str:
         return "its floats cannot have that width"
     if entry.lag > (matrix_shape(entry.shape)[1] if entry.coding in CODED else 0):
         return f"a lag of {entry.lag} columns"
-    if entry.recipe and (entry.dtype != torch.float32 or entry.width):
+    if entry.made_of and (entry.dtype != torch.float32 or entry.width):
         return "it is made of float32 numbers, but is none itself"
     if entry.part and entry.coding not in CODED:
         return "it has parts, but no integers"

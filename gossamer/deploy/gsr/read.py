@@ -16,7 +16,7 @@ from gossamer.deploy.gsr.file import File, Kind, alone
 from gossamer.deploy.gsr.header import Entry
 from gossamer.deploy.gsr.network import Network
 from gossamer.deploy.gsr.stream import damaged
-from gossamer.deploy.gsr.values import Codes, Coding, Recipe, Width, floats_from
+from gossamer.deploy.gsr.values import Codes, Coding, MadeOf, Width, floats_from
 from gossamer.errors import BadInput, CorruptFile, unknown
 from gossamer.network.made import Made
 
@@ -133,8 +133,8 @@ class _Tensors:
         return self.known[number]
 
     def _new(self, number: int, entry: Entry) -> Tensor:
-        if entry.recipe:
-            return self._made(number, entry, entry.recipe)
+        if entry.made_of:
+            return self._made(number, entry, entry.made_of)
         if entry.coding == Coding.ZEROS:
             return torch.zeros(entry.shape, dtype=entry.dtype)
         if entry.coding == Coding.RAW:
@@ -145,15 +145,15 @@ class _Tensors:
         return self._from_codes(entry, floats, self.codes(number))
 
     @np.errstate(all="ignore")
-    def _made(self, number: int, entry: Entry, recipe: Recipe) -> Tensor:
+    def _made(self, number: int, entry: Entry, made_of: MadeOf) -> Tensor:
         numbers, indices, keep = (
-            None if part is None else self.one(part) for part in (recipe.numbers, recipe.indices, recipe.keep)
+            None if part is None else self.one(part) for part in (made_of.numbers, made_of.indices, made_of.keep)
         )
         assert numbers is not None
         if indices is not None and not 0 <= int(indices.min()) <= int(indices.max()) < numbers.shape[1]:
             raise damaged("header", f"the codebooks of tensor {number} are too short for its indices")
-        shape, seed = entry.shape, recipe.seed
-        return Made(rule=recipe.rule, shape=shape, numbers=numbers, indices=indices, seed=seed, keep=keep).weight()
+        shape, seed = entry.shape, made_of.seed
+        return Made(rule=made_of.rule, shape=shape, numbers=numbers, indices=indices, seed=seed, keep=keep).weight()
 
     def _floats(self, number: int, entry: Entry) -> memoryview:
         start = self.starts[number]

@@ -45,7 +45,7 @@ Codes = NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class MadeOf:
     """MADE: the rule, and the numbers of the tensors that it takes; they follow all others (`network.made`)."""
 
     rule: Rule
@@ -73,7 +73,7 @@ class Stored:
     lag: int = 0
     zero: int = 0  # CODEBOOK: the entry with number 0
     same: int = 0  # SAME: which tensor
-    recipe: Recipe | None = None  # MADE: of what
+    made_of: MadeOf | None = None  # MADE: of what
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from gossamer.deploy.gsr.fold import fold_batch_norm
 from gossamer.deploy.gsr.graph import DTYPES, Graph
 from gossamer.deploy.gsr.header import Header, constant_names, entry_of
 from gossamer.deploy.gsr.read import opened_bytes
-from gossamer.deploy.gsr.values import Coding, Recipe, Stored, as_stored, raw_bytes
+from gossamer.deploy.gsr.values import Coding, MadeOf, Stored, as_stored, raw_bytes
 from gossamer.errors import BadInput, ExportMismatch, unknown
 from gossamer.network import bake, constraints
 from gossamer.network.made import Made
@@ -101,17 +101,17 @@ def describe(tensors: Sequence[Tensor], effort: str, made: Mapping[int, Made] | 
         plain = _of_values(tensor, effort)
         how = (made or {}).get(number)
         if how is not None and _pays(how, tensor, plain, effort):
-            plain = Stored(coding=Coding.MADE, dtype=tensor.dtype, shape=how.shape, recipe=_recipe(how, len(waiting)))
+            plain = Stored(coding=Coding.MADE, dtype=tensor.dtype, shape=how.shape, made_of=_made_of(how, len(waiting)))
             waiting += [part for part in how.parts if part is not None]
         result.append(plain)
     return result
 
 
-def _recipe(how: Made, first: int) -> Recipe:
-    """The recipe of a tensor whose parts are those from number `first` on."""
+def _made_of(how: Made, first: int) -> MadeOf:
+    """What a tensor is made of, if its parts are those from number `first` on."""
     indices = None if how.indices is None else first + 1
     keep = None if how.keep is None else first + 1 + (indices is not None)
-    return Recipe(rule=how.rule, seed=how.seed, numbers=first, indices=indices, keep=keep)
+    return MadeOf(rule=how.rule, seed=how.seed, numbers=first, indices=indices, keep=keep)
 
 
 def _pays(how: Made, tensor: Tensor, plain: Stored, effort: str) -> bool:
