@@ -18,7 +18,7 @@ from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.methods.reset.separable import Separable
 from gossamer.network import total_macs
 from gossamer.search.journal import Journal, fingerprint
-from gossamer.search.plan import QUOTES, Candidate, Limited, Planner, _distinct
+from gossamer.search.plan import HEATS, QUOTES, RACE_LEAST, RACE_MOST, Candidate, Limited, Planner, _distinct
 from gossamer.search.price import Pricer, Quote, first_samples, needs
 from gossamer.search.sensitivity import sensitivity
 from gossamer.search.shapes import (
@@ -129,6 +129,49 @@ def test_first_samples_cross_batches_and_repeat_where_there_are_too_few() -> Non
 def test_of_one_kind_the_larger_network_races() -> None:
     candidates = [Candidate(n, (), quote(1, macs=m)) for n, m in (("width, 8", 5), ("depth", 1), ("width, 16", 7))]
     assert [c.name for c in _distinct(candidates)] == ["width, 16", "depth"]
+
+
+def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What leads at first does not go on when it learns less; what is last at first is not trained again."""
+    first, later = {"a": 80.0, "b": 75.0, "c": 60.0}, {"a": 85.0, "b": 88.0}
+    trained = list[tuple[str, float]]()
+
+    def train(self: Planner, candidate: Candidate, share: float) -> float:
+        trained.append((candidate.name, share))
+        return (first if share == HEATS[0] else later)[candidate.name]
+
+    monkeypatch.setattr(Planner, "_short_training", train)
+    pricer, run = Curve({}), Run()
+    pricer.goal = Goal(macs=1)  # type: ignore[attr-defined]
+    planner = Planner(tiny(), task(), run, Journal(None, ""), pricer, Recover())  # type: ignore[arg-type]
+    assert planner._race([Candidate(name, (), quote(1)) for name in "cab"], 1.0).name == "b"
+    assert sorted(trained) == sorted([(n, HEATS[0]) for n in "abc"] + [(n, HEATS[1]) for n in "ab"])
+    assert [row.name for row in run.states if "goes on" in row.note] == [
+        "race, heat 1: a",
+        "race, heat 1: b",
+        "race, heat 2: b",
+    ]
+
+
+def test_a_race_trains_its_share_of_the_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over several epochs where one is too short, and never less than is needed to tell anything."""
+    lengths = list[tuple[int, int]]()
+
+    def fit(model: nn.Module, task: Any, training: Any, *rest: Any, **options: Any) -> Any:
+        lengths.append((training.epochs, len(task.train)))
+        return type("Fitted", (), {"top1": 1.0})
+
+    monkeypatch.setattr("gossamer.search.plan.fit", fit)
+    data, size = task(), len(task().train)
+    one = Candidate("x", (), quote(1))
+    pricer: Any = Curve({})
+    epochs = 200 * RACE_LEAST // size
+    Planner(tiny(), data, Run(), Journal(None, ""), pricer, Recover(epochs=epochs))._short_training(one, 0.15)
+    assert lengths[-1][1] <= size and lengths[-1][0] * lengths[-1][1] == pytest.approx(
+        0.15 * min(epochs * size, RACE_MOST), rel=0.05
+    )
+    Planner(tiny(), data, Run(), Journal(None, ""), pricer, Recover(epochs=1))._short_training(one, 0.05)
+    assert lengths[-1][0] * lengths[-1][1] == pytest.approx(RACE_LEAST, rel=0.05)
 
 
 def test_limited_gives_the_first_batches_again_and_again() -> None:

@@ -74,7 +74,7 @@ def analyze(
     if gain not in GAINS:
         raise unknown("gain", gain, GAINS)
     from gossamer.network import analyze as analyze_network
-    from gossamer.network.blocks import find_blocks
+    from gossamer.network.blocks import removable
     from gossamer.sources import Request, load_data, load_model
 
     console = Console(as_json=json, quiet=quiet)
@@ -95,8 +95,8 @@ def analyze(
     times = _layer_times(source, runtime, threads, batch) if runtime is not None else {}
     _show_layers(console, analysis.layers, times)
     _show_groups(console, analysis.groups)
-    blocks = find_blocks(source.model, source.example_inputs)
-    console.line(f"residual blocks that can be removed: {', '.join(block.name for block in blocks) or 'none'}")
+    blocks = removable(source.model, source.example_inputs)
+    console.line(f"blocks or layers that can be removed: {', '.join(block.name for block in blocks) or 'none'}")
     for note in analysis.notes:
         console.line(f"note: {note}")
     found: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Residual blocks: modules that give back their input when their own weights are silent."""
+"""What can be left out of a network: residual blocks and plain layers that could as well hand on their input."""
 
 import copy
 from collections.abc import Sequence
@@ -9,16 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import NoEffect
+from gossamer.network.fold import idle_relus, norms_after
 from gossamer.network.swap import swap
-from gossamer.network.trace import arguments
+from gossamer.network.trace import arguments, trace
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A module that can be removed: with its parameters at zero it gave back its input, bit by bit. params: its own."""
+    """What can be removed: the modules `parts` become identities. params: their number of parameters."""
 
     name: str
     params: int
+    parts: tuple[str, ...]
+
+
+def removable(model: nn.Module, example_inputs: Any) -> list[Block]:
+    """The residual blocks of a network; of one that has none, its plain layers."""
+    return find_blocks(model, example_inputs) or find_layers(model, example_inputs)
 
 
 @torch.no_grad()
@@ -51,11 +60,49 @@ def find_blocks(model: nn.Module, example_inputs: Any) -> list[Block]:
     looked(*args, **kwargs)
     found = [name for name, identity in silent_is_identity.items() if identity]
     inner = [name for name in found if not any(other.startswith(name + ".") for other in found)]
-    return [Block(name=name, params=sum(p.numel() for p in looked.get_submodule(name).parameters())) for name in inner]
+    return [Block(name=name, params=_parameters(looked, (name,)), parts=(name,)) for name in inner]
 
 
-def remove_blocks(model: nn.Module, names: Sequence[str]) -> nn.Module:
-    """A copy of the model with an identity in the place of each named block."""
-    if not names:
+@torch.no_grad()
+def find_layers(model: nn.Module, example_inputs: Any) -> list[Block]:
+    """Convolutions that an identity kernel would turn into an identity, each with the batch norm behind it and the ReLU
+    that then does nothing: the layers that Net2DeeperNet (Chen et al. 2016, arXiv:1511.05641, section 2.2) could have
+    inserted. What such a layer has learned is lost, so removing it needs training."""
+    calls: dict[str, int] = {}
+    fits: dict[str, bool] = {}
+
+    def look(name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        calls[name] = calls.get(name, 0) + 1
+        fits[name] = inputs[0].shape == output.shape
+
+    looked = copy.deepcopy(model).eval()
+    layers = {name: module for name, module in looked.named_modules() if isinstance(module, Convolution)}
+    for name, layer in layers.items():
+        if all(size % 2 for size in layer.kernel_size) and _owners(looked, layer.weight) == 1:
+            layer.register_forward_hook(lambda _, inputs, output, name=name: look(name, inputs, output))
+    args, kwargs = arguments(example_inputs)
+    looked(*args, **kwargs)
+    seen = trace(model, example_inputs)
+    norms, idle = norms_after(model, seen), set(idle_relus(model, seen))
+    found = []
+    for name in (name for name, fit in fits.items() if fit and calls[name] == 1):
+        parts = (name, *([norms[name]] if name in norms else []))
+        smaller = swap(model, {part: nn.Identity() for part in parts})
+        parts += tuple(relu for relu in idle_relus(smaller, trace(smaller, example_inputs)) if relu not in idle)
+        found.append(Block(name=name, params=_parameters(looked, parts), parts=parts))
+    return found
+
+
+def _owners(model: nn.Module, parameter: nn.Parameter) -> int:
+    return sum(parameter is own for module in model.modules() for own in module._parameters.values())
+
+
+def _parameters(model: nn.Module, names: Sequence[str]) -> int:
+    return sum(p.numel() for name in names for p in model.get_submodule(name).parameters())
+
+
+def remove_blocks(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
+    """A copy of the model with identities in the place of the blocks."""
+    if not blocks:
         raise NoEffect("no blocks to remove were named")
-    return swap(model, {name: nn.Identity() for name in names})
+    return swap(model, {part: nn.Identity() for block in blocks for part in block.parts})

@@ -17,7 +17,7 @@ from gossamer.methods.prune.channels import Channels
 from gossamer.methods.quantize.uniform import UniformQuantization
 from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import bake
-from gossamer.network.blocks import find_blocks
+from gossamer.network.blocks import removable
 from gossamer.network.grids import PerTensor
 from gossamer.run import Progress, Run, Silent
 from gossamer.search.alone import costs_alone
@@ -145,9 +145,16 @@ class Adviser:
         return self._row(scheme, times, f"{step.name()}: {tried}", worth, layers=layers)
 
     def _fewer_blocks(self) -> list[Advice]:
-        blocks = [block.name for block in find_blocks(self.model, self.inputs)]
+        blocks = [block.name for block in removable(self.model, self.inputs)]
         if not blocks:
-            return [self._row("fewer blocks", 1.0, "none", "no residual block gives back its input when it is silent")]
+            return [
+                self._row(
+                    "fewer blocks",
+                    1.0,
+                    "none",
+                    "no residual block, and no convolution whose output has its input's shape",
+                )
+            ]
         some = tuple(blocks[1::2] or blocks)
         step = RemoveBlocks(names=some)
         return [self._whole("fewer blocks", step, f"{len(some)} of {len(blocks)} removable blocks gone", some)]

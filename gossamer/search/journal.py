@@ -95,7 +95,7 @@ def take_step(step: Method, model: nn.Module, name: str, task: Task, run: Run, j
         return after, {"edits": to_json(own.history), "curves": to_json(own.curves)}
 
     model, kept = journal.remember_model(name, model, work)
-    run.history.extend(Edit(**edit) for edit in kept["edits"])
+    run.history.extend(Edit.parse(edit) for edit in kept["edits"])
     run.curves.extend(Curve(**curve) for curve in kept["curves"])
     return model
 

@@ -1,5 +1,6 @@
 """Choose the steps for a goal: shapes that meet it by measurement, then a race that training decides."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +19,10 @@ from gossamer.task import Loader, Task
 from gossamer.train import Distillation, Training, fit, recalibrate
 
 QUOTES = 5  # at most, for one family of shapes
+SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
 SLACK = 0.85  # a need below this share of the limit makes the lighter neighbour worth a second measurement
-RACE_SHARE, RACE_LEAST, RACE_MOST = 0.05, 40, 400  # of the batches of the recovery that follows; in batches
+HEATS = (0.05, 0.15)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
+RACE_LEAST, RACE_MOST = 40, 8000  # batches; the most is of the recovery that a heat is a share of
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,10 @@ class Planner:
         depth = depth_family(order)
         limit = AIM * ease
         candidates = [self.largest(depth, whole, limit)] if order else []
-        half = len(_removed(candidates[0]) if candidates and candidates[0] else order) // 2
-        candidates += [self.largest(family, whole, limit) for family in self._width_families(depth.steps, order, half)]
+        deepest = len(_removed(candidates[0]) if candidates and candidates[0] else order)
+        some = sorted({round(share * deepest) for share in SHALLOWER} - {0})
+        families = self._width_families([depth.steps(count / len(order)) for count in some])
+        candidates += [self.largest(family, whole, limit) for family in families]
         candidates += [self.largest(family, whole, limit) for family in self._layer_families(whole, limit)]
         found = _distinct([c for c in candidates if c is not None])
         for candidate in found:
@@ -62,16 +67,15 @@ class Planner:
         winner = found[0] if len(found) == 1 else self._race(found, ease)
         return (*winner.steps, self.recover)
 
-    def _width_families(self, depth: Any, order: Sequence[str], half: int) -> Iterator[Family]:
-        """Channels by importance per cost, rounded to what kernels like; the same share of all layers; and half the
+    def _width_families(self, shallower: Sequence[Steps]) -> Iterator[Family]:
+        """Channels by importance per cost, rounded to what kernels like; the same share of all layers; and some of the
         depth with the rest in width."""
         make = partial(width_family, self.original, self.task, self.pricer.layer_costs(), seed=self.run.seed)
         for round_to in (8, 16):
             yield make(name=f"width, multiples of {round_to}", ranked=True, round_to=round_to)
         yield make(name="even width", ranked=False, round_to=8)
-        if half:
-            before = depth(half / len(order))
-            yield make(name="depth and width", before=before, ranked=False, round_to=8)
+        for number, before in enumerate(shallower, start=1):
+            yield make(name=f"depth and width, {number}", before=before, ranked=False, round_to=8)
 
     def _layer_families(self, whole: Quote, limit: float) -> Iterator[Family]:
         """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""
@@ -124,26 +128,33 @@ class Planner:
         return Candidate(family.name, steps, quote)
 
     def _race(self, candidates: Sequence[Candidate], ease: float) -> Candidate:
-        """The best on validation after a short training."""
-        scores: dict[str, float] = {}
-        for candidate in candidates:
-            key = f"race {ease:.3f} {candidate.name}"
-            scores[candidate.name] = self.journal.remember(key, partial(self._short_training, candidate))
-            self.run.progress.say(f"race, {candidate.name}: validation {scores[candidate.name]:.2f} %")
-        winner = max(candidates, key=lambda c: scores[c.name])
-        for candidate in candidates:
-            note = "after a short training" + (", goes on" if candidate is winner else "")
-            row = state(f"race: {candidate.name}", candidate.quote, scores[candidate.name], self.pricer, note=note)
-            self.run.states.append(row)
-        return winner
+        """The best on validation after a short training of all, and a longer one of the two that lead: what keeps the
+        original's outputs best at first is not always what learns best."""
+        for heat, share in enumerate(HEATS, start=1):
+            scores: dict[str, float] = {}
+            for one in candidates:
+                train = partial(self._short_training, one, share)
+                scores[one.name] = self.journal.remember(f"race {ease:.3f} heat {heat} {one.name}", train)
+                self.run.progress.say(f"race, heat {heat}, {one.name}: validation {scores[one.name]:.2f} %")
+            ranked = sorted(candidates, key=lambda c: -scores[c.name])
+            through = ranked[: 1 if heat == len(HEATS) else 2]
+            for one in candidates:
+                note = f"after {100 * share:.0f} % of the training" + (", goes on" if one in through else "")
+                row = state(f"race, heat {heat}: {one.name}", one.quote, scores[one.name], self.pricer, note=note)
+                self.run.states.append(row)
+            candidates = through
+        return candidates[0]
 
-    def _short_training(self, candidate: Candidate) -> float:
+    def _short_training(self, candidate: Candidate, share: float) -> float:
+        """Accuracy after a recovery of this share of the batches, with a whole schedule of its own."""
         scratch = replace(self.run, history=[], states=[], folder=None)
         model = apply_steps(self.original, candidate.steps, self.task, scratch)
         recalibrate(model, self.task.calibration)
-        wanted = RACE_SHARE * self.recover.epochs * len(self.task.train)
-        short = replace(self.task, train=Limited(self.task.train, int(min(max(wanted, RACE_LEAST), RACE_MOST))))
-        training = Training(epochs=1, lr=self.recover.lr, weight_decay=self.recover.weight_decay)
+        size = len(self.task.train)
+        batches = max(round(share * min(self.recover.epochs * size, RACE_MOST)), RACE_LEAST)
+        epochs = math.ceil(batches / size)
+        short = replace(self.task, train=Limited(self.task.train, batches // epochs))
+        training = Training(epochs=epochs, lr=self.recover.lr, weight_decay=self.recover.weight_decay)
         teach = [Distillation(self.original, temperature=self.recover.temperature, alpha=self.recover.alpha)]
         return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
 

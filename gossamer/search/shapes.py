@@ -11,7 +11,7 @@ from gossamer.methods.prune.channels import Channels
 from gossamer.methods.prune.criteria import element_scores
 from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import find_channels, layer_costs
-from gossamer.network.blocks import find_blocks, remove_blocks
+from gossamer.network.blocks import removable, remove_blocks
 from gossamer.run import Run
 from gossamer.search.swaps import Swap, together
 from gossamer.search.widths import ranked_widths, uniform_widths
@@ -19,6 +19,7 @@ from gossamer.task import Task
 from gossamer.train import recalibrate
 
 Steps = tuple[Method, ...]
+STRENGTHS = 32  # of a cut in width that are told apart
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,17 @@ def roughly(steps: Steps) -> Steps:
 
 
 def block_order(model: nn.Module, task: Task, *, batches: int = 4) -> list[str]:
-    """Removable blocks, the least missed first: by the training loss without each, after its batch norms are estimated
-    anew, per multiply-add saved."""
-    blocks = find_blocks(model, task.example_inputs)
+    """Removable blocks or layers, the least missed first: by the training loss without each, after its batch norms are
+    estimated anew, per multiply-add saved."""
+    blocks = removable(model, task.example_inputs)
     costs = layer_costs(model, task.example_inputs)
     sample = [batch for batch, _ in zip(task.train, range(batches))]
     whole = _mean_loss(model, task, sample)
     rank = {}
     for block in blocks:
-        without = remove_blocks(model, [block.name])
+        without = remove_blocks(model, [block])
         recalibrate(without, task.calibration)
-        saved = sum(cost.macs for cost in costs if cost.name.startswith(f"{block.name}."))
+        saved = sum(cost.macs for cost in costs if f"{cost.name}.".startswith(f"{block.name}."))
         rank[block.name] = max(_mean_loss(without, task, sample) - whole, 0.0) / max(saved, 1)
     return sorted(rank, key=lambda name: rank[name])
 
@@ -147,7 +148,7 @@ def width_family(
         return (*before, Channels(widths=smaller)) if smaller else before
 
     distinct: dict[str, float] = {}
-    for k in range(1, 16):
-        distinct.setdefault(repr(steps(k / 16)), k / 16)
+    for k in range(1, STRENGTHS):
+        distinct.setdefault(repr(steps(k / STRENGTHS)), k / STRENGTHS)
     distinct.pop(repr(before), None)
     return Family(name, tuple(distinct.values()), steps)
