@@ -93,7 +93,7 @@ def find_layers(model: nn.Module, example_inputs: Any) -> list[Block]:
     return found
 
 
-def _owners(model: nn.Module, parameter: nn.Parameter) -> int:
+def _owners(model: nn.Module, parameter: Tensor) -> int:
     return sum(parameter is own for module in model.modules() for own in module._parameters.values())
 
 
