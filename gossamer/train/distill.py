@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,6 +33,30 @@ class Scheduled(Protocol):
 
     def at(self, progress: float) -> None:
         """progress: from 0 to 1, the share of all steps that are done."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A term that says by itself what it teaches."""
+
+    def described(self) -> str:
+        """One line, equal for equal terms."""
+
+
+def described(term: Teach) -> str:
+    """What a term teaches, so that no checkpoint goes on under another one: its class and its numbers, where it does
+    not say more."""
+    if isinstance(term, Described):
+        return term.described()
+    plain = {key: x for key, x in vars(term).items() if key != "training" and isinstance(x, bool | int | float | str)}
+    return f"{type(term).__name__}({', '.join(f'{key} {x}' for key, x in plain.items())})"
+
+
+def called(function: Callable[..., Any]) -> str:
+    """A function by its name, a method of hyper-parameters with them."""
+    owner = getattr(function, "__self__", None)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{name} of {owner}" if is_dataclass(owner) else name
 
 
 # Of the student's outputs, the teacher's, and the target: a scalar.
@@ -71,6 +96,15 @@ class Distillation:
         self.answers: Answers | None = None
         self.compiled = False
         self._ask: Callable[..., Any] | None = None
+
+    def described(self) -> str:
+        """With a digest of the teacher, where it is a module."""
+        teacher = identity(self.teacher) if isinstance(self.teacher, nn.Module) else called(self.teacher)
+        loss = "" if self.loss is None else f", {called(self.loss)}"
+        return (
+            f"Distillation(teacher {teacher}, temperature {self.first_temperature} to {self.temperature_end}, "
+            f"alpha {self.first_alpha} to {self.alpha_end}{loss})"
+        )
 
     def at(self, progress: float) -> None:
         """Follow the schedules: linear from temperature and alpha to their ends, while progress goes from 0 to 1."""

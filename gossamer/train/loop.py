@@ -128,7 +128,7 @@ def fit(
 def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     model, task, training = job.model, job.task, job.training
     rank, world, steps = fabric.global_rank, fabric.world_size, len(task.train)
-    identity = fingerprint(model, training, run.seed, steps, job.after_step)
+    identity = fingerprint(model, training, run.seed, steps, job.after_step, job.teach) if job.checkpoint else {}
     file = Checkpoint(job.checkpoint, identity, writes=rank == 0)
     place = Placement(fabric.device, rank=rank, world=world, channels_last=_has_images(task))
     optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)

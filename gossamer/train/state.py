@@ -4,7 +4,7 @@ import hashlib
 import io
 import pickle
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.record import write_bytes
+from gossamer.train.distill import Teach, described
 from gossamer.train.training import Training
 
 
@@ -142,15 +143,17 @@ def _copied_state(state: Any) -> Any:
 
 
 def fingerprint(
-    model: nn.Module, training: Training, seed: int, batches: int, after_step: Any = None
+    model: nn.Module, training: Training, seed: int, batches: int, after_step: Any = None, teach: Sequence[Teach] = ()
 ) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be taken up: the options, the weights that the training began with, and
-    what is done after each step where that is a dataclass."""
+    """What must be equal for a checkpoint to be taken up: the options, the weights that the training began with, what
+    is taught, and what is done after each step where that is a dataclass."""
     digest = hashlib.blake2b(digest_size=16)
     for name, t in sorted(weights(model).items()):
         digest.update(f"{name} {tuple(t.shape)} {t.dtype}".encode())
         digest.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    extra = {"after_step": repr(after_step)} if is_dataclass(after_step) else {}
+    extra: dict[str, Any] = {"after_step": repr(after_step)} if is_dataclass(after_step) else {}
+    if teach:
+        extra["teach"] = [described(term) for term in teach]
     return {**training.options(), **extra, "seed": seed, "batches": batches, "starting weights": digest.hexdigest()}
 
 
@@ -171,10 +174,11 @@ class Checkpoint:
             identity, captured = content["identity"], content["state"]
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError) as error:
             raise CorruptFile(f"{self.path}: not a readable checkpoint ({error}); delete it to train anew") from error
-        for key, value in self.identity.items():
-            if identity.get(key) != value:
+        for key in {**self.identity, **identity}:
+            was, now = identity.get(key), self.identity.get(key)
+            if was != now:
                 raise BadInput(
-                    f"{self.path} is the checkpoint of another training: {key} was {identity.get(key)}, now {value}; "
+                    f"{self.path} is the checkpoint of another training: {key} was {was}, now {now}; "
                     "delete it to train anew, or give another path"
                 )
         assert isinstance(captured, dict)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput, unknown
 from gossamer.network.moments import evaluating
 from gossamer.train.batches import own_randomness, seed_everything
-from gossamer.train.distill import Distillation
+from gossamer.train.distill import Distillation, called
 from gossamer.train.lend import lent
 
 # A layer of the student and the layer of the teacher that it learns from.
@@ -158,6 +158,11 @@ class Lesson:
     def hard_weight(self) -> float:
         """The weight that is left to the task's own loss."""
         return 0.0 if self.alone else self.distillation.hard_weight
+
+    def described(self) -> str:
+        """With its layers."""
+        layers = ", ".join(f"{s} from {t}" for s, t in zip(*(one.layers for one in self.taps)))
+        return f"{self.weight} {called(self.loss)} of {layers}, alone {self.alone}, {self.distillation.described()}"
 
     def at(self, progress: float) -> None:
         """Follow the schedules of the soft loss."""

@@ -38,6 +38,10 @@ class Sensitivity:
         self.leaf = torch.zeros(0)
         self.outputs: Any = None
 
+    def described(self) -> str:
+        """As the soft loss, with the weight of the gradients."""
+        return f"{self.weight} gradients, {self.distillation.described()}"
+
     def begin(self, student: nn.Module, inputs: tuple[Any, ...]) -> Any:
         """A hook before the student's forward, in training."""
         if not student.training:
