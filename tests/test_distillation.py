@@ -27,7 +27,8 @@ from gossamer.methods.distill.kd import SoftTargets
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.distill.temperature import Temperature, divided
 from gossamer.methods.distill.wider import Wider
-from gossamer.network import Codebook, Mask, constrain, constraints, held_value
+from gossamer.methods.share.hashed import HashedNet
+from gossamer.network import Codebook, Grid, Mask, constrain, constraints, held_value
 from gossamer.record import JobDocument
 from gossamer.search.journal import Journal
 from gossamer.train import hasten
@@ -242,6 +243,32 @@ def test_a_held_student_is_taught_under_its_constraints(tmp_path: Path) -> None:
     made = distill(tiny(), held, stripes(), BRIEF, alone=False, out=tmp_path)
     weight = dict(made.model.named_parameters())["2.weight"]
     assert not weight[~mask].any() and weight[mask].all() and not constraints(made.model)
+
+
+def test_a_hashed_student_is_stored_as_its_numbers(tmp_path: Path) -> None:
+    """Also where the temperature divides the last layer's; outputs that a fixed grid holds are divided off it."""
+    student = HashedNet(share=0.1)(learned(), stripes(), Run())
+    job = {"alone": False, "calibrate": True, "out": tmp_path / "job"}
+    made = distill(tiny(), student, stripes(), BRIEF, **job)  # type: ignore[arg-type]
+    stored = gossamer.inspect_file(tmp_path / "job" / "model.gsr").tensors
+    coded = {row.name: row.coding for row in stored}
+    assert {coded[name] for name in constraints(student)} == {"hashed"}
+    values = {name: len(set(w.flatten().tolist())) for name, w in made.model.named_parameters() if w.dim() > 1}
+    assert all(count <= 2 * round(0.1 * made.model.get_parameter(name).numel()) for name, count in values.items())
+    x = stripes().test[0][0]  # type: ignore[index]
+    loaded = gossamer.load(tmp_path / "job" / "model.gsr")
+    torch.testing.assert_close(loaded(x), made.model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_held_last_layer_is_divided_as_it_is_held_where_that_can_be() -> None:
+    x, grid, mask = stripes().example_inputs[0], Grid(0.05, -7, 7), torch.ones(3, 8, dtype=torch.bool)
+    mask[:, 0] = False
+    for rule, kept in ((Mask(mask), True), (grid, False)):
+        held = constrain(learned(), {"head.weight": rule, "stem.weight": Grid(0.1, -7, 7)})
+        found, layer = divided(held, 1.7, (x,))
+        assert layer == "head" and set(constraints(found)) == {"stem.weight", *(["head.weight"] if kept else [])}
+        torch.testing.assert_close(1.7 * found(x), held(x))
+        torch.testing.assert_close(1.7 * held_value(found, "head.weight"), held_value(held, "head.weight"))
 
 
 # Other outputs

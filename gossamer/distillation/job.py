@@ -148,22 +148,21 @@ class Job:
         reference = self._judged(TEACHER, "teacher", self.teacher)
         for number, assistant in enumerate(lesson.assistants, 1):
             name = f"assistant {number}"
-            networks[name] = self.run.teacher = self._trained(name, trainable(assistant), lesson.method)
+            networks[name] = self.run.teacher = bake(self._trained(name, trainable(assistant), lesson.method))
             self._judged(name, name, networks[name])
-        networks[STUDENT] = self._trained(STUDENT, student, lesson.method)
+        held = self._trained(STUDENT, student, lesson.method)  # what holds it says how the compact file stores it
         if lesson.calibrate:
-            networks[STUDENT] = take_step(
-                Temperature(), networks[STUDENT], "temperature", self.task, self.run, self.journal
-            )
+            held = take_step(Temperature(), held, "temperature", self.task, self.run, self.journal)
+        networks[STUDENT] = bake(held)
         own = self._judged(STUDENT, "student", networks[STUDENT])
         assert own is not None
         if lesson.alone and (without := without_teacher(lesson.method)) is not None:
-            networks[ALONE] = self._trained(ALONE, student, without)
+            networks[ALONE] = bake(self._trained(ALONE, student, without))
             self._judged(ALONE, "student trained alone", networks[ALONE])
         with self._timed("deploy"):
             scores = own if reference is None else reference
             result = deliver.deliver(
-                networks[STUDENT], self.task, self.goal, self.run, self.folder, reference_scores=scores, int8=False
+                held, self.task, self.goal, self.run, self.folder, reference_scores=scores, int8=False
             )
         with self._timed("measure"):
             document = self._document(networks, result)
@@ -181,7 +180,7 @@ class Job:
             return searched(self.teacher, self.task, lesson.goal, self.run, self.journal, self.work)
 
     def _trained(self, name: str, model: nn.Module, step: Method) -> nn.Module:
-        """A network after a step, plain."""
+        """A network after a step, its weights held."""
         own = replace(self.run, history=[] if name == ALONE else self.run.history, curves=[])
         if name != ALONE:
             own.compile_teacher = self._cost(own.teacher, name)
@@ -191,7 +190,7 @@ class Job:
             parts = [asdict(one) for one in own.curves]
             joined = {key: [x for part in parts for x in part[key]] for key in ("loss", "top1", "seconds")}
             self.curves.append(Curve(name=name, **joined))
-        return bake(model).eval()
+        return model.eval()
 
     def _cost(self, teacher: nn.Module | None, pupil: str) -> bool:
         """Note what a teacher takes for a training batch; gives whether it is to be compiled."""

@@ -284,6 +284,20 @@ def bake(model: nn.Module) -> nn.Module:
     return plain
 
 
+@torch.no_grad()
+def released(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """A copy in which nothing holds these weights any more: they are plain, with the values at which they were held."""
+    changed, values = copy.deepcopy(model), {name: held_value(model, name) for name in names}
+    stacks = _peel(changed, lambda stack: stack.original)
+    owners = _owners(changed)
+    for name, stack in stacks.items():
+        if name in values:
+            owners[name][0][2].copy_(values[name])
+        else:
+            _attach(owners[name], stack)
+    return changed
+
+
 def settle(model: nn.Module) -> nn.Module:
     """A copy in which constraints that are made for one training (with scores, probes) are what is left of them."""
     changed = copy.deepcopy(model)

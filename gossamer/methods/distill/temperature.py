@@ -20,30 +20,44 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput
 from gossamer.measure import calibration
 from gossamer.methods.base import Method
-from gossamer.network.constrain import refuse_constrained
+from gossamer.network.constrain import constraints, released
 from gossamer.network.moments import evaluating
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
 
-def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...]) -> tuple[nn.Module, str]:
-    """A copy whose outputs are divided, and the layer whose weights were. Raises BadInput where none gives them."""
-    found = copy.deepcopy(model)
+def last_layer(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
+    """The linear layer or convolution that runs last. Raises BadInput where there is none."""
     ran: list[str] = []
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    layers = {name: module for name, module in found.named_modules() if isinstance(module, kinds)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     hooks = [m.register_forward_hook(partial(lambda name, *_: ran.append(name), name)) for name, m in layers.items()]
-    with torch.no_grad(), evaluating(found):
-        before = found(*example_inputs)
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(*example_inputs)
+    finally:
         for hook in hooks:
             hook.remove()
-        if ran:
-            for parameter in layers[ran[-1]].parameters(recurse=False):
+    if not ran:
+        raise BadInput("no linear layer or convolution gives the outputs")
+    return ran[-1]
+
+
+def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...]) -> tuple[nn.Module, str]:
+    """A copy whose outputs are divided, and the layer whose weights were. All weights stay held as they are, but those
+    of this layer are plain where what holds them cannot be divided. Raises BadInput where no layer gives the outputs.
+    """
+    layer = last_layer(model, example_inputs)
+    held = [name for name in constraints(model) if name.rpartition(".")[0] == layer]
+    for found in [copy.deepcopy(model), *([released(model, held)] if held else [])]:
+        with torch.no_grad(), evaluating(found):
+            before = found(*example_inputs)
+            for parameter in found.get_submodule(layer).parameters():
                 parameter.mul_(1 / temperature)
             after = found(*example_inputs)
-            if isinstance(before, Tensor) and torch.allclose(after * temperature, before, rtol=1e-3, atol=1e-4):
-                return found, ran[-1]
+        if isinstance(before, Tensor) and torch.allclose(after * temperature, before, rtol=1e-3, atol=1e-4):
+            return found, layer
     raise BadInput("the outputs do not come straight from one last linear layer or convolution")
 
 
@@ -52,7 +66,6 @@ class Temperature(Method):
     """The last step of all: what trains afterwards undoes it."""
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        refuse_constrained(model, self.name())
         with evaluating(model):
             logits, labels = calibration.outputs(model, task.validation)
         temperature = calibration.best_temperature(logits, labels)
