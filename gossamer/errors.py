@@ -12,6 +12,7 @@ GossamerError                one message for the user: what, where, the rule, th
 
 import difflib
 import importlib
+import traceback
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -54,6 +55,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
     return BadInput(f"unknown {kind} {name!r}; {hint}")
+
+
+def own_error(error: BaseException) -> str:
+    """Type, message and place of somebody else's error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -3,11 +3,10 @@
 import importlib
 import inspect
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
-from gossamer.errors import BadInput, unknown
+from gossamer.errors import BadInput, own_error, unknown
 
 
 def is_reference(text: str) -> bool:
@@ -46,10 +45,3 @@ def call(factory: Any, text: str) -> Any:
         return factory()
     except Exception as error:
         raise BadInput(f"calling {text} failed with its own error: {own_error(error)}") from error
-
-
-def own_error(error: BaseException) -> str:
-    """Type, message and place of somebody else's error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"

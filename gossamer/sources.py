@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
-from gossamer.references import call, is_reference, own_error, resolve
+from gossamer.errors import BadInput, CorruptFile, MissingExtra, own_error, require, unknown
+from gossamer.references import call, is_reference, resolve
 from gossamer.run import Progress, Silent
 from gossamer.task import Task
 

@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, GossamerError, own_error
 
 
 class Loader(Protocol):
@@ -35,7 +36,12 @@ def split(batch: Any) -> tuple[tuple[Any, ...], Any]:
 def cross_entropy(model: Model, batch: Any) -> Tensor:
     """Mean cross entropy of the logits, in nats."""
     inputs, target = split(batch)
-    return F.cross_entropy(model(*inputs), target)
+    logits = model(*inputs)
+    try:
+        return F.cross_entropy(logits, target)
+    except IndexError as error:  # torch says only which number it is
+        labels = f"labels from {int(target.min())} to {int(target.max())}"
+        raise BadInput(f"{labels} where the network has {logits.shape[1]} outputs; they count from 0") from error
 
 
 @torch.no_grad()
@@ -67,3 +73,52 @@ class Task:
     metric: Callable[[Model, Iterable[Any]], Tensor] = top1_correct
     measure: str = "top1"
     classes: tuple[str, ...] = field(default=())
+
+
+@torch.no_grad()
+def check(task: Task, model: nn.Module) -> None:
+    """Run network, loss and measure on the first batches, so that what does not fit shows before the work begins.
+
+    The test set is left alone, and so is a loader without batches. Raises BadInput with the error of what failed.
+    """
+    name = task.name
+    with torch.random.fork_rng(devices=[]):
+        shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
+        what = f"the network does not accept the inputs of {name} (shapes {shapes})"
+        _attempt(what, lambda: model(*task.example_inputs))
+        if (train := _first_batch(task, "train", model)) is not None:
+            loss = _attempt(f"the loss of {name}", lambda: task.loss(model, train))
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                raise BadInput(f"the loss of {name} must be a tensor with one number, it is {_described(loss)}")
+        if (held_out := _first_batch(task, "validation", model)) is not None:
+            scores = _attempt(f"the measure of {name}", lambda: task.metric(model, [held_out]))
+            if not isinstance(scores, Tensor) or scores.ndim != 1:
+                raise BadInput(f"the measure of {name} must give one score a sample, it gives {_described(scores)}")
+        if (seen := _first_batch(task, "calibration", model)) is not None:
+            _attempt(f"the calibration data of {name}", lambda: model(*split(seen)[0]))
+
+
+def _attempt(what: str, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except GossamerError as error:
+        raise BadInput(f"{what}: {error}") from error
+    except Exception as error:
+        raise BadInput(f"{what}: {own_error(error)}") from error
+
+
+def _first_batch(task: Task, name: str, model: nn.Module) -> Any:
+    """The first batch of a loader, where the model is; None where there is none."""
+    what = f"the {name} data of {task.name}"
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def placed(x: Tensor) -> Tensor:
+        if x.isnan().any():
+            raise BadInput("the first batch holds NaN")
+        return x.to(device)
+
+    return _attempt(what, lambda: tree_map_only(Tensor, placed, next(iter(getattr(task, name)), None)))
+
+
+def _described(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

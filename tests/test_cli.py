@@ -312,6 +312,11 @@ def test_methods_lists_all_and_shows_a_page() -> None:
     assert "Source: Hinton" in page and "temperature" in page and "(0, 1000]" in page
 
 
+def test_a_page_shows_the_default_of_every_option() -> None:
+    options = {row["option"]: row["default"] for row in document("methods", "prune.channels")["options"]}
+    assert options["widths"] == {} and options["criterion"] == "l2" and options["sparsity"] is None
+
+
 def test_recipes_are_listed_and_copied(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (user / "one.yaml").write_text(Recipe(name="one", model="resnet20", claims={"top1": 93.2}).to_yaml())
     monkeypatch.setattr("gossamer.recipe.shipped", lambda: {"one": user / "one.yaml"})

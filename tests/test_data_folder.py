@@ -100,6 +100,24 @@ def test_the_shorter_side_is_scaled_and_the_middle_cut_out(tmp_path: Path) -> No
     assert int(decode(tmp_path / "wide.png", 2, "RGB")[0].min()) > 150
 
 
+@pytest.mark.parametrize(
+    ("sizes", "side"), [([(32, 32)] * 2, 32), ([(32, 32), (32, 31)], 224), ([(300, 300)] * 2, 224)]
+)
+def test_equal_small_squares_keep_their_size(tmp_path: Path, sizes: list[tuple[int, int]], side: int) -> None:
+    for number, name in enumerate(("cat", "dog") * 10):
+        paint(tmp_path / name / f"{number}.png", number, size=sizes[number % 2])
+    assert load_task(tmp_path).example_inputs[0].shape[2:] == (side, side)
+
+
+def test_a_folder_without_augmentation_gives_every_image_as_it_is(tmp_path: Path) -> None:
+    paint_classes(tmp_path, 10, 20)
+    shifted, plain = (
+        [float(image[0].std()) > 1e-3 for x, _ in load_task(tmp_path, size=8, augment=choice).train for image in x]
+        for choice in (True, False)
+    )
+    assert any(shifted) and not any(plain)
+
+
 def test_the_orientation_of_a_camera_is_followed(tmp_path: Path) -> None:
     pixels = np.zeros((8, 8), np.uint8)
     pixels[0] = 255

@@ -225,6 +225,16 @@ def test_missing_and_foreign_tensors_are_named_and_a_long_list_is_cut(tmp_path: 
         load_weights(small(), path)
 
 
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod"])
+def test_the_name_of_a_training_wrapper_before_every_tensor_is_left_out(tmp_path: Path, wrapper: str) -> None:
+    path, trained = tmp_path / "w.pt", small()
+    torch.save({f"{wrapper}.{name}": tensor for name, tensor in trained.state_dict().items()}, path)
+    assert same(load_weights(small(), path), trained)
+    torch.save({f"{wrapper}.{name}": tensor for name, tensor in list(trained.state_dict().items())[1:]}, path)
+    with pytest.raises(BadInput, match=f"conv1.weight is missing; {wrapper}.bn1.weight is not in the model"):
+        load_weights(small(), path)
+
+
 class Bomb:
     def __reduce__(self) -> tuple[object, ...]:
         return Path.touch, (Path("never"),)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from train_toy import Ending, Notes, Stop, linear, net, run, same, task, training
 
-from gossamer.errors import Diverged
+from gossamer.errors import BadInput, Diverged
 from gossamer.task import cross_entropy
 from gossamer.train import fit
 from gossamer.train.backoff import Exploded, check_loss, check_score
@@ -54,6 +54,13 @@ def test_the_third_time_it_gives_up_and_leaves_the_last_good_weights(tmp_path: P
     with pytest.raises(Stop):
         fit(after_one, replace(task(), train=Ending(task().train, epoch=1, at=0)), training(), run())
     assert same(good, after_one)
+
+
+def test_data_that_are_no_numbers_are_named_before_the_learning_rate_is_blamed() -> None:
+    train = list(task().train)
+    train[5] = (train[5][0].clone().fill_(float("nan")), train[5][1])
+    with pytest.raises(BadInput, match=r"task 'quadrants': the train loader: batch 5 holds NaN"):
+        fit(net(), task(train=train), training(), run())
 
 
 def test_without_a_folder_the_last_good_weights_are_in_a_temporary_one() -> None:

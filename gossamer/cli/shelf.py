@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -54,9 +54,14 @@ def _options(cls: Any) -> list[dict[str, Any]]:
         rules = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
         kind = get_args(hint)[0] if rules else hint
         admitted = " ".join([getattr(kind, "__name__", str(kind)), *(f"in {rule}" for rule in rules)])
-        default = "required" if f.default is MISSING else f.default
-        rows.append({"option": f.name, "default": default, "admitted": admitted})
+        rows.append({"option": f.name, "default": _default(f), "admitted": admitted})
     return rows
+
+
+def _default(field: "Field[Any]") -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return "required" if field.default_factory is MISSING else field.default_factory()
 
 
 @recipes.command("list", epilog="Example: [bold]gossamer recipes list[/bold]")

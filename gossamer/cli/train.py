@@ -115,11 +115,13 @@ def _train(
     from gossamer.models import save_weights
     from gossamer.run import Run
     from gossamer.sources import Request, load_data, load_model
+    from gossamer.task import check
     from gossamer.train import fit
 
     with lock_folder(target.parent, f".{target.name}.lock"):
         task = load_data(data, batch_size=batch_size, seed=seed, augment=augment, progress=console.progress)
         source = load_model(Request(model=model, task=task, weights=weights, random=weights is None, seed=seed))
+        check(task, source.model)
         run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
         checkpoint = target.with_suffix(".ckpt")
         try:

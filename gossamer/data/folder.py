@@ -21,6 +21,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", 
 SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 VALIDATION, TEST = 0.1, 0.15
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+SIDE = 224  # pixels
 # Images that together need less are decoded once and kept.
 CACHE_BYTES = 2**30
 CHECKED_AT_ONCE = 20_000
@@ -110,34 +111,38 @@ def find_images(folder: Path, classes: tuple[str, ...]) -> Labelled:
     return Labelled(paths=paths, labels=torch.tensor(labels))
 
 
-def colour_mode(paths: Sequence[Path]) -> str:
-    """What all images are read as: "L" where every one is grey, else "RGB".
+def common_form(paths: Sequence[Path]) -> tuple[str, int]:
+    """What all images are read as: "L" where every one is grey, else "RGB"; and the side in pixels, their own where all
+    are equal squares no larger than the usual one.
 
     Opens every file, or an even selection of those of a large set, so that damage shows early.
     """
-    modes = set()
+    modes, sizes = set(), set()
     for path in paths[:: 1 + len(paths) // CHECKED_AT_ONCE]:
         try:
             with Image.open(path) as image:
                 modes.add(image.mode)
+                sizes |= {*image.size}
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
-    return "L" if modes <= {"L", "1"} else "RGB"
+    return "L" if modes <= {"L", "1"} else "RGB", min(SIDE, *sizes) if len(sizes) == 1 else SIDE
 
 
 def folder_task(
     folder: Path,
     *,
-    size: int = 224,
+    size: int | None = None,
     validation: int | None = None,
     calibration: int = 512,
     batch_size: int = 128,
     seed: int = 0,
+    augment: bool = True,
 ) -> Task:
     """A task from class folders with images.
 
     The class folders are in `train`, `val` and `test` folders, or directly in the folder. Splits without a folder of
     their own are cut from the training images, the same way every time: 15 % test, 10 % of the rest validation.
+    size: side of the images that come; None: their own where all are equal squares of at most 224 pixels, else 224.
     """
     parts = {
         split: next((folder / n for n in names if class_folders_in(folder / n)), None)
@@ -159,10 +164,11 @@ def folder_task(
     if parts["train"] is not None and parts["validation"] is not None and validation is None:
         held_out = find_images(parts["validation"], classes)
     both = train.paths + test.paths + (held_out.paths if isinstance(held_out, Labelled) else [])
-    mode = colour_mode(both)
+    mode, side = common_form(both)
+    side = side if size is None else size
 
     def split(part: Labelled) -> Split:
-        return Split(images=ImageFiles(part.paths, size=size, mode=mode), labels=part.labels)
+        return Split(images=ImageFiles(part.paths, size=side, mode=mode), labels=part.labels)
 
     return make_task(
         folder.resolve().name,
@@ -170,7 +176,7 @@ def folder_task(
         test=split(test),
         classes=classes,
         normalisation=COLOUR if mode == "RGB" else GREY,
-        augmentation=Augmentation(pad=size // 8, flip=True),
+        augmentation=Augmentation(pad=side // 8, flip=True) if augment else None,
         validation=split(held_out) if isinstance(held_out, Labelled) else held_out,
         calibration=calibration,
         batch_size=batch_size,

@@ -22,7 +22,7 @@ def load_task(
     seed: int = 0,
     calibration: int = 512,
     validation: int | None = None,
-    size: int = 224,
+    size: int | None = None,
     root: Path | str | None = None,
     download: bool = True,
     augment: bool = True,
@@ -36,7 +36,8 @@ def load_task(
     are those that the authors held out. seed: of order and augmentation. calibration: training samples without labels.
     validation: how many samples to cut, None for the data set's usual number. augment: shift and mirror training images
     as is usual for the data set; networks too small to profit do without. size: side of the images of a folder, in
-    pixels (`folder.folder_task` tells how the folder must look); built-in sets have their own.
+    pixels; None: their own where all are equal squares of at most 224, else 224 (`folder.folder_task` tells how the
+    folder must look). Built-in sets have their own.
 
     A built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
     time in a folder of its name; what is not found is downloaded, unless `download` is False.
@@ -55,7 +56,13 @@ def load_task(
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder_task(
-            folder, size=size, validation=validation, calibration=calibration, batch_size=batch_size, seed=seed
+            folder,
+            size=size,
+            validation=validation,
+            calibration=calibration,
+            batch_size=batch_size,
+            seed=seed,
+            augment=augment,
         )
     if len(folder.parts) > 1 or folder.exists():
         raise BadInput(f"{folder} is not a folder; give a folder of images, or one of: {', '.join(sorted(DATASETS))}")

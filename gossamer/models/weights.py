@@ -2,7 +2,8 @@
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -30,14 +31,16 @@ def save_weights(model: nn.Module, path: Path | str, metadata: Mapping[str, str]
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
     """Put the weights of a `.safetensors` file, or of a `.pt`/`.pth` file that holds tensors only, into the model.
 
-    Changes the model in place and gives it back. Half precision is converted to the model's own dtype. The model stays
-    as it was when names or shapes do not fit.
+    Changes the model in place and gives it back. Half precision is converted to the model's own dtype. A first part
+    that all names share and the model has not (`module.`) is left out. The model stays as it was when names or shapes
+    do not fit.
     """
     path = Path(path)
-    tensors = read_tensors(path)
     own = model.state_dict()
-    misfits = [f"{name} is missing" for name in own if name not in tensors]
-    misfits += [f"{name} is not in the model" for name in tensors if name not in own]
+    tensors = _unwrapped(read_tensors(path), own)
+    missing = [f"{name} is missing" for name in own if name not in tensors]
+    strange = [f"{name} is not in the model" for name in tensors if name not in own]
+    misfits = [one for pair in zip_longest(missing, strange) for one in pair if one]
     misfits += [
         f"{name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(tensor.shape)}"
         for name, tensor in own.items()
@@ -55,6 +58,13 @@ def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
         raise BadInput(f"{path}: {broken} holds NaN or infinite values")
     model.load_state_dict(tensors)
     return model
+
+
+def _unwrapped(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Without what the wrapper of a training (`module.`, `_orig_mod.`, `model.`) puts before every name."""
+    bare = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+    first = {name.partition(".")[0] for name in tensors}
+    return bare if len(first) == 1 and bare.keys() == set(own) else tensors
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gossamer.errors import BadInput
 from gossamer.task import Loader
@@ -80,6 +81,13 @@ def count(loader: Loader, what: str) -> int:
     if not batches:
         raise BadInput(f"{what} has no batches; give it at least one")
     return batches
+
+
+def refuse_nan(loader: Loader, what: str) -> None:
+    """Name the first batch that holds NaN: no learning rate helps against that."""
+    for index, batch in enumerate(loader):
+        if any(x.isnan().any() for x in tree_leaves(batch) if isinstance(x, Tensor)):
+            raise BadInput(f"{what}: batch {index} holds NaN")
 
 
 class Placement:

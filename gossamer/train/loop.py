@@ -17,7 +17,14 @@ from gossamer.record import Curve
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train.backoff import Exploded, back_off, check_loss, check_score, check_weights
-from gossamer.train.batches import Placement, batches_of_epoch, count, own_randomness, weights_channels_last
+from gossamer.train.batches import (
+    Placement,
+    batches_of_epoch,
+    count,
+    own_randomness,
+    refuse_nan,
+    weights_channels_last,
+)
 from gossamer.train.distill import Teach
 from gossamer.train.helpers import helped
 from gossamer.train.objective import Objective
@@ -173,6 +180,7 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
             score = _validate(state, task, training, place, fabric)
             check_score(score, at)
         except Exploded as why:
+            refuse_nan(task.train, f"task {task.name!r}: the train loader")
             back_off(state, good, why, run, job.label)
             continue
         row = Epoch(

@@ -1,0 +1,62 @@
+"""What of a user's task cannot be used is said before the work begins, with the user's own error."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from train_toy import net, task
+
+from gossamer.errors import BadInput
+from gossamer.task import check, cross_entropy
+
+X, Y = torch.zeros(4, 2, 6, 6), torch.tensor([0, 1, 2, 3])
+NAN = X.clone().index_fill_(0, torch.tensor([2]), float("nan"))
+
+
+def test_a_task_that_can_be_used_passes_and_its_test_set_is_not_touched() -> None:
+    state = torch.random.get_rng_state()
+    check(task(train=torch.utils.data.DataLoader(task().train, batch_size=None, shuffle=True)), net().eval())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    check(task(train=[], validation=[], calibration=[X]), net().eval())
+
+
+def raising(*_: Any) -> Tensor:
+    raise KeyError("the moon is full")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"example_inputs": (torch.zeros(1, 3, 6, 6),)},
+            r"does not accept the inputs of quadrants .*3, 6, 6.*RuntimeErr",
+        ),
+        ({"train": [(NAN, Y)]}, "the train data of quadrants: the first batch holds NaN"),
+        ({"validation": [(NAN, Y)]}, "the validation data of quadrants: the first batch holds NaN"),
+        ({"train": [(X, Y + 1)]}, "labels from 1 to 4 where the network has 4 outputs; they count from 0"),
+        ({"train": [(X, Y - 1)]}, "labels from -1 to 2"),
+        ({"train": [(X, Y.float())]}, "the loss of quadrants: RuntimeError"),
+        ({"train": [{"image": X, "label": Y}]}, "the loss of quadrants: a batch must be .* got dict"),
+        ({"validation": [X]}, "the measure of quadrants: AttributeError"),
+        ({"calibration": [{"image": X}]}, "the calibration data of quadrants: a batch must be"),
+        ({"loss": raising}, r"the loss of quadrants: KeyError: 'the moon is full' \(.*test_task.py:"),
+        ({"loss": lambda model, batch: model(batch[0])}, r"one number, it is a tensor of shape \(4, 4\)"),
+        ({"loss": lambda model, batch: 1.0}, "one number, it is a float"),
+        ({"metric": raising}, "the measure of quadrants: KeyError"),
+        ({"metric": lambda model, loader: torch.tensor(0.5)}, r"one score a sample, it gives a tensor of shape \(\)"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_own_error(changes: dict[str, Any], message: str) -> None:
+    whole = task(train=[(X, Y)], validation=[(X, Y)], calibration=[X])
+    with pytest.raises(BadInput, match=message):
+        check(replace(whole, **changes), net().eval())
+
+
+def test_labels_out_of_range_are_told_from_other_errors_of_the_network() -> None:
+    def broken(x: Tensor) -> Tensor:
+        return [x][1]
+
+    with pytest.raises(IndexError, match="list index"):
+        cross_entropy(broken, (X, Y))
