@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from gossamer import deliver
@@ -31,7 +30,7 @@ from gossamer.search.journal import Journal, fingerprint, take_step
 from gossamer.search.plan import Planner, state
 from gossamer.search.price import AIM, Pricer, Quote
 from gossamer.search.shapes import Steps
-from gossamer.task import Task
+from gossamer.task import Task, check
 
 ATTEMPTS = 3
 HARDER = 1.05  # times: at least so much further is cut when a result just misses, else the same shape is found again
@@ -137,7 +136,7 @@ class Job:
 
     def execute(self) -> Artifact:
         """Everything, in order."""
-        self._refuse_unusable()
+        check(self.task, self.original)
         with self._timed("original"):
             self.reference_scores = accuracy(open_runner("torch", self.original, threads=self.goal.threads), self.task)
         self.run.progress.say(f"original: validation {100 * float(self.reference_scores.mean()):.2f} %")
@@ -147,16 +146,6 @@ class Job:
         write_text(self.folder / "records.json", document.dump())
         write_report(document, self.folder / "report.html")
         return Artifact(result.model, document, self.folder)
-
-    def _refuse_unusable(self) -> None:
-        try:
-            with torch.no_grad():
-                self.original(*self.task.example_inputs)
-        except Exception as error:
-            shapes = [tuple(getattr(x, "shape", ())) for x in self.task.example_inputs]
-            raise BadInput(
-                f"the network does not accept the inputs of {self.task.name} (shapes {shapes}): {error}"
-            ) from error
 
     def _from_recipe(self) -> tuple[Steps, deliver.Delivered]:
         assert self.recipe is not None
