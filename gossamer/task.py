@@ -23,6 +23,17 @@ class Loader(Protocol):
 Model = Callable[..., Any]
 
 
+def count(loader: Loader, what: str) -> int:
+    """The number of batches, at least one."""
+    try:
+        batches = len(loader)
+    except TypeError as error:
+        raise BadInput(f"{what} has no length; give it a `__len__`, the number of batches of an epoch") from error
+    if not batches:
+        raise BadInput(f"{what} has no batches; give it at least one")
+    return batches
+
+
 def split(batch: Any) -> tuple[tuple[Any, ...], Any]:
     """The positional inputs and the target of a batch: `(x, y)`, `((x1, x2), y)`, or inputs alone (target None)."""
     if isinstance(batch, Tensor):
@@ -39,9 +50,16 @@ def cross_entropy(model: Model, batch: Any) -> Tensor:
     logits = model(*inputs)
     try:
         return F.cross_entropy(logits, target)
-    except IndexError as error:  # torch says only which number it is
-        labels = f"labels from {int(target.min())} to {int(target.max())}"
-        raise BadInput(f"{labels} where the network has {logits.shape[1]} outputs; they count from 0") from error
+    except IndexError:  # torch says only which number it is
+        _refuse_labels(logits, target)
+        raise
+
+
+def _refuse_labels(logits_NC: Tensor, target: Tensor) -> None:
+    low, high = (int(x) for x in target.aminmax())
+    if low < 0 or high >= logits_NC.shape[1]:
+        labels = f"labels from {low} to {high}"
+        raise BadInput(f"{labels} where the network has {logits_NC.shape[1]} outputs; they count from 0")
 
 
 @torch.no_grad()
@@ -50,7 +68,9 @@ def top1_correct(model: Model, loader: Iterable[Any]) -> Tensor:
     correct = []
     for batch in loader:
         inputs, target = split(batch)
-        correct.append((model(*inputs).argmax(1).cpu() == target.cpu()).float())
+        logits = model(*inputs)
+        _refuse_labels(logits, target)
+        correct.append((logits.argmax(1).cpu() == target.cpu()).float())
     return torch.cat(correct)
 
 
@@ -79,23 +99,25 @@ class Task:
 def check(task: Task, model: nn.Module) -> None:
     """Run network, loss and measure on the first batches, so that what does not fit shows before the work begins.
 
-    The test set is left alone, and so is a loader without batches. Raises BadInput with the error of what failed.
+    Of the test set only the length is asked for. Raises BadInput with the error of what failed.
     """
     name = task.name
+    for split_name in ("train", "validation", "test", "calibration"):
+        count(getattr(task, split_name), f"the {split_name} data of {name}")
     with torch.random.fork_rng(devices=[]):
         shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
         what = f"the network does not accept the inputs of {name} (shapes {shapes})"
         _attempt(what, lambda: model(*task.example_inputs))
-        if (train := _first_batch(task, "train", model)) is not None:
-            loss = _attempt(f"the loss of {name}", lambda: task.loss(model, train))
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                raise BadInput(f"the loss of {name} must be a tensor with one number, it is {_described(loss)}")
-        if (held_out := _first_batch(task, "validation", model)) is not None:
-            scores = _attempt(f"the measure of {name}", lambda: task.metric(model, [held_out]))
-            if not isinstance(scores, Tensor) or scores.ndim != 1:
-                raise BadInput(f"the measure of {name} must give one score a sample, it gives {_described(scores)}")
-        if (seen := _first_batch(task, "calibration", model)) is not None:
-            _attempt(f"the calibration data of {name}", lambda: model(*split(seen)[0]))
+        batch = _first_batch(task, "train", model)
+        loss = _attempt(f"the loss of {name}", lambda: task.loss(model, batch))
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise BadInput(f"the loss of {name} must be a tensor with one number, it is {_described(loss)}")
+        held_out = _first_batch(task, "validation", model)
+        scores = _attempt(f"the measure of {name}", lambda: task.metric(model, [held_out]))
+        if not isinstance(scores, Tensor) or scores.ndim != 1:
+            raise BadInput(f"the measure of {name} must give one score a sample, it gives {_described(scores)}")
+        seen = _first_batch(task, "calibration", model)
+        _attempt(f"the calibration data of {name}", lambda: model(*split(seen)[0]))
 
 
 def _attempt(what: str, run: Callable[[], Any]) -> Any:
@@ -108,8 +130,7 @@ def _attempt(what: str, run: Callable[[], Any]) -> Any:
 
 
 def _first_batch(task: Task, name: str, model: nn.Module) -> Any:
-    """The first batch of a loader, where the model is; None where there is none."""
-    what = f"the {name} data of {task.name}"
+    """The first batch of a loader, where the model is."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def placed(x: Tensor) -> Tensor:
@@ -117,7 +138,8 @@ def _first_batch(task: Task, name: str, model: nn.Module) -> Any:
             raise BadInput("the first batch holds NaN")
         return x.to(device)
 
-    return _attempt(what, lambda: tree_map_only(Tensor, placed, next(iter(getattr(task, name)), None)))
+    what = f"the {name} data of {task.name}"
+    return _attempt(what, lambda: tree_map_only(Tensor, placed, next(iter(getattr(task, name)))))
 
 
 def _described(value: object) -> str:

@@ -17,9 +17,19 @@ NAN = X.clone().index_fill_(0, torch.tensor([2]), float("nan"))
 
 def test_a_task_that_can_be_used_passes_and_its_test_set_is_not_touched() -> None:
     state = torch.random.get_rng_state()
-    check(task(train=torch.utils.data.DataLoader(task().train, batch_size=None, shuffle=True)), net().eval())
+    shuffled = torch.utils.data.DataLoader(task().train, batch_size=None, shuffle=True)
+    check(task(train=shuffled, test=Untouched()), net().eval())
     assert torch.equal(torch.random.get_rng_state(), state)
-    check(task(train=[], validation=[], calibration=[X]), net().eval())
+
+
+class Untouched:
+    """Data that may be counted, but not looked at."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Any:
+        raise AssertionError("the test data were touched")
 
 
 def raising(*_: Any) -> Tensor:
@@ -40,6 +50,9 @@ def raising(*_: Any) -> Tensor:
         ({"train": [(X, Y.float())]}, "the loss of quadrants: RuntimeError"),
         ({"train": [{"image": X, "label": Y}]}, "the loss of quadrants: a batch must be .* got dict"),
         ({"validation": [X]}, "the measure of quadrants: AttributeError"),
+        ({"validation": [(X, Y + 5)]}, "the measure of quadrants: labels from 5 to 8 where the network has 4 outputs"),
+        *(({name: []}, f"the {name} data of quadrants has no batches") for name in ("train", "validation", "test")),
+        ({"calibration": iter([X])}, "the calibration data of quadrants has no length"),
         ({"calibration": [{"image": X}]}, "the calibration data of quadrants: a batch must be"),
         ({"loss": raising}, r"the loss of quadrants: KeyError: 'the moon is full' \(.*test_task.py:"),
         ({"loss": lambda model, batch: model(batch[0])}, r"one number, it is a tensor of shape \(4, 4\)"),
@@ -49,7 +62,7 @@ def raising(*_: Any) -> Tensor:
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_own_error(changes: dict[str, Any], message: str) -> None:
-    whole = task(train=[(X, Y)], validation=[(X, Y)], calibration=[X])
+    whole = task(train=[(X, Y)], validation=[(X, Y)], test=Untouched(), calibration=[X])
     with pytest.raises(BadInput, match=message):
         check(replace(whole, **changes), net().eval())
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gossamer.errors import BadInput
 from gossamer.record import Record
+from gossamer.task import count
 
 
 def wilson(correct: Tensor | float, n: int | None = None, confidence: float = 0.95) -> tuple[float, float]:
@@ -112,6 +113,8 @@ def accuracy(runner: Any, task: Any, split: str = "validation") -> Tensor:
     """The task's score of every sample of a split, shape (n,)."""
     if split not in ("validation", "test"):
         raise BadInput(f"split = {split!r}: must be 'validation' or 'test'")
+    loader = getattr(task, split)
+    count(loader, f"the {split} data of {task.name}")
     with torch.no_grad():
-        scores: Tensor = task.metric(runner, getattr(task, split))
+        scores: Tensor = task.metric(runner, loader)
     return scores

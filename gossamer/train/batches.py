@@ -72,17 +72,6 @@ def batches_of_epoch(loader: Loader, seed: int, epoch: int, start: int, rank: in
 _END = object()
 
 
-def count(loader: Loader, what: str) -> int:
-    """The number of batches, at least one."""
-    try:
-        batches = len(loader)
-    except TypeError as error:
-        raise BadInput(f"{what} has no length; give it a `__len__`, the number of batches of an epoch") from error
-    if not batches:
-        raise BadInput(f"{what} has no batches; give it at least one")
-    return batches
-
-
 def refuse_nan(loader: Loader, what: str) -> None:
     """Name the first batch that holds NaN: no learning rate helps against that."""
     for index, batch in enumerate(loader):

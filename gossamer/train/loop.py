@@ -15,12 +15,11 @@ from torch.optim import Optimizer
 
 from gossamer.record import Curve
 from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.task import Task, count
 from gossamer.train.backoff import Exploded, back_off, check_loss, check_score, check_weights
 from gossamer.train.batches import (
     Placement,
     batches_of_epoch,
-    count,
     own_randomness,
     refuse_nan,
     weights_channels_last,
