@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from gossamer.methods.distill.recover import Recover
 from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.recipe import Recipe, load
 from gossamer.record import JobDocument
+from gossamer.task import Loader
 
 CHEAP = Recipe(name="cheap", steps=(RemoveBlocks(names=("body.1",)), Recover(epochs=1, lr=0.01)))
 
@@ -201,7 +203,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         gossamer.compress(tiny(), stripes())
     with pytest.raises(BadInput, match=r"does not accept the inputs of stripes \(shapes \[\(4, 1, 6, 6\)\]\)"):
         gossamer.compress(torch.nn.Linear(5, 3), stripes(), recipe=CHEAP)
-    with pytest.raises(BadInput, match=r"unknown residual block 'body\.9'.*body\."):
+    with pytest.raises(BadInput, match=r"unknown block or layer to remove 'body\.9'.*body\."):
         wrong = Recipe(name="w", steps=(RemoveBlocks(names=("body.9",)),))
         gossamer.compress(tiny(), stripes(), recipe=wrong)
     taken = tmp_path / "file"
@@ -221,10 +223,24 @@ def test_a_folder_with_another_job_is_refused(tmp_path: Path) -> None:
         gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path)
 
 
+class OnlyOne:
+    """The first batch of a loader, which a job tries; whoever wants more fails."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[object]:
+        yield next(iter(self.loader))
+        raise AssertionError("more than one batch was taken")
+
+
 def test_a_finished_job_started_again_trains_nothing(tmp_path: Path) -> None:
     first = gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path)
     journal = json.loads((tmp_path / "work" / "journal.json").read_text())["results"]
-    untrainable = replace(stripes(), train=[])
+    untrainable = replace(stripes(), train=OnlyOne(stripes().train))
     again = gossamer.compress(learned(), untrainable, recipe=CHEAP, out=tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
     assert set(json.loads((tmp_path / "work" / "journal.json").read_text())["results"]) == set(journal)
