@@ -31,9 +31,55 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """One layer of a module. kind: the size of a kernel, "linear", or the name of another class. column: how many
+    layers come before it, on the longest way; row: of the branch that it is in."""
+
+    kind: str
+    inputs: int = 0
+    outputs: int = 0
+    groups: int = 1
+    stride: str = ""
+    column: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrumRow:
+    """What was left out with the rank of one mode. what: "singular values", over the largest, or "error", the relative
+    one. values: of the singular values from 1 to R, or with the ranks 0 to R, at these of them. rank: the one taken."""
+
+    mode: str
+    what: str
+    ranks: list[int]
+    values: list[float]
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swapped:
+    """What a layer was, and what was put in its place. error: |new - old| / |old| of what `of` says, before any
+    training of the whole network. gone: modules that have nothing to do any more."""
+
+    before: list[Part]
+    after: list[Part]
+    gone: list[str] = field(default_factory=list)
+    error: float | None = None
+    of: str = ""
+    spectra: list[SpectrumRow] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> "Swapped":
+        """From JSON values."""
+        rows = {"before": Part, "after": Part, "spectra": SpectrumRow}
+        return cls(**raw | {key: [row(**values) for values in raw[key]] for key, row in rows.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Edit:
     """One change of the network. kind: resize, swap, constrain or teach. proof: the largest relative difference between
-    the outputs of the changed network and of the original with the cut parts silenced; None where training followed."""
+    the outputs of the changed network and of the original with the cut parts silenced; None where training followed.
+    swapped: where one layer gave its place to others, what they are."""
 
     method: str
     kind: str
@@ -42,6 +88,13 @@ class Edit:
     after: str
     proof: float | None = None
     note: str = ""
+    swapped: Swapped | None = None
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> "Edit":
+        """From JSON values."""
+        swapped = raw.get("swapped")
+        return cls(**raw | {"swapped": None if swapped is None else Swapped.parse(swapped)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +312,7 @@ class JobDocument:
         raw: dict[str, Any] = json.loads(text)
         for key, row in _ROWS.items():
             raw[key] = [row(**values) for values in raw.get(key, [])]
+        raw["edits"] = [Edit.parse(values) for values in raw.get("edits", [])]
         if raw.get("teaching") is not None:
             raw["teaching"] = Teaching.parse(raw["teaching"])
         return cls(**raw)
@@ -266,7 +320,6 @@ class JobDocument:
 
 _ROWS: dict[str, Any] = {
     "records": Record,
-    "edits": Edit,
     "states": State,
     "layers_before": LayerCost,
     "layers_after": LayerCost,

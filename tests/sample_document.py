@@ -2,7 +2,18 @@
 
 from dataclasses import replace
 
-from gossamer.record import Edit, JobDocument, LayerCost, Record, Rung, State, StoredRow
+from gossamer.record import (
+    Edit,
+    JobDocument,
+    LayerCost,
+    Part,
+    Record,
+    Rung,
+    SpectrumRow,
+    State,
+    StoredRow,
+    Swapped,
+)
 
 _WIDTHS = (16, 32, 64)
 _BATCH = {"device": "cpu", "batch": 64, "threads": 2}
@@ -309,6 +320,56 @@ def sample() -> JobDocument:
         },
         stored=_stored(),
     )
+
+
+def replaced() -> JobDocument:
+    """A job that put cheaper layers in the place of three: a chain, branches, and one without a measured time."""
+    document = sample()
+
+    def part(kind: str, inputs: int = 0, outputs: int = 0, **where: int) -> Part:
+        return Part(kind=kind, inputs=inputs, outputs=outputs, **where)
+
+    spectra = [
+        SpectrumRow(
+            mode="rank of outputs",
+            what="singular values",
+            ranks=list(range(1, 65)),
+            values=[0.9**n for n in range(64)],
+            rank=20,
+        ),
+        SpectrumRow(mode="rank of inputs", what="singular values", ranks=[1, 2, 3], values=[1.0, 0.5, 0.01], rank=3),
+    ]
+    tucker = Swapped(
+        before=[part("3×3", 64, 64)],
+        after=[part("1×1", 64, 16), part("3×3", 16, 20, column=1), part("1×1", 20, 64, column=2)],
+        error=0.1234,
+        of="outputs",
+        spectra=spectra,
+    )
+    fire = Swapped(
+        before=[part("3×3", 64, 64), part("MaxPool2d", column=1)],
+        after=[part("1×1", 64, 16), part("1×1", 16, 32, column=1), part("3×3", 16, 32, column=1, row=1)],
+        gone=["pool"],
+        error=0.31,
+        of="outputs",
+    )
+    terms = SpectrumRow(mode="terms", what="error", ranks=[0, 8, 64], values=[1.0, 0.4, 0.02], rank=8)
+    cp = replace(tucker, error=0.4, of="weights", spectra=[terms])
+    rows = {"layers.2.1.conv1": ("factorize.tucker", tucker), "layers.2.1.conv2": ("reset.fire", fire)}
+    rows["layers.2.2.conv1"] = ("factorize.cp", cp)
+    for target, (method, swapped) in rows.items():
+        document.edits.append(
+            Edit(method=method, kind="swap", target=target, before="3x3", after="cheaper", swapped=swapped)
+        )
+        [at] = [n for n, row in enumerate(document.layers_after) if row.name == target]
+        old = document.layers_after[at]
+        time = 0.01 if method != "factorize.cp" else None
+        parts = [
+            replace(old, name=f"{target}.{n}", macs=1000 + n, params=100 + n, time_ms=time and time * (n + 1))
+            for n in range(3)
+        ]
+        document.layers_after[at : at + 1] = parts
+    return document
 
 
 def small() -> JobDocument:

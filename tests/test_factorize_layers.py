@@ -21,6 +21,7 @@ from gossamer.methods.factorize.chain import (
 from gossamer.methods.factorize.channel import Channel
 from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.factorize.matrices import balance, channel_gram, corrected, principal, refit, split
+from gossamer.methods.factorize.notes import product, relative_error, spectrum_rows
 from gossamer.methods.factorize.predicted import Predicted, chosen, predictor, smooth
 from gossamer.methods.factorize.separable import Separable, cosines, filters, learned
 from gossamer.methods.factorize.spatial import Spatial
@@ -141,6 +142,33 @@ def impulse(chain: nn.Sequential, one: Any) -> Tensor:
     units = torch.eye(size, dtype=D).view(size, -1, *one.kernel_size)
     result = nn.Sequential(*copies)(units.repeat(1, groups, *[1] * len(one.kernel_size)))
     return result.flatten(1).T.unflatten(0, (groups, -1))
+
+
+@each
+@torch.no_grad()
+def test_a_chain_as_one_weight(scheme: Factorize, kind: str) -> None:
+    one = layer(kind)
+    rank = ladder(scheme, one)[-2]
+    chain = chain_of(scheme, one, rank)
+    found, wanted = product(one, list(chain)), impulse(chain, one)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+    x = inputs(one)
+    gram = gram_of(one, x)
+    whole = float((grouped(one).flatten(2) @ gram * grouped(one).flatten(2)).sum())
+    error = relative_error(one, list(chain), grouped(one), gram)
+    assert error == pytest.approx((weight_error(one, chain, gram) / whole) ** 0.5, rel=1e-3, abs=1e-6)
+
+
+def test_spectra_mark_the_rank_and_keep_the_values_around_it() -> None:
+    sizes = torch.linspace(4, 0.5, 300, dtype=D)
+    tail = 1 - torch.cat([torch.zeros(1, dtype=D), sizes.square().cumsum(0)]) / sizes.square().sum()
+    [row] = spectrum_rows([tail], [101], ["rank"], singular=True)
+    assert len(row.ranks) < 90 and row.ranks[0] == 1 and row.ranks[-1] == 300 and row.rank == 101
+    assert {101, 102} <= set(row.ranks)
+    wanted = [float(sizes[n - 1] / 4) for n in row.ranks]
+    torch.testing.assert_close(torch.tensor(row.values, dtype=D), torch.tensor(wanted, dtype=D), rtol=1e-3, atol=1e-3)
+    [row] = spectrum_rows([torch.tensor([1.0, 0.25, 0.0])], [2], ["terms"], singular=False)
+    assert (row.what, row.ranks, row.values) == ("error", [0, 1, 2], [1.0, 0.5, 0.0])
 
 
 def weight_error(one: Any, chain: nn.Sequential, gram: Tensor) -> float:

@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_document import bare, missed, sample, small
+from sample_document import bare, missed, replaced, sample, small
 
 from gossamer.errors import BadInput
-from gossamer.record import JobDocument, LayerCost, Record, State
+from gossamer.record import JobDocument, LayerCost, Part, Record, SpectrumRow, State, Swapped
 from gossamer.report import markdown, summary_rows, text, write_report, write_sensitivity
 from gossamer.report.layers import layer_tables
 from gossamer.report.page import render
 from gossamer.report.pareto import final_state, pareto, size_limit
 from gossamer.report.plot import Frame, log_ticks, ticks
 from gossamer.report.stored import parts as parts_of_file
+from gossamer.report.swaps import spent, swaps_section
 from gossamer.report.verdict import parts, sentence
 from gossamer.report.weights import weights_section
 
@@ -54,6 +55,9 @@ def numbers(document: JobDocument) -> set[float]:
     """What a reader must be able to find."""
     found = {float(r.value) for r in document.records} | {float(size) for size in document.files.values()}
     found |= {edit.proof for edit in document.edits if edit.proof is not None}
+    for swapped in (edit.swapped for edit in document.edits if edit.swapped):
+        found |= {swapped.error} if swapped.error is not None else set()
+        found |= {float(row.rank) for row in swapped.spectra}
     found |= {rung.top1 for rung in document.int8_ladder} | {rung.drop for rung in document.int8_ladder}
     for row in (*document.layers_before, *document.layers_after):
         found |= {float(row.params), float(row.macs), float(row.out_channels)}
@@ -92,10 +96,16 @@ def test_every_number_of_the_document_is_on_the_page():
 
 
 def test_the_document_survives_its_file_and_gives_the_same_page():
-    assert render(JobDocument.parse(sample().dump())) == render(sample())
+    for document in (sample(), replaced()):
+        assert JobDocument.parse(document.dump()) == document
+        assert render(JobDocument.parse(document.dump())) == render(document)
 
 
-@pytest.mark.parametrize("document", [sample(), small(), missed(), bare()], ids=["met", "small", "missed", "bare"])
+@pytest.mark.parametrize(
+    "document",
+    [sample(), small(), missed(), bare(), replaced()],
+    ids=["met", "small", "missed", "bare", "replaced"],
+)
 def test_the_page_asks_for_nothing_from_outside(document):
     source = render(document)
     assert not re.search(r"https?://|//[a-z]+\.|url\(|@import|<link|<img|<iframe|fetch\(", source)
@@ -129,6 +139,48 @@ def test_names_from_outside_stay_text():
     assert [tag for tag, _ in tags].count("script") == 1
     assert not [attrs for _, attrs in tags if any(name.startswith("on") for name in attrs)]
     assert html.escape(HOSTILE) in source
+
+
+def test_names_of_layers_and_modes_stay_text():
+    document, kind = replaced(), Part(kind=HOSTILE, inputs=1, outputs=2, stride=HOSTILE)
+    row = SpectrumRow(mode=HOSTILE, what=HOSTILE, ranks=[0, 1, 2], values=[1.0, 0.5, 0.1], rank=1)
+    shown = Swapped(before=[kind], after=[Part(kind=HOSTILE)], spectra=[row])
+    document.edits = [dataclasses.replace(document.edits[0], target=HOSTILE, method=HOSTILE, swapped=shown)]
+    source = swaps_section(document)
+    assert not [tag for tag, _ in Page(source).tags if tag == "script"]
+    assert not [attrs for _, attrs in Page(source).tags if any(name.startswith("on") for name in attrs)]
+    assert source.count(html.escape(HOSTILE)) >= 4
+
+
+def test_a_layer_that_was_replaced_shows_what_stands_there_what_it_lost_and_what_it_takes():
+    document = replaced()
+    source = swaps_section(document)
+    page = Page(source)
+    old = next(row for row in document.layers_before if row.name == "layers.2.1.conv1")
+    assert {0.1234, 0.31, 0.4, 20.0, 3.0, 8.0} <= page.values
+    assert old.time_ms in page.values
+    assert any(value == pytest.approx(0.06) for value in page.values)
+    labels = [attrs["aria-label"] for _, attrs in page.tags if attrs.get("class") == "flow"]
+    assert labels[0] == "3×3 64 to 64 became 1×1 64 to 16, 3×3 16 to 20, 1×1 20 to 64"
+    assert labels[1].startswith("3×3 64 to 64, max pool 2d became")
+    tips = [attrs["data-tip"] for _, attrs in page.tags if "data-tip" in attrs]
+    assert tips[0] == "rank of outputs: 20 of 64\nthe largest left out is 0.122 of the largest"
+    assert tips[1] == "rank of inputs: 3 of 3\nthe largest left out is 0 of the largest"
+    assert tips[2] == "terms: 8 of 64\nrelative error 40.00 %"
+    assert source.count('class="kept"') == 3 and source.count('class="left"') == 2
+    assert swaps_section(sample()) == ""
+
+
+def test_what_stands_in_a_place_is_all_below_its_name_and_nothing_beside_it():
+    def layer(name: str, ms: float | None) -> LayerCost:
+        costs = {"in_channels": 1, "out_channels": 1, "params": 1, "macs": 1, "bytes": 4}
+        return LayerCost(name=name, kind="Linear", time_ms=ms, **costs)
+
+    rows = [layer("a.1", 1.0), layer("a.1.0", 2.0), layer("a.1.0.x", None), layer("a.10", 4.0), layer("pool", 8.0)]
+    assert spent(rows, ["a.1"], lambda row: row.time_ms) == 3.0
+    assert spent(rows, ["a.1", "pool"], lambda row: row.time_ms) == 11.0
+    assert spent(rows, ["a.1.0.x"], lambda row: row.time_ms) is None
+    assert spent(rows, ["b"], lambda row: row.time_ms) is None
 
 
 def test_what_is_missing_is_said():
@@ -431,10 +483,11 @@ def dump_dom(page: Path, profile: Path, width: int) -> str:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium")
 def test_a_browser_shows_the_numbers_and_fits_a_phone(tmp_path):
-    document, long = sample(), "stages." + "block_with_a_long_name." * 5 + "conv"
+    document, long = replaced(), "stages." + "block_with_a_long_name." * 5 + "conv"
     document.states[2] = dataclasses.replace(document.states[2], name=long, note=long)
     document.edits[0] = dataclasses.replace(document.edits[0], target=long, method=long, before=long)
     document.layers_after[0] = dataclasses.replace(document.layers_after[0], name=long)
+    document.edits[-1] = dataclasses.replace(document.edits[-1], target=long, method=long)
     document.files[long] = 12
     document.environment[long] = long
     source = write_report(document, tmp_path / "report.html").read_text("utf-8")
@@ -447,7 +500,7 @@ def test_a_browser_shows_the_numbers_and_fits_a_phone(tmp_path):
     )
     dom = dump_dom(tmp_path / "probed.html", tmp_path / "profile", 1280)
     page = Page(dom)
-    assert numbers(sample()) <= page.values
+    assert numbers(replaced()) <= page.values
     assert "4.06× faster" in " ".join(page.words)
     tip = dom[dom.index('id="tip"') :]
     assert 'class="on"' in tip and "channels" in tip

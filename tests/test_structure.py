@@ -82,6 +82,7 @@ def test_methods_never_import_one_another() -> None:
         "gossamer.methods.factorize.cpd",
         "gossamer.methods.factorize.matrices",
         "gossamer.methods.factorize.norms",
+        "gossamer.methods.factorize.notes",
         "gossamer.methods.factorize.ranks",
         "gossamer.methods.retrain",
         "gossamer.methods.distill.student",

@@ -70,13 +70,13 @@ def _table(
         known = old or new
         if known is None:
             continue
-        bars = _bar("before", before, top) + _bar("after", after, top)
+        bars = bar("before", before, top) + bar("after", after, top)
         rows.append(
             f'<tr><th scope="row"><span class="layer"><span class="name">{escape(known.name)}'
             f"<small>{escape(known.kind)} {_shape(old, new)}</small></span>"
             f'<span class="bars" aria-hidden="true">{bars}</span></span></th>'
             f"<td>{_number(measure, before, old, 'new')}</td><td>{_number(measure, after, new, 'gone')}</td>"
-            f'<td class="wide">{_relative(before, after)}</td></tr>'
+            f'<td class="wide">{relative(before, after)}</td></tr>'
         )
     total = _total(measure, values) if measure.name != "Channels" else ""
     return (
@@ -91,7 +91,8 @@ def _shape(old: LayerCost | None, new: LayerCost | None) -> str:
     return escape(" now ".join(dict.fromkeys(shapes)))
 
 
-def _bar(css: str, value: float | None, top: float) -> str:
+def bar(css: str, value: float | None, top: float) -> str:
+    """A bar as long as the value is of the largest."""
     width = 0.0 if value is None else 100 * value / top
     return f'<i class="{css}" style="width:{width:.2f}%"></i>'
 
@@ -106,7 +107,8 @@ def _number(measure: _Measure, value: float | None, row: LayerCost | None, absen
     )
 
 
-def _relative(before: float | None, after: float | None) -> str:
+def relative(before: float | None, after: float | None) -> str:
+    """`−38 %`; nothing where a side is missing."""
     if before is None or after is None or before == 0:
         return ""
     if before == after:
@@ -117,5 +119,5 @@ def _relative(before: float | None, after: float | None) -> str:
 def _total(measure: _Measure, values: Sequence[tuple[float | None, ...]]) -> str:
     before, after = (sum(pair[side] or 0.0 for pair in values) for side in (0, 1))
     cells = "".join(f'<td><data value="{value}">{measure.show(value)}</data></td>' for value in (before, after))
-    change = f'<td class="wide">{_relative(before, after)}</td>'
+    change = f'<td class="wide">{relative(before, after)}</td>'
     return f'<tfoot><tr><th scope="row">All layers</th>{cells}{change}</tr></tfoot>'

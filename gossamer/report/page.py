@@ -13,6 +13,7 @@ from string import Template
 from gossamer.record import JobDocument, write_text
 from gossamer.report import sections, text
 from gossamer.report.stored import bytes_section
+from gossamer.report.swaps import swaps_section
 from gossamer.report.teaching import teaching_sections
 from gossamer.report.verdict import sentence
 from gossamer.report.weights import weights_section
@@ -36,6 +37,7 @@ _COMPRESSED = (
     bytes_section,
     weights_section,
     sections.layers_section,
+    swaps_section,
     sections.edits_section,
     sections.ladder_section,
     sections.files_section,

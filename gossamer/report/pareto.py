@@ -7,7 +7,7 @@ from functools import partial
 from gossamer.record import JobDocument, State
 from gossamer.report import text
 from gossamer.report.plot import Frame, Point, axes, figure, line, mark, path
-from gossamer.report.table import AFTER, ORIGINAL, drop_record
+from gossamer.report.table import AFTER, ORIGINAL, drop_record, measure
 from gossamer.report.text import escape
 
 _SIZE = "File size"
@@ -77,7 +77,7 @@ def describe(state: State) -> list[str]:
     """All that is known of a state, line by line."""
     lines = [state.name if state.accepted else f"{state.name} ({standing(state)})"]
     if state.top1 is not None:
-        lines.append(f"top-1 {text.percent(state.top1)} on validation")
+        lines.append(f"{text.percent(state.top1)} on validation")
     if state.drop is not None:
         lines.append(f"{text.points(abs(state.drop))} points {'lost' if state.drop >= 0 else 'gained'}")
     lines += [f"{text.milliseconds(ms)} on {text.runtime(name)}" for name, ms in state.latency_ms.items()]
@@ -115,7 +115,10 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float,
     limit = _limit(document, axis, original)
     frame = _frame(axis, shown, floor, limit)
     title = f"{axis.title}, logarithmic" if frame.log_x else axis.title
-    body = [axes(frame, title, "top-1 on validation, %"), _goal_region(frame, floor, limit and limit / axis.unit)]
+    body = [
+        axes(frame, title, f"{measure(document)} on validation, %"),
+        _goal_region(frame, floor, limit and limit / axis.unit),
+    ]
     body.append(path(frame, _front([(c / axis.unit, t) for s, c, t in shown if s.accepted]), "front"))
     low = 0
     # Rejected states first: what was accepted lies on top where dots meet.
@@ -135,7 +138,11 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float,
     for state, cost, top1 in shown:
         if state in (original, final) and top1 >= frame.y_low:
             body.append(_label(frame, (cost / axis.unit, top1), "original" if state is original else "result"))
-    plot = figure("".join(body), frame, f"Top-1 on validation against {axis.title}, one mark per state that was tried")
+    plot = figure(
+        "".join(body),
+        frame,
+        f"{text.titled(measure(document))} on validation against {axis.title}, one mark per state that was tried",
+    )
     verb = "lies" if low == 1 else "lie"
     return plot + (f'<p class="note">{text.plural(low, "state")} {verb} below this axis (▼).</p>' if low else "")
 

@@ -7,7 +7,7 @@ from gossamer.record import Edit, JobDocument, Record
 from gossamer.report import text
 from gossamer.report.layers import layer_tables
 from gossamer.report.pareto import pareto, size_limit, standing
-from gossamer.report.table import ORIGINAL, Cell, Row, show, summary_rows
+from gossamer.report.table import ORIGINAL, Cell, Row, measure, show, summary_rows
 from gossamer.report.text import escape
 from gossamer.report.verdict import parts
 
@@ -130,7 +130,7 @@ def summary_section(document: JobDocument) -> str:
         )
         for row in rows
     ]
-    lead = "Top-1 in percent with 95 % interval, latency as median with quartiles."
+    lead = f"{escape(text.titled(measure(document)))} in percent with 95 % interval, latency as median with quartiles."
     slow = [text.runtime(row.runtime) for row in rows if row.what == "latency" and row.verdict in ("same", "worse")]
     if slow:
         lead += f" <b>Not faster on {escape(' and '.join(dict.fromkeys(slow)))}.</b>"
@@ -195,7 +195,7 @@ def pareto_section(document: JobDocument) -> str:
         )
         for s in document.states
     ]
-    columns = ("State", "Top-1", "Drop", "Latency", "MACs", "Parameters", "File", "Verdict")
+    columns = ("State", text.titled(measure(document)), "Drop", "Latency", "MACs", "Parameters", "File", "Verdict")
     listing = f"<details><summary>{text.plural(len(rows), 'state')} as a table</summary>{grid(columns, rows)}</details>"
     key = (
         '<p class="key"><span class="k original">◆ original</span> <span class="k accepted">● accepted</span> '
@@ -265,7 +265,7 @@ def ladder_section(document: JobDocument) -> str:
         for i, rung in enumerate(rungs, 1)
     ]
     lead = "Climbed only as far as needed, judged on the validation split."
-    return section("Steps to int8", grid(("Step", "Top-1", "Drop", "Verdict"), rows), lead)
+    return section("Steps to int8", grid(("Step", text.titled(measure(document)), "Drop", "Verdict"), rows), lead)
 
 
 def files_section(document: JobDocument) -> str:

@@ -46,12 +46,18 @@ class Row:
 
 
 def summary_rows(document: JobDocument) -> list[Row]:
-    """Top-1 on test, latency on each runtime, MACs, parameters, file bytes, peak memory, as far as measured."""
+    """The measure on test, latency on each runtime, MACs, parameters, file bytes, peak memory, as far as measured."""
     return [
         _top1_row(document, *pair) if what == "top1" else _cost_row(what, *pair)
         for what in ("top1", "latency", "macs", "params", "compact_bytes", "file_bytes", "peak_memory")
         for pair in _pairs(document, what)
     ]
+
+
+def measure(document: JobDocument) -> str:
+    """What the task measures, as it stands in a sentence."""
+    name = str(document.task.get("measure", "top1"))
+    return "top-1" if name == "top1" else name
 
 
 def markdown(rows: list[Row]) -> str:
@@ -146,7 +152,7 @@ def _top1_row(document: JobDocument, before: Record | None, after: Record | None
     samples = next((f"{text.count(r.n)} samples" for r in (after, before) if r and r.n), "")
     return Row(
         what="top1",
-        name="Top-1 on test",
+        name=f"{text.titled(measure(document))} on test",
         conditions=samples,
         before=show(before) if before else None,
         after=show(after) if after else None,

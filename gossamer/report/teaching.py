@@ -6,7 +6,7 @@ from gossamer.record import Example, JobDocument, Reliability, Teaching
 from gossamer.report import text
 from gossamer.report.plot import Frame, axes, curve, figure, line
 from gossamer.report.sections import grid, section
-from gossamer.report.table import ORIGINAL
+from gossamer.report.table import ORIGINAL, measure
 from gossamer.report.text import escape
 
 ALONE = "alone"
@@ -47,9 +47,7 @@ def _curves(document: JobDocument, taught: Teaching) -> str:
     low = max(0.0, min(min(values), high - 2), min(points[-1][1] for points in lines.values()) - 15)
     last = max(x for points in lines.values() for x, _ in points)
     frame = Frame(0, last, low, high, height=300)
-    body = [
-        axes(frame, "epoch", x_ticks=min(8, last), y_title=f"{document.task.get('measure', 'top1')} on validation, %")
-    ]
+    body = [axes(frame, "epoch", x_ticks=min(8, last), y_title=f"{measure(document)} on validation, %")]
     if goal is not None:
         body.append(line(frame, (0, goal), (last, goal), "budget"))
     for name, points in lines.items():
@@ -72,11 +70,11 @@ def _curves(document: JobDocument, taught: Teaching) -> str:
             for n, p in lines.items()
         ],
     )
-    label = "Accuracy on validation data after each epoch, with and without a teacher"
+    label = f"{text.titled(measure(document))} on validation data after each epoch, with and without a teacher"
     asked = next(
         (r for r in document.records if r.what == "teacher_time" and r.conditions.get("pupil") == "result"), None
     )
-    lead = "Accuracy on validation data after each epoch."
+    lead = f"{escape(text.titled(measure(document)))} on validation data after each epoch."
     if asked is not None:
         lead += (
             f' The teacher takes <data value="{asked.value}">{text.milliseconds(asked.value)}</data> for a batch of '

@@ -111,6 +111,11 @@ def runtime(name: object) -> str:
     return _RUNTIMES.get(str(name), str(name))
 
 
+def titled(name: str) -> str:
+    """With a capital first letter."""
+    return name[:1].upper() + name[1:]
+
+
 def plural(number: int, noun: str) -> str:
     """`1 edit`, `2 edits`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gossamer.record import JobDocument
 from gossamer.report import text
-from gossamer.report.table import Row, drop_record, summary_rows
+from gossamer.report.table import Row, drop_record, measure, summary_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,9 @@ def _lost(document: JobDocument) -> list[str]:
     drop = drop_record(document, "test")
     if drop is None:
         return []
-    return [f"{text.points(abs(drop.value))} points of top-1 {'lost' if drop.value >= 0 else 'gained'} on test"]
+    return [
+        f"{text.points(abs(drop.value))} points of {measure(document)} {'lost' if drop.value >= 0 else 'gained'} on test"
+    ]
 
 
 def parts(document: JobDocument) -> list[Part]:

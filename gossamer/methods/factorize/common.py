@@ -25,8 +25,9 @@ from gossamer.methods.factorize.chain import (
     kernel_of,
     make_chain,
 )
-from gossamer.methods.factorize.matrices import corrected, energy_of, principal
+from gossamer.methods.factorize.matrices import EXACT_SIZE, corrected, energy_of, principal
 from gossamer.methods.factorize.norms import settle, with_norms
+from gossamer.methods.factorize.notes import describe, spectrum_rows, swapped
 from gossamer.methods.factorize.ranks import Options, by_budget, by_energy, evbmf_rank, rank_grid, tails
 from gossamer.network import swap, weights_of
 from gossamer.network.constrain import refuse_constrained
@@ -67,6 +68,9 @@ class Factorize(Method):
 
     stage: ClassVar[int | None] = 20
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")
+    # What the ranks count, and whether they are ranks of the unfoldings.
+    modes: ClassVar[tuple[str, ...]] = ("rank",)
+    singular: ClassVar[bool] = True
 
     energy: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     macs: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
@@ -136,16 +140,17 @@ class Factorize(Method):
         calls = calls_of(model, list(found), task.example_inputs) if found else {}
         reasons |= {name: "it is not called as a layer in a run" for name in found if name not in calls}
         found = {name: found[name] for name in calls}
-        chosen, why = _choose(self, model, found, calls, task, run)
+        chosen, why, lost = _choose(self, model, found, calls, task, run)
         reasons |= why
         for name, reason in reasons.items():
-            text = _describe(model.get_submodule(name))
+            text = describe(model.get_submodule(name))
             run.history.append(Edit(method=self.name(), kind="swap", target=name, before=text, after=text, note=reason))
         if not chosen:
             raise NoEffect(
                 f"{self.name()}: no layer was factored; " + "; ".join(f"{n}: {r}" for n, r in reasons.items())
             )
-        return _factored(self, model, {name: chosen[name] for name in calls if name in chosen}, calls, task, run)
+        chosen = {name: chosen[name] for name in calls if name in chosen}
+        return _factored(self, model, chosen, lost, calls, task, run)
 
 
 def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
@@ -195,11 +200,12 @@ def _options(method: Factorize, layer: Layer, lost: Sequence[Tensor], calls: Cal
 
 def _choose(
     method: Factorize, model: nn.Module, layers: Mapping[str, Layer], calls: Mapping[str, Calls], task: Task, run: Run
-) -> tuple[dict[str, Rank], dict[str, str]]:
-    """The ranks of the layers that will be factored, and why the others stay."""
+) -> tuple[dict[str, Rank], dict[str, str], dict[str, Sequence[Tensor]]]:
+    """The ranks of the layers that will be factored, why the others stay, and what a rule saw that each rank loses."""
     given = _given(method, layers)
     by_noise = method.energy is method.macs is method.params is None
     chosen, why, options = dict[str, Rank](), dict[str, str](), dict[str, Options]()
+    seen = dict[str, Sequence[Tensor]]()
     for name in run.progress.bar(layers, label=f"{method.name()}: ranks"):
         layer = layers[name]
         weight = grouped(layer)
@@ -209,10 +215,11 @@ def _choose(
             why[name] = "`ranks` does not name it"
             continue
         elif by_noise:
-            rank = method.spectrum(weight, None, "noise").noise
+            spectrum = method.spectrum(weight, None, "noise")
+            rank, seen[name] = spectrum.noise, spectrum.lost
         else:
             gram = _gram(method, model, name, task, weight)
-            lost = method.spectrum(weight, gram, "lost").lost
+            seen[name] = lost = method.spectrum(weight, gram, "lost").lost
             grid = rank_grid(tuple(len(tail) - 1 for tail in lost))
             options[name] = _options(method, layer, lost, calls[name], grid[method.possible(layer, grid)])
             continue
@@ -228,7 +235,7 @@ def _choose(
             why[name] = f"no rank {asked} takes fewer MACs than its {options[name].dense_macs:,}"
         else:
             chosen[name] = tuple(options[name].ranks[pick].tolist())
-    return chosen, why
+    return chosen, why, seen
 
 
 def _gram(method: Factorize, model: nn.Module, name: str, task: Task, weight: Tensor) -> Tensor | None:
@@ -314,7 +321,13 @@ def _given(method: Factorize, layers: Mapping[str, Layer]) -> dict[str, Rank]:
 
 @torch.no_grad()
 def _factored(
-    method: Factorize, model: nn.Module, chosen: Mapping[str, Rank], calls: Mapping[str, Calls], task: Task, run: Run
+    method: Factorize,
+    model: nn.Module,
+    chosen: Mapping[str, Rank],
+    lost: Mapping[str, Sequence[Tensor]],
+    calls: Mapping[str, Calls],
+    task: Task,
+    run: Run,
 ) -> nn.Module:
     """The swap itself, in the order of the run."""
     changed, chains = model, dict[str, nn.Sequential]()
@@ -328,40 +341,37 @@ def _factored(
             [(gram, cross)] = moments(changed, model, [name], task.calibration, method.batches).values()
             gram = gram.to(weight.dtype)
             weight = corrected(matrix, gram, cross.to(weight.dtype)).reshape(weight.shape)
-        factors = method.chain(layer, chosen[name])
-        made = make_chain(layer, factors, method.solve(weight, chosen[name], gram))
+        made = make_chain(layer, method.chain(layer, chosen[name]), method.solve(weight, chosen[name], gram))
         chains[name] = with_norms(made) if method.norm else made
         if method.data == "accumulated":
             changed = swap(changed, {name: chains[name]})
-        _note(method, name, layer, made, factors, chosen[name], calls[name], run)
+        edit = _edit(method, name, layer, made, chosen[name], calls[name])
+        if run.original is not None:  # a job: it has a report
+            tails = lost.get(name) or _tails(method, weight, gram)
+            spectra = spectrum_rows(tails, chosen[name], method.modes, singular=method.singular)
+            edit = replace(edit, swapped=swapped(layer, chains[name], made, weight, gram, spectra))
+        run.history.append(edit)
     changed = changed if method.data == "accumulated" else swap(model, chains)
     if method.norm:
         settle(changed, chains, task.calibration, method.batches)
     return changed
 
 
-def _note(
-    method: Factorize, name: str, layer: Layer, made: nn.Sequential, factors: list[Factor], rank: Rank, calls: Calls,
-    run: Run,
-) -> None:  # fmt: skip
-    kernel = kernel_of(layer)
+def _tails(method: Factorize, weight: Tensor, gram: Tensor | None) -> Sequence[Tensor]:
+    """What every rank loses, for a rank that no rule chose; nothing where it would take long to know."""
+    if not method.singular or max(method.largest(weight)) > EXACT_SIZE:
+        return ()
+    return method.spectrum(weight, gram, "lost").lost
+
+
+def _edit(method: Factorize, name: str, layer: Layer, made: nn.Sequential, rank: Rank, calls: Calls) -> Edit:
+    kernel, factors = kernel_of(layer), method.chain(layer, rank)
     before, after = int(chain_macs([dense_factor(layer)], kernel, calls)), int(chain_macs(factors, kernel, calls))
-    run.history.append(
-        Edit(
-            method=method.name(),
-            kind="swap",
-            target=name,
-            before=f"{_describe(layer)}, {before:,} MACs",
-            after=f"{' + '.join(_describe(one) for one in made)}, {after:,} MACs",
-            note=f"rank {', '.join(map(str, rank))}",
-        )
+    return Edit(
+        method=method.name(),
+        kind="swap",
+        target=name,
+        before=f"{describe(layer)}, {before:,} MACs",
+        after=f"{' + '.join(describe(one) for one in made)}, {after:,} MACs",
+        note=f"rank {', '.join(map(str, rank))}",
     )
-
-
-def _describe(layer: Any) -> str:
-    if isinstance(layer, nn.Linear):
-        return f"Linear {layer.in_features} to {layer.out_features}"
-    size = "x".join(map(str, getattr(layer, "kernel_size", ())))
-    groups = f" in {layer.groups} groups" if getattr(layer, "groups", 1) > 1 else ""
-    inputs, outputs = getattr(layer, "in_channels", "?"), getattr(layer, "out_channels", "?")
-    return f"{type(layer).__name__} {size} {inputs} to {outputs}{groups}"

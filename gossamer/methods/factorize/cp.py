@@ -16,7 +16,7 @@ Source: Lebedev et al. 2015, arXiv:1412.6553, section 3; bounded norms as in Pha
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -47,6 +47,9 @@ def inner_map(factors: Sequence[Tensor]) -> Tensor:
 class CP(Factorize):
     """apart: the axes of the kernel. penalty: mu, in units in which the kernel's energy is 1. sweeps: at most, or
     Gauss-Newton steps."""
+
+    modes: ClassVar[tuple[str, ...]] = ("terms",)
+    singular: ClassVar[bool] = False
 
     apart: bool = True
     penalty: Annotated[float, Range(0, 1)] = 1e-4

@@ -15,7 +15,7 @@ Source: Denil et al. 2013, arXiv:1306.0543, sections 2 and 3.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,9 @@ def predictor(kernel: Tensor, picks: Tensor) -> Tensor:
 class Predicted(Factorize):
     """kernel: "smooth" or "covariance", which needs data = "inputs" or "accumulated". width: of the smooth one, in
     pixels. grid: of a linear layer's inputs, channels first, such as [1, 28, 28]; channels are not smooth."""
+
+    modes: ClassVar[tuple[str, ...]] = ("places kept",)
+    singular: ClassVar[bool] = False
 
     kernel: Literal["smooth", "covariance"] = "smooth"
     width: Annotated[float, Range(0, 1000, open_=("low",))] = 1.0

@@ -14,7 +14,7 @@ Source: Jaderberg et al. 2014, arXiv:1405.3866, scheme 1; Rigamonti et al. 2013,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,9 @@ def _least_squares(basis: Tensor, stack: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class Separable(Factorize):
     """rank: separable filters for each input channel."""
+
+    modes: ClassVar[tuple[str, ...]] = ("filters for a channel",)
+    singular: ClassVar[bool] = False
 
     basis: Literal["own", "shared", "dct"] = "own"
 

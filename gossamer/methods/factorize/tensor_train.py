@@ -12,6 +12,7 @@ Source: Oseledets 2011, SIAM J. Sci. Comput. 33(5), algorithm 1 and theorem 2.2;
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,13 @@ def windows(factors: Sequence[Tensor]) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class TensorTrain(Factorize):
     """ranks: one more than the kernel has axes, in every group."""
+
+    modes: ClassVar[tuple[str, ...]] = (
+        "rank behind inputs",
+        "rank behind the first axis",
+        "rank behind the second axis",
+        "rank behind the third axis",
+    )
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         return self.replace(model, task, run)

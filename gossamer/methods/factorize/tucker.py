@@ -12,6 +12,7 @@ Source: Kim et al. 2016, arXiv:1511.06530, sections 3.1 to 3.3.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,8 @@ def tucker(weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
 @dataclass(frozen=True, kw_only=True)
 class Tucker(Factorize):
     """ranks: of outputs and of inputs, in every group."""
+
+    modes: ClassVar[tuple[str, ...]] = ("rank of outputs", "rank of inputs")
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         return self.replace(model, task, run)

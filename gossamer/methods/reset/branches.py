@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.base import Method
-from gossamer.methods.reset.rewrite import Unfit, dense_convolution, padding_of, pointwise
+from gossamer.methods.reset.rewrite import Unfit, dense_convolution, diagram, padding_of, pointwise
 from gossamer.network import swap, weights_of
 from gossamer.network.values import layer_name
 from gossamer.record import Edit
@@ -79,10 +79,9 @@ class Branches(Method):
                 if name in self.layers:
                     raise BadInput(f"{self.name()}: layer {name!r}: {reason}; list it under `ignore`") from reason
                 continue
-            after = "convolution and branches"
-            run.history.append(
-                Edit(method=self.name(), kind="swap", target=name, before="convolution", after=after, proof=0.0)
-            )
+            words = {"before": "convolution", "after": "convolution and branches"}
+            shown = diagram(model, name, new[name], task, run)
+            run.history.append(Edit(method=self.name(), kind="swap", target=name, **words, proof=0.0, swapped=shown))
         if not new:
             raise NoEffect(f"{self.name()}: layers={list(self.layers)} has no convolution that can have branches")
         return swap(model, new)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.base import Method
+from gossamer.methods.reset.rewrite import diagram
 from gossamer.network import swap, total_macs, trace
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.fold import NotAffine, as_one_convolution, idle_relus, norms_after, with_norm
@@ -105,6 +106,7 @@ class Fold(Method):
         wanted = matching([*branched, *norms, *idle], self.layers, self.ignore)
         new: dict[str, nn.Module] = {}
         edits: list[tuple[str, str, str]] = []
+        shown = {name: diagram(model, name, branched[name], task, run) for name in branched if name in wanted}
         for name in (name for name in branched if name in wanted):
             new[name] = branched[name]
             edits.append((name, f"branches of {type(model.get_submodule(name)).__name__}", "one convolution"))
@@ -121,7 +123,15 @@ class Fold(Method):
         pairs = zip(outputs(result, inputs), outputs(model, inputs))
         proof = max(relative_difference(after, before) for after, before in pairs)
         run.history += [
-            Edit(method=self.name(), kind="swap", target=target, before=before, after=after, proof=proof)
+            Edit(
+                method=self.name(),
+                kind="swap",
+                target=target,
+                before=before,
+                after=after,
+                proof=proof,
+                swapped=shown.get(target),
+            )
             for target, before, after in edits
         ]
         return result

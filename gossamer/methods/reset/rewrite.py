@@ -1,6 +1,6 @@
 """What the methods share that put cheaper blocks in the place of trained layers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -13,9 +13,10 @@ from gossamer.network import swap, total_macs, weights_of
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.heal import Block, Healed, heal
 from gossamer.network.moments import call_order, evaluating, layer_inputs, place
+from gossamer.network.outline import in_row, outline
 from gossamer.network.values import layer_name
 from gossamer.ranges import Range
-from gossamer.record import Edit
+from gossamer.record import Edit, Swapped
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -130,7 +131,7 @@ class Rewrite(Method):
         if not blocks:
             raise NoEffect(f"{self.name()}: no layer was rewritten: {'; '.join(reasons(left)[:5])}")
         healed = self.heal(model, blocks, task, run)
-        self.note(model, blocks, macs, healed, left, run)
+        self.note(model, blocks, macs, healed, left, task, run)
         idle = {name: nn.Identity() for block in blocks.values() for name in block.idle}
         return swap(model, {**idle, **{name: block.module for name, block in blocks.items()}})
 
@@ -173,11 +174,14 @@ class Rewrite(Method):
         macs: dict[str, tuple[int, int]],
         healed: dict[str, Healed],
         left: dict[str, str],
+        task: Task,
         run: Run,
     ) -> None:
         """Tell the history what was rewritten, how well, and what was left."""
         for name, block in blocks.items():
-            error = healed[name]
+            error, shown = healed[name], diagram(model, name, block.module, task, run, block.idle)
+            if shown is not None:
+                shown = replace(shown, error=error.trained, of="outputs")
             run.history.append(
                 Edit(
                     method=self.name(),
@@ -187,6 +191,7 @@ class Rewrite(Method):
                     after=describe(block.module) + (f"; no {', '.join(block.idle)}" if block.idle else ""),
                     note=f"relative error of its outputs {error.built:.3g} as built, {error.solved:.3g} by least "
                     f"squares, {error.trained:.3g} trained; {macs[name][0]:,} to {macs[name][1]:,} multiply-adds",
+                    swapped=shown,
                 )
             )
         for reason in dict.fromkeys(left.values()):
@@ -215,3 +220,15 @@ def first_inputs(model: nn.Module, example_inputs: tuple[Any, ...], names: list[
     with evaluating(model), layer_inputs(model, names) as seen:
         model(*place(model, (example_inputs, None)))
     return {name: seen[name][0] for name in names}
+
+
+def diagram(
+    model: nn.Module, name: str, new: nn.Module, task: Task, run: Run, gone: Sequence[str] = ()
+) -> Swapped | None:
+    """What stood in a place and what stands there now, for the report of a job; None outside of one."""
+    if run.original is None:
+        return None
+    x = first_inputs(model, task.example_inputs, [name])[name]
+    before = outline(model.get_submodule(name), (x,))
+    before += [replace(one, column=one.column + 1) for one in in_row(map(model.get_submodule, gone))]
+    return Swapped(before=before, after=outline(new, (x,)), gone=list(gone))
