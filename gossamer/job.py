@@ -1,6 +1,7 @@
 """The main job: a goal or a recipe in, an artifact out. Killed and started again, it goes on where it was."""
 
 import copy
+import math
 import shutil
 import tempfile
 import time
@@ -9,18 +10,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer import deliver
 from gossamer.deploy import open_runner
 from gossamer.deploy.gsr.rows import stored_rows
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, Diverged
 from gossamer.folder import lock_folder, writing
 from gossamer.goal import Goal
-from gossamer.measure import accuracy
+from gossamer.measure import Drop, accuracy, paired_drop
 from gossamer.methods.base import Method
 from gossamer.methods.distill.recover import Recover
-from gossamer.methods.quantize.rate import RateQuantize
+from gossamer.methods.quantize.rate import RateQuantize, least_bytes
 from gossamer.network import bake, dense_bytes, layer_costs
 from gossamer.recipe import Recipe
 from gossamer.record import Edit, JobDocument, Record, State, environment, write_text
@@ -35,7 +36,7 @@ from gossamer.task import Task, check
 ATTEMPTS = 3
 HARDER = 1.05  # times: at least so much further is cut when a result just misses, else the same shape is found again
 SPOILED = 1.2  # times the need that was planned for: more, and the measurements that it was planned by are wrong
-SIZES = (1.0, 1.25, 1.6, 2.0, 3.0)  # times the size asked for, one after the other, until the budget is kept
+NO_WEIGHTS = 2.0  # times the bytes of a file without weights: smaller ones are not tried
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ def compress(
         return Job(model, task, goal, recipe, epochs, folder, run, command).execute()
 
 
+def larger(tries: int, over: float) -> float:
+    """How many times larger the next file may be, when this one lost so many points more than allowed."""
+    return min(4.0, 1.25 + tries / 4 + over / 2)
+
+
 def recovery_lr(model: nn.Module) -> float:
     """Batch norms let a network take large steps; without them the loss explodes at the same rate."""
     batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -149,7 +155,7 @@ class Job:
 
     def _from_recipe(self) -> tuple[Steps, deliver.Delivered]:
         assert self.recipe is not None
-        model = self._take(self.recipe.steps, "recipe")
+        model = self._take(self.recipe.steps, "recipe", note=True)
         return self.recipe.steps, self._deliver(model, "recipe", int8=self.recipe.int8)
 
     def _from_goal(self) -> tuple[Steps, deliver.Delivered]:
@@ -161,39 +167,53 @@ class Job:
         return self._deliver(self.original, "the original", int8=False)
 
     def _to_size(self, steps: Steps, whole: deliver.Delivered) -> tuple[Steps, deliver.Delivered]:
-        """Train into a file of the size asked for, or of the smallest size above it that stays within the budget."""
+        """Train into a file of the size asked for, or into larger and larger ones until the budget is kept."""
         dense = dense_bytes(self.original)
-        asked = self.goal.file_limit(dense)
+        size = asked = self.goal.file_limit(dense)
         if whole.compact_bytes <= asked:
             return steps, whole
+        least = least_bytes(whole.model, self.task)
+        if asked < NO_WEIGHTS * least:
+            self.run.progress.say(f"without its weights the file would have {least:,} bytes already")
+            size = NO_WEIGHTS * least
         before = list(self.run.history)
-        for ease in SIZES:
-            if asked * ease >= whole.compact_bytes:
-                break
-            small = RateQuantize(compression_ratio=dense / (asked * ease), epochs=self.recover.epochs)
-            name = f"size {asked * ease:,.0f} bytes"
+        tries = 0
+        while size < min(dense, whole.compact_bytes):
+            small = RateQuantize(compression_ratio=dense / size, epochs=self.recover.epochs)
             self.run.history[:] = before
-            model = bake(self._step(whole.model, small, name)).eval()
-            result = self._deliver(model, name, int8=whole.int8_path is not None)
-            accepted = result.drop.within(self.goal.max_drop)
-            self.run.states.append(self._sized(name, result, accepted))
-            if accepted:
+            result = self._sized(whole, small, f"size {size:,.0f} bytes")
+            if result is not None and result.drop.within(self.goal.max_drop):
                 return (*steps, small), result
+            size *= larger(tries, result.drop.points - self.goal.max_drop if result else math.inf)
+            tries += 1
         self.run.history[:] = before
         self.run.progress.say("no smaller file is within the budget")
         return steps, self._deliver(whole.model, "without a smaller file", int8=whole.int8_path is not None)
 
-    def _sized(self, name: str, result: deliver.Delivered, accepted: bool) -> State:
-        """A row of the plot of accuracy over file size."""
-        return State(
-            name=name,
-            top1=100 * float(result.scores.mean()),
-            drop=result.drop.points,
-            latency_ms={},
-            macs=sum(cost.macs for cost in layer_costs(result.model, self.task.example_inputs)),
-            params=sum(p.numel() for p in result.model.parameters()),
-            file_bytes=result.compact_bytes,
-            accepted=accepted,
+    def _sized(self, whole: deliver.Delivered, small: RateQuantize, name: str) -> deliver.Delivered | None:
+        """The network trained into a file, noted as a state; None where it cannot be trained so small."""
+        try:
+            model = bake(self._step(whole.model, small, name)).eval()
+        except Diverged as error:
+            self.run.progress.say(f"{name}: {error}")
+            return None
+        result = self._deliver(model, name, int8=whole.int8_path is not None)
+        self._note_size(name, result.model, result.scores, result.drop, result.compact_bytes)
+        return result
+
+    def _note_size(self, name: str, model: nn.Module, scores: Tensor, drop: Drop, file_bytes: int) -> None:
+        """A mark in the plot of accuracy over file size. Without a goal, nothing is rejected."""
+        self.run.states.append(
+            State(
+                name=name,
+                top1=100 * float(scores.mean()),
+                drop=drop.points,
+                latency_ms={},
+                macs=sum(cost.macs for cost in layer_costs(model, self.task.example_inputs)),
+                params=sum(p.numel() for p in model.parameters()),
+                file_bytes=file_bytes,
+                accepted=self.asked is None or drop.within(self.goal.max_drop),
+            )
         )
 
     def _to_shape(self) -> tuple[Steps, deliver.Delivered]:
@@ -272,12 +292,22 @@ class Job:
             self.run.progress.say("int8 is not faster than float32 here: it is left out")
         return quotes[better], better
 
-    def _take(self, steps: Steps, tag: str) -> nn.Module:
-        """The network after the steps, its weights held. What was done before a kill comes from the journal."""
+    def _take(self, steps: Steps, tag: str, *, note: bool = False) -> nn.Module:
+        """The network after the steps, its weights held. What was done before a kill comes from the journal.
+        note: whether the network after each step is judged, and its file written, for the plot of what was tried."""
         model = copy.deepcopy(self.original)
         for number, step in enumerate(steps):
             model = self._step(model, step, f"{tag}, step {number}, {step.name()}")
+            if note:
+                self._note_step(model, f"after {step.name()}")
         return model.eval()
+
+    def _note_step(self, held: nn.Module, name: str) -> None:
+        model = bake(held).eval()
+        with self._timed("judge steps"):
+            scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
+            size = deliver.save_compact(held.eval(), self.task, self.work / "step.gsr", self.run)
+        self._note_size(name, model, scores, paired_drop(self.reference_scores, scores), size)
 
     def _step(self, model: nn.Module, step: Method, name: str) -> nn.Module:
         """The network after a step; its edits go to the history."""

@@ -1,6 +1,7 @@
 """The main job, end to end, on a tiny network that really learns."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,14 +15,18 @@ import onnxruntime
 import pytest
 import torch
 from nets import learned, stripes, tiny
+from torch import nn
 
 import gossamer
 from gossamer import BadInput, Goal, Run
 from gossamer.deploy import load_pt2
 from gossamer.errors import Diverged, FolderBusy
 from gossamer.folder import lock_folder
+from gossamer.job import larger
 from gossamer.methods.distill.recover import Recover
+from gossamer.methods.quantize.rate import RateQuantize
 from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.network import Grid, constrain, dense_bytes, weights_of
 from gossamer.recipe import Recipe, load
 from gossamer.record import JobDocument
 from gossamer.task import Loader
@@ -121,6 +126,52 @@ def test_a_goal_out_of_reach_gives_the_best_inside_the_budget_and_says_by_how_mu
     missed = gossamer.compress(learned(), stripes(), goal=Goal(max_drop=100, macs=10), epochs=1, out=tmp_path)
     assert not missed.met
     assert any(line.startswith("macs:") and "asked for at most 10" in line for line in missed.document.missed)
+
+
+def test_a_size_out_of_reach_gives_the_smallest_file_inside_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file without any weights has more than 500 bytes; and the first size that is tried costs too much."""
+
+    def stand_in(method: RateQuantize, model: nn.Module, task: gossamer.Task, run: Run) -> nn.Module:
+        asked.append(dense_bytes(learned()) / method.compression_ratio)
+        step = 0.1 if len(asked) > 1 else 100.0
+        return constrain(model, {name: Grid(step, -99, 99) for name in weights_of(model)})
+
+    asked: list[float] = []
+    monkeypatch.setattr(RateQuantize, "__call__", stand_in)
+    missed = gossamer.compress(learned(), stripes(), goal=Goal(max_drop=5, file_bytes=500), out=tmp_path)
+    size = (tmp_path / "model.gsr").stat().st_size
+    assert missed.document.missed == [f"file_bytes: {size:,}, asked for at most 500"]
+    states = missed.document.states[1:]
+    assert [s.accepted for s in states] == [False, True] and states[1].file_bytes == size
+    assert asked[0] > 500 and asked[1] == pytest.approx(4 * asked[0])  # all was lost at first
+
+
+def test_sizes_at_which_training_explodes_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(method: RateQuantize, model: nn.Module, task: gossamer.Task, run: Run) -> nn.Module:
+        tried.append(method.compression_ratio)
+        raise Diverged("the loss rose")
+
+    tried: list[float] = []
+    monkeypatch.setattr(RateQuantize, "__call__", explode)
+    missed = gossamer.compress(learned(), stripes(), goal=Goal(compression_ratio=9), epochs=1, out=tmp_path)
+    assert tried[0] == pytest.approx(9) and len(tried) > 1
+    assert len(missed.document.missed) == 1 and "asked for at least 9" in missed.document.missed[0]
+
+
+def test_the_next_size_is_larger_by_how_much_was_lost_and_how_often_it_was_tried() -> None:
+    assert larger(0, 0.0) == 1.25 < larger(0, 1.0) < larger(2, 1.0) < larger(0, math.inf) == larger(99, 0.0) == 4
+
+
+def test_every_step_of_a_recipe_is_a_state(tmp_path: Path) -> None:
+    made = gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path)
+    states = made.document.states
+    assert [s.name for s in states] == ["original float32", "after reset.blocks", "after distill.recover"]
+    assert states[1].params == states[2].params < states[0].params
+    assert states[2].file_bytes == (tmp_path / "model.gsr").stat().st_size
+    drop = next(row.value for row in made.records if row.what == "drop" and row.conditions["split"] == "validation")
+    assert states[2].drop == pytest.approx(drop) and all(s.accepted for s in states)
 
 
 @pytest.mark.parametrize(("needs", "further"), [((2.0, 0.9), True), ((1.1, 3.0), False)])

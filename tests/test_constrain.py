@@ -250,13 +250,50 @@ def test_edits_that_change_shapes_are_refused_on_a_constrained_network() -> None
             edit()
 
 
-def test_recurrent_layers_and_parametrizations_of_others_are_refused() -> None:
-    lstm = nn.LSTM(3, 3)
-    with pytest.raises(BadInput, match="LSTM reads its weights from a list"):
-        constrain(lstm, {"weight_ih_l0": Mask(torch.ones_like(lstm.weight_ih_l0, dtype=torch.bool))})
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_are_held_and_trained(layer: type[nn.RNNBase], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain, x = layer(3, 4, num_layers=2, batch_first=True), torch.randn(2, 5, 3)
+    names = [name for name, p in plain.named_parameters() if p.ndim == 2]
+    held = constrain(plain, {name: Mask(half(plain.get_parameter(name).shape)) for name in names})
+    optimizer = torch.optim.SGD(held.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        held(x)[0].square().sum().backward()
+        optimizer.step()
+        held = held.to("cpu")
+    copied, baked = copy.deepcopy(held), bake(held)
+    for name in names:
+        keep, weight = half(plain.get_parameter(name).shape), baked.get_parameter(name)
+        assert not weight[~keep].any()
+        assert (weight != plain.get_parameter(name))[keep].any()
+    assert type(baked) is layer
+    assert [name for name, _ in baked.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    for other in (copied, baked, copy.deepcopy(baked)):
+        assert torch.equal(held(x)[0], other(x)[0])
+    expected = layer(3, 4, num_layers=2, batch_first=True)
+    expected.load_state_dict(baked.state_dict())
+    assert torch.equal(expected(x)[0], baked(x)[0])
+
+
+def test_parametrizations_of_others_are_refused() -> None:
     normed = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
     with pytest.raises(BadInput, match=r"Linear\.bias: its layer has parametrizations of its own"):
         constrain(normed, {"0.bias": Mask(torch.ones(3, dtype=torch.bool))})
+
+
+def test_every_matrix_is_a_weight_where_that_is_asked() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 8), "layer": layer, "norm": nn.BatchNorm1d(8)})
+    plain = ["layer.self_attn.out_proj.weight", "layer.linear1.weight", "layer.linear2.weight"]
+    assert sorted(weights_of(model)) == sorted(plain)
+    every = ["embed.weight", "layer.self_attn.in_proj_weight", *plain]
+    assert sorted(weights_of(model, every=True)) == sorted(every)
+    held = constrain(model, {name: Grid(0.1, -3, 3) for name in every})
+    raws = weights_of(held, every=True)
+    assert sorted(raws) == sorted(every)
+    assert all(torch.equal(raws[name], model.get_parameter(name)) for name in every)
+    assert list(weights_of(model, ("embed", "*attn*"), ("*out_proj",), every=True)) == every[:2]
 
 
 def test_selections_match_names_and_patterns_or_are_an_error() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import gossamer
 from gossamer.deploy.gsr import save
 from gossamer.errors import BadInput
-from gossamer.methods.quantize.rate import RateQuantize, file_bytes, shortened, trimmed
+from gossamer.methods.quantize.rate import RateQuantize, file_bytes, least_bytes, shortened, trimmed
 from gossamer.network import bake, constrain, constraints, dense_bytes, held_value
 from gossamer.network.constrain import Grid, Mask
 from gossamer.network.held import held_spec, hold_again
@@ -145,6 +145,52 @@ def test_a_file_that_came_out_too_large_is_trimmed_by_the_weights_nearest_to_zer
 def test_a_size_that_the_rest_of_the_file_already_has_is_refused() -> None:
     with pytest.raises(BadInput, match="without the weights"):
         RateQuantize(compression_ratio=100, epochs=1)(tiny(), task(), gossamer.Run())
+
+
+class Reader(nn.Module):
+    """Reads the rows of an image: layers whose weights are not called `weight`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.place = nn.Parameter(torch.randn(6, 16))
+        self.first = nn.Linear(6, 16)
+        self.attention = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.recurrent = nn.LSTM(16, 16, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.attention(self.first(x.flatten(1, 2)) + self.place)
+        out: Tensor = self.head(self.recurrent(y)[0][:, -1])
+        return out
+
+
+def test_attention_recurrent_layers_and_free_parameters_are_trained_into_the_file() -> None:
+    model, data = Reader(), task()
+    least, dense = least_bytes(model, data), dense_bytes(model)
+    assert least < dense / 7
+    made = RateQuantize(compression_ratio=6, epochs=2)(model, data, gossamer.Run())
+    assert least < file_bytes(made, data) <= dense / 6
+    held = {"place", "recurrent.weight_hh_l0", "attention.self_attn.in_proj_weight"}
+    assert held < set(constraints(made))
+    assert all(float((bake(made).get_parameter(name) == 0).float().mean()) > 0.1 for name in held)
+
+
+class Moody(nn.Module):
+    """Another result each time: its graph would not compute what the network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x.flatten(1))
+        return out.sort(dim=1, stable=True).values if float(out.detach().sum()) > 1e9 else out
+
+
+def test_a_network_without_a_graph_is_as_large_as_its_weights() -> None:
+    model = Moody()
+    assert file_bytes(model, task()) == file_bytes(model)
 
 
 def test_masked_weights_stay_zero() -> None:

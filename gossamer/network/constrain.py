@@ -204,8 +204,6 @@ def attach(model: nn.Module, stacks: Mapping[str, tuple[Constraint, ...]]) -> No
 
 def _attach(places: list[tuple[nn.Module, str, nn.Parameter]], stack: tuple[Constraint, ...]) -> None:
     for module, key, _ in places:
-        if isinstance(module, nn.RNNBase):
-            raise BadInput(f"{type(module).__name__} reads its weights from a list of its own: they cannot be held")
         if parametrize.is_parametrized(module) and not _ours(module):
             raise BadInput(
                 f"{type(module).__name__}.{key}: its layer has parametrizations of its own; remove them first"
@@ -213,6 +211,14 @@ def _attach(places: list[tuple[nn.Module, str, nn.Parameter]], stack: tuple[Cons
         stack[0].place = list(module._parameters).index(key)
         for constraint in stack:
             parametrize.register_parametrization(module, key, constraint, unsafe=True)
+        if isinstance(module, nn.RNNBase):
+            # It computes with a list of its weights, which must not outlive them: held ones are new in every forward.
+            module.__dict__.pop("_flat_weights", None)
+            type(module)._flat_weights = property(_flat_weights, lambda module, weights: None)  # type: ignore[assignment]
+
+
+def _flat_weights(module: nn.RNNBase) -> list[Any]:
+    return [getattr(module, name, None) for name in module._flat_weights_names]
 
 
 def _owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str, nn.Parameter]]]:
@@ -268,6 +274,8 @@ def _peel(model: nn.Module, value: Callable[[Held], Tensor]) -> dict[str, tuple[
             module.register_parameter(key, plain[id(raw)])
             for later in order[_members(stack)[0].place :]:
                 module._parameters[later] = module._parameters.pop(later)
+        if isinstance(module, nn.RNNBase):
+            module._flat_weights = _flat_weights(module)
     return found
 
 
@@ -319,21 +327,25 @@ def refuse_constrained(model: nn.Module, edit: str) -> None:
         )
 
 
-def weights_of(model: nn.Module, layers: Iterable[str] = ("*",), ignore: Iterable[str] = ()) -> dict[str, nn.Parameter]:
+def weights_of(
+    model: nn.Module, layers: Iterable[str] = ("*",), ignore: Iterable[str] = (), *, every: bool = False
+) -> dict[str, nn.Parameter]:
     """The raw weights of linear layers and convolutions, by name ("conv1.weight"), a shared weight once.
 
-    layers, ignore: names or patterns (`body.*`) of layers. The held value is what `held_value(model, name)` gives.
+    layers, ignore: names or patterns (`body.*`) of layers. every: all other parameters of two or more dimensions too
+    (of embeddings, recurrent layers, attention). The held value is what `held_value(model, name)` gives.
     Raises NoEffect for a pattern that matches nothing, or if nothing is left.
     """
     stacks = dict(_stacks(model))
     found: dict[str, nn.Parameter] = {}
     for name, module in model.named_modules():
-        key = f"{name}.weight".removeprefix(".")
-        raw: Any = stacks[key].original if key in stacks else module._parameters.get("weight")
-        fits = isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and raw is not None
-        if fits and all(raw is not other for other in found.values()):
-            found[key] = raw
-    names = {key: key.removesuffix("weight").removesuffix(".") for key in found}
+        plain = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        for key in (*module._parameters, *_ours(module)) if every else ("weight",) if plain else ():
+            full = f"{name}.{key}".removeprefix(".")
+            raw: Any = stacks[full].original if full in stacks else module._parameters.get(key)
+            if raw is not None and raw.ndim > 1 and all(raw is not other for other in found.values()):
+                found[full] = raw
+    names = {key: key.rpartition(".")[0] for key in found}
     wanted, unwanted = _matching(names, layers, "layers"), _matching(names, ignore, "ignore")
     left = {key: raw for key, raw in found.items() if key in wanted and key not in unwanted}
     if not left:

@@ -15,6 +15,7 @@ et al. 2020, arXiv:1906.06624, with the densities that an adaptive coder sees in
 import copy
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -40,10 +41,20 @@ WORTH = 6.0  # bits that a weight is thought to save when it becomes zero
 
 
 def file_bytes(model: nn.Module, task: Task | None = None) -> int:
-    """Bytes of the network as a compact file; with a task, with its graph."""
+    """Bytes of the network as a compact file; with a task, with its graph, if a file can hold it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gsr"
-        return save(shortened(model), path, task.example_inputs if task else None).stat().st_size
+        try:
+            return save(shortened(model), path, task.example_inputs if task else None).stat().st_size
+        except BadInput:
+            if task is None:
+                raise
+            return file_bytes(model)
+
+
+def least_bytes(model: nn.Module, task: Task, layers: Sequence[str] = ("*",), ignore: Sequence[str] = ()) -> int:
+    """Bytes of the file if all weights were zero: no training makes it as small."""
+    return file_bytes(_silenced(model, list(weights_of(model, layers, ignore, every=True))), task)
 
 
 def shortened(model: nn.Module) -> nn.Module:
@@ -92,7 +103,14 @@ class RateQuantize(Retrain):
         return replace(super().training(), optimizer="adamw")
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        names = list(weights_of(model, self.layers, self.ignore))
+        least = least_bytes(model, task, self.layers, self.ignore)
+        wanted = dense_bytes(run.original if run.original is not None else bake(model)) / self.compression_ratio
+        if wanted <= least:
+            raise BadInput(
+                f"{self.name()}: compression_ratio = {self.compression_ratio:g}: a file of {wanted:,.0f} bytes, but "
+                f"without the weights it would already have {least:,}; ask for less, or cut the network down first"
+            )
+        names = list(weights_of(model, self.layers, self.ignore, every=True))
         grids = {}
         for name in names:
             w = held_value(model, name)
@@ -100,13 +118,6 @@ class RateQuantize(Retrain):
             grids[name] = RateGrid(w, self.step * (spread if math.isfinite(spread) and spread > 0 else 1.0))
         held = constrain(model, grids)
         graph = file_bytes(held, task) - file_bytes(held)
-        least = graph + file_bytes(_silenced(held, names))
-        wanted = dense_bytes(run.original if run.original is not None else bake(model)) / self.compression_ratio
-        if wanted <= least:
-            raise BadInput(
-                f"{self.name()}: compression_ratio = {self.compression_ratio:g}: a file of {wanted:,.0f} bytes, but "
-                f"without the weights it would already have {least:,}; ask for less, or cut the network down first"
-            )
         trained = trimmed(self._train(held, graph, least, wanted, task, run), names, wanted, task)
         for name in names:
             w = held_value(trained, name)
@@ -132,7 +143,7 @@ def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn
     """A copy whose file is not larger than `wanted`: where training ended above it, the weights that were nearest to
     zero become zero, a few at a time."""
     model = copy.deepcopy(model)
-    held, raws = constraints(model), weights_of(model)
+    held, raws = constraints(model), weights_of(model, every=True)
     while (over := file_bytes(model, task) - wanted) > 0:
         distance = {}
         for name in names:
