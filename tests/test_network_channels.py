@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.network import Cut, Pruned, find_channels
 from gossamer.network.labels import Graph
+from gossamer.network.proof import listed
 from gossamer.network.trace import arguments, output_tensors
 
 # parameters left at sparsity 0.5; more would mean that channels are pinned that need not be
@@ -107,6 +108,11 @@ def test_the_scale_of_attention_and_layer_norm_are_named() -> None:
     assert proof is not None
     assert any("native_layer_norm in norm1.0" in s for s in proof.statistics)
     assert any("0.353553 is 0.5 " in s and "attention.0" in s for s in proof.scalars)
+
+
+def test_a_long_list_is_cut_short_and_says_so() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(list("abcdef")) == "a, b, c, d and 2 more"
 
 
 def test_a_head_that_only_training_uses_follows() -> None:

@@ -5,7 +5,7 @@ Operations that reduce over channels (layer norm, softmax over channels, L2 norm
 numbers that follow a width (the scale of attention) are those of the small network; both are named.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,12 @@ from gossamer.network.shapes import compact, scatter
 from gossamer.network.trace import Op, Ref, Trace, arguments, mode, output_tensors, own_arguments, plain_kernels
 from gossamer.network.units import Mask
 from gossamer.network.walk import Walk
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """The names in words, the first few of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @dataclass(frozen=True, kw_only=True)

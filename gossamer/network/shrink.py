@@ -12,7 +12,7 @@ from gossamer.network.channels import Channels, find_channels
 from gossamer.network.edit import Cut, Kept, resize
 from gossamer.network.fit import Fitted, Fitter
 from gossamer.network.labels import Slots
-from gossamer.network.proof import Proof, compare, first_difference
+from gossamer.network.proof import Proof, compare, first_difference, listed
 from gossamer.network.shapes import expected
 from gossamer.network.trace import Mismatch, fake_mode, mode, record
 
@@ -138,7 +138,7 @@ def _rounded(
             continue
         asked = fractions.get(name, 1.0) * before
         if abs(asked - after) >= 1:
-            notes.append(f"{name}: {after} of {before} kept, {asked:.1f} asked: other widths depend on it")
+            notes.append(f"{name}: {after} of {before} kept, {asked:.4g} asked: other widths depend on it")
     return notes
 
 
@@ -147,7 +147,7 @@ def _statistics(proof: Proof | None) -> list[str]:
         return []
     notes = []
     if proof.statistics:
-        notes.append(f"statistics over fewer channels: {', '.join(proof.statistics)}")
+        notes.append(f"statistics over fewer channels: {listed(proof.statistics)}")
     if proof.scalars:
-        notes.append(f"numbers that follow a width: {', '.join(proof.scalars)}")
+        notes.append(f"numbers that follow a width: {listed(proof.scalars)}")
     return notes

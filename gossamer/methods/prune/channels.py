@@ -23,6 +23,7 @@ from gossamer.methods.base import Method
 from gossamer.methods.prune.criteria import CRITERIA, element_scores
 from gossamer.network.channels import Channels as FoundChannels
 from gossamer.network.channels import Group, find_channels
+from gossamer.network.proof import listed
 from gossamer.network.shrink import Pruned, shrink
 from gossamer.ranges import Range
 from gossamer.record import Edit
@@ -181,7 +182,7 @@ class Channels(Method):
         )
         if pruned.proof is None or all(after == before for before, after in pruned.widths.values()):
             raise NoEffect(f"{self.name()}: no group of channels got smaller; {'; '.join(pruned.put_back.values())}")
-        note = ", ".join(pruned.proof.statistics[:5])
+        note = listed(pruned.proof.statistics)
         for name, (before, after) in pruned.widths.items():
             if after < before:
                 run.history.append(
