@@ -1,7 +1,7 @@
 """What can be left out of a network: residual blocks and plain layers that could as well hand on their input."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import NoEffect
+from gossamer.network import heal
 from gossamer.network.fold import idle_relus, norms_after
+from gossamer.network.refit import owners
 from gossamer.network.swap import swap
 from gossamer.network.trace import arguments, trace
+
+PIXELWISE_BATCHES = 16
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -78,7 +82,7 @@ def find_layers(model: nn.Module, example_inputs: Any) -> list[Block]:
     looked = copy.deepcopy(model).eval()
     layers = {name: module for name, module in looked.named_modules() if isinstance(module, Convolution)}
     for name, layer in layers.items():
-        if all(size % 2 for size in layer.kernel_size) and _owners(looked, layer.weight) == 1:
+        if all(size % 2 for size in layer.kernel_size) and owners(looked, layer.weight) == 1:
             layer.register_forward_hook(lambda _, inputs, output, name=name: look(name, inputs, output))
     args, kwargs = arguments(example_inputs)
     looked(*args, **kwargs)
@@ -93,8 +97,25 @@ def find_layers(model: nn.Module, example_inputs: Any) -> list[Block]:
     return found
 
 
-def _owners(model: nn.Module, parameter: Tensor) -> int:
-    return sum(parameter is own for module in model.modules() for own in module._parameters.values())
+def is_plain(model: nn.Module, block: Block) -> bool:
+    """Whether it is a layer, not a residual block."""
+    return isinstance(model.get_submodule(block.name), Convolution)
+
+
+def pixelwise(model: nn.Module, layers: Sequence[Block], loader: Iterable[Any]) -> dict[str, nn.Module]:
+    """For each of these plain layers the 1 x 1 convolution that comes nearest to it, norm and ReLU included, on some
+    batches: what a layer behind it could take over."""
+    maps: dict[str, heal.Block] = {}
+    for block in layers:
+        layer: Any = model.get_submodule(block.name)
+        one = type(layer)(
+            layer.in_channels, layer.out_channels, 1, device=layer.weight.device, dtype=layer.weight.dtype
+        )
+        for p in one.parameters():
+            nn.init.zeros_(p)
+        maps[block.name] = heal.Block(module=one.eval(), last={"": None}, until=block.parts[-1])
+    heal.solve_last(model, maps, loader, PIXELWISE_BATCHES)
+    return {name: block.module for name, block in maps.items()}
 
 
 def _parameters(model: nn.Module, names: Sequence[str]) -> int:

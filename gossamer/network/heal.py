@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
-from gossamer.network.moments import evaluating, input_rows, layer_inputs, output_rows, place, sample_chunks
+from gossamer.network.least_squares import Normal, add_system, correct
+from gossamer.network.moments import evaluating, layer_inputs, place
 
 # Blocks that are nearer to their layer than this are left as they are: what is left is rounding.
 EXACT = 1e-5
-# Of the mean square of a feature: how firmly least squares holds on to the weights that are there.
-DAMPENING = 1e-5
 
 Track = Callable[[Iterable[int]], Iterable[int]]
 
@@ -111,7 +110,7 @@ def relative_errors(
 @torch.no_grad()
 def solve_last(model: nn.Module, blocks: Mapping[str, Block], loader: Iterable[Any], batches: int) -> None:
     """Least squares for the weights and biases of the blocks' last layers, in place, all else of them as it is."""
-    systems: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+    systems: dict[tuple[str, str], Normal] = {}
     fitted = {name: block for name, block in blocks.items() if block.last}
     if not fitted:
         return
@@ -122,38 +121,9 @@ def solve_last(model: nn.Module, blocks: Mapping[str, Block], loader: Iterable[A
         for key, channels in block.last.items():
             layer: Any = block.module.get_submodule(key)
             wanted = rest if channels is None else rest.index_select(1, channels.to(rest.device))
-            for part_f, part_w in sample_chunks(layer, features[key][0], wanted):
-                _add(
-                    systems, (name, key), _rows(input_rows(layer, part_f), ones=True), _rows(output_rows(layer, part_w))
-                )
-    for (name, key), (same, cross) in systems.items():
-        _apply(blocks[name].module.get_submodule(key), same, cross)
-
-
-def _rows(rows: Tensor, *, ones: bool = False) -> Tensor:
-    """(samples, groups, positions, D) as (groups, rows, D), with a column of ones behind."""
-    flat = rows.transpose(0, 1).flatten(1, 2)
-    return torch.cat([flat, flat.new_ones(*flat.shape[:2], 1)], 2) if ones else flat
-
-
-def _add(systems: dict[Any, tuple[Tensor, Tensor]], key: Any, features: Tensor, wanted: Tensor) -> None:
-    same, cross = (features.mT @ features).double(), (features.mT @ wanted).double()
-    before = systems.get(key)
-    systems[key] = (same, cross) if before is None else (before[0] + same, before[1] + cross)
-
-
-def _apply(layer: Any, same: Tensor, cross: Tensor) -> None:
-    """Add the change of weight and bias that takes most of the rest away."""
-    diagonal = same.diagonal(dim1=1, dim2=2)
-    if layer.bias is None:
-        same, cross, diagonal = same[:, :-1, :-1], cross[:, :-1], diagonal[:, :-1]
-    eye = torch.eye(same.shape[1], dtype=same.dtype, device=same.device)
-    dampening = DAMPENING * diagonal.mean(1).clamp_min(1e-30)
-    change = torch.linalg.solve(same + dampening[:, None, None] * eye, cross).mT  # (groups, O / groups, D + 1)
-    if layer.bias is not None:
-        layer.bias += change[..., -1].flatten().to(layer.bias.dtype)
-        change = change[..., :-1]
-    layer.weight += change.reshape(layer.weight.shape).to(layer.weight.dtype)
+            systems[name, key] = add_system(systems.get((name, key)), layer, features[key][0], wanted)
+    for (name, key), system in systems.items():
+        correct(blocks[name].module.get_submodule(key), system)
 
 
 def train_blocks(

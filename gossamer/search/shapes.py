@@ -11,7 +11,8 @@ from gossamer.methods.prune.channels import Channels
 from gossamer.methods.prune.criteria import element_scores
 from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import find_channels, layer_costs
-from gossamer.network.blocks import removable, remove_blocks
+from gossamer.network import swap as with_modules
+from gossamer.network.blocks import is_plain, pixelwise, removable, remove_blocks
 from gossamer.run import Run
 from gossamer.search.swaps import Swap, together
 from gossamer.search.widths import ranked_widths, uniform_widths
@@ -44,16 +45,21 @@ def roughly(steps: Steps) -> Steps:
 
 
 def block_order(model: nn.Module, task: Task, *, batches: int = 4) -> list[str]:
-    """Removable blocks or layers, the least missed first: by the training loss without each, after its batch norms are
-    estimated anew, per multiply-add saved."""
+    """Removable blocks or layers, the least missed first: by how much the training loss rises without each, per
+    multiply-add saved. Batch norms are estimated anew without a residual block; a plain layer leaves behind what the
+    layer after it could take over, the pixelwise linear map that is nearest to it."""
     blocks = removable(model, task.example_inputs)
     costs = layer_costs(model, task.example_inputs)
     sample = [batch for batch, _ in zip(task.train, range(batches))]
     whole = _mean_loss(model, task, sample)
+    maps = pixelwise(model, [block for block in blocks if is_plain(model, block)], task.train)
     rank = {}
     for block in blocks:
         without = remove_blocks(model, [block])
-        recalibrate(without, task.calibration)
+        if block.name in maps:
+            without = with_modules(without, {block.name: maps[block.name]})
+        else:
+            recalibrate(without, task.calibration)
         saved = sum(cost.macs for cost in costs if f"{cost.name}.".startswith(f"{block.name}."))
         rank[block.name] = max(_mean_loss(without, task, sample) - whole, 0.0) / max(saved, 1)
     return sorted(rank, key=lambda name: rank[name])

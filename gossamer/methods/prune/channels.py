@@ -2,18 +2,23 @@
 
 What it does: finds which channels must go together (through shortcuts, concatenations, shared weights, norms, heads),
 scores each such unit, cuts the lowest, and proves that the smaller network computes what the original computes with
-those channels silenced.
-Cost: one trace of the network; the criteria "taylor" and "fisher" also take gradients of a few batches.
+those channels silenced. Then the layers that lost inputs are fitted again, in the order of the run, to give what they
+gave.
+Cost: one trace of the network; the criteria "taylor" and "fisher" also take gradients of a few batches; fitting takes
+runs of both networks on some batches for each layer, and one system of equations.
 When it fails: operations that gossamer does not know fix the channels that enter them, and the result names them.
 Widths that the kernels do not like make a runtime slower although multiply-adds fall: round to 8 or 16.
-Equation: a unit's score is the sum of the criterion over all weights that are cut with it.
-Source: Li et al. 2017, arXiv:1608.08710 (filters); Fang et al. 2023, arXiv:2301.12900 (groups).
+Equation: a unit's score is the sum of the criterion over all weights that are cut with it. W = argmin |W x' - z|^2, x'
+what a layer now gets, z what it gave on the channels that it still makes.
+Source: Li et al. 2017, arXiv:1608.08710 (filters); Fang et al. 2023, arXiv:2301.12900 (groups); He et al. 2017,
+arXiv:1707.06168, section 3.1 (least squares behind the cut).
 """
 
 import fnmatch
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
@@ -23,8 +28,11 @@ from gossamer.methods.base import Method
 from gossamer.methods.prune.criteria import CRITERIA, element_scores
 from gossamer.network.channels import Channels as FoundChannels
 from gossamer.network.channels import Group, find_channels
+from gossamer.network.moments import Layer
 from gossamer.network.proof import listed
+from gossamer.network.refit import layers_of, refit
 from gossamer.network.shrink import Pruned, shrink
+from gossamer.network.trace import trace
 from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
@@ -150,7 +158,8 @@ def rounded(group: Group, sparsity: float, round_to: int) -> int:
 class Channels(Method):
     """Give sparsity (the fraction of every group that is cut) or widths (channels to keep, by group).
 
-    round_to: kept counts are multiples of it. batches: of labelled training data, for "taylor" and "fisher".
+    round_to: kept counts are multiples of it. batches: of labelled training data, for "taylor" and "fisher". refit: fit
+    the layers that lost inputs again.
     """
 
     stage: ClassVar[int | None] = 30
@@ -161,6 +170,7 @@ class Channels(Method):
     criterion: str = "l2"
     round_to: Annotated[int, Range(1, 4096)] = 1
     batches: Annotated[int, Range(1, 100_000)] = 8
+    refit: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,6 +192,7 @@ class Channels(Method):
         )
         if pruned.proof is None or all(after == before for before, after in pruned.widths.values()):
             raise NoEffect(f"{self.name()}: no group of channels got smaller; {'; '.join(pruned.put_back.values())}")
+        fitted = self._fit_again(pruned, model, task, run) if self.refit else []
         note = listed(pruned.proof.statistics)
         for name, (before, after) in pruned.widths.items():
             if after < before:
@@ -196,4 +207,28 @@ class Channels(Method):
                         note=f"statistics over fewer channels: {note}" if note else "",
                     )
                 )
+        if fitted:
+            run.history.append(
+                Edit(
+                    method=self.name(),
+                    kind="teach",
+                    target=f"{len(fitted)} layers that lost inputs",
+                    before="weights of the larger network",
+                    after="least squares on what they gave there",
+                )
+            )
         return pruned.model
+
+    def _fit_again(self, pruned: Pruned, model: nn.Module, task: Task, run: Run) -> list[str]:
+        """The layers whose inputs were cut, fitted to what they gave on the channels that they still make."""
+        kept = pruned.cut.kept
+        modules = dict(pruned.model.named_modules())
+        lost = [name for name in modules if 1 in kept.get(f"{name}.weight", {})]
+        lost = [name for name in lost if isinstance(modules[name], Layer)]
+        behind = [name for name in layers_of(trace(pruned.model, task.example_inputs)) if name in lost]
+        outputs: dict[str, Any] = {name: dims[0] for name in behind if 0 in (dims := kept[f"{name}.weight"])}
+        track = partial(run.progress.bar, label="fitting layers again", total=len(behind))
+        return refit(pruned.model, model, behind, task.train, kept=outputs, track=track)
+
+    def roughly(self) -> "Channels":
+        return replace(self, refit=False)

@@ -1,0 +1,164 @@
+"""Layers behind a cut: which these are, and that least squares brings them back as far as anything linear can."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nets import learned, stripes
+from torch import Tensor, nn
+
+from gossamer import Run
+from gossamer.methods.prune.channels import Channels
+from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.models import build
+from gossamer.network import find_channels, trace
+from gossamer.network.blocks import find_layers, pixelwise, remove_blocks
+from gossamer.network.refit import layers_of, readers, refit
+
+IMAGES = torch.rand(2, 1, 28, 28)
+
+
+def batches(channels: int, count: int = 4, size: int = 6) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(16, channels, size, size, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def test_readers_are_behind_shortcuts_too_and_not_behind_other_weights() -> None:
+    model = build("resnet20", in_channels=1).eval()
+    found = readers(trace(model, (IMAGES,)), ["stage2.1"])
+    # The stream goes on through additions until a shortcut has weights; no block's second convolution reads it.
+    assert found == ["stage2.2.conv1", "stage3.0.conv1", "stage3.0.shortcut.0"]
+
+
+def test_readers_of_several_layers_in_a_row_are_behind_the_last() -> None:
+    model = build("vgg16_small", in_channels=1).eval()
+    assert readers(trace(model, (IMAGES,)), ["features.17", "features.20", "features.40"]) == ["features.24", "fc1"]
+
+
+def test_layers_of_are_in_the_order_of_the_run() -> None:
+    assert layers_of(trace(build("lenet300", in_channels=1), (IMAGES,)))[-1] == "fc3"
+
+
+class Chain(nn.Module):
+    """Its second layer is linear and pixelwise: the third can take it over."""
+
+    def __init__(self, *, bias: bool = True) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(2, 6, 3)
+        self.two = nn.Conv2d(6, 6, 1)
+        self.three = nn.Conv2d(6, 4, 3, bias=bias)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.three(self.two(torch.relu(self.one(x_NCHW))))  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def test_what_is_linear_in_a_removed_layer_is_taken_over_whole() -> None:
+    torch.manual_seed(0)
+    model = Chain().double().eval()
+    data = batches(2)
+    small = remove_blocks(model, find_layers(model, (data[0],)))
+    before = float((small(data[0]) - model(data[0])).norm())
+    assert refit(small, model, readers(trace(model, (data[0],)), ["two"]), data) == ["three"]
+    after = float((small(data[0]) - model(data[0])).norm())
+    assert after < 1e-3 * before
+
+
+def test_the_weights_are_those_of_a_plain_least_squares_solver() -> None:
+    torch.manual_seed(0)
+    model = Chain().double().eval()
+    small = remove_blocks(model, find_layers(model, (batches(2)[0],)))
+    model.two.weight.data[0] = 0  # so that what is asked for is not what is there
+    refit(small, model, ["three"], batches(2))
+    rows, wanted = [], []
+    with torch.no_grad():
+        for x in batches(2):
+            seen, given = torch.relu(model.one(x)).numpy(), model(x).numpy()
+            for n, i, j in np.ndindex(len(x), 2, 2):
+                rows.append([*seen[n, :, i : i + 3, j : j + 3].ravel(), 1.0])
+                wanted.append(given[n, :, i, j])
+    best = np.linalg.lstsq(np.array(rows), np.array(wanted), rcond=None)[0]
+    fitted = small.get_submodule("three")
+    assert np.allclose(fitted.weight.detach().flatten(1).numpy(), best[:-1].T, atol=1e-2 * np.abs(best).max())
+    assert np.allclose(fitted.bias.detach().numpy(), best[-1], atol=1e-2 * np.abs(best).max())
+
+
+def test_a_layer_without_a_bias_gets_none() -> None:
+    model = Chain(bias=False).double().eval()
+    small = remove_blocks(model, find_layers(model, (batches(2)[0],)))
+    refit(small, model, ["three"], batches(2))
+    assert small.get_submodule("three").bias is None
+
+
+class Twins(nn.Module):
+    """Every channel of the first layer is there twice: half of them can go without any loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(2, 8, 3)
+        self.two = nn.Conv2d(8, 5, 3)
+        self.head = nn.Linear(5, 3)
+        with torch.no_grad():
+            self.one.weight[4:], self.one.bias[4:] = self.one.weight[:4], self.one.bias[:4]
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.head(torch.relu(self.two(torch.relu(self.one(x_NCHW)))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_cutting_twins_loses_nothing() -> None:
+    torch.manual_seed(0)
+    model, data = Twins().double().eval(), batches(2)
+    [group] = [g.name for g in find_channels(model, (data[0],)).groups if "one" in g.layers]
+    task: Any = type("T", (), {"example_inputs": (data[0],), "train": data, "loss": None})
+    # The same scores for both of a pair: whichever are kept, one of every pair must be.
+    with torch.no_grad():
+        model.one.weight[4:] *= 0.5
+        model.one.bias[4:] *= 0.5
+    cut = Channels(widths={group: 4})(model, task, Run())
+    rough = Channels(widths={group: 4}).roughly()(model, task, Run())
+    assert torch.allclose(cut(data[0]), model(data[0]), atol=1e-3)
+    assert not torch.allclose(rough(data[0]), model(data[0]), atol=1e-2)
+
+
+class Odd(nn.Module):
+    """A shared weight, a layer that runs twice, one that never does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.twice, self.never = (nn.Linear(4, 4) for _ in range(4))
+        self.b.weight = self.a.weight
+
+    def forward(self, x_NC: Tensor) -> Tensor:
+        return self.twice(self.twice(self.b(self.a(x_NC))))  # type: ignore[no-any-return]
+
+
+def test_shared_repeated_and_unused_layers_stay_as_they_are() -> None:
+    model, other = Odd(), Odd()
+    before = [p.clone() for p in model.parameters()]
+    assert refit(model, other, ["a", "b", "twice", "never"], [torch.randn(32, 4)] * 4) == []
+    assert all(torch.equal(p, q) for p, q in zip(before, model.parameters()))
+
+
+def test_no_data_changes_nothing() -> None:
+    model, other = nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.Linear(3, 3))
+    assert refit(model, other, ["0"], []) == []
+
+
+@pytest.mark.parametrize("step", [RemoveBlocks(names=("body.1",)), Channels(sparsity=0.5)])
+def test_fitting_brings_a_trained_network_nearer_to_what_it_was(step: Any) -> None:
+    model, data = learned(), stripes()
+    x = next(iter(data.validation))[0]
+    with torch.no_grad():
+        wanted = model.eval()(x)
+        errors = [float((one(model, data, Run()).eval()(x) - wanted).norm()) for one in (step.roughly(), step)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_the_pixelwise_map_of_a_linear_pixelwise_layer_is_that_layer() -> None:
+    torch.manual_seed(0)
+    model = Chain().double().eval()
+    layers = find_layers(model, (batches(2)[0],))
+    one = pixelwise(model, layers, batches(2))["two"]
+    assert torch.allclose(one.weight, model.two.weight, atol=1e-3)
+    assert torch.allclose(one.bias, model.two.bias, atol=1e-3)
