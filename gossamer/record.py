@@ -197,6 +197,8 @@ class StoredRow:
     code_bits: of a fixed-length code for its distinct values. bits_per_weight: 8 * bytes / weights. entropy_bytes: the
     order-0 entropy of what is coded. values, counts: the distinct values in rising order and how often each occurs;
     histogram: of the original's tensor, in bins of equal width from low to high. These of large weights only.
+    as_gaps: what the format of Deep Compression would take for it, the fields of `gaps.LayerBits` and `book`, how many
+    values its codebook has; empty for vectors, and where weights have too many values.
     """
 
     name: str
@@ -214,6 +216,7 @@ class StoredRow:
     low: float = 0.0
     high: float = 0.0
     histogram: list[int] = field(default_factory=list)
+    as_gaps: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -270,6 +270,8 @@ def _stored() -> list[StoredRow]:
             code_bits=3,
             bits_per_weight=8 * stored / cost.params,
             entropy_bytes=1.07 * stored,
+            as_gaps={"density": 0.3 + number / 100, "code": 3, "index": 5, "coded_code": 2.4 + number / 8}
+            | {"coded_index": 3.1, "stored": int(0.32 * cost.params), "rate": 0.09, "book": 7},
         )
         rows.append(row)
     values, counts = [-0.25, -0.125, 0.0, 0.125, 0.375], [2, 51, 403, 187, 7]

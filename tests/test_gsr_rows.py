@@ -97,3 +97,24 @@ def test_only_few_values_of_the_largest_weights_are_listed(tmp_path):
     rows = stored_rows(nn.Sequential(*layers, many), Path(tmp_path / "net.gsr"))
     listed = [row.name for row in rows if row.values]
     assert listed == [f"{i}.weight" for i in range(3, DETAILED + 2)]  # the largest has too many values
+
+
+@pytest.mark.parametrize(("layer", "index"), [(nn.Linear(90, 8), 5), (nn.Conv2d(10, 8, 3), 8)])
+@pytest.mark.parametrize("zeros", [True, False])
+def test_the_paper_s_format_is_counted_as_by_a_slow_loop(tmp_path, layer, index, zeros):
+    generator = torch.Generator().manual_seed(3)
+    values = torch.tensor([-0.5, -0.2, 0.0, 0.3] if zeros else [-0.5, -0.2, 0.1])
+    at = torch.randint(0, 100, layer.weight.shape, generator=generator)
+    with torch.no_grad():
+        layer.weight.copy_(torch.where(at < 4, values[at % len(values)], values[2]))
+    gossamer.save(layer, tmp_path / "net.gsr")
+    found = next(row for row in stored_rows(layer, tmp_path / "net.gsr") if row.name == "weight").as_gaps
+    stored, gap = 0, 0
+    for weight in layer.weight.flatten().tolist():
+        gap += 1
+        if weight != 0:
+            stored += (gap - 1) // 2**index + 1
+            gap = 0
+    assert (found["stored"], found["book"], found["index"]) == (stored, 3, index)
+    assert found["code"] == 2 and (stored == 720) == (not zeros)
+    assert found["density"] == pytest.approx(float((layer.weight != 0).float().mean()))

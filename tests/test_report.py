@@ -22,6 +22,7 @@ from gossamer.report.layers import layer_tables
 from gossamer.report.page import render
 from gossamer.report.pareto import final_state, pareto, size_limit
 from gossamer.report.plot import Frame, log_ticks, ticks
+from gossamer.report.stored import bytes_section
 from gossamer.report.stored import parts as parts_of_file
 from gossamer.report.swaps import spent, swaps_section
 from gossamer.report.verdict import parts, sentence
@@ -392,6 +393,23 @@ def test_a_file_that_is_hardly_smaller_needs_no_story():
     ]
     assert "Where the bytes are" not in render(document)
     assert "Where the bytes are" in render(sample())
+
+
+def test_the_table_of_deep_compression_adds_up():
+    document = sample()
+    row = document.stored[0]
+    document.stored = [row]
+    source = bytes_section(document)
+    table = Page(source.partition("As Deep Compression would store it")[2].partition("All weights")[0])
+    stored, book = row.as_gaps["stored"], 32 * 7
+    fixed, coded = (stored * (3 + 5) + book) / 32 / row.weights, (stored * (2.4 + 3.1) + book) / 32 / row.weights
+    wanted = [float(row.weights), 3.0, 2.4, 5.0, 3.1, fixed, coded, row.bytes / 4 / row.weights]
+    assert sorted(table.values) == pytest.approx(sorted(wanted))
+    assert f"{100 * coded:.2f} %" in table.words
+    document.stored = [dataclasses.replace(row, density=1.0)]
+    assert "Deep Compression" not in bytes_section(document)
+    document.stored = [dataclasses.replace(row, as_gaps={})]
+    assert "Deep Compression" not in bytes_section(document)
 
 
 def test_a_plot_of_weights_has_a_stem_for_each_value_and_says_how_many_are_zero():

@@ -1,6 +1,6 @@
 """Where the bytes of the compact file are: bars by layer before and after, and a table by tensor.
 
-The columns of the table are those of Deep Compression (Han, Mao and Dally 2016, arXiv:1510.00149, tables 2 to 5).
+Below it the table of Deep Compression (Han, Mao and Dally 2016, arXiv:1510.00149, tables 2 to 5) for the same weights.
 """
 
 from collections.abc import Sequence
@@ -53,6 +53,7 @@ def bytes_section(document: JobDocument) -> str:
         "as it also looks at the neighbours. Rate: bytes in float32 over bytes in the file."
     )
     table = f'<h3>By tensor</h3><p class="lead">{lead}</p>{_table(document.stored, dense, size)}'
+    table += _as_published(document.stored)
     return section("Where the bytes are", f'<div class="stack">{bars}</div><ul class="parts">{key}</ul>{table}')
 
 
@@ -133,6 +134,55 @@ def _table(rows: Sequence[StoredRow], dense: float, size: float) -> str:
         others = grid(columns, [_row(row, size) for row in rest], "cards stored")
         table += f"<details><summary>The {text.plural(len(rest), 'smaller tensor')}</summary>{others}</details>"
     return table
+
+
+_PUBLISHED = (
+    "Layer",
+    "Weights",
+    "Density",
+    "Weight bits",
+    "Weight bits, Huffman",
+    "Index bits",
+    "Index bits, Huffman",
+    "Rate",
+    "Rate, Huffman",
+    "Rate in this file",
+)
+
+
+def _as_published(rows: Sequence[StoredRow]) -> str:
+    """The table of the paper: what its format would take for the same weights; nothing where none of them is zero."""
+    rows = [row for row in rows if row.as_gaps]
+    if not any(row.density < 1 for row in rows):
+        return ""
+    lead = (
+        "Han, Mao and Dally 2016: the position of each weight as its distance from the one before, with fillers where "
+        "that is too large, and a code for its value; both of fixed length, or by Huffman. Every value of a codebook "
+        "takes 32 bits; tables of codes are not counted. Rates: bits over those in float32."
+    )
+    large = sorted(rows, key=lambda row: -row.weights)[:_SHOWN]
+    body = [_published(f"<code>{escape(row.name)}</code>", [row]) for row in rows if row in large]
+    table = grid(_PUBLISHED, [*body, _published("All weights", rows)], "cards stored totals")
+    return f'<h3>As Deep Compression would store it</h3><p class="lead">{lead}</p>{table}'
+
+
+def _published(name: str, rows: Sequence[StoredRow]) -> tuple[str, ...]:
+    """One line of the paper's table for one or several layers."""
+    weights, stored = sum(row.weights for row in rows), sum(row.as_gaps["stored"] for row in rows)
+    bits = {
+        key: sum(row.as_gaps["stored"] * row.as_gaps[key] for row in rows)
+        for key in ("code", "coded_code", "index", "coded_index")
+    }
+    books = 32 * sum(row.as_gaps["book"] for row in rows)
+    fixed, coded = books + bits["code"] + bits["index"], books + bits["coded_code"] + bits["coded_index"]
+    here = 8 * sum(row.bytes for row in rows)
+    return (
+        name,
+        _data(weights, text.count(weights)),
+        f"{100 * sum(row.density * row.weights for row in rows) / weights:.1f} %",
+        *(_data(bits[key] / max(1, stored), f"{bits[key] / max(1, stored):.1f}") for key in bits),
+        *(_data(rate, f"{100 * rate:.2f} %") for rate in (one / 32 / weights for one in (fixed, coded, here))),
+    )
 
 
 def _row(row: StoredRow, size: float) -> tuple[str, ...]:

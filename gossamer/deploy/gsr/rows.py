@@ -1,5 +1,6 @@
 """The tensors of a compact file beside those of the network that it was made from, for the job document."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gossamer.deploy.coder import gaps
 from gossamer.deploy.gsr.look import StoredTensor, inspect_file
 from gossamer.deploy.gsr.read import opened, read_tensors
 from gossamer.network import bake
@@ -14,6 +16,7 @@ from gossamer.record import StoredRow
 
 MOST_VALUES = 256  # that are listed one by one
 BINS = 60
+MOST_BOOK = 4096  # values of a codebook of Deep Compression's format
 DETAILED = 6  # weights whose values are listed, the largest ones: reports stay small however many layers there are
 
 
@@ -36,6 +39,8 @@ def _row(stored: StoredTensor, tensor: Tensor, before: Tensor | None, *, detaile
     details: dict[str, Any] = {}
     if detailed and len(values) <= MOST_VALUES and np.isfinite(values).all():
         details = {"values": [_short(v) for v in values], "counts": counts.tolist(), **_histogram(tensor, before)}
+    if tensor.ndim >= 2 and stored.dtype.startswith(("float", "bfloat")) and 0 < len(values) <= MOST_BOOK:
+        details["as_gaps"] = _as_gaps(tensor, values)
     return StoredRow(
         name=stored.name,
         shape=list(stored.shape),
@@ -49,6 +54,16 @@ def _row(stored: StoredTensor, tensor: Tensor, before: Tensor | None, *, detaile
         entropy_bytes=stored.entropy_bytes,
         **details,
     )
+
+
+def _as_gaps(tensor: Tensor, values: NDArray[Any]) -> dict[str, float]:
+    """What Deep Compression's format would take: positions in gaps of 8 bits for convolutions and of 5 for the rest."""
+    zero = int(np.searchsorted(values, 0))
+    codes = np.searchsorted(values, _plain(tensor)) - zero
+    if zero == len(values) or values[zero] != 0:
+        codes += codes >= 0  # 0 stands for weights that are not there
+    found = gaps.layer_bits(codes.astype(np.int32), 8 if tensor.ndim > 2 else 5)
+    return {**asdict(found), "book": int(np.count_nonzero(values))}
 
 
 def _histogram(tensor: Tensor, before: Tensor | None) -> dict[str, Any]:
