@@ -18,7 +18,7 @@ from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.methods.reset.separable import Separable
 from gossamer.network import total_macs
 from gossamer.search.journal import Journal, fingerprint
-from gossamer.search.plan import HEATS, QUOTES, RACE_LEAST, RACE_MOST, Candidate, Limited, Planner, _distinct
+from gossamer.search.plan import HEATS, QUOTES, RACE_LEAST, RACE_MOST, RATES, Candidate, Limited, Planner, _distinct
 from gossamer.search.price import Pricer, Quote, first_samples, needs
 from gossamer.search.sensitivity import sensitivity
 from gossamer.search.shapes import (
@@ -131,25 +131,29 @@ def test_of_one_kind_the_larger_network_races() -> None:
     assert [c.name for c in _distinct(candidates)] == ["width, 16", "depth"]
 
 
-def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_two_that_lead_a_short_race_run_a_longer_one_at_two_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """What leads at first does not go on when it learns less; what is last at first is not trained again."""
-    first, later = {"a": 80.0, "b": 75.0, "c": 60.0}, {"a": 85.0, "b": 88.0}
-    trained = list[tuple[str, float]]()
+    first, later = {"a": 80.0, "b": 75.0, "c": 60.0}, {("a", 1.0): 85.0, ("b", 1.0): 84.0, ("a", 0.2): 86.0}
+    trained = list[tuple[str, float, float]]()
 
     def train(self: Planner, candidate: Candidate, share: float) -> float:
-        trained.append((candidate.name, share))
-        return (first if share == HEATS[0] else later)[candidate.name]
+        name = candidate.name.split(",")[0]
+        trained.append((name, candidate.rate, share))
+        return first[name] if share == HEATS[0] else later.get((name, candidate.rate), 88.0)
 
     monkeypatch.setattr(Planner, "_short_training", train)
     pricer, run = Curve({}), Run()
     pricer.goal = Goal(macs=1)  # type: ignore[attr-defined]
-    planner = Planner(tiny(), task(), run, Journal(None, ""), pricer, Recover())  # type: ignore[arg-type]
-    assert planner._race([Candidate(name, (), quote(1)) for name in "cab"], 1.0).name == "b"
-    assert sorted(trained) == sorted([(n, HEATS[0]) for n in "abc"] + [(n, HEATS[1]) for n in "ab"])
+    planner = Planner(tiny(), task(), run, Journal(None, ""), pricer, Recover(lr=0.1))  # type: ignore[arg-type]
+    winner = planner._race([Candidate(name, (), quote(1)) for name in "cab"], 1.0)
+    assert (winner.name, winner.rate) == ("b, learning rate 0.02", 0.2)
+    assert sorted(trained) == sorted(
+        [(n, 1.0, HEATS[0]) for n in "abc"] + [(n, rate, HEATS[1]) for n in "ab" for rate in RATES]
+    )
     assert [row.name for row in run.states if "goes on" in row.note] == [
         "race, heat 1: a",
         "race, heat 1: b",
-        "race, heat 2: b",
+        "race, heat 2: b, learning rate 0.02",
     ]
 
 
@@ -166,9 +170,9 @@ def test_a_race_trains_its_share_of_the_recovery(monkeypatch: pytest.MonkeyPatch
     one = Candidate("x", (), quote(1))
     pricer: Any = Curve({})
     epochs = 200 * RACE_LEAST // size
-    Planner(tiny(), data, Run(), Journal(None, ""), pricer, Recover(epochs=epochs))._short_training(one, 0.15)
+    Planner(tiny(), data, Run(), Journal(None, ""), pricer, Recover(epochs=epochs))._short_training(one, 0.1)
     assert lengths[-1][1] <= size and lengths[-1][0] * lengths[-1][1] == pytest.approx(
-        0.15 * min(epochs * size, RACE_MOST), rel=0.05
+        0.1 * min(epochs * size, RACE_MOST), rel=0.05
     )
     Planner(tiny(), data, Run(), Journal(None, ""), pricer, Recover(epochs=1))._short_training(one, 0.05)
     assert lengths[-1][0] * lengths[-1][1] == pytest.approx(RACE_LEAST, rel=0.05)

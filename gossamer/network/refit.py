@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from gossamer.network.fold import LAYER_OPS
 from gossamer.network.least_squares import Normal, add_system, correct
-from gossamer.network.moments import Layer, evaluating, layer_inputs, place
+from gossamer.network.moments import Layer, evaluating, place
 from gossamer.network.trace import Trace
 
-ROWS = 4  # rows of a least-squares problem for each of its unknowns, where the data has so many
+ROWS = 2  # rows of a least-squares problem for each of its unknowns, where the data has so many
 LEAST, MOST = 4, 64  # batches
 
 Track = Callable[[Iterable[str]], Iterable[str]]
@@ -84,7 +84,7 @@ def _system(
     for number, batch in enumerate(islice(loader, MOST)):
         if number >= LEAST and rows >= ROWS * layer.weight[0].numel():
             break
-        x, x_before = _input(model, name, batch), _input(original, name, batch)
+        x, x_before = (_input(one, name, batch, whole=number == 0) for one in (model, original))
         if x is None or x_before is None:
             return None
         wanted = before(x_before)
@@ -96,9 +96,25 @@ def _system(
     return system
 
 
-def _input(model: nn.Module, name: str, batch: Any) -> Tensor | None:
-    """What a layer gets in a run; None where it is not called once."""
-    with evaluating(model), layer_inputs(model, [name]) as seen:
-        model(*place(model, batch))
-    calls = seen.get(name, [])
-    return calls[0] if len(calls) == 1 else None
+class _Enough(Exception):
+    """Ends a run whose rest is not needed."""
+
+
+def _input(model: nn.Module, name: str, batch: Any, *, whole: bool) -> Tensor | None:
+    """What a layer gets in a run; None where a whole run does not call it once."""
+    seen = list[Tensor]()
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].detach().clone())  # a copy: what comes later may work in place
+        if not whole:
+            raise _Enough
+
+    handle = model.get_submodule(name).register_forward_pre_hook(note)
+    try:
+        with evaluating(model):
+            model(*place(model, batch))
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+    return seen[0] if len(seen) == 1 else None

@@ -1,8 +1,9 @@
 """Choose the steps for a goal: shapes that meet it by measurement, then a race that training decides."""
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,17 +22,19 @@ from gossamer.train import Distillation, Training, fit, recalibrate
 QUOTES = 5  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
 SLACK = 0.85  # a need below this share of the limit makes the lighter neighbour worth a second measurement
-HEATS = (0.05, 0.15)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
+HEATS = (0.05, 0.1)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
+RATES = (1.0, 0.2)  # times the learning rate, both in the second heat: what a cut left whole needs no large steps
 RACE_LEAST, RACE_MOST = 40, 8000  # batches; the most is of the recovery that a heat is a share of
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A shape that meets the goal, by measurement."""
+    """A shape that meets the goal, by measurement. rate: of its training, times that of the recovery."""
 
     name: str
     steps: Steps
     quote: Quote
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Planner:
     journal: Journal
     pricer: Pricer
     recover: Recover
+    prepared: dict[str, nn.Module] = field(default_factory=dict)  # candidates before their training, by their steps
 
     def plan(self, whole: Quote, *, ease: float = 1.0) -> Steps | None:
         """The steps to take, or None where no shape meets the goal. whole: the quote of the uncut network. ease: how
@@ -64,8 +68,9 @@ class Planner:
             self.run.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
         if not found:
             return None
-        winner = found[0] if len(found) == 1 else self._race(found, ease)
-        return (*winner.steps, self.recover)
+        winner = self._race(found, ease)
+        self.prepared.clear()
+        return (*winner.steps, replace(self.recover, lr=winner.rate * self.recover.lr))
 
     def _width_families(self, shallower: Sequence[Steps]) -> Iterator[Family]:
         """Channels by importance per cost, rounded to what kernels like; the same share of all layers; and some of the
@@ -128,35 +133,52 @@ class Planner:
         return Candidate(family.name, steps, quote)
 
     def _race(self, candidates: Sequence[Candidate], ease: float) -> Candidate:
-        """The best on validation after a short training of all, and a longer one of the two that lead: what keeps the
-        original's outputs best at first is not always what learns best."""
-        for heat, share in enumerate(HEATS, start=1):
-            scores: dict[str, float] = {}
-            for one in candidates:
-                train = partial(self._short_training, one, share)
-                scores[one.name] = self.journal.remember(f"race {ease:.3f} heat {heat} {one.name}", train)
-                self.run.progress.say(f"race, heat {heat}, {one.name}: validation {scores[one.name]:.2f} %")
-            ranked = sorted(candidates, key=lambda c: -scores[c.name])
-            through = ranked[: 1 if heat == len(HEATS) else 2]
-            for one in candidates:
-                note = f"after {100 * share:.0f} % of the training" + (", goes on" if one in through else "")
-                row = state(f"race, heat {heat}: {one.name}", one.quote, scores[one.name], self.pricer, note=note)
-                self.run.states.append(row)
-            candidates = through
-        return candidates[0]
+        """The best on validation after a short training of all, and a longer one of the two that lead, at two learning
+        rates: what keeps the original's outputs best at first is not always what learns best."""
+        if len(candidates) > 1:
+            candidates = self._heat(candidates, ease, heat=1, go_on=2)
+        both = [
+            replace(one, name=f"{one.name}, learning rate {rate * self.recover.lr:g}", rate=rate)
+            for one in candidates
+            for rate in RATES
+        ]
+        return self._heat(both, ease, heat=2, go_on=1)[0]
+
+    def _heat(self, candidates: Sequence[Candidate], ease: float, *, heat: int, go_on: int) -> Sequence[Candidate]:
+        """So many of the candidates, the best first, after training with a share of the recovery's batches."""
+        share, scores = HEATS[heat - 1], dict[str, float]()
+        for one in candidates:
+            train = partial(self._short_training, one, share)
+            scores[one.name] = self.journal.remember(f"race {ease:.3f} heat {heat} {one.name}", train)
+            self.run.progress.say(f"race, heat {heat}, {one.name}: validation {scores[one.name]:.2f} %")
+        best = sorted(candidates, key=lambda c: -scores[c.name])[:go_on]
+        for one in candidates:
+            note = f"after {100 * share:.0f} % of the training" + (", goes on" if one in best else "")
+            row = state(f"race, heat {heat}: {one.name}", one.quote, scores[one.name], self.pricer, note=note)
+            self.run.states.append(row)
+        return best
 
     def _short_training(self, candidate: Candidate, share: float) -> float:
         """Accuracy after a recovery of this share of the batches, with a whole schedule of its own."""
         scratch = replace(self.run, history=[], states=[], folder=None)
-        model = apply_steps(self.original, candidate.steps, self.task, scratch)
-        recalibrate(model, self.task.calibration)
+        model = copy.deepcopy(self._prepare(candidate.steps))
         size = len(self.task.train)
         batches = max(round(share * min(self.recover.epochs * size, RACE_MOST)), RACE_LEAST)
         epochs = math.ceil(batches / size)
         short = replace(self.task, train=Limited(self.task.train, batches // epochs))
-        training = Training(epochs=epochs, lr=self.recover.lr, weight_decay=self.recover.weight_decay)
+        lr = candidate.rate * self.recover.lr
+        training = Training(epochs=epochs, lr=lr, weight_decay=self.recover.weight_decay)
         teach = [Distillation(self.original, temperature=self.recover.temperature, alpha=self.recover.alpha)]
         return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
+
+    def _prepare(self, steps: Steps) -> nn.Module:
+        """The network that the training of these steps starts from."""
+        key = repr(steps)
+        if key not in self.prepared:
+            scratch = replace(self.run, history=[], states=[], folder=None)
+            self.prepared[key] = apply_steps(self.original, steps, self.task, scratch)
+            recalibrate(self.prepared[key], self.task.calibration)
+        return self.prepared[key]
 
 
 def _guess(low: int, high: int, need: dict[int, float], limit: float, *, end: int) -> int:
