@@ -95,14 +95,15 @@ def judged(model: nn.Module, task: Task) -> Numbers:
 
 
 def mlp(hidden: int, pixels: int, *, dropout: bool) -> nn.Module:
-    """Two hidden layers of rectified units; dropout: 0.2 of the pixels and 0.5 of the units."""
+    """Two hidden layers of rectified units; dropout: 0.1 of the pixels and 0.3 of the units. The paper's 0.2 and 0.5
+    are too much for 60 epochs of Fashion-MNIST: such a teacher is worse than its student."""
 
     def drop(p: float) -> list[nn.Module]:
         return [nn.Dropout(p)] if dropout else []
 
     return nn.Sequential(
-        nn.Flatten(), *drop(0.2), nn.Linear(pixels, hidden), nn.ReLU(), *drop(0.5), nn.Linear(hidden, hidden),
-        nn.ReLU(), *drop(0.5), nn.Linear(hidden, 10),
+        nn.Flatten(), *drop(0.1), nn.Linear(pixels, hidden), nn.ReLU(), *drop(0.3), nn.Linear(hidden, hidden),
+        nn.ReLU(), *drop(0.3), nn.Linear(hidden, 10),
     )  # fmt: skip
 
 
@@ -121,22 +122,23 @@ class Limit:
 
 
 def hinton(setting: Setting) -> Numbers:
-    """Hinton et al. 2015, section 3: 2x1200 with dropout, weight constraint and jitter; 2x800 with nothing, alone and
-    with soft targets at temperature 20."""
-    plain, jittered = setting.task(augment=False), setting.task()
-    pixels = plain.example_inputs[0][0].numel()
+    """Hinton et al. 2015, section 3: 2x1200 with dropout and weight constraint; 2x800 with nothing, alone and with soft
+    targets at temperature 20. Without the paper's jitter, which costs both networks accuracy on Fashion-MNIST."""
+    task = setting.task(augment=False)
+    pixels = task.example_inputs[0][0].numel()
     teacher = seeded(lambda: mlp(1200, pixels, dropout=True), setting.seed)
-    long = Training(epochs=setting.epochs(60), lr=0.1, weight_decay=0.0, keep="last")
-    teacher = setting.fitted("hinton-teacher", teacher, jittered, long, after_step=Limit(3.0)).model
-    student = seeded(lambda: mlp(800, pixels, dropout=False), setting.seed + 100)
+    long = Training(epochs=setting.epochs(60), lr=0.05, weight_decay=0.0, keep="last")
+    teacher = setting.fitted("hinton-teacher", teacher, task, long, after_step=Limit(3.0)).model
     short = {"epochs": setting.epochs(30), "lr": 0.05, "weight_decay": 0.0}
-    alone = setting.fitted("hinton-alone", seeded(lambda: mlp(800, pixels, dropout=False), setting.seed + 100), plain,
-                           Training(**short, keep="last"))  # fmt: skip
-    found = {"teacher": judged(teacher, plain), "alone": judged(alone.model, plain)}
-    for name, task in (("soft targets", plain), ("soft targets, teacher's jitter", jittered)):
-        folder = f"hinton-{name.replace(', ', '-').replace(' ', '-')}"
-        model = setting.taught(folder, "distill.kd", student, teacher, task, temperature=20.0, alpha=0.1, **short)
-        found[name] = judged(model, plain)
+
+    def student() -> nn.Module:
+        return seeded(lambda: mlp(800, pixels, dropout=False), setting.seed + 100)
+
+    alone = setting.fitted("hinton-alone", student(), task, Training(**short, keep="last")).model
+    taught = setting.taught(
+        "hinton-soft-targets", "distill.kd", student(), teacher, task, temperature=20.0, alpha=0.1, **short
+    )
+    found = {"teacher": judged(teacher, task), "alone": judged(alone, task), "soft targets": judged(taught, task)}
     gap = found["alone"]["errors"] - found["teacher"]["errors"]
     won = found["alone"]["errors"] - found["soft targets"]["errors"]
     return {**found, "gap closed, %": 100 * won / gap if gap else None}

@@ -1,0 +1,142 @@
+"""Cheaper layers of a trained network: low rank alone, reset alone, and both with int8, each a recipe of the main job.
+
+python benchmarks/cheaper.py --weights dense.safetensors         # all rows; those that are there are not run again
+python benchmarks/cheaper.py --weights dense.safetensors --rows reset
+python benchmarks/cheaper.py --table
+
+Latencies are medians on ONNX Runtime, all networks interleaved in one process, against the dense network in float32.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from speed_steps import Lines
+
+import gossamer
+from gossamer.deploy import export_onnx, open_runner
+from gossamer.measure import accuracy, latency, paired_drop, wilson
+from gossamer.methods.distill.recover import Recover
+from gossamer.methods.factorize.tucker import Tucker
+from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.models import build_for, load_weights
+from gossamer.network import total_macs
+from gossamer.recipe import Recipe
+from gossamer.record import environment, write_text
+from gossamer.search.price import first_samples
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "cheaper.json"
+# The convolutions of VGG-16-small that keep channels and size: all but the first of each stage, and the last stage.
+PLAIN = (3, 10, 17, 20, 27, 30, 34, 37, 40)
+LAST_OF_STAGES = (17, 20, 27, 30, 37, 40)
+ASKED = {"low rank": 2.5, "reset": 4.0, "low rank, reset, int8": 10.0}
+
+
+def removed(layers: tuple[int, ...]) -> RemoveBlocks:
+    return RemoveBlocks(names=tuple(f"features.{n}" for n in layers))
+
+
+def recipe(row: str, epochs: int) -> Recipe:
+    """The steps of a row, for VGG-16-small."""
+    recover = Recover(epochs=epochs, lr=0.02)
+    steps: dict[str, tuple[Any, ...]] = {
+        "low rank": (Tucker(macs=0.2), recover),
+        "reset": (removed(PLAIN[:-1]), recover),
+        "low rank, reset, int8": (removed(LAST_OF_STAGES), Tucker(macs=0.5), recover),
+    }
+    return Recipe(name=row.replace(", ", "-").replace(" ", "-"), steps=steps[row], int8=row.endswith("int8"))
+
+
+def run(options: argparse.Namespace, row: str) -> dict[str, Any]:
+    """A row's job, and what its network scores on both splits."""
+    task = gossamer.load_task("fashion-mnist", seed=options.seed)
+    dense = load_weights(build_for("vgg16_small", task), options.weights).eval()
+    chosen = recipe(row, options.epochs)
+    folder = options.work / chosen.name
+    made = gossamer.compress(
+        dense, task, recipe=chosen, out=folder, run=gossamer.Run(seed=options.seed, progress=Lines())
+    )
+    file, precision = file_of(folder)
+    runner = open_runner("onnxruntime", file, threads=options.threads, precision=precision)
+    found: dict[str, Any] = {"macs": total_macs(made.model, task.example_inputs), "seconds": made.document.seconds}
+    for split in ("validation", "test"):
+        before, after = accuracy(dense, task, split), accuracy(runner, task, split)
+        found[split] = {"top1": 100 * float(after.mean()), "drop": paired_drop(before, after).points}
+    found["interval"] = wilson(after)
+    return found
+
+
+def file_of(folder: Path) -> tuple[Path, str]:
+    small = folder / "model.int8.onnx"
+    return (small, "int8") if small.exists() else (folder / "model.onnx", "float32")
+
+
+def measure(options: argparse.Namespace, rows: dict[str, Any]) -> dict[str, Any]:
+    """Latencies of all rows and of the dense network, interleaved."""
+    task = gossamer.load_task("fashion-mnist", seed=options.seed)
+    dense = load_weights(build_for("vgg16_small", task), options.weights).eval()
+    files = {"dense": (export_onnx(dense, task.example_inputs, options.work / "dense.onnx"), "float32")}
+    files |= {row: file_of(options.work / recipe(row, 1).name) for row in rows}
+    load = os.getloadavg()[0]
+    runners = {
+        row: open_runner("onnxruntime", file, threads=options.threads, precision=precision)
+        for row, (file, precision) in files.items()
+    }
+    times = latency(runners, first_samples(task.validation, options.batch), repeats=60)
+    return {"load": load, "times": {row: asdict(time) for row, time in times.items()}}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows in Markdown."""
+    how, times = found["how"], found["latency"]["times"]
+    lines = [
+        "# Cheaper layers of a trained network",
+        "",
+        f"VGG-16-small on Fashion-MNIST, ONNX Runtime, batch {how['batch']}, {how['threads']} threads, "
+        f"{how['epochs']} epochs of recovery, seed {how['seed']}. Made by `python benchmarks/cheaper.py`.",
+        "",
+        "| network | ms | times faster | asked | M MACs | test top-1 % | drop, test | drop, validation |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    dense_ms = times["dense"]["median_ms"]
+    for row, facts in found["rows"].items():
+        ms = times[row]["median_ms"]
+        lines.append(
+            f"| {row} | {ms:.2f} | {dense_ms / ms:.2f} | {ASKED[row]:g} | {facts['macs'] / 1e6:.1f} "
+            f"| {facts['test']['top1']:.2f} | {facts['test']['drop']:.2f} | {facts['validation']['drop']:.2f} |"
+        )
+    return "\n".join([*lines, f"| dense, float32 | {dense_ms:.2f} | 1.00 | | | | | |", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, help="the trained VGG-16-small, from speed.py or gossamer train")
+    parser.add_argument("--rows", nargs="+", choices=ASKED, default=list(ASKED))
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--work", type=Path, default=Path("out/cheaper"))
+    parser.add_argument("--table", action="store_true", help="only write the table anew")
+    options = parser.parse_args()
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
+    if not options.table:
+        options.work.mkdir(parents=True, exist_ok=True)
+        found["how"] = {k: getattr(options, k) for k in ("epochs", "seed", "threads", "batch")} | environment()
+        for row in options.rows:
+            if row not in found["rows"]:
+                found["rows"][row] = run(options, row)
+                write_text(RESULTS, json.dumps(found, indent=1))
+        found["latency"] = measure(options, found["rows"])
+        write_text(RESULTS, json.dumps(found, indent=1))
+    text = table(found)
+    write_text(RESULTS.with_suffix(".md"), text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
