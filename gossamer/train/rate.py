@@ -15,6 +15,7 @@ PRIOR = 1.0  # how many weights of the tensor's mean density a row and a column 
 LOOKS, REFRESH = 500, 16  # at the prices: so often in a training, but not more steps apart
 SWING = 80.0  # how far the logarithm of the exchange rate could move in a training
 STIFF = 3.0  # how far the length may be off until the controller is at its fastest
+MEMORY = "_gossamer_rate"  # the name of the buffer
 
 
 def code_lengths(codes_RC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,39 +92,48 @@ class RateGrid(Constraint):
         return Grid(self.step.detach(), -LARGEST, LARGEST)
 
 
-class Rate(nn.Module):
+class Rate:
     """The exchange rate between loss and length: loss + rate * length. It is steered so that the length falls from
     where it starts to `target` bytes over the share `ramp` of the training, in equal ratios.
 
-    A term of the training loss, and its `after_step`. What it must remember is in buffers, which checkpoints hold.
+    A term of the training loss, and its `after_step`. What it must remember is a buffer of the model, which checkpoints
+    hold, until `leave`: a module of its own would be run by networks that go through their children.
     overhead: bytes that are there whatever the weights are. measure: bytes of the file if it were written now; asked a
     few times, because a real coder is better, or worse, than the estimate.
     """
 
     hard_weight = 1.0
-    numbers: Tensor
 
     def __init__(self, model: nn.Module, target: float, ramp: float, measure: Callable[[nn.Module], int]) -> None:
-        super().__init__()
-        self.held = (model,)  # in a tuple: it is no part of this module, this one is a part of it
-        self.target, self.ramp, self.measure = target, ramp, measure
-        # rate, bytes at the start, real over estimated bytes.
-        self.register_buffer("numbers", torch.tensor([1e-7, 0.0, 1.0], dtype=torch.float64))
+        self.model, self.target, self.ramp, self.measure = model, target, ramp, measure
+        model.register_buffer(MEMORY, torch.tensor([1e-7, 0.0, 1.0], dtype=torch.float64))
+
+    @property
+    def numbers(self) -> Tensor:
+        """Rate, bytes at the start, real over estimated bytes."""
+        numbers: Tensor = getattr(self.model, MEMORY)
+        return numbers
+
+    @staticmethod
+    def leave(model: nn.Module) -> nn.Module:
+        """Take out of the model what a rate remembers in it."""
+        delattr(model, MEMORY)
+        return model
 
     def grids(self) -> Mapping[str, tuple[RateGrid, Tensor]]:
         """Every grid that has a price, and the weight that it gets."""
         found = {}
-        for name, stack in constraints(self.held[0]).items():
+        for name, stack in constraints(self.model).items():
             if isinstance(stack[-1], RateGrid):
                 owner, _, key = name.rpartition(".")
-                held: Any = self.held[0].get_submodule(owner).parametrizations
+                held: Any = self.model.get_submodule(owner).parametrizations
                 weight = held[key].original
                 for below in stack[:-1]:
                     weight = below(weight)
                 found[name] = (stack[-1], weight)
         return found
 
-    def forward(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
+    def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         prices = [grid.price(weight) for grid, weight in self.grids().values()]
         return float(self.numbers[0]) * torch.stack(prices).sum()
 
@@ -140,7 +150,7 @@ class Rate(nn.Module):
             return
         length = self.estimate()
         if step.number % looks == 0 or step.number == 1:
-            self.numbers[2] = self.measure(self.held[0]) / length
+            self.numbers[2] = self.measure(self.model) / length
         length *= float(self.numbers[2])
         if not self.numbers[1]:
             self.numbers[1] = length

@@ -35,7 +35,6 @@ from gossamer.task import Task
 from gossamer.train import Training
 from gossamer.train.rate import Rate, RateGrid
 
-ATTACHED = "_gossamer_rate"
 VECTOR_BITS = 8
 WORTH = 6.0  # bits that a weight is thought to save when it becomes zero
 
@@ -129,12 +128,15 @@ class RateQuantize(Retrain):
 
     def _train(self, held: nn.Module, graph: int, least: int, wanted: float, task: Task, run: Run) -> nn.Module:
         """Trains `held` itself. graph, least: bytes of the graph alone, and of the file without these weights."""
-        rate = Rate(held, wanted - least, self.ramp, lambda m: file_bytes(_without(m)) + graph - least)
-        held.add_module(ATTACHED, rate)
+
+        def size(model: nn.Module) -> int:
+            return file_bytes(Rate.leave(copy.deepcopy(model))) + graph - least
+
+        rate = Rate(held, wanted - least, self.ramp, size)
         try:
             self.train(held, task, run, teach=[rate], after_step=rate.after_step)
         finally:
-            delattr(held, ATTACHED)
+            Rate.leave(held)
         return on_grids(fold_batch_norm(settle(held)))
 
 
@@ -158,13 +160,6 @@ def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn
         if not count:
             break
     return model
-
-
-def _without(model: nn.Module) -> nn.Module:
-    """A copy without what is only there while it trains."""
-    plain = copy.deepcopy(model)
-    delattr(plain, ATTACHED)
-    return plain
 
 
 def _silenced(model: nn.Module, names: list[str]) -> nn.Module:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -27,6 +26,7 @@ from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task, split
 from gossamer.train import Training, fit
+from gossamer.train.lend import lent
 
 LOG_2PI = math.log(2 * math.pi)
 # Gamma(shape, rate) on the precision: of the component at zero, and of the others (as in the source's own code).
@@ -34,8 +34,6 @@ ZERO_GAMMA = (5000.0, 2.0)
 GAMMA = (250.0, 0.1)
 # Steps of means, log precisions and proportions over those of the weights (there 1e-4, 3e-3, 3e-3 over 5e-4).
 PACES = (0.2, 6.0, 6.0)
-# The name of the mixture among the network's modules while it trains.
-ATTACHED = "soft_sharing_prior"
 # Weights are gone through in pieces of so many.
 PIECE = 2**13
 
@@ -180,10 +178,6 @@ class Prior(nn.Module):
             variances=(-log_precision).exp(),
         )
 
-    def touch(self, module: nn.Module, args: Any, outputs: Any) -> Any:
-        """A forward hook: outputs plus nothing. Several processes average only gradients of what a run depends on."""
-        return apply_to_collection(outputs, Tensor, lambda y: y + 0 * self.moved.sum() if y.is_floating_point() else y)
-
 
 class SoftSharing:
     """A term for `fit`: tau / samples * (-log p(w) - log p(mixture)), beside a loss that is a mean over samples."""
@@ -216,16 +210,11 @@ def train_under(
 ) -> nn.Module:
     """The copy of the model that has been trained, with the mixture as a part of it while it was."""
     model = copy.deepcopy(model)
-    model.add_module(ATTACHED, prior)
-    hook = model.register_forward_hook(prior.touch)
     samples = len(task.train) * len(split(next(iter(task.train)))[0][0])
     teach: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
     checkpoint = run.folder / "soft.ckpt" if run.folder else None
-    try:
+    with lent(model, [prior]):
         fit(model, task, training, run, teach=teach, checkpoint=checkpoint, label="soft weight-sharing")
-    finally:
-        hook.remove()
-        delattr(model, ATTACHED)
     return model
 
 
