@@ -10,6 +10,7 @@ import torch
 from deploy_nets import Textures, images, task, trained
 from torch import nn
 
+import gossamer
 from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.models.zoo import build
@@ -178,6 +179,33 @@ def test_a_pt2_file_runs_without_the_class_at_any_batch_size(tmp_path):
     with pytest.raises(BadInput, match="cannot be trained"):
         loaded.train()
     torch.testing.assert_close(open_runner("torch", loaded, threads=1)(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+class Sum(nn.Module):
+    """Takes any number of inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x, *more):
+        return self.layer(x + sum(more))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_networks_out_of_files_are_exported_again_whatever_they_take(count, tmp_path):
+    torch.manual_seed(0)
+    model, x = Sum().eval(), tuple(torch.randn(3, 4) for _ in range(count))
+    example = tuple(part[:2] for part in x)
+    gossamer.save(model, tmp_path / "net.gsr", example)
+    sources = [model, load_pt2(export_pt2(model, example, tmp_path / "net.pt2")), gossamer.load(tmp_path / "net.gsr")]
+    for source in sources:
+        runner = open_runner("onnxruntime", export_onnx(source, example, tmp_path / "again.onnx"), threads=1)
+        torch.testing.assert_close(runner(*x), model(*x), rtol=1e-5, atol=1e-6)
+        again = load_pt2(export_pt2(source, example, tmp_path / "again.pt2"))
+        torch.testing.assert_close(again(*x), model(*x))
+        gossamer.save(source, tmp_path / "again.gsr", example)
+        torch.testing.assert_close(gossamer.load(tmp_path / "again.gsr")(*x), model(*x))
 
 
 def test_a_damaged_pt2_file_is_refused(tmp_path):

@@ -38,8 +38,7 @@ def export_onnx(
     inputs = tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in example_inputs)
     shapes = None
     if dynamic_batch:
-        inputs, shapes = free_batch(inputs)
-        shapes = as_parameters(copied, shapes)
+        inputs, shapes = free_batch(copied, inputs)
     with silent(), torch.no_grad():
         try:
             program = torch.onnx.export(copied, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes)
@@ -59,24 +58,21 @@ def write_onnx(model: onnx.ModelProto, path: Path) -> None:
     record.write_bytes(path, model.SerializeToString())
 
 
-def free_batch(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The inputs with a batch of at least 2 (some versions of torch take 1 as fixed) and which dimension is free."""
+def free_batch(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The inputs with a batch of at least 2 (some versions of torch take 1 as fixed) and which dimension is free, by
+    the parameters of `forward`: those of `*inputs` are one tuple, which must not be empty."""
     first = next((x for x in inputs if isinstance(x, Tensor) and x.dim()), None)
     if first is None:
         return inputs, tuple(None for _ in inputs)
     shares = [isinstance(x, Tensor) and x.dim() > 0 and len(x) == len(first) for x in inputs]
     if len(first) == 1:
         inputs = tuple(torch.cat([x, x]) if shared else x for x, shared in zip(inputs, shares))
-    return inputs, tuple({0: torch.export.Dim.DYNAMIC} if shared else None for shared in shares)
-
-
-def as_parameters(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Shapes of inputs as the parameters of `forward`: those of `*inputs` are one tuple."""
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} if shared else None for shared in shares)
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL not in kinds:
-        return shapes
-    at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-    return (*shapes[:at], shapes[at:])
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        return inputs, (*shapes[:at], shapes[at:]) if shapes[at:] else shapes
+    return inputs, shapes
 
 
 def reason(name: str, target: str, error: BaseException, dynamic_batch: bool) -> str:

@@ -26,7 +26,7 @@ def export_pt2(
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
     copied = bake(model).eval()
-    inputs, shapes = free_batch(example_inputs) if dynamic_batch else (example_inputs, None)
+    inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
     with silent(), torch.no_grad():
         try:
             program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
@@ -64,17 +64,17 @@ def _line(error: Exception) -> str:
 class Frozen(nn.Module):
     """An exported graph. It has no train mode, so eval() and train(False) do nothing and train() is refused."""
 
-    def __init__(self, graph: nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.graph = graph
+        self.network = network  # not `graph`: an exporter looks for the parameters below that name in torch's own graph
         self.training = False
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self.graph(*inputs)
+        return self.network(*inputs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
         with silent():  # torch warns of itself when its graphs are copied
-            return Frozen(copy.deepcopy(self.graph, memo))
+            return Frozen(copy.deepcopy(self.network, memo))
 
     def train(self, mode: bool = True) -> "Frozen":
         if mode:

@@ -1,7 +1,6 @@
 """The graph of a network in eval mode, from torch's exporter, with the batch size free."""
 
 import copy
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -35,9 +34,8 @@ def capture(
     """The graph, and the constants that the network makes while it runs: tensors that follow those of `names`."""
     if not example_inputs or not all(isinstance(x, Tensor) for x in example_inputs):
         raise BadInput("example_inputs must be a tuple of tensors, or None to store the weights alone")
-    inputs, shapes = free_batch(example_inputs) if dynamic_batch else (example_inputs, None)
     copied = copy.deepcopy(model).eval()
-    shapes = shapes and _as_called(copied, shapes)
+    inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
     with silent(), torch.no_grad():
         try:
             program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
@@ -165,15 +163,6 @@ class _Converter:
 
     def _refuse(self, why: str) -> BadInput:
         return BadInput(f"{self.model} {why}; {WEIGHTS_ONLY}")
-
-
-def _as_called(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
-    """One for each parameter of `forward`: those that *args takes belong together."""
-    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL not in kinds:
-        return shapes
-    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-    return shapes if len(shapes) <= named else (*shapes[:named], shapes[named:])
 
 
 def _first(node: fx.Node) -> Any:
