@@ -9,8 +9,10 @@ from torch import nn
 from train_toy import batches, linear, net, run, same, task, training
 
 from gossamer.errors import BadInput
+from gossamer.losses import multi_label_loss
 from gossamer.task import cross_entropy
 from gossamer.train import Distillation, fit, kd_loss, output_loss
+from gossamer.train.distill import soft_loss
 
 
 def slow_kd(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
@@ -69,6 +71,23 @@ def test_output_loss_is_relative_to_the_variance_of_the_teacher() -> None:
 def test_outputs_that_do_not_match_are_an_error(student: object, teacher: object) -> None:
     with pytest.raises(BadInput, match="distillation"):
         output_loss(student, teacher)
+
+
+def test_labels_of_which_several_may_be_true_are_taught_as_probabilities() -> None:
+    z, v, yes = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    yes = (yes > 0).float()
+    several, relative = multi_label_loss(z, v, 2.0), output_loss(z, v)
+    assert float(several) != pytest.approx(float(relative))
+    for target, expected in (
+        (yes, several),
+        (yes.long(), several),
+        (yes.bool(), several),
+        (torch.zeros(5, 4), relative),  # as of samples without labels
+        (yes / 2, relative),
+        (yes[:, 0], relative),
+        (None, relative),
+    ):
+        torch.testing.assert_close(soft_loss(z, v, target, 2.0), expected)
 
 
 def test_distillation_weighs_the_soft_loss_and_leaves_alpha_to_the_hard_one() -> None:

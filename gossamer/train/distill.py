@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
-from gossamer.losses import kd_loss, output_loss
+from gossamer.losses import kd_loss, multi_label_loss, output_loss
 from gossamer.task import Model
 from gossamer.train.answers import Answers, identity
 from gossamer.train.batches import to_channels_last
@@ -163,9 +163,13 @@ class Distillation:
 
 
 def soft_loss(outputs: Any, expected: Any, target: Any, temperature: float) -> Tensor:
-    """`kd_loss` where the teacher's outputs are logits (N, classes, ...) for integer targets (N, ...), `output_loss`
-    otherwise."""
-    return kd_loss(outputs, expected, temperature) if are_logits(expected, target) else output_loss(outputs, expected)
+    """`kd_loss` where the teacher's outputs are logits (N, classes, ...) for integer targets (N, ...),
+    `multi_label_loss` where they are for targets of their own shape that are 0 or 1, `output_loss` otherwise."""
+    if are_logits(expected, target):
+        return kd_loss(outputs, expected, temperature)
+    if are_labels(expected, target):
+        return multi_label_loss(outputs, expected, temperature)
+    return output_loss(outputs, expected)
 
 
 def are_logits(outputs: Any, target: Any) -> bool:
@@ -177,3 +181,11 @@ def are_logits(outputs: Any, target: Any) -> bool:
         and outputs.dim() >= 2
         and target.shape == outputs.shape[:1] + outputs.shape[2:]
     )
+
+
+def are_labels(outputs: Any, target: Any) -> bool:
+    """Whether there is a yes or no for each output, and a yes among them."""
+    if not isinstance(outputs, Tensor) or not isinstance(target, Tensor) or target.shape != outputs.shape:
+        return False
+    yes = target == 1
+    return outputs.dim() >= 2 and bool(yes.any()) and bool((yes | (target == 0)).all())

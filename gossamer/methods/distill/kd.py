@@ -1,8 +1,8 @@
 """Learn the teacher's softened outputs.
 
 What it does: trains all weights on the task's own loss and on the teacher's outputs: softened probabilities for
-classes, and outputs relative to their variance for everything else (boxes, embeddings, regressions, also in tuples or
-dicts).
+classes and for labels of which several may be true, and outputs relative to their variance for everything else (boxes,
+embeddings, regressions, also in tuples or dicts).
 Cost: one forward pass of the teacher for each batch.
 When it fails: a student that is far too small for its teacher learns better from one in between; teachers trained with
 smoothed labels teach less. `standardize` helps where the student cannot reach the size of the teacher's logits.
