@@ -1,12 +1,12 @@
 """What the user names on the command line, turned into a network and a task.
 
-A model: a name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, a `.pt2` or `.gsr`, or a
-`.safetensors` that `gossamer train` wrote. Data: a built-in name, a folder of class folders, `package.module:task`, or
-`auto`.
+A model: a name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, a `.pt2` or `.gsr`, a result
+folder, or a `.safetensors` that `gossamer train` wrote. Data: a built-in name, a folder of class folders,
+`package.module:task`, or `auto`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from gossamer.run import Progress, Silent
 from gossamer.task import Task
 
 AUTO = "auto"
+DEPLOYED = "model.pt2"  # in a result folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,8 @@ def load_model(request: Request) -> Source:
             source = _from_factory(request)
         elif path.suffix in _FILES:
             source = _FILES[path.suffix](path, request)
+        elif (path / DEPLOYED).is_file():
+            source = replace(_from_pt2(path / DEPLOYED, request), name=path.name)
         else:
             source = _from_zoo(request)
     source.model.eval()

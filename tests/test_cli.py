@@ -120,8 +120,8 @@ def test_train_writes_weights_that_evaluate_well(trained: Path) -> None:
 def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime"])
     monkeypatch.setattr("gossamer.deliver.peak_memory", lambda *args, **kwargs: 1)
-    words = ("distill", "--teacher", f"mycode:Net={trained}", "--student", "mycode:Net", "--data", "mycode:task")
-    words = (*words, "--epochs", 1, "--set", "temperature=2", "--cache", "answers", "--quiet")
+    words: tuple[Any, ...] = ("distill", "--teacher", f"mycode:Net={trained}", "--student", "mycode:Net")
+    words = (*words, "--data", "mycode:task", "--epochs", 1, "--set", "temperature=2", "--cache", "answers", "--quiet")
     found = document(*words)
     assert (
         Path(found["folder"]).name == "Net-from-Net-bright" and found["document"]["teaching"]["method"] == "distill.kd"
@@ -133,9 +133,27 @@ def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monke
     assert "temperature: 2.0" in recipe
 
 
+def test_a_result_folder_is_taught_further_and_a_missed_goal_is_said(
+    user: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime"])
+    monkeypatch.setattr("gossamer.deliver.peak_memory", lambda *args, **kwargs: 1)
+    words = ("distill", "--teacher", f"mycode:Net={trained}", "--data", "mycode:task", "--epochs", 1, "--no-alone")
+    auto = ("--student", "auto", "--params", 400, "--out", "first", "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr("gossamer.deliver.missed", lambda *args: ["params: 500, asked for at most 400"])
+        assert "missed: params: 500" in call(*words, *auto, status=3).stderr
+    found = document(*words, "--student", "first", "--out", "second", "--quiet")
+    before = json.loads((user / "first" / "records.json").read_text())
+    params = [[r["value"] for r in one["records"] if (r["what"], r["subject"]) == ("params", "result")]
+              for one in (before, found["document"])]  # fmt: skip
+    assert params[0] == params[1] and params[0][0] <= 400
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (("--method", "distill.hints", "--set", "layers={a:b}"), "unknown layer of the student in distill.hints 'a'"),
         (("--method", "prune.magnitude"), "only methods below distill"),
         (("--method", "distill.kdd"), "did you mean 'distill.kd'"),
         (("--set", "temperature"), "write OPTION=VALUE"),
@@ -288,11 +306,11 @@ def test_analyze_times_layers_and_draws_the_sensitivity(trained: Path) -> None:
         "onnxruntime",
         "--sensitivity",
     )
-    found = document("analyze", *arguments, "--threads", 1, "--batch", 2, "--out", "curves.html")
+    found = document("analyze", *arguments, "--threads", 1, "--batch", 2, "--out", "new/curves.html")
     assert all(time > 0 for time in found["times_ms"].values()) and len(found["times_ms"]) >= 3
     groups = {row["group"] for row in found["sensitivity"]}
     assert groups == {group["name"] for group in found["groups"] if group["reason"] is None}
-    assert all(group in (trained.parent / "curves.html").read_text() for group in groups)
+    assert all(group in (trained.parent / "new/curves.html").read_text() for group in groups)
 
 
 def test_compress_from_the_command_line_to_the_folder_and_back(trained: Path) -> None:
@@ -322,7 +340,9 @@ def test_recipes_are_listed_and_copied(user: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("gossamer.recipe.shipped", lambda: {"one": user / "one.yaml"})
     assert document("recipes", "list")["one"]["claims"] == {"top1": 93.2}
     assert "top1: 93.2" in call("recipes", "list").stdout
+    call("recipes", "copy", "one", "new/mine.yaml")
     call("recipes", "copy", "one", "mine.yaml")
+    assert (user / "mine.yaml").read_text() == (user / "new/mine.yaml").read_text()
     assert (user / "mine.yaml").read_text() == (user / "one.yaml").read_text()
     assert "exists already" in call("recipes", "copy", "one", "mine.yaml", status=2).stderr
     assert "did you mean 'one'" in call("recipes", "copy", "on", "b.yaml", status=2).stderr

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,18 @@ import gossamer
 from gossamer import BadInput, Goal, Run
 from gossamer.distillation import evidence
 from gossamer.distillation.job import distill, without_teacher
-from gossamer.distillation.networks import OnnxTeacher, Thawed, as_found, foreign, searched, trainable
+from gossamer.distillation.networks import (
+    OnnxTeacher,
+    RecordedTeacher,
+    Thawed,
+    as_found,
+    foreign,
+    only_remembers,
+    searched,
+    trainable,
+)
 from gossamer.measure import calibration
+from gossamer.methods import catalogue
 from gossamer.methods.distill.hints import Hints
 from gossamer.methods.distill.kd import SoftTargets
 from gossamer.methods.distill.recover import Recover
@@ -148,11 +159,58 @@ def test_an_onnx_file_and_its_recorded_answers_teach_like_the_network(tmp_path: 
     assert all(torch.equal(a, b) for a, b in zip(known.model.parameters(), recorded.model.parameters()))
     assert recorded.document.teaching is not None and list(recorded.document.teaching.networks) == ["result"]
     assert "Student taught" in (tmp_path / "recorded" / "report.html").read_text()
-    assert foreign(tmp_path) is None
+    assert foreign(tmp_path / "onnx") is None
+    found = foreign(cache)
+    assert isinstance(found, RecordedTeacher) and found.answers.folder == folder
+    shutil.copytree(folder, cache / "other")
+    with pytest.raises(BadInput, match=f"2 teachers; name the folder of one, below it: {folder.name}, other"):
+        foreign(cache)
     with pytest.raises(BadInput, match="no such file"):
         OnnxTeacher(tmp_path / "none.onnx")
     with pytest.raises(BadInput, match="a folder of recorded answers"):
-        distill(tmp_path, small(), stripes())
+        distill(tmp_path / "onnx", small(), stripes())
+
+
+def test_an_ensemble_of_which_one_only_answers_has_no_costs_and_one_that_remembers_no_accuracy(tmp_path: Path) -> None:
+    path = gossamer.export_onnx(learned(), stripes().example_inputs, tmp_path / "teacher.onnx")
+    brief, cache = replace(BRIEF, epochs=1), tmp_path / "answers"
+    run = Run(cache=cache)
+    made = distill([learned(), path], small(), stripes(), brief, alone=False, out=tmp_path / "a", run=run)
+    assert {r.what for r in made.records if r.subject == "original"} == {"top1", "teacher_time", "ece", "nll"}
+    assert only_remembers(Ensemble([learned(), RecordedTeacher(next(cache.iterdir()))]))
+    known = distill([learned(), cache], small(), stripes(), brief, alone=False, out=tmp_path / "b")
+    assert not [r for r in known.records if r.subject == "original"]
+
+
+INSIDE = ("attention", "bayesian", "crd", "data_free", "fsp", "gradients", "hints", "neurons", "rkd", "specialists")
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_methods_that_look_inside_refuse_a_teacher_that_only_answers(name: str, tmp_path: Path) -> None:
+    path = gossamer.export_onnx(tiny(), stripes().example_inputs, tmp_path / "teacher.onnx")
+    for teacher in (OnnxTeacher(path), Ensemble([tiny(), OnnxTeacher(path)])):
+        with pytest.raises(BadInput, match=f"distill.{name}: learns from what is inside the teacher"):
+            catalogue()[f"distill.{name}"]()(small(), stripes(), Run(teacher=teacher))
+
+
+def test_what_is_refused_leaves_no_work_in_the_way(tmp_path: Path) -> None:
+    method = Hints(epochs=1, hint_epochs=1, layers={"0": "head"})
+    with pytest.raises(
+        BadInput, match=r"'0' of the student and 'head' of the teacher cannot be matched: shapes .* and"
+    ):
+        distill(tiny(), small(), stripes(), method, out=tmp_path)
+    assert not (tmp_path / "work").exists()
+    soft = nn.Sequential(*small(), nn.Softmax(1))
+    with pytest.raises(BadInput, match="one last linear layer"):
+        distill(tiny(), soft, stripes(), BRIEF, calibrate=True, out=tmp_path)
+    real = replace(stripes(), validation=[(x, y.float()) for x, y in stripes().validation], metric=closeness)
+    with pytest.raises(BadInput, match="calibrate: is for classifiers"):
+        distill(tiny(), small(), real, BRIEF, calibrate=True, out=tmp_path)
+    assert not (tmp_path / "work").exists()
+
+
+def closeness(model: Any, loader: Any) -> Tensor:
+    return torch.cat([torch.exp(-model(x)[:, 0].pow(2)) for x, _ in loader]).detach()
 
 
 def test_an_ensemble_gives_the_mean_of_equal_outputs() -> None:

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from gossamer.task import Task
 
 AUTO = "auto"
-MODEL_HELP = "A zoo name, package.module:factory, timm:NAME, torchvision:NAME, a .pt2, .gsr or .safetensors file"
+MODEL_HELP = (
+    "A zoo name, package.module:factory, timm:NAME, torchvision:NAME, a .pt2, .gsr or .safetensors file, a result "
+    "folder"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +54,7 @@ def distill(
         list[str],
         typer.Option(
             metavar="MODEL",
-            help=f"{MODEL_HELP}; NAME=FILE with weights of its own; an .onnx file; a --cache folder's subfolder. Given "
+            help=f"{MODEL_HELP}; NAME=FILE with weights of its own; an .onnx file; a --cache folder. Given "
             "several times: the mean of all.",
         ),
     ],
@@ -168,7 +171,7 @@ def _network(text: str, task: "Task", seed: int, *, weights: Path | None = None,
     """The network of a model argument. fresh: untrained, where no file has its weights."""
     from gossamer.sources import Request, load_model
 
-    random = fresh and weights is None and not Path(text).is_file()
+    random = fresh and weights is None and not Path(text).exists()
     return load_model(Request(model=text, data=task.name, task=task, weights=weights, random=random, seed=seed)).model
 
 
@@ -183,6 +186,8 @@ def _method(name: str, options: list[str], **given: Any) -> "Method":
         key, equals, value = text.partition("=")
         if not equals:
             raise BadInput(f"--set {text}: write OPTION=VALUE, such as temperature=6")
+        if value.startswith("{"):
+            value = value.replace(":", ": ")  # {a:b} would be the key "a:b"
         values[key] = yaml.safe_load(value)
     if not name.startswith("distill."):
         raise BadInput(f"--method {name}: only methods below distill learn from a teacher, such as distill.kd")
@@ -202,5 +207,7 @@ def _show(console: Console, artifact: "Artifact", folder: Path) -> None:
     ]
     console.table("", ("", "teacher", "student"), rows)
     console.line(sentence(document))
+    for missed in document.missed:
+        console.note(f"missed: {missed}")
     console.line(f"report: {(folder / 'report.html').resolve()}")
     console.document({"folder": folder.resolve(), "document": document})

@@ -9,12 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gossamer.distillation.networks import Foreign, RecordedTeacher
+from gossamer.distillation.networks import only_remembers
 from gossamer.measure import calibration
 from gossamer.network.moments import evaluating
 from gossamer.record import ClassRow, Curve, Example, Record, Reliability, Teaching
 from gossamer.task import Task, split
 from gossamer.train.taps import Taps, stages
+from gossamer.train.teachers import only_answers
 
 EXAMPLES = 6
 LEAST_SIDE = 4  # pixels of an attention map, where there are layers that have them
@@ -29,12 +30,12 @@ def gathered(
 ) -> tuple[Teaching, list[Record]]:
     """All that there is to say of these networks on this task, and the numbers that belong among the records."""
     whole = Teaching(method=method, networks={s: type(model).__name__ for s, model in networks.items()}, curves=curves)
-    asked = {s: model for s, model in networks.items() if not isinstance(model, RecordedTeacher)}
+    asked = {s: model for s, model in networks.items() if not only_remembers(model)}
     if not gives_classes(asked["result"], task):
         return whole, []
     logits, labels = gather(asked, task)
     rows, reliability = sureness(logits, labels)
-    layers, examples = looks({s: model for s, model in asked.items() if not isinstance(model, Foreign)}, task)
+    layers, examples = looks({s: model for s, model in asked.items() if not only_answers(model)}, task)
     found = replace(
         whole,
         networks={s: name for s, name in whole.networks.items() if s in asked},

@@ -1,6 +1,7 @@
 """Teach a student: one network trained from others, measured against them and against itself without a teacher."""
 
 import copy
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from gossamer import deliver
 from gossamer.deploy import open_runner
 from gossamer.distillation import evidence
-from gossamer.distillation.networks import Foreign, RecordedTeacher, foreign, searched, trainable
-from gossamer.errors import BadInput, unknown
+from gossamer.distillation.networks import foreign, only_remembers, searched, trainable
+from gossamer.errors import BadInput, GossamerError, unknown
 from gossamer.folder import lock_folder, writing
 from gossamer.goal import Goal
 from gossamer.job import Artifact
@@ -25,7 +26,7 @@ from gossamer.methods import catalogue
 from gossamer.methods.base import Method
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.distill.student import HintedStudent, Student
-from gossamer.methods.distill.temperature import Temperature
+from gossamer.methods.distill.temperature import Temperature, divided
 from gossamer.network import bake
 from gossamer.recipe import Recipe
 from gossamer.record import Curve, JobDocument, Record, environment, write_text
@@ -34,7 +35,7 @@ from gossamer.run import Run
 from gossamer.search.journal import Journal, fingerprint, take_step
 from gossamer.task import Task, split
 from gossamer.train import hasten
-from gossamer.train.teachers import Ensemble
+from gossamer.train.teachers import Ensemble, only_answers
 
 TEACHER, STUDENT, ALONE = deliver.ORIGINAL, deliver.RESULT, "alone"
 METHOD = "distill.kd"
@@ -141,10 +142,21 @@ class Job:
         self.rows: list[Record] = []
 
     def execute(self) -> Artifact:
-        """Everything, in order."""
+        """Everything, in order. What was refused before anything was trained leaves no work, which would stand in the
+        way of the job that was meant."""
+        try:
+            return self._execute()
+        except GossamerError:
+            if not any(one.suffix in (".ckpt", ".safetensors") for one in self.work.rglob("*")):
+                shutil.rmtree(self.work)
+            raise
+
+    def _execute(self) -> Artifact:
         lesson, networks = self.lesson, {TEACHER: self.teacher}
         student = self._student()
         check_pair(self.teacher, (student, *lesson.assistants), self.task)
+        if lesson.calibrate:
+            check_scalable(student, self.task)
         reference = self._judged(TEACHER, "teacher", self.teacher)
         for number, assistant in enumerate(lesson.assistants, 1):
             name = f"assistant {number}"
@@ -194,10 +206,10 @@ class Job:
 
     def _cost(self, teacher: nn.Module | None, pupil: str) -> bool:
         """Note what a teacher takes for a training batch; gives whether it is to be compiled."""
-        if teacher is None or isinstance(teacher, RecordedTeacher):
+        if teacher is None or only_remembers(teacher):
             return False
         inputs, _ = split(next(iter(self.task.train)))
-        steps = 0 if isinstance(teacher, Foreign) else len(self.task.train) * getattr(self.lesson.method, "epochs", 1)
+        steps = 0 if only_answers(teacher) else len(self.task.train) * getattr(self.lesson.method, "epochs", 1)
         on_gpu = self.run.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
         device = torch.device("cuda" if on_gpu else "cpu")
         found = self.journal.remember(
@@ -213,7 +225,7 @@ class Job:
 
     def _judged(self, subject: str, name: str, model: nn.Module) -> Tensor | None:
         """Scores on validation data; None for a teacher that knows its training data alone."""
-        if isinstance(model, RecordedTeacher):
+        if only_remembers(model):
             return None
         with self._timed("validation"):
             scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
@@ -252,9 +264,9 @@ class Job:
         scores = {
             subject: accuracy(open_runner("torch", model, threads=self.goal.threads), self.task, "test")
             for subject, model in networks.items()
-            if not isinstance(model, RecordedTeacher)
+            if not only_remembers(model)
         }
-        costly = None if isinstance(self.teacher, Foreign) else self.teacher
+        costly = None if only_answers(self.teacher) else self.teacher
         rows = deliver.measure(costly, result, self.task, self.goal, self.run, self.work)
         if costly is None and TEACHER in scores:
             rows.append(top1_record(TEACHER, scores[TEACHER], split="test"))
@@ -284,7 +296,7 @@ def without_teacher(method: Method) -> Method | None:
 
 def check_pair(teacher: nn.Module, students: Sequence[nn.Module], task: Task) -> None:
     """Refuse networks that do not take the task's inputs, and students whose outputs are unlike the teacher's."""
-    known = None if isinstance(teacher, RecordedTeacher) else _output(teacher, "teacher", task)
+    known = None if only_remembers(teacher) else _output(teacher, "teacher", task)
     for student in students:
         found = _output(student, "student", task)
         if known and found and known != found:
@@ -292,6 +304,13 @@ def check_pair(teacher: nn.Module, students: Sequence[nn.Module], task: Task) ->
                 f"the teacher gives outputs of shape {known}, {type(student).__name__} gives {found}; they must be "
                 "equal for the same inputs"
             )
+
+
+def check_scalable(student: nn.Module, task: Task) -> None:
+    """Refuse students that temperature scaling is not for, before they are trained."""
+    if not evidence.gives_classes(student, task):
+        raise BadInput("calibrate: is for classifiers, which give logits (N, classes) for integer labels (N,)")
+    divided(student, 2.0, task.example_inputs)
 
 
 def _output(model: nn.Module, name: str, task: Task) -> tuple[int, ...] | None:

@@ -23,18 +23,11 @@ from gossamer.search.price import AIM, Pricer
 from gossamer.search.shapes import apply_steps
 from gossamer.task import Task
 from gossamer.train.answers import LAYOUT, Answers
-from gossamer.train.teachers import Ensemble
+from gossamer.train.teachers import Ensemble, Foreign, only_answers
 
 SPARSE = 0.1  # share of zeros from which on a weight is held sparse
 SHARED = 256  # distinct values up to which a weight is held to them
 FLOAT_BYTES = 4
-
-
-class Foreign(nn.Module):
-    """A teacher that only answers: it has no layers to learn from, and no costs that could be counted."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Foreign":
-        return self
 
 
 class OnnxTeacher(Foreign):
@@ -71,11 +64,21 @@ class RecordedTeacher(Foreign):
         return self.answers(inputs, None)
 
 
+def only_remembers(teacher: nn.Module) -> bool:
+    """Whether it, or one of an ensemble, answers for what it was asked before, and for nothing else."""
+    return any(isinstance(part, RecordedTeacher) for part in teacher.modules())
+
+
 def foreign(path: Path) -> Foreign | None:
-    """The teacher of an `.onnx` file or of a folder of answers; None where the path is neither."""
+    """The teacher of an `.onnx` file or of a folder of answers, or of a folder with one of these; None where the path
+    is nothing of that kind."""
     if path.suffix == ".onnx":
         return OnnxTeacher(path)
-    return RecordedTeacher(path) if (path / LAYOUT).is_file() else None
+    found = [one.parent for one in (*path.glob(LAYOUT), *path.glob(f"*/{LAYOUT}"))]
+    if len(found) > 1:
+        names = ", ".join(sorted(one.name for one in found))
+        raise BadInput(f"{path} holds the answers of {len(found)} teachers; name the folder of one, below it: {names}")
+    return RecordedTeacher(found[0]) if found else None
 
 
 class Thawed(nn.Module):
@@ -88,8 +91,8 @@ class Thawed(nn.Module):
         for parameter in self.network.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
 
-    def forward(self, x: Any) -> Any:  # one input: exporters cannot tell how many `*inputs` are
-        return self.network(x)
+    def forward(self, *inputs: Any) -> Any:
+        return self.network(*inputs)
 
     def train(self, mode: bool = True) -> "Thawed":
         return self
@@ -121,8 +124,8 @@ def searched(teacher: nn.Module, task: Task, goal: Goal, run: Run, journal: Jour
     """A student for a goal, cut out of the teacher: the shapes that meet it by measurement race against each other,
     as in `compress`. Bytes are those of its weights in float32."""
     if isinstance(teacher, Ensemble):
-        teacher = next(iter(teacher.members))
-    if isinstance(teacher, Foreign):
+        teacher = next((one for one in teacher.members if not only_answers(one)), teacher)
+    if only_answers(teacher):
         raise BadInput("a student for a goal is cut out of its teacher, which must be a module; name a student")
     if goal.file_bytes is not None or goal.compression_ratio is not None:
         limit = goal.file_limit(FLOAT_BYTES * sum(p.numel() for p in teacher.parameters()))

@@ -115,10 +115,8 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float,
     limit = _limit(document, axis, original)
     frame = _frame(axis, shown, floor, limit)
     title = f"{axis.title}, logarithmic" if frame.log_x else axis.title
-    body = [
-        axes(frame, title, f"{measure(document)} on validation, %"),
-        _goal_region(frame, floor, limit and limit / axis.unit),
-    ]
+    what = f"{measure(document)} on validation"
+    body = [axes(frame, title, f"{what}, %"), _goal_region(frame, floor, limit and limit / axis.unit)]
     body.append(path(frame, _front([(c / axis.unit, t) for s, c, t in shown if s.accepted]), "front"))
     low = 0
     # Rejected states first: what was accepted lies on top where dots meet.
@@ -138,11 +136,8 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float,
     for state, cost, top1 in shown:
         if state in (original, final) and top1 >= frame.y_low:
             body.append(_label(frame, (cost / axis.unit, top1), "original" if state is original else "result"))
-    plot = figure(
-        "".join(body),
-        frame,
-        f"{text.titled(measure(document))} on validation against {axis.title}, one mark per state that was tried",
-    )
+    label = f"{text.titled(what)} against {axis.title}, one mark per state that was tried"
+    plot = figure("".join(body), frame, label)
     verb = "lies" if low == 1 else "lie"
     return plot + (f'<p class="note">{text.plural(low, "state")} {verb} below this axis (▼).</p>' if low else "")
 

@@ -62,9 +62,8 @@ def _lost(document: JobDocument) -> list[str]:
     drop = drop_record(document, "test")
     if drop is None:
         return []
-    return [
-        f"{text.points(abs(drop.value))} points of {measure(document)} {'lost' if drop.value >= 0 else 'gained'} on test"
-    ]
+    became = "lost" if drop.value >= 0 else "gained"
+    return [f"{text.points(abs(drop.value))} points of {measure(document)} {became} on test"]
 
 
 def parts(document: JobDocument) -> list[Part]:

@@ -10,6 +10,18 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from gossamer.errors import BadInput
 
 
+class Foreign(nn.Module):
+    """A teacher that only answers: no layers and no weights to learn from, and no costs that could be counted."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Foreign":
+        return self
+
+
+def only_answers(teacher: nn.Module) -> bool:
+    """Whether it, or one of an ensemble, is such a teacher."""
+    return any(isinstance(part, Foreign) for part in teacher.modules())
+
+
 class Ensemble(nn.Module):
     """Several networks as one: the mean of their outputs, logits for logits (Ba & Caruana 2014, section 2.2)."""
 

@@ -150,7 +150,7 @@ class Bayesian(Student):
 
     def posterior(self, task: Task, run: Run) -> Posterior:
         """The teacher after its burn-in."""
-        network = copy.deepcopy(self.teacher(run)).requires_grad_(False).eval()
+        network = copy.deepcopy(self.teacher(run, inside=True)).requires_grad_(False).eval()
         samples = len(task.train) * batch_size(next(iter(task.train)))
         result = Posterior(network, samples, self.sampler_lr, self.prior, self.precision)
         with own_randomness():

@@ -84,7 +84,7 @@ class DataFree(Student):
     smoothness: Annotated[float, Range(0, 1e6)] = 0.01
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        teacher = copy.deepcopy(self.teacher(run)).requires_grad_(False).eval()
+        teacher = copy.deepcopy(self.teacher(run, inside=True)).requires_grad_(False).eval()
         home, example = next(teacher.parameters()).device, task.example_inputs[0]
         outputs = teacher(example.to(home))
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:

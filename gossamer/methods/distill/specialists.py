@@ -132,7 +132,7 @@ class Specialists(Student):
     specialist_lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.005
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        generalist = self.teacher(run)
+        generalist = self.teacher(run, inside=True)
         groups, expected = confused(generalist, task, self.count, run.seed)
         specialists = [self.specialist(generalist, group, task, run, k) for k, group in enumerate(groups, 1)]
         shares = [float(expected[group].sum().clamp(1e-6, 1 - 1e-6)) for group in groups]

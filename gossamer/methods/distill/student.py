@@ -22,6 +22,7 @@ from gossamer.train.batches import own_randomness, seed_everything
 from gossamer.train.distill import Teach
 from gossamer.train.mixing import mixed
 from gossamer.train.taps import Adapt, FeatureLoss, Lesson, Pair, stages, tapped
+from gossamer.train.teachers import only_answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +39,15 @@ class Student(Retrain):
         """The weights that are best on validation data are kept."""
         return Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay, keep="best")
 
-    def teacher(self, run: Run) -> nn.Module:
-        """Raises `BadInput` where there is none."""
+    def teacher(self, run: Run, *, inside: bool = False) -> nn.Module:
+        """Raises `BadInput` where there is none. inside: one whose layers, weights or gradients can be had."""
         if run.guide is None:
             raise BadInput(f"{self.name()}: there is no teacher; give the run one: Run(teacher=network)")
+        if inside and only_answers(run.guide):
+            raise BadInput(
+                f"{self.name()}: learns from what is inside the teacher; an .onnx file or recorded answers only show "
+                "outputs: give the network itself, or take distill.kd"
+            )
         return run.guide
 
     def learn(
@@ -136,13 +142,14 @@ class LayerStudent(Student):
 
     def pairs(self, student: nn.Module, task: Task, run: Run, *, firsts: bool = False) -> list[Pair]:
         """Layers to compare. firsts: the first layer of each resolution, too, before its last."""
+        teacher = self.teacher(run, inside=True)
         names = {name for name, _ in student.named_modules() if name}
         for name in self.layers:
             if name not in names:
                 raise unknown(f"layer of the student in {self.name()}", name, names)
         if self.layers:
             return list(self.layers.items())
-        ours, theirs = stages(student, task.example_inputs), stages(self.teacher(run), task.example_inputs)
+        ours, theirs = stages(student, task.example_inputs), stages(teacher, task.example_inputs)
         found = []
         for size in ours.keys() & theirs.keys():
             (first_s, last_s), (first_t, last_t) = ours[size], theirs[size]

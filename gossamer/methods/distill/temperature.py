@@ -40,7 +40,7 @@ def last_layer(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
         for hook in hooks:
             hook.remove()
     if not ran:
-        raise BadInput("no linear layer or convolution gives the outputs")
+        raise BadInput("distill.temperature: no linear layer or convolution gives the outputs")
     return ran[-1]
 
 
@@ -58,7 +58,7 @@ def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...
             after = found(*example_inputs)
         if isinstance(before, Tensor) and torch.allclose(after * temperature, before, rtol=1e-3, atol=1e-4):
             return found, layer
-    raise BadInput("the outputs do not come straight from one last linear layer or convolution")
+    raise BadInput("distill.temperature: the outputs do not come straight from one last linear layer or convolution")
 
 
 @dataclass(frozen=True, kw_only=True)
