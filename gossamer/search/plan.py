@@ -23,7 +23,7 @@ QUOTES = 5  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
 SLACK = 0.85  # a need below this share of the limit makes the lighter neighbour worth a second measurement
 HEATS = (0.05, 0.1)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
-RATES = (1.0, 0.2)  # times the learning rate, both in the second heat: what a cut left whole needs no large steps
+RATES = (0.2, 1.0)  # times the learning rate: the first in the first heat, both in the second
 RACE_LEAST, RACE_MOST = 40, 8000  # batches; the most is of the recovery that a heat is a share of
 
 
@@ -34,7 +34,7 @@ class Candidate:
     name: str
     steps: Steps
     quote: Quote
-    rate: float = 1.0
+    rate: float = RATES[0]
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ class Planner:
         for round_to in (8, 16):
             yield make(name=f"width, multiples of {round_to}", ranked=True, round_to=round_to)
         yield make(name="even width", ranked=False, round_to=8)
-        for number, before in enumerate(shallower, start=1):
-            yield make(name=f"depth and width, {number}", before=before, ranked=False, round_to=8)
+        for before in shallower:
+            count = len(before[0].options()["names"])
+            yield make(name=f"depth {count} and width", before=before, ranked=False, round_to=8)
 
     def _layer_families(self, whole: Quote, limit: float) -> Iterator[Family]:
         """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""
@@ -134,7 +135,8 @@ class Planner:
 
     def _race(self, candidates: Sequence[Candidate], ease: float) -> Candidate:
         """The best on validation after a short training of all, and a longer one of the two that lead, at two learning
-        rates: what keeps the original's outputs best at first is not always what learns best."""
+        rates: what keeps the original's outputs best at first is not always what learns best, and what a cut left whole
+        is lost by large steps."""
         if len(candidates) > 1:
             candidates = self._heat(candidates, ease, heat=1, go_on=2)
         both = [
@@ -149,7 +151,7 @@ class Planner:
         share, scores = HEATS[heat - 1], dict[str, float]()
         for one in candidates:
             train = partial(self._short_training, one, share)
-            scores[one.name] = self.journal.remember(f"race {ease:.3f} heat {heat} {one.name}", train)
+            scores[one.name] = self.journal.remember(f"race {ease:.3f} heat {heat} {one.name} rate {one.rate}", train)
             self.run.progress.say(f"race, heat {heat}, {one.name}: validation {scores[one.name]:.2f} %")
         best = sorted(candidates, key=lambda c: -scores[c.name])[:go_on]
         for one in candidates:
