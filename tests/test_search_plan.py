@@ -145,7 +145,7 @@ def test_the_two_that_lead_a_short_race_run_a_longer_one_at_two_rates(monkeypatc
     pricer, run = Curve({}), Run()
     pricer.goal = Goal(macs=1)  # type: ignore[attr-defined]
     planner = Planner(tiny(), task(), run, Journal(None, ""), pricer, Recover(lr=0.1))  # type: ignore[arg-type]
-    winner = planner._race([Candidate(name, (), quote(1)) for name in "cab"], 1.0)
+    winner = planner._race([Candidate(name, (RemoveBlocks(names=(name,)),), quote(1)) for name in "cab"])
     assert (winner.name, winner.rate) == ("b, learning rate 0.1", 1.0)
     assert sorted(trained) == sorted(
         [(n, RATES[0], HEATS[0]) for n in "abc"] + [(n, rate, HEATS[1]) for n in "ab" for rate in RATES]

@@ -19,7 +19,7 @@ from gossamer.search.thrift import Thrift
 from gossamer.task import Loader, Task
 from gossamer.train import Distillation, Training, fit, recalibrate
 
-QUOTES = 5  # at most, for one family of shapes
+QUOTES = 7  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
 SLACK = 0.85  # a need below this share of the limit makes the lighter neighbour worth a second measurement
 HEATS = (0.05, 0.1)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
@@ -68,7 +68,7 @@ class Planner:
             self.run.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
         if not found:
             return None
-        winner = self._race(found, ease)
+        winner = self._race(found)
         self.prepared.clear()
         return (*winner.steps, replace(self.recover, lr=winner.rate * self.recover.lr))
 
@@ -133,25 +133,25 @@ class Planner:
             quote = self.pricer(key, lambda: apply_steps(self.original, roughly(steps), self.task, scratch))
         return Candidate(family.name, steps, quote)
 
-    def _race(self, candidates: Sequence[Candidate], ease: float) -> Candidate:
+    def _race(self, candidates: Sequence[Candidate]) -> Candidate:
         """The best on validation after a short training of all, and a longer one of the two that lead, at two learning
         rates: what keeps the original's outputs best at first is not always what learns best, and what a cut left whole
         is lost by large steps."""
         if len(candidates) > 1:
-            candidates = self._heat(candidates, ease, heat=1, go_on=2)
+            candidates = self._heat(candidates, heat=1, go_on=2)
         both = [
             replace(one, name=f"{one.name}, learning rate {rate * self.recover.lr:g}", rate=rate)
             for one in candidates
             for rate in RATES
         ]
-        return self._heat(both, ease, heat=2, go_on=1)[0]
+        return self._heat(both, heat=2, go_on=1)[0]
 
-    def _heat(self, candidates: Sequence[Candidate], ease: float, *, heat: int, go_on: int) -> Sequence[Candidate]:
+    def _heat(self, candidates: Sequence[Candidate], *, heat: int, go_on: int) -> Sequence[Candidate]:
         """So many of the candidates, the best first, after training with a share of the recovery's batches."""
         share, scores = HEATS[heat - 1], dict[str, float]()
         for one in candidates:
             train = partial(self._short_training, one, share)
-            scores[one.name] = self.journal.remember(f"race {ease:.3f} heat {heat} {one.name} rate {one.rate}", train)
+            scores[one.name] = self.journal.remember(f"race, heat {heat}, rate {one.rate}: {one.steps}", train)
             self.run.progress.say(f"race, heat {heat}, {one.name}: validation {scores[one.name]:.2f} %")
         best = sorted(candidates, key=lambda c: -scores[c.name])[:go_on]
         for one in candidates:
@@ -184,12 +184,12 @@ class Planner:
 
 
 def _guess(low: int, high: int, need: dict[int, float], limit: float, *, end: int) -> int:
-    """Where the need should just be within the limit, on the line through the ends of the bracket."""
+    """Where the need should just be within the limit: on the line through the ends of the bracket, in ratios."""
     if high in need:
-        share = (need[low] - limit) / max(need[low] - need[high], 1e-9)
+        share = math.log(need[low] / limit) / max(math.log(need[low] / need[high]), 1e-9)
         index = low + round(share * (high - low) + 0.3)  # rather a little too far: that is a find, not a miss
     elif low < 0:
-        index = round(end * (1 - limit / need[low]))  # cost falls with the cut
+        index = round(end * (1 - math.sqrt(limit / need[low])))  # cost falls with the square of the width
     else:
         index = end - 1 if low >= end // 2 else (low + end) // 2
     return min(max(index, low + 1), high - 1)
