@@ -62,6 +62,9 @@ def said(*words: object, status: int = 2) -> str:
         (("train", "mycode:Net"), "which network on which data?"),
         (("train", *NET, "--out", "net.pt"), "trained weights are written as .safetensors"),
         (("train", *NET, "--lr", "-1"), "lr"),
+        (("compress", *NET, "--recipe", "train-resnet14-digits"), "has no steps, only a training"),
+        (("compress", *NET, "--recipe", "smallest-lenet5", "--max-drop", "1"), "--max-drop judges a goal"),
+        (("export", *NET, "--int8", "--out", "a.onnx", "--max-drop", "-5"), "Invalid value for '--max-drop'"),
     ],
 )
 def test_a_wrong_word_is_named_with_the_nearest_right_one(user: Path, words: tuple[str, ...], message: str) -> None:

@@ -99,6 +99,8 @@ def compress(
     from gossamer.sources import Request, load_data, load_model
 
     plan: Recipe | None = load(recipe) if recipe is not None else None
+    if plan is not None and plan.training is not None and not plan.steps:
+        raise BadInput(f"{recipe} has no steps, only a training; it is for `gossamer train --recipe`")
     if augment is None:
         augment = plan.augment if plan is not None else True
     task = load_data(data, seed=seed, augment=augment, progress=console.progress)
@@ -130,9 +132,11 @@ def _goal(asked: dict[str, Any], recipe: Path | None, **conditions: Any) -> Goal
     wanted = {name: value for name, value in asked.items() if value is not None}
     if wanted.keys() & set(GAINS):
         return Goal(**wanted, **conditions)
-    if recipe is None or wanted:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in GAINS)
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in GAINS)
+    if recipe is None:
         raise BadInput(f"say what to gain: at least one of {options}; or give the steps with --recipe")
+    if wanted:
+        raise BadInput(f"--max-drop judges a goal: say what to gain, too ({options}), or leave it to --recipe alone")
     return None
 
 

@@ -47,7 +47,7 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantize to int8 (.onnx), calibrated and checked on --data.")
     ] = False,
-    max_drop: Annotated[float, typer.Option(help="Points of accuracy that int8 may cost.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(min=0, max=100, help="Points of accuracy that int8 may cost.")] = 0.5,
     threads: ThreadsOption = 2,
     seed: SeedOption = 0,
     json: JsonOption = False,

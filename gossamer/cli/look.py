@@ -73,10 +73,13 @@ def analyze(
         raise BadInput("--sensitivity measures the drop on validation data: add --data")
     if gain not in GAINS:
         raise unknown("gain", gain, GAINS)
+    from gossamer.folder import make_folder
     from gossamer.network import analyze as analyze_network
     from gossamer.network.blocks import removable
     from gossamer.sources import Request, load_data, load_model
 
+    if sensitivity:
+        make_folder(out.parent)
     console = Console(as_json=json, quiet=quiet)
     task = load_data(data, seed=seed, progress=console.progress) if data is not None else None
     source = load_model(
