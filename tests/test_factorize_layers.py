@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput
 from gossamer.methods.factorize import matrices
+from gossamer.methods.factorize.biclustered import Biclustered
 from gossamer.methods.factorize.chain import (
+    Reorder,
     chain_macs,
     chain_params,
     dense_factor,
     grouped,
     kernel_of,
-    make_chain,
 )
 from gossamer.methods.factorize.channel import Channel
 from gossamer.methods.factorize.common import Factorize
@@ -81,6 +82,9 @@ SCHEMES: list[tuple[Factorize, tuple[str, ...]]] = [
     (Predicted(), ("plain", "odd", "groups", "1d", "3d")),
     (Predicted(grid=(2, 5)), ("linear",)),
     (Separable(), ALL_CONVOLUTIONS),
+    (Biclustered(), ("same", "valid", "reflect", "1d")),
+    (Biclustered(inputs=3, outputs=2), ("3d",)),
+    (Biclustered(inputs=1, outputs=5), ("odd",)),
     (Separable(basis="shared"), ("plain", "odd", "groups", "3d")),
     (Separable(basis="dct"), ("plain", "odd", "groups", "3d")),
 ]
@@ -94,7 +98,11 @@ def full_rank(scheme: Factorize, one: Layer) -> tuple[int, ...]:
 
 def chain_of(scheme: Factorize, one: Layer, rank: tuple[int, ...], gram: Tensor | None = None) -> nn.Sequential:
     assert not scheme.refusal(one)
-    return make_chain(one, scheme.chain(one, rank), scheme.solve(grouped(one), rank, gram))
+    return scheme.build(one, grouped(one), rank, gram)
+
+
+def layers_of(chain: nn.Sequential) -> list[Any]:
+    return [m for m in chain if not isinstance(m, Reorder)]
 
 
 def ladder(scheme: Factorize, one: Layer) -> list[tuple[int, ...]]:
@@ -112,9 +120,10 @@ def test_full_rank_is_the_layer(scheme: Factorize, kind: str, weighted: bool) ->
     x = inputs(one)
     chain = chain_of(scheme, one, full_rank(scheme, one), gram_of(one, x) if weighted else None)
     torch.testing.assert_close(chain(x), one(x), rtol=1e-6, atol=1e-6)
-    assert (chain[-1].bias is None) == (one.bias is None)
-    assert all(type(m) is type(one) for m in chain)
-    assert all(m.bias is None for m in chain[:-1])
+    *inner, last = layers_of(chain)
+    assert (last.bias is None) == (one.bias is None)
+    assert all(type(m) is type(one) for m in (*inner, last))
+    assert all(m.bias is None for m in inner)
 
 
 @each
@@ -136,9 +145,12 @@ def impulse(chain: nn.Sequential, one: Any) -> Tensor:
     if isinstance(one, nn.Linear):
         units = torch.eye(size, dtype=D)
         return (chain(units) - chain(torch.zeros_like(units))).T[None]
-    copies = [type(m)(m.in_channels, m.out_channels, m.kernel_size, groups=m.groups, bias=False).to(D) for m in chain]
-    for copy, m in zip(copies, chain):
-        copy.weight.data = m.weight.data  # type: ignore[assignment]
+    copies: list[Any] = []
+    for m in chain:
+        if not isinstance(m, Reorder):
+            own, m = m, type(m)(m.in_channels, m.out_channels, m.kernel_size, groups=m.groups, bias=False).to(D)
+            m.weight.data = own.weight.data
+        copies.append(m)
     units = torch.eye(size, dtype=D).view(size, -1, *one.kernel_size)
     result = nn.Sequential(*copies)(units.repeat(1, groups, *[1] * len(one.kernel_size)))
     return result.flatten(1).T.unflatten(0, (groups, -1))
@@ -200,7 +212,7 @@ def test_costs_are_those_of_the_network(scheme: Factorize, kind: str) -> None:
     rank = ladder(scheme, one)[-2]
     chain, factors = chain_of(scheme, one, rank), scheme.chain(one, rank)
     assert chain_macs(factors, kernel_of(one), calls) == sum(row.macs for row in layer_costs(chain, (x,)))
-    assert chain_params(factors, kernel_of(one)) == sum(m.weight.numel() for m in chain)
+    assert chain_params(factors, kernel_of(one)) == sum(m.weight.numel() for m in layers_of(chain))
     whole = nn.Sequential(one)
     assert chain_macs([dense_factor(one)], kernel_of(one), calls) == sum(r.macs for r in layer_costs(whole, (x,)))
     vector = scheme.chain(one, [torch.tensor([r, r]) for r in rank])

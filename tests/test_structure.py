@@ -77,6 +77,7 @@ def test_methods_never_import_one_another() -> None:
     """retrain.py, criteria.py, masks.py and some below share/ are no methods but what several share."""
     shared = (
         "gossamer.methods.base",
+        "gossamer.methods.factorize.alike",
         "gossamer.methods.factorize.chain",
         "gossamer.methods.factorize.common",
         "gossamer.methods.factorize.cpd",

@@ -1,7 +1,7 @@
 """A chain of layers in the place of one: what it costs, and how it is made."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,19 @@ class Factor:
     def size(self, kernel: Sequence[int]) -> Count:
         """The number of its weights."""
         return self.outputs * self.inputs // self.groups * math.prod(kernel[a] for a in self.axes)
+
+
+class Reorder(nn.Module):
+    """Channel j of the output is channel order[j] of the input."""
+
+    order: Tensor
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("order", order)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.order)
 
 
 def kernel_of(layer: Layer) -> tuple[int, ...]:
@@ -84,6 +97,24 @@ def make_chain(layer: Layer, factors: Sequence[Factor], weights: Sequence[Tensor
         one.requires_grad_(layer.weight.requires_grad and not factor.fixed)
         made.append(one.train(layer.training))
     return nn.Sequential(*made).train(layer.training)
+
+
+def reordered(chain: nn.Sequential, before: Mapping[int, Tensor], outputs: Tensor) -> nn.Sequential:
+    """A chain whose layers at these places take their inputs in another order, and whose outputs are the original's in
+    the order `outputs`, its bias included: it gives them in their own."""
+    made: list[nn.Module] = []
+    for n, layer in enumerate(chain):
+        made += [Reorder(before[n])] if n in before and not _sorted(before[n]) else []
+        made.append(layer)
+    last: Any = chain[-1]
+    if last.bias is not None:
+        last.bias.data = last.bias.data[outputs]
+    made += [] if _sorted(outputs) else [Reorder(outputs.argsort())]
+    return nn.Sequential(*made).to(last.weight.device).train(chain.training)
+
+
+def _sorted(order: Tensor) -> bool:
+    return bool((order.diff() > 0).all())
 
 
 def _make(layer: Layer, factor: Factor, bias: bool) -> Any:

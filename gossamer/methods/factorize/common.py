@@ -68,9 +68,6 @@ class Factorize(Method):
 
     stage: ClassVar[int | None] = 20
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")
-    # What the ranks count, and whether they are ranks of the unfoldings.
-    modes: ClassVar[tuple[str, ...]] = ("rank",)
-    singular: ClassVar[bool] = True
 
     energy: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     macs: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
@@ -96,6 +93,16 @@ class Factorize(Method):
     def roughly(self) -> "Factorize":
         return replace(self, data="none")
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What the ranks count."""
+        return ("rank",)
+
+    @property
+    def singular(self) -> bool:
+        """Whether the ranks are those of the unfoldings."""
+        return True
+
     def refusal(self, layer: nn.Module) -> str:
         """Why this scheme is not for such a layer; "" where it is."""
         raise NotImplementedError
@@ -111,6 +118,10 @@ class Factorize(Method):
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         """The weights of the chain."""
         raise NotImplementedError
+
+    def build(self, layer: Layer, weight: Tensor, rank: Rank, gram: Tensor | None) -> nn.Sequential:
+        """The chain, fitted to this weight."""
+        return make_chain(layer, self.chain(layer, rank), self.solve(weight, rank, gram))
 
     def spectrum(self, weight: Tensor, gram: Tensor | None, need: Literal["noise", "lost"]) -> Spectrum:
         """What the rule for the ranks needs to know of a weight."""
@@ -270,8 +281,8 @@ def _sensitivities(
         o, layer, weight = options[name], layers[name], grouped(layers[name])
         one = int((o.lost - PROBE).abs().argmin())
         rank = tuple(o.ranks[one].tolist())
-        weights = method.solve(weight, rank, _gram(method, model, name, task, weight))
-        rise = loss(swap(model, {name: make_chain(layer, method.chain(layer, rank), weights)})) - before
+        made = method.build(layer, weight, rank, _gram(method, model, name, task, weight))
+        rise = loss(swap(model, {name: made})) - before
         found[name] = max(rise, 0.0) / max(-math.log1p(-min(float(o.lost[one]), 0.999)), 1e-6)
     return {name: max(rate, 1e-3 * max(found.values()), 1e-9) for name, rate in found.items()}
 
@@ -341,7 +352,7 @@ def _factored(
             [(gram, cross)] = moments(changed, model, [name], task.calibration, method.batches).values()
             gram = gram.to(weight.dtype)
             weight = corrected(matrix, gram, cross.to(weight.dtype)).reshape(weight.shape)
-        made = make_chain(layer, method.chain(layer, chosen[name]), method.solve(weight, chosen[name], gram))
+        made = method.build(layer, weight, chosen[name], gram)
         chains[name] = with_norms(made) if method.norm else made
         if method.data == "accumulated":
             changed = swap(changed, {name: chains[name]})

@@ -69,10 +69,11 @@ def balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return left * scale[:, None], right / scale[:, :, None]
 
 
-def refit(target: Tensor, inner: Tensor, gram: Tensor) -> Tensor:
+def refit(target: Tensor, inner: Tensor, gram: Tensor | None) -> Tensor:
     """L (g, N, Q) with the least trace((W - L M) G (W - L M)^T): the best last factor behind the map M (g, Q, D)."""
-    normal = inner @ gram @ inner.mT
-    return target @ gram @ inner.mT @ torch.linalg.pinv((normal + normal.mT) / 2, hermitian=True)  # type: ignore[no-any-return]
+    weighted = inner if gram is None else inner @ gram
+    normal = weighted @ inner.mT
+    return target @ weighted.mT @ torch.linalg.pinv((normal + normal.mT) / 2, hermitian=True)  # type: ignore[no-any-return]
 
 
 def best_refit(target: Tensor, maps: Sequence[Tensor], gram: Tensor) -> tuple[int, Tensor]:

@@ -14,14 +14,16 @@ NORMS = {nn.Linear: nn.BatchNorm1d, nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.Bat
 
 
 def with_norms(chain: nn.Sequential) -> nn.Sequential:
-    """The chain with a normalization behind every layer but the last."""
-    *inner, last = chain
+    """The chain with a normalization behind every layer with weights but the last of them."""
+    *inner, _ = (layer for layer in chain if type(layer) in NORMS)
     made: list[nn.Module] = []
-    for layer in inner:
-        weight: Any = layer.weight
-        norm = NORMS[type(layer)](len(weight), device=weight.device, dtype=weight.dtype)
-        made += [layer, norm.train(layer.training)]
-    return nn.Sequential(*made, last).train(chain.training)
+    for layer in chain:
+        made.append(layer)
+        if layer in inner:
+            weight: Any = layer.weight
+            norm = NORMS[type(layer)](len(weight), device=weight.device, dtype=weight.dtype)
+            made.append(norm.train(layer.training))
+    return nn.Sequential(*made).train(chain.training)
 
 
 @torch.no_grad()

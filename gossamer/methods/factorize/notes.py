@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gossamer.methods.factorize.chain import Reorder
 from gossamer.methods.factorize.matrices import energy_of
 from gossamer.network.moments import Layer
 from gossamer.network.outline import in_row, part
@@ -17,6 +18,8 @@ POINTS = 80  # of a spectrum, at most about
 
 def describe(layer: Any) -> str:
     """A layer in a few words."""
+    if not hasattr(layer, "weight"):
+        return type(layer).__name__
     if isinstance(layer, nn.Linear):
         return f"Linear {layer.in_features} to {layer.out_features}"
     size = "x".join(map(str, getattr(layer, "kernel_size", ())))
@@ -25,24 +28,26 @@ def describe(layer: Any) -> str:
     return f"{type(layer).__name__} {size} {inputs} to {outputs}{groups}"
 
 
-def product(layer: Layer, chain: Sequence[nn.Module]) -> Tensor:
+def product(layer: Layer, chain: Sequence[Any]) -> Tensor:
     """The weight (groups, outputs, D) that a chain has as one layer, float32."""
-    weights: list[Tensor] = [m.weight.detach().float() for m in chain]  # type: ignore[operator]
     if isinstance(layer, nn.Linear):
-        total = weights[-1]
-        for weight in weights[-2::-1]:
-            total = total @ weight
+        total = torch.eye(layer.out_features, device=layer.weight.device)
+        for one in reversed(chain):
+            total = total @ one.weight.detach().float()
         return total[None]
     axes, groups = len(layer.kernel_size), layer.groups
     spread = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
     total = torch.eye(layer.out_channels, device=layer.weight.device).view(layer.out_channels, -1, *[1] * axes)
-    for one, weight in zip(reversed(chain), reversed(weights)):
-        total = spread(total, weight, groups=one.groups)  # type: ignore[arg-type]
+    for one in reversed(chain):
+        if isinstance(one, Reorder):
+            total = total[:, one.order.argsort()]
+        else:
+            total = spread(total, one.weight.detach().float(), groups=one.groups)
     blocks = total.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))  # type: ignore[no-untyped-call]
     return torch.stack([blocks[g, :, g] for g in range(groups)]).flatten(2)
 
 
-def relative_error(layer: Layer, chain: Sequence[nn.Module], weight: Tensor, gram: Tensor | None) -> float:
+def relative_error(layer: Layer, chain: Sequence[Any], weight: Tensor, gram: Tensor | None) -> float:
     """|W - W'| / |W| of what a chain was fitted to, in the metric that it was fitted in."""
     target = weight.flatten(2)
     change = target - product(layer, chain).to(target)

@@ -120,9 +120,7 @@ class Predicted(Factorize):
         kernels = gram if self.kernel == "covariance" and gram is not None else [self._smooth(weight)] * len(weight)
         picks = [chosen(k, rank[0]) for k in kernels]
         inner = torch.stack([predictor(k, p) for k, p in zip(kernels, picks)])
-        target = weight.flatten(2)
-        same = torch.eye(target.shape[2]).to(target).expand(len(target), -1, -1)
-        return [inner, refit(target, inner, same if gram is None else gram)]
+        return [inner, refit(weight.flatten(2), inner, gram)]
 
     def _smooth(self, weight: Tensor) -> Tensor:
         channels, *grid = weight.shape[2:] if weight.ndim > 3 else self.grid
