@@ -95,14 +95,15 @@ def _classes(taught: Teaching) -> str:
     subjects = list(taught.networks)
     gains = {row.name: row.top1["result"] - row.top1[ALONE] for row in taught.classes if ALONE in row.top1}
     most = max([1.0, *(abs(gain) for gain in gains.values())])
-    head = "".join(f'<th scope="col">{escape(named(s))}</th>' for s in subjects)
-    head += '<th scope="col">gain</th>' if gains else ""
+    # The gain first: a phone shows the columns on the left.
+    head = '<th scope="col">gain</th>' if gains else ""
+    head += "".join(f'<th scope="col">{escape(named(s))}</th>' for s in subjects)
     rows = []
     for row in sorted(taught.classes, key=lambda r: -gains.get(r.name, 0.0)):
-        cells = "".join(f'<td><data value="{row.top1[s]}">{text.points(row.top1[s])}</data></td>' for s in subjects)
-        if gains:
-            cells += _gain(gains[row.name], most)
-        rows.append(f'<tr><th scope="row">{escape(row.name)}<small>{text.count(row.samples)}</small></th>{cells}</tr>')
+        cells = _gain(gains[row.name], most) if gains else ""
+        cells += "".join(f'<td><data value="{row.top1[s]}">{text.points(row.top1[s])}</data></td>' for s in subjects)
+        label = f"{escape(row.name)}<small>{text.plural(row.samples, 'sample')}</small>"
+        rows.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
     lead = "Percent of the test samples of each class that are right."
     if gains:
         lead += " Gain: points of the taught student over the same student trained alone."

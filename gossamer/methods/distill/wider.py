@@ -53,8 +53,15 @@ class Wider(Method):
         if all(after == before for before, after in result.widths.values()):
             raise NoEffect(f"{self.name()}: no group of channels got wider{f': {why}' if why else ''}")
         for name, (before, after) in result.widths.items():
-            counts = {"before": f"{before} channels", "after": f"{after} channels"}
-            run.history.append(Edit(method=self.name(), kind="resize", target=name, proof=result.proof, **counts))
+            edit = Edit(
+                method=self.name(),
+                kind="resize",
+                target=name,
+                before=f"{before} channels",
+                after=f"{after} channels",
+                proof=result.proof,
+            )
+            run.history.append(edit)
         for name, reason in result.left.items():
             run.history.append(
                 Edit(method=self.name(), kind="resize", target=name, before="channels", after="left alone", note=reason)
