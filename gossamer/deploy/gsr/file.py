@@ -29,8 +29,8 @@ from gossamer.errors import CorruptFile
 MAGIC, VERSION = b"GSR", 1
 ALIGNMENT, OWN_SECTION = 64, 1 << 16  # raw tensors from so many bytes on lie alone, at a multiple of so many bytes
 MOST_SECTIONS, MOST_BYTES = 1 << 20, 1 << 48
-MODES = {"fast": ("rans",), "default": ("cm4", "rans"), "max": ("cm8", "rans")}
-SMALL = 1 << 22  # up to so many integers "default" takes the time that "max" does: less than a second
+MODES = {"fast": ("rans",), "default": ("cm4",), "max": ("cm8", "rans")}
+SMALL = 1 << 22  # up to so many integers "default" takes the smaller of the two: less than two seconds
 
 
 class Kind(IntEnum):
@@ -138,7 +138,7 @@ def _coded(stored: Sequence[Stored], effort: str) -> list[tuple[Section, bytes]]
         groups[-1].append(piece)
         filled += size
     small = sum(p.rows * p.columns for group in groups for p in group) <= SMALL
-    modes = MODES["max" if effort == "default" and small else effort]
+    modes = ("cm8",) if effort == "default" and small else MODES[effort]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sections = list(pool.map(lambda group: _encode(stored, group, modes), groups))
     if sections:

@@ -7,6 +7,7 @@ Floats = NDArray[np.float32]
 LARGEST = 1 << 15  # of an integer on a grid
 DIVISORS = 8  # the step may be so many times smaller than the smallest gap between values
 SAMPLE = 4096
+BLOCK = 1 << 20  # values that are looked at together: large tensors need little memory beside their own
 
 
 def grid(values: Floats) -> tuple[np.float32, NDArray[np.int32]] | None:
@@ -24,11 +25,15 @@ def grid(values: Floats) -> tuple[np.float32, NDArray[np.int32]] | None:
 
 def integers(values: Floats, step: np.float32) -> tuple[np.float32, NDArray[np.int32]] | None:
     """The integers of a given step; None where a value is not on its grid, or too far out."""
+    found = np.empty(values.size, np.int32)
     with np.errstate(all="ignore"):
-        q = np.rint(values.astype(np.float64) / np.float64(step))
-        if not (np.abs(q) <= LARGEST).all() or not same_bits(q.astype(np.float32) * step, values):
-            return None
-    return step, q.astype(np.int32)
+        for at in range(0, values.size, BLOCK):
+            some = values[at : at + BLOCK]
+            q = np.rint(some.astype(np.float64) / np.float64(step))
+            if not (np.abs(q) <= LARGEST).all() or not same_bits(q.astype(np.float32) * step, some):
+                return None
+            found[at : at + BLOCK] = q
+    return step, found
 
 
 def on_a_grid_perhaps(values: Floats) -> bool:

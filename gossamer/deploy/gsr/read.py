@@ -82,11 +82,17 @@ def read_tensors(file: File) -> dict[str, Tensor]:
     for section in file.sections:
         file.payload(section)  # all checksums before the first integer: a damaged file is refused quickly
     numbers = range(len(file.coded))
+
+    def narrow(number: int) -> list[Codes]:
+        """The integers of a section, which wait until all sections are decoded, in 16 bits if these are enough."""
+        fits = [piece.largest < 1 << 15 for piece in file.pieces[number]]
+        return [q.astype(np.int16) if fit else q for q, fit in zip(file.codes(number), fits)]
+
     if len(numbers) > 1:
         with ThreadPoolExecutor(min(os.cpu_count() or 1, len(numbers))) as pool:
-            decoded = list(pool.map(file.codes, numbers))
+            decoded = list(pool.map(narrow, numbers))
     else:
-        decoded = [file.codes(number) for number in numbers]
+        decoded = [narrow(number) for number in numbers]
     parts: dict[int, list[Codes]] = {}
     for number in numbers:
         for piece, found in zip(file.pieces[number], decoded[number]):
@@ -186,7 +192,7 @@ class _Tensors:
             case Coding.ROWS:
                 values = q.astype(np.float32) * floats[:, None]
             case _:
-                places = q + entry.zero
+                places = q.astype(np.int32) + entry.zero
                 if places.size and not 0 <= places.min() <= places.max() < len(floats):
                     raise damaged("header", f"a codebook of {len(floats)} entries is too short for its indices")
                 values = floats[places]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gossamer.deploy.gsr.grid import LARGEST, Floats, grid, same_bits
+from gossamer.deploy.gsr.grid import BLOCK, LARGEST, Floats, grid, same_bits
 from gossamer.network.made import Rule
 
 MOST_CODES = 1 << 12  # entries of a codebook
@@ -166,23 +166,28 @@ def _codebook(values: Floats) -> tuple[Floats, Codes, int] | None:
     """(entries in ascending order, numbers counted from the entry at or next to zero, its place), if they are few."""
     if len(np.unique(values[:: max(1, values.size // 8192)].view(np.int32))) > MOST_CODES:
         return None
-    bits, inverse = np.unique(values.view(np.int32), return_inverse=True)
-    if len(bits) > MOST_CODES or 2 * len(bits) > values.size:
-        return None
+    bits = np.empty(0, np.int32)
+    for at in range(0, values.size, BLOCK):
+        bits = np.union1d(bits, values[at : at + BLOCK].view(np.int32))
+        if len(bits) > MOST_CODES or 2 * len(bits) > values.size:
+            return None
     entries = bits.view(np.float32)
     order = np.lexsort((bits, np.nan_to_num(entries, nan=np.inf)))
     place = np.empty(len(bits), np.int32)
     place[order] = np.arange(len(bits), dtype=np.int32)
     entries = entries[order]
     zero = int(np.argmin(np.abs(np.nan_to_num(entries, nan=np.inf))))
-    return entries, (place[inverse.reshape(-1)] - zero).astype(np.int32), zero
+    q = np.empty(values.size, np.int32)
+    for at in range(0, values.size, BLOCK):
+        q[at : at + BLOCK] = place[np.searchsorted(bits, values[at : at + BLOCK].view(np.int32))] - zero
+    return entries, q, zero
 
 
 def exact_float32(tensor: Tensor) -> Floats | None:
     """A float tensor as float32, if it can be had back bit by bit."""
     with np.errstate(all="ignore"):
         values = tensor.detach().cpu().contiguous().reshape(-1).to(torch.float32)
-    if not np.array_equal(raw_bytes(values.to(tensor.dtype)), raw_bytes(tensor)):
+    if tensor.dtype != torch.float32 and not np.array_equal(raw_bytes(values.to(tensor.dtype)), raw_bytes(tensor)):
         return None
     return values.numpy()
 
