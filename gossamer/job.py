@@ -32,6 +32,7 @@ from gossamer.search.plan import Planner, state
 from gossamer.search.price import AIM, Pricer, Quote
 from gossamer.search.shapes import Steps
 from gossamer.task import Task, check
+from gossamer.train.thaw import thawed
 
 ATTEMPTS = 3
 HARDER = 1.05  # times: at least so much further is cut when a result just misses, else the same shape is found again
@@ -127,7 +128,7 @@ class Job:
         run: Run,
         command: str,
     ) -> None:
-        self.original = copy.deepcopy(model).eval()
+        self.original = thawed(copy.deepcopy(model)).eval()
         self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
         self.asked = goal
         self.goal = goal or Goal(max_drop=100, speedup=1)  # a recipe alone is judged by nothing, only measured

@@ -19,11 +19,12 @@ from torch import nn
 
 import gossamer
 from gossamer import BadInput, Goal, Run
-from gossamer.deploy import load_pt2
+from gossamer.deploy import export_pt2, load_pt2
 from gossamer.errors import Diverged, FolderBusy
 from gossamer.folder import lock_folder
 from gossamer.job import larger
 from gossamer.methods.distill.recover import Recover
+from gossamer.methods.prune.channels import Channels
 from gossamer.methods.quantize.rate import RateQuantize
 from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import Grid, constrain, dense_bytes, weights_of
@@ -240,7 +241,7 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(
 ) -> None:
     script, weights = whole
     with subprocess.Popen(job(script, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
-        while not list(tmp_path.glob("work/*/recover.ckpt*")) and killed.poll() is None:
+        while not list(tmp_path.glob("work/*/distill-recover.ckpt*")) and killed.poll() is None:
             time.sleep(0.01)
         killed.send_signal(how)
         assert killed.wait() != 0
@@ -301,6 +302,17 @@ def test_a_loss_that_explodes_ends_in_a_clear_error(tmp_path: Path) -> None:
     bad = replace(stripes(), loss=lambda model, batch: model(batch[0]).sum() * float("nan"))
     with pytest.raises(Diverged):
         gossamer.compress(learned(), bad, recipe=CHEAP, out=tmp_path)
+
+
+def test_a_network_out_of_a_file_is_cut_and_trained(tmp_path: Path) -> None:
+    data = stripes()
+    frozen = load_pt2(export_pt2(learned(), data.example_inputs, tmp_path / "in.pt2"))
+    recipe = Recipe(name="narrow", steps=(Channels(sparsity=0.5), Recover(epochs=1, lr=0.01)))
+    small = gossamer.compress(frozen, data, recipe=recipe, out=tmp_path / "out").model
+    assert sum(p.numel() for p in small.parameters()) < 0.4 * sum(p.numel() for p in frozen.parameters())
+    again = load_pt2(tmp_path / "out" / "model.pt2")
+    images = data.validation[0][0]  # type: ignore[index]
+    assert torch.allclose(again(images), small(images), atol=1e-5)
 
 
 def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:

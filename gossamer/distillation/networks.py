@@ -1,6 +1,5 @@
 """Teachers that are not modules, and students that come out of files or out of the teacher itself."""
 
-import copy
 import hashlib
 import os
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ from gossamer.search.shapes import apply_steps
 from gossamer.task import Task
 from gossamer.train.answers import LAYOUT, Answers
 from gossamer.train.teachers import Ensemble, Foreign, only_answers
+from gossamer.train.thaw import Thawed, thawed
 
 SPARSE = 0.1  # share of zeros from which on a weight is held sparse
 SHARED = 256  # distinct values up to which a weight is held to them
@@ -81,32 +81,13 @@ def foreign(path: Path) -> Foreign | None:
     return RecordedTeacher(found[0]) if found else None
 
 
-class Thawed(nn.Module):
-    """A network out of a `.pt2` or `.gsr` file, to train on: its layers stay in eval mode, its weights move."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network)
-        self.training = False
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.network(*inputs)
-
-    def train(self, mode: bool = True) -> "Thawed":
-        return self
-
-
 def trainable(student: nn.Module) -> nn.Module:
     """The student, or what can be trained in its place: a network out of a file keeps its zeros and shared values."""
-    try:
-        student.train()
-    except BadInput:
-        thawed = Thawed(student)
-        held = {name: rule for name, p in thawed.named_parameters() if (rule := as_found(p.detach())) is not None}
-        return constrain(thawed, held) if held else thawed
-    return student
+    ready = thawed(student)
+    if not isinstance(ready, Thawed):
+        return ready
+    held = {name: rule for name, p in ready.named_parameters() if (rule := as_found(p.detach())) is not None}
+    return constrain(ready, held) if held else ready
 
 
 def as_found(weight: Tensor) -> Constraint | None:
