@@ -6,6 +6,7 @@ job with a recipe, so nothing is chosen by looking at accuracy. Finished parts a
 
     python benchmarks/size.py
     python benchmarks/size.py --models lenet300 --seeds 0 --peers-python peers/bin/python
+    python benchmarks/size.py --papers           # with the methods of the papers on the same networks
     python benchmarks/size.py --table
 """
 
@@ -22,6 +23,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import size_papers
 import torch
 from speed_steps import Lines
 from torch import nn
@@ -136,6 +138,29 @@ def nncodec(bench: Bench) -> dict[str, Any]:
     return rows
 
 
+def hashed(bench: Bench, part: int) -> dict[str, Any]:
+    """A hashed network and a dense one with as many weights, both from scratch: whole files, loaded and judged."""
+    task, rows = bench.task(), {}
+    training = replace(size_papers.SCRATCH, epochs=bench.options.epochs or size_papers.SCRATCH.epochs)
+    networks = zip(("hashed", "dense of equal size"), size_papers.hashed_pair(bench.dense(), part, bench.seed))
+    for name, model in networks:
+        path = bench.folder / f"{size_papers.slug(name)}-{part}"
+        gossamer.fit(model, task, training, bench.run(), checkpoint=path.with_suffix(".ckpt"), label=path.name)
+        size = save(model, path.with_suffix(".gsr"), task.example_inputs).stat().st_size
+        rows[name] = {"bytes": size, "test": top1(gossamer.load(path.with_suffix(".gsr")), task, "test")}
+    return rows
+
+
+def papers(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The methods of the papers on the same network."""
+    for label, recipe in size_papers.recipes(bench.name, bench.options.epochs).items():
+        yield label, bench.once(recipe.name, lambda: by_recipe(bench, recipe, recipe.name))  # noqa: B023
+    for part in size_papers.PARTS if bench.name == "lenet300" else ():
+        both = bench.once(f"hashed-{part}", lambda: hashed(bench, part))  # noqa: B023
+        for name, row in both.items():
+            yield f"HashedNets at 1/{part}: {name}", row
+
+
 def parts(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "dense", bench.once("dense", lambda: dense_row(bench))
     for ratio in bench.options.ratios or RATIOS[bench.name]:
@@ -143,6 +168,8 @@ def parts(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
     if bench.name.startswith("lenet"):
         recipe = load(Path(f"deep-compression-{bench.name}"))
         yield "deep-compression", bench.once("deep-compression", lambda: by_recipe(bench, recipe, "dc"))
+    if bench.options.papers:
+        yield from papers(bench)
     if bench.options.peers_python:
         yield "nncodec", bench.once("nncodec", lambda: nncodec(bench))
 
@@ -173,9 +200,8 @@ def _rows(seeds: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for packed in found[0]["dense"]["packed"]:
         yield packed, [{"bytes": one["dense"]["packed"][packed]} for one in found]
     for key in dict.fromkeys(k for one in found for k in one if k not in ("dense", "nncodec")):
-        label = (
-            "Deep Compression as published, our coder" if key == "deep-compression" else f"smallest, asked for {key}"
-        )
+        ours = f"smallest, asked for {key}" if key[:1].isdigit() else f"{key}, our coder"
+        label = "Deep Compression as published, our coder" if key == "deep-compression" else ours
         yield label, [one[key] for one in found if key in one]
     for qp in dict.fromkeys(q for one in found for q in one.get("nncodec", {})):
         yield f"NNCodec, {qp}", [one["nncodec"][qp] for one in found if "nncodec" in one]
@@ -193,6 +219,7 @@ def main() -> int:
     add("--ratios", type=float, nargs="+", help="times smaller, instead of each network's own")
     add("--epochs", type=int, help="of the training into the file, instead of the recipe's")
     add("--qp", type=int, nargs="+", default=[-16, -20, -24], help="of NNCodec")
+    add("--papers", action="store_true", help="also run the methods of the papers")
     add("--peers-python", help="the Python that has nncodec; without it these rows are left out")
     add("--work", type=Path, default=Path("out/size"))
     add("--out", type=Path, default=HERE / "results" / "size.json")

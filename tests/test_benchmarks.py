@@ -13,6 +13,8 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import architectures
 import hand
+import size
+import size_papers
 import speed
 import speed_measure
 import speed_table
@@ -180,6 +182,43 @@ def test_calibration_takes_exactly_so_many_images():
         calibration = [torch.zeros(100, 1, 2, 2)] * 4
 
     assert [len(batch) for batch in hand.calibration(Task())] == [100, 100, 56]
+
+
+@pytest.mark.parametrize("name", size.RATIOS)
+def test_the_papers_rows_are_recipes_with_folders_of_their_own(name: str) -> None:
+    rows = size_papers.recipes(name, 1)
+    assert len({recipe.name for recipe in rows.values()}) == len(rows) == 6
+    assert [rows["Choi et al., k-means"].steps[i].name() for i in (0, 1, 3)] == [
+        "prune.magnitude", "distill.recover", "distill.recover",
+    ]  # fmt: skip
+    epochs = [getattr(step, "epochs", 1) for recipe in rows.values() for step in recipe.steps]
+    assert set(epochs) == {1}
+
+
+@pytest.mark.parametrize("part", size_papers.PARTS)
+def test_a_hashed_network_and_the_dense_one_beside_it_have_as_many_weights(part: int) -> None:
+    from gossamer.models import build
+    from gossamer.network import constraints
+
+    hashed, dense = size_papers.hashed_pair(build("lenet300"), part, 0)
+    stored = sum(p.numel() for [held] in constraints(hashed).values() for p in held.parameters())
+    assert stored == pytest.approx(266_200 / part, rel=0.01)
+    width = dense[1].out_features  # type: ignore[index]
+    assert [p.shape[0] for p in dense.parameters() if p.ndim == 2] == [width, width // 3, 10]
+    assert 0 <= sum(p.numel() for p in dense.parameters() if p.ndim == 2) - stored < 784 + width + 10
+    assert dense(torch.zeros(2, 1, 28, 28)).shape == hashed(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_the_table_of_sizes_names_every_row() -> None:
+    row = {"bytes": 100, "test": 90.0}
+    seeds = {"0": {"dense": {**row, "bytes": 1000, "packed": {"fp16": 500}}, "60x": row, "deep-compression": row}}
+    seeds["0"] |= {"Choi et al., uniform": row, "nncodec": {"qp -20": row}}
+    text = size.render({"conditions": "test split", "command": "c", "networks": {"lenet300": seeds}})
+    labels = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert labels[1:] == [
+        "fp16", "smallest, asked for 60x", "Deep Compression as published, our coder",
+        "Choi et al., uniform, our coder", "NNCodec, qp -20",
+    ]  # fmt: skip
 
 
 def test_the_architectures_are_of_about_equal_size() -> None:
