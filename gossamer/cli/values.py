@@ -37,7 +37,7 @@ ModelArgument = Annotated[
     ),
 ]
 DATA_HELP = (
-    "A built-in name (digits, fashion-mnist), a folder of class folders, package.module:task, "
+    "A built-in name (digits, fashion-mnist), a folder of class folders with images, package.module:task, "
     "or auto: Fashion-MNIST where it is found, else digits."
 )
 DataOption = Annotated[str, typer.Option("--data", metavar="DATA", help=DATA_HELP)]
