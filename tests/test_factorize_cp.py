@@ -52,6 +52,19 @@ def test_more_terms_than_channels_are_found_where_sweeps_alone_stay_in_a_swamp()
     assert found[1] < 0.2 * swept
 
 
+@pytest.mark.parametrize("penalty", [0.0, 1e-4])
+def test_longer_steps_get_further_through_a_swamp_in_as_many_sweeps(
+    penalty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor = planted((40, 32, 3, 3), 48)
+    fit, start = cpd._Fit(tensor, penalty), cpd.by_slices(tensor, 48, generator())
+    value, factors = fit.swept(start, 60)
+    right = list(cpd.products(tensor, factors))[-1]
+    assert fit.objective(factors, right) <= value * (1 + 1e-9)  # even lengths may only lower it
+    monkeypatch.setattr(cpd, "FIRST_LONGER", 10**9)
+    assert value < 0.9 * fit.swept(start, 60)[0]
+
+
 @pytest.mark.parametrize("rank", [1, 4, 20, 54])
 def test_the_start_by_slices_loses_the_energy_that_it_leaves_out(rank: int) -> None:
     tensor = torch.randn(7, 6, 3, 3, generator=generator(), dtype=D)

@@ -8,7 +8,8 @@ quantize. With `data` the last layer is fitted to the outputs.
 Cost: small layers: damped Gauss-Newton steps on all factors, a second or so. Others: alternating least squares, 2 r |W|
 multiply-adds a sweep: minutes for layers of millions of weights and ranks of hundreds. A rule for the ranks (but EVBMF)
 decomposes at several ranks and interpolates.
-When it fails: high ranks of deep networks; depthwise layers save less time than MACs. Grouped layers are refused.
+When it fails: high ranks of deep networks; more terms than channels are fitted slowly, ask for more sweeps; depthwise
+layers save less time than MACs. Grouped layers are refused.
 Equation: W_ncij ~ sum_r A_nr B_cr P_ir Q_jr, min |W - W'|^2 + mu (|A|^2 + |B|^2 + |P|^2 + |Q|^2).
 Source: Lebedev et al. 2015, arXiv:1412.6553, section 3; bounded norms as in Phan et al. 2020, arXiv:2008.05441.
 """

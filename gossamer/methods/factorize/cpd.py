@@ -12,6 +12,8 @@ LETTERS = "abcdefg"
 TOLERANCE = 1e-7
 # So many sweeps decide between the starts.
 SCOUTING = 5
+# The sweep from which on steps are tried longer.
+FIRST_LONGER = 3
 # Gauss-Newton steps solve for all entries of all factors at once, which costs their number cubed. Up to so many they
 # find what sweeps miss; for larger tensors sweeps reached lower errors in the same time.
 NEWTON_SIZE = 2000
@@ -83,23 +85,29 @@ class _Fit:
         self.energy: float = self.tensor.square().sum().item()
         self.mu: float = penalty * self.energy ** (1 - 1 / tensor.ndim)
 
-    def objective(self, factors: Sequence[Tensor], right: Tensor) -> float:
-        """right: T times all factors but the last."""
+    def objective(self, factors: Sequence[Tensor], right: Tensor, mode: int = -1) -> float:
+        """right: T times all factors but that of the mode."""
         whole = torch.stack([f.T @ f for f in factors]).prod(0).sum()
         size = sum(float(f.square().sum()) for f in factors)
-        product = float((right * factors[-1]).sum())
+        product = float((right * factors[mode]).sum())
         return self.energy - 2 * product + float(whole) + self.mu * size
 
     def swept(self, factors: Sequence[Tensor], sweeps: int, before: float = float("inf")) -> tuple[float, list[Tensor]]:
-        """Alternating least squares: each factor in turn is the best one beside the others."""
+        """Alternating least squares: each factor in turn is the best one beside the others. Where more terms than
+        channels cancel each other, sweeps go a long way in small steps; so each is tried longer (Harshman 1970)."""
         factors, now = list(factors), before
-        for _ in range(sweeps):
+        for sweep in range(sweeps):
+            start = list(factors)
             for mode, right in enumerate(products(self.tensor, factors)):
                 normal = gram_of_others(factors, mode)
                 ridge = (self.mu + 1e-12 * float(normal.diagonal().mean())) * torch.eye(len(normal)).to(normal)
                 factors[mode] = torch.linalg.solve(normal + ridge, right.T).T
             # The objective before the lengths are evened out: after it is smaller.
             before, now = now, self.objective(factors, right)
+            if sweep >= FIRST_LONGER:
+                longer = [a + (sweep + 1) ** 0.5 * (b - a) for a, b in zip(start, factors)]
+                there = self.objective(longer, next(products(self.tensor, longer)), 0)
+                factors, now = (longer, there) if there < now else (factors, now)
             factors = even(factors)
             if before - now < TOLERANCE * self.energy:
                 break
