@@ -129,6 +129,7 @@ class Job:
         command: str,
     ) -> None:
         self.original = thawed(copy.deepcopy(model)).eval()
+        check(task, self.original)  # before there is a journal: what is refused leaves no work
         self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
         self.asked = goal
         self.goal = goal or Goal(max_drop=100, speedup=1)  # a recipe alone is judged by nothing, only measured
@@ -143,7 +144,6 @@ class Job:
 
     def execute(self) -> Artifact:
         """Everything, in order."""
-        check(self.task, self.original)
         with self._timed("original"):
             self.reference_scores = accuracy(open_runner("torch", self.original, threads=self.goal.threads), self.task)
         self.run.progress.say(f"original: validation {100 * float(self.reference_scores.mean()):.2f} %")

@@ -254,7 +254,8 @@ def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="needs a goal or a recipe"):
         gossamer.compress(tiny(), stripes())
     with pytest.raises(BadInput, match=r"does not accept the inputs of stripes \(shapes \[\(4, 1, 6, 6\)\]\)"):
-        gossamer.compress(torch.nn.Linear(5, 3), stripes(), recipe=CHEAP)
+        gossamer.compress(torch.nn.Linear(5, 3), stripes(), recipe=CHEAP, out=tmp_path / "mended")
+    assert not list((tmp_path / "mended").iterdir())
     with pytest.raises(BadInput, match=r"unknown block or layer to remove 'body\.9'.*body\."):
         wrong = Recipe(name="w", steps=(RemoveBlocks(names=("body.9",)),))
         gossamer.compress(tiny(), stripes(), recipe=wrong)
