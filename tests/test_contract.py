@@ -86,6 +86,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "reset.global_pool": {"steps": 2, "batches": 2},
     "reset.grouped": {"groups": 2, "steps": 2, "batches": 2},
     "reset.inception": {"steps": 2, "batches": 2},
+    "reset.pool": {"steps": 2, "batches": 2},
     "reset.resolution": {},
     "reset.separable": {"steps": 2, "batches": 2},
     "reset.shortcut": {"names": ("body.2",)},
@@ -149,6 +150,7 @@ NOTHING_MATCHES: dict[str, dict[str, Any]] = {
     "reset.separable": {"layers": ("no.such.layer",)},
     "reset.shortcut": {"names": ("no.such.layer",)},
     "reset.stack": {"layers": ("no.such.layer",)},
+    "reset.pool": {"layers": ("no.such.layer",)},
     "reset.stride": {"layers": ("no.such.layer",)},
     "share.ecsq": {"layers": ("no.such.layer",)},
     "share.hashed": {"layers": ("no.such.layer",)},
@@ -172,6 +174,8 @@ def subject(*names: str) -> nn.Module:
     if "reset.global_pool" in names:
         layers = (nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
         model.head = nn.Sequential(*layers)
+    if "reset.pool" in names:
+        model.stem = nn.Conv2d(1, 8, 3, 2, 1)
     if "reset.stride" in names:
         model.stem = nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
     return model.eval()

@@ -5,11 +5,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import task as task_of_noise
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
 from gossamer.methods.reset.fire import Fire, fire
 from gossamer.methods.reset.global_pool import GlobalPool
+from gossamer.methods.reset.pool import Pool
+from gossamer.methods.reset.pool import pooled as with_pool
 from gossamer.methods.reset.rewrite import Unfit
 from gossamer.methods.reset.stride import Stride
 from gossamer.run import Run
@@ -159,3 +164,47 @@ def test_pools_that_a_stride_cannot_stand_for_are_refused() -> None:
     ):
         with pytest.raises(BadInput, match=why):
             Stride(layers=("0",))(pooled_network(pool=pool), toy(2, 2, size, size), Run())
+
+
+# --- strides to pools
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(4, 11), st.integers(4, 11), st.sampled_from([(3, 2, 1), (3, 2, 0), (5, 3, 2), (2, 2, 0), (3, 3, 1)]))
+def test_a_pool_gives_what_the_stride_gave_or_more(height: int, width: int, geometry: tuple[int, int, int]) -> None:
+    """The strided positions are the first of each window, whatever the size of the map."""
+    kernel, stride, padding = geometry
+    if min(height, width) + 2 * padding < kernel:
+        return
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, kernel, stride, padding).double()
+    x = torch.randn(2, 2, height, width, dtype=torch.float64)
+    after, before = with_pool(layer).module(x), layer(x)
+    assert after.shape == before.shape
+    assert (after >= before - 1e-12).all() and (after > before).any()
+
+
+def test_a_pool_of_equal_neighbours_is_the_stride() -> None:
+    layer = nn.Conv2d(1, 2, 2, 2)
+    with torch.no_grad():
+        layer.weight[:, :, 0, 1] = layer.weight[:, :, 1] = 0
+    x = torch.randn(2, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(with_pool(layer).module(x), layer(x))
+
+
+def test_pools_are_healed_towards_the_strides() -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 4, 3, 2, 1)
+    model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 1, 2)).eval()
+    run, x = Run(original=model), task_of_noise().example_inputs[0]
+    result = Pool(steps=80, lr=0.02, batches=2)(model, task_of_noise(), run)
+    assert [type(m) for m in result.get_submodule("0").children()] == [nn.Conv2d, nn.MaxPool2d]
+    rough, healed = (
+        float((block(x) - first(x)).detach().square().mean())
+        for block in (with_pool(first).module, result.get_submodule("0"))
+    )
+    assert healed < 0.5 * rough
+    notes = {edit.target: edit.note for edit in run.history}
+    assert "leaves positions out" in notes["3"]
+    assert notes["2"] == "it is no convolution with a stride"
+    assert [part.kind for part in run.history[0].swapped.after] == ["3×3", "MaxPool2d"]  # type: ignore[union-attr]
