@@ -10,12 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from nets import task, tiny
 from torch import Tensor, nn
+from torch.sparse._semi_structured_conversions import (
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
 
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.prune.magnitude import Magnitude, magnitude_masks, masks_by_layer
 from gossamer.methods.prune.masks import counts, erk_densities, joint_masks, lamp_scores, scoped_masks, smallest_mask
 from gossamer.methods.prune.n_of_m import NOfM, layer_mask, n_of_m_mask, to_semi_structured
-from gossamer.network import Mask, constraints, held_value, weights_of
+from gossamer.network import Mask, bake, constraints, held_value, weights_of
 from gossamer.run import Run
 
 SHAPES = {"a.weight": (6, 4, 3, 3), "b.weight": (10, 24), "c.weight": (3, 10)}
@@ -174,6 +178,16 @@ def test_layers_whose_inputs_do_not_fit_are_named_with_the_fix() -> None:
 def test_sparse_tensor_cores_are_asked_for_where_there_are_none() -> None:
     with pytest.raises(BadInput, match=r"on cpu; sparse tensor cores are in CUDA devices"):
         to_semi_structured(NOfM(ignore=("stem",))(tiny(), task(), Run()))
+
+
+def test_what_is_kept_fits_the_storage_of_sparse_tensor_cores() -> None:
+    """PyTorch's own packing for them, which runs anywhere: half of the values, and two bits for the place of each."""
+    model = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 64)).half()
+    held = bake(NOfM()(model, task(), Run()))
+    for weight in (held.get_parameter("0.weight").detach(), held.get_parameter("2.weight").detach()):
+        values, places = sparse_semi_structured_from_dense_cutlass(weight)
+        assert values.numel() == weight.numel() / 2 and 8 * places.nbytes == weight.numel()
+        assert torch.equal(sparse_semi_structured_to_dense_cutlass(values, places), weight)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
