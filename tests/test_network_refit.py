@@ -62,7 +62,7 @@ def test_what_is_linear_in_a_removed_layer_is_taken_over_whole() -> None:
     before = float((small(data[0]) - model(data[0])).norm())
     assert refit(small, model, readers(trace(model, (data[0],)), ["two"]), data) == ["three"]
     after = float((small(data[0]) - model(data[0])).norm())
-    assert after < 1e-3 * before
+    assert after < 5e-3 * before
 
 
 def test_the_weights_are_those_of_a_plain_least_squares_solver() -> None:

@@ -11,7 +11,7 @@ from nets import learned, stripes, task, tiny
 from torch import nn
 
 from gossamer import Goal, Run
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, Diverged
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.reset.blocks import RemoveBlocks
@@ -176,6 +176,16 @@ def test_a_race_trains_its_share_of_the_recovery(monkeypatch: pytest.MonkeyPatch
     )
     Planner(tiny(), data, Run(), Journal(None, ""), pricer, Recover(epochs=1))._short_training(one, 0.05)
     assert lengths[-1][0] * lengths[-1][1] == pytest.approx(RACE_LEAST, rel=0.05)
+
+
+def test_what_diverges_is_out_of_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*rest: Any, **options: Any) -> Any:
+        raise Diverged("the loss rose to 32, from 0.6 at the start")
+
+    monkeypatch.setattr("gossamer.search.plan.fit", fit)
+    pricer: Any = Curve({})
+    planner = Planner(tiny(), task(), Run(), Journal(None, ""), pricer, Recover())
+    assert planner._short_training(Candidate("x", (), quote(1)), 0.05) == 0.0
 
 
 def test_limited_gives_the_first_batches_again_and_again() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gossamer.network.moments import Layer, input_rows, output_rows, sample_chunks
 
-# Of the mean square of a feature: how firmly least squares holds on to the weights that are there.
+# Of the mean square of a feature: how firmly least squares holds on to the weights that are there, by default.
 DAMPENING = 1e-5
 
 # X^T X (groups, D + 1, D + 1) and X^T Y (groups, D + 1, O / groups), X the layer's input rows with a one behind.
@@ -31,15 +31,15 @@ def _flat(rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def correct(layer: Any, system: Normal) -> None:
+def correct(layer: Any, system: Normal, *, dampening: float = DAMPENING) -> None:
     """Add the change of weight and bias that takes most of the rest away; without a bias, the weight's alone."""
     same, cross = system
     diagonal = same.diagonal(dim1=1, dim2=2)
     if layer.bias is None:
         same, cross, diagonal = same[:, :-1, :-1], cross[:, :-1], diagonal[:, :-1]
     eye = torch.eye(same.shape[1], dtype=same.dtype, device=same.device)
-    dampening = DAMPENING * diagonal.mean(1).clamp_min(1e-30)
-    change = torch.linalg.solve(same + dampening[:, None, None] * eye, cross).mT  # (groups, O / groups, D + 1)
+    held = dampening * diagonal.mean(1).clamp_min(1e-30)
+    change = torch.linalg.solve(same + held[:, None, None] * eye, cross).mT  # (groups, O / groups, D + 1)
     if layer.bias is not None:
         layer.bias += change[..., -1].flatten().to(layer.bias.dtype)
         change = change[..., :-1]

@@ -18,6 +18,8 @@ from gossamer.network.trace import Trace
 
 ROWS = 2  # rows of a least-squares problem for each of its unknowns, where the data has so many
 LEAST, MOST = 4, 64  # batches
+# More than where nothing is trained afterwards: weights that are large because features are nearly alike train badly.
+DAMPENING = 1e-3
 
 Track = Callable[[Iterable[str]], Iterable[str]]
 
@@ -70,7 +72,7 @@ def refit(
         if isinstance(layer, Layer) and owners(model, layer.weight) == 1:
             system = _system(model, original, name, loader, (kept or {}).get(name))
             if system is not None:
-                correct(layer, system)
+                correct(layer, system, dampening=DAMPENING)
                 fitted.append(name)
     return fitted
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.errors import Diverged
 from gossamer.methods.distill.recover import Recover
 from gossamer.record import State
 from gossamer.run import Run
@@ -161,7 +162,8 @@ class Planner:
         return best
 
     def _short_training(self, candidate: Candidate, share: float) -> float:
-        """Accuracy after a recovery of this share of the batches, with a whole schedule of its own."""
+        """Accuracy after a recovery of this share of the batches, with a whole schedule of its own; 0 where it
+        diverges."""
         scratch = replace(self.run, history=[], states=[], folder=None)
         model = copy.deepcopy(self._prepare(candidate.steps))
         size = len(self.task.train)
@@ -171,7 +173,11 @@ class Planner:
         lr = candidate.rate * self.recover.lr
         training = Training(epochs=epochs, lr=lr, weight_decay=self.recover.weight_decay)
         teach = [Distillation(self.original, temperature=self.recover.temperature, alpha=self.recover.alpha)]
-        return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
+        try:
+            return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
+        except Diverged as why:
+            self.run.progress.say(f"{candidate.name} is out of the race: {why}")
+            return 0.0
 
     def _prepare(self, steps: Steps) -> nn.Module:
         """The network that the training of these steps starts from."""
