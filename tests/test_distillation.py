@@ -116,7 +116,6 @@ def test_the_same_job_again_trains_nothing_and_another_one_is_refused(
     result: gossamer.Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gossamer.methods.retrain.fit", None)
-    monkeypatch.setattr("gossamer.methods.distill.recover.fit", None)
     how: Any = {"assistants": [small(8)], "calibrate": True, "out": result.folder}
     again = distill([learned(), learned()], small(), stripes(), BRIEF, **how)
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), result.model.parameters()))

@@ -8,6 +8,7 @@ from torch import nn
 
 from gossamer.methods.base import Method
 from gossamer.ranges import Range
+from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import AfterStep, Distillation, Fitted, Training, fit
@@ -62,3 +63,17 @@ class Retrain(Method):
         checkpoint = run.folder / f"{name}.ckpt" if run.folder else None
         training, label = replace(self.training(), **changes), f"{self.name()}{part}"
         return fit(model, task, training, run, teach=teach, after_step=after_step, checkpoint=checkpoint, label=label)
+
+    def noted(self, fitted: Fitted, run: Run, *, part: str = "") -> Fitted:
+        """The same; what the training did to the loss goes to the history."""
+        rows = fitted.history
+        run.history.append(
+            Edit(
+                method=self.name(),
+                kind="teach",
+                target=f"all weights{part}",
+                before=f"loss {rows[0].loss:.4f} in epoch 1",
+                after=f"loss {rows[-1].loss:.4f} in epoch {len(rows)}",
+            )
+        )
+        return fitted

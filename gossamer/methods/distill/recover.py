@@ -14,45 +14,27 @@ from typing import Annotated, ClassVar
 
 from torch import nn
 
-from gossamer.methods.base import Method
+from gossamer.methods.retrain import Retrain
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation, Training, fit, recalibrate
+from gossamer.train import Training, recalibrate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recover(Method):
+class Recover(Retrain):
     """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule."""
 
     stage: ClassVar[int | None] = None  # may stand anywhere
 
-    epochs: Annotated[int, Range(1, 10_000)] = 12
     lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.1
     weight_decay: Annotated[float, Range(0, 1)] = 5e-4
-    temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 4.0
-    alpha: Annotated[float, Range(0, 1)] = 0.1
+
+    def training(self) -> Training:
+        """The weights that are best on validation data are kept."""
+        return Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay)
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         model = copy.deepcopy(model)
         recalibrate(model, task.calibration)
-        teach = (
-            []
-            if self.alpha == 1 or run.guide is None
-            else [Distillation(run.guide, temperature=self.temperature, alpha=self.alpha)]
-        )
-        training = Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay)
-        checkpoint = run.folder / "recover.ckpt" if run.folder else None
-        fitted = fit(model, task, training, run, teach=teach, checkpoint=checkpoint, label="recover")
-        rows = fitted.history
-        run.history.append(
-            Edit(
-                method=self.name(),
-                kind="teach",
-                target="all weights",
-                before=f"loss {rows[0].loss:.4f} in epoch 1",
-                after=f"loss {rows[-1].loss:.4f} in epoch {len(rows)}",
-            )
-        )
-        return fitted.model
+        return self.noted(self.train(model, task, run), run).model

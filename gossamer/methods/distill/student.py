@@ -14,7 +14,6 @@ from gossamer.methods.retrain import Retrain
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.moments import evaluating, place
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import Distillation, Fitted, Training
@@ -63,22 +62,11 @@ class Student(Retrain):
                 term.remember(run.cache)
         data = mixed(task, mixup=self.mixup, cutmix=self.cutmix)
         try:
-            fitted = self.train_with(teach, student, data, run, part=part, **changes)
+            return self.noted(self.train_with(teach, student, data, run, part=part, **changes), run, part=part)
         finally:
             for term in own:
                 if term.answers is not None:
                     term.answers.flush()
-        rows = fitted.history
-        run.history.append(
-            Edit(
-                method=self.name(),
-                kind="teach",
-                target=f"all weights{part}",
-                before=f"loss {rows[0].loss:.4f} in epoch 1",
-                after=f"loss {rows[-1].loss:.4f} in epoch {len(rows)}",
-            )
-        )
-        return fitted
 
 
 def regression(student: Tensor, teacher: Tensor, target: object) -> Tensor:
