@@ -21,7 +21,7 @@ class Block(nn.Module):
 
 
 class Tiny(nn.Module):
-    """A stem, three blocks, a head. It goes through its children as some networks do: nothing else may be among them."""
+    """A stem, three blocks, a head. It runs its children, as some networks do: nothing else may be among them."""
 
     def __init__(self) -> None:
         super().__init__()
