@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from nets import task, tiny
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.factorize.alike import alike
 from gossamer.methods.factorize.biclustered import Biclustered, outer_products
 from gossamer.methods.factorize.chain import Reorder, chain_params, grouped, kernel_of
 from gossamer.methods.factorize.monochromatic import Monochromatic
 from gossamer.methods.factorize.notes import product
+from gossamer.methods.factorize.nuclear import Nuclear, lowered, separable_share
 from gossamer.network.moments import input_rows
 from gossamer.run import Run
 
@@ -192,3 +193,33 @@ def test_norms_stand_behind_layers_with_weights_only_and_change_nothing_at_first
     kinds = [type(m).__name__ for m in normed.get_submodule("body.0.conv1").children() if not isinstance(m, Reorder)]
     assert kinds == ["Conv2d", "BatchNorm2d", "Conv2d", "BatchNorm2d", "Conv2d"]
     torch.testing.assert_close(normed(x), plain(x), rtol=1e-3, atol=1e-4)
+
+
+# --- kernels that training makes separable
+
+
+def test_lowered_singular_values_are_the_proximal_step_of_the_nuclear_norm() -> None:
+    weight, threshold = random(3, 2, 5, 3), 0.7
+    near = lowered(weight, threshold)
+    values = torch.linalg.svdvals(weight)
+    torch.testing.assert_close(torch.linalg.svdvals(near), (values - threshold).clamp_min(0))
+
+    def objective(w: Tensor) -> float:
+        return float((w - weight).square().sum() / 2 + threshold * torch.linalg.svdvals(w).sum())
+
+    for seed in range(20):
+        assert objective(near) < objective(near + 0.01 * random(*weight.shape, seed=seed))
+    torch.testing.assert_close(lowered(weight, 0.0), weight)
+    assert lowered(weight, 100.0).abs().max() == 0
+
+
+def test_a_nuclear_norm_makes_kernels_separable() -> None:
+    run = Run()
+    model = tiny()
+    free, held = (Nuclear(penalty=p, epochs=2, lr=0.02)(model, task(), run) for p in (1e-9, 2.0))
+    for name in ("stem.weight", "body.1.conv2.weight"):
+        shares = [separable_share(m.get_parameter(name)) for m in (free, held)]
+        assert shares[1] > shares[0] + 0.05
+    assert {edit.target for edit in run.history} == {n for n, p in model.named_parameters() if p.dim() > 3}
+    with pytest.raises(NoEffect, match="two axes"):
+        Nuclear(layers=("head",))(model, task(), run)
