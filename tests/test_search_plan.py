@@ -178,6 +178,17 @@ def test_a_race_trains_its_share_of_the_recovery(monkeypatch: pytest.MonkeyPatch
     assert lengths[-1][0] * lengths[-1][1] == pytest.approx(RACE_LEAST, rel=0.05)
 
 
+@pytest.mark.parametrize(("timed", "multiples"), [(True, {8, 16}), (False, {1})])
+def test_widths_are_multiples_of_what_kernels_like_where_time_is_asked_for(timed: bool, multiples: set[int]) -> None:
+    pricer: Any = Curve({})
+    pricer.timed, pricer.layer_costs = timed, dict
+    families = list(Planner(tiny(), task(), Run(), Journal(None, ""), pricer, Recover())._width_families([]))
+    named = {family.name for family in families}
+    assert named == {f"width, multiples of {n}" for n in multiples} | {"even width"}
+    widths = {w for f in families for s in f.grid for step in f.steps(s) for w in step.options()["widths"].values()}
+    assert all(w % 8 == 0 for w in widths) == timed
+
+
 def test_what_diverges_is_out_of_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(*rest: Any, **options: Any) -> Any:
         raise Diverged("the loss rose to 32, from 0.6 at the start")

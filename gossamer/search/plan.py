@@ -77,12 +77,13 @@ class Planner:
         """Channels by importance per cost, rounded to what kernels like; the same share of all layers; and some of the
         depth with the rest in width."""
         make = partial(width_family, self.original, self.task, self.pricer.layer_costs(), seed=self.run.seed)
-        for round_to in (8, 16):
+        multiple = self._multiple
+        for round_to in sorted({multiple, 2 * multiple if self.pricer.timed else 1}):
             yield make(name=f"width, multiples of {round_to}", ranked=True, round_to=round_to)
-        yield make(name="even width", ranked=False, round_to=8)
+        yield make(name="even width", ranked=False, round_to=multiple)
         for before in shallower:
             count = len(before[0].options()["names"])
-            yield make(name=f"depth {count} and width", before=before, ranked=False, round_to=8)
+            yield make(name=f"depth {count} and width", before=before, ranked=False, round_to=multiple)
 
     def _layer_families(self, whole: Quote, limit: float) -> Iterator[Family]:
         """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""
@@ -93,8 +94,20 @@ class Planner:
             costs = self.pricer.layer_costs()
             name, seed = "cheaper layers and width", self.run.seed
             yield width_family(
-                self.original, self.task, costs, before=some, name=name, ranked=False, round_to=8, seed=seed
+                self.original,
+                self.task,
+                costs,
+                before=some,
+                name=name,
+                ranked=False,
+                round_to=self._multiple,
+                seed=seed,
             )
+
+    @property
+    def _multiple(self) -> int:
+        """Of what widths are multiples: of what kernels like where time is asked for."""
+        return 8 if self.pricer.timed else 1
 
     def thrift(self) -> Thrift:
         """Cheaper modules for single layers, as far as they are measured."""
