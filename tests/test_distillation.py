@@ -24,7 +24,6 @@ from gossamer.distillation.job import distill, without_teacher
 from gossamer.distillation.networks import (
     OnnxTeacher,
     RecordedTeacher,
-    Thawed,
     as_found,
     foreign,
     only_remembers,
@@ -44,6 +43,7 @@ from gossamer.record import JobDocument
 from gossamer.search.journal import Journal
 from gossamer.train import hasten
 from gossamer.train.teachers import Ensemble
+from gossamer.train.thaw import Thawed
 
 BRIEF = SoftTargets(epochs=3, lr=0.05)
 
