@@ -144,7 +144,7 @@ def rows(cells: list[Cell], seed: int, folder: Path, task: Task) -> list[dict[st
     dense = {cell.runtime: cell.key for cell in cells if cell.by == BY_DENSE}
     costs: dict[str, dict[str, int]] = {}
     found = []
-    for cell in cells:
+    for cell in (cell for cell in cells if cell.key in times and cell.key in scores):
         if cell.runtime == "torch":
             costs[cell.network] = _costs(cell.path, task)
         row: dict[str, Any] = {"seed": seed, "file_bytes": cell.bytes()}
