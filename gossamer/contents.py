@@ -80,7 +80,7 @@ def _weights(path: Path) -> tuple[list[Stored], int]:
 def _pt2(path: Path) -> tuple[list[Stored], int]:
     from gossamer.deploy import load_pt2
 
-    return _stored({name.removeprefix("graph."): t for name, t in load_pt2(path).state_dict().items()}), 0
+    return _stored({name.removeprefix("network."): t for name, t in load_pt2(path).state_dict().items()}), 0
 
 
 def _stored(tensors: Mapping[str, Tensor]) -> list[Stored]:

@@ -254,7 +254,7 @@ def test_ranges_refuse_their_neighbours(name: str, field: str, value: float) -> 
 @pytest.mark.parametrize("name", sorted(NOTHING_MATCHES))
 def test_nothing_matched_is_an_error(name: str) -> None:
     with pytest.raises(BadInput, match=r"no\.such"):
-        catalogue()[name](**NOTHING_MATCHES[name])(subject(name), task(), Run())
+        catalogue()[name](**NOTHING_MATCHES[name])(subject(name), task(), Run(teacher=tiny()))
 
 
 @each

@@ -407,7 +407,7 @@ def test_what_is_no_class_of_an_image_is_taught_too(build: Any, inputs: Any, tar
     taught = method(student, data, Run(teacher=teacher, cache=tmp_path)).eval()
     fresh = inputs(99)
     with torch.no_grad():
-        assert distance(taught(fresh), teacher(fresh)) < 0.7 * distance(student(fresh), teacher(fresh))
+        assert distance(taught(fresh), teacher(fresh)) < 0.8 * distance(student(fresh), teacher(fresh))
 
 
 def test_a_regression_goes_through_the_whole_job_without_sections_on_classes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,19 @@ def batches_of_epoch(loader: Loader, seed: int, epoch: int, start: int, rank: in
             if rank:  # the same data in all processes, but not the same dropout
                 seed_everything(seed, epoch, index, rank)
             yield index, batch
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The first epoch of a loader as training with this seed would see it, the same every time it is asked for."""
+
+    loader: Loader
+    seed: int
+
+    def __iter__(self) -> Iterator[Any]:
+        with own_randomness():
+            for _, batch in batches_of_epoch(self.loader, self.seed, 0, 0, 0):
+                yield batch
 
 
 _END = object()

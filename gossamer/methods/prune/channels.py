@@ -37,6 +37,7 @@ from gossamer.ranges import Range
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
+from gossamer.train.batches import Replayed
 
 
 def prune_channels(
@@ -228,7 +229,7 @@ class Channels(Method):
         behind = [name for name in layers_of(trace(pruned.model, task.example_inputs)) if name in lost]
         outputs: dict[str, Any] = {name: dims[0] for name in behind if 0 in (dims := kept[f"{name}.weight"])}
         track = partial(run.progress.bar, label="fitting layers again", total=len(behind))
-        return refit(pruned.model, model, behind, task.train, kept=outputs, track=track)
+        return refit(pruned.model, model, behind, Replayed(task.train, run.seed), kept=outputs, track=track)
 
     def roughly(self) -> "Channels":
         return replace(self, refit=False)

@@ -27,6 +27,7 @@ from gossamer.network.refit import readers, refit
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
+from gossamer.train.batches import Replayed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class RemoveBlocks(Method):
         if self.refit:
             behind = readers(trace(model, task.example_inputs), self.names)
             track = partial(run.progress.bar, label="fitting the layers behind", total=len(behind))
-            fitted = refit(smaller, model, behind, task.train, track=track)
+            fitted = refit(smaller, model, behind, Replayed(task.train, run.seed), track=track)
         for name in self.names:
             run.history.append(
                 Edit(
