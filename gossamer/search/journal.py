@@ -20,7 +20,7 @@ from gossamer.record import Curve, Edit, to_json, write_text
 from gossamer.run import Run
 from gossamer.task import Task
 
-FORMAT = "journal 2"  # what is remembered of a step; work in another format is another job's
+FORMAT = "journal 3"  # what is remembered of a step; work in another format is another job's
 
 
 class Journal:
