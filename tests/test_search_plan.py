@@ -18,7 +18,18 @@ from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.methods.reset.separable import Separable
 from gossamer.network import total_macs
 from gossamer.search.journal import Journal, fingerprint
-from gossamer.search.plan import HEATS, QUOTES, RACE_LEAST, RACE_MOST, RATES, Candidate, Limited, Planner, _distinct
+from gossamer.search.plan import (
+    HANDICAP,
+    HEATS,
+    QUOTES,
+    RACE_LEAST,
+    RACE_MOST,
+    RATES,
+    Candidate,
+    Limited,
+    Planner,
+    _distinct,
+)
 from gossamer.search.price import Pricer, Quote, first_samples, needs
 from gossamer.search.sensitivity import sensitivity
 from gossamer.search.shapes import (
@@ -150,11 +161,19 @@ def test_the_two_that_lead_a_short_race_run_a_longer_one_at_two_rates(monkeypatc
     assert sorted(trained) == sorted(
         [(n, RATES[0], HEATS[0]) for n in "abc"] + [(n, rate, HEATS[1]) for n in "ab" for rate in RATES]
     )
-    assert [row.name for row in run.states if "goes on" in row.note] == [
-        "race, heat 1: a",
-        "race, heat 1: b",
-        "race, heat 2: b, learning rate 0.1",
-    ]
+    assert [row.name for row in run.states if "goes on" in row.note] == ["race, heat 1: a", "race, heat 1: b"]
+
+
+@pytest.mark.parametrize(("gentle", "rate"), [(80 + HANDICAP, 1.0), (80.1 + HANDICAP, 0.2)])
+def test_the_gentle_rate_must_lead_by_more_than_short_trainings_favour_it(
+    gentle: float, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = {1.0: 80.0, 0.2: gentle}
+    monkeypatch.setattr(Planner, "_short_training", lambda self, candidate, share: score[candidate.rate])
+    pricer: Any = Curve({})
+    pricer.goal = Goal(macs=1)
+    planner = Planner(tiny(), task(), Run(), Journal(None, ""), pricer, Recover(lr=0.1))
+    assert planner._race([Candidate("one", (), quote(1))]).rate == rate
 
 
 def test_a_race_trains_its_share_of_the_recovery(monkeypatch: pytest.MonkeyPatch) -> None:

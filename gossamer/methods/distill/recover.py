@@ -23,12 +23,12 @@ from gossamer.train import Training, recalibrate
 
 @dataclass(frozen=True, kw_only=True)
 class Recover(Retrain):
-    """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule;
-    behind steps that broke the network, five times the default may be better."""
+    """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule; for few steps a
+    fifth of the default may be better."""
 
     stage: ClassVar[int | None] = None  # may stand anywhere
 
-    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.02
+    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.1
     weight_decay: Annotated[float, Range(0, 1)] = 5e-4
 
     def training(self) -> Training:
