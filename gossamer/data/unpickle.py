@@ -14,24 +14,40 @@ import numpy as np
 from gossamer.errors import CorruptFile
 
 KINDS = "biuf"
+PLAIN = (int, float, str, bytes, type(None))
 
 
 def load_arrays(raw: bytes, where: str) -> dict[str, Any]:
-    """The dictionary of a pickle: its values are numpy arrays, numbers, strings, bytes, and lists of these.
+    """The dictionary of a pickle: its values are numpy arrays, numbers, strings, bytes, and lists of numbers, strings
+    and bytes.
 
     Keys are strings, also where Python 2 wrote bytes. Anything else is a `CorruptFile`.
     """
     try:
         content = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+        if isinstance(content, dict):
+            seen: set[int] = set()
+            return {
+                key.decode("latin1") if isinstance(key, bytes) else str(key): _plain(value, seen)
+                for key, value in content.items()
+            }
     # A damaged or hostile pickle makes the machine that reads it raise nearly anything.
     except Exception as error:
         raise CorruptFile(f"{where} is not a pickle of plain arrays, or it is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise CorruptFile(f"{where} must hold a dictionary, it holds a {type(content).__name__}")
-    return {
-        key.decode("latin1") if isinstance(key, bytes) else str(key): value.array if type(value) is _Array else value
-        for key, value in content.items()
-    }
+    raise CorruptFile(f"{where} must hold a dictionary, it holds a {type(content).__name__}")
+
+
+def _plain(value: Any, seen: set[int]) -> Any:
+    """The value, an array for its stand-in; an error where it is anything else. seen: lists that are known to be good,
+    since many values may be the same one."""
+    if type(value) is _Array:
+        return value.array
+    inside = [value] if type(value) is not list else value if id(value) not in seen else []
+    for one in inside:
+        if not isinstance(one, PLAIN):
+            raise pickle.UnpicklingError(f"it holds a {type(one).__name__}")
+    seen.add(id(value))
+    return value
 
 
 class _Unpickler(pickle.Unpickler):
