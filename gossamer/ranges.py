@@ -1,9 +1,12 @@
-"""Admitted values of hyper-parameters, declared once on the field: validator, message and test values in one."""
+"""Admitted values of hyper-parameters, declared once on the field: validator, message and test values in one.
+
+A number says its range (`Annotated[float, Range(0, 1)]`), a name its choices (`Literal["sgd", "adamw"]`).
+"""
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, unknown
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,13 @@ class Range:
         return f"{'(' if 'low' in self.open_ else '['}{self.low}, {self.high}{')' if 'high' in self.open_ else ']'}"
 
 
-def check_ranges(options: Any, label: str) -> None:
-    """Raise `BadInput` for the first field `Annotated[..., Range(...)]` of a dataclass whose value is outside."""
+def check_fields(options: Any, label: str) -> None:
+    """Raise `BadInput` for the first field of a dataclass whose value is outside its range or none of its choices."""
     hints = get_type_hints(type(options), include_extras=True)
     for f in fields(options):
-        hint = hints[f.name]
-        if get_origin(hint) is not Annotated:
-            continue
-        value = getattr(options, f.name)
-        for rule in get_args(hint)[1:]:
-            if isinstance(rule, Range) and value is not None and value not in rule:
+        kind, rules, value = get_origin(hints[f.name]), get_args(hints[f.name]), getattr(options, f.name)
+        if kind is Literal and value not in rules:
+            raise unknown(f"{label} {f.name}", str(value), rules)
+        for rule in rules if kind is Annotated and value is not None else ():
+            if isinstance(rule, Range) and value not in rule:
                 raise BadInput(f"{label}: {f.name} = {value} must be in {rule}")

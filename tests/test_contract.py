@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import onnxruntime
 import pytest
@@ -249,6 +249,20 @@ def test_ranges_refuse_their_neighbours(name: str, field: str, value: float) -> 
     with pytest.raises(BadInput) as error:
         catalogue()[name](**{**EXAMPLES[name], field: value})
     assert all(word in str(error.value) for word in (name, field, str(value), "must be in"))
+
+
+def choices() -> Iterator[tuple[str, str]]:
+    """Every field with a list of admitted names."""
+    for name in METHODS:
+        for field, hint in get_type_hints(catalogue()[name]).items():
+            if get_origin(hint) is Literal:
+                yield name, field
+
+
+@pytest.mark.parametrize(("name", "field"), list(choices()))
+def test_choices_refuse_other_names(name: str, field: str) -> None:
+    with pytest.raises(BadInput, match=f"unknown {name} {field} 'none of them'"):
+        catalogue()[name](**{**EXAMPLES[name], field: "none of them"})
 
 
 @pytest.mark.parametrize("name", sorted(NOTHING_MATCHES))

@@ -152,7 +152,7 @@ def test_layers_that_cannot_be_replaced_are_left() -> None:
     ("options", "message"),
     [
         ({"energy": 0.5, "macs": 0.5}, "energy and macs are both given"),
-        ({"data": "labels"}, "data = 'labels' must be"),
+        ({"data": "labels"}, "unknown factorize.svd data 'labels'"),
         ({"ranks": {"head": 9}}, r"ranks of 'head' = \[9\] must be from 1 to \[3\]"),
         ({"ranks": {"head": (1, 1)}}, r"ranks of 'head' = \[1, 1\]"),
         ({"macs": 0.01}, "macs = 0.01: these layers cannot be cheaper than 0.458"),
@@ -166,11 +166,6 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_ranks_that_no_tensor_has_together_are_refused() -> None:
     with pytest.raises(BadInput, match=r"\[2, 7, 2\]: no tensor has all of these"):
         TensorTrain(ranks={"body.0.conv1": (2, 7, 2)})(tiny(), task(), Run())
-
-
-def test_channels_across_something_else_are_refused() -> None:
-    with pytest.raises(BadInput, match="across = 'space'"):
-        Channel(across="space")  # type: ignore[arg-type]
 
 
 def test_a_held_network_is_refused() -> None:

@@ -105,7 +105,7 @@ def test_a_mask_under_a_grid_keeps_its_zeros() -> None:
         ({}, "either bits or step"),
         ({"bits": 4, "step": 0.1}, "either bits or step"),
         ({"step": 0.1, "layer_bits": {"stem": 8}}, "layer_bits goes with bits"),
-        ({"bits": 4, "scale": "mean"}, "unknown scale 'mean'"),
+        ({"bits": 4, "scale": "mean"}, "unknown quantize.uniform scale 'mean'"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], words: str) -> None:

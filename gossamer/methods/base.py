@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from gossamer.ranges import check_ranges
+from gossamer.ranges import check_fields
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -22,7 +22,7 @@ class Method:
     saves: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        check_ranges(self, self.name())
+        check_fields(self, self.name())
 
     @classmethod
     def name(cls) -> str:

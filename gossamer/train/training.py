@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from gossamer.errors import BadInput, NoEffect, unknown
-from gossamer.ranges import Range, check_ranges
+from gossamer.errors import BadInput, NoEffect
+from gossamer.ranges import Range, check_fields
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "one_cycle", "constant"]
@@ -54,25 +54,14 @@ class Training:
     keep: Keep = "best"
 
     def __post_init__(self) -> None:
-        check_ranges(self, "training")
+        check_fields(self, "training")
         for head, weight in (self.auxiliary or {}).items():
             if not weight > 0:
                 raise BadInput(f"training: auxiliary[{head!r}] = {weight} must be greater than 0")
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown(f"training {name}", str(getattr(self, name)), known)
 
     def options(self) -> dict[str, Any]:
         """Hyper-parameters by name."""
         return asdict(self)
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "optimizer": get_args(OptimizerName),
-    "schedule": get_args(ScheduleName),
-    "precision": get_args(Precision),
-    "keep": get_args(Keep),
-}
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:

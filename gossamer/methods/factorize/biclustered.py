@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput
 from gossamer.methods.factorize.alike import alike
 from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, kernel_of, make_chain, reordered
 from gossamer.methods.factorize.common import Factorize, Rank, Spectrum, Unfolding
@@ -103,11 +102,6 @@ class Biclustered(Factorize):
     form: Literal["svd", "outer"] = "svd"
     inputs: Annotated[int, Range(1, 65_536)] = 2
     outputs: Annotated[int, Range(1, 65_536)] = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.form not in ("svd", "outer"):
-            raise BadInput(f"{self.name()}: form = {self.form!r} must be 'svd' or 'outer'")
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         return self.replace(model, task, run)

@@ -17,7 +17,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput
 from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.factorize.common import Factorize, Rank, Unfolding
 from gossamer.methods.factorize.matrices import balance, best_refit, by_inputs, channel_gram, over_taps, split
@@ -47,11 +46,6 @@ class Channel(Factorize):
     """across: which channels are few. rank: in every group."""
 
     across: Literal["outputs", "inputs"] = "outputs"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.across not in ("outputs", "inputs"):
-            raise BadInput(f"{self.name()}: across = {self.across!r} must be 'outputs' or 'inputs'")
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         return self.replace(model, task, run)

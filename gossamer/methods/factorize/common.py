@@ -87,8 +87,6 @@ class Factorize(Method):
             raise BadInput(f"{self.name()}: {' and '.join(rules)} are both given; one of them chooses the ranks")
         if self.measured and self.macs is None and self.params is None:
             raise BadInput(f"{self.name()}: measured = true needs macs or params, which it spreads")
-        if self.data not in ("none", "inputs", "accumulated"):
-            raise BadInput(f"{self.name()}: data = {self.data!r} must be 'none', 'inputs' or 'accumulated'")
 
     def roughly(self) -> "Factorize":
         return replace(self, data="none")

@@ -76,8 +76,6 @@ class Predicted(Factorize):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kernel not in ("smooth", "covariance"):
-            raise BadInput(f"{self.name()}: kernel = {self.kernel!r} must be 'smooth' or 'covariance'")
         if self.kernel == "covariance" and self.data == "none":
             raise BadInput(f"{self.name()}: kernel = 'covariance' needs data = 'inputs' or 'accumulated'")
 

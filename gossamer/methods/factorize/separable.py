@@ -19,7 +19,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput
 from gossamer.methods.factorize.chain import Count, Factor, kernel_of
 from gossamer.methods.factorize.common import Factorize, Rank, Spectrum, Unfolding
 from gossamer.methods.factorize.matrices import energy_of, refit
@@ -101,11 +100,6 @@ class Separable(Factorize):
     singular: ClassVar[bool] = False
 
     basis: Literal["own", "shared", "dct"] = "own"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.basis not in ("own", "shared", "dct"):
-            raise BadInput(f"{self.name()}: basis = {self.basis!r} must be 'own', 'shared' or 'dct'")
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         return self.replace(model, task, run)

@@ -12,12 +12,12 @@ Source: Frantar, Singh, Alistarh 2022, arXiv:2208.11580, algorithm 1; Frantar, A
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, unknown
+from gossamer.errors import BadInput
 from gossamer.methods.base import Method
 from gossamer.methods.prune.masks import note_edits
 from gossamer.network.constrain import Mask, constrain, held_value, weights_of
@@ -189,8 +189,6 @@ class LayerwisePruning(Method):
             raise BadInput(f"{self.name()}: n_of_m = {list(self.n_of_m)}: needs 0 < n < m (keep n of every m)")
         if self.n_of_m is not None and self.block % self.n_of_m[1]:
             raise BadInput(f"{self.name()}: block = {self.block} must be a multiple of m = {self.n_of_m[1]}")
-        if self.solver not in get_args(Solver):
-            raise unknown("solver", self.solver, get_args(Solver))
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         wanted = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}

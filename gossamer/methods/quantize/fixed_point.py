@@ -13,12 +13,12 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, unknown
+from gossamer.errors import BadInput
 from gossamer.methods.base import Method
 from gossamer.network.constrain import Constraint, Grid, constrain, weights_of
 from gossamer.ranges import Range
@@ -129,8 +129,6 @@ class FixedPointTraining(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rounding not in get_args(Rounding):
-            raise unknown("rounding", self.rounding, get_args(Rounding))
         if self.integer_bits + self.fraction_bits > 24:
             raise BadInput(
                 f"{self.name()}: integer_bits + fraction_bits must be at most 24, what float32 holds exactly"

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, unknown
+from gossamer.errors import BadInput
 from gossamer.methods.base import Method
 from gossamer.network.constrain import Grid, constrain, held_value, weights_of
 from gossamer.network.grids import (
@@ -75,8 +75,6 @@ class UniformQuantization(Method):
             raise BadInput(f"{self.name()}: give either bits or step")
         if self.step is not None and self.layer_bits:
             raise BadInput(f"{self.name()}: layer_bits goes with bits, not with step")
-        if self.scale not in SCALES:
-            raise unknown("scale", self.scale, SCALES)
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}

@@ -13,13 +13,12 @@ Source: Simonyan and Zisserman 2014, arXiv:1409.1556, section 2.3; Szegedy et al
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.errors import unknown
 from gossamer.methods.reset.rewrite import Rewrite, Unfit, bias_of, convolution, dense_convolution, padding_of
 from gossamer.network.heal import Block
 from gossamer.ranges import Range
@@ -130,11 +129,6 @@ class Stack(Rewrite):
     form: Form = "3x3"
     channels: Annotated[int | None, Range(1, 1_000_000)] = None
     iterations: Annotated[int, Range(1, 1_000_000)] = 200
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.form not in get_args(Form):
-            raise unknown("form", self.form, get_args(Form))
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         generator = torch.Generator().manual_seed(run.seed)

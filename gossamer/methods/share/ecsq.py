@@ -19,9 +19,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import unknown
 from gossamer.methods.base import Method
-from gossamer.methods.share.importance import IMPORTANCES, Importance, importance_of
+from gossamer.methods.share.importance import Importance, importance_of
 from gossamer.network import Codebook, constrain, held_value, weights_of
 from gossamer.ranges import Range
 from gossamer.record import Edit
@@ -174,11 +173,6 @@ class Ecsq(Method):
     samples: Annotated[int, Range(1, 10_000_000)] = 512
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.importance not in IMPORTANCES:
-            raise unknown(f"{self.name()} importance", self.importance, IMPORTANCES)
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         weights = {name: held_value(model, name) for name in weights_of(model, self.layers, self.ignore)}

@@ -11,16 +11,15 @@ Source: Han et al. 2015, arXiv:1510.00149, section 3; Choi et al. 2016, arXiv:16
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import unknown
 from gossamer.methods.base import Method
-from gossamer.methods.share.clusters import STARTS, Start, lloyd, optimal_centers, start_centers
+from gossamer.methods.share.clusters import Start, lloyd, optimal_centers, start_centers
 from gossamer.methods.share.decoded import shared_values
-from gossamer.methods.share.importance import IMPORTANCES, Importance, importance_of
+from gossamer.methods.share.importance import Importance, importance_of
 from gossamer.network import constrain, held_value, weights_of
 from gossamer.ranges import Range
 from gossamer.record import Edit
@@ -60,12 +59,6 @@ class KMeans(Method):
     gradient: Gradient = "mean"
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field, known in (("start", STARTS), ("importance", IMPORTANCES), ("gradient", get_args(Gradient))):
-            if getattr(self, field) not in known:
-                raise unknown(f"{self.name()} {field}", getattr(self, field), known)
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         generator = torch.Generator().manual_seed(run.seed)
