@@ -294,6 +294,20 @@ def test_large_matrices_get_the_leading_part_of_their_spectrum(monkeypatch: pyte
         torch.testing.assert_close(u[0, :, :5].T @ left[0, :, :5] @ left[0, :, :5].T @ u[0, :, :5], torch.eye(5).to(D))
 
 
+@pytest.mark.parametrize("rank", [20, 45, 70])
+@torch.no_grad()
+def test_large_matrices_get_any_rank_that_is_asked_for(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one beyond the part of the spectrum that is looked at otherwise."""
+    monkeypatch.setattr(matrices, "EXACT_SIZE", 64)
+    generator = torch.Generator().manual_seed(0)
+    for sizes in ((100, 120), (120, 100)):
+        w = torch.randn(1, *sizes, generator=generator, dtype=D)
+        outer, inner = split(w, rank)
+        assert outer.shape[2] == inner.shape[1] == rank
+        left_out = torch.linalg.svdvals(w[0])[rank:].square().sum()
+        assert float((w - outer @ inner).square().sum()) <= 1.05 * float(left_out)
+
+
 def test_balanced_factors_have_equal_lengths_and_the_same_product() -> None:
     left, right = torch.randn(2, 5, 3, dtype=D), torch.randn(2, 3, 4, dtype=D)
     left[0, :, 1] = 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Above this size of the smaller side only the leading part of a spectrum is found, at most this share of it.
+# Above this size of the smaller side only the leading part of a spectrum is found: this share, or what is asked for.
 EXACT_SIZE = 2048
 LEADING_SHARE = 4
 POWER_STEPS = 4
@@ -16,8 +16,8 @@ def energy_of(matrix: Tensor, gram: Tensor | None = None) -> Tensor:
     return (matrix * (matrix if gram is None else matrix @ gram)).sum((1, 2))
 
 
-def principal(matrix: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Orthonormal directions U (g, N, R) of the outputs, and their energies (g, R), falling.
+def principal(matrix: Tensor, gram: Tensor | None = None, count: int = 0) -> tuple[Tensor, Tensor]:
+    """Orthonormal directions U (g, N, R) of the outputs, and their energies (g, R), falling; at least `count` of them.
 
     matrix W (g, N, D), gram G (g, D, D). U_r U_r^T W, with the first r directions, is the W' of rank r with the least
     trace((W - W') G (W - W')^T), which is the sum of the energies after the first r. U holds the left singular vectors
@@ -25,22 +25,22 @@ def principal(matrix: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tenso
     """
     if matrix.shape[1] > matrix.shape[2]:
         q, r = torch.linalg.qr(matrix)
-        left, energies = principal(r, gram)
+        left, energies = principal(r, gram, count)
         return q @ left, energies
-    if matrix.shape[1] > EXACT_SIZE:
-        return _leading(matrix, gram)
+    leading = max(matrix.shape[1] // LEADING_SHARE, count)
+    if matrix.shape[1] > EXACT_SIZE and 2 * leading < matrix.shape[1]:
+        return _leading(matrix, gram, leading)
     spread = matrix @ (matrix.mT if gram is None else gram @ matrix.mT)
     energies, left = torch.linalg.eigh((spread + spread.mT) / 2)
     return left.flip(2), energies.flip(1).clamp_min(0)
 
 
-def _leading(matrix: Tensor, gram: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same for the leading directions, by randomized subspace iteration (Halko et al. 2011, arXiv:0909.4061,
+def _leading(matrix: Tensor, gram: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """The same for the leading directions alone, by randomized subspace iteration (Halko et al. 2011, arXiv:0909.4061,
     algorithm 4.4)."""
 
     whole = matrix @ (matrix.mT if gram is None else gram @ matrix.mT)
     whole = (whole + whole.mT) / 2
-    count = matrix.shape[1] // LEADING_SHARE
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(len(matrix), matrix.shape[1], count + 16, generator=generator)
     q = torch.linalg.qr(start.to(matrix)).Q
@@ -57,7 +57,7 @@ def split(matrix: Tensor, rank: int, gram: Tensor | None = None) -> tuple[Tensor
 
     Such factors are as small as they can be, which makes them good to train and to quantize.
     """
-    left = principal(matrix, gram)[0][:, :, :rank]
+    left = principal(matrix, gram, rank)[0][:, :, :rank]
     return balance(left, left.mT @ matrix)
 
 
