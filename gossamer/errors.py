@@ -16,6 +16,9 @@ import traceback
 from collections.abc import Iterable
 from types import ModuleType
 
+FEW = 12  # names that one can read in an error
+NEAREST = 3
+
 
 class GossamerError(Exception):
     """Base of everything that gossamer raises on purpose."""
@@ -49,12 +52,17 @@ class ExportMismatch(GossamerError):
     """A deployed network that does not compute what the trained one does."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
-    """The error for a name that does not exist, with the nearest one that does."""
+def unknown(kind: str, name: str, known: Iterable[str], *, listed: str = "") -> BadInput:
+    """The error for a name that does not exist: the nearest one that does, or all of a few, or the nearest of many and
+    `listed`, what shows all."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    return BadInput(f"unknown {kind} {name!r}; {hint}")
+    near = difflib.get_close_matches(name, names, n=NEAREST, cutoff=0.0)
+    if difflib.get_close_matches(name, near, n=1, cutoff=0.5):
+        return BadInput(f"unknown {kind} {name!r}; did you mean {near[0]!r}?")
+    if len(names) <= FEW:
+        return BadInput(f"unknown {kind} {name!r}; known: {', '.join(names)}")
+    where = f"; {listed} lists them" if listed else ""
+    return BadInput(f"unknown {kind} {name!r}; of {len(names)} that are known {', '.join(near)} are nearest{where}")
 
 
 def own_error(error: BaseException) -> str:

@@ -93,7 +93,7 @@ def parse(text: str, *, source: str = "recipe") -> Recipe:
     steps = raw.get("steps") or []
     if not isinstance(steps, list):
         raise BadInput(f"{source}: steps must be a list of methods")
-    values["steps"] = tuple(_step(step, f"{source}, step {n}") for n, step in enumerate(steps, 1))
+    values["steps"] = tuple(read_step(step, f"{source}, step {n}") for n, step in enumerate(steps, 1))
     return Recipe(**values)
 
 
@@ -102,7 +102,9 @@ def load(path: Path) -> Recipe:
     if not path.exists():
         names = shipped()
         if str(path) not in names:
-            raise unknown("recipe", str(path), names) if names else BadInput(f"{path} does not exist")
+            if not names:
+                raise BadInput(f"{path} does not exist")
+            raise unknown("recipe", str(path), names, listed="`gossamer recipes list`")
         path = names[str(path)]
     return parse(path.read_text(), source=path.name)
 
@@ -113,7 +115,8 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _step(raw: Any, where: str) -> Method:
+def read_step(raw: Any, where: str) -> Method:
+    """The method of a step as it stands in a recipe: a name, or `{name: {option: value}}`. where: for errors."""
     if isinstance(raw, str):
         raw = {raw: {}}
     if not isinstance(raw, dict) or len(raw) != 1:
@@ -121,7 +124,7 @@ def _step(raw: Any, where: str) -> Method:
     [(name, options)] = raw.items()
     methods = catalogue()
     if name not in methods:
-        raise unknown(f"method in {where},", str(name), methods)
+        raise unknown(f"method in {where},", str(name), methods, listed="`gossamer methods`")
     method: Method = _build(methods[name], options or {}, f"{where} ({name})")
     return method
 
@@ -132,7 +135,8 @@ def _build(cls: Any, options: Any, where: str) -> Any:
     known = [f.name for f in fields(cls)]
     for key in options:
         if key not in known:
-            raise unknown(f"option in {where},", str(key), known)
+            listed = f"`gossamer methods {cls.name()}`" if issubclass(cls, Method) else ""
+            raise unknown(f"option in {where},", str(key), known, listed=listed)
     try:
         return TypeAdapter(cls).validate_python(options)
     except ValidationError as error:

@@ -128,7 +128,7 @@ def _from_zoo(request: Request) -> Source:
 
     name = request.model
     if name not in ENTRIES:
-        raise unknown("model", name, ENTRIES)
+        raise unknown("model", name, ENTRIES, listed="`gossamer models`")
     if request.weights is None and not request.random:
         if request.data is None:
             raise BadInput(f"{name}: the data that it was trained on is not given: add --data, --weights or --random")
@@ -157,7 +157,7 @@ def _from_factory(request: Request) -> Source:
 def _from_timm(name: str, request: Request) -> Source:
     timm = _library("timm")
     if name not in timm.list_models():
-        raise unknown("timm model", name, timm.list_models())
+        raise unknown("timm model", name, timm.list_models(), listed="`timm.list_models()`")
     bare = request.random or request.weights is not None
     sizes = {"num_classes": request.classes, "in_chans": request.channels} if bare else {}
     options = {key: value for key, value in sizes.items() if value is not None}
@@ -170,7 +170,7 @@ def _from_timm(name: str, request: Request) -> Source:
 def _from_torchvision(name: str, request: Request) -> Source:
     models = _library("torchvision").models
     if name not in models.list_models():
-        raise unknown("torchvision model", name, models.list_models())
+        raise unknown("torchvision model", name, models.list_models(), listed="`torchvision.models.list_models()`")
     bare = request.random or request.weights is not None
     options = {"num_classes": request.classes} if bare and request.classes else {}
     model = _library_call(

@@ -20,7 +20,7 @@ from gossamer.methods import catalogue
 from gossamer.recipe import Recipe
 from gossamer.train import Training
 
-COMMANDS = ["compress", "distill", "analyze", "inspect", "train", "evaluate", "export", "bench", "methods"]
+COMMANDS = ["compress", "distill", "analyze", "inspect", "train", "evaluate", "export", "bench", "methods", "models"]
 
 
 def call(*words: object, status: int = 0) -> Any:
@@ -155,7 +155,7 @@ def test_a_result_folder_is_taught_further_and_a_missed_goal_is_said(
     [
         (("--method", "distill.hints", "--set", "layers={a:b}"), "unknown layer of the student in distill.hints 'a'"),
         (("--method", "prune.magnitude"), "only methods below distill"),
-        (("--method", "distill.kdd"), "did you mean 'distill.kd'"),
+        (("--method", "distill.kdd"), "unknown method in --method, 'distill.kdd'; did you mean 'distill.kd'"),
         (("--set", "temperature"), "write OPTION=VALUE"),
         (("--set", "warmth=3"), "unknown option"),
         (("--set", "alpha=3"), "alpha = 3"),
@@ -172,6 +172,16 @@ def test_distill_says_what_is_wrong(user: Path, more: tuple[str, str], message: 
 def test_evaluate_shows_the_interval_as_plain_aligned_lines(trained: Path) -> None:
     lines = call("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained).stdout.splitlines()
     assert len(lines) == 2 and " to " in lines[1] and lines[0].index("samples") + 5 == lines[1].index("32")
+
+
+def test_train_and_evaluate_call_the_measure_by_its_name(trained: Path) -> None:
+    code = "import dataclasses, mycode\ndef task(): return dataclasses.replace(mycode.task(), measure='brightness')"
+    (trained.parent / "bright.py").write_text(code)
+    words = ("mycode:Net", "--data", "bright:task")
+    assert "brightness %" in call("evaluate", *words, "--weights", trained).stdout
+    assert "brightness %" in call("train", *words, "--epochs", 1, "--out", "b.safetensors").stdout
+    assert document("evaluate", *words, "--weights", trained)["conditions"]["measure"] == "brightness"
+    assert "top-1 %" in call("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained).stdout
 
 
 def test_quiet_says_nothing_on_stderr(trained: Path) -> None:
@@ -346,6 +356,22 @@ def test_recipes_are_listed_and_copied(user: Path, monkeypatch: pytest.MonkeyPat
     assert (user / "mine.yaml").read_text() == (user / "one.yaml").read_text()
     assert "exists already" in call("recipes", "copy", "one", "mine.yaml", status=2).stderr
     assert "did you mean 'one'" in call("recipes", "copy", "on", "b.yaml", status=2).stderr
+
+
+def test_models_are_listed_with_the_weights_that_come_with_them() -> None:
+    found = document("models")
+    assert found["resnet20"]["trained"]["fashion-mnist"] > 90 and found["resnet20"]["made_for"] == [3, 32, 32]
+    assert found["resnet110"]["trained"] == {}
+    assert "3x224x224" in call("models").stdout
+
+
+def test_of_many_names_an_error_gives_the_nearest_and_the_command_that_lists_all() -> None:
+    said = call("evaluate", "qqq", "--data", "digits", status=2).stderr
+    assert "unknown model 'qqq'" in said and "`gossamer models` lists them" in said and len(said) < 200
+    said = call("methods", "qqq", status=2).stderr
+    assert "`gossamer methods` lists them" in said and len(said) < 200
+    said = call("evaluate", "resnet110", "--data", "digits", status=2).stderr
+    assert "no trained weights of resnet110 come with gossamer" in said and "--weights" in said
 
 
 # Interruption

@@ -121,7 +121,7 @@ def _int8(
         )
         shutil.copyfile(int8.path, path)
     drop = f"{int8.drop.points:+.2f} points on validation"
-    return int8.met, [("int8", int8.rung), ("drop", drop), ("top1", f"{int8.top1:.2f} % on validation")]
+    return int8.met, [("int8", int8.rung), ("drop", drop), (task.measure, f"{int8.top1:.2f} % on validation")]
 
 
 def bench(

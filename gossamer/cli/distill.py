@@ -179,7 +179,7 @@ def _method(name: str, options: list[str], **given: Any) -> "Method":
     """The method with its options, checked as a recipe's step is."""
     import yaml
 
-    from gossamer.recipe import parse
+    from gossamer.recipe import read_step
 
     values = {key: value for key, value in given.items() if value is not None}
     for text in options:
@@ -191,8 +191,7 @@ def _method(name: str, options: list[str], **given: Any) -> "Method":
         values[key] = yaml.safe_load(value)
     if not name.startswith("distill."):
         raise BadInput(f"--method {name}: only methods below distill learn from a teacher, such as distill.kd")
-    [step] = parse(yaml.safe_dump({"name": "taught", "steps": [{name: values}]}), source="--method").steps
-    return step
+    return read_step({name: values}, "--method")
 
 
 def _show(console: Console, artifact: "Artifact", folder: Path) -> None:

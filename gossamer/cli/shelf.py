@@ -1,4 +1,4 @@
-"""`gossamer methods` and `gossamer recipes`: what is on the shelf."""
+"""`gossamer methods`, `gossamer models` and `gossamer recipes`: what is on the shelf."""
 
 import inspect
 import sys
@@ -17,6 +17,7 @@ recipes = typer.Typer(no_args_is_help=True, help="The recipes that come with gos
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: [bold]gossamer methods prune.channels[/bold]")(methods)
+    app.command(epilog="Example: [bold]gossamer models --json[/bold]")(models)
     app.add_typer(recipes, name="recipes")
 
 
@@ -34,7 +35,7 @@ def methods(
         console.document(dict(rows))
         return
     if name not in known:
-        raise unknown("method", name, known)
+        raise unknown("method", name, known, listed="`gossamer methods`")
     page, options = _page(known[name]), _options(known[name])
     console.line(f"{name}\n\n{page}\n\n{inspect.getdoc(known[name]) or ''}\n")
     console.table("Options", ("option", "default", "admitted"), [tuple(row.values()) for row in options])
@@ -62,6 +63,23 @@ def _default(field: "Field[Any]") -> Any:
     if field.default is not MISSING:
         return field.default
     return "required" if field.default_factory is MISSING else field.default_factory()
+
+
+def models(json: JsonOption = False) -> None:
+    """List the networks of the zoo, and the trained weights that come with it."""
+    from gossamer.models import ENTRIES, checkpoints
+
+    console = Console(as_json=json)
+    trained: dict[str, dict[str, float]] = {name: {} for name in ENTRIES}
+    for one in checkpoints():
+        trained[one.name][one.data] = one.top1
+    sizes = {name: (entry.in_channels, entry.input_size, entry.input_size) for name, entry in ENTRIES.items()}
+    rows = [
+        (name, "x".join(map(str, sizes[name])), ", ".join(f"{data} {top1:.2f} %" for data, top1 in known.items()))
+        for name, known in trained.items()
+    ]
+    console.table("", ("model", "made for", "trained weights, top-1"), rows)
+    console.document({name: {"made_for": sizes[name], "trained": known} for name, known in trained.items()})
 
 
 @recipes.command("list", epilog="Example: [bold]gossamer recipes list[/bold]")
@@ -97,7 +115,7 @@ def copy_recipe(
 
     known = shipped()
     if name not in known:
-        raise unknown("recipe", name, known)
+        raise unknown("recipe", name, known, listed="`gossamer recipes list`")
     if to.exists():
         raise BadInput(f"{to} exists already; name another file, or remove it first")
     make_folder(to.parent)

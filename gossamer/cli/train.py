@@ -133,9 +133,9 @@ def _train(
         with writing(target):
             save_weights(fitted.model, target, _note(model, task, row.value))
         checkpoint.unlink(missing_ok=True)
-    console.table("", ("split", "top-1 %", "95 % interval", "samples"), [_top1_row("test", row)])
+    _show(console, {"split": "test"}, task, row)
     console.line(f"weights: {target}")
-    console.document({"out": target, "top1": row})
+    console.document({"out": target, "measure": task.measure, "top1": row})
 
 
 def _note(model: str, task: "Task", top1: float) -> dict[str, str]:
@@ -161,7 +161,7 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Top-1 accuracy with its 95 % Wilson interval."""
+    """The data's measure, for classes top-1 accuracy, with its 95 % Wilson interval."""
     from gossamer.cli.opening import open_model
     from gossamer.measure import accuracy, top1_record
     from gossamer.sources import Request, load_data
@@ -174,14 +174,14 @@ def evaluate(
     runner = open_model(request, runtime=runtime, threads=threads).runner
     with console.progress.busy(f"{model} on {split}"):
         scores = accuracy(runner, task, split)
-    row = top1_record(model, scores, split=split, data=task.name, runtime=runner.runtime, precision=runner.precision)
-    console.table(
-        "",
-        ("model", "runtime", "split", "top-1 %", "95 % interval", "samples"),
-        [(model, runner.runtime, *_top1_row(split, row))],
-    )
+    conditions = {"data": task.name, "measure": task.measure}
+    row = top1_record(model, scores, split=split, **conditions, runtime=runner.runtime, precision=runner.precision)
+    _show(console, {"model": model, "runtime": runner.runtime, "split": split}, task, row)
     console.document(row)
 
 
-def _top1_row(split: str, row: "Record") -> tuple[str, str, str, str]:
-    return split, f"{row.value:.2f}", f"{row.low:.2f} to {row.high:.2f}", str(row.n)
+def _show(console: Console, what: dict[str, str], task: "Task", row: "Record") -> None:
+    from gossamer.report.text import measure
+
+    columns = (*what, f"{measure(task.measure)} %", "95 % interval", "samples")
+    console.table("", columns, [(*what.values(), f"{row.value:.2f}", f"{row.low:.2f} to {row.high:.2f}", str(row.n))])

@@ -104,7 +104,7 @@ def chosen(method: Method | str) -> Method:
     if isinstance(method, str):
         known = {name: cls for name, cls in catalogue().items() if name.startswith("distill.")}
         if method not in known:
-            raise unknown("method", method, known)
+            raise unknown("method", method, known, listed="`gossamer methods`")
         method = known[method]()
     return method
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from gossamer.errors import BadInput, unknown
 from gossamer.models.weights import load_weights
-from gossamer.models.zoo import build
+from gossamer.models.zoo import ENTRIES, build
 
 FOLDER = Path(__file__).parent / "checkpoints"
 
@@ -37,8 +37,13 @@ def pretrained(name: str, data: str) -> nn.Module:
     shipped = {(c.name, c.data): c for c in checkpoints()}
     if (name, data) not in shipped:
         names = [f"{n} on {d}" for n, d in shipped]
+        if name not in ENTRIES:
+            raise unknown("checkpoint", f"{name} on {data}", names, listed="`gossamer models`")
         if name not in {n for n, _ in shipped}:
-            raise unknown("checkpoint", f"{name} on {data}", names)
+            raise BadInput(
+                f"no trained weights of {name} come with gossamer (`gossamer models` lists those that do): train it "
+                f"with `gossamer train {name}`, give --weights, or --random where untrained weights will do"
+            )
         raise BadInput(
             f"no checkpoint of {name} for {data!r}; there is one for: {', '.join(d for n, d in shipped if n == name)}"
         )

@@ -112,7 +112,7 @@ def build(name: str, *, in_channels: int | None = None, classes: int = 10, input
     refer to: 1 and 28 for the LeNets, 3 and 32 for the networks made for CIFAR, 3 and 224 for most made for ImageNet.
     """
     if name not in ENTRIES:
-        raise unknown("model", name, ENTRIES)
+        raise unknown("model", name, ENTRIES, listed="`gossamer models`")
     entry = ENTRIES[name]
     channels = entry.in_channels if in_channels is None else in_channels
     size = entry.input_size if input_size is None else input_size

@@ -64,7 +64,7 @@ class Channels:
                 if group.reason is not None:
                     raise BadInput(f"group {name!r} cannot be cut: {group.reason}")
                 return i
-        raise unknown("group", name, [group.name for group in self.cuttable()])
+        raise unknown("group", name, [group.name for group in self.cuttable()], listed="`gossamer analyze`")
 
     def unit_scores(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Element-wise scores, by parameter name, summed over everything that a unit cuts; shape (units,) by group."""

@@ -56,8 +56,7 @@ def summary_rows(document: JobDocument) -> list[Row]:
 
 def measure(document: JobDocument) -> str:
     """What the task measures, as it stands in a sentence."""
-    name = str(document.task.get("measure", "top1"))
-    return "top-1" if name == "top1" else name
+    return text.measure(str(document.task.get("measure", "top1")))
 
 
 def markdown(rows: list[Row]) -> str:

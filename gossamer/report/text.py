@@ -55,6 +55,11 @@ def milliseconds(value: float) -> str:
     return f"{significant(value)} ms"
 
 
+def measure(name: str) -> str:
+    """A task's measure as it stands in a sentence: `top-1`."""
+    return "top-1" if name == "top1" else name
+
+
 def points(value: float) -> str:
     """`0.32`, with a true minus sign."""
     return f"{value:.2f}".replace("-", "−")

@@ -37,7 +37,7 @@ class Taps:
         modules = {name: module for name, module in network.named_modules() if name}
         for layer in layers:
             if layer not in modules:
-                raise unknown(f"layer of the {whose}", layer, modules)
+                raise unknown(f"layer of the {whose}", layer, modules, listed="`gossamer analyze`")
         self.layers, self.whose = list(layers), whose
         self.features: dict[str, Tensor] = {}
         self.hooks = [modules[x].register_forward_hook(partial(self._take, x)) for x in dict.fromkeys(layers)]

@@ -97,7 +97,7 @@ class Deeper(Method):
         known = [name for name, _ in model.named_modules() if name]
         for name in self.names:
             if name not in known:
-                raise unknown(f"module in {self.name()}", name, known)
+                raise unknown(f"module in {self.name()}", name, known, listed="`gossamer analyze`")
             if any(other.startswith(f"{name}.") for other in self.names):
                 raise BadInput(f"{self.name()}: {name!r} contains another of the names; insert behind one of them")
         statistics = output_statistics(model, self.names, task.calibration)

@@ -134,7 +134,7 @@ class LayerStudent(Student):
         names = {name for name, _ in student.named_modules() if name}
         for name in self.layers:
             if name not in names:
-                raise unknown(f"layer of the student in {self.name()}", name, names)
+                raise unknown(f"layer of the student in {self.name()}", name, names, listed="`gossamer analyze`")
         if self.layers:
             return list(self.layers.items())
         ours, theirs = stages(student, task.example_inputs), stages(teacher, task.example_inputs)

@@ -81,7 +81,7 @@ def _selected(found: FoundChannels, ignore: Iterable[str]) -> list[Group]:
         if not any(_matches(name, pattern) for name in known):
             if any(mark in pattern for mark in "*?["):
                 raise NoEffect(f"ignore={pattern!r} matches no layer of {sorted(known)}")
-            raise unknown("layer", pattern, known)
+            raise unknown("layer", pattern, known, listed="`gossamer analyze`")
     groups = found.cuttable()
     if not groups:
         reasons = sorted({group.reason for group in found.groups if group.reason})
@@ -136,7 +136,7 @@ def _by_group(groups: list[Group], found: FoundChannels, sparsity: Mapping[str, 
     for key, value in sparsity.items():
         _check(value, f"sparsity of {key!r}")
         if key not in names | layers:
-            raise unknown("layer", key, names | layers)
+            raise unknown("layer", key, names | layers, listed="`gossamer analyze`")
         hits = [g.name for g in groups if g.name == key]
         hits = hits or [g.name for g in groups if any(m.rpartition(".")[0] == key and d == 0 for m, d in g.members)]
         if not hits:
