@@ -20,7 +20,7 @@ from gossamer.methods.distill.hints import Hints
 from gossamer.methods.distill.kd import SoftTargets
 from gossamer.methods.distill.logits import Mimic
 from gossamer.methods.distill.rkd import Embedding
-from gossamer.methods.distill.student import LayerStudent, pooled, regression, relative_hint_loss
+from gossamer.methods.distill.student import pooled, regression, relative_hint_loss
 from gossamer.run import Run
 
 METHODS = (Attention, Contrast, Decoupled, Embedding, Flow, Hints, Mimic, Relations, SoftTargets)
@@ -121,9 +121,9 @@ def test_relations_of_a_rotated_embedding_are_the_same() -> None:
 
 def test_layers_are_paired_by_resolution_where_none_are_named() -> None:
     run = Run(teacher=tiny())
-    assert LayerStudent().pairs(small(), task(), run) == [("3", "body")]
-    assert LayerStudent().pairs(small(), task(), run, firsts=True) == [("0", "stem"), ("3", "body")]
-    assert LayerStudent(layers={"0": "body.2"}).pairs(small(), task(), run) == [("0", "body.2")]
+    assert Embedding().pairs(small(), task(), run) == [("3", "body")]
+    assert Embedding().pairs(small(), task(), run, firsts=True) == [("0", "stem"), ("3", "body")]
+    assert Embedding(layers={"0": "body.2"}).pairs(small(), task(), run) == [("0", "body.2")]
 
 
 def test_networks_without_equal_resolutions_are_asked_for_names() -> None:

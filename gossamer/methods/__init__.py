@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from functools import cache
+from inspect import isabstract
 
 from gossamer.methods.base import Method
 
@@ -16,8 +17,7 @@ def catalogue() -> dict[str, type[Method]]:
             continue
         namespace = vars(importlib.import_module(module.name))
         for value in namespace.values():
-            # A class without a call of its own is what several methods share.
-            method = isinstance(value, type) and issubclass(value, Method) and "__call__" in vars(value)
-            if method and value is not Method and value.__module__ == module.name:
+            method = isinstance(value, type) and issubclass(value, Method) and not isabstract(value)
+            if method and value.__module__ == module.name:
                 found[value.name()] = value
     return dict(sorted(found.items()))

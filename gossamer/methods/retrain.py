@@ -8,7 +8,6 @@ from torch import nn
 
 from gossamer.methods.base import Method
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import AfterStep, Distillation, Fitted, Training, fit
@@ -67,13 +66,6 @@ class Retrain(Method):
     def noted(self, fitted: Fitted, run: Run, *, part: str = "") -> Fitted:
         """The same; what the training did to the loss goes to the history."""
         rows = fitted.history
-        run.history.append(
-            Edit(
-                method=self.name(),
-                kind="teach",
-                target=f"all weights{part}",
-                before=f"loss {rows[0].loss:.4f} in epoch 1",
-                after=f"loss {rows[-1].loss:.4f} in epoch {len(rows)}",
-            )
-        )
+        before, after = f"loss {rows[0].loss:.4f} in epoch 1", f"loss {rows[-1].loss:.4f} in epoch {len(rows)}"
+        self.note(run, "teach", f"all weights{part}", before=before, after=after)
         return fitted

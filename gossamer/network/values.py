@@ -20,5 +20,5 @@ def with_values(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
 
 
 def layer_name(weight: str) -> str:
-    """The layer of a weight's name."""
-    return weight.removesuffix("weight").removesuffix(".")
+    """The layer of a weight's name; "" where the network itself is the layer."""
+    return weight.rpartition(".")[0]

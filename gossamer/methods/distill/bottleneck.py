@@ -18,8 +18,8 @@ from gossamer.errors import NoEffect
 from gossamer.methods.distill.student import Student, regression
 from gossamer.network.constrain import refuse_constrained, weights_of
 from gossamer.network.swap import swap
+from gossamer.network.values import layer_name
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import Distillation
@@ -56,7 +56,7 @@ class Bottleneck(Student):
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         refuse_constrained(model, self.name())
-        names = [key.removesuffix("weight").removesuffix(".") for key in weights_of(model, self.layers, self.ignore)]
+        names = [layer_name(key) for key in weights_of(model, self.layers, self.ignore)]
         large: dict[str, nn.Linear] = {}
         for name in names:
             layer = model.get_submodule(name)
@@ -68,6 +68,6 @@ class Bottleneck(Student):
         for name, layer in large.items():
             before = f"linear, {layer.in_features} to {layer.out_features}"
             after = f"two, with {self.rank} features between"
-            run.history.append(Edit(method=self.name(), kind="swap", target=name, before=before, after=after))
+            self.note(run, "swap", name, before=before, after=after)
         term = Distillation(self.teacher(run), alpha=self.alpha, loss=regression)
         return self.learn([term], student, task, run).model

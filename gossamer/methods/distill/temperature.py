@@ -22,7 +22,7 @@ from gossamer.measure import calibration
 from gossamer.methods.base import Method
 from gossamer.network.constrain import constraints, released
 from gossamer.network.moments import evaluating
-from gossamer.record import Edit
+from gossamer.network.values import layer_name
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -49,7 +49,7 @@ def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...
     of this layer are plain where what holds them cannot be divided. Raises BadInput where no layer gives the outputs.
     """
     layer = last_layer(model, example_inputs)
-    held = [name for name in constraints(model) if name.rpartition(".")[0] == layer]
+    held = [name for name in constraints(model) if layer_name(name) == layer]
     for found in [copy.deepcopy(model), *([released(model, held)] if held else [])]:
         with torch.no_grad(), evaluating(found):
             before = found(*example_inputs)
@@ -71,13 +71,6 @@ class Temperature(Method):
         temperature = calibration.best_temperature(logits, labels)
         found, layer = divided(model, temperature, task.example_inputs)
         before, after = (calibration.negative_log_likelihood(z, labels) for z in (logits, logits / temperature))
-        run.history.append(
-            Edit(
-                method=self.name(),
-                kind="swap",
-                target=layer,
-                before=f"negative log likelihood {before:.4f} on validation",
-                after=f"{after:.4f} at temperature {temperature:.3f}",
-            )
-        )
+        said = f"negative log likelihood {before:.4f} on validation"
+        self.note(run, "swap", layer, before=said, after=f"{after:.4f} at temperature {temperature:.3f}")
         return found

@@ -23,7 +23,6 @@ from gossamer.methods.base import Method
 from gossamer.network.channels import find_channels
 from gossamer.network.widen import widen
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -53,17 +52,7 @@ class Wider(Method):
         if all(after == before for before, after in result.widths.values()):
             raise NoEffect(f"{self.name()}: no group of channels got wider{f': {why}' if why else ''}")
         for name, (before, after) in result.widths.items():
-            edit = Edit(
-                method=self.name(),
-                kind="resize",
-                target=name,
-                before=f"{before} channels",
-                after=f"{after} channels",
-                proof=result.proof,
-            )
-            run.history.append(edit)
+            self.note(run, "resize", name, before=f"{before} channels", after=f"{after} channels", proof=result.proof)
         for name, reason in result.left.items():
-            run.history.append(
-                Edit(method=self.name(), kind="resize", target=name, before="channels", after="left alone", note=reason)
-            )
+            self.note(run, "resize", name, before="channels", after="left alone", note=reason)
         return result.model

@@ -14,9 +14,8 @@ Source: Denton et al. 2014, arXiv:1404.0736, sections 3.2.2, 3.2.3 and 3.3 (the 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,13 +24,11 @@ from gossamer.methods.factorize.alike import alike
 from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, kernel_of, make_chain, reordered
 from gossamer.methods.factorize.common import Factorize, Rank, Spectrum, Unfolding
 from gossamer.methods.factorize.matrices import energy_of, principal, refit
+from gossamer.methods.factorize.ranks import probed
 from gossamer.network.moments import Layer, groups_of
 from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
 
 POWER_STEPS = 20  # for one outer product
-PROBES = 6  # ranks at which it is tried what they lose
 
 
 def normalize(vectors: Tensor) -> Tensor:
@@ -103,9 +100,6 @@ class Biclustered(Factorize):
     inputs: Annotated[int, Range(1, 65_536)] = 2
     outputs: Annotated[int, Range(1, 65_536)] = 2
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
     @property
     def modes(self) -> tuple[str, ...]:
         return ("rank of outputs", "rank of inputs") if self.form == "svd" else ("terms",)
@@ -114,11 +108,9 @@ class Biclustered(Factorize):
     def singular(self) -> bool:
         return self.form == "svd"
 
-    def refusal(self, layer: Any) -> str:
-        if math.prod(kernel_of(layer)) == 1:
-            return "its kernel has one position; factorize.svd is for those"
-        if groups_of(layer) > 1:
-            return "its channels are in groups already"
+    def refusal(self, layer: Layer) -> str:
+        if why := super().refusal(layer) or ("its channels are in groups already" if groups_of(layer) > 1 else ""):
+            return why
         outputs, inputs = layer.weight.shape[:2]
         pairs = (("inputs", inputs, self.inputs), ("outputs", outputs, self.outputs))
         return " and ".join(f"its {n} {what} are no multiple of {groups}" for what, n, groups in pairs if n % groups)
@@ -154,14 +146,15 @@ class Biclustered(Factorize):
         if need == "noise":
             return Spectrum(lost=(), noise=(max(super().spectrum(weight, None, need).noise),))
         [most], whole = self.largest(weight), float(energy_of(weight.flatten(2), gram).sum())
-        probes, blocks = sorted({round(most ** (n / (PROBES - 1))) for n in range(PROBES)}), self._blocks(weight)
-        terms, losses = outer_products(blocks.values, most), []
-        for rank in probes:
+        blocks = self._blocks(weight)
+        terms = outer_products(blocks.values, most)
+
+        def lost(rank: int) -> float:
             last, inner = self._fitted(weight, blocks, [t[:, :, :rank] for t in terms], gram)[2:]
             change = weight[0].flatten(1)[blocks.outputs].unflatten(0, (self.outputs, -1)) - last @ inner  # type: ignore[no-untyped-call]
-            losses.append(float(energy_of(change, gram).sum()) / max(whole, 1e-300))
-        between = np.interp(np.arange(most + 1), [0, *probes], [1, *np.minimum.accumulate(losses)])
-        return Spectrum(lost=(torch.from_numpy(between),), noise=())
+            return float(energy_of(change, gram).sum()) / max(whole, 1e-300)
+
+        return Spectrum(lost=(probed(most, lost),), noise=())
 
     def _blocks(self, weight: Tensor) -> Blocks:
         return Blocks.of(weight[0].flatten(2), self.inputs, self.outputs)
@@ -189,8 +182,7 @@ class Biclustered(Factorize):
         return [b.mT, core, last / scale[:, None], seen * scale[:, :, None]]
 
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
-        blocks = self._blocks(weight)
-        return self._solve(weight, blocks, rank, gram)
+        return self._solve(weight, self._blocks(weight), rank, gram)
 
     def _solve(self, weight: Tensor, blocks: Blocks, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         values = blocks.values

@@ -10,19 +10,16 @@ the metric of the channels' second moments, H then by least squares on the outpu
 Source: Zhang et al. 2015, arXiv:1505.06798, sections 3.1 to 3.3; Denton et al. 2014, arXiv:1404.0736.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, kernel_of
+from gossamer.methods.factorize.chain import Count, Factor, kernel_axes
 from gossamer.methods.factorize.common import Factorize, Rank, Unfolding
 from gossamer.methods.factorize.matrices import balance, best_refit, by_inputs, channel_gram, over_taps, split
 from gossamer.network.moments import Layer, groups_of
-from gossamer.run import Run
-from gossamer.task import Task
 
 
 def mixed_inputs(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -46,13 +43,6 @@ class Channel(Factorize):
     """across: which channels are few. rank: in every group."""
 
     across: Literal["outputs", "inputs"] = "outputs"
-
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
-    def refusal(self, layer: nn.Module) -> str:
-        size = math.prod(kernel_of(layer))  # type: ignore[arg-type]
-        return "its kernel has one position; factorize.svd is for those" if size == 1 else ""
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape

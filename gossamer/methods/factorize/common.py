@@ -2,6 +2,7 @@
 
 import fnmatch
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -32,8 +33,9 @@ from gossamer.methods.factorize.ranks import Options, by_budget, by_energy, evbm
 from gossamer.network import swap, weights_of
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.moments import Layer, evaluating, input_moments, moments
+from gossamer.network.values import layer_name
 from gossamer.ranges import Range
-from gossamer.record import Edit
+from gossamer.record import Swapped
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -101,21 +103,22 @@ class Factorize(Method):
         """Whether the ranks are those of the unfoldings."""
         return True
 
-    def refusal(self, layer: nn.Module) -> str:
+    def refusal(self, layer: Layer) -> str:
         """Why this scheme is not for such a layer; "" where it is."""
-        raise NotImplementedError
+        small = math.prod(kernel_of(layer)) == 1
+        return "its kernel has one position; factorize.svd is for those" if small else ""
 
+    @abstractmethod
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         """The layers that stand in for it, one or more ranks as the scheme has modes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unfoldings(self, weight: Tensor, gram: Tensor | None) -> list[Unfolding]:
         """The matrices whose ranks the modes are. weight (g, O, I, ...), gram (g, D, D) of `weight.flatten(2)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         """The weights of the chain."""
-        raise NotImplementedError
 
     def build(self, layer: Layer, weight: Tensor, rank: Rank, gram: Tensor | None) -> nn.Sequential:
         """The chain, fitted to this weight."""
@@ -142,7 +145,7 @@ class Factorize(Method):
         """Bool (P,): which of these combinations (P, m) a tensor can have. All of them, where there is one mode."""
         return torch.ones(len(ranks), dtype=torch.bool)
 
-    def replace(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         """A copy of the model with every layer factored for which that pays; the history has all that it saw."""
         refuse_constrained(model, "swap")
         found, reasons = _suitable(self, model)
@@ -153,7 +156,7 @@ class Factorize(Method):
         reasons |= why
         for name, reason in reasons.items():
             text = describe(model.get_submodule(name))
-            run.history.append(Edit(method=self.name(), kind="swap", target=name, before=text, after=text, note=reason))
+            self.note(run, "swap", name, before=text, after=text, note=reason)
         if not chosen:
             raise NoEffect(
                 f"{self.name()}: no layer was factored; " + "; ".join(f"{n}: {r}" for n, r in reasons.items())
@@ -175,15 +178,16 @@ def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], di
     found: dict[str, Layer] = {}
     reasons: dict[str, str] = {}
     for key, raw in keys.items():
-        name = key.removesuffix("weight").removesuffix(".")
+        name, reason = layer_name(key), ""
         layer: Any = model.get_submodule(name)
-        reason = method.refusal(layer)
         if type(layer) not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
             reason = f"{type(layer).__name__} is none of Linear, Conv1d, Conv2d, Conv3d"
         elif not name:
             reason = "the network is this one layer; put it in a Sequential"
         elif places[id(raw)] > 1 or paths[id(layer)] > 1:
             reason = "its weight is used in several places"
+        else:
+            reason = method.refusal(layer)
         if reason and name in (*method.layers, *(method.ranks or {})):
             raise BadInput(f"{method.name()}: layer {name!r} cannot be factored: {reason}")
         if reason:
@@ -354,12 +358,22 @@ def _factored(
         chains[name] = with_norms(made) if method.norm else made
         if method.data == "accumulated":
             changed = swap(changed, {name: chains[name]})
-        edit = _edit(method, name, layer, made, chosen[name], calls[name])
+        shown: Swapped | None = None
         if run.original is not None:  # a job: it has a report
             tails = lost.get(name) or _tails(method, weight, gram)
             spectra = spectrum_rows(tails, chosen[name], method.modes, singular=method.singular)
-            edit = replace(edit, swapped=swapped(layer, chains[name], made, weight, gram, spectra))
-        run.history.append(edit)
+            shown = swapped(layer, chains[name], made, weight, gram, spectra)
+        factors = [dense_factor(layer)], method.chain(layer, chosen[name])
+        macs = [int(chain_macs(chain, kernel_of(layer), calls[name])) for chain in factors]
+        method.note(
+            run,
+            "swap",
+            name,
+            before=f"{describe(layer)}, {macs[0]:,} MACs",
+            after=f"{' + '.join(map(describe, made))}, {macs[1]:,} MACs",
+            note=f"rank {', '.join(map(str, chosen[name]))}",
+            swapped=shown,
+        )
     changed = changed if method.data == "accumulated" else swap(model, chains)
     if method.norm:
         settle(changed, chains, task.calibration, method.batches)
@@ -371,16 +385,3 @@ def _tails(method: Factorize, weight: Tensor, gram: Tensor | None) -> Sequence[T
     if not method.singular or max(method.largest(weight)) > EXACT_SIZE:
         return ()
     return method.spectrum(weight, gram, "lost").lost
-
-
-def _edit(method: Factorize, name: str, layer: Layer, made: nn.Sequential, rank: Rank, calls: Calls) -> Edit:
-    kernel, factors = kernel_of(layer), method.chain(layer, rank)
-    before, after = int(chain_macs([dense_factor(layer)], kernel, calls)), int(chain_macs(factors, kernel, calls))
-    return Edit(
-        method=method.name(),
-        kind="swap",
-        target=name,
-        before=f"{describe(layer)}, {before:,} MACs",
-        after=f"{' + '.join(describe(one) for one in made)}, {after:,} MACs",
-        note=f"rank {', '.join(map(str, rank))}",
-    )

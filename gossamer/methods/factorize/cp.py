@@ -19,21 +19,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gossamer.methods.factorize.chain import Count, Factor, kernel_of
+from gossamer.methods.factorize.chain import Count, Factor
 from gossamer.methods.factorize.common import Factorize, Rank, Spectrum, Unfolding
 from gossamer.methods.factorize.cpd import cp
 from gossamer.methods.factorize.matrices import by_inputs, energy_of, refit
+from gossamer.methods.factorize.ranks import probed
 from gossamer.network.moments import Layer, groups_of
 from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
-
-# At so many ranks, evenly spread in the logarithm, a layer is decomposed to see what each would lose.
-PROBES = 6
 
 
 def inner_map(factors: Sequence[Tensor]) -> Tensor:
@@ -56,13 +51,9 @@ class CP(Factorize):
     penalty: Annotated[float, Range(0, 1)] = 1e-4
     sweeps: Annotated[int, Range(1, 100_000)] = 100
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
-    def refusal(self, layer: nn.Module) -> str:
-        if math.prod(kernel_of(layer)) == 1:  # type: ignore[arg-type]
-            return "its kernel has one position; factorize.svd is for those"
-        return "its channels are in groups; factorize.tucker is for those" if groups_of(layer) > 1 else ""  # type: ignore[arg-type]
+    def refusal(self, layer: Layer) -> str:
+        grouped = "its channels are in groups; factorize.tucker is for those" if groups_of(layer) > 1 else ""
+        return super().refusal(layer) or grouped
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         [r], [outputs, inputs, *kernel] = rank, layer.weight.shape
@@ -83,15 +74,13 @@ class CP(Factorize):
     def spectrum(self, weight: Tensor, gram: Tensor | None, need: Literal["noise", "lost"]) -> Spectrum:
         if need == "noise":
             return Spectrum(lost=(), noise=(max(super().spectrum(weight, None, "noise").noise),))
-        [most] = self.largest(weight)
-        probes = sorted({round(most ** (n / (PROBES - 1))) for n in range(PROBES)})
-        whole = float(energy_of(weight.flatten(2), gram).sum())
-        losses = []
-        for rank in probes:
+        [most], whole = self.largest(weight), float(energy_of(weight.flatten(2), gram).sum())
+
+        def lost(rank: int) -> float:
             change = weight.flatten(2) - self._product(self.solve(weight, (rank,), gram))
-            losses.append(float(energy_of(change, gram).sum()) / whole if whole > 0 else 0.0)
-        between = np.interp(np.arange(most + 1), [0, *probes], [1, *np.minimum.accumulate(losses)])
-        return Spectrum(lost=(torch.from_numpy(between),), noise=())
+            return float(energy_of(change, gram).sum()) / max(whole, 1e-300)
+
+        return Spectrum(lost=(probed(most, lost),), noise=())
 
     @staticmethod
     def _product(weights: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,6 @@ Equation: W_nct ~ u_(q(n), c) V_nt, u_q the leading left singular vector of the 
 Source: Denton et al. 2014, arXiv:1404.0736, section 3.2.1.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -20,12 +19,10 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput
 from gossamer.methods.factorize.alike import alike
-from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, kernel_of, make_chain, reordered
+from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, make_chain, reordered
 from gossamer.methods.factorize.common import Factorize, Rank, Spectrum, Unfolding
 from gossamer.methods.factorize.matrices import energy_of, principal, refit
 from gossamer.network.moments import Layer, groups_of
-from gossamer.run import Run
-from gossamer.task import Task
 
 
 def coloured(whole: Tensor, colours: int, gram: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,13 +48,8 @@ class Monochromatic(Factorize):
     modes: ClassVar[tuple[str, ...]] = ("colours",)
     singular: ClassVar[bool] = False
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
-    def refusal(self, layer: nn.Module) -> str:
-        if math.prod(kernel_of(layer)) == 1:  # type: ignore[arg-type]
-            return "its kernel has one position; factorize.svd is for those"
-        return "its channels are in groups already" if groups_of(layer) > 1 else ""  # type: ignore[arg-type]
+    def refusal(self, layer: Layer) -> str:
+        return super().refusal(layer) or ("its channels are in groups already" if groups_of(layer) > 1 else "")
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         [colours], [outputs, inputs, *_] = rank, layer.weight.shape

@@ -20,7 +20,6 @@ from gossamer.methods.retrain import Retrain
 from gossamer.network import swap, weights_of
 from gossamer.network.constrain import refuse_constrained
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train.loop import Step
@@ -74,5 +73,5 @@ class Nuclear(Retrain):
         for name in names:
             before, after = (separable_share(m.get_parameter(name)) for m in (model, result))
             was, now = (f"{100 * share:.1f} % separable" for share in (before, after))
-            run.history.append(Edit(method=self.name(), kind="teach", target=name, before=was, after=now))
+            self.note(run, "teach", name, before=was, after=now)
         return result

@@ -26,8 +26,6 @@ from gossamer.methods.factorize.common import Factorize, Rank, Spectrum, Unfoldi
 from gossamer.methods.factorize.matrices import energy_of, refit
 from gossamer.network.moments import Layer, groups_of
 from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
 
 # Ridge lambda, in units of the largest k(i, i).
 RIDGE = 1e-6
@@ -79,16 +77,13 @@ class Predicted(Factorize):
         if self.kernel == "covariance" and self.data == "none":
             raise BadInput(f"{self.name()}: kernel = 'covariance' needs data = 'inputs' or 'accumulated'")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
-    def refusal(self, layer: nn.Module) -> str:
+    def refusal(self, layer: Layer) -> str:
         if self.kernel == "covariance":
             return ""
         if isinstance(layer, nn.Linear):
             fits = math.prod(self.grid) == layer.in_features and self.grid
             return "" if fits else f"its {layer.in_features} inputs are not on the grid {list(self.grid)}"
-        return "its kernel has one position" if math.prod(kernel_of(layer)) == 1 else ""  # type: ignore[arg-type]
+        return "its kernel has one position" if math.prod(kernel_of(layer)) == 1 else ""
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape

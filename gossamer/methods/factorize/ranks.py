@@ -1,7 +1,7 @@
 """Which rank: by kept energy, by the noise that the spectrum shows (EVBMF), or by what all layers may cost together."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -14,6 +14,8 @@ from gossamer.errors import BadInput
 
 # A grid over several ranks has at most about this many points.
 GRID_POINTS = 8192
+# Ranks at which it is tried what they lose, where only trying tells.
+PROBES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,14 @@ def tails(energies: Tensor, total: float) -> Tensor:
     r = 0 .. R: shape (R + 1,)."""
     kept = torch.cat([energies.new_zeros(1), energies.cumsum(0)])
     return (1 - kept / total).clamp(0, 1) if total > 0 else torch.zeros_like(kept)
+
+
+def probed(most: int, lost: Callable[[int], float]) -> Tensor:
+    """The share lost at the ranks 0 .. `most`, (most + 1,) float64, never rising: `lost` at some of them, evenly spread
+    in the logarithm, and on lines between."""
+    probes = sorted({round(most ** (n / (PROBES - 1))) for n in range(PROBES)})
+    losses = np.minimum.accumulate([lost(rank) for rank in probes])
+    return torch.from_numpy(np.interp(np.arange(most + 1), [0, *probes], [1, *losses]))
 
 
 def rank_grid(largest: tuple[int, ...]) -> Tensor:

@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer.methods.factorize.chain import Count, Factor, kernel_of
 from gossamer.methods.factorize.common import Factorize, Rank, Spectrum, Unfolding
 from gossamer.methods.factorize.matrices import energy_of, refit
 from gossamer.network.moments import Layer, groups_of
-from gossamer.run import Run
-from gossamer.task import Task
 
 SWEEPS = 30
 LETTERS = "ijk"
@@ -101,12 +99,8 @@ class Separable(Factorize):
 
     basis: Literal["own", "shared", "dct"] = "own"
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
-    def refusal(self, layer: nn.Module) -> str:
-        kernel = kernel_of(layer)  # type: ignore[arg-type]
-        return "" if sum(size > 1 for size in kernel) > 1 else "its kernel is not along two axes"
+    def refusal(self, layer: Layer) -> str:
+        return "" if sum(size > 1 for size in kernel_of(layer)) > 1 else "its kernel is not along two axes"
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         inputs, kernel = layer.weight.shape[1] * groups_of(layer), kernel_of(layer)

@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.factorize.common import Factorize, Rank, Unfolding
 from gossamer.methods.factorize.matrices import balance, best_refit, channel_gram, split
 from gossamer.network.moments import Layer, groups_of
-from gossamer.run import Run
-from gossamer.task import Task
 
 
 def by_columns(weight: Tensor) -> Tensor:
@@ -58,11 +56,8 @@ def spatial_pair(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
 class Spatial(Factorize):
     """rank: filters between the two, in every group."""
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
-    def refusal(self, layer: nn.Module) -> str:
-        kernel = kernel_of(layer)  # type: ignore[arg-type]
+    def refusal(self, layer: Layer) -> str:
+        kernel = kernel_of(layer)
         if len(kernel) < 2:
             return "it has no second axis to take apart; use factorize.svd or factorize.channel"
         if kernel[0] == 1 or kernel[1:] == (1,) * (len(kernel) - 1):

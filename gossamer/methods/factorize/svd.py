@@ -14,25 +14,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.factorize.common import Factorize, Rank, Unfolding
 from gossamer.methods.factorize.matrices import split
 from gossamer.network.moments import Layer, groups_of
-from gossamer.run import Run
-from gossamer.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class SVD(Factorize):
     """rank: of the linear layer, or of every group of the convolution."""
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
-    def refusal(self, layer: nn.Module) -> str:
-        size = math.prod(kernel_of(layer))  # type: ignore[arg-type]
+    def refusal(self, layer: Layer) -> str:
+        size = math.prod(kernel_of(layer))
         return "" if size == 1 else "its kernel is larger than 1; factorize.channel and factorize.spatial are for those"
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:

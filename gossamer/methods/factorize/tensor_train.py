@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer.methods.factorize.chain import Count, Factor, kernel_of
 from gossamer.methods.factorize.common import Factorize, Rank, Unfolding
 from gossamer.methods.factorize.matrices import channel_gram, principal, refit
 from gossamer.network.moments import Layer, groups_of
-from gossamer.run import Run
-from gossamer.task import Task
 
 
 def train(weight: Tensor, rank: Rank) -> list[Tensor]:
@@ -56,13 +54,6 @@ class TensorTrain(Factorize):
         "rank behind the second axis",
         "rank behind the third axis",
     )
-
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
-    def refusal(self, layer: nn.Module) -> str:
-        size = math.prod(kernel_of(layer))  # type: ignore[arg-type]
-        return "its kernel has one position; factorize.svd is for those" if size == 1 else ""
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer.methods.factorize.chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.factorize.common import Factorize, Rank, Unfolding
@@ -29,8 +29,6 @@ from gossamer.methods.factorize.matrices import (
     split,
 )
 from gossamer.network.moments import Layer, groups_of
-from gossamer.run import Run
-from gossamer.task import Task
 
 SWEEPS = 10
 
@@ -77,13 +75,6 @@ class Tucker(Factorize):
     """ranks: of outputs and of inputs, in every group."""
 
     modes: ClassVar[tuple[str, ...]] = ("rank of outputs", "rank of inputs")
-
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.replace(model, task, run)
-
-    def refusal(self, layer: nn.Module) -> str:
-        size = math.prod(kernel_of(layer))  # type: ignore[arg-type]
-        return "its kernel has one position; factorize.svd is for those" if size == 1 else ""
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape

@@ -20,7 +20,6 @@ from gossamer.methods.base import Method
 from gossamer.network import Mask, bake, constrain, constraints
 from gossamer.network.dead import remove_dead
 from gossamer.network.edit import take
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -44,15 +43,13 @@ class Dead(Method):
         for cut in cleared.cuts:
             masks = {name: take(mask, cut.kept.get(name, {})) for name, mask in masks.items()}
         for name, (before, after) in (cleared.widths or {"all layers": (0, 0)}).items():
-            run.history.append(
-                Edit(
-                    method=self.name(),
-                    kind="resize",
-                    target=name,
-                    before=f"{before} units" if before else "no dead units",
-                    after=f"{after} units" if after else "nothing to remove",
-                    proof=cleared.max_relative,
-                    note=f"{cleared.folded} constants folded into biases" if cleared.folded else "",
-                )
+            self.note(
+                run,
+                "resize",
+                name,
+                before=f"{before} units" if before else "no dead units",
+                after=f"{after} units" if after else "nothing to remove",
+                proof=cleared.max_relative,
+                note=f"{cleared.folded} constants folded into biases" if cleared.folded else "",
             )
         return constrain(cleared.model, {n: Mask(m) for n, m in masks.items()}) if masks else cleared.model

@@ -26,6 +26,7 @@ from gossamer.errors import BadInput, unknown
 from gossamer.methods.prune.masks import Scope, held_weights, moving, note_edits, scoped_masks, scores_of
 from gossamer.methods.retrain import Retrain
 from gossamer.network import Mask, constrain, held_value, weights_of
+from gossamer.network.values import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
@@ -48,7 +49,7 @@ def weaker_dropout(model: nn.Module) -> Iterator[None]:
     """Within, every dropout has the rate that the zeros of the next layer with weights, in module order, ask for."""
     changed: list[tuple[_DropoutNd, float]] = []
     waiting: list[_DropoutNd] = []
-    names = {name.rpartition(".")[0]: name for name in weights_of(model)}
+    names = {layer_name(name): name for name in weights_of(model)}
     for name, module in model.named_modules():
         if isinstance(module, _DropoutNd):
             waiting.append(module)

@@ -22,8 +22,8 @@ from gossamer.methods.base import Method
 from gossamer.network import bake, weights_of
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.dead import Neurons, find_neurons, remove_dead
+from gossamer.network.values import layer_name
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -93,14 +93,13 @@ class Merge(Method):
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         refuse_constrained(model, self.name())
-        wanted = {name.rpartition(".")[0] for name in weights_of(model, self.layers, self.ignore)}
+        wanted = {layer_name(name) for name in weights_of(model, self.layers, self.ignore)}
         plain = bake(model)
         layers = [found for found in find_neurons(plain, task.example_inputs) if found.maker in wanted]
         if not layers:
             raise NoEffect(f"{self.name()}: no selected layer's neurons go to one linear layer only, without a norm")
         for found in layers:
             count = merge_layer(plain, found, self.sparsity)
-            after = f"{len(found.rows) - count} neurons"
-            before = f"{len(found.rows)} neurons"
-            run.history.append(Edit(method=self.name(), kind="resize", target=found.maker, before=before, after=after))
+            before, after = (f"{n} neurons" for n in (len(found.rows), len(found.rows) - count))
+            self.note(run, "resize", found.maker, before=before, after=after)
         return remove_dead(plain, task.example_inputs).model

@@ -21,6 +21,7 @@ from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.base import Method
 from gossamer.methods.prune.masks import hold
 from gossamer.network import bake, held_value, weights_of
+from gossamer.network.values import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
@@ -94,7 +95,7 @@ class NOfM(Method):
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         masks = {}
         for name in weights_of(model, self.layers, self.ignore):
-            layer = model.get_submodule(name.rpartition(".")[0])
+            layer = model.get_submodule(layer_name(name))
             try:
                 masks[name] = layer_mask(layer, held_value(model, name), self.n, self.m)
             except BadInput as error:

@@ -32,7 +32,6 @@ from gossamer.network.grids import (
 from gossamer.network.moments import call_order, moments
 from gossamer.network.values import layer_name, with_values
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -120,13 +119,6 @@ class AdaRound(Method):
             codes = best_rounding(weight.reshape(split), scale.reshape(split), high, same, cross, self.iterations)
             value = scale * codes.view_as(weight)
             model = constrain(with_values(model, {names[layer]: value}), {names[layer]: grid})
-            run.history.append(
-                Edit(
-                    method=self.name(),
-                    kind="constrain",
-                    target=names[layer],
-                    before="32-bit floats",
-                    after=f"{2 * high + 1} values, {scales.numel()} scales",
-                )
-            )
+            after = f"{2 * high + 1} values, {scales.numel()} scales"
+            self.note(run, "constrain", names[layer], before="32-bit floats", after=after)
         return model

@@ -22,7 +22,6 @@ from gossamer.errors import BadInput
 from gossamer.methods.base import Method
 from gossamer.network.constrain import Constraint, Grid, constrain, weights_of
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import Training, fit
@@ -147,10 +146,7 @@ class FixedPointTraining(Method):
             for p in parameters_of(model):
                 p.copy_(convert(p, Format(format.integer_bits, format.fraction_bits, "nearest")))
         for name in names:
-            after = (
-                f"multiples of 2^-{format.fraction_bits} in [-2^{format.integer_bits - 1}, 2^{format.integer_bits - 1})"
-            )
-            run.history.append(
-                Edit(method=self.name(), kind="constrain", target=name, before="32-bit floats", after=after)
-            )
+            most = f"2^{format.integer_bits - 1}"
+            after = f"multiples of 2^-{format.fraction_bits} in [-{most}, {most})"
+            self.note(run, "constrain", name, before="32-bit floats", after=after)
         return constrain(model, {name: Grid(format.step, -format.high - 1, format.high) for name in names})

@@ -21,7 +21,6 @@ from gossamer.network.constrain import Grid, constrain, held_value, weights_of
 from gossamer.network.grids import Granularity, PerTensor, bits_by_layer, grid_dim, grid_scale, largest_code, rows
 from gossamer.network.values import layer_name
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -62,7 +61,5 @@ class LearnedStepSize(Retrain):
         result = self.train(constrain(model, grids), task, run, keep="best").model
         for layer, name in names.items():
             after = f"{2 ** bits[layer]} values, {grids[name].scale.numel()} trained scales"
-            run.history.append(
-                Edit(method=self.name(), kind="constrain", target=name, before="32-bit floats", after=after)
-            )
+            self.note(run, "constrain", name, before="32-bit floats", after=after)
         return result

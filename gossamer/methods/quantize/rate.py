@@ -29,7 +29,6 @@ from gossamer.methods.retrain import Retrain
 from gossamer.network import dense_bytes
 from gossamer.network.constrain import Grid, bake, constrain, constraints, held_value, settle, weights_of
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import Training
@@ -121,9 +120,7 @@ class RateQuantize(Retrain):
         for name in names:
             w = held_value(trained, name)
             after = f"{len(torch.unique(w))} values, {int((w == 0).sum()):,} zeros"
-            run.history.append(
-                Edit(method=self.name(), kind="constrain", target=name, before=f"{w.numel():,} weights", after=after)
-            )
+            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=after)
         return trained
 
     def _train(self, held: nn.Module, graph: int, least: int, wanted: float, task: Task, run: Run) -> nn.Module:

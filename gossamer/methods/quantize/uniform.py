@@ -30,7 +30,6 @@ from gossamer.network.grids import (
 )
 from gossamer.network.values import layer_name
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -87,7 +86,5 @@ class UniformQuantization(Method):
             else:
                 grids[name] = bits_grid(weight, bits[layer], self.granularity, self.scale)
             after = f"{grids[name].high - grids[name].low + 1} values, {grids[name].scale.numel()} scales"
-            run.history.append(
-                Edit(method=self.name(), kind="constrain", target=name, before="32-bit floats", after=after)
-            )
+            self.note(run, "constrain", name, before="32-bit floats", after=after)
         return constrain(model, grids)

@@ -21,7 +21,6 @@ from gossamer.methods.base import Method
 from gossamer.methods.reset.rewrite import Unfit, dense_convolution, diagram, padding_of, pointwise
 from gossamer.network import swap, weights_of
 from gossamer.network.values import layer_name
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -79,9 +78,9 @@ class Branches(Method):
                 if name in self.layers:
                     raise BadInput(f"{self.name()}: layer {name!r}: {reason}; list it under `ignore`") from reason
                 continue
-            words = {"before": "convolution", "after": "convolution and branches"}
             shown = diagram(model, name, new[name], task, run)
-            run.history.append(Edit(method=self.name(), kind="swap", target=name, **words, proof=0.0, swapped=shown))
+            after = "convolution and branches"
+            self.note(run, "swap", name, before="convolution", after=after, proof=0.0, swapped=shown)
         if not new:
             raise NoEffect(f"{self.name()}: layers={list(self.layers)} has no convolution that can have branches")
         return swap(model, new)

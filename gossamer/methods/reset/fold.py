@@ -29,7 +29,6 @@ from gossamer.network.fold import NotAffine, as_one_convolution, idle_relus, nor
 from gossamer.network.moments import evaluating, layer_inputs, place
 from gossamer.network.proof import relative_difference
 from gossamer.network.trace import mode, output_tensors
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -122,16 +121,6 @@ class Fold(Method):
         result = swap(model, new)
         pairs = zip(outputs(result, inputs), outputs(model, inputs))
         proof = max(relative_difference(after, before) for after, before in pairs)
-        run.history += [
-            Edit(
-                method=self.name(),
-                kind="swap",
-                target=target,
-                before=before,
-                after=after,
-                proof=proof,
-                swapped=shown.get(target),
-            )
-            for target, before, after in edits
-        ]
+        for target, before, after in edits:
+            self.note(run, "swap", target, before=before, after=after, proof=proof, swapped=shown.get(target))
         return result

@@ -23,7 +23,6 @@ from gossamer.methods.reset.rewrite import Conv, first_inputs
 from gossamer.network import swap
 from gossamer.network.moments import evaluating, place
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -55,7 +54,7 @@ class Resolution(Method):
             layer = copy.deepcopy(model.get_submodule(name))
             new[name] = nn.Sequential(nn.Upsample(size=after, mode="bilinear"), layer).train(layer.training)
             sizes = ["x".join(map(str, side)) for side in (before, after)]
-            run.history.append(Edit(method=self.name(), kind="swap", target=name, before=sizes[0], after=sizes[1]))
+            self.note(run, "swap", name, before=sizes[0], after=sizes[1])
         if not new:
             raise NoEffect(f"{self.name()}: no convolution reads images as they come in, of more than a pixel")
         result = swap(model, new)

@@ -16,7 +16,7 @@ from gossamer.network.moments import call_order, evaluating, layer_inputs, place
 from gossamer.network.outline import in_row, outline
 from gossamer.network.values import layer_name
 from gossamer.ranges import Range
-from gossamer.record import Edit, Swapped
+from gossamer.record import Swapped
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -131,7 +131,7 @@ class Rewrite(Method):
         if not blocks:
             raise NoEffect(f"{self.name()}: no layer was rewritten: {'; '.join(reasons(left)[:5])}")
         healed = self.heal(model, blocks, task, run)
-        self.note(model, blocks, macs, healed, left, task, run)
+        self.note_blocks(model, blocks, macs, healed, left, task, run)
         idle = {name: nn.Identity() for block in blocks.values() for name in block.idle}
         return swap(model, {**idle, **{name: block.module for name, block in blocks.items()}})
 
@@ -167,7 +167,7 @@ class Rewrite(Method):
         batches, steps, lr = self.batches, self.steps, self.lr
         return heal(model, blocks, task.calibration, batches=batches, steps=steps, lr=lr, track=track)
 
-    def note(
+    def note_blocks(
         self,
         model: nn.Module,
         blocks: dict[str, Block],
@@ -182,30 +182,20 @@ class Rewrite(Method):
             error, shown = healed[name], diagram(model, name, block.module, task, run, block.idle)
             if shown is not None:
                 shown = replace(shown, error=error.trained, of="outputs")
-            run.history.append(
-                Edit(
-                    method=self.name(),
-                    kind="swap",
-                    target=name,
-                    before=describe(model.get_submodule(name)),
-                    after=describe(block.module) + (f"; no {', '.join(block.idle)}" if block.idle else ""),
-                    note=f"relative error of its outputs {error.built:.3g} as built, {error.solved:.3g} by least "
-                    f"squares, {error.trained:.3g} trained; {macs[name][0]:,} to {macs[name][1]:,} multiply-adds",
-                    swapped=shown,
-                )
+            self.note(
+                run,
+                "swap",
+                name,
+                before=describe(model.get_submodule(name)),
+                after=describe(block.module) + (f"; no {', '.join(block.idle)}" if block.idle else ""),
+                note=f"relative error of its outputs {error.built:.3g} as built, {error.solved:.3g} by least "
+                f"squares, {error.trained:.3g} trained; {macs[name][0]:,} to {macs[name][1]:,} multiply-adds",
+                swapped=shown,
             )
         for reason in dict.fromkeys(left.values()):
             those = [name for name, why in left.items() if why == reason]
-            run.history.append(
-                Edit(
-                    method=self.name(),
-                    kind="swap",
-                    target=", ".join(those),
-                    before=f"{len(those)} layers" if len(those) > 1 else describe(model.get_submodule(those[0])),
-                    after="left alone",
-                    note=reason,
-                )
-            )
+            what = f"{len(those)} layers" if len(those) > 1 else describe(model.get_submodule(those[0]))
+            self.note(run, "swap", ", ".join(those), before=what, after="left alone", note=reason)
 
 
 def reasons(left: dict[str, str]) -> list[str]:

@@ -19,7 +19,6 @@ from gossamer.errors import BadInput, unknown
 from gossamer.methods.base import Method
 from gossamer.network import swap
 from gossamer.network.moments import evaluating, layer_inputs, place
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -74,7 +73,5 @@ class Shortcut(Method):
                 raise unknown("module", name, known)
             new[name] = Residual(swap(model, {}).get_submodule(name), seen_input(model, task.example_inputs, name))
             kind = type(model.get_submodule(name)).__name__
-            run.history.append(
-                Edit(method=self.name(), kind="swap", target=name, before=kind, after=f"{kind} and shortcut", proof=0.0)
-            )
+            self.note(run, "swap", name, before=kind, after=f"{kind} and shortcut", proof=0.0)
         return swap(model, new)

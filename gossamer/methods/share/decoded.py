@@ -1,5 +1,6 @@
 """Constraints that make a whole weight from a few stored numbers; what several methods share."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -12,8 +13,8 @@ from gossamer.network import Codebook, Constraint, constrain, held_value, weight
 from gossamer.network.constrain import take, users_of
 from gossamer.network.made import Made, Rule, sum_in_order, weight_of
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
+from gossamer.task import Task
 
 
 class Decoded(Constraint):
@@ -77,6 +78,11 @@ class Vectors(Decoded):
         sets, _, width = self.codebook.shape
         return take(self.codebook.flatten(0, 1), self.places(), self.users).view(sets, -1, width)
 
+    def said(self) -> str:
+        """What is stored, for the history."""
+        sets, entries, width = self.codebook.shape
+        return f"{sets} codebooks of {entries} vectors of {width}"
+
     def made(self) -> Made:
         numbers = self.codebook.detach()
         return Made(rule=self.rule, shape=self.shape, numbers=numbers, indices=self.indices, keep=self.keep)
@@ -110,21 +116,18 @@ class ShareVectors(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
+    @abstractmethod
     def code(self, weight: Tensor, generator: torch.Generator) -> Vectors:
         """The weight made of vectors."""
-        raise NotImplementedError
 
-    def share(self, model: nn.Module, run: Run) -> nn.Module:
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         """A copy in which all these layers are held so."""
         generator = torch.Generator().manual_seed(run.seed)
         held = {}
         for name in weights_of(model, self.layers, self.ignore):
             w = held_value(model, name)
             held[name] = self.code(w, generator)
-            sets, entries, width = held[name].codebook.shape
-            after = f"{sets} codebooks of {entries} vectors of {width}"
-            before = f"{w.numel():,} weights"
-            run.history.append(Edit(method=self.name(), kind="constrain", target=name, before=before, after=after))
+            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=held[name].said())
         return constrain(model, held)
 
 

@@ -23,7 +23,6 @@ from gossamer.methods.base import Method
 from gossamer.methods.share.importance import Importance, importance_of
 from gossamer.network import Codebook, constrain, held_value, weights_of
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -183,14 +182,7 @@ class Ecsq(Method):
         for name, found in quantize(weights, h, price, self.iterations).items():
             w = weights[name]
             held[name] = Codebook(found.centers.to(w.dtype), found.chosen.view(w.shape), mean=True)
-            zeros = int(found.counts[found.zero])
-            run.history.append(
-                Edit(
-                    method=self.name(),
-                    kind="constrain",
-                    target=name,
-                    before=f"{w.numel():,} weights",
-                    after=f"{len(found.centers)} values, {zeros:,} zeros, {found.bits / len(found.weights):.2f} bits",
-                )
-            )
+            zeros, bits = int(found.counts[found.zero]), found.bits / len(found.weights)
+            after = f"{len(found.centers)} values, {zeros:,} zeros, {bits:.2f} bits"
+            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=after)
         return constrain(model, held)

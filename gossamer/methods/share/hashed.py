@@ -23,7 +23,6 @@ from gossamer.network import constrain, held_value, weights_of
 from gossamer.network.constrain import take
 from gossamer.network.made import Made, Rule, hashed_places
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -93,6 +92,5 @@ class HashedNet(Method):
             else:
                 values = bucket_means(w, k, seed)
             held[name] = Hashed(w, values, seed)
-            before, after = f"{w.numel():,} weights", f"{k:,} values, seed {seed}"
-            run.history.append(Edit(method=self.name(), kind="constrain", target=name, before=before, after=after))
+            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=f"{k:,} values, seed {seed}")
         return constrain(model, held)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput, unknown
 from gossamer.network import bake
 from gossamer.network.curvature import diagonal
+from gossamer.network.values import layer_name
 from gossamer.run import Run
 from gossamer.task import Task, split
 
@@ -30,7 +31,7 @@ def importance_of(
     """
     plain = bake(model).requires_grad_(True).eval()
     weights = {name: plain.get_parameter(name) for name in names}
-    layers = {name: name.removesuffix("weight").removesuffix(".") for name in weights}
+    layers = {name: layer_name(name) for name in weights}
     batches = _batches(task.train, samples)
     match how:
         case "none":

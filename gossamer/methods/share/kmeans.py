@@ -22,7 +22,6 @@ from gossamer.methods.share.decoded import shared_values
 from gossamer.methods.share.importance import Importance, importance_of
 from gossamer.network import constrain, held_value, weights_of
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -68,6 +67,6 @@ class KMeans(Method):
         for name, w in weights.items():
             centers = share_values(w, 2**self.bits, self.start, generator, h[name])
             held[name] = shared_values(w, centers, mean=self.gradient == "mean")
-            before, after = f"{w.numel():,} weights", f"{len(held[name].codebook)} values"
-            run.history.append(Edit(method=self.name(), kind="constrain", target=name, before=before, after=after))
+            after = f"{len(held[name].codebook)} values"
+            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=after)
         return constrain(model, held)

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer.methods.share.clusters import cluster_vectors
 from gossamer.methods.share.decoded import Product, ShareVectors, blocks_of
 from gossamer.network.made import rows_of
 from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
 
 
 def product_rate(m: int, n: int, entries: int, blocks: int) -> float:
@@ -47,9 +45,6 @@ class ProductQuantization(ShareVectors):
 
     width: Annotated[int, Range(1, 4096)] = 4
     entries: Annotated[int, Range(1, 65_536)] = 32
-
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.share(model, run)
 
     def code(self, weight: Tensor, generator: torch.Generator) -> Product:
         return product_code(weight, self.width, self.entries, generator)

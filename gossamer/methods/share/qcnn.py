@@ -25,8 +25,8 @@ from gossamer.methods.share.decoded import Product, blocks_of
 from gossamer.network import bake, constrain, constraints, held_value, weights_of
 from gossamer.network.made import rows_of
 from gossamer.network.moments import call_order, groups_of, moments
+from gossamer.network.values import layer_name
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -162,7 +162,7 @@ class QuantizedNetwork(Method):
         generator = torch.Generator().manual_seed(run.seed)
         original = bake(model)
         found = weights_of(original, self.layers, self.ignore)
-        names = {name.removesuffix("weight").removesuffix("."): name for name in found}
+        names = {layer_name(name): name for name in found}
         for layer in names:
             if (groups := groups_of(original.get_submodule(layer))) > 1:  # type: ignore[arg-type]
                 raise BadInput(f"{self.name()}: {layer} is a convolution of {groups} groups; list it under `ignore`")
@@ -173,18 +173,10 @@ class QuantizedNetwork(Method):
             [(gram, cross)] = moments(model, original, [layer], task.calibration, self.batches).values()
             fit = fit_of(w, gram[0], cross[0], self.width, self.entries, generator)
             errors = correct(fit, self.rounds)
-            model = constrain(model, {name: Product(w, fit.codebook.to(w.dtype), fit.indices.flatten(1))})
-            blocks, entries, width = fit.codebook.shape
-            run.history.append(
-                Edit(
-                    method=self.name(),
-                    kind="constrain",
-                    target=name,
-                    before=f"{w.numel():,} weights",
-                    after=f"{blocks} codebooks of {entries} vectors of {width}",
-                    note=f"output error {errors[0]:.4g} to {errors[-1]:.4g}, less the outputs' own power",
-                )
-            )
+            code = Product(w, fit.codebook.to(w.dtype), fit.indices.flatten(1))
+            model = constrain(model, {name: code})
+            note = f"output error {errors[0]:.4g} to {errors[-1]:.4g}, less the outputs' own power"
+            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=code.said(), note=note)
         return model
 
 

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer.methods.share.clusters import cluster_vectors
 from gossamer.methods.share.decoded import Residual, ShareVectors
 from gossamer.network.made import rows_of
 from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
 
 
 def residual_rate(m: int, n: int, entries: int, stages: int) -> float:
@@ -46,9 +44,6 @@ class ResidualQuantization(ShareVectors):
 
     entries: Annotated[int, Range(1, 65_536)] = 16
     stages: Annotated[int, Range(1, 64)] = 2
-
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.share(model, run)
 
     def code(self, weight: Tensor, generator: torch.Generator) -> Residual:
         return residual_code(weight, self.entries, self.stages, generator)

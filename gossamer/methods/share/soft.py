@@ -22,7 +22,6 @@ from torch.autograd.function import once_differentiable
 from gossamer.methods.base import Method
 from gossamer.network import Codebook, constrain, held_value, weights_of
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task, split
 from gossamer.train import Training, fit
@@ -252,6 +251,6 @@ class SoftWeightSharing(Method):
             w = held_value(model, name)
             held[name] = assigned(w, mixture)
             zeros, values = int((held[name](w) == 0).sum()), len(torch.unique(held[name].indices))
-            before, after = f"{w.numel():,} weights", f"{values} values, {zeros:,} zeros"
-            run.history.append(Edit(method=self.name(), kind="constrain", target=name, before=before, after=after))
+            after = f"{values} values, {zeros:,} zeros"
+            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=after)
         return constrain(model, held)
