@@ -387,7 +387,8 @@ def distance(a: Any, b: Any) -> float:
     ],
 )
 def test_what_is_no_class_of_an_image_is_taught_too(build: Any, inputs: Any, target: Any, tmp_path: Path) -> None:
-    """From the teacher's outputs alone, with labels that count for nothing; the student comes nearer to them."""
+    """From the teacher's outputs alone, with labels that count for nothing: the epoch that validation chose is, on
+    inputs never seen, at most half as far from them as the student was."""
     teacher, student = seeded(build, 24).eval(), build(12).eval()
     with torch.no_grad():
         batches = [(inputs(i), target(teacher(inputs(i)))) for i in range(12)]
@@ -395,9 +396,9 @@ def test_what_is_no_class_of_an_image_is_taught_too(build: Any, inputs: Any, tar
     def loss(model: Any, batch: Any) -> Tensor:
         return F.mse_loss(torch.utils._pytree.tree_leaves(model(batch[0]))[0].float().mean(), batch[1].float().mean())
 
+    @torch.no_grad()
     def score(model: Any, loader: Any) -> Tensor:
-        found = [torch.utils._pytree.tree_leaves(model(x)) for x, _ in loader]
-        return torch.cat([1 / (1 + one[0].flatten(1).pow(2).mean(1)) for one in found]).detach()
+        return torch.cat([torch.full((len(x),), 1 / (1 + distance(model(x), teacher(x)))) for x, _ in loader])
 
     data = replace(
         task(), train=batches, validation=batches[:2], test=batches[2:4], calibration=[x for x, _ in batches],
@@ -407,7 +408,7 @@ def test_what_is_no_class_of_an_image_is_taught_too(build: Any, inputs: Any, tar
     taught = method(student, data, Run(teacher=teacher, cache=tmp_path)).eval()
     fresh = inputs(99)
     with torch.no_grad():
-        assert distance(taught(fresh), teacher(fresh)) < 0.8 * distance(student(fresh), teacher(fresh))
+        assert distance(taught(fresh), teacher(fresh)) < 0.5 * distance(student(fresh), teacher(fresh))
 
 
 def test_a_regression_goes_through_the_whole_job_without_sections_on_classes(tmp_path: Path) -> None:
