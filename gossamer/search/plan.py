@@ -24,7 +24,7 @@ QUOTES = 7  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
 SLACK = 0.85  # a need below this share of the limit makes the lighter neighbour worth a second measurement
 HEATS = (0.05, 0.1)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
-RATES = (0.2, 1.0)  # times the learning rate: the first in the first heat, both in the second
+RATES = (0.2, 1.0)  # times the learning rate: gentle in the first heat, full in the second
 # Points that the gentle rate must lead by: short trainings favour it. On a ResNet-14 of three blocks less it led by 0.8
 # after the second heat and was half a point behind after the whole training.
 HANDICAP = 1.0
@@ -151,19 +151,19 @@ class Planner:
         return Candidate(family.name, steps, quote)
 
     def _race(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The best on validation after a short training of all, and a longer one of the two that lead, at two learning
-        rates: what keeps the original's outputs best at first is not always what learns best. The shape that leads
-        then is trained at the full rate, unless the gentle one leads by more than short trainings favour it."""
+        """The best on validation after a short training of all, and a longer one of the two that lead: what keeps the
+        original's outputs best at first is not always what learns best. It is then trained at the full rate, unless the
+        gentle one leads by more than short trainings favour it."""
         if len(candidates) > 1:
             candidates = self._heat(candidates, heat=1, go_on=2)
-        both = [
-            replace(one, name=f"{one.name}, learning rate {rate * self.recover.lr:g}", rate=rate)
-            for one in candidates
-            for rate in RATES
-        ]
-        best, *others = self._heat(both, heat=2, go_on=len(both))
-        [full] = [one for one in (best, *others) if one.steps == best.steps and one.rate == max(RATES)]
-        return best if self._score(best, heat=2) > self._score(full, heat=2) + HANDICAP else full
+        best = self._heat([self._at(one, max(RATES)) for one in candidates], heat=2, go_on=1)[0]
+        gentle = self._heat([self._at(best, min(RATES))], heat=2, go_on=1)[0]
+        return gentle if self._score(gentle, heat=2) > self._score(best, heat=2) + HANDICAP else best
+
+    def _at(self, candidate: Candidate, rate: float) -> Candidate:
+        """The same, trained at another learning rate."""
+        name = candidate.name.split(", learning rate")[0]
+        return replace(candidate, name=f"{name}, learning rate {rate * self.recover.lr:g}", rate=rate)
 
     def _heat(self, candidates: Sequence[Candidate], *, heat: int, go_on: int) -> Sequence[Candidate]:
         """So many of the candidates, the best first, after training with a share of the recovery's batches."""
@@ -222,7 +222,7 @@ def _guess(low: int, high: int, need: dict[int, float], limit: float, *, end: in
     elif low < 0:
         index = round(end * (1 - math.sqrt(limit / need[low])))  # cost falls with the square of the width
     else:
-        index = end - 1 if low >= end // 2 else (low + end) // 2
+        index = end - 1  # out of reach, perhaps: this one tells
     return min(max(index, low + 1), high - 1)
 
 
