@@ -77,7 +77,7 @@ def test_the_weights_are_those_of_a_plain_least_squares_solver() -> None:
     model = Chain().double().eval()
     small = remove_blocks(model, find_layers(model, (batches(2)[0],)))
     model.two.weight.data[0] = 0  # so that what is asked for is not what is there
-    three = small.get_submodule("three")
+    three: Any = small.get_submodule("three")
     start = np.vstack([three.weight.flatten(1).numpy().T, three.bias.numpy()[None]])
     rows, wanted = [], []
     for x in batches(2):
