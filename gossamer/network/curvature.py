@@ -1,9 +1,10 @@
-"""Second derivatives of the loss by weights: diagonals, and the rows whose products sum to the Gauss-Newton matrix.
+"""Derivatives of the loss by weights: gradients over batches; second ones, as diagonals, and as the rows whose products
+sum to the Gauss-Newton matrix.
 
-Everything is the mean over samples, of a loss that is itself a mean over the samples of a batch.
+Second ones are the mean over samples, of a loss that is itself a mean over the samples of a batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput, unknown
 from gossamer.network.constrain import held_value, weights_of
-from gossamer.network.moments import Layer, evaluating, input_rows, output_rows, place, sample_chunks
+from gossamer.network.moments import Layer, evaluating, input_rows, output_rows, place, place_whole, sample_chunks
 from gossamer.task import Model, split
 
 Loss = Callable[[Model, Any], Tensor]
@@ -21,6 +22,25 @@ Curvature = Literal["gauss_newton", "fisher", "exact"]
 
 # One run of the network backwards for every weight: beyond this many nobody waits for it.
 EXACT_WEIGHTS = 20_000
+
+
+def summed_gradients(
+    model: nn.Module, loss: Loss, batches: Iterable[Any], weights: Mapping[str, Tensor], *, squared: bool = False
+) -> tuple[dict[str, Tensor], int]:
+    """The sum over batches of the gradients of each one's loss by these weights of the model, or of their squares; and
+    how many batches there were. The model runs in the mode that it is in; what a run does not use counts nothing.
+    Raises BadInput where there is no batch."""
+    sums, count = {name: torch.zeros_like(w, requires_grad=False) for name, w in weights.items()}, 0
+    for batch in batches:
+        value = loss(model, place_whole(model, batch))
+        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+        for total, g in zip(sums.values(), gradients):
+            if g is not None:
+                total += g.square() if squared else g
+        count += 1
+    if not count:
+        raise BadInput("gradients of the loss need at least one batch of labelled training data, got none")
+    return sums, count
 
 
 def diagonal(

@@ -1,6 +1,5 @@
 """Equally spaced values for weights: how many scales a weight has, which scale, which integers."""
 
-import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gossamer.errors import BadInput, NoEffect
+from gossamer.errors import BadInput
+from gossamer.network.names import by_pattern
 
 # Shares of the largest weight at which a grid may end, tried for the smallest squared error.
 SHARES = 64
@@ -86,12 +86,8 @@ def squared_error(rows_SN: Tensor, scales: Tensor, high: int) -> Tensor:
 
 def bits_by_layer(layers: Iterable[str], bits: int, exceptions: Mapping[str, int]) -> dict[str, int]:
     """Bits of every layer; exceptions: by name or pattern, the last that fits counts. Raises NoEffect, BadInput."""
-    found = dict.fromkeys(layers, bits)
     for pattern, other in exceptions.items():
         if not 2 <= other <= 16:
             raise BadInput(f"layer_bits: {pattern!r} = {other} must be in [2, 16]")
-        hits = [name for name in found if fnmatch.fnmatchcase(name, pattern)]
-        if not hits:
-            raise NoEffect(f"layer_bits: {pattern!r} matches none of {sorted(found)}")
-        found |= dict.fromkeys(hits, other)
-    return found
+    layers = list(layers)
+    return dict.fromkeys(layers, bits) | by_pattern(layers, exceptions, "layer_bits")

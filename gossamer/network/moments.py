@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
@@ -87,10 +88,21 @@ def layer_inputs(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, 
             handle.remove()
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where its parameters are; the CPU where it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def place(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     """The inputs of a batch on the model's device."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     return tuple(x.to(device) if isinstance(x, Tensor) else x for x in split(batch)[0])
+
+
+def place_whole(model: nn.Module, batch: Any) -> Any:
+    """A batch on the model's device, as it is."""
+    device = device_of(model)
+    return apply_to_collection(batch, Tensor, lambda x: x.to(device))
 
 
 @torch.no_grad()

@@ -17,8 +17,3 @@ def with_values(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     for name, value in values.items():
         raw[name].copy_(value.reshape(raw[name].shape))
     return changed
-
-
-def layer_name(weight: str) -> str:
-    """The layer of a weight's name; "" where the network itself is the layer."""
-    return weight.rpartition(".")[0]

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gossamer.network.moments import device_of
 from gossamer.record import Curve
 from gossamer.run import Run
 from gossamer.task import Task, count
@@ -101,7 +102,7 @@ def fit(
     The model comes back on its device, in eval mode. Raises Diverged, BadInput, NoEffect, CorruptFile.
     """
     count(task.train, f"task {task.name!r}: the train loader")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     with (
         own_randomness(),
         weights_channels_last(model, _has_images(task)),

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer.errors import BadInput
-from gossamer.task import split
+from gossamer.network.moments import evaluating, place
 
 
 @torch.no_grad()
@@ -22,24 +22,19 @@ def recalibrate(model: nn.Module, loader: Iterable[Any], batches: int | None = N
     if not norms:
         return False
     momenta = [norm.momentum for norm in norms]
-    modes = {module: module.training for module in model.modules()}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
-    try:
-        seen = 0
-        for batch in islice(loader, batches):
-            inputs, _ = split(batch)
-            model(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in inputs))
-            seen += 1
-    finally:
-        for norm, momentum in zip(norms, momenta):
-            norm.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+    seen = 0
+    with evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        try:
+            for batch in islice(loader, batches):
+                model(*place(model, batch))
+                seen += 1
+        finally:
+            for norm, momentum in zip(norms, momenta):
+                norm.momentum = momentum
     if not seen:
         raise BadInput("recalibrate: the loader gave no batch; give at least one")
     return True

@@ -17,8 +17,8 @@ from torch import nn
 from gossamer.errors import NoEffect
 from gossamer.methods.distill.student import Student, regression
 from gossamer.network.constrain import refuse_constrained, weights_of
+from gossamer.network.names import layer_name
 from gossamer.network.swap import swap
-from gossamer.network.values import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task

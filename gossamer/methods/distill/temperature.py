@@ -22,7 +22,7 @@ from gossamer.measure import calibration
 from gossamer.methods.base import Method
 from gossamer.network.constrain import constraints, released
 from gossamer.network.moments import evaluating
-from gossamer.network.values import layer_name
+from gossamer.network.names import layer_name
 from gossamer.run import Run
 from gossamer.task import Task
 

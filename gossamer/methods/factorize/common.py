@@ -1,6 +1,5 @@
 """What the factorizations share: which layers, which ranks, on which data; the swap, and what the history says."""
 
-import fnmatch
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,6 @@ from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
@@ -32,8 +30,8 @@ from gossamer.methods.factorize.notes import describe, spectrum_rows, swapped
 from gossamer.methods.factorize.ranks import Options, by_budget, by_energy, evbmf_rank, rank_grid, tails
 from gossamer.network import swap, weights_of
 from gossamer.network.constrain import refuse_constrained
-from gossamer.network.moments import Layer, evaluating, input_moments, moments
-from gossamer.network.values import layer_name
+from gossamer.network.moments import Layer, evaluating, input_moments, moments, place_whole
+from gossamer.network.names import by_pattern, layer_name
 from gossamer.ranges import Range
 from gossamer.record import Swapped
 from gossamer.run import Run
@@ -215,7 +213,8 @@ def _choose(
     method: Factorize, model: nn.Module, layers: Mapping[str, Layer], calls: Mapping[str, Calls], task: Task, run: Run
 ) -> tuple[dict[str, Rank], dict[str, str], dict[str, Sequence[Tensor]]]:
     """The ranks of the layers that will be factored, why the others stay, and what a rule saw that each rank loses."""
-    given = _given(method, layers)
+    ranks = {name: (rank,) if isinstance(rank, int) else tuple(rank) for name, rank in (method.ranks or {}).items()}
+    given = by_pattern(layers, ranks, f"{method.name()}: ranks")
     by_noise = method.energy is method.macs is method.params is None
     chosen, why, options = dict[str, Rank](), dict[str, str](), dict[str, Options]()
     seen = dict[str, Sequence[Tensor]]()
@@ -268,9 +267,7 @@ def _sensitivities(
 ) -> dict[str, float]:
     """By layer, the rise of the loss over the logarithm of the energy that is lost, with this layer alone factored to
     where about PROBE of it is; at least a thousandth of the largest, since one probe is noisy."""
-
-    device = next(model.parameters()).device
-    batches = [apply_to_collection(b, Tensor, lambda x: x.to(device)) for b in islice(task.train, method.batches)]
+    batches = [place_whole(model, batch) for batch in islice(task.train, method.batches)]
     if not batches:
         raise BadInput(f"{method.name()}: measured = true needs training data; the train loader gave no batch")
 
@@ -320,16 +317,6 @@ def _not_paying(method: Factorize, layer: Layer, rank: Rank, calls: Calls) -> st
         f"rank {', '.join(map(str, rank))} would take {int(one.macs):,} MACs and {int(one.params):,} weights; "
         f"the layer takes {one.dense_macs:,} and {one.dense_params:,}"
     )
-
-
-def _given(method: Factorize, layers: Mapping[str, Layer]) -> dict[str, Rank]:
-    found: dict[str, Rank] = {}
-    for pattern, rank in (method.ranks or {}).items():
-        hits = [name for name in layers if fnmatch.fnmatchcase(name, pattern)]
-        if not hits:
-            raise NoEffect(f"{method.name()}: ranks: {pattern!r} matches none of the layers {sorted(layers)}")
-        found |= dict.fromkeys(hits, (rank,) if isinstance(rank, int) else tuple(rank))
-    return found
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, unknown
+from gossamer.network.curvature import summed_gradients
+from gossamer.network.moments import evaluating
 from gossamer.task import Model
 
 Criterion = Literal["l1", "l2", "taylor", "fisher", "bn_scale", "random"]
@@ -61,22 +63,12 @@ def gradient_scores(
     diagonal Fisher estimate of optimal brain damage's saliency (Theis et al. 2018, arXiv:1801.05787, equation 6);
     g is the gradient of a batch's mean loss, so the scores rank, and small batches estimate better.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    sums = {name: torch.zeros_like(p) for name, p in named}
-    training, n = model.training, 0
-    model.eval()  # batch statistics of small batches would blur the gradients
-    for batch in batches:
-        gradients = torch.autograd.grad(loss(model, batch), [p for _, p in named], allow_unused=True)
-        n += 1
-        for (name, _), g in zip(named, gradients):
-            if g is not None:
-                sums[name] += g.square() if second_order else g
-    model.train(training)
-    if n == 0:
-        raise BadInput("criterion 'taylor' and 'fisher' need at least one batch of labelled data, got none")
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with evaluating(model):  # batch statistics of small batches would blur the gradients
+        sums, n = summed_gradients(model, loss, batches, weights, squared=second_order)
     if second_order:
-        return {name: sums[name] / n * p.detach().square() / 2 for name, p in named}
-    return {name: (sums[name] / n * p.detach()).abs() for name, p in named}
+        return {name: sums[name] / n * p.detach().square() / 2 for name, p in weights.items()}
+    return {name: (sums[name] / n * p.detach()).abs() for name, p in weights.items()}
 
 
 def element_scores(

@@ -26,7 +26,7 @@ from gossamer.errors import BadInput, unknown
 from gossamer.methods.prune.masks import Scope, held_weights, moving, note_edits, scoped_masks, scores_of
 from gossamer.methods.retrain import Retrain
 from gossamer.network import Mask, constrain, held_value, weights_of
-from gossamer.network.values import layer_name
+from gossamer.network.names import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput
 from gossamer.methods.base import Method
-from gossamer.methods.prune.masks import Scope, by_pattern, held_weights, hold, layer_masks, scoped_masks, scores_of
+from gossamer.methods.prune.masks import Scope, held_weights, hold, layer_masks, scoped_masks, scores_of, sparsity_of
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
@@ -32,7 +32,7 @@ def magnitude_masks(weights: Mapping[str, Tensor], sparsity: float, scope: Scope
 
 def masks_by_layer(weights: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
     """Masks of the layers that `sparsities` names, each with its own sparsity."""
-    by_name = by_pattern(weights, sparsities, "sparsities")
+    by_name = sparsity_of(weights, sparsities)
     scores = {name: weights[name].abs() for name in by_name}
     return layer_masks(scores, {name: round(s * weights[name].numel()) for name, s in by_name.items()})
 

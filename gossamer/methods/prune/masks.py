@@ -1,6 +1,5 @@
 """From scores to masks: exact counts, budgets over layers, and the edit that holds them."""
 
-import fnmatch
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
 from gossamer.network import Mask, constrain, constraints, held_value, weights_of
+from gossamer.network.names import by_pattern, layer_name
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.train import Step
@@ -102,18 +102,13 @@ def scores_of(weights: Mapping[str, Tensor], scope: Scope) -> dict[str, Tensor]:
     return {name: lamp_scores(w) if scope == "lamp" else w.abs() for name, w in weights.items()}
 
 
-def by_pattern(names: Iterable[str], values: Mapping[str, float], field: str) -> dict[str, float]:
-    """The value for each weight ("fc1.weight") out of values by layer or pattern ("conv*"); later ones win."""
-    layers = {name: name.removesuffix("weight").removesuffix(".") for name in names}
-    found: dict[str, float] = {}
-    for pattern, value in values.items():
+def sparsity_of(names: Iterable[str], sparsities: Mapping[str, float]) -> dict[str, float]:
+    """The sparsity of each weight ("fc1.weight") that `sparsities` names by layer or pattern ("conv*"); later ones win."""
+    for pattern, value in sparsities.items():
         if not 0 <= value < 1:
-            raise BadInput(f"{field}: {pattern!r} = {value} must be in [0, 1)")
-        hits = [name for name, layer in layers.items() if fnmatch.fnmatchcase(layer, pattern)]
-        if not hits:
-            raise NoEffect(f"{field}: {pattern!r} matches none of the layers {sorted(layers.values())}")
-        found |= dict.fromkeys(hits, value)
-    return found
+            raise BadInput(f"sparsities: {pattern!r} = {value} must be in [0, 1)")
+    weights = {layer_name(name): name for name in names}
+    return {weights[layer]: value for layer, value in by_pattern(weights, sparsities, "sparsities").items()}
 
 
 def held_weights(model: nn.Module, layers: Iterable[str], ignore: Iterable[str]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from gossamer.methods.base import Method
 from gossamer.network import bake, weights_of
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.dead import Neurons, find_neurons, remove_dead
-from gossamer.network.values import layer_name
+from gossamer.network.names import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task

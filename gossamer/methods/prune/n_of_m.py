@@ -21,7 +21,7 @@ from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.base import Method
 from gossamer.methods.prune.masks import hold
 from gossamer.network import bake, held_value, weights_of
-from gossamer.network.values import layer_name
+from gossamer.network.names import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task

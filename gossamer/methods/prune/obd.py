@@ -20,7 +20,7 @@ from gossamer.methods.base import Method
 from gossamer.methods.prune.masks import held_weights, joint_masks, note_edits
 from gossamer.network.constrain import Mask, constrain
 from gossamer.network.curvature import Curvature, diagonal
-from gossamer.network.values import layer_name
+from gossamer.network.names import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task

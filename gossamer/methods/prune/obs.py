@@ -22,7 +22,8 @@ from gossamer.methods.base import Method
 from gossamer.methods.prune.masks import held_weights, note_edits
 from gossamer.network.constrain import Mask, constrain, held_value
 from gossamer.network.curvature import gauss_newton_rows
-from gossamer.network.values import layer_name, with_values
+from gossamer.network.names import layer_name
+from gossamer.network.values import with_values
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task, split

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput
 from gossamer.methods.base import Method
 from gossamer.methods.prune.masks import held_weights, hold, joint_masks
 from gossamer.network import bake
+from gossamer.network.curvature import summed_gradients
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
@@ -32,15 +31,7 @@ def connection_scores(model: nn.Module, task: Task, batches: Iterable[Any], name
     mode. The model is not touched."""
     plain = bake(model).train()
     weights = {name: p for name, p in plain.named_parameters() if name in set(names)}
-    sums, seen = {name: torch.zeros_like(w) for name, w in weights.items()}, 0
-    for batch in batches:
-        gradients = torch.autograd.grad(task.loss(plain, batch), list(weights.values()), allow_unused=True)
-        for name, g in zip(weights, gradients):
-            if g is not None:
-                sums[name] += g
-        seen += 1
-    if not seen:
-        raise BadInput("prune.snip: the train loader gave no batch; give at least one")
+    sums, _ = summed_gradients(plain, task.loss, batches, weights)
     return {name: (w.detach() * sums[name]).abs() for name, w in weights.items()}
 
 

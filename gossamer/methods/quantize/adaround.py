@@ -30,7 +30,8 @@ from gossamer.network.grids import (
     rows,
 )
 from gossamer.network.moments import call_order, moments
-from gossamer.network.values import layer_name, with_values
+from gossamer.network.names import layer_name
+from gossamer.network.values import with_values
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task

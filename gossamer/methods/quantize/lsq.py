@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gossamer.methods.retrain import Retrain
 from gossamer.network.constrain import Grid, constrain, held_value, weights_of
 from gossamer.network.grids import Granularity, PerTensor, bits_by_layer, grid_dim, grid_scale, largest_code, rows
-from gossamer.network.values import layer_name
+from gossamer.network.names import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task

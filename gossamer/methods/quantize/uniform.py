@@ -28,7 +28,7 @@ from gossamer.network.grids import (
     mse_scales,
     rows,
 )
-from gossamer.network.values import layer_name
+from gossamer.network.names import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task

@@ -17,19 +17,21 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.reset.rewrite import Rewrite, bias_of, convolution, dense_convolution, geometry, pointwise
+from gossamer.methods.reset.rewrite import (
+    Rewrite,
+    bias_of,
+    convolution,
+    dense_convolution,
+    geometry,
+    leading,
+    pointwise,
+)
 from gossamer.network.heal import Block
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
 
 SWEEPS = 5
-
-
-def leading(rows: Tensor, count: int) -> Tensor:
-    """The `count` leading left singular vectors, (len(rows), count)."""
-    vectors: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors
-    return vectors.flip(1)[:, :count]
 
 
 def squeezed(weight_NCK: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,7 +20,7 @@ from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.base import Method
 from gossamer.methods.reset.rewrite import Unfit, dense_convolution, diagram, padding_of, pointwise
 from gossamer.network import swap, weights_of
-from gossamer.network.values import layer_name
+from gossamer.network.names import layer_name
 from gossamer.run import Run
 from gossamer.task import Task
 

@@ -24,6 +24,7 @@ from gossamer.methods.reset.rewrite import (
     convolution,
     dense_convolution,
     geometry,
+    leading_inputs,
     padding_of,
     pointwise,
 )
@@ -48,13 +49,6 @@ class Fire(nn.Module):
         return torch.cat([self.expand1(s), self.expand3(s)], 1).index_select(1, self.order)
 
 
-def squeezing(weight_NCK: Tensor, channels: int) -> Tensor:
-    """The leading directions (channels, C) of input channels, orthonormal."""
-    unfolded = weight_NCK.double().transpose(0, 1).flatten(1)
-    vectors: Tensor = torch.linalg.eigh(unfolded @ unfolded.T).eigenvectors
-    return vectors.flip(1)[:, :channels].T.contiguous()
-
-
 def fire(layer: Any, squeeze: float, spatial: float) -> Block:
     """The block for a convolution."""
     layer = dense_convolution(layer, planar=True)
@@ -64,7 +58,7 @@ def fire(layer: Any, squeeze: float, spatial: float) -> Block:
     if any(s % 2 == 0 or p != g * (s - 1) // 2 for s, p, g in zip(sizes, padding_of(layer), gaps)):
         raise Unfit("its padding is not half of its kernel, so 1x1 convolutions see other places")
     weight, bias = layer.weight.detach().double(), bias_of(layer)
-    directions = squeezing(weight.flatten(2), max(1, round(squeeze * layer.out_channels)))
+    directions = leading_inputs(weight, max(1, round(squeeze * layer.out_channels)))
     kernels = torch.einsum("nchw,sc->nshw", weight, directions)
     middle = kernels[:, :, sizes[0] // 2, sizes[1] // 2]
     share = middle.square().sum(1) / kernels.square().sum((1, 2, 3)).clamp_min(1e-30)

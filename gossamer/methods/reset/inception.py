@@ -23,6 +23,7 @@ from gossamer.methods.reset.rewrite import (
     bias_of,
     convolution,
     dense_convolution,
+    leading_inputs,
     padding_of,
     pointwise,
 )
@@ -44,13 +45,6 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self.branches], 1).index_select(1, self.order)
-
-
-def reduction(weight_NCK: Tensor, channels: int) -> Tensor:
-    """The leading directions (channels, C) of the input channels of some kernels, orthonormal."""
-    unfolded = weight_NCK.transpose(0, 1).flatten(1)
-    vectors: Tensor = torch.linalg.eigh(unfolded @ unfolded.T).eigenvectors
-    return vectors.flip(1)[:, :channels].T.contiguous()
 
 
 def centre(weight: Tensor, size: int) -> Tensor:
@@ -84,7 +78,7 @@ def inception(layer: Any, squeeze: float, spatial: float) -> Block:
     ]
     for kernel, part, b in zip(kernels, parts[2:], biases[2:]):
         middle = centre(weight[part], kernel)
-        few = reduction(middle.flatten(2), max(1, round(squeeze * len(part))))
+        few = leading_inputs(middle, max(1, round(squeeze * len(part))))
         expanded = torch.einsum("nchw,sc->nshw", middle, few)
         mode = layer.padding_mode
         last = convolution(layer, expanded, b, padding=kernel // 2, padding_mode=mode)

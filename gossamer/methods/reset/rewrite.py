@@ -13,8 +13,8 @@ from gossamer.network import swap, total_macs, weights_of
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.heal import Block, Healed, heal
 from gossamer.network.moments import call_order, evaluating, layer_inputs, place
+from gossamer.network.names import layer_name
 from gossamer.network.outline import in_row, outline
-from gossamer.network.values import layer_name
 from gossamer.ranges import Range
 from gossamer.record import Swapped
 from gossamer.run import Run
@@ -60,6 +60,17 @@ def padding_of(layer: Any) -> tuple[int, ...]:
 def bias_of(layer: Any) -> Tensor | None:
     """The bias of a layer. A block gets none where the layer has none: there, a norm may stand behind."""
     return None if layer.bias is None else layer.bias.detach()
+
+
+def leading(rows: Tensor, count: int) -> Tensor:
+    """The leading left singular vectors of a matrix, (len(rows), count), orthonormal."""
+    vectors: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors
+    return vectors.flip(1)[:, :count]
+
+
+def leading_inputs(weight: Tensor, count: int) -> Tensor:
+    """The leading directions (count, C) of the input channels of kernels (N, C, ...), orthonormal."""
+    return leading(weight.transpose(0, 1).flatten(1), count).T.contiguous()
 
 
 def convolution(

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, unknown
+from gossamer.errors import unknown
 from gossamer.network import bake
-from gossamer.network.curvature import diagonal
-from gossamer.network.values import layer_name
+from gossamer.network.curvature import diagonal, summed_gradients
+from gossamer.network.names import layer_name
 from gossamer.run import Run
 from gossamer.task import Task, split
 
@@ -41,27 +40,13 @@ def importance_of(
             by_layer = diagonal(plain, task.loss, batches, list(layers.values()), kind)
             found = {name: by_layer[layer] for name, layer in layers.items()}
         case "adam":
-            roots = adam_roots(plain, list(weights.values()), task, batches)
-            found = dict(zip(weights, roots))
+            sums, count = summed_gradients(plain, task.loss, batches, weights, squared=True)
+            found = {name: (total / count).sqrt() for name, total in sums.items()}
         case _:
             raise unknown("importance", how, IMPORTANCES)
     run.progress.say(f"importance {how!r} of {sum(h.numel() for h in found.values()):,} weights, {samples} samples")
     floors = {name: FLOOR * float(h.mean()) for name, h in found.items()}
     return {name: h.clamp(min=floors[name]) if floors[name] > 0 else torch.ones_like(h) for name, h in found.items()}
-
-
-def adam_roots(model: nn.Module, weights: list[nn.Parameter], task: Task, batches: Iterable[Any]) -> list[Tensor]:
-    """sqrt(mean over batches of the squared gradient of the batch's loss), for every weight."""
-    sums, count = [torch.zeros_like(w, requires_grad=False) for w in weights], 0
-    for batch in batches:
-        placed = apply_to_collection(batch, Tensor, lambda x: x.to(weights[0].device))
-        for total, g in zip(sums, torch.autograd.grad(task.loss(model, placed), weights, allow_unused=True)):
-            if g is not None:
-                total += g.square()
-        count += 1
-    if not count:
-        raise BadInput("importance 'adam' needs labelled training data; the train loader gave no batch")
-    return [(total / count).sqrt() for total in sums]
 
 
 def _batches(loader: Iterable[Any], samples: int) -> Iterator[Any]:

@@ -25,7 +25,7 @@ from gossamer.methods.share.decoded import Product, blocks_of
 from gossamer.network import bake, constrain, constraints, held_value, weights_of
 from gossamer.network.made import rows_of
 from gossamer.network.moments import call_order, groups_of, moments
-from gossamer.network.values import layer_name
+from gossamer.network.names import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
