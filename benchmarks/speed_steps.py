@@ -30,7 +30,7 @@ from gossamer.task import Task
 T = TypeVar("T")
 HERE = Path(__file__).parent
 INT8_BUDGET = 0.1  # points, of int8 alone
-HAND_LR = 0.1  # of fine-tuning what was pruned by hand
+HAND = {"lr": 0.1, "weight_decay": 5e-4}  # fine-tuning of what was pruned by hand: as in training from scratch
 DEFAULT_TRAINING = gossamer.Training(epochs=8, lr=0.1, schedule="one_cycle", warmup=0.3)
 
 
@@ -175,7 +175,7 @@ def missing(bench: Bench, seed: int) -> list[str]:
 
 def by_hand(bench: Bench, seed: int, network: str, *, train_only: bool = False) -> bool:
     """One network of the hand, in the peers' Python. Gives whether it worked; a failure leaves the rest going."""
-    options, recover = bench.options, Recover(epochs=bench.options.epochs, lr=HAND_LR)
+    options, recover = bench.options, Recover(epochs=bench.options.epochs, **HAND)
     folder = hand_folder(bench, seed, network)
     if (folder / hand.FACTS).exists() or (train_only and (folder / hand.TRAINED).exists()):
         return True

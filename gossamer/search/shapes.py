@@ -12,7 +12,7 @@ from gossamer.methods.prune.criteria import element_scores
 from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import find_channels, layer_costs
 from gossamer.network import swap as with_modules
-from gossamer.network.blocks import is_plain, pixelwise, removable, remove_blocks
+from gossamer.network.blocks import find_blocks, is_plain, pixelwise, removable, remove_blocks
 from gossamer.run import Run
 from gossamer.search.swaps import Swap, together
 from gossamer.search.widths import ranked_widths, uniform_widths
@@ -132,10 +132,12 @@ def width_family(
     round_to: int,
     seed: int,
 ) -> Family:
-    """Cut channels of the network that `before` leaves: all groups by the same share, or by importance per cost.
+    """Cut channels of the network that `before` leaves: all groups by the same share, or by importance per cost. In
+    plain networks what is behind a cut is fitted again: those with residual blocks learn as much without.
 
     costs: of each layer, in any one unit.
     """
+    plain = not find_blocks(model, task.example_inputs)
     base = apply_steps(model, roughly(before), task, Run(seed=seed))
     channels = find_channels(base, task.example_inputs)
     groups = {group.name: group for group in channels.groups if group.reason is None}
@@ -151,7 +153,7 @@ def width_family(
         else:
             widths = uniform_widths(sizes, strength, round_to=round_to)
         smaller = {name: width for name, width in widths.items() if width < sizes[name]}
-        return (*before, Channels(widths=smaller)) if smaller else before
+        return (*before, Channels(widths=smaller, refit=plain)) if smaller else before
 
     distinct: dict[str, float] = {}
     for k in range(1, STRENGTHS):

@@ -29,7 +29,6 @@ class Recover(Retrain):
     stage: ClassVar[int | None] = None  # may stand anywhere
 
     lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.1
-    weight_decay: Annotated[float, Range(0, 1)] = 5e-4
 
     def training(self) -> Training:
         """The weights that are best on validation data are kept."""
