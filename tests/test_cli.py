@@ -345,6 +345,14 @@ def test_a_page_shows_the_default_of_every_option() -> None:
     assert options["widths"] == {} and options["criterion"] == "l2" and options["sparsity"] is None
 
 
+def test_a_page_explains_shared_options_and_names_the_choices() -> None:
+    page = call("methods", "factorize.spatial").stdout
+    assert "filters between" in page and "energy: the least share" in page
+    admitted = {row["option"]: row["admitted"] for row in document("methods", "factorize.spatial")["options"]}
+    assert admitted["data"] == "none | inputs | accumulated" and admitted["layers"] == "list of str"
+    assert admitted["ranks"] == "str: int | list of int | none" and admitted["energy"] == "float | none in (0, 1)"
+
+
 def test_recipes_are_listed_and_copied(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (user / "one.yaml").write_text(Recipe(name="one", model="resnet20", claims={"top1": 93.2}).to_yaml())
     monkeypatch.setattr("gossamer.recipe.shipped", lambda: {"one": user / "one.yaml"})
@@ -390,7 +398,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_goes_on(user: Path) -> No
     finally:
         job.kill()
     assert job.returncode == 130, said
-    assert "To continue: gossamer train mycode:Net" in said and "Traceback" not in said
+    assert "To continue, run the same command:\n  gossamer train mycode:Net" in said and "Traceback" not in said
     assert (user / "net.ckpt").exists() and not (user / "net.safetensors").exists()
 
 

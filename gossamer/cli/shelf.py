@@ -2,9 +2,10 @@
 
 import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -37,13 +38,20 @@ def methods(
     if name not in known:
         raise unknown("method", name, known, listed="`gossamer methods`")
     page, options = _page(known[name]), _options(known[name])
-    console.line(f"{name}\n\n{page}\n\n{inspect.getdoc(known[name]) or ''}\n")
+    console.line("\n\n".join([name, page, *_notes(known[name])]) + "\n")
     console.table("Options", ("option", "default", "admitted"), [tuple(row.values()) for row in options])
     console.document({"name": name, "page": page, "options": options})
 
 
 def _page(cls: type) -> str:
     return inspect.getdoc(sys.modules[cls.__module__]) or cls.__name__
+
+
+def _notes(cls: type) -> list[str]:
+    """What is said of the options, its own before those that it shares with others."""
+    from gossamer.methods.base import Method
+
+    return [inspect.cleandoc(base.__doc__ or "") for base in cls.__mro__[: cls.__mro__.index(Method)]]
 
 
 def _options(cls: Any) -> list[dict[str, Any]]:
@@ -54,9 +62,23 @@ def _options(cls: Any) -> list[dict[str, Any]]:
         hint = hints[f.name]
         rules = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
         kind = get_args(hint)[0] if rules else hint
-        admitted = " ".join([getattr(kind, "__name__", str(kind)), *(f"in {rule}" for rule in rules)])
+        admitted = " ".join([_kind(kind), *(f"in {rule}" for rule in rules)])
         rows.append({"option": f.name, "default": _default(f), "admitted": admitted})
     return rows
+
+
+def _kind(hint: Any) -> str:
+    """A type in words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " | ".join(map(str, parts))
+    if origin is Mapping:
+        return f"{_kind(parts[0])}: {' | '.join(map(_kind, parts[1:]))}"
+    if origin is tuple:
+        return f"list of {_kind(parts[0])}"
+    if parts:
+        return " | ".join(map(_kind, parts))
+    return "none" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 def _default(field: "Field[Any]") -> Any:
