@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from gossamer import Goal, advise
 from gossamer.deploy import export_onnx, open_runner
+from gossamer.deploy.alone import Many, costs_alone
 from gossamer.methods.factorize.channel import Channel
 from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.factorize.tucker import Tucker
 from gossamer.methods.reset.separable import Separable
 from gossamer.search.advise import entropy_bits, where
-from gossamer.search.alone import Many, costs_alone
 from gossamer.search.swaps import choices, compared, find_swaps, reasons_to_leave, together
 
 IMAGES = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)

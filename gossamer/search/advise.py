@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gossamer.deploy.alone import costs_alone
 from gossamer.errors import BadInput
 from gossamer.goal import Goal
 from gossamer.methods.base import Method
@@ -20,7 +21,6 @@ from gossamer.network import bake
 from gossamer.network.blocks import removable
 from gossamer.network.grids import PerTensor
 from gossamer.run import Progress, Run, Silent
-from gossamer.search.alone import costs_alone
 from gossamer.search.journal import Journal
 from gossamer.search.price import Pricer
 from gossamer.search.shapes import apply_steps

@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 
-from gossamer.deploy import calibrate, export_onnx, layer_times, open_runner, qdq
-from gossamer.deploy.onnx_export import write_onnx
+from gossamer.deploy import export_onnx, layer_times, open_runner
+from gossamer.deploy.alone import quantize_roughly
 from gossamer.goal import Goal
 from gossamer.measure import Latency, Runner, latency
 from gossamer.network import layer_costs
@@ -140,14 +139,6 @@ class Pricer:
 
     def _time(self, runners: dict[str, Runner]) -> dict[str, Latency]:
         return latency(runners, self.inputs, repeats=40, warmup=5, seconds=2)
-
-
-def quantize_roughly(source: Path, target: Path, inputs: tuple[Tensor, ...], *, threads: int) -> None:
-    """An int8 network that is good for measuring time and size: min-max ranges from one batch."""
-    network = onnx.load(source)
-    batch = inputs[0] if len(inputs) == 1 else (inputs, None)
-    seen = calibrate.observe(network, [batch], target.parent, threads=threads)
-    write_onnx(qdq.quantize(network, {name: calibrate.min_max(one) for name, one in seen.items()}), target)
 
 
 def needs(gains: Mapping[str, float], **costs: float | None) -> dict[str, float]:

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.deploy.alone import costs_alone
 from gossamer.errors import BadInput
 from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.reset.rewrite import Rewrite
 from gossamer.record import Edit
 from gossamer.run import Run
-from gossamer.search.alone import costs_alone
 from gossamer.search.journal import Journal
 from gossamer.search.price import Pricer
 from gossamer.search.shapes import Family, Steps, cheapest_first, layer_family, swap_losses

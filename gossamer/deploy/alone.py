@@ -9,12 +9,12 @@ import torch
 from onnx.utils import Extractor
 from torch import Tensor, nn
 
-from gossamer.deploy import export_onnx, open_runner
-from gossamer.deploy.onnx_export import write_onnx
+from gossamer.deploy import calibrate, qdq
+from gossamer.deploy.onnx_export import export_onnx, write_onnx
+from gossamer.deploy.runner import open_runner
 from gossamer.goal import Goal
 from gossamer.measure import Runner, latency
 from gossamer.network import layer_costs
-from gossamer.search.price import quantize_roughly
 
 SAMPLES = 4  # of an input, for the graph and for rough ranges
 
@@ -75,3 +75,11 @@ def _sources(
             files.append(folder / f"alone.{name}.onnx")
     rest = iter(files)
     return [[next(rest) for _ in group] for group in groups]
+
+
+def quantize_roughly(source: Path, target: Path, inputs: tuple[Tensor, ...], *, threads: int) -> None:
+    """An int8 network that is good for measuring time and size: min-max ranges from one batch."""
+    network = onnx.load(source)
+    batch = inputs[0] if len(inputs) == 1 else (inputs, None)
+    seen = calibrate.observe(network, [batch], target.parent, threads=threads)
+    write_onnx(qdq.quantize(network, {name: calibrate.min_max(one) for name, one in seen.items()}), target)
