@@ -1,10 +1,13 @@
 """Learning from a teacher."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import tiny
 from torch import nn
 from train_toy import batches, linear, net, run, same, task, training
 
@@ -108,6 +111,23 @@ def test_the_teacher_is_a_copy_in_eval_mode_that_nothing_changes() -> None:
     assert model is not term.teacher and isinstance(term.teacher, nn.Module)
     assert not term.teacher.training and same(term.teacher, before) and not same(model, before)
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_compiled_teacher_is_compiled_once_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[nn.Module] = []
+    compile_it = torch.compile
+
+    def compiled(module: nn.Module) -> Any:
+        asked.append(module)
+        return compile_it(module, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    teacher, x = tiny(), torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    term = Distillation(teacher)
+    term.compiled = True
+    for _ in range(2):
+        torch.testing.assert_close(term.expected((x,)), teacher(x))
+    assert len(asked) == 1
 
 
 def test_the_first_of_several_outputs_is_taught_by_a_teacher_with_one() -> None:

@@ -133,7 +133,8 @@ class Distillation:
         teacher = self._at(inputs)
         if not self.compiled:
             return teacher(*inputs)
-        self._ask = self._ask or torch.compile(teacher)
+        if self._ask is None:  # a compiled module may have no truth value
+            self._ask = torch.compile(teacher)
         return self._ask(*inputs)
 
     def soft(self, outputs: Any, expected: Any, target: Any) -> Tensor:
