@@ -22,6 +22,7 @@ from gossamer.run import Run, Silent
 from gossamer.task import Task
 from gossamer.train import Distillation, Fitted, Step, Training, fit
 from gossamer.train.batches import own_randomness
+from gossamer.train.training import computes_in_bfloat16
 
 Numbers = dict[str, Any]
 
@@ -247,20 +248,25 @@ def net2net(setting: Setting) -> Numbers:
 
 def step(setting: Setting, rounds: int = 30) -> Numbers:
     """Milliseconds of a training step of ResNet-20 of a quarter of the width: alone, and with ResNet-20 as its teacher,
-    asked and remembered. Interleaved; medians."""
+    asked (in float32 and bfloat16, as it is and compiled) and remembered. Interleaved; medians."""
     task, teacher = setting.task(augment=False), _teacher(setting)
     student = seeded(lambda: ResNet(3, widths=(4, 8, 16), in_channels=_channels(task)), setting.seed).train()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
     batches = [batch for batch, _ in zip(task.train, range(8))]
-    asked, remembered = Distillation(teacher), Distillation(teacher)
+    remembered = Distillation(teacher)
     remembered.remember(setting.work / "answers")
-    for batch in batches:
-        remembered.expected((batch[0],))
     ways: dict[str, Callable[[Tensor], Tensor] | None] = {
         "alone": None,
-        "asked": lambda x: asked.expected((x,)),
+        "asked": _asked(teacher),
+        "asked in bfloat16": _asked(teacher, half=True),
+        "asked, compiled": _asked(teacher, compiled=True),
+        "asked, compiled in bfloat16": _asked(teacher, compiled=True, half=True),
         "remembered": lambda x: remembered.expected((x,)),
     }
+    for x, _ in batches:  # compiles, and remembers
+        for expected in ways.values():
+            if expected is not None:
+                expected(x)
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
         x, y = batches[number % len(batches)]
@@ -275,14 +281,24 @@ def step(setting: Setting, rounds: int = 30) -> Numbers:
             optimizer.step()
             spent[name].append(1000 * (time.perf_counter() - start))
     found: Numbers = {f"{name}, ms": median(times) for name, times in spent.items()}
-    pairs = zip(spent["remembered"], spent["alone"], spent["asked"])
-    ratios = [(r / a, k / a) for r, a, k in pairs]
-    return {
-        **found,
-        "remembered over alone": median(r for r, _ in ratios),
-        "asked over alone": median(k for _, k in ratios),
-        "batch": len(batches[0][0]),
-    }
+    for name, times in spent.items():
+        if name != "alone":
+            found[f"{name} over alone"] = median(t / a for t, a in zip(times, spent["alone"]))
+    hardware = computes_in_bfloat16(torch.device("cpu"))
+    return {**found, "batch": len(batches[0][0]), "bfloat16 in hardware": hardware}
+
+
+def _asked(teacher: nn.Module, *, compiled: bool = False, half: bool = False) -> Callable[[Tensor], Tensor]:
+    """The teacher's logits, as a training asks for them."""
+    term = Distillation(teacher)
+    term.compiled = compiled
+
+    def ask(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits: Tensor = term.expected((x,))
+        return logits.float()
+
+    return ask
 
 
 def losses(setting: Setting) -> Numbers:
