@@ -103,6 +103,21 @@ def compress(
         return Job(model, task, goal, recipe, epochs, folder, run, command).execute()
 
 
+def finished(model: nn.Module, document: JobDocument, folder: Path) -> Artifact:
+    """The result, its document and report written."""
+    write_text(folder / "records.json", document.dump())
+    write_report(document, folder / "report.html")
+    return Artifact(model, document, folder)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds to the seconds of a part of a job."""
+    start = time.monotonic()
+    yield
+    seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - start, 1)
+
+
 def larger(tries: int, over: float) -> float:
     """How many times larger the next file may be, when this one lost so many points more than allowed."""
     return min(4.0, 1.25 + tries / 4 + over / 2)
@@ -144,15 +159,13 @@ class Job:
 
     def execute(self) -> Artifact:
         """Everything, in order."""
-        with self._timed("original"):
+        with timed(self.seconds, "original"):
             self.reference_scores = accuracy(open_runner("torch", self.original, threads=self.goal.threads), self.task)
         self.run.progress.say(f"original: validation {100 * float(self.reference_scores.mean()):.2f} %")
         steps, result = self._from_recipe() if self.recipe else self._from_goal()
-        with self._timed("measure"):
+        with timed(self.seconds, "measure"):
             document = self._document(steps, result)
-        write_text(self.folder / "records.json", document.dump())
-        write_report(document, self.folder / "report.html")
-        return Artifact(result.model, document, self.folder)
+        return finished(result.model, document, self.folder)
 
     def _from_recipe(self) -> tuple[Steps, deliver.Delivered]:
         assert self.recipe is not None
@@ -221,7 +234,8 @@ class Job:
         """Plan, try, step back: the first result within the budget. The last try cuts nothing."""
         pricer, int8 = self._pricer()
         whole = pricer("original", lambda: self.original)
-        planner = Planner(self.original, self.task, self.run, self.journal, pricer, self.recover)
+        reference = 100 * float(self.reference_scores.mean())
+        planner = Planner(self.original, self.task, self.run, self.journal, pricer, self.recover, reference)
         # From the goal, in equal ratios, to what deployment alone reaches.
         eases = [max(1.0, whole.worst / AIM) ** (attempt / ATTEMPTS) for attempt in range(ATTEMPTS + 1)]
         tried: list[Steps] = []
@@ -258,7 +272,7 @@ class Job:
         that will do, or tried before."""
         steps: Steps | None = ()
         if whole.worst > AIM * ease:
-            with self._timed("plan"):
+            with timed(self.seconds, "plan"):
                 steps = planner.plan(whole, ease=ease)
         if steps is None:
             self.run.progress.say(f"no shape reaches the goal, not even with {ease:.2f} times what it allows")
@@ -305,18 +319,18 @@ class Job:
 
     def _note_step(self, held: nn.Module, name: str) -> None:
         model = bake(held).eval()
-        with self._timed("judge steps"):
+        with timed(self.seconds, "judge steps"):
             scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
             size = deliver.save_compact(held.eval(), self.task, self.work / "step.gsr", self.run)
         self._note_size(name, model, scores, paired_drop(self.reference_scores, scores), size)
 
     def _step(self, model: nn.Module, step: Method, name: str) -> nn.Module:
         """The network after a step; its edits go to the history."""
-        with self._timed(name):
+        with timed(self.seconds, name):
             return take_step(step, model, name, self.task, self.run, self.journal)
 
     def _deliver(self, model: nn.Module, name: str, *, int8: bool) -> deliver.Delivered:
-        with self._timed(f"deploy {name}"):
+        with timed(self.seconds, f"deploy {name}"):
             result = deliver.deliver(
                 model, self.task, self.goal, self.run, self.folder, reference_scores=self.reference_scores, int8=int8
             )
@@ -374,10 +388,3 @@ class Job:
             accepted=True,
         )
         return [first, *self.run.states]
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        """Adds to the seconds of a part of the job."""
-        start = time.monotonic()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)

@@ -249,7 +249,7 @@ def test_a_missed_goal_is_status_3_and_still_shows_the_result(user: Path, monkey
 
     def job(*_: object, **options: Any) -> SimpleNamespace:
         calls.append(options)
-        return SimpleNamespace(document=document)
+        return SimpleNamespace(document=document, folder=options["out"])
 
     replace_job(monkeypatch, job)
     words = [

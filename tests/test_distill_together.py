@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
 from gossamer.losses import kd_loss
-from gossamer.methods.distill import born_again
 from gossamer.methods.distill.bayesian import Bayesian
 from gossamer.methods.distill.born_again import BornAgain
 from gossamer.methods.distill.bottleneck import Bottleneck, thin
@@ -163,11 +162,11 @@ def test_a_killed_training_goes_on_with_all_that_learns_beside_the_student(metho
 def test_every_generation_teaches_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     teachers, history = [], run(learned())
 
-    def noted(teacher: nn.Module, **options: Any) -> Distillation:
+    def noted(self: BornAgain, teacher: nn.Module) -> Distillation:
         teachers.append(teacher)
-        return Distillation(teacher, **options)
+        return Distillation(teacher, self.temperature, self.alpha)
 
-    monkeypatch.setattr(born_again, "Distillation", noted)
+    monkeypatch.setattr(BornAgain, "distillation", noted)
     result = BornAgain(epochs=3, lr=0.05, generations=3)(tiny(), stripes(), history)
     assert teachers[0] is history.teacher and len({id(t) for t in [*teachers, result]}) == 4
     assert [edit.target for edit in history.history] == [f"all weights of generation {n}" for n in (1, 2, 3)]

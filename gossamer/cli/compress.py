@@ -1,14 +1,12 @@
 """`gossamer compress`: the main job."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gossamer.cli.console import Console
-from gossamer.cli.exits import GOAL_MISSED, Stopped
+from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
 from gossamer.cli.values import (
     AugmentOption,
     BatchOption,
@@ -33,7 +31,6 @@ from gossamer.errors import BadInput
 from gossamer.goal import GAINS, Goal
 
 if TYPE_CHECKING:
-    from gossamer.job import Artifact
     from gossamer.recipe import Recipe
 
 
@@ -91,7 +88,6 @@ def compress(
     }
     goal = _goal(asked, recipe, runtime=runtime, threads=threads, batch=batch)
     console = Console(as_json=json, quiet=quiet)
-    command = shlex.join(["gossamer", *sys.argv[1:]])
 
     from gossamer.job import compress as run_job
     from gossamer.recipe import load
@@ -109,23 +105,11 @@ def compress(
     run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress)
     if teacher is not None:
         run.teacher = load_model(Request(model=teacher, data=task.name, task=task, seed=seed)).model
-    try:
+    with resumable(folder):
         artifact = run_job(
-            source.model, task, goal=goal, recipe=plan, epochs=epochs, out=folder, run=run, command=command
+            source.model, task, goal=goal, recipe=plan, epochs=epochs, out=folder, run=run, command=command_line()
         )
-    except KeyboardInterrupt as error:
-        raise Stopped(
-            f"stopped; {folder} keeps what is done. To continue, run the same command:\n  {command}"
-        ) from error
-    _show(console, artifact, folder)
-    if not artifact.document.met:
-        raise typer.Exit(GOAL_MISSED)
-
-
-def default_folder(model: str, data: str) -> Path:
-    """Where the result goes when nobody says so."""
-    parts = (Path(text.rpartition(":")[2] or text).stem for text in (model, data))
-    return Path("out") / "-".join(parts)
+    conclude(console, artifact, ("before", "after", "change"))
 
 
 def _goal(asked: dict[str, Any], recipe: Path | None, **conditions: Any) -> Goal | None:
@@ -138,26 +122,3 @@ def _goal(asked: dict[str, Any], recipe: Path | None, **conditions: Any) -> Goal
     if wanted:
         raise BadInput(f"--max-drop judges a goal: say what to gain, too ({options}), or leave it to --recipe alone")
     return None
-
-
-def _show(console: Console, artifact: "Artifact", folder: Path) -> None:
-    from gossamer.report import summary_rows
-    from gossamer.report.table import plain
-    from gossamer.report.verdict import sentence
-
-    document = artifact.document
-    rows = [
-        (
-            f"{row.name} ({row.conditions})" if row.conditions else row.name,
-            plain(row.before),
-            plain(row.after),
-            plain(row.change),
-        )
-        for row in summary_rows(document)
-    ]
-    console.table("", ("", "before", "after", "change"), rows)
-    console.line(sentence(document))
-    for missed in document.missed:
-        console.note(f"missed: {missed}")
-    console.line(f"report: {(folder / 'report.html').resolve()}")
-    console.document({"folder": folder.resolve(), "document": document})

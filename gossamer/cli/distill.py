@@ -1,15 +1,12 @@
 """`gossamer distill`: train a small network from a large one."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.compress import default_folder
 from gossamer.cli.console import Console
-from gossamer.cli.exits import GOAL_MISSED, Stopped
+from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
 from gossamer.cli.values import (
     AugmentOption,
     BatchOption,
@@ -32,7 +29,6 @@ from gossamer.errors import BadInput
 from gossamer.goal import Goal
 
 if TYPE_CHECKING:
-    from gossamer.job import Artifact
     from gossamer.methods.base import Method
     from gossamer.task import Task
 
@@ -113,7 +109,6 @@ def distill(
     Stopped or killed, the same command continues. Exit status 3: a goal of --student auto was missed.
     """
     console = Console(as_json=json, quiet=quiet)
-    command = shlex.join(["gossamer", *sys.argv[1:]])
     limits = {
         "max_drop": max_drop,
         "speedup": speedup,
@@ -137,15 +132,9 @@ def distill(
     folder = out or default_folder("-from-".join(short), task.name)
     run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, cache=cache)
     how: dict[str, Any] = {"goal": goal, "assistants": between, "alone": alone, "calibrate": calibrate}
-    try:
-        artifact = run_job(teachers, pupil, task, chosen, **how, out=folder, run=run, command=command)
-    except KeyboardInterrupt as error:
-        raise Stopped(
-            f"stopped; {folder} keeps what is done. To continue, run the same command:\n  {command}"
-        ) from error
-    _show(console, artifact, folder)
-    if not artifact.document.met:
-        raise typer.Exit(GOAL_MISSED)
+    with resumable(folder):
+        artifact = run_job(teachers, pupil, task, chosen, **how, out=folder, run=run, command=command_line())
+    conclude(console, artifact, ("teacher", "student"))
 
 
 def _goal(student: str, limits: dict[str, Any], **conditions: Any) -> Goal | None:
@@ -192,21 +181,3 @@ def _method(name: str, options: list[str], **given: Any) -> "Method":
     if not name.startswith("distill."):
         raise BadInput(f"--method {name}: only methods below distill learn from a teacher, such as distill.kd")
     return read_step({name: values}, "--method")
-
-
-def _show(console: Console, artifact: "Artifact", folder: Path) -> None:
-    from gossamer.report import summary_rows
-    from gossamer.report.table import plain
-    from gossamer.report.verdict import sentence
-
-    document = artifact.document
-    rows = [
-        (f"{row.name} ({row.conditions})" if row.conditions else row.name, plain(row.before), plain(row.after))
-        for row in summary_rows(document)
-    ]
-    console.table("", ("", "teacher", "student"), rows)
-    console.line(sentence(document))
-    for missed in document.missed:
-        console.note(f"missed: {missed}")
-    console.line(f"report: {(folder / 'report.html').resolve()}")
-    console.document({"folder": folder.resolve(), "document": document})

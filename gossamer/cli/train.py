@@ -1,7 +1,5 @@
 """`gossamer train` and `gossamer evaluate`."""
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gossamer.cli.console import Console
-from gossamer.cli.exits import Stopped
+from gossamer.cli.jobs import resumable
 from gossamer.cli.values import (
     AugmentOption,
     DataOption,
@@ -25,8 +23,11 @@ from gossamer.cli.values import (
 from gossamer.errors import BadInput, unknown
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gossamer.recipe import Recipe
     from gossamer.record import Record
+    from gossamer.run import Run
     from gossamer.task import Task
     from gossamer.train import Training
 
@@ -86,9 +87,20 @@ def train(
     target = out or Path(f"{model.rpartition(':')[2]}-{Path(data).name}.safetensors")
     if target.suffix != ".safetensors":
         raise BadInput(f"--out {target}: trained weights are written as .safetensors")
-    console = Console(as_json=json, quiet=quiet)
-    training = _training(plan, epochs, lr)
-    _train(console, model, data, target, training, weights, batch_size, seed, devices, augment)
+    console, training = Console(as_json=json, quiet=quiet), _training(plan, epochs, lr)
+
+    from gossamer.folder import lock_folder
+    from gossamer.run import Run
+    from gossamer.sources import Request, load_data, load_model
+
+    run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
+    with lock_folder(target.parent, f".{target.name}.lock"):
+        task = load_data(data, batch_size=batch_size, seed=seed, augment=augment, progress=console.progress)
+        source = load_model(Request(model=model, task=task, weights=weights, random=weights is None, seed=seed))
+        row = _train(source.model, task, training, run, target, model)
+    _show(console, {"split": "test"}, task, row)
+    console.line(f"weights: {target}")
+    console.document({"out": target, "measure": task.measure, "top1": row})
 
 
 def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "Training":
@@ -98,44 +110,23 @@ def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "T
     return replace(base, **{k: v for k, v in (("epochs", epochs), ("lr", lr)) if v is not None})  # type: ignore[arg-type]
 
 
-def _train(
-    console: Console,
-    model: str,
-    data: str,
-    target: Path,
-    training: "Training",
-    weights: Path | None,
-    batch_size: int,
-    seed: int,
-    devices: int,
-    augment: bool,
-) -> None:
-    from gossamer.folder import lock_folder, writing
+def _train(model: "nn.Module", task: "Task", training: "Training", run: "Run", target: Path, name: str) -> "Record":
+    """Train, measure on test, and write the weights with a note of what network they are for."""
+    from gossamer.folder import writing
     from gossamer.measure import accuracy, top1_record
     from gossamer.models import save_weights
-    from gossamer.run import Run
-    from gossamer.sources import Request, load_data, load_model
     from gossamer.task import check
     from gossamer.train import fit
 
-    with lock_folder(target.parent, f".{target.name}.lock"):
-        task = load_data(data, batch_size=batch_size, seed=seed, augment=augment, progress=console.progress)
-        source = load_model(Request(model=model, task=task, weights=weights, random=weights is None, seed=seed))
-        check(task, source.model)
-        run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
-        checkpoint = target.with_suffix(".ckpt")
-        try:
-            fitted = fit(source.model, task, training, run, checkpoint=checkpoint)
-        except KeyboardInterrupt as error:
-            command = shlex.join(["gossamer", *sys.argv[1:]])
-            raise Stopped(f"stopped; {checkpoint} keeps what is done. To continue: {command}") from error
-        row = top1_record("trained", accuracy(fitted.model.eval(), task, "test"), split="test")
-        with writing(target):
-            save_weights(fitted.model, target, _note(model, task, row.value))
-        checkpoint.unlink(missing_ok=True)
-    _show(console, {"split": "test"}, task, row)
-    console.line(f"weights: {target}")
-    console.document({"out": target, "measure": task.measure, "top1": row})
+    check(task, model)
+    checkpoint = target.with_suffix(".ckpt")
+    with resumable(checkpoint):
+        fitted = fit(model, task, training, run, checkpoint=checkpoint)
+    row = top1_record("trained", accuracy(fitted.model.eval(), task, "test"), split="test")
+    with writing(target):
+        save_weights(fitted.model, target, _note(name, task, row.value))
+    checkpoint.unlink(missing_ok=True)
+    return row
 
 
 def _note(model: str, task: "Task", top1: float) -> dict[str, str]:

@@ -3,9 +3,7 @@
 import copy
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +18,7 @@ from gossamer.distillation.networks import foreign, only_remembers, searched, tr
 from gossamer.errors import BadInput, GossamerError, unknown
 from gossamer.folder import lock_folder, writing
 from gossamer.goal import Goal
-from gossamer.job import Artifact
+from gossamer.job import Artifact, finished, timed
 from gossamer.measure import accuracy, paired_drop, top1_record
 from gossamer.methods import catalogue
 from gossamer.methods.base import Method
@@ -29,8 +27,7 @@ from gossamer.methods.distill.student import HintedStudent, Student
 from gossamer.methods.distill.temperature import Temperature, divided
 from gossamer.network import bake
 from gossamer.recipe import Recipe
-from gossamer.record import Curve, JobDocument, Record, environment, write_text
-from gossamer.report import write_report
+from gossamer.record import Curve, JobDocument, Record, environment
 from gossamer.run import Run
 from gossamer.search.journal import Journal, fingerprint, take_step
 from gossamer.task import Task, split
@@ -171,16 +168,14 @@ class Job:
         if lesson.alone and (without := without_teacher(lesson.method)) is not None:
             networks[ALONE] = bake(self._trained(ALONE, student, without))
             self._judged(ALONE, "student trained alone", networks[ALONE])
-        with self._timed("deploy"):
+        with timed(self.seconds, "deploy"):
             scores = own if reference is None else reference
             result = deliver.deliver(
                 held, self.task, self.goal, self.run, self.folder, reference_scores=scores, int8=False
             )
-        with self._timed("measure"):
+        with timed(self.seconds, "measure"):
             document = self._document(networks, result)
-        write_text(self.folder / "records.json", document.dump())
-        write_report(document, self.folder / "report.html")
-        return Artifact(result.model, document, self.folder)
+        return finished(result.model, document, self.folder)
 
     def _student(self) -> nn.Module:
         """What is to be trained."""
@@ -188,7 +183,7 @@ class Job:
         if lesson.student is not None:
             return trainable(lesson.student)
         assert lesson.goal is not None
-        with self._timed("search"):
+        with timed(self.seconds, "search"):
             return searched(self.teacher, self.task, lesson.goal, self.run, self.journal, self.work)
 
     def _trained(self, name: str, model: nn.Module, step: Method) -> nn.Module:
@@ -196,7 +191,7 @@ class Job:
         own = replace(self.run, history=[] if name == ALONE else self.run.history, curves=[])
         if name != ALONE:
             own.compile_teacher = self._cost(own.teacher, name)
-        with self._timed("student" if name == STUDENT else name):
+        with timed(self.seconds, "student" if name == STUDENT else name):
             model = take_step(step, model, name, self.task, own, self.journal)
         if own.curves:
             parts = [asdict(one) for one in own.curves]
@@ -227,7 +222,7 @@ class Job:
         """Scores on validation data; None for a teacher that knows its training data alone."""
         if only_remembers(model):
             return None
-        with self._timed("validation"):
+        with timed(self.seconds, "validation"):
             scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
         self.run.progress.say(f"{name}: validation {100 * float(scores.mean()):.2f} %")
         self.rows.append(top1_record(subject, scores, split="validation"))
@@ -277,13 +272,6 @@ class Job:
             gap = paired_drop(scores[ALONE], scores[STUDENT])
             rows.append(gap.to_record(STUDENT, split="test", against=ALONE))
         return rows
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        """Adds to the seconds of a part of the job."""
-        start = time.monotonic()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)
 
 
 def without_teacher(method: Method) -> Method | None:

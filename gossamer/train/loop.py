@@ -135,6 +135,7 @@ def fit(
 def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     model, task, training = job.model, job.task, job.training
     rank, world, steps = fabric.global_rank, fabric.world_size, len(task.train)
+    total = training.epochs * steps
     identity = fingerprint(model, training, run.seed, steps, job.after_step, job.teach) if job.checkpoint else {}
     file = Checkpoint(job.checkpoint, identity, writes=rank == 0)
     place = Placement(fabric.device, rank=rank, world=world, channels_last=_has_images(task))
@@ -154,9 +155,10 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
         model.train()
         try:
             for index, batch in run.progress.bar(batches, label=name, total=steps - at.batch):
-                lr = at.lr_scale * learning_rate(training, at.epoch * steps + index, training.epochs * steps)
+                done = at.epoch * steps + index
+                lr = at.lr_scale * learning_rate(training, done, total)
                 set_rate(optimizer, lr)
-                objective.at((at.epoch * steps + index) / (training.epochs * steps))
+                objective.at(done / total)
                 part, weight = place(batch)
                 loss = objective(part) * weight
                 optimizer.zero_grad()
@@ -165,8 +167,7 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
                     fabric.clip_gradients(module, stepper, max_norm=training.clip, error_if_nonfinite=False)
                 stepper.step()
                 if job.after_step is not None:
-                    done = at.epoch * steps + index + 1
-                    job.after_step(Step(model=model, optimizer=optimizer, number=done, steps=training.epochs * steps))
+                    job.after_step(Step(model=model, optimizer=optimizer, number=done + 1, steps=total))
                 state.average()
                 losses.append(loss.detach())
                 if index % CHECK_STEPS == 0 or index + 1 == steps:
@@ -183,16 +184,11 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
             refuse_nan(task.train, f"task {task.name!r}: the train loader")
             back_off(state, good, why, run, job.label)
             continue
-        row = Epoch(
-            epoch=at.epoch + 1,
-            loss=at.loss_sum / steps,
-            top1=None if score is None else 100 * score,
-            lr=lr,
-            seconds=clock() - began,
-        )
+        top1 = None if score is None else 100 * score
+        row = Epoch(epoch=at.epoch + 1, loss=at.loss_sum / steps, top1=top1, lr=lr, seconds=clock() - began)
         _end_epoch(state, training, row, score)
         file.write(good := state.capture())
-        shown = "" if score is None else f", {task.measure} {100 * score:.2f} %"
+        shown = "" if top1 is None else f", {task.measure} {top1:.2f} %"
         run.progress.say(f"{name}: loss {row.loss:.4f}{shown}, lr {lr:.2g}, {row.seconds:.1f} s")
 
     fill(weights(model), state.best)

@@ -22,7 +22,6 @@ from gossamer.methods.distill.student import LayerStudent
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation
 from gossamer.train.taps import positions, tapped
 
 
@@ -41,6 +40,6 @@ class Attention(LayerStudent):
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         student = copy.deepcopy(model)
         pairs, inputs = self.pairs(student, task, run), task.example_inputs
-        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha)
+        term = self.distillation(self.teacher(run))
         with tapped(student, term, pairs, attention_losses, inputs=inputs, adapt=positions, weight=self.beta) as lesson:
             return self.learn([lesson], student, task, run).model

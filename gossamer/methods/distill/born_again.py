@@ -17,7 +17,6 @@ from gossamer.methods.distill.student import Student, fresh
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,6 @@ class BornAgain(Student):
         teacher = self.teacher(run)
         for number in range(1, self.generations + 1):
             student = fresh(model, run.seed + number, method=self.name())
-            term = Distillation(teacher, temperature=self.temperature, alpha=self.alpha)
+            term = self.distillation(teacher)
             teacher = self.learn([term], student, task, run, part=f" of generation {number}").model
         return teacher

@@ -22,7 +22,6 @@ from gossamer.network.swap import swap
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation
 
 
 def thin(layer: nn.Linear, rank: int) -> nn.Sequential:
@@ -69,5 +68,5 @@ class Bottleneck(Student):
             before = f"linear, {layer.in_features} to {layer.out_features}"
             after = f"two, with {self.rank} features between"
             self.note(run, "swap", name, before=before, after=after)
-        term = Distillation(self.teacher(run), alpha=self.alpha, loss=regression)
+        term = self.distillation(self.teacher(run), regression)
         return self.learn([term], student, task, run).model

@@ -27,7 +27,6 @@ from gossamer.methods.distill.student import Samples, Student
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation
 from gossamer.train.batches import own_randomness, seed_everything
 
 
@@ -102,5 +101,5 @@ class DataFree(Student):
                 )
         count = self.samples
         data = replace(task, train=Samples(torch.cat(images).cpu()[:count], labels[:count], self.batch))
-        term = Distillation(teacher, temperature=self.temperature, alpha=self.alpha)
+        term = self.distillation(teacher)
         return self.learn([term], copy.deepcopy(model), data, run).model

@@ -23,7 +23,6 @@ from gossamer.methods.base import Method
 from gossamer.network.moments import evaluating, place
 from gossamer.network.swap import swap
 from gossamer.network.widen import difference
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -114,7 +113,5 @@ class Deeper(Method):
         proof = difference(model, deeper, task.example_inputs)
         after = "the same, identity layer, batch norm, ReLU"
         for name in self.names:
-            run.history.append(
-                Edit(method=self.name(), kind="swap", target=name, before="module", after=after, proof=proof)
-            )
+            self.note(run, "swap", name, before="module", after=after, proof=proof)
         return deeper

@@ -19,7 +19,6 @@ from gossamer.methods.distill.student import Student
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class Relations(Student):
     intra_weight: Annotated[float, Range(0, 1000)] = 1.0
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha, loss=self.loss)
+        term = self.distillation(self.teacher(run), self.loss)
         return self.learn([term], copy.deepcopy(model), task, run).model
 
     def loss(self, student: Tensor, teacher: Tensor, target: object) -> Tensor:

@@ -76,7 +76,7 @@ class Gradients(Student):
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         student = copy.deepcopy(model)
-        term = Distillation(self.teacher(run, inside=True), temperature=self.temperature, alpha=self.alpha)
+        term = self.distillation(self.teacher(run, inside=True))
         lesson = Sensitivity(term, task, self.beta)
         hooks = [student.register_forward_pre_hook(lesson.begin), student.register_forward_hook(lesson.end)]
         try:

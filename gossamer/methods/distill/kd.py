@@ -19,7 +19,6 @@ from gossamer.losses import kd_loss, standardized
 from gossamer.methods.distill.student import Student
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +28,7 @@ class SoftTargets(Student):
     standardize: bool = False
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        loss = self.standard if self.standardize else None
-        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha, loss=loss)
+        term = self.distillation(self.teacher(run), self.standard if self.standardize else None)
         return self.learn([term], copy.deepcopy(model), task, run).model
 
     def standard(self, student: Tensor, teacher: Tensor, target: object) -> Tensor:

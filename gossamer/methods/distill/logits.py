@@ -19,7 +19,6 @@ from gossamer.methods.distill.student import Student, regression
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,5 +29,5 @@ class Mimic(Student):
     lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.01
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        term = Distillation(self.teacher(run), alpha=self.alpha, loss=regression)
+        term = self.distillation(self.teacher(run), regression)
         return self.learn([term], copy.deepcopy(model), task, run).model

@@ -24,7 +24,6 @@ from gossamer.methods.distill.student import Samples, Student, labelled
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task, split
-from gossamer.train import Distillation
 from gossamer.train.batches import own_randomness, seed_everything
 
 # Rows whose distances to all others are held at a time.
@@ -95,7 +94,7 @@ class Munge(Student):
             ]
         inputs = torch.cat([rows, *made]).view(-1, *real.shape[1:])
         data = replace(task, train=Samples(inputs, labelled(self.teacher(run), inputs, like, size), size))
-        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha)
+        term = self.distillation(self.teacher(run))
         return self.learn([term], copy.deepcopy(model), data, run).model
 
     def gathered(self, task: Task) -> tuple[Tensor, Any, int]:

@@ -22,7 +22,6 @@ from gossamer.methods.distill.student import LayerStudent, pooled
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Distillation
 from gossamer.train.taps import samples, tapped
 
 
@@ -41,7 +40,7 @@ class Embedding(LayerStudent):
         pairs, inputs = self.pairs(student, task, run), task.example_inputs
         if not self.layers:
             pairs = pairs[-1:]
-        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha)
+        term = self.distillation(self.teacher(run))
         with tapped(student, term, pairs, self.relations, inputs=inputs, adapt=samples) as lesson:
             return self.learn([lesson], student, task, run).model
 

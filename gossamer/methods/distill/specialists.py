@@ -27,7 +27,6 @@ from gossamer.network.moments import evaluating, place
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Loader, Model, Task, split
-from gossamer.train import Distillation
 
 # Of the fixed point that is the combined opinion; it is within 1e-6 long before.
 ROUNDS = 50
@@ -138,8 +137,7 @@ class Specialists(Student):
         shares = [float(expected[group].sum().clamp(1e-6, 1 - 1e-6)) for group in groups]
         shifts = [float(torch.tensor((1 - share) / share).log()) for share in shares]
         team = Team(generalist, specialists, groups, shifts)
-        term = Distillation(team, temperature=self.temperature, alpha=self.alpha)
-        return self.learn([term], copy.deepcopy(model), task, run).model
+        return self.learn([self.distillation(team)], copy.deepcopy(model), task, run).model
 
     def specialist(self, generalist: nn.Module, group: Sequence[int], task: Task, run: Run, number: int) -> nn.Module:
         """A copy of the generalist, trained on a group."""

@@ -18,9 +18,9 @@ from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import Distillation, Fitted, Training
 from gossamer.train.batches import own_randomness, seed_everything
-from gossamer.train.distill import Teach
+from gossamer.train.distill import SoftLoss, Teach
 from gossamer.train.mixing import mixed
-from gossamer.train.taps import Adapt, FeatureLoss, Lesson, Pair, stages, tapped
+from gossamer.train.taps import Adapt, FeatureLoss, Pair, stages, tapped
 from gossamer.train.teachers import only_answers
 
 
@@ -49,13 +49,15 @@ class Student(Retrain):
             )
         return run.guide
 
+    def distillation(self, teacher: nn.Module, loss: SoftLoss | None = None) -> Distillation:
+        """What the outputs of a teacher teach, under the options of this method."""
+        return Distillation(teacher, self.temperature, self.alpha, loss, alpha_end=self.alpha_end)
+
     def learn(
         self, teach: Sequence[Teach], student: nn.Module, task: Task, run: Run, *, part: str = "", **changes: Any
     ) -> Fitted:
         """Train the student in place and note it in the history."""
         own = [term for term in teach if isinstance(term, Distillation)]
-        for term in (*own, *(term.distillation for term in teach if isinstance(term, Lesson))):
-            term.alpha_end = self.alpha_end
         for term in own:
             term.compiled = run.compile_teacher
             if run.cache is not None:
@@ -179,7 +181,7 @@ class HintedStudent(LayerStudent):
         self, pairs: Sequence[Pair], loss: FeatureLoss, adapt: Adapt, student: nn.Module, task: Task, run: Run
     ) -> nn.Module:
         """Train the student in place: first the layers, then the outputs."""
-        term = Distillation(self.teacher(run), temperature=self.temperature, alpha=self.alpha)
+        term = self.distillation(self.teacher(run))
         # Layers behind the hint get no gradient: without weight decay they stay as they are.
         stage: dict[str, Any] = {
             "epochs": self.hint_epochs,

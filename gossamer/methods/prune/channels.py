@@ -19,13 +19,14 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect, unknown
 from gossamer.methods.base import Method
-from gossamer.methods.prune.criteria import CRITERIA, element_scores
+from gossamer.methods.prune.criteria import Criterion, element_scores
 from gossamer.network.channels import Channels as FoundChannels
 from gossamer.network.channels import Group, find_channels
 from gossamer.network.moments import Layer
@@ -34,7 +35,6 @@ from gossamer.network.refit import layers_of, refit
 from gossamer.network.shrink import Pruned, shrink
 from gossamer.network.trace import trace
 from gossamer.ranges import Range
-from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train.batches import Replayed
@@ -168,7 +168,7 @@ class Channels(Method):
 
     sparsity: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     widths: Mapping[str, int] = field(default_factory=dict)
-    criterion: str = "l2"
+    criterion: Criterion = "l2"
     round_to: Annotated[int, Range(1, 4096)] = 1
     batches: Annotated[int, Range(1, 100_000)] = 8
     refit: bool = True
@@ -177,11 +177,9 @@ class Channels(Method):
         super().__post_init__()
         if (self.sparsity is None) == (not self.widths):
             raise BadInput(f"{self.name()}: give either sparsity or widths")
-        if self.criterion not in CRITERIA:
-            raise unknown("criterion", self.criterion, CRITERIA)
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        sample = (batch for batch, _ in zip(task.train, range(self.batches)))
+        sample = islice(task.train, self.batches)
         scores = element_scores(model, self.criterion, loss=task.loss, batches=sample, seed=run.seed)
         pruned = prune_channels(
             model,
@@ -197,26 +195,22 @@ class Channels(Method):
         note = listed(pruned.proof.statistics)
         for name, (before, after) in pruned.widths.items():
             if after < before:
-                run.history.append(
-                    Edit(
-                        method=self.name(),
-                        kind="resize",
-                        target=name,
-                        before=f"{before} channels",
-                        after=f"{after} channels",
-                        proof=pruned.proof.max_relative,
-                        note=f"statistics over fewer channels: {note}" if note else "",
-                    )
+                self.note(
+                    run,
+                    "resize",
+                    name,
+                    before=f"{before} channels",
+                    after=f"{after} channels",
+                    proof=pruned.proof.max_relative,
+                    note=f"statistics over fewer channels: {note}" if note else "",
                 )
         if fitted:
-            run.history.append(
-                Edit(
-                    method=self.name(),
-                    kind="teach",
-                    target=f"{len(fitted)} layers that lost inputs",
-                    before="weights of the larger network",
-                    after="least squares on what they gave there",
-                )
+            self.note(
+                run,
+                "teach",
+                f"{len(fitted)} layers that lost inputs",
+                before="weights of the larger network",
+                after="least squares on what they gave there",
             )
         return pruned.model
 

@@ -103,7 +103,7 @@ def scores_of(weights: Mapping[str, Tensor], scope: Scope) -> dict[str, Tensor]:
 
 
 def sparsity_of(names: Iterable[str], sparsities: Mapping[str, float]) -> dict[str, float]:
-    """The sparsity of each weight ("fc1.weight") that `sparsities` names by layer or pattern ("conv*"); later ones win."""
+    """The sparsity of weights ("fc1.weight") out of sparsities by layer or pattern ("conv*"); later ones win."""
     for pattern, value in sparsities.items():
         if not 0 <= value < 1:
             raise BadInput(f"sparsities: {pattern!r} = {value} must be in [0, 1)")
