@@ -181,7 +181,7 @@ def test_impossible_numbers_of_colours_and_unknown_forms_are_refused() -> None:
         Monochromatic(ranks={"stem": 3})(tiny(), task(), Run())
     with pytest.raises(BadInput, match="noise does not tell"):
         Monochromatic()(tiny(), task(), Run())
-    with pytest.raises(BadInput, match="unknown factorize.biclustered form 'cp'; known: outer, svd"):
+    with pytest.raises(BadInput, match=r"unknown factorize\.biclustered form 'cp'; known: outer, svd"):
         Biclustered(form="cp")  # type: ignore[arg-type]
 
 

@@ -92,7 +92,7 @@ def test_kernels_that_no_stack_makes_are_refused() -> None:
             three_by_three(nn.Conv2d(2, 2, size), None, 1, torch.Generator())
     with pytest.raises(Unfit, match="its kernel is 1x3 already"):
         one_by_n(nn.Conv2d(2, 2, (1, 3)), None)
-    with pytest.raises(BadInput, match="unknown reset.stack form"):
+    with pytest.raises(BadInput, match=r"unknown reset\.stack form"):
         Stack(form="5x5")  # type: ignore[arg-type]
 
 
