@@ -27,7 +27,7 @@ from gossamer.recipe import Recipe
 from gossamer.record import Edit, JobDocument, Record, State, environment, write_text
 from gossamer.report import write_report
 from gossamer.run import Run
-from gossamer.search.journal import Journal, fingerprint, take_step
+from gossamer.search.journal import Journal, data_fingerprint, fingerprint, take_step
 from gossamer.search.plan import Planner, state
 from gossamer.search.price import AIM, Pricer, Quote
 from gossamer.search.shapes import Steps
@@ -152,9 +152,9 @@ class Job:
         self.work = folder / "work"
         steps = recipe.steps if recipe else None
         teacher = fingerprint(run.teacher) if run.teacher is not None else None
-        key = fingerprint(self.original, goal, steps, self.recover, run.seed, task.name, teacher)
+        key = fingerprint(self.original, goal, steps, self.recover, run.seed, data_fingerprint(task), teacher)
         self.journal = Journal(self.work, key)
-        self.run = replace(run, folder=self.work, original=self.original)
+        self.run = replace(run, folder=self.work, original=self.original, goal=self.goal)
         self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
 
     def execute(self) -> Artifact:

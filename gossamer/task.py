@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.errors import BadInput, GossamerError, own_error
 
@@ -116,6 +116,11 @@ def check(task: Task, model: nn.Module) -> None:
         scores = _attempt(f"the measure of {name}", lambda: task.metric(model, [held_out]))
         if not isinstance(scores, Tensor) or scores.ndim != 1:
             raise BadInput(f"the measure of {name} must give one score a sample, it gives {_described(scores)}")
+        if not _same(held_out, _first_batch(task, "validation", model)):
+            raise BadInput(
+                f"the validation data of {name} is another one each time: networks are compared sample by sample; "
+                "turn its shuffling and its random augmentation off"
+            )
         seen = _first_batch(task, "calibration", model)
         _attempt(f"the calibration data of {name}", lambda: model(*split(seen)[0]))
 
@@ -140,6 +145,11 @@ def _first_batch(task: Task, name: str, model: nn.Module) -> Any:
 
     what = f"the {name} data of {task.name}"
     return _attempt(what, lambda: tree_map_only(Tensor, placed, next(iter(getattr(task, name)))))
+
+
+def _same(one: Any, other: Any) -> bool:
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
 def _described(value: object) -> str:

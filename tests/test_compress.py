@@ -274,6 +274,9 @@ def test_a_folder_with_another_job_is_refused(tmp_path: Path) -> None:
     gossamer.compress(tiny(), stripes(), recipe=CHEAP, out=tmp_path)
     with pytest.raises(BadInput, match="holds the work of another job"):
         gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path)
+    fewer = replace(stripes(), validation=list(stripes().validation)[1:])
+    with pytest.raises(BadInput, match="another network, data"):
+        gossamer.compress(tiny(), fewer, recipe=CHEAP, out=tmp_path)
 
 
 class OnlyOne:

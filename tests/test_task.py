@@ -32,6 +32,10 @@ class Untouched:
         raise AssertionError("the test data were touched")
 
 
+MANY = torch.utils.data.TensorDataset(torch.rand(400, *X.shape[1:]), Y.repeat(400)[:400])
+SHUFFLED = torch.utils.data.DataLoader(MANY, batch_size=4, shuffle=True)
+
+
 def raising(*_: Any) -> Tensor:
     raise KeyError("the moon is full")
 
@@ -59,6 +63,7 @@ def raising(*_: Any) -> Tensor:
         ({"loss": lambda model, batch: 1.0}, "one number, it is a float"),
         ({"metric": raising}, "the measure of quadrants: KeyError"),
         ({"metric": lambda model, loader: torch.tensor(0.5)}, r"one score a sample, it gives a tensor of shape \(\)"),
+        ({"validation": SHUFFLED}, "the validation data of quadrants is another one each time.* turn its shuffling"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_own_error(changes: dict[str, Any], message: str) -> None:

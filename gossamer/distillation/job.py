@@ -29,7 +29,7 @@ from gossamer.network import bake
 from gossamer.recipe import Recipe
 from gossamer.record import Curve, JobDocument, Record, environment
 from gossamer.run import Run
-from gossamer.search.journal import Journal, fingerprint, take_step
+from gossamer.search.journal import Journal, data_fingerprint, fingerprint, take_step
 from gossamer.task import Task, split
 from gossamer.train import hasten
 from gossamer.train.teachers import Ensemble, only_answers
@@ -122,7 +122,8 @@ class Lesson:
     def key(self, seed: int) -> str:
         """What makes a job the same job. `alone` and `calibrate` only add to it."""
         networks = [self.teacher, *self.assistants, *([self.student] if self.student is not None else [])]
-        return fingerprint(self.teacher, *map(fingerprint, networks), self.method, self.goal, seed, self.task.name)
+        data = data_fingerprint(self.task)
+        return fingerprint(self.teacher, *map(fingerprint, networks), self.method, self.goal, seed, data)
 
 
 class Job:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gossamer.errors import BadInput
 from gossamer.methods.base import Method
@@ -109,8 +110,19 @@ def _layout(model: nn.Module) -> list[tuple[str, str]]:
 
 def fingerprint(model: nn.Module, *parts: object) -> str:
     """A digest of a network's weights and of whatever else makes a job the same job."""
-    digest = hashlib.sha256(FORMAT.encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    return _digest(model.state_dict(), FORMAT, *parts)
+
+
+def data_fingerprint(task: Task) -> str:
+    """A digest of what tells a task's data from others': lengths of its splits and the first batch of validation."""
+    leaves = tree_leaves(next(iter(task.validation)))
+    tensors = {str(at): leaf for at, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+    return _digest(tensors, task.name, *(len(split) for split in (task.train, task.validation, task.test)))
+
+
+def _digest(tensors: Mapping[str, Tensor], *parts: object) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     for part in parts:

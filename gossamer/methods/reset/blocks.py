@@ -34,7 +34,7 @@ from gossamer.train.batches import Replayed
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveBlocks(Method):
-    """names: the blocks or layers to remove, as `gossamer analyze` lists them. refit: fit what is behind plain layers."""
+    """names: the blocks or layers to remove, as `gossamer analyze` lists them. refit: fit layers behind plain ones."""
 
     stage: ClassVar[int] = 10
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")
