@@ -7,6 +7,7 @@ from gossamer.data.arrays import make_task
 from gossamer.data.catalog import DATASETS, DataSet, File
 from gossamer.data.fetch import fetch
 from gossamer.data.folder import folder_task
+from gossamer.data.formats import Published
 from gossamer.errors import BadInput, CorruptFile, unknown
 from gossamer.run import Progress
 from gossamer.task import Task
@@ -42,28 +43,23 @@ def load_task(
     A built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
     time in a folder of its name; what is not found is downloaded, unless `download` is False.
     """
-    name = str(name_or_folder)
+    name, rest = str(name_or_folder), {"calibration": calibration, "batch_size": batch_size, "seed": seed}
     if name in DATASETS:
-        return _built_in(
+        data = DATASETS[name]
+        published = _published(name, find_files(name, data, root, download=download, progress=progress))
+        return make_task(
             name,
-            find_files(name, DATASETS[name], root, download=download, progress=progress),
-            batch_size=batch_size,
-            seed=seed,
-            calibration=calibration,
-            validation=validation,
-            augment=augment,
+            train=published.train,
+            test=published.test,
+            classes=published.classes or data.names,
+            normalisation=data.normalisation,
+            augmentation=data.augmentation if augment else None,
+            validation=data.validation if validation is None else validation,
+            **rest,
         )
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
-        return folder_task(
-            folder,
-            size=size,
-            validation=validation,
-            calibration=calibration,
-            batch_size=batch_size,
-            seed=seed,
-            augment=augment,
-        )
+        return folder_task(folder, size=size, validation=validation, augment=augment, **rest)
     if len(folder.parts) > 1 or folder.exists():
         raise BadInput(f"{folder} is not a folder; give a folder of images, or one of: {', '.join(sorted(DATASETS))}")
     raise unknown("data set or folder", name, DATASETS)
@@ -132,16 +128,8 @@ def _remedy(name: str, data: DataSet, folder: Path) -> str:
     return f"{package}put {files} into {folder}, or set $GOSSAMER_DATA to a folder that holds {name}/"
 
 
-def _built_in(
-    name: str,
-    paths: list[Path],
-    *,
-    batch_size: int,
-    seed: int,
-    calibration: int,
-    validation: int | None,
-    augment: bool,
-) -> Task:
+def _published(name: str, paths: list[Path]) -> Published:
+    """What the files hold. Raises CorruptFile where that is not the data set."""
     data = DATASETS[name]
     published = data.read(paths)
     wanted = (data.channels, data.size, data.size)
@@ -154,15 +142,4 @@ def _built_in(
     names = published.classes or data.names
     if len(names) != data.classes:
         raise CorruptFile(f"{name}: {paths[0]} must name {data.classes} classes, it names {len(names)}")
-    return make_task(
-        name,
-        train=published.train,
-        test=published.test,
-        classes=names,
-        normalisation=data.normalisation,
-        augmentation=data.augmentation if augment else None,
-        validation=data.validation if validation is None else validation,
-        calibration=calibration,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    return published
