@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from gossamer.goal import Goal
 from gossamer.record import Curve, Edit, State
 
 if TYPE_CHECKING:  # the command line starts without torch
@@ -44,6 +45,7 @@ class Run:
     """Device, seed, progress, the history of edits, how each training went, the uncompressed network, and where
     checkpoints go (None: nowhere).
 
+    goal: what a job is to reach, and the runtime, threads and batch that time is measured with.
     cache: a folder that keeps what teachers say, for later epochs and runs.
     teacher: a network to learn from that is better than the original; where there is none, the original is.
     compile_teacher: whether torch.compile runs it, where only its outputs count.
@@ -63,6 +65,7 @@ class Run:
     teacher: "nn.Module | None" = None
     compile_teacher: bool = False
     cache: Path | None = None
+    goal: Goal | None = None
 
     @property
     def guide(self) -> "nn.Module | None":

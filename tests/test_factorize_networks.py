@@ -10,12 +10,14 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
+from gossamer.methods.factorize import grams, timed
 from gossamer.methods.factorize.channel import Channel
 from gossamer.methods.factorize.spatial import Spatial
 from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.factorize.tensor_train import TensorTrain
 from gossamer.methods.factorize.tucker import Tucker
 from gossamer.network import Mask, constrain, layer_costs, total_macs, total_params
+from gossamer.network.moments import input_moments
 from gossamer.run import Run
 from gossamer.task import Task
 
@@ -235,5 +237,80 @@ def test_measured_sensitivity_decides_where_the_budget_goes() -> None:
         ranks[measured] = [len(m[0].weight) if isinstance(m, nn.Sequential) else 24 for m in changed.children()]
     assert ranks[False][0] == ranks[False][1]
     assert ranks[True][0] > ranks[False][0] > ranks[True][1]
-    with pytest.raises(BadInput, match="needs macs or params"):
+    with pytest.raises(BadInput, match="needs macs, params or time"):
         SVD(energy=0.5, measured=True)
+
+
+def test_moments_of_many_layers_take_one_run_and_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = stack(6, 8, 10, 4), rows(6)
+    layers: dict[str, Any] = dict(model.named_children())
+    wanted = input_moments(model, list(layers), data.calibration)
+    for kept, expected in ((1 << 30, [3]), (8 * (36 + 64), [2, 1]), (0, [1, 1, 1])):
+        runs: list[int] = []
+
+        def counted(model: nn.Module, names: list[str], *more: Any, runs: list[int] = runs) -> dict[str, Tensor]:
+            runs.append(len(names))
+            return input_moments(model, names, *more)
+
+        monkeypatch.setattr(grams, "KEPT", kept)
+        monkeypatch.setattr(grams, "input_moments", counted)
+        found = grams.Grams(model, layers, data.calibration, 4)
+        for name, layer in layers.items():
+            assert torch.equal(found(name, layer.weight.double()), wanted[name])  # type: ignore[arg-type]
+        assert runs == expected
+    assert grams.Grams(model, layers, None, 4)("0", torch.zeros(1)) is None
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, time: Any) -> None:
+    """A runtime on which modules take the time that is said."""
+
+    def costs(groups: Any, inputs: Any, *_: Any, **__: Any) -> list[list[float]]:
+        return [[time(module) for module in group] for group in groups]
+
+    monkeypatch.setattr(timed, "costs_alone", costs)
+
+
+def weights_in(module: nn.Module) -> float:
+    return float(sum(p.numel() for p in module.parameters() if p.dim() > 1))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_budget_on_time_goes_by_the_clock(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, weights_in)
+    model, data = stack(64, 64, 64), rows(64)
+    changed = SVD(time=share)(model, data, Run())
+    ranks = [m[0].out_features for m in changed if isinstance(m, nn.Sequential)]  # type: ignore[attr-defined]
+    assert 0.5 * share * weights_in(model) <= weights_in(changed) <= share * weights_in(model)
+    assert set(ranks) <= {8, 16, 24} and all(m.training for m in model)
+
+
+def test_layers_by_which_the_runtime_does_not_gain_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second layer has a kernel of its own, as fast as any chain."""
+    model, data, run = stack(64, 64, 48), rows(64), Run()
+    clock(monkeypatch, lambda m: 200.0 if isinstance(m, nn.Linear) and m.out_features == 48 else weights_in(m))
+    changed = SVD(time=0.6)(model, data, run)
+    assert isinstance(changed[0], nn.Sequential) and isinstance(changed[1], nn.Linear)  # type: ignore[index]
+    [note] = [edit.note for edit in run.history if edit.target == "1"]
+    assert note.startswith("the runtime gains too little: at the lightest rank that was timed it takes 1.")
+    with pytest.raises(BadInput, match=r"time = 0\.05: these layers cannot be cheaper than"):
+        SVD(time=0.05)(model, data, Run())
+
+
+@pytest.mark.parametrize("data", ["none", "accumulated"])
+def test_what_is_slower_in_the_end_is_put_back(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls, run = stack(64, 64, 64), list[int](), Run()
+
+    def times(groups: Any, inputs: Any, *_: Any, **__: Any) -> list[list[float]]:
+        calls.append(len(groups))
+        if len(calls) == 1:
+            return [[weights_in(module) for module in group] for group in groups]
+        return [[1.0, 0.5], [1.0, 1.5]]
+
+    monkeypatch.setattr(timed, "costs_alone", times)
+    # Layers that are alike are timed once, so these are not.
+    model[1] = nn.Linear(64, 64, bias=False)
+    changed = SVD(time=0.5, data=data)(model, rows(64), run)
+    assert calls == [2, 2]
+    assert isinstance(changed[0], nn.Sequential) and changed[1].weight.equal(model[1].weight)  # type: ignore[index]
+    notes = {edit.target: edit.note for edit in run.history}
+    assert "1.50 times the layer's time in the end; put back" in notes["1"] and "put back" not in notes["0"]

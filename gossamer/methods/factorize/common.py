@@ -4,7 +4,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -18,27 +17,28 @@ from gossamer.methods.factorize.chain import (
     Factor,
     calls_of,
     chain_macs,
-    chain_params,
     dense_factor,
     grouped,
     kernel_of,
     make_chain,
 )
+from gossamer.methods.factorize.choice import choose
+from gossamer.methods.factorize.grams import Grams
 from gossamer.methods.factorize.matrices import EXACT_SIZE, corrected, energy_of, principal
 from gossamer.methods.factorize.norms import settle, with_norms
 from gossamer.methods.factorize.notes import describe, spectrum_rows, swapped
-from gossamer.methods.factorize.ranks import Options, by_budget, by_energy, evbmf_rank, rank_grid, tails
+from gossamer.methods.factorize.ranks import evbmf_rank, tails
+from gossamer.methods.factorize.timed import slower
 from gossamer.network import swap, weights_of
 from gossamer.network.constrain import refuse_constrained
-from gossamer.network.moments import Layer, evaluating, input_moments, moments, place_whole
-from gossamer.network.names import by_pattern, layer_name
+from gossamer.network.moments import Layer, moments
+from gossamer.network.names import layer_name
 from gossamer.ranges import Range
 from gossamer.record import Swapped
 from gossamer.run import Run
 from gossamer.task import Task
 
-# The share of a layer's energy that is taken away to measure what that does.
-PROBE = 0.2
+RULES = ("energy", "macs", "params", "time")
 
 Rank = tuple[int, ...]
 Unfolding = tuple[Tensor, Tensor | None]  # a matrix (g, a, b) whose rank counts, and the metric (g, b, b) of its rows
@@ -55,9 +55,10 @@ class Spectrum:
 @dataclass(frozen=True, kw_only=True)
 class Factorize(Method):
     """One rule chooses the ranks. energy: the least share that a layer keeps. macs, params: the share that the layers
-    which can be factored keep together. ranks: by layer or pattern, above the rule, and without one only these layers.
-    None of them: EVBMF. measured: under macs or params, how much the loss on `batches` of training data rises for each
-    layer alone weighs its energy; otherwise all count alike.
+    which can be factored keep together; time: the same on the job's runtime, in float32, where only layers are replaced
+    that gain there. ranks: by layer or pattern, above the rule, and without one only these layers. None of them: EVBMF.
+    measured: under macs, params or time, how much the loss on `batches` of training data rises for each layer alone
+    weighs its energy; otherwise all count alike.
 
     data: "none" fits the weights; "inputs" the layer's outputs on calibration inputs; "accumulated" goes from layer to
     layer, and fits the original's outputs on the inputs that the layers before, factored already, make. norm: batch
@@ -72,6 +73,7 @@ class Factorize(Method):
     energy: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     macs: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     params: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
+    time: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     measured: bool = False
     ranks: Mapping[str, int | tuple[int, ...]] | None = None
     data: Literal["none", "inputs", "accumulated"] = "none"
@@ -82,14 +84,19 @@ class Factorize(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rules = [name for name in ("energy", "macs", "params") if getattr(self, name) is not None]
-        if len(rules) > 1:
-            raise BadInput(f"{self.name()}: {' and '.join(rules)} are both given; one of them chooses the ranks")
-        if self.measured and self.macs is None and self.params is None:
-            raise BadInput(f"{self.name()}: measured = true needs macs or params, which it spreads")
+        given = [name for name in RULES if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise BadInput(f"{self.name()}: {' and '.join(given)} are both given; one of them chooses the ranks")
+        if self.measured and self.rule in (None, "energy"):
+            raise BadInput(f"{self.name()}: measured = true needs macs, params or time, which it spreads")
 
     def roughly(self) -> "Factorize":
         return replace(self, data="none")
+
+    @property
+    def rule(self) -> str | None:
+        """What chooses the ranks that are not given; None: EVBMF."""
+        return next((name for name in RULES if getattr(self, name) is not None), None)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -122,6 +129,12 @@ class Factorize(Method):
         """The chain, fitted to this weight."""
         return make_chain(layer, self.chain(layer, rank), self.solve(weight, rank, gram))
 
+    def empty(self, layer: Layer, rank: Sequence[int]) -> nn.Module:
+        """The chain with any weights: for measuring what it costs."""
+        factors = self.chain(layer, rank)
+        sizes = [int(factor.size(kernel_of(layer))) for factor in factors]
+        return make_chain(layer, factors, [torch.full((size,), 1e-2) for size in sizes])
+
     def spectrum(self, weight: Tensor, gram: Tensor | None, need: Literal["noise", "lost"]) -> Spectrum:
         """What the rule for the ranks needs to know of a weight."""
         unfolded = self.unfoldings(weight, gram if need == "lost" else None)
@@ -150,7 +163,8 @@ class Factorize(Method):
         calls = calls_of(model, list(found), task.example_inputs) if found else {}
         reasons |= {name: "it is not called as a layer in a run" for name in found if name not in calls}
         found = {name: found[name] for name in calls}
-        chosen, why, lost = _choose(self, model, found, calls, task, run)
+        grams = Grams(model, found, None if self.data == "none" else task.calibration, self.batches)
+        chosen, why, lost = choose(self, model, found, calls, grams, task, run)
         reasons |= why
         for name, reason in reasons.items():
             text = describe(model.get_submodule(name))
@@ -160,7 +174,7 @@ class Factorize(Method):
                 f"{self.name()}: no layer was factored; " + "; ".join(f"{n}: {r}" for n, r in reasons.items())
             )
         chosen = {name: chosen[name] for name in calls if name in chosen}
-        return _factored(self, model, chosen, lost, calls, task, run)
+        return _factored(self, model, chosen, lost, calls, grams, task, run)
 
 
 def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
@@ -195,130 +209,6 @@ def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], di
     return found, reasons
 
 
-def _options(method: Factorize, layer: Layer, lost: Sequence[Tensor], calls: Calls, ranks: Tensor) -> Options:
-    kernel, dense = kernel_of(layer), [dense_factor(layer)]
-    chain = method.chain(layer, ranks.unbind(1))
-    summed = sum((tail.cpu()[ranks[:, mode]] for mode, tail in enumerate(lost)), torch.zeros(len(ranks)).double())
-    return Options(
-        ranks=ranks,
-        macs=torch.as_tensor(chain_macs(chain, kernel, calls)),
-        params=torch.as_tensor(chain_params(chain, kernel)),
-        lost=summed.clamp(max=1),
-        dense_macs=int(chain_macs(dense, kernel, calls)),
-        dense_params=int(chain_params(dense, kernel)),
-    )
-
-
-def _choose(
-    method: Factorize, model: nn.Module, layers: Mapping[str, Layer], calls: Mapping[str, Calls], task: Task, run: Run
-) -> tuple[dict[str, Rank], dict[str, str], dict[str, Sequence[Tensor]]]:
-    """The ranks of the layers that will be factored, why the others stay, and what a rule saw that each rank loses."""
-    ranks = {name: (rank,) if isinstance(rank, int) else tuple(rank) for name, rank in (method.ranks or {}).items()}
-    given = by_pattern(layers, ranks, f"{method.name()}: ranks")
-    by_noise = method.energy is method.macs is method.params is None
-    chosen, why, options = dict[str, Rank](), dict[str, str](), dict[str, Options]()
-    seen = dict[str, Sequence[Tensor]]()
-    for name in run.progress.bar(layers, label=f"{method.name()}: ranks"):
-        layer = layers[name]
-        weight = grouped(layer)
-        if name in given:
-            rank = _checked(method, name, given[name], layer)
-        elif by_noise and method.ranks:
-            why[name] = "`ranks` does not name it"
-            continue
-        elif by_noise:
-            spectrum = method.spectrum(weight, None, "noise")
-            rank, seen[name] = spectrum.noise, spectrum.lost
-        else:
-            gram = _gram(method, model, name, task, weight)
-            seen[name] = lost = method.spectrum(weight, gram, "lost").lost
-            grid = rank_grid(tuple(len(tail) - 1 for tail in lost))
-            options[name] = _options(method, layer, lost, calls[name], grid[method.possible(layer, grid)])
-            continue
-        reason = _not_paying(method, layer, rank, calls[name])
-        if reason:
-            why[name] = reason
-        else:
-            chosen[name] = rank
-    weights = _sensitivities(method, model, layers, options, task, run) if method.measured and options else None
-    for name, pick in _picks(method, options, weights).items():
-        if pick is None:
-            asked = f"that keeps {method.energy} of the energy" if method.energy else "that the budget prefers to it"
-            why[name] = f"no rank {asked} takes fewer MACs than its {options[name].dense_macs:,}"
-        else:
-            chosen[name] = tuple(options[name].ranks[pick].tolist())
-    return chosen, why, seen
-
-
-def _gram(method: Factorize, model: nn.Module, name: str, task: Task, weight: Tensor) -> Tensor | None:
-    if method.data == "none":
-        return None
-    return input_moments(model, [name], task.calibration, method.batches)[name].to(weight.dtype)
-
-
-@torch.no_grad()
-def _sensitivities(
-    method: Factorize,
-    model: nn.Module,
-    layers: Mapping[str, Layer],
-    options: Mapping[str, Options],
-    task: Task,
-    run: Run,
-) -> dict[str, float]:
-    """By layer, the rise of the loss over the logarithm of the energy that is lost, with this layer alone factored to
-    where about PROBE of it is; at least a thousandth of the largest, since one probe is noisy."""
-    batches = [place_whole(model, batch) for batch in islice(task.train, method.batches)]
-    if not batches:
-        raise BadInput(f"{method.name()}: measured = true needs training data; the train loader gave no batch")
-
-    def loss(network: nn.Module) -> float:
-        with evaluating(network):
-            return sum(float(task.loss(network, batch)) for batch in batches) / len(batches)
-
-    before, found = loss(model), dict[str, float]()
-    for name in run.progress.bar(options, label=f"{method.name()}: sensitivity"):
-        o, layer, weight = options[name], layers[name], grouped(layers[name])
-        one = int((o.lost - PROBE).abs().argmin())
-        rank = tuple(o.ranks[one].tolist())
-        made = method.build(layer, weight, rank, _gram(method, model, name, task, weight))
-        rise = loss(swap(model, {name: made})) - before
-        found[name] = max(rise, 0.0) / max(-math.log1p(-min(float(o.lost[one]), 0.999)), 1e-6)
-    return {name: max(rate, 1e-3 * max(found.values()), 1e-9) for name, rate in found.items()}
-
-
-def _picks(
-    method: Factorize, options: Mapping[str, Options], weights: Mapping[str, float] | None
-) -> dict[str, int | None]:
-    """The row of each layer's options that the rule takes."""
-    if method.energy is not None:
-        return {name: by_energy(o, method.energy) for name, o in options.items()}
-    if method.macs is not None and options:
-        return by_budget(options, method.macs, "macs", weights)
-    return by_budget(options, method.params, "params", weights) if method.params is not None and options else {}
-
-
-def _checked(method: Factorize, name: str, rank: Rank, layer: Layer) -> Rank:
-    largest = method.largest(grouped(layer))
-    if len(rank) != len(largest) or not all(1 <= r <= n for r, n in zip(rank, largest)):
-        raise BadInput(f"{method.name()}: ranks of {name!r} = {list(rank)} must be from 1 to {list(largest)}")
-    if not bool(method.possible(layer, torch.tensor([rank])).all()):
-        raise BadInput(f"{method.name()}: ranks of {name!r} = {list(rank)}: no tensor has all of these at once")
-    return rank
-
-
-def _not_paying(method: Factorize, layer: Layer, rank: Rank, calls: Calls) -> str:
-    if not all(rank):
-        return "EVBMF finds nothing but noise in its spectrum"
-    lost = [torch.zeros(r + 1) for r in rank]
-    one = _options(method, layer, lost, calls, torch.tensor([rank]))
-    if bool(one.paying()):
-        return ""
-    return (
-        f"rank {', '.join(map(str, rank))} would take {int(one.macs):,} MACs and {int(one.params):,} weights; "
-        f"the layer takes {one.dense_macs:,} and {one.dense_params:,}"
-    )
-
-
 @torch.no_grad()
 def _factored(
     method: Factorize,
@@ -326,17 +216,18 @@ def _factored(
     chosen: Mapping[str, Rank],
     lost: Mapping[str, Sequence[Tensor]],
     calls: Mapping[str, Calls],
+    grams: Grams,
     task: Task,
     run: Run,
 ) -> nn.Module:
     """The swap itself, in the order of the run."""
-    changed, chains = model, dict[str, nn.Sequential]()
+    changed, chains, rows = model, dict[str, nn.Sequential](), dict[str, dict[str, Any]]()
     for name in run.progress.bar(chosen, label=method.name()):
         layer: Any = model.get_submodule(name)
         weight, gram = grouped(layer), None
         matrix = weight.flatten(2)
         if method.data == "inputs":
-            gram = _gram(method, model, name, task, weight)
+            gram = grams(name, weight)
         elif method.data == "accumulated":
             [(gram, cross)] = moments(changed, model, [name], task.calibration, method.batches).values()
             gram = gram.to(weight.dtype)
@@ -352,16 +243,22 @@ def _factored(
             shown = swapped(layer, chains[name], made, weight, gram, spectra)
         factors = [dense_factor(layer)], method.chain(layer, chosen[name])
         macs = [int(chain_macs(chain, kernel_of(layer), calls[name])) for chain in factors]
-        method.note(
-            run,
-            "swap",
-            name,
-            before=f"{describe(layer)}, {macs[0]:,} MACs",
-            after=f"{' + '.join(map(describe, made))}, {macs[1]:,} MACs",
-            note=f"rank {', '.join(map(str, chosen[name]))}",
-            swapped=shown,
-        )
-    changed = changed if method.data == "accumulated" else swap(model, chains)
+        rows[name] = {
+            "before": f"{describe(layer)}, {macs[0]:,} MACs",
+            "after": f"{' + '.join(map(describe, made))}, {macs[1]:,} MACs",
+            "note": f"rank {', '.join(map(str, chosen[name]))}",
+            "swapped": shown,
+        }
+    for name, times in (slower(model, chains, task, run) if method.rule == "time" else {}).items():
+        text = describe(model.get_submodule(name))
+        note = f"{rows[name]['note']}, {times:.2f} times the layer's time in the end; put back"
+        rows[name] = {"before": text, "after": text, "note": note}
+        chains.pop(name)
+    for name, row in rows.items():
+        method.note(run, "swap", name, **row)
+    if not chains:
+        raise NoEffect(f"{method.name()}: the runtime gains by no layer")
+    changed = swap(model, chains)
     if method.norm:
         settle(changed, chains, task.calibration, method.batches)
     return changed

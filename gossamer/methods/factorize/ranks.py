@@ -12,6 +12,8 @@ from torch import Tensor
 
 from gossamer.errors import BadInput
 
+# Of a layer's time: a chain that takes more is no gain.
+GAINS = 0.9
 # A grid over several ranks has at most about this many points.
 GRID_POINTS = 8192
 # Ranks at which it is tried what they lose, where only trying tells.
@@ -21,7 +23,8 @@ PROBES = 6
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What may stand in for a layer. ranks (P, m), of the m modes; macs, params (P,): of the factors; lost (P,): share
-    of the energy in [0, 1]; dense_macs, dense_params: of the layer itself, which loses nothing."""
+    of the energy in [0, 1]; dense_macs, dense_params: of the layer itself, which loses nothing. time (P,), dense_time:
+    milliseconds, where they were measured."""
 
     ranks: Tensor
     macs: Tensor
@@ -29,10 +32,13 @@ class Options:
     lost: Tensor
     dense_macs: int
     dense_params: int
+    time: Tensor | None = None
+    dense_time: float = 0.0
 
     def paying(self) -> Tensor:
-        """Bool (P,): where the factors have fewer multiply-adds, and not more parameters."""
-        return (self.macs < self.dense_macs) & (self.params <= self.dense_params)
+        """Bool (P,): where the factors have fewer multiply-adds, not more parameters, and gain time if it is known."""
+        fewer = (self.macs < self.dense_macs) & (self.params <= self.dense_params)
+        return fewer if self.time is None else fewer & (self.time <= GAINS * self.dense_time)
 
 
 def tails(energies: Tensor, total: float) -> Tensor:
@@ -72,19 +78,20 @@ def by_budget(
     layers: Mapping[str, Options], share: float, what: str, weights: Mapping[str, float] | None = None
 ) -> dict[str, int | None]:
     """The option of every layer, None for the layer as it is, so that all together have at most this share of their
-    multiply-adds or parameters (`what`: "macs", "params"), and the product of the kept energies is as large as found.
+    multiply-adds, parameters or time (`what`: "macs", "params", "time"), and the product of the kept energies is as
+    large as found.
 
     A price on cost is bisected; at a price every layer takes what minimizes -log(kept energy) + price * cost (the
     objective of Zhang et al. 2016, arXiv:1505.06798, section 2.4). weights: of the layers' logarithms. Raises BadInput
     where no choice is cheap enough.
     """
-    dense = {name: o.dense_macs if what == "macs" else o.dense_params for name, o in layers.items()}
-    budget = share * sum(dense.values())
+    whole = sum(getattr(o, f"dense_{what}") for o in layers.values())
+    dense = {name: getattr(o, f"dense_{what}") / whole for name, o in layers.items()}
 
     def choose(price: float) -> tuple[dict[str, int | None], float]:
         found, cost = dict[str, int | None](), 0.0
         for name, o in layers.items():
-            costs = getattr(o, what).double().where(o.paying(), math.inf)
+            costs = (getattr(o, what).double() / whole).where(o.paying(), math.inf)
             weight = 1.0 if weights is None else weights[name]
             score = -weight * torch.log((1 - o.lost).clamp_min(1e-30)) + price * costs
             best = int(score.argmin())
@@ -92,17 +99,16 @@ def by_budget(
             cost += float(costs[best]) if found[name] is not None else dense[name]
         return found, cost
 
-    low, high = 0.0, 1e3
+    low, high = 0.0, 1e12  # prices of all that the layers cost
     found, cost = choose(high)
-    if cost > budget:
-        least = cost / sum(dense.values())
+    if cost > share:
         raise BadInput(
-            f"{what} = {share}: these layers cannot be cheaper than {least:.3f} of what they are; ask for more"
+            f"{what} = {share}: these layers cannot be cheaper than {cost:.3f} of what they are; ask for more"
         )
     for _ in range(60):
-        middle = math.sqrt(max(low, 1e-15) * high)
+        middle = math.sqrt(max(low, 1e-9) * high)
         trial, cost = choose(middle)
-        low, high, found = (low, middle, trial) if cost <= budget else (middle, high, found)
+        low, high, found = (low, middle, trial) if cost <= share else (middle, high, found)
     return found
 
 
