@@ -1,6 +1,7 @@
 """Methods that train a student from a teacher."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -9,19 +10,23 @@ import torch
 from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, Diverged
 from gossamer.losses import contrastive_loss, dist_loss, dkd_loss, kd_loss, logit_loss, standardized
 from gossamer.methods.distill.attention import Attention, attention_losses
+from gossamer.methods.distill.bayesian import Bayesian
 from gossamer.methods.distill.crd import Contrast
 from gossamer.methods.distill.dist import Relations
 from gossamer.methods.distill.dkd import Decoupled
 from gossamer.methods.distill.fsp import Flow, relative_fsp_loss
+from gossamer.methods.distill.gradients import Gradients
 from gossamer.methods.distill.hints import Hints
 from gossamer.methods.distill.kd import SoftTargets
 from gossamer.methods.distill.logits import Mimic
+from gossamer.methods.distill.mutual import Mutual
 from gossamer.methods.distill.rkd import Embedding
-from gossamer.methods.distill.student import pooled, regression, relative_hint_loss
-from gossamer.run import Run
+from gossamer.methods.distill.self import Self
+from gossamer.methods.distill.student import Student, pooled, regression, relative_hint_loss
+from gossamer.run import Run, Silent
 
 METHODS = (Attention, Contrast, Decoupled, Embedding, Flow, Hints, Mimic, Relations, SoftTargets)
 
@@ -89,15 +94,63 @@ def test_regressions_are_taught_too() -> None:
 def test_losses_have_the_weights_of_their_method() -> None:
     z, v, y = maps(8, 3), maps(8, 3, seed=1), torch.arange(8) % 3
     decoupled = Decoupled(temperature=2.0, target_weight=3.0, others_weight=5.0)
-    assert torch.equal(decoupled.loss(z, v, y), dkd_loss(z, v, y, 2.0, 3.0, 5.0))
+    assert torch.equal(decoupled.loss(z, v, y, 2.0), dkd_loss(z, v, y, 2.0, 3.0, 5.0))
     relations = Relations(temperature=2.0, inter_weight=3.0, intra_weight=5.0)
-    assert torch.equal(relations.loss(z, v, y), dist_loss(z, v, 2.0, 3.0, 5.0))
+    assert torch.equal(relations.loss(z, v, y, 2.0), dist_loss(z, v, 2.0, 3.0, 5.0))
     soft = SoftTargets(temperature=2.0, standardize=True)
-    assert torch.equal(soft.standard(z, v, y), kd_loss(standardized(z), standardized(v), 2.0))
-    assert torch.equal(regression(z, v, y), logit_loss(z, v))
+    assert torch.equal(soft.standard(z, v, y, 2.0), kd_loss(standardized(z), standardized(v), 2.0))
+    assert torch.equal(regression(z, v, y, 2.0), logit_loss(z, v))
     images = maps(8, 3, 2, 2)
     expected = contrastive_loss(images.mean((2, 3)), v, 0.5) + contrastive_loss(z, v, 0.5)
     assert torch.equal(Contrast(contrast_temperature=0.5).contrast([images, z], [v, v]), expected)
+
+
+class Caught(Exception):
+    """Ends a method before it trains; holds its terms."""
+
+
+@pytest.mark.parametrize("method", (*METHODS, Bayesian, Gradients, Mutual, Self))
+def test_every_term_follows_the_schedules_of_its_method(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def caught(self: Any, teach: Any, *args: Any, **more: Any) -> Any:
+        raise Caught(*teach)
+
+    monkeypatch.setattr(Student, "train_with", caught)
+    options = {"temperature": 4.0, "temperature_end": 2.0, "alpha": 0.2, "alpha_end": 0.6}
+    with pytest.raises(Caught) as found:
+        method(**options)(small(), task(), Run(accelerator="cpu", teacher=tiny()))
+    [term] = found.value.args
+    term.at(0.5)
+    soft = getattr(term, "distillation", term)
+    assert soft.hard_weight == pytest.approx(0.4)
+    assert soft.temperature == pytest.approx(1.0 if method is Bayesian else 3.0)
+
+
+def test_a_plain_network_learns_from_a_sure_teacher_and_without_a_limit_on_gradients_explodes() -> None:
+    class Notes(Silent):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, message: str) -> None:
+            self.said.append(message)
+
+    torch.manual_seed(0)
+    student = nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 3)
+    )
+    sure, data = learned(), stripes()
+    with torch.no_grad():
+        for p in sure.get_submodule("head").parameters():
+            p.mul_(20)
+    went: dict[float | None, tuple[float, bool]] = {}
+    for clip in (5.0, None):
+        notes = Notes()
+        method = SoftTargets(epochs=3, clip=clip, temperature=20.0)
+        with suppress(Diverged):
+            result = method(student, data, Run(accelerator="cpu", teacher=sure, progress=notes)).eval()
+        score = float(data.metric(result, data.test).mean())
+        went[clip] = score, any("back to the last good state" in line for line in notes.said)
+    assert SoftTargets().clip == 5.0
+    assert went[5.0][0] > 0.9 and not went[5.0][1] and went[None][1], went
 
 
 def test_terms_of_layers_do_not_depend_on_the_size_of_the_teachers_features() -> None:

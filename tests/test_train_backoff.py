@@ -43,7 +43,7 @@ def test_it_goes_back_to_the_last_good_epoch_with_a_lower_learning_rate(value: f
 
 
 def test_the_third_time_it_gives_up_and_leaves_the_last_good_weights(tmp_path: Path) -> None:
-    toy = task(loss=Spoilt(set(range(8, 1000)), float("nan")))
+    toy = task(loss=Spoilt({10, 18, 26}, float("nan")))  # in the second epoch, each time that it is tried
     with pytest.raises(Diverged, match="2 times lowering the learning rate did not help") as caught:
         fit(net(), toy, training(), run(folder=tmp_path), label="recover: step 2")
     path = tmp_path / "recover--step-2-last-good.safetensors"
@@ -54,6 +54,15 @@ def test_the_third_time_it_gives_up_and_leaves_the_last_good_weights(tmp_path: P
     with pytest.raises(Stop):
         fit(after_one, replace(task(), train=Ending(task().train, epoch=1, at=0)), training(), run())
     assert same(good, after_one)
+
+
+def test_a_state_that_explodes_in_its_first_step_was_no_good() -> None:
+    """What the last steps of an epoch spoilt shows in the first of the next: the epoch before is done again, too."""
+    fitted = fit(net(), task(loss=Spoilt({16}, 1e6)), training(schedule="constant"), run())
+    assert fitted.backed_off == 1
+    assert [row.lr for row in fitted.history] == pytest.approx([0.05, 0.015, 0.015])
+    calm = fit(net(), task(), training(schedule="constant"), run())
+    assert fitted.history[0].loss == calm.history[0].loss != fitted.history[1].loss
 
 
 def test_data_that_are_no_numbers_are_named_before_the_learning_rate_is_blamed() -> None:

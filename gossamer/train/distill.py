@@ -59,11 +59,34 @@ def called(function: Callable[..., Any]) -> str:
     return f"{name} of {owner}" if is_dataclass(owner) else name
 
 
-# Of the student's outputs, the teacher's, and the target: a scalar.
-SoftLoss = Callable[[Tensor, Tensor, Any], Tensor]
+class Soft:
+    """What terms of soft targets have in common: a temperature, the weight that is left to the hard loss, and what both
+    become until the end of the training, None where they stay."""
+
+    def __init__(
+        self, temperature: float, alpha: float, temperature_end: float | None = None, alpha_end: float | None = None
+    ) -> None:
+        if not temperature > 0 or (temperature_end is not None and not temperature_end > 0):
+            raise BadInput(f"distillation: temperature = {temperature} to {temperature_end} must be in (0, inf]")
+        if not 0 <= alpha <= 1 or (alpha_end is not None and not 0 <= alpha_end <= 1):
+            raise BadInput(f"distillation: alpha = {alpha} to {alpha_end} must be in [0, 1]")
+        self.temperature = self.first_temperature = temperature
+        self.hard_weight = self.first_alpha = alpha
+        self.temperature_end, self.alpha_end = temperature_end, alpha_end
+
+    def at(self, progress: float) -> None:
+        """Follow the schedules: linear from temperature and alpha to their ends, while progress goes from 0 to 1."""
+        if self.temperature_end is not None:
+            self.temperature = self.first_temperature + progress * (self.temperature_end - self.first_temperature)
+        if self.alpha_end is not None:
+            self.hard_weight = self.first_alpha + progress * (self.alpha_end - self.first_alpha)
 
 
-class Distillation:
+# Of the student's outputs, the teacher's, the target and the temperature: a scalar.
+SoftLoss = Callable[[Tensor, Tensor, Any, float], Tensor]
+
+
+class Distillation(Soft):
     """Teach the outputs of `teacher`: alpha * task loss + (1 - alpha) * soft loss.
 
     The soft loss is `loss`, if given, else `soft_loss`. A teacher that is a module is copied, evaluated and never
@@ -81,17 +104,11 @@ class Distillation:
         temperature_end: float | None = None,
         alpha_end: float | None = None,
     ) -> None:
-        if not temperature > 0:
-            raise BadInput(f"distillation: temperature = {temperature} must be in (0, inf]")
-        if not 0 <= alpha <= 1:
-            raise BadInput(f"distillation: alpha = {alpha} must be in [0, 1]")
+        super().__init__(temperature, alpha, temperature_end, alpha_end)
         self.teacher = teacher
         if isinstance(teacher, nn.Module):
             self.teacher = copy.deepcopy(teacher).requires_grad_(False).eval()
             to_channels_last(self.teacher)
-        self.temperature = self.first_temperature = temperature
-        self.hard_weight = self.first_alpha = alpha
-        self.temperature_end, self.alpha_end = temperature_end, alpha_end
         self.loss = loss
         self.answers: Answers | None = None
         self.compiled = False
@@ -105,13 +122,6 @@ class Distillation:
             f"Distillation(teacher {teacher}, temperature {self.first_temperature} to {self.temperature_end}, "
             f"alpha {self.first_alpha} to {self.alpha_end}{loss})"
         )
-
-    def at(self, progress: float) -> None:
-        """Follow the schedules: linear from temperature and alpha to their ends, while progress goes from 0 to 1."""
-        if self.temperature_end is not None:
-            self.temperature = self.first_temperature + progress * (self.temperature_end - self.first_temperature)
-        if self.alpha_end is not None:
-            self.hard_weight = self.first_alpha + progress * (self.alpha_end - self.first_alpha)
 
     def remember(self, folder: Path) -> None:
         """Keep what the teacher gives below a folder, and take what is there. Raises BadInput where it cannot be."""
@@ -150,7 +160,7 @@ class Distillation:
                     f"distillation: this loss needs one tensor from student and teacher, got {type(outputs).__name__} "
                     f"and {type(expected).__name__}; distill.kd takes any outputs"
                 )
-            return self.loss(outputs, expected, target)
+            return self.loss(outputs, expected, target, self.temperature)
         return soft_loss(outputs, expected, target, self.temperature)
 
     def _at(self, inputs: tuple[Any, ...]) -> Model:

@@ -143,7 +143,7 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     state = State(model, optimizer, training)
     if saved := file.read():
         state.restore(saved)
-    good = state.capture()
+    good = before = state.capture()
     if not state.numbers.finished:
         module, stepper = fabric.setup(model, optimizer)
         objective = Objective(module, task, job.teach, fabric.autocast, training.label_smoothing)
@@ -182,11 +182,15 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
             check_score(score, at)
         except Exploded as why:
             refuse_nan(task.train, f"task {task.name!r}: the train loader")
+            if (at.epoch, at.batch) == (good["numbers"]["epoch"], good["numbers"]["batch"]):
+                good = before  # exploded in its own first step: it was spoilt by the last ones of the epoch before
             back_off(state, good, why, run, job.label)
+            file.write(state.capture())
             continue
         top1 = None if score is None else 100 * score
         row = Epoch(epoch=at.epoch + 1, loss=at.loss_sum / steps, top1=top1, lr=lr, seconds=clock() - began)
         _end_epoch(state, training, row, score)
+        before = good
         file.write(good := state.capture())
         shown = "" if top1 is None else f", {task.measure} {top1:.2f} %"
         run.progress.say(f"{name}: loss {row.loss:.4f}{shown}, lr {lr:.2g}, {row.seconds:.1f} s")

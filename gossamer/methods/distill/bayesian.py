@@ -31,7 +31,7 @@ from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Model, Task, split
 from gossamer.train.batches import batch_size, batches_of_epoch, own_randomness
-from gossamer.train.distill import soft_loss
+from gossamer.train.distill import Soft, soft_loss
 from gossamer.train.lend import lent
 
 
@@ -73,11 +73,12 @@ class Posterior:
         return F.cross_entropy(outputs, target)
 
 
-class Opinions:
+class Opinions(Soft):
     """A term of `teach`: a step of the posterior, then what it says near the batch."""
 
-    def __init__(self, posterior: Posterior, alpha: float, spread: float) -> None:
-        self.posterior, self.hard_weight, self.spread = posterior, alpha, spread
+    def __init__(self, posterior: Posterior, alpha: float, spread: float, alpha_end: float | None = None) -> None:
+        super().__init__(1.0, alpha, alpha_end=alpha_end)
+        self.posterior, self.spread = posterior, spread
         self.near: tuple[Any, ...] = ()
 
     def perturb(self, student: nn.Module, inputs: tuple[Any, ...]) -> Any:
@@ -100,7 +101,7 @@ class Opinions:
             mean, log_variance = outputs.chunk(2, 1)
             soft = gaussian_loss(mean, log_variance, expected, 1 / self.posterior.precision)
         else:
-            soft = soft_loss(outputs, expected, target, 1.0)
+            soft = soft_loss(outputs, expected, target, self.temperature)
         return (1 - self.hard_weight) * soft
 
 
@@ -136,7 +137,7 @@ class Bayesian(Student):
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         posterior = self.posterior(task, run)
         student = copy.deepcopy(model)
-        term = Opinions(posterior, self.alpha, self.spread)
+        term = Opinions(posterior, self.alpha, self.spread, self.alpha_end)
         with torch.no_grad(), evaluating(student):
             ours, theirs = (net(*place(net, (task.example_inputs, None))) for net in (student, posterior.network))
         if has_variance(ours, theirs):

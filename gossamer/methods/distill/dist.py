@@ -32,6 +32,6 @@ class Relations(Student):
         term = self.distillation(self.teacher(run), self.loss)
         return self.learn([term], copy.deepcopy(model), task, run).model
 
-    def loss(self, student: Tensor, teacher: Tensor, target: object) -> Tensor:
+    def loss(self, student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
         """`dist_loss` with the weights of this method."""
-        return dist_loss(student, teacher, self.temperature, self.inter_weight, self.intra_weight)
+        return dist_loss(student, teacher, temperature, self.inter_weight, self.intra_weight)

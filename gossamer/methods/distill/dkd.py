@@ -33,6 +33,6 @@ class Decoupled(Student):
         term = self.distillation(self.teacher(run), self.loss)
         return self.learn([term], copy.deepcopy(model), task, run).model
 
-    def loss(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    def loss(self, student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
         """`dkd_loss` with the weights of this method."""
-        return dkd_loss(student, teacher, target, self.temperature, self.target_weight, self.others_weight)
+        return dkd_loss(student, teacher, target, temperature, self.target_weight, self.others_weight)

@@ -34,9 +34,17 @@ class Sensitivity:
 
     def __init__(self, distillation: Distillation, task: Task, weight: float) -> None:
         self.distillation, self.task, self.weight = distillation, task, weight
-        self.hard_weight = distillation.hard_weight
         self.leaf = torch.zeros(0)
         self.outputs: Any = None
+
+    @property
+    def hard_weight(self) -> float:
+        """The weight that is left to the task's own loss."""
+        return self.distillation.hard_weight
+
+    def at(self, progress: float) -> None:
+        """Follow the schedules of the soft loss."""
+        self.distillation.at(progress)
 
     def described(self) -> str:
         """As the soft loss, with the weight of the gradients."""

@@ -31,6 +31,6 @@ class SoftTargets(Student):
         term = self.distillation(self.teacher(run), self.standard if self.standardize else None)
         return self.learn([term], copy.deepcopy(model), task, run).model
 
-    def standard(self, student: Tensor, teacher: Tensor, target: object) -> Tensor:
+    def standard(self, student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
         """`kd_loss` of standardized logits."""
-        return kd_loss(standardized(student), standardized(teacher), self.temperature)
+        return kd_loss(standardized(student), standardized(teacher), temperature)

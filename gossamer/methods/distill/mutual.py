@@ -21,15 +21,18 @@ from gossamer.methods.distill.student import Student, fresh
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train.distill import soft_loss
+from gossamer.train.distill import Soft, soft_loss
 from gossamer.train.lend import lent
 
 
-class Together:
+class Together(Soft):
     """A term of `teach`: what the others teach the student, and all that the peers learn."""
 
-    def __init__(self, peers: Sequence[nn.Module], task: Task, alpha: float, temperature: float) -> None:
-        self.peers, self.task, self.hard_weight, self.temperature = peers, task, alpha, temperature
+    def __init__(
+        self, peers: Sequence[nn.Module], task: Task, alpha: float, temperature: float, **ends: float | None
+    ) -> None:
+        super().__init__(temperature, alpha, **ends)
+        self.peers, self.task = peers, task
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """A scalar."""
@@ -55,6 +58,6 @@ class Mutual(Student):
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         student = copy.deepcopy(model)
         peers = [fresh(model, run.seed + i, method=self.name()) for i in range(1, self.peers + 1)]
-        term = Together(peers, task, self.alpha, self.temperature)
+        term = Together(peers, task, **self.softness())
         with lent(student, peers):
             return self.learn([term], student, task, run).model

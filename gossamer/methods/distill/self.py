@@ -22,15 +22,16 @@ from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import Step
-from gossamer.train.distill import soft_loss
+from gossamer.train.distill import Soft, soft_loss
 from gossamer.train.lend import lent
 
 
-class Past:
+class Past(Soft):
     """A term of `teach`, and what follows the student after every step."""
 
-    def __init__(self, mean: nn.Module, alpha: float, temperature: float, decay: float) -> None:
-        self.mean, self.hard_weight, self.temperature, self.decay = mean, alpha, temperature, decay
+    def __init__(self, mean: nn.Module, alpha: float, temperature: float, decay: float, **ends: float | None) -> None:
+        super().__init__(temperature, alpha, **ends)
+        self.mean, self.decay = mean, decay
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """A scalar."""
@@ -58,5 +59,5 @@ class Self(Student):
         student = copy.deepcopy(model)
         mean = copy.deepcopy(model).requires_grad_(False).eval()
         with lent(student, [mean]):
-            term = Past(mean, self.alpha, self.temperature, self.decay)
+            term = Past(mean, decay=self.decay, **self.softness())
             return self.learn([term], student, task, run, after_step=term.follow).model

@@ -26,17 +26,20 @@ from gossamer.train.teachers import only_answers
 
 @dataclass(frozen=True, kw_only=True)
 class Student(Retrain):
-    """alpha weighs the hard loss, 1 - alpha what the teacher's outputs teach; alpha_end: what it becomes, linearly,
-    until the end. lr: the peak of a cosine schedule. mixup, cutmix: images are mixed, for student and teacher alike, by
-    shares from Beta(a, a); 0 for none."""
+    """alpha weighs the hard loss, 1 - alpha what the teacher's outputs teach; temperature_end, alpha_end: what both
+    become, linearly, until the end. lr: the peak of a cosine schedule. clip: largest gradient norm, None for none: what
+    networks with batch norms hardly ever reach, and without which others explode under sure teachers. mixup, cutmix:
+    images are mixed, for student and teacher alike, by shares from Beta(a, a); 0 for none."""
 
+    temperature_end: Annotated[float | None, Range(0, 1000, open_=("low",))] = None
     alpha_end: Annotated[float | None, Range(0, 1)] = None
+    clip: Annotated[float | None, Range(0, 1e6, open_=("low",))] = 5.0
     mixup: Annotated[float, Range(0, 100)] = 0.0
     cutmix: Annotated[float, Range(0, 100)] = 0.0
 
     def training(self) -> Training:
         """The weights that are best on validation data are kept."""
-        return Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay, keep="best")
+        return Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay, clip=self.clip, keep="best")
 
     def teacher(self, run: Run, *, inside: bool = False) -> nn.Module:
         """Raises `BadInput` where there is none. inside: one whose layers, weights or gradients can be had."""
@@ -51,7 +54,11 @@ class Student(Retrain):
 
     def distillation(self, teacher: nn.Module, loss: SoftLoss | None = None) -> Distillation:
         """What the outputs of a teacher teach, under the options of this method."""
-        return Distillation(teacher, self.temperature, self.alpha, loss, alpha_end=self.alpha_end)
+        return Distillation(teacher, loss=loss, **self.softness())
+
+    def softness(self) -> dict[str, Any]:
+        """The options of `train.distill.Soft`."""
+        return {name: getattr(self, name) for name in ("temperature", "alpha", "temperature_end", "alpha_end")}
 
     def learn(
         self, teach: Sequence[Teach], student: nn.Module, task: Task, run: Run, *, part: str = "", **changes: Any
@@ -71,7 +78,7 @@ class Student(Retrain):
                     term.answers.flush()
 
 
-def regression(student: Tensor, teacher: Tensor, target: object) -> Tensor:
+def regression(student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
     """`logit_loss`, for `Distillation`."""
     return logit_loss(student, teacher)
 
