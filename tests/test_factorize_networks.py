@@ -241,6 +241,13 @@ def test_measured_sensitivity_decides_where_the_budget_goes() -> None:
         SVD(energy=0.5, measured=True)
 
 
+def test_an_error_names_each_reason_once() -> None:
+    with pytest.raises(NoEffect) as error:
+        SVD(energy=0.5, ignore=("head",))(tiny(), task(), Run())
+    assert str(error.value).count("its kernel is larger than 1") == 1
+    assert "stem, body.0.conv1, body.0.conv2, " in str(error.value)
+
+
 def test_moments_of_many_layers_take_one_run_and_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = stack(6, 8, 10, 4), rows(6)
     layers: dict[str, Any] = dict(model.named_children())

@@ -153,7 +153,8 @@ def test_the_strided_convolution_is_the_least_squares_fit_of_what_the_pool_lets_
     torch.testing.assert_close(conv.weight.flatten(1).T, best[:-1], rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(conv.bias, best[-1], rtol=1e-2, atol=1e-3)
     assert isinstance(result[3], nn.Identity) and result(x).shape == (90, 3)  # type: ignore[index]
-    assert run.history[0].after == "3x3 2-4; no 3" and "2,592 to 648 multiply-adds" in run.history[0].note
+    assert run.history[0].before == "3x3 2-4"
+    assert run.history[0].after == "3x3 2-4 stride 2; no 3" and "2,592 to 648 multiply-adds" in run.history[0].note
 
 
 def test_pools_that_a_stride_cannot_stand_for_are_refused() -> None:
@@ -207,4 +208,5 @@ def test_pools_are_healed_towards_the_strides() -> None:
     notes = {edit.target: edit.note for edit in run.history}
     assert "leaves positions out" in notes["3"]
     assert notes["2"] == "it is no convolution with a stride"
+    assert (run.history[0].before, run.history[0].after) == ("3x3 1-4 stride 2", "3x3 1-4")
     assert [part.kind for part in run.history[0].swapped.after] == ["3×3", "MaxPool2d"]  # type: ignore[union-attr]

@@ -24,3 +24,8 @@ def by_pattern(layers: Iterable[str], values: Mapping[str, T], field: str) -> di
             raise NoEffect(f"{field}: {pattern!r} matches none of the layers {sorted(layers)}")
         found |= dict.fromkeys(hits, value)
     return found
+
+
+def reasons(left: Mapping[str, str]) -> list[str]:
+    """What was left and why, by layer, as one text for each reason."""
+    return [f"{', '.join(n for n in left if left[n] == why)}: {why}" for why in dict.fromkeys(left.values())]

@@ -32,7 +32,7 @@ from gossamer.methods.factorize.timed import slower
 from gossamer.network import swap, weights_of
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.moments import Layer, moments
-from gossamer.network.names import layer_name
+from gossamer.network.names import layer_name, reasons
 from gossamer.ranges import Range
 from gossamer.record import Swapped
 from gossamer.run import Run
@@ -159,20 +159,18 @@ class Factorize(Method):
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         """A copy of the model with every layer factored for which that pays; the history has all that it saw."""
         refuse_constrained(model, "swap")
-        found, reasons = _suitable(self, model)
+        found, left = _suitable(self, model)
         calls = calls_of(model, list(found), task.example_inputs) if found else {}
-        reasons |= {name: "it is not called as a layer in a run" for name in found if name not in calls}
+        left |= {name: "it is not called as a layer in a run" for name in found if name not in calls}
         found = {name: found[name] for name in calls}
         grams = Grams(model, found, None if self.data == "none" else task.calibration, self.batches)
         chosen, why, lost = choose(self, model, found, calls, grams, task, run)
-        reasons |= why
-        for name, reason in reasons.items():
+        left |= why
+        for name, reason in left.items():
             text = describe(model.get_submodule(name))
             self.note(run, "swap", name, before=text, after=text, note=reason)
         if not chosen:
-            raise NoEffect(
-                f"{self.name()}: no layer was factored; " + "; ".join(f"{n}: {r}" for n, r in reasons.items())
-            )
+            raise NoEffect(f"{self.name()}: no layer was factored: {'; '.join(reasons(left)[:5])}")
         chosen = {name: chosen[name] for name in calls if name in chosen}
         return _factored(self, model, chosen, lost, calls, grams, task, run)
 
@@ -188,7 +186,7 @@ def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], di
     for _, module in model.named_modules(remove_duplicate=False):
         paths[id(module)] = paths.get(id(module), 0) + 1
     found: dict[str, Layer] = {}
-    reasons: dict[str, str] = {}
+    left: dict[str, str] = {}
     for key, raw in keys.items():
         name, reason = layer_name(key), ""
         layer: Any = model.get_submodule(name)
@@ -203,10 +201,10 @@ def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], di
         if reason and name in (*method.layers, *(method.ranks or {})):
             raise BadInput(f"{method.name()}: layer {name!r} cannot be factored: {reason}")
         if reason:
-            reasons[name] = reason
+            left[name] = reason
         else:
             found[name] = layer
-    return found, reasons
+    return found, left
 
 
 @torch.no_grad()

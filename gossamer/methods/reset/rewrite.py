@@ -13,7 +13,7 @@ from gossamer.network import swap, total_macs, weights_of
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.heal import Block, Healed, heal
 from gossamer.network.moments import call_order, evaluating, layer_inputs, place
-from gossamer.network.names import layer_name
+from gossamer.network.names import layer_name, reasons
 from gossamer.network.outline import in_row, outline
 from gossamer.ranges import Range
 from gossamer.record import Swapped
@@ -109,7 +109,9 @@ def describe(module: nn.Module) -> str:
             words.append(f"linear {part.in_features}-{part.out_features}")
             continue
         groups = f" in {part.groups} groups" if part.groups > 1 else ""
-        words.append(f"{'x'.join(map(str, part.kernel_size))} {part.in_channels}-{part.out_channels}{groups}")
+        steps = part.stride[:1] if len(set(part.stride)) == 1 else part.stride
+        step = "" if set(steps) == {1} else f" stride {'x'.join(map(str, steps))}"
+        words.append(f"{'x'.join(map(str, part.kernel_size))} {part.in_channels}-{part.out_channels}{groups}{step}")
     return ", ".join(words) or type(module).__name__
 
 
@@ -207,11 +209,6 @@ class Rewrite(Method):
             those = [name for name, why in left.items() if why == reason]
             what = f"{len(those)} layers" if len(those) > 1 else describe(model.get_submodule(those[0]))
             self.note(run, "swap", ", ".join(those), before=what, after="left alone", note=reason)
-
-
-def reasons(left: dict[str, str]) -> list[str]:
-    """What was left and why, one text for each reason."""
-    return [f"{', '.join(n for n in left if left[n] == why)}: {why}" for why in dict.fromkeys(left.values())]
 
 
 @torch.no_grad()
