@@ -1,6 +1,7 @@
 """Planning: what a goal needs, which shape is taken, where quotes are spent."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from gossamer.network import total_macs
 from gossamer.search.journal import Journal, fingerprint
 from gossamer.search.plan import (
     GENTLE,
-    HANDICAP,
     HEATS,
     QUOTES,
     RACE_LEAST,
@@ -150,10 +150,6 @@ def test_of_one_kind_the_larger_network_races() -> None:
     assert [c.name for c in _distinct(candidates)] == ["width, 16", "depth"]
 
 
-def plain() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.Flatten(), nn.LazyLinear(2))
-
-
 def racers(names: str, **worst: float) -> list[Candidate]:
     return [Candidate(name, (RemoveBlocks(names=(name,)),), quote(worst.get(name, 1))) for name in names]
 
@@ -161,16 +157,16 @@ def racers(names: str, **worst: float) -> list[Candidate]:
 def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """What leads at first does not go on when it learns less; what is last at first is not trained again."""
     first, later = {"a": 80.0, "b": 75.0, "c": 60.0}, {"a": 85.0, "b": 88.0}
-    trained = list[tuple[str, float, float]]()
+    trained = list[tuple[str, float]]()
 
     def train(self: Planner, candidate: Candidate, share: float) -> float:
-        trained.append((candidate.name, candidate.rate, share))
+        trained.append((candidate.name, share))
         return (first if share == HEATS[0] else later)[candidate.name]
 
     monkeypatch.setattr(Planner, "_short_training", train)
     plan = planner()
     assert plan._race(racers("cab")).name == "b"
-    assert sorted(trained) == [(n, 1.0, share) for n, share in zip("aabbc", [*HEATS, *HEATS, HEATS[0]])]
+    assert sorted(trained) == [*product("ab", HEATS), ("c", HEATS[0])]
     assert [row.name for row in plan.run.states[3:]] == ["race, heat 2: a", "race, heat 2: b"]
 
 
@@ -184,24 +180,13 @@ def test_what_saves_more_than_is_asked_for_may_be_further_behind(
     assert planner()._race(candidates).name == winner
 
 
-@pytest.mark.parametrize(("gentle", "rate"), [(80 + HANDICAP, 1.0), (80.1 + HANDICAP, GENTLE)])
-def test_the_gentle_rate_must_lead_by_more_than_short_trainings_favour_it(
-    gentle: float, rate: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    score = {1.0: 80.0, GENTLE: gentle}
-    monkeypatch.setattr(Planner, "_short_training", lambda self, candidate, share: score[candidate.rate])
-    model = plain().eval()
-    model(task().example_inputs[0])
-    assert planner(model=model)._race(racers("a")).rate == rate
-    assert planner()._race(racers("a")).rate == 1.0  # residual: nothing is fitted behind its cuts
-
-
 def test_a_race_trains_its_share_of_the_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over several epochs where one is too short, and never less than is needed to tell anything."""
-    lengths = list[tuple[int, int]]()
+    lengths, rates = list[tuple[int, int]](), list[float]()
 
     def fit(model: nn.Module, task: Any, training: Any, *rest: Any, **options: Any) -> Any:
         lengths.append((training.epochs, len(task.train)))
+        rates.append(training.lr)
         return type("Fitted", (), {"top1": 1.0})
 
     monkeypatch.setattr("gossamer.search.plan.fit", fit)
@@ -213,6 +198,7 @@ def test_a_race_trains_its_share_of_the_recovery(monkeypatch: pytest.MonkeyPatch
     )
     planner(epochs=1)._short_training(one, 0.05)
     assert lengths[-1][0] * lengths[-1][1] == pytest.approx(RACE_LEAST, rel=0.05)
+    assert rates == [GENTLE * Recover().lr] * 2
 
 
 @pytest.mark.parametrize(("timed", "multiples"), [(True, {8, 16}), (False, {1})])

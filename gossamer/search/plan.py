@@ -11,7 +11,6 @@ from torch import nn
 
 from gossamer.errors import Diverged
 from gossamer.methods.distill.recover import Recover
-from gossamer.network.blocks import find_blocks
 from gossamer.record import State
 from gossamer.run import Run
 from gossamer.search.journal import Journal
@@ -25,21 +24,18 @@ QUOTES = 7  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
 SLACK = 0.85  # a need below this share of the limit makes the lighter neighbour worth a second measurement
 HEATS = (0.05, 0.15)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
-# Times the learning rate, in plain networks: what is fitted behind cuts starts near, large steps lead away first. By so
-# many points short trainings favour the gentle rate.
-GENTLE, HANDICAP = 0.2, 1.0
+GENTLE = 0.2  # times the learning rate of the recovery: large steps need its length to pay off
 LEAST_LOSS = 0.1  # points behind the original that are told apart
 RACE_LEAST, RACE_MOST = 40, 8000  # batches; the most is of the recovery that a heat is a share of
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A shape that meets the goal, by measurement. rate: of its training, times that of the recovery."""
+    """A shape that meets the goal, by measurement."""
 
     name: str
     steps: Steps
     quote: Quote
-    rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Planner:
             return None
         winner = self._race(found)
         self.prepared.clear()
-        return (*winner.steps, replace(self.recover, lr=winner.rate * self.recover.lr))
+        return (*winner.steps, self.recover)
 
     def _width_families(self, shallower: Sequence[Steps]) -> Iterator[Family]:
         """Channels by importance per cost, rounded to what kernels like; the same share of all layers; and some of the
@@ -154,26 +150,17 @@ class Planner:
 
     def _race(self, candidates: Sequence[Candidate]) -> Candidate:
         """The best after a short training of all, and a longer one of the two that lead: what keeps the original's
-        outputs best at first is not always what learns best. It is then trained at the full rate, or in a plain network
-        at the gentle one, where that leads by more than short trainings favour it."""
-        plain = not find_blocks(self.original, self.task.example_inputs)
-        if len(candidates) == 1 and not plain:
-            return candidates[0]
-        if len(candidates) > 1:
-            rate = GENTLE if plain else 1.0
-            candidates = self._heat([replace(one, rate=rate) for one in candidates], heat=1)[:2]
-        best = self._heat([replace(one, rate=1.0) for one in candidates], heat=2)[0]
-        if not plain:
-            return best
-        [gentle] = self._heat([replace(best, rate=GENTLE)], heat=2)
-        return gentle if self._score(gentle, heat=2) > self._score(best, heat=2) + HANDICAP else best
+        outputs best at first is not always what learns best."""
+        for heat in range(1, len(HEATS) + 1):
+            if len(candidates) > 1:
+                candidates = self._heat(candidates, heat=heat)[:2]
+        return candidates[0]
 
     def _heat(self, candidates: Sequence[Candidate], *, heat: int) -> list[Candidate]:
         """The candidates, the best first, after training with a share of the recovery's batches."""
         note = f"after {100 * HEATS[heat - 1]:.0f} % of the training"
         for one in candidates:
             score, name = self._score(one, heat=heat), f"race, heat {heat}: {one.name}"
-            name += "" if one.rate == 1 else f", learning rate {one.rate * self.recover.lr:g}"
             self.run.progress.say(f"{name}: validation {score:.2f} %")
             self.run.states.append(state(name, one.quote, score, self.pricer, note=note))
         return sorted(candidates, key=lambda one: self._merit(self._score(one, heat=heat), one.quote), reverse=True)
@@ -188,7 +175,7 @@ class Planner:
     def _score(self, candidate: Candidate, *, heat: int) -> float:
         """Accuracy after the training of a heat, which is done once."""
         train = partial(self._short_training, candidate, HEATS[heat - 1])
-        key = f"race, heat {heat}, rate {candidate.rate}: {candidate.steps}"
+        key = f"race, heat {heat}: {candidate.steps}"
         return float(self.journal.remember(key, train))
 
     def _short_training(self, candidate: Candidate, share: float) -> float:
@@ -200,8 +187,7 @@ class Planner:
         batches = max(round(share * min(self.recover.epochs * size, RACE_MOST)), RACE_LEAST)
         epochs = math.ceil(batches / size)
         short = replace(self.task, train=Limited(self.task.train, batches // epochs))
-        lr = candidate.rate * self.recover.lr
-        training = Training(epochs=epochs, lr=lr, weight_decay=self.recover.weight_decay)
+        training = Training(epochs=epochs, lr=GENTLE * self.recover.lr, weight_decay=self.recover.weight_decay)
         teach = [Distillation(self.original, temperature=self.recover.temperature, alpha=self.recover.alpha)]
         try:
             return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
