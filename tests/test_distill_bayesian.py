@@ -9,8 +9,8 @@ from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
-from gossamer.losses import gaussian_loss, kd_loss
-from gossamer.methods.distill.bayesian import Bayesian, Opinions, Posterior, has_variance, langevin_step, on_means
+from gossamer.losses import gaussian_loss, kd_loss, langevin_step
+from gossamer.methods.distill.bayesian import Bayesian, Opinions, Posterior, has_variance, on_means
 from gossamer.run import Run
 from gossamer.task import Task
 

@@ -13,7 +13,8 @@ from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
-from gossamer.losses import kd_loss
+from gossamer.losses import combined_opinion, dustbin, kd_loss
+from gossamer.losses.specialists import in_group
 from gossamer.methods.distill.bayesian import Bayesian
 from gossamer.methods.distill.born_again import BornAgain
 from gossamer.methods.distill.bottleneck import Bottleneck, thin
@@ -25,10 +26,7 @@ from gossamer.methods.distill.specialists import (
     Enriched,
     Specialists,
     Team,
-    combined,
     confused,
-    dustbin,
-    in_group,
 )
 from gossamer.methods.distill.student import fresh
 from gossamer.network import Mask, constrain
@@ -240,7 +238,7 @@ def opinions(*sizes: int) -> list[Tensor]:
 def test_the_combined_opinion_has_the_least_sum_of_divergences() -> None:
     general, one, other = opinions(6, 3, 4)
     groups = [[0, 3], [1, 2, 3]]  # which overlap
-    got = combined(general, [one, other], groups)
+    got = combined_opinion(general, [one, other], groups)
     logits = torch.zeros(5, 6, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
 
@@ -259,7 +257,7 @@ def test_the_combined_opinion_has_the_least_sum_of_divergences() -> None:
 
 def test_of_one_specialist_the_combined_opinion_is_the_mean() -> None:
     general, one = opinions(4, 3)
-    got = combined(general, [one], [[1, 2]])
+    got = combined_opinion(general, [one], [[1, 2]])
     torch.testing.assert_close(got[:, 1:3], (general[:, 1:3] + one[:, :2]) / 2)
     torch.testing.assert_close(got[:, 0] / got[:, 3], general[:, 0] / general[:, 3])
 

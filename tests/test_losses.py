@@ -230,6 +230,11 @@ CASES: dict[str, tuple[Loss, Callable[[Array, Array], float], tuple[int, ...]]] 
 each = pytest.mark.parametrize("name", CASES)
 
 
+def test_every_loss_has_a_slow_double_here() -> None:
+    named = {name for loss, _, _ in CASES.values() for name in (loss.__name__, *loss.__code__.co_names)}
+    assert {name for name in losses.__all__ if name.endswith("_loss")} <= named
+
+
 @each
 def test_it_is_its_definition(name: str) -> None:
     loss, slow, shape = CASES[name]

@@ -3,8 +3,9 @@
     from gossamer.losses import kd_loss
     loss = kd_loss(student(x), teacher(x), temperature=4.0)
 
-Each gives a scalar with a gradient for the student, in float32 also under autocast. Make the teacher's tensors under
-`torch.no_grad()`. Shapes that do not match raise `BadInput`.
+Each `..._loss` gives a scalar with a gradient for the student, in float32 also under autocast; others make what
+students learn from: samples, draws, what specialists say together, neurons worth learning. Make the teacher's
+tensors under `torch.no_grad()`. Shapes that do not match raise `BadInput`.
 """
 
 from gossamer.losses.features import (
@@ -28,18 +29,23 @@ from gossamer.losses.logits import (
     mutual_loss,
     standardized,
 )
+from gossamer.losses.made import munge
 from gossamer.losses.neurons import discrimination, keep_probabilities, redundancy, select_neurons, selection_energy
 from gossamer.losses.outputs import gaussian_loss, output_loss
+from gossamer.losses.posterior import langevin_step
 from gossamer.losses.relations import contrastive_loss, rkd_angle_loss, rkd_distance_loss
+from gossamer.losses.specialists import combined_opinion, dustbin
 
 __all__ = [
     "attention_loss",
     "attention_map",
+    "combined_opinion",
     "contrastive_loss",
     "decoupled_kl",
     "discrimination",
     "dist_loss",
     "dkd_loss",
+    "dustbin",
     "fsp_loss",
     "fsp_matrix",
     "gaussian_loss",
@@ -48,8 +54,10 @@ __all__ = [
     "input_gradient",
     "kd_loss",
     "keep_probabilities",
+    "langevin_step",
     "logit_loss",
     "multi_label_loss",
+    "munge",
     "mutual_loss",
     "output_loss",
     "redundancy",

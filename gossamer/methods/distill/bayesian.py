@@ -14,7 +14,7 @@ Source: Korattikara Balan et al. 2015, arXiv:1506.04416, section 2; Welling & Te
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gossamer.errors import BadInput
-from gossamer.losses import gaussian_loss
+from gossamer.losses import gaussian_loss, langevin_step
 from gossamer.methods.distill.student import Student
 from gossamer.network.moments import evaluating, place
 from gossamer.ranges import Range
@@ -33,14 +33,6 @@ from gossamer.task import Model, Task, split
 from gossamer.train.batches import batch_size, batches_of_epoch, own_randomness
 from gossamer.train.distill import Soft, soft_loss
 from gossamer.train.lend import lent
-
-
-@torch.no_grad()
-def langevin_step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], size: float) -> None:
-    """theta + size / 2 * gradient + N(0, size), in place, with torch's global generator. gradients: of the log density
-    that is drawn from."""
-    for p, gradient in zip(parameters, gradients, strict=True):
-        p.add_(gradient, alpha=size / 2).add_(torch.randn_like(p), alpha=size**0.5)
 
 
 @dataclass
