@@ -181,7 +181,8 @@ def test_layers_are_paired_by_resolution_where_none_are_named() -> None:
 
 def test_networks_without_equal_resolutions_are_asked_for_names() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
-    with pytest.raises(BadInput, match="name pairs in `layers`"):
+    shown = r"the student's last of each are none, the teacher's body \(6x6\); name pairs in `layers`"
+    with pytest.raises(BadInput, match=shown):
         Attention()(flat, task(), Run(accelerator="cpu", teacher=tiny()))
 
 

@@ -4,7 +4,7 @@ Forward hooks take the outputs of named layers; adapters, which train with the s
 shape. Both last as long as a `with tapped(...)`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -95,6 +95,11 @@ def stages(network: nn.Module, inputs: tuple[Any, ...]) -> dict[tuple[int, int],
             size = (shape[2], shape[3])
             found[size] = (found[size][0] if size in found else name, name)
     return dict(sorted(found.items(), reverse=True))
+
+
+def listed(found: Mapping[tuple[int, int], Pair]) -> str:
+    """`stages` as text: the last layer of each resolution."""
+    return ", ".join(f"{last} ({height}x{width})" for (height, width), (_, last) in found.items()) or "none"
 
 
 def regressor(student: Sequence[int], teacher: Sequence[int], where: str) -> nn.Module:

@@ -20,7 +20,7 @@ from gossamer.train import Distillation, Fitted, Training
 from gossamer.train.batches import own_randomness, seed_everything
 from gossamer.train.distill import SoftLoss, Teach
 from gossamer.train.mixing import mixed
-from gossamer.train.taps import Adapt, FeatureLoss, Pair, stages, tapped
+from gossamer.train.taps import Adapt, FeatureLoss, Pair, listed, stages, tapped
 from gossamer.train.teachers import only_answers
 
 
@@ -156,8 +156,8 @@ class LayerStudent(Student):
                 found.append((-size[0] * size[1], [(first_s, first_t), (last_s, last_t)]))
         if not found:
             raise BadInput(
-                f"{self.name()}: student and teacher have no layers of equal resolution; name pairs in `layers`: "
-                "{student layer: teacher layer}"
+                f"{self.name()}: no layers of equal resolution: the student's last of each are {listed(ours)}, the "
+                f"teacher's {listed(theirs)}; name pairs in `layers`: {{student layer: teacher layer}}"
             )
         return [pair for _, several in sorted(found) for pair in several]
 
