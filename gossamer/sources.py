@@ -33,11 +33,10 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which network is wanted. data: the data's name, which chooses the shipped weights; shape: of one input, with the
-    batch, where no task gives inputs; random: untrained weights will do."""
+    """Which network is wanted. task: its name chooses the shipped weights; shape: of one input, with its batch, where
+    no task gives inputs; random: untrained weights will do."""
 
     model: str
-    data: str | None = None
     task: Task | None = None
     weights: Path | None = None
     random: bool = False
@@ -130,9 +129,9 @@ def _from_zoo(request: Request) -> Source:
     if name not in ENTRIES:
         raise unknown("model", name, ENTRIES, listed="`gossamer models`")
     if request.weights is None and not request.random:
-        if request.data is None:
+        if request.task is None:
             raise BadInput(f"{name}: the data that it was trained on is not given: add --data, --weights or --random")
-        model = pretrained(name, request.data)
+        model = pretrained(name, request.task.name)
     elif request.task is not None:
         model = build_for(name, request.task)
     else:

@@ -117,7 +117,7 @@ def test_fewer_outputs_than_classes_are_refused(user: Path, task: Task) -> None:
 
 
 def test_a_zoo_network_without_trained_weights_is_refused(user: Path, task: Task) -> None:
-    assert "resnet8" in refused(Request(model="resnet8", task=task, data="bright"))
+    assert "resnet8" in refused(Request(model="resnet8", task=task))
     assert "add --data, --weights or --random" in refused(Request(model="resnet8"))
 
 

@@ -101,10 +101,10 @@ def compress(
         augment = plan.augment if plan is not None else True
     task = load_data(data, seed=seed, augment=augment, progress=console.progress)
     folder = out or default_folder(model, task.name)
-    source = load_model(Request(model=model, data=task.name, task=task, weights=weights, random=random, seed=seed))
+    source = load_model(Request(model=model, task=task, weights=weights, random=random, seed=seed))
     run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress)
     if teacher is not None:
-        run.teacher = load_model(Request(model=teacher, data=task.name, task=task, seed=seed)).model
+        run.teacher = load_model(Request(model=teacher, task=task, seed=seed)).model
     with resumable(folder):
         artifact = run_job(
             source.model, task, goal=goal, recipe=plan, epochs=epochs, out=folder, run=run, command=command_line()

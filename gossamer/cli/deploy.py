@@ -66,8 +66,7 @@ def export(
 
     console = Console(as_json=json, quiet=quiet)
     task = load_data(data, seed=seed, progress=console.progress) if data is not None else None
-    name = task.name if task is not None else None
-    source = load_model(Request(model=model, data=name, task=task, weights=weights, shape=shape, seed=seed))
+    source = load_model(Request(model=model, task=task, weights=weights, shape=shape, seed=seed))
     make_folder(out.parent)
     with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder) / out.name

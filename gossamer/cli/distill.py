@@ -161,7 +161,7 @@ def _network(text: str, task: "Task", seed: int, *, weights: Path | None = None,
     from gossamer.sources import Request, load_model
 
     random = fresh and weights is None and not Path(text).exists()
-    return load_model(Request(model=text, data=task.name, task=task, weights=weights, random=random, seed=seed)).model
+    return load_model(Request(model=text, task=task, weights=weights, random=random, seed=seed)).model
 
 
 def _method(name: str, options: list[str], **given: Any) -> "Method":

@@ -85,7 +85,6 @@ def analyze(
     source = load_model(
         Request(
             model=model,
-            data=task.name if task is not None else None,
             task=task,
             weights=weights,
             random=weights is None and not sensitivity,

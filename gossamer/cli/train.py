@@ -161,7 +161,7 @@ def evaluate(
         raise unknown("split", split, SPLITS)
     console = Console(as_json=json, quiet=quiet)
     task = load_data(data, seed=seed, progress=console.progress)
-    request = Request(model=model, data=task.name, task=task, weights=weights, random=random, seed=seed)
+    request = Request(model=model, task=task, weights=weights, random=random, seed=seed)
     runner = open_model(request, runtime=runtime, threads=threads).runner
     with console.progress.busy(f"{model} on {split}"):
         scores = accuracy(runner, task, split)
