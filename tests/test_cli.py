@@ -5,17 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from gossamer.cli import app
 from gossamer.cli.console import Bars, Console, Lines, _plain
 from gossamer.cli.deploy import _bench_row
 from gossamer.cli.values import parse_bytes, parse_count, parse_shape
-from gossamer.measure import Latency
+from gossamer.measure import Latency, calibration
 from gossamer.methods import catalogue
 from gossamer.recipe import Recipe
 from gossamer.train import Training
@@ -174,6 +177,18 @@ def test_evaluate_shows_the_interval_as_plain_aligned_lines(trained: Path) -> No
     assert len(lines) == 2 and " to " in lines[1] and lines[0].index("samples") + 5 == lines[1].index("32")
 
 
+def test_evaluate_says_how_sure_a_classifier_is(trained: Path) -> None:
+    words = ("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained)
+    task, model = import_module("mycode").task(), import_module("mycode").Net().eval()
+    model.load_state_dict(load_file(trained))
+    logits, labels = calibration.outputs(model, task.test)
+    found = document(*words)
+    assert found["ece"] == pytest.approx(calibration.calibration_error(logits, labels), abs=1e-5)
+    assert found["nll"] == pytest.approx(calibration.negative_log_likelihood(logits, labels), abs=1e-5)
+    assert f"{found['nll']:.4f}" in call(*words).stdout
+    assert calibration.sureness(lambda x: x, [(torch.zeros(2, 3), torch.zeros(2, 3))]) == {}
+
+
 def test_train_and_evaluate_call_the_measure_by_its_name(trained: Path) -> None:
     code = "import dataclasses, mycode\ndef task(): return dataclasses.replace(mycode.task(), measure='brightness')"
     (trained.parent / "bright.py").write_text(code)
@@ -291,7 +306,9 @@ def test_analyze_counts_every_layer_and_shows_what_is_coupled(user: Path) -> Non
     found = document("analyze", "mycode:Net", "--input", "1x1x8x8")
     assert [layer["macs"] for layer in found["layers"] if layer["macs"]] == [8 * 9 * 64, 8 * 8 * 9 * 64, 8 * 2]
     assert all(group["size"] == 8 for group in found["groups"] if group["reason"] is None)
+    assert found["resolutions"] == [{"size": [8, 8], "first": "0", "last": "4"}]
     shown = call("analyze", "mycode:Net", "--input", "1x1x8x8").stdout
+    assert "for students and teachers: 4 (8x8)" in shown
     assert "4,608" in shown and "Groups: channels that are cut together" in shown and "yes" in shown
 
 

@@ -77,6 +77,7 @@ def analyze(
     from gossamer.network import analyze as analyze_network
     from gossamer.network.blocks import removable
     from gossamer.sources import Request, load_data, load_model
+    from gossamer.train.taps import listed, stages
 
     if sensitivity:
         make_folder(out.parent)
@@ -99,12 +100,15 @@ def analyze(
     _show_groups(console, analysis.groups)
     blocks = removable(source.model, source.example_inputs)
     console.line(f"blocks or layers that can be removed: {', '.join(block.name for block in blocks) or 'none'}")
+    found_stages = stages(source.model, source.example_inputs)
+    console.line(f"last layers of each resolution, for students and teachers: {listed(found_stages)}")
     for note in analysis.notes:
         console.line(f"note: {note}")
     found: dict[str, Any] = {
         "layers": analysis.layers,
         "groups": analysis.groups,
         "blocks": blocks,
+        "resolutions": [{"size": size, "first": first, "last": last} for size, (first, last) in found_stages.items()],
         "notes": analysis.notes,
         "times_ms": times,
     }

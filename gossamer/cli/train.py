@@ -1,6 +1,6 @@
 """`gossamer train` and `gossamer evaluate`."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -152,9 +152,9 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """The data's measure, for classes top-1 accuracy, with its 95 % Wilson interval."""
+    """The data's measure with its 95 % Wilson interval; of classes: top-1, calibration error and likelihood."""
     from gossamer.cli.opening import open_model
-    from gossamer.measure import accuracy, top1_record
+    from gossamer.measure import accuracy, calibration, top1_record
     from gossamer.sources import Request, load_data
 
     if split not in SPLITS:
@@ -165,14 +165,20 @@ def evaluate(
     runner = open_model(request, runtime=runtime, threads=threads).runner
     with console.progress.busy(f"{model} on {split}"):
         scores = accuracy(runner, task, split)
+        sure = calibration.sureness(runner, getattr(task, split))
     conditions = {"data": task.name, "measure": task.measure}
     row = top1_record(model, scores, split=split, **conditions, runtime=runner.runtime, precision=runner.precision)
-    _show(console, {"model": model, "runtime": runner.runtime, "split": split}, task, row)
-    console.document(row)
+    more = {"calibration error %": f"{100 * sure['ece']:.2f}", "NLL": f"{sure['nll']:.4f}"} if sure else {}
+    _show(console, {"model": model, "runtime": runner.runtime, "split": split}, task, row, more)
+    console.document({**asdict(row), **sure})
 
 
-def _show(console: Console, what: dict[str, str], task: "Task", row: "Record") -> None:
+def _show(
+    console: Console, what: dict[str, str], task: "Task", row: "Record", more: dict[str, str] | None = None
+) -> None:
+    """One line: what was measured, the measure, and more columns."""
     from gossamer.report.text import measure
 
-    columns = (*what, f"{measure(task.measure)} %", "95 % interval", "samples")
-    console.table("", columns, [(*what.values(), f"{row.value:.2f}", f"{row.low:.2f} to {row.high:.2f}", str(row.n))])
+    found = {f"{measure(task.measure)} %": f"{row.value:.2f}", "95 % interval": f"{row.low:.2f} to {row.high:.2f}"}
+    shown = {**what, **found, "samples": str(row.n), **(more or {})}
+    console.table("", tuple(shown), [tuple(shown.values())])

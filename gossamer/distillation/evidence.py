@@ -52,10 +52,7 @@ def gives_classes(model: nn.Module, task: Task) -> bool:
     """Whether the outputs are logits (N, classes) for integer labels (N,)."""
     inputs, target = split(next(iter(task.validation)))
     with evaluating(model), torch.no_grad():
-        output = model(*inputs)
-    if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.dim() != 2:
-        return False
-    return target.shape == output.shape[:1] and not target.is_floating_point()
+        return calibration.are_classes(model(*inputs), target)
 
 
 def gather(networks: Mapping[str, nn.Module], task: Task) -> tuple[dict[str, Tensor], Tensor]:

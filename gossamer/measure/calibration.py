@@ -29,6 +29,23 @@ class Bin:
     accuracy: float
 
 
+def are_classes(output: object, target: object) -> bool:
+    """Whether they are logits (N, classes) and integer labels (N,)."""
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.dim() != 2:
+        return False
+    return target.shape == output.shape[:1] and not target.is_floating_point()
+
+
+@torch.no_grad()
+def sureness(model: Model, loader: Iterable[object]) -> dict[str, float]:
+    """Calibration error ("ece") and negative log likelihood ("nll", nats); nothing where the outputs are no classes."""
+    inputs, target = split(next(iter(loader)))
+    if not are_classes(model(*inputs), target):
+        return {}
+    logits, labels = outputs(model, loader)
+    return {"ece": calibration_error(logits, labels), "nll": negative_log_likelihood(logits, labels)}
+
+
 @torch.no_grad()
 def outputs(model: Model, loader: Iterable[object]) -> tuple[Tensor, Tensor]:
     """Logits and labels of all samples of a loader, in float64 on CPU."""
