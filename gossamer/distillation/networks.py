@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gossamer.deploy import open_runner
 from gossamer.errors import BadInput
 from gossamer.goal import Goal
-from gossamer.measure import Runner
+from gossamer.measure import Runner, accuracy
 from gossamer.methods.distill.recover import Recover
 from gossamer.network import Codebook, Constraint, Mask, constrain
 from gossamer.run import Run
@@ -116,7 +116,8 @@ def searched(teacher: nn.Module, task: Task, goal: Goal, run: Run, journal: Jour
     whole = pricer("original", lambda: teacher)
     if whole.worst <= AIM:
         raise BadInput("the teacher itself meets the goal; ask for less, or name a student")
-    planner = Planner(teacher, task, replace(run, original=teacher), journal, pricer, Recover(epochs=4))
+    reference = 100 * float(accuracy(open_runner("torch", teacher, threads=goal.threads), task).mean())
+    planner = Planner(teacher, task, replace(run, original=teacher), journal, pricer, Recover(epochs=4), reference)
     steps = planner.plan(whole)
     if steps is None:
         raise BadInput("no shape of the teacher meets the goal; ask for more, or name a student")
