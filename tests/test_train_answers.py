@@ -9,6 +9,7 @@ import pytest
 import torch
 from train_toy import batches, linear, run, task, training
 
+from gossamer.distillation.networks import foreign
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.losses import kd_loss
 from gossamer.task import cross_entropy
@@ -50,6 +51,19 @@ def test_answers_are_asked_for_once_whatever_the_order_and_are_the_same_every_ti
     assert len(again) == 18 and torch.equal(again((x,), None), first)
 
 
+def test_logits_that_are_there_already_are_a_teacher(tmp_path: Path) -> None:
+    x, logits = noise(10, 3), noise(10, 4, seed=1)
+    answers = Answers(tmp_path)
+    for part in (slice(0, 4), slice(2, 10)):  # some of them twice
+        answers.keep((x[part],), logits[part])
+    answers.flush()
+    teacher = foreign(tmp_path)
+    assert teacher is not None
+    torch.testing.assert_close(teacher(x.flip(0)), logits.flip(0), rtol=0, atol=1e-4)
+    with pytest.raises(BadInput, match="every output for each sample"):
+        answers.keep((x,), logits[:3])
+
+
 def test_structures_other_types_and_equal_samples_come_back(tmp_path: Path) -> None:
     x = noise(5, 3)
     x[4] = x[0]
@@ -71,7 +85,7 @@ def test_what_is_missing_other_or_damaged_is_said(tmp_path: Path) -> None:
         answers((x + 1,), None)
     with pytest.raises(BadInput, match="another form"):
         answers((x + 1,), lambda a: a[:, :2])
-    with pytest.raises(BadInput, match="for each sample"):
+    with pytest.raises(BadInput, match="every output for each sample"):
         Answers(tmp_path / "a")((x,), lambda a: a.sum())
     with pytest.raises(BadInput, match="not finite"):
         Answers(tmp_path / "b")((x,), lambda a: a / 0)

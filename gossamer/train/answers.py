@@ -33,7 +33,11 @@ Ask = Callable[..., Any]
 
 class Answers:
     """The answers of one teacher in a folder of their own: `layout.json`, and shards that are written once and mapped
-    into memory. Several processes and jobs may add to it at a time."""
+    into memory. Several processes and jobs may add to it at a time.
+
+    Logits that there are already make a teacher, too: `answers.keep((x,), logits)` for each batch of inputs, as the
+    training sees them, then `answers.flush()`; the folder is what `gossamer.distill` and `--teacher` take.
+    """
 
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
@@ -69,6 +73,10 @@ class Answers:
             self._note([keys[i] for i in missing], ask(*chosen))
         device = next(x.device for x in inputs if isinstance(x, Tensor))
         return self._read(keys, device)
+
+    def keep(self, inputs: tuple[Any, ...], outputs: Any) -> None:
+        """Note what a teacher gave for a batch."""
+        self._note(keys_of(inputs), outputs)
 
     def flush(self) -> None:
         """Write what is not on disk yet."""
