@@ -14,6 +14,8 @@ from gossamer.deploy.alone import Many, costs_alone
 from gossamer.methods.factorize.channel import Channel
 from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.factorize.tucker import Tucker
+from gossamer.methods.reset.fire import FireModule
+from gossamer.methods.reset.grouped import Grouped
 from gossamer.methods.reset.separable import Separable
 from gossamer.search.advise import entropy_bits, where
 from gossamer.search.swaps import choices, compared, find_swaps, reasons_to_leave, together
@@ -63,8 +65,24 @@ def test_choices_keep_multiples_of_eight() -> None:
     steps = list(choices(nn.Conv2d(64, 32, 3), "a"))
     assert steps[0] == Channel(ranks={"a": 16}, layers=("a",), data="inputs")
     assert Tucker(ranks={"a": (16, 32)}, layers=("a",), data="inputs") in steps
-    assert steps[-1] == Separable(layers=("a",))
+    assert steps[-3:] == [Separable(layers=("a",)), Grouped(layers=("a",), groups=4), FireModule(layers=("a",))]
+    assert not any(isinstance(step, Grouped) for step in choices(nn.Conv2d(62, 32, 3), "a"))
     assert [step.options()["ranks"]["fc"] for step in choices(nn.Linear(300, 100), "fc")] == [48, 24, 16]
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Conv1d(32, 32, 5, 2, 2), torch.randn(1, 32, 16)),
+        (nn.Conv3d(32, 32, 3, padding=1), torch.randn(1, 32, 4, 4, 4)),
+    ],
+)
+def test_convolutions_of_one_and_three_dimensions_have_choices_too(layer: nn.Module, x: Tensor) -> None:
+    model = nn.Sequential(layer)
+    assert reasons_to_leave(model, {"0": 1.0}) == {"0": ""}
+    found = find_swaps(model, {"0": 1.0}, compared(model, ["0"], (x,), macs, batch=1)).swaps["0"]
+    kinds = {swap.step.name() for swap in found}
+    assert kinds & {"factorize.channel", "factorize.tucker"} and kinds & {"reset.separable", "reset.grouped"}
 
 
 def test_swaps_are_those_that_gain_and_none_is_dominated() -> None:
@@ -144,6 +162,8 @@ def test_advice_counts_what_it_says() -> None:
     assert rows["fewer blocks"].layers == ("body.1",)
     assert rows["narrower layers"].times == 1.0 and not rows["narrower layers"].helps  # 8 channels, multiples of 8
     assert rows["low rank"].times == 1.0 and "narrow" in rows["low rank"].reason
+    half = rows.pop("smaller images")
+    assert 3.9 < half.times <= 4 and half.tried == "reset.resolution: half the height and width"
     assert set(rows) == {"fewer blocks", "narrower layers", "low rank", "cheaper blocks"}
 
 
@@ -153,6 +173,9 @@ def test_advice_on_a_wide_network_ranks_what_helps_and_says_where() -> None:
     assert times == sorted(times, reverse=True)
     low = next(row for row in rows if row.scheme == "low rank")
     assert low.layers == ("wide", "fc1") and low.times > 3
+    [head] = [row for row in rows if row.scheme == "pooled head"]
+    assert head.times > 5 and "first layer" in head.tried  # its ReLU is no module, so it cannot go as a whole
+    assert "smaller images" not in {row.scheme for row in rows}
     assert "fc1 (linear layer)" in low.reason
     size = {row.scheme: row for row in advise(wide(), IMAGES, Goal(compression_ratio=2))}
     assert size["low rank"].times == pytest.approx(low.times)
@@ -163,10 +186,12 @@ def test_advice_on_a_wide_network_ranks_what_helps_and_says_where() -> None:
 def test_advice_on_time_measures_the_whole_network() -> None:
     goal = Goal(speedup=1, batch=4, threads=1)
     rows = {row.scheme: row for row in advise(wide(), IMAGES, goal)}
-    assert rows.keys() == {"int8", "narrower layers", "fewer blocks", "low rank", "cheaper blocks"}
+    always = {"int8", "narrower layers", "fewer blocks", "low rank", "cheaper blocks"}
+    assert always <= rows.keys() <= always | {"pooled head"}
     assert rows["fewer blocks"].tried == "reset.blocks: 1 of 1 removable blocks gone"  # a plain convolution
     assert all(row.times > 0.1 and row.unit == "time" and row.reason for row in rows.values())
-    on_torch = {row.scheme: row for row in advise(tiny(), (torch.randn(2, 1, 6, 6),), Goal(speedup=1, runtime="torch"))}
+    goal = Goal(speedup=1, batch=4, threads=1, runtime="torch")
+    on_torch = {row.scheme: row for row in advise(tiny(), (torch.randn(2, 1, 6, 6),), goal)}
     assert "float32" in on_torch["int8"].reason
 
 

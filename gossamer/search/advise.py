@@ -17,6 +17,9 @@ from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.prune.channels import Channels
 from gossamer.methods.quantize.uniform import UniformQuantization
 from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.methods.reset.global_pool import GlobalPool
+from gossamer.methods.reset.resolution import Resolution
+from gossamer.methods.reset.stride import Stride
 from gossamer.network import bake
 from gossamer.network.blocks import removable
 from gossamer.network.grids import PerTensor
@@ -88,6 +91,7 @@ class Adviser:
             ("coded weights" if self.unit == "size" else "int8", self._int8),
             ("narrower layers", self._narrower),
             ("fewer blocks", self._fewer_blocks),
+            ("rewrites", self._rewrites),
             ("single layers", self._layers),
         ]
         found: list[Advice] = []
@@ -158,6 +162,21 @@ class Adviser:
         some = tuple(blocks[1::2] or blocks)
         step = RemoveBlocks(names=some)
         return [self._whole("fewer blocks", step, f"{len(some)} of {len(blocks)} removable blocks gone", some)]
+
+    def _rewrites(self) -> list[Advice]:
+        """Those of the whole network that can be made here and save something."""
+        tried: list[tuple[str, Method, str]] = [
+            ("pooled head", GlobalPool(), "the head reads the mean of the map"),
+            ("pooled head", GlobalPool(whole=False), "the head's first layer reads the mean of the map"),
+            ("strides for pools", Stride(), "convolutions that take the steps of the pools behind them"),
+            ("smaller images", Resolution(share=0.5), "half the height and width"),
+        ]
+        found: dict[str, Advice] = {}
+        for scheme, step, what in tried:
+            row = self._whole(scheme, step, what)
+            if row.helps:
+                found.setdefault(scheme, row)
+        return list(found.values())
 
     def _layers(self) -> list[Advice]:
         left = reasons_to_leave(self.model, self.costs)

@@ -16,6 +16,8 @@ from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.factorize.spatial import Spatial
 from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.factorize.tucker import Tucker
+from gossamer.methods.reset.fire import FireModule
+from gossamer.methods.reset.grouped import Grouped
 from gossamer.methods.reset.rewrite import Rewrite, first_inputs
 from gossamer.methods.reset.separable import Separable
 from gossamer.network import total_macs
@@ -27,6 +29,7 @@ NARROW = 32  # channels: below, kernels run as fast with as many channels as wit
 GAINS = 0.9  # of a layer's cost: a module that costs more is no gain
 SHARES = (0.5, 0.25, 0.125)  # of the channels or features that a factor keeps
 SAMPLES = 2  # of an input, to build modules for it
+GROUPS = 4  # of two convolutions with a shuffle between
 MULTIPLE = 8  # ranks are multiples of it, as widths are
 
 # What modules cost: for groups of modules, and the input of each group.
@@ -61,10 +64,15 @@ def choices(layer: Any, name: str) -> Iterator[Factorize | Rewrite]:
             yield SVD(ranks={name: rank}, layers=(name,), data="inputs")
         return
     yield from (Channel(ranks={name: r}, layers=(name,), data="inputs") for r in _ranks(outputs)[:1])
-    yield from (Spatial(ranks={name: r}, layers=(name,), data="inputs") for r in _ranks(outputs)[:2])
+    if layer.weight.dim() > 3:
+        yield from (Spatial(ranks={name: r}, layers=(name,), data="inputs") for r in _ranks(outputs)[:2])
     for a, b in list(zip(_ranks(outputs), _ranks(inputs)))[:2]:
         yield Tucker(ranks={name: (a, b)}, layers=(name,), data="inputs")
     yield Separable(layers=(name,))
+    if not outputs % GROUPS and not inputs % GROUPS:
+        yield Grouped(layers=(name,), groups=GROUPS)
+    if isinstance(layer, nn.Conv2d):
+        yield FireModule(layers=(name,))
 
 
 def _ranks(size: int) -> list[int]:
@@ -86,9 +94,9 @@ def kind_of(layer: Any) -> str:
 
 def unfit(layer: Any) -> str:
     """Why no swap is tried for a layer; "" where some are."""
-    if type(layer) not in (nn.Linear, nn.Conv2d):
+    if type(layer) not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
         return f"{kind_of(layer)}: no cheaper module is known"
-    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+    if not isinstance(layer, nn.Linear) and layer.groups > 1:
         return f"{kind_of(layer)}: cheap already"
     if min(layer.weight.shape[:2]) < NARROW:
         return f"narrow: below {NARROW} channels nothing is gained by fewer"
