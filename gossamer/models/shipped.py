@@ -45,7 +45,8 @@ def pretrained(name: str, data: str) -> nn.Module:
                 f"with `gossamer train {name}`, give --weights, or --random where untrained weights will do"
             )
         raise BadInput(
-            f"no checkpoint of {name} for {data!r}; there is one for: {', '.join(d for n, d in shipped if n == name)}"
+            f"no checkpoint of {name} for {data!r}; there is one for: {', '.join(d for n, d in shipped if n == name)}; "
+            f"train it: `gossamer train {name} --data {data}`, or give its weights (--weights; of a teacher NAME=FILE)"
         )
     found = shipped[name, data]
     model = build(name, in_channels=found.in_channels, classes=found.classes, input_size=found.input_size)
