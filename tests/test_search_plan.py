@@ -71,12 +71,10 @@ class Curve:
         return quote(self.needs[key.removesuffix(" again")])
 
 
-def planner(
-    curve: dict[str, float] | None = None, *, model: nn.Module | None = None, timed: bool = True, **recover: Any
-) -> Planner:
+def planner(curve: dict[str, float] | None = None, *, timed: bool = True, **recover: Any) -> Planner:
     pricer: Any = Curve(curve or {})
     pricer.goal, pricer.timed, pricer.layer_costs = Goal(macs=1), timed, dict
-    return Planner(model or tiny(), task(), Run(), Journal(None, ""), pricer, Recover(**recover), reference=90.0)
+    return Planner(tiny(), task(), Run(), Journal(None, ""), pricer, Recover(**recover), reference=90.0)
 
 
 def family_of(count: int) -> Family:
@@ -150,8 +148,8 @@ def test_of_one_kind_the_larger_network_races() -> None:
     assert [c.name for c in _distinct(candidates)] == ["width, 16", "depth"]
 
 
-def racers(names: str, **worst: float) -> list[Candidate]:
-    return [Candidate(name, (RemoveBlocks(names=(name,)),), quote(worst.get(name, 1))) for name in names]
+def racers(names: str) -> list[Candidate]:
+    return [Candidate(name, (RemoveBlocks(names=(name,)),), quote(1)) for name in names]
 
 
 def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +213,9 @@ def test_what_diverges_is_out_of_the_race(monkeypatch: pytest.MonkeyPatch) -> No
         raise Diverged("the loss rose to 32, from 0.6 at the start")
 
     monkeypatch.setattr("gossamer.search.plan.fit", fit)
-    assert planner()._short_training(Candidate("x", (), quote(1)), 0.05) == 0.0
+    plan = planner()
+    assert plan._short_training(Candidate("x", (), quote(1)), 0.05) == 0.0
+    assert plan._merit(0.0, quote(0.1)) < plan._merit(10.0, quote(1))
 
 
 def test_limited_gives_the_first_batches_again_and_again() -> None:

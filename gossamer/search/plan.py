@@ -170,6 +170,8 @@ class Planner:
         What a shape saves beyond the goal counts, because most of a lead after a short training is gone after the whole
         one: ResNet-14 at a goal of 3x, three blocks less (4.4x) against two and some width (3.2x), points behind after
         10, 20, 35 and 100 % of four epochs: 3.8, 1.8, 1.1, 0.3 against 2.2, 1.2, 0.7, 0.5."""
+        if not score:  # it diverged
+            return -math.inf
         return -max(self.reference - score, LEAST_LOSS) * quote.worst**2
 
     def _score(self, candidate: Candidate, *, heat: int) -> float:
