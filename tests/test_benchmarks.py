@@ -12,6 +12,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import architectures
+import chain
 import hand
 import size
 import size_papers
@@ -231,16 +232,37 @@ def test_the_architectures_are_of_about_equal_size() -> None:
 
 
 def test_the_table_of_architectures() -> None:
-    runs = [{"error": 7.0, "train_seconds": 100.0}, {"error": 8.0, "train_seconds": 110.0}]
+    runs = [{"error": 7.0}, {"error": 8.0}]
     row = {
         "network": "A",
         "what": "b",
         "params": 1234,
         "macs": 2_500_000,
         "latency_ms": {"onnxruntime": 1.5},
+        "epoch_seconds": 104.6,
         "runs": runs,
     }
     at = {"data": "digits", "epochs": 2, "seeds": [0, 1], "repeats": 5, "batch": 8, "threads": 1}
     text = architectures.render({"conditions": at, "environment": {}, "networks": [row]})
-    assert text.splitlines()[-1] == "| A (b) | 1,234 | 2.5 | 7.50 ± 0.71 | 1.50 | 105 ± 7 |"
+    assert text.splitlines()[-1] == "| A (b) | 1,234 | 2.5 | 7.50 ± 0.71 | 1.50 | 105 |"
     assert architectures.spread([7.0], 2) == "7.00"
+
+
+def test_the_curves_of_low_rank_and_sharing_compare_files_at_equal_accuracy() -> None:
+    def point(kind: str, size: int, *tops: float) -> dict[str, Any]:
+        return {"curve": kind, "runs": {str(i): {"bytes": size, "test": top} for i, top in enumerate(tops)}}
+
+    alone, shared, both = chain.CURVES
+    points = {
+        "a": point(alone, 900, 91.9, 92.1), "b": point(alone, 500, 90.0, 90.0),
+        "c": point(shared, 300, 91.8, 91.8), "worse": point(shared, 350, 91.0, 91.0),
+        "d": point(both, 100, 91.6, 91.4),
+    }  # fmt: skip
+    dense = {"0": {"test": 92.0}, "1": {"test": 92.0}}
+    found = {"how": {"dense bytes": 9000, "epochs": 4, "seeds": [0, 1]}, "dense": dense, "points": points}
+    assert chain.front(found, shared) == [(300, pytest.approx(91.8), "c")]  # "worse" is larger and no better
+    lines = chain.table(found).splitlines()
+    assert "| 0 points | 900 (a) | none | none |" in lines
+    assert "| 0.5 points | 900 (a) | 300 (c) | 100 (d) |" in lines
+    assert "| low rank alone | a | 900 | 10.0 | 92.00 ± 0.14 |" in lines
+    assert "100 bytes, 91.50 %" in chain.page(found)
