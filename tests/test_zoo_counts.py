@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from patterns import randomized
 from torch import Tensor, nn
-from zoo_shim import torchvision_models
 
 from gossamer.models import ENTRIES, build
 from gossamer.models.densenet import DenseLayer
@@ -169,60 +168,6 @@ def test_every_shufflenet_has_groups_that_divide(groups: int, width: str) -> Non
         model = build(f"shufflenet_g{groups}{width}").eval()
         count_macs(model, torch.empty(1, 3, 64, 64))
     assert {m.groups for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)} <= {1, groups}
-
-
-# The same networks in torchvision
-
-
-def torchvision() -> Any:
-    try:
-        return torchvision_models()
-    except ImportError:
-        pytest.skip("torchvision is not installed")
-
-
-@pytest.mark.parametrize(
-    ("name", "theirs", "side"),
-    [
-        ("resnet18", "resnet18", 33),
-        ("resnet50", "resnet50", 33),
-        ("squeezenet1_0", "squeezenet1_0", 48),
-        ("squeezenet1_1", "squeezenet1_1", 48),
-        ("densenet121", "densenet121", 40),
-        ("inception_v3_aux", "inception_v3", 96),
-    ],
-)
-def test_outputs_are_those_of_torchvision_under_the_same_weights(name: str, theirs: str, side: int) -> None:
-    models = torchvision()
-    options = {"init_weights": False} if theirs == "inception_v3" else {}
-    with torch.device("meta"):
-        other: nn.Module = models.get_model(theirs, weights=None, num_classes=5, **options)
-        model = build(name, classes=5)
-    other, model = (m.to_empty(device="cpu").eval() for m in (other, model))
-    tame(other)
-    own, given = model.state_dict(), other.state_dict()
-    assert [t.shape for t in own.values()] == [t.shape for t in given.values()]
-    model.load_state_dict(dict(zip(own, given.values())))
-    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected, found = other(x), model(x)
-    assert float(expected.std()) > 1e-3
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
-
-
-def tame(model: nn.Module) -> None:
-    """Weights that keep the variance, scales, shifts and statistics that differ from channel to channel."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.ndim > 1:
-                tensor.normal_(0, math.sqrt(2 / tensor[0].numel()), generator=generator)
-            elif name.endswith(("running_var", "weight")):
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            elif tensor.is_floating_point():
-                tensor.normal_(0, 0.1, generator=generator)
-            else:
-                tensor.zero_()
 
 
 # What each is made of

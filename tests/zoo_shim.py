@@ -1,4 +1,5 @@
-"""Lets torchvision be imported where its compiled operations are missing: classification networks need none of them.
+"""Lets torchvision, and timm, which needs it, be imported where torchvision's compiled operations are missing:
+classification networks need none of them.
 
 Only for tests and benchmarks.
 """
@@ -24,3 +25,9 @@ def torchvision_models() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module("torchvision.models")
+
+
+def timm() -> Any:
+    """`timm`; raises ImportError where it or torchvision is not installed."""
+    torchvision_models()
+    return importlib.import_module("timm")

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from gossamer.models.layers import he_normal
 
+# As in the released code; the paper names none.
+EPSILON = 1e-3
+
 # Pairs of (state, operation) that are added. State 0 is the cell's input, 1 the input of the cell before, then results.
 Pairs = tuple[tuple[tuple[int, str], tuple[int, str]], ...]
 NORMAL: Pairs = (
@@ -27,7 +30,7 @@ REDUCTION: Pairs = (
 def project(in_channels: int, out_channels: int) -> nn.Sequential:
     """ReLU, 1x1, BatchNorm."""
     conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(out_channels))
+    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(out_channels, EPSILON))
 
 
 def separable(channels: int, kernel: int, stride: int) -> nn.Sequential:
@@ -36,7 +39,7 @@ def separable(channels: int, kernel: int, stride: int) -> nn.Sequential:
     for step in (stride, 1):
         depthwise = nn.Conv2d(channels, channels, kernel, step, kernel // 2, groups=channels, bias=False)
         pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-        layers += [nn.ReLU(), depthwise, pointwise, nn.BatchNorm2d(channels)]
+        layers += [nn.ReLU(), depthwise, pointwise, nn.BatchNorm2d(channels, EPSILON)]
     return nn.Sequential(*layers)
 
 
@@ -61,7 +64,7 @@ class FactorizedReduction(nn.Module):
         half = out_channels // 2
         self.even = nn.Conv2d(in_channels, half, 1, 2, bias=False)
         self.odd = nn.Conv2d(in_channels, out_channels - half, 1, 2, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn = nn.BatchNorm2d(out_channels, EPSILON)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         x_NCHW = F.relu(x_NCHW)
@@ -116,7 +119,7 @@ class NASNetA(nn.Module):
         super().__init__()
         imagenet = stem == "imagenet"
         conv = nn.Conv2d(in_channels, first, 3, 2 if imagenet else 1, 0 if imagenet else 1, bias=False)
-        self.stem = nn.Sequential(conv, nn.BatchNorm2d(first))
+        self.stem = nn.Sequential(conv, nn.BatchNorm2d(first, EPSILON))
         # Of each cell: its filters, and whether it reduces.
         plan = [(filters // 4, True), (filters // 2, True)] if imagenet else []
         for stage in range(3):
