@@ -136,8 +136,8 @@ def test_googlenet_is_that_of_torchvision_made_as_the_paper_has_it() -> None:
 def test_nasnet_large_is_that_of_timm_but_for_the_first_cell() -> None:
     """The first cell has no earlier input and takes its input twice. Ours brings both to its width by a 1x1; timm's,
     after the released code, leaves the second as it is (9,330 parameters more; `test_zoo_counts.py` has ours). timm
-    also averages over the padding in strided pools, which the released code doesn't. With odd maps TensorFlow's padding,
-    which timm follows, is the same on both sides, as ours always is."""
+    also averages over the padding in strided pools, which the released code doesn't. With odd maps TensorFlow's
+    padding, which timm follows, is the same on both sides, as ours always is."""
     model, other = ours("nasnet_large"), theirs("timm", "nasnetalarge")
     first = model.cells[0]
     first.previous = nn.Identity()
