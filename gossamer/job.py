@@ -283,7 +283,7 @@ class Job:
         self.run.history.clear()
         model = self._take(steps, name)
         if steps:
-            self.run.history.extend(planner.thrift().left(steps))
+            self.run.history.extend(planner.left(steps))
         result = self._deliver(model, name, int8=int8)
         accepted = result.drop.within(self.goal.max_drop)
         self._note(pricer, result, name, accepted)

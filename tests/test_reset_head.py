@@ -114,6 +114,8 @@ def test_what_is_not_a_flattened_map_is_refused() -> None:
     permuted = network(nn.Unflatten(1, (4, 9)), Transposed(), nn.Flatten(), nn.Linear(36, 3))
     with pytest.raises(BadInput, match="was permuted"):
         GlobalPool(layers=("6",))(permuted, task, Run())
+    with pytest.raises(BadInput, match="the network's input"):
+        GlobalPool(layers=("1",))(nn.Sequential(nn.Flatten(), nn.Linear(50, 3)).double(), task, Run())
     with pytest.raises(BadInput, match="one position only"):
         GlobalPool(layers=("3",))(network(nn.Linear(4, 3)), toy(8, 2, 3, 3), Run())
     pooled = nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 3))

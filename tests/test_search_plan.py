@@ -17,7 +17,10 @@ from gossamer.errors import BadInput, Diverged
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.methods.reset.global_pool import GlobalPool
+from gossamer.methods.reset.resolution import Resolution
 from gossamer.methods.reset.separable import Separable
+from gossamer.methods.reset.stride import Stride
 from gossamer.network import total_macs
 from gossamer.search.journal import Journal, fingerprint
 from gossamer.search.plan import (
@@ -327,6 +330,79 @@ def test_what_was_measured_of_layers_is_remembered(tmp_path: Path) -> None:
     assert (family is None) == (second is None)
     if family is not None and second is not None:
         assert [family.steps(s) for s in family.grid] == [second.steps(s) for s in second.grid]
+
+
+def with_head() -> nn.Module:
+    """23,523 parameters; with a pooled first layer of the head 7,139; with a pooled head 4,931."""
+    torch.manual_seed(0)
+    maps = (nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, 1, 1))
+    return nn.Sequential(*maps, nn.ReLU(), nn.Flatten(), nn.Linear(32 * 9, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
+
+
+def rewriter(model: nn.Module, folder: Path, **goal: Any) -> tuple[Planner, Quote]:
+    """A planner and the quote of the whole network."""
+    pricer = Pricer(model, stripes(), Goal(**goal), Journal(None, ""), folder, int8=False)
+    return replace(planner(), original=model, task=stripes(), pricer=pricer), pricer("original", lambda: model)
+
+
+@pytest.mark.parametrize(
+    ("goal", "name", "step"),
+    [
+        ({"params": 8_000}, "pooled head", GlobalPool(whole=False)),
+        ({"params": 5_000}, "pooled head", GlobalPool()),
+        ({"params": 2_000}, "pooled head and width", GlobalPool()),
+        ({"macs": 62_000}, "strides for pools", Stride()),
+    ],
+)
+def test_a_rewrite_of_the_network_is_taken_as_far_as_the_goal_needs(
+    goal: dict[str, int], name: str, step: Any, tmp_path: Path
+) -> None:
+    """The gentlest that is enough; and half of the way so, the rest in width, where none is."""
+    plan, whole = rewriter(with_head(), tmp_path, **goal)
+    found = {candidate.name: candidate for candidate in plan._rewritten(whole, 1.0)}
+    assert found[name].steps[0] == step and len(found[name].steps) == 1 + name.endswith("width")
+    assert all(candidate.quote.worst <= 1 for candidate in found.values())
+    assert total(apply_steps(with_head(), found[name].steps, stripes(), Run()), goal) <= next(iter(goal.values()))
+
+
+def total(model: nn.Module, goal: dict[str, int]) -> int:
+    return (
+        sum(p.numel() for p in model.parameters()) if "params" in goal else total_macs(model, stripes().example_inputs)
+    )
+
+
+def test_images_are_as_large_as_the_goal_allows(tmp_path: Path) -> None:
+    plan, whole = rewriter(tiny(), tmp_path, macs=60_000)
+    [found] = plan._rewritten(whole, 1.0)
+    assert found.name == "smaller images" and found.steps == (Resolution(share=0.75),)  # 56,472; 88,224 at 7/8
+
+
+def test_what_does_not_bring_half_of_the_way_is_left_with_the_reason(tmp_path: Path) -> None:
+    plan, whole = rewriter(with_head(), tmp_path, params=8_000)
+    winner = Candidate("depth", (), quote(1))
+    assert [candidate.name for candidate in plan._rewritten(whole, 1.0)] == ["pooled head"]
+    assert "1.00 times cheaper, where the goal needs 2.94" in plan.dropped["strides for pools"]
+    rows = {edit.target: edit for edit in plan.left(winner.steps)}
+    assert "7,139 parameters, but another shape did better" in rows["pooled head"].note
+    assert rows["strides for pools"].after == "left alone" and rows["strides for pools"].method == "plan"
+
+
+def test_a_network_that_takes_no_rewrite_is_not_measured_for_them(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
+    plan, whole = rewriter(model, tmp_path, params=10)
+    asked = len(plan.pricer.journal.results)
+    assert list(plan._rewritten(whole, 1.0)) == [] and plan.dropped == {}
+    assert len(plan.pricer.journal.results) == asked
+
+
+def test_a_rewrite_that_leads_the_race_is_planned_and_recovered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Planner, "_score", lambda self, one, heat: 89.0 if one.name == "pooled head" else 50.0)
+    plan, whole = rewriter(with_head(), tmp_path, params=8_000)
+    assert plan.plan(whole) == (GlobalPool(whole=False), plan.recover)
+    targets = {edit.target for edit in plan.left((GlobalPool(whole=False),))}
+    assert "strides for pools" in targets and "pooled head" not in targets
 
 
 def test_prices_are_measured_once_and_remembered(tmp_path: Path) -> None:

@@ -17,15 +17,13 @@ from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.prune.channels import Channels
 from gossamer.methods.quantize.uniform import UniformQuantization
 from gossamer.methods.reset.blocks import RemoveBlocks
-from gossamer.methods.reset.global_pool import GlobalPool
-from gossamer.methods.reset.resolution import Resolution
-from gossamer.methods.reset.stride import Stride
 from gossamer.network import bake
 from gossamer.network.blocks import removable
 from gossamer.network.grids import PerTensor
 from gossamer.run import Progress, Run, Silent
 from gossamer.search.journal import Journal
 from gossamer.search.price import Pricer
+from gossamer.search.rewrites import KINDS, taken
 from gossamer.search.shapes import apply_steps
 from gossamer.search.swaps import Found, Swap, compared, find_swaps, kind_of, reasons_to_leave, together
 from gossamer.task import Task
@@ -164,19 +162,10 @@ class Adviser:
         return [self._whole("fewer blocks", step, f"{len(some)} of {len(blocks)} removable blocks gone", some)]
 
     def _rewrites(self) -> list[Advice]:
-        """Those of the whole network that can be made here and save something."""
-        tried: list[tuple[str, Method, str]] = [
-            ("pooled head", GlobalPool(), "the head reads the mean of the map"),
-            ("pooled head", GlobalPool(whole=False), "the head's first layer reads the mean of the map"),
-            ("strides for pools", Stride(), "convolutions that take the steps of the pools behind them"),
-            ("smaller images", Resolution(share=0.5), "half the height and width"),
-        ]
-        found: dict[str, Advice] = {}
-        for scheme, step, what in tried:
-            row = self._whole(scheme, step, what)
-            if row.helps:
-                found.setdefault(scheme, row)
-        return list(found.values())
+        """Those of the whole network that can be made here and save something, the heaviest of each kind."""
+        heaviest = {kind: next(taken(self.model, self.task, forms[::-1]), None) for kind, forms in KINDS.items()}
+        rows = [self._whole(kind, form.step, form.what) for kind, form in heaviest.items() if form is not None]
+        return [row for row in rows if row.helps]
 
     def _layers(self) -> list[Advice]:
         left = reasons_to_leave(self.model, self.costs)

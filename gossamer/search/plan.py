@@ -11,10 +11,11 @@ from torch import nn
 
 from gossamer.errors import Diverged
 from gossamer.methods.distill.recover import Recover
-from gossamer.record import State
+from gossamer.record import Edit, State
 from gossamer.run import Run
 from gossamer.search.journal import Journal
 from gossamer.search.price import AIM, Pricer, Quote
+from gossamer.search.rewrites import rewrite_families
 from gossamer.search.shapes import Family, Steps, apply_steps, block_order, depth_family, roughly, width_family
 from gossamer.search.thrift import Thrift
 from gossamer.task import Loader, Task
@@ -25,6 +26,7 @@ SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest
 SLACK = 0.85  # a need below this share of the limit makes the lighter neighbour worth a second measurement
 HEATS = (0.05, 0.15)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
 GENTLE = 0.2  # times the learning rate of the recovery: large steps need its length to pay off
+REST = " and width"  # ends the name of what is narrowed as well
 LEAST_LOSS = 0.1  # points behind the original that are told apart
 RACE_LEAST, RACE_MOST = 40, 8000  # batches; the most is of the recovery that a heat is a share of
 
@@ -52,6 +54,7 @@ class Planner:
     recover: Recover
     reference: float  # of the original on validation data, percent
     prepared: dict[str, nn.Module] = field(default_factory=dict)  # candidates before their training, by their steps
+    dropped: dict[str, str] = field(default_factory=dict)  # rewrites that the last plan did without, and why
 
     def plan(self, whole: Quote, *, ease: float = 1.0) -> Steps | None:
         """The steps to take, or None where no shape meets the goal. whole: the quote of the uncut network. ease: how
@@ -65,26 +68,39 @@ class Planner:
         families = self._width_families([depth.steps(count / len(order)) for count in some])
         candidates += [self.largest(family, whole, limit) for family in families]
         candidates += [self.largest(family, whole, limit) for family in self._layer_families(whole, limit)]
+        candidates += self._rewritten(whole, limit)
         found = _distinct([c for c in candidates if c is not None])
         for candidate in found:
             self.run.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
         if not found:
             return None
         winner = self._race(found)
+        self.dropped.pop(winner.name.removesuffix(REST), None)
         self.prepared.clear()
         return (*winner.steps, self.recover)
 
     def _width_families(self, shallower: Sequence[Steps]) -> Iterator[Family]:
         """Channels by importance per cost, rounded to what kernels like; the same share of all layers; and some of the
         depth with the rest in width."""
-        make = partial(width_family, self.original, self.task, self.pricer.layer_costs(), seed=self.run.seed)
         multiple = self._multiple
         for round_to in sorted({multiple, 2 * multiple if self.pricer.timed else 1}):
-            yield make(name=f"width, multiples of {round_to}", ranked=True, round_to=round_to)
-        yield make(name="even width", ranked=False, round_to=multiple)
+            yield self._narrower(f"width, multiples of {round_to}", ranked=True, round_to=round_to)
+        yield self._narrower("even width")
         for before in shallower:
-            count = len(before[0].options()["names"])
-            yield make(name=f"depth {count} and width", before=before, ranked=False, round_to=multiple)
+            yield self._narrower(f"depth {len(before[0].options()['names'])}{REST}", before)
+
+    def _narrower(self, name: str, before: Steps = (), *, ranked: bool = False, round_to: int | None = None) -> Family:
+        """Cuts in width of the network that `before` leaves."""
+        return width_family(
+            self.original,
+            self.task,
+            self.pricer.layer_costs(),
+            before=before,
+            name=name,
+            ranked=ranked,
+            round_to=round_to or self._multiple,
+            seed=self.run.seed,
+        )
 
     def _layer_families(self, whole: Quote, limit: float) -> Iterator[Family]:
         """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""
@@ -92,18 +108,34 @@ class Planner:
         if (layers := thrift.family(whole.worst, limit)) is not None:
             yield layers
         elif (some := thrift.some(whole.worst, limit)) is not None:
-            costs = self.pricer.layer_costs()
-            name, seed = "cheaper layers and width", self.run.seed
-            yield width_family(
-                self.original,
-                self.task,
-                costs,
-                before=some,
-                name=name,
-                ranked=False,
-                round_to=self._multiple,
-                seed=seed,
-            )
+            yield self._narrower(f"cheaper layers{REST}", some)
+
+    def _rewritten(self, whole: Quote, limit: float) -> Iterator[Candidate]:
+        """The whole network rewritten. Where that is not enough: half of the way so (in ratios), and the rest in width;
+        what does not come as far is dropped, because nearly all of the way would be width, which has its own race."""
+        self.dropped.clear()
+        for family in rewrite_families(self.original, self.task, self.journal):
+            kind, part = family.name, None
+            found = self.largest(family, whole, limit)
+            if found is None:
+                part = self.largest(family, whole, math.sqrt(whole.worst * limit))
+            if part is not None:
+                found = self.largest(self._narrower(f"{kind}{REST}", part.steps), whole, limit)
+            if found is not None:
+                self.dropped[kind] = f"{describe(found.quote)}, but another shape did better"
+                yield found
+                continue
+            times = whole.worst / self._measured(family, len(family.grid) - 1).quote.worst
+            why = f"measured, {times:.2f} times cheaper, where the goal needs {whole.worst / limit:.2f}"
+            self.dropped[kind] = f"{why}; no width brings the rest" if part is not None else why
+
+    def left(self, steps: Sequence[Any]) -> list[Edit]:
+        """What the plan leaves as it is, and why, for the history: layers, and rewrites of the whole network."""
+        rows = [
+            Edit(method="plan", kind="swap", target=kind, before="as it is", after="left alone", note=why)
+            for kind, why in self.dropped.items()
+        ]
+        return [*self.thrift().left(steps), *rows]
 
     @property
     def _multiple(self) -> int:

@@ -53,7 +53,7 @@ class Thrift:
 
     def left(self, steps: Sequence[Any]) -> list[Edit]:
         """Which layers the steps leave as they are, and why, for the history."""
-        taken = {name for step in steps if isinstance(step, Factorize | Rewrite) for name in step.layers}
+        taken = {name for step in steps if isinstance(step, Factorize | Rewrite) for name in step.layers} - {"*"}
         reasons = {name: reason for name, reason in self._reasons().items() if name not in taken}
         if self._measured:
             found = self._found()

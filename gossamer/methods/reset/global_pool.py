@@ -44,7 +44,9 @@ def channels_of(t: Trace, layer: str) -> int:
         if len(shape) > 2:
             while (maker := makers.get(seen.index)) is not None and maker.name == "aten.clone":
                 seen = maker.args[0]
-            if maker is not None and maker.name in ("aten.permute", "aten.transpose"):
+            if maker is None:
+                raise Unfit("what it reads is the network's input, not a map of features")
+            if maker.name in ("aten.permute", "aten.transpose"):
                 raise Unfit("the map that it reads was permuted")
             positions = torch.Size(shape[2:]).numel()
             if positions == 1:
