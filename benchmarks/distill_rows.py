@@ -146,26 +146,33 @@ def hinton(setting: Setting) -> Numbers:
 
 
 def quarter(setting: Setting) -> Numbers:
-    """ResNet-20 of a quarter of the width from ResNet-20, against itself alone."""
+    """ResNet-20 of a quarter of the width: fresh, alone and with soft targets; and cut out of the teacher (a quarter of
+    its channels, layers fitted again), alone and taught by relations. Equal epochs."""
     task = setting.task()
     teacher = _teacher(setting)
-    student = seeded(lambda: ResNet(3, widths=(4, 8, 16), in_channels=_channels(task)), setting.seed)
-    epochs, found = setting.epochs(20), {"teacher": judged(teacher, task)}
-    training = Training(epochs=epochs, lr=0.2, weight_decay=1e-4)
-    alone = setting.fitted("quarter-alone", seeded(lambda: ResNet(3, widths=(4, 8, 16), in_channels=_channels(task)),
-                                                   setting.seed), task, training)  # fmt: skip
-    found["alone"] = judged(alone.model, task)
-    how = {"epochs": epochs, "lr": 0.2, "weight_decay": 1e-4}
-    for name, method, options in (
-        ("soft targets", "distill.kd", {}),
-        ("DIST", "distill.dist", {}),
-        ("attention", "distill.attention", {}),
-        ("soft targets, mixup", "distill.kd", {"mixup": 0.2, "alpha": 0.0}),
+
+    def fresh() -> nn.Module:
+        return seeded(lambda: ResNet(3, widths=(4, 8, 16), in_channels=_channels(task)), setting.seed)
+
+    def cut() -> nn.Module:
+        return catalogue()["prune.channels"](sparsity=0.75)(teacher, task, setting.run("quarter-cut"))
+
+    found = {"teacher": judged(teacher, task)}
+    for name, student, lr, method in (
+        ("alone", fresh, 0.2, None),
+        ("soft targets", fresh, 0.2, "distill.kd"),
+        ("cut, alone", cut, 0.1, None),
+        ("cut, DIST", cut, 0.1, "distill.dist"),
     ):
-        folder = f"quarter-{name.replace(', ', '-').replace(' ', '-')}"
-        found[name] = judged(setting.taught(folder, method, student, teacher, task, **how, **options), task)
-    found["parameters"] = {"student": sum(p.numel() for p in student.parameters())}
-    best = max(value["top1"] for name, value in found.items() if name not in ("teacher", "alone", "parameters"))
+        how = {"epochs": setting.epochs(10), "lr": lr, "weight_decay": 1e-4}
+        folder, model = f"quarter-{name.replace(', ', '-').replace(' ', '-')}", student()
+        if method:
+            taught = setting.taught(folder, method, model, teacher, task, **how)
+        else:
+            taught = setting.fitted(folder, model, task, Training(**how)).model
+        parameters = sum(p.numel() for p in taught.parameters())
+        found[name] = judged(taught, task) | {"parameters": parameters}
+    best = max(found[name]["top1"] for name in ("soft targets", "cut, DIST"))
     return {**found, "best over alone, points": best - found["alone"]["top1"]}
 
 
