@@ -121,6 +121,7 @@ def analyze(
 
 
 def _advice(console: Console, source: "Source", goal: Goal) -> "list[Advice]":
+    from gossamer.network.names import reasons
     from gossamer.search.advise import advise
 
     rows = advise(source.model, source.example_inputs, goal, progress=console.progress)
@@ -131,16 +132,11 @@ def _advice(console: Console, source: "Source", goal: Goal) -> "list[Advice]":
         ("scheme", "times less", "measured", "why"),
         [(row.scheme, f"{row.times:.2f}" if row.helps else "nothing", row.tried, row.reason) for row in rows],
     )
-    for layers, reason in grouped_reasons({name: why for row in rows for name, why in row.left.items()}):
-        console.line(f"no cheaper module for {layers}: {reason}")
+    for reason in reasons({name: why for row in rows for name, why in row.left.items()}):
+        console.line(f"no cheaper module for {reason}")
     if not any(row.helps for row in rows):
         console.line(f"nothing here saves {rows[0].unit}")
     return rows
-
-
-def grouped_reasons(left: dict[str, str]) -> list[tuple[str, str]]:
-    """(layers, reason), one for each reason."""
-    return [(", ".join(n for n in left if left[n] == why), why) for why in dict.fromkeys(left.values())]
 
 
 def _layer_times(source: "Source", runtime: str, threads: int, batch: int) -> dict[str, float]:

@@ -26,6 +26,11 @@ def by_pattern(layers: Iterable[str], values: Mapping[str, T], field: str) -> di
     return found
 
 
+def by_reason(left: Mapping[str, str]) -> dict[str, list[str]]:
+    """The layers that were left, by why."""
+    return {why: [name for name in left if left[name] == why] for why in left.values()}
+
+
 def reasons(left: Mapping[str, str]) -> list[str]:
-    """What was left and why, by layer, as one text for each reason."""
-    return [f"{', '.join(n for n in left if left[n] == why)}: {why}" for why in dict.fromkeys(left.values())]
+    """The same as one text for each reason."""
+    return [f"{', '.join(names)}: {why}" for why, names in by_reason(left).items()]

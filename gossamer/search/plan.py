@@ -4,20 +4,21 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from torch import nn
 
 from gossamer.errors import Diverged
 from gossamer.methods.distill.recover import Recover
+from gossamer.network.blocks import find_blocks
 from gossamer.record import Edit, State
 from gossamer.run import Run
 from gossamer.search.journal import Journal
 from gossamer.search.price import AIM, Pricer, Quote
 from gossamer.search.rewrites import rewrite_families
 from gossamer.search.shapes import Family, Steps, apply_steps, block_order, depth_family, roughly, width_family
-from gossamer.search.thrift import Thrift
+from gossamer.search.thrift import Thrift, left_alone
 from gossamer.task import Loader, Task
 from gossamer.train import Distillation, Training, fit, recalibrate
 
@@ -84,23 +85,20 @@ class Planner:
         depth with the rest in width."""
         multiple = self._multiple
         for round_to in sorted({multiple, 2 * multiple if self.pricer.timed else 1}):
-            yield self._narrower(f"width, multiples of {round_to}", ranked=True, round_to=round_to)
+            yield self._narrower(f"width, multiples of {round_to}", costs=self.pricer.layer_costs(), round_to=round_to)
         yield self._narrower("even width")
         for before in shallower:
             yield self._narrower(f"depth {len(before[0].options()['names'])}{REST}", before)
 
-    def _narrower(self, name: str, before: Steps = (), *, ranked: bool = False, round_to: int | None = None) -> Family:
-        """Cuts in width of the network that `before` leaves."""
-        return width_family(
-            self.original,
-            self.task,
-            self.pricer.layer_costs(),
-            before=before,
-            name=name,
-            ranked=ranked,
-            round_to=round_to or self._multiple,
-            seed=self.run.seed,
-        )
+    def _narrower(self, name: str, before: Steps = (), **options: Any) -> Family:
+        """Cuts in width of the network that `before` leaves. In plain networks what is behind a cut is fitted again:
+        those with residual blocks learn as much without."""
+        options = {"round_to": self._multiple, "refit": self._plain, "seed": self.run.seed} | options
+        return width_family(self.original, self.task, name=name, before=before, **options)
+
+    @cached_property
+    def _plain(self) -> bool:
+        return not find_blocks(self.original, self.task.example_inputs)
 
     def _layer_families(self, whole: Quote, limit: float) -> Iterator[Family]:
         """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""
@@ -131,11 +129,7 @@ class Planner:
 
     def left(self, steps: Sequence[Any]) -> list[Edit]:
         """What the plan leaves as it is, and why, for the history: layers, and rewrites of the whole network."""
-        rows = [
-            Edit(method="plan", kind="swap", target=kind, before="as it is", after="left alone", note=why)
-            for kind, why in self.dropped.items()
-        ]
-        return [*self.thrift().left(steps), *rows]
+        return [*self.thrift().left(steps), *(left_alone(kind, why) for kind, why in self.dropped.items())]
 
     @property
     def _multiple(self) -> int:

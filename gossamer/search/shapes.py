@@ -12,7 +12,7 @@ from gossamer.methods.prune.criteria import element_scores
 from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import find_channels, layer_costs
 from gossamer.network import swap as with_modules
-from gossamer.network.blocks import find_blocks, is_plain, pixelwise, removable, remove_blocks
+from gossamer.network.blocks import is_plain, pixelwise, removable, remove_blocks
 from gossamer.run import Run
 from gossamer.search.swaps import Swap, together
 from gossamer.search.widths import ranked_widths, uniform_widths
@@ -124,36 +124,30 @@ def layer_family(moves: Sequence[Swap]) -> Family:
 def width_family(
     model: nn.Module,
     task: Task,
-    costs: Mapping[str, float],
     *,
-    before: Steps = (),
     name: str,
-    ranked: bool,
+    before: Steps = (),
+    costs: Mapping[str, float] | None = None,
     round_to: int,
+    refit: bool,
     seed: int,
 ) -> Family:
-    """Cut channels of the network that `before` leaves: all groups by the same share, or by importance per cost. In
-    plain networks what is behind a cut is fitted again: those with residual blocks learn as much without.
-
-    costs: of each layer, in any one unit.
-    """
-    plain = not find_blocks(model, task.example_inputs)
+    """Cut channels of the network that `before` leaves: all groups by the same share, or with the costs of layers, in
+    any one unit, by importance per cost. refit: whether what is behind a cut is fitted again."""
     base = apply_steps(model, roughly(before), task, Run(seed=seed))
     channels = find_channels(base, task.example_inputs)
     groups = {group.name: group for group in channels.groups if group.reason is None}
     sizes = {name: group.size for name, group in groups.items()}
     scores = {name: score for name, score in channels.unit_scores(element_scores(base, "l2")).items() if name in groups}
-    unit_costs = {
-        name: sum(costs.get(layer, 0.0) for layer in group.layers) / group.size for name, group in groups.items()
-    }
 
     def steps(strength: float) -> Steps:
-        if ranked:
-            widths = ranked_widths(scores, unit_costs, strength, round_to=round_to)
-        else:
+        if costs is None:
             widths = uniform_widths(sizes, strength, round_to=round_to)
+        else:
+            per_unit = {n: sum(costs.get(layer, 0.0) for layer in g.layers) / g.size for n, g in groups.items()}
+            widths = ranked_widths(scores, per_unit, strength, round_to=round_to)
         smaller = {name: width for name, width in widths.items() if width < sizes[name]}
-        return (*before, Channels(widths=smaller, refit=plain)) if smaller else before
+        return (*before, Channels(widths=smaller, refit=refit)) if smaller else before
 
     distinct: dict[str, float] = {}
     for k in range(1, STRENGTHS):

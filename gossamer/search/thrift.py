@@ -10,6 +10,7 @@ from gossamer.deploy.alone import costs_alone
 from gossamer.errors import BadInput
 from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.reset.rewrite import Rewrite
+from gossamer.network.names import by_reason
 from gossamer.record import Edit
 from gossamer.run import Run
 from gossamer.search.journal import Journal
@@ -63,12 +64,9 @@ class Thrift:
                 if not reason
             }
         rows = []
-        for reason in dict.fromkeys(reasons.values()):
-            layers = ", ".join(name for name in reasons if reasons[name] == reason)
+        for reason, names in by_reason(reasons).items():
             why = reason or "no cheaper module was tried: even four times cheaper, such layers do not reach the goal"
-            rows.append(
-                Edit(method="plan", kind="swap", target=layers, before="as it is", after="left alone", note=why)
-            )
+            rows.append(left_alone(", ".join(names), why))
         return rows
 
     def _reasons(self) -> dict[str, str]:
@@ -116,6 +114,11 @@ class Thrift:
             f"{self._key}: losses", lambda: swap_losses(self.original, self.task, found.swaps, self.run)
         )
         return cheapest_first(found.swaps, rises)
+
+
+def left_alone(what: str, why: str) -> Edit:
+    """A row of the history."""
+    return Edit(method="plan", kind="swap", target=what, before="as it is", after="left alone", note=why)
 
 
 def _unneeded(swaps: Sequence[Swap], taken: set[str]) -> str:

@@ -13,7 +13,7 @@ from gossamer.network import swap, total_macs, weights_of
 from gossamer.network.constrain import refuse_constrained
 from gossamer.network.heal import Block, Healed, heal
 from gossamer.network.moments import call_order, evaluating, layer_inputs, place
-from gossamer.network.names import layer_name, reasons
+from gossamer.network.names import by_reason, layer_name, reasons
 from gossamer.network.outline import in_row, outline
 from gossamer.ranges import Range
 from gossamer.record import Swapped
@@ -205,8 +205,7 @@ class Rewrite(Method):
                 f"squares, {error.trained:.3g} trained; {macs[name][0]:,} to {macs[name][1]:,} multiply-adds",
                 swapped=shown,
             )
-        for reason in dict.fromkeys(left.values()):
-            those = [name for name, why in left.items() if why == reason]
+        for reason, those in by_reason(left).items():
             what = f"{len(those)} layers" if len(those) > 1 else describe(model.get_submodule(those[0]))
             self.note(run, "swap", ", ".join(those), before=what, after="left alone", note=reason)
 
