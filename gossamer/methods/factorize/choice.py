@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -40,23 +41,28 @@ def _options(method: "Factorize", layer: Layer, lost: Sequence[Tensor], calls: C
     )
 
 
-def choose(
-    method: "Factorize",
-    model: nn.Module,
-    layers: Mapping[str, Layer],
-    calls: Mapping[str, Calls],
-    grams: Grams,
-    task: Task,
-    run: Run,
-) -> tuple[dict[str, "Rank"], dict[str, str], dict[str, Sequence[Tensor]]]:
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where factors are to go: the layers of a model that can be factored, how a run calls each, moments of what they
+    read, and what else a method is given."""
+
+    model: nn.Module
+    layers: Mapping[str, Layer]
+    calls: Mapping[str, Calls]
+    grams: Grams
+    task: Task
+    run: Run
+
+
+def choose(method: "Factorize", site: Site) -> tuple[dict[str, "Rank"], dict[str, str], dict[str, Sequence[Tensor]]]:
     """The ranks of the layers that will be factored, why the others stay, and what a rule saw that each rank loses."""
     ranks = {name: (rank,) if isinstance(rank, int) else tuple(rank) for name, rank in (method.ranks or {}).items()}
-    given = by_pattern(layers, ranks, f"{method.name()}: ranks")
+    given = by_pattern(site.layers, ranks, f"{method.name()}: ranks")
     by_noise = method.rule is None
     chosen, why, options = dict[str, "Rank"](), dict[str, str](), dict[str, Options]()
     seen = dict[str, Sequence[Tensor]]()
-    for name in run.progress.bar(layers, label=f"{method.name()}: ranks"):
-        layer = layers[name]
+    for name in site.run.progress.bar(site.layers, label=f"{method.name()}: ranks"):
+        layer, calls = site.layers[name], site.calls[name]
         weight = grouped(layer)
         if name in given:
             rank = _checked(method, name, given[name], layer)
@@ -67,19 +73,19 @@ def choose(
             spectrum = method.spectrum(weight, None, "noise")
             rank, seen[name] = spectrum.noise, spectrum.lost
         else:
-            gram = grams(name, weight)
+            gram = site.grams(name, weight)
             seen[name] = lost = method.spectrum(weight, gram, "lost").lost
             grid = rank_grid(tuple(len(tail) - 1 for tail in lost))
-            options[name] = _options(method, layer, lost, calls[name], grid[method.possible(layer, grid)])
+            options[name] = _options(method, layer, lost, calls, grid[method.possible(layer, grid)])
             continue
-        reason = _not_paying(method, layer, rank, calls[name])
+        reason = _not_paying(method, layer, rank, calls)
         if reason:
             why[name] = reason
         else:
             chosen[name] = rank
     if method.rule == "time":
-        options = with_times(model, layers, options, method.empty, task, run)
-    weights = _sensitivities(method, model, layers, options, grams, task, run) if method.measured and options else None
+        options = with_times(site.model, site.layers, options, method.empty, site.task, site.run)
+    weights = _sensitivities(method, site, options) if method.measured and options else None
     for name, pick in _picks(method, options, weights).items():
         if pick is None:
             why[name] = _not_taken(method, options[name])
@@ -89,17 +95,10 @@ def choose(
 
 
 @torch.no_grad()
-def _sensitivities(
-    method: "Factorize",
-    model: nn.Module,
-    layers: Mapping[str, Layer],
-    options: Mapping[str, Options],
-    grams: Grams,
-    task: Task,
-    run: Run,
-) -> dict[str, float]:
+def _sensitivities(method: "Factorize", site: Site, options: Mapping[str, Options]) -> dict[str, float]:
     """By layer, the rise of the loss over the logarithm of the energy that is lost, with this layer alone factored to
     where about PROBE of it is; at least a thousandth of the largest, since one probe is noisy."""
+    model, task = site.model, site.task
     batches = [place_whole(model, batch) for batch in islice(task.train, method.batches)]
     if not batches:
         raise BadInput(f"{method.name()}: measured = true needs training data; the train loader gave no batch")
@@ -109,11 +108,11 @@ def _sensitivities(
             return sum(float(task.loss(network, batch)) for batch in batches) / len(batches)
 
     before, found = loss(model), dict[str, float]()
-    for name in run.progress.bar(options, label=f"{method.name()}: sensitivity"):
-        o, layer, weight = options[name], layers[name], grouped(layers[name])
+    for name in site.run.progress.bar(options, label=f"{method.name()}: sensitivity"):
+        o, layer, weight = options[name], site.layers[name], grouped(site.layers[name])
         one = int((o.lost - PROBE).abs().argmin())
         rank = tuple(o.ranks[one].tolist())
-        made = method.build(layer, weight, rank, grams(name, weight))
+        made = method.build(layer, weight, rank, site.grams(name, weight))
         rise = loss(swap(model, {name: made})) - before
         found[name] = max(rise, 0.0) / max(-math.log1p(-min(float(o.lost[one]), 0.999)), 1e-6)
     return {name: max(rate, 1e-3 * max(found.values()), 1e-9) for name, rate in found.items()}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.base import Method
 from gossamer.methods.factorize.chain import (
-    Calls,
     Count,
     Factor,
     calls_of,
@@ -22,7 +21,7 @@ from gossamer.methods.factorize.chain import (
     kernel_of,
     make_chain,
 )
-from gossamer.methods.factorize.choice import choose
+from gossamer.methods.factorize.choice import Site, choose
 from gossamer.methods.factorize.grams import Grams
 from gossamer.methods.factorize.matrices import EXACT_SIZE, corrected, energy_of, principal
 from gossamer.methods.factorize.norms import settle, with_norms
@@ -164,7 +163,8 @@ class Factorize(Method):
         left |= {name: "it is not called as a layer in a run" for name in found if name not in calls}
         found = {name: found[name] for name in calls}
         grams = Grams(model, found, None if self.data == "none" else task.calibration, self.batches)
-        chosen, why, lost = choose(self, model, found, calls, grams, task, run)
+        site = Site(model=model, layers=found, calls=calls, grams=grams, task=task, run=run)
+        chosen, why, lost = choose(self, site)
         left |= why
         for name, reason in left.items():
             text = describe(model.get_submodule(name))
@@ -172,7 +172,7 @@ class Factorize(Method):
         if not chosen:
             raise NoEffect(f"{self.name()}: no layer was factored: {'; '.join(reasons(left)[:5])}")
         chosen = {name: chosen[name] for name in calls if name in chosen}
-        return _factored(self, model, chosen, lost, calls, grams, task, run)
+        return _factored(self, site, chosen, lost)
 
 
 def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
@@ -209,23 +209,17 @@ def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], di
 
 @torch.no_grad()
 def _factored(
-    method: Factorize,
-    model: nn.Module,
-    chosen: Mapping[str, Rank],
-    lost: Mapping[str, Sequence[Tensor]],
-    calls: Mapping[str, Calls],
-    grams: Grams,
-    task: Task,
-    run: Run,
+    method: Factorize, site: Site, chosen: Mapping[str, Rank], lost: Mapping[str, Sequence[Tensor]]
 ) -> nn.Module:
     """The swap itself, in the order of the run."""
+    model, task, run = site.model, site.task, site.run
     changed, chains, rows = model, dict[str, nn.Sequential](), dict[str, dict[str, Any]]()
     for name in run.progress.bar(chosen, label=method.name()):
         layer: Any = model.get_submodule(name)
         weight, gram = grouped(layer), None
         matrix = weight.flatten(2)
         if method.data == "inputs":
-            gram = grams(name, weight)
+            gram = site.grams(name, weight)
         elif method.data == "accumulated":
             [(gram, cross)] = moments(changed, model, [name], task.calibration, method.batches).values()
             gram = gram.to(weight.dtype)
@@ -240,7 +234,7 @@ def _factored(
             spectra = spectrum_rows(tails, chosen[name], method.modes, singular=method.singular)
             shown = swapped(layer, chains[name], made, weight, gram, spectra)
         factors = [dense_factor(layer)], method.chain(layer, chosen[name])
-        macs = [int(chain_macs(chain, kernel_of(layer), calls[name])) for chain in factors]
+        macs = [int(chain_macs(chain, kernel_of(layer), site.calls[name])) for chain in factors]
         rows[name] = {
             "before": f"{describe(layer)}, {macs[0]:,} MACs",
             "after": f"{' + '.join(map(describe, made))}, {macs[1]:,} MACs",
