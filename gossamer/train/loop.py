@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic as clock
@@ -147,6 +148,7 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     if not state.numbers.finished:
         module, stepper = fabric.setup(model, optimizer)
         objective = Objective(module, task, job.teach, fabric.autocast, training.label_smoothing)
+        take = partial(_take_step, fabric, module, stepper, objective, training.clip)
 
     while not (at := state.numbers).finished:
         began, name = clock() - at.seconds, f"{job.label}: epoch {at.epoch + 1} of {training.epochs}"
@@ -159,17 +161,10 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
                 lr = at.lr_scale * learning_rate(training, done, total)
                 set_rate(optimizer, lr)
                 objective.at(done / total)
-                part, weight = place(batch)
-                loss = objective(part) * weight
-                optimizer.zero_grad()
-                fabric.backward(loss)
-                if training.clip is not None:
-                    fabric.clip_gradients(module, stepper, max_norm=training.clip, error_if_nonfinite=False)
-                stepper.step()
+                losses.append(take(*place(batch)))
                 if job.after_step is not None:
                     job.after_step(Step(model=model, optimizer=optimizer, number=done + 1, steps=total))
                 state.average()
-                losses.append(loss.detach())
                 if index % CHECK_STEPS == 0 or index + 1 == steps:
                     mean = _mean(fabric, torch.stack(losses).mean())
                     check_loss(mean, at)
@@ -197,6 +192,19 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
 
     fill(weights(model), state.best)
     return _fitted(model, at)
+
+
+def _take_step(
+    fabric: Fabric, module: nn.Module, stepper: Any, objective: Objective, clip: float | None, part: Any, weight: float
+) -> Tensor:
+    """One step of the optimizer; the loss of this process's part of the batch."""
+    loss = objective(part) * weight
+    stepper.zero_grad()
+    fabric.backward(loss)
+    if clip is not None:
+        fabric.clip_gradients(module, stepper, max_norm=clip, error_if_nonfinite=False)
+    stepper.step()
+    return loss.detach()
 
 
 def _validate(state: State, task: Task, training: Training, place: Placement, fabric: Fabric) -> float | None:
