@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.deploy import export_onnx, open_runner
+from gossamer.goal import Goal
 from gossamer.measure import latency
 from gossamer.methods.factorize.chain import chain_params, kernel_of, make_chain
 from gossamer.methods.factorize.channel import Channel
@@ -43,6 +44,9 @@ SURVEY = {
     "vgg16": {"BN low-rank": (2.72, 1.53), "CP": (2.75, 2.05)},
     "googlenet": {"BN low-rank": (2.79, 1.08), "CP": (2.84, 1.20)},
 }
+BY_TIME = "CP, by time"
+WAYS = ("dense", "BN low-rank", "CP", "CP, kernels whole", BY_TIME)
+SWEEPS = 1  # the kernels are random numbers: it only matters which layers get the ranks
 PEER_LAYERS = {
     "64-64 3x3, 56": (64, 64, 3, 56),
     "128-128 3x3, 28": (128, 128, 3, 28),
@@ -58,11 +62,15 @@ def weighted(model: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
 
 
-def at_rate(model: nn.Module, schemes: list[Factorize], rate: float) -> nn.Module:
-    """Every layer by the first scheme that is for it, at the largest rank with `rate` times fewer weights. The factors
-    are random, as the network's weights are: neither its time nor its size depends on them."""
+def at_rate(
+    model: nn.Module, schemes: list[Factorize], rate: float, layers: Collection[str] | None = None
+) -> nn.Module:
+    """Every layer, or these, by the first scheme that is for it, at the largest rank with `rate` times fewer weights.
+    The factors are random, as the network's weights are: neither its time nor its size depends on them."""
     made = {}
     for name, layer in weighted(model):
+        if layers is not None and name not in layers:
+            continue
         scheme = next((one for one in schemes if not one.refusal(layer)), None)
         if scheme is None:
             continue
@@ -76,6 +84,35 @@ def at_rate(model: nn.Module, schemes: list[Factorize], rate: float) -> nn.Modul
     return swap(model, made)
 
 
+def product(chain: nn.Sequential) -> Tensor:
+    """The kernel that four factors of CP are."""
+    first, rows, columns, last = (
+        factor.weight[:, :, 0, 0] if n in (0, 3) else factor.weight[:, 0] for n, factor in enumerate(chain)
+    )
+    return torch.einsum("or,rha,rbw,ri->oihw", last, rows, columns, first)
+
+
+@torch.no_grad()
+def by_time(model: nn.Module, x: Tensor, rate: float) -> tuple[nn.Module, float]:
+    """The k x k convolutions by CP in 1 / `rate` of their time, by the scheme's own rule, which leaves layers whole
+    that gain too little; all others by SVD at one rate, so that the network has `rate` times fewer weights. Also the
+    share of the energy of the decomposed kernels that is lost."""
+    kernels = {n: m for n, m in weighted(model) if not CP().refusal(m)}
+    small = CP(time=1 / rate, sweeps=SWEEPS, layers=tuple(kernels))(
+        model, task(x), Run(goal=Goal(speedup=1, threads=1, batch=1))
+    )
+    chains = {n: m for n in kernels if isinstance(m := small.get_submodule(n), nn.Sequential)}
+    print({n: chains[n][0].out_channels if n in chains else "whole" for n in kernels}, flush=True)
+    errors = {n: kernels[n].weight - product(chain) for n, chain in chains.items()}
+    lost = sum(float(e.square().sum()) for e in errors.values()) / sum(
+        float(kernels[n].weight.square().sum()) for n in chains
+    )
+    others = {n: m.weight.numel() for n, m in weighted(model) if n not in kernels}
+    kept = weights(small, convolutions=False) - sum(others.values())
+    room = weights(model, convolutions=False) / rate - kept
+    return at_rate(small, [SVD()], sum(others.values()) / room, others), lost
+
+
 def weights(model: nn.Module, *, convolutions: bool) -> int:
     return sum(m.weight.numel() for _, m in weighted(model) if not convolutions or isinstance(m, nn.Conv2d))
 
@@ -84,7 +121,7 @@ def macs(model: nn.Module, x: Tensor) -> int:
     return sum(row.macs for row in layer_costs(model, (x,)))
 
 
-def build_survey(folder: Path, names: list[str]) -> list[dict[str, Any]]:
+def build_survey(folder: Path, names: list[str], ways: list[str]) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         torch.manual_seed(0)
@@ -95,12 +132,14 @@ def build_survey(folder: Path, names: list[str]) -> list[dict[str, Any]]:
             "CP": [CP(), SVD()],
             "CP, kernels whole": [CP(apart=False), SVD()],
         }
-        for way in ("dense", *schemes):
-            model = (
-                at_rate(dense, schemes[way], SURVEY[name][way.split(",")[0]][0]) if way in schemes else dense
-            ).eval()
+        for way in ways:
+            rate, lost = SURVEY[name].get(way.split(",")[0], (1.0, 1.0))[0], None
+            model = at_rate(dense, schemes[way], rate) if way in schemes else dense
+            if way == BY_TIME:
+                model, lost = by_time(dense, x, rate)
+            model = model.eval()
             export_onnx(model, (x,), folder / f"{name}-{way}.onnx")
-            row = {"network": name, "way": way, "macs": macs(model, x)}
+            row = {"network": name, "way": way, "macs": macs(model, x)} | ({} if lost is None else {"lost": lost})
             rows.append(
                 row
                 | {
@@ -115,8 +154,7 @@ def build_survey(folder: Path, names: list[str]) -> list[dict[str, Any]]:
 def speed(folder: Path, names: list[str], repeats: int, seconds: float) -> list[dict[str, Any]]:
     x, rows = torch.randn(1, 3, 224, 224), list[dict[str, Any]]()
     for name in names:
-        ways = ("dense", *SURVEY[name], "CP, kernels whole")
-        runners = {way: open_runner("onnxruntime", folder / f"{name}-{way}.onnx", threads=1) for way in ways}
+        runners = {way: open_runner("onnxruntime", folder / f"{name}-{way}.onnx", threads=1) for way in WAYS}
         found = latency(runners, (x,), repeats=repeats, warmup=2, seconds=seconds)
         rows += [
             {
@@ -236,10 +274,15 @@ def render(document: dict[str, Any]) -> str:
     if "speed" in document and "build" in document:
         lines += [
             "Random weights, 224 x 224, batch 1, ONNX Runtime float32, 1 thread, interleaved in one process.",
-            "Every layer at the survey's rate: k x k convolutions by the scheme, all others by SVD.",
+            "Every layer at the survey's rate: k x k convolutions by the scheme, all others by SVD. By time: the rule",
+            "`time` of CP chooses. It gives the k x k convolutions together 1 / rate of their time as measured alone,",
+            "leaves those whole that gain too little, and all others share what is left of the network's weights, by",
+            "SVD; so the network is as small as in the row above, its layers are not. Lost: the share of the energy of",
+            "the decomposed kernels, after one sweep; they are random numbers here, of which any scheme loses most.",
             "",
-            "| network | scheme | compression, survey | here | speed-up, survey | here | ms (quartiles) | MACs |",
-            "|---|---|---:|---:|---:|---:|---:|---:|",
+            "| network | scheme | compression, survey | here | speed-up, survey | here | ms (quartiles) | MACs "
+            "| convolutions' weights | lost |",
+            "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         built = {(row["network"], row["way"]): row for row in document["build"]}
         times = {(row["network"], row["way"]): row for row in document["speed"]}
@@ -251,7 +294,9 @@ def render(document: dict[str, Any]) -> str:
                 ratios = dense["weights"] / small["weights"], times[network, "dense"]["ms"] / row["ms"]
                 cells = [f"{table[0]}", f"{ratios[0]:.2f}", f"{table[1]}", f"{ratios[1]:.2f}"]
             spread = f"{row['ms']:.2f} ({row['q1']:.2f} - {row['q3']:.2f})"
-            lines.append(f"| {network} | {way} | {' | '.join(cells)} | {spread} | {small['macs'] / 1e6:,.0f} M |")
+            counts = f"{small['macs'] / 1e6:,.0f} M | {small['convolution_weights'] / 1e6:.2f} M"
+            lost = f"{small['lost']:.2f}" if "lost" in small else ""
+            lines.append(f"| {network} | {way} | {' | '.join(cells)} | {spread} | {counts} | {lost} |")
         lines.append("")
     if "decompose" in document:
         lines += [
@@ -292,6 +337,7 @@ def main() -> None:
         "--stages", nargs="+", choices=("build", "speed", "decompose", "peer"), default=["build", "speed", "decompose"]
     )
     parser.add_argument("--networks", nargs="+", choices=tuple(SURVEY), default=list(SURVEY))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="that are built; all are timed")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=40.0, help="at most, for the latencies of a network")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -304,14 +350,15 @@ def main() -> None:
     for stage in () if options.table else options.stages:
         match stage:
             case "build":
-                rows = build_survey(folder, options.networks)
+                rows = build_survey(folder, options.networks, options.ways)
             case "speed":
                 rows = speed(folder, options.networks, options.repeats, options.seconds)
             case "decompose":
                 rows = decompose()
             case _:
                 rows = peer(folder, options.seconds / 20)
-        kept = [r for r in document.get(stage, []) if r.get("network") not in (None, *options.networks)]
+        new = {(r["network"], r["way"]) for r in rows if "way" in r}
+        kept = [r for r in document.get(stage, []) if "way" in r and (r["network"], r["way"]) not in new]
         document[stage], document["environment"] = kept + rows, environment()
         write_text(options.out, json.dumps(document, indent=1))
     write_text(options.out.with_suffix(".md"), render(document))
