@@ -152,7 +152,7 @@ def test_an_unknown_operation_pins_by_name() -> None:
     net = Function(lambda m, x: m.b(torch.linalg.qr(m.a(x))[0]), a=nn.Linear(6, 6), b=nn.Linear(6, 3))
     model, inputs = randomized(net), torch.randn(6, 6, dtype=torch.float64)
     groups = find_channels(model, inputs).groups
-    assert [g.reason for g in groups if g.name == "a"] == ["no rule for aten.linalg_qr in the network"]
+    assert [(g.reason, g.size) for g in groups if g.name == "a"] == [("no rule for aten.linalg_qr in the network", 6)]
 
 
 def test_groups_say_what_is_cut_together() -> None:

@@ -159,10 +159,19 @@ def test_the_strided_convolution_is_the_least_squares_fit_of_what_the_pool_lets_
     assert run.history[0].after == "3x3 2-4 stride 2; no 3" and "2,592 to 648 multiply-adds" in run.history[0].note
 
 
+def test_a_pool_that_rounds_up_is_like_others_where_there_is_nothing_to_round() -> None:
+    model, data = pooled_network(pool=nn.MaxPool2d(2, ceil_mode=True)), toy(30, 2, 6, 6)
+    result = Stride(steps=0, batches=3)(model, data, Run())
+    torch.testing.assert_close(
+        result(data.calibration[0]), Stride(steps=0, batches=3)(pooled_network(), data, Run())(data.calibration[0])
+    )  # type: ignore[index]
+
+
 def test_pools_that_a_stride_cannot_stand_for_are_refused() -> None:
     for pool, size, why in (
         (nn.MaxPool2d(3, 2, 1), 6, "overlaps, pads"),
         (nn.MaxPool2d(2), 7, "7x7 are no multiple of the 2x2"),
+        (nn.MaxPool2d(2, ceil_mode=True), 5, "5x5 are no multiple of the 2x2"),
         (nn.AvgPool2d(2), 6, "not a max-pool"),
     ):
         with pytest.raises(BadInput, match=why):

@@ -226,7 +226,8 @@ def group(graph: Graph, kinds: list[tuple[str, int]], walks: dict[bool, Walk]) -
         if taken[name] > 1:
             name = f"{name}#{taken[name]}"
         cells = units.cells[i] if reason is None else None
-        size = int(cells.sizes.sum()) if cells is not None else len(slots)
+        made = int((kind_of_slot[slots] == kind_of_slot[slot]).sum())  # what is fixed is not counted in its bias again
+        size = int(cells.sizes.sum()) if cells is not None else made
         step = size // cells.parts if cells is not None and cells.rows else 1
         layers = tuple(dict.fromkeys(layer_of(member) for member, _ in members))
         groups.append(Group(name=name, size=size, members=members, layers=layers, step=step, reason=reason))

@@ -5,8 +5,8 @@ stride itself, and the pool goes. Its weights are fitted by least squares, then 
 on calibration data, without labels.
 Cost: about two runs of the calibration data, then `steps` runs of single batches. It saves the pool and, of a pool of
 2 x 2, three quarters of the convolution.
-When it fails: a maximum is not linear: expect to recover with distillation. Pools that overlap, pad or round up, and
-pools that a `forward` calls as a function, stay; so do maps of odd size, where the two would differ in size.
+When it fails: a maximum is not linear: expect to recover with distillation. Pools that overlap or pad, and pools that a
+`forward` calls as a function, stay; so do maps of odd size, where the two would differ in size.
 Equation: max over a window of s x s of (w * x + b) becomes w' * x + b' at every s-th position.
 Source: Springenberg et al. 2015, arXiv:1412.6806, section 2.
 """
@@ -73,9 +73,9 @@ def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> Block:
     at, norms = pool_behind(model, t, name)
     pool: Any = model.get_submodule(at)
     window, step = pair(pool.kernel_size), pair(pool.stride)
-    plain = pair(pool.padding) == (0, 0) and pair(pool.dilation) == (1, 1) and not pool.ceil_mode
+    plain = pair(pool.padding) == (0, 0) and pair(pool.dilation) == (1, 1)
     if window != step or not plain:
-        raise Unfit(f"{at} overlaps, pads, dilates or rounds up")
+        raise Unfit(f"{at} overlaps, pads or dilates")
     [op] = [op for op in t.ops if op.modules and op.modules[-1] == name and op.name == "aten.convolution"]
     height, width = t.shapes[op.outs[0].index][2:]  # type: ignore[union-attr]
     if height % step[0] or width % step[1]:
