@@ -194,8 +194,8 @@ class Adviser:
         top = max(best.values(), key=lambda swap: swap.saved)
         share = sum(self.costs[name] for name in best) / max(sum(self.costs.values()), 1e-12)
         reason = (
-            f"{len(best)} layers with {100 * share:.0f} % of the {UNITS[self.unit]} gain; most: {top.layer} "
-            f"({kind_of(self.model.get_submodule(top.layer))}), alone {1 / top.ratio:.1f} times cheaper"
+            f"gains in {len(best)} of {len(self.costs)} layers, {100 * share:.0f} % of the {UNITS[self.unit]}; most: "
+            f"{top.layer} ({kind_of(self.model.get_submodule(top.layer))}), alone {1 / top.ratio:.1f} times cheaper"
         )
         tried = ", ".join(dict.fromkeys(step.name() for step in steps))
         return self._row(scheme, self._times(steps), tried, reason, layers=tuple(best), left=found.left)
