@@ -1,6 +1,7 @@
 """Advice: what schemes could save on a network, and cheaper modules for single layers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from nets import tiny
 from torch import Tensor, nn
 
 from gossamer import Goal, advise
-from gossamer.deploy import export_onnx, open_runner
+from gossamer.deploy import alone, export_onnx, open_runner
 from gossamer.deploy.alone import Many, costs_alone
 from gossamer.methods.factorize.channel import Channel
 from gossamer.methods.factorize.svd import SVD
@@ -80,14 +81,14 @@ def test_choices_keep_multiples_of_eight() -> None:
 def test_convolutions_of_one_and_three_dimensions_have_choices_too(layer: nn.Module, x: Tensor) -> None:
     model = nn.Sequential(layer)
     assert reasons_to_leave(model, {"0": 1.0}) == {"0": ""}
-    found = find_swaps(model, {"0": 1.0}, compared(model, ["0"], (x,), macs, batch=1)).swaps["0"]
+    found = find_swaps(model, {"0": 1.0}, compared(model, ["0"], (x,), macs)).swaps["0"]
     kinds = {swap.step.name() for swap in found}
     assert kinds & {"factorize.channel", "factorize.tucker"} and kinds & {"reset.separable", "reset.grouped"}
 
 
 def test_swaps_are_those_that_gain_and_none_is_dominated() -> None:
     model = wide()
-    table = compared(model, ["wide", "fc1"], IMAGES, macs, batch=4)
+    table = compared(model, ["wide", "fc1"], IMAGES, macs)
     assert table["fc1"]["-1"] == [128 * 1024, 128 * 1024]
     found = find_swaps(model, COSTS, table)
     for name, swaps in found.swaps.items():
@@ -112,7 +113,7 @@ def test_alike_layers_are_measured_once() -> None:
         asked.append(len(groups))
         return macs(groups, inputs)
 
-    table = compared(model, ["0", "1", "2", "3"], (torch.randn(1, 32, 6, 6),), counting, batch=1)
+    table = compared(model, ["0", "1", "2", "3"], (torch.randn(1, 32, 6, 6),), counting)
     assert asked == [2]
     assert table["0"] == table["1"] == table["2"] != table["3"]
 
@@ -140,6 +141,22 @@ def test_modules_are_timed_alone(runtime: Any, tmp_path: Path) -> None:
         [[few, many], [linear]] = costs_alone(groups, inputs, goal, tmp_path, int8=int8)
         assert 0 < 3 * few < many
         assert linear > 0
+
+
+def test_large_maps_are_timed_in_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sizes = []
+
+    def a_millisecond_a_sample(runners: Any, inputs: Any, **options: Any) -> Any:
+        sizes.append(len(inputs[0]))
+        return {name: SimpleNamespace(min_ms=float(len(inputs[0]))) for name in runners}
+
+    monkeypatch.setattr(alone, "latency", a_millisecond_a_sample)
+    monkeypatch.setattr(alone, "LARGEST", 5 * 96 * 16 * 16)  # of five samples of what the first writes
+    groups: list[list[nn.Module]] = [[nn.Conv2d(3, 96, 1)], [nn.Linear(5, 2)]]
+    inputs = [torch.randn(2, 3, 16, 16), torch.randn(2, 5)]
+    goal = Goal(speedup=2, batch=40, threads=1)
+    assert costs_alone(groups, inputs, goal, tmp_path, int8=False) == [[40], [40]]
+    assert sizes == [5, 40]
 
 
 def test_modules_are_counted_where_time_is_not_asked_for() -> None:

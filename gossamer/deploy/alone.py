@@ -17,6 +17,7 @@ from gossamer.measure import Runner, latency
 from gossamer.network import layer_costs
 
 SAMPLES = 4  # of an input, for the graph and for rough ranges
+LARGEST = 2**25  # numbers that a layer reads or writes while it is timed; the runtimes keep several such maps
 
 
 class Many(nn.Module):
@@ -34,7 +35,8 @@ def costs_alone(
     groups: Sequence[Sequence[nn.Module]], inputs: Sequence[Tensor], goal: Goal, folder: Path, *, int8: bool
 ) -> list[list[float]]:
     """What every module costs in the unit of the goal: milliseconds of the fastest run on its runtime where it asks for
-    time, else parameters or multiply-adds. inputs: of each group, as many samples as the goal's batch.
+    time, else parameters or multiply-adds. inputs: of each group, any samples; they are repeated to the goal's batch,
+    or to as much of it as is kept in memory with ease, whose time then counts in proportion.
 
     All are exported together, since an export takes seconds, and then taken apart.
     """
@@ -43,15 +45,22 @@ def costs_alone(
         rows = [[layer_costs(module, (x[:1],)) for module in group] for group, x in zip(groups, inputs)]
         return [[float(sum(r.params if by_size else r.macs for r in one)) for one in group] for group in rows]
     found = []
-    for sources, x in zip(_sources(groups, inputs, goal, folder, int8=int8), inputs):
+    for group, sources, x in zip(groups, _sources(groups, inputs, goal, folder, int8=int8), inputs):
         precision = "int8" if int8 else "float32"
         runners: dict[str, Runner] = {
             str(n): open_runner(goal.runtime, source, threads=goal.threads, precision=precision)
             for n, source in enumerate(sources)
         }
-        times = latency(runners, (x,), repeats=20, warmup=3, seconds=1)
-        found.append([times[label].min_ms for label in runners])
+        batch = min(goal.batch, max(1, LARGEST // _largest(group[0], x[:1])))
+        times = latency(runners, (x[torch.arange(batch) % len(x)],), repeats=20, warmup=3, seconds=1)
+        found.append([times[label].min_ms * goal.batch / batch for label in runners])
     return found
+
+
+@torch.no_grad()
+def _largest(module: nn.Module, sample: Tensor) -> int:
+    """Numbers that a module reads or writes for one sample, whichever are more."""
+    return max(sample.numel(), module(sample).numel())
 
 
 def _sources(

@@ -170,7 +170,7 @@ class Adviser:
     def _layers(self) -> list[Advice]:
         left = reasons_to_leave(self.model, self.costs)
         names = [name for name, reason in left.items() if not reason]
-        table = compared(self.model, names, self.inputs, self._compare, self.goal.batch) if names else {}
+        table = compared(self.model, names, self.inputs, self._compare) if names else {}
         found = find_swaps(self.model, self.costs, table)
         return [
             self._swaps(found, "low rank", lambda step: isinstance(step, Factorize)),

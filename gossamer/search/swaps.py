@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
@@ -130,7 +129,7 @@ def made(layer: nn.Module, x: Tensor, step: Method) -> nn.Module | None:
 
 
 def compared(
-    model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...], compare: Compare, batch: int
+    model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...], compare: Compare
 ) -> dict[str, dict[str, list[float]]]:
     """By layer and number of its choice, -1 for the layer itself: cost and multiply-adds. Layers that are alike, on
     inputs that are alike, are measured once."""
@@ -143,7 +142,7 @@ def compared(
         layer, x = model.get_submodule(first), inputs[first]
         modules = {str(n): made(layer, x[:SAMPLES], step) for n, step in enumerate(choices(layer, "layer"))}
         groups.append({"-1": layer, **{n: module for n, module in modules.items() if module is not None}})
-        xs.append(x[torch.arange(batch) % len(x)])
+        xs.append(x)
     costs = compare([list(group.values()) for group in groups], xs)
     found = {}
     for same, group, cost, x in zip(alike.values(), groups, costs, xs):

@@ -96,10 +96,10 @@ class Thrift:
         names = [name for name, reason in self._reasons().items() if not reason]
 
         def measure() -> Any:
-            inputs, batch = self.task.example_inputs, self.pricer.goal.batch
+            inputs = self.task.example_inputs
             try:
                 with self.run.progress.busy("measuring cheaper layers"):
-                    return compared(self.original, names, inputs, self._compare, batch) if names else {}
+                    return compared(self.original, names, inputs, self._compare) if names else {}
             except BadInput as error:  # the network can be deployed, some layer of it not alone
                 self.run.progress.say(f"cheaper layers are not measured: {error}")
                 return {}

@@ -67,7 +67,7 @@ def times_alone(
     for name, modules in groups.items():
         alike.setdefault(f"{modules} {tuple(seen[name][0].shape[1:])}", []).append(name)
     firsts = [names[0] for names in alike.values()]
-    inputs: list[Tensor] = [seen[name][0][torch.arange(goal.batch) % len(seen[name][0])] for name in firsts]
+    inputs: list[Tensor] = [seen[name][0] for name in firsts]
     own = [list(groups[name]) for name in firsts]
     whole = nn.ModuleList(nn.ModuleList(modules) for modules in own)
     with tempfile.TemporaryDirectory() as folder, run.progress.busy("timing layers alone"), evaluating(whole):
