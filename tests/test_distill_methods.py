@@ -179,6 +179,18 @@ def test_layers_are_paired_by_resolution_where_none_are_named() -> None:
     assert Embedding(layers={"0": "body.2"}).pairs(small(), task(), run) == [("0", "body.2")]
 
 
+def test_resolutions_that_all_differ_are_paired_in_their_order() -> None:
+    def maps_of(*strides: int) -> nn.Sequential:
+        return nn.Sequential(*(nn.Conv2d(1, 1, 1, stride) for stride in strides))
+
+    data = replace(task(), example_inputs=(torch.randn(1, 1, 24, 24),))
+    run = Run(teacher=maps_of(2, 2, 1))  # 12, 6, 6
+    assert Embedding().pairs(maps_of(3, 1, 2), data, run) == [("1", "0"), ("2", "2")]  # 8, 8, 4
+    assert Embedding().pairs(maps_of(4, 2, 1), data, run) == [("0", "2")]  # 6, 3, 3: one is equal
+    with pytest.raises(BadInput, match="no layers of equal resolution"):
+        Embedding().pairs(maps_of(3), data, run)  # as many would be needed
+
+
 def test_networks_without_equal_resolutions_are_asked_for_names() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     shown = r"the student's last of each are none, the teacher's body \(6x6\); name pairs in `layers`"

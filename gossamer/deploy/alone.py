@@ -60,7 +60,7 @@ def costs_alone(
 @torch.no_grad()
 def _largest(module: nn.Module, sample: Tensor) -> int:
     """Numbers that a module reads or writes for one sample, whichever are more."""
-    return max(sample.numel(), module(sample).numel())
+    return max(sample.numel(), int(module(sample).numel()))
 
 
 def _sources(

@@ -133,7 +133,7 @@ def labelled(teacher: nn.Module, inputs: Tensor, like: Any, batch_size: int) -> 
 @dataclass(frozen=True, kw_only=True)
 class LayerStudent(Student):
     """layers: the teacher's layer for a layer of the student, by name; where it is empty, the last layers of equal
-    resolution learn from each other."""
+    resolution learn from each other; where none is equal and both networks have as many resolutions, in their order."""
 
     layers: Mapping[str, str] = field(default_factory=dict)
 
@@ -147,19 +147,22 @@ class LayerStudent(Student):
         if self.layers:
             return list(self.layers.items())
         ours, theirs = stages(student, task.example_inputs), stages(teacher, task.example_inputs)
-        found = []
-        for size in ours.keys() & theirs.keys():
-            (first_s, last_s), (first_t, last_t) = ours[size], theirs[size]
+        sizes = [(size, size) for size in ours if size in theirs]
+        if not sizes and len(ours) == len(theirs):
+            sizes = list(zip(ours, theirs))
+        found: list[Pair] = []
+        for mine, its in sizes:
+            (first_s, last_s), (first_t, last_t) = ours[mine], theirs[its]
             if not firsts:
-                found.append((-size[0] * size[1], [(last_s, last_t)]))
+                found.append((last_s, last_t))
             elif first_s != last_s and first_t != last_t:
-                found.append((-size[0] * size[1], [(first_s, first_t), (last_s, last_t)]))
+                found += [(first_s, first_t), (last_s, last_t)]
         if not found:
             raise BadInput(
                 f"{self.name()}: no layers of equal resolution: the student's last of each are {listed(ours)}, the "
                 f"teacher's {listed(theirs)}; name pairs in `layers`: {{student layer: teacher layer}}"
             )
-        return [pair for _, several in sorted(found) for pair in several]
+        return found
 
 
 def pooled(features: Tensor) -> Tensor:
