@@ -41,7 +41,7 @@ def recipe(row: str, epochs: int) -> Recipe:
     """The steps of a row, for VGG-16-small. Reset: fewer layers, and a width multiplier for those that are left."""
     recover = Recover(epochs=epochs)
     shallower = RemoveBlocks(names=LEAST_MISSED)
-    thinner = Channels(sparsity=0.4 if row == "reset" else 0.35, round_to=8)
+    thinner = Channels(sparsity=0.45 if row == "reset" else 0.35, round_to=8)
     steps: dict[str, tuple[Any, ...]] = {
         "low rank": (Tucker(macs=0.2, data="inputs"), recover),
         "reset": (shallower, thinner, recover),
