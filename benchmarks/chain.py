@@ -17,20 +17,19 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from size import Bench, top1
 from speed_steps import Lines
 
 import gossamer
 from gossamer.deploy.gsr import save
 from gossamer.folder import lock_folder
-from gossamer.measure import accuracy
 from gossamer.methods.base import Method
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.factorize.spatial import Spatial
 from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.share.kmeans import KMeans
-from gossamer.models import build_for, load_weights, save_weights
 from gossamer.network import dense_bytes
-from gossamer.recipe import Recipe, load
+from gossamer.recipe import Recipe
 from gossamer.record import environment, write_text
 from gossamer.report.page import shell
 from gossamer.report.plot import Frame, axes, curve, figure, line, mark
@@ -39,6 +38,7 @@ from gossamer.task import Task
 HERE = Path(__file__).parent
 SHARES, BITS = (0.4, 0.2, 0.1, 0.05, 0.025), (5, 4, 3, 2, 1)
 CURVES = ("low rank alone", "sharing alone", "low rank, then sharing")
+SPLITS = ("validation", "test")
 LOSSES = (0.0, 0.25, 0.5, 1.0)  # points below the dense network, at which files are compared
 
 
@@ -61,23 +61,6 @@ def points(epochs: int) -> list[tuple[str, Recipe]]:
     return [(kind, Recipe(name=name, steps=made, int8=False)) for kind, name, made in steps]
 
 
-def dense(task: Task, seed: int, folder: Path) -> torch.nn.Module:
-    """LeNet-5 as its recipe trains it."""
-    path, run = folder / "dense.safetensors", gossamer.Run(seed=seed, progress=Lines())
-    torch.manual_seed(seed)
-    model = build_for("lenet5", task)
-    if not path.exists():
-        training = load(Path("train-lenet5-fashion-mnist")).training
-        assert training is not None
-        gossamer.fit(model, task, training, run, checkpoint=path.with_suffix(".ckpt"), label=f"dense, seed {seed}")
-        save_weights(model, path, {})
-    return load_weights(model, path).eval()
-
-
-def top1(model: torch.nn.Module, task: Task) -> dict[str, float]:
-    return {split: 100 * float(accuracy(model.eval(), task, split).mean()) for split in ("validation", "test")}
-
-
 def measure(recipe: Recipe, model: torch.nn.Module, task: Task, seed: int, folder: Path) -> dict[str, Any]:
     """One point, from its file where it is there."""
     facts = folder / f"{recipe.name}.json"
@@ -89,7 +72,8 @@ def measure(recipe: Recipe, model: torch.nn.Module, task: Task, seed: int, folde
         file = out / "model.gsr"
         if not any(isinstance(step, KMeans) for step in recipe.steps):
             file = save(made.model.half().float(), out / "half.gsr", task.example_inputs)
-        scores = top1(gossamer.load(file), task)
+        loaded = gossamer.load(file)
+        scores = {split: top1(loaded, task, split) for split in SPLITS}
         write_text(facts, json.dumps({"bytes": file.stat().st_size, **scores}, indent=1))
     return dict(json.loads(facts.read_text()))
 
@@ -100,14 +84,13 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
     size = 0
     with lock_folder(options.work):
         for seed in options.seeds:
-            folder = options.work / f"seed{seed}"
-            folder.mkdir(parents=True, exist_ok=True)
-            task = gossamer.load_task("fashion-mnist", seed=seed, augment=False)
-            model = dense(task, seed, folder)
-            base[str(seed)], size = top1(model, task), dense_bytes(model)
+            bench = Bench(options, "lenet5", seed)
+            task, model = bench.task(), bench.dense()
+            base[str(seed)] = {split: top1(model, task, split) for split in SPLITS}
+            size = dense_bytes(model)
             for kind, recipe in points(options.epochs):
                 row = rows.setdefault(recipe.name, {"curve": kind, "runs": {}})
-                row["runs"][str(seed)] = measure(recipe, model, task, seed, folder)
+                row["runs"][str(seed)] = measure(recipe, model, task, seed, bench.folder)
     how = {"epochs": 2 * options.epochs, "seeds": options.seeds, "dense bytes": size} | environment()
     return {"format": 1, "how": how, "dense": base, "points": rows}
 
@@ -139,7 +122,7 @@ def table(found: dict[str, Any]) -> str:
         "",
         f"LeNet-5 on Fashion-MNIST, {how['dense bytes']:,} bytes in float32, test "
         f"{spread([run['test'] for run in found['dense'].values()])} %, seeds {', '.join(map(str, how['seeds']))}, "
-        f"{how['epochs']} epochs for every point. Whole files. Made by `python benchmarks/chain.py`; the curves are in "
+        f"{how['epochs']} epochs for every point. Whole files. Made by `python benchmarks/chain.py`; the curves are drawn in "
         "`chain.html`.",
         "",
         f"| drop on test at most | {' | '.join(CURVES)} |",
@@ -175,7 +158,7 @@ def page(found: dict[str, Any]) -> str:
         body.append(curve(frame, shown, f"curve named-{rank}", tip))
         body += [mark(frame, at, f"named-{rank}", [kind, f"{at[0]:,.0f} bytes", f"{at[1]:.2f} %"]) for at in shown]
     key = "".join(f'<span><i class="named-{rank}"></i>{kind}</span>' for rank, kind in enumerate(fronts))
-    title = "Low rank, then sharing: smaller than either alone"
+    title = "Low rank, sharing, and both"
     return shell(
         f"gossamer: {title}",
         f'<header><p class="brand">gossamer<span>benchmark</span></p><h1>{title}</h1><p class="lead">LeNet-5 on '
