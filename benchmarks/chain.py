@@ -122,8 +122,8 @@ def table(found: dict[str, Any]) -> str:
         "",
         f"LeNet-5 on Fashion-MNIST, {how['dense bytes']:,} bytes in float32, test "
         f"{spread([run['test'] for run in found['dense'].values()])} %, seeds {', '.join(map(str, how['seeds']))}, "
-        f"{how['epochs']} epochs for every point. Whole files. Made by `python benchmarks/chain.py`; the curves are drawn in "
-        "`chain.html`.",
+        f"{how['epochs']} epochs for every point. Whole files. Made by `python benchmarks/chain.py`; the curves are "
+        "drawn in `chain.html`.",
         "",
         f"| drop on test at most | {' | '.join(CURVES)} |",
         f"|---|{'---:|' * len(CURVES)}",
