@@ -239,6 +239,27 @@ def test_a_bug_is_not_blamed_on_the_user(user: Path, monkeypatch: pytest.MonkeyP
     assert "Traceback" in said("compress", *NET, *GOAL, "--traceback", status=1)
 
 
+@pytest.mark.parametrize("words", [("models",), ("models", "--json"), ("methods", "distill.kd")])
+def test_a_reader_that_leaves_early_gets_no_message(words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", "from gossamer.cli import main; main()", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_pipe_that_breaks_between_processes_is_no_reader_that_left(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    replace_job(monkeypatch, broken)
+    result = CliRunner().invoke(app, ["compress", *NET, *GOAL], prog_name="gossamer")
+    assert result.exit_code == 1 and "BrokenPipeError" in result.stderr
+
+
 def test_traceback_also_comes_with_bad_input(user: Path) -> None:
     assert "Traceback" in said("--traceback", "evaluate", *NET, "--split", "x")
 

@@ -33,7 +33,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (GossamerError, OSError, RuntimeError, MemoryError, KeyboardInterrupt, Stopped, Exception) as error:
-            if isinstance(error, typer.Exit | typer.Abort) or _from_typer(error):
+            if isinstance(error, typer.Exit | typer.Abort) or _from_typer(error) or _nobody_reads(error):
                 raise
             if ctx.params.get("traceback"):
                 traceback.print_exception(error, file=sys.stderr)
@@ -72,6 +72,17 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 def _from_typer(error: BaseException) -> bool:
     """Usage errors and exits, which typer itself shows; its exceptions have no common public base in every version."""
     return any(base.__module__.split(".")[0] in ("typer", "click") for base in type(error).__mro__)
+
+
+def _nobody_reads(error: BaseException) -> bool:
+    """Whether what reads stdout has gone (`| head`), which typer ends without a word; not a pipe between processes."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _bug(error: BaseException) -> str:
