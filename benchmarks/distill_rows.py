@@ -190,44 +190,48 @@ def _teacher(setting: Setting) -> nn.Module:
 
 
 class Maxout(nn.Module):
-    """A 3x3 convolution whose units are the largest of two pieces."""
+    """A convolution whose units are the larger of two pieces."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, 2 * outputs, 3, padding=1)
+        self.conv = nn.Conv2d(inputs, 2 * outputs, kernel, padding=kernel // 2)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         first, second = self.conv(x_NCHW).chunk(2, dim=1)
         return torch.maximum(first, second)  # amax over a view takes twice the time of a step
 
 
-def maxout(widths: tuple[tuple[int, ...], ...], channels: int) -> nn.Module:
-    """Stages of maxout convolutions, each ended by a 2x2 pooling; then the mean over positions and a linear layer."""
+def maxout(widths: tuple[tuple[int, ...], ...], kernel: int, example: Tensor) -> nn.Module:
+    """Stages of maxout convolutions, each ended by a pooling of 4, 4 and 2 pixels with a stride of 2; then a linear
+    layer over all positions."""
     layers: list[nn.Module] = []
-    before = channels
-    for stage in widths:
+    before = example.shape[1]
+    for stage, pool in zip(widths, (4, 4, 2), strict=True):
         for width in stage:
-            layers.append(Maxout(before, width))
+            layers.append(Maxout(before, width, kernel))
             before = width
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
+        layers.append(nn.MaxPool2d(pool, 2, padding=pool // 2 - 1))
+    features = nn.Sequential(*layers)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features(example).flatten(1).shape[1], 10))
 
 
 def fitnet(setting: Setting) -> Numbers:
-    """Romero et al. 2015, table 4 (MNIST): a maxout teacher of three wide layers, a student of six thin ones; alone,
-    with soft targets, and with a hint first (the teacher's second layer for the student's fourth)."""
+    """Romero et al. 2015, table 4 (MNIST): a maxout teacher of three wide layers (here of 5x5 kernels), a student of
+    six thin ones (3x3); alone, with soft targets, and with a hint first (the teacher's second layer for the student's
+    fourth)."""
     task = setting.task(augment=False)
-    wide = seeded(lambda: maxout(((48,), (48,), (24,)), _channels(task)), setting.seed)
+    example = task.example_inputs[0]
+    wide = seeded(lambda: maxout(((48,), (48,), (24,)), 5, example), setting.seed)
     epochs = setting.epochs(10)
     training = Training(epochs=epochs, lr=0.03, weight_decay=5e-4, clip=1.0)
     teacher = setting.fitted("fitnet-teacher", wide, task, training).model.eval()
 
     def thin() -> nn.Module:
-        return seeded(lambda: maxout(((16, 16), (16, 16), (12, 12)), _channels(task)), setting.seed + 100)
+        return seeded(lambda: maxout(((16, 16), (16, 16), (12, 12)), 3, example), setting.seed + 100)
 
     alone = setting.fitted("fitnet-alone", thin(), task, training)
     found = {"teacher": judged(teacher, task), "alone": judged(alone.model, task)}
-    how = {"epochs": epochs, "lr": 0.03, "weight_decay": 5e-4, "temperature": 3.0, "alpha": 0.2}
+    how = {"epochs": epochs, "lr": 0.03, "weight_decay": 5e-4, "clip": 1.0, "temperature": 3.0, "alpha": 0.2}
     # Modules are counted with the poolings: the second layer of the teacher is "2", the fourth of the student "4".
     hint = {"layers": {"4": "2"}, "hint_epochs": setting.epochs(3)}
     for name, method, options in (("soft targets", "distill.kd", {}), ("hints", "distill.hints", hint)):
