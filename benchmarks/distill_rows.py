@@ -231,7 +231,9 @@ def fitnet(setting: Setting) -> Numbers:
 
     alone = setting.fitted("fitnet-alone", thin(), task, training)
     found = {"teacher": judged(teacher, task), "alone": judged(alone.model, task)}
-    how = {"epochs": epochs, "lr": 0.03, "weight_decay": 5e-4, "clip": 1.0, "temperature": 3.0, "alpha": 0.2}
+    # The paper weighs the soft loss, without the temperature's square, with 4 at first and 1 in the end.
+    weights = {"temperature": 3.0, "alpha": 9 / (9 + 4), "alpha_end": 9 / (9 + 1)}
+    how = {"epochs": epochs, "lr": 0.03, "weight_decay": 5e-4, "clip": 1.0, **weights}
     # Modules are counted with the poolings: the second layer of the teacher is "2", the fourth of the student "4".
     hint = {"layers": {"4": "2"}, "hint_epochs": setting.epochs(3)}
     for name, method, options in (("soft targets", "distill.kd", {}), ("hints", "distill.hints", hint)):
