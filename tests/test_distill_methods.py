@@ -27,6 +27,7 @@ from gossamer.methods.distill.rkd import Embedding
 from gossamer.methods.distill.self import Self
 from gossamer.methods.distill.student import Student, pooled, regression, relative_hint_loss
 from gossamer.run import Run, Silent
+from gossamer.train import Training, fit
 
 METHODS = (Attention, Contrast, Decoupled, Embedding, Flow, Hints, Mimic, Relations, SoftTargets)
 
@@ -53,6 +54,19 @@ def maps(*shape: int, seed: int = 0) -> Tensor:
 def test_without_a_teacher_it_says_how_to_give_one(method: Any) -> None:
     with pytest.raises(BadInput, match=r"Run\(teacher=network\)"):
         method()(small(), task(), Run(accelerator="cpu"))
+
+
+def test_alpha_1_is_plain_training_and_needs_no_teacher() -> None:
+    run = Run(accelerator="cpu", seed=5)
+    found = SoftTargets(epochs=2, lr=0.05, clip=0.1, alpha=1.0)(small(), task(), run)
+    how = Training(epochs=2, lr=0.05, weight_decay=1e-4, clip=0.1, keep="best")
+    expected = fit(small(), task(), how, Run(accelerator="cpu", seed=5)).model
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_weight_that_falls_from_1_asks_the_teacher() -> None:
+    with pytest.raises(BadInput, match=r"Run\(teacher=network\)"):
+        SoftTargets(alpha=1.0, alpha_end=0.5)(small(), task(), Run(accelerator="cpu"))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -34,7 +34,6 @@ from gossamer.measure import calibration
 from gossamer.methods import catalogue
 from gossamer.methods.distill.hints import Hints
 from gossamer.methods.distill.kd import SoftTargets
-from gossamer.methods.distill.recover import Recover
 from gossamer.methods.distill.temperature import Temperature, divided
 from gossamer.methods.distill.wider import Wider
 from gossamer.methods.share.hashed import HashedNet
@@ -435,10 +434,10 @@ def test_a_regression_goes_through_the_whole_job_without_sections_on_classes(tmp
 # Parts
 
 
-def test_training_without_a_teacher_is_as_long() -> None:
-    assert without_teacher(SoftTargets(epochs=7, lr=0.3)) == Recover(epochs=7, lr=0.3, weight_decay=1e-4, alpha=1.0)
-    found = without_teacher(Hints(epochs=7, hint_epochs=2))
-    assert isinstance(found, Recover) and found.epochs == 9
+def test_training_without_a_teacher_is_as_long_and_under_the_same_options() -> None:
+    options: dict[str, Any] = {"lr": 0.3, "weight_decay": 2e-4, "clip": 1.5, "mixup": 0.4, "cutmix": 0.6}
+    for method, epochs in ((SoftTargets(epochs=7, **options), 7), (Hints(epochs=7, hint_epochs=2, **options), 9)):
+        assert without_teacher(method) == SoftTargets(epochs=epochs, alpha=1.0, **options)
     assert without_teacher(Wider(factor=2.0)) is None
 
 

@@ -22,7 +22,7 @@ from gossamer.job import Artifact, finished, timed
 from gossamer.measure import accuracy, paired_drop, top1_record
 from gossamer.methods import catalogue
 from gossamer.methods.base import Method
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.kd import SoftTargets
 from gossamer.methods.distill.student import HintedStudent, Student
 from gossamer.methods.distill.temperature import Temperature, divided
 from gossamer.network import bake
@@ -167,6 +167,7 @@ class Job:
         own = self._judged(STUDENT, "student", networks[STUDENT])
         assert own is not None
         if lesson.alone and (without := without_teacher(lesson.method)) is not None:
+            self.run.progress.say("the same student, trained as long without a teacher")
             networks[ALONE] = bake(self._trained(ALONE, student, without))
             self._judged(ALONE, "student trained alone", networks[ALONE])
         with timed(self.seconds, "deploy"):
@@ -276,11 +277,13 @@ class Job:
 
 
 def without_teacher(method: Method) -> Method | None:
-    """As long a training without a teacher; None where the method is not one training."""
+    """As long a training without a teacher, with the same options: limited gradients and mixed images too. None where
+    the method is not one training."""
     if not isinstance(method, Student):
         return None
     epochs = method.epochs + (method.hint_epochs if isinstance(method, HintedStudent) else 0)
-    return Recover(epochs=epochs, lr=method.lr, weight_decay=method.weight_decay, alpha=1.0)
+    same = {name: getattr(method, name) for name in ("lr", "weight_decay", "clip", "mixup", "cutmix")}
+    return SoftTargets(epochs=epochs, alpha=1.0, **same)
 
 
 def check_pair(teacher: nn.Module, students: Sequence[nn.Module], task: Task) -> None:

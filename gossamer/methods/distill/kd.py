@@ -23,13 +23,16 @@ from gossamer.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class SoftTargets(Student):
-    """standardize: logits over their standard deviation, for classes only; lower the temperature to about 2."""
+    """standardize: logits over their standard deviation, for classes only; lower the temperature to about 2. alpha = 1
+    trains without a teacher."""
 
     standardize: bool = False
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        term = self.distillation(self.teacher(run), self.standard if self.standardize else None)
-        return self.learn([term], copy.deepcopy(model), task, run).model
+        terms = []
+        if self.alpha < 1 or self.alpha_end not in (None, 1):
+            terms.append(self.distillation(self.teacher(run), self.standard if self.standardize else None))
+        return self.learn(terms, copy.deepcopy(model), task, run).model
 
     def standard(self, student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
         """`kd_loss` of standardized logits."""
