@@ -11,8 +11,9 @@ from deploy_nets import Textures, images, task, trained
 from torch import nn
 
 import gossamer
-from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner
-from gossamer.errors import BadInput, CorruptFile
+from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner, qdq, verify
+from gossamer.deploy.onnx_export import write_onnx
+from gossamer.errors import BadInput, CorruptFile, ExportMismatch
 from gossamer.models.zoo import build
 
 
@@ -85,13 +86,53 @@ class TwoInputs(nn.Module):
         return {"sum": self.a(x) + self.b(y), "product": x @ self.same.T}
 
 
-def test_several_inputs_and_dict_outputs_come_in_order(tmp_path):
+def test_several_inputs_and_dict_outputs_come_back_as_the_network_gives_them(tmp_path):
     model, x, y = TwoInputs().eval(), torch.randn(2, 3), torch.randn(2, 5)
     path = export_onnx(model, (x, y), tmp_path / "net.onnx")
-    expected = model(x, y)
-    for runtime in ("onnxruntime", "openvino"):
-        got = open_runner(runtime, path, threads=1)(x, y)
-        torch.testing.assert_close(got, (expected["sum"], expected["product"]), rtol=1e-4, atol=1e-5)
+    for runtime, source in (("onnxruntime", path), ("openvino", path), ("torch", model)):
+        got = open_runner(runtime, source, threads=1)(x, y)
+        torch.testing.assert_close(got, model(x, y), rtol=1e-4, atol=1e-5)
+
+
+class Nested(nn.Module):
+    """Boxes, class logits and a list of features, in a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.boxes, self.labels = nn.Conv2d(1, 4, 3), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = self.conv(x)
+        pooled = z.mean((2, 3))
+        return {"boxes": self.boxes(pooled), "labels": self.labels(pooled)}, (z, pooled), None
+
+
+def test_nested_outputs_survive_export_and_int8(tmp_path):
+    model, x = Nested().eval(), torch.randn(4, 1, 8, 8)
+    path = export_onnx(model, (x,), tmp_path / "net.onnx")
+    seen = dict.fromkeys(value_names(onnx.load(path)), (-9.0, 9.0))
+    write_onnx(qdq.quantize(onnx.load(path), seen), tmp_path / "int8.onnx")
+    for file, precision in (("net.onnx", "float32"), ("int8.onnx", "int8")):
+        for runtime in ("onnxruntime", "openvino"):
+            got = open_runner(runtime, tmp_path / file, threads=1, precision=precision)(x)
+            assert isinstance(got, tuple) and got[2] is None and list(got[0]) == ["boxes", "labels"]
+            torch.testing.assert_close(got, model(x), rtol=0.2, atol=0.2)
+
+
+def value_names(model):
+    return {n for node in model.graph.node for n in (*node.input, *node.output)} | {i.name for i in model.graph.input}
+
+
+def test_every_output_is_compared(tmp_path):
+    model, x, y = TwoInputs().eval(), torch.randn(2, 3), torch.randn(2, 5)
+    runner = open_runner("onnxruntime", export_onnx(model, (x, y), tmp_path / "net.onnx"), threads=1)
+    assert verify(model, runner, [((x, y), None)])[1].value < 1e-5
+
+    def other(x, y):
+        return {**model(x, y), "product": 1.01 * model(x, y)["product"]}
+
+    with pytest.raises(ExportMismatch, match=r"largest relative difference 9\.9e-03"):
+        verify(other, runner, [((x, y), None)])
 
 
 class Sliced(nn.Module):

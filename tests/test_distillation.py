@@ -431,6 +431,38 @@ def test_a_regression_goes_through_the_whole_job_without_sections_on_classes(tmp
     assert "How the student learned" in page and "Sure and right" not in page
 
 
+class Detector(nn.Module):
+    """Boxes and classes, in a dict."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.boxes, self.labels = nn.Linear(width, 4), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.body(x)
+        return {"boxes": self.boxes(features), "labels": self.labels(features)}
+
+
+def test_a_network_that_gives_a_dict_goes_through_the_whole_job(tmp_path: Path) -> None:
+    def loss(model: Any, batch: Any) -> Tensor:
+        found = model(*batch[0])
+        return F.cross_entropy(found["labels"], batch[1]["labels"]) + F.l1_loss(found["boxes"], batch[1]["boxes"])
+
+    def metric(model: Any, loader: Any) -> Tensor:
+        return torch.cat([(model(*x)["labels"].argmax(1) == y["labels"]).float() for x, y in loader])
+
+    batches = [((x,), {"labels": y, "boxes": torch.rand(len(x), 4)}) for x, y in task().train]
+    data = replace(
+        task(), train=batches, validation=batches, test=batches, calibration=[x for (x,), _ in batches],
+        example_inputs=batches[0][0], loss=loss, metric=metric,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    made = distill(Detector(16), Detector(4), data, SoftTargets(epochs=1, lr=0.01), out=tmp_path)
+    assert list(made.model(*data.example_inputs)) == ["boxes", "labels"]
+    assert made.document.teaching is not None
+
+
 # Parts
 
 

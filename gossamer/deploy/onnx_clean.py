@@ -7,6 +7,7 @@ from onnx import numpy_helper
 
 from gossamer.deploy.onnx_rewrite import rewrite
 
+STRUCTURE = "gossamer.outputs"  # metadata of a file: where its outputs stand in what the network gives
 DEFAULTS = {("group", 1), ("auto_pad", b"NOTSET"), ("alpha", 1.0), ("beta", 1.0), ("transA", 0)}
 
 
@@ -29,9 +30,11 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Delete all that no runtime reads."""
+    """Delete all that no runtime reads, but for where the outputs stand."""
+    kept = {p.key: p.value for p in model.metadata_props if p.key == STRUCTURE}
     for field in ("doc_string", "metadata_props", "producer_version", "functions", "domain"):
         model.ClearField(field)
+    onnx.helper.set_model_props(model, kept)
     model.producer_name = "gossamer"
     graph = model.graph
     for field in ("doc_string", "metadata_props", "value_info", "quantization_annotation"):
@@ -43,11 +46,11 @@ def strip(model: onnx.ModelProto) -> None:
     for node in graph.node:
         node.ClearField("doc_string")
         node.ClearField("metadata_props")
-        kept = [a for a in node.attribute if not _is_default(a)]
-        for attribute in kept:
+        attributes = [a for a in node.attribute if not _is_default(a)]
+        for attribute in attributes:
             attribute.ClearField("doc_string")
         del node.attribute[:]
-        node.attribute.extend(kept)
+        node.attribute.extend(attributes)
 
 
 def _is_default(attribute: onnx.AttributeProto) -> bool:

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gossamer import record
-from gossamer.deploy.onnx_clean import clean
+from gossamer.deploy.onnx_clean import STRUCTURE, clean
 from gossamer.errors import BadInput
+from gossamer.measure.runner import places
 from gossamer.network import bake
 
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
@@ -27,9 +30,10 @@ def export_onnx(
     """Write the module in eval mode and float32 as one ONNX file; gives the path.
 
     BatchNorm is folded, nothing but what is needed to run is stored, weighted nodes carry the name of their torch
-    module. dynamic_batch: the first dimension of every input that shares it with the first one is free. Tensors lie in
-    `<name>.data` beside the file only above 2 GiB. The module is not touched. Raises BadInput that names the operation
-    when the module cannot be exported.
+    module. Where the network gives dicts or tuples, metadata says where the outputs stand in them (`STRUCTURE`, JSON),
+    and `open_runner` gives them back. dynamic_batch: the first dimension of every input that shares it with the first
+    one is free. Tensors lie in `<name>.data` beside the file only above 2 GiB. The module is not touched. Raises
+    BadInput that names the operation when the module cannot be exported.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -45,11 +49,22 @@ def export_onnx(
         except Exception as error:
             raise BadInput(reason(type(model).__name__, "ONNX", error, dynamic_batch)) from error
     assert program is not None
+    note_structure(program, copied, inputs)
     if sum(p.numel() * p.element_size() for p in copied.state_dict().values()) > LIMIT:
         program.save(str(path), external_data=True)
         return path
     write_onnx(clean(program.model_proto), path)
     return path
+
+
+@torch.no_grad()
+def note_structure(program: Any, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Into the metadata of an exported program: where its outputs stand, unless there is one tensor alone."""
+    outputs = model(*inputs)
+    tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    structure = None if isinstance(outputs, Tensor) else places(outputs)
+    if structure is not None and len(tensors) == len(program.model.graph.outputs):
+        program.model.metadata_props[STRUCTURE] = json.dumps(structure)
 
 
 def write_onnx(model: onnx.ModelProto, path: Path) -> None:

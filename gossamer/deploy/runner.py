@@ -1,6 +1,7 @@
 """Networks on the runtimes that users deploy on, all with the same face."""
 
 import copy
+import json
 import os
 import shutil
 import warnings
@@ -12,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from gossamer.deploy.onnx_clean import STRUCTURE
 from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
 from gossamer.goal import RUNTIMES
 from gossamer.measure.runner import Runner
@@ -84,8 +87,11 @@ class TorchRunner(Runner):
             return output
 
     def outputs(self, raw: Any) -> tuple[Tensor, ...]:
-        leaves = torch.utils._pytree.tree_leaves(raw)
-        return tuple(leaf.clone() for leaf in leaves if isinstance(leaf, Tensor))
+        return tuple(leaf.clone() for leaf in tree_leaves(raw) if isinstance(leaf, Tensor))
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What the network gives, in its own structure."""
+        return tree_map_only(Tensor, Tensor.clone, self.raw(self.prepare(inputs)))
 
 
 class OnnxRuntimeRunner(Runner):
@@ -97,6 +103,7 @@ class OnnxRuntimeRunner(Runner):
         self.precision, self.threads = precision, threads
         self.session = open_session(path, threads=threads, profile=profile)
         self.names = [i.name for i in self.session.get_inputs()]
+        self.structure = json.loads(self.session.get_modelmeta().custom_metadata_map.get(STRUCTURE, "null"))
 
     def prepare(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
         return {name: x.detach().cpu().contiguous().numpy() for name, x in zip(self.names, inputs, strict=True)}
@@ -141,6 +148,8 @@ class OpenVinoRunner(Runner):
             model = core.read_model(str(path))
         except Exception as error:
             raise CorruptFile(f"{path}: OpenVINO cannot open it: {str(error).strip().splitlines()[0]}") from error
+        if model.has_rt_info(["framework", STRUCTURE]):
+            self.structure = json.loads(model.get_rt_info(["framework", STRUCTURE]).astype(str))
         compiled = core.compile_model(model, "CPU", config)
         if precision == "default":
             chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gossamer.errors import BadInput, ExportMismatch
 from gossamer.measure.runner import Runner
@@ -22,35 +23,39 @@ def verify(
 ) -> list[Record]:
     """Top-1 agreement in percent and largest relative difference to the reference over a loader, as two records.
 
-    A float32 network that differs by more than 1e-3 of the largest output, or names another class for more than 0.1 %
-    of the samples (ties within rounding left out), raises ExportMismatch. Other precisions are only recorded.
+    Where the network gives several tensors, top-1 is that of the first, and all of floating-point numbers are compared,
+    each relative to its own largest. A float32 network that differs by more than 1e-3 of the largest output, or names
+    another class for more than 0.1 % of the samples (ties within rounding left out), raises ExportMismatch. Other
+    precisions are only recorded.
     """
     was_training = isinstance(reference, nn.Module) and reference.training
     if isinstance(reference, nn.Module):
         reference.eval()
     try:
-        samples, same, unlike, difference, largest = 0, 0, 0, 0.0, 0.0
+        samples, same, unlike = 0, 0, 0
+        differences: list[list[float]] = []
+        sizes: list[list[float]] = []
         for batch in loader:
             inputs, _ = split(batch)
-            expected, got = _first(reference(*inputs)), _first(runner(*inputs))
-            if expected.shape != got.shape:
-                raise ExportMismatch(
-                    f"{subject}: outputs of shape {tuple(got.shape)}, should be {tuple(expected.shape)}"
-                )
-            flips = expected.argmax(1) != got.argmax(1)
-            top = expected.topk(min(2, expected.shape[1]), 1).values
-            clear = (top[:, 0] - top[:, -1]) > ROUNDING * expected.abs().max()
+            expected, got = _tensors(reference(*inputs)), _tensors(runner(*inputs))
+            should, are = ([tuple(x.shape) for x in tensors] for tensors in (expected, got))
+            if should != are:
+                raise ExportMismatch(f"{subject}: outputs of shape {_listed(are)}, should be {_listed(should)}")
+            flips = expected[0].argmax(1) != got[0].argmax(1)
+            top = expected[0].topk(min(2, expected[0].shape[1]), 1).values
+            clear = (top[:, 0] - top[:, -1]) > ROUNDING * expected[0].abs().max()
             same, unlike = same + int((~flips).sum()), unlike + int((flips & clear).sum())
             samples += flips.numel()
             # A NaN must not get lost in max().
-            difference = max(difference, float(torch.nan_to_num((expected - got).abs(), nan=float("inf")).max()))
-            largest = max(largest, float(expected.abs().max()))
+            differences.append([_largest(torch.nan_to_num(x - y, nan=torch.inf)) for x, y in zip(expected, got)])
+            sizes.append([_largest(x) for x in expected])
     finally:
         if was_training and isinstance(reference, nn.Module):
             reference.train()
     if samples == 0:
         raise BadInput("verify: the loader gave no samples")
-    agreement, relative = 100 * same / samples, difference / max(largest, 1e-30)
+    agreement = 100 * same / samples
+    relative = max(max(far) / max(*size, 1e-30) for far, size in zip(zip(*differences), zip(*sizes)))
     if runner.precision == "float32" and (100 * (1 - unlike / samples) < AGREEMENT or relative > DIFFERENCE):
         raise ExportMismatch(
             f"{subject} on {runner.runtime} {runner.version} does not compute what the network does: top-1 agreement "
@@ -66,8 +71,17 @@ def verify(
     ]
 
 
-def _first(output: Any) -> Tensor:
-    """The first tensor of an output, on the CPU in float32, classes in dimension 1."""
-    tensor = next(leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor))
-    tensor = tensor.detach().cpu().float()
-    return tensor if tensor.dim() > 1 else tensor[:, None]
+def _tensors(output: Any) -> list[Tensor]:
+    """The first tensor of an output and all others of floating-point numbers, on the CPU in float32, classes in
+    dimension 1."""
+    first, *others = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+    tensors = [x.detach().cpu().float() for x in (first, *(x for x in others if x.is_floating_point()))]
+    return [x if x.dim() > 1 else x.reshape(-1, 1) for x in tensors]
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes))

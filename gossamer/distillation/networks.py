@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from gossamer.deploy import open_runner
 from gossamer.errors import BadInput
@@ -48,7 +49,7 @@ class OnnxTeacher(Foreign):
             self.sessions = {os.getpid(): open_runner("onnxruntime", self.path, threads=self.threads)}
         outputs = self.sessions[os.getpid()](*inputs)
         device = inputs[0].device
-        return outputs.to(device) if isinstance(outputs, Tensor) else tuple(x.to(device) for x in outputs)
+        return tree_map_only(Tensor, lambda x: x.to(device), outputs)
 
 
 class RecordedTeacher(Foreign):
