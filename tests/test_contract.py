@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,8 @@ from gossamer.methods import catalogue
 from gossamer.methods.base import Method
 from gossamer.network import Codebook, Constraint, Grid, Mask, bake, constraints, held_value, layer_costs
 from gossamer.network.held import held_spec, hold_again
+from gossamer.network.replay import restore, structure_of
+from gossamer.network.structure import Structure
 from gossamer.ranges import Range
 from gossamer.recipe import Recipe, parse
 from gossamer.run import Run
@@ -188,6 +191,16 @@ def apply(name: str, model: nn.Module, seed: int = 0) -> tuple[nn.Module, Run]:
     return method(name)(model, task(), run), run
 
 
+@cache
+def _applied(name: str) -> tuple[nn.Module, Run]:
+    return apply(name, subject(name))
+
+
+def applied(name: str) -> tuple[nn.Module, Run]:
+    """The result of a method on its network, for tests that look at it: worked out once, a copy for each."""
+    return copy.deepcopy(_applied(name)[0]), _applied(name)[1]
+
+
 # One for each way to change a network; every method meets each of them, before and after.
 REPRESENTATIVES = ("distill.recover", "prune.channels", "prune.magnitude", "reset.blocks")
 METHODS = sorted(EXAMPLES.keys() & catalogue().keys())
@@ -210,14 +223,14 @@ def test_the_source_model_is_untouched(name: str) -> None:
 
 @each
 def test_same_seed_same_bits(name: str) -> None:
-    first, second = (apply(name, subject(name), seed=5)[0].state_dict() for _ in range(2))
+    first, second = applied(name)[0].state_dict(), apply(name, subject(name))[0].state_dict()
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 @each
 def test_history_names_what_changed(name: str) -> None:
-    _, run = apply(name, subject(name))
+    _, run = applied(name)
     assert run.history
     for edit in run.history:
         assert edit.method == name
@@ -274,7 +287,7 @@ def test_nothing_matched_is_an_error(name: str) -> None:
 @each
 def test_the_result_is_an_ordinary_module(name: str, tmp_path: Path) -> None:
     """It deep-copies, trains, and exports to ONNX with equal outputs; baked, it has nothing of gossamer left."""
-    model = copy.deepcopy(apply(name, subject(name))[0])
+    model, _ = applied(name)
     images = task().example_inputs[0]
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     before = {p: p.detach().clone() for p in model.parameters()}
@@ -296,13 +309,25 @@ def test_the_result_is_an_ordinary_module(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_what_holds_the_weights_comes_back_from_the_journal(name: str) -> None:
-    after, _ = apply(name, subject(name))
+    after, _ = applied(name)
     spec = json.loads(json.dumps(held_spec(after)))
     again = hold_again(bake(after), spec, {key: tensor.clone() for key, tensor in after.state_dict().items()})
     assert list(constraints(again)) == list(constraints(after))
     for weight in constraints(after):
         assert torch.equal(held_value(again, weight), held_value(after, weight))
     assert list(again.state_dict()) == list(after.state_dict())
+
+
+@each
+def test_the_result_comes_back_into_the_class_of_the_original(name: str) -> None:
+    """Weights and structure, as they are stored, into a network as it was before."""
+    result = bake(applied(name)[0]).eval()
+    images = task().example_inputs
+    changes = structure_of(subject(name), result, images)
+    again = subject(name)
+    restore(again, result.state_dict(), changes and Structure.parse(changes.text()), "a file")
+    assert structure(again) == structure(result)
+    assert torch.equal(again.eval()(*images), result(*images))
 
 
 def structure(model: nn.Module) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -321,7 +346,7 @@ def test_what_it_declares_to_save_goes_down(name: str) -> None:
             "distinct": sum(len(p.unique()) for p in weights),  # values
         }
 
-    before, after = cost(subject(name)), cost(apply(name, subject(name))[0])
+    before, after = cost(subject(name)), cost(applied(name)[0])
     for what in catalogue()[name].saves:
         assert after[what] < before[what]
 

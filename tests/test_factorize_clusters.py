@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.factorize.alike import alike
 from gossamer.methods.factorize.biclustered import Biclustered, outer_products
-from gossamer.methods.factorize.chain import Reorder, chain_params, grouped, kernel_of
+from gossamer.methods.factorize.chain import chain_params, grouped, kernel_of
 from gossamer.methods.factorize.monochromatic import Monochromatic
 from gossamer.methods.factorize.notes import product
 from gossamer.methods.factorize.nuclear import Nuclear, lowered, separable_share
+from gossamer.network.inserted import Reorder
 from gossamer.network.moments import input_rows
 from gossamer.run import Run
 

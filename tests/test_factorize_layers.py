@@ -12,7 +12,6 @@ from gossamer.errors import BadInput
 from gossamer.methods.factorize import matrices
 from gossamer.methods.factorize.biclustered import Biclustered
 from gossamer.methods.factorize.chain import (
-    Reorder,
     chain_macs,
     chain_params,
     dense_factor,
@@ -30,6 +29,7 @@ from gossamer.methods.factorize.svd import SVD
 from gossamer.methods.factorize.tensor_train import TensorTrain, train, windows
 from gossamer.methods.factorize.tucker import Tucker, iterate
 from gossamer.network import layer_costs
+from gossamer.network.inserted import Reorder
 from gossamer.network.moments import Layer, input_rows
 
 D = torch.float64

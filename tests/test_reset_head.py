@@ -11,12 +11,13 @@ from nets import task as task_of_noise
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
-from gossamer.methods.reset.fire import Fire, fire
+from gossamer.methods.reset.fire import fire
 from gossamer.methods.reset.global_pool import GlobalPool
 from gossamer.methods.reset.pool import Pool
 from gossamer.methods.reset.pool import pooled as with_pool
 from gossamer.methods.reset.rewrite import Unfit
 from gossamer.methods.reset.stride import Stride
+from gossamer.network.inserted import Fire
 from gossamer.run import Run
 from gossamer.task import Task
 

@@ -9,7 +9,7 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.reset.branches import Branched, Branches
+from gossamer.methods.reset.branches import Branches
 from gossamer.methods.reset.fold import Fold
 from gossamer.methods.reset.inception import InceptionBlock, inception
 from gossamer.methods.reset.resolution import Resolution
@@ -17,6 +17,7 @@ from gossamer.methods.reset.rewrite import Unfit
 from gossamer.methods.reset.shortcut import Shortcut
 from gossamer.network import total_macs
 from gossamer.network.blocks import find_blocks
+from gossamer.network.inserted import Branched
 from gossamer.run import Run
 
 G = torch.Generator().manual_seed(0)

@@ -10,10 +10,11 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.reset.grouped import Grouped, Shuffle, factors, grouped
+from gossamer.methods.reset.grouped import Grouped, factors, grouped
 from gossamer.methods.reset.rewrite import Unfit
 from gossamer.methods.reset.separable import Separable, separable, separate
 from gossamer.network.heal import Block, heal, relative_errors, solve_last, train_blocks
+from gossamer.network.inserted import Shuffle
 from gossamer.run import Run
 from gossamer.task import Task
 

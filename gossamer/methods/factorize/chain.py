@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.network.inserted import Reorder
 from gossamer.network.moments import Layer, evaluating, groups_of, place
 
 Count = int | Tensor
@@ -30,19 +31,6 @@ class Factor:
     def size(self, kernel: Sequence[int]) -> Count:
         """The number of its weights."""
         return self.outputs * self.inputs // self.groups * math.prod(kernel[a] for a in self.axes)
-
-
-class Reorder(nn.Module):
-    """Channel j of the output is channel order[j] of the input."""
-
-    order: Tensor
-
-    def __init__(self, order: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("order", order)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.order)
 
 
 def kernel_of(layer: Layer) -> tuple[int, ...]:

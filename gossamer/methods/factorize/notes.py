@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.methods.factorize.chain import Reorder
 from gossamer.methods.factorize.matrices import energy_of
+from gossamer.network.inserted import Reorder
 from gossamer.network.moments import Layer
 from gossamer.network.outline import in_row, part
 from gossamer.record import SpectrumRow, Swapped

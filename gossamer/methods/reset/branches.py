@@ -14,36 +14,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.base import Method
 from gossamer.methods.reset.rewrite import Unfit, dense_convolution, diagram, padding_of, pointwise
 from gossamer.network import swap, weights_of
+from gossamer.network.inserted import Branched
 from gossamer.network.names import layer_name
 from gossamer.run import Run
 from gossamer.task import Task
-
-
-class Branched(nn.Module):
-    """A convolution, a 1 x 1 convolution with a batch norm, and, where shapes allow it, a batch norm of the input."""
-
-    def __init__(self, conv: Any, point: nn.Module) -> None:
-        super().__init__()
-        self.conv, self.point = conv, nn.Sequential(point, silent_norm(conv))
-        same = conv.in_channels == conv.out_channels and set(conv.stride) == {1}
-        self.skip = silent_norm(conv) if same else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x) + self.point(x)
-        return y if self.skip is None else y + self.skip(x)  # type: ignore[no-any-return]
-
-
-def silent_norm(conv: Any) -> nn.Module:
-    """A batch norm that gives zero."""
-    norm = nn.BatchNorm2d(conv.out_channels).to(conv.weight)
-    nn.init.zeros_(norm.weight)
-    return norm
 
 
 def branched(layer: Any, generator: torch.Generator) -> Branched:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer.methods.reset.rewrite import (
     Rewrite,
@@ -29,24 +29,10 @@ from gossamer.methods.reset.rewrite import (
     pointwise,
 )
 from gossamer.network.heal import Block
+from gossamer.network.inserted import Fire
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-
-
-class Fire(nn.Module):
-    """Squeeze, expand in two ways, and put the output channels into the old order; no activations."""
-
-    order: Tensor
-
-    def __init__(self, squeeze: nn.Module, expand1: nn.Module, expand3: nn.Module, order: Tensor) -> None:
-        super().__init__()
-        self.squeeze, self.expand1, self.expand3 = squeeze, expand1, expand3
-        self.register_buffer("order", order)
-
-    def forward(self, x: Tensor) -> Tensor:
-        s = self.squeeze(x)
-        return torch.cat([self.expand1(s), self.expand3(s)], 1).index_select(1, self.order)
 
 
 def fire(layer: Any, squeeze: float, spatial: float) -> Block:

@@ -21,21 +21,10 @@ from torch import Tensor, nn
 
 from gossamer.methods.reset.rewrite import Rewrite, Unfit, bias_of, convolution, dense_convolution, geometry, pointwise
 from gossamer.network.heal import Block
+from gossamer.network.inserted import Shuffle
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-
-
-class Shuffle(nn.Module):
-    """Channels (g, C / g) to (C / g, g): channel a of group b goes to place a g + b. Its inverse has C / g groups."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        grouped = x.view(len(x), self.groups, -1, *x.shape[2:])
-        return grouped.transpose(1, 2).flatten(1, 2)
 
 
 def factors(weight_NCK: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]:

@@ -28,23 +28,10 @@ from gossamer.methods.reset.rewrite import (
     pointwise,
 )
 from gossamer.network.heal import Block
+from gossamer.network.inserted import Inception
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-
-
-class Inception(nn.Module):
-    """Branches side by side, their output channels put into the old order."""
-
-    order: Tensor
-
-    def __init__(self, branches: list[nn.Module], order: Tensor) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-        self.register_buffer("order", order)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([branch(x) for branch in self.branches], 1).index_select(1, self.order)
 
 
 def centre(weight: Tensor, size: int) -> Tensor:

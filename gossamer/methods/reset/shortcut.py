@@ -18,21 +18,10 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput, unknown
 from gossamer.methods.base import Method
 from gossamer.network import swap
+from gossamer.network.inserted import Residual
 from gossamer.network.moments import evaluating, layer_inputs, place
 from gossamer.run import Run
 from gossamer.task import Task
-
-
-class Residual(nn.Module):
-    """block(x) + gain * x; the gain is zero at first, one for each channel (dimension 1)."""
-
-    def __init__(self, block: nn.Module, x: Tensor) -> None:
-        super().__init__()
-        self.block = block
-        self.gain = nn.Parameter(x.new_zeros(x.shape[1], *[1] * (x.dim() - 2)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x) + self.gain * x  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
