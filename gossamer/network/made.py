@@ -1,14 +1,17 @@
 """Weights that are made of fewer numbers by a rule: what some constraints hold, and what a compact file stores."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Shape = tuple[int, ...]
+BLOCK = 1 << 20  # elements that are made at once
 
 
 class Rule(IntEnum):
@@ -38,19 +41,32 @@ class Made:
         return self.numbers, self.indices, self.keep
 
     def weight(self) -> Tensor:
-        """The weight; every machine gives the same bits. Raises IndexError for indices outside the codebooks."""
+        """The weight; every machine gives the same bits. Raises IndexError for indices outside the codebooks.
+
+        Beside the weight only blocks of it take memory, at the least those of one row.
+        """
         if self.rule == Rule.HASHED:
-            places, signs = hashed_places(self.shape, len(self.numbers), self.seed)
-            value = self.numbers[places.long()] * signs
+            flat = torch.empty(math.prod(self.shape))
+            for at in range(0, len(flat), BLOCK):
+                buckets, signs = _hashed(at, min(BLOCK, len(flat) - at), len(self.numbers), self.seed)
+                flat[at : at + BLOCK] = self.numbers[torch.from_numpy(buckets)] * torch.from_numpy(signs)
+            found = flat.view(self.shape)
         else:
-            assert self.indices is not None
-            blocks = torch.stack([book[index.long()] for book, index in zip(self.numbers, self.indices)])
-            if self.rule == Rule.PRODUCT:
-                rows = blocks.movedim(0, 1).flatten(1)[:, : self.shape[1]]
-            else:
-                rows = sum_in_order(blocks)
-            value = weight_of(rows, self.shape)
-        return value if self.keep is None else value.where(self.keep, 0.0)
+            rows = torch.empty(math.prod(self.shape) // self.shape[1], self.shape[1])
+            high = max(1, BLOCK // self.shape[1])
+            for at in range(0, len(rows), high):
+                rows[at : at + high] = self._rows(slice(at, at + high))
+            found = weight_of(rows, self.shape)
+        return found if self.keep is None else found.masked_fill_(~self.keep, 0.0)
+
+    def _rows(self, some: slice) -> Tensor:
+        """Some rows of the weight, as `rows_of` has them."""
+        assert self.indices is not None
+        indices = self.indices[:, some].long()
+        if self.rule == Rule.RESIDUAL:
+            return sum_in_order(book[index] for book, index in zip(self.numbers, indices))
+        blocks = self.numbers[torch.arange(len(indices))[:, None], indices]
+        return blocks.movedim(0, 1).flatten(1)[:, : self.shape[1]]
 
 
 def fault(rule: Rule, shape: Shape, numbers: Shape, indices: Shape | None) -> str:
@@ -64,7 +80,12 @@ def fault(rule: Rule, shape: Shape, numbers: Shape, indices: Shape | None) -> st
         wanted = (-(-columns // numbers[2]), math.prod(shape) // columns)
     else:
         wanted = (numbers[0], math.prod(shape) // columns)
-    if numbers[0] != wanted[0] or indices != wanted or (rule == Rule.RESIDUAL and numbers[2] != columns):
+    if (
+        numbers[0] != wanted[0]
+        or numbers[2] > columns
+        or indices != wanted
+        or (rule == Rule.RESIDUAL and numbers[2] != columns)
+    ):
         return "its codebooks do not fit its shape"
     return ""
 
@@ -75,14 +96,20 @@ def hashed_places(shape: Shape, k: int, seed: int) -> tuple[Tensor, Tensor]:
     SplitMix64 (Steele et al. 2014) of seed and place: the upper half chooses the bucket, by multiplication instead of a
     remainder; the lowest bit the sign.
     """
+    buckets, signs = _hashed(0, math.prod(shape), k, seed)
+    return torch.from_numpy(buckets.astype(np.int32)).view(shape), torch.from_numpy(signs).view(shape)
+
+
+def _hashed(first: int, count: int, k: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The buckets and signs of some elements."""
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is the point
-        z = np.uint64(seed) + np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        place = np.arange(first + 1, first + count + 1, dtype=np.uint64)
+        z = np.uint64(seed) + place * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
     buckets = ((z >> np.uint64(32)) * np.uint64(k)) >> np.uint64(32)
-    signs = 1 - 2 * (z & np.uint64(1)).astype(np.float32)
-    return torch.from_numpy(buckets.astype(np.int32)).view(shape), torch.from_numpy(signs).view(shape)
+    return buckets.astype(np.int64), 1 - 2 * (z & np.uint64(1)).astype(np.float32)
 
 
 def rows_of(weight: Tensor) -> Tensor:
@@ -95,9 +122,10 @@ def weight_of(rows: Tensor, shape: Shape) -> Tensor:
     return rows.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1).reshape(shape)
 
 
-def sum_in_order(stack: Tensor) -> Tensor:
-    """The sum over the first dimension, from the first to the last: with the same bits everywhere."""
-    total = stack[0]
-    for one in stack[1:]:
+def sum_in_order(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of some tensors, or over the first dimension, from the first to the last: the same bits everywhere."""
+    ordered = iter(parts)
+    total = next(ordered)
+    for one in ordered:
         total = total + one
     return total

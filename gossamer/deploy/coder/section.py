@@ -8,6 +8,8 @@ from gossamer.errors import unknown
 
 # Contexts per decision; 0 for the coder that has none.
 MODES = {"cm4": 4, "cm8": 8, "rans": 0}
+# What a decoder needs whatever it decodes: counters for each context, tables of frequencies.
+MODEL_BYTES, TABLE_BYTES = 4 * 8192 * 192, 1 << 20
 
 
 def encode_section(tensors: Sequence[Integers], mode: str) -> bytes:
@@ -37,6 +39,15 @@ def decode_section(data: bytes, headers: Sequence[Header], mode: str) -> list[In
 
         return cm.decode(data, headers, _contexts(mode))
     return rans.decode(data, headers)
+
+
+def decoding_bytes(payload: int, headers: Sequence[Header], mode: str) -> int:
+    """The memory that decoding a payload of so many bytes takes at most, its result included; from what the headers
+    declare. Nothing is allocated to find it."""
+    weights, columns = sum(header.weights for header in headers), max((h.columns for h in headers), default=0)
+    if contexts := _contexts(mode):
+        return 2 * payload + contexts * MODEL_BYTES + 4 * weights + 32 * columns
+    return 8 * payload + TABLE_BYTES + 24 * weights + 2 * sum(1 + h.rows + h.columns for h in headers)
 
 
 def _contexts(mode: str) -> int:

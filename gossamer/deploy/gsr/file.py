@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gossamer.deploy.coder import integers as coder
-from gossamer.deploy.coder.section import decode_section, encode_section
+from gossamer.deploy.coder.section import decode_section, decoding_bytes, encode_section
 from gossamer.deploy.gsr.header import (
     MOST_HEADER,
     SECTION_WEIGHTS,
@@ -22,6 +22,7 @@ from gossamer.deploy.gsr.header import (
     read_header,
     write_header,
 )
+from gossamer.deploy.gsr.ledger import Ledger
 from gossamer.deploy.gsr.stream import Reader, Writer, damaged
 from gossamer.deploy.gsr.values import Codes, Coding, Stored, matrix_shape
 from gossamer.errors import CorruptFile
@@ -30,6 +31,7 @@ MAGIC, VERSION = b"GSR", 1
 ALIGNMENT, OWN_SECTION = 64, 1 << 16  # raw tensors from so many bytes on lie alone, at a multiple of so many bytes
 MOST_SECTIONS, MOST_BYTES = 1 << 20, 1 << 48
 MODES = {"fast": ("rans",), "default": ("cm4",), "max": ("cm8", "rans")}
+MADE_BYTES = 32  # for work on each element of a row of a tensor that is made of others
 SMALL = 1 << 22  # up to so many integers "default" takes the smaller of the two: less than two seconds
 
 
@@ -177,9 +179,10 @@ class File:
     """A file that was opened: its header and directory are checked, its sections are when they are read."""
 
     def __init__(self, data: Any) -> None:
-        """data: bytes or an `mmap` of the whole file."""
+        """data: the bytes of the whole file, or a `source.OnDisk`."""
         self.data = data
-        self.right: set[int] = set()  # where sections begin whose checksum was found to be right
+        self.right: dict[int, memoryview] = {}  # by where they begin: sections whose checksum was found to be right
+        self.ledger = Ledger(len(data))
         reader = _front(data)
         length, plain = reader.varint(MOST_HEADER), reader.varint(MOST_HEADER)
         packed = reader.take(length)
@@ -188,9 +191,18 @@ class File:
         if struct.unpack("<I", reader.take(4))[0] != zlib.crc32(data[:end]):
             reader.fail("its checksum is wrong")
         self.sections = list(_placed(self.sections, end + 4, data))
-        self.header = read_header(packed, plain, len(data))
+        self.header = read_header(packed, plain, self.ledger)
         self.header_bytes = end + 4
         self._match()
+        needs = [
+            decoding_bytes(section.length, self._told(pieces), CODERS[section.kind])
+            for section, pieces in zip(self.coded, self.pieces)
+        ]
+        self.ledger.at_once(
+            MADE_BYTES * max(entry.shape) for entry in self.header.entries if entry.made_of and entry.shape
+        )
+        # How many sections may be decoded side by side.
+        self.side_by_side = min(os.cpu_count() or 1, self.ledger.at_once(needs))
 
     def _match(self) -> None:
         """Whether the directory has what the header needs."""
@@ -206,36 +218,41 @@ class File:
         if any(section.kind not in CODERS for section in self.coded):
             raise damaged("header", "its sections are out of order")
         self.pieces: list[list[Piece]] = []
-        left = pieces_of(entries)
+        all_pieces, at = pieces_of(entries), 0
         for section in self.coded:
-            count = section.pieces or len(left)
-            if not 0 < count <= len(left):
+            left = len(all_pieces) - at
+            count = section.pieces or left
+            if not 0 < count <= left:
                 raise damaged("header", "its sections do not hold the integers of its tensors")
-            self.pieces.append(left[:count])
-            left = left[count:]
-        if left:
+            self.pieces.append(all_pieces[at : at + count])
+            at += count
+        if at < len(all_pieces):
             raise damaged("header", "its sections do not hold the integers of its tensors")
 
     def payload(self, section: Section) -> memoryview:
-        """The checked bytes of a section."""
-        view = memoryview(self.data)[section.start : section.start + section.length]
+        """The checked bytes of a section. They are read once: the file may change meanwhile."""
         if section.start not in self.right:
+            view = memoryview(self.data[section.start : section.start + section.length])
             if zlib.crc32(view) != section.crc:
                 raise damaged(section.name, "its checksum is wrong")
-            self.right.add(section.start)
-        return view
+            self.right[section.start] = view
+        return self.right[section.start]
+
+    def _told(self, pieces: Sequence[Piece]) -> list[coder.Header]:
+        """What the decoder is told of some pieces."""
+        told = []
+        for piece in pieces:
+            entry = self.header.entries[piece.tensor]
+            shape = {"rows": piece.rows, "columns": piece.columns, "lag": entry.lag, "largest": piece.largest}
+            told.append(coder.Header(**shape, trellis=entry.coding == Coding.TRELLIS))
+        return told
 
     def codes(self, number: int) -> Sequence[Codes]:
         """The decoded integers of coded section `number`, one array for each of its pieces."""
         section = self.coded[number]
         payload = bytes(self.payload(section))
-        headers = []
-        for piece in self.pieces[number]:
-            entry = self.header.entries[piece.tensor]
-            shape = {"rows": piece.rows, "columns": piece.columns, "lag": entry.lag, "largest": piece.largest}
-            headers.append(coder.Header(**shape, trellis=entry.coding == Coding.TRELLIS))
         try:
-            found = decode_section(payload, headers, CODERS[section.kind])
+            found = decode_section(payload, self._told(self.pieces[number]), CODERS[section.kind])
         except CorruptFile as error:
             raise damaged(section.name, str(error)) from error
         if digest(found) != section.digest:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from gossamer.deploy.gsr.ledger import Limit
 from gossamer.deploy.gsr.ops import CODES, NAMES, VIEWS, WRITES
 from gossamer.deploy.gsr.stream import Reader, Writer
 
@@ -21,14 +22,14 @@ DTYPES: tuple[torch.dtype, ...] = (
 FORMATS = (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Value:
     """What an input or a step gives: inputs come first, then every step in order."""
 
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class State:
     """A stored tensor, by its place in the table of tensors."""
 
@@ -43,7 +44,7 @@ DEVICE_OF_INPUT = Device()
 _PLAIN: dict[int, Any] = {NONE: None, TRUE: True, FALSE: False, DEVICE: DEVICE_OF_INPUT, LAYOUT: torch.strided}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One operation. args and kwargs hold Values, States, plain values, and lists of them."""
 
@@ -52,7 +53,7 @@ class Step:
     kwargs: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Graph:
     """inputs: how many tensors go in. output: a Value, or lists, tuples and dictionaries of them."""
 
@@ -184,6 +185,7 @@ def read_graph(reader: Reader, tensors: int) -> Graph:
         read.values = inputs + number
         code = reader.varint(len(NAMES) - 1)
         count = reader.varint(2 * MOST_ITEMS)
+        reader.ledger.charge(Limit.GRAPH, 1 + count // 2)
         args = tuple(read.get() for _ in range(count // 2))
         kwargs = read.get() if count % 2 else {}
         if not isinstance(kwargs, dict):
@@ -198,7 +200,8 @@ def read_graph(reader: Reader, tensors: int) -> Graph:
 
 class _Read:
     def __init__(self, reader: Reader, tensors: int) -> None:
-        self.reader, self.tensors, self.state, self.values, self.depth = reader, tensors, 0, 0, 0
+        self.reader, self.tensors = reader, tensors
+        self.state, self.values, self.depth = 0, 0, 0
 
     def get(self) -> Any:
         code = self.reader.byte()
@@ -244,20 +247,22 @@ class _Read:
             self.reader.fail(f"type {index} is unknown")
         return table[index]
 
-    def _deeper(self) -> None:
+    def _deeper(self, count: int) -> None:
+        self.reader.ledger.charge(Limit.GRAPH, count)
         self.depth += 1
         if self.depth > MOST_DEPTH:
             self.reader.fail(f"lists are nested more than {MOST_DEPTH} deep")
 
     def _items(self, count: int) -> list[Any]:
-        self._deeper()
+        self._deeper(count)
         items = [self.get() for _ in range(count)]
         self.depth -= 1
         return items
 
     def _dictionary(self) -> dict[str, Any]:
-        self._deeper()
-        items = {self.reader.text(MOST_TEXT): self.get() for _ in range(self.reader.varint(MOST_ITEMS))}
+        count = self.reader.varint(MOST_ITEMS)
+        self._deeper(count)
+        items = {self.reader.text(MOST_TEXT): self.get() for _ in range(count)}
         self.depth -= 1
         return items
 

@@ -10,6 +10,7 @@ import torch
 from gossamer.deploy.gsr.dictionary import DICTIONARY
 from gossamer.deploy.gsr.graph import DTYPES, Graph, read_graph, write_graph
 from gossamer.deploy.gsr.grid import LARGEST
+from gossamer.deploy.gsr.ledger import Ledger, Limit
 from gossamer.deploy.gsr.names import MOST_NAMES, read_names, write_names
 from gossamer.deploy.gsr.stream import Reader, Writer, damaged
 from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, MadeOf, Stored, Width, matrix_shape
@@ -17,14 +18,13 @@ from gossamer.network.made import Rule, fault
 
 MOST_DIMENSIONS, MOST_SIZE, MOST_HEADER, MOST_LAG = 32, 1 << 40, 1 << 24, 1 << 15
 MOST_SEED = (1 << 63) - 1
-# What a file may decode to, and how many integers it may hold, at the least and for each byte of its own.
-FREE_BYTES, BYTES_PER_BYTE = 1 << 28, 4096
-FREE_CODES, CODES_PER_BYTE = 1 << 22, 1024
+MOST_ELEMENTS = 1 << 50  # of all dimensions that are not 0: their strides have to be numbers of 64 bits
 SECTION_WEIGHTS = 1 << 19  # about so many integers are coded together; a writer may choose others
+LEAST_SUMS = 1 << 14
 CODED = (Coding.GRID, Coding.ROWS, Coding.CODEBOOK, Coding.TRELLIS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One tensor as the header tells of it. count: of its floats. part: its integers are coded so many rows at a time,
     0 for all at once. largest: magnitude of the integers of each part."""
@@ -118,8 +118,8 @@ def write_header(header: Header) -> tuple[bytes, int]:
     return min(tried, key=len), len(plain)
 
 
-def read_header(packed: bytes, length: int, file_bytes: int) -> Header:
-    """The header of a file of so many bytes. Nothing is allocated that the limits do not allow."""
+def read_header(packed: bytes, length: int, ledger: Ledger) -> Header:
+    """The header of a file. Nothing is allocated that the limits do not allow."""
     unpacker = zlib.decompressobj(-15, zdict=DICTIONARY)
     try:
         plain = unpacker.decompress(packed, length + 1)
@@ -127,24 +127,25 @@ def read_header(packed: bytes, length: int, file_bytes: int) -> Header:
         raise damaged("header", str(error)) from error
     if len(plain) != length or not unpacker.eof or unpacker.unused_data:
         raise damaged("header", "its packed and unpacked lengths disagree")
-    reader = Reader(plain, "header")
+    reader = Reader(plain, "header", ledger)
     names, buffers = read_names(reader)
-    named = len(names)
-    names += constant_names(named, reader.varint(MOST_NAMES))
+    named, unnamed = len(names), reader.varint(MOST_NAMES)
+    ledger.charge(Limit.COUNT, unnamed)
+    names += constant_names(named, unnamed)
     if len(set(names)) != len(names):
         reader.fail("two tensors have one name")
-    memory, codes = FREE_BYTES + BYTES_PER_BYTE * file_bytes, FREE_CODES + CODES_PER_BYTE * file_bytes
     entries: list[Entry] = []
     for number in range(len(names)):
         entry = _read_entry(reader, number, entries)
-        memory -= 0 if entry.coding == Coding.SAME else entry.bytes
-        codes -= entry.elements if entry.coding in CODED else 0
-        if memory < 0 or codes < 0:
-            reader.fail(f"its tensors are larger than a file of {file_bytes} bytes may hold")
+        ledger.charge(Limit.TENSORS, 0 if entry.coding == Coding.SAME else entry.bytes)
+        ledger.charge(Limit.INTEGERS, entry.elements if entry.coding in CODED else 0)
         entries.append(entry)
     for number, entry in enumerate(entries):
         if entry.made_of and (why := _made_of_fault(entry, entry.made_of, named, entries)):
             reader.fail(f"tensor {number}: {why}")
+        if entry.made_of and entry.made_of.rule == Rule.RESIDUAL:
+            # The tensor is gone through once for each codebook, and even a small one takes a moment.
+            ledger.charge(Limit.SUMS, entries[entry.made_of.numbers].shape[0] * max(entry.elements, LEAST_SUMS))
     has_graph = reader.byte()
     graph = read_graph(reader, shown(entries)) if has_graph else None
     reader.end()
@@ -231,16 +232,17 @@ def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
             reader.fail(f"tensor {number} has dtype {index}, which is unknown")
         dtype = DTYPES[index]
     shape = tuple(reader.varint(MOST_SIZE) for _ in range(reader.varint(MOST_DIMENSIONS)))
+    if math.prod(size for size in shape if size) > MOST_ELEMENTS:
+        reader.fail(f"tensor {number} has shape {shape}: larger than a file of any size may hold")
     lag, part = divmod(reader.varint(2 * MOST_LAG + 1), 2) if code & 128 else (0, 0)
     rows = matrix_shape(shape)[0]
     if part:
         part = reader.varint(MOST_SIZE)
         if part >= rows or coding == Coding.TRELLIS or part == 0:
             reader.fail(f"tensor {number} is coded in parts of {part} rows of {rows}")
-    parts = -(-rows // part) if part else 1
-    if parts > len(reader.data):
-        reader.fail(f"tensor {number} has {parts} parts")
-    largest = tuple(reader.varint(LARGEST) for _ in range(parts)) if coding in CODED else ()
+    parts = (-(-rows // part) if part else 1) if coding in CODED else 0
+    reader.ledger.charge(Limit.PIECES, parts)
+    largest = tuple(reader.varint(LARGEST) for _ in range(parts))
     count, zero = _counts(reader, coding, dtype, shape)
     entry = Entry(
         coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, part=part, lag=lag,

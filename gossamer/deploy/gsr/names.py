@@ -1,5 +1,6 @@
 """Names of tensors in few bytes: by module, with the part that a module's name shares with the one before left out."""
 
+from gossamer.deploy.gsr.ledger import MOST_DEEP, Limit
 from gossamer.deploy.gsr.stream import Reader, Writer
 
 # What modules usually hold, in the order of their state_dict. The number in the list stands for the names.
@@ -71,14 +72,19 @@ def read_names(reader: Reader) -> tuple[list[str], set[str]]:
         rest += reader.varint(MOST_TEXT) if rest == 3 else 0
         if shared > len(path):
             reader.fail("a name shares more with the one before than that has")
+        if shared + rest > MOST_DEEP:
+            reader.fail(f"modules are nested more than {MOST_DEEP} deep")
         path = path[:shared] + [_part(reader) for _ in range(rest)]
+        leaves = LEAVES[known] or (_part(reader),)
+        # A module's whole path is spelled out in each of its names, however few bytes tell it.
+        length = sum(map(len, path)) + len(path)
+        reader.ledger.charge(Limit.COUNT, len(leaves))
+        reader.ledger.charge(Limit.NAMES, sum(length + len(leaf) for leaf in leaves))
         prefix = "".join(f"{part}." for part in path)
-        for leaf in LEAVES[known] or (_part(reader),):
+        for leaf in leaves:
             names.append(prefix + leaf)
             if reader.byte() == 1 if known == 0 else leaf in BUFFERS:
                 buffers.add(prefix + leaf)
-        if len(names) > MOST_NAMES:
-            reader.fail(f"more than {MOST_NAMES} tensors")
     if len(set(names)) != len(names):
         reader.fail("two tensors have one name")
     return names, buffers

@@ -2,6 +2,7 @@
 
 from typing import NoReturn
 
+from gossamer.deploy.gsr.ledger import Ledger
 from gossamer.errors import CorruptFile
 
 
@@ -33,10 +34,14 @@ class Writer:
 
 
 class Reader:
-    """Bytes, taken from the front. Whatever is missing or out of bounds is a CorruptFile that names the section."""
+    """Bytes, taken from the front. Whatever is missing or out of bounds is a CorruptFile that names the section.
 
-    def __init__(self, data: bytes, section: str) -> None:
+    ledger: what is charged for all that the bytes lead to, that of a file which consists of them if not given.
+    """
+
+    def __init__(self, data: bytes, section: str, ledger: Ledger | None = None) -> None:
         self.data, self.section, self.at = data, section, 0
+        self.ledger = ledger or Ledger(len(data))
 
     def fail(self, why: str) -> NoReturn:
         raise damaged(self.section, why)
