@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,11 +23,20 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """What can be removed: the modules `parts` become identities. params: their number of parameters."""
+    """What can be removed: the modules `parts` become identities. params: their number of parameters. alone: whether
+    it is called with its input and nothing else."""
 
     name: str
     params: int
     parts: tuple[str, ...]
+    alone: bool = True
+
+
+class Skip(nn.Identity):
+    """Hands on its first input, whatever else the network gives to the module in whose place it stands."""
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return next(iter((*inputs, *named.values())))
 
 
 def removable(model: nn.Module, example_inputs: Any) -> list[Block]:
@@ -43,28 +53,43 @@ def find_blocks(model: nn.Module, example_inputs: Any) -> list[Block]:
     after whose addition comes a ReLU counts as well, as long as its input has been through one.
     """
     silent_is_identity: dict[str, bool] = {}
+    more: set[str] = set()
 
-    def probe(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        same = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
-        if not same or inputs[0].shape != output.shape or inputs[0].dtype != output.dtype:
-            return
-        silent = copy.deepcopy(module)
-        for part in silent.modules():
-            part._forward_hooks.clear()  # else the copy would be probed as well
-        for p in silent.parameters():
-            p.zero_()
-        same = torch.equal(silent(inputs[0]), inputs[0])
-        silent_is_identity[name] = same and silent_is_identity.get(name, True)  # of every call, where there are several
+    def probe(name: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        x: Any = next(iter((*inputs, *named.values())), None)
+        same = isinstance(x, Tensor) and isinstance(output, Tensor) and x.shape == output.shape
+        if same and x.dtype == output.dtype:
+            same = _silent_is_identity(module, x, inputs, named)
+            silent_is_identity[name] = same and silent_is_identity.get(name, True)  # of every call, if several
+            if named or len(inputs) > 1:
+                more.add(name)
 
     looked = copy.deepcopy(model).eval()
     for name, module in looked.named_modules():
         if name and any(module.children()) and any(True for _ in module.parameters()):
-            module.register_forward_hook(lambda module, inputs, output, name=name: probe(name, module, inputs, output))
+            module.register_forward_hook(partial(probe, name), with_kwargs=True)
     args, kwargs = arguments(example_inputs)
     looked(*args, **kwargs)
     found = [name for name, identity in silent_is_identity.items() if identity]
     inner = [name for name in found if not any(other.startswith(name + ".") for other in found)]
-    return [Block(name=name, params=_parameters(looked, (name,)), parts=(name,)) for name in inner]
+    return [
+        Block(name=name, params=_parameters(looked, (name,)), parts=(name,), alone=name not in more) for name in inner
+    ]
+
+
+def _silent_is_identity(module: nn.Module, x: Tensor, inputs: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether a module whose parameters are zero gives back its input."""
+    silent = copy.deepcopy(module)
+    for part in silent.modules():
+        part._forward_hooks.clear()  # else the copy would be probed as well
+        part._forward_hooks_with_kwargs.clear()
+    for p in silent.parameters():
+        p.zero_()
+    try:
+        output = silent(*inputs, **named)
+    except Exception:  # it cannot be called apart from its network, or not with zeros: not a block that can be removed
+        return False
+    return isinstance(output, Tensor) and torch.equal(output, x)
 
 
 @torch.no_grad()
@@ -126,4 +151,4 @@ def remove_blocks(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
     """A copy of the model with identities in the place of the blocks."""
     if not blocks:
         raise NoEffect("no blocks to remove were named")
-    return swap(model, {part: nn.Identity() for block in blocks for part in block.parts})
+    return swap(model, {part: nn.Identity() if b.alone else Skip() for b in blocks for part in b.parts})

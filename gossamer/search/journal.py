@@ -75,6 +75,17 @@ class Journal:
             self._write()
         return model, value
 
+    @property
+    def left(self) -> dict[str, list[str]]:
+        """Name and reason of what was left out, by the key of its trial."""
+        found: dict[str, list[str]] = self.results.setdefault("left out", {})
+        return found
+
+    def leave(self, key: str, name: str, why: str) -> None:
+        """Note that what was tried under this key is left out."""
+        self.left[key] = [name, why]
+        self._write()
+
     def _write(self) -> None:
         if self.folder is not None:
             text = json.dumps({"fingerprint": self.fingerprint, "results": self.results}, indent=1)

@@ -2,14 +2,13 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 from torch import nn
 
-from gossamer.errors import Diverged
 from gossamer.methods.distill.recover import Recover
 from gossamer.network.blocks import find_blocks
 from gossamer.record import Edit, State
@@ -18,7 +17,8 @@ from gossamer.search.journal import Journal
 from gossamer.search.price import AIM, Pricer, Quote
 from gossamer.search.rewrites import rewrite_families
 from gossamer.search.shapes import Family, Steps, apply_steps, block_order, depth_family, roughly, width_family
-from gossamer.search.thrift import Thrift, left_alone
+from gossamer.search.thrift import Thrift
+from gossamer.search.trials import Trials, left_alone
 from gossamer.task import Loader, Task
 from gossamer.train import Distillation, Training, fit, recalibrate
 
@@ -60,41 +60,76 @@ class Planner:
     def plan(self, whole: Quote, *, ease: float = 1.0) -> Steps | None:
         """The steps to take, or None where no shape meets the goal. whole: the quote of the uncut network. ease: how
         far the needs may exceed the goal's."""
-        order = self.journal.remember("block order", lambda: block_order(self.original, self.task))
-        depth = depth_family(order)
-        limit = AIM * ease
-        candidates = [self.largest(depth, whole, limit)] if order else []
-        deepest = len(_removed(candidates[0]) if candidates and candidates[0] else order)
-        some = sorted({round(share * deepest) for share in SHALLOWER} - {0})
-        families = self._width_families([depth.steps(count / len(order)) for count in some])
-        candidates += [self.largest(family, whole, limit) for family in families]
-        candidates += [self.largest(family, whole, limit) for family in self._layer_families(whole, limit)]
-        candidates += self._rewritten(whole, limit)
-        found = _distinct([c for c in candidates if c is not None])
+        candidates = self._candidates(whole, AIM * ease)
+        found = _distinct([c for c in candidates if not self.trials.failed(shape_key(c.steps))])
         for candidate in found:
             self.run.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
-        if not found:
-            return None
         winner = self._race(found)
-        self.dropped.pop(winner.name.removesuffix(REST), None)
         self.prepared.clear()
+        if winner is None:
+            return None
+        self.dropped.pop(winner.name.removesuffix(REST), None)
         return (*winner.steps, self.recover)
+
+    @property
+    def trials(self) -> Trials:
+        """What fails is left out."""
+        return Trials(self.journal, self.run.progress)
+
+    def _candidates(self, whole: Quote, limit: float) -> list[Candidate]:
+        """Of each family the lightest cut that is within the limit."""
+        order = self._block_order()
+        depth = depth_family(order)
+        deep = self.largest(depth, whole, limit) if order else None
+        deepest = len(_removed(deep) if deep else order)
+        some = sorted({round(share * deepest) for share in SHALLOWER} - {0})
+        families = [
+            *self._width_families([depth.steps(count / len(order)) for count in some]),
+            *self._layer_families(whole, limit),
+        ]
+        found = [deep, *(self.largest(family, whole, limit) for family in families), *self._rewritten(whole, limit)]
+        return [candidate for candidate in found if candidate is not None]
+
+    def _block_order(self) -> list[str]:
+        def ask() -> list[str]:
+            trials = self.trials
+            return trials("depth", "block order", block_order, self.original, self.task, trials=trials) or []
+
+        order: list[str] = self.journal.remember("block order", ask)
+        return order
 
     def _width_families(self, shallower: Sequence[Steps]) -> Iterator[Family]:
         """Channels by importance per cost, rounded to what kernels like; the same share of all layers; and some of the
         depth with the rest in width."""
         multiple = self._multiple
         for round_to in sorted({multiple, 2 * multiple if self.pricer.timed else 1}):
-            yield self._narrower(f"width, multiples of {round_to}", costs=self.pricer.layer_costs(), round_to=round_to)
-        yield self._narrower("even width")
+            name = f"width, multiples of {round_to}"
+            yield from self._narrower(name, costs=self.pricer.layer_costs, round_to=round_to)
+        yield from self._narrower("even width")
         for before in shallower:
-            yield self._narrower(f"depth {len(before[0].options()['names'])}{REST}", before)
+            yield from self._narrower(f"depth {len(before[0].options()['names'])}{REST}", before)
 
-    def _narrower(self, name: str, before: Steps = (), **options: Any) -> Family:
-        """Cuts in width of the network that `before` leaves. In plain networks what is behind a cut is fitted again:
-        those with residual blocks learn as much without."""
-        options = {"round_to": self._multiple, "refit": self._plain, "seed": self.run.seed} | options
-        return width_family(self.original, self.task, name=name, before=before, **options)
+    def _narrower(
+        self, name: str, before: Steps = (), *, costs: Callable[[], dict[str, float]] | None = None, round_to: int = 0
+    ) -> Iterator[Family]:
+        """Cuts in width of the network that `before` leaves; nothing where that fails. In plain networks what is behind
+        a cut is fitted again: those with residual blocks learn as much without."""
+
+        def make() -> Family:
+            return width_family(
+                self.original,
+                self.task,
+                name=name,
+                before=before,
+                costs=costs() if costs else None,
+                round_to=round_to or self._multiple,
+                refit=self._plain,
+                seed=self.run.seed,
+            )
+
+        family = self.trials(name, f"family {name} {before!r}", make)
+        if family is not None:
+            yield family
 
     @cached_property
     def _plain(self) -> bool:
@@ -102,34 +137,43 @@ class Planner:
 
     def _layer_families(self, whole: Quote, limit: float) -> Iterator[Family]:
         """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""
-        thrift = self.thrift()
-        if (layers := thrift.family(whole.worst, limit)) is not None:
+        thrift, trials = self.thrift(), self.trials
+        name = "cheaper layers"
+        layers = trials(name, f"family {name}", thrift.family, whole.worst, limit)
+        if layers is not None:
             yield layers
-        elif (some := thrift.some(whole.worst, limit)) is not None:
-            yield self._narrower(f"cheaper layers{REST}", some)
+            return
+        some = trials(name, f"family {name}{REST}", thrift.some, whole.worst, limit)
+        if some is not None:
+            yield from self._narrower(f"{name}{REST}", some)
 
     def _rewritten(self, whole: Quote, limit: float) -> Iterator[Candidate]:
         """The whole network rewritten. Where that is not enough: half of the way so (in ratios), and the rest in width;
         what does not come as far is dropped, because nearly all of the way would be width, which has its own race."""
         self.dropped.clear()
-        for family in rewrite_families(self.original, self.task, self.journal):
+        for family in rewrite_families(self.original, self.task, self.journal, self.trials):
             kind, part = family.name, None
             found = self.largest(family, whole, limit)
             if found is None:
                 part = self.largest(family, whole, math.sqrt(whole.worst * limit))
             if part is not None:
-                found = self.largest(self._narrower(f"{kind}{REST}", part.steps), whole, limit)
+                families = self._narrower(f"{kind}{REST}", part.steps)
+                found = next((c for f in families if (c := self.largest(f, whole, limit))), None)
             if found is not None:
                 self.dropped[kind] = f"{describe(found.quote)}, but another shape did better"
                 yield found
                 continue
-            times = whole.worst / self._measured(family, len(family.grid) - 1).quote.worst
+            heaviest = self._measured(family, family.grid[-1])
+            if heaviest is None:
+                continue
+            times = whole.worst / heaviest.quote.worst
             why = f"measured, {times:.2f} times cheaper, where the goal needs {whole.worst / limit:.2f}"
             self.dropped[kind] = f"{why}; no width brings the rest" if part is not None else why
 
     def left(self, steps: Sequence[Any]) -> list[Edit]:
         """What the plan leaves as it is, and why, for the history: layers, and rewrites of the whole network."""
-        return [*self.thrift().left(steps), *(left_alone(kind, why) for kind, why in self.dropped.items())]
+        layers = self.trials("cheaper layers", "layers that are left", self.thrift().left, steps) or []
+        return [*layers, *(left_alone(kind, why) for kind, why in self.dropped.items()), *self.trials.rows()]
 
     @property
     def _multiple(self) -> int:
@@ -142,17 +186,24 @@ class Planner:
 
     def largest(self, family: Family, whole: Quote, limit: float) -> Candidate | None:
         """The lightest cut of a family whose worst need is within the limit, by interpolation over its grid."""
-        low, high = -1, len(family.grid)
+        grid = list(family.grid)
+        low, high = -1, len(grid)
         need = {low: whole.worst}
         found: Candidate | None = None
         sides = list[bool]()
         for _ in range(QUOTES):
             if high - low <= 1:
                 break
-            index = _guess(low, high, need, limit, end=len(family.grid))
+            index = _guess(low, high, need, limit, end=len(grid))
             if len(sides) > 1 and sides[-1] == sides[-2]:  # the line bends: from one side it would creep
                 index = (low + high) // 2
-            candidate = self._measured(family, index)
+            candidate = self._measured(family, grid[index])
+            if candidate is None:  # it failed: the family without this shape
+                del grid[index]
+                if high in need:
+                    need[high - 1] = need[high]
+                high -= 1
+                continue
             need[index] = candidate.quote.worst
             sides.append(need[index] <= limit)
             if sides[-1]:
@@ -161,54 +212,60 @@ class Planner:
                 low = index
         # What else the machine did may have spoiled one measurement, and with it the choice.
         if found is not None and low >= 0 and found.quote.worst < SLACK * limit:
-            again = self._measured(family, low, again=True)
-            found = again if again.quote.worst <= limit else found
+            again = self._measured(family, grid[low], again=True)
+            found = again if again is not None and again.quote.worst <= limit else found
         return found
 
-    def _measured(self, family: Family, index: int, *, again: bool = False) -> Candidate:
-        """A shape of a family with its quote; `again` measures anew what may be in the journal."""
-        steps = family.steps(family.grid[index])
+    def _measured(self, family: Family, strength: float, *, again: bool = False) -> Candidate | None:
+        """A shape of a family with its quote; `again` measures anew what may be in the journal. None where it cannot be
+        made, deployed or measured."""
+        steps = family.steps(strength)
         scratch = Run(seed=self.run.seed, original=self.original)
         key = repr(steps) + (" again" if again else "")
-        with self.run.progress.busy(f"measuring {family.name}"):
-            quote = self.pricer(key, lambda: apply_steps(self.original, roughly(steps), self.task, scratch))
-        return Candidate(family.name, steps, quote)
 
-    def _race(self, candidates: Sequence[Candidate]) -> Candidate:
+        def measure() -> Quote:
+            return self.pricer(key, lambda: apply_steps(self.original, roughly(steps), self.task, scratch))
+
+        with self.run.progress.busy(f"measuring {family.name}"):
+            quote = self.trials(f"{family.name}, strength {strength:.2f}", f"measuring {key}", measure)
+        return None if quote is None else Candidate(family.name, steps, quote)
+
+    def _race(self, candidates: Sequence[Candidate]) -> Candidate | None:
         """The best after a short training of all, and a longer one of the two that lead: what keeps the original's
-        outputs best at first is not always what learns best."""
+        outputs best at first is not always what learns best. None where nothing is left to go on with."""
         for heat in range(1, len(HEATS) + 1):
             if len(candidates) > 1:
                 candidates = self._heat(candidates, heat=heat)[:2]
-        return candidates[0]
+        return candidates[0] if candidates else None
 
     def _heat(self, candidates: Sequence[Candidate], *, heat: int) -> list[Candidate]:
-        """The candidates, the best first, after training with a share of the recovery's batches."""
+        """The candidates that can be trained, the best first, after a share of the recovery's batches."""
         note = f"after {100 * HEATS[heat - 1]:.0f} % of the training"
+        merits: list[tuple[float, Candidate]] = []
         for one in candidates:
             score, name = self._score(one, heat=heat), f"race, heat {heat}: {one.name}"
+            if score is None:
+                continue
             self.run.progress.say(f"{name}: validation {score:.2f} %")
             self.run.states.append(state(name, one.quote, score, self.pricer, note=note))
-        return sorted(candidates, key=lambda one: self._merit(self._score(one, heat=heat), one.quote), reverse=True)
+            merits.append((self._merit(score, one.quote), one))
+        return [one for _, one in sorted(merits, key=lambda pair: -pair[0])]
 
     def _merit(self, score: float, quote: Quote) -> float:
         """What orders a race: less is lost the smaller the points behind the original times the square of the need.
         What a shape saves beyond the goal counts, because most of a lead after a short training is gone after the whole
         one: ResNet-14 at a goal of 3x, three blocks less (4.4x) against two and some width (3.2x), points behind after
         10, 20, 35 and 100 % of four epochs: 3.8, 1.8, 1.1, 0.3 against 2.2, 1.2, 0.7, 0.5."""
-        if not score:  # it diverged
-            return -math.inf
         return -max(self.reference - score, LEAST_LOSS) * quote.worst**2
 
-    def _score(self, candidate: Candidate, *, heat: int) -> float:
-        """Accuracy after the training of a heat, which is done once."""
+    def _score(self, candidate: Candidate, *, heat: int) -> float | None:
+        """Accuracy after the training of a heat, which is done once; None where it fails."""
         train = partial(self._short_training, candidate, HEATS[heat - 1])
         key = f"race, heat {heat}: {candidate.steps}"
-        return float(self.journal.remember(key, train))
+        return self.trials(candidate.name, key, lambda: float(self.journal.remember(key, train)))
 
     def _short_training(self, candidate: Candidate, share: float) -> float:
-        """Accuracy after a recovery of this share of the batches, with a whole schedule of its own; 0 where it
-        diverges."""
+        """Accuracy after a recovery of this share of the batches, with a whole schedule of its own."""
         scratch = replace(self.run, history=[], states=[], folder=None)
         model = copy.deepcopy(self._prepare(candidate.steps))
         size = len(self.task.train)
@@ -217,11 +274,7 @@ class Planner:
         short = replace(self.task, train=Limited(self.task.train, batches // epochs))
         training = Training(epochs=epochs, lr=GENTLE * self.recover.lr, weight_decay=self.recover.weight_decay)
         teach = [Distillation(self.original, temperature=self.recover.temperature, alpha=self.recover.alpha)]
-        try:
-            return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
-        except Diverged as why:
-            self.run.progress.say(f"{candidate.name} is out of the race: {why}")
-            return 0.0
+        return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
 
     def _prepare(self, steps: Steps) -> nn.Module:
         """The network that the training of these steps starts from."""
@@ -243,6 +296,11 @@ def _guess(low: int, high: int, need: dict[int, float], limit: float, *, end: in
     else:
         index = end - 1  # out of reach, perhaps: this one tells
     return min(max(index, low + 1), high - 1)
+
+
+def shape_key(steps: Steps) -> str:
+    """Under which a shape stands that failed in its training or its deployment."""
+    return f"shape {steps!r}"
 
 
 def _removed(candidate: Candidate) -> Sequence[str]:

@@ -10,9 +10,10 @@ from gossamer.methods.base import Method
 from gossamer.methods.reset.global_pool import GlobalPool
 from gossamer.methods.reset.resolution import Resolution
 from gossamer.methods.reset.stride import Stride
-from gossamer.run import Run
+from gossamer.run import Run, Silent
 from gossamer.search.journal import Journal
 from gossamer.search.shapes import Family
+from gossamer.search.trials import Trials
 from gossamer.task import Task
 
 SHARES = (0.875, 0.75, 0.625, 0.5)  # of the height and width
@@ -42,17 +43,23 @@ KINDS: Mapping[str, Sequence[Form]] = {
 }
 
 
-def taken(model: nn.Module, task: Task, forms: Sequence[Form]) -> Iterator[Form]:
+def taken(model: nn.Module, task: Task, forms: Sequence[Form], trials: Trials | None = None) -> Iterator[Form]:
     """Those of the forms that the network takes; each is roughly made to find that out."""
+    trials = trials or Trials(Journal(None, ""), Silent())
     for form in forms:
-        try:
-            form.step.roughly()(model, task, Run())
-        except BadInput:
-            continue
-        yield form
+        if trials(form.what, f"rewrite {form.step!r}", _takes, form, model, task):
+            yield form
 
 
-def rewrite_families(model: nn.Module, task: Task, journal: Journal) -> list[Family]:
+def _takes(form: Form, model: nn.Module, task: Task) -> bool:
+    try:
+        form.step.roughly()(model, task, Run())
+    except BadInput:  # a refusal is no failure
+        return False
+    return True
+
+
+def rewrite_families(model: nn.Module, task: Task, journal: Journal, trials: Trials | None = None) -> list[Family]:
     """A family of each kind that the network takes."""
 
     def of_kind(kind: str, names: Sequence[str]) -> Family:
@@ -61,6 +68,6 @@ def rewrite_families(model: nn.Module, task: Task, journal: Journal) -> list[Fam
         return Family(kind, grid, lambda strength: steps[round(strength * len(steps)) - 1])
 
     def look() -> dict[str, list[str]]:
-        return {kind: [form.what for form in taken(model, task, forms)] for kind, forms in KINDS.items()}
+        return {kind: [form.what for form in taken(model, task, forms, trials)] for kind, forms in KINDS.items()}
 
     return [of_kind(kind, names) for kind, names in journal.remember("rewrites", look).items() if names]

@@ -1,5 +1,6 @@
 """Smaller shapes of a network: which steps lead to them, from a light cut to a heavy one."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,11 @@ from gossamer.methods.prune.criteria import element_scores
 from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import find_channels, layer_costs
 from gossamer.network import swap as with_modules
-from gossamer.network.blocks import is_plain, pixelwise, removable, remove_blocks
-from gossamer.run import Run
+from gossamer.network.blocks import Block, is_plain, pixelwise, removable, remove_blocks
+from gossamer.run import Run, Silent
+from gossamer.search.journal import Journal
 from gossamer.search.swaps import Swap, together
+from gossamer.search.trials import Trials
 from gossamer.search.widths import ranked_widths, uniform_widths
 from gossamer.task import Task
 from gossamer.train import recalibrate
@@ -44,10 +47,12 @@ def roughly(steps: Steps) -> Steps:
     return tuple(step.roughly() for step in steps)
 
 
-def block_order(model: nn.Module, task: Task, *, batches: int = 4) -> list[str]:
+def block_order(model: nn.Module, task: Task, *, batches: int = 4, trials: Trials | None = None) -> list[str]:
     """Removable blocks or layers, the least missed first: by how much the training loss rises without each, per
     multiply-add saved. Batch norms are estimated anew without a residual block; a plain layer leaves behind what the
-    layer after it could take over, the pixelwise linear map that is nearest to it."""
+    layer after it could take over, the pixelwise linear map that is nearest to it. What the network does not run
+    without is left out."""
+    trials = trials or Trials(Journal(None, ""), Silent())
     blocks = removable(model, task.example_inputs)
     costs = layer_costs(model, task.example_inputs)
     sample = [batch for batch, _ in zip(task.train, range(batches))]
@@ -55,14 +60,23 @@ def block_order(model: nn.Module, task: Task, *, batches: int = 4) -> list[str]:
     maps = pixelwise(model, [block for block in blocks if is_plain(model, block)], task.train)
     rank = {}
     for block in blocks:
-        without = remove_blocks(model, [block])
-        if block.name in maps:
-            without = with_modules(without, {block.name: maps[block.name]})
-        else:
-            recalibrate(without, task.calibration)
-        saved = sum(cost.macs for cost in costs if f"{cost.name}.".startswith(f"{block.name}."))
-        rank[block.name] = max(_mean_loss(without, task, sample) - whole, 0.0) / max(saved, 1)
+        name = f"removing {block.name}"
+        loss = trials(name, name, _loss_without, block, model, task, sample, maps)
+        if loss is not None:
+            saved = sum(cost.macs for cost in costs if f"{cost.name}.".startswith(f"{block.name}."))
+            rank[block.name] = max(loss - whole, 0.0) / max(saved, 1)
     return sorted(rank, key=lambda name: rank[name])
+
+
+def _loss_without(
+    block: Block, model: nn.Module, task: Task, sample: Sequence[object], maps: Mapping[str, nn.Module]
+) -> float:
+    without = remove_blocks(model, [block])
+    if block.name in maps:
+        without = with_modules(without, {block.name: maps[block.name]})
+    else:
+        recalibrate(without, task.calibration)
+    return _mean_loss(without, task, sample)
 
 
 @torch.no_grad()
@@ -83,17 +97,31 @@ def depth_family(order: Sequence[str]) -> Family:
 
 
 def swap_losses(
-    model: nn.Module, task: Task, swaps: Mapping[str, Sequence[Swap]], run: Run, *, batches: int = 1
+    model: nn.Module,
+    task: Task,
+    swaps: Mapping[str, Sequence[Swap]],
+    run: Run,
+    *,
+    batches: int = 1,
+    trials: Trials | None = None,
 ) -> dict[str, list[float]]:
-    """How much the training loss rises by each swap alone, roughly fitted; at least 0, in the order of the swaps."""
+    """How much the training loss rises by each swap alone, roughly fitted; at least 0, in the order of the swaps;
+    infinite for what fails."""
+    trials = trials or Trials(Journal(None, ""), Silent())
     sample = [batch for batch, _ in zip(task.train, range(batches))]
     whole = _mean_loss(model, task, sample)
     rises: dict[str, list[float]] = {name: [] for name in swaps}
-    trials = [swap for of_layer in swaps.values() for swap in of_layer]
-    for swap in run.progress.bar(trials, label="what each cheaper layer costs in accuracy"):
-        changed = apply_steps(model, roughly((swap.step,)), task, Run(seed=run.seed))
-        rises[swap.layer].append(max(_mean_loss(changed, task, sample) - whole, 0.0))
+    moves = [swap for of_layer in swaps.values() for swap in of_layer]
+    for swap in run.progress.bar(moves, label="what each cheaper layer costs in accuracy"):
+        loss = trials(
+            f"{swap.step.name()} of {swap.layer}", repr(swap.step), _loss_with, swap, model, task, sample, run.seed
+        )
+        rises[swap.layer].append(math.inf if loss is None else max(loss - whole, 0.0))
     return rises
+
+
+def _loss_with(swap: Swap, model: nn.Module, task: Task, sample: Sequence[object], seed: int) -> float:
+    return _mean_loss(apply_steps(model, roughly((swap.step,)), task, Run(seed=seed)), task, sample)
 
 
 def cheapest_first(swaps: Mapping[str, Sequence[Swap]], rises: Mapping[str, Sequence[float]]) -> list[Swap]:
@@ -101,7 +129,7 @@ def cheapest_first(swaps: Mapping[str, Sequence[Swap]], rises: Mapping[str, Sequ
     first. Of a layer's swaps those on the lower convex hull of rise over saving are taken."""
     moves: list[tuple[float, Swap]] = []
     for name, of_layer in swaps.items():
-        saved, rise, left = 0.0, 0.0, list(zip(of_layer, rises[name]))
+        saved, rise, left = 0.0, 0.0, [(swap, r) for swap, r in zip(of_layer, rises[name]) if r < math.inf]
         while left := [(swap, r) for swap, r in left if swap.saved > saved]:
             slope, swap, rise = min(
                 (((r - rise) / (swap.saved - saved), swap, r) for swap, r in left), key=lambda move: move[0]

@@ -20,7 +20,9 @@ from gossamer.methods.reset.grouped import Grouped
 from gossamer.methods.reset.rewrite import Rewrite, first_inputs
 from gossamer.methods.reset.separable import Separable
 from gossamer.network import total_macs
-from gossamer.run import Run
+from gossamer.run import Run, Silent
+from gossamer.search.journal import Journal
+from gossamer.search.trials import Trials
 from gossamer.task import Task
 
 MATTERS = 0.05  # of the network's cost: layers of one shape that have less together are left alone
@@ -129,10 +131,15 @@ def made(layer: nn.Module, x: Tensor, step: Method) -> nn.Module | None:
 
 
 def compared(
-    model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...], compare: Compare
+    model: nn.Module,
+    names: Sequence[str],
+    example_inputs: tuple[Any, ...],
+    compare: Compare,
+    trials: Trials | None = None,
 ) -> dict[str, dict[str, list[float]]]:
     """By layer and number of its choice, -1 for the layer itself: cost and multiply-adds. Layers that are alike, on
-    inputs that are alike, are measured once."""
+    inputs that are alike, are measured once. A method that fails on a layer is left out there."""
+    trials = trials or Trials(Journal(None, ""), Silent())
     inputs = first_inputs(model, example_inputs, list(names))
     alike: dict[str, list[str]] = {}
     for name in names:
@@ -140,7 +147,10 @@ def compared(
     groups, xs = list[dict[str, nn.Module]](), list[Tensor]()
     for first, *_ in alike.values():
         layer, x = model.get_submodule(first), inputs[first]
-        modules = {str(n): made(layer, x[:SAMPLES], step) for n, step in enumerate(choices(layer, "layer"))}
+        modules = {
+            str(n): trials(f"{step.name()} of {first}", f"{first} alone: {step!r}", made, layer, x[:SAMPLES], step)
+            for n, step in enumerate(choices(layer, "layer"))
+        }
         groups.append({"-1": layer, **{n: module for n, module in modules.items() if module is not None}})
         xs.append(x)
     costs = compare([list(group.values()) for group in groups], xs)

@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from gossamer.deploy.alone import costs_alone
-from gossamer.errors import BadInput
 from gossamer.methods.factorize.common import Factorize
 from gossamer.methods.reset.rewrite import Rewrite
 from gossamer.network.names import by_reason
@@ -17,6 +16,7 @@ from gossamer.search.journal import Journal
 from gossamer.search.price import Pricer
 from gossamer.search.shapes import Family, Steps, cheapest_first, layer_family, swap_losses
 from gossamer.search.swaps import Found, Swap, compared, find_swaps, reasons_to_leave
+from gossamer.search.trials import Trials, left_alone
 from gossamer.task import Task
 
 MOST = 0.75  # of a layer's cost: what a cheaper module saves at best, as long as nothing is measured
@@ -42,7 +42,8 @@ class Thrift:
         if not found.swaps:
             return None
         saved = sum(swaps[-1].saved for swaps in found.swaps.values())
-        return layer_family(self._moves(found)) if self._enough(saved, worst, DOUBT * limit) else None
+        moves = self._moves(found) if self._enough(saved, worst, DOUBT * limit) else []
+        return layer_family(moves) if moves else None
 
     def some(self, worst: float, limit: float) -> Steps | None:
         """The half of the cheaper modules that is missed least, where layers that may have some have most of the
@@ -96,29 +97,29 @@ class Thrift:
         names = [name for name, reason in self._reasons().items() if not reason]
 
         def measure() -> Any:
-            inputs = self.task.example_inputs
-            try:
-                with self.run.progress.busy("measuring cheaper layers"):
-                    return compared(self.original, names, inputs, self._compare) if names else {}
-            except BadInput as error:  # the network can be deployed, some layer of it not alone
-                self.run.progress.say(f"cheaper layers are not measured: {error}")
-                return {}
+            with self.run.progress.busy("measuring cheaper layers"):
+                return compared(self.original, names, self.task.example_inputs, self._compare, self.trials)
 
-        return find_swaps(self.original, self.pricer.layer_costs(), self.journal.remember(self._key, measure))
+        # The network can be deployed, some layer of it perhaps not alone.
+        table = self.journal.remember(
+            self._key, lambda: (self.trials("cheaper layers", self._key, measure) or {}) if names else {}
+        )
+        return find_swaps(self.original, self.pricer.layer_costs(), table)
+
+    @property
+    def trials(self) -> Trials:
+        """What fails is left out."""
+        return Trials(self.journal, self.run.progress)
 
     def _compare(self, groups: Any, inputs: Any) -> list[list[float]]:
         return costs_alone(groups, inputs, self.pricer.goal, self.pricer.folder, int8=self.pricer.int8)
 
     def _moves(self, found: Found) -> list[Swap]:
         rises = self.journal.remember(
-            f"{self._key}: losses", lambda: swap_losses(self.original, self.task, found.swaps, self.run)
+            f"{self._key}: losses",
+            lambda: swap_losses(self.original, self.task, found.swaps, self.run, trials=self.trials),
         )
         return cheapest_first(found.swaps, rises)
-
-
-def left_alone(what: str, why: str) -> Edit:
-    """A row of the history."""
-    return Edit(method="plan", kind="swap", target=what, before="as it is", after="left alone", note=why)
 
 
 def _unneeded(swaps: Sequence[Swap], taken: set[str]) -> str:

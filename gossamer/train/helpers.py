@@ -88,6 +88,12 @@ def leave_out(probability: float, module: nn.Module, inputs: tuple[Any, ...], ou
     return x if float(torch.rand(())) < probability else x + (output - x) / (1 - probability)
 
 
+def _leave_out_named(
+    probability: float, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor
+) -> Tensor | None:
+    return leave_out(probability, module, (*inputs, *named.values()), output)
+
+
 @contextmanager
 def blocks_left_out(model: nn.Module, example_inputs: tuple[Any, ...], drop_path: float) -> Iterator[None]:
     """Within, block l of the L residual blocks is left out of a training step with probability drop_path * l / L
@@ -103,7 +109,9 @@ def blocks_left_out(model: nn.Module, example_inputs: tuple[Any, ...], drop_path
     if not blocks:
         raise NoEffect("training: drop_path: the network has neither residual blocks nor a drop_path of its own")
     hooks = [
-        model.get_submodule(block.name).register_forward_hook(partial(leave_out, drop_path * number / len(blocks)))
+        model.get_submodule(block.name).register_forward_hook(
+            partial(_leave_out_named, drop_path * number / len(blocks)), with_kwargs=True
+        )
         for number, block in enumerate(blocks, 1)
     ]
     try:
