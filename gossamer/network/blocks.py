@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gossamer.errors import NoEffect
 from gossamer.network import heal
 from gossamer.network.fold import idle_relus, norms_after
+from gossamer.network.inserted import Skip
 from gossamer.network.refit import owners
 from gossamer.network.swap import swap
 from gossamer.network.trace import arguments, trace
@@ -30,13 +31,6 @@ class Block:
     params: int
     parts: tuple[str, ...]
     alone: bool = True
-
-
-class Skip(nn.Identity):
-    """Hands on its first input, whatever else the network gives to the module in whose place it stands."""
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        return next(iter((*inputs, *named.values())))
 
 
 def removable(model: nn.Module, example_inputs: Any) -> list[Block]:

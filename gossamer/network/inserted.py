@@ -19,6 +19,13 @@ class Reorder(nn.Module):
         return x.index_select(1, self.order)
 
 
+class Skip(nn.Identity):
+    """Hands on its first input, whatever else the network gives to the module in whose place it stands."""
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return next(iter((*inputs, *named.values())))
+
+
 class Fire(nn.Module):
     """Squeeze, expand in two ways, and put the output channels into the old order; no activations."""
 
