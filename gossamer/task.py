@@ -21,6 +21,26 @@ class Loader(Protocol):
 
 
 Model = Callable[..., Any]
+BYTE_RANGE = (0.0, 255.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What is done to an image before the network sees it: by gossamer, and by whoever deploys the network.
+
+    The shorter side is scaled to `size / crop` pixels and the middle of `size` x `size` is cut out; crop None: the
+    whole image is scaled to `size` x `size`. channels: 3 for RGB, 1 for grey. Values of `range` become 0 to 1, then
+    (x - mean) / std; one number a channel. background: what shows through where an image is transparent.
+    """
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: float | None = 1.0
+    interpolation: str = "bilinear"
+    range: tuple[float, float] = BYTE_RANGE
+    background: str = "white"
 
 
 def count(loader: Loader, what: str) -> int:
@@ -81,6 +101,7 @@ class Task:
     `loss(model, batch)` gives a scalar. `metric(model, loader)` gives one score in [0, 1] for every sample, in the
     order of the loader, so that two networks can be compared sample by sample; its mean times 100 is what is called
     top-1 (percent) below. `metric` gets a plain callable: a module in eval mode, or an exported network.
+    classes: names of the outputs; preprocessing: how images become inputs. Both are written into what is delivered.
     """
 
     name: str
@@ -93,6 +114,7 @@ class Task:
     metric: Callable[[Model, Iterable[Any]], Tensor] = top1_correct
     measure: str = "top1"
     classes: tuple[str, ...] = field(default=())
+    preprocessing: Preprocessing | None = None
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gossamer.data.batches import Augmentation, Batches, Images, Normalisation
 from gossamer.errors import BadInput
-from gossamer.task import Task
+from gossamer.task import BYTE_RANGE, Preprocessing, Task
 
 # The splits of a data set never depend on the seed of a training: what one job trains on, no job validates on.
 SPLIT_SEED = 0
@@ -78,10 +78,12 @@ def make_task(
     calibration: int = 512,
     batch_size: int = 128,
     seed: int = 0,
+    preprocessing: Preprocessing | None = None,
 ) -> Task:
     """A task from images and labels. `validation`: a split of its own, or how many samples to cut from `train`.
 
-    Calibration: as many random training samples as asked for (all, if fewer), without labels and augmentation.
+    preprocessing: how the images came out of files, where they did. Calibration: as many random training samples as
+    asked for (all, if fewer), without labels and augmentation.
     """
     channels = train.images.shape[1]
     for where, part in (("train", train), ("test", test), ("validation", validation)):
@@ -125,4 +127,20 @@ def make_task(
         calibration=batches(train, picked, None),
         example_inputs=(next(iter(held_out))[0][:EXAMPLES],),
         classes=classes,
+        preprocessing=preprocessing or _of_arrays(train.images, normalisation),
+    )
+
+
+def _of_arrays(images: Images, normalisation: Normalisation) -> Preprocessing | None:
+    """How images that are an array already become inputs; None where they are no squares of grey or RGB."""
+    _, channels, height, width = images.shape
+    if height != width or channels not in (1, 3):
+        return None
+    bytes_ = isinstance(images, Tensor) and images.dtype == torch.uint8
+    return Preprocessing(
+        size=height,
+        channels=channels,
+        mean=normalisation.mean,
+        std=normalisation.std,
+        range=BYTE_RANGE if bytes_ else (0.0, 1.0),
     )

@@ -1,84 +1,27 @@
 """Folders of images: one folder for every class."""
 
-import os
-import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from gossamer.data import images
 from gossamer.data.arrays import Split, cut, make_task
 from gossamer.data.batches import Augmentation, Normalisation
-from gossamer.errors import BadInput, CorruptFile
-from gossamer.task import Task
+from gossamer.data.images import ImageFiles
+from gossamer.errors import BadInput
+from gossamer.task import Preprocessing, Task
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 VALIDATION, TEST = 0.1, 0.15
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 SIDE = 224  # pixels
-# Images that together need less are decoded once and kept.
-CACHE_BYTES = 2**30
-CHECKED_AT_ONCE = 20_000
+# What systems and programs leave beside images; names that begin with a dot are not looked at either.
+SIDE_FOLDERS = ("__MACOSX", "@eaDir", "__pycache__", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 COLOUR = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 GREY = Normalisation(mean=(0.5,), std=(0.25,))
-
-
-class ImageFiles:
-    """Images in files as if they were a uint8 tensor (N, C, size, size): indexed by a tensor of positions.
-
-    The shorter side is scaled to `size` pixels and the middle is cut out. mode: "RGB" or "L". Decoded by several
-    threads when asked for, and kept if all of them fit into a gibibyte.
-    """
-
-    def __init__(self, paths: Sequence[Path], *, size: int, mode: str) -> None:
-        self.paths = list(paths)
-        self.mode = mode
-        self.shape = (len(self.paths), len(mode) if mode == "RGB" else 1, size, size)
-        self.cache: Tensor | None = None
-        if np.prod(self.shape) <= CACHE_BYTES:
-            self.cache = torch.empty(self.shape, dtype=torch.uint8)
-        self.cached = torch.zeros(len(self.paths), dtype=torch.bool)
-
-    def __getitem__(self, index: Tensor, /) -> Tensor:
-        if self.cache is None:
-            return self._decode(index)
-        missing = index[~self.cached[index]].unique()  # type: ignore[no-untyped-call]
-        if len(missing):
-            self.cache[missing] = self._decode(missing)
-            self.cached[missing] = True
-        return self.cache[index]
-
-    def _decode(self, index: Tensor) -> Tensor:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            images = pool.map(lambda i: decode(self.paths[i], self.shape[2], self.mode), index.tolist())
-            return torch.stack(list(images))
-
-
-def decode(path: Path, size: int, mode: str) -> Tensor:
-    """One image as uint8 (C, size, size)."""
-    try:
-        with Image.open(path) as opened:
-            opened.draft(mode, (size, size))  # lets JPEG files decode at a fraction of their size
-            image = ImageOps.exif_transpose(opened)
-            image = image.convert("RGBA").convert(mode) if "transparency" in image.info else image.convert(mode)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
-    values = torch.from_numpy(np.array(image))
-    return values.permute(2, 0, 1).contiguous() if mode == "RGB" else values.unsqueeze(0)
-
-
-def _unreadable(path: Path, error: BaseException) -> CorruptFile:
-    return CorruptFile(f"{path} is not an image that can be read: {error}; repair or remove it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +36,22 @@ class Labelled:
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the folders inside, sorted, without hidden ones."""
-    return tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
+    """Names of the folders inside, sorted, without those that systems leave there."""
+    return tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not left_by_system(f.name)))
+
+
+def left_by_system(name: str) -> bool:
+    """Whether a file or folder is not the user's: hidden (`._cat.png` of a Mac among them), or a system's own."""
+    return name.startswith(".") or name in SIDE_FOLDERS
 
 
 def find_images(folder: Path, classes: tuple[str, ...]) -> Labelled:
-    """All image files below the class folders; files with other suffixes are not looked at."""
+    """All image files below the class folders; files with other suffixes are not looked at, nor a system's own."""
     if class_folders(folder) != classes:
         raise BadInput(f"{folder} must hold the class folders {', '.join(classes)}, it has {class_folders(folder)}")
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = sorted(path for path in (folder / name).rglob("*") if _is_image(path, folder / name))
         if not found:
             raise BadInput(f"{folder / name} holds no images ({', '.join(sorted(SUFFIXES))})")
         paths += found
@@ -111,27 +59,39 @@ def find_images(folder: Path, classes: tuple[str, ...]) -> Labelled:
     return Labelled(paths=paths, labels=torch.tensor(labels))
 
 
-def common_form(paths: Sequence[Path]) -> tuple[str, int]:
-    """What all images are read as: "L" where every one is grey, else "RGB"; and the side in pixels, their own where all
-    are equal squares no larger than the usual one.
+def _is_image(path: Path, below: Path) -> bool:
+    own = not any(left_by_system(part) for part in path.relative_to(below).parts)
+    return own and path.suffix.lower() in SUFFIXES and path.is_file()
 
-    Opens every file, or an even selection of those of a large set, so that damage shows early.
+
+def common_form(paths: Sequence[Path], train: Sequence[Path], *, size: int | None, background: str) -> Preprocessing:
+    """What all images are read as: grey where every one is grey, else RGB; in squares of their own size where all are
+    equal and no larger than the usual one; deep values with the range that those of training have.
+
+    Opens every file, or an even selection of those of a large set, so that damage shows early: all of it at once.
     """
-    modes, sizes = set(), set()
-    for path in paths[:: 1 + len(paths) // CHECKED_AT_ONCE]:
-        try:
-            with Image.open(path) as image:
-                modes.add(image.mode)
-                sizes |= {*image.size}
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
-    return "L" if modes <= {"L", "1"} else "RGB", min(SIDE, *sizes) if len(sizes) == 1 else SIDE
+    seen: dict[Path, tuple[str, tuple[int, int]]] = {}
+    images.refuse_broken(images.selected(paths), lambda path, most: seen.__setitem__(path, images.look(path, most)))
+    modes = {path: mode for path, (mode, _) in seen.items()}
+    sides = {side for _, sizes in seen.values() for side in sizes}
+    grey = all(mode in images.GREY for mode in modes.values())
+    usual = GREY if grey else COLOUR
+    return Preprocessing(
+        size=(min(SIDE, *sides) if len(sides) == 1 else SIDE) if size is None else size,
+        channels=1 if grey else 3,
+        mean=usual.mean,
+        std=usual.std,
+        range=images.find_range(train, modes),
+        background=images.check_background(background),
+    )
 
 
 def folder_task(
     folder: Path,
     *,
     size: int | None = None,
+    background: str = "white",
+    preprocessing: Preprocessing | None = None,
     validation: int | None = None,
     calibration: int = 512,
     batch_size: int = 128,
@@ -143,6 +103,8 @@ def folder_task(
     The class folders are in `train`, `val` and `test` folders, or directly in the folder. Splits without a folder of
     their own are cut from the training images, the same way every time: 15 % test, 10 % of the rest validation.
     size: side of the images that come; None: their own where all are equal squares of at most 224 pixels, else 224.
+    background: what transparent images lie on. preprocessing: of the network, in the place of what suits the images;
+    only the range of the values is the images' own.
     """
     parts = {
         split: next((folder / n for n in names if class_folders_in(folder / n)), None)
@@ -164,23 +126,25 @@ def folder_task(
     if parts["train"] is not None and parts["validation"] is not None and validation is None:
         held_out = find_images(parts["validation"], classes)
     both = train.paths + test.paths + (held_out.paths if isinstance(held_out, Labelled) else [])
-    mode, side = common_form(both)
-    side = side if size is None else size
+    form = common_form(both, train.paths, size=size, background=background)
+    if preprocessing is not None:
+        form = replace(preprocessing, range=form.range)
 
     def split(part: Labelled) -> Split:
-        return Split(images=ImageFiles(part.paths, size=side, mode=mode), labels=part.labels)
+        return Split(images=ImageFiles(part.paths, form), labels=part.labels)
 
     return make_task(
         folder.resolve().name,
         train=split(train),
         test=split(test),
         classes=classes,
-        normalisation=COLOUR if mode == "RGB" else GREY,
-        augmentation=Augmentation(pad=side // 8, flip=True) if augment else None,
+        normalisation=Normalisation(mean=form.mean, std=form.std),
+        augmentation=Augmentation(pad=form.size // 8, flip=True) if augment else None,
         validation=split(held_out) if isinstance(held_out, Labelled) else held_out,
         calibration=calibration,
         batch_size=batch_size,
         seed=seed,
+        preprocessing=form,
     )
 
 

@@ -10,7 +10,7 @@ from gossamer.data.folder import folder_task
 from gossamer.data.formats import Published
 from gossamer.errors import BadInput, CorruptFile, unknown
 from gossamer.run import Progress
-from gossamer.task import Task
+from gossamer.task import Preprocessing, Task
 
 # Where Debian's packages of data sets put them.
 SYSTEM_FOLDER = Path("/usr/share/datasets")
@@ -24,6 +24,8 @@ def load_task(
     calibration: int = 512,
     validation: int | None = None,
     size: int | None = None,
+    background: str = "white",
+    preprocessing: Preprocessing | None = None,
     root: Path | str | None = None,
     download: bool = True,
     augment: bool = True,
@@ -38,12 +40,13 @@ def load_task(
     validation: how many samples to cut, None for the data set's usual number. augment: shift and mirror training images
     as is usual for the data set; networks too small to profit do without. size: side of the images of a folder, in
     pixels; None: their own where all are equal squares of at most 224, else 224 (`folder.folder_task` tells how the
-    folder must look). Built-in sets have their own.
+    folder must look). background: what transparent images lie on ("white", "black", "#rrggbb"). preprocessing: that of
+    the network that the images are for, in the place of size and background. Built-in sets have their own of all three.
 
     A built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
     time in a folder of its name; what is not found is downloaded, unless `download` is False.
     """
-    name, rest = str(name_or_folder), {"calibration": calibration, "batch_size": batch_size, "seed": seed}
+    name = str(name_or_folder)
     if name in DATASETS:
         data = DATASETS[name]
         published = _published(name, find_files(name, data, root, download=download, progress=progress))
@@ -55,11 +58,23 @@ def load_task(
             normalisation=data.normalisation,
             augmentation=data.augmentation if augment else None,
             validation=data.validation if validation is None else validation,
-            **rest,
+            calibration=calibration,
+            batch_size=batch_size,
+            seed=seed,
         )
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
-        return folder_task(folder, size=size, validation=validation, augment=augment, **rest)
+        return folder_task(
+            folder,
+            size=size,
+            background=background,
+            preprocessing=preprocessing,
+            validation=validation,
+            augment=augment,
+            calibration=calibration,
+            batch_size=batch_size,
+            seed=seed,
+        )
     if len(folder.parts) > 1 or folder.exists():
         raise BadInput(f"{folder} is not a folder; give a folder of images, or one of: {', '.join(sorted(DATASETS))}")
     raise unknown("data set or folder", name, DATASETS)
