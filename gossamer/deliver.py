@@ -16,6 +16,8 @@ from gossamer.goal import Goal
 from gossamer.measure import Drop, Runner, accuracy, latency, paired_drop, peak_memory, top1_record
 from gossamer.models.weights import save_weights
 from gossamer.network import bake, dense_bytes, layer_costs
+from gossamer.network.replay import structure_of
+from gossamer.network.structure import Structure, Unreplayable
 from gossamer.record import LayerCost, Record, Rung
 from gossamer.run import Run
 from gossamer.search.price import first_samples
@@ -90,6 +92,18 @@ def deliver(
         ladder=ladder,
         records=tuple(records),
     )
+
+
+def changes(model: nn.Module, task: Task, run: Run) -> Structure | None:
+    """What is stored beside the weights, so that they load into a network like the original; None where they do so
+    without, or where it cannot be told as data."""
+    if run.original is None:
+        return None
+    try:
+        return structure_of(run.original, model, task.example_inputs)
+    except Unreplayable as why:
+        run.progress.say(f"the weights do not load into the original's class again: {why}")
+        return None
 
 
 def save_compact(model: nn.Module, task: Task, path: Path, run: Run) -> int:
@@ -186,10 +200,11 @@ def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]
     return rows
 
 
-def save_files(result: Delivered, task: Task, folder: Path) -> dict[str, int]:
+def save_files(result: Delivered, task: Task, folder: Path, run: Run) -> dict[str, int]:
     """The network as `.pt2` and its weights as `.safetensors`, beside the ONNX files; sizes by name."""
     export_pt2(result.model, task.example_inputs, folder / "model.pt2")
-    save_weights(result.model, folder / "model.safetensors", {})
+    structure = changes(result.model, task, run)
+    save_weights(result.model, folder / "model.safetensors", run.note, structure=structure)
     names = ("model.gsr", "model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors", "recipe.yaml")
     return {name: (folder / name).stat().st_size for name in names if (folder / name).exists()}
 

@@ -363,7 +363,7 @@ class Job:
             layers_before=deliver.layers(self.original, self.work / "original.onnx", task, goal, precision="float32"),
             layers_after=deliver.layers(result.model, result.deployed, task, goal, precision=result.precision),
             int8_ladder=list(result.ladder),
-            files=deliver.save_files(result, task, self.folder),
+            files=deliver.save_files(result, task, self.folder, self.run),
             stored=stored_rows(self.original, self.folder / "model.gsr"),
         )
 

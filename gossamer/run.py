@@ -1,6 +1,6 @@
 """What a method may touch besides the model."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,7 @@ class Run:
     cache: a folder that keeps what teachers say, for later epochs and runs.
     teacher: a network to learn from that is better than the original; where there is none, the original is.
     compile_teacher: whether torch.compile runs it, where only its outputs count.
+    note: what files of weights say of the network that they are for (`gossamer.sources.Source.note`).
 
     accelerator and devices are Lightning Fabric's ("cpu", "cuda", "auto"; 2 on cpu means two processes over gloo).
     """
@@ -65,6 +66,7 @@ class Run:
     teacher: "nn.Module | None" = None
     compile_teacher: bool = False
     cache: Path | None = None
+    note: Mapping[str, str] = field(default_factory=dict)
     goal: Goal | None = None
 
     @property

@@ -5,15 +5,15 @@ folder, or a `.safetensors` that `gossamer train` wrote. Data: a built-in name, 
 `package.module:task`, or `auto`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, CorruptFile, MissingExtra, own_error, require, unknown
+from gossamer.errors import BadInput, MissingExtra, own_error, require, unknown
 from gossamer.references import call, is_reference, resolve
 from gossamer.run import Progress, Silent
 from gossamer.task import Task
@@ -24,11 +24,13 @@ DEPLOYED = "model.pt2"  # in a result folder
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A network with inputs that it takes. name: short, fit for a folder name."""
+    """A network with inputs that it takes. name: short, fit for a folder name. note: what a file of its weights has to
+    say, so that `load_model` makes the network again from that file alone."""
 
     name: str
     model: nn.Module
     example_inputs: tuple[Any, ...]
+    note: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,16 @@ def load_model(request: Request) -> Source:
             source = _from_zoo(request)
     source.model.eval()
     _check_fit(source, request)
-    return source
+    return source if source.note else replace(source, note=_note(request, source))
+
+
+def _note(request: Request, source: Source) -> dict[str, str]:
+    """Which network it is, in the words of the command line, with the sizes of its input and output."""
+    note = {"model": request.model} | ({"data": request.task.name} if request.task is not None else {})
+    image = source.example_inputs[0]
+    if isinstance(image, Tensor) and image.ndim == 4:
+        note |= {"in_channels": str(image.shape[1]), "input_size": str(image.shape[3])}
+    return note | ({"classes": str(request.classes)} if request.classes is not None else {})
 
 
 def _check_fit(source: Source, request: Request) -> None:
@@ -192,21 +203,27 @@ def _from_pt2(path: Path, request: Request) -> Source:
 
 
 def _from_safetensors(path: Path, request: Request) -> Source:
-    """A file of `gossamer train`, whose header says which network of the zoo its weights are for."""
+    """A file of `gossamer train` or of a result, whose header says which network its weights are for. Of what the
+    header says no code of the user's is run: a network of theirs has to be named."""
     from gossamer.models import build, load_weights
+    from gossamer.models.weights import STRUCTURE, read_metadata
 
-    note = weights_note(_existing(path))
+    note = read_metadata(_existing(path))
+    note.pop(STRUCTURE, None)
+    name = note.get("model", "")
+    kind = name.partition(":")[0]
+    if kind in _LIBRARIES:
+        return replace(_LIBRARIES[kind](name.partition(":")[2], replace(request, model=name, weights=path)), note=note)
     try:
-        name, channels = note["model"], int(note["in_channels"])
-        classes, side = int(note["classes"]), int(note["input_size"])
-    except (ValueError, KeyError) as error:
-        raise BadInput(
-            f"{path} does not say which network its weights are for; name the network as MODEL and add --weights {path}"
-        ) from error
-    model = build(name, in_channels=channels, classes=classes, input_size=side)
+        channels, classes, side = (int(note[key]) for key in ("in_channels", "classes", "input_size"))
+        model = build(name, in_channels=channels, classes=classes, input_size=side)
+    except (ValueError, KeyError, BadInput) as error:
+        known = f"its weights are for {name}" if name else "it does not say which network its weights are for"
+        shown = name if is_reference(name) else "the network"
+        raise BadInput(f"{path}: {known}; name {shown} as MODEL and add --weights {path}") from error
     load_weights(model, path)
     inputs = request.inputs or (torch.randn(1, channels, side, side),)
-    return Source(name=name, model=model, example_inputs=inputs)
+    return Source(name=name, model=model, example_inputs=inputs, note=note)
 
 
 def _from_gsr(path: Path, request: Request) -> Source:
@@ -222,17 +239,6 @@ _FILES: dict[str, Callable[[Path, Request], Source]] = {
     ".gsr": _from_gsr,
     ".safetensors": _from_safetensors,
 }
-
-
-def weights_note(path: Path) -> dict[str, str]:
-    """What the header of a safetensors file says about it."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise CorruptFile(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def _existing(path: Path) -> Path:

@@ -205,7 +205,7 @@ def test_folding_keeps_outputs_and_names_and_saves_half_of_the_batch_norms(path:
     assert equal_states(fold_batch_norm(nn.BatchNorm2d(3, affine=False)), nn.BatchNorm2d(3, affine=False))
 
 
-def test_a_loaded_network_can_be_saved_and_copied_but_not_trained(path: Path) -> None:
+def test_a_loaded_network_can_be_saved_and_copied(path: Path) -> None:
     gossamer.save(nets.tiny(), path, (X,))
     loaded = gossamer.load(path)
     again = path.with_name("again.gsr")
@@ -214,10 +214,26 @@ def test_a_loaded_network_can_be_saved_and_copied_but_not_trained(path: Path) ->
         assert torch.equal(gossamer.load(again)(X), loaded(X))
         assert torch.equal(copy.deepcopy(loaded)(X), loaded(X))
     assert loaded.eval() is loaded
-    with pytest.raises(BadInput, match="cannot be trained"):
-        loaded.train()
     with pytest.raises(BadInput, match="takes 1 inputs, not 2"):
         loaded(X, X)
+
+
+def test_a_loaded_network_can_be_trained_and_saved_again(path: Path) -> None:
+    """Its gradients are those of the network in eval mode."""
+    model = nets.tiny()
+    gossamer.save(model, path, (X,))
+    loaded = gossamer.load(path).train()
+    for one in (model, loaded):
+        one(X).square().sum().backward()
+    wanted = {name: p.grad for name, p in model.named_parameters()}
+    for name, p in loaded.named_parameters():
+        torch.testing.assert_close(p.grad, wanted[name], rtol=1e-4, atol=1e-5)
+    before = loaded(X).square().sum().item()
+    optimizer = torch.optim.SGD(loaded.parameters(), 1e-4)
+    optimizer.step()
+    assert loaded(X).square().sum().item() < before
+    gossamer.save(loaded, path.with_name("trained.gsr"), (X,))
+    assert torch.equal(gossamer.load(path.with_name("trained.gsr"))(X), loaded(X))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from conftest import USER_CODE
 from torch import nn
 
 from gossamer.errors import BadInput, CorruptFile, MissingExtra
+from gossamer.methods.prune.channels import prune_channels
 from gossamer.models import build, save_weights
+from gossamer.network.replay import structure_of
 from gossamer.run import Silent
 from gossamer.sources import Request, load_data, load_model
 from gossamer.task import Task
@@ -69,6 +71,24 @@ def test_a_file_of_weights_with_a_note_says_its_network_itself(user: Path) -> No
     source = load_model(Request(model="a.safetensors"))
     assert source.name == "lenet5" and source.example_inputs[0].shape == (1, 1, 28, 28)
     assert torch.equal(next(source.model.parameters()), next(net.parameters()))
+
+
+def test_compressed_weights_say_their_network_and_become_it(user: Path, task: Task) -> None:
+    """Of what a file says, no code of the user's is run."""
+    whole = load_model(Request(model="resnet8", task=task, random=True))
+    small = prune_channels(whole.model, task.example_inputs, sparsity=0.5).model
+    changes = structure_of(whole.model, small, task.example_inputs)
+    save_weights(small, user / "a.safetensors", whole.note, structure=changes)
+    again = load_model(Request(model="a.safetensors", task=task)).model
+    assert torch.equal(again(*task.example_inputs), small(*task.example_inputs))
+
+    own = load_model(Request(model="mycode:Net", task=task))
+    assert own.note["model"] == "mycode:Net"
+    save_weights(own.model, user / "b.safetensors", own.note)
+    said = refused(Request(model="b.safetensors", task=task))
+    assert "its weights are for mycode:Net; name mycode:Net as MODEL and add --weights b.safetensors" in said
+    named = load_model(Request(model="mycode:Net", task=task, weights=user / "b.safetensors")).model
+    assert torch.equal(named(*task.example_inputs), own.model(*task.example_inputs))
 
 
 def refused(request: Request) -> str:

@@ -102,7 +102,7 @@ def compress(
     task = load_data(data, seed=seed, augment=augment, progress=console.progress)
     folder = out or default_folder(model, task.name)
     source = load_model(Request(model=model, task=task, weights=weights, random=random, seed=seed))
-    run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress)
+    run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note)
     if teacher is not None:
         run.teacher = load_model(Request(model=teacher, task=task, seed=seed)).model
     with resumable(folder):

@@ -30,6 +30,7 @@ from gossamer.goal import Goal
 
 if TYPE_CHECKING:
     from gossamer.methods.base import Method
+    from gossamer.sources import Source
     from gossamer.task import Task
 
 AUTO = "auto"
@@ -125,12 +126,14 @@ def distill(
     from gossamer.sources import load_data
 
     task = load_data(data, seed=seed, augment=augment is not False, progress=console.progress)
-    pupil: Any = AUTO if student == AUTO else _network(student, task, seed, weights=weights, fresh=True)
+    own = None if student == AUTO else _source(student, task, seed, weights=weights, fresh=True)
+    pupil: Any = AUTO if own is None else own.model
     teachers = [_teacher(text, task, seed) for text in teacher]
-    between = [_network(text, task, seed, fresh=True) for text in assistant or []]
+    between = [_source(text, task, seed, fresh=True).model for text in assistant or []]
     short = (Path(text.partition("=")[0].rpartition(":")[2]).stem for text in (student, teacher[0]))
     folder = out or default_folder("-from-".join(short), task.name)
-    run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, cache=cache)
+    note = own.note if own is not None else {}
+    run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, cache=cache, note=note)
     how: dict[str, Any] = {"goal": goal, "assistants": between, "alone": alone, "calibrate": calibrate}
     with resumable(folder):
         artifact = run_job(teachers, pupil, task, chosen, **how, out=folder, run=run, command=command_line())
@@ -153,15 +156,15 @@ def _teacher(text: str, task: "Task", seed: int) -> Any:
 
     found = foreign(Path(text))
     name, _, file = text.partition("=")
-    return found or _network(name, task, seed, weights=Path(file) if file else None)
+    return found or _source(name, task, seed, weights=Path(file) if file else None).model
 
 
-def _network(text: str, task: "Task", seed: int, *, weights: Path | None = None, fresh: bool = False) -> Any:
+def _source(text: str, task: "Task", seed: int, *, weights: Path | None = None, fresh: bool = False) -> "Source":
     """The network of a model argument. fresh: untrained, where no file has its weights."""
     from gossamer.sources import Request, load_model
 
     random = fresh and weights is None and not Path(text).exists()
-    return load_model(Request(model=text, task=task, weights=weights, random=random, seed=seed)).model
+    return load_model(Request(model=text, task=task, weights=weights, random=random, seed=seed))
 
 
 def _method(name: str, options: list[str], **given: Any) -> "Method":

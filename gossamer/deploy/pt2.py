@@ -64,6 +64,8 @@ def _line(error: Exception) -> str:
 class Frozen(nn.Module):
     """An exported graph. It has no train mode, so eval() and train(False) do nothing and train() is refused."""
 
+    out_of_file = True
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network  # not `graph`: an exporter looks for the parameters below that name in torch's own graph

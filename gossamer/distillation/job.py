@@ -173,11 +173,16 @@ class Job:
         with timed(self.seconds, "deploy"):
             scores = own if reference is None else reference
             result = deliver.deliver(
-                held, self.task, self.goal, self.run, self.folder, reference_scores=scores, int8=False
+                held, self.task, self.goal, self._delivery, self.folder, reference_scores=scores, int8=False
             )
         with timed(self.seconds, "measure"):
             document = self._document(networks, result)
         return finished(result.model, document, self.folder)
+
+    @property
+    def _delivery(self) -> Run:
+        """For the files: a student that was cut out of its teacher comes back into a network like the teacher."""
+        return self.run if self.lesson.student is not None else replace(self.run, original=self.teacher)
 
     def _student(self) -> nn.Module:
         """What is to be trained."""
@@ -252,7 +257,7 @@ class Job:
             layers_before=[],
             layers_after=[],
             int8_ladder=[],
-            files=deliver.save_files(result, task, self.folder),
+            files=deliver.save_files(result, task, self.folder, self._delivery),
             teaching=teaching,
         )
 

@@ -3,61 +3,69 @@
 import pickle
 import warnings
 from collections.abc import Collection, Mapping
-from itertools import zip_longest
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.network.replay import restore
+from gossamer.network.structure import Structure
 from gossamer.record import write_bytes
 
-MOST_MISMATCHES = 5
+STRUCTURE = "gossamer.structure"
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
-def save_weights(model: nn.Module, path: Path | str, metadata: Mapping[str, str], *, half: bool = False) -> None:
-    """Write parameters and buffers as safetensors, atomically; `half` stores floating-point tensors as float16."""
+def save_weights(
+    model: nn.Module,
+    path: Path | str,
+    metadata: Mapping[str, str],
+    *,
+    half: bool = False,
+    structure: Structure | None = None,
+) -> None:
+    """Write parameters and buffers as safetensors, atomically; `half` stores floating-point tensors as float16.
+    structure: of a network that was changed, to be replayed on one as it was before."""
     tensors = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu()
         # clone: safetensors refuses tensors that share memory
         tensors[name] = tensor.half() if half and tensor.is_floating_point() else tensor.clone().contiguous()
-    write_bytes(Path(path), save(tensors, dict(metadata)))
+    more = {} if structure is None else {STRUCTURE: structure.text()}
+    write_bytes(Path(path), save(tensors, {**metadata, **more}))
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
     """Put the weights of a `.safetensors` file, or of a `.pt`/`.pth` file that holds tensors only, into the model.
 
     Changes the model in place and gives it back. Half precision is converted to the model's own dtype. A first part
-    that all names share and the model has not (`module.`) is left out. The model stays as it was when names or shapes
-    do not fit.
+    that all names share and the model has not (`module.`) is left out. Weights of a compressed network go into the
+    network as it was before, which gets the compressed structure, or into one that has it already. The model stays as
+    it was when names or shapes do not fit.
     """
     path = Path(path)
-    own = model.state_dict()
-    tensors = _unwrapped(read_tensors(path), own)
-    missing = [f"{name} is missing" for name in own if name not in tensors]
-    strange = [f"{name} is not in the model" for name in tensors if name not in own]
-    misfits = [one for pair in zip_longest(missing, strange) for one in pair if one]
-    misfits += [
-        f"{name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if misfits:
-        more = f"; and {len(misfits) - MOST_MISMATCHES} more" if len(misfits) > MOST_MISMATCHES else ""
-        listed = "; ".join(misfits[:MOST_MISMATCHES])
-        raise BadInput(
-            f"the weights of {path} do not fit {type(model).__name__}: {listed}{more}; "
-            "build the model with the numbers of channels and classes that it was trained with"
-        )
+    tensors = _unwrapped(read_tensors(path), model.state_dict())
     broken = next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
     if broken is not None:
         raise BadInput(f"{path}: {broken} holds NaN or infinite values")
-    model.load_state_dict(tensors)
+    text = read_metadata(path).get(STRUCTURE) if path.suffix == ".safetensors" else None
+    try:
+        restore(model, tensors, None if text is None else Structure.parse(text), str(path))
+    except CorruptFile as error:
+        raise CorruptFile(f"{path}: {error}") from error
     return model
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says about it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise CorruptFile(f"{path} is not a safetensors file, or it is damaged: {error}") from error
 
 
 def _unwrapped(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:

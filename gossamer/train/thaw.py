@@ -5,8 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.errors import BadInput
-
 
 class Thawed(nn.Module):
     """A network out of a `.pt2` or `.gsr` file, to train on: its layers stay in eval mode, its weights move."""
@@ -26,8 +24,5 @@ class Thawed(nn.Module):
 
 
 def thawed(network: nn.Module) -> nn.Module:
-    """The network in train mode, or `Thawed` around a copy where it has none."""
-    try:
-        return network.train()
-    except BadInput:
-        return Thawed(network)
+    """The network in train mode, or `Thawed` around a copy of one out of a file, which has none."""
+    return Thawed(network) if getattr(network, "out_of_file", False) else network.train()

@@ -14,8 +14,11 @@ from gossamer.errors import BadInput
 class Network(nn.Module):
     """Runs the graph operation by operation; nothing of it is ever compiled from text.
 
-    state_dict() has the names of the original. There is no train mode: eval() does nothing, train() is refused.
+    state_dict() has the names of the original. It can be trained: train() lets gradients into the weights. The layers
+    stay as they were stored, in eval mode: batch norms use their statistics, nothing is dropped.
     """
+
+    out_of_file = True
 
     def __init__(self, graph: Graph, names: list[str], tensors: list[Tensor], parameters: list[bool]) -> None:
         super().__init__()
@@ -43,10 +46,8 @@ class Network(nn.Module):
         return context.fill(graph.output)
 
     def train(self, mode: bool = True) -> "Network":
-        if mode:
-            raise BadInput(
-                "a network out of a .gsr file cannot be trained; load it into its class: load(path, into=model)"
-            )
+        for parameter in self.parameters() if mode else ():
+            parameter.requires_grad_(parameter.is_floating_point())
         return self
 
 
