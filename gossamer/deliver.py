@@ -110,11 +110,12 @@ def save_compact(model: nn.Module, task: Task, path: Path, run: Run) -> int:
     """Write the compact file, checked to compute the same; gives its size. Networks whose graph it cannot hold are
     written without one: such a file loads into the user's own class."""
     with run.progress.busy("writing the compact file"):
+        original = changes(bake(model), task, run)
         try:
-            save(model, path, task.example_inputs)
+            save(model, path, task.example_inputs, original=original)
         except BadInput as error:
             run.progress.say(f"{path.name} holds the weights alone, for load(path, into=model): {error}")
-            save(model, path)
+            save(model, path, original=original)
     return path.stat().st_size
 
 

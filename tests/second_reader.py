@@ -4,6 +4,7 @@ Tensors come as dtype, shape and bytes; the graph is run operation by operation 
 sections are those of docs/coder.md (`second_decoder.py`).
 """
 
+import json
 import math
 import operator
 import re
@@ -175,8 +176,8 @@ def is_alone(entry: Entry) -> bool:
 class File:
     def __init__(self, data: bytes) -> None:
         whole = Bytes(data)
-        if whole.take(4) != b"GSR\x01":
-            raise ValueError("no file of version 1")
+        if whole.take(4) not in (b"GSR\x01", b"GSR\x02"):
+            raise ValueError("no file of version 1 or 2")
         packed_length, length = whole.varint(), whole.varint()
         unpacker = zlib.decompressobj(-15, zdict=DICTIONARY)
         header = unpacker.decompress(whole.take(packed_length))
@@ -199,7 +200,9 @@ class File:
         unnamed = self.header.varint()
         self.names += [f"_constants.{self.named + i}" for i in range(unnamed)]
         self.entries = [entry_of(self.header, number) for number in range(len(self.names))]
-        self.graph = Graph(self.header) if self.header.u8() else None
+        more = self.header.u8()
+        self.graph = Graph(self.header) if more & 1 else None
+        self.structure = json.loads(self.header.text()) if more & 2 else None
         if self.header.at != len(header):
             raise ValueError("something follows the graph")
         parts = [part for e in self.entries if e.coding == 8 for part in e.made[2:] if part >= 0]

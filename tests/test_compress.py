@@ -60,6 +60,15 @@ def test_every_file_computes_what_the_model_does(result: gossamer.Artifact) -> N
     torch.testing.assert_close(load_pt2(result.folder / "model.pt2")(images).detach(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_weights_come_back_into_the_users_class(result: gossamer.Artifact) -> None:
+    images = nets.task().example_inputs[0]
+    loaded = gossamer.load(result.folder / "model.gsr", into=nets.tiny()).eval()
+    filled = gossamer.load_weights(nets.tiny(), result.folder / "model.safetensors").eval()
+    for network in (loaded, filled):
+        assert type(network) is nets.Tiny
+        torch.testing.assert_close(network(images), result.model(images))
+
+
 def test_the_document_on_disk_is_the_one_in_hand_and_sizes_are_true(result: gossamer.Artifact) -> None:
     document = JobDocument.parse((result.folder / "records.json").read_text())
     assert document.dump() == result.document.dump()

@@ -18,8 +18,10 @@ from gossamer.cli.app import app
 from gossamer.deploy.gsr import fold_batch_norm, inspect_file
 from gossamer.deploy.gsr.file import OWN_SECTION
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.models import build
 from gossamer.network import Mask, constrain
+from gossamer.run import Run
 
 X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 ZOO = {
@@ -216,6 +218,24 @@ def test_a_loaded_network_can_be_saved_and_copied(path: Path) -> None:
     assert loaded.eval() is loaded
     with pytest.raises(BadInput, match="takes 1 inputs, not 2"):
         loaded(X, X)
+
+
+def test_a_compressed_network_comes_back_into_the_class_of_the_original(path: Path) -> None:
+    """One file: it runs without the class, fills a network like the original, and one that is compressed already."""
+    original = nets.tiny()
+    small = RemoveBlocks(names=("body.1",))(original, nets.task(), Run())
+    small = gossamer.prune_channels(small, (X,), sparsity=0.5).model.eval()
+    gossamer.save(small, path, (X,), original=original)
+    for network in (gossamer.load(path), gossamer.load(path, into=nets.Tiny()), gossamer.load(path, into=small)):
+        with torch.no_grad():
+            torch.testing.assert_close(network.eval()(X), small(X))
+    trained = gossamer.load(path, into=nets.Tiny()).train()
+    assert all(p.requires_grad for p in trained.parameters())
+    gossamer.save(small, path, (X,))
+    with pytest.raises(BadInput, match="build the model with the numbers of channels"):
+        gossamer.load(path, into=nets.Tiny())
+    with pytest.raises(BadInput, match="was a Sequential and is a Tiny"):
+        gossamer.save(small, path, (X,), original=nn.Sequential())
 
 
 def test_a_loaded_network_can_be_trained_and_saved_again(path: Path) -> None:

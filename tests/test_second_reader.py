@@ -1,6 +1,8 @@
 """docs/format.md is enough to read a file: a reader written from it gives what gossamer stored."""
 
 import base64
+import copy
+import hashlib
 import sys
 import zlib
 from pathlib import Path
@@ -71,6 +73,23 @@ def test_every_dtype() -> None:
     tensors = [whole.to(dtype) if dtype != torch.bool else whole > 0 for dtype in DTYPES]
     tensors += [torch.randn(3, 7).to(d) for d in DTYPES[:4]] + [torch.tensor(3.0), torch.zeros(0, 4, dtype=torch.int8)]
     check(stored_bytes(tensors), tensors)
+
+
+def test_the_structure_of_a_compressed_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    original = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+    small = copy.deepcopy(original)
+    small[1] = nn.Identity()
+    path, x = tmp_path / "net.gsr", torch.randn(1, 1, 8, 8)
+    gossamer.save(small, path, (x,), original=original)
+    file = check(path.read_bytes(), list(small.state_dict().values()))
+    lines = sorted(f"{name} {list(t.shape)}" for name, t in original.state_dict().items())
+    assert file.structure == {
+        "of": "Sequential",
+        "digest": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16],
+        "root": {"children": {"1": {"made": "nn.Identity"}}},
+    }
+    assert path.read_bytes()[3] == 2
 
 
 @pytest.mark.parametrize("which", range(4))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import CorruptFile
+from gossamer.errors import BadInput, CorruptFile
 from gossamer.network import inserted
 
 MOST_BYTES, MOST_NODES, MOST_DEPTH, MOST_DIMENSIONS = 1 << 22, 1 << 16, 24, 32
@@ -21,7 +21,7 @@ _HOMES: dict[str, Any] = {"nn": nn, "inserted": inserted}
 Plain = bool | int | float | str | None | list[Any]
 
 
-class Unreplayable(Exception):
+class Unreplayable(BadInput):
     """What differs cannot be told as data; the message says where and why."""
 
 

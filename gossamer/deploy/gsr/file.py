@@ -27,7 +27,7 @@ from gossamer.deploy.gsr.stream import Reader, Writer, damaged
 from gossamer.deploy.gsr.values import Codes, Coding, Stored, matrix_shape
 from gossamer.errors import CorruptFile
 
-MAGIC, VERSION = b"GSR", 1
+MAGIC, VERSION = b"GSR", 2
 ALIGNMENT, OWN_SECTION = 64, 1 << 16  # raw tensors from so many bytes on lie alone, at a multiple of so many bytes
 MOST_SECTIONS, MOST_BYTES = 1 << 20, 1 << 48
 MODES = {"fast": ("rans",), "default": ("cm4",), "max": ("cm8", "rans")}
@@ -89,7 +89,7 @@ def build(header: Header, stored: Sequence[Stored], effort: str) -> bytes:
     ]
     parts += _coded(stored, effort)
     writer = Writer()
-    writer.data += MAGIC + bytes([VERSION])
+    writer.data += MAGIC + bytes([VERSION if header.structure else 1])  # all that version 2 adds
     writer.varint(len(packed))
     writer.varint(length)
     writer.data += packed

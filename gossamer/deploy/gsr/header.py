@@ -18,6 +18,7 @@ from gossamer.network.made import Rule, fault
 
 MOST_DIMENSIONS, MOST_SIZE, MOST_HEADER, MOST_LAG = 32, 1 << 40, 1 << 24, 1 << 15
 MOST_SEED = (1 << 63) - 1
+MOST_STRUCTURE = 1 << 22  # bytes of its text
 MOST_ELEMENTS = 1 << 50  # of all dimensions that are not 0: their strides have to be numbers of 64 bits
 SECTION_WEIGHTS = 1 << 19  # about so many integers are coded together; a writer may choose others
 LEAST_SUMS = 1 << 14
@@ -59,13 +60,15 @@ class Entry:
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """names: of all tensors; after the first `named`, constants of the graph and then the parts of tensors that are
-    made of others. graph: None for weights alone."""
+    made of others. graph: None for weights alone. structure: what a network was changed by, for its class; may be
+    empty."""
 
     names: list[str]
     named: int
     buffers: set[str]
     entries: list[Entry]
     graph: Graph | None
+    structure: str = ""
 
     @property
     def shown(self) -> int:
@@ -107,9 +110,11 @@ def write_header(header: Header) -> tuple[bytes, int]:
     writer.varint(len(header.entries) - header.named)
     for number, entry in enumerate(header.entries):
         _write_entry(entry, number, writer)
-    writer.byte(header.graph is not None)
+    writer.byte((header.graph is not None) + 2 * bool(header.structure))
     if header.graph is not None:
         write_graph(header.graph, writer)
+    if header.structure:
+        writer.text(header.structure)
     plain = bytes(writer.data)
     tried = []
     for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED):
@@ -146,10 +151,13 @@ def read_header(packed: bytes, length: int, ledger: Ledger) -> Header:
         if entry.made_of and entry.made_of.rule == Rule.RESIDUAL:
             # The tensor is gone through once for each codebook, and even a small one takes a moment.
             ledger.charge(Limit.SUMS, entries[entry.made_of.numbers].shape[0] * max(entry.elements, LEAST_SUMS))
-    has_graph = reader.byte()
-    graph = read_graph(reader, shown(entries)) if has_graph else None
+    more = reader.byte()
+    if more > 3:
+        reader.fail(f"what follows the tensors is {more}, which is unknown")
+    graph = read_graph(reader, shown(entries)) if more & 1 else None
+    structure = reader.text(MOST_STRUCTURE) if more & 2 else ""
     reader.end()
-    return Header(names=names, named=named, buffers=buffers, entries=entries, graph=graph)
+    return Header(names=names, named=named, buffers=buffers, entries=entries, graph=graph, structure=structure)
 
 
 def _write_entry(entry: Entry, number: int, writer: Writer) -> None:

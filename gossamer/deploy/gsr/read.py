@@ -14,16 +14,18 @@ from gossamer.deploy.gsr.source import OnDisk
 from gossamer.deploy.gsr.stream import damaged
 from gossamer.deploy.gsr.tensors import Tensors
 from gossamer.errors import BadInput, CorruptFile, unknown
-
-MOST_MISMATCHES = 5
+from gossamer.network.replay import restore
+from gossamer.network.structure import Structure
 
 
 def load(path: Path | str, into: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> nn.Module:
     """The network of a `.gsr` file, in eval mode and callable without its class; nothing in it is executed.
 
-    into: put the tensors into this network instead and give it back, in place; it keeps its own dtypes. dtype: convert
-    the floating-point tensors, for example to torch.float16. The file is read whole; what happens to it later does not
-    matter. Raises CorruptFile that names the damaged section, BadInput where the file and the network do not fit.
+    into: put the tensors into this network instead and give it back, in place; it keeps its own dtypes. Where the file
+    is of a compressed network, that may be the network as it was before: it gets the compressed structure.
+    dtype: convert the floating-point tensors, for example to torch.float16. The file is read whole; what happens to it
+    later does not matter. Raises CorruptFile that names the damaged section, BadInput where the file and the network do
+    not fit.
     """
     path = Path(path)
     if into is not None and dtype is not None:
@@ -38,7 +40,9 @@ def load(path: Path | str, into: nn.Module | None = None, *, dtype: torch.dtype 
         tensors = read_tensors(file)
         if into is None:
             return network(file, tensors, dtype)
-        return _put({name: tensors[name] for name in file.header.names[: file.header.named]}, into, path)
+        named = {name: tensors[name] for name in file.header.names[: file.header.named]}
+        restore(into, named, Structure.parse(file.header.structure) if file.header.structure else None, str(path))
+        return into
 
 
 def read_tensor(path: Path | str, name: str) -> Tensor:
@@ -96,21 +100,3 @@ def network(file: File, tensors: dict[str, Tensor], dtype: torch.dtype | None) -
     names = header.names[: header.shown]
     parameters = [name not in header.buffers and number < header.named for number, name in enumerate(names)]
     return Network(header.graph, names, [converted.get(id(t), t) for t in tensors.values()], parameters)
-
-
-def _put(stored: dict[str, Tensor], model: nn.Module, path: Path) -> nn.Module:
-    """Fill the model's own tensors; nothing is changed where names or shapes do not fit."""
-    own = model.state_dict()
-    misfits = [f"{name} is missing" for name in own if name not in stored]
-    misfits += [f"{name} is not in the model" for name in stored if name not in own]
-    misfits += [
-        f"{name} has shape {tuple(stored[name].shape)}, the model needs {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in stored and stored[name].shape != tensor.shape
-    ]
-    if misfits:
-        more = f"; and {len(misfits) - MOST_MISMATCHES} more" if len(misfits) > MOST_MISMATCHES else ""
-        listed = "; ".join(misfits[:MOST_MISMATCHES])
-        raise BadInput(f"the tensors of {path} do not fit {type(model).__name__}: {listed}{more}")
-    model.load_state_dict(stored)
-    return model

@@ -23,6 +23,8 @@ from gossamer.deploy.gsr.values import Coding, MadeOf, Stored, as_stored, raw_by
 from gossamer.errors import BadInput, ExportMismatch, unknown
 from gossamer.network import bake, constraints
 from gossamer.network.made import Made
+from gossamer.network.replay import structure_of
+from gossamer.network.structure import Structure
 
 MEASURED = 1 << 14  # up to so many integers a coding's length is measured, not estimated
 MOST_LAG = 64
@@ -33,6 +35,7 @@ def save(
     path: Path | str,
     example_inputs: tuple[Tensor, ...] | None = None,
     *,
+    original: nn.Module | Structure | None = None,
     fold: bool = False,
     effort: str = "default",
     dynamic_batch: bool = True,
@@ -44,12 +47,15 @@ def save(
     numbers (`share.hashed`, `share.product`, `share.residual`) are stored as those numbers.
     example_inputs: with them, the file also holds the graph of eval mode, and `load(path)` gives a network without the
     class; without them only `load(path, into=model)` can read it.
+    original: the network that this one was made of; then `load(path, into=...)` can also fill a network like that one,
+    which gets the structure of this one. What `structure_of` gave will do.
     fold: store two vectors for a BatchNorm instead of four (`fold_batch_norm`): its outputs change in their last bits,
     and the four tensors that come back are others.
     effort: "fast" needs no compiled code; "max" takes more than twice as long as "default" on large networks, for
     about 0.3 % less; on small ones they give the same.
     dynamic_batch: the first dimension of every input that shares it with the first one is free.
-    Raises BadInput for a network that cannot be exported, with the operation in the way.
+    Raises BadInput for a network that cannot be exported, with the operation in the way, and for one whose difference
+    from the original is no plain data.
     """
     path = Path(path)
     if effort not in MODES:
@@ -77,6 +83,7 @@ def save(
         buffers=buffers,
         entries=[entry_of(s) for s in stored],
         graph=graph,
+        structure=_structure(original, model, example_inputs),
     )
     data = build(header, stored, effort)
     del stored  # looking whether the file is right takes the memory of a network
@@ -84,6 +91,13 @@ def save(
         _verify(data, model, example_inputs)
     record.write_bytes(path, data)
     return path
+
+
+def _structure(
+    original: nn.Module | Structure | None, model: nn.Module, example_inputs: tuple[Tensor, ...] | None
+) -> str:
+    found = structure_of(original, model, example_inputs) if isinstance(original, nn.Module) else original
+    return "" if found is None else found.text()
 
 
 def describe(tensors: Sequence[Tensor], effort: str, made: Mapping[int, Made] | None = None) -> list[Stored]:
