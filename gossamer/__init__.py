@@ -4,10 +4,12 @@
     result = gossamer.compress(model, task, goal=gossamer.Goal(max_drop=0.5, speedup=4))
     result.model; result.records; result.save("out/")
 
-The public names are imported when they are first used: `import gossamer` itself imports nothing.
+The public names are imported when they are first used: `import gossamer` itself imports nothing. It only keeps
+libraries from reporting what they are used for (`QUIET`).
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     from gossamer.search.advise import Advice, advise
     from gossamer.task import Task
     from gossamer.train import Distillation, Training, fit
+
+# Read when the library is loaded, so they stand before any import. What the user has set himself counts.
+QUIET = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
 
 _HOME = {
     "gossamer.job": ("Artifact", "compress"),

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,11 +132,29 @@ def open_session(path: Path, *, threads: int, profile: bool = False) -> Any:
         raise CorruptFile(f"{path}: ONNX Runtime cannot open it: {str(error).strip().splitlines()[0]}") from error
 
 
+def import_openvino() -> Any:
+    """The library, which by itself reports its import, and conversions later, to its maker; here it cannot.
+
+    It reports by the package `openvino_telemetry`. Where that cannot be imported, it takes a stub of its own that sends
+    nothing, and keeps it as long as the process lives.
+    """
+    name = "openvino_telemetry"
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    before = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]  # what makes its import an ImportError
+    try:
+        return require("openvino", "openvino")
+    finally:
+        if before is not None:
+            sys.modules[name] = before
+
+
 class OpenVinoRunner(Runner):
     """An OpenVINO model compiled for the CPU, latency hint."""
 
     def __init__(self, path: Path, *, threads: int, precision: str, profile: bool = False) -> None:
-        openvino = require("openvino", "openvino")
+        openvino = import_openvino()
         self.runtime, self.version, self.threads = "openvino", metadata.version("openvino"), threads
         hints = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
         config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
