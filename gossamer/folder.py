@@ -33,12 +33,33 @@ def lock_folder(path: Path, name: str = LOCK_NAME) -> Iterator[Path]:
 
 def make_folder(path: Path) -> None:
     """Make the folder and its parents, and see that a file can be written in it; BadInput says why not."""
-    with writing(path):
+    with writing(path), _a_place(path):
         if path.exists() and not path.is_dir():
             raise BadInput(f"{path} is a file; the output needs a folder of its own: name another one")
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"\0" * 4096)
+
+
+def make_place(file: Path) -> None:
+    """Make the folder of a file that is to be written; BadInput says why the file cannot be."""
+    make_folder(file.parent)
+    with writing(file), _a_place(file):
+        if file.exists() and not file.is_file():
+            kind = "a folder" if file.is_dir() else "no ordinary file"
+            raise BadInput(f"{file} is {kind}; the output is a file: name another one")
+
+
+@contextmanager
+def _a_place(path: Path) -> Iterator[None]:
+    """Where no folder can be at all: in /proc, in names with a NUL."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, BadInput) or (isinstance(error, OSError) and disk_trouble(error, path)):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BadInput(f"no file can be written in {str(path)!r}: {reason.lower()}; name another place") from error
 
 
 @contextmanager
@@ -65,6 +86,8 @@ def disk_trouble(error: OSError, path: Path | None = None) -> str | None:
             return f"{where} cannot be written: a file stands where a folder is needed, or the other way round"
         case errno.ENAMETOOLONG:
             return f"{where} cannot be written: the name is too long"
+        case errno.EIO:
+            return f"{where}: the device reports an error; see to it, then run the same command again"
         case _:
             return None
 

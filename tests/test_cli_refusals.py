@@ -246,7 +246,7 @@ def test_a_reader_that_leaves_early_gets_no_message(words: tuple[str, ...]) -> N
     command = [sys.executable, "-c", "from gossamer.cli import main; main()", *words]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (2, "")
 
 
 def test_a_pipe_that_breaks_between_processes_is_no_reader_that_left(

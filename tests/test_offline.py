@@ -16,7 +16,8 @@ import gossamer
 GUARD = """
 import os, sys, traceback
 
-AWAY = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1, "socket.getaddrinfo": 0, "socket.gethostbyname": 0}
+AWAY = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1}
+AWAY |= {"socket.getaddrinfo": 0, "socket.gethostbyname": 0}
 HERE = ("localhost", "127.0.0.1", "::1", "", None)
 
 def guard(event, arguments):
@@ -71,7 +72,7 @@ def unreachable(path):
 # In a network of its own without any route: what the kernel could not send, whatever language asked for it.
 print("unreachable", unreachable("/proc/self/net/snmp"), unreachable("/proc/self/net/snmp6"))
 """
-JOB = "compress mycode:Net --data mycode:task --random --recipe steps.yaml --quiet".split()
+JOB = ["compress", "mycode:Net", "--data", "mycode:task", "--random", "--recipe", "steps.yaml", "--quiet"]
 STEPS = "name: small\nsteps: [{prune.magnitude: {sparsity: 0.5}}]\n"
 
 

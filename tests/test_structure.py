@@ -22,6 +22,7 @@ LEVELS = [
     {"job"},
     {"distillation"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 

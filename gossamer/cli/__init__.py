@@ -9,6 +9,7 @@ import warnings
 
 from gossamer.cli.app import app
 from gossamer.cli.exits import INTERRUPTED
+from gossamer.cli.streams import open_streams, usable_stdout
 
 __all__ = ["app", "main"]
 
@@ -18,7 +19,10 @@ def main() -> None:
     if not sys.warnoptions:  # what libraries warn of is for developers; they ask for it with -W or PYTHONWARNINGS
         warnings.simplefilter("ignore")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the same for torch's C++, also in worker processes
+    open_streams()
     try:
         app(prog_name="gossamer")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    finally:
+        usable_stdout()

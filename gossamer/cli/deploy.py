@@ -61,13 +61,13 @@ def export(
         raise BadInput(f"--out {out}: the name must end in .onnx or .pt2")
     if int8 and (data is None or out.suffix != ".onnx"):
         raise BadInput("--int8 writes an .onnx and needs --data, on which it is calibrated and checked")
-    from gossamer.folder import make_folder, writing
+    from gossamer.folder import make_place, writing
     from gossamer.sources import Request, load_data, load_model
 
+    make_place(out)
     console = Console(as_json=json, quiet=quiet)
     task = load_data(data, seed=seed, progress=console.progress) if data is not None else None
     source = load_model(Request(model=model, task=task, weights=weights, shape=shape, seed=seed))
-    make_folder(out.parent)
     with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder) / out.name
         with console.progress.busy(f"export {source.name}"):

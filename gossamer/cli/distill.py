@@ -122,9 +122,12 @@ def distill(
     chosen = _method(method, option or [], epochs=epochs, lr=lr)
 
     from gossamer.distillation import distill as run_job
+    from gossamer.folder import make_folder
     from gossamer.run import Run
     from gossamer.sources import load_data
 
+    if cache is not None:
+        make_folder(cache)
     task = load_data(data, seed=seed, augment=augment is not False, progress=console.progress)
     own = None if student == AUTO else _source(student, task, seed, weights=weights, fresh=True)
     pupil: Any = AUTO if own is None else own.model

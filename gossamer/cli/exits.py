@@ -4,6 +4,8 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -27,19 +29,34 @@ class Commands(TyperGroup):
         end = args.index("--") if "--" in args else len(args)
         if TRACEBACK in args[:end]:
             args = [TRACEBACK, *(a for i, a in enumerate(args) if a != TRACEBACK or i > end)]
-        return super().parse_args(ctx, args)
+        with told():  # help is shown here
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with told(trace=ctx.params.get("traceback")):
             return super().invoke(ctx)
-        except (GossamerError, OSError, RuntimeError, MemoryError, KeyboardInterrupt, Stopped, Exception) as error:
-            if isinstance(error, typer.Exit | typer.Abort) or _from_typer(error) or _nobody_reads(error):
-                raise
-            if ctx.params.get("traceback"):
-                traceback.print_exception(error, file=sys.stderr)
-            status, message = verdict(error)
-            typer.echo(message, err=True)
-            raise typer.Exit(status) from error
+
+
+@contextmanager
+def told(*, trace: bool = False) -> Iterator[None]:
+    """What is raised inside, or by the last words on stdout, becomes one message and an exit status."""
+    try:
+        try:
+            yield
+        except typer.Exit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except BaseException as error:
+        if isinstance(error, typer.Exit | typer.Abort | SystemExit) or _from_typer(error):
+            raise
+        if _nobody_reads(error):
+            raise typer.Exit(BAD_INPUT) from error
+        if trace:
+            traceback.print_exception(error, file=sys.stderr)
+        status, message = verdict(error)
+        typer.echo(message, err=True)
+        raise typer.Exit(status) from error
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
@@ -75,7 +92,7 @@ def _from_typer(error: BaseException) -> bool:
 
 
 def _nobody_reads(error: BaseException) -> bool:
-    """Whether what reads stdout has gone (`| head`), which typer ends without a word; not a pipe between processes."""
+    """Whether what reads stdout has gone (`| head`), which ends without a word; not a pipe between processes."""
     if not isinstance(error, BrokenPipeError):
         return False
     try:

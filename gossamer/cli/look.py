@@ -73,14 +73,14 @@ def analyze(
         raise BadInput("--sensitivity measures the drop on validation data: add --data")
     if gain not in GAINS:
         raise unknown("gain", gain, GAINS)
-    from gossamer.folder import make_folder
+    from gossamer.folder import make_place
     from gossamer.network import analyze as analyze_network
     from gossamer.network.blocks import removable
     from gossamer.sources import Request, load_data, load_model
     from gossamer.train.taps import listed, stages
 
     if sensitivity:
-        make_folder(out.parent)
+        make_place(out)
     console = Console(as_json=json, quiet=quiet)
     task = load_data(data, seed=seed, progress=console.progress) if data is not None else None
     source = load_model(

@@ -131,7 +131,7 @@ def copy_recipe(
     to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
 ) -> None:
     """Copy a recipe to a file of your own, to change it."""
-    from gossamer.folder import make_folder, writing
+    from gossamer.folder import make_place, writing
     from gossamer.recipe import shipped
     from gossamer.record import write_text
 
@@ -140,7 +140,7 @@ def copy_recipe(
         raise unknown("recipe", name, known, listed="`gossamer recipes list`")
     if to.exists():
         raise BadInput(f"{to} exists already; name another file, or remove it first")
-    make_folder(to.parent)
+    make_place(to)
     with writing(to):
         write_text(to, known[name].read_text())
     Console().line(str(to))

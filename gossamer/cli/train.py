@@ -89,10 +89,11 @@ def train(
         raise BadInput(f"--out {target}: trained weights are written as .safetensors")
     console, training = Console(as_json=json, quiet=quiet), _training(plan, epochs, lr)
 
-    from gossamer.folder import lock_folder
+    from gossamer.folder import lock_folder, make_place
     from gossamer.run import Run
     from gossamer.sources import Request, load_data, load_model
 
+    make_place(target)
     run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
     with lock_folder(target.parent, f".{target.name}.lock"):
         task = load_data(data, batch_size=batch_size, seed=seed, augment=augment, progress=console.progress)

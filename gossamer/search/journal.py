@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, CorruptFile
 from gossamer.methods.base import Method
 from gossamer.models.weights import read_tensors, save_weights
 from gossamer.network import bake
@@ -38,8 +38,10 @@ class Journal:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "journal.json"
+        if not path.exists() and any(folder.iterdir()):  # a job deletes what it no longer needs there
+            raise BadInput(f"{folder} holds files that are not of a job of gossamer; name another output folder")
         if path.exists():
-            known = json.loads(path.read_text())
+            known = _read(path)
             if known["fingerprint"] != fingerprint:
                 raise BadInput(
                     f"{folder.parent} holds the work of another job (another network, data, goal or recipe); "
@@ -90,6 +92,14 @@ class Journal:
         if self.folder is not None:
             text = json.dumps({"fingerprint": self.fingerprint, "results": self.results}, indent=1)
             write_text(self.folder / "journal.json", text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text())
+        return {"fingerprint": known["fingerprint"], "results": dict(known["results"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFile(f"{path} is damaged: {error}; delete {path.parent} to start over there") from error
 
 
 def take_step(step: Method, model: nn.Module, name: str, task: Task, run: Run, journal: Journal) -> nn.Module:
