@@ -48,10 +48,10 @@ def told(*, trace: bool = False) -> Iterator[None]:
             raise
         sys.stdout.flush()
     except BaseException as error:
-        if isinstance(error, typer.Exit | typer.Abort | SystemExit) or _from_typer(error):
-            raise
         if _nobody_reads(error):
             raise typer.Exit(BAD_INPUT) from error
+        if isinstance(error, typer.Exit | typer.Abort | SystemExit) or _from_typer(error):
+            raise
         if trace:
             traceback.print_exception(error, file=sys.stderr)
         status, message = verdict(error)
@@ -93,6 +93,8 @@ def _from_typer(error: BaseException) -> bool:
 
 def _nobody_reads(error: BaseException) -> bool:
     """Whether what reads stdout has gone (`| head`), which ends without a word; not a pipe between processes."""
+    if isinstance(error, SystemExit):
+        return isinstance(error.__context__, BrokenPipeError)  # rich ends so
     if not isinstance(error, BrokenPipeError):
         return False
     try:
