@@ -17,7 +17,7 @@ class Record:
 
     subject: what was measured ("original", "result", "result int8"). what: "top1", "drop", "latency", "macs",
     "params", "file_bytes", "peak_memory", "agreement", "ece", "nll". low, high: an interval whose meaning is in
-    `conditions` (95 % Wilson for top1, quartiles for latency). n: samples or repeats.
+    `conditions` (95 % for top1, quartiles for latency). n: samples or repeats.
     """
 
     subject: str

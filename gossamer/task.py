@@ -1,6 +1,6 @@
 """The user's data and measure."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.data import BatchSampler, DataLoader
 
 from gossamer.errors import BadInput, GossamerError, own_error
 
@@ -22,6 +23,7 @@ class Loader(Protocol):
 
 Model = Callable[..., Any]
 BYTE_RANGE = (0.0, 255.0)
+ROUNDING = 1e-6  # scores may be beyond 0 and 1 by so much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +57,30 @@ def count(loader: Loader, what: str) -> int:
 
 
 def split(batch: Any) -> tuple[tuple[Any, ...], Any]:
-    """The positional inputs and the target of a batch: `(x, y)`, `((x1, x2), y)`, or inputs alone (target None)."""
+    """The positional inputs and the target of a batch: `(x, y)`, `((x1, x2), y)`, or inputs alone (target None), which
+    are `x` or, as a `TensorDataset` gives them, `(x,)`."""
     if isinstance(batch, Tensor):
         return (batch,), None
+    if isinstance(batch, tuple | list) and len(batch) == 1:
+        return split(batch[0])
     if isinstance(batch, tuple | list) and len(batch) == 2:
         inputs, target = batch
         return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), target
-    raise BadInput(f"a batch must be (inputs, target) or one tensor of inputs, got {type(batch).__name__}")
+    many = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+    raise BadInput(f"a batch must be (inputs, target) or one tensor of inputs, got {type(batch).__name__}{many}")
+
+
+def labelled(batch: Any) -> tuple[tuple[Any, ...], Any]:
+    """The inputs and the target of a batch that must have one."""
+    inputs, target = split(batch)
+    if target is None:
+        raise BadInput("the batches have inputs alone; training and measuring need (inputs, target)")
+    return inputs, target
 
 
 def cross_entropy(model: Model, batch: Any) -> Tensor:
     """Mean cross entropy of the logits, in nats."""
-    inputs, target = split(batch)
+    inputs, target = labelled(batch)
     logits = model(*inputs)
     try:
         return F.cross_entropy(logits, target)
@@ -87,7 +101,7 @@ def top1_correct(model: Model, loader: Iterable[Any]) -> Tensor:
     """1.0 for every sample whose largest logit is at its label, else 0.0; shape (samples,)."""
     correct = []
     for batch in loader:
-        inputs, target = split(batch)
+        inputs, target = labelled(batch)
         logits = model(*inputs)
         _refuse_labels(logits, target)
         correct.append((logits.argmax(1).cpu() == target.cpu()).float())
@@ -99,9 +113,10 @@ class Task:
     """The user's data and measure. Validation decides, test is only reported, calibration needs no labels.
 
     `loss(model, batch)` gives a scalar. `metric(model, loader)` gives one score in [0, 1] for every sample, in the
-    order of the loader, so that two networks can be compared sample by sample; its mean times 100 is what is called
-    top-1 (percent) below. `metric` gets a plain callable: a module in eval mode, or an exported network.
-    classes: names of the outputs; preprocessing: how images become inputs. Both are written into what is delivered.
+    order of the loader, so that two networks can be compared sample by sample: a tensor, an array or a list. Its mean
+    times 100 is what is called top-1 (percent) below. `metric` gets a plain callable: a module in eval mode, or an
+    exported network. classes: names of the outputs; preprocessing: how images become inputs. Both are written into what
+    is delivered.
     """
 
     name: str
@@ -115,6 +130,45 @@ class Task:
     measure: str = "top1"
     classes: tuple[str, ...] = field(default=())
     preprocessing: Preprocessing | None = None
+
+
+def scores(task: Task, model: Model, loader: Iterable[Any]) -> Tensor:
+    """The task's score of every sample of a loader, shape (n,), on the CPU.
+
+    The measure may give a tensor, an array or a list. Raises BadInput where it is not one number in [0, 1] for every
+    sample, as far as the loader tells how many there are.
+    """
+    rule = f"the measure of {task.name} must give one score a sample"
+    found = task.metric(model, loader)
+    try:
+        values = torch.as_tensor(found).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{rule}, it gives {_described(found)}") from error
+    values = values if values.is_floating_point() else values.float()
+    if values.ndim != 1:
+        raise BadInput(f"{rule}, it gives {_described(found)}")
+    expected = samples(loader)
+    if expected is not None and len(values) != expected:
+        raise BadInput(f"{rule}, it gives {len(values)} scores for {expected} samples")
+    wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # NaN is wrong, too
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        others = f" ({int(wrong.sum())} of {len(values)} are outside)" if wrong.sum() > 1 else ""
+        shown = f"{float(values[first]):g}{others}"
+        raise BadInput(f"{rule} in [0, 1], that of sample {first} is {shown}; scale them, 1 the best")
+    return values.clamp(0, 1)
+
+
+def samples(loader: Iterable[Any]) -> int | None:
+    """How many samples a loader gives; None where it does not tell without being gone through."""
+    if isinstance(loader, DataLoader):
+        whole = type(loader.batch_sampler) is BatchSampler and not loader.drop_last
+        return len(loader.sampler) if whole and isinstance(loader.sampler, Sized) else None
+    if isinstance(loader, list | tuple):
+        firsts = [split(batch)[0][0] for batch in loader]
+        return sum(map(len, firsts)) if all(isinstance(x, Tensor) and x.ndim for x in firsts) else None
+    known = getattr(loader, "samples", None)
+    return known if isinstance(known, int) else None
 
 
 @torch.no_grad()
@@ -135,9 +189,7 @@ def check(task: Task, model: nn.Module) -> None:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise BadInput(f"the loss of {name} must be a tensor with one number, it is {_described(loss)}")
         held_out = _first_batch(task, "validation", model)
-        scores = _attempt(f"the measure of {name}", lambda: task.metric(model, [held_out]))
-        if not isinstance(scores, Tensor) or scores.ndim != 1:
-            raise BadInput(f"the measure of {name} must give one score a sample, it gives {_described(scores)}")
+        _attempt(f"the measure of {name}", lambda: scores(task, model, [held_out]))
         if not _same(held_out, _first_batch(task, "validation", model)):
             raise BadInput(
                 f"the validation data of {name} is another one each time: networks are compared sample by sample; "
@@ -175,4 +227,6 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _described(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    kind = "tensor" if isinstance(value, Tensor) else type(value).__name__
+    shape = getattr(value, "shape", None)
+    return f"a {kind} of shape {tuple(shape)}" if shape is not None else f"a {kind}"

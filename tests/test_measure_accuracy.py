@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gossamer.errors import BadInput
 from gossamer.measure import mcnemar, paired_drop, top1_record, wilson
+from gossamer.measure.accuracy import bootstrap
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,29 @@ def test_top1_record_has_value_interval_and_size():
     row = top1_record("original", torch.tensor([1.0, 1.0, 0.0, 1.0]), split="test")
     assert (row.value, row.n, row.what, row.conditions["split"]) == (75, 4, "top1", "test")
     assert (row.low, row.high) == wilson(3, 4)
+
+
+def test_graded_scores_have_a_bootstrap_interval_and_none_of_wilson():
+    """For many scores it is the normal interval, which is far narrower than one of hits and misses."""
+    scores = 0.6 + 0.1 * torch.rand(2000, generator=torch.Generator().manual_seed(1))
+    row = top1_record("original", scores, split="test")
+    half = 100 * 1.96 * float(scores.std()) / 2000**0.5
+    assert row.conditions["interval"] == "95 % bootstrap"
+    assert (row.value - row.low, row.high - row.value) == pytest.approx((half, half), rel=0.1)
+    assert (row.low, row.high) == bootstrap(scores) == bootstrap(scores.double())
+    with pytest.raises(BadInput, match="hits and misses"):
+        wilson(scores)
+
+
+def test_scores_of_0_and_1_are_hits_and_misses():
+    row = top1_record("original", torch.tensor([1.0, 0.0]), split="test")
+    assert row.conditions["interval"] == "95 % Wilson"
+
+
+def test_the_bootstrap_holds_the_mean_within_the_scores_and_narrows_with_confidence():
+    scores = torch.tensor([0.1, 0.5, 0.7, 0.9])
+    low, high = bootstrap(scores)
+    assert 10 <= low < 55 < high <= 90
+    assert low < bootstrap(scores, confidence=0.5)[0]
+    with pytest.raises(BadInput, match="at least one score"):
+        bootstrap(torch.zeros(0))

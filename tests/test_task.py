@@ -1,15 +1,18 @@
 """What of a user's task cannot be used is said before the work begins, with the user's own error."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 from train_toy import net, task
 
 from gossamer.errors import BadInput
-from gossamer.task import check, cross_entropy
+from gossamer.task import check, cross_entropy, samples, scores, split
 
 X, Y = torch.zeros(4, 2, 6, 6), torch.tensor([0, 1, 2, 3])
 NAN = X.clone().index_fill_(0, torch.tensor([2]), float("nan"))
@@ -53,7 +56,7 @@ def raising(*_: Any) -> Tensor:
         ({"train": [(X, Y - 1)]}, "labels from -1 to 2"),
         ({"train": [(X, Y.float())]}, "the loss of quadrants: RuntimeError"),
         ({"train": [{"image": X, "label": Y}]}, "the loss of quadrants: a batch must be .* got dict"),
-        ({"validation": [X]}, "the measure of quadrants: AttributeError"),
+        ({"validation": [X]}, "the measure of quadrants: the batches have inputs alone"),
         ({"validation": [(X, Y + 5)]}, "the measure of quadrants: labels from 5 to 8 where the network has 4 outputs"),
         *(({name: []}, f"the {name} data of quadrants has no batches") for name in ("train", "validation", "test")),
         ({"calibration": iter([X])}, "the calibration data of quadrants has no length"),
@@ -78,3 +81,68 @@ def test_labels_out_of_range_are_told_from_other_errors_of_the_network() -> None
 
     with pytest.raises(IndexError, match="list index"):
         cross_entropy(broken, (X, Y))
+
+
+def scored(found: Any) -> Tensor:
+    """What comes of a measure that gives this for four samples."""
+    return scores(task(metric=lambda model, loader: found), net(), [(X, Y)])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        np.array([0, 1, 1, 0]),
+        np.array([0.0, 1.0, 1.0, 0.0], dtype=np.float32),
+        np.array([False, True, True, False]),
+        [0, 1.0, True, 0],
+        torch.tensor([0, 1, 1, 0]),
+        torch.tensor([0.0, 1 + 1e-7, 1, -1e-8], dtype=torch.float64),
+        torch.tensor([False, True, True, False]),
+    ],
+)
+def test_scores_may_be_an_array_a_list_or_a_tensor(found: Any) -> None:
+    assert scored(found).tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (np.float64(0.5), r"a sample, it gives a float64 of shape \(\)"),
+        (0.5, "a sample, it gives a float$"),
+        ("good", "a sample, it gives a str"),
+        (np.zeros((4, 1)), r"a sample, it gives a ndarray of shape \(4, 1\)"),
+        ([0.5] * 3, "a sample, it gives 3 scores for 4 samples"),
+        ([0.5] * 5, "a sample, it gives 5 scores for 4 samples"),
+        ([0, 1, math.nan, 0], r"a sample in \[0, 1\], that of sample 2 is nan; scale"),
+        ([0, 71.5, 30, -1], r"a sample in \[0, 1\], that of sample 1 is 71\.5 \(3 of 4 are outside\)"),
+        ([-0.1, 0, 0, 0], r"a sample in \[0, 1\], that of sample 0 is -0\.1"),
+        ([0, 0, math.inf, 0], "that of sample 2 is inf"),
+    ],
+)
+def test_scores_that_say_nothing_of_every_sample_are_refused(found: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        scored(found)
+
+
+def test_how_many_samples_a_loader_gives_is_known_where_it_tells() -> None:
+    data = TensorDataset(torch.zeros(10, 2), torch.zeros(10))
+    assert samples(DataLoader(data, batch_size=4)) == 10
+    assert samples(DataLoader(data, batch_size=4, drop_last=True)) is None
+    assert samples([(torch.zeros(3, 2), torch.zeros(3)), (torch.zeros(2, 2), torch.zeros(2))]) == 5
+    assert samples(iter([])) is None
+    assert samples([([torch.zeros(3), torch.zeros(3)], None)]) == 3
+
+
+def test_a_data_set_of_inputs_alone_calibrates() -> None:
+    loader = DataLoader(TensorDataset(X), batch_size=2)
+    check(task(calibration=loader, test=Untouched()), net().eval())
+    assert split(next(iter(loader)))[1] is None
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_inputs_alone_are_not_enough_where_targets_are_needed(part: str) -> None:
+    loader = DataLoader(TensorDataset(X), batch_size=2)
+    with pytest.raises(
+        BadInput, match=r"the batches have inputs alone; training and measuring need \(inputs, target\)"
+    ):
+        check(task(**{part: loader, "test": Untouched()}), net().eval())

@@ -153,7 +153,7 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """The data's measure with its 95 % Wilson interval; of classes: top-1, calibration error and likelihood."""
+    """The data's measure with its 95 % interval; of classes: top-1, calibration error and likelihood."""
     from gossamer.cli.opening import open_model
     from gossamer.measure import accuracy, calibration, top1_record
     from gossamer.sources import Request, load_data

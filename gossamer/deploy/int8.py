@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from gossamer.deploy.calibrate import Range, Seen
 from gossamer.deploy.onnx_export import export_onnx, write_onnx
 from gossamer.deploy.runner import open_runner, open_session
 from gossamer.errors import BadInput, NoEffect
-from gossamer.measure.accuracy import Drop, paired_drop
+from gossamer.measure.accuracy import Drop, accuracy, paired_drop
 from gossamer.record import Rung
 from gossamer.run import Run
 from gossamer.task import Task
@@ -89,7 +88,7 @@ def quantize_ladder(
         for candidate in ladder.climb():
             write_onnx(candidate.build(), trial)
             runner = open_runner(runtime, trial, threads=threads, precision="int8")
-            correct = task.metric(runner, task.validation)
+            correct = accuracy(runner, task)
             drop = paired_drop(reference_correct, correct)
             accepted = drop.within(budget_points)
             top1 = 100 * float(correct.double().mean())
@@ -217,7 +216,6 @@ def float32_correct(model: nn.Module, task: Task) -> Tensor:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            return task.metric(model, task.validation)
+        return accuracy(model, task)
     finally:
         model.train(training)

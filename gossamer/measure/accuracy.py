@@ -9,18 +9,24 @@ from torch import Tensor
 
 from gossamer.errors import BadInput
 from gossamer.record import Record
-from gossamer.task import count
+from gossamer.task import count, scores
+
+RESAMPLES = 2000
 
 
 def wilson(correct: Tensor | float, n: int | None = None, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a proportion in percent (Wilson 1927, doi:10.1080/01621459.1927.10502953).
 
-    correct: scores in [0, 1] of every sample, or their sum, then with `n`. Unlike mean +- z standard errors it never
-    leaves [0, 100] and has a width at 100 %, too.
+    correct: 1 for every hit and 0 for every miss, or the number of hits, then with `n`. Unlike mean +- z standard
+    errors it never leaves [0, 100] and has a width at 100 %, too.
     """
     if isinstance(correct, Tensor):
         if n is not None and n != correct.numel():
             raise BadInput(f"n = {n}, but there are {correct.numel()} scores; leave n out")
+        if not hits_and_misses(correct):
+            raise BadInput(
+                "the Wilson interval is of hits and misses, scores of 0 and 1; others have bootstrap intervals"
+            )
         n, correct = correct.numel(), float(correct.double().sum())
     if n is None or n <= 0 or not 0 <= correct <= n:
         raise BadInput(f"{correct} correct of n = {n}: needs n > 0 and 0 <= correct <= n")
@@ -29,6 +35,24 @@ def wilson(correct: Tensor | float, n: int | None = None, confidence: float = 0.
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5
     return 100 * max(0.0, center - half), 100 * min(1.0, center + half)
+
+
+def hits_and_misses(*scores: Tensor) -> bool:
+    """Whether all scores are 0 or 1."""
+    return all(bool(((one == 0) | (one == 1)).all()) for one in scores)
+
+
+def bootstrap(scores: Tensor, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean score in percent, by the percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552): the
+    mean of as many scores, drawn with replacement, 2,000 times. The same scores always give the same interval."""
+    values = scores.detach().double().cpu().flatten()
+    if not len(values):
+        raise BadInput("the bootstrap interval needs at least one score")
+    generator = torch.Generator().manual_seed(0)
+    means = [values[torch.randint(len(values), (len(values),), generator=generator)].mean() for _ in range(RESAMPLES)]
+    tails = torch.tensor([0.5 - confidence / 2, 0.5 + confidence / 2], dtype=torch.float64)
+    low, high = torch.stack(means).quantile(tails).tolist()
+    return 100 * low, 100 * high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +104,7 @@ def paired_drop(before: Tensor, after: Tensor) -> Drop:
     lost = before - after
     mean = float(lost.mean())
     half = 1.959964 * float(lost.std(correction=1)) / n**0.5 if n > 1 else 1.0
-    if bool(((before == 0) | (before == 1)).all() and ((after == 0) | (after == 1)).all()):
+    if hits_and_misses(before, after):
         p_value = mcnemar(int((lost > 0).sum()), int((lost < 0).sum()))
     elif bool((lost == lost[0]).all()):
         p_value = 1.0 if float(lost[0]) == 0 else 0.0
@@ -95,8 +119,10 @@ def mcnemar(lost: int, won: int) -> float:
 
 
 def top1_record(subject: str, scores: Tensor, *, split: str, **conditions: Any) -> Record:
-    """Mean score in percent with its 95 % Wilson interval, from the scores of every sample."""
-    low, high = wilson(scores)
+    """Mean score in percent with its 95 % interval, from the scores of every sample: Wilson's of hits and misses, else
+    by the bootstrap."""
+    counted = hits_and_misses(scores)
+    low, high = wilson(scores) if counted else bootstrap(scores)
     return Record(
         subject=subject,
         what="top1",
@@ -105,7 +131,7 @@ def top1_record(subject: str, scores: Tensor, *, split: str, **conditions: Any) 
         low=low,
         high=high,
         n=scores.numel(),
-        conditions={"split": split, "interval": "95 % Wilson", **conditions},
+        conditions={"split": split, "interval": "95 % Wilson" if counted else "95 % bootstrap", **conditions},
     )
 
 
@@ -116,5 +142,4 @@ def accuracy(runner: Any, task: Any, split: str = "validation") -> Tensor:
     loader = getattr(task, split)
     count(loader, f"the {split} data of {task.name}")
     with torch.no_grad():
-        scores: Tensor = task.metric(runner, loader)
-    return scores
+        return scores(task, runner, loader)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from gossamer.network.moments import device_of
 from gossamer.record import Curve
 from gossamer.run import Run
-from gossamer.task import Task, count
+from gossamer.task import Task, count, scores
 from gossamer.train.backoff import Exploded, back_off, check_loss, check_score, check_weights
 from gossamer.train.batches import (
     Placement,
@@ -218,8 +218,8 @@ def _validate(state: State, task: Task, training: Training, place: Placement, fa
         state.model.eval()
         with state.averaged(), torch.no_grad():
             part = islice(task.validation, fabric.global_rank, None, world)
-            scores = task.metric(state.model, place.whole(part))
-        total, count = float(scores.double().sum()), len(scores)
+            found = scores(task, state.model, place.whole(part))
+        total, count = float(found.double().sum()), len(found)
     return _mean(fabric, total) / _mean(fabric, count)
 
 
