@@ -42,7 +42,7 @@ def sample_files() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path, by_value = Path(folder) / "net.gsr", values()
         files = [gsr.save(by_value, path, IMAGES, effort=e).read_bytes() for e in ("fast", "default", "max")]
-        return [*files, gsr.save(rules(), path, IMAGES).read_bytes()]
+        return [*files, *(gsr.save(model, path, IMAGES).read_bytes() for model in (rules(), floats()))]
 
 
 def values() -> nn.Module:
@@ -72,6 +72,16 @@ def rules() -> nn.Module:
         "4.weight": residual_code(model[4].weight, 2, 2, generator),
     }
     return constrain(model, held).eval()
+
+
+def floats() -> nn.Module:
+    """Sparse weights, zeros of both signs among them, and repeated rows: floats that are on no grid."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 60)).eval()
+    with torch.no_grad():
+        model[1].weight *= torch.rand(12, 36) < 0.1
+        model[3].weight.copy_(model[3].weight[:3].repeat(20, 1))
+    return model
 
 
 def damaged(data: bytes, random_: random.Random) -> bytes:

@@ -5,64 +5,29 @@ sections are those of docs/coder.md (`second_decoder.py`).
 """
 
 import json
+import lzma
 import math
-import operator
 import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import second_decoder as second
-import torch
+from second_graph import DTYPES, PAGE, Bytes, Graph
 
-PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
 DICTIONARY = bytes.fromhex(
     "".join(re.findall(r"^    ([0-9a-f]+)$", PAGE.partition("## The preset dictionary")[2], re.M))
 )
-OPERATIONS = [
-    name
-    for row in re.findall(r"^\| \d+ \| ((?:`[^`]+` ?)+)\|$", PAGE, re.MULTILINE)
-    for name in re.findall("`(.*?)`", row)
-]
 VALUES, RAW, CM4, CM8, RANS = range(5)
-DTYPES = ["float32", "float16", "bfloat16", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"]
-DTYPES += ["complex64", "complex128", "float8_e4m3fn", "float8_e5m2"]
 SIZES = [4, 2, 2, 8, 1, 2, 4, 8, 1, 1, 8, 16, 1, 1]
 LEAVES = [
     "", "weight", "weight bias", "weight bias running_mean running_var",
     "weight bias running_mean running_var num_batches_tracked", "running_mean running_var",
     "running_mean running_var num_batches_tracked", "bias",
 ]  # fmt: skip
-
-
-class Bytes(second.Bytes):
-    """Numbers and texts of the page."""
-
-    def u8(self) -> int:
-        return self.take(1)[0]
-
-    def u32(self) -> int:
-        return self.numbers(1, 4)[0]
-
-    def varint(self) -> int:
-        found = shift = 0
-        while True:
-            byte = self.u8()
-            found |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return found
-
-    def signed(self) -> int:
-        n = self.varint()
-        return n // 2 if n % 2 == 0 else -((n + 1) // 2)
-
-    def text(self) -> str:
-        return self.take(self.varint()).decode()
 
 
 @dataclass
@@ -77,7 +42,7 @@ class Section:
 
 @dataclass
 class Entry:
-    """One tensor of the table. made: rule, seed, numbers, indices and keep."""
+    """One tensor of the table. made: rule, seed, numbers, indices and keep. split: top, minus, shift, cut, count."""
 
     coding: int
     dtype: int = 0
@@ -90,6 +55,8 @@ class Entry:
     zero: int = 0
     same: int = 0
     made: tuple[int, int, int, int, int] = (0, 0, 0, -1, -1)
+    split: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+    packed: int = 0
 
     @property
     def elements(self) -> int:
@@ -110,6 +77,9 @@ class Entry:
 
     @property
     def float_bytes(self) -> int:
+        if self.coding >= 9:
+            _, _, shift, cut, count = self.split
+            return self.packed if self.coding == 10 else math.ceil(count * (shift - cut) / 8)
         return self.floats * [4, 2, 2, SIZES[self.dtype]][self.width]
 
 
@@ -155,7 +125,7 @@ def entry_of(data: Bytes, number: int) -> Entry:
         m = data.varint()
         entry.lag = m >> 1
         entry.part = data.varint() if m % 2 else 0
-    if 4 <= entry.coding <= 7:
+    if 4 <= entry.coding <= 7 or entry.coding == 9:
         parts = math.ceil(entry.rows / entry.part) if entry.part else 1
         entry.largest = [data.varint() for _ in range(parts)]
     if entry.coding == 6:
@@ -166,6 +136,11 @@ def entry_of(data: Bytes, number: int) -> Entry:
         numbers = data.varint()
         indices = data.varint() if rule > 0 else -1
         entry.made = (rule, seed, numbers, indices, data.varint() - 1)
+    if entry.coding == 9:
+        top, minus = divmod(data.varint(), 2)
+        entry.split = (top, minus, data.u8(), data.u8(), sum(data.varint() for _ in entry.largest))
+    if entry.coding == 10:
+        entry.packed = data.varint()
     return entry
 
 
@@ -259,6 +234,10 @@ class File:
             data = bytes(entry.elements * SIZES[entry.dtype])
         elif entry.width == 3:
             data = self.floats[number]
+        elif entry.coding == 9:
+            data = as_dtype(split(self.integers[number], self.floats[number], entry.split), entry.dtype)
+        elif entry.coding == 10:
+            data = unpacked(self.floats[number], entry.elements * SIZES[entry.dtype])
         elif entry.coding == 8:
             data = self.made(entry).astype("<f4").tobytes()
         elif entry.coding == 4 and 4 <= entry.dtype <= 11:
@@ -319,6 +298,34 @@ def hashed(numbers: Any, seed: int, i: int) -> Any:
     return -number if z % 2 else number
 
 
+def split(integers: list[int], lower: bytes, told: tuple[int, int, int, int, int]) -> Any:
+    top, minus, shift, cut, count = told
+    at, width, bits = 0, shift - cut, []
+    for q in integers:
+        if q == 0 or (q == -1 and minus):
+            bits.append(0x80000000 if q else 0)
+            continue
+        upper = top + 1 + minus - abs(q)
+        if not 0 <= upper <= top:
+            raise ValueError("no upper part")
+        some = int.from_bytes(lower[at // 8 : (at + width) // 8 + 1], "little") >> at % 8 & (1 << width) - 1
+        bits.append((q < 0) << 31 | upper << shift | some << cut)
+        at += width
+    if at != count * width or (at % 8 and lower[-1] >> at % 8):
+        raise ValueError("the lower bits do not fit")
+    return np.array(bits, "<u4").view("<f4")
+
+
+def unpacked(stream: bytes, size: int) -> bytes:
+    dictionary = 1 << 12
+    while dictionary < min(size, 1 << 26):
+        dictionary *= 2
+    data = lzma.decompress(stream, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": dictionary}])
+    if len(data) != size:
+        raise ValueError("a packed tensor has another length")
+    return data
+
+
 def float32(data: bytes, width: int) -> Any:
     if width == 2:
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
@@ -333,94 +340,3 @@ def as_dtype(values: Any, dtype: int) -> bytes:
             rounded = bits + 0x7FFF + (bits >> 16 & 1)
             return bytes((np.where(np.isnan(values), bits, rounded) >> 16).astype("<u2").tobytes())
         return bytes(values.astype(DTYPES[dtype]).tobytes())
-
-
-class Graph:
-    """The steps, which `run` executes."""
-
-    def __init__(self, data: Bytes) -> None:
-        self.data, self.next = data, 0
-        self.inputs = self.so_far = data.varint()
-        self.steps: list[tuple[str, list[Any], dict[str, Any]]] = []
-        for _ in range(data.varint()):
-            name, n = OPERATIONS[data.varint()], data.varint()
-            args = [self.argument() for _ in range(n >> 1)]
-            self.steps.append((name, args, self.argument() if n % 2 else {}))
-            self.so_far += 1
-        self.output = self.argument()
-
-    def state(self, number: int) -> tuple[str, int]:
-        self.next = number + 1
-        return "state", number
-
-    def argument(self) -> Any:
-        """A tensor as ("state" or "value", number), the device as ("device", 0), a list as ["list", ...], a tuple as
-        ["tuple", ...]."""
-        data = self.data
-        code = data.u8()
-        match code:
-            case 0 | 1 | 2:
-                return [None, True, False][code]
-            case 3:
-                return "device", 0
-            case 4:
-                return struct.unpack("<d", data.take(8))[0]
-            case 5:
-                m, e = data.signed(), data.signed()
-                return float(f"{m}e{e}")
-            case 6:
-                return data.signed()
-            case 7:
-                return data.text()
-            case 8:
-                return getattr(torch, DTYPES[data.u8()])
-            case 9:
-                return torch.strided
-            case 10:
-                names = ["contiguous_format", "preserve_format", "channels_last", "channels_last_3d"]
-                return getattr(torch, names[data.u8()])
-            case 11 | 12:
-                return [["list", "tuple"][code - 11], *(self.argument() for _ in range(data.varint()))]
-            case 13:
-                return {data.text(): self.argument() for _ in range(data.varint())}
-            case 14:
-                return self.state(self.next + data.signed())
-            case 15:
-                return "value", self.so_far - 1 - data.signed()
-        if code >= 48:
-            return code - 48
-        if code >= 40:
-            return ["list", *(self.argument() for _ in range(code - 39))]
-        if code >= 32:
-            return "value", self.so_far - 1 - (code - 32)
-        return self.state(self.next + code - 24)
-
-    def run(self, states: list[torch.Tensor], *inputs: torch.Tensor) -> Any:
-        values: list[Any] = list(inputs)
-
-        def fill(argument: Any) -> Any:
-            match argument:
-                case ("state", int(number)):
-                    return states[number]
-                case ("value", int(number)):
-                    return values[number]
-                case ("device", 0):
-                    return inputs[0].device
-                case ["list", *items]:
-                    return [fill(item) for item in items]
-                case ["tuple", *items]:
-                    return tuple(fill(item) for item in items)
-                case dict():
-                    return {key: fill(item) for key, item in argument.items()}
-            return argument
-
-        for name, args, kwargs in self.steps:
-            values.append(function_of(name)(*map(fill, args), **fill(kwargs)))
-        return fill(self.output)
-
-
-def function_of(name: str) -> Any:
-    if name.startswith("py."):
-        return getattr(operator, name.removeprefix("py."))
-    packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.aten, packet), overload or "default")

@@ -53,14 +53,21 @@ def vectors(values: list[float], shape: tuple[int, ...]) -> Tensor:
     return torch.tensor(values)[torch.randint(len(values), shape, generator=GENERATOR)]
 
 
+def noise(*shape: int) -> Tensor:
+    """Floats of any bits: nothing about them can be said in fewer."""
+    return torch.randint(-(2**31), 2**31, shape, generator=GENERATOR).int().view(torch.float32)
+
+
 CASES = {
     Coding.ZEROS: torch.zeros(3, 4),
     Coding.CONSTANT: torch.full((3, 4), -0.0),
-    Coding.RAW: torch.randn(20, 30, generator=GENERATOR),
+    Coding.RAW: noise(20, 30),
     Coding.GRID: on_grid((20, 30), 0.0123),
     Coding.ROWS: on_grid((20, 30), 1.0) * torch.rand(20, 1, generator=GENERATOR).add(0.1),
     Coding.CODEBOOK: vectors([0.1, -0.234, 0.0, 0.3456, float("nan"), float("inf"), -0.0], (20, 30)),
     Coding.TRELLIS: trellis_weights(),
+    Coding.SPLIT: torch.randn(40, 60, generator=GENERATOR) * (torch.rand(40, 60, generator=GENERATOR) < 0.1),
+    Coding.PACKED: torch.randn(5, 60, generator=GENERATOR).repeat(8, 1),
 }
 
 

@@ -12,6 +12,7 @@ from gossamer.deploy.gsr.graph import DTYPES, Graph, read_graph, write_graph
 from gossamer.deploy.gsr.grid import LARGEST
 from gossamer.deploy.gsr.ledger import Ledger, Limit
 from gossamer.deploy.gsr.names import MOST_NAMES, read_names, write_names
+from gossamer.deploy.gsr.split import Split
 from gossamer.deploy.gsr.stream import Reader, Writer, damaged
 from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, MadeOf, Stored, Width, matrix_shape
 from gossamer.network.made import Rule, fault
@@ -22,13 +23,13 @@ MOST_STRUCTURE = 1 << 22  # bytes of its text
 MOST_ELEMENTS = 1 << 50  # of all dimensions that are not 0: their strides have to be numbers of 64 bits
 SECTION_WEIGHTS = 1 << 19  # about so many integers are coded together; a writer may choose others
 LEAST_SUMS = 1 << 14
-CODED = (Coding.GRID, Coding.ROWS, Coding.CODEBOOK, Coding.TRELLIS)
+CODED = (Coding.GRID, Coding.ROWS, Coding.CODEBOOK, Coding.TRELLIS, Coding.SPLIT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One tensor as the header tells of it. count: of its floats. part: its integers are coded so many rows at a time,
-    0 for all at once. largest: magnitude of the integers of each part."""
+    """One tensor as the header tells of it. count: of its floats, or of the bytes of PACKED. part: its integers are
+    coded so many rows at a time, 0 for all at once. largest: magnitude of the integers of each part."""
 
     coding: Coding
     dtype: torch.dtype
@@ -41,6 +42,7 @@ class Entry:
     zero: int = 0
     same: int = 0
     made_of: MadeOf | None = None
+    split: Split | None = None
 
     @property
     def elements(self) -> int:
@@ -54,6 +56,10 @@ class Entry:
     @property
     def float_bytes(self) -> int:
         """Of what is stored for it beside its integers."""
+        if self.split:
+            return self.split.bytes
+        if self.coding == Coding.PACKED:
+            return self.count
         return self.count * (self.dtype.itemsize if self.width == Width.OWN else WIDTH_BYTES[self.width])
 
 
@@ -97,9 +103,12 @@ def entry_of(stored: Stored) -> Entry:
         if rows > 1 and q.size > 2 * SECTION_WEIGHTS and stored.coding != Coding.TRELLIS:
             part = max(1, SECTION_WEIGHTS // columns)
         largest = tuple(int(abs(q[at : at + (part or rows)]).max()) for at in range(0, rows, part or rows))
+    count = len(stored.floats) if stored.coding == Coding.PACKED else stored.count
+    split = None if stored.split is None or q is None else stored.split.in_parts(q, part or len(q))
     return Entry(
-        coding=stored.coding, dtype=stored.dtype, shape=stored.shape, width=stored.width, count=stored.count,
+        coding=stored.coding, dtype=stored.dtype, shape=stored.shape, width=stored.width, count=count,
         largest=largest, part=part, lag=stored.lag, zero=stored.zero, same=stored.same, made_of=stored.made_of,
+        split=split,
     )  # fmt: skip
 
 
@@ -183,6 +192,14 @@ def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
         writer.varint(entry.zero)
     if entry.made_of:
         _write_made_of(entry.made_of, writer)
+    if entry.split:
+        writer.varint(2 * entry.split.top + entry.split.minus)
+        writer.byte(entry.split.shift)
+        writer.byte(entry.split.cut)
+        for count in entry.split.counts:
+            writer.varint(count)
+    if entry.coding == Coding.PACKED:
+        writer.varint(entry.count)
 
 
 def _write_made_of(made_of: MadeOf, writer: Writer) -> None:
@@ -207,6 +224,13 @@ def _read_made_of(reader: Reader) -> MadeOf:
     return MadeOf(rule=Rule(rule), seed=seed, numbers=numbers, indices=indices, keep=None if keep < 0 else keep)
 
 
+def _read_split(reader: Reader, parts: int) -> Split:
+    top, minus = divmod(reader.varint(2 * LARGEST - 1), 2)
+    shift, cut = reader.byte(), reader.byte()
+    counts = tuple(reader.varint(MOST_SIZE) for _ in range(parts))
+    return Split(top=top, minus=bool(minus), shift=shift, cut=cut, counts=counts)
+
+
 def _made_of_fault(entry: Entry, made_of: MadeOf, named: int, entries: Sequence[Entry]) -> str:
     """What is wrong with the tensors that another one is made of, or an empty text."""
     if any(not named <= part < len(entries) or entries[part].made_of for part in made_of.parts):
@@ -225,7 +249,7 @@ def _made_of_fault(entry: Entry, made_of: MadeOf, named: int, entries: Sequence[
 
 def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
     code = reader.byte()
-    if code & 15 > Coding.MADE:
+    if code & 15 > max(Coding):
         reader.fail(f"tensor {number} has coding {code & 15}, which is unknown")
     coding, width = Coding(code & 15), Width(code >> 5 & 3)
     if coding == Coding.SAME:
@@ -255,6 +279,7 @@ def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
     entry = Entry(
         coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, part=part, lag=lag,
         zero=zero, made_of=_read_made_of(reader) if coding == Coding.MADE else None,
+        split=_read_split(reader, parts) if coding == Coding.SPLIT else None,
     )  # fmt: skip
     if why := _fault(entry):
         reader.fail(f"tensor {number}: {why}")
@@ -274,6 +299,8 @@ def _counts(reader: Reader, coding: Coding, dtype: torch.dtype, shape: tuple[int
         case Coding.CODEBOOK:
             count = reader.varint(MOST_CODES)
             return count, reader.varint(MOST_CODES)
+        case Coding.PACKED:
+            return reader.varint(MOST_SIZE), 0
         case _:
             return 0, 0
 
@@ -283,7 +310,7 @@ def _fault(entry: Entry) -> str:
     if entry.coding != Coding.ZEROS and entry.elements == 0:
         return "an empty tensor holds values"
     whole = not entry.dtype.is_floating_point
-    if whole and entry.coding not in (Coding.ZEROS, Coding.GRID, Coding.RAW):
+    if whole and entry.coding not in (Coding.ZEROS, Coding.GRID, Coding.RAW, Coding.PACKED):
         return "whole numbers are stored as floats"
     if entry.coding == Coding.RAW and whole and entry.width != Width.OWN:
         return "whole numbers are stored as floats"
@@ -295,6 +322,10 @@ def _fault(entry: Entry) -> str:
         return "it is made of float32 numbers, but is none itself"
     if entry.part and entry.coding not in CODED:
         return "it has parts, but no integers"
+    if entry.split and (why := entry.split.fault(entry.elements)):
+        return why
+    if entry.coding in (Coding.SPLIT, Coding.PACKED) and entry.width:
+        return "its floats have no width"
     if entry.coding == Coding.CODEBOOK and not 0 <= entry.zero < entry.count:
         return f"entry {entry.zero} of a codebook of {entry.count}"
     return ""

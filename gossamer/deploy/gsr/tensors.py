@@ -4,7 +4,7 @@ A tensor is allocated once, and filled some rows at a time: beside it there are 
 are being decoded, and blocks of BLOCK values. The ledger was charged for all of this when the file was opened.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch import Tensor
 from gossamer.deploy.gsr.file import File, Kind, Piece, alone
 from gossamer.deploy.gsr.grid import BLOCK, Floats
 from gossamer.deploy.gsr.header import CODED, Entry
+from gossamer.deploy.gsr.packed import unpack
+from gossamer.deploy.gsr.split import Joiner
 from gossamer.deploy.gsr.stream import damaged
 from gossamer.deploy.gsr.values import WIDTH_BYTES, Codes, Coding, MadeOf, Width, floats_from, matrix_shape
 from gossamer.network.made import Made
@@ -84,16 +86,29 @@ class Tensors:
         """Put the values of a piece's integers into the rows that it holds."""
         entry, rows = self.entries[piece.tensor], slice(piece.first, piece.first + piece.rows)
         target = tensor.view(matrix_shape(entry.shape))[rows]
+        if entry.split:
+            lower = Joiner(
+                entry.split, piece.first // entry.part if entry.part else 0, self._floats(piece.tensor, entry)
+            )
+            self._fill_split(target, lower, q)
+            return
         floats = floats_from(self._floats(piece.tensor, entry), entry.width)
         if entry.coding == Coding.ROWS:
             floats = floats[rows]
         if entry.coding == Coding.CODEBOOK and not -entry.zero <= q.min() <= q.max() < len(floats) - entry.zero:
             raise damaged("header", f"a codebook of {len(floats)} entries is too short for its indices")
-        high = max(1, BLOCK // piece.columns)
-        for row in range(0, piece.rows, high):
-            for column in range(0, piece.columns, BLOCK):
-                part = slice(row, row + high), slice(column, column + BLOCK)
-                target[part].copy_(torch.from_numpy(_values(entry, floats, q[part], row)))
+        for part in _blocks(piece.rows, piece.columns):
+            target[part].copy_(torch.from_numpy(_values(entry, floats, q[part], part[0].start)))
+
+    @staticmethod
+    def _fill_split(target: Tensor, lower: Joiner, q: Codes) -> None:
+        for part in _blocks(*q.shape):
+            values = lower.join(q[part])
+            if values is None:
+                break
+            target[part].copy_(torch.from_numpy(values))
+        if values is None or not lower.done:
+            raise damaged("header", "the integers of a tensor and the lower bits of its values do not fit together")
 
     def _new(self, number: int, entry: Entry) -> Tensor:
         if entry.made_of:
@@ -102,6 +117,8 @@ class Tensors:
             return torch.zeros(entry.shape, dtype=entry.dtype)
         if entry.coding == Coding.RAW:
             return self._raw(number, entry)
+        if entry.coding == Coding.PACKED:
+            return self._packed(number, entry)
         constant = torch.from_numpy(floats_from(self._floats(number, entry), entry.width)).to(entry.dtype)
         return torch.empty(entry.shape, dtype=entry.dtype).copy_(constant.reshape(()))
 
@@ -115,6 +132,12 @@ class Tensors:
             raise damaged("header", f"the codebooks of tensor {number} are too short for its indices")
         shape, seed = entry.shape, made_of.seed
         return Made(rule=made_of.rule, shape=shape, numbers=numbers, indices=indices, seed=seed, keep=keep).weight()
+
+    def _packed(self, number: int, entry: Entry) -> Tensor:
+        data = np.empty(entry.bytes, np.uint8)
+        if not unpack(self._floats(number, entry), data):
+            raise damaged("values", f"tensor {number} is no LZMA stream of {entry.bytes} bytes")
+        return torch.from_numpy(data).view(entry.dtype).reshape(entry.shape)
 
     def _floats(self, number: int, entry: Entry) -> memoryview:
         start = self.starts[number]
@@ -131,6 +154,14 @@ class Tensors:
             floats = floats_from(view[at * each : (at + BLOCK) * each], entry.width)
             tensor[at : at + BLOCK] = torch.from_numpy(floats)
         return tensor.reshape(entry.shape)
+
+
+def _blocks(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of a matrix of at most about BLOCK elements, in the order of its elements."""
+    high = max(1, BLOCK // columns)
+    for row in range(0, rows, high):
+        for column in range(0, columns, BLOCK):
+            yield slice(row, row + high), slice(column, column + BLOCK)
 
 
 def _values(entry: Entry, floats: Floats, q: Any, row: int) -> Any:

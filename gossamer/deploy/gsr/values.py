@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gossamer.deploy.gsr.grid import BLOCK, LARGEST, Floats, grid, same_bits
+from gossamer.deploy.gsr.split import Split, splits
 from gossamer.network.made import Rule
 
 MOST_CODES = 1 << 12  # entries of a codebook
@@ -28,6 +29,8 @@ class Coding(IntEnum):
     CODEBOOK = 6
     TRELLIS = 7
     MADE = 8  # of other tensors, by a rule
+    SPLIT = 9  # signs and exponents as integers, the lower bits as they are
+    PACKED = 10  # its bytes as an LZMA2 stream
 
 
 class Width(IntEnum):
@@ -74,6 +77,7 @@ class Stored:
     zero: int = 0  # CODEBOOK: the entry with number 0
     same: int = 0  # SAME: which tensor
     made_of: MadeOf | None = None  # MADE: of what
+    split: Split | None = None  # SPLIT: how
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -104,7 +108,8 @@ def as_stored(tensor: Tensor, *, trellis: bool = True) -> list[Stored]:
     if (values.view(np.int32) == values.view(np.int32)[0]).all():
         return [_with_floats(zeros, Coding.CONSTANT, values[:1])]
     raw = _with_floats(zeros, Coding.RAW, values)
-    return [*_on_grids(values, zeros, trellis=trellis), raw if WIDTH_BYTES[raw.width] <= tensor.element_size() else own]
+    plain = raw if WIDTH_BYTES[raw.width] <= tensor.element_size() else own
+    return [*_on_grids(values, zeros, trellis=trellis), *_split(values, zeros), plain]
 
 
 def _with_floats(base: Stored, coding: Coding, floats: Floats, q: Codes | None = None, zero: int = 0) -> Stored:
@@ -115,6 +120,14 @@ def _with_floats(base: Stored, coding: Coding, floats: Floats, q: Codes | None =
         if -LARGEST < int(q.min()) <= int(q.max()) < LARGEST:
             q = q.astype(np.int16)  # all tensors' integers are held until they are coded
     return replace(base, coding=coding, width=width, floats=data, count=floats.size, q=q, zero=zero)
+
+
+def _split(values: Floats, base: Stored) -> list[Stored]:
+    shape = matrix_shape(base.shape)
+    return [
+        replace(base, coding=Coding.SPLIT, floats=low, split=split, q=q.astype(np.int16).reshape(shape))
+        for split, q, low in splits(values)
+    ]
 
 
 def _whole_numbers(tensor: Tensor, base: Stored) -> list[Stored]:

@@ -1,6 +1,7 @@
 """`gossamer.save`: a network as one `.gsr` file."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from gossamer.deploy.gsr.fold import fold_batch_norm
 from gossamer.deploy.gsr.graph import DTYPES, Graph
 from gossamer.deploy.gsr.grid import BLOCK
 from gossamer.deploy.gsr.header import Header, constant_names, entry_of
+from gossamer.deploy.gsr.ledger import Limit
+from gossamer.deploy.gsr.packed import pack, worth_packing
 from gossamer.deploy.gsr.read import opened_bytes
 from gossamer.deploy.gsr.values import Coding, MadeOf, Stored, as_stored, raw_bytes
 from gossamer.errors import BadInput, ExportMismatch, unknown
@@ -28,6 +31,9 @@ from gossamer.network.structure import Structure
 
 MEASURED = 1 << 14  # up to so many integers a coding's length is measured, not estimated
 MOST_LAG = 64
+FAST_GAIN = 0.75  # effort "fast" leaves floats as they are, so that they open at once, if all else takes more of them
+BYTES_PER_BYTE = Limit.TENSORS.value[3]
+TOLD = {Coding.SPLIT: 6, Coding.PACKED: 4}  # bytes in the header, about
 
 
 def save(
@@ -140,25 +146,35 @@ def _pays(how: Made, tensor: Tensor, plain: Stored, effort: str) -> bool:
 
 
 def _of_values(tensor: Tensor, effort: str) -> Stored:
-    return _shortest(as_stored(tensor, trellis=effort != "fast"), MODES[effort][0])
-
-
-def _shortest(candidates: list[Stored], mode: str) -> Stored:
+    candidates = as_stored(tensor, trellis=effort != "fast")
+    if candidates[0].coding in (Coding.ZEROS, Coding.CONSTANT):
+        return candidates[0]
     for one in candidates:
         if one.q is not None:
             one.lag = likely_lag(one)
-    return min(candidates, key=lambda one: _length(one, mode)) if len(candidates) > 1 else candidates[0]
+    slack = FAST_GAIN if effort == "fast" else 1.0
+    lengths = [_length(one, MODES[effort][0]) / (slack if one.coding == Coding.SPLIT else 1.0) for one in candidates]
+    best, data = int(np.argmin(lengths)), raw_bytes(tensor)
+    if worth_packing(data, slack * lengths[best]):
+        packed = Stored(coding=Coding.PACKED, dtype=tensor.dtype, shape=tuple(tensor.shape), floats=pack(data))
+        held = len(packed.floats) * BYTES_PER_BYTE >= data.size  # a reader gives no more memory than that
+        if held and _length(packed, "") < slack * lengths[best]:
+            return packed
+    return candidates[best]
 
 
 def _length(stored: Stored, mode: str) -> float:
-    """Bytes: measured for small tensors, order-0 entropy for large ones."""
+    """Bytes: measured for small tensors; order-0 entropy for large ones and for exponents, which have little more."""
+    plain = len(stored.floats) + TOLD.get(stored.coding, 0)
     if stored.q is None:
-        return len(stored.floats)
-    if stored.q.size <= MEASURED:
+        return plain
+    if stored.q.size <= MEASURED and stored.coding != Coding.SPLIT:
         tensor = Integers(q=stored.q.astype(np.int32), lag=stored.lag, trellis=stored.coding == Coding.TRELLIS)
-        return len(stored.floats) + len(encode_section([tensor], mode))
+        return plain + len(encode_section([tensor], mode))
     # Levels of a trellis say less than they seem to: half of their indices' alphabet.
-    return len(stored.floats) + entropy_bytes(stored.q // 2 if stored.coding == Coding.TRELLIS else stored.q)
+    q = stored.q // 2 if stored.coding == Coding.TRELLIS else stored.q
+    # Half a logarithm of the weights for each integer whose frequency is learned.
+    return plain + entropy_bytes(q) + (int(q.max()) - int(q.min())) * math.log2(q.size) / 16
 
 
 def entropy_bytes(q: Any) -> float:
