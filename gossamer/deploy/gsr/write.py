@@ -57,8 +57,8 @@ def save(
     which gets the structure of this one. What `structure_of` gave will do.
     fold: store two vectors for a BatchNorm instead of four (`fold_batch_norm`): its outputs change in their last bits,
     and the four tensors that come back are others.
-    effort: "fast" needs no compiled code, and leaves dense floats as they are, so that they load at once; "max" takes more than twice as long as "default" on large networks, for
-    about 0.3 % less; on small ones they give the same.
+    effort: "fast" needs no compiled code, and leaves dense floats as they are, so that they load at once; "max" takes
+    more than twice as long as "default" on large networks, for about 0.3 % less; on small ones they give the same.
     dynamic_batch: the first dimension of every input that shares it with the first one is free.
     Raises BadInput for a network that cannot be exported, with the operation in the way, and for one whose difference
     from the original is no plain data.
