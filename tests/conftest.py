@@ -4,6 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A slow or busy machine is no error.
+settings.register_profile("gossamer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gossamer")
 
 USER_CODE = """
 import torch

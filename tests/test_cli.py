@@ -1,10 +1,8 @@
 """The command line: every command on something tiny, exit statuses, output for people and for machines."""
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -95,15 +93,15 @@ def test_every_command_is_in_the_help_and_tested_here() -> None:
     assert [c.name or c.callback.__name__ for c in app.registered_commands if c.callback] == COMMANDS
 
 
-def test_help_answers_within_a_second_and_without_torch() -> None:
+def test_help_answers_without_anything_that_takes_long_to_import() -> None:
     code = (
-        "import sys, time; start = time.perf_counter(); from gossamer.cli import app\n"
+        "import sys; from gossamer.cli import app\n"
         "try: app(['--help'])\n"
-        "except SystemExit: print(time.perf_counter() - start, 'torch' in sys.modules, file=sys.stderr)"
+        "except SystemExit: print(*sys.modules, file=sys.stderr)"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr for _ in range(3)]
-    assert all(run.split()[1] == "False" for run in runs)
-    assert min(float(run.split()[0]) for run in runs) < 1
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.split()
+    slow = {"torch", "numpy", "scipy", "sklearn", "numba", "onnx", "onnxruntime", "pydantic", "lightning_fabric", "PIL"}
+    assert slow & set(modules) == set()
 
 
 def test_version() -> None:
@@ -402,18 +400,30 @@ def test_of_many_names_an_error_gives_the_nearest_and_the_command_that_lists_all
 # Interruption
 
 
+INTERRUPTED = """
+import dataclasses, os, signal
+
+class Ending(list):
+    given = 0
+    def __iter__(self):
+        for batch in super().__iter__():
+            Ending.given += 1
+            if Ending.given == 20:  # in the fifth epoch
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+def interrupted():
+    return dataclasses.replace(task(), train=Ending(task().train))
+"""
+
+
 def test_an_interrupted_training_says_how_to_go_on_and_goes_on(user: Path) -> None:
+    own = user / "mycode.py"
+    own.write_text(own.read_text() + INTERRUPTED)
     command = [sys.executable, "-c", "from gossamer.cli import main; main()"]
-    command += ["train", "mycode:Net", "--data", "mycode:task", "--epochs", "100000", "--out", "net.safetensors"]
-    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        end = time.monotonic() + 120
-        while not (user / "net.ckpt").exists() and time.monotonic() < end:
-            time.sleep(0.1)
-        job.send_signal(signal.SIGINT)
-        _, said = job.communicate(timeout=60)
-    finally:
-        job.kill()
+    command += ["train", "mycode:Net", "--data", "mycode:interrupted", "--epochs", "9", "--out", "net.safetensors"]
+    job = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    said = job.stderr
     assert job.returncode == 130, said
     assert "To continue, run the same command:\n  gossamer train mycode:Net" in said and "Traceback" not in said
     assert (user / "net.ckpt").exists() and not (user / "net.safetensors").exists()

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from coder_data import laplacian
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gossamer.deploy.coder import Integers, encode_section, rates, scalar, trellis, viterbi
@@ -25,7 +25,6 @@ def slow_levels(indices: list[int]) -> list[int]:
 
 
 @given(indices=st.lists(st.integers(-9, 9), max_size=60))
-@settings(deadline=None)
 def test_levels_are_those_of_the_machine_and_give_the_indices_back(indices: list[int]) -> None:
     q = np.array([indices], np.int32)
     levels = trellis.levels_of(q)
@@ -35,7 +34,6 @@ def test_levels_are_those_of_the_machine_and_give_the_indices_back(indices: list
 
 
 @given(levels=st.lists(st.integers(-3, 3), max_size=8))
-@settings(deadline=None)
 def test_levels_that_the_machine_cannot_reach_are_told_apart(levels: list[int]) -> None:
     state, possible = 0, True
     for level in levels:

@@ -43,7 +43,7 @@ def assert_round_trip(section: list[Integers], mode: str) -> bytes:
 
 @pytest.mark.parametrize("mode", MODES)
 @given(section=st.lists(tensors(), max_size=4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_what_goes_in_comes_out(mode: str, section: list[Integers]) -> None:
     assert_round_trip(section, mode)
 

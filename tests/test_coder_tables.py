@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from coder_data import arithmetic, entropy_bits, headers, laplacian
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gossamer.deploy.coder import Integers, decode_section, encode_section, gaps, huffman, rans, tables
@@ -162,7 +162,6 @@ def test_damaged_huffman_and_gap_streams_are_refused_or_decode_within_bounds() -
             continue
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=80), count=st.integers(0, 50))
 def test_random_huffman_streams_are_refused_or_have_their_count(data: bytes, count: int) -> None:
     with contextlib.suppress(CorruptFile):

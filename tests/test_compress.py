@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -216,8 +215,9 @@ def test_the_test_set_takes_no_part_in_any_decision(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
+# Its training data sends the process a signal before a batch of the recovery, where one is given: `SIGKILL 200`.
 SCRIPT = """
-import sys
+import dataclasses, os, signal, sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
@@ -226,13 +226,21 @@ import gossamer
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.reset.blocks import RemoveBlocks
 steps = (RemoveBlocks(names=("body.1",)), Recover(epochs=30, lr=0.01))
-print("start", flush=True)
-gossamer.compress(learned(), stripes(), recipe=gossamer.Recipe(name="r", steps=steps), out=sys.argv[1])
+class Ending(list):
+    given = 0
+    def __iter__(self):
+        for batch in super().__iter__():
+            Ending.given += 1
+            if sys.argv[2:] and Ending.given == int(sys.argv[3]):
+                os.kill(os.getpid(), signal.Signals[sys.argv[2]])
+            yield batch
+task = dataclasses.replace(stripes(), train=Ending(stripes().train))
+gossamer.compress(learned(), task, recipe=gossamer.Recipe(name="r", steps=steps), out=sys.argv[1])
 """
 
 
-def job(script: Path, folder: Path) -> list[str]:
-    return [sys.executable, str(script), str(folder)]
+def job(script: Path, folder: Path, *end: str) -> list[str]:
+    return [sys.executable, str(script), str(folder), *end]
 
 
 @pytest.fixture(scope="module")
@@ -250,12 +258,9 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(
     whole: tuple[Path, bytes], tmp_path: Path, how: signal.Signals
 ) -> None:
     script, weights = whole
-    with subprocess.Popen(job(script, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
-        while not list(tmp_path.glob("work/*/distill-recover.ckpt*")) and killed.poll() is None:
-            time.sleep(0.01)
-        killed.send_signal(how)
-        assert killed.wait() != 0
-    assert not (tmp_path / "records.json").exists()
+    killed = subprocess.run(job(script, tmp_path, how.name, "200"), capture_output=True)
+    assert killed.returncode != 0
+    assert list(tmp_path.glob("work/*/distill-recover.ckpt*")) and not (tmp_path / "records.json").exists()
     subprocess.run(job(script, tmp_path), check=True, capture_output=True)
     assert (tmp_path / "model.safetensors").read_bytes() == weights
 

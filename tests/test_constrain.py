@@ -93,7 +93,7 @@ def test_a_codebook_of_vectors_gives_consecutive_weights() -> None:
     assert held.weight.tolist() == [[1, 2, 3, 4], [3, 4, 1, 2]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=12), st.floats(0.0625, 2), st.integers(1, 7))
 def test_a_grid_rounds_to_the_nearest_level_and_learns_its_step_by_the_published_gradient(
     values: list[float], step: float, high: int

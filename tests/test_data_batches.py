@@ -85,7 +85,7 @@ def test_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 30), size=st.integers(1, 9), skip=st.integers(0, 8), epoch=st.integers(0, 3), drop=st.booleans()
 )
@@ -96,7 +96,7 @@ def test_starting_at_a_batch_gives_what_going_there_gives(n: int, size: int, ski
     assert equal(batches.start(skip), islice(batches, skip, None))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(12, 40), size=st.integers(4, 12), world=st.integers(1, 4))
 def test_the_shards_of_a_batch_are_the_batch(n: int, size: int, world: int) -> None:
     size -= size % world
@@ -151,7 +151,7 @@ def slow_augment(x: Tensor, pad: int, tops: Tensor, lefts: Tensor, mirrored: Ten
     return result
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(pad=st.integers(0, 3), flip=st.booleans(), seed=st.integers(0, 99), channels=st.integers(1, 3))
 def test_augmentation_is_the_obvious_loop(pad: int, flip: bool, seed: int, channels: int) -> None:
     x = torch.randint(1, 255, (5, channels, 4, 6), dtype=torch.uint8)

@@ -95,7 +95,7 @@ def test_fewer_samples_than_a_batch_still_train() -> None:
     assert len(make(train=TRAIN, test=TEST, batch_size=512).train) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(0, 40), min_size=2, max_size=6).filter(lambda c: sum(c) >= 4),
     share=st.floats(0.05, 0.9),

@@ -41,7 +41,7 @@ def off(one: nn.Conv2d, chain: nn.Sequential) -> float:
     return float((product(one, list(chain)) - wanted).square().sum() / wanted.square().sum())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from([(12, 3), (8, 2), (6, 6), (5, 1)]), st.integers(1, 3), st.integers(0, 1000))
 def test_clusters_are_of_equal_size(sizes: tuple[int, int], vectors: int, seed: int) -> None:
     n, clusters = sizes
@@ -86,7 +86,7 @@ def test_a_chain_without_groups_needs_no_sorting() -> None:
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000))
 def test_what_outer_products_leave_never_grows(seed: int) -> None:
     blocks = random(3, 4, 5, 9, seed=seed)

@@ -75,7 +75,7 @@ def test_energy_takes_the_cheapest_that_keeps_enough_and_pays() -> None:
     assert by_energy(o, 0.95) is None  # rank 4 keeps it, and takes more than the layer
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.floats(0.27, 0.95))
 def test_a_budget_is_kept_and_no_choice_as_cheap_is_better(seed: int, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -88,7 +88,7 @@ def test_the_fuzzer_notices_a_wrong_file() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_refused(data: bytes) -> None:
     for file in (data, b"GSR\x01" + data, packed(data)):
         with pytest.raises(CorruptFile):
@@ -96,7 +96,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damage_behind_right_checksums_never_crashes(seed: int) -> None:
     assert fuzz_gsr.fault(fuzz_gsr.damaged_inside(FILES[seed % 3], random.Random(seed)), None) is None
 
@@ -190,7 +190,7 @@ def depth(value: object) -> int:
 
 
 @given(st.lists(values, max_size=5).filter(lambda args: all(depth(arg) <= 6 for arg in args)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_arguments_come_back(args: list[object]) -> None:
     graph = Graph(1, (Step("cat", tuple(args), {}), Step("relu", (X,), {"dtype": torch.float32})), (Value(1), X))
     found = read_graph(Reader(header_bytes(graph), "header"), 4)
@@ -204,7 +204,7 @@ part = st.text(
 
 
 @given(st.lists(st.lists(part, min_size=1, max_size=9).map(".".join), unique=True, max_size=30), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_names_come_back(names: list[str], data: st.DataObject) -> None:
     buffers = set(data.draw(st.lists(st.sampled_from(names), max_size=10))) if names else set()
     writer = Writer()

@@ -136,7 +136,7 @@ def test_equal_tensors_are_stored_once() -> None:
     step=st.floats(2**-100, 2**100, width=32),
     q=st.lists(st.integers(-(2**15), 2**15), min_size=1, max_size=40),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_grid_is_found_again(step: float, q: list[int]) -> None:
     """Whatever step is found, its multiples are the values; with a 1 among the integers it is the step itself."""
     values = np.array(q, np.float32) * np.float32(step)
@@ -166,14 +166,14 @@ def test_random_values_are_on_no_grid() -> None:
         ),
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_array_comes_back(array: np.ndarray) -> None:
     tensor = torch.from_numpy(array)
     assert same(back([tensor])[0], tensor)
 
 
 @given(st.lists(st.sampled_from(sorted(CASES)), min_size=1, max_size=6), st.sampled_from(["fast", "default", "max"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_mixture_of_codings_comes_back(codings: list[Coding], effort: str) -> None:
     tensors = [CASES[coding] for coding in codings]
     assert all(same(a, b) for a, b in zip(back(tensors, effort), tensors, strict=True))

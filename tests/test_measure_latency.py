@@ -1,4 +1,4 @@
-import time
+import sys
 
 import pytest
 import torch
@@ -8,8 +8,26 @@ from gossamer.measure import Runner, latency
 from gossamer.measure.memory import peak_growth
 
 
+class Clock:
+    """A clock that only runners move, in place of the real one."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    one = Clock()
+    monkeypatch.setattr(sys.modules["gossamer.measure.latency"], "time", one)
+    monkeypatch.setattr(Sleeper, "clock", one)
+
+
 class Sleeper(Runner):
-    """Sleeps, and writes down what is called."""
+    """Takes a given time of the clock, and writes down what is called."""
+
+    clock = Clock()
 
     runtime, version, precision, threads = "sleep", "1", "float32", 1
 
@@ -22,7 +40,7 @@ class Sleeper(Runner):
 
     def raw(self, prepared):
         self.log.append(self.name)
-        time.sleep(self.seconds)
+        self.clock.now += self.seconds
         return prepared
 
     def outputs(self, raw):
@@ -34,7 +52,7 @@ def test_latency_tells_the_slow_from_the_fast_and_says_the_conditions():
     runners = {"slow": Sleeper("slow", 0.004, log), "fast": Sleeper("fast", 0.0005, log)}
     found = latency(runners, (torch.zeros(3, 2),), repeats=6, warmup=1)
     slow, fast = found["slow"], found["fast"]
-    assert slow.min_ms >= 4 and fast.median_ms < slow.median_ms
+    assert slow.median_ms == pytest.approx(4) and fast.median_ms == pytest.approx(0.5)
     assert slow.min_ms <= slow.q1_ms <= slow.median_ms <= slow.q3_ms
     assert (slow.runs, slow.batch, slow.runtime, slow.threads, slow.dtype) == (6, 3, "sleep", 1, "float32")
     row = slow.to_record("result", quiet=True)

@@ -240,7 +240,7 @@ def random_network(seed: int) -> nn.Module:
     return randomized(Function(forward, **modules), seed)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10**6), sparsity=st.floats(0.05, 0.9))
 def test_random_networks(seed: int, sparsity: float) -> None:
     model, inputs = random_network(seed), IMAGE.double()

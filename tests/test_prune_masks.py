@@ -42,7 +42,7 @@ def test_exactly_the_requested_number_is_dropped_also_of_equal_scores() -> None:
     assert smallest_mask(torch.tensor([[3.0, 1.0], [2.0, 1.0]]), 3).tolist() == [[True, False], [False, False]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(weights(), st.floats(0.01, 0.99), st.sampled_from(["layer", "global", "lamp", "erk"]))
 def test_every_scope_has_exact_counts_and_keeps_the_largest(w: dict[str, Tensor], sparsity: float, scope: str) -> None:
     masks = magnitude_masks(w, sparsity, scope)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def test_every_scope_has_exact_counts_and_keeps_the_largest(w: dict[str, Tensor]
         assert not (~mask).any() or not mask.any() or size[~mask].max() <= size[mask].min()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(weights(), st.floats(0.1, 0.9), st.sampled_from(["layer", "global"]))
 def test_masking_twice_is_masking_once(w: dict[str, Tensor], sparsity: float, scope: str) -> None:
     positive = {name: t + t.sign() * 0.1 + 0.05 for name, t in w.items()}  # nothing is zero before
@@ -79,7 +79,7 @@ def test_lamp_scores_are_the_definition_and_the_largest_has_one() -> None:
     assert not lamp_scores(torch.zeros(4)).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0.001, 0.999))
 def test_erk_densities_sum_to_the_budget_and_follow_the_shapes(density: float) -> None:
     found = erk_densities(SHAPES, density)
@@ -144,7 +144,7 @@ def test_contradictory_and_empty_options_are_refused() -> None:
         Magnitude(sparsity=0.001, layers=("head",))(tiny(), task(), Run())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 3), st.integers(0, 100))
 def test_every_group_keeps_its_n_largest(rows: int, groups: int, n: int, seed: int) -> None:
     m = n + 2

@@ -66,7 +66,7 @@ def test_behind_a_tanh_only_exact_copies_are_merged() -> None:
     torch.testing.assert_close(small(X), model(X), rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 6))
 def test_what_goes_is_added_to_the_nearest(seed: int, most: int) -> None:
     draw = torch.Generator().manual_seed(seed)

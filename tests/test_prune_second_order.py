@@ -97,7 +97,7 @@ def test_recursion_over_patterns_is_the_inverse() -> None:
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_surgery_is_constrained_least_squares_and_its_cost_is_the_rise_of_the_loss(seed: int, n: int) -> None:
     w, h = quadratic(n, seed)
     count = n // 2
@@ -220,7 +220,7 @@ def test_refit_is_least_squares_on_what_is_left() -> None:
 
 
 @given(seed=st.integers(0, 10_000), sparsity=st.floats(0.05, 0.95))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_all_solvers_drop_exactly_so_many_and_beat_magnitude(seed: int, sparsity: float) -> None:
     w_OD, h = quadratic(8, seed, rows=6)
     count = round(sparsity * 48)

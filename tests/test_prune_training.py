@@ -194,7 +194,7 @@ def test_what_an_earlier_mask_drops_never_comes_back() -> None:
 # RigL
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.floats(0, 1), st.floats(0.2, 0.8))
 def test_the_smallest_go_and_the_largest_gradients_come(seed: int, share: float, density: float) -> None:
     draw = torch.Generator().manual_seed(seed)

@@ -14,7 +14,7 @@ from gossamer.run import Run
 
 
 @given(fraction=st.integers(1, 14), integer=st.integers(1, 8), x=st.floats(-3, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rounding_gives_a_neighbour_in_range(fraction: int, integer: int, x: float) -> None:
     low, high = -(2.0 ** (integer - 1)), 2.0 ** (integer - 1) - 2.0**-fraction
     for rounding, reach in (("stochastic", 1.0), ("nearest", 0.5)):

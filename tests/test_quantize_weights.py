@@ -33,7 +33,7 @@ def weight(seed: int, *shape: int) -> Tensor:
 
 
 @given(seed=st.integers(0, 10_000), bits=st.integers(2, 12), granularity=st.sampled_from(GRANULARITIES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_weight_moves_more_than_half_a_step(seed: int, bits: int, granularity: Any) -> None:
     w = weight(seed, 4, 3, 2)
     grid = bits_grid(w, bits, granularity)
@@ -47,7 +47,7 @@ def test_no_weight_moves_more_than_half_a_step(seed: int, bits: int, granularity
 
 
 @given(seed=st.integers(0, 10_000), bits=st.integers(2, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_scale_for_every_channel_is_no_worse_than_one(seed: int, bits: int) -> None:
     """With the least squared error this is a law; with the largest weight it holds for the bound on the error."""
     w = weight(seed, 6, 10)
@@ -62,7 +62,7 @@ def test_a_scale_for_every_channel_is_no_worse_than_one(seed: int, bits: int) ->
 
 
 @given(seed=st.integers(0, 10_000), bits=st.integers(2, 8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_least_squares_scale_is_no_worse_than_the_largest(seed: int, bits: int) -> None:
     r, high = rows(weight(seed, 5, 40), PerChannel()), 2 ** (bits - 1) - 1
     assert (squared_error(r, mse_scales(r, high), high) <= squared_error(r, max_scales(r, high), high)).all()
@@ -202,7 +202,7 @@ def test_reconstruction_error_is_that_of_the_outputs() -> None:
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_learned_rounding_is_never_worse_than_nearest(seed: int) -> None:
     w, scale, same, cross = problem(seed, groups=2)
     codes = best_rounding(w, scale, 3, same, cross, iterations=60)

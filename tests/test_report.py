@@ -493,7 +493,6 @@ def dump_dom(page: Path, profile: Path, width: int) -> str:
         [*command, f"--window-size={width},900", "--dump-dom", page.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
         check=True,
     )
     return run.stdout

@@ -46,7 +46,7 @@ def same(block: nn.Module, layer: nn.Module, tolerance: float = 1e-10) -> None:
 # --- stacks
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
 def test_the_composed_kernel_is_the_convolution_of_the_convolution(a: int, b: int, c: int, d: int) -> None:
     first, second = random(4, 3, a, b), random(5, 4, c, d, seed=1)

@@ -182,7 +182,7 @@ def test_pools_that_a_stride_cannot_stand_for_are_refused() -> None:
 # --- strides to pools
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(4, 11), st.integers(4, 11), st.sampled_from([(3, 2, 1), (3, 2, 0), (5, 3, 2), (2, 2, 0), (3, 3, 1)]))
 def test_a_pool_gives_what_the_stride_gave_or_more(height: int, width: int, geometry: tuple[int, int, int]) -> None:
     """The strided positions are the first of each window, whatever the size of the map."""

@@ -92,7 +92,7 @@ def moments(m: Mixture) -> tuple[float, float, float]:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_joining_keeps_proportion_mean_and_variance_of_the_mixture(seed: int, count: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     m = Mixture(
