@@ -1,6 +1,8 @@
 """What several test files share."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,21 @@ def needs(something):
 
 number = 3
 """
+
+
+@contextmanager
+def measured_briefly() -> Iterator[None]:
+    """One runtime, and memory that is not measured: these are tested elsewhere and take most of a small job's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime"])
+        patch.setattr("gossamer.deliver.peak_memory", lambda *args, **kwargs: 1)
+        yield
+
+
+@pytest.fixture
+def quick() -> Iterator[None]:
+    with measured_briefly():
+        yield
 
 
 @pytest.fixture

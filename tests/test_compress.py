@@ -19,6 +19,7 @@ from torch import nn
 import gossamer
 from gossamer import BadInput, Goal, Run
 from gossamer.deploy import export_pt2, load_pt2
+from gossamer.deploy.runner import torch_threads
 from gossamer.errors import Diverged, FolderBusy
 from gossamer.folder import lock_folder
 from gossamer.job import larger
@@ -30,6 +31,8 @@ from gossamer.network import Grid, constrain, dense_bytes, weights_of
 from gossamer.recipe import Recipe, load
 from gossamer.record import JobDocument
 from gossamer.task import Loader
+
+pytestmark = pytest.mark.usefixtures("quick")  # but for the job of the fixture `result`
 
 CHEAP = Recipe(name="cheap", steps=(RemoveBlocks(names=("body.1",)), Recover(epochs=1, lr=0.01)))
 
@@ -215,54 +218,38 @@ def test_the_test_set_takes_no_part_in_any_decision(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
-# Its training data sends the process a signal before a batch of the recovery, where one is given: `SIGKILL 200`.
-SCRIPT = """
-import dataclasses, os, signal, sys
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
-from nets import learned, stripes
-import gossamer
-from gossamer.methods.distill.recover import Recover
-from gossamer.methods.reset.blocks import RemoveBlocks
-steps = (RemoveBlocks(names=("body.1",)), Recover(epochs=30, lr=0.01))
-class Ending(list):
+class Ending(list[object]):
+    """Batches that send the process a signal before one of them, counted over all epochs; None: they do not end."""
+
+    at: int | None = None
     given = 0
-    def __iter__(self):
+
+    def __iter__(self) -> Iterator[object]:
         for batch in super().__iter__():
             Ending.given += 1
-            if sys.argv[2:] and Ending.given == int(sys.argv[3]):
-                os.kill(os.getpid(), signal.Signals[sys.argv[2]])
+            if Ending.given == self.at:
+                os.kill(os.getpid(), signal.SIGKILL)
             yield batch
-task = dataclasses.replace(stripes(), train=Ending(stripes().train))
-gossamer.compress(learned(), task, recipe=gossamer.Recipe(name="r", steps=steps), out=sys.argv[1])
-"""
 
 
-def job(script: Path, folder: Path, *end: str) -> list[str]:
-    return [sys.executable, str(script), str(folder), *end]
+def thirty_epochs(folder: Path, at: int | None = None) -> bytes:
+    """The weights that a job in this folder ends with."""
+    Ending.at = at
+    steps = (RemoveBlocks(names=("body.1",)), Recover(epochs=30, lr=0.01))
+    task = replace(stripes(), train=Ending(stripes().train))
+    with torch_threads(1):
+        gossamer.compress(learned(), task, recipe=Recipe(name="r", steps=steps), out=folder)
+    return (folder / "model.safetensors").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """The script of a job, and the weights that it ends with when nobody disturbs it."""
-    folder = tmp_path_factory.mktemp("whole")
-    script = folder / "job.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    subprocess.run(job(script, folder / "out"), check=True, capture_output=True)
-    return script, (folder / "out" / "model.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_and_started_again_it_ends_with_the_same_weights(
-    whole: tuple[Path, bytes], tmp_path: Path, how: signal.Signals
-) -> None:
-    script, weights = whole
-    killed = subprocess.run(job(script, tmp_path, how.name, "200"), capture_output=True)
-    assert killed.returncode != 0
-    assert list(tmp_path.glob("work/*/distill-recover.ckpt*")) and not (tmp_path / "records.json").exists()
-    subprocess.run(job(script, tmp_path), check=True, capture_output=True)
-    assert (tmp_path / "model.safetensors").read_bytes() == weights
+def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from test_compress import *; thirty_epochs(Path(sys.argv[1]), at=200)"
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a")], cwd=Path(__file__).parent, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob("a/work/*/distill-recover.ckpt*")) and not (tmp_path / "a/records.json").exists()
+    assert thirty_epochs(tmp_path / "a") == thirty_epochs(tmp_path / "b")
 
 
 def test_bad_arguments(tmp_path: Path) -> None:

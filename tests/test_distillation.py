@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import measured_briefly
 from nets import learned, stripes, task, tiny
 from PIL import Image
 from torch import Tensor, nn
@@ -47,11 +48,7 @@ from gossamer.train.thaw import Thawed
 BRIEF = SoftTargets(epochs=3, lr=0.05)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One runtime, and memory that is not measured: these are tested elsewhere and take most of the time."""
-    monkeypatch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime"])
-    monkeypatch.setattr("gossamer.deliver.peak_memory", lambda *args, **kwargs: 1)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def small(width: int = 6) -> nn.Sequential:
@@ -66,9 +63,7 @@ def small(width: int = 6) -> nn.Sequential:
 def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gossamer.Artifact]:
     """Two teachers, an assistant, calibration, the student alone, answers kept."""
     folder = tmp_path_factory.mktemp("taught")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime"])
-        patch.setattr("gossamer.deliver.peak_memory", lambda *args, **kwargs: 1)
+    with measured_briefly():
         yield gossamer.distill(
             [learned(), learned()], small(), stripes(), BRIEF, assistants=[small(8)], calibrate=True,
             out=folder / "job", run=Run(cache=folder / "answers"),
