@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from gossamer.cli import app
-from gossamer.cli.console import Bars, Console, Lines, _plain
+from gossamer.cli.console import Bars, Console, Lines, _plain, _Work
 from gossamer.cli.deploy import _bench_row
 from gossamer.cli.values import parse_bytes, parse_count, parse_shape
 from gossamer.measure import Latency, calibration
@@ -464,14 +465,31 @@ def test_a_bar_that_is_left_early_is_gone() -> None:
     assert bars._bars.tasks == []
 
 
-def test_plain_lines_speak_only_of_what_takes_long(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter(range(0, 1000, 6))
-    monkeypatch.setattr("gossamer.cli.console.time.monotonic", lambda: next(clock))
+def test_plain_lines_name_what_takes_long_and_how_much_is_left() -> None:
+    work = _Work("epoch", 8, began=100.0)
+    assert not work.due(101.9) and work.due(102.1)
+    assert work.line(102.1) == "epoch: 2.1 s so far"
+    work.said, work.done = 102.1, 2
+    assert not work.due(117.0) and work.due(117.2)
+    assert work.line(120.0) == "epoch: 2/8, 20.0 s so far, about 1 min 00 s left"
+    assert _Work("export", None, began=0.0, done=3).line(4.0) == "export: 3, 4.0 s so far"
+
+
+def test_plain_lines_speak_of_the_innermost_work_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word from the work itself; what ended sooner was never named."""
+    monkeypatch.setattr("gossamer.cli.console.LATE", 0.0)
+    lines, said = Lines(), threading.Event()
+    heard: list[str] = []
+    monkeypatch.setattr(lines, "say", lambda text: (heard.append(text), said.set()))
+    with lines.busy("outer"), lines.busy("inner"):
+        assert said.wait(60)
+    assert heard[0].startswith("inner: ") and heard[0].endswith(" so far")
+    assert [text.split(":")[0] for text in heard[-2:]] == ["inner", "outer"]
+
+
+def test_plain_lines_are_silent_of_what_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     list(Lines().bar(range(6), label="epoch"))
-    lines = capsys.readouterr().err.splitlines()
-    assert lines and all("epoch" in line for line in lines) and len(lines) < 6
+    assert capsys.readouterr().err == ""
 
 
 def test_json_console_prints_no_tables(capsys: pytest.CaptureFixture[str]) -> None:

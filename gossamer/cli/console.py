@@ -2,10 +2,11 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, is_dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +15,14 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gossamer.report.text import duration
 from gossamer.run import Progress as RunProgress
 from gossamer.run import Silent
 
 T = TypeVar("T")
 LATE = 2.0  # seconds; what is done sooner gets no bar
-EVERY = 15.0  # seconds between two plain lines of one bar
+EVERY = 15.0  # seconds between two plain lines about one piece of work
+TICK = 0.25  # seconds between two looks at what is under way
 
 
 class Console:
@@ -141,34 +144,77 @@ class Bars:
                 self._bars.stop()
 
 
+@dataclass
+class _Work:
+    """Something under way. said: when it was last spoken of; None before the first time."""
+
+    label: str
+    total: int | None
+    began: float
+    done: int = 0
+    said: float | None = None
+
+    def due(self, now: float) -> bool:
+        """Whether it has been silent for too long."""
+        return now - self.began > LATE if self.said is None else now - self.said > EVERY
+
+    def line(self, now: float) -> str:
+        """How far it is, how long it took, how long the rest will take."""
+        spent = now - self.began
+        parts = [f"{self.done}/{self.total}" if self.total else str(self.done)] if self.done else []
+        parts.append(f"{duration(spent)} so far")
+        if self.total and self.done:
+            parts.append(f"about {duration(spent / self.done * (self.total - self.done))} left")
+        return f"{self.label}: {', '.join(parts)}"
+
+
 class Lines:
-    """Progress where no terminal is: timestamped lines, few of them."""
+    """Progress where no terminal is: timestamped lines, few of them. What takes longer than `LATE` is named, and again
+    every `EVERY` seconds, by a thread that lives as long as there is work."""
+
+    def __init__(self) -> None:
+        self._under_way: list[_Work] = []
+        self._change = threading.Condition()
 
     def say(self, message: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
 
     def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
-        length = _length(items, total)
-        start = last = time.monotonic()
-        for done, item in enumerate(items, 1):
-            yield item
-            if time.monotonic() - last > EVERY:
-                last = time.monotonic()
-                self.say(f"{label}: {done}{f'/{length}' if length else ''}")
-        self._finished(label, start)
-
-    def busy(self, label: str) -> AbstractContextManager[None]:
-        return self._busy(label)
+        with self._work(label, _length(items, total)) as work:
+            for item in items:
+                yield item
+                work.done += 1
 
     @contextmanager
-    def _busy(self, label: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self._finished(label, start)
+    def busy(self, label: str) -> Iterator[None]:
+        with self._work(label, None):
+            yield
 
-    def _finished(self, label: str, start: float) -> None:
-        if (seconds := time.monotonic() - start) > LATE:
-            self.say(f"{label}: {seconds:.1f} s")
+    @contextmanager
+    def _work(self, label: str, total: int | None) -> Iterator[_Work]:
+        work = _Work(label, total, time.monotonic())
+        with self._change:
+            self._under_way.append(work)
+            if len(self._under_way) == 1:
+                threading.Thread(target=self._watch, daemon=True).start()
+        try:
+            yield work
+        finally:
+            with self._change:
+                self._under_way.remove(work)
+                self._change.notify_all()
+            if (spent := time.monotonic() - work.began) > LATE:
+                self.say(f"{label}: {duration(spent)}")
+
+    def _watch(self) -> None:
+        """Speaks of the innermost work that was silent for too long."""
+        with self._change:
+            while self._under_way:
+                work, now = self._under_way[-1], time.monotonic()
+                if work.due(now):
+                    work.said = now
+                    self.say(work.line(now))
+                self._change.wait(TICK)
 
 
 def _length(items: Iterable[Any], total: int | None) -> int | None:
