@@ -203,7 +203,14 @@ def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]
 
 def save_files(result: Delivered, task: Task, folder: Path, run: Run) -> dict[str, int]:
     """The network as `.pt2` and its weights as `.safetensors`, beside the ONNX files; sizes by name."""
-    export_pt2(result.model, task.example_inputs, folder / "model.pt2")
+    (folder / "model.pt2").unlink(missing_ok=True)  # of an earlier job
+    for dynamic in (True, False):
+        try:
+            export_pt2(result.model, task.example_inputs, folder / "model.pt2", dynamic_batch=dynamic)
+            break
+        except BadInput as error:
+            kept = "only for this number of samples" if dynamic else "not at all"
+            run.progress.say(f"model.pt2 is written {kept}: {error}")
     structure = changes(result.model, task, run)
     save_weights(result.model, folder / "model.safetensors", run.note, structure=structure)
     names = ("model.gsr", "model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors", "recipe.yaml")
@@ -242,6 +249,28 @@ def missed(goal: Goal, rows: list[Record], drop: Drop) -> list[str]:
             shown = "not measured" if got is None else _shown(got)
             found.append(f"{gain}: {shown}, asked for {bound} {_shown(asked)}")
     return found
+
+
+def other_runtimes(goal: Goal, rows: list[Record]) -> list[str]:
+    """Which of the other runtimes would reach a goal of time that this one missed, and how fast the result is there."""
+    if not goal.time_gains:
+        return []
+    found: dict[str, tuple[float, bool]] = {}
+    times = [row for row in rows if row.what == "latency"]
+    for runtime in dict.fromkeys(str(row.conditions["runtime"]) for row in times):
+        value = {(row.what, row.subject): row.value for row in times if row.conditions["runtime"] == runtime}
+        ratio, after = _ratio(value, "latency"), _after(value, "latency")
+        if runtime != goal.runtime and ratio and after:
+            enough = (goal.speedup is None or ratio >= goal.speedup) and after <= (goal.latency_ms or after)
+            found[runtime] = ratio, enough
+    reach = [f"{name} ({ratio:.2f}x)" for name, (ratio, enough) in found.items() if enough]
+    if reach:
+        return [f"this network reaches it on {' and '.join(reach)}"]
+    return (
+        [f"elsewhere it runs {', '.join(f'{ratio:.2f}x on {name}' for name, (ratio, _) in found.items())}"]
+        if found
+        else []
+    )
 
 
 def _shown(value: float) -> str:

@@ -16,7 +16,7 @@ class Goal:
     speedup: latency of the float32 original over latency of the result, both on `runtime`, same batch and threads.
     latency_ms: median latency of one batch on `runtime`. macs: multiply-adds of one sample. params: parameters.
     file_bytes: size of the compact file (`model.gsr`). compression_ratio: bytes of the original in float32 over bytes
-    of the compact file.
+    of the compact file. time_budget: minutes for the job itself: no further attempt starts that would take longer.
     """
 
     max_drop: float = 0.5
@@ -29,6 +29,7 @@ class Goal:
     runtime: RuntimeName = "onnxruntime"
     threads: int = 2
     batch: int = 64
+    time_budget: float | None = None
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
@@ -39,7 +40,7 @@ class Goal:
             raise BadInput(f"speedup = {self.speedup}: must be at least 1")
         if self.compression_ratio is not None and self.compression_ratio < 1:
             raise BadInput(f"compression_ratio = {self.compression_ratio}: must be at least 1")
-        for name in ("latency_ms", "macs", "params", "file_bytes", "threads", "batch"):
+        for name in ("latency_ms", "macs", "params", "file_bytes", "threads", "batch", "time_budget"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInput(f"{name} = {value}: must be greater than 0")

@@ -285,7 +285,8 @@ class Teaching:
 
 @dataclass(kw_only=True)
 class JobDocument:
-    """All that a job found out, as it stands in `records.json`; what the report reads."""
+    """All that a job found out, as it stands in `records.json`; what the report reads. why: why a goal was missed, and
+    what is within reach."""
 
     command: str
     goal: dict[str, Any]
@@ -302,6 +303,7 @@ class JobDocument:
     int8_ladder: list[Rung]
     files: dict[str, int]
     stored: list[StoredRow] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
     teaching: Teaching | None = None
     format: int = 1
 

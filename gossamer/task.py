@@ -1,6 +1,7 @@
 """The user's data and measure."""
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -171,6 +172,49 @@ def samples(loader: Iterable[Any]) -> int | None:
     return known if isinstance(known, int) else None
 
 
+def loss_of(task: Task, model: nn.Module, batch: Any) -> Tensor:
+    """The task's loss of a batch by a network that is not being trained: in eval mode, and where that gives none, as
+    with detectors, in train mode."""
+    try:
+        loss = task.loss(model.eval(), batch)
+    except Exception as error:
+        with as_in_training(model):
+            try:
+                return task.loss(model, batch)
+            except Exception:
+                raise error from None  # of the mode that networks usually have a loss in
+    if _one_number(loss):
+        return loss
+    with as_in_training(model):
+        other = task.loss(model, batch)
+    return other if _one_number(other) else loss
+
+
+@contextmanager
+def as_in_training(model: nn.Module) -> Iterator[None]:
+    """Within, a network is in train mode, but for what would change its statistics or draw random numbers."""
+    before = {module: module.training for module in model.modules()}
+    try:
+        train_mode(model)
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def train_mode(model: nn.Module) -> None:
+    """Train mode, but for norms and dropout."""
+    for module in model.modules():
+        module.training = not isinstance(module, _STAY_IN_EVAL)
+
+
+_STAY_IN_EVAL = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
+
+def _one_number(loss: object) -> bool:
+    return isinstance(loss, Tensor) and loss.numel() == 1
+
+
 @torch.no_grad()
 def check(task: Task, model: nn.Module) -> None:
     """Run network, loss and measure on the first batches, so that what does not fit shows before the work begins.
@@ -185,8 +229,8 @@ def check(task: Task, model: nn.Module) -> None:
         what = f"the network does not accept the inputs of {name} (shapes {shapes})"
         _attempt(what, lambda: model(*task.example_inputs))
         batch = _first_batch(task, "train", model)
-        loss = _attempt(f"the loss of {name}", lambda: task.loss(model, batch))
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
+        loss = _attempt(f"the loss of {name}", lambda: loss_of(task, model, batch))
+        if not _one_number(loss):
             raise BadInput(f"the loss of {name} must be a tensor with one number, it is {_described(loss)}")
         held_out = _first_batch(task, "validation", model)
         _attempt(f"the measure of {name}", lambda: scores(task, model, [held_out]))

@@ -22,7 +22,6 @@ from gossamer.deploy import export_pt2, load_pt2
 from gossamer.deploy.runner import torch_threads
 from gossamer.errors import Diverged, FolderBusy
 from gossamer.folder import lock_folder
-from gossamer.job import larger
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.prune.channels import Channels
 from gossamer.methods.quantize.rate import RateQuantize
@@ -30,6 +29,7 @@ from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import Grid, constrain, dense_bytes, weights_of
 from gossamer.recipe import Recipe, load
 from gossamer.record import JobDocument
+from gossamer.sizing import larger
 from gossamer.task import Loader
 
 pytestmark = pytest.mark.usefixtures("quick")  # but for the job of the fixture `result`
@@ -41,7 +41,7 @@ CHEAP = Recipe(name="cheap", steps=(RemoveBlocks(names=("body.1",)), Recover(epo
 def result(tmp_path_factory: pytest.TempPathFactory) -> gossamer.Artifact:
     """A job with a goal that does not depend on how fast this machine is."""
     folder = tmp_path_factory.mktemp("job")
-    goal = Goal(max_drop=5, macs=90_000)
+    goal = Goal(max_drop=5, macs=90_000, params=3_000)
     return gossamer.compress(learned(), stripes(), goal=goal, epochs=2, out=folder)
 
 

@@ -118,7 +118,7 @@ def test_names_from_outside_stay_text():
     document = sample()
     document.command = document.task["name"] = document.task["model"] = HOSTILE
     document.environment[HOSTILE] = document.goal["runtime"] = HOSTILE
-    document.missed = [HOSTILE]
+    document.missed, document.why = [HOSTILE], [HOSTILE]
     document.files[HOSTILE] = 1
     document.seconds[HOSTILE] = 1.0
     rows = (

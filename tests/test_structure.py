@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "gossamer"
 LEVELS = [
     {"errors"},
-    {"ranges", "folder", "record", "goal"},
+    {"ranges", "folder", "record", "goal", "outputs"},
     {"task", "run"},
     {"network", "measure", "report", "references", "losses"},
     {"models", "data"},
@@ -19,6 +19,8 @@ LEVELS = [
     {"recipe", "sources"},
     {"search"},
     {"deliver"},
+    {"attempts"},
+    {"shaping", "sizing"},
     {"job"},
     {"distillation"},
     {"cli"},

@@ -52,6 +52,8 @@ def conclude(console: Console, artifact: "Artifact", columns: Sequence[str]) -> 
     console.line(sentence(document))
     for missed in document.missed:
         console.note(f"missed: {missed}")
+    for line in document.why:
+        console.note(line)
     console.line(f"report: {(folder / 'report.html').resolve()}")
     console.document({"folder": folder.resolve(), "document": document})
     if not document.met:

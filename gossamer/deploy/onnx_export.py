@@ -13,13 +13,12 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from gossamer import record
 from gossamer.deploy.onnx_clean import STRUCTURE, clean
 from gossamer.errors import BadInput
-from gossamer.measure.runner import places
 from gossamer.network import bake
+from gossamer.outputs import places, plain, tensors
 
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 
@@ -43,7 +42,7 @@ def export_onnx(
     shapes = None
     if dynamic_batch:
         inputs, shapes = free_batch(copied, inputs)
-    with silent(), torch.no_grad():
+    with silent(), torch.no_grad(), plain_outputs(copied):
         try:
             program = torch.onnx.export(copied, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes)
         except Exception as error:
@@ -61,10 +60,19 @@ def export_onnx(
 def note_structure(program: Any, model: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Into the metadata of an exported program: where its outputs stand, unless there is one tensor alone."""
     outputs = model(*inputs)
-    tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
     structure = None if isinstance(outputs, Tensor) else places(outputs)
-    if structure is not None and len(tensors) == len(program.model.graph.outputs):
+    if structure is not None and len(list(tensors(outputs))) == len(program.model.graph.outputs):
         program.model.metadata_props[STRUCTURE] = json.dumps(structure)
+
+
+@contextmanager
+def plain_outputs(model: nn.Module) -> Iterator[None]:
+    """Within, the network gives tuples and dicts where it gives objects of classes that exporters may not know."""
+    hook = model.register_forward_hook(lambda module, inputs, output: plain(output))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def write_onnx(model: onnx.ModelProto, path: Path) -> None:

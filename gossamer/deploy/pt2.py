@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import record
-from gossamer.deploy.onnx_export import free_batch, reason, silent
+from gossamer.deploy.onnx_export import free_batch, plain_outputs, reason, silent
 from gossamer.deploy.pt2_guard import harmless
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.network import bake
@@ -27,7 +27,7 @@ def export_pt2(
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
     copied = bake(model).eval()
     inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
-    with silent(), torch.no_grad():
+    with silent(), torch.no_grad(), plain_outputs(copied):
         try:
             program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
         except Exception as error:

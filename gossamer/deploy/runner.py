@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from gossamer.deploy.onnx_clean import STRUCTURE
 from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
 from gossamer.goal import RUNTIMES
 from gossamer.measure.runner import Runner
+from gossamer.outputs import tensors
 
 PRECISIONS = {
     "torch": ("float32",),
@@ -88,7 +89,7 @@ class TorchRunner(Runner):
             return output
 
     def outputs(self, raw: Any) -> tuple[Tensor, ...]:
-        return tuple(leaf.clone() for leaf in tree_leaves(raw) if isinstance(leaf, Tensor))
+        return tuple(leaf.clone() for leaf in tensors(raw))
 
     def __call__(self, *inputs: Tensor) -> Any:
         """What the network gives, in its own structure."""

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from gossamer.errors import BadInput, ExportMismatch
 from gossamer.measure.runner import Runner
+from gossamer.outputs import tensors
 from gossamer.record import Record
 from gossamer.task import split
 
@@ -38,7 +38,7 @@ def verify(
         for batch in loader:
             inputs, _ = split(batch)
             expected, got = _tensors(reference(*inputs)), _tensors(runner(*inputs))
-            should, are = ([tuple(x.shape) for x in tensors] for tensors in (expected, got))
+            should, are = ([tuple(x.shape) for x in each] for each in (expected, got))
             if should != are:
                 raise ExportMismatch(f"{subject}: outputs of shape {_listed(are)}, should be {_listed(should)}")
             flips = expected[0].argmax(1) != got[0].argmax(1)
@@ -74,9 +74,9 @@ def verify(
 def _tensors(output: Any) -> list[Tensor]:
     """The first tensor of an output and all others of floating-point numbers, on the CPU in float32, classes in
     dimension 1."""
-    first, *others = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
-    tensors = [x.detach().cpu().float() for x in (first, *(x for x in others if x.is_floating_point()))]
-    return [x if x.dim() > 1 else x.reshape(-1, 1) for x in tensors]
+    first, *others = tensors(output)
+    found = [x.detach().cpu().float() for x in (first, *(x for x in others if x.is_floating_point()))]
+    return [x if x.dim() > 1 else x.reshape(-1, 1) for x in found]
 
 
 def _largest(x: Tensor) -> float:

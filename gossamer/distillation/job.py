@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import deliver
+from gossamer.attempts import timed
 from gossamer.deploy import open_runner
 from gossamer.distillation import evidence
 from gossamer.distillation.networks import foreign, only_remembers, searched, trainable
 from gossamer.errors import BadInput, GossamerError, unknown
 from gossamer.folder import lock_folder, writing
 from gossamer.goal import Goal
-from gossamer.job import Artifact, finished, timed
+from gossamer.job import Artifact, finished
 from gossamer.measure import accuracy, paired_drop, top1_record
 from gossamer.methods import catalogue
 from gossamer.methods.base import Method

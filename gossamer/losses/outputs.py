@@ -9,11 +9,12 @@ from torch import Tensor
 
 from gossamer.errors import BadInput
 from gossamer.losses.wide import same_shape, wide
+from gossamer.outputs import plain
 
 
 def output_loss(student: Any, teacher: Any) -> Tensor:
     """Mean squared difference over the teacher's variance; the mean over all floating tensors of a tuple or dict."""
-    pairs = list(_pairs(student, teacher, "outputs"))
+    pairs = list(_pairs(plain(student), plain(teacher), "outputs"))
     if not pairs:
         raise BadInput("distillation: the teacher's outputs hold no floating-point tensor to learn from")
     return torch.stack([_relative_error(s, t) for s, t in pairs]).mean()

@@ -10,7 +10,8 @@ from gossamer.methods.base import Method
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import AfterStep, Distillation, Fitted, Training, fit
+from gossamer.train import AfterStep, Fitted, Training, fit
+from gossamer.train.alike import taught
 from gossamer.train.distill import Teach
 
 
@@ -43,7 +44,7 @@ class Retrain(Method):
         terms besides the teacher's. changes: of `training()`."""
         terms = [*teach]
         if self.alpha < 1 and run.guide is not None:
-            terms.append(Distillation(run.guide, temperature=self.temperature, alpha=self.alpha))
+            terms += taught(run.guide, model, task, run, temperature=self.temperature, alpha=self.alpha)
         return self.train_with(terms, model, task, run, part=part, after_step=after_step, **changes)
 
     def train_with(

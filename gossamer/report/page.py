@@ -88,4 +88,5 @@ def _heading(document: JobDocument) -> str:
 def _missed(document: JobDocument) -> str:
     if not document.missed:
         return ""
-    return f'<ul class="reasons">{"".join(f"<li>{text.escape(reason)}</li>" for reason in document.missed)}</ul>'
+    reasons = [*document.missed, *document.why]
+    return f'<ul class="reasons">{"".join(f"<li>{text.escape(reason)}</li>" for reason in reasons)}</ul>'

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -20,7 +20,8 @@ from gossamer.search.shapes import Family, Steps, apply_steps, block_order, dept
 from gossamer.search.thrift import Thrift
 from gossamer.search.trials import Trials, left_alone
 from gossamer.task import Loader, Task
-from gossamer.train import Distillation, Training, fit, recalibrate
+from gossamer.train import Training, fit, recalibrate
+from gossamer.train.alike import taught
 
 QUOTES = 7  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
@@ -56,18 +57,25 @@ class Planner:
     reference: float  # of the original on validation data, percent
     prepared: dict[str, nn.Module] = field(default_factory=dict)  # candidates before their training, by their steps
     dropped: dict[str, str] = field(default_factory=dict)  # rewrites that the last plan did without, and why
+    won: set[str] = field(default_factory=set)  # the kind of shape that won the last race
+    kinds: set[str] = field(default_factory=set)  # that are looked at; none: all
 
-    def plan(self, whole: Quote, *, ease: float = 1.0) -> Steps | None:
+    def plan(self, whole: Quote, *, ease: float = 1.0, kinds: Iterable[str] = ()) -> Steps | None:
         """The steps to take, or None where no shape meets the goal. whole: the quote of the uncut network. ease: how
-        far the needs may exceed the goal's."""
+        far the needs may exceed the goal's. kinds: of shapes that are looked at, without a race; none: all."""
+        self.kinds.clear()
+        self.kinds.update(kinds)
         candidates = self._candidates(whole, AIM * ease)
         found = _distinct([c for c in candidates if not self.trials.failed(shape_key(c.steps))])
         for candidate in found:
             self.run.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
-        winner = self._race(found)
+        # At equal measured cost more capacity is better.
+        winner = max(found, key=lambda one: one.quote.macs, default=None) if self.kinds else self._race(found)
         self.prepared.clear()
         if winner is None:
             return None
+        self.won.clear()
+        self.won.add(kind_of_shape(winner.name))
         self.dropped.pop(winner.name.removesuffix(REST), None)
         return (*winner.steps, self.recover)
 
@@ -78,7 +86,7 @@ class Planner:
 
     def _candidates(self, whole: Quote, limit: float) -> list[Candidate]:
         """Of each family the lightest cut that is within the limit."""
-        order = self._block_order()
+        order = self._block_order() if self._wanted("depth") else []
         depth = depth_family(order)
         deep = self.largest(depth, whole, limit) if order else None
         deepest = len(_removed(deep) if deep else order)
@@ -89,6 +97,9 @@ class Planner:
         ]
         found = [deep, *(self.largest(family, whole, limit) for family in families), *self._rewritten(whole, limit)]
         return [candidate for candidate in found if candidate is not None]
+
+    def _wanted(self, name: str) -> bool:
+        return not self.kinds or kind_of_shape(name) in self.kinds
 
     def _block_order(self) -> list[str]:
         def ask() -> list[str]:
@@ -115,6 +126,9 @@ class Planner:
         """Cuts in width of the network that `before` leaves; nothing where that fails. In plain networks what is behind
         a cut is fitted again: those with residual blocks learn as much without."""
 
+        if not self._wanted(name):
+            return
+
         def make() -> Family:
             return width_family(
                 self.original,
@@ -139,6 +153,8 @@ class Planner:
         """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""
         thrift, trials = self.thrift(), self.trials
         name = "cheaper layers"
+        if not self._wanted(name):
+            return
         layers = trials(name, f"family {name}", thrift.family, whole.worst, limit)
         if layers is not None:
             yield layers
@@ -153,6 +169,8 @@ class Planner:
         self.dropped.clear()
         for family in rewrite_families(self.original, self.task, self.journal, self.trials):
             kind, part = family.name, None
+            if not self._wanted(kind):
+                continue
             found = self.largest(family, whole, limit)
             if found is None:
                 part = self.largest(family, whole, math.sqrt(whole.worst * limit))
@@ -273,7 +291,8 @@ class Planner:
         epochs = math.ceil(batches / size)
         short = replace(self.task, train=Limited(self.task.train, batches // epochs))
         training = Training(epochs=epochs, lr=GENTLE * self.recover.lr, weight_decay=self.recover.weight_decay)
-        teach = [Distillation(self.original, temperature=self.recover.temperature, alpha=self.recover.alpha)]
+        softness = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
+        teach = taught(self.original, model, short, scratch, **softness)
         return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
 
     def _prepare(self, steps: Steps) -> nn.Module:
@@ -296,6 +315,11 @@ def _guess(low: int, high: int, need: dict[int, float], limit: float, *, end: in
     else:
         index = end - 1  # out of reach, perhaps: this one tells
     return min(max(index, low + 1), high - 1)
+
+
+def kind_of_shape(name: str) -> str:
+    """What shapes of a kind have in common: "depth" of "depth 3 and width"."""
+    return name.removesuffix(REST).rstrip("0123456789").rstrip()
 
 
 def shape_key(steps: Steps) -> str:

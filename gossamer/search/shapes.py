@@ -19,7 +19,7 @@ from gossamer.search.journal import Journal
 from gossamer.search.swaps import Swap, together
 from gossamer.search.trials import Trials
 from gossamer.search.widths import ranked_widths, uniform_widths
-from gossamer.task import Task
+from gossamer.task import Task, loss_of
 from gossamer.train import recalibrate
 
 Steps = tuple[Method, ...]
@@ -81,8 +81,7 @@ def _loss_without(
 
 @torch.no_grad()
 def _mean_loss(model: nn.Module, task: Task, sample: Sequence[object]) -> float:
-    model.eval()
-    return sum(float(task.loss(model, batch)) for batch in sample) / len(sample)
+    return sum(float(loss_of(task, model, batch)) for batch in sample) / len(sample)
 
 
 def depth_family(order: Sequence[str]) -> Family:

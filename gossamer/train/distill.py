@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput
 from gossamer.losses import kd_loss, multi_label_loss, output_loss
-from gossamer.task import Model
+from gossamer.outputs import plain, tensors
+from gossamer.task import Model, train_mode
 from gossamer.train.answers import Answers, identity
 from gossamer.train.batches import to_channels_last
 
@@ -110,6 +111,7 @@ class Distillation(Soft):
             self.teacher = copy.deepcopy(teacher).requires_grad_(False).eval()
             to_channels_last(self.teacher)
         self.loss = loss
+        self.mode = ""
         self.answers: Answers | None = None
         self.compiled = False
         self._ask: Callable[..., Any] | None = None
@@ -120,8 +122,14 @@ class Distillation(Soft):
         loss = "" if self.loss is None else f", {called(self.loss)}"
         return (
             f"Distillation(teacher {teacher}, temperature {self.first_temperature} to {self.temperature_end}, "
-            f"alpha {self.first_alpha} to {self.alpha_end}{loss})"
+            f"alpha {self.first_alpha} to {self.alpha_end}{loss}{self.mode})"
         )
+
+    def in_training(self) -> None:
+        """From now on the teacher runs in train mode, but for norms and dropout."""
+        if isinstance(self.teacher, nn.Module):
+            train_mode(self.teacher)
+            self.mode = ", in train mode"
 
     def remember(self, folder: Path) -> None:
         """Keep what the teacher gives below a folder, and take what is there. Raises BadInput where it cannot be."""
@@ -142,14 +150,15 @@ class Distillation(Soft):
         """What the teacher gives."""
         teacher = self._at(inputs)
         if not self.compiled:
-            return teacher(*inputs)
+            return plain(teacher(*inputs))
         if self._ask is None:  # a compiled module may have no truth value
             self._ask = torch.compile(teacher)
-        return self._ask(*inputs)
+        return plain(self._ask(*inputs))
 
     def soft(self, outputs: Any, expected: Any, target: Any) -> Tensor:
         """(1 - alpha) * soft loss of outputs of the student and the teacher."""
-        if isinstance(expected, Tensor) and isinstance(outputs, tuple | list) and outputs:
+        outputs, expected = _alone(outputs), _alone(expected)
+        if isinstance(expected, Tensor) and isinstance(outputs, tuple) and outputs:
             outputs = outputs[0]
         return (1 - self.hard_weight) * self._soft_loss(outputs, expected, target)
 
@@ -171,6 +180,12 @@ class Distillation(Soft):
             if first is not None and first.device != device:
                 self.teacher.to(device)
         return self.teacher
+
+
+def _alone(outputs: Any) -> Any:
+    """The only tensor of outputs, or tuples and dicts of several."""
+    found = list(tensors(outputs))
+    return found[0] if len(found) == 1 else plain(outputs)
 
 
 def soft_loss(outputs: Any, expected: Any, target: Any, temperature: float) -> Tensor:

@@ -21,7 +21,7 @@ from gossamer.deploy.gsr.graph import (
     writes_outside,
 )
 from gossamer.deploy.gsr.ops import VIEWS, WRITES, name_of
-from gossamer.deploy.onnx_export import free_batch, reason, silent
+from gossamer.deploy.onnx_export import free_batch, plain_outputs, reason, silent
 from gossamer.errors import BadInput
 
 IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout")
@@ -36,7 +36,7 @@ def capture(
         raise BadInput("example_inputs must be a tuple of tensors, or None to store the weights alone")
     copied = copy.deepcopy(model).eval()
     inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
-    with silent(), torch.no_grad():
+    with silent(), torch.no_grad(), plain_outputs(copied):
         try:
             program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
         except Exception as error:

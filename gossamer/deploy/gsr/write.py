@@ -28,6 +28,7 @@ from gossamer.network import bake, constraints
 from gossamer.network.made import Made
 from gossamer.network.replay import structure_of
 from gossamer.network.structure import Structure
+from gossamer.outputs import tensors as in_order
 
 MEASURED = 1 << 14  # up to so many integers a coding's length is measured, not estimated
 MOST_LAG = 64
@@ -229,21 +230,9 @@ def _verify(data: bytes, model: nn.Module, example_inputs: tuple[Tensor, ...]) -
             for module, mode in modes.items():
                 module.training = mode
         found = loaded(*(x.detach().cpu().clone() for x in example_inputs))
-    for one, other in zip(_tensors(wanted), _tensors(found), strict=True):
+    for one, other in zip(in_order(wanted), in_order(found), strict=True):
         if not torch.allclose(one.cpu(), other, rtol=1e-4, atol=1e-5, equal_nan=True):
             raise ExportMismatch(
                 f"the graph of {type(model).__name__} does not compute what the network does; does its forward draw "
                 "random numbers or change itself? Store the weights alone with example_inputs=None"
             )
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    match value:
-        case Tensor():
-            return [value]
-        case dict():
-            return [tensor for item in value.values() for tensor in _tensors(item)]
-        case list() | tuple():
-            return [tensor for item in value for tensor in _tensors(item)]
-        case _:
-            return []

@@ -1,0 +1,50 @@
+"""How far to step back from a goal that costs too much: between what was within the budget and what was not."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+UNSPENT = 0.1  # points of the budget that may be left, and at most a fifth of it
+DIVIDES = 1.04  # times: needs that are nearer are not told apart
+LEAST, MOST = 0.2, 0.8  # of the way from inside to outside, in ratios: the next attempt makes either side shorter
+NEAR = 1.5, 0.1  # times the budget, and points more: what lost no more may come back by training on
+
+
+@dataclass(frozen=True)
+class Point:
+    """need: cost over what the goal allows; drop: points lost on validation, infinite where no network is so cheap."""
+
+    need: float
+    drop: float
+
+
+def bracket(points: Sequence[Point], whole: Point, budget: float) -> tuple[Point, Point | None]:
+    """The fastest point within the budget, `whole` where there is none, and the slowest one outside that is faster."""
+    inside = min([whole, *(p for p in points if fits(p.drop, budget))], key=lambda p: p.need)
+    outside = [p for p in points if not fits(p.drop, budget) and p.need < inside.need]
+    return inside, max(outside, key=lambda p: p.need) if outside else None
+
+
+def next_need(inside: Point, outside: Point, budget: float) -> float | None:
+    """The need to try next, None where little of the budget is left or both ends are too near to be divided.
+
+    Losses grow about with the square of how far a network is cut, in ratios, so the roots of the losses are divided.
+    """
+    left = min(UNSPENT, budget / 5)
+    if budget - inside.drop <= left or inside.need < DIVIDES * outside.need:
+        return None
+    share = 0.5
+    if math.isfinite(outside.drop):
+        low, high, aim = (math.sqrt(max(drop, 0.0)) for drop in (inside.drop, outside.drop, budget - left / 2))
+        share = min(max((aim - low) / max(high - low, 1e-9), LEAST), MOST)
+    return float(inside.need ** (1 - share) * outside.need**share)
+
+
+def fits(drop: float, budget: float) -> bool:
+    """The decision rule, as `Drop.within`."""
+    return drop <= budget + 1e-9
+
+
+def near_miss(drop: float, budget: float) -> bool:
+    """Whether a longer recovery may bring the loss within the budget."""
+    return not fits(drop, budget) and drop <= NEAR[0] * budget + NEAR[1]

@@ -1,0 +1,246 @@
+"""Stepping back from a goal that costs too much: what is tried next, what is delivered, what is said."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossamer import Goal, Run
+from gossamer.deliver import other_runtimes
+from gossamer.errors import Diverged
+from gossamer.methods.distill.recover import Recover
+from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.record import Record
+from gossamer.run import Silent
+from gossamer.search.journal import Journal
+from gossamer.search.price import AIM, Quote
+from gossamer.search.shapes import Steps
+from gossamer.search.stepback import DIVIDES, Point, bracket, fits, near_miss, next_need
+from gossamer.search.trials import Trials
+from gossamer.shaping import TRAININGS, Shaping
+
+RECOVER = Recover(epochs=1)
+WHOLE = 5 / 1.8  # of a goal of 5x where int8 alone gives 1.8x
+
+
+def losses(need: float) -> float:
+    """Points that are lost by a network of this need: 1.88 at the goal, 0.64 at 3.5x."""
+    cut = math.log(WHOLE / need) / math.log(WHOLE)
+    return 1.88 * cut**2.6 if cut > 0 else 0.0
+
+
+@given(whole=st.floats(1.2, 12), worst=st.floats(0.6, 40), power=st.floats(1, 4))
+def test_divided_in_what_was_lost_the_budget_is_soon_spent(whole: float, worst: float, power: float) -> None:
+    """On any smooth curve of losses, by at most 7 networks; or no need lies between the ends."""
+    budget = 0.5
+
+    def lost(need: float) -> float:
+        return worst * (math.log(whole / need) / math.log(whole)) ** power
+
+    points = [Point(1.0, worst)]
+    for _ in range(7):
+        inside, outside = bracket(points, Point(whole, 0.0), budget)
+        assert outside is not None
+        need = next_need(inside, outside, budget)
+        if need is None:
+            break
+        assert outside.need < need < inside.need
+        points.append(Point(need, lost(need)))
+    assert budget - inside.drop <= 0.1 or inside.need < DIVIDES**1.5 * outside.need
+
+
+def test_the_bracket_is_the_fastest_inside_and_the_slowest_outside() -> None:
+    points = [Point(1.0, 1.9), Point(1.4, 0.6), Point(2.0, 0.1), Point(1.8, 0.3), Point(2.2, 0.9)]
+    assert bracket(points, Point(3.0, 0.0), 0.5) == (Point(1.8, 0.3), Point(1.4, 0.6))
+    assert bracket(points[:2], Point(3.0, 0.0), 0.5) == (Point(3.0, 0.0), Point(1.4, 0.6))
+    assert bracket(points[2:], Point(3.0, 0.0), 0.5) == (Point(1.8, 0.3), None)
+
+
+def test_nothing_more_is_tried_where_the_budget_is_spent_or_nothing_lies_between() -> None:
+    assert next_need(Point(1.8, 0.41), Point(1.4, 0.6), 0.5) is None
+    assert next_need(Point(1.8, 0.1), Point(1.79, 0.6), 0.5) is None
+    assert next_need(Point(4.0, 0.0), Point(1.0, math.inf), 0.5) == pytest.approx(
+        2.0
+    )  # no shape at all: half of the way
+    tight = next_need(Point(2.0, 0.0), Point(1.0, 0.2), 0.05)
+    assert tight is not None and 1.0 < tight < 2.0  # a small budget is not spent by rounding
+
+
+def test_what_just_misses_is_near() -> None:
+    assert near_miss(0.64, 0.5) and near_miss(0.09, 0.0)
+    assert not near_miss(0.5, 0.5) and not near_miss(1.88, 0.5)
+
+
+def network(need: float) -> Steps:
+    return (RemoveBlocks(names=(f"{need:.4f}",)), RECOVER)
+
+
+class World:
+    """A planner, a pricer and attempts of made-up networks: what a network of a need loses is known. outcome: need and
+    drop by steps; grid: the needs that shapes can have."""
+
+    def __init__(self, outcome: Callable[[Steps], tuple[float, float]], grid: Sequence[float] | None = None) -> None:
+        self.outcome, self.grid = outcome, grid
+        self.trained, self.planned, self.said = list[Steps](), list[tuple[float, tuple[str, ...]]](), list[str]()
+        self.won = {"depth"}
+
+    def plan(self, whole: Quote, *, ease: float, kinds: Sequence[str] = ()) -> Steps | None:
+        self.planned.append((ease, tuple(kinds)))
+        if self.grid is None:
+            return network(AIM * ease)
+        found = [n for n in self.grid if n <= AIM * ease and f"shape {network(n)[:1]!r}" not in self.journal.left]
+        return network(max(found)) if found else None
+
+    def left(self, steps: Steps) -> list[Any]:
+        return []
+
+    def shaping(self, journal: Journal, **goal: Any) -> Shaping:
+        class Said(Silent):
+            say = lambda _, message: self.said.append(message)  # noqa: E731
+
+        self.journal = journal
+        made = object.__new__(Shaping)
+        made.goal = Goal(max_drop=0.5, speedup=5, **goal)
+        made.run = Run(progress=Said())
+        attempts: Any = SimpleNamespace(journal=journal, seconds={}, untouched=lambda: "untouched", goal=made.goal)
+        attempts.trials = Trials(journal, made.run.progress)
+        planner: Any = self
+        made.attempts, made.planner, made.recover, made.int8 = attempts, planner, RECOVER, True
+        made.whole = Quote(macs=1, params=1, latency_ms=1.0, speedup=1.8, precision="int8", needs={"speedup": WHOLE})
+        pricer: Any = SimpleNamespace(measure_anew=lambda: None)
+        made.pricer = pricer
+        made.tried, made.bounds, made.trainings, made.pushed, made.gain, made.last = [], [], 0, False, math.inf, None
+        return made
+
+
+@pytest.fixture(autouse=True)
+def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome(self: Any, steps: Steps, name: str, tag: str) -> dict[str, Any]:
+        self.planner.trained.append(steps)
+        need, drop = self.planner.outcome(steps)
+        self.attempts.seconds[name] = 60.0
+        return {"need": need, "drop": drop, "edits": [], "states": [], "curves": []}
+
+    monkeypatch.setattr(Shaping, "_outcome", outcome)
+    monkeypatch.setattr(Shaping, "_delivered", lambda self, attempt: attempt)
+
+
+def smooth(steps: Steps) -> tuple[float, float]:
+    if not steps:
+        return WHOLE, 0.0
+    need = float(steps[0].options()["names"][0])
+    return need, losses(need)
+
+
+def test_a_goal_that_costs_too_much_ends_at_the_budget_not_far_below() -> None:
+    world = World(smooth)
+    _, best = world.shaping(Journal(None, "")).search()
+    assert 0.4 <= best.drop <= 0.5  # type: ignore[attr-defined]
+    assert len(world.trained) <= TRAININGS
+
+
+def test_a_near_miss_is_trained_on_before_another_shape_is_tried() -> None:
+    def trained_on(steps: Steps) -> tuple[float, float]:
+        need, drop = smooth(steps[:2])
+        return need, drop - 0.2 * (len(steps) - 2)
+
+    world = World(trained_on, grid=(0.9, 1.4, 2.5))  # 1.4 misses by little
+    steps, best = world.shaping(Journal(None, "")).search()
+    assert steps == (*network(1.4), RECOVER)
+    assert best.tag == "attempt 2" and best.name == "attempt 3"  # type: ignore[attr-defined]
+
+
+def test_where_shapes_are_few_the_fastest_within_the_budget_is_delivered() -> None:
+    world = World(smooth, grid=(0.9, 1.2, 1.9, 2.2))
+    steps, _ = world.shaping(Journal(None, "")).search()
+    assert steps[:2] == network(1.9)
+    assert len({repr(s) for s in world.trained}) == len(world.trained)  # nothing is trained twice
+
+
+@pytest.mark.parametrize("failing", [(0.9,), (0.9, 1.2), (0.9, 1.2, 1.6, 1.9, 2.2)])
+def test_what_fails_in_its_training_is_left_out_and_the_job_delivers(failing: Sequence[float]) -> None:
+    def some_fail(steps: Steps) -> tuple[float, float]:
+        if steps and smooth(steps)[0] in failing:
+            raise Diverged("the loss rose")
+        return smooth(steps)
+
+    world = World(some_fail, grid=(0.9, 1.2, 1.6, 1.9, 2.2))
+    steps, best = world.shaping(Journal(None, "")).search()
+    if len(failing) == 5:
+        assert steps == () and best.name == "deployment alone"  # type: ignore[attr-defined]
+    else:
+        assert steps[:2] == network(1.6)
+    assert len(world.journal.left) == len(failing)
+
+
+def test_where_deployment_fails_as_well_the_original_is_delivered() -> None:
+    def fail(steps: Steps) -> tuple[float, float]:
+        raise MemoryError
+
+    assert World(fail).shaping(Journal(None, "")).search() == ((), "untouched")
+
+
+def test_a_job_that_goes_on_decides_the_same_and_trains_nothing_again(tmp_path: Path) -> None:
+    first = World(smooth)
+    one = first.shaping(Journal(tmp_path, "x")).search()
+    again = World(smooth)
+    assert again.shaping(Journal(tmp_path, "x")).search() == one
+    assert first.trained and not again.trained
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_job_killed_in_an_attempt_ends_as_if_it_had_not_been(kills: int, tmp_path: Path) -> None:
+    def killed(steps: Steps) -> tuple[float, float]:
+        if len(world.trained) > kills:
+            raise KeyboardInterrupt
+        return smooth(steps)
+
+    world = World(killed)
+    with pytest.raises(KeyboardInterrupt):
+        world.shaping(Journal(tmp_path, "x")).search()
+    assert World(smooth).shaping(Journal(tmp_path, "x")).search() == World(smooth).shaping(Journal(None, "")).search()
+
+
+def test_the_kind_of_shape_that_won_is_taken_for_easier_goals() -> None:
+    world = World(smooth)
+    world.shaping(Journal(None, "")).search()
+    assert world.planned[0] == (1.0, ()) and {kinds for _, kinds in world.planned[1:]} == {("depth",)}
+
+
+def test_no_attempt_starts_that_would_end_too_late() -> None:
+    world = World(smooth)
+    world.shaping(Journal(None, ""), time_budget=2.5).search()
+    assert len([steps for steps in world.trained if steps]) == 2  # each takes a minute
+    assert any("minutes are left" in line for line in world.said)
+
+
+def test_a_missed_goal_says_what_is_reachable_at_which_loss_and_what_int8_gains() -> None:
+    shaping = World(smooth).shaping(Journal(None, ""))
+    shaping.search()
+    rows = [latency("openvino", 2.0), latency("openvino", 10.0, "original")]
+    tried, other, limit = shaping.why(rows)
+    assert other == "this network reaches it on openvino (5.00x)"
+    assert tried.startswith("tried, with what was lost on validation: ") and "5.15x at" in tried
+    assert "int8 alone runs 1.80 times as fast as float32 on onnxruntime" in limit
+
+
+def latency(runtime: str, value: float, subject: str = "result int8") -> Record:
+    return Record(subject=subject, what="latency", value=value, unit="ms", conditions={"runtime": runtime})
+
+
+def test_the_runtime_that_reaches_the_goal_is_named() -> None:
+    rows = [latency("onnxruntime", 4.0), latency("openvino", 2.0), latency("torch", 9.0, "result")]
+    rows += [latency(name, 10.0, "original") for name in ("onnxruntime", "openvino", "torch")]
+    assert other_runtimes(Goal(speedup=5), rows) == ["this network reaches it on openvino (5.00x)"]
+    assert other_runtimes(Goal(speedup=6), rows) == ["elsewhere it runs 5.00x on openvino, 1.11x on torch"]
+    assert other_runtimes(Goal(latency_ms=3), rows) == ["this network reaches it on openvino (5.00x)"]
+    assert other_runtimes(Goal(macs=3), rows) == []
+
+
+def test_the_budget_is_kept_to_the_point() -> None:
+    assert fits(0.5, 0.5) and not fits(0.51, 0.5)
