@@ -47,7 +47,7 @@ pytree.register_pytree_node(Named, lambda x: (list(x), x.names), lambda v, names
 
 def parts(output: Any) -> tuple[str, dict[str, Any]] | None:
     """TUPLE or OBJECT, and the parts by name, of what has names and is no plain dict; None for all else."""
-    names: Any = getattr(output, "_fields", None)
+    names: Any = getattr(type(output), "_fields", None)
     if isinstance(output, tuple) and isinstance(names, tuple):
         return TUPLE, dict(zip(names, output))
     if isinstance(output, Named):
