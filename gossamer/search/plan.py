@@ -13,6 +13,7 @@ from gossamer.methods.distill.recover import Recover
 from gossamer.network.blocks import find_blocks
 from gossamer.record import Edit, State
 from gossamer.run import Run
+from gossamer.search.invariant import Invariant
 from gossamer.search.journal import Journal
 from gossamer.search.price import AIM, Pricer, Quote
 from gossamer.search.rewrites import rewrite_families
@@ -242,11 +243,22 @@ class Planner:
         key = repr(steps) + (" again" if again else "")
 
         def measure() -> Quote:
-            return self.pricer(key, lambda: apply_steps(self.original, roughly(steps), self.task, scratch))
+            return self.pricer(key, partial(self._shape, steps, scratch))
 
         with self.run.progress.busy(f"measuring {family.name}"):
             quote = self.trials(f"{family.name}, strength {strength:.2f}", f"measuring {key}", measure)
         return None if quote is None else Candidate(family.name, steps, quote)
+
+    def _shape(self, steps: Steps, scratch: Run) -> nn.Module:
+        """The network after the steps, roughly fitted. What gives other outputs than the original is no candidate."""
+        model = apply_steps(self.original, roughly(steps), self.task, scratch)
+        self.invariant.check(model)
+        return model
+
+    @cached_property
+    def invariant(self) -> Invariant:
+        """Structure, shapes and dtypes of what the original gives."""
+        return Invariant(self.original, self.task.example_inputs)
 
     def _race(self, candidates: Sequence[Candidate]) -> Candidate | None:
         """The best after a short training of all, and a longer one of the two that lead: what keeps the original's
