@@ -12,11 +12,12 @@ from gossamer import deliver
 from gossamer.attempts import Attempts, timed
 from gossamer.deploy import open_runner
 from gossamer.deploy.gsr.rows import stored_rows
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, GossamerError
 from gossamer.folder import lock_folder, writing
 from gossamer.goal import Goal
 from gossamer.measure import accuracy
 from gossamer.methods.distill.recover import Recover
+from gossamer.models.weights import load_weights
 from gossamer.recipe import Recipe
 from gossamer.record import JobDocument, Record, State, environment, write_text
 from gossamer.report import write_report
@@ -125,7 +126,12 @@ class Job:
         self.shaping: Shaping | None = None
 
     def execute(self) -> Artifact:
-        """Everything, in order."""
+        """Everything, in order; of a finished job, what came of it."""
+        if (done := self._done()) is not None:
+            self.run.progress.say(f"this job is finished; its result is in {self.folder}")
+            return done
+        if known := len(self.journal.results.keys() - {"seconds", "left out"}):
+            self.run.progress.say(f"going on where the job was: {known} results are in {self.work}")
         with timed(self.seconds, "original"):
             reference = accuracy(open_runner("torch", self.original, threads=self.goal.threads), self.task)
         self.run.progress.say(f"original: validation {100 * float(reference.mean()):.2f} %")
@@ -143,7 +149,22 @@ class Job:
         steps, result = self._from_recipe(self.recipe) if self.recipe else self._from_goal()
         with timed(self.seconds, "measure"):
             document = self._document(steps, result)
-        return finished(result.model, document, self.folder)
+        artifact = finished(result.model, document, self.folder)
+        self.journal.remember("finished", lambda: document.files)
+        return artifact
+
+    def _done(self) -> Artifact | None:
+        """The result of a finished job; None where it is none, or where its files are not there as they were."""
+        files, path = self.journal.results.get("finished"), self.folder / "records.json"
+        if files is None or not path.exists():
+            return None
+        if any(not (file := self.folder / name).exists() or file.stat().st_size != files[name] for name in files):
+            return None
+        try:
+            model = load_weights(copy.deepcopy(self.original), self.folder / "model.safetensors")
+        except GossamerError:  # what changed cannot be told as data: from the journal, then
+            return None
+        return Artifact(model.eval(), JobDocument.parse(path.read_text()), self.folder)
 
     def _from_recipe(self, recipe: Recipe) -> tuple[Steps, deliver.Delivered]:
         model = self.attempts.take(recipe.steps, "recipe", self.run, note=True)

@@ -29,6 +29,7 @@ from gossamer.methods.reset.blocks import RemoveBlocks
 from gossamer.network import Grid, constrain, dense_bytes, weights_of
 from gossamer.recipe import Recipe, load
 from gossamer.record import JobDocument
+from gossamer.run import Silent
 from gossamer.sizing import larger
 from gossamer.task import Loader
 
@@ -302,6 +303,33 @@ def test_a_finished_job_started_again_trains_nothing(tmp_path: Path) -> None:
     again = gossamer.compress(learned(), untrainable, recipe=CHEAP, out=tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
     assert set(json.loads((tmp_path / "work" / "journal.json").read_text())["results"]) == set(journal)
+    assert again.document.dump() == first.document.dump()  # measured once
+
+
+def test_a_finished_job_gives_its_result_at_once_and_one_that_goes_on_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = list[str]()
+
+    class Said(Silent):
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    def run() -> gossamer.Artifact:
+        said.clear()
+        return gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path, run=Run(progress=Said()))
+
+    first = run()
+    assert not any("finished" in line or "going on" in line for line in said)
+    with monkeypatch.context() as patch:
+        patch.setattr("gossamer.job.accuracy", None)
+        again = run()
+    assert said == [f"this job is finished; its result is in {tmp_path}"]
+    images = stripes().test[0][0]  # type: ignore[index]
+    torch.testing.assert_close(again.model(images), first.model(images))
+    (tmp_path / "model.onnx").unlink()  # somebody took a file away: it is made again
+    run()
+    assert (tmp_path / "model.onnx").exists() and any("going on where the job was" in line for line in said)
 
 
 def test_a_loss_that_explodes_ends_in_a_clear_error(tmp_path: Path) -> None:
