@@ -61,7 +61,8 @@ def compress(
     *,
     goal: Goal | None = None,
     recipe: Recipe | None = None,
-    epochs: int = 12,
+    epochs: int | None = None,
+    lr: float | None = None,
     out: Path | str | None = None,
     run: Run | None = None,
     command: str = "gossamer.compress(...)",
@@ -70,17 +71,22 @@ def compress(
 
     goal: what to gain and what may be lost. Without a recipe the steps are planned for it: shapes that meet it by
     measurement, a race between them, recovery with the original as teacher, int8, and a step back where the budget is
-    exceeded. recipe: steps to take instead. epochs: of every recovery. out: the folder of the result; it makes the job
-    resumable. A missed goal is no error: `document.missed` says by how much.
+    exceeded. recipe: steps to take instead. epochs: of every recovery; None: 12, or as many as give 400 steps. lr: its
+    highest learning rate; None: found by short trials. Both are for planned jobs, the steps of a recipe have their own.
+    out: the folder of the result; it makes the job resumable. A missed goal is no error: `document.missed` says by how
+    much.
 
     Raises BadInput for arguments, models and data that cannot be used, Diverged, ExportMismatch.
     """
     if goal is None and recipe is None:
         raise BadInput("compress needs a goal or a recipe; for example goal=Goal(max_drop=0.5, speedup=3)")
+    if recipe is not None and (epochs is not None or lr is not None):
+        raise BadInput("epochs and lr are for planned jobs; with a recipe, write them into its steps")
     run = run or Run()
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
-        return Job(model, task, goal, recipe, epochs, folder, run, command).execute()
+        recover = Recover(epochs=epochs, lr=lr)
+        return Job(model, task, goal, recipe, recover, folder, run, command).execute()
 
 
 def finished(model: nn.Module, document: JobDocument, folder: Path) -> Artifact:
@@ -88,12 +94,6 @@ def finished(model: nn.Module, document: JobDocument, folder: Path) -> Artifact:
     write_text(folder / "records.json", document.dump())
     write_report(document, folder / "report.html")
     return Artifact(model, document, folder)
-
-
-def recovery_lr(model: nn.Module) -> float:
-    """Batch norms let a network take large steps; without them the loss explodes at the same rate."""
-    batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return 0.1 if any(isinstance(module, batch_norms) for module in model.modules()) else 0.02
 
 
 class Job:
@@ -105,7 +105,7 @@ class Job:
         task: Task,
         goal: Goal | None,
         recipe: Recipe | None,
-        epochs: int,
+        recover: Recover,
         folder: Path,
         run: Run,
         command: str,
@@ -115,7 +115,7 @@ class Job:
         self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
         self.asked = goal
         self.goal = goal or Goal(max_drop=100, speedup=1)  # a recipe alone is judged by nothing, only measured
-        self.recover = Recover(epochs=epochs, lr=recovery_lr(self.original))
+        self.recover = recover
         self.work = folder / "work"
         steps = recipe.steps if recipe else None
         teacher = fingerprint(run.teacher) if run.teacher is not None else None
@@ -173,13 +173,15 @@ class Job:
     def _from_goal(self) -> tuple[Steps, deliver.Delivered]:
         """A faster shape where the goal asks for one, then a smaller file where it asks for that."""
         steps: Steps = ()
+        # A rate that was given is the recovery's where there is one, by SGD: training into a file is by AdamW.
+        lr = None if self.goal.shape_gains else self.recover.lr
         if self.goal.shape_gains:
             self.shaping = Shaping(self.attempts, self.recover)
             steps, result = self.shaping.search()
         else:
             result = self.attempts.untouched()
         return (
-            to_size(self.attempts, steps, result, epochs=self.recover.epochs)
+            to_size(self.attempts, steps, result, epochs=self.recover.passes(self.task), lr=lr)
             if self.goal.size_gains
             else (steps, result)
         )

@@ -17,7 +17,7 @@ def larger(tries: int, over: float) -> float:
 
 
 def to_size(
-    attempts: Attempts, steps: Steps, whole: deliver.Delivered, *, epochs: int
+    attempts: Attempts, steps: Steps, whole: deliver.Delivered, *, epochs: int, lr: float | None
 ) -> tuple[Steps, deliver.Delivered]:
     """Train into a file of the size asked for, or into larger and larger ones until the budget is kept. whole: what the
     steps have made."""
@@ -32,7 +32,7 @@ def to_size(
     before = list(run.history)
     tries = 0
     while size < min(dense, whole.compact_bytes):
-        small = RateQuantize(compression_ratio=dense / size, epochs=epochs)
+        small = RateQuantize(compression_ratio=dense / size, epochs=epochs, lr=lr)
         run.history[:] = before
         name = f"size {size:,.0f} bytes"
         result = attempts.trials(name, name, _sized, attempts, whole, small, name)

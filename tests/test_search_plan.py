@@ -201,7 +201,8 @@ def test_a_race_trains_its_share_of_the_recovery(monkeypatch: pytest.MonkeyPatch
     )
     planner(epochs=1)._short_training(one, 0.05)
     assert lengths[-1][0] * lengths[-1][1] == pytest.approx(RACE_LEAST, rel=0.05)
-    assert rates == [GENTLE * Recover().lr] * 2
+    planner(lr=0.3)._short_training(one, 0.05)
+    assert rates == [pytest.approx(GENTLE * lr) for lr in (0.1, 0.1, 0.3)]
 
 
 @pytest.mark.parametrize(("timed", "multiples"), [(True, {8, 16}), (False, {1})])

@@ -12,7 +12,7 @@ from gossamer.task import Task, cross_entropy, top1_correct
 from gossamer.train import Fitted, fit
 from gossamer.train.batches import Placement, batches_of_epoch
 from gossamer.train.state import State, weights
-from gossamer.train.training import learning_rate, make_optimizer
+from gossamer.train.training import evaluated_every, learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "lr": 0.01}, {"precision": "bf16-mixed"}, {"ema": 0.5}])
@@ -81,9 +81,9 @@ def test_the_running_mean_takes_over_integers_and_averages_statistics() -> None:
     assert norm.running_mean[0] == 19.0
 
 
-def with_scores(scores: list[float]) -> Task:
-    """A task whose validation gives these scores, evaluation by evaluation."""
-    given = iter(scores)
+def with_scores(scores: list[float], *, start: float = 0.05) -> Task:
+    """A task whose validation gives these scores, evaluation by evaluation, after that of the start."""
+    given = iter([start, *scores])
     return task(metric=lambda model, loader: torch.full((4,), next(given)))
 
 
@@ -99,9 +99,35 @@ def test_the_weights_of_the_best_epoch_are_kept_and_the_latest_of_equals() -> No
     assert equal.best_epoch == 3 and equal.top1 == pytest.approx(70.0)
     assert same(equal.model, kept(3).model)
     assert not same(equal.model, kept(2).model)
-    last = fit(net(), with_scores([0.2, 0.7, 0.7, 0.6]), training(epochs=4, keep="last"), run())
+    last = fit(net(), with_scores([0.7, 0.7, 0.6], start=0.2), training(epochs=4, keep="last"), run())
     assert last.best_epoch == 4 and last.top1 == pytest.approx(60.0)
     assert same(last.model, kept(4).model)
+
+
+def test_nothing_is_lost_that_was_there_before_the_first_step() -> None:
+    """A training that only does harm gives back what it was given; one that is as good as that counts."""
+    harm = fit(net(), with_scores([0.5, 0.6, 0.6], start=0.7), training(), run())
+    assert harm.best_epoch == 0 and harm.top1 == pytest.approx(70.0) and same(harm.model, net())
+    equal = fit(net(), with_scores([0.5, 0.7, 0.6], start=0.7), training(), run())
+    assert equal.best_epoch == 2 and not same(equal.model, net())
+    # A method that has to change the weights keeps the last ones, and does not look at the start.
+    last = fit(net(), with_scores([0.5, 0.6, 0.6], start=0.7), training(epochs=4, keep="last"), run())
+    assert last.best_epoch == 4 and last.top1 == pytest.approx(60.0)
+
+
+def test_a_collapse_below_the_start_is_noticed() -> None:
+    fitted = fit(net(), with_scores([0.1, 0.8, 0.8, 0.8], start=0.9), training(), run())
+    assert fitted.backed_off == 1 and fitted.history[0].lr < 0.3 * 0.05
+
+
+def test_tiny_epochs_are_not_evaluated_each() -> None:
+    """20 steps lie between two evaluations, and as many as there are batches of validation data."""
+    few = fit(net(), task(), training(epochs=7, evaluate_every=None), run())  # 8 steps an epoch, 4 batches
+    assert [row.epoch for row in few.history if row.top1 is not None] == [3, 6, 7]
+    many = fit(net(), task(validation=batches(800, seed=1)), training(epochs=8, evaluate_every=None), run())
+    assert [row.epoch for row in many.history if row.top1 is not None] == [7, 8]
+    assert evaluated_every(training(evaluate_every=None), 429, 40) == 1
+    assert evaluated_every(training(evaluate_every=5), 1, 40) == 5
 
 
 def test_without_validation_data_the_last_weights_are_kept() -> None:

@@ -65,7 +65,7 @@ def linear(seed: int = 0) -> nn.Sequential:
 
 
 def training(**changes: Any) -> Training:
-    return replace(Training(epochs=3, lr=0.05, precision="32-true"), **changes)
+    return replace(Training(epochs=3, lr=0.05, precision="32-true", evaluate_every=1), **changes)
 
 
 def run(**changes: Any) -> Run:

@@ -26,6 +26,7 @@ from gossamer.methods.base import Method
 from gossamer.methods.distill.kd import SoftTargets
 from gossamer.methods.distill.student import HintedStudent, Student
 from gossamer.methods.distill.temperature import Temperature, divided
+from gossamer.methods.retrain import Retrain
 from gossamer.network import bake
 from gossamer.recipe import Recipe
 from gossamer.record import Curve, JobDocument, Record, environment
@@ -167,7 +168,7 @@ class Job:
         networks[STUDENT] = bake(held)
         own = self._judged(STUDENT, "student", networks[STUDENT])
         assert own is not None
-        if lesson.alone and (without := without_teacher(lesson.method)) is not None:
+        if lesson.alone and (without := without_teacher(lesson.method, self.task)) is not None:
             self.run.progress.say("the same student, trained as long without a teacher")
             networks[ALONE] = bake(self._trained(ALONE, student, without))
             self._judged(ALONE, "student trained alone", networks[ALONE])
@@ -212,7 +213,9 @@ class Job:
         if teacher is None or only_remembers(teacher):
             return False
         inputs, _ = split(next(iter(self.task.train)))
-        steps = 0 if only_answers(teacher) else len(self.task.train) * getattr(self.lesson.method, "epochs", 1)
+        method = self.lesson.method
+        epochs = method.passes(self.task) if isinstance(method, Retrain) else 1
+        steps = 0 if only_answers(teacher) else len(self.task.train) * epochs
         on_gpu = self.run.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
         device = torch.device("cuda" if on_gpu else "cpu")
         found = self.journal.remember(
@@ -282,12 +285,12 @@ class Job:
         return rows
 
 
-def without_teacher(method: Method) -> Method | None:
+def without_teacher(method: Method, task: Task) -> Method | None:
     """As long a training without a teacher, with the same options: limited gradients and mixed images too. None where
     the method is not one training."""
     if not isinstance(method, Student):
         return None
-    epochs = method.epochs + (method.hint_epochs if isinstance(method, HintedStudent) else 0)
+    epochs = method.passes(task) + (method.hint_epochs if isinstance(method, HintedStudent) else 0)
     same = {name: getattr(method, name) for name in ("lr", "weight_decay", "clip", "mixup", "cutmix")}
     return SoftTargets(epochs=epochs, alpha=1.0, **same)
 

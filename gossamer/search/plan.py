@@ -21,14 +21,15 @@ from gossamer.search.shapes import Family, Steps, apply_steps, block_order, dept
 from gossamer.search.thrift import Thrift
 from gossamer.search.trials import Trials, left_alone
 from gossamer.task import Loader, Task
-from gossamer.train import Training, fit, recalibrate
+from gossamer.train import fit, recalibrate
 from gossamer.train.alike import taught
 
 QUOTES = 7  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
 SLACK = 0.85  # a need below this share of the limit makes the lighter neighbour worth a second measurement
 HEATS = (0.05, 0.15)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
-GENTLE = 0.2  # times the learning rate of the recovery: large steps need its length to pay off
+GENTLE = 0.2  # times the learning rate of a recovery: large steps need its length to pay off
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 REST = " and width"  # ends the name of what is narrowed as well
 LEAST_LOSS = 0.1  # points behind the original that are told apart
 RACE_LEAST, RACE_MOST = 40, 8000  # batches; the most is of the recovery that a heat is a share of
@@ -299,13 +300,19 @@ class Planner:
         scratch = replace(self.run, history=[], states=[], folder=None)
         model = copy.deepcopy(self._prepare(candidate.steps))
         size = len(self.task.train)
-        batches = max(round(share * min(self.recover.epochs * size, RACE_MOST)), RACE_LEAST)
+        batches = max(round(share * min(self.recover.passes(self.task) * size, RACE_MOST)), RACE_LEAST)
         epochs = math.ceil(batches / size)
         short = replace(self.task, train=Limited(self.task.train, batches // epochs))
-        training = Training(epochs=epochs, lr=GENTLE * self.recover.lr, weight_decay=self.recover.weight_decay)
+        training = replace(self.recover.training(self.task), epochs=epochs, lr=GENTLE * self._usual_lr)
         softness = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
         teach = taught(self.original, model, short, scratch, **softness)
         return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
+
+    @property
+    def _usual_lr(self) -> float:
+        """Of a recovery, as far as it can be said without trials, which would take as long as a heat. Batch norms let a
+        network take large steps; without them the loss explodes at the same rate."""
+        return self.recover.lr or (0.1 if any(isinstance(m, BATCH_NORMS) for m in self.original.modules()) else 0.02)
 
     def _prepare(self, steps: Steps) -> nn.Module:
         """The network that the training of these steps starts from."""

@@ -46,6 +46,8 @@ def check_score(score: float | None, numbers: Numbers) -> None:
         return
     if not math.isfinite(score):
         raise Exploded(f"the score on validation data became {score}")
+    if numbers.best_epoch == 0 and numbers.backed_off == MOST_BACK_OFFS:
+        return  # worse than what it started with, which then is the result
     if numbers.best_score is not None and score * WORSE_SCORE < numbers.best_score:
         raise Exploded(f"the score on validation data fell from {numbers.best_score:.4g} to {score:.4g}")
 

@@ -2,12 +2,9 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic as clock
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +14,7 @@ from torch.optim import Optimizer
 from gossamer.network.moments import device_of
 from gossamer.record import Curve
 from gossamer.run import Run
-from gossamer.task import Task, count, scores
+from gossamer.task import Task, count
 from gossamer.train.backoff import Exploded, back_off, check_loss, check_score, check_weights
 from gossamer.train.batches import (
     Placement,
@@ -27,11 +24,12 @@ from gossamer.train.batches import (
     weights_channels_last,
 )
 from gossamer.train.distill import Teach
+from gossamer.train.find import chosen, trial_steps, trials
 from gossamer.train.helpers import helped
-from gossamer.train.objective import Objective
 from gossamer.train.processes import in_processes, make_fabric
 from gossamer.train.state import Checkpoint, Epoch, Numbers, State, copied, fill, fingerprint, weights
-from gossamer.train.training import Training, learning_rate, make_optimizer, set_rate
+from gossamer.train.steps import Stepper
+from gossamer.train.training import Training, evaluated_every, learning_rate, make_optimizer
 
 # The loss is looked at after the first step of an epoch and then every so many steps.
 CHECK_STEPS = 20
@@ -43,14 +41,16 @@ CHECKPOINT_SECONDS = 30.0
 class Fitted:
     """The trained network (the object that was given, in eval mode) and how it went.
 
-    best_epoch: of the weights that were kept, counted from 1; top1: theirs on validation data, percent, None where it
-    was not evaluated; backed_off: how often the learning rate was lowered.
+    best_epoch: of the weights that were kept, counted from 1, 0 for those before the first step or after a trial of a
+    rate; top1: theirs on validation data, percent, None where it was not evaluated; lr: the peak that was given or
+    found; backed_off: how often it was lowered.
     """
 
     model: nn.Module
     history: tuple[Epoch, ...]
     best_epoch: int
     top1: float | None
+    lr: float
     backed_off: int
 
 
@@ -94,6 +94,8 @@ def fit(
 ) -> Fitted:
     """Train `model` in place on `task.train`, and keep the weights that are best on `task.validation`.
 
+    The weights before the first step count as well, and where the rate is looked for, those after its trials.
+
     Everything random depends on (run.seed, epoch, batch) only. With a `checkpoint`, the same call after a kill goes on
     where it stopped (on CPU to the same bits) and, once finished, returns the result at once. A loss that is no longer
     finite, or far above the first, takes the training back to the last good epoch with 0.3 of the learning rate, twice
@@ -136,7 +138,7 @@ def fit(
 def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     model, task, training = job.model, job.task, job.training
     rank, world, steps = fabric.global_rank, fabric.world_size, len(task.train)
-    total = training.epochs * steps
+    total, every = training.epochs * steps, evaluated_every(training, steps, len(task.validation))
     identity = fingerprint(model, training, run.seed, steps, job.after_step, job.teach) if job.checkpoint else {}
     file = Checkpoint(job.checkpoint, identity, writes=rank == 0)
     place = Placement(fabric.device, rank=rank, world=world, channels_last=_has_images(task))
@@ -144,11 +146,13 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     state = State(model, optimizer, training)
     if saved := file.read():
         state.restore(saved)
-    good = before = state.capture()
     if not state.numbers.finished:
-        module, stepper = fabric.setup(model, optimizer)
-        objective = Objective(module, task, job.teach, fabric.autocast, training.label_smoothing)
-        take = partial(_take_step, fabric, module, stepper, objective, training.clip)
+        stepper = Stepper(fabric, state, task, training, job.teach, place)
+        if not saved:
+            _begin(stepper, job, run)
+            file.write(state.capture())
+        training = replace(training, lr=state.numbers.lr)
+    good = before = state.capture()
 
     while not (at := state.numbers).finished:
         began, name = clock() - at.seconds, f"{job.label}: epoch {at.epoch + 1} of {training.epochs}"
@@ -159,21 +163,21 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
             for index, batch in run.progress.bar(batches, label=name, total=steps - at.batch):
                 done = at.epoch * steps + index
                 lr = at.lr_scale * learning_rate(training, done, total)
-                set_rate(optimizer, lr)
-                objective.at(done / total)
-                losses.append(take(*place(batch)))
+                stepper.objective.at(done / total)
+                losses.append(stepper.take(batch, lr))
                 if job.after_step is not None:
                     job.after_step(Step(model=model, optimizer=optimizer, number=done + 1, steps=total))
                 state.average()
                 if index % CHECK_STEPS == 0 or index + 1 == steps:
-                    mean = _mean(fabric, torch.stack(losses).mean())
+                    mean = stepper.mean(torch.stack(losses).mean())
                     check_loss(mean, at)
                     at.loss_sum, at.batch, at.seconds = at.loss_sum + mean * len(losses), index + 1, clock() - began
                     losses.clear()
                     if index + 1 < steps and file.due(CHECKPOINT_SECONDS) and state.finite():
                         file.write(state.capture())
-            check_weights(_mean(fabric, state.finite()))
-            score = _validate(state, task, training, place, fabric)
+            check_weights(stepper.mean(state.finite()))
+            looked = (at.epoch + 1) % every == 0 or at.epoch + 1 == training.epochs
+            score = stepper.score() if looked else None
             check_score(score, at)
         except Exploded as why:
             refuse_nan(task.train, f"task {task.name!r}: the train loader")
@@ -194,33 +198,31 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     return _fitted(model, at)
 
 
-def _take_step(
-    fabric: Fabric, module: nn.Module, stepper: Any, objective: Objective, clip: float | None, part: Any, weight: float
-) -> Tensor:
-    """One step of the optimizer; the loss of this process's part of the batch."""
-    loss = objective(part) * weight
-    stepper.zero_grad()
-    fabric.backward(loss)
-    if clip is not None:
-        fabric.clip_gradients(module, stepper, max_norm=clip, error_if_nonfinite=False)
-    stepper.step()
-    return loss.detach()
+def _begin(stepper: Stepper, job: Job, run: Run) -> None:
+    """Before the first step: the learning rate where it is to be found; and where the best weights are kept, those that
+    the training starts with, and those that the trials of rates left, as far as they are better."""
+    state, training = stepper.state, job.training
+    state.numbers.lr = training.lr
+    if training.keep == "best":
+        _keep(state, weights(job.model), stepper.score())
+    if training.lr is not None:
+        return
+    total = training.epochs * len(job.task.train)
+    steps = trial_steps(total)
+    with run.progress.busy(f"{job.label}: looking for a learning rate"):
+        tried = trials(stepper, training, job.task.train, run.seed, total)
+    state.numbers.lr = lr = chosen(tried, total / steps).lr
+    results = ", ".join(f"{one.lr:g}: {one.described}" for one in tried)
+    run.progress.say(f"{job.label}: learning rate {lr:g}; after trials of {steps} steps, {results}")
+    for one in tried if training.keep == "best" else ():
+        _keep(state, one.weights, one.score)
 
 
-def _validate(state: State, task: Task, training: Training, place: Placement, fabric: Fabric) -> float | None:
-    """Mean score on validation data, in float32, as the result will run; None where this epoch is not evaluated."""
-    epoch = state.numbers.epoch + 1
-    if not len(task.validation) or (epoch % training.evaluate_every and epoch < training.epochs):
-        return None
-    total, count = 0.0, 0
-    world = min(fabric.world_size, len(task.validation))
-    if fabric.global_rank < world:
-        state.model.eval()
-        with state.averaged(), torch.no_grad():
-            part = islice(task.validation, fabric.global_rank, None, world)
-            found = scores(task, state.model, place.whole(part))
-        total, count = float(found.double().sum()), len(found)
-    return _mean(fabric, total) / _mean(fabric, count)
+def _keep(state: State, tensors: dict[str, Tensor], score: float | None) -> None:
+    """Weights from before the first epoch as a result, if there is no better one."""
+    at = state.numbers
+    if score is not None and (at.best_score is None or score > at.best_score):
+        state.best, at.best_score = copied(tensors), score
 
 
 def _end_epoch(state: State, training: Training, row: Epoch, score: float | None) -> None:
@@ -245,6 +247,7 @@ def _fitted(model: nn.Module, at: Numbers) -> Fitted:
         history=tuple(Epoch(**row) for row in at.rows),
         best_epoch=at.best_epoch,
         top1=None if at.best_score is None else 100 * at.best_score,
+        lr=at.lr or 0.0,
         backed_off=at.backed_off,
     )
 
@@ -253,14 +256,6 @@ def curve(name: str, rows: Sequence[Epoch]) -> Curve:
     """A history as it stands in a document."""
     columns = ([row.loss for row in rows], [row.top1 for row in rows], [row.seconds for row in rows])
     return Curve(name=name, loss=columns[0], top1=columns[1], seconds=columns[2])
-
-
-def _mean(fabric: Fabric, value: Tensor | float) -> float:
-    """The mean over all processes, so that all decide alike."""
-    if fabric.world_size == 1:
-        return float(value)
-    reduced: Any = fabric.all_reduce(torch.as_tensor(value, dtype=torch.float64).to(fabric.device))
-    return float(reduced)
 
 
 def _has_images(task: Task) -> bool:

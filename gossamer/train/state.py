@@ -41,8 +41,9 @@ class Numbers:
     loss_sum: float = 0.0
     seconds: float = 0.0
     start_loss: float | None = None
+    lr: float | None = None  # the peak, once it is known
     best_score: float | None = None
-    best_epoch: int = 0
+    best_epoch: int = 0  # 0: before the first step
     stale: int = 0
     lr_scale: float = 1.0
     backed_off: int = 0

@@ -17,28 +17,32 @@ ScheduleName = Literal["cosine", "one_cycle", "constant"]
 Precision = Literal["auto", "bf16-mixed", "32-true"]
 Keep = Literal["best", "last"]
 
+STEPS_BETWEEN = 20  # two evaluations, at least: tiny epochs are not worth one each
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """Frozen hyper-parameters of `fit`.
 
-    lr is the peak. optimizer: "sgd" (Nesterov momentum 0.9) or "adamw". weight_decay acts on tensors with two or more
-    dimensions: biases and norms, which have one, are left out. schedule: "cosine" rises linearly over the share
-    `warmup` of all steps, then falls to zero; "one_cycle" rises from lr/25 as a half cosine and falls to lr/250000
-    (Smith & Topin 2018, arXiv:1708.07120; ResNet-20 from scratch: lr 0.2, weight_decay 5e-4, warmup 0.3, batch 128);
-    "constant" stays at lr after the warm-up. clip: largest gradient norm, None for none. ema: decay of the running mean
-    of the weights, 0 for none; where it is on, the mean is what is validated and kept. label_smoothing needs the task's
-    loss to be `gossamer.task.cross_entropy`. precision "auto": bfloat16 autocast where the device computes in it.
-    auxiliary: weights of the losses of heads that the network runs while training, by name or pattern: {"heads.*": 0.3}
-    for GoogLeNet, {"head": 0.4} for Inception-v3. drop_path: the probability with which the last residual block is left
-    out of a step, less for those before it (stochastic depth); a network with a `drop_path` of its own (FractalNet,
-    stochastic ResNet) gets and keeps this one. None: as the network does by itself.
+    lr is the peak; None: found by short trials from the weights that the training starts with (`train.find`).
+    optimizer: "sgd" (Nesterov momentum 0.9) or "adamw". weight_decay acts on tensors with two or more dimensions, not
+    on biases and norms, which have one. schedule: "cosine" rises linearly over the share `warmup` of all steps, then
+    falls to zero; "one_cycle" rises from lr/25 as a half cosine and falls to lr/250000 (Smith & Topin 2018,
+    arXiv:1708.07120; ResNet-20 from scratch: lr 0.2, weight_decay 5e-4, warmup 0.3, batch 128); "constant" stays at lr
+    after the warm-up. clip: largest gradient norm, None for none. ema: decay of the running mean of the weights, 0 for
+    none; where it is on, the mean is what is validated and kept. label_smoothing needs the task's loss to be
+    `gossamer.task.cross_entropy`. precision "auto": bfloat16 autocast where the device computes in it. auxiliary:
+    weights of the losses of heads that the network runs while training, by name or pattern: {"heads.*": 0.3} for
+    GoogLeNet, {"head": 0.4} for Inception-v3. drop_path: the probability with which the last residual block is left out
+    of a step, less for those before it (stochastic depth); a network with a `drop_path` of its own (FractalNet,
+    stochastic ResNet) gets and keeps this one. None: as the network does by itself. evaluate_every: so many epochs lie
+    between two evaluations; None: as few as have 20 steps, and as many steps as there are batches of validation data.
     patience: end after so many evaluations without a new best. keep: the weights of the best evaluation on validation
-    data (the latest of equals), or the last.
+    data (the latest of equals), those before the first step among them, or the last.
     """
 
     epochs: Annotated[int, Range(1, 100_000)] = 10
-    lr: Annotated[float, Range(0, 100, open_=("low",))] = 0.1
+    lr: Annotated[float | None, Range(0, 100, open_=("low",))] = 0.1
     optimizer: OptimizerName = "sgd"
     weight_decay: Annotated[float, Range(0, 1)] = 5e-4
     schedule: ScheduleName = "cosine"
@@ -50,7 +54,7 @@ class Training:
     drop_path: Annotated[float | None, Range(0, 1, open_=("high",))] = None
     precision: Precision = "auto"
     patience: Annotated[int | None, Range(1, 100_000)] = None
-    evaluate_every: Annotated[int, Range(1, 100_000)] = 1
+    evaluate_every: Annotated[int | None, Range(1, 100_000)] = None
     keep: Keep = "best"
 
     def __post_init__(self) -> None:
@@ -65,7 +69,9 @@ class Training:
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:
-    """The learning rate of step 0 <= step < steps."""
+    """The learning rate of step 0 <= step < steps, for a training whose rate is known."""
+    if training.lr is None:
+        raise ValueError("the learning rate has not been found yet")
     if training.schedule == "one_cycle":
         return _one_cycle(training.lr, training.warmup, step, steps)
     rising = round(training.warmup * steps)
@@ -74,6 +80,17 @@ def learning_rate(training: Training, step: int, steps: int) -> float:
     if training.schedule == "constant":
         return training.lr
     return training.lr * _half_cosine((step - rising) / (steps - rising))
+
+
+def passes(steps: int, batches: int, *, usual: int) -> int:
+    """How many passes over so many batches a training takes where nobody says it: the usual number, and at least so
+    many steps. Few data need more passes for as many steps."""
+    return max(usual, math.ceil(steps / batches))
+
+
+def evaluated_every(training: Training, batches: int, validation: int) -> int:
+    """After how many epochs of so many batches validation data are looked at."""
+    return training.evaluate_every or math.ceil(max(STEPS_BETWEEN, validation) / batches)
 
 
 def _one_cycle(peak: float, warmup: float, step: int, steps: int) -> float:
@@ -103,13 +120,13 @@ def make_optimizer(parameters: Iterable[nn.Parameter], training: Training, devic
     fused = device.type in ("cpu", "cuda")
     match training.optimizer:
         case "sgd":
-            optimizer = SGD(groups, lr=training.lr, momentum=0.9, nesterov=True, fused=fused)
+            optimizer = SGD(groups, lr=training.lr or 0.0, momentum=0.9, nesterov=True, fused=fused)
             for p in trained:
                 # What a step leaves out has no momentum yet when it takes part first, which the fused kernel refuses.
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
             return optimizer
         case "adamw":
-            return AdamW(groups, lr=training.lr, fused=fused)
+            return AdamW(groups, lr=training.lr or 0.0, fused=fused)
 
 
 def set_rate(optimizer: Optimizer, lr: float) -> None:

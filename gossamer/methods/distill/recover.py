@@ -9,13 +9,12 @@ Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
 """
 
 import copy
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import nn
 
 from gossamer.methods.retrain import Retrain
-from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
 from gossamer.train import Training, recalibrate
@@ -23,16 +22,14 @@ from gossamer.train import Training, recalibrate
 
 @dataclass(frozen=True, kw_only=True)
 class Recover(Retrain):
-    """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule; for few steps a
-    fifth of the default may be better."""
+    """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule, None to find one by
+    short trials. The weights that it starts with, and those after the trials, count like those of the epochs."""
 
     stage: ClassVar[int | None] = None  # may stand anywhere
 
-    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.1
-
-    def training(self) -> Training:
+    def training(self, task: Task) -> Training:
         """The weights that are best on validation data are kept."""
-        return Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay)
+        return replace(super().training(task), keep="best")
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         model = copy.deepcopy(model)

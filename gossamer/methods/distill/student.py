@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
@@ -27,19 +27,17 @@ from gossamer.train.teachers import only_answers
 @dataclass(frozen=True, kw_only=True)
 class Student(Retrain):
     """alpha weighs the hard loss, 1 - alpha what the teacher's outputs teach; temperature_end, alpha_end: what both
-    become, linearly, until the end. lr: the peak of a cosine schedule. clip: largest gradient norm, None for none: what
-    networks with batch norms hardly ever reach, and without which others explode under sure teachers. mixup, cutmix:
-    images are mixed, for student and teacher alike, by shares from Beta(a, a); 0 for none."""
+    become, linearly, until the end. lr: the peak of a cosine schedule, None to find one. mixup, cutmix: images are
+    mixed, for student and teacher alike, by shares from Beta(a, a); 0 for none."""
 
     temperature_end: Annotated[float | None, Range(0, 1000, open_=("low",))] = None
     alpha_end: Annotated[float | None, Range(0, 1)] = None
-    clip: Annotated[float | None, Range(0, 1e6, open_=("low",))] = 5.0
     mixup: Annotated[float, Range(0, 100)] = 0.0
     cutmix: Annotated[float, Range(0, 100)] = 0.0
 
-    def training(self) -> Training:
+    def training(self, task: Task) -> Training:
         """The weights that are best on validation data are kept."""
-        return Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay, clip=self.clip, keep="best")
+        return replace(super().training(task), keep="best")
 
     def teacher(self, run: Run, *, inside: bool = False) -> nn.Module:
         """Raises `BadInput` where there is none. inside: one whose layers, weights or gradients can be had."""

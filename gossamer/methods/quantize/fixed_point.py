@@ -12,19 +12,19 @@ Source: Gupta et al. 2015, arXiv:1502.02551, sections 3 and 4.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
-from gossamer.methods.base import Method
+from gossamer.methods.retrain import Trained
 from gossamer.network.constrain import Constraint, Grid, constrain, weights_of
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
-from gossamer.train import Training, fit
+from gossamer.train import fit
 
 Rounding = Literal["stochastic", "nearest"]
 
@@ -110,18 +110,17 @@ def fixed_point(model: nn.Module, format: Format) -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedPointTraining(Method):
+class FixedPointTraining(Trained):
     """integer_bits: before the point, with the sign. rounding: "nearest" is the control. layers, ignore: which weights
     stay on the grid afterwards; the training is in fixed point everywhere."""
 
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
+    usual_epochs: ClassVar[int] = 5
 
     integer_bits: Annotated[int, Range(1, 16)] = 4
     fraction_bits: Annotated[int, Range(1, 22)] = 12
     rounding: Rounding = "stochastic"
-    epochs: Annotated[int, Range(1, 10_000)] = 5
-    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.05
     weight_decay: Annotated[float, Range(0, 1)] = 5e-4
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
@@ -138,7 +137,7 @@ class FixedPointTraining(Method):
             raise BadInput(f"{self.name()}: trains in one process; call it with devices=1")
         names, model = list(weights_of(model, self.layers, self.ignore)), copy.deepcopy(model)
         format = Format(self.integer_bits, self.fraction_bits, self.rounding)
-        training = Training(epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay, precision="32-true")
+        training = replace(self.training(task), precision="32-true", keep="best")
         checkpoint = run.folder / "fixed_point.ckpt" if run.folder else None
         with fixed_point(model, format):
             fit(model, task, training, run, checkpoint=checkpoint, label="fixed point")

@@ -45,11 +45,10 @@ class LearnedStepSize(Retrain):
 
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
+    usual_epochs: ClassVar[int] = 10
 
     bits: Annotated[int, Range(2, 8)] = 4
     granularity: Granularity = field(default_factory=PerTensor)
-    epochs: Annotated[int, Range(1, 10_000)] = 10
-    lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.01
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()

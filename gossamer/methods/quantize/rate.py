@@ -85,10 +85,9 @@ class RateQuantize(Retrain):
 
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
+    usual_epochs: ClassVar[int] = 30
 
     compression_ratio: Annotated[float, Range(1, 1e6, open_=("low",))]
-    epochs: Annotated[int, Range(1, 10_000)] = 30
-    lr: Annotated[float, Range(0, 10, open_=("low",))] = 1e-3
     weight_decay: Annotated[float, Range(0, 1)] = 0.0
     temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 2.0
     alpha: Annotated[float, Range(0, 1)] = 0.3
@@ -97,8 +96,8 @@ class RateQuantize(Retrain):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def training(self) -> Training:
-        return replace(super().training(), optimizer="adamw")
+    def training(self, task: Task) -> Training:
+        return replace(super().training(task), optimizer="adamw")
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         least = least_bytes(model, task, self.layers, self.ignore)

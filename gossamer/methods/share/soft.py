@@ -12,14 +12,14 @@ Source: Ullrich et al. 2017, arXiv:1702.04008; Nowlan & Hinton 1992.
 import copy
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from gossamer.methods.base import Method
+from gossamer.methods.retrain import Trained
 from gossamer.network import Codebook, constrain, held_value, weights_of
 from gossamer.ranges import Range
 from gossamer.run import Run
@@ -218,20 +218,20 @@ def train_under(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftWeightSharing(Method):
+class SoftWeightSharing(Trained):
     """components: besides the one at zero, which has the proportion `zero`. tau: weight of the prior. sigma: of all
     components at the start. pace: of the mixture, 1 as in the source. merge: components that diverge
     by less (nats) are joined. layers, ignore: patterns."""
 
     stage: ClassVar[int | None] = 60
+    usual_epochs: ClassVar[int] = 20
 
     components: Annotated[int, Range(1, 4096)] = 16
     zero: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.999
     tau: Annotated[float, Range(0, 1000)] = 0.005
     sigma: Annotated[float, Range(0, 1000, open_=("low",))] = 0.25
     merge: Annotated[float, Range(0, 1000)] = 0.1
-    epochs: Annotated[int, Range(1, 10_000)] = 20
-    lr: Annotated[float, Range(0, 10, open_=("low",))] = 5e-4
+    weight_decay: Annotated[float, Range(0, 1)] = 0.0
     pace: Annotated[float, Range(0, 1000)] = 1.0
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
@@ -240,9 +240,7 @@ class SoftWeightSharing(Method):
         names = list(weights_of(model, self.layers, self.ignore))
         every = torch.cat([held_value(model, name).flatten() for name in names])
         prior = Prior(every, self.components, self.zero, self.sigma, self.pace)
-        training = Training(
-            epochs=self.epochs, lr=self.lr, optimizer="adamw", weight_decay=0.0, schedule="constant", keep="last"
-        )
+        training = replace(self.training(task), optimizer="adamw", schedule="constant")
         model = train_under(model, names, prior, self.tau, training, task, run)
         with torch.no_grad():
             mixture = merged(prior.mixture(), self.merge)

@@ -1,0 +1,61 @@
+"""Single steps of a training, and its score on validation data: what the loop and the search for a rate are made of."""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from gossamer.task import Task, scores
+from gossamer.train.batches import Placement
+from gossamer.train.distill import Teach
+from gossamer.train.objective import Objective
+from gossamer.train.state import State
+from gossamer.train.training import Training, set_rate
+
+
+class Stepper:
+    """Takes steps of an optimizer, in one process or in several that average their gradients."""
+
+    def __init__(
+        self, fabric: Fabric, state: State, task: Task, training: Training, teach: Sequence[Teach], place: Placement
+    ) -> None:
+        self.fabric, self.state, self.task, self.clip, self.place = fabric, state, task, training.clip, place
+        self.module, self.optimizer = fabric.setup(state.model, state.optimizer)
+        self.objective = Objective(self.module, task, teach, fabric.autocast, training.label_smoothing)
+
+    def take(self, batch: Any, lr: float) -> Tensor:
+        """One step at this rate; the loss of this process's part of the batch."""
+        set_rate(self.state.optimizer, lr)
+        part, weight = self.place(batch)
+        loss = self.objective(part) * weight
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        if self.clip is not None:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        return loss.detach()
+
+    def mean(self, value: Tensor | float) -> float:
+        """The mean over all processes, so that all decide alike."""
+        if self.fabric.world_size == 1:
+            return float(value)
+        reduced: Any = self.fabric.all_reduce(torch.as_tensor(value, dtype=torch.float64).to(self.fabric.device))
+        return float(reduced)
+
+    def score(self) -> float | None:
+        """Mean score on validation data, in float32, as the result will run; None where there are no such data."""
+        task = self.task
+        if not len(task.validation):
+            return None
+        total, count = 0.0, 0
+        world = min(self.fabric.world_size, len(task.validation))
+        if self.fabric.global_rank < world:
+            self.state.model.eval()
+            with self.state.averaged(), torch.no_grad():
+                part = islice(task.validation, self.fabric.global_rank, None, world)
+                found = scores(task, self.state.model, self.place.whole(part))
+            total, count = float(found.double().sum()), len(found)
+        return self.mean(total) / self.mean(count)
