@@ -19,6 +19,7 @@ from gossamer.run import Progress, Silent
 from gossamer.task import Task
 
 AUTO = "auto"
+BATCH_SIZE = 128
 DEPLOYED = "model.pt2"  # in a result folder
 
 
@@ -70,21 +71,42 @@ class Request:
 
 
 def load_data(
-    text: str, *, batch_size: int = 128, seed: int = 0, augment: bool = True, progress: Progress | None = None
+    text: str,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    augment: bool = True,
+    progress: Progress | None = None,
 ) -> Task:
-    """The task of a data argument. "auto" takes Fashion-MNIST where it is found, else digits, and says which."""
-    from gossamer.data import default_task, load_task
+    """The task of a data argument. "auto" takes Fashion-MNIST where it is found, else digits, and says which.
 
-    if text == AUTO:
-        task, which = default_task(batch_size=batch_size, seed=seed, augment=augment, progress=progress)
-        (progress or Silent()).say(which)
-        return task
+    batch_size: None for 128. workers: threads that prepare batches ahead. A task of the user's own has its own of both.
+    """
     if not is_reference(text):
-        return load_task(text, batch_size=batch_size, seed=seed, augment=augment, progress=progress)
+        size = BATCH_SIZE if batch_size is None else batch_size
+        task = _loaded(text, batch_size=size, seed=seed, augment=augment, progress=progress)
+        for loader in (task.train, task.validation, task.test, task.calibration):
+            loader.workers = workers or 0  # type: ignore[attr-defined]
+        return task
+    given = {"--batch-size": batch_size, "--workers": workers}
+    for option, value in given.items():
+        if value is not None:
+            raise BadInput(f"{option} is for built-in data and folders of images; {text} makes its own batches")
     made = call(resolve(text), text)
     if not isinstance(made, Task):
         raise BadInput(f"{text} returned {type(made).__name__}; it must return a gossamer.Task")
     return made
+
+
+def _loaded(text: str, *, progress: Progress | None, **options: Any) -> Task:
+    from gossamer.data import default_task, load_task
+
+    if text != AUTO:
+        return load_task(text, progress=progress, **options)
+    task, which = default_task(progress=progress, **options)
+    (progress or Silent()).say(which)
+    return task
 
 
 def load_model(request: Request) -> Source:

@@ -228,6 +228,45 @@ def test_ctrl_c_says_how_to_go_on(user: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "stopped; out/Net-bright keeps what is done. To continue, run the same command: gossamer" in message
 
 
+def test_options_of_the_training_reach_it(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On built-in data: the rate, the length, and the batches with the threads that prepare them."""
+    seen: dict[str, Any] = {}
+
+    def job(model: Any, task: Any, **options: Any) -> Any:
+        seen.update(options, task=task)
+        raise KeyboardInterrupt
+
+    replace_job(monkeypatch, job)
+    options = ("--lr", "0.3", "--epochs", "7", "--batch-size", "32", "--workers", "2")
+    said("compress", "resnet8", "--random", "--data", "digits", "--macs", "1M", *options, status=130)
+    train = seen["task"].train
+    assert (seen["lr"], seen["epochs"], train.batch_size, train.workers) == (0.3, 7, 32, 2)
+    said("compress", "resnet8", "--random", "--data", "digits", "--macs", "1M", status=130)
+    train = seen["task"].train
+    assert (seen["lr"], seen["epochs"], train.batch_size, train.workers) == (None, None, 128, 0)
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--workers"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "mycode:Net", "--data", "mycode:task"),
+        ("compress", "mycode:Net", "--random", "--data", "mycode:task", "--macs", "1M"),
+        ("distill", "--teacher", "mycode:Net", "--student", "mycode:Net", "--data", "mycode:task"),
+    ],
+)
+def test_batches_of_the_users_own_are_left_to_the_user(user: Path, command: tuple[str, ...], option: str) -> None:
+    assert f"{option} is for built-in data and folders of images; mycode:task makes its own" in said(
+        *command, option, "4"
+    )
+
+
+@pytest.mark.parametrize("option", ["--lr", "--epochs"])
+def test_the_steps_of_a_recipe_have_their_own_rate_and_length(user: Path, option: str) -> None:
+    words = ("compress", "mycode:Net", "--data", "mycode:task", "--recipe", "smallest-lenet5", option, "1")
+    assert f"{option} is for planned jobs" in said(*words)
+
+
 def test_a_bug_is_not_blamed_on_the_user(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")

@@ -1,5 +1,6 @@
 """Batches: what comes out depends on seed, epoch and batch index, and on nothing else."""
 
+import threading
 from itertools import islice
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gossamer.data.batches import Augmentation, Batches, Normalisation, augment
+from gossamer.data.batches import Augmentation, Batches, Normalisation, ahead, augment
 from gossamer.errors import BadInput
 
 PLAIN = Normalisation(mean=(0.0,), std=(1.0,))
@@ -188,3 +189,41 @@ def test_normalising_does_not_change_the_data_set() -> None:
     images = torch.ones(4, 1, 2, 2)
     list(Batches(images, None, batch_size=4, normalisation=Normalisation(mean=(0.5,), std=(0.5,))))
     assert torch.equal(images, torch.ones(4, 1, 2, 2))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_ahead_change_nothing_in_the_batches(workers: int) -> None:
+    plain = numbered(shuffle=True, augmentation=Augmentation(pad=1, flip=True))
+    ahead = numbered(shuffle=True, augmentation=Augmentation(pad=1, flip=True))
+    ahead.workers = workers
+    for epoch in range(2):
+        plain.set_epoch(epoch)
+        ahead.set_epoch(epoch)
+        assert equal(plain, ahead) and equal(plain.start(2), ahead.start(2))
+
+
+def test_batches_of_an_epoch_that_has_begun_stay_of_that_epoch() -> None:
+    ahead = numbered(shuffle=True)
+    expected = labels(ahead)
+    ahead.workers = 2
+    begun = iter(ahead)
+    found = [next(begun)]
+    ahead.set_epoch(5)
+    assert labels([*found, *begun]) == expected != labels(ahead)
+
+
+def test_threads_are_really_ahead_and_end_with_whoever_stops_early() -> None:
+    made: list[int] = []
+    before = threading.active_count()
+    results = ahead(lambda n: (made.append(n), n)[1], range(100), 3)
+    assert next(results) == 0
+    assert {0} < set(made) <= {0, 1, 2, 3}
+    results.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before and len(made) <= 4
+
+
+def test_an_error_in_a_thread_comes_out_where_its_batch_is_asked_for() -> None:
+    results = ahead(lambda n: 1 // (2 - n), range(5), 2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

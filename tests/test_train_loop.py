@@ -10,7 +10,7 @@ from train_toy import Forbidden, Notes, batches, distance, linear, net, run, sam
 from gossamer.errors import BadInput
 from gossamer.task import Task, cross_entropy, top1_correct
 from gossamer.train import Fitted, fit
-from gossamer.train.batches import Placement, batches_of_epoch
+from gossamer.train.batches import Placement, batches_of_epoch, takes_channels_last
 from gossamer.train.state import State, weights
 from gossamer.train.training import evaluated_every, learning_rate, make_optimizer
 
@@ -189,6 +189,21 @@ def test_images_come_channels_last() -> None:
     x = torch.zeros(4, 3, 5, 5)
     (moved, label), weight = Placement(torch.device("cpu"), channels_last=True)((x, torch.zeros(4)))
     assert moved.is_contiguous(memory_format=torch.channels_last) and label.shape == (4,) and weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("layer", "fits"),
+    [
+        (nn.Conv2d(2, 13, 1, stride=2), False),
+        (nn.Conv2d(8, 13, 1, stride=2), False),
+        (nn.Conv2d(8, 16, 1, stride=2), True),
+        (nn.Conv2d(2, 13, 1), True),
+        (nn.Conv2d(2, 13, 3, stride=2), True),
+    ],
+)
+def test_a_layout_in_which_a_convolution_breaks_is_not_taken(layer: nn.Module, fits: bool) -> None:
+    assert takes_channels_last(nn.Sequential(layer), task()) == fits
+    assert not takes_channels_last(nn.Sequential(layer), task(example_inputs=(torch.zeros(1, 2),)))
 
 
 def test_smoothed_labels_and_the_loss_that_cannot_have_them() -> None:

@@ -10,11 +10,13 @@ from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
 from gossamer.cli.values import (
     AugmentOption,
     BatchOption,
+    BatchSizeOption,
     DataOption,
     DevicesOption,
     FileBytesOption,
     JsonOption,
     LatencyOption,
+    LearningRateOption,
     MacsOption,
     MaxDropOption,
     ModelArgument,
@@ -26,6 +28,7 @@ from gossamer.cli.values import (
     SpeedupOption,
     ThreadsOption,
     WeightsOption,
+    WorkersOption,
 )
 from gossamer.errors import BadInput
 from gossamer.goal import GAINS, Goal
@@ -66,7 +69,17 @@ def compress(
         Path | None, typer.Option(metavar="FILE", help="Steps to take instead of planning; a file or a shipped name.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Result folder. Default: out/MODEL-DATA.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes through the training data in every recovery.")] = 12,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Passes through the training data in every recovery.",
+            show_default="12, more where data are few",
+        ),
+    ] = None,
+    lr: LearningRateOption = None,
+    batch_size: BatchSizeOption = None,
+    workers: WorkersOption = None,
     seed: SeedOption = 0,
     devices: DevicesOption = 1,
     json: JsonOption = False,
@@ -87,6 +100,9 @@ def compress(
         "compression_ratio": compression_ratio,
     }
     goal = _goal(asked, recipe, runtime=runtime, threads=threads, batch=batch)
+    for option, value in (("--epochs", epochs), ("--lr", lr)):
+        if recipe is not None and value is not None:
+            raise BadInput(f"{option} is for planned jobs; with --recipe, write it into the steps of the recipe")
     console = Console(as_json=json, quiet=quiet)
 
     from gossamer.job import compress as run_job
@@ -99,16 +115,16 @@ def compress(
         raise BadInput(f"{recipe} has no steps, only a training; it is for `gossamer train --recipe`")
     if augment is None:
         augment = plan.augment if plan is not None else True
-    task = load_data(data, seed=seed, augment=augment, progress=console.progress)
+    sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+    task = load_data(data, **sizes, seed=seed, augment=augment, progress=console.progress)
     folder = out or default_folder(model, task.name)
     source = load_model(Request(model=model, task=task, weights=weights, random=random, seed=seed))
     run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note)
     if teacher is not None:
         run.teacher = load_model(Request(model=teacher, task=task, seed=seed)).model
     with resumable(folder):
-        artifact = run_job(
-            source.model, task, goal=goal, recipe=plan, epochs=epochs, out=folder, run=run, command=command_line()
-        )
+        how: dict[str, Any] = {"goal": goal, "recipe": plan, "epochs": epochs, "lr": lr}
+        artifact = run_job(source.model, task, **how, out=folder, run=run, command=command_line())
     conclude(console, artifact, ("before", "after", "change"))
 
 

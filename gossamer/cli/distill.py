@@ -10,11 +10,13 @@ from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
 from gossamer.cli.values import (
     AugmentOption,
     BatchOption,
+    BatchSizeOption,
     DataOption,
     DevicesOption,
     FileBytesOption,
     JsonOption,
     LatencyOption,
+    LearningRateOption,
     MacsOption,
     MaxDropOption,
     ParamsOption,
@@ -24,6 +26,7 @@ from gossamer.cli.values import (
     SpeedupOption,
     ThreadsOption,
     WeightsOption,
+    WorkersOption,
 )
 from gossamer.errors import BadInput
 from gossamer.goal import Goal
@@ -69,7 +72,9 @@ def distill(
         str, typer.Option(metavar="NAME", help="One of those below distill; `gossamer methods` lists them.")
     ] = "distill.kd",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the training data.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    lr: LearningRateOption = None,
+    batch_size: BatchSizeOption = None,
+    workers: WorkersOption = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="OPTION=VALUE", help="Any option of the method, such as temperature=6."),
@@ -128,7 +133,8 @@ def distill(
 
     if cache is not None:
         make_folder(cache)
-    task = load_data(data, seed=seed, augment=augment is not False, progress=console.progress)
+    sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+    task = load_data(data, **sizes, seed=seed, augment=augment is not False, progress=console.progress)
     own = None if student == AUTO else _source(student, task, seed, weights=weights, fresh=True)
     pupil: Any = AUTO if own is None else own.model
     teachers = [_teacher(text, task, seed) for text in teacher]

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,15 +10,18 @@ from gossamer.cli.console import Console
 from gossamer.cli.jobs import resumable
 from gossamer.cli.values import (
     AugmentOption,
+    BatchSizeOption,
     DataOption,
     DevicesOption,
     JsonOption,
+    LearningRateOption,
     OptionalDataOption,
     QuietOption,
     RandomOption,
     SeedOption,
     ThreadsOption,
     WeightsOption,
+    WorkersOption,
 )
 from gossamer.errors import BadInput, unknown
 
@@ -58,8 +61,9 @@ def train(
     ] = None,
     weights: WeightsOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the training data.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per training step.")] = 128,
+    lr: LearningRateOption = None,
+    batch_size: BatchSizeOption = None,
+    workers: WorkersOption = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Same seed, same result. Default: the recipe's, or 0.")
     ] = None,
@@ -96,7 +100,8 @@ def train(
     make_place(target)
     run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
     with lock_folder(target.parent, f".{target.name}.lock"):
-        task = load_data(data, batch_size=batch_size, seed=seed, augment=augment, progress=console.progress)
+        sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+        task = load_data(data, **sizes, seed=seed, augment=augment, progress=console.progress)
         source = load_model(Request(model=model, task=task, weights=weights, random=weights is None, seed=seed))
         row = _train(source.model, task, training, run, target, model)
     _show(console, {"split": "test"}, task, row)
@@ -107,7 +112,7 @@ def train(
 def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "Training":
     from gossamer.train import Training
 
-    base = plan.training if plan is not None and plan.training is not None else Training()
+    base = plan.training if plan is not None and plan.training is not None else Training(lr=None, clip=5.0)
     return replace(base, **{k: v for k, v in (("epochs", epochs), ("lr", lr)) if v is not None})  # type: ignore[arg-type]
 
 

@@ -71,6 +71,17 @@ RuntimeOption = Annotated[
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Samples per call when latency is measured.")]
+LearningRateOption = Annotated[
+    float | None, typer.Option("--lr", help="Highest learning rate.", show_default="found by short trials")
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Samples per training step.", show_default="128"),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Threads that prepare batches ahead of the training.", show_default="0"),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 DevicesOption = Annotated[int, typer.Option(min=1, help="Devices to train on; on CPU, processes.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]

@@ -2,9 +2,11 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from gossamer.errors import BadInput
 
 # What random numbers are drawn for; keeps the order and the augmentation of batch 0 apart.
 ORDER, AUGMENTATION = 0, 1
+
+T = TypeVar("T")
 
 
 class Images(Protocol):
@@ -64,6 +68,22 @@ def augment(x_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generat
     return x_NCHW
 
 
+def ahead(make: Callable[[int], T], numbers: Iterable[int], workers: int) -> Iterator[T]:
+    """What `make` gives for each number, in order; so many threads, and results, are ahead of what is taken."""
+    waiting = deque[Future[T]]()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for number in numbers:
+                waiting.append(pool.submit(make, number))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for left in waiting:
+                left.cancel()
+
+
 class Batches:
     """A split in memory, batch by batch, as often as wanted: `(x_NCHW, y_N)`, or `x_NCHW` alone without labels.
 
@@ -72,6 +92,9 @@ class Batches:
 
     `shard(rank, world)` gives one process its part of every batch: the shards of a batch are the batch, so training
     with several processes sees the same samples, equally augmented, as training with one.
+
+    workers: threads that prepare batches ahead of whoever takes them; with 0 each is made when it is asked for. They
+    change when a batch is made, not what is in it.
     """
 
     def __init__(
@@ -100,6 +123,7 @@ class Batches:
         self.seed = seed
         self.epoch = 0
         self.rank, self.world = 0, 1
+        self.workers = 0
 
     @property
     def samples(self) -> int:
@@ -122,7 +146,11 @@ class Batches:
         order = self.index
         if self.shuffle:
             order = order[torch.randperm(len(order), generator=self._generator(ORDER))]
-        return (self._batch(order, number) for number in range(batch_index, len(self)))
+        numbers = range(batch_index, len(self))
+        if not self.workers:
+            return (self._batch(order, number) for number in numbers)
+        now = copy.copy(self)  # `set_epoch` may be called while batches of this epoch are still being made
+        return ahead(lambda number: now._batch(order, number), numbers, self.workers)
 
     def shard(self, rank: int, world: int) -> "Batches":
         """The part of one process: samples rank, rank + world, ... of every batch, equally many batches for all."""

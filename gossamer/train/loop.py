@@ -21,6 +21,7 @@ from gossamer.train.batches import (
     batches_of_epoch,
     own_randomness,
     refuse_nan,
+    takes_channels_last,
     weights_channels_last,
 )
 from gossamer.train.distill import Teach
@@ -79,6 +80,7 @@ class Job:
     after_step: AfterStep | None
     checkpoint: Path | None
     label: str
+    channels_last: bool
 
 
 def fit(
@@ -108,7 +110,7 @@ def fit(
     device = device_of(model)
     with (
         own_randomness(),
-        weights_channels_last(model, _has_images(task)),
+        weights_channels_last(model, layout := takes_channels_last(model, task)),
         tempfile.TemporaryDirectory() as scratch,
         helped(model, task, training) as heads,
     ):
@@ -123,6 +125,7 @@ def fit(
             after_step=after_step,
             checkpoint=checkpoint,
             label=label,
+            channels_last=layout,
         )
         try:
             if run.devices > 1:
@@ -141,7 +144,7 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     total, every = training.epochs * steps, evaluated_every(training, steps, len(task.validation))
     identity = fingerprint(model, training, run.seed, steps, job.after_step, job.teach) if job.checkpoint else {}
     file = Checkpoint(job.checkpoint, identity, writes=rank == 0)
-    place = Placement(fabric.device, rank=rank, world=world, channels_last=_has_images(task))
+    place = Placement(fabric.device, rank=rank, world=world, channels_last=job.channels_last)
     optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)
     state = State(model, optimizer, training)
     if saved := file.read():
@@ -256,7 +259,3 @@ def curve(name: str, rows: Sequence[Epoch]) -> Curve:
     """A history as it stands in a document."""
     columns = ([row.loss for row in rows], [row.top1 for row in rows], [row.seconds for row in rows])
     return Curve(name=name, loss=columns[0], top1=columns[1], seconds=columns[2])
-
-
-def _has_images(task: Task) -> bool:
-    return any(isinstance(x, Tensor) and x.dim() == 4 for x in task.example_inputs)
