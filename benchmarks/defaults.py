@@ -80,7 +80,8 @@ def dense(name: str, task: Task, seed: int, steps: int) -> nn.Module:
 def result(method: str, model: nn.Module, task: Task, seed: int, steps: int, lr: float | None) -> dict[str, Any]:
     """Accuracy of a method's result in percent, at a rate or at its default; None where it gave up."""
     epochs = math.ceil(steps / len(task.train))
-    step = catalogue()[method](epochs=epochs, **({} if lr is None else {"lr": lr}), **NEEDED.get(method, {}))
+    kind: Any = catalogue()[method]
+    step = kind(epochs=epochs, **({} if lr is None else {"lr": lr}), **NEEDED.get(method, {}))
     run = Run(seed=seed, accelerator="cpu", original=model)
     student = fresh(model, seed) if method.startswith("distill.") and method != "distill.recover" else model
     try:
