@@ -131,10 +131,15 @@ def execute(options: argparse.Namespace) -> dict[str, Any]:
 def line(row: dict[str, Any]) -> str:
     """A row of the table."""
     default, by_hand = row["default"]["test"], row["by hand"]["test"]
-    if default is None:
-        return f"| {row['model']} | {row['data']} | {row['method']} | gave up | {by_hand:.2f} | |"
     at = f"| {row['model']} | {row['data']} | {row['method']}"
+    if default is None or by_hand is None:
+        return f"{at} | {shown(default)} | {shown(by_hand)} | |"
     return f"{at} | {default:.2f} | {by_hand:.2f} ({row['by hand']['lr']:g}) | {by_hand - default:+.2f} |"
+
+
+def shown(accuracy: float | None) -> str:
+    """A cell of the table."""
+    return "gave up" if accuracy is None else f"{accuracy:.2f}"
 
 
 def render(found: dict[str, Any]) -> str:

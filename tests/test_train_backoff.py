@@ -112,6 +112,25 @@ def test_the_first_loss_is_the_measure_for_later_ones() -> None:
         check_loss(10.1, small)
 
 
+def test_what_moved_masks_do_to_the_loss_is_no_explosion() -> None:
+    numbers = Numbers(best_score=0.9, best_epoch=1)
+    check_loss(0.001, numbers, moved=True)
+    check_loss(99.0, numbers, moved=True)
+    check_score(0.1, numbers, moved=True)
+    with pytest.raises(Exploded, match="rose to 101"):
+        check_loss(101.0, numbers, moved=True)
+    with pytest.raises(Exploded, match="became nan"):
+        check_score(float("nan"), numbers, moved=True)
+
+
+def test_worse_than_the_start_is_tried_more_slowly_and_then_let_be() -> None:
+    numbers = Numbers(best_score=0.9)
+    with pytest.raises(Exploded):
+        check_score(0.1, numbers)
+    numbers.backed_off = 2
+    check_score(0.1, numbers)
+
+
 def test_a_collapse_on_validation_data_is_noticed() -> None:
     numbers = Numbers(best_score=0.9)
     check_score(0.31, numbers)

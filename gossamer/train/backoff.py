@@ -17,19 +17,22 @@ MOST_BACK_OFFS = 2
 # A loss so many times the first one (or 1, if that is more: a network that was good before may lose that for a while),
 # or a score so many times below the best, is an explosion.
 WORSE_LOSS, WORSE_SCORE = 10.0, 3.0
+# Where masks are moved between the steps, the loss rises by that alone, and comes down again.
+MOVED = 10.0
 
 
 class Exploded(Exception):
     """The training cannot go on from here; the message says why."""
 
 
-def check_loss(mean: float, numbers: Numbers) -> None:
-    """Look at the mean loss of the last steps. The very first one is what later ones are compared with."""
+def check_loss(mean: float, numbers: Numbers, *, moved: bool = False) -> None:
+    """Look at the mean loss of the last steps. The very first one is what later ones are compared with. moved: whether
+    something besides the steps changes the network."""
     if not math.isfinite(mean):
         raise Exploded(f"the loss became {mean}")
     if numbers.start_loss is None:
         numbers.start_loss = mean
-    limit = WORSE_LOSS * max(numbers.start_loss, 1.0)
+    limit = WORSE_LOSS * max(numbers.start_loss, 1.0) * (MOVED if moved else 1.0)
     if mean > limit:
         raise Exploded(f"the loss rose to {mean:.4g}, from {numbers.start_loss:.4g} at the start")
 
@@ -40,14 +43,14 @@ def check_weights(finite: float) -> None:
         raise Exploded("a weight or a statistic is no longer finite")
 
 
-def check_score(score: float | None, numbers: Numbers) -> None:
+def check_score(score: float | None, numbers: Numbers, *, moved: bool = False) -> None:
     """Look at the score on validation data, in [0, 1]."""
     if score is None:
         return
     if not math.isfinite(score):
         raise Exploded(f"the score on validation data became {score}")
-    if numbers.best_epoch == 0 and numbers.backed_off == MOST_BACK_OFFS:
-        return  # worse than what it started with, which then is the result
+    if moved or (numbers.best_epoch == 0 and numbers.backed_off == MOST_BACK_OFFS):
+        return  # in the second case what it started with is the result
     if numbers.best_score is not None and score * WORSE_SCORE < numbers.best_score:
         raise Exploded(f"the score on validation data fell from {numbers.best_score:.4g} to {score:.4g}")
 

@@ -173,7 +173,7 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
                 state.average()
                 if index % CHECK_STEPS == 0 or index + 1 == steps:
                     mean = stepper.mean(torch.stack(losses).mean())
-                    check_loss(mean, at)
+                    check_loss(mean, at, moved=job.after_step is not None)
                     at.loss_sum, at.batch, at.seconds = at.loss_sum + mean * len(losses), index + 1, clock() - began
                     losses.clear()
                     if index + 1 < steps and file.due(CHECKPOINT_SECONDS) and state.finite():
@@ -181,7 +181,7 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
             check_weights(stepper.mean(state.finite()))
             looked = (at.epoch + 1) % every == 0 or at.epoch + 1 == training.epochs
             score = stepper.score() if looked else None
-            check_score(score, at)
+            check_score(score, at, moved=job.after_step is not None)
         except Exploded as why:
             refuse_nan(task.train, f"task {task.name!r}: the train loader")
             if (at.epoch, at.batch) == (good["numbers"]["epoch"], good["numbers"]["batch"]):
