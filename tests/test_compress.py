@@ -212,7 +212,7 @@ def test_a_result_slower_than_planned_is_cut_further_where_that_helps(
 def test_the_test_set_takes_no_part_in_any_decision(tmp_path: Path) -> None:
     """With the test set replaced by garbage, the network that comes out is the same."""
     garbage = [(torch.randn(16, 1, 6, 6), torch.zeros(16, dtype=torch.int64))] * 2
-    goal = Goal(max_drop=5, macs=90_000)
+    goal = Goal(max_drop=5, macs=90_000, params=3_600)
     first = gossamer.compress(learned(), stripes(), goal=goal, epochs=1, out=tmp_path / "a")
     second = gossamer.compress(learned(), replace(stripes(), test=garbage), goal=goal, epochs=1, out=tmp_path / "b")
     for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):

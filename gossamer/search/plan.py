@@ -303,7 +303,8 @@ class Planner:
         batches = max(round(share * min(self.recover.passes(self.task) * size, RACE_MOST)), RACE_LEAST)
         epochs = math.ceil(batches / size)
         short = replace(self.task, train=Limited(self.task.train, batches // epochs))
-        training = replace(self.recover.training(self.task), epochs=epochs, lr=GENTLE * self._usual_lr)
+        # The last weights: what a shape learns is asked, not what the cut left.
+        training = replace(self.recover.training(self.task), epochs=epochs, lr=GENTLE * self._usual_lr, keep="last")
         softness = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
         teach = taught(self.original, model, short, scratch, **softness)
         return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
