@@ -185,8 +185,8 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bits(tmp_path: P
     script, path = tmp_path / "job.py", tmp_path / "checkpoint"
     script.write_text(textwrap.dedent(JOB.format(tests=str(Path(__file__).parent))))
     command = [sys.executable, str(script), str(path)]
-    killed = subprocess.run([*command, "10"], capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL and killed.stdout.count("step") == 10  # the evaluation of the start, then 6
+    killed = subprocess.run([*command, "10"], capture_output=True, text=True)  # the start is evaluated, then 6 steps
+    assert killed.returncode == -signal.SIGKILL and killed.stdout.count("step") == 10
     assert path.exists() and not Path(f"{path}.weights").exists()
     resumed = subprocess.run([*command, "0"], capture_output=True, text=True, check=True)
     steps_and_evaluations = resumed.stdout.count("step")
