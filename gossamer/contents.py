@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gossamer.errors import BadInput, CorruptFile
+from gossamer.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +45,23 @@ def read_contents(path: Path) -> Contents:
 
 def _onnx(path: Path) -> tuple[list[Stored], int]:
     """Initializers and constants; the second number is the size of a data file beside it."""
-    import onnx
+    from onnx import TensorProto
 
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception as error:
-        raise CorruptFile(f"{path} is not a readable ONNX file: {error}") from error
+    from gossamer.deploy.onnx_read import outside_files, read_onnx, stored_bits
+
+    model = read_onnx(path)
+    graph = model.graph
     constants = (a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value")
-    tensors, outside = [], set()
-    for tensor in [*graph.initializer, *constants]:
-        outside |= {entry.value for entry in tensor.external_data if entry.key == "location"}
-        name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-        bits = _onnx_bits(tensor.data_type)
-        size = math.ceil(math.prod(tensor.dims) * bits / 8)
-        tensors.append(Stored(name=tensor.name, dtype=name, shape=tuple(tensor.dims), bytes=size))
-    return tensors, sum((path.parent / name).stat().st_size for name in outside)
-
-
-def _onnx_bits(data_type: int) -> int:
-    import onnx
-
-    name = onnx.TensorProto.DataType.Name(data_type)
-    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
-        return 4
-    return int(8 * onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    tensors = [
+        Stored(
+            name=tensor.name,
+            dtype=TensorProto.DataType.Name(tensor.data_type).lower(),
+            shape=tuple(tensor.dims),
+            bytes=math.ceil(math.prod(tensor.dims) * stored_bits(tensor.data_type) / 8),
+        )
+        for tensor in [*graph.initializer, *constants]
+    ]
+    return tensors, sum(file.stat().st_size for file in outside_files(model, path))
 
 
 def _weights(path: Path) -> tuple[list[Stored], int]:

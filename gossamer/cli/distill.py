@@ -178,9 +178,7 @@ def _source(text: str, task: "Task", seed: int, *, weights: Path | None = None, 
 
 def _method(name: str, options: list[str], **given: Any) -> "Method":
     """The method with its options, checked as a recipe's step is."""
-    import yaml
-
-    from gossamer.recipe import read_step
+    from gossamer.recipe import read_step, read_yaml
 
     values = {key: value for key, value in given.items() if value is not None}
     for text in options:
@@ -189,7 +187,7 @@ def _method(name: str, options: list[str], **given: Any) -> "Method":
             raise BadInput(f"--set {text}: write OPTION=VALUE, such as temperature=6")
         if value.startswith("{"):
             value = value.replace(":", ": ")  # {a:b} would be the key "a:b"
-        values[key] = yaml.safe_load(value)
+        values[key] = read_yaml(value, f"--set {key}")
     if not name.startswith("distill."):
         raise BadInput(f"--method {name}: only methods below distill learn from a teacher, such as distill.kd")
     return read_step({name: values}, "--method")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gossamer.deploy import export_onnx, open_runner
-from gossamer.errors import BadInput, CorruptFile
+from gossamer.errors import BadInput
 from gossamer.measure import Runner
 from gossamer.sources import Request, load_model
 
@@ -74,12 +74,9 @@ def is_int8(path: Path) -> bool:
 
 
 def _graph(path: Path) -> Any:
-    import onnx
+    from gossamer.deploy.onnx_read import read_onnx
 
-    try:
-        return onnx.load(str(path), load_external_data=False).graph
-    except Exception as error:
-        raise CorruptFile(f"{path} is not a readable ONNX file: {error}") from error
+    return read_onnx(path).graph
 
 
 def with_batch(inputs: tuple[Any, ...], batch: int) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from gossamer.deploy.pt2 import load_pt2
-from gossamer.deploy.runner import import_openvino, open_runner
+from gossamer.deploy.runner import import_openvino, open_checked, open_runner
 from gossamer.measure.memory import peak_growth
 
 RUNS = 3
@@ -24,8 +24,11 @@ def measure(job: str) -> int:
 
     def work() -> None:
         path = Path(what["path"])
-        source = load_pt2(path) if path.suffix == ".pt2" else path
-        runner = open_runner(what["runtime"], source, threads=what["threads"], precision=what["precision"])
+        conditions = {"threads": what["threads"], "precision": what["precision"]}
+        if path.suffix == ".pt2":
+            runner = open_runner(what["runtime"], load_pt2(path), **conditions)
+        else:
+            runner = open_checked(what["runtime"], path, **conditions)
         prepared = runner.prepare(tuple(torch.zeros(shape, dtype=dtype) for shape, dtype in shapes))
         for _ in range(RUNS):
             runner.raw(prepared)

@@ -1,17 +1,20 @@
 """A torch module as a `.pt2`: a graph with its weights, for torch itself, without the class and without pickle."""
 
-import copy
 import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gossamer import record
+from gossamer.deploy.gsr.network import Network
+from gossamer.deploy.gsr.watch import DEPENDS_ON_DATA, NotForeseen, on_meta, sizes_of
 from gossamer.deploy.onnx_export import free_batch, plain_outputs, reason, silent
-from gossamer.deploy.pt2_guard import harmless
-from gossamer.errors import BadInput, CorruptFile
+from gossamer.deploy.pt2_graph import Program, Taken, read_program
+from gossamer.deploy.pt2_guard import Archive
+from gossamer.errors import BadInput, CorruptFile, GossamerError
 from gossamer.network import bake
 
 
@@ -45,38 +48,76 @@ def export_pt2(
 def load_pt2(path: Path | str) -> nn.Module:
     """The network of a `.pt2` file, in eval mode, callable like the original. Raises CorruptFile.
 
-    Nothing is unpickled: a file that holds pickled or compiled parts is refused.
+    Nothing of the file is unpickled, evaluated or compiled. Its operations, which must be in a list of harmless ones,
+    run one after the other; what they would make is looked at before. docs/untrusted.md states the limits.
     """
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:
-        with silent():
-            return Frozen(torch.export.load(io.BytesIO(harmless(path.read_bytes()))).module())
+        with Archive(path) as archive:
+            stored = archive.tensors("weights")
+            constants = archive.tensors("constants")
+            if twice := sorted(stored.keys() & constants.keys()):
+                raise CorruptFile(f"tensor {twice[0]!r:.80} is stored twice")
+            stored |= constants
+            program = read_program(archive.graph(), list(stored))
+        _rehearse(program, stored)
+        return Frozen(_network(program, stored), program.takes)
+    except GossamerError as error:
+        raise CorruptFile(f"{path} is not a .pt2 file that can be read: {error}") from error
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError, OverflowError) as error:
+        told = f"{type(error).__name__}: {_line(error)}"
+        raise CorruptFile(f"{path} is not a .pt2 file that can be read: incomplete archive: {told}") from error
+
+
+def _network(program: Program, stored: dict[str, tuple[Tensor, bool]]) -> Network:
+    tensors, kept = [tensor for tensor, _ in stored.values()], [parameter for _, parameter in stored.values()]
+    return Network(program.graph, list(stored), tensors, kept)
+
+
+def _rehearse(program: Program, stored: dict[str, tuple[Tensor, bool]]) -> None:
+    """Run the graph on sizes alone. Raises BadInput where it asks for too much, CorruptFile where it cannot run."""
+    network = _network(program, {name: (on_meta(tensor), kept) for name, (tensor, kept) in stored.items()})
+    try:
+        network(*(taken.example() for taken in program.takes if taken.enters))
+    except (GossamerError, NotForeseen) as error:
+        if isinstance(error, GossamerError):
+            raise
     except Exception as error:
-        raise CorruptFile(f"{path} is not a .pt2 file that can be read: {_line(error)}") from error
+        if not any(step.op in DEPENDS_ON_DATA for step in program.graph.steps):
+            raise CorruptFile(f"its graph cannot run: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no details"])[0]
+    return (str(error).strip().splitlines() or ["no details"])[0][:200]
 
 
 class Frozen(nn.Module):
-    """An exported graph. It has no train mode, so eval() and train(False) do nothing and train() is refused."""
+    """The network of a file. It has no train mode, so eval() and train(False) do nothing and train() is refused."""
 
     out_of_file = True
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network, takes: tuple[Taken, ...]) -> None:
         super().__init__()
-        self.network = network  # not `graph`: an exporter looks for the parameters below that name in torch's own graph
+        self.network = network
+        self.takes = takes
         self.training = False
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.network(*inputs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
-        with silent():  # torch warns of itself when its graphs are copied
-            return Frozen(copy.deepcopy(self.network, memo))
+    def forward(self, *inputs: Any) -> Any:
+        leaves = inputs if all(isinstance(x, Tensor) for x in inputs) else tuple(tree_leaves(inputs))
+        if len(leaves) != len(self.takes):
+            raise BadInput(f"this network takes {len(self.takes)} inputs, not {len(leaves)}")
+        for number, (leaf, taken) in enumerate(zip(leaves, self.takes), 1):
+            taken.check(leaf, number)
+        given = tuple(leaf for leaf, taken in zip(leaves, self.takes) if taken.enters)
+        try:
+            return self.network(*given)
+        except (RuntimeError, TypeError, LookupError, ValueError) as error:
+            if isinstance(error, GossamerError) or sizes_of(given) is None:
+                raise
+            shapes = ", ".join("x".join(map(str, x.shape)) for x in given if isinstance(x, Tensor))
+            raise BadInput(f"this network cannot run on inputs of shape {shapes}: {_line(error)}") from error
 
     def train(self, mode: bool = True) -> "Frozen":
         if mode:

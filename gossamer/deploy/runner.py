@@ -1,7 +1,6 @@
 """Networks on the runtimes that users deploy on, all with the same face."""
 
 import copy
-import json
 import os
 import shutil
 import sys
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.deploy.onnx_clean import STRUCTURE
+from gossamer.deploy.onnx_read import check_onnx, read_structure
 from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
 from gossamer.goal import RUNTIMES
 from gossamer.measure.runner import Runner
@@ -53,6 +53,12 @@ def open_runner(
     path = Path(source)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
+    check_onnx(path)
+    return open_checked(runtime, path, threads=threads, precision=precision)
+
+
+def open_checked(runtime: str, path: Path, *, threads: int, precision: str) -> Runner:
+    """An `.onnx` of gossamer's own, on a runtime that runs such files: `open_runner` without its look at the file."""
     kind = OnnxRuntimeRunner if runtime == "onnxruntime" else OpenVinoRunner
     return kind(path, threads=threads, precision=precision)
 
@@ -105,7 +111,8 @@ class OnnxRuntimeRunner(Runner):
         self.precision, self.threads = precision, threads
         self.session = open_session(path, threads=threads, profile=profile)
         self.names = [i.name for i in self.session.get_inputs()]
-        self.structure = json.loads(self.session.get_modelmeta().custom_metadata_map.get(STRUCTURE, "null"))
+        noted = self.session.get_modelmeta().custom_metadata_map.get(STRUCTURE, "null")
+        self.structure = read_structure(noted, len(self.session.get_outputs()), path)
 
     def prepare(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
         return {name: x.detach().cpu().contiguous().numpy() for name, x in zip(self.names, inputs, strict=True)}
@@ -169,8 +176,12 @@ class OpenVinoRunner(Runner):
         except Exception as error:
             raise CorruptFile(f"{path}: OpenVINO cannot open it: {str(error).strip().splitlines()[0]}") from error
         if model.has_rt_info(["framework", STRUCTURE]):
-            self.structure = json.loads(model.get_rt_info(["framework", STRUCTURE]).astype(str))
-        compiled = core.compile_model(model, "CPU", config)
+            noted = model.get_rt_info(["framework", STRUCTURE]).astype(str)
+            self.structure = read_structure(noted, len(model.outputs), path)
+        try:
+            compiled = core.compile_model(model, "CPU", config)
+        except Exception as error:
+            raise CorruptFile(f"{path}: OpenVINO cannot open it: {str(error).strip().splitlines()[0]}") from error
         if precision == "default":
             chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
             precision = f"{ {'bf16': 'bfloat16', 'f32': 'float32', 'f16': 'float16'}.get(chosen, chosen) } (default)"

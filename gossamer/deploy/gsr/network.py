@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gossamer.deploy.gsr.graph import Device, Graph, State, Value, values_in
 from gossamer.deploy.gsr.ops import function_of
 from gossamer.deploy.gsr.stream import damaged
+from gossamer.deploy.gsr.watch import DEPENDS_ON_DATA, MOST_SIZES, Watch, sizes_of
 from gossamer.errors import BadInput
 
 
@@ -27,6 +28,8 @@ class Network(nn.Module):
         self._names = names
         self._functions = [_function(step.op) for step in graph.steps]
         self._last_use = _last_uses(graph)
+        self._seen: set[Any] = set()  # sizes of inputs with which it ran
+        self._always = any(step.op in DEPENDS_ON_DATA for step in graph.steps)
         for name, tensor, parameter in zip(names, tensors, parameters):
             _register(self, name, tensor, parameter)
 
@@ -36,13 +39,24 @@ class Network(nn.Module):
             raise BadInput(f"this network takes {graph.inputs} inputs, not {len(inputs)}")
         values: list[Any] = [*inputs, *[None] * len(graph.steps)]
         state = [_find(self, name) for name in self._names]
-        context = _Context(values, state, x.device)
+        device = next((value.device for value in inputs if isinstance(value, Tensor)), torch.device("cpu"))
+        context = _Context(values, state, device)
+        sizes = sizes_of(inputs)
+        watch = None if sizes is None or sizes in self._seen else Watch([*state, *inputs])
         for number, step in enumerate(graph.steps):
             args = [context.fill(value) for value in step.args]
             kwargs = {key: context.fill(value) for key, value in step.kwargs.items()}
-            values[graph.inputs + number] = self._functions[number](*args, **kwargs)
+            if watch is not None:
+                watch.before(step.op, self._functions[number], args, kwargs)
+            result = values[graph.inputs + number] = self._functions[number](*args, **kwargs)
+            if watch is not None:
+                watch.made(result)
             for index in self._last_use[number]:
+                if watch is not None and index >= graph.inputs:
+                    watch.freed(values[index])
                 values[index] = None
+        if watch is not None and not self._always and len(self._seen) < MOST_SIZES:
+            self._seen.add(sizes)
         return context.fill(graph.output)
 
     def train(self, mode: bool = True) -> "Network":

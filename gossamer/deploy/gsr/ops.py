@@ -51,6 +51,7 @@ rnn_tanh.input rnn_relu.input _scaled_dot_product_flash_attention_for_cpu biline
 fill_.Tensor fill_.Scalar zero_ copy_ add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor
 relu_ masked_fill_.Scalar index_put_ clamp_ hardtanh_ sigmoid_ tanh_ silu_ hardswish_ elu_ leaky_relu_ gelu_
 sym_numel sym_storage_offset py.neg py.mod py.truediv py.pow sym_stride.int
+tensor_split.indices
 """
 NAMES: tuple[str, ...] = tuple(_TEXT.split())
 CODES = {name: code for code, name in enumerate(NAMES)}
@@ -58,8 +59,8 @@ _VIEWS = """
 flatten.using_ints permute reshape view transpose.int slice.Tensor select.int unsqueeze squeeze.dim contiguous expand
 py.getitem chunk split.Tensor split_with_sizes unbind.int einsum t view_as unflatten.int squeeze squeeze.dims
 movedim.int movedim.intlist swapaxes swapdims moveaxis.int expand_as broadcast_to narrow unfold diagonal numpy_T mT
-adjoint split.sizes tensor_split.sections detach alias to.dtype to.dtype_layout type_as to.device to.other
-pad matmul meshgrid.indexing lift_fresh_copy
+adjoint split.sizes tensor_split.sections tensor_split.indices detach alias to.dtype to.dtype_layout type_as
+to.device to.other pad matmul meshgrid.indexing lift_fresh_copy
 """
 VIEWS = frozenset(_VIEWS.split())  # what they give may share memory with their first argument
 WRITES = frozenset(name for name in NAMES if name.partition(".")[0].endswith("_") and not name.startswith("__"))
