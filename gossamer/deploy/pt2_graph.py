@@ -324,10 +324,10 @@ def _hint(size: dict[str, Any]) -> int:
     """A size with which the network was exported; 2 where the file does not say."""
     kind, body = _only(size)
     hint = {"as_int": body} if kind == "as_int" else body.get("hint") or {"as_int": 2}
-    found = hint["as_int"]
+    found: Any = hint["as_int"]
     if not isinstance(found, int) or not 0 <= found < 1 << 40:
         raise CorruptFile(f"{found!r:.40} is no size of an input")
-    return found
+    return int(found)
 
 
 def _plain(kind: str, body: Any) -> Any:
@@ -336,13 +336,14 @@ def _plain(kind: str, body: Any) -> Any:
         return None
     if kind not in PLAIN:
         raise CorruptFile(f"holds a value of the kind {kind!r:.40}")
-    if kind.endswith("s") and kind != "as_":
+    if kind.endswith("s"):
         if not isinstance(body, list):
             raise CorruptFile(f"{kind} is no list")
         return [_plain(kind[:-1], item) for item in body]
     if kind == "as_float" and isinstance(body, int | str):
         return FLOATS[body] if isinstance(body, str) else float(body)
-    if type(body) is not NUMBERS[kind] or (kind == "as_int" and not -(1 << 63) <= body < 1 << 63):
+    fits = kind != "as_int" or (isinstance(body, int) and -(1 << 63) <= body < 1 << 63)
+    if not fits or type(body) is not NUMBERS[kind]:
         raise CorruptFile(f"{kind} is {body!r:.40}")
     return body
 
