@@ -66,6 +66,8 @@ def load_pt2(path: Path | str) -> nn.Module:
         return Frozen(_network(program, stored), program.takes)
     except GossamerError as error:
         raise CorruptFile(f"{path} is not a .pt2 file that can be read: {error}") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError, OverflowError) as error:
         told = f"{type(error).__name__}: {_line(error)}"
         raise CorruptFile(f"{path} is not a .pt2 file that can be read: incomplete archive: {told}") from error
