@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -99,7 +100,8 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """One network that the job tried; all points of the Pareto plot. top1 and drop are of the validation split."""
+    """One network that the job tried; all points of the Pareto plot. top1 and drop are of the validation split. brief:
+    whether it had only a few per cent of its training yet."""
 
     name: str
     top1: float | None
@@ -110,6 +112,7 @@ class State:
     file_bytes: int | None
     accepted: bool
     note: str = ""
+    brief: bool = False
 
 
 def environment() -> dict[str, str]:
@@ -121,6 +124,7 @@ def environment() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         **versions,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -304,6 +308,8 @@ class JobDocument:
     files: dict[str, int]
     stored: list[StoredRow] = field(default_factory=list)
     why: list[str] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    classes: list[ClassRow] = field(default_factory=list)
     teaching: Teaching | None = None
     format: int = 1
 
@@ -330,4 +336,6 @@ _ROWS: dict[str, Any] = {
     "layers_after": LayerCost,
     "int8_ladder": Rung,
     "stored": StoredRow,
+    "curves": Curve,
+    "classes": ClassRow,
 }

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from gossamer.record import (
+    ClassRow,
+    Curve,
     Edit,
     JobDocument,
     LayerCost,
@@ -167,6 +169,7 @@ def _states() -> list[State]:
         size: int | None,
         ok: bool,
         note: str = "",
+        brief: bool = False,
     ) -> State:
         latency = {"onnxruntime": ort, "openvino": vino}
         drop = round(93.32 - top1, 2)
@@ -180,6 +183,7 @@ def _states() -> list[State]:
             file_bytes=size,
             accepted=ok,
             note=note,
+            brief=brief,
         )
 
     return [
@@ -203,6 +207,7 @@ def _states() -> list[State]:
         ),
         state("channels 29 % int8", 93.04, 4.61, 3.38, 9_145_472, 94_378, 118_204, True, "min-max, bias correction"),
         state("channels 18 % int8", 92.10, 3.92, 2.90, 5_700_100, 61_240, None, False, "1.22 points lost, 0.5 allowed"),
+        state("tournament: channels 29 %", 91.20, 7.02, 7.31, 9_145_472, 94_378, None, False, "after 5 %", brief=True),
     ]
 
 
@@ -298,6 +303,7 @@ def sample() -> JobDocument:
         missed=[],
         seconds={"look": 8.2, "cut and recover": 812.0, "quantize": 61.5, "export and verify": 14.3, "measure": 44.9},
         environment={
+            "date": "2026-11-29 12:00 UTC",
             "gossamer": "0.1.0",
             "torch": "2.13.0",
             "onnxruntime": "1.23.2",
@@ -321,6 +327,13 @@ def sample() -> JobDocument:
             "records.json": 24_310,
         },
         stored=_stored(),
+        curves=[
+            Curve(name="distill.recover", loss=[0.9, 0.5, 0.4], top1=[90.1, 92.5, 93.08], seconds=[61.0, 60.2, 60.5]),
+        ],
+        classes=[
+            ClassRow(name="shirt", samples=1000, top1={"original": 80.1, "result int8": 78.9}),
+            ClassRow(name="bag", samples=1000, top1={"original": 98.5, "result int8": 98.9}),
+        ],
     )
 
 

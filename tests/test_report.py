@@ -325,6 +325,51 @@ def test_layers_that_came_and_went_stand_where_they_belong():
     assert "Time" not in tables
 
 
+def test_a_batch_norm_counts_to_the_layer_before_it():
+    def layer(name: str, kind: str, outputs: int, ms: float | None) -> LayerCost:
+        costs = {"params": 10, "macs": 100, "bytes": 40}
+        return LayerCost(name=name, kind=kind, in_channels=1, out_channels=outputs, time_ms=ms, **costs)
+
+    document = bare()
+    rows = [("n", "BatchNorm2d", 4, 0.5), ("c", "Conv2d", 4, 2.0), ("d", "BatchNorm2d", 4, None), ("l", "Linear", 2, 1)]
+    document.layers_before = document.layers_after = [layer(*row) for row in rows]
+    tables = dict(layer_tables(document))
+    named = re.findall(r'class="name">([^<]+)<small>([^<]+) \d', tables["Time"])
+    assert named == [("n", "BatchNorm2d"), ("c", "Conv2d with norm"), ("l", "Linear")]
+    assert '<data value="20">' in tables["Parameters"] and '<data value="2.0">' in tables["Time"]
+
+
+def test_what_asked_for_bytes_has_them_before_the_layers_and_other_jobs_after_them():
+    def order(document: JobDocument) -> list[str]:
+        titles = re.findall(r"<h2>([^<]+)</h2>", render(document))
+        return [title for title in titles if title in ("Where the bytes are", "Layer by layer")]
+
+    assert order(small()) == ["Where the bytes are", "Layer by layer"]
+    other = small()
+    other.goal = {"max_drop": 0.5, "speedup": 2.0, "runtime": "onnxruntime"}
+    assert order(other) == ["Layer by layer", "Where the bytes are"]
+
+
+def test_the_page_says_which_network_when_and_what_the_files_are_for():
+    words = " ".join(Page(render(sample())).words)
+    assert "resnet20 on fashion-mnist" in words and "2026-11-29 12:00 UTC" in words
+    assert "float32, for ONNX Runtime" in words and "fills a network of the class" in words
+
+
+def test_a_brief_training_is_no_rejection_and_the_recovery_has_its_curve():
+    page = render(sample())
+    words = " ".join(Page(page).words)
+    assert "after a brief training" in words and "How the accuracy came back" in words and "distill.recover" in words
+    assert 'class="mark brief"' in page
+
+
+def test_gains_by_class_are_of_the_deployed_network_over_the_original():
+    page = Page(render(sample()))
+    words = " ".join(page.words)
+    assert "points of the result over the original" in words
+    assert {round(v, 6) for v in (78.9 - 80.1, 98.9 - 98.5)} <= {round(float(v), 6) for v in page.values}
+
+
 @given(FINITE)
 def test_rounding_keeps_three_digits(value):
     shown = text.significant(value)

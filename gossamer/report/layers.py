@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gossamer.record import JobDocument, LayerCost
 from gossamer.report import text
@@ -26,13 +26,33 @@ _MEASURES = (
 
 def layer_tables(document: JobDocument) -> list[tuple[str, str]]:
     """(name, table as HTML) per measure that was taken."""
-    pairs = _pairs(document.layers_before, document.layers_after)
+    pairs = _pairs(_with_norms(document.layers_before), _with_norms(document.layers_after))
     tables = []
     for measure in _MEASURES:
         values = [tuple(measure.value(row) if row else None for row in pair) for pair in pairs]
         if any(value is not None for pair in values for value in pair):
             tables.append((measure.name, _table(measure, pairs, values)))
     return tables
+
+
+def _with_norms(rows: Sequence[LayerCost]) -> list[LayerCost]:
+    """A batch norm counts to the layer before it, with which runtimes fuse it."""
+    found: list[LayerCost] = []
+    for row in rows:
+        last = found[-1] if found else None
+        if last is None or not row.kind.startswith("BatchNorm") or last.out_channels != row.out_channels:
+            found.append(row)
+            continue
+        times = [one.time_ms for one in (last, row) if one.time_ms is not None]
+        found[-1] = replace(
+            last,
+            kind=f"{last.kind} with norm",
+            params=last.params + row.params,
+            macs=last.macs + row.macs,
+            bytes=last.bytes + row.bytes,
+            time_ms=sum(times) if times else None,
+        )
+    return found
 
 
 def _pairs(before: Sequence[LayerCost], after: Sequence[LayerCost]) -> list[tuple[LayerCost | None, LayerCost | None]]:

@@ -6,12 +6,15 @@ prints, follows the reader's light or dark setting, and all in it is text that c
 The short script only shows the tooltips; what they say is also in the table below the plot.
 """
 
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from string import Template
 
 from gossamer.record import JobDocument, write_text
 from gossamer.report import sections, text
+from gossamer.report.learning import job_classes_section, job_curves_section
+from gossamer.report.pareto import size_limit
 from gossamer.report.stored import bytes_section
 from gossamer.report.swaps import swaps_section
 from gossamer.report.teaching import teaching_sections
@@ -29,36 +32,37 @@ def write_report(document: JobDocument, path: str | Path) -> Path:
     return target
 
 
+_BYTES = (bytes_section, weights_section)
 _COMPRESSED = (
-    sections.summary_section,
-    sections.goal_section,
-    sections.latency_section,
-    sections.pareto_section,
-    bytes_section,
-    weights_section,
+    job_curves_section,
     sections.layers_section,
     swaps_section,
+    job_classes_section,
     sections.edits_section,
     sections.ladder_section,
-    sections.files_section,
-    sections.making_section,
-    sections.records_section,
 )
-_TAUGHT = (
-    sections.summary_section,
-    sections.asked_section,
-    teaching_sections,
-    sections.latency_section,
-    sections.edits_section,
-    sections.files_section,
-    sections.making_section,
-    sections.records_section,
-)
+_MADE = (sections.files_section, sections.making_section, sections.records_section)
+
+
+def _order(document: JobDocument) -> Iterator[Callable[[JobDocument], str]]:
+    """The sections from the top of the page. Bytes come first where they were asked for."""
+    yield sections.summary_section
+    if document.teaching is not None:
+        yield from (sections.asked_section, teaching_sections, sections.latency_section, sections.edits_section)
+    else:
+        first = size_limit(document) is not None
+        yield from (sections.goal_section, sections.latency_section, sections.pareto_section)
+        yield from _BYTES if first else ()
+        yield from _COMPRESSED
+        yield from () if first else _BYTES
+    yield from _MADE
 
 
 def render(document: JobDocument) -> str:
     """The page as HTML."""
     subject = " on ".join(text.escape(document.task[key]) for key in ("model", "name") if document.task.get(key))
+    if date := document.environment.get("date"):
+        subject += f", <time>{text.escape(date)}</time>"
     body = "".join(
         (
             f'<header><p class="brand">gossamer<span>{subject}</span></p>',
@@ -66,7 +70,7 @@ def render(document: JobDocument) -> str:
             _missed(document),
             sections.tiles(document),
             "</header><main>",
-            *(build(document) for build in (_COMPRESSED if document.teaching is None else _TAUGHT)),
+            *(build(document) for build in _order(document)),
             "</main>",
         )
     )

@@ -70,6 +70,8 @@ def standing(state: State) -> str:
     """What became of a state; one without accuracy was never judged."""
     if state.accepted:
         return "accepted"
+    if state.brief:
+        return "after a brief training"
     return "rejected" if state.top1 is not None else "cost measured, not judged"
 
 
@@ -124,13 +126,16 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float,
         x = cost / axis.unit
         if top1 < frame.y_low:
             low += 1
-            body.append(mark(frame, (x, frame.y_low), "rejected", describe(state), "below"))
+            css = "brief" if state.brief else "rejected"
+            body.append(mark(frame, (x, frame.y_low), css, describe(state), "below"))
         elif state is original:
             body.append(mark(frame, (x, top1), "original", describe(state), "diamond"))
         elif state is final:
             body.append(mark(frame, (x, top1), "accepted final", describe(state), "star"))
         elif state.accepted:
             body.append(mark(frame, (x, top1), "accepted", describe(state), "dot"))
+        elif state.brief:
+            body.append(mark(frame, (x, top1), "brief", describe(state), "dot"))
         else:
             body.append(mark(frame, (x, top1), "rejected", describe(state), "cross"))
     for state, cost, top1 in shown:

@@ -12,6 +12,14 @@ from gossamer.report.text import escape
 from gossamer.report.verdict import parts
 
 _SHOWN_EDITS = 12
+_PURPOSE = {
+    "model.onnx": "float32, for ONNX Runtime, OpenVINO and other runtimes that read ONNX",
+    "model.int8.onnx": "8-bit weights and activations, for the same runtimes; the file to ship",
+    "model.gsr": "the smallest: gossamer.load runs it without the class, or fills a network of the class",
+    "model.pt2": "for PyTorch without the class: torch.export.load, or gossamer's commands",
+    "model.safetensors": "the weights, for gossamer.load_weights into a network of the class, and for more training",
+    "recipe.yaml": "the steps that were taken: gossamer compress --recipe takes them again",
+}
 
 
 def section(title: str, body: str, lead: str = "") -> str:
@@ -197,10 +205,10 @@ def pareto_section(document: JobDocument) -> str:
     ]
     columns = ("State", text.titled(measure(document)), "Drop", "Latency", "MACs", "Parameters", "File", "Verdict")
     listing = f"<details><summary>{text.plural(len(rows), 'state')} as a table</summary>{grid(columns, rows)}</details>"
-    key = (
-        '<p class="key"><span class="k original">◆ original</span> <span class="k accepted">● accepted</span> '
-        '<span class="k rejected">✕ rejected</span> <span><i class="front"></i>best of the accepted</span></p>'
-    )
+    marks = {"original": "◆ original", "accepted": "● accepted", "rejected": "✕ rejected"}
+    marks |= {"brief": "○ after a brief training"} if any(s.brief for s in document.states) else {}
+    key = " ".join(f'<span class="k {css}">{shown}</span>' for css, shown in marks.items())
+    key = f'<p class="key">{key} <span><i class="front"></i>best of the accepted</span></p>'
     body = (tabs("pareto", plots) + key if plots else "") + listing
     return section(
         "What was tried", body, "One mark per network whose accuracy was judged, always on the validation split."
@@ -273,7 +281,11 @@ def files_section(document: JobDocument) -> str:
     if not document.files:
         return section("Files", "", "No file was written.")
     rows = [
-        (f"<code>{escape(name)}</code>", f'<data value="{size}">{text.size(size)}</data>', f"{text.count(size)}")
+        (
+            f"<code>{escape(name)}</code><small>{escape(_PURPOSE.get(name, ''))}</small>",
+            f'<data value="{size}">{text.size(size)}</data>',
+            f"{text.count(size)}",
+        )
         for name, size in document.files.items()
     ]
     return section("Files", grid(("File", "Size", "Bytes"), rows, "narrow"))

@@ -1,12 +1,11 @@
 """What came of teaching a student: how it learned, whom it agrees with, how sure it is, where it looks."""
 
-from collections.abc import Sequence
-
 from gossamer.record import Example, JobDocument, Reliability, Teaching
 from gossamer.report import text
-from gossamer.report.plot import Frame, axes, curve, figure, line
-from gossamer.report.sections import grid, section
-from gossamer.report.table import ORIGINAL, measure
+from gossamer.report.learning import Line, classes_section, heat, learning_section
+from gossamer.report.plot import Frame, axes, line
+from gossamer.report.sections import section
+from gossamer.report.table import ORIGINAL
 from gossamer.report.text import escape
 
 ALONE = "alone"
@@ -24,106 +23,33 @@ def teaching_sections(document: JobDocument) -> str:
     )
 
 
-def named(subject: str) -> str:
-    """What a network of the records is called."""
-    return _KNOWN.get(subject, subject)
-
-
-def _top1(document: JobDocument, subject: str, split: str) -> float | None:
-    rows = (r for r in document.records if r.what == "top1" and r.subject == subject)
-    return next((r.value for r in rows if r.conditions.get("split") == split), None)
-
-
 def _curves(document: JobDocument, taught: Teaching) -> str:
-    """Accuracy on validation after each epoch, and the teacher's as a line."""
-    lines = {one.name: [(epoch, y) for epoch, y in enumerate(one.top1, 1) if y is not None] for one in taught.curves}
-    lines = {name: points for name, points in lines.items() if points}
-    if not lines:
-        return ""
-    goal = _top1(document, ORIGINAL, "validation")
-    values = [y for points in lines.values() for _, y in points]
-    high = min(100.0, max([*values, goal or 0.0]) + 1)
-    # The first epochs may be far below all others; what matters is where the curves end.
-    low = max(0.0, min(min(values), high - 2), min(points[-1][1] for points in lines.values()) - 15)
-    last = max(x for points in lines.values() for x, _ in points)
-    frame = Frame(0, last, low, high, height=300)
-    body = [axes(frame, "epoch", x_ticks=min(8, last), y_title=f"{measure(document)} on validation, %")]
-    if goal is not None:
-        body.append(line(frame, (0, goal), (last, goal), "budget"))
-    for name, points in lines.items():
-        shown = [(x, max(y, low)) for x, y in points]
-        shown = shown if len(shown) > 1 else [(0, shown[0][1]), *shown]
-        tip = [named(name), f"epoch {points[-1][0]}: {text.percent(points[-1][1])}"]
-        body.append(curve(frame, shown, f"curve {_hue(name)}", tip))
-    key = "".join(f'<span><i class="{_hue(name)}"></i>{escape(named(name))}</span>' for name in lines)
-    key += '<span><i class="dashed"></i>teacher</span>' if goal is not None else ""
-    seconds = {one.name: sum(one.seconds) / len(one.seconds) for one in taught.curves if one.seconds}
-    listing = grid(
-        ("Network", "Last epoch", "Best", "One epoch"),
-        [
-            (
-                escape(named(n)),
-                text.percent(p[-1][1]),
-                text.percent(max(y for _, y in p)),
-                text.duration(seconds[n]) if n in seconds else "–",
-            )
-            for n, p in lines.items()
-        ],
-    )
-    label = f"{text.titled(measure(document))} on validation data after each epoch, with and without a teacher"
+    """How the student learned, with and without a teacher."""
     asked = next(
         (r for r in document.records if r.what == "teacher_time" and r.conditions.get("pupil") == "result"), None
     )
-    lead = f"{escape(text.titled(measure(document)))} on validation data after each epoch."
+    more = ""
     if asked is not None:
-        lead += (
+        more = (
             f' The teacher takes <data value="{asked.value}">{text.milliseconds(asked.value)}</data> for a batch of '
             f"{escape(asked.conditions.get('batch', ''))} ({escape(asked.conditions.get('mode', ''))})."
         )
-    page = figure("".join(body), frame, label) + f'<p class="key">{key}</p>' + listing
-    return section("How the student learned", page, lead)
-
-
-def _hue(name: str) -> str:
-    return {"result": "named-1", ALONE: "named-0"}.get(name, "named-2")
+    hues = {"result": 1, ALONE: 0}
+    lines = [Line(named(c.name), hues.get(c.name, 2), c) for c in taught.curves]
+    return learning_section(document, "How the student learned", lines, reference="teacher", more=more)
 
 
 def _classes(taught: Teaching) -> str:
-    """Accuracy class by class, and what the teacher was worth there."""
-    if not taught.classes:
-        return ""
-    subjects = list(taught.networks)
-    gains = {row.name: row.top1["result"] - row.top1[ALONE] for row in taught.classes if ALONE in row.top1}
-    most = max([1.0, *(abs(gain) for gain in gains.values())])
-    # The gain first: a phone shows the columns on the left.
-    head = '<th scope="col">gain</th>' if gains else ""
-    head += "".join(f'<th scope="col">{escape(named(s))}</th>' for s in subjects)
-    rows = []
-    for row in sorted(taught.classes, key=lambda r: -gains.get(r.name, 0.0)):
-        cells = _gain(gains[row.name], most) if gains else ""
-        cells += "".join(f'<td><data value="{row.top1[s]}">{text.points(row.top1[s])}</data></td>' for s in subjects)
-        label = f"{escape(row.name)}<small>{text.plural(row.samples, 'sample')}</small>"
-        rows.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
-    lead = "Percent of the test samples of each class that are right."
-    if gains:
-        lead += " Gain: points of the taught student over the same student trained alone."
-    return section("Class by class", _heat("accuracy by class", "Class", head, rows), lead)
+    """Class by class, and what the teacher was worth there."""
+    against = ALONE if any(ALONE in row.top1 for row in taught.classes) else ""
+    note = "points of the taught student over the same student trained alone"
+    columns = {subject: named(subject) for subject in taught.networks}
+    return classes_section(taught.classes, columns, against=against, note=note)
 
 
-def _gain(gain: float, most: float) -> str:
-    css = "won" if gain >= 0 else "lost"
-    sign = "+" if gain > 0 else ""
-    return (
-        f'<td class="{css}" style="--share:{60 * abs(gain) / most:.0f}%"><data value="{gain}">{sign}{text.points(gain)}'
-        "</data></td>"
-    )
-
-
-def _heat(label: str, first: str, head: str, rows: Sequence[str]) -> str:
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table class="heat"><thead><tr>'
-        f'<th scope="col">{escape(first)}</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    )
+def named(subject: str) -> str:
+    """What a network of the records is called."""
+    return _KNOWN.get(subject, subject)
 
 
 def _agreement(taught: Teaching) -> str:
@@ -143,7 +69,7 @@ def _agreement(taught: Teaching) -> str:
         )
         rows.append(f'<tr><th scope="row">{escape(named(subject))}</th>{cells}</tr>')
     lead = "Share of test samples for which two networks name the same class, right or wrong."
-    return section("Who agrees with whom", _heat("agreement", "", head, rows), lead)
+    return section("Who agrees with whom", heat("agreement", "", head, rows), lead)
 
 
 def _sureness(document: JobDocument, taught: Teaching) -> str:
