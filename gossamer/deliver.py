@@ -18,10 +18,10 @@ from gossamer.models.weights import save_weights
 from gossamer.network import bake, dense_bytes, layer_costs
 from gossamer.network.replay import structure_of
 from gossamer.network.structure import Structure, Unreplayable
-from gossamer.record import LayerCost, Record, Rung
+from gossamer.record import ClassRow, LayerCost, Record, Rung
 from gossamer.run import Run
 from gossamer.search.price import first_samples
-from gossamer.task import Task
+from gossamer.task import Task, split
 
 EXPORTED = ("onnxruntime", "openvino")
 AT_LEAST = ("speedup", "compression_ratio")
@@ -121,8 +121,9 @@ def save_compact(model: nn.Module, task: Task, path: Path, run: Run) -> int:
 
 def measure(
     original: nn.Module | None, result: Delivered, task: Task, goal: Goal, run: Run, folder: Path
-) -> list[Record]:
-    """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory.
+) -> tuple[list[Record], list[ClassRow]]:
+    """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory; and
+    what of each class is right.
 
     original: None measures the result alone.
     """
@@ -156,6 +157,25 @@ def measure(
         rows.append(
             Record(subject=name, what="peak_memory", value=used, unit="bytes", conditions={"runtime": "onnxruntime"})
         )
+    return rows, by_class(scores, task)
+
+
+def by_class(scores: Mapping[str, Tensor], task: Task) -> list[ClassRow]:
+    """The share of test samples of each class that is right, percent, where scores are hits and misses and every target
+    is a class."""
+    targets = [split(batch)[1] for batch in task.test]
+    if not all(isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point() for y in targets):
+        return []
+    labels = torch.cat([y.cpu() for y in targets])
+    hits = {name: one.cpu().double() for name, one in scores.items()}
+    if not all(len(one) == len(labels) and bool(((one == 0) | (one == 1)).all()) for one in hits.values()):
+        return []
+    rows = []
+    for number in sorted(set(labels.tolist())):
+        here = labels == number
+        top1 = {name: 100 * float(one[here].mean()) for name, one in hits.items()}
+        named = task.classes[number] if 0 <= number < len(task.classes) else str(number)
+        rows.append(ClassRow(name=named, samples=int(here.sum()), top1=top1))
     return rows
 
 

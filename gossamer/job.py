@@ -188,7 +188,8 @@ class Job:
 
     def _document(self, steps: Steps, result: deliver.Delivered) -> JobDocument:
         task, goal = self.task, self.goal
-        rows = [*deliver.measure(self.original, result, task, goal, self.run, self.work), *result.records]
+        measured, classes = deliver.measure(self.original, result, task, goal, self.run, self.work)
+        rows = [*measured, *result.records]
         missed = deliver.missed(goal, rows, result.drop) if self.asked else []
         name = self.recipe.name if self.recipe else "planned"
         chosen = Recipe(name=name, seed=self.run.seed, steps=steps, int8=result.int8_path is not None)
@@ -196,7 +197,12 @@ class Job:
         return JobDocument(
             command=self.command,
             goal=asdict(goal) if self.asked else {},
-            task={"name": task.name, "measure": task.measure, "validation": len(self.attempts.reference)},
+            task={
+                "model": self.run.note.get("model", type(self.original).__name__),
+                "name": task.name,
+                "measure": task.measure,
+                "validation": len(self.attempts.reference),
+            },
             met=not missed,
             missed=missed,
             why=self._why(missed, rows),
@@ -210,6 +216,8 @@ class Job:
             int8_ladder=list(result.ladder),
             files=deliver.save_files(result, task, self.folder, self.run),
             stored=stored_rows(self.original, self.folder / "model.gsr"),
+            curves=self.run.curves,
+            classes=classes,
         )
 
     def _why(self, missed: list[str], rows: list[Record]) -> list[str]:

@@ -166,7 +166,7 @@ class Shaping:
         if known is None:
             return None
         self.run.states.extend(State(**row) for row in known["states"])
-        self.run.curves.extend(Curve(**row) for row in known["curves"])
+        self.run.curves.extend(Curve(**row | {"name": f"{name}, {row['name']}"}) for row in known["curves"])
         edits = [*(Edit.parse(row) for row in known["edits"]), *(self.planner.left(steps) if steps else ())]
         found = Attempt(name=name, tag=tag or name, steps=steps, need=known["need"], drop=known["drop"], edits=edits)
         self.tried.append(found)

@@ -72,6 +72,21 @@ def test_the_weights_come_back_into_the_users_class(result: gossamer.Artifact) -
         torch.testing.assert_close(network(images), result.model(images))
 
 
+def test_the_document_tells_which_network_how_it_learned_and_what_classes_lost(result: gossamer.Artifact) -> None:
+    document = result.document
+    assert (document.task["model"], document.task["name"]) == ("Tiny", "stripes")
+    assert document.environment["date"].endswith("UTC")
+    [curve] = document.curves
+    assert curve.name.startswith("attempt 1, distill.recover") and len(curve.loss) == 2
+    [before, after] = (r for r in document.records if r.what == "top1" and r.conditions["split"] == "test")
+    rows = document.classes
+    assert sum(row.samples for row in rows) == before.n
+    for record in (before, after):
+        whole = sum(row.samples * row.top1[record.subject] for row in rows) / before.n
+        assert whole == pytest.approx(record.value, abs=0.01)
+    assert all(state.brief == state.name.startswith("race") for state in document.states)
+
+
 def test_the_document_on_disk_is_the_one_in_hand_and_sizes_are_true(result: gossamer.Artifact) -> None:
     document = JobDocument.parse((result.folder / "records.json").read_text())
     assert document.dump() == result.document.dump()

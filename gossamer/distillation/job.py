@@ -273,7 +273,7 @@ class Job:
             if not only_remembers(model)
         }
         costly = None if only_answers(self.teacher) else self.teacher
-        rows = deliver.measure(costly, result, self.task, self.goal, self.run, self.work)
+        rows, _ = deliver.measure(costly, result, self.task, self.goal, self.run, self.work)
         if costly is None and TEACHER in scores:
             rows.append(top1_record(TEACHER, scores[TEACHER], split="test"))
             rows.append(paired_drop(scores[TEACHER], scores[STUDENT]).to_record(STUDENT, split="test"))

@@ -278,7 +278,8 @@ class Planner:
             if score is None:
                 continue
             self.run.progress.say(f"{name}: validation {score:.2f} %")
-            self.run.states.append(state(name, one.quote, score, self.pricer, note=note))
+            mark = state(name, one.quote, score, self.pricer, note=note)
+            self.run.states.append(replace(mark, brief=True))
             merits.append((self._merit(score, one.quote), one))
         return [one for _, one in sorted(merits, key=lambda pair: -pair[0])]
 
@@ -297,7 +298,7 @@ class Planner:
 
     def _short_training(self, candidate: Candidate, share: float) -> float:
         """Accuracy after a recovery of this share of the batches, with a whole schedule of its own."""
-        scratch = replace(self.run, history=[], states=[], folder=None)
+        scratch = replace(self.run, history=[], states=[], curves=[], folder=None)
         model = copy.deepcopy(self._prepare(candidate.steps))
         size = len(self.task.train)
         batches = max(round(share * min(self.recover.passes(self.task) * size, RACE_MOST)), RACE_LEAST)
@@ -319,7 +320,7 @@ class Planner:
         """The network that the training of these steps starts from."""
         key = repr(steps)
         if key not in self.prepared:
-            scratch = replace(self.run, history=[], states=[], folder=None)
+            scratch = replace(self.run, history=[], states=[], curves=[], folder=None)
             self.prepared[key] = apply_steps(self.original, steps, self.task, scratch)
             recalibrate(self.prepared[key], self.task.calibration)
         return self.prepared[key]
