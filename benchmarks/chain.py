@@ -52,9 +52,9 @@ def points(epochs: int) -> list[tuple[str, Recipe]]:
     half, whole = Recover(epochs=epochs, lr=0.01), Recover(epochs=2 * epochs, lr=0.01)
     steps: list[tuple[str, str, tuple[Method, ...]]] = []
     steps += [(CURVES[0], f"rank-{share:g}", (*low_rank(share), whole)) for share in SHARES]
-    steps += [(CURVES[1], f"bits-{bits}", (KMeans(bits=bits), whole)) for bits in BITS]
+    steps += [(CURVES[1], f"bits-{bits}", (KMeans(bits=bits, codebook="layer"), whole)) for bits in BITS]
     steps += [
-        (CURVES[2], f"rank-{share:g}-bits-{bits}", (*low_rank(share), half, KMeans(bits=bits), half))
+        (CURVES[2], f"rank-{share:g}-bits-{bits}", (*low_rank(share), half, KMeans(bits=bits, codebook="layer"), half))
         for share in SHARES[:4]
         for bits in BITS[:3]
     ]

@@ -73,7 +73,7 @@ def initialization(seed: int) -> Numbers:
     found: Numbers = {}
     for bits in (2, 3):
         for start in ("linear", "density", "random", "optimal"):
-            shared = apply("share.kmeans", pruned(seed), seed, bits=bits, start=start)
+            shared = apply("share.kmeans", pruned(seed), seed, bits=bits, start=start, codebook="layer")
             trained = apply("distill.recover", shared, seed, epochs=1, lr=0.02)
             for when, model in (("clustered", shared), ("trained", trained)):
                 found.setdefault(f"{bits} bits, {when}", {})[start] = top1(model)

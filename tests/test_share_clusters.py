@@ -1,6 +1,8 @@
 """k-means on a line and on vectors, and the methods `share.kmeans`, `share.product`, `share.residual`."""
 
+import copy
 import itertools
+import operator
 from collections.abc import Sequence
 
 import pytest
@@ -27,6 +29,7 @@ from gossamer.methods.share.kmeans import KMeans, share_values
 from gossamer.methods.share.product import product_code, product_rate, scalar_rate
 from gossamer.methods.share.residual import residual_code, residual_rate
 from gossamer.network import Mask, bake, constrain, constraints, held_value, weights_of
+from gossamer.network.held import held_spec, hold_again
 from gossamer.network.made import rows_of, weight_of
 from gossamer.run import Run
 
@@ -141,12 +144,13 @@ def test_nearest_is_nearest() -> None:
 def test_zeros_keep_an_entry_of_their_own() -> None:
     weight = torch.randn(8, 10, generator=generator())
     weight[weight.abs() < 0.5] = 0
-    held = shared_values(weight, share_values(weight, 4, "optimal", generator()))
+    [held] = shared_values({"w": weight}, share_values(weight, 4, "optimal", generator())).values()
     assert len(held.codebook) == 5
     assert torch.equal(held(weight) == 0, weight == 0)
     assert torch.equal(held.codebook[1:].detach(), optimal_centers(weight[weight != 0], 4))
     empty = torch.zeros(3, 3)
-    assert torch.equal(shared_values(empty, share_values(empty, 4, "optimal", generator()))(empty), empty)
+    [held] = shared_values({"w": empty}, share_values(empty, 4, "optimal", generator())).values()
+    assert torch.equal(held(empty), empty)
 
 
 def vector_error(points: Tensor, centers: Tensor) -> float:
@@ -229,7 +233,7 @@ def test_gradients_of_centers_are_sums_or_means_over_their_members(gradient: str
 def test_usual_learning_rates_suit_centers() -> None:
     """A recovery with its defaults makes a shared network better."""
     model, task = learned(), stripes()
-    shared = KMeans(bits=1)(model, task, Run())
+    shared = KMeans(bits=1, codebook="layer")(model, task, Run())
     trained = Recover(epochs=3)(shared, task, Run(original=model))
     losses = [sum(float(task.loss(m.eval(), batch).detach()) for batch in task.train) for m in (shared, trained)]
     assert losses[1] < 0.7 * losses[0]
@@ -247,6 +251,34 @@ def masked() -> tuple[nn.Module, str]:
     model, name = tiny(), "body.0.conv1.weight"
     weight = held_value(model, name)
     return constrain(model, {name: Mask(weight.abs() > weight.abs().median())}), name
+
+
+def test_a_codebook_of_all_layers_is_the_optimum_of_all_weights_together() -> None:
+    model = tiny()
+    h = importance_of(model, weights_of(model), "hessian", stripes(), Run(), samples=32)
+    every = [torch.cat([x[name].flatten() for name in h]) for x in ({n: held_value(model, n) for n in h}, h)]
+    shared = KMeans(bits=3, importance="hessian", samples=32)(model, stripes(), Run())
+    centers = optimal_centers(every[0], 8, every[1])
+    for name in h:
+        assert torch.equal(held_value(shared, name), centers[nearest(held_value(model, name), centers)])
+    alone = KMeans(bits=3, codebook="layer")(model, stripes(), Run())
+    values = {name: set(held_value(alone, name).unique().tolist()) for name in h}
+    assert not values["stem.weight"] & values["head.weight"]
+
+
+def test_a_codebook_of_all_layers_is_one_parameter_and_stays_one() -> None:
+    shared = KMeans(bits=2)(tiny(), stripes(), Run())
+    again = hold_again(tiny(), held_spec(shared), shared.state_dict())
+    for model in (shared, copy.deepcopy(shared), again):
+        books = [held for [held] in constraints(model).values()]
+        assert all(book.codebook is books[0].codebook for book in books)
+        members = torch.cat([book.indices.flatten() for book in books]).bincount(minlength=4)
+        model.zero_grad()
+        total = sum(2.0 * operator.attrgetter(name)(model).sum() for name in constraints(model))
+        total.backward()  # type: ignore[union-attr]
+        assert books[0].codebook.grad is not None
+        torch.testing.assert_close(books[0].codebook.grad, torch.full((4,), 2.0))
+        assert all(torch.equal(book.users, members) for book in books)
 
 
 @pytest.mark.parametrize("how", ["none", "hessian", "fisher", "adam"])

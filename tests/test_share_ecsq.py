@@ -11,6 +11,7 @@ from nets import stripes, tiny
 from torch import Tensor
 
 from gossamer.errors import BadInput
+from gossamer.methods.share.decoded import Books
 from gossamer.methods.share.ecsq import (
     Ecsq,
     Levels,
@@ -132,15 +133,18 @@ def test_a_budget_that_cannot_be_met_is_refused() -> None:
         Ecsq(importance="hesian")  # type: ignore[arg-type]
 
 
-def test_zeros_stay_and_the_budget_is_over_all_layers() -> None:
+@pytest.mark.parametrize("codebook", ["network", "layer"])
+def test_zeros_stay_and_the_budget_is_over_all_layers(codebook: Books) -> None:
     model = tiny()
     name = "body.1.conv2.weight"
     keep = held_value(model, name).abs() > 0.05
     model = constrain(model, {name: Mask(keep)})
     run = Run()
-    quantized = Ecsq(bits_per_weight=5.0, samples=32)(model, stripes(), run)
+    quantized = Ecsq(bits_per_weight=5.0, samples=32, codebook=codebook)(model, stripes(), run)
     assert not held_value(quantized, name)[~keep].any()
     weights = [held_value(quantized, n).flatten() for n in weights_of(quantized)]
-    bits = sum(w.numel() * entropy(w) + 32 * len(w[w != 0].unique()) for w in weights)
+    books = [torch.cat(weights)] if codebook == "network" else weights
+    bits = sum(w.numel() * entropy(w) + 32 * len(w[w != 0].unique()) for w in books)
+    assert bits > 4.0 * sum(w.numel() for w in weights)
     assert bits <= 5.0 * sum(w.numel() for w in weights) + 1e-6
     assert len(run.history) == len(weights)

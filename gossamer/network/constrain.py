@@ -75,15 +75,17 @@ class Codebook(Constraint):
     the flattened weight, any shape. The gradient of an entry is the sum over its users; entries that are 0 stay 0, so
     that pruned weights do. The raw weight is not used, and gets no gradient. mean: the gradient is the mean over
     the users instead, for learning rates that fit single weights: sums diverge at them, since an entry may have 100,000
-    users; with means a step moves an entry to the mean of where its users would go.
+    users; with means a step moves an entry to the mean of where its users would go. joint: weights whose codebooks have
+    the same name here share one, which is trained as one.
     """
 
     indices: Tensor
     alive: Tensor
     users: Tensor | None
 
-    def __init__(self, codebook: Tensor, indices: Tensor, *, mean: bool = False) -> None:
+    def __init__(self, codebook: Tensor, indices: Tensor, *, mean: bool = False, joint: str = "") -> None:
         super().__init__()
+        self.joint = joint
         if codebook.ndim not in (1, 2) or not len(codebook):
             raise BadInput(f"Codebook: the codebook has shape {list(codebook.shape)}, it must be (K,) or (K, d)")
         if indices.is_floating_point() or indices.dtype == torch.bool:
@@ -100,6 +102,24 @@ class Codebook(Constraint):
 
     def forward(self, weight: Tensor) -> Tensor:
         return take(self.codebook.where(self.alive, 0.0), self.indices.flatten(), self.users).view(weight.shape)
+
+
+def joint_codebook(codebook: Tensor, indices: Mapping[str, Tensor], *, mean: bool) -> dict[str, Codebook]:
+    """One codebook for all weights of these names. Arguments as of `Codebook`."""
+    held = {name: Codebook(codebook, one, mean=mean, joint=next(iter(indices))) for name, one in indices.items()}
+    if mean:
+        users = users_of(torch.cat([one.flatten() for one in indices.values()]), len(codebook))
+        for constraint in held.values():
+            constraint.users = users
+    return held
+
+
+def tie(constraints: Iterable[Constraint]) -> None:
+    """Make one parameter of codebooks that are one; copies of single constraints lose that."""
+    first: dict[str, nn.Parameter] = {}
+    for constraint in constraints:
+        if isinstance(constraint, Codebook) and constraint.joint:
+            constraint.codebook = first.setdefault(constraint.joint, constraint.codebook)
 
 
 def users_of(indices: Tensor, entries: int) -> Tensor:
@@ -176,6 +196,7 @@ def constrain(model: nn.Module, held: Mapping[str, Constraint]) -> nn.Module:
         except BadInput as error:
             raise BadInput(f"{name}: {error}") from error
         stacks[name] = (*below, constraint)
+    tie(constraint for stack in stacks.values() for constraint in stack)
     for name, stack in stacks.items():
         _attach(owners[name], stack)
     return changed

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gossamer.errors import CorruptFile
-from gossamer.network.constrain import Constraint, attach, bake, constraints
+from gossamer.network.constrain import Constraint, attach, bake, constraints, tie
 
 PLAIN = (bool, int, float, str, tuple, type(None))
 
@@ -36,6 +36,7 @@ def hold_again(model: nn.Module, spec: dict[str, list[dict[str, Any]]], tensors:
         owner, _, key = name.rpartition(".")
         prefix = f"{owner}.parametrizations.{key}".removeprefix(".")
         stacks[name] = tuple(_build(one, tensors, f"{prefix}.{number}") for number, one in enumerate(stack))
+    tie(constraint for stack in stacks.values() for constraint in stack)
     attach(plain, stacks)
     plain.load_state_dict(tensors)
     return plain

@@ -1,8 +1,9 @@
 """Constraints that make a whole weight from a few stored numbers; what several methods share."""
 
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from gossamer.methods.base import Method
 from gossamer.methods.share.clusters import nearest
 from gossamer.network import Codebook, Constraint, constrain, held_value, weights_of
-from gossamer.network.constrain import take, users_of
+from gossamer.network.constrain import joint_codebook, take, users_of
 from gossamer.network.made import Made, Rule, sum_in_order, weight_of
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
+
+Books = Literal["network", "layer"]
 
 
 class Decoded(Constraint):
@@ -131,11 +134,28 @@ class ShareVectors(Method):
         return constrain(model, held)
 
 
-def shared_values(weight: Tensor, centers: Tensor, *, mean: bool = True) -> Codebook:
+def groups(names: Iterable[str], codebook: Books) -> list[list[str]]:
+    """The weights that share a codebook."""
+    return [list(names)] if codebook == "network" else [[name] for name in names]
+
+
+def shared_values(weights: Mapping[str, Tensor], centers: Tensor, *, mean: bool = True) -> dict[str, Codebook]:
     """Every weight at its nearest center; weights that are zero at an entry 0 of their own. mean: as in `Codebook`."""
     centers = centers.sort().values
-    zero = weight.detach() == 0
-    if not bool(zero.any()):
-        return Codebook(centers, nearest(weight, centers), mean=mean)
-    indices = 1 + nearest(weight, centers) if len(centers) else torch.zeros_like(weight, dtype=torch.int64)
-    return Codebook(torch.cat([centers.new_zeros(1), centers]), indices.masked_fill(zero, 0), mean=mean)
+    zeros = {name: w.detach() == 0 for name, w in weights.items()}
+    if not any(bool(zero.any()) for zero in zeros.values()):
+        return held_together(centers, {name: nearest(w, centers) for name, w in weights.items()}, mean=mean)
+    indices = {
+        name: (1 + nearest(w, centers) if len(centers) else torch.zeros_like(w, dtype=torch.int64)).masked_fill(
+            zeros[name], 0
+        )
+        for name, w in weights.items()
+    }
+    return held_together(torch.cat([centers.new_zeros(1), centers]), indices, mean=mean)
+
+
+def held_together(codebook: Tensor, indices: Mapping[str, Tensor], *, mean: bool = True) -> dict[str, Codebook]:
+    """Weights held at entries of one codebook."""
+    if len(indices) > 1:
+        return joint_codebook(codebook, indices, mean=mean)
+    return {name: Codebook(codebook, one, mean=mean) for name, one in indices.items()}

@@ -1,9 +1,9 @@
 """Give all weights together the values that cost the fewest bits for their error: entropy-constrained quantization.
 
-What it does: puts the weights of every layer on uniform steps, wider where the loss minds less, then alternates between
-choosing for each weight the cheapest value (error plus price of its code) and moving values and code lengths to what
-was chosen. One price for all layers, found so that the network takes `bits_per_weight`. Weights may become zero; zeros
-stay. Training that follows moves the values.
+What it does: puts weights on uniform steps, then alternates between choosing for each the cheapest value (error plus
+price of its code) and moving values and code lengths to what was chosen. All layers have one codebook, or each its own,
+with wider steps where the loss minds less, at one price. The price is found so that the network takes
+`bits_per_weight`. Weights may become zero; zeros stay. Training that follows moves the values.
 Cost: gradients of `samples` training samples, and some seconds for a million weights.
 When it fails: the price list is of order 0; a coder that knows the neighbours gains more, and prefers plain steps
 (iterations=0). Without training, accuracy falls below about 1 bit per weight.
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.methods.base import Method
+from gossamer.methods.share.decoded import Books, groups, held_together
 from gossamer.methods.share.importance import Importance, importance_of
 from gossamer.network import Codebook, constrain, held_value, weights_of
 from gossamer.ranges import Range
@@ -161,12 +162,14 @@ def _lowest(fits: Callable[[float], bool], low: float, high: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Ecsq(Method):
-    """bits_per_weight: over all weights of the layers, zeros and codebooks included. iterations: 0 for uniform steps.
+    """bits_per_weight: over all weights of the layers, zeros and codebooks included. codebook: one for the network, or
+    one for each layer. iterations: 0 for uniform steps.
     importance: what errors are weighed by; samples: of training data, to estimate it. layers, ignore: patterns."""
 
     stage: ClassVar[int | None] = 60
 
     bits_per_weight: Annotated[float, Range(0, 16, open_=("low",))] = 2.0
+    codebook: Books = "network"
     iterations: Annotated[int, Range(0, 10_000)] = 20
     importance: Importance = "hessian"
     samples: Annotated[int, Range(1, 10_000_000)] = 512
@@ -176,13 +179,19 @@ class Ecsq(Method):
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         weights = {name: held_value(model, name) for name in weights_of(model, self.layers, self.ignore)}
         h = importance_of(model, weights, self.importance, task, run, self.samples)
+        books = groups(weights, self.codebook)
+        pooled = [
+            {str(n): torch.cat([x[m].flatten() for m in names]) for n, names in enumerate(books)} for x in (weights, h)
+        ]
         with run.progress.busy("looking for the price of a bit"):
-            price = price_for(weights, h, self.bits_per_weight, self.iterations)
-        held = {}
-        for name, found in quantize(weights, h, price, self.iterations).items():
-            w = weights[name]
-            held[name] = Codebook(found.centers.to(w.dtype), found.chosen.view(w.shape), mean=True)
-            zeros, bits = int(found.counts[found.zero]), found.bits / len(found.weights)
-            after = f"{len(found.centers)} values, {zeros:,} zeros, {bits:.2f} bits"
-            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=after)
+            price = price_for(*pooled, self.bits_per_weight, self.iterations)
+        held: dict[str, Codebook] = {}
+        for names, found in zip(books, quantize(*pooled, price, self.iterations).values()):
+            chosen = dict(zip(names, found.chosen.split([weights[name].numel() for name in names])))
+            indices = {name: one.view(weights[name].shape) for name, one in chosen.items()}
+            held |= held_together(found.centers.to(weights[names[0]].dtype), indices)
+            for name, one in chosen.items():
+                zeros, bits = int((one == found.zero).sum()), float(found.prices[one].mean())
+                after = f"{len(found.centers)} values, {zeros:,} zeros, {bits:.2f} bits"
+                self.note(run, "constrain", name, before=f"{one.numel():,} weights", after=after)
         return constrain(model, held)

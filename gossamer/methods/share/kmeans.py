@@ -1,7 +1,7 @@
-"""Let the weights of a layer share a few values, the centers of a clustering.
+"""Let weights share a few values, the centers of a clustering.
 
-What it does: clusters the weights of every layer on the line and holds each weight at its center. Training that follows
-moves the centers. Zeros have an entry of their own and stay zero.
+What it does: clusters weights on the line, those of all layers together or of each alone, and holds each at its
+center. Training that follows moves the centers. Zeros have an entry of their own and stay zero.
 Cost: the exact optimum takes seconds for 2^bits = 256; the importances "hessian" and "adam" also take gradients, one
 backward pass for each sample or batch. The file holds one code of `bits` bits per weight, fewer once they are coded.
 When it fails: below 3 or 4 bits accuracy falls unless training follows; after entropy coding uniform steps
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from gossamer.methods.base import Method
 from gossamer.methods.share.clusters import Start, lloyd, optimal_centers, start_centers
-from gossamer.methods.share.decoded import shared_values
+from gossamer.methods.share.decoded import Books, groups, shared_values
 from gossamer.methods.share.importance import Importance, importance_of
-from gossamer.network import constrain, held_value, weights_of
+from gossamer.network import Codebook, constrain, held_value, weights_of
 from gossamer.ranges import Range
 from gossamer.run import Run
 from gossamer.task import Task
@@ -44,14 +44,15 @@ def share_values(
 
 @dataclass(frozen=True, kw_only=True)
 class KMeans(Method):
-    """bits: 2^bits values per layer, besides zero. start: "optimal", or of the iteration as published. importance: what
-    errors are weighed by; samples: of training data, to estimate it. gradient: of a center in later training, the mean
-    over its members, which suits usual learning rates, or the sum, as published, which needs one some 10,000 times
-    smaller. layers, ignore: names or patterns."""
+    """bits: 2^bits values in a codebook, besides zero. codebook: one for the network, or one for each layer. start:
+    "optimal", or of the iteration as published. importance: what errors are weighed by; samples: of training data, to
+    estimate it. gradient: of a center in later training, the mean over its members, which suits usual learning rates,
+    or the sum, as published, which needs one some 10,000 times smaller. layers, ignore: names or patterns."""
 
     stage: ClassVar[int | None] = 60
 
     bits: Annotated[int, Range(1, 12)] = 5
+    codebook: Books = "network"
     start: Start = "optimal"
     importance: Importance = "none"
     samples: Annotated[int, Range(1, 10_000_000)] = 512
@@ -63,10 +64,12 @@ class KMeans(Method):
         generator = torch.Generator().manual_seed(run.seed)
         weights = {name: held_value(model, name) for name in weights_of(model, self.layers, self.ignore)}
         h = importance_of(model, weights, self.importance, task, run, self.samples)
-        held = {}
-        for name, w in weights.items():
-            centers = share_values(w, 2**self.bits, self.start, generator, h[name])
-            held[name] = shared_values(w, centers, mean=self.gradient == "mean")
-            after = f"{len(held[name].codebook)} values"
-            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=after)
+        held: dict[str, Codebook] = {}
+        for names in groups(weights, self.codebook):
+            every, minds = (torch.cat([x[name].flatten() for name in names]) for x in (weights, h))
+            centers = share_values(every, 2**self.bits, self.start, generator, minds)
+            held |= shared_values({name: weights[name] for name in names}, centers, mean=self.gradient == "mean")
+        for name, one in held.items():
+            after = f"{len(one.codebook)} values" + (" of all layers" if one.joint else "")
+            self.note(run, "constrain", name, before=f"{weights[name].numel():,} weights", after=after)
         return constrain(model, held)
