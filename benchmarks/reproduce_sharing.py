@@ -122,7 +122,7 @@ def hashed(seed: int) -> Numbers:
         virtual = apply("share.hashed", mlp(1000), seed, share=1 / part, fresh=True)
         stored = sum(p.numel() for [held] in constraints(virtual).values() for p in held.parameters())
         small = mlp(round(stored / 794))
-        training = Training(epochs=10, lr=0.1, keep="last")
+        training = Training(epochs=2, lr=0.1, keep="last")
         found[f"1/{part}"] = {
             name: top1(fit(model, task(seed), training, Run(seed=seed, accelerator="cpu")).model)
             for name, model in (("hashed", virtual), ("dense", small))

@@ -106,7 +106,7 @@ def test_damage_behind_right_checksums_never_crashes(seed: int) -> None:
     [
         (b"", "does not begin like"),
         (b"PK\x03\x04" + bytes(100), "does not begin like"),
-        (b"GSR\x02" + bytes(100), "version 2 of the format, this gossamer reads up to 1: install a newer one"),
+        (b"GSR\x03" + bytes(100), "version 3 of the format, this gossamer reads up to 2: install a newer one"),
         (b"GSR\x00" + bytes(100), "version 0"),
         (packed(one_tensor(2, 3))[:-1] + b"x", "section 'header' is damaged: its checksum is wrong"),
         (packed(one_tensor(2, 3)) + b"x", "was cut off or added to"),

@@ -50,14 +50,27 @@ def test_buckets_are_used_evenly_and_signs_too() -> None:
     assert float((other == buckets).double().mean()) < 0.02
 
 
-def test_gradients_are_signed_sums_over_buckets() -> None:
+def test_gradients_are_signed_sums_over_buckets_by_the_root_of_their_size() -> None:
     w = weight()
     held = Hashed(w, bucket_means(w, 20, 5), 5)
     slope = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
     (held(w) * slope).sum().backward()
-    wanted = [float((slope * held.signs)[held.buckets == k].sum()) for k in range(20)]
+    wanted = [float((slope * held.signs)[held.buckets == k].sum()) / 60**0.5 for k in range(20)]
     assert held.values.grad is not None
     torch.testing.assert_close(held.values.grad, torch.tensor(wanted))
+
+
+@pytest.mark.parametrize("k", [1200, 150, 18])
+def test_a_value_learns_as_fast_as_a_single_weight(k: int) -> None:
+    """Its gradient has the mean square of a weight's, whatever the size of the buckets."""
+    held = Hashed(weight(), torch.zeros(k), 5)
+    squares = []
+    for seed in range(30):
+        held.values.grad = None
+        (held(weight()) * torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))).sum().backward()
+        assert held.values.grad is not None
+        squares.append(float(held.values.grad.square().mean()))
+    assert sum(squares) / len(squares) == pytest.approx(1.0, rel=0.15)
 
 
 def test_bucket_means_are_the_least_squares_fit() -> None:

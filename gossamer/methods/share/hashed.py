@@ -6,7 +6,7 @@ random for training from scratch. Training that follows moves the values. Weight
 Cost: nothing to compute; K numbers and a seed for each layer in the compact file.
 When it fails: a trained network is destroyed by random sharing and must be trained as if from scratch; one that is
 already small loses. It saves bytes, never time.
-Equation: w_ij = v[h(i, j)] xi(i, j), xi = +-1; dL/dv_k = sum over its places of dL/dw xi.
+Equation: w_ij = v[h(i, j)] xi(i, j), xi = +-1; dL/dv_k = sum over its n_k places of dL/dw xi, here over sqrt(mean n).
 Source: Chen et al. 2015, arXiv:1504.04788, section 4. The hash is SplitMix64 (Steele et al. 2014) of seed and place.
 """
 
@@ -35,12 +35,14 @@ def layer_seed(seed: int, name: str) -> int:
 class Hashed(Decoded):
     """values (K,) are trained; buckets and signs follow from the seed and are in no state dict.
 
-    A value's gradient is the sum over its bucket: with random signs its square is on average that of single weights, so
-    their learning rates fit.
+    A value's gradient is the signed sum over its bucket. Signs are random, so its mean square is that of a single
+    weight times the weights in a bucket; it is divided by the root of their number, so that learning rates for single
+    weights fit. (As a sum it explodes at a usual rate with 64 weights in a bucket; as a mean it hardly learns.)
     """
 
     buckets: Tensor
     signs: Tensor
+    spread: Tensor
 
     def __init__(self, weight: Tensor, values: Tensor, seed: int) -> None:
         super().__init__(weight)
@@ -52,9 +54,11 @@ class Hashed(Decoded):
         buckets, signs = hashed_places(self.shape, len(self.values), self.seed)
         self.register_buffer("buckets", buckets.to(self.values.device), persistent=False)
         self.register_buffer("signs", signs.to(self.values), persistent=False)
+        size = signs.new_tensor([max(1.0, signs.numel() / len(self.values))], dtype=torch.float32)
+        self.register_buffer("spread", size.sqrt().to(self.values), persistent=False)
 
     def decode(self) -> Tensor:
-        return take(self.values, self.buckets.flatten(), None).view(self.signs.shape) * self.signs
+        return take(self.values, self.buckets.flatten(), self.spread).view(self.signs.shape) * self.signs
 
     def made(self) -> Made:
         numbers = self.values.detach()
