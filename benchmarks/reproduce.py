@@ -194,7 +194,7 @@ CLAIMS: dict[str, Claim] = {
     "kmeans-importance": Claim(
         source="Choi et al. 2016, arXiv:1612.01543, section 5",
         says="k-means weighted by the Hessian's diagonal before plain k-means, at fixed length",
-        conditions="Fashion-MNIST, LeNet-300-100 dense and at 8 % density, 2^bits values per layer, no training",
+        conditions="Fashion-MNIST, LeNet-300-100 at 8 % density and LeNet-5, 2^bits values in a codebook, no training",
         order=("hessian", "none"),
         unit="test top-1, %",
         measure=importance,
@@ -203,7 +203,7 @@ CLAIMS: dict[str, Claim] = {
     "uniform-kmeans": Claim(
         source="Choi et al. 2016, arXiv:1612.01543, sections 4 and 5",
         says="entropy-constrained codes before uniform steps before k-means, at equal length after entropy coding",
-        conditions="Fashion-MNIST, LeNet-300-100 dense and at 8 % density, as many bits as k-means takes, no training",
+        conditions="Fashion-MNIST, LeNet-300-100 at 8 % density and LeNet-5, one codebook, as many bits as k-means",
         order=("ecsq", "uniform", "k-means"),
         unit="test top-1, %",
         measure=uniform,
