@@ -31,13 +31,22 @@ KINDS: dict[str, tuple[type, str]] = {
 }
 
 
+class Claims(dict[str, Any]):
+    """Measured numbers, and the content of the recipe that they were measured with."""
+
+    def __init__(self, numbers: Mapping[str, Any], of: tuple[Any, ...] = ()) -> None:
+        super().__init__(numbers)
+        self.of = of
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """model and data are the command line's arguments that it was written for; others may be given to it.
 
     augment: False where training images are taken as they are. training: how the dense network is trained (`gossamer
     train`). steps: the methods, in order (`gossamer compress`). int8: quantize the deployed network. claims: measured
-    numbers by name, with their conditions as text.
+    numbers by name, with their conditions as text; they hold for this recipe alone, and a copy that is changed
+    (`dataclasses.replace`) in more than its name or seed has none.
     """
 
     name: str
@@ -52,6 +61,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_order(self.steps)
+        of = (self.model, self.data, self.augment, self.training, self.steps, self.int8)
+        moved = isinstance(self.claims, Claims) and self.claims.of != of
+        object.__setattr__(self, "claims", Claims({} if moved else self.claims, of))
 
     def to_yaml(self) -> str:
         """The text that `parse` reads back to an equal recipe."""

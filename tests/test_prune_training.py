@@ -336,3 +336,11 @@ def test_either_sparsity_or_quality() -> None:
         Iterative()
     result = Iterative(quality=1.0, rounds=1, epochs=1, lr=0.01, alpha=1.0)(net(), task(), run())
     assert 0.5 < sparsity(result) < 0.75  # uniform weights: 1 / sqrt(3) of them are below one standard deviation
+
+
+def test_what_has_no_gradient_does_not_grow() -> None:
+    """Three of ten inputs are always 0: connections to them would stay zero."""
+    mask, weight, gradient = torch.zeros(4, 10, dtype=torch.bool), torch.zeros(4, 10), torch.ones(4, 10)
+    mask[:, :5], weight[:, :5], gradient[:, :5], gradient[:, 7:] = True, 1.0, 0.5, 0.0
+    new = moved(mask, weight, gradient, 0.9, torch.ones_like(mask))
+    assert int(new.sum()) == 20 and not new[:, 7:].any() and new[:, 5:7].all()

@@ -1,6 +1,6 @@
 """Recipes: parsed whole before anything runs, written and read back equal."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -137,3 +137,19 @@ def test_shipped_recipes_load(name: str) -> None:
 def test_a_missing_recipe_names_the_nearest_shipped_one() -> None:
     with pytest.raises(BadInput, match="train-lenet5-fashion-mnist"):
         load(Path("train-lenet5-fashion-mnst"))
+
+
+def test_a_recipe_that_is_changed_loses_its_claims() -> None:
+    recipe = load(shipped()["deep-compression-lenet5"])
+    assert recipe.claims and asdict(recipe)["claims"] == recipe.claims
+    for kept in (replace(recipe, name="mine"), replace(recipe, seed=3), parse(recipe.to_yaml())):
+        assert kept.claims == recipe.claims
+    for changed in (
+        {"steps": recipe.steps[:2]},
+        {"data": "digits"},
+        {"augment": True},
+        {"int8": True},
+        {"model": None},
+    ):
+        assert replace(recipe, **changed).claims == {}  # type: ignore[arg-type]
+    assert replace(recipe, int8=True, claims={"test_top1": 90.0}).claims == {"test_top1": 90.0}

@@ -69,11 +69,12 @@ def erk_densities(shapes: Mapping[str, tuple[int, ...]], density: float) -> dict
         dense |= full
 
 
-def counts(sizes: Mapping[str, int], fractions: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers nearest to size * fraction, whose sum is the rounded sum: the largest remainders are rounded up."""
+def counts(sizes: Mapping[str, int], fractions: Mapping[str, float], total: int) -> dict[str, int]:
+    """Whole numbers nearest to size * fraction whose sum is `total`, their sum rounded in whatever way: the largest
+    remainders are rounded up."""
     exact = {name: sizes[name] * fractions[name] for name in sizes}
     result = {name: math.floor(value + 1e-9) for name, value in exact.items()}
-    missing = round(sum(exact.values())) - sum(result.values())
+    missing = total - sum(result.values())
     for name in sorted(exact, key=lambda name: result[name] - exact[name])[:missing]:
         result[name] += 1
     return result
@@ -86,14 +87,16 @@ def scoped_masks(scores: Mapping[str, Tensor], sparsity: float, scope: Scope) ->
     of `lamp_scores`.)
     """
     sizes = {name: s.numel() for name, s in scores.items()}
+    total = sum(sizes.values())
+    drop = round(sparsity * total)
     match scope:
         case "global" | "lamp":
-            return joint_masks(scores, round(sparsity * sum(sizes.values())))
+            return joint_masks(scores, drop)
         case "layer":
-            return layer_masks(scores, {name: round(sparsity * n) for name, n in sizes.items()})
+            return layer_masks(scores, counts(sizes, dict.fromkeys(sizes, sparsity), drop))
         case "erk":
             densities = erk_densities({name: tuple(s.shape) for name, s in scores.items()}, 1 - sparsity)
-            kept = counts(sizes, densities)
+            kept = counts(sizes, densities, total - drop)
             return layer_masks(scores, {name: n - kept[name] for name, n in sizes.items()})
 
 

@@ -42,9 +42,12 @@ class Probed(Mask):
 
 
 def moved(mask: Tensor, weight: Tensor, gradient: Tensor, share: float, allowed: Tensor) -> Tensor:
-    """The mask after the smallest `share` of its weights made room for as many with the largest gradients."""
+    """The mask after the smallest `share` of its weights made room for as many with the largest gradients.
+
+    What has no gradient does not grow: it would stay zero, and the network would be sparser than was asked for.
+    """
     active = int(mask.sum())
-    count = max(min(round(share * active), int(allowed.sum()) - active), 0)
+    count = min(round(share * active), int((allowed & ~mask & (gradient != 0)).sum()))
     stay = smallest_mask(weight.abs().where(mask, -1.0), mask.numel() - active + count)
     gain = gradient.abs().where(allowed & ~stay, -1.0)
     return stay | smallest_mask(gain, mask.numel() - count)

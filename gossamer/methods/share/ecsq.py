@@ -180,14 +180,14 @@ class Ecsq(Method):
         weights = {name: held_value(model, name) for name in weights_of(model, self.layers, self.ignore)}
         h = importance_of(model, weights, self.importance, task, run, self.samples)
         books = groups(weights, self.codebook)
-        pooled = [
-            {str(n): torch.cat([x[m].flatten() for m in names]) for n, names in enumerate(books)} for x in (weights, h)
-        ]
+        pooled, minds = (
+            {names[0]: torch.cat([x[name].flatten() for name in names]) for names in books} for x in (weights, h)
+        )
         with run.progress.busy("looking for the price of a bit"):
-            price = price_for(*pooled, self.bits_per_weight, self.iterations)
+            price = price_for(pooled, minds, self.bits_per_weight, self.iterations)
         held: dict[str, Codebook] = {}
-        for names, found in zip(books, quantize(*pooled, price, self.iterations).values()):
-            chosen = dict(zip(names, found.chosen.split([weights[name].numel() for name in names])))
+        for names, found in zip(books, quantize(pooled, minds, price, self.iterations).values()):
+            chosen = dict(zip(names, torch.split(found.chosen, [weights[name].numel() for name in names])))
             indices = {name: one.view(weights[name].shape) for name, one in chosen.items()}
             held |= held_together(found.centers.to(weights[names[0]].dtype), indices)
             for name, one in chosen.items():
