@@ -341,6 +341,6 @@ def test_either_sparsity_or_quality() -> None:
 def test_what_has_no_gradient_does_not_grow() -> None:
     """Three of ten inputs are always 0: connections to them would stay zero."""
     mask, weight, gradient = torch.zeros(4, 10, dtype=torch.bool), torch.zeros(4, 10), torch.ones(4, 10)
-    mask[:, :5], weight[:, :5], gradient[:, :5], gradient[:, 7:] = True, 1.0, 0.5, 0.0
+    mask[:, :5], weight[:, :5], gradient[:, :5], gradient[:, 7:] = True, 1.0, 0.0, 0.0
     new = moved(mask, weight, gradient, 0.9, torch.ones_like(mask))
     assert int(new.sum()) == 20 and not new[:, 7:].any() and new[:, 5:7].all()
