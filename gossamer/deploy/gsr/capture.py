@@ -18,9 +18,9 @@ from gossamer.deploy.gsr.graph import (
     Step,
     Value,
     values_in,
-    writes_outside,
 )
 from gossamer.deploy.gsr.ops import VIEWS, WRITES, name_of
+from gossamer.deploy.gsr.safety import unsafe
 from gossamer.deploy.onnx_export import free_batch, plain_outputs, reason, silent
 from gossamer.errors import BadInput
 
@@ -78,8 +78,8 @@ class _Converter:
             outputs.append(out.arg.value if isinstance(out.arg, ConstantArgument) else self._by_name(out.arg.name))
         output = _plain(pytree.tree_unflatten(outputs, self.program.call_spec.out_spec), self._refuse)
         graph = _without_dead(Graph(self.inputs, tuple(self.steps), output))
-        if why := writes_outside(graph):
-            raise self._refuse(f"{why}; use the operation that gives a new tensor instead")
+        if why := unsafe(graph):
+            raise self._refuse(f"{why}, which a stored network must not do")
         return graph, self.constants
 
     def _by_name(self, name: str) -> Any:

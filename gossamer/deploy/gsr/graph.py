@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gossamer.deploy.gsr.ledger import Limit
-from gossamer.deploy.gsr.ops import CODES, NAMES, VIEWS, WRITES
+from gossamer.deploy.gsr.ops import CODES, NAMES
 from gossamer.deploy.gsr.stream import Reader, Writer
 
 MOST_STEPS, MOST_ITEMS, MOST_DEPTH, MOST_TEXT = 1 << 17, 1 << 12, 6, 64
@@ -175,7 +175,7 @@ def _decimal(value: float) -> tuple[int, str, int]:
 
 
 def read_graph(reader: Reader, tensors: int) -> Graph:
-    """The graph at the reader's place; `tensors` is how many are stored. Checks all that can be checked."""
+    """The graph at the reader's place; `tensors` is how many are stored. Whether it may run, `safety.unsafe` tells."""
     inputs = reader.varint(1 << 8)
     if inputs == 0:
         reader.fail("the network has no inputs")
@@ -192,10 +192,7 @@ def read_graph(reader: Reader, tensors: int) -> Graph:
             reader.fail("named arguments without names")
         steps.append(Step(NAMES[code], args, kwargs))
     read.values = inputs + len(steps)
-    graph = Graph(inputs, tuple(steps), read.get())
-    if why := writes_outside(graph):
-        reader.fail(why)
-    return graph
+    return Graph(inputs, tuple(steps), read.get())
 
 
 class _Read:
@@ -277,18 +274,6 @@ class _Read:
             self.reader.fail("an operation takes a tensor that is not stored")
         self.state = index + 1
         return State(index)
-
-
-def writes_outside(graph: Graph) -> str | None:
-    """Why the graph must not run: an operation that writes into an input or a stored tensor, or a view of one."""
-    owned = [False] * graph.inputs  # whether a value's memory may belong to an input or a stored tensor: then not ours
-    for step in graph.steps:
-        first = step.args[0] if step.args else None
-        ours = isinstance(first, Value) and owned[first.index]
-        if step.op in WRITES and not ours:
-            return f"{step.op} writes into an input or a stored tensor"
-        owned.append(ours if step.op in WRITES or step.op in VIEWS else True)
-    return None
 
 
 def values_in(value: Any) -> list[int]:

@@ -12,6 +12,7 @@ from gossamer.deploy.gsr.graph import DTYPES, Graph, read_graph, write_graph
 from gossamer.deploy.gsr.grid import LARGEST
 from gossamer.deploy.gsr.ledger import Ledger, Limit
 from gossamer.deploy.gsr.names import MOST_NAMES, read_names, write_names
+from gossamer.deploy.gsr.safety import unsafe
 from gossamer.deploy.gsr.split import Split
 from gossamer.deploy.gsr.stream import Reader, Writer, damaged
 from gossamer.deploy.gsr.values import MOST_CODES, WIDTH_BYTES, Coding, MadeOf, Stored, Width, matrix_shape
@@ -166,6 +167,8 @@ def read_header(packed: bytes, length: int, ledger: Ledger) -> Header:
     graph = read_graph(reader, shown(entries)) if more & 1 else None
     structure = reader.text(MOST_STRUCTURE) if more & 2 else ""
     reader.end()
+    if graph is not None and (reason := unsafe(graph)):
+        reader.fail(reason)
     return Header(names=names, named=named, buffers=buffers, entries=entries, graph=graph, structure=structure)
 
 

@@ -2,7 +2,7 @@
 
 All compute new tensors or views from tensors and plain numbers; none reads files, draws random numbers, calls back into
 Python or keeps anything. WRITES are those that write into their first argument, which must then be a tensor that an
-earlier operation made (`graph.writes_outside`).
+earlier operation made (`safety.unsafe`).
 """
 
 import operator

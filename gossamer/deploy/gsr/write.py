@@ -14,7 +14,7 @@ from gossamer import record
 from gossamer.deploy.coder.integers import Integers
 from gossamer.deploy.coder.section import encode_section
 from gossamer.deploy.gsr.capture import capture
-from gossamer.deploy.gsr.file import MODES, build
+from gossamer.deploy.gsr.file import MODES, File, build
 from gossamer.deploy.gsr.fold import fold_batch_norm
 from gossamer.deploy.gsr.graph import DTYPES, Graph
 from gossamer.deploy.gsr.grid import BLOCK
@@ -23,7 +23,7 @@ from gossamer.deploy.gsr.ledger import Limit
 from gossamer.deploy.gsr.packed import pack, worth_packing
 from gossamer.deploy.gsr.read import opened_bytes
 from gossamer.deploy.gsr.values import Coding, MadeOf, Stored, as_stored, raw_bytes
-from gossamer.errors import BadInput, ExportMismatch, unknown
+from gossamer.errors import BadInput, CorruptFile, ExportMismatch, unknown
 from gossamer.network import bake, constraints
 from gossamer.network.made import Made
 from gossamer.network.replay import structure_of
@@ -93,6 +93,13 @@ def save(
         structure=_structure(original, model, example_inputs),
     )
     data = build(header, stored, effort)
+    try:
+        File(data)
+    except CorruptFile as error:  # nothing is written that cannot be read
+        why = str(error).rpartition("is damaged: ")[2]
+        raise BadInput(
+            f"{type(model).__name__} cannot be stored: {why} (the limits of the format are in docs/format.md)"
+        ) from error
     del stored  # looking whether the file is right takes the memory of a network
     if example_inputs is not None:
         _verify(data, model, example_inputs)
