@@ -149,7 +149,7 @@ def test_many_numbers_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def joined(q: np.ndarray, split: Split, low: bytes) -> np.ndarray | None:
     """In two steps, as a tensor of several blocks is."""
-    joiner, half = Joiner(split, 0, low), q.size // 2
+    joiner, half = Joiner(split, 0, 0, low), q.size // 2
     parts = [joiner.join(q[:half]), joiner.join(q[half:])]
     return None if any(part is None for part in parts) or not joiner.done else np.concatenate(parts)
 

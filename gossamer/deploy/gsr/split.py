@@ -83,10 +83,10 @@ def splits(values: Floats) -> list[tuple[Split, NDArray[np.int32], bytes]]:
 class Joiner:
     """Puts the values of a piece together again, some after the others."""
 
-    def __init__(self, split: Split, piece: int, low: bytes | memoryview) -> None:
-        """low: of the whole tensor."""
+    def __init__(self, split: Split, piece: int, before: int, low: bytes | memoryview) -> None:
+        """before: how many lower parts the pieces before have. low: of the whole tensor."""
         self.split, self.left, self.low = split, split.counts[piece], np.frombuffer(low, np.uint8)
-        self.at, self.last = sum(split.counts[:piece]) * split.width, piece == len(split.counts) - 1
+        self.at, self.last = before * split.width, piece == len(split.counts) - 1
 
     def join(self, q: NDArray[Any]) -> Floats | None:
         """The next values; None where integers and lower parts do not fit together."""

@@ -6,6 +6,7 @@ are being decoded, and blocks of BLOCK values. The ledger was charged for all of
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class Tensors:
             self.starts[number] = at
             at += 0 if alone(entry) else entry.float_bytes
         self.values = file.payload(file.sections[0]) if at else memoryview(b"")
+        # How many lower parts there are before those of each piece.
+        self.before = {n: [0, *accumulate(e.split.counts)] for n, e in enumerate(self.entries) if e.split}
         self.known = self._coded(self._with_parts(wanted))
 
     def one(self, number: int) -> Tensor:
@@ -87,9 +90,8 @@ class Tensors:
         entry, rows = self.entries[piece.tensor], slice(piece.first, piece.first + piece.rows)
         target = tensor.view(matrix_shape(entry.shape))[rows]
         if entry.split:
-            lower = Joiner(
-                entry.split, piece.first // entry.part if entry.part else 0, self._floats(piece.tensor, entry)
-            )
+            number, low = piece.first // entry.part if entry.part else 0, self._floats(piece.tensor, entry)
+            lower = Joiner(entry.split, number, self.before[piece.tensor][number], low)
             self._fill_split(target, lower, q)
             return
         floats = floats_from(self._floats(piece.tensor, entry), entry.width)
