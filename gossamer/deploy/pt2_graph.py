@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gossamer.deploy.gsr.capture import IDENTITIES
-from gossamer.deploy.gsr.graph import DEVICE_OF_INPUT, FORMATS, Graph, State, Step, Value, writes_outside
+from gossamer.deploy.gsr.graph import DEVICE_OF_INPUT, FORMATS, Graph, State, Step, Value
 from gossamer.deploy.gsr.ops import WRITES, function_of
+from gossamer.deploy.gsr.safety import writes_outside
 from gossamer.deploy.gsr.watch import needs_device
 from gossamer.deploy.pt2_guard import DTYPES
 from gossamer.deploy.pt2_ops import ALLOWED, ARITHMETIC, CHECKS, COPIED, SET, TWINS

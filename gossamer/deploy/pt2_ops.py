@@ -2,7 +2,7 @@
 
 All give new tensors, made from tensors and plain numbers: no views, no writing, no files, no prints, no calls back into
 Python. What the exporter writes as an operation in place runs as the one that gives a new tensor, copied into the old
-one (`pt2_graph`); that one must then be what an earlier operation made (`gsr.graph.writes_outside`).
+one (`pt2_graph`); that one must then be what an earlier operation made (`gsr.safety.writes_outside`).
 """
 
 from gossamer.deploy.gsr.ops import CODES

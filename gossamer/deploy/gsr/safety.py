@@ -35,6 +35,18 @@ def unsafe(graph: Graph) -> str | None:
     return None
 
 
+def writes_outside(graph: Graph) -> str | None:
+    """Why the graph must not run, for graphs whose other operations were checked already."""
+    owned = [False] * graph.inputs
+    for step in graph.steps:
+        first = step.args[0] if step.args else None
+        ours = isinstance(first, Value) and owned[first.index]
+        if step.op in WRITES and not ours:
+            return f"{step.op} writes into an input or a stored tensor"
+        owned.append(ours if step.op in WRITES or step.op in VIEWS else True)
+    return None
+
+
 def _changes(step: Step) -> str | None:
     """Running statistics and random numbers."""
     kept = argument(step, 3, "running_mean"), argument(step, 4, "running_var")
