@@ -18,10 +18,18 @@ from types import ModuleType
 
 FEW = 12  # names that one can read in an error
 NEAREST = 3
+ALIKE = str.maketrans("oOlI", "0011")
 
 
 class GossamerError(Exception):
-    """Base of everything that gossamer raises on purpose."""
+    """Base of everything that gossamer raises on purpose.
+
+    shell: the message for those who read it from a command, where its advice is about options and not arguments.
+    """
+
+    def __init__(self, *message: object, shell: str | None = None) -> None:
+        super().__init__(*message)
+        self.shell = shell
 
 
 class BadInput(GossamerError, ValueError):
@@ -57,12 +65,21 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: str = "") -> 
     `listed`, what shows all."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=NEAREST, cutoff=0.0)
+    if slips := [one for one in names if _slipped(name, one)]:
+        # Of several that are one character away, the one that looks the same: O and 0, l and 1.
+        slips.sort(key=lambda one: one.translate(ALIKE) != name.translate(ALIKE))
+        return BadInput(f"unknown {kind} {name!r}; did you mean {slips[0]!r}?")
     if difflib.get_close_matches(name, near, n=1, cutoff=0.5):
         return BadInput(f"unknown {kind} {name!r}; did you mean {near[0]!r}?")
     if len(names) <= FEW:
         return BadInput(f"unknown {kind} {name!r}; known: {', '.join(names)}")
     where = f"; {listed} lists them" if listed else ""
     return BadInput(f"unknown {kind} {name!r}; of {len(names)} that are known {', '.join(near)} are nearest{where}")
+
+
+def _slipped(name: str, known: str) -> bool:
+    """Whether one character of a name is another one."""
+    return len(name) == len(known) and sum(a != b for a, b in zip(name, known)) == 1
 
 
 def own_error(error: BaseException) -> str:

@@ -1,17 +1,21 @@
 """What the user can afford to lose and needs to gain."""
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from gossamer.cores import available, usual_threads
 from gossamer.errors import BadInput, unknown
 
 RuntimeName = Literal["torch", "torch.compile", "onnxruntime", "openvino"]
+NO_BUDGET = 100.0  # points: nobody can lose more
 RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """`max_drop` in points of the task's measure, and at least one of the gains.
+    """`max_drop` in points of the task's measure, and the gains. Where nothing is to be gained (`gains` is empty) it
+    judges what a recipe or a teacher made: by `max_drop`, measured under `runtime`, `threads` and `batch`.
 
     speedup: latency of the float32 original over latency of the result, both on `runtime`, same batch and threads.
     latency_ms: median latency of one batch on `runtime`. macs: multiply-adds of one sample. params: parameters.
@@ -27,7 +31,7 @@ class Goal:
     file_bytes: int | None = None
     compression_ratio: float | None = None
     runtime: RuntimeName = "onnxruntime"
-    threads: int = 2
+    threads: int = field(default_factory=usual_threads)
     batch: int = 64
     time_budget: float | None = None
 
@@ -35,18 +39,37 @@ class Goal:
         if self.runtime not in RUNTIMES:
             raise unknown("runtime", self.runtime, RUNTIMES)
         if not 0 <= self.max_drop <= 100:
-            raise BadInput(f"max_drop = {self.max_drop}: must be between 0 and 100 points")
-        if self.speedup is not None and self.speedup < 1:
-            raise BadInput(f"speedup = {self.speedup}: must be at least 1")
-        if self.compression_ratio is not None and self.compression_ratio < 1:
-            raise BadInput(f"compression_ratio = {self.compression_ratio}: must be at least 1")
+            raise self._bad("max_drop", "must be between 0 and 100 points")
+        for name in ("speedup", "compression_ratio"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value < math.inf:
+                raise self._bad(name, "must be at least 1")
         for name in ("latency_ms", "macs", "params", "file_bytes", "threads", "batch", "time_budget"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise BadInput(f"{name} = {value}: must be greater than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise self._bad(name, "must be greater than 0")
+
+    def _bad(self, name: str, rule: str) -> BadInput:
+        value = getattr(self, name)
+        return BadInput(f"{name} = {value}: {rule}", shell=f"--{name.replace('_', '-')} {value}: {rule}")
+
+    @property
+    def judges(self) -> bool:
+        """Whether a result can miss it; else it only says how to measure."""
+        return bool(self.gains) or self.max_drop < NO_BUDGET
+
+    def to_plan(self) -> "Goal":
+        """The goal itself, which asks for something that can be planned."""
         if not self.gains:
-            names = ", ".join(f.name for f in fields(self) if f.name in GAINS)
-            raise BadInput(f"a goal needs something to gain: give at least one of {names}")
+            what = "a goal needs something to gain: give at least one of "
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in GAINS)
+            raise BadInput(what + ", ".join(GAINS), shell=what + options)
+        return self
+
+    def here(self) -> "Goal":
+        """The goal with no more threads than this process has cores: more would only measure how they disturb each
+        other."""
+        return replace(self, threads=min(self.threads, available()))
 
     @property
     def gains(self) -> dict[str, float]:
@@ -74,6 +97,7 @@ class Goal:
         return min([*limits, *([dense_bytes / self.compression_ratio] if self.compression_ratio else [])])
 
 
+UNASKED = Goal(max_drop=NO_BUDGET)  # judges nothing, measures as usual
 TIME = ("speedup", "latency_ms")
 SIZE = ("file_bytes", "compression_ratio")
 GAINS = (*TIME, "macs", "params", *SIZE)

@@ -14,7 +14,7 @@ from gossamer.deploy import open_runner
 from gossamer.deploy.gsr.rows import stored_rows
 from gossamer.errors import BadInput, GossamerError
 from gossamer.folder import lock_folder, writing
-from gossamer.goal import Goal
+from gossamer.goal import UNASKED, Goal
 from gossamer.measure import accuracy
 from gossamer.methods.distill.recover import Recover
 from gossamer.models.weights import load_weights
@@ -82,6 +82,8 @@ def compress(
         raise BadInput("compress needs a goal or a recipe; for example goal=Goal(max_drop=0.5, speedup=3)")
     if recipe is not None and (epochs is not None or lr is not None):
         raise BadInput("epochs and lr are for planned jobs; with a recipe, write them into its steps")
+    if goal is not None:
+        goal = goal.here() if recipe is not None else goal.to_plan().here()
     run = run or Run()
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
@@ -113,8 +115,8 @@ class Job:
         self.original = thawed(copy.deepcopy(model)).eval()
         check(task, self.original)  # before there is a journal: what is refused leaves no work
         self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
-        self.asked = goal
-        self.goal = goal or Goal(max_drop=100, speedup=1)  # a recipe alone is judged by nothing, only measured
+        self.asked = goal if goal is not None and goal.judges else None
+        self.goal = goal or UNASKED
         self.recover = recover
         self.work = folder / "work"
         steps = recipe.steps if recipe else None

@@ -249,6 +249,7 @@ def _build(cls: Any, options: Any, where: str) -> Any:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier())
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        rule = rule.partition(", unable to parse")[0]
         if first["type"] == "missing":
             rule = "is missing"
         got = f", got {first['input']!r:.80}" if first["loc"] and first["type"] != "missing" else ""

@@ -119,8 +119,8 @@ def load_model(request: Request) -> Source:
             source = _LIBRARIES[kind](rest, request)
         elif is_reference(request.model):
             source = _from_factory(request)
-        elif path.suffix in _FILES:
-            source = _FILES[path.suffix](path, request)
+        elif path.suffix in FILES:
+            source = FILES[path.suffix](path, request)
         elif (path / DEPLOYED).is_file():
             source = replace(_from_pt2(path / DEPLOYED, request), name=path.name)
         else:
@@ -256,7 +256,7 @@ def _from_gsr(path: Path, request: Request) -> Source:
     return Source(name=path.stem, model=load(_existing(path)), example_inputs=_needed_inputs(request))
 
 
-_FILES: dict[str, Callable[[Path, Request], Source]] = {
+FILES: dict[str, Callable[[Path, Request], Source]] = {
     ".pt2": _from_pt2,
     ".gsr": _from_gsr,
     ".safetensors": _from_safetensors,

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "gossamer"
 LEVELS = [
-    {"errors"},
+    {"errors", "cores"},
     {"ranges", "folder", "record", "goal", "outputs"},
     {"task", "run"},
     {"network", "measure", "report", "references", "losses"},

@@ -29,21 +29,22 @@ from gossamer.cli.values import (
     ThreadsOption,
     WeightsOption,
     WorkersOption,
+    refuse_idle,
+    refuse_idle_loading,
 )
 from gossamer.errors import BadInput
-from gossamer.goal import GAINS, Goal
+from gossamer.goal import GAINS, NO_BUDGET, Goal
 
 if TYPE_CHECKING:
     from gossamer.recipe import Recipe
 
 
 def register(app: typer.Typer) -> None:
-    app.command(
-        epilog="Example: [bold]gossamer compress resnet20 --data fashion-mnist --max-drop 0.5 --speedup 3[/bold]"
-    )(compress)
+    app.command(epilog="Example: gossamer compress resnet20 --data fashion-mnist --max-drop 0.5 --speedup 3")(compress)
 
 
 def compress(
+    context: typer.Context,
     model: ModelArgument,
     data: DataOption = "auto",
     augment: AugmentOption = None,
@@ -63,7 +64,7 @@ def compress(
         float | None, typer.Option(help="How many times smaller than float32 the compact file is, at least.")
     ] = None,
     runtime: RuntimeOption = "onnxruntime",
-    threads: ThreadsOption = 2,
+    threads: ThreadsOption = None,
     batch: BatchOption = 64,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Steps to take instead of planning; a file or a shipped name.")
@@ -73,6 +74,7 @@ def compress(
         int | None,
         typer.Option(
             min=1,
+            metavar="N",
             help="Passes through the training data in every recovery.",
             show_default="12, more where data are few",
         ),
@@ -85,7 +87,7 @@ def compress(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make a trained network smaller and faster, within a budget of accuracy.
+    """Make a trained network smaller and faster, within a budget.
 
     Stopped or killed, the same command continues. Exit status 3: the goal was missed, the folder holds the best
     network inside the budget.
@@ -103,6 +105,9 @@ def compress(
     for option, value in (("--epochs", epochs), ("--lr", lr)):
         if recipe is not None and value is not None:
             raise BadInput(f"{option} is for planned jobs; with --recipe, write it into the steps of the recipe")
+    if weights is not None:
+        refuse_idle(context, ["random"], "the weights are those of --weights")
+    refuse_idle_loading(context, data)
     console = Console(as_json=json, quiet=quiet)
 
     from gossamer.job import compress as run_job
@@ -128,13 +133,9 @@ def compress(
     conclude(console, artifact, ("before", "after", "change"))
 
 
-def _goal(asked: dict[str, Any], recipe: Path | None, **conditions: Any) -> Goal | None:
+def _goal(asked: dict[str, Any], recipe: Path | None, **conditions: Any) -> Goal:
     wanted = {name: value for name, value in asked.items() if value is not None}
-    if wanted.keys() & set(GAINS):
-        return Goal(**wanted, **conditions)
-    options = ", ".join(f"--{name.replace('_', '-')}" for name in GAINS)
-    if recipe is None:
+    if recipe is None and not wanted.keys() & set(GAINS):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in GAINS)
         raise BadInput(f"say what to gain: at least one of {options}; or give the steps with --recipe")
-    if wanted:
-        raise BadInput(f"--max-drop judges a goal: say what to gain, too ({options}), or leave it to --recipe alone")
-    return None
+    return Goal(**({} if wanted else {"max_drop": NO_BUDGET}), **wanted, **conditions)

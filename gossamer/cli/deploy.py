@@ -11,6 +11,7 @@ import typer
 from gossamer.cli.console import Console
 from gossamer.cli.exits import GOAL_MISSED
 from gossamer.cli.values import (
+    MODEL_HELP,
     BatchOption,
     JsonOption,
     ModelArgument,
@@ -20,8 +21,10 @@ from gossamer.cli.values import (
     ShapeOption,
     ThreadsOption,
     WeightsOption,
+    refuse_idle,
 )
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, unknown
+from gossamer.goal import RUNTIMES
 
 if TYPE_CHECKING:
     from gossamer.measure import Latency
@@ -30,15 +33,12 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: [bold]gossamer export resnet20 --data fashion-mnist --int8 --out small.onnx[/bold]")(
-        export
-    )
-    app.command(
-        epilog="Example: [bold]gossamer bench resnet20 small.onnx --runtime openvino --threads 2 --batch 64[/bold]"
-    )(bench)
+    app.command(epilog="Example: gossamer export resnet20 --data fashion-mnist --int8 --out small.onnx")(export)
+    app.command(epilog="Example: gossamer bench resnet20 small.onnx --runtime openvino --threads 2 --batch 64")(bench)
 
 
 def export(
+    context: typer.Context,
     model: ModelArgument,
     out: Annotated[Path, typer.Option(metavar="FILE", help="An .onnx or a .pt2 file.")],
     data: OptionalDataOption = None,
@@ -48,12 +48,12 @@ def export(
         bool, typer.Option("--int8", help="Quantize to int8 (.onnx), calibrated and checked on --data.")
     ] = False,
     max_drop: Annotated[float, typer.Option(min=0, max=100, help="Points of accuracy that int8 may cost.")] = 0.5,
-    threads: ThreadsOption = 2,
+    threads: ThreadsOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a network as .onnx or .pt2, and check that it computes the same.
+    """Write a network as .onnx or .pt2, checked to compute the same.
 
     Nothing is written when the check fails. Exit status 3: int8 costs more than --max-drop; the best int8 is written.
     """
@@ -61,6 +61,10 @@ def export(
         raise BadInput(f"--out {out}: the name must end in .onnx or .pt2")
     if int8 and (data is None or out.suffix != ".onnx"):
         raise BadInput("--int8 writes an .onnx and needs --data, on which it is calibrated and checked")
+    if not int8:
+        refuse_idle(context, ["max_drop"], "it is about --int8")
+    if data is not None:
+        refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
     from gossamer.folder import make_place, writing
     from gossamer.sources import Request, load_data, load_model
 
@@ -124,28 +128,37 @@ def _int8(
 
 
 def bench(
-    models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="As for compress, or .onnx files, or result folders.")
-    ],
+    context: typer.Context,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP}, or an .onnx file; several.")],
     runtime: Annotated[
         list[str], typer.Option(help="torch, torch.compile, onnxruntime or openvino; may be given several times.")
     ] = ["onnxruntime"],  # noqa: B006 (typer copies it)
     data: OptionalDataOption = None,
     weights: WeightsOption = None,
     shape: ShapeOption = None,
-    threads: ThreadsOption = 2,
+    threads: ThreadsOption = None,
     batch: BatchOption = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each network.")] = 50,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Timed runs of each network.")] = 50,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Time networks against each other, in one process, interleaved. Zoo networks get untrained weights."""
-    from gossamer.cli.opening import open_model, with_batch
+    """Time networks side by side, interleaved in one process.
+
+    Networks of the zoo get untrained weights.
+    """
+    if data is not None:
+        refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
+    from gossamer.cli.opening import check_argument, open_model, with_batch
     from gossamer.measure import latency
     from gossamer.sources import Request, load_data
 
     console = Console(as_json=json, quiet=quiet)
     task = load_data(data, progress=console.progress) if data is not None else None
+    for name in models:
+        check_argument(name)
+    for kind in runtime:
+        if kind not in RUNTIMES:
+            raise unknown("runtime", kind, RUNTIMES)
     opened = {}
     for name in dict.fromkeys(models):
         for kind in dict.fromkeys(runtime):

@@ -8,6 +8,7 @@ import typer
 from gossamer.cli.console import Console
 from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
 from gossamer.cli.values import (
+    MODEL_HELP,
     AugmentOption,
     BatchOption,
     BatchSizeOption,
@@ -27,9 +28,11 @@ from gossamer.cli.values import (
     ThreadsOption,
     WeightsOption,
     WorkersOption,
+    refuse_idle,
+    refuse_idle_loading,
 )
 from gossamer.errors import BadInput
-from gossamer.goal import Goal
+from gossamer.goal import GAINS, NO_BUDGET, Goal
 
 if TYPE_CHECKING:
     from gossamer.methods.base import Method
@@ -37,19 +40,14 @@ if TYPE_CHECKING:
     from gossamer.task import Task
 
 AUTO = "auto"
-MODEL_HELP = (
-    "A zoo name, package.module:factory, timm:NAME, torchvision:NAME, a .pt2, .gsr or .safetensors file, a result "
-    "folder"
-)
 
 
 def register(app: typer.Typer) -> None:
-    app.command(
-        epilog="Example: [bold]gossamer distill --teacher resnet20 --student resnet8 --data fashion-mnist[/bold]"
-    )(distill)
+    app.command(epilog="Example: gossamer distill --teacher resnet20 --student resnet8 --data fashion-mnist")(distill)
 
 
 def distill(
+    context: typer.Context,
     teacher: Annotated[
         list[str],
         typer.Option(
@@ -71,7 +69,7 @@ def distill(
     method: Annotated[
         str, typer.Option(metavar="NAME", help="One of those below distill; `gossamer methods` lists them.")
     ] = "distill.kd",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the training data.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes through the training data.")] = None,
     lr: LearningRateOption = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
@@ -100,7 +98,7 @@ def distill(
     params: ParamsOption = None,
     file_bytes: FileBytesOption = None,
     runtime: RuntimeOption = "onnxruntime",
-    threads: ThreadsOption = 2,
+    threads: ThreadsOption = None,
     batch: BatchOption = 64,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Result folder. Default: out/STUDENT-from-TEACHER-DATA.")
@@ -112,7 +110,7 @@ def distill(
 ) -> None:
     """Train a network from a larger one.
 
-    Stopped or killed, the same command continues. Exit status 3: a goal of --student auto was missed.
+    Stopped or killed, the same command continues. Exit status 3: a goal of --student auto, or --max-drop, was missed.
     """
     console = Console(as_json=json, quiet=quiet)
     limits = {
@@ -124,6 +122,9 @@ def distill(
         "file_bytes": file_bytes,
     }
     goal = _goal(student, limits, runtime=runtime, threads=threads, batch=batch)
+    if student == AUTO:
+        refuse_idle(context, ["weights"], "--student auto is cut out of the teacher, with the teacher's weights")
+    refuse_idle_loading(context, data)
     chosen = _method(method, option or [], epochs=epochs, lr=lr)
 
     from gossamer.distillation import distill as run_job
@@ -149,14 +150,15 @@ def distill(
     conclude(console, artifact, ("teacher", "student"))
 
 
-def _goal(student: str, limits: dict[str, Any], **conditions: Any) -> Goal | None:
+def _goal(student: str, limits: dict[str, Any], **conditions: Any) -> Goal:
+    """What a student that is cut must reach; one that is named is judged by --max-drop alone, against its teacher."""
     wanted = {name: value for name, value in limits.items() if value is not None}
     if student == AUTO:
-        return Goal(**wanted, **conditions)
-    if wanted:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in wanted)
+        return Goal(**wanted, **conditions).to_plan()
+    if gains := wanted.keys() & set(GAINS):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(gains))
         raise BadInput(f"{options} is for --student auto; {student} is trained as it is")
-    return None
+    return Goal(**{"max_drop": NO_BUDGET, **wanted}, **conditions)
 
 
 def _teacher(text: str, task: "Task", seed: int) -> Any:

@@ -66,7 +66,9 @@ def verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "\nstopped"
     if isinstance(error, GossamerError):
-        return BAD_INPUT, f"error: {error}" + "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        return BAD_INPUT, f"error: {error.shell or error}" + "".join(
+            f"\n  {note}" for note in getattr(error, "__notes__", ())
+        )
     for cause in _causes(error):
         if isinstance(cause, OSError) and (reason := disk_trouble(cause)):
             return BAD_INPUT, f"error: {reason}"

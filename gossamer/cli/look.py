@@ -18,6 +18,7 @@ from gossamer.cli.values import (
     ShapeOption,
     ThreadsOption,
     WeightsOption,
+    refuse_idle,
 )
 from gossamer.errors import BadInput, CorruptFile, unknown
 from gossamer.goal import Goal
@@ -35,11 +36,12 @@ GAINS = {"time": "speedup", "size": "compression_ratio", "params": "params", "ma
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: [bold]gossamer analyze resnet20 --data fashion-mnist --sensitivity[/bold]")(analyze)
-    app.command(epilog="Example: [bold]gossamer inspect out/resnet20-fashion-mnist/model.onnx[/bold]")(inspect)
+    app.command(epilog="Example: gossamer analyze resnet20 --data fashion-mnist --sensitivity")(analyze)
+    app.command(epilog="Example: gossamer inspect out/resnet20-fashion-mnist/model.onnx")(inspect)
 
 
 def analyze(
+    context: typer.Context,
     model: ModelArgument,
     data: OptionalDataOption = None,
     weights: WeightsOption = None,
@@ -47,7 +49,7 @@ def analyze(
     runtime: Annotated[
         str | None, typer.Option(help="Also time every layer: onnxruntime or openvino (float32).")
     ] = None,
-    threads: ThreadsOption = 2,
+    threads: ThreadsOption = None,
     batch: BatchOption = 64,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Cut every group alone and measure the drop; needs --data.")
@@ -65,12 +67,20 @@ def analyze(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """What a network costs layer by layer, and which channels must be cut together.
+    """What a network costs by layer; which channels are cut together.
 
     Untrained weights do, except for --sensitivity.
     """
     if sensitivity and data is None:
         raise BadInput("--sensitivity measures the drop on validation data: add --data")
+    if not sensitivity:
+        refuse_idle(context, ["out"], "it is where --sensitivity draws its plot")
+    if not advise:
+        refuse_idle(context, ["gain"], "it is what --advise is to save")
+    if runtime is None and not (advise and gain == "time"):
+        refuse_idle(context, ["threads", "batch"], "nothing is timed; add --runtime, or --advise for time")
+    if data is not None:
+        refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
     if gain not in GAINS:
         raise unknown("gain", gain, GAINS)
     from gossamer.folder import make_place
@@ -206,7 +216,7 @@ def inspect(
     ],
     json: JsonOption = False,
 ) -> None:
-    """What a file holds: tensors, their types, and how much of the file they take."""
+    """What a file holds: tensors, their types and shares of the file."""
     console = Console(as_json=json)
     if file.is_dir():
         _inspect_folder(console, file)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from gossamer.deploy import export_onnx, open_runner
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, unknown
 from gossamer.measure import Runner
-from gossamer.sources import Request, load_model
+from gossamer.sources import FILES, Request, load_model
 
 TORCH = ("torch", "torch.compile")
 DEPLOYED = ("model.int8.onnx", "model.onnx")  # in a result folder, the one to ship first
@@ -43,6 +43,17 @@ def open_model(request: Request, *, runtime: str | None, threads: int) -> Opened
             exported = export_onnx(source.model, source.example_inputs, Path(folder) / "model.onnx")
             runner = open_runner(runtime, exported, threads=threads)
     return Opened(name=request.model, runner=runner, example_inputs=source.example_inputs)
+
+
+def check_argument(text: str) -> None:
+    """Refuse a model argument that names nothing, before any work is done for others."""
+    if onnx_file(text) is None and ":" not in text:
+        from gossamer.models import ENTRIES
+
+        if Path(text).suffix in FILES and not Path(text).is_file():
+            raise BadInput(f"{text}: no such file")
+        if Path(text).suffix not in FILES and text not in ENTRIES:
+            raise unknown("model", text, ENTRIES, listed="`gossamer models`")
 
 
 def onnx_file(text: str) -> Path | None:

@@ -17,21 +17,27 @@ recipes = typer.Typer(no_args_is_help=True, help="The recipes that come with gos
 
 
 def register(app: typer.Typer) -> None:
-    app.command(epilog="Example: [bold]gossamer methods prune.channels[/bold]")(methods)
-    app.command(epilog="Example: [bold]gossamer models --json[/bold]")(models)
+    app.command(epilog="Example: gossamer methods prune.channels")(methods)
+    app.command(epilog="Example: gossamer models --json")(models)
     app.add_typer(recipes, name="recipes")
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show the page of this method.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="A method, whose page is shown; or a scheme (prune), whose methods are listed."
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the methods, or show one method's page."""
+    """List all methods or those of a scheme; show one method's page."""
     from gossamer.methods import catalogue
 
     console, known = Console(as_json=json), catalogue()
-    if name is None:
-        rows = [(key, _page(cls).splitlines()[0]) for key, cls in known.items()]
+    if name is None or any(key.startswith(f"{name}.") for key in known):
+        scheme = "" if name is None else f"{name}."
+        rows = [(key, _page(cls).splitlines()[0]) for key, cls in known.items() if key.startswith(scheme)]
         console.table("", ("method", "what it is for"), rows)
         console.document(dict(rows))
         return
@@ -88,7 +94,7 @@ def _default(field: "Field[Any]") -> Any:
 
 
 def models(json: JsonOption = False) -> None:
-    """List the networks of the zoo, and the trained weights that come with it."""
+    """List the networks of the zoo and the trained weights they have."""
     from gossamer.models import ENTRIES, checkpoints
 
     console = Console(as_json=json)
@@ -104,7 +110,7 @@ def models(json: JsonOption = False) -> None:
     console.document({name: {"made_for": sizes[name], "trained": known} for name, known in trained.items()})
 
 
-@recipes.command("list", epilog="Example: [bold]gossamer recipes list[/bold]")
+@recipes.command("list", epilog="Example: gossamer recipes list")
 def list_recipes(json: JsonOption = False) -> None:
     """List the recipes with the numbers that were measured for them."""
     from gossamer.recipe import load, shipped
@@ -125,7 +131,7 @@ def list_recipes(json: JsonOption = False) -> None:
     console.document({name: {"model": r.model, "data": r.data, "claims": dict(r.claims)} for name, r in found.items()})
 
 
-@recipes.command("copy", epilog="Example: [bold]gossamer recipes copy NAME mine.yaml[/bold]")
+@recipes.command("copy", epilog="Example: gossamer recipes copy NAME mine.yaml")
 def copy_recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `gossamer recipes list`.")],
     to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],

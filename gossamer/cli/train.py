@@ -9,6 +9,7 @@ import typer
 from gossamer.cli.console import Console
 from gossamer.cli.jobs import resumable
 from gossamer.cli.values import (
+    MODEL_HELP,
     AugmentOption,
     BatchSizeOption,
     DataOption,
@@ -22,6 +23,8 @@ from gossamer.cli.values import (
     ThreadsOption,
     WeightsOption,
     WorkersOption,
+    refuse_idle,
+    refuse_idle_loading,
 )
 from gossamer.errors import BadInput, unknown
 
@@ -38,18 +41,15 @@ SPLITS = ("validation", "test")
 
 
 def register(app: typer.Typer) -> None:
-    app.command(
-        epilog="Example: [bold]gossamer train resnet20 --data fashion-mnist --epochs 8 --out mine.safetensors[/bold]"
-    )(train)
-    app.command(epilog="Example: [bold]gossamer evaluate out/resnet20-fashion-mnist --data fashion-mnist[/bold]")(
-        evaluate
-    )
+    app.command(epilog="Example: gossamer train resnet20 --data fashion-mnist --epochs 8 --out mine.safetensors")(train)
+    app.command(epilog="Example: gossamer evaluate out/resnet20-fashion-mnist --data fashion-mnist")(evaluate)
 
 
 def train(
+    context: typer.Context,
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="A zoo name, package.module:factory, timm: or torchvision:NAME."),
+        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}."),
     ] = None,
     data: OptionalDataOption = None,
     augment: AugmentOption = None,
@@ -60,12 +60,12 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="Model, data and hyper-parameters; a file or a shipped name.")
     ] = None,
     weights: WeightsOption = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes through the training data.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes through the training data.")] = None,
     lr: LearningRateOption = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Same seed, same result. Default: the recipe's, or 0.")
+        int | None, typer.Option(min=0, metavar="N", help="Same seed, same result. Default: the recipe's, or 0.")
     ] = None,
     devices: DevicesOption = 1,
     json: JsonOption = False,
@@ -84,6 +84,7 @@ def train(
         model, data = model or plan.model, data or plan.data
     if not model or not data:
         raise BadInput("which network on which data? Give MODEL and --data, or a recipe that has both")
+    refuse_idle_loading(context, data)
     if seed is None:
         seed = plan.seed if plan is not None else 0
     if augment is None:
@@ -145,24 +146,25 @@ def _note(model: str, task: "Task", top1: float) -> dict[str, str]:
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="As for compress, or an .onnx file, or a result folder.")
-    ],
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}, or an .onnx file.")],
     data: DataOption,
     weights: WeightsOption = None,
     random: RandomOption = False,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
     runtime: Annotated[str | None, typer.Option(help="Default: onnxruntime for .onnx, else torch.")] = None,
-    threads: ThreadsOption = 2,
+    threads: ThreadsOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """The data's measure with its 95 % interval; of classes: top-1, calibration error and likelihood."""
+    """Measure a network on data; of classifiers also the calibration."""
     from gossamer.cli.opening import open_model
     from gossamer.measure import accuracy, calibration, top1_record
     from gossamer.sources import Request, load_data
 
+    if weights is not None:
+        refuse_idle(context, ["random"], "the weights are those of --weights")
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     console = Console(as_json=json, quiet=quiet)

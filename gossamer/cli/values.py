@@ -1,11 +1,14 @@
 """What the user writes on the command line: sizes, counts, and the options that commands share."""
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from gossamer.errors import BadInput
 
 _NUMBER = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?(?:e\d+)?)\s*(?P<prefix>[kKMG])?(?P<binary>i)?(?P<unit>B)?")
 _POWER = {None: 0, "k": 1, "K": 1, "M": 2, "G": 3}
@@ -29,13 +32,11 @@ def _parse(text: str, what: str, *, unit: bool) -> int:
     return int(Decimal(found["number"].replace("_", "")) * base ** _POWER[found["prefix"]])
 
 
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A zoo name (resnet20), package.module:factory, timm:NAME, torchvision:NAME, a .pt2 or .safetensors file.",
-    ),
-]
+MODEL_HELP = (
+    "A name of the zoo (resnet20), package.module:factory, timm:NAME, torchvision:NAME, a .pt2, .gsr or .safetensors "
+    "file, or a result folder"
+)
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.")]
 DATA_HELP = (
     "A built-in name (digits, fashion-mnist), a folder of class folders with images, package.module:task, "
     "or auto: Fashion-MNIST where it is found, else digits."
@@ -53,7 +54,12 @@ AugmentOption = Annotated[
     ),
 ]
 RandomOption = Annotated[bool, typer.Option("--random", help="Untrained weights, drawn from --seed.")]
-MaxDropOption = Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.", show_default="0.5")]
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Points of accuracy that may be lost.", show_default="0.5; of a recipe or a named student, no limit"
+    ),
+]
 SpeedupOption = Annotated[float | None, typer.Option(help="How many times faster, at least.")]
 LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="Time of one batch, at most.")]
 MacsOption = Annotated[
@@ -69,23 +75,75 @@ FileBytesOption = Annotated[
 RuntimeOption = Annotated[
     str, typer.Option(help="Where latency counts: torch, torch.compile, onnxruntime or openvino.")
 ]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
-BatchOption = Annotated[int, typer.Option(min=1, help="Samples per call when latency is measured.")]
+
+
+def parse_threads(text: str) -> int:
+    """A whole number from 1."""
+    if not re.fullmatch(r"0*[1-9]\d*", text):
+        raise typer.BadParameter(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def usable_threads(asked: int | None) -> int:
+    """As many threads as were asked for and there are cores for; says where these are fewer."""
+    from gossamer.cores import available, usual_threads
+
+    if asked is None:
+        return usual_threads()
+    if asked > (cores := available()):
+        typer.echo(f"--threads {asked}: this process may use {cores} of the machine's cores: taking {cores}", err=True)
+    return min(asked, cores)
+
+
+ThreadsOption = Annotated[
+    Any,
+    typer.Option(
+        "--threads",
+        parser=parse_threads,
+        callback=usable_threads,
+        metavar="N",
+        show_default="2, or the cores there are",
+        help="Threads of the runtime.",
+    ),
+]
+BatchOption = Annotated[int, typer.Option(min=1, metavar="N", help="Samples per call when latency is measured.")]
 LearningRateOption = Annotated[
     float | None, typer.Option("--lr", help="Highest learning rate.", show_default="found by short trials")
 ]
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option("--batch-size", min=1, help="Samples per training step.", show_default="128"),
+    typer.Option("--batch-size", min=1, metavar="N", help="Samples per training step.", show_default="128"),
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=0, help="Threads that prepare batches ahead of the training.", show_default="0"),
+    typer.Option("--workers", min=0, metavar="N", help="Threads that prepare batches ahead of the training.", show_default="0"),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
-DevicesOption = Annotated[int, typer.Option(min=1, help="Devices to train on; on CPU, processes.")]
+SeedOption = Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same result.")]
+DevicesOption = Annotated[int, typer.Option(min=1, metavar="N", help="Devices to train on; on CPU, processes.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
+
+
+def refuse_idle(context: typer.Context, options: Iterable[str], reason: str) -> None:
+    """Refuse options (by the names of their parameters) that were given and would do nothing."""
+    flags = {p.name: max(p.opts, key=len) for p in context.command.params}
+    given = [flags[name] for name in options if _is_given(context, name)]
+    if given:
+        raise BadInput(f"{', '.join(given)}: {reason}")
+
+
+def refuse_idle_loading(context: typer.Context, data: str) -> None:
+    """Refuse options of how data is loaded where the user's own code loads it."""
+    from gossamer.references import is_reference
+
+    if is_reference(data):
+        names = {p.name for p in context.command.params} & {"augment", "batch_size", "workers"}
+        refuse_idle(context, sorted(names), f"{data} makes its own batches; set it there")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

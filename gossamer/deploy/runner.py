@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gossamer.cores import available, usual_threads
 from gossamer.deploy.onnx_clean import STRUCTURE
 from gossamer.deploy.onnx_read import check_onnx, read_structure
 from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
@@ -31,10 +32,11 @@ PRECISIONS = {
 
 
 def open_runner(
-    runtime: str, source: Path | str | nn.Module, *, threads: int = 2, precision: str = "float32"
+    runtime: str, source: Path | str | nn.Module, *, threads: int | None = None, precision: str = "float32"
 ) -> Runner:
     """A network ready to run. source: a module for the torch runtimes, the path of an `.onnx` for the others.
 
+    threads: at most as many as this process has cores, which is what the runner then says; None: 2.
     precision: "float32" really computes in float32 (OpenVINO would take bfloat16 by itself where the processor has it;
     ask for "default" or "bfloat16" to let it). "int8" names what is in the file; its other parts run in float32.
     """
@@ -42,8 +44,9 @@ def open_runner(
         raise unknown("runtime", runtime, RUNTIMES)
     if precision not in PRECISIONS[runtime]:
         raise BadInput(f"runtime {runtime!r} has no precision {precision!r}; it has {', '.join(PRECISIONS[runtime])}")
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise BadInput(f"threads = {threads}: must be at least 1")
+    threads = usual_threads() if threads is None else min(threads, available())
     if runtime in ("torch", "torch.compile"):
         if not isinstance(source, nn.Module):
             raise BadInput(f"runtime {runtime!r} runs a torch module, got {source}; export is not needed for it")

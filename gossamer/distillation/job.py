@@ -18,7 +18,7 @@ from gossamer.distillation import evidence
 from gossamer.distillation.networks import foreign, only_remembers, searched, trainable
 from gossamer.errors import BadInput, GossamerError, unknown
 from gossamer.folder import lock_folder, writing
-from gossamer.goal import Goal
+from gossamer.goal import NO_BUDGET, UNASKED, Goal
 from gossamer.job import Artifact, finished
 from gossamer.measure import accuracy, paired_drop, top1_record
 from gossamer.methods import catalogue
@@ -38,7 +38,6 @@ from gossamer.train.teachers import Ensemble, only_answers
 
 TEACHER, STUDENT, ALONE = deliver.ORIGINAL, deliver.RESULT, "alone"
 METHOD = "distill.kd"
-UNASKED = Goal(max_drop=100, speedup=1)  # judged by nothing, only measured
 
 Teacher = nn.Module | Path | str
 
@@ -69,8 +68,13 @@ def distill(
 
     Raises BadInput for networks, methods and data that cannot be used, Diverged, ExportMismatch.
     """
-    if (student == "auto") != (goal is not None):
-        raise BadInput("a goal is for student 'auto', and 'auto' needs one: distill(..., 'auto', goal=Goal(macs=...))")
+    if student == "auto":
+        if goal is None:
+            raise BadInput("student 'auto' is cut for a goal: distill(..., 'auto', goal=Goal(macs=...))")
+        goal = goal.to_plan()
+    elif goal is not None and goal.gains:
+        raise BadInput(f"{', '.join(goal.gains)}: only student 'auto' is cut for a goal, this one is trained as it is")
+    goal = (goal or UNASKED).here()
     several = [teacher] if isinstance(teacher, Teacher) else list(teacher)
     networks = [one if isinstance(one, nn.Module) else opened(Path(one)) for one in several]
     lesson = Lesson(
@@ -116,7 +120,7 @@ class Lesson:
     student: nn.Module | None
     task: Task
     method: Method
-    goal: Goal | None
+    goal: Goal
     assistants: tuple[nn.Module, ...]
     alone: bool
     calibrate: bool
@@ -125,7 +129,8 @@ class Lesson:
         """What makes a job the same job. `alone` and `calibrate` only add to it."""
         networks = [self.teacher, *self.assistants, *([self.student] if self.student is not None else [])]
         data = data_fingerprint(self.task)
-        return fingerprint(self.teacher, *map(fingerprint, networks), self.method, self.goal, seed, data)
+        goal = self.goal if self.student is None else None  # else it says how to measure, which trains nothing
+        return fingerprint(self.teacher, *map(fingerprint, networks), self.method, goal, seed, data)
 
 
 class Job:
@@ -133,7 +138,7 @@ class Job:
 
     def __init__(self, lesson: Lesson, folder: Path, run: Run, command: str) -> None:
         self.lesson, self.task, self.folder, self.command = lesson, lesson.task, folder, command
-        self.teacher, self.goal = lesson.teacher, lesson.goal or UNASKED
+        self.teacher, self.goal = lesson.teacher, lesson.goal
         self.work = folder / "work"
         self.journal = Journal(self.work, lesson.key(run.seed))
         self.run = replace(run, folder=self.work, teacher=self.teacher, curves=[])
@@ -158,6 +163,8 @@ class Job:
         if lesson.calibrate:
             check_scalable(student, self.task)
         reference = self._judged(TEACHER, "teacher", self.teacher)
+        if reference is None and self.goal.max_drop < NO_BUDGET:
+            raise BadInput("max_drop: a teacher of recorded answers has none on other data to judge the student by")
         for number, assistant in enumerate(lesson.assistants, 1):
             name = f"assistant {number}"
             networks[name] = self.run.teacher = bake(self._trained(name, trainable(assistant), lesson.method))
@@ -191,7 +198,6 @@ class Job:
         lesson = self.lesson
         if lesson.student is not None:
             return trainable(lesson.student)
-        assert lesson.goal is not None
         with timed(self.seconds, "search"):
             return searched(self.teacher, self.task, lesson.goal, self.run, self.journal, self.work)
 
@@ -244,12 +250,12 @@ class Job:
         rows = [*self._measured(networks, result), *result.records, *self.rows]
         teaching, sure = evidence.gathered(networks, task, lesson.method.name(), self.curves)
         rows += sure
-        missed = deliver.missed(goal, rows, result.drop) if lesson.goal else []
+        missed = deliver.missed(goal, rows, result.drop) if goal.judges else []
         steps = (lesson.method, Temperature()) if lesson.calibrate else (lesson.method,)
         Recipe(name="taught", seed=self.run.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
         return JobDocument(
             command=self.command,
-            goal=asdict(goal) if lesson.goal else {},
+            goal=asdict(goal) if goal.judges else {},
             task={"name": task.name, "measure": task.measure, "validation": len(result.scores)},
             met=not missed,
             missed=missed,

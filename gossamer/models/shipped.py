@@ -40,13 +40,18 @@ def pretrained(name: str, data: str) -> nn.Module:
         if name not in ENTRIES:
             raise unknown("checkpoint", f"{name} on {data}", names, listed="`gossamer models`")
         if name not in {n for n, _ in shipped}:
+            what = f"no trained weights of {name} come with gossamer"
             raise BadInput(
-                f"no trained weights of {name} come with gossamer (`gossamer models` lists those that do): train it "
-                f"with `gossamer train {name}`, give --weights, or --random where untrained weights will do"
+                f"{what} (gossamer.models.checkpoints() lists those that do): build({name!r}) makes the network, fit "
+                "trains it, load_weights reads a file of weights",
+                shell=f"{what} (`gossamer models` lists those that do): train it with `gossamer train {name}`, give "
+                "--weights, or --random where untrained weights will do",
             )
+        there = ", ".join(d for n, d in shipped if n == name)
+        what = f"no checkpoint of {name} for {data!r}; there is one for: {there}; train it"
         raise BadInput(
-            f"no checkpoint of {name} for {data!r}; there is one for: {', '.join(d for n, d in shipped if n == name)}; "
-            f"train it: `gossamer train {name} --data {data}`, or give its weights (--weights; of a teacher NAME=FILE)"
+            f"{what} with fit(build({name!r}), task, ...), or read its weights with load_weights",
+            shell=f"{what}: `gossamer train {name} --data {data}`, or give its weights (--weights; of a teacher NAME=FILE)",
         )
     found = shipped[name, data]
     model = build(name, in_channels=found.in_channels, classes=found.classes, input_size=found.input_size)

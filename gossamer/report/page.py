@@ -18,7 +18,7 @@ from gossamer.report.pareto import size_limit
 from gossamer.report.stored import bytes_section
 from gossamer.report.swaps import swaps_section
 from gossamer.report.teaching import teaching_sections
-from gossamer.report.verdict import sentence
+from gossamer.report.verdict import sentence, warnings
 from gossamer.report.weights import weights_section
 
 
@@ -66,8 +66,8 @@ def render(document: JobDocument) -> str:
     body = "".join(
         (
             f'<header><p class="brand">gossamer<span>{subject}</span></p>',
-            f'<h1 class="{"met" if document.met else "missed"}">{_heading(document)}</h1>',
-            _missed(document),
+            f'<h1 class="{"missed" if document.missed or warnings(document) else "met"}">{_heading(document)}</h1>',
+            _listed(_reasons(document)),
             sections.tiles(document),
             "</header><main>",
             *(build(document) for build in _order(document)),
@@ -89,8 +89,12 @@ def _heading(document: JobDocument) -> str:
     return text.escape(sentence(document)).replace(" %", "&nbsp;%")
 
 
-def _missed(document: JobDocument) -> str:
-    if not document.missed:
+def _reasons(document: JobDocument) -> list[str]:
+    """Why the verdict is red."""
+    return [*document.missed, *document.why, *warnings(document)]
+
+
+def _listed(reasons: list[str]) -> str:
+    if not reasons:
         return ""
-    reasons = [*document.missed, *document.why]
     return f'<ul class="reasons">{"".join(f"<li>{text.escape(reason)}</li>" for reason in reasons)}</ul>'

@@ -2,9 +2,15 @@
 
 from dataclasses import dataclass
 
+from gossamer.goal import NO_BUDGET
 from gossamer.record import JobDocument
 from gossamer.report import text
 from gossamer.report.table import Row, drop_record, measure, summary_rows
+
+# Points. A loss is far too large when its whole 95 % interval on test lies above: what the goal allows, or FAR where no
+# goal says so. Students are smaller than their teachers by design: they are set against their training alone by FAR.
+FAR = 2.0
+BEHIND_TEACHER = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +22,26 @@ class Part:
     got: str
     met: bool | None
     short: str = ""
+
+
+def warnings(document: JobDocument) -> list[str]:
+    """What went far worse than random fluctuation explains, in words with the numbers."""
+    taught = document.teaching is not None
+    budget = document.goal.get("max_drop")
+    bound = float(budget) if budget is not None and budget < NO_BUDGET else BEHIND_TEACHER if taught else FAR
+    alone = next((r for r in document.records if r.what == "drop" and r.conditions.get("against") == "alone"), None)
+    found = []
+    for drop, limit, than in (
+        (drop_record(document, "test"), bound, "the teacher" if taught else "the original"),
+        (alone, FAR, "the same student trained alone"),
+    ):
+        if drop is not None and drop.low is not None and drop.high is not None and drop.low > limit:
+            span = f"95 % interval {text.points(drop.low)} to {text.points(drop.high)}"
+            found.append(
+                f"{text.points(drop.value)} points worse on test than {than} ({span}): more than chance explains above "
+                f"{limit:g}"
+            )
+    return found
 
 
 def sentence(document: JobDocument) -> str:
@@ -48,14 +74,16 @@ def _taught(document: JobDocument) -> str:
     macs = rows.get("macs")
     if macs is not None and macs.ratio is not None and macs.ratio > 1:
         said.append(f"{text.times(macs.ratio)} fewer MACs")
-    return f"Student taught: {', '.join(said)}." if said else "Student taught."
+    state = "Student taught, but far too weak" if warnings(document) else "Student taught"
+    return f"{state}: {', '.join(said)}." if said else f"{state}."
 
 
 def _without_goal(document: JobDocument) -> str:
     row = next((r for r in summary_rows(document) if r.what == "latency" and r.ratio is not None), None)
     said = [f"{row.change.text} on {text.runtime(row.runtime)}"] if row else []
     said += _lost(document)
-    return f"Recipe done: {', '.join(said)}." if said else "Recipe done."
+    state = "Recipe done, but far too much is lost" if warnings(document) else "Recipe done"
+    return f"{state}: {', '.join(said)}." if said else f"{state}."
 
 
 def _lost(document: JobDocument) -> list[str]:

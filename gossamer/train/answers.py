@@ -65,9 +65,12 @@ class Answers:
         missing = [i for i, key in enumerate(keys) if key not in self.place]
         if missing:
             if ask is None:
-                raise BadInput(
+                what = (
                     f"{self.folder} has no answer for {len(missing)} of {len(keys)} samples: they are other data, or "
-                    "augmented otherwise; take the same --seed, --no-augment, or give the teacher itself"
+                )
+                raise BadInput(
+                    f"{what}augmented otherwise; take the same seed, augment nothing, or give the teacher itself",
+                    shell=f"{what}augmented otherwise; take the same --seed, --no-augment, or give the teacher itself",
                 )
             chosen = inputs if len(missing) == len(keys) else tuple(x[missing] for x in inputs)
             self._note([keys[i] for i in missing], ask(*chosen))

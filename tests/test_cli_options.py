@@ -1,0 +1,252 @@
+"""Every option of every command acts or is refused: what reaches the work differs from what it is without the option.
+
+A new option without a value in `VALUES` fails here by itself, and so does a new command without a base in `BASES`.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+import gossamer.cli.console
+from gossamer.cli import app
+from gossamer.errors import BadInput
+from gossamer.references import resolve
+from gossamer.run import Run
+from gossamer.task import Task
+
+DIGITS = ("--data", "digits")
+NET = ("mycode:Net", "--data", "mycode:task")
+PAIR = ("distill", "--teacher", "resnet14", "--student")
+# Commands as they are usually given, and each of their ways to work.
+BASES: dict[str, tuple[str, ...]] = {
+    "compress": ("compress", "resnet14", *DIGITS, "--speedup", "2"),
+    "compress --recipe": ("compress", "resnet14", *DIGITS, "--recipe", "steps.yaml"),
+    "compress, own data": ("compress", *NET, "--speedup", "2"),
+    "distill": (*PAIR, "resnet8", *DIGITS),
+    "distill auto": (*PAIR, "auto", *DIGITS, "--macs", "1M"),
+    "train": ("train", "resnet8", *DIGITS),
+    "train --recipe": ("train", "--recipe", "train-resnet14-digits"),
+    "train, own data": ("train", *NET),
+    "evaluate": ("evaluate", "resnet14", *DIGITS),
+    "export": ("export", "mycode:Net", "--input", "1x1x8x8", "--out", "a.onnx"),
+    "export --int8": ("export", *NET, "--int8", "--out", "a.onnx"),
+    "bench": ("bench", "mycode:Net", "--input", "1x1x8x8"),
+    "bench --data": ("bench", *NET),
+    "analyze": ("analyze", "mycode:Net", "--input", "1x1x8x8"),
+    "analyze --runtime": ("analyze", "mycode:Net", "--input", "1x1x8x8", "--runtime", "onnxruntime"),
+    "analyze --advise": ("analyze", *NET, "--advise"),
+    "analyze --sensitivity": ("analyze", *NET, "--sensitivity", "--weights", "net.safetensors"),
+    "inspect": ("inspect", "net.safetensors"),
+    "methods": ("methods", "prune.magnitude"),
+    "models": ("models",),
+    "recipes list": ("recipes", "list"),
+    "recipes copy": ("recipes", "copy", "train-resnet14-digits", "b.yaml"),
+}
+# One value for each option, unlike its default; some ways to work need another.
+VALUES: dict[str, tuple[str, ...]] = {
+    "--alone": ("--no-alone",),
+    "--assistant": ("--assistant", "resnet8"),
+    "--augment": ("--no-augment",),
+    "--batch": ("--batch", "5"),
+    "--batch-size": ("--batch-size", "7"),
+    "--cache": ("--cache", "answers"),
+    "--compression-ratio": ("--compression-ratio", "3"),
+    "--data": ("--data", "mycode:task"),
+    "--devices": ("--devices", "3"),
+    "--epochs": ("--epochs", "5"),
+    "--file-bytes": ("--file-bytes", "30kB"),
+    "--gain": ("--gain", "macs"),
+    "--input": ("--input", "2x1x9x9"),
+    "--int8": ("--int8", "--data", "mycode:task"),
+    "--latency-ms": ("--latency-ms", "3"),
+    "--lr": ("--lr", "0.01234"),
+    "--macs": ("--macs", "5M"),
+    "--max-drop": ("--max-drop", "1.5"),
+    "--method": ("--method", "distill.dkd"),
+    "--out": ("--out", "other"),
+    "--params": ("--params", "5k"),
+    "--recipe": ("--recipe", "other.yaml"),
+    "--repeats": ("--repeats", "7"),
+    "--runtime": ("--runtime", "torch"),
+    "--seed": ("--seed", "7"),
+    "--set": ("--set", "temperature=6"),
+    "--speedup": ("--speedup", "3"),
+    "--split": ("--split", "validation"),
+    "--student": ("--student", "resnet14"),
+    "--teacher": ("--teacher", "resnet8.safetensors"),
+    "--threads": ("--threads", "1"),
+    "--weights": ("--weights", "net.safetensors"),
+    **{flag: (flag,) for flag in ("--advise", "--calibrate", "--json", "--quiet", "--random", "--sensitivity")},
+}
+OTHER: dict[tuple[str, str], tuple[str, ...]] = {
+    **{(base, "--out"): ("--out", "b.safetensors") for base in BASES if base.startswith("train")},
+    **{(base, "--out"): ("--out", "b.onnx") for base in BASES if base.startswith("export")},
+    **{
+        (base, "--weights"): ("--weights", "resnet14.safetensors")
+        for base in ("compress", "compress --recipe", "evaluate")
+    },
+    **{(base, "--weights"): ("--weights", "resnet8.safetensors") for base in ("distill", "train")},
+    ("train --recipe", "--weights"): ("--weights", "resnet14.safetensors"),
+    ("train --recipe", "--epochs"): ("--epochs", "3"),
+    ("distill auto", "--student"): ("--student", "resnet8"),
+    ("evaluate", "--runtime"): ("--runtime", "torch.compile"),
+    ("analyze", "--runtime"): ("--runtime", "openvino"),
+    ("analyze --runtime", "--runtime"): ("--runtime", "openvino"),
+    ("analyze --advise", "--runtime"): ("--runtime", "openvino"),
+    ("analyze --sensitivity", "--weights"): ("--weights", "net2.safetensors"),
+    ("export", "--int8"): ("--int8",),
+    ("export --int8", "--data"): ("--data", "other:task"),
+    **{
+        (base, "--data"): ("--data", "other:task")
+        for base in BASES
+        if BASES[base][1:4] == NET or base == "analyze --advise"
+    },
+}
+
+
+def commands() -> dict[str, Any]:
+    """Every command by its words."""
+    group: Any = typer.main.get_command(app)
+    found = {}
+    for name, one in group.commands.items():
+        inner = getattr(one, "commands", None)
+        found |= {f"{name} {sub}": command for sub, command in inner.items()} if inner else {name: one}
+    return found
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """Every way to work with every option of its command."""
+    known = commands()
+    for base, words in BASES.items():
+        command = known.get(words[0]) or known[" ".join(words[:2])]
+        for param in command.params:
+            if param.param_type_name == "option" and "--help" not in param.opts:
+                yield base, max(param.opts, key=len)
+
+
+class Reached(BadInput):
+    """The work would begin."""
+
+
+def plain(value: Any) -> Any:
+    """What tells an argument from another."""
+    if isinstance(value, nn.Module):
+        return [(name, tuple(t.shape), round(float(t.double().sum()), 6)) for name, t in value.state_dict().items()]
+    if isinstance(value, Task):
+        batch = next(iter(value.train))
+        return value.name, len(batch[0]), round(float(torch.as_tensor(batch[0]).double().sum()), 3)
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), str(value.dtype)
+    if isinstance(value, Run):
+        return value.seed, value.devices, str(value.folder), str(value.cache), plain(value.teacher)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return type(value).__name__, [(f.name, plain(getattr(value, f.name))) for f in dataclasses.fields(value)]
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items() if key not in ("command", "progress")}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return (
+        value if isinstance(value, str | int | float | None) else str(value) if isinstance(value, Path) else type(value)
+    )
+
+
+@pytest.fixture
+def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the commands give to those who do the work, which they do not do here."""
+    from gossamer.models import build, save_weights
+
+    seen: list[Any] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    (user / "steps.yaml").write_text("name: steps\nsteps: [{prune.magnitude: {sparsity: 0.5}}]\n")
+    training = "training: {epochs: 1}\nmodel: resnet8\ndata: digits\n"
+    (user / "other.yaml").write_text(f"name: other\nsteps: [{{prune.magnitude: {{sparsity: 0.4}}}}]\n{training}")
+    (user / "other.py").write_text(
+        "import dataclasses, mycode\ntask = lambda: dataclasses.replace(mycode.task(), name='o')"
+    )
+    monkeypatch.delitem(__import__("sys").modules, "other", raising=False)
+    for name in ("net", "net2"):
+        save_weights(resolve("mycode:Net")(), user / f"{name}.safetensors", {})
+    for name in ("resnet8", "resnet14"):
+        note = {"model": name, "in_channels": "1", "classes": "10", "input_size": "8"}
+        save_weights(build(name, in_channels=1, classes=10, input_size=8), user / f"{name}.safetensors", note)
+
+    def record(place: str, name: str, ends: bool, gives: Any = None, real: bool = False) -> None:
+        module = __import__(place, fromlist=[name])
+        before = getattr(module, name)
+
+        def seen_by(*args: Any, **kwargs: Any) -> Any:
+            seen.append((name, plain(args), plain(kwargs)))
+            if ends:
+                raise Reached(name)
+            return before(*args, **kwargs) if real else gives
+
+        monkeypatch.setattr(module, name, seen_by)
+
+    init = gossamer.cli.console.Console.__init__
+    monkeypatch.setattr(
+        gossamer.cli.console.Console,
+        "__init__",
+        lambda self, **kwargs: (seen.append(("console", kwargs)), init(self, **kwargs))[1],
+    )
+    record("gossamer.job", "compress", ends=True)
+    record("gossamer.distillation", "distill", ends=True)
+    record("gossamer.train", "fit", ends=True)
+    record("gossamer.sources", "load_data", ends=False, real=True)
+    record("gossamer.sources", "load_model", ends=False, real=True)
+    record("gossamer.measure", "latency", ends=True)
+    record("gossamer.measure", "accuracy", ends=False, gives=torch.zeros(4))
+    record("gossamer.measure.calibration", "sureness", ends=True)
+    record("gossamer.deploy", "export_onnx", ends=False, gives=Path("a.onnx"))
+    record("gossamer.deploy", "export_pt2", ends=False)
+    record("gossamer.deploy", "verify", ends=True)
+    record("gossamer.deploy", "quantize_ladder", ends=True)
+    record("gossamer.deploy", "layer_times", ends=False, gives={})
+    record("gossamer.search.advise", "advise", ends=True)
+    record("gossamer.search.sensitivity", "sensitivity", ends=False, gives=[])
+    record("gossamer.report", "write_sensitivity", ends=True)
+    runner = type("Runner", (), {"runtime": "torch", "precision": "float32"})()
+    record("gossamer.deploy", "open_runner", ends=False, gives=runner)
+    import gossamer.cli.opening as opening
+
+    monkeypatch.setattr(opening, "open_runner", __import__("gossamer.deploy", fromlist=["a"]).open_runner)
+    monkeypatch.setattr(opening, "export_onnx", __import__("gossamer.deploy", fromlist=["a"]).export_onnx)
+    monkeypatch.setattr(opening, "load_model", __import__("gossamer.sources", fromlist=["a"]).load_model)
+    return seen
+
+
+def reached(calls: list[Any], words: tuple[str, ...]) -> tuple[list[Any], str]:
+    """What the work was given, and what stands on stderr where it was refused before."""
+    calls.clear()
+    torch.manual_seed(0)
+    result = CliRunner().invoke(app, list(words), prog_name="gossamer")
+    assert result.exit_code in (0, 2), (words, result.output, result.exception)
+    names = " ".join(one[0] for one in calls)
+    refused = result.exit_code == 2 and not result.stderr.startswith(tuple(f"error: {n}\n" for n in names.split()))
+    return list(calls), result.stderr if refused else ""
+
+
+def test_every_command_has_a_way_to_work_here() -> None:
+    assert {" ".join(words[: 2 if words[0] == "recipes" else 1]) for words in BASES.values()} == set(commands())
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_option_acts_or_is_refused(calls: list[Any], base: str) -> None:
+    without, refused = reached(calls, BASES[base])
+    assert not refused, refused
+    for name, flag in options():
+        words = OTHER.get((base, flag)) or VALUES[flag]
+        if name != base or (words == (flag,) and flag in BASES[base]):
+            continue
+        if base == "recipes copy":
+            Path("b.yaml").unlink()
+        given, refused = reached(calls, (*BASES[base], *words))
+        # What typer refuses stands in a box; the flag is in both.
+        assert flag in refused if refused else given != without, f"{base} {' '.join(words)} changes nothing; {refused}"
