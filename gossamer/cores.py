@@ -23,8 +23,8 @@ def _quota() -> float | None:
     """Cores of the container's quota, version 2 or 1 of control groups; None: no limit."""
     groups = _groups()
     limits = [_limit(folder / "cpu.max") for folder in _upward(CGROUP, groups.get("", "/"))]
-    for folder in _upward(CGROUP / "cpu", groups.get("cpu", "/")):
-        limits.append(_limit(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
+    older = _upward(CGROUP / "cpu", groups.get("cpu", "/"))
+    limits += [_limit(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us") for folder in older]
     return min((limit for limit in limits if limit), default=None)
 
 

@@ -176,6 +176,10 @@ def bench(
         ("model", "runtime", "dtype", "ms", "quartiles", "speedup"),
         [_bench_row(models[0], found, *key) for key in opened],
     )
+    if wide := [" on ".join(key) for key, row in found.items() if row.unsteady]:
+        console.note(
+            f"note: the machine was busy: quartiles far apart for {', '.join(wide)}; measure again on a quiet one"
+        )
     console.document([{"model": name, "latency": row} for (name, _), row in found.items()])
 
 

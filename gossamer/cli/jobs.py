@@ -41,7 +41,7 @@ def conclude(console: Console, artifact: "Artifact", columns: Sequence[str]) -> 
     """Show what came of a job, in so many columns, and exit with status 3 if it missed its goal."""
     from gossamer.report import summary_rows
     from gossamer.report.table import plain
-    from gossamer.report.verdict import sentence, warnings
+    from gossamer.report.verdict import sentence, unsteady, warnings
 
     document, folder = artifact.document, artifact.folder
     rows = []
@@ -56,6 +56,8 @@ def conclude(console: Console, artifact: "Artifact", columns: Sequence[str]) -> 
         console.note(line)
     for warning in warnings(document):
         console.note(f"warning: {warning}")
+    if scattered := unsteady(document):
+        console.note(f"note: {scattered}; measure again on a quiet one")
     console.line(f"report: {(folder / 'report.html').resolve()}")
     console.document({"folder": folder.resolve(), "document": document})
     if not document.met:

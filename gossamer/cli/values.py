@@ -56,9 +56,7 @@ AugmentOption = Annotated[
 RandomOption = Annotated[bool, typer.Option("--random", help="Untrained weights, drawn from --seed.")]
 MaxDropOption = Annotated[
     float | None,
-    typer.Option(
-        help="Points of accuracy that may be lost.", show_default="0.5; of a recipe or a named student, no limit"
-    ),
+    typer.Option(help="Points of accuracy that may be lost.", show_default="0.5; alone with a recipe or student: none"),
 ]
 SpeedupOption = Annotated[float | None, typer.Option(help="How many times faster, at least.")]
 LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="Time of one batch, at most.")]

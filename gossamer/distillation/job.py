@@ -70,7 +70,7 @@ def distill(
     """
     if student == "auto":
         if goal is None:
-            raise BadInput("student 'auto' is cut for a goal: distill(..., 'auto', goal=Goal(macs=...))")
+            raise BadInput("student 'auto' is cut to a goal, and 'auto' needs one: distill(..., goal=Goal(macs=...))")
         goal = goal.to_plan()
     elif goal is not None and goal.gains:
         raise BadInput(f"{', '.join(goal.gains)}: only student 'auto' is cut for a goal, this one is trained as it is")

@@ -13,6 +13,8 @@ from gossamer.errors import BadInput
 from gossamer.measure.runner import Runner
 from gossamer.record import Record
 
+WIDE = 0.25  # of the median
+
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
@@ -29,6 +31,11 @@ class Latency:
     threads: int
     batch: int
     dtype: str
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the quartiles are so far apart that something else ran on the machine."""
+        return self.q3_ms - self.q1_ms > WIDE * self.median_ms
 
     def to_record(self, subject: str, **conditions: Any) -> Record:
         """As a measured row; low and high are the quartiles."""

@@ -51,7 +51,7 @@ def pretrained(name: str, data: str) -> nn.Module:
         what = f"no checkpoint of {name} for {data!r}; there is one for: {there}; train it"
         raise BadInput(
             f"{what} with fit(build({name!r}), task, ...), or read its weights with load_weights",
-            shell=f"{what}: `gossamer train {name} --data {data}`, or give its weights (--weights; of a teacher NAME=FILE)",
+            shell=f"{what}: `gossamer train {name} --data {data}`, or give --weights (of a teacher NAME=FILE)",
         )
     found = shipped[name, data]
     model = build(name, in_channels=found.in_channels, classes=found.classes, input_size=found.input_size)

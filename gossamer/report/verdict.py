@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from gossamer.goal import NO_BUDGET
 from gossamer.record import JobDocument
 from gossamer.report import text
 from gossamer.report.table import Row, drop_record, measure, summary_rows
@@ -11,6 +10,7 @@ from gossamer.report.table import Row, drop_record, measure, summary_rows
 # goal says so. Students are smaller than their teachers by design: they are set against their training alone by FAR.
 FAR = 2.0
 BEHIND_TEACHER = 10.0
+WIDE = 0.25  # of the median: quartiles further apart are those of a machine that does something else, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ def warnings(document: JobDocument) -> list[str]:
     """What went far worse than random fluctuation explains, in words with the numbers."""
     taught = document.teaching is not None
     budget = document.goal.get("max_drop")
-    bound = float(budget) if budget is not None and budget < NO_BUDGET else BEHIND_TEACHER if taught else FAR
+    bound = float(budget) if budget is not None else BEHIND_TEACHER if taught else FAR
     alone = next((r for r in document.records if r.what == "drop" and r.conditions.get("against") == "alone"), None)
     found = []
     for drop, limit, than in (
@@ -42,6 +42,19 @@ def warnings(document: JobDocument) -> list[str]:
                 f"{limit:g}"
             )
     return found
+
+
+def unsteady(document: JobDocument) -> str:
+    """That times scattered so much that something else ran on the machine; "" where none did."""
+    wide = [
+        f"{row.subject} on {text.runtime(str(row.conditions.get('runtime', '')))}"
+        for row in document.records
+        if row.what == "latency" and row.low is not None and row.high is not None
+        if row.high - row.low > WIDE * row.value
+    ]
+    if not wide:
+        return ""
+    return f"the machine was busy: quartiles further apart than {WIDE:.0%} of the median for {', '.join(wide)}"
 
 
 def sentence(document: JobDocument) -> str:

@@ -1,0 +1,63 @@
+"""What gossamer depends on: licences that it may be shipped with, versions with hashes."""
+
+import re
+import sys
+from email.message import Message
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "scripts"))
+
+import licences  # noqa: E402
+
+LOCKS = ("requirements.lock", "requirements-test.lock", "requirements-zoo.lock")
+
+
+def test_every_dependency_has_a_licence_that_is_allowed() -> None:
+    found = {one.metadata["Name"]: licences.licence(one) for one in licences.needed()}
+    assert {"torch", "numpy", "onnxruntime", "aiohttp"} <= set(found)
+    assert {name: said for name, said in found.items() if not said or not set(said) <= set(licences.ALLOWED)} == {}
+
+
+def test_the_table_of_the_page_is_that_of_what_is_installed() -> None:
+    page = (ROOT / "docs/dependencies.md").read_text()
+    missing = [line for line in licences.table().splitlines() if line not in page]
+    assert missing == [], "write it anew: python scripts/licences.py"
+
+
+def test_a_licence_that_no_rule_knows_stands_as_it_is() -> None:
+    strange = SimpleNamespace(metadata=Message())
+    strange.metadata["License-Expression"] = "MIT AND GPL-3.0-only"
+    assert licences.licence(strange) == ["GPL-3.0-only", "MIT"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_line_of_a_lock_is_one_version_with_hashes(name: str) -> None:
+    for entry in re.split(r"\n(?=\S)", (ROOT / name).read_text().strip()):
+        head, *hashes = entry.splitlines()
+        assert re.match(r"[a-z0-9-]+==\S+ (; .*)?\\$", head), head
+        assert hashes and all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in hashes), head
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_has_the_versions_of_the_constraints(name: str) -> None:
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pinned = {re.sub(r"[-_.]+", "-", key).lower(): version for key, version in pinned.items()}
+    locked = re.findall(r"^([a-z0-9-]+)==([^\s+]+)", (ROOT / name).read_text(), re.MULTILINE)
+    assert locked and {key: version for key, version in locked if pinned.get(key, version) != version} == {}
+
+
+def test_the_locks_have_all_that_the_package_asks_for() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, extras in (("requirements.lock", ["openvino"]), ("requirements-test.lock", ["openvino", "test"])):
+        asked = [
+            *project["dependencies"],
+            *(one for extra in extras for one in project["optional-dependencies"][extra]),
+        ]
+        names = {re.split(r"[\[<>=]", one)[0].lower() for one in asked} | {"hatchling", "editables"}
+        assert names <= set(re.findall(r"^([a-z0-9-]+)==", (ROOT / name).read_text(), re.MULTILINE))
