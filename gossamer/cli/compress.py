@@ -138,4 +138,4 @@ def _goal(asked: dict[str, Any], recipe: Path | None, **conditions: Any) -> Goal
     if recipe is None and not wanted.keys() & set(GAINS):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in GAINS)
         raise BadInput(f"say what to gain: at least one of {options}; or give the steps with --recipe")
-    return Goal(**({} if wanted else {"max_drop": NO_BUDGET}), **wanted, **conditions)
+    return Goal(**(wanted or {"max_drop": NO_BUDGET}), **conditions)
