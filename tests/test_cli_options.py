@@ -84,6 +84,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--teacher": ("--teacher", "resnet8.safetensors"),
     "--threads": ("--threads", "1"),
     "--weights": ("--weights", "net.safetensors"),
+    "--workers": ("--workers", "2"),
     **{flag: (flag,) for flag in ("--advise", "--calibrate", "--json", "--quiet", "--random", "--sensitivity")},
 }
 OTHER: dict[tuple[str, str], tuple[str, ...]] = {

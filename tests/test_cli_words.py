@@ -81,9 +81,9 @@ def test_bench_looks_at_all_arguments_before_it_works(user: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("prune.magnitude: {sparsity: much}", "sparsity must be a valid number, got 'much'"),
+        ("prune.magnitude: {sparsity: much}", "sparsity: must be a valid number, got 'much'"),
         ("prune.magnitude: {sparsity: 7}", "sparsity = 7"),
-        ("prune.channels: {criterion: 12}", "criterion must be 'l1'"),
+        ("prune.channels: {criterion: 12}", "criterion: must be 'l1'"),
     ],
 )
 def test_errors_of_options_are_in_gossamers_own_words(step: str, message: str) -> None:

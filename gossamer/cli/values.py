@@ -114,7 +114,7 @@ BatchSizeOption = Annotated[
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=0, metavar="N", help="Threads that prepare batches ahead of the training.", show_default="0"),
+    typer.Option("--workers", min=0, metavar="N", help="Threads that prepare batches ahead.", show_default="0"),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same result.")]
 DevicesOption = Annotated[int, typer.Option(min=1, metavar="N", help="Devices to train on; on CPU, processes.")]
