@@ -37,7 +37,8 @@ def free_dimensions(
 ) -> Call:
     """The arguments with at least two of everything along a free dimension (torch takes 1 as fixed), and which
     dimensions are free. An argument may be a nested structure: its tensors are alike."""
-    given: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+    given: dict[int | str, Any] = dict(enumerate(args))
+    given |= {str(name): value for name, value in kwargs.items()}
     for key, dims in free.items():
         if key not in given:
             raise unknown("argument", str(key), map(str, given))
