@@ -1,6 +1,7 @@
 """From a compressed network to the files that leave the job: exported, quantized, checked, measured."""
 
 import importlib.util
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from gossamer.models.weights import save_weights
 from gossamer.network import bake, dense_bytes, layer_costs
 from gossamer.network.replay import structure_of
 from gossamer.network.structure import Structure, Unreplayable
-from gossamer.record import ClassRow, LayerCost, Record, Rung
+from gossamer.record import ClassRow, LayerCost, Record, Rung, write_text
 from gossamer.run import Run
 from gossamer.search.price import first_samples
-from gossamer.task import Task, split
+from gossamer.task import Task, description, split
 
+PREPROCESSING = "preprocessing.json"  # in a result folder: how images become inputs, and the names of the classes
 EXPORTED = ("onnxruntime", "openvino")
 AT_LEAST = ("speedup", "compression_ratio")
 INT8_LUCK = 0.1  # points: a float32 network that is over the budget by more will not be saved by rounding
@@ -64,7 +66,7 @@ def deliver(
     held, model = model.eval(), bake(model)
     (folder / "model.int8.onnx").unlink(missing_ok=True)  # of an earlier try
     with run.progress.busy("exporting"):
-        float_path = export_onnx(model, task.example_inputs, folder / "model.onnx")
+        float_path = export_onnx(model, task.example_inputs, folder / "model.onnx", about=description(task))
         runner = open_runner("onnxruntime", float_path, threads=goal.threads)
         records = list(verify(model, runner, task.validation))
         scores = accuracy(runner, task)
@@ -233,7 +235,11 @@ def save_files(result: Delivered, task: Task, folder: Path, run: Run) -> dict[st
             run.progress.say(f"model.pt2 is written {kept}: {error}")
     structure = changes(result.model, task, run)
     save_weights(result.model, folder / "model.safetensors", run.note, structure=structure)
-    names = ("model.gsr", "model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors", "recipe.yaml")
+    if about := description(task):
+        write_text(folder / PREPROCESSING, json.dumps(about, indent=1))
+    names = (
+        "model.gsr", "model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors", "recipe.yaml", PREPROCESSING,
+    )  # fmt: skip
     return {name: (folder / name).stat().st_size for name in names if (folder / name).exists()}
 
 

@@ -26,7 +26,7 @@ from gossamer.search.journal import Journal, data_fingerprint, fingerprint
 from gossamer.search.shapes import Steps
 from gossamer.shaping import Shaping
 from gossamer.sizing import to_size
-from gossamer.task import Task, check
+from gossamer.task import Task, check, task_row
 from gossamer.train.thaw import thawed
 
 
@@ -201,9 +201,7 @@ class Job:
             goal=asdict(goal) if self.asked else {},
             task={
                 "model": self.run.note.get("model", type(self.original).__name__),
-                "name": task.name,
-                "measure": task.measure,
-                "validation": len(self.attempts.reference),
+                **task_row(task, len(self.attempts.reference)),
             },
             met=not missed,
             missed=missed,

@@ -5,6 +5,7 @@ folder, or a `.safetensors` that `gossamer train` wrote. Data: a built-in name, 
 `package.module:task`, or `auto`.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, MissingExtra, own_error, require, unknown
+from gossamer.errors import BadInput, CorruptFile, own_error, unknown
 from gossamer.references import call, is_reference, resolve
 from gossamer.run import Progress, Silent
-from gossamer.task import Task
+from gossamer.task import Preprocessing, Task, description, refuse_outputs
 
 AUTO = "auto"
-BATCH_SIZE = 128
+PRETRAINED = Path("pretrained")  # in the place of a file of weights: the library's own
+PREPROCESSING = "preprocessing"  # in the header of a file of weights
 DEPLOYED = "model.pt2"  # in a result folder
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +40,14 @@ class Source:
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Which network is wanted. task: its name chooses the shipped weights; shape: of one input, with its batch, where
-    no task gives inputs; random: untrained weights will do."""
+    no task gives inputs; random: untrained weights will do; new_head: weights for other classes get a new last layer,
+    since it is trained next."""
 
     model: str
     task: Task | None = None
     weights: Path | None = None
     random: bool = False
+    new_head: bool = False
     shape: tuple[int, ...] | None = None
     seed: int = 0
 
@@ -73,6 +78,8 @@ class Request:
 def load_data(
     text: str,
     *,
+    model: str | None = None,
+    weights: Path | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     seed: int = 0,
@@ -81,11 +88,18 @@ def load_data(
 ) -> Task:
     """The task of a data argument. "auto" takes Fashion-MNIST where it is found, else digits, and says which.
 
-    batch_size: None for 128. workers: threads that prepare batches ahead. A task of the user's own has its own of both.
+    model, weights: for which the data are. Images of a folder are then made as they were in the training of it, where
+    that is known.
+
+    batch_size: None for 128, fewer of large images. workers: threads that prepare batches ahead. A task of the user's
+    own has its own of both.
     """
     if not is_reference(text):
-        size = BATCH_SIZE if batch_size is None else batch_size
-        task = _loaded(text, batch_size=size, seed=seed, augment=augment, progress=progress)
+        form = None
+        if Path(text).is_dir():
+            known = (preprocessing_for(str(source)) for source in (weights, model) if source is not None)
+            form = next((one for one in known if one is not None), None)
+        task = _loaded(text, form, batch_size=batch_size, seed=seed, augment=augment, progress=progress)
         for loader in (task.train, task.validation, task.test, task.calibration):
             loader.workers = workers or 0  # type: ignore[attr-defined]
         return task
@@ -99,47 +113,90 @@ def load_data(
     return made
 
 
-def _loaded(text: str, *, progress: Progress | None, **options: Any) -> Task:
+def _loaded(text: str, form: Preprocessing | None, *, progress: Progress | None, **options: Any) -> Task:
     from gossamer.data import default_task, load_task
 
     if text != AUTO:
-        return load_task(text, progress=progress, **options)
+        return load_task(text, progress=progress, preprocessing=form, **options)
     task, which = default_task(progress=progress, **options)
     (progress or Silent()).say(which)
     return task
 
 
-def load_model(request: Request) -> Source:
-    """The network of a model argument, in eval mode, with its weights loaded; it takes the example inputs."""
+def preprocessing_for(model: str) -> Preprocessing | None:
+    """How images become inputs of a network: from its library's configuration, or as a result folder, an `.onnx` or a
+    file of weights says. None where nobody does."""
+    from gossamer.models.libraries import LIBRARIES, preprocessing_of
+    from gossamer.models.weights import read_metadata
+
+    path = Path(model)
+    if model.partition(":")[0] in LIBRARIES:
+        return preprocessing_of(model)
+    if path.is_dir():
+        path = path / "preprocessing.json"
+    if not path.is_file():
+        return None
+    note: dict[str, str] = {}
+    match path.suffix:
+        case ".json":
+            text = path.read_text(errors="replace")
+        case ".onnx":
+            from gossamer.deploy.onnx_clean import about
+
+            text = about(path)
+        case ".safetensors":
+            note = read_metadata(path)
+            text = note.get(PREPROCESSING, "")
+        case _:
+            return None
+    if not text:
+        return preprocessing_of(note["model"]) if note.get("model", "").partition(":")[0] in LIBRARIES else None
+    try:
+        known = json.loads(text)
+        if not isinstance(known, dict):
+            raise ValueError(f"a JSON object is expected, not {text[:40]!r}")
+        return Preprocessing.parse(known) if "size" in known else None
+    except (ValueError, TypeError) as error:
+        raise CorruptFile(f"{path}: {error}") from error
+
+
+def load_model(request: Request, progress: Progress | None = None) -> Source:
+    """The network of a model argument, in eval mode, with its weights loaded; it takes the example inputs. What it was
+    changed for the data is said."""
+    say = (progress or Silent()).say
+    from gossamer.models.libraries import LIBRARIES
+
     kind, _, rest = request.model.partition(":")
     path = Path(request.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        if kind in _LIBRARIES and rest:
-            source = _LIBRARIES[kind](rest, request)
+        if kind in LIBRARIES and rest:
+            source = _from_library(request, say)
         elif is_reference(request.model):
-            source = _from_factory(request)
+            source = _from_factory(request, say)
         elif path.suffix in FILES:
-            source = FILES[path.suffix](path, request)
+            source = FILES[path.suffix](path, request, say)
         elif (path / DEPLOYED).is_file():
-            source = replace(_from_pt2(path / DEPLOYED, request), name=path.name)
+            source = replace(_from_pt2(path / DEPLOYED, request, say), name=path.name)
         else:
-            source = _from_zoo(request)
+            source = _from_zoo(request, say)
     source.model.eval()
-    _check_fit(source, request)
+    _check_fit(source, request, say)
     return source if source.note else replace(source, note=_note(request, source))
 
 
 def _note(request: Request, source: Source) -> dict[str, str]:
     """Which network it is, in the words of the command line, with the sizes of its input and output."""
     note = {"model": request.model} | ({"data": request.task.name} if request.task is not None else {})
+    if request.task is not None and (about := description(request.task)):
+        note[PREPROCESSING] = json.dumps(about)
     image = source.example_inputs[0]
     if isinstance(image, Tensor) and image.ndim == 4:
         note |= {"in_channels": str(image.shape[1]), "input_size": str(image.shape[3])}
     return note | ({"classes": str(request.classes)} if request.classes is not None else {})
 
 
-def _check_fit(source: Source, request: Request) -> None:
+def _check_fit(source: Source, request: Request, say: Say) -> None:
     """Run the network once on what it will be given."""
     shapes = ", ".join("x".join(map(str, x.shape)) for x in source.example_inputs if isinstance(x, Tensor))
     try:
@@ -153,10 +210,30 @@ def _check_fit(source: Source, request: Request) -> None:
     classes = request.classes
     if classes and isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] < classes:
         raise BadInput(f"{request.model} gives {output.shape[1]} outputs, but the data has {classes} classes")
+    if request.task is not None and not request.random and not _map_outputs(source, request, output, say):
+        refuse_outputs(output, request.task, request.model)
 
 
-def _from_zoo(request: Request) -> Source:
-    from gossamer.models import ENTRIES, build, build_for, load_weights, pretrained
+def _map_outputs(source: Source, request: Request, output: Any, say: Say) -> bool:
+    """Leave those outputs that the data has classes for, by the names that the library gives them, if it does."""
+    from gossamer.models.head import keep_outputs
+    from gossamer.models.libraries import LIBRARIES, class_names, outputs_of
+
+    task, library = request.task, source.note.get("model", request.model)
+    if task is None or library.partition(":")[0] not in LIBRARIES:
+        return False
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] <= len(task.classes):
+        return False
+    kept = outputs_of(task.classes, class_names(library, output.shape[1])) if task.classes else None
+    if kept is None:
+        return False
+    keep_outputs(source.model, kept, source.example_inputs)
+    say(f"{request.model}: {len(kept)} of {output.shape[1]} outputs are kept, by the names of the data's classes")
+    return True
+
+
+def _from_zoo(request: Request, say: Say) -> Source:
+    from gossamer.models import ENTRIES, build, build_for, pretrained
 
     name = request.model
     if name not in ENTRIES:
@@ -169,53 +246,67 @@ def _from_zoo(request: Request) -> Source:
         model = build_for(name, request.task)
     else:
         model = build(name, in_channels=request.channels, input_size=request.side)
-    if request.weights is not None:
-        load_weights(model, request.weights)
+    _weigh(model, request, say)
     entry = ENTRIES[name]
     shape = (1, entry.in_channels, entry.input_size, entry.input_size)
     return Source(name=name, model=model, example_inputs=request.inputs or (torch.randn(shape),))
 
 
-def _from_factory(request: Request) -> Source:
+def _from_factory(request: Request, say: Say) -> Source:
     made = resolve(request.model)
     model = made if isinstance(made, nn.Module) else call(made, request.model)
     if not isinstance(model, nn.Module):
         raise BadInput(f"{request.model} returned {type(model).__name__}; it must return a torch.nn.Module")
     inputs = _needed_inputs(request)
-    _weigh(model, request)
+    _weigh(model, request, say)
     return Source(name=request.model.rpartition(":")[2], model=model, example_inputs=inputs)
 
 
-def _from_timm(name: str, request: Request) -> Source:
-    timm = _library("timm")
-    if name not in timm.list_models():
-        raise unknown("timm model", name, timm.list_models(), listed="`timm.list_models()`")
-    bare = request.random or request.weights is not None
-    sizes = {"num_classes": request.classes, "in_chans": request.channels} if bare else {}
-    options = {key: value for key, value in sizes.items() if value is not None}
-    model = _library_call(f"timm:{name}", lambda: timm.create_model(name, pretrained=not bare, **options))
-    facts: Any = model.default_cfg
-    shape = (1, *facts.get("input_size", (3, 224, 224)))
-    return _weighed(name, model, request, shape)
+def _from_library(request: Request, say: Say) -> Source:
+    """A network of timm or torchvision. Trained weights with another number of classes are refused or mapped later,
+    or keep all but the last layer."""
+    from gossamer.models.head import with_own_head
+
+    own = request.weights is not None and request.weights != PRETRAINED
+    bare = request.random or own
+    model, shape = _made(request, trained=not bare, fit=bare)
+    if own:
+        _weigh(model, request, say)
+    elif request.new_head and not bare:
+        fitted, _ = _made(request, trained=False, fit=True)
+        tensors, layer = with_own_head(model.state_dict(), fitted)
+        if layer is not None:
+            fitted.load_state_dict(tensors)
+            model = fitted
+            _say_new_head(request, layer, say)
+    name = request.model.partition(":")[2]
+    return Source(name=name, model=model, example_inputs=request.inputs or (torch.randn(shape),))
 
 
-def _from_torchvision(name: str, request: Request) -> Source:
-    models = _library("torchvision").models
-    if name not in models.list_models():
-        raise unknown("torchvision model", name, models.list_models(), listed="`torchvision.models.list_models()`")
-    bare = request.random or request.weights is not None
-    options = {"num_classes": request.classes} if bare and request.classes else {}
-    model = _library_call(
-        f"torchvision:{name}", lambda: models.get_model(name, weights=None if bare else "DEFAULT", **options)
-    )
-    side = 299 if name == "inception_v3" else 224
-    return _weighed(name, model, request, (1, 3, side, side))
+def _made(request: Request, *, trained: bool, fit: bool) -> tuple[nn.Module, tuple[int, ...]]:
+    """A library's network with its weights or without, and the shape of one input. fit: to the data's classes, and its
+    channels where the library can do that."""
+    from gossamer.models import libraries
+
+    kind, _, name = request.model.partition(":")
+    form = libraries.preprocessing_of(request.model)
+    options = {"num_classes": request.classes} if fit and request.classes else {}
+    if kind == "timm":
+        timm = libraries.library("timm")
+        options |= {"in_chans": request.channels} if fit and request.channels else {}
+        model = _library_call(request.model, lambda: timm.create_model(name, pretrained=trained, **options))
+        return model, (1, *getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224)))
+    models, weights = libraries.library("torchvision").models, "DEFAULT" if trained else None
+    model = _library_call(request.model, lambda: models.get_model(name, weights=weights, **options))
+    side = form.size if form is not None else 224
+    return model, (1, 3, side, side)
 
 
-_LIBRARIES: dict[str, Callable[[str, Request], Source]] = {"timm": _from_timm, "torchvision": _from_torchvision}
+def _say_new_head(request: Request, layer: str, say: Say) -> None:
+    say(f"{request.model}: {layer} is new, with {request.classes} outputs; all other weights are the trained ones")
 
 
-def _from_pt2(path: Path, request: Request) -> Source:
+def _from_pt2(path: Path, request: Request, _: Say) -> Source:
     from gossamer.deploy import load_pt2
 
     if request.weights is not None:
@@ -224,18 +315,19 @@ def _from_pt2(path: Path, request: Request) -> Source:
     return Source(name=path.stem, model=model, example_inputs=_needed_inputs(request))
 
 
-def _from_safetensors(path: Path, request: Request) -> Source:
+def _from_safetensors(path: Path, request: Request, say: Say) -> Source:
     """A file of `gossamer train` or of a result, whose header says which network its weights are for. Of what the
     header says no code of the user's is run: a network of theirs has to be named."""
     from gossamer.models import build, load_weights
+    from gossamer.models.libraries import LIBRARIES
     from gossamer.models.weights import STRUCTURE, read_metadata
 
     note = read_metadata(_existing(path))
     note.pop(STRUCTURE, None)
     name = note.get("model", "")
     kind = name.partition(":")[0]
-    if kind in _LIBRARIES:
-        return replace(_LIBRARIES[kind](name.partition(":")[2], replace(request, model=name, weights=path)), note=note)
+    if kind in LIBRARIES:
+        return replace(_from_library(replace(request, model=name, weights=path), say), note=note)
     try:
         channels, classes, side = (int(note[key]) for key in ("in_channels", "classes", "input_size"))
         model = build(name, in_channels=channels, classes=classes, input_size=side)
@@ -248,7 +340,7 @@ def _from_safetensors(path: Path, request: Request) -> Source:
     return Source(name=name, model=model, example_inputs=inputs, note=note)
 
 
-def _from_gsr(path: Path, request: Request) -> Source:
+def _from_gsr(path: Path, request: Request, _: Say) -> Source:
     from gossamer.deploy.gsr import load
 
     if request.weights is not None:
@@ -256,7 +348,7 @@ def _from_gsr(path: Path, request: Request) -> Source:
     return Source(name=path.stem, model=load(_existing(path)), example_inputs=_needed_inputs(request))
 
 
-FILES: dict[str, Callable[[Path, Request], Source]] = {
+FILES: dict[str, Callable[[Path, Request, Say], Source]] = {
     ".pt2": _from_pt2,
     ".gsr": _from_gsr,
     ".safetensors": _from_safetensors,
@@ -275,26 +367,12 @@ def _needed_inputs(request: Request) -> tuple[Any, ...]:
     return request.inputs
 
 
-def _weighed(name: str, model: nn.Module, request: Request, shape: tuple[int, ...]) -> Source:
-    _weigh(model, request)
-    return Source(name=name, model=model, example_inputs=request.inputs or (torch.randn(shape),))
-
-
-def _weigh(model: nn.Module, request: Request) -> None:
+def _weigh(model: nn.Module, request: Request, say: Say) -> None:
     from gossamer.models import load_weights
 
     if request.weights is not None:
-        load_weights(model, request.weights)
-
-
-def _library(name: str) -> Any:
-    """The library, which is also the name of the extra that brings it."""
-    try:
-        return require(name, name)
-    except MissingExtra:
-        raise
-    except Exception as error:  # torchvision without its compiled part, for one
-        raise BadInput(f"{name} is installed but cannot be imported: {own_error(error)}") from error
+        told = (lambda layer: _say_new_head(request, layer, say)) if request.new_head else None
+        load_weights(model, request.weights, new_head=told)
 
 
 def _library_call(text: str, make: Callable[[], nn.Module]) -> nn.Module:

@@ -1,8 +1,9 @@
 """The user's data and measure."""
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,7 @@ class Loader(Protocol):
 
 Model = Callable[..., Any]
 BYTE_RANGE = (0.0, 255.0)
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 ROUNDING = 1e-6  # scores may be beyond 0 and 1 by so much
 
 
@@ -44,6 +46,35 @@ class Preprocessing:
     interpolation: str = "bilinear"
     range: tuple[float, float] = BYTE_RANGE
     background: str = "white"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be computed with."""
+        try:
+            one_each = len(self.mean) == len(self.std) == self.channels and self.channels in (1, 3)
+            sound = self.size >= 1 and (self.crop is None or self.crop > 0) and self.range[0] < self.range[1]
+            numbers = (self.size, *self.mean, *self.std, *self.range, self.crop or 1.0)
+            sound = sound and min(self.std) > 0 and all(math.isfinite(number) for number in numbers)
+        except (TypeError, ValueError, IndexError):
+            sound = one_each = False
+        if not sound or not one_each or self.interpolation not in INTERPOLATIONS:
+            raise BadInput(
+                f"{self} is no preprocessing: needs a size, 1 or 3 channels with mean and std > 0 each, crop > 0, a "
+                f"range from low to high, and an interpolation of {', '.join(INTERPOLATIONS)}"
+            )
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> "Preprocessing":
+        """From JSON values, such as `description` gives; BadInput where they are none."""
+        names = [field.name for field in fields(cls)]
+        values: dict[str, Any] = {key: _frozen(raw[key]) for key in names if key in raw}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise BadInput(f"it does not say how images become inputs: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def count(loader: Loader, what: str) -> int:
@@ -133,6 +164,22 @@ class Task:
     preprocessing: Preprocessing | None = None
 
 
+def description(task: Task) -> dict[str, Any]:
+    """What whoever deploys a network has to know of the task, as JSON values: the preprocessing and the classes."""
+    known = {} if task.preprocessing is None else asdict(task.preprocessing)
+    return known | ({"classes": list(task.classes)} if task.classes else {})
+
+
+def task_row(task: Task, validation: int) -> dict[str, Any]:
+    """What the document of a job says of the task. validation: how many samples decided."""
+    return {
+        "name": task.name,
+        "measure": task.measure,
+        "validation": validation,
+        "preprocessing": description(task),
+    }
+
+
 def scores(task: Task, model: Model, loader: Iterable[Any]) -> Tensor:
     """The task's score of every sample of a loader, shape (n,), on the CPU.
 
@@ -215,6 +262,21 @@ def _one_number(loss: object) -> bool:
     return isinstance(loss, Tensor) and loss.numel() == 1
 
 
+def refuse_outputs(output: Any, task: Task, network: str) -> None:
+    """Refuse a classifier of other classes: its largest output of all is no answer where the data has fewer."""
+    if task.metric is not top1_correct or not task.classes or not isinstance(output, Tensor) or output.ndim != 2:
+        return
+    if output.shape[1] != (classes := len(task.classes)):
+        more = (
+            "; name the classes of the data as the network does where its library knows names, or train a new last "
+            "layer: gossamer train MODEL --weights FILE"
+        )
+        raise BadInput(
+            f"{network} gives {output.shape[1]} outputs, but the data has {classes} classes"
+            f"{more if output.shape[1] > classes else ''}"
+        )
+
+
 @torch.no_grad()
 def check(task: Task, model: nn.Module) -> None:
     """Run network, loss and measure on the first batches, so that what does not fit shows before the work begins.
@@ -227,7 +289,7 @@ def check(task: Task, model: nn.Module) -> None:
     with torch.random.fork_rng(devices=[]):
         shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
         what = f"the network does not accept the inputs of {name} (shapes {shapes})"
-        _attempt(what, lambda: model(*task.example_inputs))
+        refuse_outputs(_attempt(what, lambda: model(*task.example_inputs)), task, "the network")
         batch = _first_batch(task, "train", model)
         loss = _attempt(f"the loss of {name}", lambda: loss_of(task, model, batch))
         if not _one_number(loss):

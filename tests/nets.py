@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.task import Task
+from gossamer.task import Preprocessing, Task
 
 
 class Block(nn.Module):
@@ -80,6 +80,7 @@ def stripes() -> Task:
         calibration=[images for images, _ in train[:2]],
         example_inputs=(train[0][0][:4],),
         classes=("a", "b", "c"),
+        preprocessing=Preprocessing(size=6, channels=1, mean=(0.5,), std=(0.25,), range=(0.0, 1.0)),
     )
 
 

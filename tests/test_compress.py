@@ -94,6 +94,20 @@ def test_the_document_on_disk_is_the_one_in_hand_and_sizes_are_true(result: goss
     assert (result.folder / "report.html").stat().st_size > 10_000
 
 
+def test_every_output_says_what_the_network_has_to_be_fed(result: gossamer.Artifact) -> None:
+    known = {
+        "size": 6, "channels": 1, "mean": [0.5], "std": [0.25], "crop": 1.0, "interpolation": "bilinear",
+        "range": [0.0, 1.0], "background": "white", "classes": ["a", "b", "c"],
+    }  # fmt: skip
+    records = json.loads((result.folder / "records.json").read_text())
+    assert records["task"]["preprocessing"] == known
+    assert json.loads((result.folder / "preprocessing.json").read_text()) == known
+    assert "preprocessing.json" in records["files"]
+    for path in result.folder.glob("*.onnx"):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        assert json.loads(session.get_modelmeta().custom_metadata_map["gossamer.preprocessing"]) == known
+
+
 def test_the_recipe_that_comes_out_gives_the_same_network_again(result: gossamer.Artifact, tmp_path: Path) -> None:
     again = gossamer.compress(learned(), stripes(), recipe=load(result.folder / "recipe.yaml"), out=tmp_path)
     for first, second in zip(result.model.parameters(), again.model.parameters(), strict=True):

@@ -121,9 +121,10 @@ def compress(
     if augment is None:
         augment = plan.augment if plan is not None else True
     sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-    task = load_data(data, **sizes, seed=seed, augment=augment, progress=console.progress)
+    known: dict[str, Any] = {"model": model, "weights": weights}
+    task = load_data(data, **known, **sizes, seed=seed, augment=augment, progress=console.progress)
     folder = out or default_folder(model, task.name)
-    source = load_model(Request(model=model, task=task, weights=weights, random=random, seed=seed))
+    source = load_model(Request(model=model, task=task, weights=weights, random=random, seed=seed), console.progress)
     run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note)
     if teacher is not None:
         run.teacher = load_model(Request(model=teacher, task=task, seed=seed)).model

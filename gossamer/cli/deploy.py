@@ -70,8 +70,13 @@ def export(
 
     make_place(out)
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, seed=seed, progress=console.progress) if data is not None else None
-    source = load_model(Request(model=model, task=task, weights=weights, shape=shape, seed=seed))
+    task = (
+        load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
+        if data is not None
+        else None
+    )
+    request = Request(model=model, task=task, weights=weights, shape=shape, seed=seed)
+    source = load_model(request, console.progress)
     with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder) / out.name
         with console.progress.busy(f"export {source.name}"):
@@ -91,9 +96,11 @@ def export(
 def _float(source: "Source", task: "Task | None", path: Path, threads: int) -> list[tuple[str, str]]:
     """Export in float32 and compare, on the validation data or else on the example inputs."""
     from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner, verify
+    from gossamer.task import description
 
     if path.suffix == ".onnx":
-        export_onnx(source.model, source.example_inputs, path)
+        about = description(task) if task is not None else None
+        export_onnx(source.model, source.example_inputs, path, about=about)
         runner = open_runner("onnxruntime", path, threads=threads)
     else:
         export_pt2(source.model, source.example_inputs, path)
@@ -153,7 +160,7 @@ def bench(
     from gossamer.sources import Request, load_data
 
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, progress=console.progress) if data is not None else None
+    task = load_data(data, model=models[0], progress=console.progress) if data is not None else None
     for name in models:
         check_argument(name)
     for kind in runtime:

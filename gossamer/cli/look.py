@@ -92,7 +92,11 @@ def analyze(
     if sensitivity:
         make_place(out)
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, seed=seed, progress=console.progress) if data is not None else None
+    task = (
+        load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
+        if data is not None
+        else None
+    )
     source = load_model(
         Request(
             model=model,

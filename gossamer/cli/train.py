@@ -1,5 +1,6 @@
 """`gossamer train` and `gossamer evaluate`."""
 
+import json as json_
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,8 +103,12 @@ def train(
     run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
     with lock_folder(target.parent, f".{target.name}.lock"):
         sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-        task = load_data(data, **sizes, seed=seed, augment=augment, progress=console.progress)
-        source = load_model(Request(model=model, task=task, weights=weights, random=weights is None, seed=seed))
+        # Fresh weights know nothing of images.
+        known: dict[str, Any] = {"model": model if weights is not None else None, "weights": weights}
+        task = load_data(data, **known, **sizes, seed=seed, augment=augment, progress=console.progress)
+        bare = weights is None
+        request = Request(model=model, task=task, weights=weights, random=bare, new_head=not bare, seed=seed)
+        source = load_model(request, console.progress)
         row = _train(source.model, task, training, run, target, model)
     _show(console, {"split": "test"}, task, row)
     console.line(f"weights: {target}")
@@ -138,11 +143,14 @@ def _train(model: "nn.Module", task: "Task", training: "Training", run: "Run", t
 
 def _note(model: str, task: "Task", top1: float) -> dict[str, str]:
     """The header of the file of weights, from which `gossamer.sources` makes the network again."""
+    from gossamer.sources import PREPROCESSING
+    from gossamer.task import description
+
     note = {"model": model, "data": task.name, "top1": f"{top1:.2f}", "classes": str(len(task.classes))}
     if task.example_inputs[0].ndim == 4:
         _, channels, _, side = task.example_inputs[0].shape
         note |= {"in_channels": str(channels), "input_size": str(side)}
-    return note
+    return note | ({PREPROCESSING: json_.dumps(about)} if (about := description(task)) else {})
 
 
 def evaluate(
@@ -168,7 +176,7 @@ def evaluate(
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, seed=seed, progress=console.progress)
+    task = load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
     request = Request(model=model, task=task, weights=weights, random=random, seed=seed)
     runner = open_model(request, runtime=runtime, threads=threads).runner
     with console.progress.busy(f"{model} on {split}"):

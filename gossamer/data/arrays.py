@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gossamer.data.batches import Augmentation, Batches, Images, Normalisation
+from gossamer.data.batches import BATCH, Augmentation, Batches, Images, Normalisation, largest_batch
 from gossamer.errors import BadInput
 from gossamer.task import BYTE_RANGE, Preprocessing, Task
 
@@ -76,12 +76,13 @@ def make_task(
     augmentation: Augmentation | None = None,
     validation: int | Split,
     calibration: int = 512,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     seed: int = 0,
     preprocessing: Preprocessing | None = None,
 ) -> Task:
     """A task from images and labels. `validation`: a split of its own, or how many samples to cut from `train`.
 
+    batch_size: samples of a training step; what is only measured comes in batches of at most `largest_batch`.
     preprocessing: how the images came out of files, where they did. Calibration: as many random training samples as
     asked for (all, if fewer), without labels and augmentation.
     """
@@ -105,8 +106,12 @@ def make_task(
         validation = train
     picked = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(SPLIT_SEED))[:calibration]]
 
+    largest = largest_batch(train.images.shape)
+    batch_size = min(BATCH, largest) if batch_size is None else batch_size
+
     def batches(split: Split, index: Tensor | None, labels: Tensor | None) -> Batches:
-        return Batches(split.images, labels, index=index, batch_size=batch_size, normalisation=normalisation, seed=seed)
+        size = min(batch_size, largest)
+        return Batches(split.images, labels, index=index, batch_size=size, normalisation=normalisation, seed=seed)
 
     held_out = batches(validation, taken, validation.labels)
     return Task(

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from gossamer.errors import BadInput
 
+BATCH = 128
+# Numbers of one batch that nobody asked to be as large: what layers make of it is tens of times more.
+BATCH_NUMBERS = 8 * 3 * 224 * 224
 # What random numbers are drawn for; keeps the order and the augmentation of batch 0 apart.
 ORDER, AUGMENTATION = 0, 1
 
@@ -82,6 +85,11 @@ def ahead(make: Callable[[int], T], numbers: Iterable[int], workers: int) -> Ite
         finally:
             for left in waiting:
                 left.cancel()
+
+
+def largest_batch(shape: Sequence[int]) -> int:
+    """Samples of a batch of images (N, C, H, W), so that what a network makes of them fits into memory."""
+    return max(1, BATCH_NUMBERS // math.prod(shape[1:]))
 
 
 class Batches:

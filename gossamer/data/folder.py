@@ -94,7 +94,7 @@ def folder_task(
     preprocessing: Preprocessing | None = None,
     validation: int | None = None,
     calibration: int = 512,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     seed: int = 0,
     augment: bool = True,
 ) -> Task:
@@ -128,7 +128,7 @@ def folder_task(
     both = train.paths + test.paths + (held_out.paths if isinstance(held_out, Labelled) else [])
     form = common_form(both, train.paths, size=size, background=background)
     if preprocessing is not None:
-        form = replace(preprocessing, range=form.range)
+        form = replace(preprocessing, range=form.range, background=images.check_background(preprocessing.background))
 
     def split(part: Labelled) -> Split:
         return Split(images=ImageFiles(part.paths, form), labels=part.labels)

@@ -19,7 +19,7 @@ SYSTEM_FOLDER = Path("/usr/share/datasets")
 def load_task(
     name_or_folder: str | Path,
     *,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     seed: int = 0,
     calibration: int = 512,
     validation: int | None = None,
@@ -36,12 +36,13 @@ def load_task(
     Built in are fashion-mnist, mnist, cifar10, cifar100, svhn and digits (scikit-learn's, enlarged to 28x28 pixels).
 
     Validation samples are cut from the training set, every class by its share and always the same ones; test samples
-    are those that the authors held out. seed: of order and augmentation. calibration: training samples without labels.
-    validation: how many samples to cut, None for the data set's usual number. augment: shift and mirror training images
-    as is usual for the data set; networks too small to profit do without. size: side of the images of a folder, in
-    pixels; None: their own where all are equal squares of at most 224, else 224 (`folder.folder_task` tells how the
-    folder must look). background: what transparent images lie on ("white", "black", "#rrggbb"). preprocessing: that of
-    the network that the images are for, in the place of size and background. Built-in sets have their own of all three.
+    are those that the authors held out. batch_size: of a training step; None: 128, fewer where images are large. seed:
+    of order and augmentation. calibration: training samples without labels. validation: how many samples to cut, None
+    for the data set's usual number. augment: shift and mirror training images as is usual for the data set; networks
+    too small to profit do without. size: side of the images of a folder, in pixels; None: their own where all are equal
+    squares of at most 224, else 224 (`folder.folder_task` tells how the folder must look). background: what transparent
+    images lie on ("white", "black", "#rrggbb"). preprocessing: that of the network that the images are for, in the
+    place of size and background. Built-in sets have their own of all three.
 
     A built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
     time in a folder of its name; what is not found is downloaded, unless `download` is False.
@@ -82,7 +83,7 @@ def load_task(
 
 def default_task(
     *,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     seed: int = 0,
     download: bool = True,
     augment: bool = True,

@@ -18,7 +18,8 @@ Range = tuple[float, float]
 PER_OCTAVE = 32  # bins between a magnitude and its double
 SMALLEST, OCTAVES = -24, 64  # magnitudes from 2**-24 (what is less counts as 0) to 2**40
 BINS = PER_OCTAVE * OCTAVES  # for either sign
-CHUNK = 32  # samples of one run: bounds the memory that the intermediate values take
+CHUNK = 32  # samples of one run, at most
+CHUNK_BYTES = 2**27  # of what one run gives; fewer samples are run at a time where they give more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +48,19 @@ EDGES = _edges()
 
 
 def feeds(session: Any, loader: Iterable[Any], samples: int | None = None) -> Iterator[dict[str, Array]]:
-    """The inputs of a loader's batches in chunks of at most 32 samples, until `samples` are through."""
+    """The inputs of a loader's batches in chunks, until `samples` are through. A chunk has at most 32 samples, and as
+    few as it takes for what the session gives to stay within 128 MiB: networks on large images give much."""
     names = [value.name for value in session.get_inputs()]
     left = samples if samples is not None else 2**62
+    chunk = 0
     for batch in loader:
         inputs, _ = split(batch)
         arrays = [x.detach().cpu().numpy() for x in inputs]
-        for start in range(0, len(arrays[0]), CHUNK):
-            size = min(CHUNK, left, len(arrays[0]) - start)
+        if not chunk and len(arrays[0]):
+            one = {name: array[:1] for name, array in zip(names, arrays, strict=True)}
+            chunk = max(1, min(CHUNK, CHUNK_BYTES // max(1, sum(value.nbytes for value in session.run(None, one)))))
+        for start in range(0, len(arrays[0]), chunk or CHUNK):
+            size = min(chunk or CHUNK, left, len(arrays[0]) - start)
             if size <= 0:
                 return
             left -= size
@@ -88,7 +94,7 @@ def observe(
 ) -> dict[str, Seen]:
     """Histograms of all float values, in one pass over the data.
 
-    Memory is that of one chunk of 32 samples and one histogram a value (32 KiB), however many samples there are.
+    Memory is that of one chunk of samples and one histogram a value (32 KiB), however many samples there are.
     """
     names = float_values(model)
     session = _exposed_session(model, names, folder, threads)

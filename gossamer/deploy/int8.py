@@ -18,7 +18,7 @@ from gossamer.errors import BadInput, NoEffect
 from gossamer.measure.accuracy import Drop, accuracy, paired_drop
 from gossamer.record import Rung
 from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.task import Task, description
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RULES: dict[str, Callable[[Seen], Range]] = {
@@ -80,7 +80,7 @@ def quantize_ladder(
     run = run or Run()
     folder = Path(folder)
     path, trial = folder / "model.int8.onnx", folder / ".trial.int8.onnx"
-    float_path = model if isinstance(model, Path) else export_onnx(model, task.example_inputs, folder / ".float.onnx")
+    float_path = model if isinstance(model, Path) else _exported(model, task, folder)
     ladder = Ladder(onnx.load(float_path), task, folder, threads=threads, samples=samples)
     rungs: list[Rung] = []
     best: tuple[Drop, Tensor] | None = None
@@ -109,6 +109,10 @@ def quantize_ladder(
     top1 = 100 * float(correct.double().mean())
     met = drop.within(budget_points)
     return Quantized(path=path, rungs=rungs, rung=ladder.best.name, top1=top1, drop=drop, correct=correct, met=met)
+
+
+def _exported(model: nn.Module, task: Task, folder: Path) -> Path:
+    return export_onnx(model, task.example_inputs, folder / ".float.onnx", about=description(task))
 
 
 def better(before: Tensor, after: Tensor, *, slower: bool) -> bool:

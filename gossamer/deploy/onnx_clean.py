@@ -1,25 +1,24 @@
 """Make an ONNX graph small and regular, without changing what it computes."""
 
 import ast
-from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import onnx
 from onnx import numpy_helper
 
 from gossamer.deploy.onnx_rewrite import rewrite
+from gossamer.errors import CorruptFile
 
 STRUCTURE = "gossamer.outputs"  # metadata of a file: where its outputs stand in what the network gives
+PREPROCESSING = "gossamer.preprocessing"  # how images become inputs, and the names of the classes
 DEFAULTS = {("group", 1), ("auto_pad", b"NOTSET"), ("alpha", 1.0), ("beta", 1.0), ("transA", 0)}
 
 
-def clean(
-    model: onnx.ModelProto, *, dims: Mapping[tuple[int, int], str] | None = None, inputs: Sequence[str] = ()
-) -> onnx.ModelProto:
+def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same network with short names, without metadata, identities and duplicate or unused tensors; a copy.
 
-    dims: names of free dimensions by input and dimension; inputs: names of the inputs, where they have some. Weighted
-    nodes get the path of their torch module as name, inputs become `input`, outputs `output` (numbered where there are
-    several). Some operations become others that the runtimes are faster at (`onnx_rewrite`).
+    Weighted nodes get the path of their torch module as name, inputs become `input`, outputs `output` (numbered where
+    there are several). Some operations become others that the runtimes are faster at (`onnx_rewrite`).
     """
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
@@ -28,14 +27,23 @@ def clean(
     copied = onnx.shape_inference.infer_shapes(copied)
     rewrite(copied)
     merge_initializers(copied.graph)
-    rename_values(copied.graph, dims or {}, inputs)
+    rename_values(copied.graph)
     strip(copied)
     return copied
 
 
+def about(path: Path) -> str:
+    """What an `.onnx` file says of its preprocessing and classes, as JSON; nothing where it says nothing."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises many kinds for a damaged file
+        raise CorruptFile(f"{path} is not a readable ONNX file: {error}") from error
+    return next((p.value for p in model.metadata_props if p.key == PREPROCESSING), "")
+
+
 def strip(model: onnx.ModelProto) -> None:
-    """Delete all that no runtime reads, but for where the outputs stand."""
-    kept = {p.key: p.value for p in model.metadata_props if p.key == STRUCTURE}
+    """Delete all that no runtime reads, but for where the outputs stand and what the inputs are."""
+    kept = {p.key: p.value for p in model.metadata_props if p.key in (STRUCTURE, PREPROCESSING)}
     for field in ("doc_string", "metadata_props", "producer_version", "functions", "domain"):
         model.ClearField(field)
     onnx.helper.set_model_props(model, kept)
@@ -63,7 +71,7 @@ def _is_default(attribute: onnx.AttributeProto) -> bool:
         return set(value) == {1}
     if attribute.name == "pads":
         return set(value) == {0}
-    return isinstance(value, int | float | bytes) and (attribute.name, value) in DEFAULTS
+    return not isinstance(value, list) and (attribute.name, value) in DEFAULTS
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
@@ -120,14 +128,12 @@ def merge_initializers(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def rename_values(graph: onnx.GraphProto, dims: Mapping[tuple[int, int], str], inputs: Sequence[str]) -> None:
+def rename_values(graph: onnx.GraphProto) -> None:
     """Inputs and outputs by their place, tensors by the node that reads them first, values by number."""
     names: dict[str, str] = {"": ""}
     for kind, values in (("input", graph.input), ("output", graph.output)):
         for i, value in enumerate(values):
             names[value.name] = kind if len(values) == 1 else f"{kind}_{i}"
-    if len(inputs) == len(graph.input):
-        names |= {value.name: name for value, name in zip(graph.input, inputs)}
     taken = set(names.values())
     stored = {tensor.name for tensor in graph.initializer}
     for number, node in enumerate(graph.node):
@@ -144,17 +150,10 @@ def rename_values(graph: onnx.GraphProto, dims: Mapping[tuple[int, int], str], i
             values[:] = [names.get(name, name) for name in values]
     for value in (*graph.input, *graph.output, *graph.initializer):
         value.name = names.get(value.name, value.name)
-    _rename_dimensions(graph, dims)
-
-
-def _rename_dimensions(graph: onnx.GraphProto, dims: Mapping[tuple[int, int], str]) -> None:
     symbols: dict[str, str] = {}
-    for i, value in enumerate(graph.input):
-        for d, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_param and (i, d) in dims:
-                symbols[dim.dim_param] = dims[i, d]
     for value in (*graph.input, *graph.output):
         for i, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.dim_param:
-                new = "batch" if i == 0 and not symbols else f"d{len(symbols)}"
-                dim.dim_param = symbols.setdefault(dim.dim_param, new)
+                dim.dim_param = symbols.setdefault(
+                    dim.dim_param, "batch" if i == 0 and not symbols else f"d{len(symbols)}"
+                )

@@ -9,15 +9,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gossamer import record
-from gossamer.deploy.free import free_dimensions
 from gossamer.deploy.gsr.network import Network
 from gossamer.deploy.gsr.watch import DEPENDS_ON_DATA, NotForeseen, on_meta, sizes_of
-from gossamer.deploy.onnx_export import plain_outputs, reason, refuse_compiled, silent
+from gossamer.deploy.onnx_export import free_batch, plain_outputs, reason, silent
 from gossamer.deploy.pt2_graph import Program, Taken, read_program
 from gossamer.deploy.pt2_guard import Archive
 from gossamer.errors import BadInput, CorruptFile, GossamerError
 from gossamer.network import bake
-from gossamer.network.trace import warm
 
 
 def export_pt2(
@@ -30,15 +28,13 @@ def export_pt2(
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
-    refuse_compiled(model, ".pt2")
     copied = bake(model).eval()
-    call = free_dimensions(copied, example_inputs, {}, {}, dynamic_batch=dynamic_batch)
+    inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
     with silent(), torch.no_grad(), plain_outputs(copied):
         try:
-            warm(copied, call.args)
-            program = torch.export.export(copied, call.args, dynamic_shapes=call.shapes)
+            program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
         except Exception as error:
-            raise BadInput(reason(copied, ".pt2", error, call)) from error
+            raise BadInput(reason(type(model).__name__, ".pt2", error, dynamic_batch)) from error
         # Not needed to run: the example inputs would be pickled, the stack traces name the user's folders.
         program._example_inputs = None
         for node in program.graph.nodes:

@@ -1,5 +1,6 @@
 """Networks on the runtimes that users deploy on, all with the same face."""
 
+import copy
 import os
 import shutil
 import sys
@@ -20,7 +21,6 @@ from gossamer.deploy.onnx_read import check_onnx, read_structure
 from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
 from gossamer.goal import RUNTIMES
 from gossamer.measure.runner import Runner
-from gossamer.network.copied import copied
 from gossamer.outputs import tensors
 
 PRECISIONS = {
@@ -72,7 +72,7 @@ class TorchRunner(Runner):
     def __init__(self, model: nn.Module, *, threads: int, compiled: bool = False) -> None:
         self.runtime, self.version = "torch.compile" if compiled else "torch", torch.__version__
         self.precision, self.threads = "float32", threads
-        self.model: Any = copied(model).eval()
+        self.model: Any = copy.deepcopy(model).eval()
         self.device = next((str(p.device.type) for p in self.model.parameters()), "cpu")
         if compiled:
             compiler = os.environ.get("CXX", "g++")

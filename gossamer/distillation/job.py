@@ -32,7 +32,7 @@ from gossamer.recipe import Recipe
 from gossamer.record import Curve, JobDocument, Record, environment
 from gossamer.run import Run
 from gossamer.search.journal import Journal, data_fingerprint, fingerprint, take_step
-from gossamer.task import Task, split
+from gossamer.task import Task, split, task_row
 from gossamer.train import hasten
 from gossamer.train.teachers import Ensemble, only_answers
 
@@ -256,7 +256,7 @@ class Job:
         return JobDocument(
             command=self.command,
             goal=asdict(goal) if goal.judges else {},
-            task={"name": task.name, "measure": task.measure, "validation": len(result.scores)},
+            task=task_row(task, len(result.scores)),
             met=not missed,
             missed=missed,
             seconds=self.seconds,

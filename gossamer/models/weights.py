@@ -2,7 +2,7 @@
 
 import pickle
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.models.head import with_own_head
 from gossamer.network.replay import restore
 from gossamer.network.structure import Structure
 from gossamer.record import write_bytes
@@ -38,19 +39,24 @@ def save_weights(
     write_bytes(Path(path), save(tensors, {**metadata, **more}))
 
 
-def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
+def load_weights(model: nn.Module, path: Path | str, *, new_head: Callable[[str], None] | None = None) -> nn.Module:
     """Put the weights of a `.safetensors` file, or of a `.pt`/`.pth` file that holds tensors only, into the model.
 
     Changes the model in place and gives it back. Half precision is converted to the model's own dtype. A first part
     that all names share and the model has not (`module.`) is left out. Weights of a compressed network go into the
     network as it was before, which gets the compressed structure, or into one that has it already. The model stays as
-    it was when names or shapes do not fit.
+    it was when names or shapes do not fit. new_head: one layer with another number of outputs may stay the model's own;
+    it is told which.
     """
     path = Path(path)
     tensors = _unwrapped(read_tensors(path), model.state_dict())
     broken = next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
     if broken is not None:
         raise BadInput(f"{path}: {broken} holds NaN or infinite values")
+    if new_head is not None:
+        tensors, layer = with_own_head(tensors, model)
+        if layer is not None:
+            new_head(layer)
     text = read_metadata(path).get(STRUCTURE) if path.suffix == ".safetensors" else None
     try:
         restore(model, tensors, None if text is None else Structure.parse(text), str(path))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gossamer.errors import NoEffect
 from gossamer.network import heal
-from gossamer.network.copied import copied
 from gossamer.network.fold import idle_relus, norms_after
 from gossamer.network.inserted import Skip
 from gossamer.network.refit import owners
@@ -59,7 +58,7 @@ def find_blocks(model: nn.Module, example_inputs: Any) -> list[Block]:
             if named or len(inputs) > 1:
                 more.add(name)
 
-    looked = copied(model).eval()
+    looked = copy.deepcopy(model).eval()
     for name, module in looked.named_modules():
         if name and any(module.children()) and any(True for _ in module.parameters()):
             module.register_forward_hook(partial(probe, name), with_kwargs=True)
@@ -99,7 +98,7 @@ def find_layers(model: nn.Module, example_inputs: Any) -> list[Block]:
         calls[name] = calls.get(name, 0) + 1
         fits[name] = inputs[0].shape == output.shape
 
-    looked = copied(model).eval()
+    looked = copy.deepcopy(model).eval()
     layers = {name: module for name, module in looked.named_modules() if isinstance(module, Convolution)}
     for name, layer in layers.items():
         if all(size % 2 for size in layer.kernel_size) and owners(looked, layer.weight) == 1:

@@ -12,10 +12,9 @@ from torch.utils._pytree import tree_map_only
 
 from gossamer.errors import BadInput, unknown
 from gossamer.network.constrain import refuse_constrained
-from gossamer.network.edit import kernels
 from gossamer.network.labels import Choose, Graph, Shape, Slots, Value, distinct, last
 from gossamer.network.rules import Walk, walk
-from gossamer.network.trace import Op, Trace, tensor_names, trace
+from gossamer.network.trace import Op, Trace, trace
 from gossamer.network.units import Mask, Units, find_units
 
 
@@ -110,9 +109,10 @@ class Channels:
 def _kernel_free(model: nn.Module, traces: list[Trace]) -> dict[str, int]:
     """Convolution weights by name, with their groups: dimensions after the second are no channels."""
     found: dict[str, int] = {}
-    names = tensor_names(model)
-    for tensor, groups in kernels(model):
-        found[names[id(tensor)]] = groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    for module in model.modules():
+        if isinstance(module, nn.modules.conv._ConvNd) and id(module.weight) in names:
+            found[names[id(module.weight)]] = module.groups
     for t in traces:
         for op in t.ops:
             if op.name in ("aten.convolution", "aten._convolution") and op.args[1].index in t.names:
@@ -143,15 +143,6 @@ def _number_slots(graph: Graph, model: nn.Module, kernels: Mapping[str, int]) ->
                 layers[d] = slots.reshape([-1 if i == d else 1 for i in range(len(shape))])
         graph.parameters[name] = Value(layers)
     return kinds
-
-
-def _pin_compiled(graph: Graph, model: nn.Module) -> None:
-    """TorchScript has its sizes in its code, and its modules cannot be copied with other tensors."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            for key, _ in module.named_parameters(name, recurse=False):
-                for t in graph.parameters.get(key, Value()).layers.values():
-                    graph.pin(t, f"{name or 'the network'} is compiled by TorchScript: cut the module it was made from")
 
 
 def _head_split(model: nn.Module) -> Any:
@@ -212,10 +203,8 @@ def find_channels(model: nn.Module, example_inputs: Any, *, heads: bool = False)
             notes.append(f"no run uses {', '.join(unused[:4])}{' ...' if len(unused) > 4 else ''}: left as is")
     graph = Graph()
     kinds = _number_slots(graph, model, _kernel_free(model, list(traces.values())))
-    _pin_compiled(graph, model)
     choose = _head_split(model) if heads else lambda op: last
     walks = {key: walk(graph, t, choose) for key, t in traces.items()}
-    notes += dict.fromkeys(why for w in walks.values() for why in w.failures)
     units, groups = group(graph, kinds, walks)
     return Channels(model, example_inputs, graph, units, walks, groups, notes, training_inputs)
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gossamer.errors import BadInput, NoEffect, unknown
-from gossamer.network.copied import copied
 from gossamer.network.made import Made
 
 Held = parametrize.ParametrizationList
@@ -179,7 +178,7 @@ def constrain(model: nn.Module, held: Mapping[str, Constraint]) -> nn.Module:
     """
     if not held:
         raise NoEffect("constrain: no weights were named")
-    changed = copied(model)
+    changed = copy.deepcopy(model)
     stacks = _peel(changed, lambda stack: stack.original)
     owners = _owners(changed)
     for name, constraint in held.items():
@@ -309,7 +308,7 @@ def constraints(model: nn.Module) -> dict[str, tuple[Constraint, ...]]:
 def bake(model: nn.Module) -> nn.Module:
     """A copy with plain weights that have the held values: the classes and names it had before it was constrained, and
     bit-equal outputs."""
-    plain = copied(model)
+    plain = copy.deepcopy(model)
     _peel(plain, lambda stack: stack())
     return plain
 
@@ -317,7 +316,7 @@ def bake(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def released(model: nn.Module, names: Iterable[str]) -> nn.Module:
     """A copy in which nothing holds these weights any more: they are plain, with the values at which they were held."""
-    changed, values = copied(model), {name: held_value(model, name) for name in names}
+    changed, values = copy.deepcopy(model), {name: held_value(model, name) for name in names}
     stacks = _peel(changed, lambda stack: stack.original)
     owners = _owners(changed)
     for name, stack in stacks.items():
@@ -330,7 +329,7 @@ def released(model: nn.Module, names: Iterable[str]) -> nn.Module:
 
 def settle(model: nn.Module) -> nn.Module:
     """A copy in which constraints that are made for one training (with scores, probes) are what is left of them."""
-    changed = copied(model)
+    changed = copy.deepcopy(model)
     stacks = _peel(changed, lambda stack: stack.original)
     owners = _owners(changed)
     for name, stack in stacks.items():

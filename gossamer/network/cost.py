@@ -12,8 +12,7 @@ from torch import nn
 
 from gossamer.network.channels import Group, find_channels, layer_of
 from gossamer.network.constrain import bake, constraints
-from gossamer.network.trace import Op, Ref, Shape, Trace, arguments, tensor_names, trace
-from gossamer.network.untouched import mode, plain_kernels
+from gossamer.network.trace import Op, Ref, Shape, Trace, arguments, mode, plain_kernels, tensor_names, trace
 from gossamer.record import LayerCost
 
 
@@ -166,8 +165,6 @@ def layer_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dict
     try:
         with mode(model, False), torch.no_grad(), plain_kernels():
             for name, module in model.named_modules():
-                if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
-                    continue
                 handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave(name))]
             for _ in range(runs + 1):
                 model(*args, **kwargs)

@@ -20,8 +20,7 @@ from gossamer.network.constrain import bake
 from gossamer.network.edit import Cut
 from gossamer.network.proof import relative_difference
 from gossamer.network.shrink import shrink
-from gossamer.network.trace import output_tensors, own_arguments
-from gossamer.network.untouched import mode
+from gossamer.network.trace import mode, output_tensors, own_arguments
 
 Flags = NDArray[np.bool_]
 TOLERANCE = 1e-5

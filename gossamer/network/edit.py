@@ -2,21 +2,16 @@
 
 import copy
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from gossamer.errors import BadInput
 from gossamer.network.constrain import refuse_constrained
-from gossamer.network.copied import copied
-from gossamer.network.fakes import fake_mode
-from gossamer.network.trace import record, rejected, tensor_names
-from gossamer.network.untouched import mode
+from gossamer.network.trace import fake_mode, mode, record, rejected, tensor_names
 
 Kept = list[int] | list[list[int]]
 Attribute = int | list[int]
@@ -104,7 +99,7 @@ def resize(model: nn.Module, example_inputs: Any, cut: Cut) -> nn.Module:
         memo[id(tensor)] = (
             nn.Parameter(small, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
         )
-    result = copied(model, memo)
+    result = copy.deepcopy(model, memo)
     set_attributes(result, cut.attributes)
     if example_inputs is not None:
         check_runs(result, example_inputs)
@@ -124,55 +119,32 @@ def check_runs(model: nn.Module, example_inputs: Any) -> None:
 
 
 def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Attribute]]) -> None:
-    """Give modules the new values of their attributes."""
+    """Give modules the new values of their attributes. `sizes.1` is the second element of `sizes`."""
     modules = dict(model.named_modules())
     for name, values in attributes.items():
         for path, value in values.items():
             set_attribute(modules[name], path, value)
 
 
-def _keys(path: str) -> list[str | int]:
-    """The steps of a path; a step into a container is an element's number or a key."""
-    found: list[str | int] = []
-    for name, key in re.findall(r"""([^.\[\]]+)|\[("(?:[^"\\]|\\.)*"|-?\d+)\]""", path):
-        found.append(name or json.loads(key))
-    return found
-
-
-def _step_into(owner: Any, key: str | int) -> Any:
-    if isinstance(owner, Mapping):
-        return owner[key]
-    return owner[int(key)] if isinstance(owner, list | tuple) else getattr(owner, str(key))
-
-
 def get_attribute(owner: Any, path: str) -> Any:
-    """The value at a path: `sizes.1` is the second element of `sizes`, `cfg["width"]` an entry of a dict."""
-    for key in _keys(path):
-        owner = _step_into(owner, key)
+    """The value at a path of attribute names and element numbers."""
+    for key in path.split("."):
+        owner = owner[int(key)] if isinstance(owner, list | tuple) else getattr(owner, key)
     return owner
 
 
 def set_attribute(owner: Any, path: str, value: Any) -> None:
-    """Set the value at a path; containers and objects on the way are replaced, since others may hold them too."""
-    head, *rest = _keys(path)
-    setattr(owner, str(head), _replaced(getattr(owner, str(head)), rest, value))
-
-
-def _replaced(old: Any, keys: list[str | int], value: Any) -> Any:
-    if not keys:
-        return type(old)(value) if isinstance(old, list | tuple | torch.Size) else value
-    key, *rest = keys
-    item = _replaced(_step_into(old, key), rest, value)
-    if isinstance(old, list | tuple):
+    """Set the value at a path of attribute names and element numbers; containers are replaced, not changed."""
+    head, _, rest = path.partition(".")
+    old = getattr(owner, head)
+    if not rest:
+        setattr(owner, head, type(old)(value) if isinstance(old, list | tuple | torch.Size) else value)
+    elif isinstance(old, list | tuple):
         items = list(old)
-        items[int(key)] = item
-        return _like(old, items)
-    new = copy.copy(old)
-    if isinstance(old, Mapping):
-        new[key] = item
+        items[int(rest)] = value
+        setattr(owner, head, _like(old, items))
     else:
-        object.__setattr__(new, str(key), item)  # also of a frozen dataclass
-    return new
+        set_attribute(old, rest, value)
 
 
 def _like(old: Any, items: list[Any]) -> Any:
@@ -183,8 +155,6 @@ def described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     """What a standard module says of its own parameters, for their new shapes (by the parameter's own name)."""
     weight = shapes.get("weight", ())
     match module:
-        case nn.modules.conv._ConvNd() | nn.Linear() | nn.Bilinear() | nn.Embedding() | nn.PReLU() if not weight:
-            return {}
         case nn.modules.conv._ConvNd():
             return _convolution(module, weight)
         case nn.Linear():
@@ -201,12 +171,8 @@ def described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[
                 return {}
             one_each = module.num_groups == module.num_channels
             return {"num_channels": weight[0], **({"num_groups": weight[0]} if one_each else {})}
-        case nn.Embedding() | nn.EmbeddingBag() if weight:
+        case nn.Embedding() | nn.EmbeddingBag():
             return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
-        case nn.RNNBase():
-            return _recurrent(module.mode, "_l0", shapes)
-        case nn.RNNCellBase():
-            return _recurrent(type(module).__name__.removesuffix("Cell"), "", shapes)
         case nn.PReLU():
             return {"num_parameters": weight[0]}
         case nn.MultiheadAttention():
@@ -216,13 +182,6 @@ def described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[
             return {"embed_dim": packed[1], "kdim": packed[1], "vdim": packed[1]}
         case _:
             return {}
-
-
-def _recurrent(kind: str, suffix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Attribute]:
-    rows, inputs = shapes[f"weight_ih{suffix}"]
-    projected = shapes.get("weight_hr_l0", (0,))[0]
-    gates = {"LSTM": 4, "GRU": 3}.get(kind, 1)
-    return {"input_size": inputs, "hidden_size": rows // gates, **({"proj_size": projected} if projected else {})}
 
 
 def _convolution(module: nn.Module, weight: tuple[int, ...]) -> dict[str, Attribute]:
@@ -260,24 +219,5 @@ def changed_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) 
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """A module's tensors by name; for a weight that is computed (weight norm, spectral norm, a mask), what it is
-    computed from."""
-    own = dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
-    yield from own.items()
-    for name, tensor in sorted(own.items(), key=lambda item: item[1].numel()):  # the last one counts
-        key = name.removesuffix("_orig").removesuffix("_v")
-        if key not in own and hasattr(module, key):
-            yield key, tensor
-    if parametrize.is_parametrized(module):
-        for key, stack in module.parametrizations.items():  # type: ignore[operator, union-attr]
-            yield key, max(stack.parameters(recurse=False), key=Tensor.numel)
-
-
-def kernels(model: nn.Module) -> Iterator[tuple[Tensor, int]]:
-    """Weights of convolutions with their groups, also what a weight is computed from in its own shape."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
-            weight = dict(_own(module)).get("weight")
-            for tensor in (*module.parameters(), *module.buffers()):
-                if weight is not None and tensor.shape == weight.shape:
-                    yield tensor, module.groups
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)

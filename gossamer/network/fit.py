@@ -6,6 +6,7 @@ the reason is kept. What was learned is remembered, so that later cuts of the sa
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, own_error
 from gossamer.network.channels import Channels
-from gossamer.network.copied import copied
 from gossamer.network.edit import (
     Attribute,
     Cut,
@@ -28,13 +27,11 @@ from gossamer.network.edit import (
     set_attribute,
     take,
 )
-from gossamer.network.fakes import fake_mode
 from gossamer.network.labels import Slots
-from gossamer.network.patches import Patch, combinations, integers, norms_without_parameters
+from gossamer.network.patches import Patch, combinations, integers
 from gossamer.network.shapes import expected, kept_indices, size_after, sized_slots
-from gossamer.network.trace import Mismatch, Op, Trace, inside, record, tensor_names
+from gossamer.network.trace import Mismatch, Op, Trace, fake_mode, mode, record, tensor_names, untouched
 from gossamer.network.units import Mask
-from gossamer.network.untouched import mode, untouched
 from gossamer.network.walk import Walk
 
 TRIES = 400  # runs on shapes in one fit
@@ -65,7 +62,7 @@ class Fitter:
         self.held = np.zeros(len(self.channels.units.group_of), dtype=np.bool_)
         tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
         with untouched(model):
-            self.skeleton = copied(model, {id(t): t for t in tensors})
+            self.skeleton = copy.deepcopy(model, {id(t): t for t in tensors})
         self.fake = fake_mode()
         self.shapes_only = all(walk.trace.fake for walk in self.channels.walks.values())
         self.places: dict[str, list[tuple[dict[str, Any], str]]] = {}
@@ -78,33 +75,31 @@ class Fitter:
         self.tensors = dict([*model.named_parameters(), *model.named_buffers()])
         self.modules = dict(self.skeleton.named_modules())
         self.groups = {group.name: i for i, group in enumerate(self.channels.groups) if group.reason is None}
-        self.patches |= norms_without_parameters(self.modules, self.channels.walks[False])
+        self.norms_without_parameters()
+
+    def norms_without_parameters(self) -> None:
+        """Their number of channels is no parameter's size; it is the one of what goes in."""
+        walk = self.channels.walks[False]
+        for name, module in self.modules.items():
+            if not isinstance(module, nn.modules.batchnorm._NormBase) or module.affine or module.track_running_stats:
+                continue
+            for op in _inside(walk.trace, name)[:1]:
+                for f, t in walk.values[op.args[0].index].layers.items():
+                    if t.size == t.shape[f] == module.num_features:
+                        patch = Patch(name, "num_features", module.num_features, t.ravel())
+                        self.patches[name, "num_features"] = patch
 
     def fit(self, wanted: Mapping[str, float], scores: Mapping[str, Tensor]) -> Fitted:
         """The cut that keeps about these fractions of the groups; groups that are not named stay whole."""
         self.tries = 0
         while True:
-            try:
-                found = self.step(wanted, scores)
-            except Exception as error:  # of attributes that cannot be set, or ours: no job ends for it
-                left = [name for name in self.counts(wanted) if name not in self.put_back]
-                if not left:
-                    raise BadInput(f"{type(self.channels.model).__name__} cannot be cut: {own_error(error)}") from error
-                self.put_back |= dict.fromkeys(left, f"fitting fails ({own_error(error)})")
-                continue
-            if found is not None:
-                return found
-
-    def step(self, wanted: Mapping[str, float], scores: Mapping[str, Tensor]) -> Fitted | None:
-        """One run of the network that this cut makes; what it needs, or cannot have, is remembered."""
-        counts = self.counts(wanted)
-        mask = self.channels.slot_mask(self.channels.select(counts, scores, self.held))
-        result = self.attempt(mask)
-        if isinstance(result, dict):
-            return Fitted(self.cut(counts, mask), mask, result)
-        if not self.repair(result, mask, wanted, scores):
-            self.give_up(result, mask)
-        return None
+            counts = self.counts(wanted)
+            mask = self.channels.slot_mask(self.channels.select(counts, scores, self.held))
+            result = self.attempt(mask)
+            if isinstance(result, dict):
+                return Fitted(self.cut(counts, mask), mask, result)
+            if not self.repair(result, mask, wanted, scores):
+                self.give_up(result, mask)
 
     def counts(self, wanted: Mapping[str, float]) -> dict[str, NDArray[np.int64]]:
         """Counts of every group's cells that satisfy all constraints and links."""
@@ -214,7 +209,6 @@ class Fitter:
                         self.channels.inputs(training),
                         fake=self.fake if self.shapes_only else None,
                         expected=expected(walk, mask),
-                        decided=walk.trace.decisions,
                     )
                 except Mismatch as mismatch:
                     return training, mismatch
@@ -222,10 +216,7 @@ class Fitter:
 
     def better(self, mask: Mask, than: tuple[bool, Mismatch]) -> bool:
         """Whether the run gets further."""
-        try:
-            result = self.attempt(mask)
-        except Exception:  # an attribute that does not take another value
-            return False
+        result = self.attempt(mask)
         if isinstance(result, dict):
             return True
         return (result[0], result[1].index) > (than[0], than[1].index)
@@ -282,14 +273,14 @@ class Fitter:
 
     def siblings(self, walk: Walk, op: Op, module: str, patches: Mapping[tuple[str, str], Patch]) -> None:
         """The same attributes of modules of the same class, at the same place of their forward."""
-        own = inside(walk.trace, module)
-        place, n = own.index(op), len(own)
+        inside = _inside(walk.trace, module)
+        place, n = inside.index(op), len(inside)
         lines = sized_slots(walk, op)
         cls = type(self.modules[module])
         for name, other in self.modules.items():
             if type(other) is not cls or name == module:
                 continue
-            ops = inside(walk.trace, name)
+            ops = _inside(walk.trace, name)
             if len(ops) != n or ops[place].name != op.name:
                 continue
             theirs = sized_slots(walk, ops[place])
@@ -310,7 +301,7 @@ class Fitter:
     ) -> bool:
         """Keep the same fraction of all groups that meet in the failing module, and in its siblings."""
         for module in list(dict.fromkeys(reversed(stack)))[:2]:
-            names = self.groups_of(inside(walk.trace, module), walk)
+            names = self.groups_of(_inside(walk.trace, module), walk)
             if len(names) < 2 or module == "" or any(names <= link for link in self.links):
                 continue
             before = [set(link) for link in self.links]
@@ -326,7 +317,7 @@ class Fitter:
                 cls = type(self.modules[module])
                 for name, other in self.modules.items():
                     if type(other) is cls and name != module:
-                        self.add_link(self.groups_of(inside(walk.trace, name), walk))
+                        self.add_link(self.groups_of(_inside(walk.trace, name), walk))
                 return True
             self.links = before
         return False
@@ -358,7 +349,7 @@ class Fitter:
         cut_now = {name for name in self.groups if name not in self.put_back and self._is_cut(name, mask)}
         for near in (
             ops[index : index + 1],
-            inside(walk.trace, ops[index].modules[-1] if ops[index].modules else ""),
+            _inside(walk.trace, ops[index].modules[-1] if ops[index].modules else ""),
             ops,
         ):
             names = self.groups_of(near, walk) & cut_now
@@ -369,7 +360,7 @@ class Fitter:
         if not names:
             raise RuntimeError(f"the network does not run as traced: {mismatch}")
         for name in names:
-            self.put_back[name] = f"{mismatch} ({ops[index].where}{f'; {mismatch.line}' if mismatch.line else ''})"
+            self.put_back[name] = f"{mismatch} ({ops[index].where})"
 
     def hold(self, walk: Walk, op: Op, mask: Mask) -> bool:
         """A part of a known size is taken: its channels stay, others can go."""
@@ -387,3 +378,7 @@ class Fitter:
         units = self.channels.units
         slots = units.slots[self.groups[name]]
         return not bool(mask[slots].all())
+
+
+def _inside(trace: Trace, module: str) -> list[Op]:
+    return [op for op in trace.ops if module in op.modules]

@@ -80,18 +80,17 @@ def sliced(w: Walk, op: Op) -> Value:
     dim = op.arg("dim") % len(w.shape(ref))
     size = w.shape(ref)[dim]
     start, end, step = slice(op.arg("start"), op.arg("end"), op.arg("step")).indices(size)
-    return _range(w, op, w.value(ref), dim, w.shape(ref)[dim], slice(start, max(start, end), step))
+    return _range(w, op, ref, dim, start, max(start, end), step)
 
 
 @rule("narrow")
 def narrow(w: Walk, op: Op) -> Value:
     ref, start = op.args[0], op.args[2]
-    dim = op.args[1] % len(w.shape(ref))
-    return _range(w, op, w.value(ref), dim, w.shape(ref)[dim], slice(start, start + op.args[3], 1))
+    return _range(w, op, ref, op.args[1] % len(w.shape(ref)), start, start + op.args[3], 1)
 
 
-def _range(w: Walk, op: Op, value: Value, dim: int, size: int, taken: slice) -> Value:
-    start, end, step = taken.start, taken.stop, taken.step
+def _range(w: Walk, op: Op, ref: Ref, dim: int, start: int, end: int, step: int) -> Value:
+    value, size = w.value(ref), w.shape(ref)[dim]
     layers = {}
     for f, t in value.layers.items():
         part = t[(slice(None),) * dim + (slice(start, end, step),)] if t.shape[dim] > 1 else t
@@ -118,8 +117,10 @@ def split(w: Walk, op: Op) -> list[Value]:
         w.pin(value, f"split into unequal parts at {op.where}", [dim])
         value = Value({f: t for f, t in value.layers.items() if f != dim})
     ends = np.cumsum(sizes).tolist()
-    whole = w.shape(ref)[dim]
-    return [_range(w, op, value, dim, whole, slice(end - size, end, 1)) for size, end in zip(sizes, ends)]
+    saved, w.values[ref.index] = w.values[ref.index], value
+    parts = [_range(w, op, ref, dim, end - size, end, 1) for size, end in zip(sizes, ends)]
+    w.values[ref.index] = saved
+    return parts
 
 
 @rule("cat", "concat", "concatenate")
@@ -218,7 +219,34 @@ def embedding(w: Walk, op: Op) -> Value:
     return Value({n - 1: t})
 
 
-@rule("index_select")
+@rule("index", "_unsafe_index")
+def index(w: Walk, op: Op) -> Value:
+    ref, indices = op.args[0], op.args[1]
+    value, n = w.value(ref), len(w.shape(op.args[0]))
+    used = [d for d, i in enumerate(indices) if i is not None]
+    rank = max(len(w.shape(indices[d])) for d in used)
+    for d in used:
+        w.pin(w.value(indices[d]), f"used as an index at {op.where}")
+    w.pin(value, f"looked up at {op.where}", used)
+    if len(w.out_shape(op)) != n - len(used) + rank:  # a mask selects a number of elements that depends on data
+        w.pin(value, f"selected by a mask at {op.where}")
+        return Value()
+    adjacent = used == list(range(used[0], used[-1] + 1))
+    at = used[0] if adjacent else 0
+    layers = {}
+    for f, t in value.layers.items():
+        if f in used:
+            continue
+        for d in used:
+            t = w.graph.tie_along(t, d)
+        kept = [d for d in range(n) if d not in used]
+        shape = [t.shape[d] for d in kept]
+        place = kept.index(f)
+        layers[place + (rank if place >= at else 0)] = t.reshape(shape[:at] + [1] * rank + shape[at:])
+    return Value(layers)
+
+
+@rule("index_select", "gather")
 def index_select(w: Walk, op: Op) -> Value:
     ref = op.args[0]
     return through(w, op, ref, [op.args[1] % len(w.shape(ref))])

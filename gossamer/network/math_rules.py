@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from gossamer.network.labels import Operand, Shape, Value, broadcast, first, join, last, reshape
 from gossamer.network.trace import Op, Ref
 from gossamer.network.walk import Rule, Walk, pointwise, rule, through
@@ -124,11 +122,9 @@ def group_norm(w: Walk, op: Op) -> list[Value]:
 def weight_norm(w: Walk, op: Op) -> list[Value]:
     v, g = op.args[0], op.args[1]
     out = broadcast(w.graph, [w.operand(v), w.operand(g)], op.where)
-    if out.layers:  # of a row of zeros it would be no number
+    if len(out.layers) > 1:
         w.statistic(op)
-    norm = w.out_shape(op, 1)
-    kept = {f: t for f, t in out.layers.items() if t.shape[f] == norm[f] and t.size == norm[f]}
-    return [out, Value(kept)]
+    return [out] + [Value()] * (len(op.outs) - 1)
 
 
 def contract(w: Walk, op: Op, operands: Sequence[Operand], out: Sequence[int]) -> Value:
@@ -153,7 +149,7 @@ def mv(w: Walk, op: Op) -> Value:
     return contract(w, op, [(*w.operand(a), [0, 1]), (*w.operand(b), [1])], [0])
 
 
-@rule("dot", "vdot")
+@rule("dot")
 def dot(w: Walk, op: Op) -> Value:
     a, b = op.args
     return contract(w, op, [(*w.operand(a), [0]), (*w.operand(b), [0])], [])
@@ -164,12 +160,6 @@ def addmm(w: Walk, op: Op) -> Value:
     c, a, b = op.args[:3]
     bias = (*w.operand(c), [0, 2][2 - len(w.shape(c)) :])
     return contract(w, op, [bias, (*w.operand(a), [0, 1]), (*w.operand(b), [1, 2])], [0, 2])
-
-
-@rule("addmv")
-def addmv(w: Walk, op: Op) -> Value:
-    c, a, b = op.args[:3]
-    return contract(w, op, [(*w.operand(c), [0]), (*w.operand(a), [0, 1]), (*w.operand(b), [1])], [0])
 
 
 @rule("linear")
@@ -204,8 +194,8 @@ def attention(w: Walk, op: Op) -> list[Value]:
     lead = list(range(len(w.shape(q)) - 2))
     operands: list[Operand] = [
         (*w.operand(q), [*lead, 90, 92]),
-        (*_for_all_heads(w, k, w.shape(q)), [*lead, 91, 92]),
-        (*_for_all_heads(w, v, w.shape(q)), [*lead, 91, 93]),
+        (*w.operand(k), [*lead, 91, 92]),
+        (*w.operand(v), [*lead, 91, 93]),
     ]
     for mask in masks:
         names = [*lead, 90, 91]
@@ -217,17 +207,6 @@ def attention(w: Walk, op: Op) -> list[Value]:
     rest = [Value({f: t[..., 0] for f, t in out.layers.items() if f < n - 1 and t.shape[-1] == 1})]
     fits = len(op.outs) > 1 and len(w.out_shape(op, 1)) == n - 1
     return [out] + (rest if fits else [Value()]) + [Value()] * (len(op.outs) - 2) if len(op.outs) > 1 else [out]
-
-
-def _for_all_heads(w: Walk, ref: Ref, query: Shape) -> tuple[Value, Shape]:
-    """Keys or values of grouped-query attention: each head serves several of the queries that follow each other."""
-    value, shape = w.operand(ref)
-    h = len(shape) - 3
-    if h < 0 or shape[h] in (1, query[h]):
-        return value, shape
-    times = query[h] // shape[h]
-    layers = {f: np.repeat(t, times, axis=h) if t.shape[h] > 1 else t for f, t in value.layers.items()}
-    return Value(layers, value.free), (*shape[:h], query[h], *shape[h + 1 :])
 
 
 @rule("convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution", "conv1d", "conv2d", "conv3d")

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput
 from gossamer.network.channels import Channels, find_channels
 from gossamer.network.edit import Cut, Kept, resize
-from gossamer.network.fakes import fake_mode
 from gossamer.network.fit import Fitted, Fitter
 from gossamer.network.labels import Slots
-from gossamer.network.proof import Proof, Unproven, compare, first_difference, listed
+from gossamer.network.proof import Proof, compare, first_difference, listed
 from gossamer.network.shapes import expected
-from gossamer.network.trace import Mismatch, record
-from gossamer.network.untouched import mode
+from gossamer.network.trace import Mismatch, fake_mode, mode, record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +52,10 @@ def shrink(
     while True:
         fitted = fitter.fit(fractions, unit_scores)
         small = resize(channels.model, None, fitted.cut)
-        try:
-            proof = _prove(channels, small, fitted) if prove else None
-        except Unproven as error:
-            if not fitted.cut.widths:
-                raise BadInput(f"the proof of the cut cannot be made: {error}; prove=False cuts without one") from error
-            _put_back(fitter, fitted, error.index, f"the proof cannot be made ({error}")
-            continue
+        proof = _prove(channels, small, fitted) if prove else None
         if proof is None or proof.max_relative <= tolerance or not fitted.cut.widths:
             break
-        index = _first_difference(channels, small, fitted, tolerance)
-        _put_back(fitter, fitted, index, f"the proof fails ({proof.max_relative:.1e}")
+        _put_back(channels, fitter, small, fitted, proof, tolerance)
     widths = {name: fitted.cut.widths.get(name, (fitter.size(name),) * 2) for name in fractions}
     widths |= fitted.cut.widths
     put_back = {name: fitter.put_back[name] for name in fractions if name in fitter.put_back}
@@ -87,18 +78,11 @@ def prove(original: nn.Module, small: nn.Module, cut: Cut, example_inputs: Any) 
     with mode(small, False):
         try:
             trace = record(
-                small,
-                example_inputs,
-                fake=fake_mode() if walk.trace.fake else None,
-                expected=expected(walk, mask),
-                decided=walk.trace.decisions,
+                small, example_inputs, fake=fake_mode() if walk.trace.fake else None, expected=expected(walk, mask)
             )
         except Mismatch as mismatch:
             raise BadInput(f"the small network is not what the cut makes of the original: {mismatch}") from mismatch
-    try:
-        return compare(original, small, example_inputs, walk, mask, trace, cut.kept)
-    except Unproven as error:
-        raise BadInput(f"the proof of the cut cannot be made: {error}") from error
+    return compare(original, small, example_inputs, walk, mask, trace, cut.kept)
 
 
 def _removed(t: Slots, kept: Kept) -> Slots:
@@ -121,33 +105,28 @@ def _prove(channels: Channels, small: nn.Module, fitted: Fitted) -> Proof:
     )
 
 
-def _first_difference(channels: Channels, small: nn.Module, fitted: Fitted, tolerance: float) -> int:
-    """The operation at which the two networks first differ, -1 if that cannot be told."""
-    try:
-        return first_difference(
-            channels.model,
-            small,
-            channels.example_inputs,
-            channels.walks[False],
-            fitted.mask,
-            fitted.traces[False],
-            fitted.cut.kept,
-            tolerance,
-        )
-    except Unproven as error:
-        return error.index
-
-
-def _put_back(fitter: Fitter, fitted: Fitted, index: int, why: str) -> None:
-    """Leave the groups whole at an operation where the proof ends; all of them if it is none."""
-    walk = fitter.channels.walks[False]
+def _put_back(
+    channels: Channels, fitter: Fitter, small: nn.Module, fitted: Fitted, proof: Proof, tolerance: float
+) -> None:
+    """Leave the groups whole at which the two networks first differ; all of them if that cannot be told."""
+    walk = channels.walks[False]
+    index = first_difference(
+        channels.model,
+        small,
+        channels.example_inputs,
+        walk,
+        fitted.mask,
+        fitted.traces[False],
+        fitted.cut.kept,
+        tolerance,
+    )
     names = set(fitted.cut.widths)
     where = ""
-    if 0 <= index < len(walk.trace.ops):
+    if index >= 0:
         where = f" from {walk.trace.ops[index].where} on"
         names = (fitter.groups_of([walk.trace.ops[index]], walk) & names) or names
     for name in names:
-        fitter.put_back[name] = f"{why}{where})"
+        fitter.put_back[name] = f"the proof fails ({proof.max_relative:.1e}{where})"
 
 
 def _rounded(

@@ -1,24 +1,19 @@
 """The ATen operations of one run, recorded at the dispatcher: nothing has to be exportable, Python just runs."""
 
 import contextlib
-import sys
-import traceback
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.errors import BadInput
-from gossamer.network.decisions import Decision, decide, selects, take
-from gossamer.network.fakes import batch_norm_shapes, fake_mode, to_fake
-from gossamer.network.lines import code_line
-from gossamer.network.untouched import mode, plain_kernels, plain_recurrence
 
 Shape = tuple[int, ...]
 
@@ -66,9 +61,7 @@ class Op:
 class Trace:
     """What one run did. shapes: of every tensor, by number; names: parameters and buffers; constants: other tensors
     that the run met and did not make; outputs: of the whole network; matched: for a run that was compared with an
-    expected one, the operation here by the number of the one there; fake: whether only shapes were computed; decisions:
-    what operations took or gave that depends on data, by their number, of a run on real tensors; masks: which tensors
-    hold truth values."""
+    expected one, the operation here by the number of the one there; fake: whether only shapes were computed."""
 
     ops: list[Op] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
@@ -78,16 +71,14 @@ class Trace:
     matched: dict[int, int] = field(default_factory=dict)
     outputs: list[Ref] = field(default_factory=list)
     fake: bool = True
-    decisions: dict[int, Decision] = field(default_factory=dict)
-    masks: set[int] = field(default_factory=set)
 
 
 class Mismatch(Exception):
-    """A run that left the expected path. index: of the first operation that differs; line: of the user's code."""
+    """A run that left the expected path. index: of the first operation that differs."""
 
-    def __init__(self, index: int, modules: tuple[str, ...], message: str, line: str = "") -> None:
+    def __init__(self, index: int, modules: tuple[str, ...], message: str) -> None:
         super().__init__(message)
-        self.index, self.modules, self.line = index, modules, line
+        self.index, self.modules = index, modules
 
 
 class Expected(NamedTuple):
@@ -152,17 +143,9 @@ def tensor_names(model: nn.Module) -> dict[int, str]:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(
-        self,
-        trace: Trace,
-        model: nn.Module,
-        expected: Sequence[Expected] | None,
-        decided: Mapping[int, Decision],
-        *,
-        fake: bool,
-    ) -> None:
+    def __init__(self, trace: Trace, model: nn.Module, expected: Sequence[Expected] | None, *, fake: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.trace, self.expected, self.decided, self.fake = trace, expected, decided, fake
+        self.trace, self.expected, self.fake = trace, expected, fake
         self.parameters = tensor_names(model)
         self.modules = {id(module): name for name, module in model.named_modules()}
         self.stack: list[str] = []
@@ -177,7 +160,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is not None:
             return found
         ref = Ref(len(self.trace.shapes))
-        self.note(tensor)
+        self.trace.shapes.append(tuple(tensor.shape))
         self.by_id[id(tensor)] = ref
         if id(tensor) in self.parameters:
             self.trace.names[ref.index] = self.parameters[id(tensor)]
@@ -185,16 +168,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.trace.constants[ref.index] = tensor
         return ref
 
-    def note(self, tensor: Tensor) -> None:
-        if tensor.dtype in (torch.bool, torch.uint8):
-            self.trace.masks.add(len(self.trace.shapes))
-        self.trace.shapes.append(tuple(tensor.shape))
-
     def made(self, tensor: Any) -> Ref | None:
         if not isinstance(tensor, Tensor):
             return None
         ref = Ref(len(self.trace.shapes))
-        self.note(tensor)
+        self.trace.shapes.append(tuple(tensor.shape))
         if id(tensor) in self.by_id:  # an in-place operation on a parameter or a constant
             self.by_id[id(tensor)] = ref
         else:
@@ -215,37 +193,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(func.overloadpacket)
         modules = tuple(self.stack)
         refs = self.to_refs(args), {key: self.to_refs(value) for key, value in kwargs.items()}
-        index = len(self.trace.ops)
-        decision = self.decision(name) if self.decided else None
-        if decision is not None:
-            out = take(decision, func, args, kwargs)
-        elif self.fake and name in ("aten.native_batch_norm", "aten.cudnn_batch_norm") and len(args) > 5:
-            out = batch_norm_shapes(args)
+        if self.fake and name in ("aten.native_batch_norm", "aten.cudnn_batch_norm") and len(args) > 5:
+            out = _batch_norm_shapes(args)
             out = (*out, args[0].new_empty(0, dtype=torch.uint8)) if "cudnn" in name else out
         else:
             out = func(*args, **kwargs)
-            decision = None if self.fake or self.decided else decide(name, func, args, kwargs, out)
-        if decision is not None:
-            self.trace.decisions[index] = decision
         flat = list(out) if isinstance(out, list | tuple) else [out]
         outs = tuple(self.made(tensor) for tensor in flat)
+        index = len(self.trace.ops)
         self.trace.ops.append(Op(name, func, refs[0], refs[1], outs, modules))
         if self.expected is not None:
             self.compare(index, self.trace.ops[index])
         return out
 
-    def decision(self, name: str) -> Decision | None:
-        """What the expected operation of this name decided, if this one can take the same."""
-        assert self.expected is not None
-        at = self.at()
-        while at < len(self.expected) and self.expected[at].name != name and self.expected[at].idle:
-            at += 1
-        found = self.decided.get(at)
-        if found is None or self.expected[at].name != name or not found.fits(self.expected[at].shapes):
-            return None
-        return found if found.exact or self.fake else None
-
-    def at(self) -> int:  # number of the expected operation that is next
+    def at(self) -> int:
+        """Number of the expected operation that is next."""
         return len(self.trace.matched) + self.skipped
 
     def compare(self, index: int, op: Op) -> None:
@@ -265,15 +227,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 break
             self.skipped += 1
         if here is None:
-            message = f"an operation more: {op.name}"
-        elif here.name != op.name:
-            message = f"{op.name} where {here.name} was expected"
-        else:
-            got, wanted = ([list(s) for s in given if s is not None] for given in (shapes, here.shapes))
-            message = f"{op.name} gives {got}, not {wanted}"
-        raise Mismatch(
-            at, tuple(self.stack), message, code_line([*traceback.walk_stack(sys._getframe())][::-1], record)
-        )
+            raise Mismatch(at, tuple(self.stack), f"an operation more: {op.name}")
+        if here.name != op.name:
+            raise Mismatch(at, tuple(self.stack), f"{op.name} where {here.name} was expected")
+        got, wanted = ([list(s) for s in given if s is not None] for given in (shapes, here.shapes))
+        raise Mismatch(at, tuple(self.stack), f"{op.name} gives {got}, not {wanted}")
 
     def enter(self, module: nn.Module, args: Any) -> None:
         name = self.modules.get(id(module))
@@ -301,28 +259,70 @@ def _idle(trace: Trace, op: Op) -> bool:
     return isinstance(source, Ref) and out is not None and trace.shapes[source.index] == trace.shapes[out.index]
 
 
+def _batch_norm_shapes(args: Sequence[Any]) -> tuple[Tensor, ...]:
+    """What torch's own shape function gives, a hundred times faster; it refuses what batch norm refuses."""
+    x, *parameters, training = args[:6]
+    for p in parameters:
+        if p is not None and tuple(p.shape) != (x.shape[1],):
+            raise RuntimeError(f"batch norm of {x.shape[1]} channels has a tensor of {list(p.shape)}")
+    saved = x.new_empty(x.shape[1] if training else 0)
+    return torch.empty_like(x), saved, saved.clone()
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever a forward stores in its modules (caches, counters, mode, buffers) is as before afterwards, and so is
+    torch's generator."""
+    saved = []
+    for module in model.modules():
+        inner = [(v, type(v)(v)) for v in module.__dict__.values() if type(v) in (dict, list, set)]
+        saved.append((module, dict(module.__dict__), inner))
+    values = [(b, b.clone(), b._version) for b in model.buffers()]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            for module, attributes, inner in saved:
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
+                for container, before in inner:
+                    container.clear()
+                    container.extend(before) if isinstance(container, list) else container.update(before)
+            with torch.no_grad():
+                for buffer, value, version in values:
+                    if buffer._version != version:
+                        buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def plain_kernels() -> Iterator[None]:
+    """No fused transformer kernels, which hide their operations, and no log lines about fake tensors."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level, fast = logger.level, torch.backends.mha.get_fastpath_enabled()
+    logger.setLevel(logging.CRITICAL)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        logger.setLevel(level)
+
+
 def record(
-    model: nn.Module,
-    example_inputs: Any,
-    *,
-    fake: FakeTensorMode | None,
-    expected: Sequence[Expected] | None = None,
-    decided: Mapping[int, Decision] | None = None,
+    model: nn.Module, example_inputs: Any, *, fake: FakeTensorMode | None, expected: Sequence[Expected] | None = None
 ) -> Trace:
     """One run of the model in the mode that it is in; on fake tensors (shapes only, no memory) if a mode is given.
-    decided: what the expected run decided from its data; this one does the same. Raises Mismatch at the first operation
-    that is not the expected one; an exception of the forward counts as one.
+
+    Raises Mismatch at the first operation that is not the expected one; an exception of the forward counts as one.
     """
     trace = Trace(fake=fake is not None)
     args, kwargs = arguments(example_inputs) if fake is not None else own_arguments(example_inputs)
-    recorder = _Recorder(trace, model, expected, decided or {}, fake=fake is not None)
+    recorder = _Recorder(trace, model, expected, fake=fake is not None)
     with contextlib.ExitStack() as context:
         context.enter_context(plain_kernels())
         context.enter_context(torch.no_grad())
-        if fake is not None or any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            context.enter_context(plain_recurrence())
         if fake is not None:
-            args, kwargs = tree_map_only(Tensor, lambda t: to_fake(fake, t), (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, lambda t: _to_fake(fake, t), (args, kwargs))
             context.enter_context(fake)
         trace.inputs = [ref for t in output_tensors((args, kwargs)) if (ref := recorder.made(t)) is not None]
         for register, hook in (
@@ -339,12 +339,28 @@ def record(
             if expected is None:
                 raise
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            line = code_line(reversed([*traceback.walk_tb(error.__traceback__)]), record)
-            raise Mismatch(recorder.at(), tuple(recorder.stack), message, line) from error
+            raise Mismatch(recorder.at(), tuple(recorder.stack), message) from error
     if expected is not None and any(not e.idle for e in expected[recorder.at() :]):
         raise Mismatch(recorder.at(), (), "the run ends too early")
     trace.outputs = [recorder.ref(t) for t in output_tensors(output)]
     return trace
+
+
+def _to_fake(fake: FakeTensorMode, tensor: Tensor) -> Tensor:
+    return tensor if isinstance(tensor, FakeTensor) else fake.from_tensor(tensor, static_shapes=True)
+
+
+def fake_mode() -> FakeTensorMode:
+    """Fake tensors that may meet real ones (the parameters)."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@contextlib.contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """All modules in training mode, or none."""
+    with untouched(model):
+        model.train(training)
+        yield
 
 
 def trace(model: nn.Module, example_inputs: Any, *, training: bool = False) -> Trace:
@@ -353,29 +369,14 @@ def trace(model: nn.Module, example_inputs: Any, *, training: bool = False) -> T
     example_inputs: a tensor, a tuple of positional arguments, or a mapping of keyword arguments. The model, its buffers
     and torch's generator stay as they are. Raises BadInput with the model's own error if it rejects the inputs.
     """
-    try:
-        warm(model, example_inputs, training=training)
-        with mode(model, training):
-            with contextlib.suppress(Exception):
-                found = record(model, example_inputs, fake=fake_mode())
-                if not any(selects(op.name, len(op.outs)) for op in found.ops):
-                    return found
-            return record(model, example_inputs, fake=None)
-    except Exception as error:
-        raise rejected(model, example_inputs, error) from error
-
-
-def warm(model: nn.Module, example_inputs: Any, *, training: bool = False) -> None:
-    """One run for real: what a forward keeps outside of its modules (grids by shape, in a global dict or `lru_cache`)
-    must not be made of fake tensors first."""
-    args, kwargs = own_arguments(example_inputs)
-    with mode(model, training), torch.no_grad():
-        model(*args, **kwargs)
-
-
-def inside(trace: Trace, module: str) -> list[Op]:
-    """The operations that ran in a module."""
-    return [op for op in trace.ops if module in op.modules]
+    with mode(model, training):
+        try:
+            return record(model, example_inputs, fake=fake_mode())
+        except Exception:
+            try:
+                return record(model, example_inputs, fake=None)
+            except Exception as error:
+                raise rejected(model, example_inputs, error) from error
 
 
 def rejected(model: nn.Module, example_inputs: Any, error: Exception) -> BadInput:

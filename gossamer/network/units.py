@@ -102,7 +102,7 @@ def find_units(graph: Graph, kind_of_slot: NDArray[np.int64]) -> Units:
     reason = _pinned(graph, component, count)
     kinds = int(kind_of_slot.max()) + 1
     signature = _signatures(component, kind_of_slot, count, kinds)
-    made = (first_op < np.iinfo(np.int64).max) & (signature != 0)  # memory of no parameter's dimension is no channel
+    made = first_op < np.iinfo(np.int64).max
     free = made & (reason < 0)
     order = np.lexsort((np.arange(count), first_slot))
     units = order[free[order]]

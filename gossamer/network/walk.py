@@ -17,8 +17,7 @@ F = TypeVar("F", bound=Rule)
 @dataclass
 class Walk:
     """Going through one trace. values: of every tensor, by number; statistics: operations that reduce over channels;
-    choose: which part of a split channel dimension shrinks; written: tensors that something is written into later;
-    failures: rules that failed, with the reason."""
+    choose: which part of a split channel dimension shrinks."""
 
     graph: Graph
     trace: Trace
@@ -26,8 +25,6 @@ class Walk:
     values: list[Value] = field(default_factory=list)
     statistics: dict[int, str] = field(default_factory=dict)
     index: int = 0
-    written: frozenset[int] = frozenset()
-    failures: dict[str, None] = field(default_factory=dict)
 
     def value(self, ref: Ref) -> Value:
         return self.values[ref.index]
@@ -64,7 +61,7 @@ def rule(*names: str) -> Callable[[F], F]:
 
 def walk(graph: Graph, trace: Trace, choose: Callable[[Op], Choose] = lambda op: last) -> Walk:
     """Send the slots of the parameters through a trace."""
-    w = Walk(graph, trace, choose, [Value() for _ in trace.shapes], written=_written_later(trace))
+    w = Walk(graph, trace, choose, [Value() for _ in trace.shapes])
     for index, name in trace.names.items():
         w.values[index] = graph.parameters.get(name, Value())
     for w.index, op in enumerate(trace.ops):
@@ -74,48 +71,14 @@ def walk(graph: Graph, trace: Trace, choose: Callable[[Op], Choose] = lambda op:
     return w
 
 
-def _written_later(trace: Trace) -> frozenset[int]:
-    """Tensors into which an operation writes, itself or through a view."""
-    root = list(range(len(trace.shapes)))
-    written = set()
-    for op in trace.ops:
-        source = op.args[0] if op.args and isinstance(op.args[0], Ref) else None
-        arguments = op.func._schema.arguments
-        alias = arguments[0].alias_info if arguments else None
-        if source is None or alias is None:
-            continue
-        if alias.is_write:
-            written.add(root[source.index])
-        for out in op.outs:
-            if out is not None:
-                root[out.index] = root[source.index]
-    return frozenset(written)
-
-
 def _step(w: Walk, op: Op) -> None:
-    """One operation. Whatever its rule raises, or gives that cannot be, pins what enters, by name."""
-    try:
-        results = _ruled(w, op)
-        why = f"no rule for {op.where}"
-    except Exception as error:
-        results, why = None, f"the rule for {op.where} fails ({type(error).__name__}: {error})"
-        w.failures.setdefault(why)
-    if results is None:
-        for ref in op.refs():
-            w.pin(w.value(ref), why)
-        return
-    for out, value in zip(op.outs, results):
-        if out is not None:
-            w.values[out.index] = value
-
-
-def _ruled(w: Walk, op: Op) -> list[Value] | None:
-    """What the operation's rule gives, None without one."""
     function = RULES.get(op.name) or (RULES.get(op.name[:-1]) if op.name.endswith("_") else None)
     if function is None and torch.Tag.pointwise in op.func.tags:
         function = pointwise
     if function is None:
-        return None
+        for ref in op.refs():
+            w.pin(w.value(ref), f"no rule for {op.where}")
+        return
     result = function(w, op)
     results = [result] if isinstance(result, Value) else list(result)
     if len(results) == 1:
@@ -124,14 +87,7 @@ def _ruled(w: Walk, op: Op) -> list[Value] | None:
         _written(w, op, w.value(op.args[0]), results)
     for out, value in zip(op.outs, results):
         if out is not None:
-            _check(value, w.shape(out))
-    return results
-
-
-def _check(value: Value, shape: Shape) -> None:
-    for f, t in value.layers.items():
-        if t.ndim != len(shape) or t.shape[f] != shape[f] or any(n not in (1, m) for n, m in zip(t.shape, shape)):
-            raise ValueError(f"slots of {list(t.shape)} along {f} for a tensor of {list(shape)}")
+            w.values[out.index] = value
 
 
 def _written(w: Walk, op: Op, target: Value, results: list[Value]) -> None:
@@ -173,12 +129,7 @@ def pointwise(w: Walk, op: Op) -> Value:
     "empty_permuted",
 )
 def constant(w: Walk, op: Op) -> Value:
-    """Of any size; memory that is filled later has slots of its own, which go with what is written there."""
-    shape, out = w.out_shape(op), op.outs[0]
-    if out is None or out.index not in w.written:
-        return Value({}, frozenset(range(len(shape))))
-    sizes = [[n if i == d else 1 for i in range(len(shape))] for d, n in enumerate(shape)]
-    return Value({d: w.graph.fresh(n).reshape(sizes[d]) for d, n in enumerate(shape) if n > 1})
+    return Value({}, frozenset(range(len(w.out_shape(op)))))
 
 
 def through(w: Walk, op: Op, ref: Ref, touched: Iterable[int]) -> Value:

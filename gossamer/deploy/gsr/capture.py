@@ -1,5 +1,6 @@
 """The graph of a network in eval mode, from torch's exporter, with the batch size free."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,6 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from gossamer.deploy.free import free_dimensions
 from gossamer.deploy.gsr.graph import (
     DEVICE_OF_INPUT,
     DTYPES,
@@ -21,10 +21,8 @@ from gossamer.deploy.gsr.graph import (
 )
 from gossamer.deploy.gsr.ops import VIEWS, WRITES, name_of
 from gossamer.deploy.gsr.safety import unsafe
-from gossamer.deploy.onnx_export import plain_outputs, reason, refuse_compiled, silent
+from gossamer.deploy.onnx_export import free_batch, plain_outputs, reason, silent
 from gossamer.errors import BadInput
-from gossamer.network.copied import copied
-from gossamer.network.trace import warm
 
 IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout")
 WEIGHTS_ONLY = "save the weights alone with example_inputs=None and load them with load(path, into=model)"
@@ -36,15 +34,15 @@ def capture(
     """The graph, and the constants that the network makes while it runs: tensors that follow those of `names`."""
     if not example_inputs or not all(isinstance(x, Tensor) for x in example_inputs):
         raise BadInput("example_inputs must be a tuple of tensors, or None to store the weights alone")
-    refuse_compiled(model, ".gsr")
-    plain = copied(model).eval()
-    call = free_dimensions(plain, example_inputs, {}, {}, dynamic_batch=dynamic_batch)
-    with silent(), torch.no_grad(), plain_outputs(plain):
+    copied = copy.deepcopy(model).eval()
+    inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
+    with silent(), torch.no_grad(), plain_outputs(copied):
         try:
-            warm(plain, call.args)
-            program = torch.export.export(plain, call.args, dynamic_shapes=call.shapes)
+            program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
         except Exception as error:
-            raise BadInput(f"{reason(plain, '.gsr', error, call)}; or {WEIGHTS_ONLY}") from error
+            raise BadInput(
+                f"{reason(type(model).__name__, '.gsr', error, dynamic_batch)}; or {WEIGHTS_ONLY}"
+            ) from error
     return _Converter(program, names, type(model).__name__).graph()
 
 

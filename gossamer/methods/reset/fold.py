@@ -28,8 +28,7 @@ from gossamer.network.constrain import refuse_constrained
 from gossamer.network.fold import NotAffine, as_one_convolution, idle_relus, norms_after, with_norm
 from gossamer.network.moments import evaluating, layer_inputs, place
 from gossamer.network.proof import relative_difference
-from gossamer.network.trace import output_tensors
-from gossamer.network.untouched import mode
+from gossamer.network.trace import mode, output_tensors
 from gossamer.run import Run
 from gossamer.task import Task
 
