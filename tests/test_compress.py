@@ -222,16 +222,18 @@ def test_a_result_slower_than_planned_is_cut_further_where_that_helps(
     def made(name: str, *needs: float) -> gossamer.Artifact:
         measured = iter(needs)
         monkeypatch.setattr("gossamer.search.price.Pricer.check", lambda *_: next(measured))
-        goal = Goal(max_drop=50, macs=90_000)
+        goal = Goal(max_drop=50, params=2_500)
         return gossamer.compress(learned(), stripes(), goal=goal, epochs=2, out=tmp_path / name)
 
-    def macs(job: gossamer.Artifact) -> float:
-        return next(r.value for r in job.records if (r.what, r.subject) == ("macs", "result"))
+    def params(job: gossamer.Artifact) -> float:
+        return next(r.value for r in job.records if (r.what, r.subject) == ("params", "result"))
 
-    at_once = macs(made("at once", 1.0))
-    assert macs(made("further", 2.0, 0.9)) < at_once
+    at_once = params(made("at once", 1.0))
+    further = made("further", 1.15, 0.9)
+    tried = {state.name: state.params for state in further.document.states}
+    assert params(further) == tried["attempt 2"] <= 2_500 / 1.15 and tried["attempt 1"] == at_once
     job = made("the first again", 1.1, 3.0)
-    assert macs(job) == at_once
+    assert params(job) == at_once
     session = onnxruntime.InferenceSession(job.folder / "model.onnx", providers=["CPUExecutionProvider"])
     images = stripes().test[0][0]  # type: ignore[index]
     [got] = session.run(None, {session.get_inputs()[0].name: images.numpy()})
