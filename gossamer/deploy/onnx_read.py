@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from gossamer.errors import CorruptFile
+from gossamer.outputs import OBJECT, TUPLE
 
 LIMIT = 1 << 31  # bytes: protobuf reads no larger message
 MOST_STRUCTURE = 1 << 20  # characters of what says where the outputs stand
@@ -150,6 +151,8 @@ def _external(tensor: onnx.TensorProto) -> dict[str, str]:
 def _fits(found: Any, outputs: int, depth: int) -> bool:
     if depth > MOST_NESTED:
         return False
+    if isinstance(found, list) and len(found) == 2 and found[0] in (TUPLE, OBJECT) and isinstance(found[1], dict):
+        found = found[1]
     if isinstance(found, dict | list):
         inner = found.values() if isinstance(found, dict) else found
         return all(item is None or _fits(item, outputs, depth + 1) for item in inner)
