@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.console import Console
+from gossamer.cli.console import LOADING, Console
 from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
 from gossamer.cli.values import (
     AugmentOption,
@@ -110,21 +110,24 @@ def compress(
     refuse_idle_loading(context, data)
     console = Console(as_json=json, quiet=quiet)
 
-    from gossamer.job import compress as run_job
-    from gossamer.recipe import load
-    from gossamer.run import Run
-    from gossamer.sources import Request, load_data, load_model
+    with console.progress.busy(LOADING):
+        from gossamer.job import compress as run_job
+        from gossamer.recipe import load
+        from gossamer.run import Run
+        from gossamer.sources import Request, load_data, load_model
 
-    plan: Recipe | None = load(recipe) if recipe is not None else None
-    if plan is not None and plan.training is not None and not plan.steps:
-        raise BadInput(f"{recipe} has no steps, only a training; it is for `gossamer train --recipe`")
-    if augment is None:
-        augment = plan.augment if plan is not None else True
-    sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-    known: dict[str, Any] = {"model": model, "weights": weights}
-    task = load_data(data, **known, **sizes, seed=seed, augment=augment, progress=console.progress)
-    folder = out or default_folder(model, task.name)
-    source = load_model(Request(model=model, task=task, weights=weights, random=random, seed=seed), console.progress)
+        plan: Recipe | None = load(recipe) if recipe is not None else None
+        if plan is not None and plan.training is not None and not plan.steps:
+            raise BadInput(f"{recipe} has no steps, only a training; it is for `gossamer train --recipe`")
+        if augment is None:
+            augment = plan.augment if plan is not None else True
+        sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+        known: dict[str, Any] = {"model": model, "weights": weights}
+        task = load_data(data, **known, **sizes, seed=seed, augment=augment, progress=console.progress)
+        folder = out or default_folder(model, task.name)
+        source = load_model(
+            Request(model=model, task=task, weights=weights, random=random, seed=seed), console.progress
+        )
     run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note)
     if teacher is not None:
         run.teacher = load_model(Request(model=teacher, task=task, seed=seed)).model

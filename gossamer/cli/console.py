@@ -22,6 +22,7 @@ from gossamer.run import Silent
 T = TypeVar("T")
 LATE = 2.0  # seconds; what is done sooner gets no bar
 EVERY = 15.0  # seconds between two plain lines about one piece of work
+LOADING = "loading PyTorch, network and data"
 TICK = 0.25  # seconds between two looks at what is under way
 
 

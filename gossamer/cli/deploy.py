@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.console import Console
+from gossamer.cli.console import LOADING, Console
 from gossamer.cli.exits import GOAL_MISSED
 from gossamer.cli.values import (
     MODEL_HELP,
@@ -65,18 +65,19 @@ def export(
         refuse_idle(context, ["max_drop"], "it is about --int8")
     if data is not None:
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
-    from gossamer.folder import make_place, writing
-    from gossamer.sources import Request, load_data, load_model
-
-    make_place(out)
     console = Console(as_json=json, quiet=quiet)
-    task = (
-        load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
-        if data is not None
-        else None
-    )
-    request = Request(model=model, task=task, weights=weights, shape=shape, seed=seed)
-    source = load_model(request, console.progress)
+    with console.progress.busy(LOADING):
+        from gossamer.folder import make_place, writing
+        from gossamer.sources import Request, load_data, load_model
+
+        make_place(out)
+        task = (
+            load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
+            if data is not None
+            else None
+        )
+        request = Request(model=model, task=task, weights=weights, shape=shape, seed=seed)
+        source = load_model(request, console.progress)
     with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder) / out.name
         with console.progress.busy(f"export {source.name}"):

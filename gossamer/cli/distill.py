@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.console import Console
+from gossamer.cli.console import LOADING, Console
 from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
 from gossamer.cli.values import (
     MODEL_HELP,
@@ -127,10 +127,11 @@ def distill(
     refuse_idle_loading(context, data)
     chosen = _method(method, option or [], epochs=epochs, lr=lr)
 
-    from gossamer.distillation import distill as run_job
-    from gossamer.folder import make_folder
-    from gossamer.run import Run
-    from gossamer.sources import load_data
+    with console.progress.busy(LOADING):
+        from gossamer.distillation import distill as run_job
+        from gossamer.folder import make_folder
+        from gossamer.run import Run
+        from gossamer.sources import load_data
 
     if cache is not None:
         make_folder(cache)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.console import Console
+from gossamer.cli.console import LOADING, Console
 from gossamer.cli.jobs import resumable
 from gossamer.cli.values import (
     MODEL_HELP,
@@ -93,12 +93,13 @@ def train(
     target = out or Path(f"{model.rpartition(':')[2]}-{Path(data).name}.safetensors")
     if target.suffix != ".safetensors":
         raise BadInput(f"--out {target}: trained weights are written as .safetensors")
-    console, training = Console(as_json=json, quiet=quiet), _training(plan, epochs, lr)
+    console = Console(as_json=json, quiet=quiet)
+    with console.progress.busy(LOADING):
+        from gossamer.folder import lock_folder, make_place
+        from gossamer.run import Run
+        from gossamer.sources import Request, load_data, load_model
 
-    from gossamer.folder import lock_folder, make_place
-    from gossamer.run import Run
-    from gossamer.sources import Request, load_data, load_model
-
+        training = _training(plan, epochs, lr)
     make_place(target)
     run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
     with lock_folder(target.parent, f".{target.name}.lock"):
@@ -167,18 +168,19 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Measure a network on data; of classifiers also the calibration."""
-    from gossamer.cli.opening import open_model
-    from gossamer.measure import accuracy, calibration, top1_record
-    from gossamer.sources import Request, load_data
-
     if weights is not None:
         refuse_idle(context, ["random"], "the weights are those of --weights")
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
-    request = Request(model=model, task=task, weights=weights, random=random, seed=seed)
-    runner = open_model(request, runtime=runtime, threads=threads).runner
+    with console.progress.busy(LOADING):
+        from gossamer.cli.opening import open_model
+        from gossamer.measure import accuracy, calibration, top1_record
+        from gossamer.sources import Request, load_data
+
+        task = load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
+        request = Request(model=model, task=task, weights=weights, random=random, seed=seed)
+        runner = open_model(request, runtime=runtime, threads=threads).runner
     with console.progress.busy(f"{model} on {split}"):
         scores = accuracy(runner, task, split)
         sure = calibration.sureness(runner, getattr(task, split))
