@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conditions import run_conditions
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
@@ -150,6 +151,7 @@ def measure(peers_python: str, repeats: int) -> dict[str, Any]:
     }
     return {
         "format": 1,
+        "measured": [run_conditions(["none: the shipped weights"], 1, theirs["versions"])],
         "conditions": {"networks": NETWORKS, "data": DATA, "repeats": repeats, "threads": 1},
         "environment": environment(),
         "peers_versions": theirs["versions"],

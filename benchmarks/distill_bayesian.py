@@ -40,7 +40,8 @@ def trained(seed: int) -> nn.Module:
     """By SGD to the mode of the same posterior: weight decay is the prior over the number of samples."""
     torch.manual_seed(seed)
     network, samples = build_for("lenet300", task(seed)), len(task(seed).train) * 128
-    training = Training(epochs=EPOCHS, lr=0.05, weight_decay=METHOD.prior / samples, keep="last")
+    # The epoch that is best on validation data is kept, of this network as of the student.
+    training = Training(epochs=EPOCHS, lr=0.05, weight_decay=METHOD.prior / samples)
     return fit(network, task(seed), training, Run(seed=seed, accelerator="cpu")).model
 
 

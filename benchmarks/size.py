@@ -1,8 +1,9 @@
 """Small files: the networks of the papers, compressed to several sizes, with test accuracy and whole files by getsize.
 
 For every network and seed: the dense network is trained as its recipe says; `smallest-NETWORK` makes files of several
-sizes from it; Deep Compression is run as published; general compressors pack the weights. Every job is gossamer's main
-job with a recipe, so nothing is chosen by looking at accuracy. Finished parts are kept in the work folder.
+sizes from it; Deep Compression is run as published, and with our epochs and teacher; general compressors pack the
+weights. Every job is the main job with a recipe, so nothing is chosen by looking at accuracy. Finished parts are kept
+in the work folder.
 
     python benchmarks/size.py
     python benchmarks/size.py --models lenet300 --seeds 0 --peers-python peers/bin/python
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import size_papers
 import torch
+from conditions import run_conditions, with_run
 from speed_steps import Lines
 from torch import nn
 
@@ -47,6 +49,8 @@ PAPERS = {
     "lenet5": "Deep Compression 39x (0.80 to 0.74 %), Choi et al. 51x, soft weight-sharing 162x (0.88 to 0.97 %)",
     "resnet20": "Choi et al. 22x (ResNet-32 on CIFAR-10)",
 }
+PUBLISHED = "Deep Compression as published (15 epochs, no teacher), our coder"
+EQUAL = "Deep Compression with as many epochs as ours and the original as teacher"
 TARGETS = {"lenet300": ((0.0, 60), (0.5, 100)), "lenet5": ((0.0, 80), (0.5, 150)), "resnet20": ((0.0, 15), (0.5, 25))}
 
 
@@ -168,6 +172,10 @@ def parts(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
     if bench.name.startswith("lenet"):
         recipe = load(Path(f"deep-compression-{bench.name}"))
         yield "deep-compression", bench.once("deep-compression", lambda: by_recipe(bench, recipe, "dc"))
+        last = bench.recipe.steps[-1]
+        assert isinstance(last, RateQuantize)
+        equal = size_papers.with_budget(recipe, bench.options.epochs or last.epochs or 30)
+        yield EQUAL, bench.once("deep-compression-equal", lambda: by_recipe(bench, equal, "dc-equal"))
     if bench.options.papers:
         yield from papers(bench)
     if bench.options.peers_python:
@@ -179,6 +187,8 @@ def render(document: dict[str, Any]) -> str:
     lines = ["# Size of the compact file", ""]
     conditions = document["conditions"]
     lines += [f"Fashion-MNIST, {conditions}. Made by `{document['command']}`.", ""]
+    if "measured" in document:
+        lines += [f"- `{run['command']}`: {run['date']}, commit {run['commit']}" for run in document["measured"]] + [""]
     for name, seeds in document["networks"].items():
         dense = [found["dense"] for found in seeds.values()]
         base, size = mean(row["test"] for row in dense), dense[0]["bytes"]
@@ -201,7 +211,7 @@ def _rows(seeds: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         yield packed, [{"bytes": one["dense"]["packed"][packed]} for one in found]
     for key in dict.fromkeys(k for one in found for k in one if k not in ("dense", "nncodec")):
         ours = f"smallest, asked for {key}" if key[:1].isdigit() else f"{key}, our coder"
-        label = "Deep Compression as published, our coder" if key == "deep-compression" else ours
+        label = PUBLISHED if key == "deep-compression" else ours
         yield label, [one[key] for one in found if key in one]
     for qp in dict.fromkeys(q for one in found for q in one.get("nncodec", {})):
         yield f"NNCodec, {qp}", [one["nncodec"][qp] for one in found if "nncodec" in one]
@@ -227,22 +237,25 @@ def main() -> int:
     options = parser.parse_args()
     if not options.table:
         with lock_folder(options.work):
-            networks: dict[str, Any] = json.loads(options.out.read_text())["networks"] if options.out.exists() else {}
+            document: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+            networks: dict[str, Any] = document.get("networks", {})
+            measured = with_run(document, run_conditions(options.seeds, torch.get_num_threads()))
             for name in options.models:
                 for seed in options.seeds:
                     own = networks.setdefault(name, {}).setdefault(str(seed), {})
                     for part, facts in parts(Bench(options, name, seed)):
                         own[part] = facts
-                        _write(options.out, networks)
+                        _write(options.out, networks, measured)
     text = render(json.loads(options.out.read_text()))
     write_text(options.out.with_suffix(".md"), text)
     print(text)
     return 0
 
 
-def _write(path: Path, networks: dict[str, Any]) -> None:
+def _write(path: Path, networks: dict[str, Any], measured: list[Any]) -> None:
     document = {
         "format": 1,
+        "measured": measured,
         "command": "python benchmarks/size.py",
         "conditions": "test split, mean ± standard deviation over seeds; sizes by getsize, graph and header included",
         "environment": environment(),

@@ -5,6 +5,7 @@ Ullrich et al. 2017 (arXiv:1702.04008): soft weight-sharing. Chen et al. 2015 (a
 part of their weights, and a dense network with as many weights; both from scratch, equally long.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -46,6 +47,21 @@ def recipes(name: str, epochs: int | None = None) -> dict[str, Recipe]:
         "int8, one step a row": (UniformQuantization(bits=8),),
     }
     return {label: Recipe(name=slug(label), steps=steps, int8=False) for label, steps in shared.items()}
+
+
+def with_budget(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe with so many epochs in all, shared among its trainings as they were, and the original as teacher: what
+    our training into a file has."""
+    before = sum(step.epochs or 0 for step in recipe.steps if isinstance(step, Recover))
+    steps: list[Method] = []
+    left, old = epochs, before
+    for step in recipe.steps:
+        if isinstance(step, Recover):
+            part = round(left * (step.epochs or 0) / old)
+            left, old = left - part, old - (step.epochs or 0)
+            step = replace(step, epochs=part, alpha=Recover.alpha)
+        steps.append(step)
+    return replace(recipe, name=f"{recipe.name}-{epochs}-epochs-taught", steps=tuple(steps))
 
 
 def slug(label: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import hand
 import speed_measure
 import speed_table
+from conditions import run_conditions
 from speed_steps import Bench, Lines, missing, steps
 
 from gossamer.errors import BadInput, GossamerError
@@ -63,14 +64,18 @@ def write_results(bench: Bench) -> bool:
         return False
     facts = [path for seed in options.seeds for path in sorted(bench.folder(seed).glob(f"hand/*/{hand.FACTS}"))]
     peers = [json.loads(path.read_text()) | {"seed": int(path.parents[2].name[4:])} for path in facts]
+    versions = peers[0]["versions"] if peers else {}
+    run = run_conditions(sorted({row["seed"] for row in rows}), options.threads, versions)
+    run["command"] = command(sys.argv[1:], options.peers_python)
     document = {
         "format": 1,
+        "measured": [run],
         "conditions": bench_conditions(options)
         | {"seeds": sorted({row["seed"] for row in rows}), "repeats": options.repeats},
-        "command": command(sys.argv[1:], options.peers_python),
+        "command": run["command"],
         "environment": environment(),
         "load_before": loads(bench),
-        "peers_versions": peers[0]["versions"] if peers else {},
+        "peers_versions": versions,
         "dense": _facts(bench, "dense.json"),
         "int8": _facts(bench, f"gossamer/{speed_measure.INT8_ALONE}/job.json"),
         "jobs": [job for job in _facts(bench, "gossamer/*/job.json") if "goal" in job],
@@ -141,7 +146,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=int, default=12, help="of every recovery, gossamer's and the hand's")
     add("--dense-epochs", type=int, help="of the dense network, instead of the recipe's")
     add("--weights", nargs="+", default=[], metavar="SEED=FILE", help="dense networks that are there already")
-    add("--cuts", nargs="+", metavar="DIVISOR:CAP:ROUND_TO", help="of Torch-Pruning")
+    add("--cuts", nargs="+", metavar="DIVISOR:CAP:ROUND_TO", help="of Torch-Pruning (default: five)")
     add("--batch", type=int, default=64)
     add("--threads", type=int, default=2)
     add("--repeats", type=int, default=60, help="timed runs of every network on every runtime")

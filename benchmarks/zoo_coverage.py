@@ -3,6 +3,7 @@
     python benchmarks/zoo_coverage.py                                          # all but the two giants
     python benchmarks/zoo_coverage.py resnet50 vit_b_16 --sparsity 0.37        # some
     python benchmarks/zoo_coverage.py --peers-python peers/bin/python          # Torch-Pruning too, in its Python
+    python benchmarks/zoo_coverage.py --peers-python peers/bin/python --hints  # with what a user can tell it
     python benchmarks/zoo_coverage.py --table                                  # only the table again, from the results
 
 Each network runs in a process of its own, one thread, batch 1, float32, on the CPU. Parameters that start constant and
@@ -104,7 +105,22 @@ def gossamer_row(name: str, sparsity: float, heads: bool) -> dict[str, Any]:
     }
 
 
-def peer_row(name: str, sparsity: float) -> dict[str, Any]:
+def hints(model: Any) -> dict[str, Any]:
+    """What Torch-Pruning's documentation asks a user to tell it: how many heads each attention has."""
+    import torch
+
+    heads = {m: m.num_heads for m in model.modules() if isinstance(m, torch.nn.MultiheadAttention)}
+    heads |= {m.qkv: m.num_heads for m in model.modules() if hasattr(m, "qkv") and hasattr(m, "num_heads")}
+    return {"num_heads": heads}
+
+
+def mend(model: Any) -> None:
+    """What its examples change by hand afterwards: the width that torchvision's ViT writes into a reshape."""
+    if hasattr(model, "hidden_dim") and hasattr(model, "conv_proj"):
+        model.hidden_dim = model.conv_proj.out_channels
+
+
+def peer_row(name: str, sparsity: float, hinted: bool = False) -> dict[str, Any]:
     """One network through Torch-Pruning: the same share of every group, by magnitude, the last linear layer kept."""
     import torch
     import torch_pruning as tp
@@ -116,13 +132,17 @@ def peer_row(name: str, sparsity: float) -> dict[str, Any]:
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
     keep = [m for m in last if getattr(m, "out_features", getattr(m, "out_channels", 0)) == 1000]
     start = time.perf_counter()
+    importance = tp.importance.MagnitudeImportance(p=1)
+    more = hints(model) if hinted else {}
     pruner = tp.pruner.MagnitudePruner(
-        model, x, importance=tp.importance.MagnitudeImportance(p=1), pruning_ratio=sparsity, ignored_layers=keep
+        model, x, importance=importance, pruning_ratio=sparsity, ignored_layers=keep, **more
     )
     list(pruner.DG.get_all_groups(ignored_layers=keep))
     traced = time.perf_counter()
     pruner.step()
     ended = time.perf_counter()
+    if hinted:
+        mend(model)
     with torch.no_grad():
         model.eval()(x)
     return {
@@ -138,6 +158,7 @@ def in_process(python: str, tool: str, name: str, args: argparse.Namespace) -> d
     """A worker's row, or what went wrong."""
     command = [python, __file__, name, "--worker", tool, "--sparsity", str(args.sparsity)]
     command += ["--heads"] if args.heads else []
+    command += ["--hints"] if args.hints else []
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=args.timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -153,6 +174,8 @@ def table(document: dict[str, Any]) -> str:
     peers = any("peer" in row for row in document["rows"].values())
     head = ["network", "params left", "proof", "put back", "learned", "trace s", "cut s", "peak / run MB"]
     head += ["Torch-Pruning: params left", "its trace s", "its cut s"] if peers else []
+    hinted = any("hinted peer" in row for row in document["rows"].values())
+    head += ["with hints: params left"] if hinted else []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in sorted(document["rows"].items()):
         own = row["gossamer"]
@@ -175,6 +198,10 @@ def table(document: dict[str, Any]) -> str:
             cells += [left, f"{peer['seconds_trace']:.2f}", f"{peer['seconds_cut']:.2f}"]
         elif peers:
             cells += [str(peer.get("error", ""))[:40], "", ""]
+        if hinted:
+            told = row.get("hinted peer", {})
+            left = f"{told['params_after'] / told['params_before']:.3f}" if "params_after" in told else ""
+            cells.append(left or str(told.get("error", ""))[:40])
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -191,6 +218,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", help="names of torchvision; none: all but the giants")
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--heads", action="store_true", help="cut whole attention heads")
+    parser.add_argument("--hints", action="store_true", help="tell Torch-Pruning what a user can: heads, and a width")
     parser.add_argument("--timeout", type=float, default=300)
     parser.add_argument("--peers-python", default="", help="a Python with torch-pruning and torchvision")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -199,7 +227,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         name = args.networks[0]
-        row = peer_row(name, args.sparsity) if args.worker == "peer" else gossamer_row(name, args.sparsity, args.heads)
+        peer = args.worker == "peer"
+        row = peer_row(name, args.sparsity, args.hints) if peer else gossamer_row(name, args.sparsity, args.heads)
         print(json.dumps(row))
         return
     document = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}}
@@ -210,6 +239,8 @@ def main() -> None:
 
 def run(document: dict[str, Any], args: argparse.Namespace) -> None:
     """Measure, and write after every network."""
+    from conditions import run_conditions, with_run
+
     from gossamer.record import write_text
 
     sys.path.insert(0, str(HERE.parent / "tests"))
@@ -218,10 +249,11 @@ def run(document: dict[str, Any], args: argparse.Namespace) -> None:
     models = torchvision_models()
     known = [name for name in models.list_models(module=models) if name not in GIANTS]
     document["conditions"] = conditions(args)
+    document["measured"] = with_run(document, run_conditions([0], 1))
     for name in args.networks or known:
-        row = {"gossamer": in_process(sys.executable, "gossamer", name, args)}
+        row = document["rows"].get(name, {}) | {"gossamer": in_process(sys.executable, "gossamer", name, args)}
         if args.peers_python:
-            row["peer"] = in_process(args.peers_python, "peer", name, args)
+            row["hinted peer" if args.hints else "peer"] = in_process(args.peers_python, "peer", name, args)
         document["rows"][name] = row
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.out, json.dumps(document, indent=1))

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,19 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import architectures
 import chain
+import conditions
+import distill_rows
 import hand
 import size
 import size_papers
 import speed
 import speed_measure
 import speed_table
+import zoo_coverage
+
+from gossamer.methods import catalogue
+from gossamer.methods.distill.recover import Recover
+from gossamer.recipe import load
 
 SEEDS = (0, 1)
 
@@ -217,7 +225,7 @@ def test_the_table_of_sizes_names_every_row() -> None:
     text = size.render({"conditions": "test split", "command": "c", "networks": {"lenet300": seeds}})
     labels = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert labels[1:] == [
-        "fp16", "smallest, asked for 60x", "Deep Compression as published, our coder",
+        "fp16", "smallest, asked for 60x", "Deep Compression as published (15 epochs, no teacher), our coder",
         "Choi et al., uniform, our coder", "NNCodec, qp -20",
     ]  # fmt: skip
 
@@ -266,3 +274,57 @@ def test_the_curves_of_low_rank_and_sharing_compare_files_at_equal_accuracy() ->
     assert "| 0.5 points | 900 (a) | 300 (c) | 100 (d) |" in lines
     assert "| low rank alone | a | 900 | 10.0 | 92.00 ± 0.14 |" in lines
     assert "100 bytes, 91.50 %" in chain.page(found)
+
+
+@pytest.mark.parametrize("model", ["resnet20", "vgg16_small"])
+def test_the_hand_gets_five_cuts_unless_told_otherwise(model):
+    options = speed.parse(["--peers-python", "p", "--model", model])
+    assert len(set(options.cuts)) == 5
+
+
+@pytest.mark.parametrize("name", ["lenet300", "lenet5"])
+def test_deep_compression_gets_as_many_epochs_as_ours_and_a_teacher(name):
+    published, ours = load(Path(f"deep-compression-{name}")), load(Path(f"smallest-{name}"))
+    equal = size_papers.with_budget(published, ours.steps[-1].epochs)
+    taught = [step for step in equal.steps if isinstance(step, Recover)]
+    assert sum(step.epochs for step in taught) == ours.steps[-1].epochs == 30
+    assert [step.epochs for step in taught] == [20, 10]
+    assert all(step.alpha < 1 for step in taught) and not equal.claims
+    others = [[step for step in recipe.steps if not isinstance(step, Recover)] for recipe in (equal, published)]
+    assert others[0] == others[1]
+
+
+def test_all_networks_of_a_row_keep_their_best_epoch(tmp_path, monkeypatch):
+    kept: dict[str, str] = {}
+
+    def fitted(setting: Any, name: str, model: Any, task: Any, training: Any, **more: Any) -> Any:
+        kept[name] = training.keep
+        return SimpleNamespace(model=model)
+
+    def taught(setting: Any, name: str, method: str, student: Any, teacher: Any, task: Any, **options: Any) -> Any:
+        kept[name] = catalogue()[method](**options).training(task).keep
+        return student
+
+    monkeypatch.setattr(distill_rows.Setting, "fitted", fitted)
+    monkeypatch.setattr(distill_rows.Setting, "taught", taught)
+    monkeypatch.setattr(distill_rows, "judged", lambda model, task: {"errors": 1, "top1": 99.0})
+    for row in (distill_rows.hinton, distill_rows.fitnet):
+        row(distill_rows.Setting("digits", 0, 0.02, tmp_path))
+    assert len(kept) == 7 and set(kept.values()) == {"best"}
+
+
+def test_runs_are_kept_once_each_with_their_conditions(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/x/benchmarks/size.py", "--seeds", "1"])
+    run = conditions.run_conditions([1], 2, {"peer": "3"})
+    assert run["command"] == "python benchmarks/size.py --seeds 1" and run["commit"] and run["processor"]
+    assert run["versions"]["peer"] == "3" and "torch" in run["versions"] and "date" not in run["versions"]
+    document = {"measured": [run | {"date": "before"}, run | {"command": "another"}]}
+    assert conditions.with_run(document, run) == [run | {"command": "another"}, run]
+
+
+def test_the_peer_is_told_the_heads_and_its_width_is_mended():
+    attention = torch.nn.MultiheadAttention(8, 2)
+    assert zoo_coverage.hints(torch.nn.Sequential(attention)) == {"num_heads": {attention: 2}}
+    model = SimpleNamespace(hidden_dim=8, conv_proj=torch.nn.Conv2d(3, 4, 1))
+    zoo_coverage.mend(model)
+    assert model.hidden_dim == 4
