@@ -109,7 +109,7 @@ def hints(model: Any) -> dict[str, Any]:
     """What Torch-Pruning's documentation asks a user to tell it: how many heads each attention has."""
     import torch
 
-    heads = {m: m.num_heads for m in model.modules() if isinstance(m, torch.nn.MultiheadAttention)}
+    heads: dict[Any, int] = {m: m.num_heads for m in model.modules() if isinstance(m, torch.nn.MultiheadAttention)}
     heads |= {m.qkv: m.num_heads for m in model.modules() if hasattr(m, "qkv") and hasattr(m, "num_heads")}
     return {"num_heads": heads}
 
