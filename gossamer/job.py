@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer import deliver
 from gossamer.attempts import Attempts, timed
@@ -15,7 +15,7 @@ from gossamer.deploy.gsr.rows import stored_rows
 from gossamer.errors import BadInput, GossamerError
 from gossamer.folder import lock_folder, writing
 from gossamer.goal import UNASKED, Goal
-from gossamer.measure import accuracy
+from gossamer.measure import accuracy, whole_samples
 from gossamer.methods.distill.recover import Recover
 from gossamer.models.weights import load_weights
 from gossamer.recipe import Recipe
@@ -115,6 +115,7 @@ class Job:
         self.original = thawed(copy.deepcopy(model)).eval()
         check(task, self.original)  # before there is a journal: what is refused leaves no work
         self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
+        self.budget = ""
         self.asked = goal if goal is not None and goal.judges else None
         self.goal = goal or UNASKED
         self.recover = recover
@@ -137,6 +138,7 @@ class Job:
         with timed(self.seconds, "original"):
             reference = accuracy(open_runner("torch", self.original, threads=self.goal.threads), self.task)
         self.run.progress.say(f"original: validation {100 * float(reference.mean()):.2f} %")
+        self._round_budget(reference)
         self.attempts = Attempts(
             original=self.original,
             task=self.task,
@@ -154,6 +156,17 @@ class Job:
         artifact = finished(result.model, document, self.folder)
         self.journal.remember("finished", lambda: document.files)
         return artifact
+
+    def _round_budget(self, reference: Tensor) -> None:
+        """A budget that is worth a part of a sample is rounded up, and said so at the start."""
+        asked, n = self.goal.max_drop, reference.numel()
+        allowed = whole_samples(asked, reference)
+        if allowed != asked:
+            samples = f"{asked:g} points are {asked * n / 100:.1f} of {n} validation samples"
+            self.budget = f"{samples}: {allowed * n / 100:.0f} may be lost"
+            self.run.progress.say(f"budget: {self.budget}")
+            self.goal = replace(self.goal, max_drop=allowed)
+            self.run = replace(self.run, goal=self.goal)
 
     def _done(self) -> Artifact | None:
         """The result of a finished job; None where it is none, or where its files are not there as they were."""
@@ -202,6 +215,7 @@ class Job:
             task={
                 "model": self.run.note.get("model", type(self.original).__name__),
                 **task_row(task, len(self.attempts.reference)),
+                **({"budget": self.budget} if self.budget else {}),
             },
             met=not missed,
             missed=missed,

@@ -74,6 +74,7 @@ def test_the_weights_come_back_into_the_users_class(result: gossamer.Artifact) -
 
 def test_the_document_tells_which_network_how_it_learned_and_what_classes_lost(result: gossamer.Artifact) -> None:
     document = result.document
+    assert document.task["budget"] == "5 points are 4.8 of 96 validation samples: 5 may be lost"
     assert (document.task["model"], document.task["name"]) == ("Tiny", "stripes")
     assert document.environment["date"].endswith("UTC")
     [curve] = document.curves

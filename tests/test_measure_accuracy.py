@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossamer.errors import BadInput
-from gossamer.measure import mcnemar, paired_drop, top1_record, wilson
+from gossamer.measure import mcnemar, paired_drop, top1_record, whole_samples, wilson
 from gossamer.measure.accuracy import bootstrap
 
 
@@ -44,6 +44,18 @@ def test_mcnemar_is_the_share_of_splits_at_least_as_uneven(lost, won):
     splits = list(itertools.product((0, 1), repeat=n))
     uneven = sum(abs(2 * sum(split) - n) >= abs(lost - won) for split in splits)
     assert mcnemar(lost, won) == pytest.approx(uneven / len(splits))
+
+
+def test_a_budget_of_a_part_of_a_sample_is_rounded_up_to_a_whole_one():
+    hits = torch.ones(300)
+    assert whole_samples(0.5, hits) == pytest.approx(100 * 2 / 300)  # of one and a half
+    assert whole_samples(0.01, hits) == pytest.approx(100 * 1 / 300)
+    assert whole_samples(1.0, hits) == pytest.approx(1.0) and whole_samples(0.0, hits) == 0.0
+    assert whole_samples(3.5, hits) == 3.5  # ten and a half: a part of one does not matter
+    assert whole_samples(0.5, 0.7 * hits) == 0.5 and whole_samples(0.5, torch.ones(5000)) == 0.5
+    lost = torch.ones(300)
+    lost[:2] = 0
+    assert paired_drop(hits, lost).within(whole_samples(0.5, hits))
 
 
 def test_paired_drop_counts_points_lost_on_the_same_samples():

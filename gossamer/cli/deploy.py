@@ -116,7 +116,7 @@ def _int8(
 ) -> tuple[bool, list[tuple[str, str]]]:
     """Climb the int8 ladder as far as the budget needs."""
     from gossamer.deploy import open_runner, quantize_ladder
-    from gossamer.measure import accuracy
+    from gossamer.measure import accuracy, whole_samples
     from gossamer.run import Run
 
     before = accuracy(open_runner("torch", source.model, threads=threads), task)
@@ -125,7 +125,7 @@ def _int8(
             source.model,
             task,
             Path(work),
-            budget_points=max_drop,
+            budget_points=whole_samples(max_drop, before),
             reference_correct=before,
             threads=threads,
             run=Run(progress=console.progress),

@@ -1,6 +1,6 @@
 """Measuring: latency on each runtime, accuracy with intervals, peak memory."""
 
-from gossamer.measure.accuracy import Drop, accuracy, mcnemar, paired_drop, top1_record, wilson
+from gossamer.measure.accuracy import Drop, accuracy, mcnemar, paired_drop, top1_record, whole_samples, wilson
 from gossamer.measure.latency import Latency, latency
 from gossamer.measure.memory import peak_memory
 from gossamer.measure.runner import Runner
@@ -15,5 +15,6 @@ __all__ = [
     "paired_drop",
     "peak_memory",
     "top1_record",
+    "whole_samples",
     "wilson",
 ]

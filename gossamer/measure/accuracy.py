@@ -1,5 +1,6 @@
 """Accuracy with its uncertainty: an interval for one network, a paired test for two."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from gossamer.record import Record
 from gossamer.task import count, scores
 
 RESAMPLES = 2000
+FEW = 10  # samples that a budget is worth: of fewer, a part of one matters
 
 
 def wilson(correct: Tensor | float, n: int | None = None, confidence: float = 0.95) -> tuple[float, float]:
@@ -88,6 +90,18 @@ class Drop:
             n=self.n,
             conditions={"interval": "95 % paired", "p_value": self.p_value, **conditions},
         )
+
+
+def whole_samples(budget_points: float, scores: Tensor) -> float:
+    """A budget in points as far as these samples can tell: of few hits and misses it is rounded up to a whole sample.
+
+    0.5 points of 300 samples are one and a half; the loss of two is not told apart from that. Budgets of `FEW` samples
+    and more, and of graded scores, stay as they are.
+    """
+    samples = budget_points / 100 * scores.numel()
+    if not hits_and_misses(scores) or samples >= FEW or not scores.numel():
+        return budget_points
+    return 100 * math.ceil(samples - 1e-9) / scores.numel()
 
 
 def paired_drop(before: Tensor, after: Tensor) -> Drop:
