@@ -130,7 +130,7 @@ def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monke
     )
     assert (user / "out/Net-from-Net-bright/report.html").is_file() and list((user / "answers").iterdir())
     shown = call(*words).stdout
-    assert "teacher" in shown and "Student taught: " in shown
+    assert "teacher" in shown and "Student taught" in shown
     recipe = (user / "out/Net-from-Net-bright/recipe.yaml").read_text()
     assert "temperature: 2.0" in recipe
 
@@ -422,7 +422,18 @@ def test_an_interrupted_training_says_how_to_go_on_and_goes_on(user: Path) -> No
     own = user / "mycode.py"
     own.write_text(own.read_text() + INTERRUPTED)
     command = [sys.executable, "-c", "from gossamer.cli import main; main()"]
-    command += ["train", "mycode:Net", "--data", "mycode:interrupted", "--epochs", "9", "--out", "net.safetensors"]
+    command += [
+        "train",
+        "mycode:Net",
+        "--data",
+        "mycode:interrupted",
+        "--epochs",
+        "9",
+        "--lr",
+        "0.1",
+        "--out",
+        "net.safetensors",
+    ]
     job = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     said = job.stderr
     assert job.returncode == 130, said

@@ -97,6 +97,7 @@ OTHER: dict[tuple[str, str], tuple[str, ...]] = {
     **{(base, "--weights"): ("--weights", "resnet8.safetensors") for base in ("distill", "train")},
     ("train --recipe", "--weights"): ("--weights", "resnet14.safetensors"),
     ("train --recipe", "--epochs"): ("--epochs", "3"),
+    ("compress, own data", "--teacher"): ("--teacher", "mycode:ready"),
     ("distill auto", "--student"): ("--student", "resnet8"),
     ("evaluate", "--runtime"): ("--runtime", "torch.compile"),
     ("analyze", "--runtime"): ("--runtime", "openvino"),

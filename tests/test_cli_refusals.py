@@ -255,9 +255,7 @@ def test_options_of_the_training_reach_it(user: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_batches_of_the_users_own_are_left_to_the_user(user: Path, command: tuple[str, ...], option: str) -> None:
-    assert f"{option} is for built-in data and folders of images; mycode:task makes its own" in said(
-        *command, option, "4"
-    )
+    assert f"{option}: mycode:task makes its own batches; set it there" in said(*command, option, "4")
 
 
 @pytest.mark.parametrize("option", ["--lr", "--epochs"])

@@ -148,6 +148,25 @@ def test_unequal_channels_fail_min_max_and_are_saved_by_equalization(tmp_path):
     assert torch.equal(task().metric(runner, task().validation), found.correct)
 
 
+def test_weights_of_seven_bits_never_saturate_on_any_processor(tmp_path):
+    """Two products of bytes with eight bits may pass 16 bits, with seven they cannot: the kernel gives what its
+    rounded weights and inputs give in floating point."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 8, 3), nn.Flatten()).eval()
+    nn.init.uniform_(model[0].weight, 0.9, 1.0)  # all large, of one sign
+    x = 1 - 0.1 * torch.rand(4, 64, 5, 5)
+    network = onnx.load(export_onnx(model, (x,), tmp_path / "net.onnx"))
+    seen = observe(network, [(x, None)], tmp_path, threads=1)
+    narrow = quantize(network, {name: min_max(one) for name, one in seen.items()}, narrow=True)
+    [weight] = rounded_weights(narrow).values()
+    codes = [t for t in map(numpy_helper.to_array, narrow.graph.initializer) if t.dtype == np.int8 and t.ndim == 4]
+    assert [int(np.abs(code).max()) for code in codes] == [64]
+    model[0].weight.data = torch.from_numpy(weight)
+    wanted = model(x).detach()
+    error = (run(narrow, tmp_path, x) - wanted).abs().max() / wanted.abs().max()
+    assert float(error) < 0.01
+
+
 def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
     plain = task()
     calibration = [(x.clone(), y) for x, y in batches(256, 3)]
@@ -165,7 +184,7 @@ def test_an_impossible_budget_climbs_to_the_top_and_gives_the_best(network, tmp_
         network, task(), tmp_path, budget_points=0, reference_correct=everything_right, threads=1, samples=64
     )
     names = [rung.name for rung in found.rungs]
-    assert names[:3] == ["min-max", "least squares", "percentile 99.99"]
+    assert names[:4] == ["min-max", "min-max, 7-bit weights", "least squares", "percentile 99.99"]
     assert "bias correction" in names and "float layers: 1" in names
     assert not found.met and not any(rung.accepted for rung in found.rungs)
     assert found.drop.points == pytest.approx(100 - found.top1, abs=1e-4)

@@ -73,7 +73,7 @@ def test_a_weight_that_falls_from_1_asks_the_teacher() -> None:
 def test_any_two_networks_are_taught_and_nothing_is_left_in_the_student(method: Any) -> None:
     run = Run(accelerator="cpu", teacher=tiny())
     student = small()
-    result = method(epochs=1, lr=0.01)(student, task(), run)
+    result = method(epochs=1, lr=0.01)(student, replace(task(), validation=[]), run)  # else the start may be best
     assert result is not student and result.state_dict().keys() == student.state_dict().keys()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in result.modules())
     assert any(not torch.equal(a, b) for a, b in zip(result.parameters(), student.parameters()))

@@ -464,8 +464,8 @@ def test_a_network_that_gives_a_dict_goes_through_the_whole_job(tmp_path: Path) 
 def test_training_without_a_teacher_is_as_long_and_under_the_same_options() -> None:
     options: dict[str, Any] = {"lr": 0.3, "weight_decay": 2e-4, "clip": 1.5, "mixup": 0.4, "cutmix": 0.6}
     for method, epochs in ((SoftTargets(epochs=7, **options), 7), (Hints(epochs=7, hint_epochs=2, **options), 9)):
-        assert without_teacher(method) == SoftTargets(epochs=epochs, alpha=1.0, **options)
-    assert without_teacher(Wider(factor=2.0)) is None
+        assert without_teacher(method, stripes()) == SoftTargets(epochs=epochs, alpha=1.0, **options)
+    assert without_teacher(Wider(factor=2.0), stripes()) is None
 
 
 def test_pictures_are_pngs_of_the_values() -> None:

@@ -1,7 +1,7 @@
 """A trained network as an int8 `.onnx`, with as little effort as keeps its accuracy."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from gossamer.run import Run
 from gossamer.task import Task, description
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+SEVEN = "min-max, 7-bit weights"
 RULES: dict[str, Callable[[Seen], Range]] = {
     "min-max": calibrate.min_max,
     "least squares": calibrate.least_squares,
@@ -50,9 +51,10 @@ class Candidate:
     ranges: Mapping[str, Range]
     exclude: tuple[str, ...] = ()
     note: str = ""
+    narrow: bool = False
 
     def build(self) -> onnx.ModelProto:
-        return qdq.quantize(self.network, self.ranges, exclude=self.exclude)
+        return qdq.quantize(self.network, self.ranges, exclude=self.exclude, narrow=self.narrow)
 
 
 def quantize_ladder(
@@ -71,9 +73,9 @@ def quantize_ladder(
 
     model: a module, or the path of its float32 `.onnx`. Rungs, climbed until one loses at most `budget_points` of the
     task's validation score on `runtime` against `reference_correct` (score of every validation sample in float32):
-    ranges by min-max, least squares, percentile; cross-layer equalization; bias correction; the layers measured to be
-    the worst left in float32, 1, 2, 4, ... of them. If none is within the budget, the best one. samples: how many of
-    the calibration loader are looked at, streamed.
+    ranges by min-max; weights of seven bits; ranges by least squares, percentile; cross-layer equalization; bias
+    correction; the layers measured to be the worst left in float32, 1, 2, 4, ... of them. If none is within the budget,
+    the best one. samples: how many of the calibration loader are looked at, streamed.
     """
     if runtime not in ("onnxruntime", "openvino"):
         raise BadInput(f"int8 runs on onnxruntime or openvino, not on {runtime!r}")
@@ -134,15 +136,21 @@ class Ladder:
         if not any(node.op_type in WEIGHTED for node in self.network.graph.node):
             raise NoEffect(f"int8: the network has no layer with weights ({', '.join(WEIGHTED)})")
         seen = self.observe(self.network)
-        rule = "min-max"
+        rule, narrow = "min-max", False
         for name in RULES:
-            yield Candidate(name, self.network, self.ranges(seen, name))
+            yield Candidate(name, self.network, self.ranges(seen, name), narrow=narrow)
             if self.best.name == name:
                 rule = name
+            if name == "min-max":
+                # Kernels without VNNI saturate; where that costs more than the eighth bit, all that follows has seven.
+                note = "for processors whose 16-bit sums of 8-bit products saturate"
+                yield Candidate(SEVEN, self.network, self.ranges(seen, name), note=note, narrow=True)
+                narrow = self.best.name == SEVEN
         equalized = equalize.equalize(self.network)
         if equalized.SerializeToString() != self.network.SerializeToString():
             seen = self.observe(equalized)
-            yield Candidate("cross-layer equalization", equalized, self.ranges(seen, rule), note=f"ranges: {rule}")
+            ranges, note = self.ranges(seen, rule), f"ranges: {rule}"
+            yield Candidate("cross-layer equalization", equalized, ranges, note=note, narrow=narrow)
         yield self.bias_corrected(self.best)
         yield from self.float_layers(self.best)
 
@@ -165,7 +173,7 @@ class Ladder:
             samples=self.samples,
         )
         corrected = equalize.correct_biases(base.network, rounded, means)
-        return Candidate("bias correction", corrected, base.ranges, base.exclude, note=f"on top of: {base.name}")
+        return replace(base, name="bias correction", network=corrected, note=f"on top of: {base.name}")
 
     def float_layers(self, base: Candidate) -> Iterator[Candidate]:
         """The best so far with the 1, 2, 4, ... worst layers in float32, at most half of them."""
@@ -174,7 +182,7 @@ class Ladder:
         count = 1
         while count <= max(1, len(worst) // 2):
             exclude = tuple(worst[:count])
-            yield Candidate(f"float layers: {count}", base.network, base.ranges, exclude, note=", ".join(exclude))
+            yield replace(base, name=f"float layers: {count}", exclude=exclude, note=", ".join(exclude))
             count *= 2
 
     def layer_errors(self, base: Candidate) -> dict[str, float]:
@@ -184,7 +192,7 @@ class Ladder:
         errors = {}
         for name in names:
             others = [node.name for node in base.network.graph.node if node.name != name]
-            alone = self.outputs(qdq.quantize(base.network, base.ranges, exclude=others))
+            alone = self.outputs(replace(base, exclude=tuple(others)).build())
             errors[name] = sum(float(((a - b) ** 2).mean()) for a, b in zip(exact, alone, strict=True))
         return errors
 

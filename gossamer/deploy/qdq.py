@@ -16,11 +16,16 @@ OPERATIONS = (
 
 
 def quantize(
-    model: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]], *, exclude: Collection[str] = ()
+    model: onnx.ModelProto,
+    ranges: Mapping[str, tuple[float, float]],
+    *,
+    exclude: Collection[str] = (),
+    narrow: bool = False,
 ) -> onnx.ModelProto:
     """The int8 network: weights symmetric per output channel, activations uint8 with a zero point, biases int32.
 
-    ranges: of every float value, by name. exclude: names of nodes that stay in float32.
+    ranges: of every float value, by name. exclude: names of nodes that stay in float32. narrow: weights of 7 bits:
+    processors with AVX2 or AVX-512 but without VNNI add pairs of 8-bit products in 16 bits, which saturates.
     """
     from onnxruntime.quantization import QuantType, quant_utils
     from onnxruntime.quantization.calibrate import TensorData
@@ -32,7 +37,7 @@ def quantize(
     with silent():
         prepared = quant_utils.save_and_reload_model_with_shape_infer(copied)
         quantizer = QDQQuantizer(
-            prepared, True, False, QuantType.QInt8, QuantType.QUInt8, data, [], list(exclude), list(OPERATIONS), {}
+            prepared, True, narrow, QuantType.QInt8, QuantType.QUInt8, data, [], list(exclude), list(OPERATIONS), {}
         )
         quantizer.quantize_model()
     quantizer.model.topological_sort()

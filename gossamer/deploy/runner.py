@@ -150,8 +150,8 @@ def import_openvino() -> Any:
     nothing, and keeps it as long as the process lives.
     """
     name = "openvino_telemetry"
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
+    if (known := sys.modules.get("openvino")) is not None:
+        return known
     before = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment]  # what makes its import an ImportError
     try:
