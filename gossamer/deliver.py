@@ -22,6 +22,7 @@ from gossamer.network.structure import Structure, Unreplayable
 from gossamer.record import ClassRow, LayerCost, Record, Rung, write_text
 from gossamer.run import Run
 from gossamer.search.price import first_samples
+from gossamer.search.trials import ends_the_job, reason
 from gossamer.task import Task, description, split
 
 PREPROCESSING = "preprocessing.json"  # in a result folder: how images become inputs, and the names of the classes
@@ -149,7 +150,12 @@ def measure(
         rows.append(result.drop.to_record(subject, split="validation"))
     with run.progress.busy("measuring latency"):
         for runtime in runtimes(goal):
-            rows += _latencies(runtime, models, files, result, task, goal)
+            try:
+                rows += _latencies(runtime, models, files, result, task, goal)
+            except Exception as error:
+                if ends_the_job(error) or runtime in ("onnxruntime", goal.runtime):
+                    raise
+                run.progress.say(f"times on {runtime} are left out: {reason(error)}")
     rows += _sizes(models, files, task)
     for name, (size, what) in compact.items():
         rows.append(Record(subject=name, what="compact_bytes", value=size, unit="bytes", conditions={"format": what}))

@@ -20,6 +20,7 @@ from gossamer.methods.distill.recover import Recover
 from gossamer.models.weights import load_weights
 from gossamer.recipe import Recipe
 from gossamer.record import JobDocument, Record, State, environment, write_text
+from gossamer.rehearsal import rehearse
 from gossamer.report import write_report
 from gossamer.run import Run
 from gossamer.search.journal import Journal, data_fingerprint, fingerprint
@@ -120,6 +121,10 @@ class Job:
         self.goal = goal or UNASKED
         self.recover = recover
         self.work = folder / "work"
+        if not (self.work / "journal.json").exists():  # a job that goes on was tried at its start
+            trains = recipe is None or any(hasattr(step, "epochs") for step in recipe.steps)
+            shaped = None if self.goal.shape_gains else False
+            rehearse(self.original, task, self.goal, run, trains=trains, int8=recipe.int8 if recipe else shaped)
         steps = recipe.steps if recipe else None
         teacher = fingerprint(run.teacher) if run.teacher is not None else None
         key = fingerprint(self.original, goal, steps, self.recover, run.seed, data_fingerprint(task), teacher)

@@ -115,12 +115,45 @@ def _places(output: Any, count: Iterator[int]) -> Any:
     return [_places(value, count) for value in output] if isinstance(output, tuple | list) else None
 
 
+def marked(output: Any, structure: Any) -> Any:
+    """Plain outputs with `(OBJECT, {...})` and `(TUPLE, {...})` where `places` says so of what they were."""
+    if is_mark(structure):
+        kind, inner = structure
+        values = output if kind == OBJECT else dict(zip(inner, output))
+        return kind, {name: marked(values.get(name), place) for name, place in inner.items()}
+    if isinstance(structure, dict):
+        return {name: marked(output[name], place) for name, place in structure.items()}
+    return tuple(map(marked, output, structure)) if isinstance(structure, list) else output
+
+
+def is_mark(value: Any) -> bool:
+    """Whether a value stands for an object or a named tuple."""
+    pair = isinstance(value, list | tuple) and len(value) == 2 and not isinstance(value[0], Tensor)
+    return bool(pair and value[0] in (TUPLE, OBJECT) and isinstance(value[1], dict))
+
+
+def has_marks(value: Any) -> bool:
+    """Whether there are some inside."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return is_mark(value) or any(map(has_marks, inner))
+
+
+def unmarked(output: Any) -> Any:
+    """`Fields` and `Named` in the place of marks."""
+    if is_mark(output):
+        kind, inner = output[0], {name: unmarked(value) for name, value in output[1].items()}
+        return Fields(inner) if kind == OBJECT else named(list(inner), list(inner.values()))
+    if isinstance(output, dict):
+        return {name: unmarked(value) for name, value in output.items()}
+    return type(output)(map(unmarked, output)) if type(output) in (list, tuple) else output
+
+
 def put(outputs: Sequence[Tensor], structure: Any) -> Any:
     """Tensors where `places` found them; lists become tuples, objects `Fields`, named tuples `Named`."""
     if isinstance(structure, dict):
         return {name: put(outputs, inner) for name, inner in structure.items()}
     if isinstance(structure, list | tuple):
-        if len(structure) == 2 and structure[0] in (TUPLE, OBJECT) and isinstance(structure[1], dict):
+        if is_mark(structure):
             inner = put(outputs, structure[1])
             return Fields(inner) if structure[0] == OBJECT else named(list(inner), list(inner.values()))
         return tuple(put(outputs, inner) for inner in structure)

@@ -219,9 +219,11 @@ def samples(loader: Iterable[Any]) -> int | None:
     return known if isinstance(known, int) else None
 
 
-def loss_of(task: Task, model: nn.Module, batch: Any) -> Tensor:
+def loss_of(task: Task, model: Model, batch: Any) -> Tensor:
     """The task's loss of a batch by a network that is not being trained: in eval mode, and where that gives none, as
-    with detectors, in train mode."""
+    with detectors, in train mode. Outputs in the place of a network are what they are."""
+    if not isinstance(model, nn.Module):
+        return task.loss(model, batch)
     try:
         loss = task.loss(model.eval(), batch)
     except Exception as error:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from gossamer import Run, Task
 from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner, verify
+from gossamer.deploy.gsr import load, save
 from gossamer.errors import BadInput
+from gossamer.methods.base import Method
+from gossamer.methods.factorize.svd import SVD
+from gossamer.methods.prune.channels import Channels
+from gossamer.methods.prune.obd import ObdPruning
+from gossamer.methods.prune.snip import Snip
+from gossamer.methods.share.kmeans import KMeans
 from gossamer.outputs import Fields, places, plain, put, tensors
 from gossamer.run import Silent
 from gossamer.task import check, loss_of
@@ -89,11 +96,24 @@ def test_a_measure_by_attribute_works_on_every_runtime(kind: Any, runtime: str, 
     assert rows[0].value == 100
 
 
-def test_pt2_files_of_such_networks_need_no_class(tmp_path: Path) -> None:
-    model = Net(Data).eval()
-    got = load_pt2(export_pt2(model, (X,), tmp_path / "m.pt2"))(X)
-    torch.testing.assert_close(got["logits"], model(X).logits)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", [".pt2", ".gsr"])
+def test_networks_of_files_give_such_outputs_without_the_class(kind: Any, suffix: str, tmp_path: Path) -> None:
+    model, path = Net(kind).eval(), tmp_path / f"m{suffix}"
+    loaded = load_pt2(export_pt2(model, (X,), path)) if suffix == ".pt2" else load(save(model, path, (X,)))
+    got, expected = loaded(X), model(X)
+    torch.testing.assert_close(got.logits, expected.logits)
+    torch.testing.assert_close(got.more[1]["sum"], expected.more[1]["sum"])
+    assert got[0] is got.logits and (kind is Pair or got["logits"] is got.logits)
     assert not model._forward_hooks
+    again = open_runner("onnxruntime", export_onnx(loaded, (X,), tmp_path / "m.onnx"), threads=1)(X)
+    torch.testing.assert_close(again.logits, expected.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_outputs_of_files_stay_plain(tmp_path: Path) -> None:
+    model = Net(dict).eval()
+    assert type(load_pt2(export_pt2(model, (X,), tmp_path / "m.pt2"))(X)) is dict
+    assert type(load(save(model, tmp_path / "m.gsr", (X,)))(X)) is dict
 
 
 class Detector(nn.Module):
@@ -102,10 +122,10 @@ class Detector(nn.Module):
     def __init__(self, train: str) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.what, self.norm, self.head = train, nn.BatchNorm1d(4), nn.Linear(4, 6)
+        self.what, self.norm, self.body, self.head = train, nn.BatchNorm1d(4), nn.Linear(4, 8), nn.Linear(8, 6)
 
     def forward(self, x: Tensor, target: Tensor | None = None) -> Any:
-        y = self.head(self.norm(x))
+        y = self.head(self.body(self.norm(x)).relu())
         if self.training and self.what == "maps":
             return y
         if self.training and self.what == "losses":
@@ -153,6 +173,42 @@ def test_a_loss_that_is_none_in_either_mode_is_refused_with_the_error_of_eval_mo
     object.__setattr__(task, "loss", lambda model, batch: model(batch[0])[1])
     with pytest.raises(BadInput, match="must be a tensor with one number"):
         check(task, Detector("the same").eval())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Channels(sparsity=0.5, criterion="taylor"),
+        Channels(sparsity=0.5, criterion="fisher"),
+        ObdPruning(sparsity=0.5, curvature="exact"),
+        Snip(sparsity=0.5),
+        KMeans(bits=2, importance="adam"),
+        SVD(params=0.5, measured=True),
+    ],
+    ids=lambda method: f"{method.name()} {getattr(method, 'criterion', '')}".strip(),
+)
+def test_methods_that_need_gradients_or_the_loss_take_that_of_train_mode(method: Method) -> None:
+    model = Detector("losses").eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    got = method(model, detection("losses"), Run())
+    assert not got.training and not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class OneTensor(Detector):
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Any:
+        out = super().forward(x, target)
+        return out if self.training else out[1]
+
+
+@pytest.mark.parametrize("curvature", ["gauss_newton", "fisher"])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [(Detector, "gives one tensor, got tuple"), (OneTensor, "fails on that: AttributeError: .*weights alone")],
+)
+def test_a_curvature_by_outputs_says_that_the_loss_has_none(kind: Any, why: str, curvature: Any) -> None:
+    with pytest.raises(BadInput, match=f"this curvature needs a .*{why}"):
+        ObdPruning(sparsity=0.5, curvature=curvature)(kind("losses").eval(), detection("losses"), Run())
 
 
 class Said(Silent):

@@ -19,7 +19,7 @@ LEVELS = [
     {"recipe", "sources"},
     {"search"},
     {"deliver"},
-    {"attempts"},
+    {"attempts", "rehearsal"},
     {"shaping", "sizing"},
     {"job"},
     {"distillation"},

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from gossamer.errors import CorruptFile
-from gossamer.outputs import OBJECT, TUPLE
+from gossamer.outputs import is_mark
 
 LIMIT = 1 << 31  # bytes: protobuf reads no larger message
 MOST_STRUCTURE = 1 << 20  # characters of what says where the outputs stand
@@ -56,7 +56,7 @@ def read_structure(text: str, outputs: int, path: Path) -> Any:
     """Where the outputs stand in what the network gave, from the metadata of a file."""
     try:
         found = json.loads(text) if len(text) <= MOST_STRUCTURE else None
-        if found is not None and _fits(found, outputs, 0):
+        if found is not None and fits(found, outputs, 0):
             return found
         if found is None and text.strip() == "null":
             return None
@@ -148,14 +148,15 @@ def _external(tensor: onnx.TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
-def _fits(found: Any, outputs: int, depth: int) -> bool:
+def fits(found: Any, outputs: int, depth: int = 0) -> bool:
+    """Whether this says where so many outputs stand, as `gossamer.outputs.places` does."""
     if depth > MOST_NESTED:
         return False
-    if isinstance(found, list) and len(found) == 2 and found[0] in (TUPLE, OBJECT) and isinstance(found[1], dict):
-        found = found[1]
+    if is_mark(found):
+        return fits(found[1], outputs, depth + 1)
     if isinstance(found, dict | list):
         inner = found.values() if isinstance(found, dict) else found
-        return all(item is None or _fits(item, outputs, depth + 1) for item in inner)
+        return all(item is None or fits(item, outputs, depth + 1) for item in inner)
     return type(found) is int and 0 <= found < outputs
 
 

@@ -1,6 +1,7 @@
 """A torch module as a `.pt2`: a graph with its weights, for torch itself, without the class and without pickle."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gossamer import record
+from gossamer.deploy.gsr.graph import values_in
 from gossamer.deploy.gsr.network import Network
 from gossamer.deploy.gsr.watch import DEPENDS_ON_DATA, NotForeseen, on_meta, sizes_of
 from gossamer.deploy.onnx_export import free_batch, plain_outputs, reason, silent
+from gossamer.deploy.onnx_read import fits
 from gossamer.deploy.pt2_graph import Program, Taken, read_program
-from gossamer.deploy.pt2_guard import Archive
+from gossamer.deploy.pt2_guard import STRUCTURE, Archive
 from gossamer.errors import BadInput, CorruptFile, GossamerError
 from gossamer.network import bake
+from gossamer.outputs import has_marks, places, put, tensors
 
 
 def export_pt2(
@@ -35,12 +39,14 @@ def export_pt2(
             program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
         except Exception as error:
             raise BadInput(reason(type(model).__name__, ".pt2", error, dynamic_batch)) from error
+        structure = places(copied.forward(*inputs))
         # Not needed to run: the example inputs would be pickled, the stack traces name the user's folders.
         program._example_inputs = None
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
         buffer = io.BytesIO()
-        torch.export.save(program, buffer)
+        noted = {STRUCTURE: json.dumps(structure)} if has_marks(structure) else {}
+        torch.export.save(program, buffer, extra_files=noted)
     record.write_bytes(path, buffer.getvalue())
     return path
 
@@ -62,8 +68,11 @@ def load_pt2(path: Path | str) -> nn.Module:
                 raise CorruptFile(f"tensor {twice[0]!r:.80} is stored twice")
             stored |= constants
             program = read_program(archive.graph(), list(stored))
+            structure = archive.outputs()
+        if structure is not None and not fits(structure, len(values_in(program.graph.output))):
+            raise CorruptFile("what it says of its outputs is not what gossamer writes")
         _rehearse(program, stored)
-        return Frozen(_network(program, stored), program.takes)
+        return Frozen(_network(program, stored), program.takes, structure)
     except GossamerError as error:
         raise CorruptFile(f"{path} is not a .pt2 file that can be read: {error}") from error
     except OSError as error:
@@ -100,10 +109,11 @@ class Frozen(nn.Module):
 
     out_of_file = True
 
-    def __init__(self, network: Network, takes: tuple[Taken, ...]) -> None:
+    def __init__(self, network: Network, takes: tuple[Taken, ...], structure: Any = None) -> None:
         super().__init__()
         self.network = network
         self.takes = takes
+        self.structure = structure
         self.training = False
 
     def forward(self, *inputs: Any) -> Any:
@@ -114,7 +124,8 @@ class Frozen(nn.Module):
             taken.check(leaf, number)
         given = tuple(leaf for leaf, taken in zip(leaves, self.takes) if taken.enters)
         try:
-            return self.network(*given)
+            output = self.network(*given)
+            return output if self.structure is None else put(list(tensors(output)), self.structure)
         except (RuntimeError, TypeError, LookupError, ValueError) as error:
             if isinstance(error, GossamerError) or sizes_of(given) is None:
                 raise

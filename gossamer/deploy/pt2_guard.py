@@ -17,12 +17,15 @@ from torch import Tensor
 from gossamer.deploy.pt2_sizes import check_sizes
 from gossamer.errors import CorruptFile
 
+STRUCTURE = "gossamer.outputs"  # where the outputs stand in objects of classes, as in the metadata of an `.onnx`
 FILES = re.compile(
     r"models/model\.json|data/weights/(weight_\d+|model_weights_config\.json)|archive_format|archive_version|byteorder"
     r"|data/constants/(tensor_\d+|model_constants_config\.json)|\.data/(version|serialization_id)|version"
+    rf"|extra/{re.escape(STRUCTURE)}"
     r"|data/sample_inputs/model\.pt"  # a pickle that running does not need: it is never read
 )
 MOST_DIRECTORY = 8 << 20  # bytes of the list of files, about 80,000 tensors
+MOST_STRUCTURE = 1 << 16
 MOST_JSON = 16 << 20  # bytes of the graph, and of each table of tensors
 MOST_NESTED = 64  # lists and objects inside one another
 MOST_SHARED = 64  # times that all views of the stored tensors together are larger than what is stored
@@ -73,6 +76,11 @@ class Archive:
                 if isinstance(entry.get(key), str):
                     check_sizes(entry[key])
         return found
+
+    def outputs(self) -> Any:
+        """Where the outputs stand in what the network gave; None where the file does not say."""
+        name = f"extra/{STRUCTURE}"
+        return json.loads(self._content(name, MOST_STRUCTURE)) if name in self._entries else None
 
     def tensors(self, kind: str) -> dict[str, tuple[Tensor, bool]]:
         """The tensors of a kind, "weights" or "constants", by name, and whether each is a parameter."""

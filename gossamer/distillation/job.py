@@ -30,6 +30,7 @@ from gossamer.methods.retrain import Retrain
 from gossamer.network import bake
 from gossamer.recipe import Recipe
 from gossamer.record import Curve, JobDocument, Record, environment
+from gossamer.rehearsal import rehearse
 from gossamer.run import Run
 from gossamer.search.journal import Journal, data_fingerprint, fingerprint, take_step
 from gossamer.task import Task, split, task_row
@@ -158,10 +159,15 @@ class Job:
 
     def _execute(self) -> Artifact:
         lesson, networks = self.lesson, {TEACHER: self.teacher}
+        fresh = not self.journal.results.keys() - {"seconds"}
+        if fresh and lesson.student is None and not only_answers(self.teacher):
+            self._rehearse(self.teacher)  # before the search of a student that is a part of it
         student = self._student()
         check_pair(self.teacher, (student, *lesson.assistants), self.task)
         if lesson.calibrate:
             check_scalable(student, self.task)
+        if fresh and lesson.student is not None:
+            self._rehearse(student)
         reference = self._judged(TEACHER, "teacher", self.teacher)
         if reference is None and self.goal.max_drop < NO_BUDGET:
             raise BadInput("max_drop: a teacher of recorded answers has none on other data to judge the student by")
@@ -192,6 +198,9 @@ class Job:
     def _delivery(self) -> Run:
         """For the files: a student that was cut out of its teacher comes back into a network like the teacher."""
         return self.run if self.lesson.student is not None else replace(self.run, original=self.teacher)
+
+    def _rehearse(self, model: nn.Module) -> None:
+        rehearse(model, self.task, self.goal, self.run, trains=True, int8=False)
 
     def _student(self) -> nn.Module:
         """What is to be trained."""

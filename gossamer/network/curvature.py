@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, unknown
+from gossamer.errors import BadInput, GossamerError, own_error, unknown
 from gossamer.network.constrain import held_value, weights_of
 from gossamer.network.moments import Layer, evaluating, input_rows, output_rows, place, place_whole, sample_chunks
 from gossamer.task import Model, split
@@ -71,7 +71,7 @@ def output_factors(loss: Loss, batch: Any, z: Tensor) -> list[Tensor]:
             f"curvature 'gauss_newton' needs outputs of shape (samples, classes), got {tuple(z.shape)}; use 'fisher'"
         )
     z = z.detach().requires_grad_()
-    [slope] = torch.autograd.grad(loss(lambda *_: z, batch), z, create_graph=True)
+    [slope] = torch.autograd.grad(_loss_at(loss, batch, z), z, create_graph=True)
     if not slope.requires_grad:
         raise BadInput("curvature 'gauss_newton' needs a loss that is curved in the outputs; use 'fisher'")
     rows = [torch.autograd.grad(slope[:, c].sum(), z, retain_graph=True)[0] for c in range(z.shape[1])]
@@ -82,7 +82,21 @@ def output_factors(loss: Loss, batch: Any, z: Tensor) -> list[Tensor]:
 
 def _own_gradient(loss: Loss, batch: Any, z: Tensor) -> list[Tensor]:
     z = z.detach().requires_grad_()
-    return [len(z) * torch.autograd.grad(loss(lambda *_: z, batch), z)[0]]
+    return [len(z) * torch.autograd.grad(_loss_at(loss, batch, z), z)[0]]
+
+
+def _loss_at(loss: Loss, batch: Any, z: Tensor) -> Tensor:
+    """The loss of outputs of eval mode. Raises BadInput where it needs others, such as the losses that detectors give
+    in train mode."""
+    try:
+        return loss(lambda *_: z, batch)
+    except GossamerError:
+        raise
+    except Exception as error:
+        raise BadInput(
+            "this curvature needs a loss that is a function of what the network gives in eval mode, and the task's "
+            f"fails on that: {own_error(error)}; use one that needs gradients by weights alone"
+        ) from error
 
 
 def _squares(
@@ -168,7 +182,7 @@ def _runs(model: nn.Module, batches: Iterable[Any], layers: Sequence[str]) -> It
         with evaluating(model), torch.enable_grad(), _uses(model, layers) as uses:
             z = model(*batch[0])
         if not isinstance(z, Tensor):
-            raise BadInput(f"curvature needs a network that gives one tensor, got {type(z).__name__}")
+            raise BadInput(f"this curvature needs a network that gives one tensor, got {type(z).__name__}")
         yield batch, z, uses
     if empty:
         raise BadInput("curvature needs at least one batch of labelled data, got none")

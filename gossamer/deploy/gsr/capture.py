@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from gossamer.deploy.gsr.ops import VIEWS, WRITES, name_of
 from gossamer.deploy.gsr.safety import unsafe
 from gossamer.deploy.onnx_export import free_batch, plain_outputs, reason, silent
 from gossamer.errors import BadInput
+from gossamer.outputs import has_marks, marked, places
 
 IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout")
 WEIGHTS_ONLY = "save the weights alone with example_inputs=None and load them with load(path, into=model)"
@@ -39,11 +41,15 @@ def capture(
     with silent(), torch.no_grad(), plain_outputs(copied):
         try:
             program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
+            structure = places(copied.forward(*inputs))
         except Exception as error:
             raise BadInput(
                 f"{reason(type(model).__name__, '.gsr', error, dynamic_batch)}; or {WEIGHTS_ONLY}"
             ) from error
-    return _Converter(program, names, type(model).__name__).graph()
+    graph, constants = _Converter(program, names, type(model).__name__).graph()
+    if has_marks(structure):
+        graph = replace(graph, output=marked(graph.output, structure))
+    return graph, constants
 
 
 class _Converter:

@@ -10,6 +10,7 @@ from gossamer.deploy.gsr.ops import function_of
 from gossamer.deploy.gsr.stream import damaged
 from gossamer.deploy.gsr.watch import DEPENDS_ON_DATA, MOST_SIZES, Watch, sizes_of
 from gossamer.errors import BadInput
+from gossamer.outputs import has_marks, unmarked
 
 
 class Network(nn.Module):
@@ -28,6 +29,7 @@ class Network(nn.Module):
         self._names = names
         self._functions = [_function(step.op) for step in graph.steps]
         self._last_use = _last_uses(graph)
+        self._classes = has_marks(graph.output)
         self._seen: set[Any] = set()  # sizes of inputs with which it ran
         self._always = any(step.op in DEPENDS_ON_DATA for step in graph.steps)
         for name, tensor, parameter in zip(names, tensors, parameters):
@@ -57,7 +59,8 @@ class Network(nn.Module):
                 values[index] = None
         if watch is not None and not self._always and len(self._seen) < MOST_SIZES:
             self._seen.add(sizes)
-        return context.fill(graph.output)
+        output = context.fill(graph.output)
+        return unmarked(output) if self._classes else output
 
     def train(self, mode: bool = True) -> "Network":
         for parameter in self.parameters() if mode else ():

@@ -18,7 +18,7 @@ from gossamer.network import swap
 from gossamer.network.moments import Layer, evaluating, place_whole
 from gossamer.network.names import by_pattern
 from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.task import Task, loss_of
 
 if TYPE_CHECKING:
     from gossamer.methods.factorize.common import Factorize, Rank
@@ -105,7 +105,7 @@ def _sensitivities(method: "Factorize", site: Site, options: Mapping[str, Option
 
     def loss(network: nn.Module) -> float:
         with evaluating(network):
-            return sum(float(task.loss(network, batch)) for batch in batches) / len(batches)
+            return sum(float(loss_of(task, network, batch)) for batch in batches) / len(batches)
 
     before, found = loss(model), dict[str, float]()
     for name in site.run.progress.bar(options, label=f"{method.name()}: sensitivity"):

@@ -36,7 +36,7 @@ from gossamer.network.shrink import Pruned, shrink
 from gossamer.network.trace import trace
 from gossamer.ranges import Range
 from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.task import Task, loss_of
 from gossamer.train.batches import Replayed
 
 
@@ -180,7 +180,7 @@ class Channels(Method):
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         sample = islice(task.train, self.batches)
-        scores = element_scores(model, self.criterion, loss=task.loss, batches=sample, seed=run.seed)
+        scores = element_scores(model, self.criterion, loss=partial(loss_of, task), batches=sample, seed=run.seed)
         pruned = prune_channels(
             model,
             task.example_inputs,

@@ -10,6 +10,7 @@ Source: LeCun, Denker, Solla 1990, "Optimal Brain Damage", NIPS 2, equations 5 t
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Annotated, ClassVar
 
@@ -23,7 +24,7 @@ from gossamer.network.curvature import Curvature, diagonal
 from gossamer.network.names import layer_name
 from gossamer.ranges import Range
 from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.task import Task, loss_of
 
 
 def saliency(weight: Tensor, second: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ class ObdPruning(Method):
             raise NoEffect(f"{self.name()}: sparsity = {self.sparsity} drops {count} weights, {start} are zero already")
         result, layers = model, [layer_name(name) for name in before]
         for step in run.progress.bar(range(1, self.rounds + 1), label=self.name(), total=self.rounds):
-            second = diagonal(result, task.loss, batches, layers, self.curvature)
+            second = diagonal(result, partial(loss_of, task), batches, layers, self.curvature)
             weights = held_weights(result, self.layers, self.ignore)
             # What is dropped already goes first.
             scores = {n: saliency(w, second[layer_name(n)]).masked_fill(w == 0, -1.0) for n, w in weights.items()}

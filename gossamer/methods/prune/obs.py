@@ -11,6 +11,7 @@ Source: Hassibi, Stork 1993, "Second order derivatives for network pruning: Opti
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any, ClassVar
 
@@ -26,7 +27,7 @@ from gossamer.network.names import layer_name
 from gossamer.network.values import with_values
 from gossamer.ranges import Range
 from gossamer.run import Run
-from gossamer.task import Task, split
+from gossamer.task import Task, loss_of, split
 
 # Beyond this many weights the matrix takes more than 0.5 GB, and dropping most of them hours.
 MOST_WEIGHTS = 8192
@@ -119,7 +120,7 @@ class ObsPruning(Method):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The weights, and which are left, after `drop` more were dropped."""
         patterns = sum(len(split(batch)[0][0]) for batch in batches)
-        rows = gauss_newton_rows(model, task.loss, batches, [layer_name(name) for name in names])
+        rows = gauss_newton_rows(model, partial(loss_of, task), batches, [layer_name(name) for name in names])
         inverse = inverse_hessian((x.cpu()[:, alive] for x in rows), patterns, self.alpha, int(alive.sum()))
         held = {name: held_value(model, name).cpu() for name in names}
         flat = torch.cat([w.flatten() for w in held.values()])

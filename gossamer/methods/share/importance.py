@@ -1,6 +1,7 @@
 """How much the loss minds an error in each weight: the weights h of h (w - w')^2; what several methods share."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,7 +12,7 @@ from gossamer.network import bake
 from gossamer.network.curvature import diagonal, summed_gradients
 from gossamer.network.names import layer_name
 from gossamer.run import Run
-from gossamer.task import Task, split
+from gossamer.task import Task, loss_of, split
 
 Importance = Literal["none", "hessian", "fisher", "adam"]
 IMPORTANCES: tuple[str, ...] = get_args(Importance)
@@ -37,10 +38,10 @@ def importance_of(
             return {name: torch.ones_like(w, requires_grad=False) for name, w in weights.items()}
         case "hessian" | "fisher":
             kind = "gauss_newton" if how == "hessian" else "fisher"
-            by_layer = diagonal(plain, task.loss, batches, list(layers.values()), kind)
+            by_layer = diagonal(plain, partial(loss_of, task), batches, list(layers.values()), kind)
             found = {name: by_layer[layer] for name, layer in layers.items()}
         case "adam":
-            sums, count = summed_gradients(plain, task.loss, batches, weights, squared=True)
+            sums, count = summed_gradients(plain, partial(loss_of, task), batches, weights, squared=True)
             found = {name: (total / count).sqrt() for name, total in sums.items()}
         case _:
             raise unknown("importance", how, IMPORTANCES)
