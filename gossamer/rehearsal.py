@@ -122,7 +122,7 @@ class Trial:
             ends = [end for end in (found.low, found.high) if end is not None and not 0 <= end[0] < classes]
             own = self.task.loss is not cross_entropy if name == "train" else self.task.metric is not top1_correct
             if name != "test" and own:  # loss or measure have taken a batch with them
-                taken |= {label for label, where in ends if where is not None}
+                taken |= {label for label, _ in ends}
             allowed = taken | ({IGNORED} if name == "train" else set())
             for label, where in ends:
                 if label not in allowed:

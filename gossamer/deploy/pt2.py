@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gossamer import record
-from gossamer.deploy.gsr.graph import values_in
+from gossamer.deploy.gsr.graph import State, Value
 from gossamer.deploy.gsr.network import Network
 from gossamer.deploy.gsr.watch import DEPENDS_ON_DATA, NotForeseen, on_meta, sizes_of
+from gossamer.deploy.onnx_clean import STRUCTURE
 from gossamer.deploy.onnx_export import free_batch, plain_outputs, reason, silent
 from gossamer.deploy.onnx_read import fits
 from gossamer.deploy.pt2_graph import Program, Taken, read_program
-from gossamer.deploy.pt2_guard import STRUCTURE, Archive
+from gossamer.deploy.pt2_guard import Archive
 from gossamer.errors import BadInput, CorruptFile, GossamerError
 from gossamer.network import bake
 from gossamer.outputs import has_marks, places, put, tensors
@@ -69,7 +70,7 @@ def load_pt2(path: Path | str) -> nn.Module:
             stored |= constants
             program = read_program(archive.graph(), list(stored))
             structure = archive.outputs()
-        if structure is not None and not fits(structure, len(values_in(program.graph.output))):
+        if structure is not None and not fits(structure, _count(program.graph.output)):
             raise CorruptFile("what it says of its outputs is not what gossamer writes")
         _rehearse(program, stored)
         return Frozen(_network(program, stored), program.takes, structure)
@@ -80,6 +81,11 @@ def load_pt2(path: Path | str) -> nn.Module:
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError, OverflowError) as error:
         told = f"{type(error).__name__}: {_line(error)}"
         raise CorruptFile(f"{path} is not a .pt2 file that can be read: incomplete archive: {told}") from error
+
+
+def _count(output: Any) -> int:
+    """How many tensors a graph gives."""
+    return sum(isinstance(leaf, Value | State) for leaf in tree_leaves(output))
 
 
 def _network(program: Program, stored: dict[str, tuple[Tensor, bool]]) -> Network:

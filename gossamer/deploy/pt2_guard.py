@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.deploy.onnx_clean import STRUCTURE
 from gossamer.deploy.pt2_sizes import check_sizes
 from gossamer.errors import CorruptFile
 
-STRUCTURE = "gossamer.outputs"  # where the outputs stand in objects of classes, as in the metadata of an `.onnx`
 FILES = re.compile(
     r"models/model\.json|data/weights/(weight_\d+|model_weights_config\.json)|archive_format|archive_version|byteorder"
     r"|data/constants/(tensor_\d+|model_constants_config\.json)|\.data/(version|serialization_id)|version"
