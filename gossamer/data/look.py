@@ -41,7 +41,7 @@ class Look:
     def add(self, number: int, batch: Any) -> None:
         """Take in one batch."""
         found, (inputs, target) = Found(number, batch), parts(batch)
-        self.by_shape.setdefault(shapes(inputs), found)
+        self.by_shape.setdefault((*shapes(inputs), *dtypes(inputs)), found)
         if len(self.by_shape) > MOST_SHAPES:
             self._forget()
         self.note(target, found)
@@ -67,7 +67,9 @@ class Look:
 
     def _forget(self) -> None:
         """Leave out the last that is neither the first, the last, the smallest nor the largest."""
-        size = {shape: sum(torch.Size(one).numel() for one in shape) for shape in self.by_shape}
+        size = {
+            shape: sum(torch.Size(one).numel() for one in shapes(found.batch)) for shape, found in self.by_shape.items()
+        }
         kept = {next(iter(size)), max(size, key=lambda s: self.by_shape[s].number), min(size, key=lambda s: size[s])}
         kept.add(max(size, key=lambda s: size[s]))
         del self.by_shape[[shape for shape in self.by_shape if shape not in kept][-1]]
@@ -84,6 +86,11 @@ def parts(batch: Any) -> tuple[Any, Any]:
 def shapes(inputs: Any) -> Shapes:
     """Those of all tensors."""
     return tuple(tuple(x.shape) for x in tree_leaves(inputs) if isinstance(x, Tensor))
+
+
+def dtypes(inputs: Any) -> tuple[tuple[Any, ...], ...]:
+    """Those of all tensors."""
+    return tuple((x.dtype,) for x in tree_leaves(inputs) if isinstance(x, Tensor))
 
 
 def look(loader: Loader) -> Look:
