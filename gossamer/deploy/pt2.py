@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer import record
 from gossamer.deploy.gsr.graph import State, Value
@@ -40,7 +40,7 @@ def export_pt2(
             program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
         except Exception as error:
             raise BadInput(reason(type(model).__name__, ".pt2", error, dynamic_batch)) from error
-        structure = places(copied.forward(*inputs))
+        structure = places(copied.forward(*tree_map_only(Tensor, Tensor.clone, inputs)))  # it may write into them
         # Not needed to run: the example inputs would be pickled, the stack traces name the user's folders.
         program._example_inputs = None
         for node in program.graph.nodes:

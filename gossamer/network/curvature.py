@@ -163,7 +163,7 @@ def exact_diagonal(model: nn.Module, loss: Loss, batches: Iterable[Any], layers:
         for batch in batches:
             size = len(split(batch)[0][0])
             samples += size
-            placed = _placed(model, batch)
+            placed = place_whole(model, batch)
             gradients = torch.autograd.grad(loss(model, placed), list(weights.values()), create_graph=True)
             for (name, w), g in zip(weights.items(), gradients):
                 rows = [
