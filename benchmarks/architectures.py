@@ -22,20 +22,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from gossamer.core.context import Run
+from gossamer.core.folder import lock_folder
+from gossamer.core.record import environment, write_text
+from gossamer.core.task import Task
 from gossamer.data import load_task
-from gossamer.deploy import export_onnx, open_runner
-from gossamer.folder import lock_folder
 from gossamer.measure import accuracy, latency
 from gossamer.models.densenet import densenet_cifar
 from gossamer.models.fractalnet import FractalNet
 from gossamer.models.resnet import ResNet
 from gossamer.models.stochastic import StochasticResNet
 from gossamer.models.weights import read_tensors, save_weights
-from gossamer.network import total_macs, total_params
-from gossamer.record import environment, write_text
-from gossamer.run import Run
-from gossamer.search.price import first_samples
-from gossamer.task import Task
+from gossamer.modules.cost import total_macs, total_params
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.runners import open_runner
+from gossamer.search.cost_model import first_samples
 from gossamer.train import Training, fit
 
 RESULTS = Path(__file__).parent / "results" / "architectures.json"

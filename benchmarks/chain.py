@@ -21,19 +21,26 @@ from size import Bench, top1
 from speed_steps import Lines
 
 import gossamer
-from gossamer.deploy.gsr import save
-from gossamer.folder import lock_folder
-from gossamer.methods.base import Method
+from gossamer.compact.writing import save
+from gossamer.core.folder import lock_folder
+from gossamer.core.record import environment, write_text
+from gossamer.core.task import Task
+from gossamer.jobs.recipe import Recipe
+from gossamer.methods._base import Method
 from gossamer.methods.distill.recover import Recover
-from gossamer.methods.factorize.spatial import Spatial
-from gossamer.methods.factorize.svd import SVD
+from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.share.kmeans import KMeans
-from gossamer.network import dense_bytes
-from gossamer.recipe import Recipe
-from gossamer.record import environment, write_text
+from gossamer.modules.cost import dense_bytes
 from gossamer.report.page import shell
-from gossamer.report.plot import Frame, axes, curve, figure, line, mark
-from gossamer.task import Task
+from gossamer.report.plot import (
+    Frame,
+    axes,
+    curve,
+    figure,
+    line,
+    mark,
+)
 
 HERE = Path(__file__).parent
 SHARES, BITS = (0.4, 0.2, 0.1, 0.05, 0.025), (5, 4, 3, 2, 1)

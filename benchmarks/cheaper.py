@@ -17,22 +17,23 @@ from typing import Any
 from speed_steps import Lines
 
 import gossamer
-from gossamer.deploy import export_onnx, open_runner
+from gossamer.core.record import environment, write_text
+from gossamer.jobs.recipe import Recipe
 from gossamer.measure import accuracy, latency, paired_drop, wilson
 from gossamer.methods.distill.recover import Recover
-from gossamer.methods.factorize.svd import SVD
-from gossamer.methods.factorize.tucker import Tucker
+from gossamer.methods.lowrank.svd import SVD
+from gossamer.methods.lowrank.tucker import Tucker
 from gossamer.methods.prune.channels import Channels
-from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.methods.restructure.blocks import RemoveBlocks
 from gossamer.models import build_for, load_weights
-from gossamer.network import total_macs
-from gossamer.recipe import Recipe
-from gossamer.record import environment, write_text
-from gossamer.search.price import first_samples
+from gossamer.modules.cost import total_macs
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.runners import open_runner
+from gossamer.search.cost_model import first_samples
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "cheaper.json"
-# The five convolutions of VGG-16-small that the loss misses least, by `gossamer.search.shapes.block_order`.
+# The five convolutions of VGG-16-small that the loss misses least, by `gossamer.search.axes.block_order`.
 LEAST_MISSED = ("features.40", "features.37", "features.27", "features.30", "features.34")
 ASKED = {"low rank": 2.5, "reset": 4.0, "low rank, reset, int8": 10.0}
 

@@ -24,9 +24,11 @@ from conditions import run_conditions
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from gossamer.deploy.coder import Integers, decode_section, encode_section, gaps, huffman, scalar, trellis
+from gossamer.core.record import environment, write_text
+from gossamer.gsr.codec import gaps, huffman, scalar, trellis
+from gossamer.gsr.codec.integers import Integers
+from gossamer.gsr.codec.section import decode_section, encode_section
 from gossamer.models import pretrained
-from gossamer.record import environment, write_text
 
 RESULTS = Path(__file__).parent / "results" / "coder.json"
 NETWORKS = ("lenet300", "lenet5", "resnet20")

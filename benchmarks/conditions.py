@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gossamer.record import environment
+from gossamer.core.record import environment
 
 MACHINE = ("date", "processor", "cores")
 

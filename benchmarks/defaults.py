@@ -18,18 +18,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from gossamer.constraints.base import bake
+from gossamer.core.context import Run
+from gossamer.core.record import environment, write_text
+from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.data.batches import Batches
-from gossamer.deploy import open_runner
 from gossamer.errors import GossamerError
 from gossamer.measure import accuracy
 from gossamer.methods import catalogue
-from gossamer.methods.retrain import Trained
+from gossamer.methods._training import Trained
 from gossamer.models import build_for
-from gossamer.network import bake
-from gossamer.record import environment, write_text
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.runtime.runners import open_runner
 from gossamer.train import Training, fit
 
 # What a method cannot do without.
@@ -94,7 +94,7 @@ def result(method: str, model: nn.Module, task: Task, seed: int, steps: int, lr:
 
 def fresh(model: nn.Module, seed: int) -> nn.Module:
     """The same network with other weights."""
-    from gossamer.methods.distill.student import fresh
+    from gossamer.methods.distill._student import fresh
 
     return fresh(model, seed + 1, method="benchmark")
 

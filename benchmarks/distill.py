@@ -15,7 +15,7 @@ from statistics import mean
 import torch
 from distill_rows import ROWS, Numbers, Setting
 
-from gossamer.record import environment, write_text
+from gossamer.core.record import environment, write_text
 
 RESULTS = Path(__file__).parent / "results" / "distill.json"
 

@@ -14,12 +14,12 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task, split
 from gossamer.data import load_task
 from gossamer.measure.calibration import calibration_error, negative_log_likelihood, outputs
 from gossamer.methods.distill.bayesian import Bayesian
 from gossamer.models.zoo import build_for
-from gossamer.run import Run
-from gossamer.task import Task, split
 from gossamer.train import Training, fit
 from gossamer.train.batches import batches_of_epoch, own_randomness
 

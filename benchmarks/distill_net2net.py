@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.methods import catalogue
-from gossamer.methods.distill.student import fresh
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods.distill._student import fresh
 from gossamer.train import Training, fit
 
 EPOCHS, LR = 10, 0.02

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import evaluating
+from gossamer.core.context import Run, Silent
+from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.losses import kd_loss
 from gossamer.measure import calibration, wilson
 from gossamer.methods import catalogue
 from gossamer.models import pretrained
 from gossamer.models.resnet import ResNet
-from gossamer.network.moments import evaluating
-from gossamer.run import Run, Silent
-from gossamer.task import Task
 from gossamer.train import Distillation, Fitted, Step, Training, fit
 from gossamer.train.batches import own_randomness
-from gossamer.train.training import computes_in_bfloat16
+from gossamer.train.hyperparameters import computes_in_bfloat16
 
 Numbers = dict[str, Any]
 

@@ -29,17 +29,17 @@ import torch
 from gsr_structure import mutated, taken_apart
 from torch import Tensor, nn
 
-from gossamer.deploy import gsr
-from gossamer.deploy.gsr.dictionary import DICTIONARY
-from gossamer.deploy.gsr.file import CODERS, File
-from gossamer.deploy.gsr.ledger import Limit
-from gossamer.deploy.gsr.read import network, read_tensors
-from gossamer.deploy.gsr.stream import Reader, Writer
+from gossamer import compact
+from gossamer.compact.reading import network, read_tensors
+from gossamer.constraints.base import constrain
 from gossamer.errors import CorruptFile, GossamerError, own_error
+from gossamer.gsr.format.dictionary import DICTIONARY
+from gossamer.gsr.format.file import CODERS, File
+from gossamer.gsr.format.ledger import Limit
+from gossamer.gsr.format.stream import Reader, Writer
 from gossamer.methods.share.hashed import Hashed
 from gossamer.methods.share.product import product_code
 from gossamer.methods.share.residual import residual_code
-from gossamer.network import constrain
 
 SLOW_SECONDS = 10.0
 HEADER_BYTES = 1 << 27  # of the names, entries and steps that the limits allow, as objects of Python
@@ -51,8 +51,8 @@ def sample_files() -> list[bytes]:
     """Small files with every coding and a graph, in every mode of the coder."""
     with tempfile.TemporaryDirectory() as folder:
         path, by_value = Path(folder) / "net.gsr", values()
-        files = [gsr.save(by_value, path, IMAGES, effort=e).read_bytes() for e in ("fast", "default", "max")]
-        return [*files, *(gsr.save(model, path, IMAGES).read_bytes() for model in (rules(), floats()))]
+        files = [compact.save(by_value, path, IMAGES, effort=e).read_bytes() for e in ("fast", "default", "max")]
+        return [*files, *(compact.save(model, path, IMAGES).read_bytes() for model in (rules(), floats()))]
 
 
 def values() -> nn.Module:

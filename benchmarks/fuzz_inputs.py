@@ -29,10 +29,12 @@ import torch
 import yaml
 from torch import nn
 
-from gossamer import recipe
-from gossamer.contents import read_contents
-from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner
+from gossamer.cli.file_summary import read_contents
 from gossamer.errors import GossamerError
+from gossamer.jobs import recipe
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.pt2.file import export_pt2, load_pt2
+from gossamer.runtime.runners import open_runner
 
 SLOW_SECONDS = 10.0
 MOST_MEMORY = 2 << 30  # bytes by which the process may grow over all tries
@@ -71,7 +73,7 @@ seed: 3
 augment: true
 training: {epochs: 3, lr: 0.1}
 steps:
-  - reset.blocks: {names: [stage1.1]}
+  - restructure.blocks: {names: [stage1.1]}
   - prune.channels: {widths: {conv1: 8}}
   - distill.recover: {epochs: 2, lr: 0.05, alpha: 0.5}
 int8: false

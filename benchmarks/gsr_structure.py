@@ -9,19 +9,28 @@ from typing import Any
 
 import torch
 
-from gossamer.deploy.coder.integers import Header
-from gossamer.deploy.coder.section import decode_section
-from gossamer.deploy.gsr import header as parts
-from gossamer.deploy.gsr.dictionary import DICTIONARY
-from gossamer.deploy.gsr.file import CODERS, File, Kind, alone, digest
-from gossamer.deploy.gsr.graph import DEVICE_OF_INPUT, DTYPES, FORMATS, Graph, State, Step, Value, write_graph
-from gossamer.deploy.gsr.header import CODED, Entry
-from gossamer.deploy.gsr.names import LEAVES
-from gossamer.deploy.gsr.ops import NAMES, function_of
-from gossamer.deploy.gsr.stream import Writer
-from gossamer.deploy.gsr.values import Coding, MadeOf, Width, matrix_shape
 from gossamer.errors import GossamerError
-from gossamer.network.made import Rule
+from gossamer.gsr.codec.integers import Header
+from gossamer.gsr.codec.section import decode_section
+from gossamer.gsr.format import header as parts
+from gossamer.gsr.format.dictionary import DICTIONARY
+from gossamer.gsr.format.file import CODERS, File, Kind, alone, digest
+from gossamer.gsr.format.generated import Rule
+from gossamer.gsr.format.graph import (
+    DEVICE_OF_INPUT,
+    DTYPES,
+    FORMATS,
+    Graph,
+    State,
+    Step,
+    Value,
+    write_graph,
+)
+from gossamer.gsr.format.header import CODED, Entry
+from gossamer.gsr.format.names import LEAVES
+from gossamer.gsr.format.operations import NAMES, function_of
+from gossamer.gsr.format.stored_values import Coding, MadeOf, Width, matrix_shape
+from gossamer.gsr.format.stream import Writer
 
 NUMBERS = [0, 1, 1, 2, 3, 4, 5, 7, 8, 16, 31, 36, 64, 127, 128, 255, 256, 1000, 4096]
 LARGE = [

@@ -20,11 +20,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.record import write_text
+from gossamer.core.task import Task, top1_correct
 from gossamer.data import load_task
 from gossamer.models import build_for, load_weights, save_weights
-from gossamer.record import write_text
-from gossamer.run import Run
-from gossamer.task import Task, top1_correct
 from gossamer.train import Distillation, Training, fit
 
 DENSE = "dense"

@@ -17,12 +17,13 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from gossamer.deploy import export_onnx, open_runner
+from gossamer.core.context import Run
+from gossamer.core.record import environment, write_text
 from gossamer.measure import Runner, latency
 from gossamer.methods.share.product import ProductQuantization
 from gossamer.methods.share.qcnn import LookUp
-from gossamer.record import environment, write_text
-from gossamer.run import Run
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.runners import open_runner
 
 SHAPES = {"LeNet-300-100 fc1": (784, 300), "LeNet-5 fc1": (800, 500), "AlexNet fc7": (4096, 4096)}
 DENSITIES = (0.3, 0.1, 0.03)

@@ -19,23 +19,25 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from gossamer.deploy import export_onnx, open_runner
-from gossamer.goal import Goal
+from gossamer.core.context import Run
+from gossamer.core.goal import Goal
+from gossamer.core.record import environment, write_text
+from gossamer.core.task import Task
+from gossamer.edits.swap import swap
 from gossamer.measure import latency
-from gossamer.methods.factorize.chain import chain_params, kernel_of, make_chain
-from gossamer.methods.factorize.channel import Channel
-from gossamer.methods.factorize.common import Factorize
-from gossamer.methods.factorize.cp import CP
-from gossamer.methods.factorize.norms import with_norms
-from gossamer.methods.factorize.spatial import Spatial
-from gossamer.methods.factorize.svd import SVD
-from gossamer.methods.factorize.tensor_train import TensorTrain
-from gossamer.methods.factorize.tucker import Tucker
+from gossamer.methods.lowrank._chain import chain_params, kernel_of, make_chain
+from gossamer.methods.lowrank._common import Factorize
+from gossamer.methods.lowrank._norms import with_norms
+from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank.cp import CP
+from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.svd import SVD
+from gossamer.methods.lowrank.tensor_train import TensorTrain
+from gossamer.methods.lowrank.tucker import Tucker
 from gossamer.models.zoo import build
-from gossamer.network import layer_costs, swap
-from gossamer.record import environment, write_text
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.modules.cost import layer_costs
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.runners import open_runner
 
 RESULTS = Path(__file__).parent / "results" / "lowrank.json"
 # The survey's Table 2: compression and speed-up of BN low-rank and of CP.

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gossamer.record import environment, write_text
+from gossamer.core.record import environment, write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "memory.json"

@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from reproduce_sharing import BETTER, hashed, importance, initialization, uniform
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.record import write_text
+from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.errors import Diverged
 from gossamer.methods import catalogue
 from gossamer.models import build_for
-from gossamer.record import write_text
-from gossamer.run import Run
-from gossamer.task import Task
 from gossamer.train import Training, fit
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reproduce.json"

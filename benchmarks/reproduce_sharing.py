@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from gossamer.constraints.base import bake, constraints, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.methods import catalogue
 from gossamer.models import pretrained
-from gossamer.network import bake, constraints, held_value, weights_of
-from gossamer.run import Run
-from gossamer.task import Task
 from gossamer.train import Training, fit
 
 Numbers = dict[str, dict[str, float]]

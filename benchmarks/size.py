@@ -31,15 +31,16 @@ from speed_steps import Lines
 from torch import nn
 
 import gossamer
-from gossamer.deploy.gsr import fold_batch_norm, save
-from gossamer.folder import lock_folder
+from gossamer.compact.batch_norm import fold_batch_norm
+from gossamer.compact.writing import save
+from gossamer.core.folder import lock_folder
+from gossamer.core.record import environment, write_text
+from gossamer.core.task import Task
+from gossamer.jobs.recipe import Recipe, load
 from gossamer.measure import accuracy
 from gossamer.methods.quantize.rate import RateQuantize
 from gossamer.models import build_for, load_weights, save_weights
-from gossamer.network import dense_bytes
-from gossamer.recipe import Recipe, load
-from gossamer.record import environment, write_text
-from gossamer.task import Task
+from gossamer.modules.cost import dense_bytes
 
 HERE = Path(__file__).parent
 RATIOS = {"lenet300": (40, 60, 100, 130), "lenet5": (60, 80, 150, 200), "resnet20": (10, 15, 25)}

@@ -11,7 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gossamer.methods.base import Method
+from gossamer.constraints.base import bake, constraints
+from gossamer.core.context import Run
+from gossamer.jobs.recipe import Recipe, load
+from gossamer.methods._base import Method
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.prune.magnitude import Magnitude
 from gossamer.methods.quantize.uniform import UniformQuantization
@@ -19,9 +22,6 @@ from gossamer.methods.share.ecsq import Ecsq
 from gossamer.methods.share.hashed import HashedNet
 from gossamer.methods.share.kmeans import KMeans
 from gossamer.methods.share.soft import SoftWeightSharing
-from gossamer.network import bake, constraints
-from gossamer.recipe import Recipe, load
-from gossamer.run import Run
 from gossamer.train import Training
 
 DENSITY = 0.2  # of a residual network, as in Choi's ResNet-32

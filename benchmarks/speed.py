@@ -23,11 +23,11 @@ import speed_table
 from conditions import run_conditions
 from speed_steps import Bench, Lines, missing, steps
 
+from gossamer.core.folder import lock_folder
+from gossamer.core.goal import Goal
+from gossamer.core.record import environment, write_text
 from gossamer.errors import BadInput, GossamerError
-from gossamer.folder import lock_folder
-from gossamer.goal import Goal
-from gossamer.record import environment, write_text
-from gossamer.search.price import first_samples
+from gossamer.search.cost_model import first_samples
 
 RESULTS = Path(__file__).parent / "results"
 # "tune" is the part of "hand" that is worth an accelerator; it needs no more than torch-pruning.

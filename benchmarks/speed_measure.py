@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.deploy import load_pt2, open_runner
+from gossamer.core.record import write_text
+from gossamer.core.task import Task
 from gossamer.measure import Runner, accuracy, latency, paired_drop, wilson
-from gossamer.network import layer_costs
-from gossamer.record import write_text
-from gossamer.task import Task
+from gossamer.modules.cost import layer_costs
+from gossamer.runtime.pt2.file import load_pt2
+from gossamer.runtime.runners import open_runner
 
 SPLITS = ("test", "validation")
 BY_DENSE, BY_HAND, BY_GOSSAMER = "dense", "hand", "gossamer"

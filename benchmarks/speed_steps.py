@@ -17,15 +17,15 @@ import speed_measure
 from torch import nn
 
 import gossamer
-from gossamer.deploy import float32_correct
+from gossamer.cli.loading import Request, load_model
+from gossamer.core.record import write_text
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
+from gossamer.jobs.recipe import load, shipped
 from gossamer.measure import accuracy
 from gossamer.methods.distill.recover import Recover
 from gossamer.models import build_for, checkpoints, load_weights, save_weights
-from gossamer.recipe import load, shipped
-from gossamer.record import write_text
-from gossamer.sources import Request, load_model
-from gossamer.task import Task
+from gossamer.ptq.fallback import float32_correct
 
 T = TypeVar("T")
 HERE = Path(__file__).parent

@@ -67,8 +67,8 @@ def gossamer_row(name: str, sparsity: float, heads: bool) -> dict[str, Any]:
     """One network through gossamer."""
     import torch
 
+    from gossamer.graph.groups import find_channels
     from gossamer.methods.prune.channels import prune_channels
-    from gossamer.network import find_channels
 
     torch.set_num_threads(1)
     model, x = build(name)
@@ -208,7 +208,7 @@ def table(document: dict[str, Any]) -> str:
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
     """What the numbers refer to."""
-    from gossamer.record import environment
+    from gossamer.core.record import environment
 
     return {"sparsity": args.sparsity, "threads": 1, "batch": 1, "dtype": "float32", "environment": environment()}
 
@@ -241,7 +241,7 @@ def run(document: dict[str, Any], args: argparse.Namespace) -> None:
     """Measure, and write after every network."""
     from conditions import run_conditions, with_run
 
-    from gossamer.record import write_text
+    from gossamer.core.record import write_text
 
     sys.path.insert(0, str(HERE.parent / "tests"))
     from zoo_shim import torchvision_models

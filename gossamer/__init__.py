@@ -13,25 +13,29 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gossamer.compact.inspection import inspect_file
+    from gossamer.compact.reading import load, read_tensor
+    from gossamer.compact.writing import save
+    from gossamer.core.context import Run
+    from gossamer.core.goal import Goal
+    from gossamer.core.record import Record
+    from gossamer.core.task import Task
     from gossamer.data import load_task
-    from gossamer.deploy import export_onnx, open_runner, quantize_ladder
-    from gossamer.deploy.gsr import inspect_file, load, read_tensor, save
-    from gossamer.deploy.verify import verify
-    from gossamer.distillation import distill
     from gossamer.errors import BadInput, GossamerError
-    from gossamer.goal import Goal
-    from gossamer.job import Artifact, compress
+    from gossamer.jobs.compression import Artifact, compress
+    from gossamer.jobs.distillation import distill
+    from gossamer.jobs.recipe import Recipe
     from gossamer.measure import latency
-    from gossamer.methods.base import Method
+    from gossamer.methods._base import Method
     from gossamer.methods.prune.channels import prune_channels
     from gossamer.models import build, load_weights, pretrained
-    from gossamer.network import analyze
-    from gossamer.recipe import Recipe
-    from gossamer.record import Record
+    from gossamer.modules.cost import analyze
+    from gossamer.ptq.fallback import quantize_ladder
     from gossamer.report import write_report
-    from gossamer.run import Run
+    from gossamer.runtime.onnx_export import export_onnx
+    from gossamer.runtime.runners import open_runner
+    from gossamer.runtime.verification import verify
     from gossamer.search.advise import Advice, advise
-    from gossamer.task import Task
     from gossamer.train import Distillation, Training, fit
 
 # Read when the library is loaded, so they stand before any import. What the user has set himself counts.
@@ -40,24 +44,25 @@ for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 
 _HOME = {
-    "gossamer.job": ("Artifact", "compress"),
+    "gossamer.jobs.compression": ("Artifact", "compress"),
     "gossamer.data": ("load_task",),
-    "gossamer.deploy": ("export_onnx", "open_runner", "quantize_ladder", "verify"),
-    "gossamer.deploy.gsr": ("inspect_file", "load", "read_tensor", "save"),
-    "gossamer.distillation": ("distill",),
+    "gossamer.runtime": ("export_onnx", "export_pt2", "open_runner", "verify"),
+    "gossamer.ptq": ("quantize_ladder",),
+    "gossamer.compact": ("inspect_file", "load", "read_tensor", "save"),
+    "gossamer.jobs": ("distill",),
     "gossamer.errors": ("BadInput", "GossamerError"),
-    "gossamer.goal": ("Goal",),
+    "gossamer.core.goal": ("Goal",),
     "gossamer.measure": ("latency",),
-    "gossamer.methods.base": ("Method",),
+    "gossamer.methods._base": ("Method",),
     "gossamer.methods.prune.channels": ("prune_channels",),
     "gossamer.models": ("build", "load_weights", "pretrained"),
-    "gossamer.network": ("analyze",),
-    "gossamer.recipe": ("Recipe",),
-    "gossamer.record": ("Record",),
+    "gossamer.modules": ("analyze",),
+    "gossamer.jobs.recipe": ("Recipe",),
+    "gossamer.core.record": ("Record",),
     "gossamer.report": ("write_report",),
-    "gossamer.run": ("Run",),
+    "gossamer.core.context": ("Run",),
     "gossamer.search.advise": ("Advice", "advise"),
-    "gossamer.task": ("Task",),
+    "gossamer.core.task": ("Task",),
     "gossamer.train": ("Distillation", "Training", "fit"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -81,6 +86,7 @@ __all__ = [
     "compress",
     "distill",
     "export_onnx",
+    "export_pt2",
     "fit",
     "inspect_file",
     "latency",
@@ -98,13 +104,26 @@ __all__ = [
 ]
 
 
+# Reachable as `gossamer.methods.prune.Magnitude` without another import.
+_PACKAGES = (
+    *("calibration", "constraints", "data", "edits", "graph", "losses", "measure", "methods", "models", "modules"),
+    *("ptq", "report", "runtime", "search", "train"),
+)
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE:
-        raise AttributeError(f"module 'gossamer' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULE[name]), name)
+    if name == "__version__":
+        value: Any = importlib.import_module("importlib.metadata").version("gossamer")
+    elif name in _MODULE:
+        value = getattr(importlib.import_module(_MODULE[name]), name)
+    elif name in _PACKAGES:
+        value = importlib.import_module(f"gossamer.{name}")
+    else:
+        near = importlib.import_module("difflib").get_close_matches(name, [*__all__, *_PACKAGES], n=1)
+        raise AttributeError(f"module 'gossamer' has no attribute {name!r}{f'; nearest: {near[0]!r}' if near else ''}")
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, *_PACKAGES, "__version__"})

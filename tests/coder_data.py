@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.deploy.coder import Header, Integers
+from gossamer.gsr.codec.integers import Header, Integers
 
 
 def laplacian(rows: int, columns: int, scale: float, seed: int = 0) -> NDArray[np.int32]:

@@ -52,8 +52,8 @@ number = 3
 def measured_briefly() -> Iterator[None]:
     """One runtime, and memory that is not measured: these are tested elsewhere and take most of a small job's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime"])
-        patch.setattr("gossamer.deliver.peak_memory", lambda *args, **kwargs: 1)
+        patch.setattr("gossamer.jobs.exporting.runtimes", lambda goal: ["onnxruntime"])
+        patch.setattr("gossamer.jobs.exporting.peak_memory", lambda *args, **kwargs: 1)
         yield
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.task import Task
+from gossamer.core.task import Task
 
 CLASSES = 4
 

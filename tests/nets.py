@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.task import Preprocessing, Task
+from gossamer.core.task import Preprocessing, Task
 
 
 class Block(nn.Module):

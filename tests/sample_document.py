@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gossamer.record import (
+from gossamer.core.record import (
     ClassRow,
     Curve,
     Edit,
@@ -370,15 +370,15 @@ def replaced() -> JobDocument:
     )
     terms = SpectrumRow(mode="terms", what="error", ranks=[0, 8, 64], values=[1.0, 0.4, 0.02], rank=8)
     cp = replace(tucker, error=0.4, of="weights", spectra=[terms])
-    rows = {"layers.2.1.conv1": ("factorize.tucker", tucker), "layers.2.1.conv2": ("reset.fire", fire)}
-    rows["layers.2.2.conv1"] = ("factorize.cp", cp)
+    rows = {"layers.2.1.conv1": ("lowrank.tucker", tucker), "layers.2.1.conv2": ("restructure.fire", fire)}
+    rows["layers.2.2.conv1"] = ("lowrank.cp", cp)
     for target, (method, swapped) in rows.items():
         document.edits.append(
             Edit(method=method, kind="swap", target=target, before="3x3", after="cheaper", swapped=swapped)
         )
         [at] = [n for n, row in enumerate(document.layers_after) if row.name == target]
         old = document.layers_after[at]
-        time = 0.01 if method != "factorize.cp" else None
+        time = 0.01 if method != "lowrank.cp" else None
         parts = [
             replace(old, name=f"{target}.{n}", macs=1000 + n, params=100 + n, time_ms=time and time * (n + 1))
             for n in range(3)

@@ -24,9 +24,9 @@ import speed_measure
 import speed_table
 import zoo_coverage
 
+from gossamer.jobs.recipe import load
 from gossamer.methods import catalogue
 from gossamer.methods.distill.recover import Recover
-from gossamer.recipe import load
 
 SEEDS = (0, 1)
 
@@ -206,8 +206,8 @@ def test_the_papers_rows_are_recipes_with_folders_of_their_own(name: str) -> Non
 
 @pytest.mark.parametrize("part", size_papers.PARTS)
 def test_a_hashed_network_and_the_dense_one_beside_it_have_as_many_weights(part: int) -> None:
+    from gossamer.constraints.base import constraints
     from gossamer.models import build
-    from gossamer.network import constraints
 
     hashed, dense = size_papers.hashed_pair(build("lenet300"), part, 0)
     stored = sum(p.numel() for [held] in constraints(hashed).values() for p in held.parameters())
@@ -232,7 +232,7 @@ def test_the_table_of_sizes_names_every_row() -> None:
 
 def test_the_architectures_are_of_about_equal_size() -> None:
     from gossamer.data import load_task
-    from gossamer.network import total_params
+    from gossamer.modules.cost import total_params
 
     task = load_task("digits")
     sizes = [total_params(architectures.build(name, task, 0)) for name in architectures.NETWORKS]

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from gossamer.cli import app
 from gossamer.cli.console import Bars, Console, Lines, _plain, _Work
 from gossamer.cli.deploy import _bench_row
-from gossamer.cli.values import parse_bytes, parse_count, parse_shape
+from gossamer.cli.options import parse_bytes, parse_count, parse_shape
+from gossamer.jobs.recipe import Recipe
 from gossamer.measure import Latency, calibration
 from gossamer.methods import catalogue
-from gossamer.recipe import Recipe
 from gossamer.train import Training
 
 COMMANDS = ["compress", "distill", "analyze", "inspect", "train", "evaluate", "export", "bench", "methods", "models"]
@@ -120,8 +120,8 @@ def test_train_writes_weights_that_evaluate_well(trained: Path) -> None:
 
 
 def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime"])
-    monkeypatch.setattr("gossamer.deliver.peak_memory", lambda *args, **kwargs: 1)
+    monkeypatch.setattr("gossamer.jobs.exporting.runtimes", lambda goal: ["onnxruntime"])
+    monkeypatch.setattr("gossamer.jobs.exporting.peak_memory", lambda *args, **kwargs: 1)
     words: tuple[Any, ...] = ("distill", "--teacher", f"mycode:Net={trained}", "--student", "mycode:Net")
     words = (*words, "--data", "mycode:task", "--epochs", 1, "--set", "temperature=2", "--cache", "answers", "--quiet")
     found = document(*words)
@@ -138,12 +138,12 @@ def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monke
 def test_a_result_folder_is_taught_further_and_a_missed_goal_is_said(
     user: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime"])
-    monkeypatch.setattr("gossamer.deliver.peak_memory", lambda *args, **kwargs: 1)
+    monkeypatch.setattr("gossamer.jobs.exporting.runtimes", lambda goal: ["onnxruntime"])
+    monkeypatch.setattr("gossamer.jobs.exporting.peak_memory", lambda *args, **kwargs: 1)
     words = ("distill", "--teacher", f"mycode:Net={trained}", "--data", "mycode:task", "--epochs", 1, "--no-alone")
     auto = ("--student", "auto", "--params", 400, "--out", "first", "--quiet")
     with monkeypatch.context() as patch:
-        patch.setattr("gossamer.deliver.missed", lambda *args: ["params: 500, asked for at most 400"])
+        patch.setattr("gossamer.jobs.exporting.missed", lambda *args: ["params: 500, asked for at most 400"])
         assert "missed: params: 500" in call(*words, *auto, status=3).stderr
     found = document(*words, "--student", "first", "--out", "second", "--quiet")
     before = json.loads((user / "first" / "records.json").read_text())
@@ -245,13 +245,13 @@ def test_export_int8_is_smaller_in_its_tensors(trained: Path) -> None:
 
 
 def test_a_failed_export_leaves_nothing(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gossamer import deploy
+    from gossamer import runtime
     from gossamer.errors import ExportMismatch
 
     def mismatch(*_: object) -> None:
         raise ExportMismatch("does not compute what the network does")
 
-    monkeypatch.setattr(deploy, "verify", mismatch)
+    monkeypatch.setattr(runtime, "verify", mismatch)
     said = call("export", "mycode:Net", "--input", "2x1x8x8", "--out", "sub/net.onnx", status=2).stderr
     assert "does not compute" in said
     assert list((user / "sub").iterdir()) == []
@@ -362,16 +362,16 @@ def test_a_page_shows_the_default_of_every_option() -> None:
 
 
 def test_a_page_explains_shared_options_and_names_the_choices() -> None:
-    page = call("methods", "factorize.spatial").stdout
+    page = call("methods", "lowrank.spatial").stdout
     assert "filters between" in page and "energy: the least share" in page
-    admitted = {row["option"]: row["admitted"] for row in document("methods", "factorize.spatial")["options"]}
+    admitted = {row["option"]: row["admitted"] for row in document("methods", "lowrank.spatial")["options"]}
     assert admitted["data"] == "none | inputs | accumulated" and admitted["layers"] == "list of str"
     assert admitted["ranks"] == "str: int | list of int | none" and admitted["energy"] == "float | none in (0, 1)"
 
 
 def test_recipes_are_listed_and_copied(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (user / "one.yaml").write_text(Recipe(name="one", model="resnet20", claims={"top1": 93.2}).to_yaml())
-    monkeypatch.setattr("gossamer.recipe.shipped", lambda: {"one": user / "one.yaml"})
+    monkeypatch.setattr("gossamer.jobs.recipe.shipped", lambda: {"one": user / "one.yaml"})
     assert document("recipes", "list")["one"]["claims"] == {"top1": 93.2}
     assert "top1: 93.2" in call("recipes", "list").stdout
     call("recipes", "copy", "one", "new/mine.yaml")

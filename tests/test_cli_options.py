@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 import gossamer.cli.console
 from gossamer.cli import app
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.user_code import resolve
 from gossamer.errors import BadInput
-from gossamer.references import resolve
-from gossamer.run import Run
-from gossamer.task import Task
 
 DIGITS = ("--data", "digits")
 NET = ("mycode:Net", "--data", "mycode:task")
@@ -198,29 +198,29 @@ def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         "__init__",
         lambda self, **kwargs: (seen.append(("console", kwargs)), init(self, **kwargs))[1],
     )
-    record("gossamer.job", "compress", ends=True)
-    record("gossamer.distillation", "distill", ends=True)
+    record("gossamer.jobs.compression", "compress", ends=True)
+    record("gossamer.jobs.distillation", "distill", ends=True)
     record("gossamer.train", "fit", ends=True)
-    record("gossamer.sources", "load_data", ends=False, real=True)
-    record("gossamer.sources", "load_model", ends=False, real=True)
+    record("gossamer.cli.loading", "load_data", ends=False, real=True)
+    record("gossamer.cli.loading", "load_model", ends=False, real=True)
     record("gossamer.measure", "latency", ends=True)
     record("gossamer.measure", "accuracy", ends=False, gives=torch.zeros(4))
     record("gossamer.measure.calibration", "sureness", ends=True)
-    record("gossamer.deploy", "export_onnx", ends=False, gives=Path("a.onnx"))
-    record("gossamer.deploy", "export_pt2", ends=False)
-    record("gossamer.deploy", "verify", ends=True)
-    record("gossamer.deploy", "quantize_ladder", ends=True)
-    record("gossamer.deploy", "layer_times", ends=False, gives={})
+    record("gossamer.runtime.onnx_export", "export_onnx", ends=False, gives=Path("a.onnx"))
+    record("gossamer.runtime.pt2.file", "export_pt2", ends=False)
+    record("gossamer.runtime.verification", "verify", ends=True)
+    record("gossamer.ptq.fallback", "quantize_ladder", ends=True)
+    record("gossamer.runtime.profiling", "layer_times", ends=False, gives={})
     record("gossamer.search.advise", "advise", ends=True)
     record("gossamer.search.sensitivity", "sensitivity", ends=False, gives=[])
     record("gossamer.report", "write_sensitivity", ends=False)
     runner = type("Runner", (), {"runtime": "torch", "precision": "float32"})()
-    record("gossamer.deploy", "open_runner", ends=False, gives=runner)
-    import gossamer.cli.opening as opening
+    record("gossamer.runtime.runners", "open_runner", ends=False, gives=runner)
+    import gossamer.cli.runners as opening
 
-    monkeypatch.setattr(opening, "open_runner", __import__("gossamer.deploy", fromlist=["a"]).open_runner)
-    monkeypatch.setattr(opening, "export_onnx", __import__("gossamer.deploy", fromlist=["a"]).export_onnx)
-    monkeypatch.setattr(opening, "load_model", __import__("gossamer.sources", fromlist=["a"]).load_model)
+    monkeypatch.setattr(opening, "open_runner", __import__("gossamer.runtime.runners", fromlist=["a"]).open_runner)
+    monkeypatch.setattr(opening, "export_onnx", __import__("gossamer.runtime.onnx_export", fromlist=["a"]).export_onnx)
+    monkeypatch.setattr(opening, "load_model", __import__("gossamer.cli.loading", fromlist=["a"]).load_model)
     return seen
 
 

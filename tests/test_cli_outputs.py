@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 import gossamer
 from gossamer.cli import app
+from gossamer.core.folder import disk_trouble, make_folder
 from gossamer.errors import BadInput
-from gossamer.folder import disk_trouble, make_folder
-from gossamer.search.journal import Journal
+from gossamer.search.checkpoint_store import Journal
 
 NET = ("mycode:Net", "--data", "mycode:task")
 PAIR = ("--teacher", "mycode:Net", "--student", "mycode:Net", "--data", "mycode:task")

@@ -19,10 +19,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from gossamer.cli import app
-from gossamer.cli.exits import verdict
+from gossamer.cli.errors import verdict
+from gossamer.core.folder import lock_folder
+from gossamer.core.user_code import resolve
 from gossamer.errors import BadInput
-from gossamer.folder import lock_folder
-from gossamer.references import resolve
 
 NET = ("mycode:Net", "--data", "mycode:task")
 GOAL = ("--speedup", "2")
@@ -162,7 +162,7 @@ def target(words: tuple[str, ...], folder: Path) -> Path:
 @pytest.fixture
 def any_recipe(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (user / "any.yaml").write_text("name: any\n")
-    monkeypatch.setattr("gossamer.recipe.shipped", lambda: {"any": user / "any.yaml"})
+    monkeypatch.setattr("gossamer.jobs.recipe.shipped", lambda: {"any": user / "any.yaml"})
 
 
 @pytest.mark.usefixtures("any_recipe")
@@ -215,7 +215,7 @@ def test_the_lock_is_gone_with_the_job_and_so_is_its_file(tmp_path: Path) -> Non
 
 
 def replace_job(monkeypatch: pytest.MonkeyPatch, job: Any) -> None:
-    monkeypatch.setitem(sys.modules, "gossamer.job", SimpleNamespace(compress=job))
+    monkeypatch.setitem(sys.modules, "gossamer.jobs.compression", SimpleNamespace(compress=job))
 
 
 def test_ctrl_c_says_how_to_go_on(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:

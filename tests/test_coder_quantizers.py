@@ -8,8 +8,10 @@ from coder_data import laplacian
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer.deploy.coder import Integers, encode_section, rates, scalar, trellis, viterbi
 from gossamer.errors import BadInput
+from gossamer.gsr.codec import rates, scalar, trellis, viterbi
+from gossamer.gsr.codec.integers import Integers
+from gossamer.gsr.codec.section import encode_section
 from gossamer.models import pretrained
 
 # ISO/IEC 15938-17: the state after an even and after an odd index.

@@ -14,8 +14,11 @@ from coder_data import arithmetic, headers, laplacian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossamer.deploy.coder import LARGEST, MODES, Header, Integers, code_length, decode_section, encode_section, trellis
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.gsr.codec import trellis
+from gossamer.gsr.codec.integers import LARGEST, Header, Integers
+from gossamer.gsr.codec.length import code_length
+from gossamer.gsr.codec.section import MODES, decode_section, encode_section
 
 ROOT = Path(__file__).parents[1]
 
@@ -251,7 +254,7 @@ def test_an_unknown_mode_is_refused() -> None:
 def test_the_fast_mode_does_without_numba() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
-        "import numpy as np; from gossamer.deploy.coder import *\n"
+        "import numpy as np; from gossamer.gsr.codec import *\n"
         "t = Integers(q=np.arange(-6, 6, dtype=np.int32).reshape(3, 4))\n"
         "assert (decode_section(encode_section([t], 'rans'), [t.header()], 'rans')[0] == t.q).all()"
     )

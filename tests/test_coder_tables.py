@@ -11,9 +11,11 @@ from coder_data import arithmetic, entropy_bits, headers, laplacian
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer.deploy.coder import Integers, decode_section, encode_section, gaps, huffman, rans, tables
-from gossamer.deploy.coder.rans_tables import TOTAL, frequencies
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.gsr.codec import gaps, huffman, rans, tables
+from gossamer.gsr.codec.integers import Integers
+from gossamer.gsr.codec.rans_tables import TOTAL, frequencies
+from gossamer.gsr.codec.section import decode_section, encode_section
 
 CRC = 0xD8326734
 small_arrays = st.lists(st.integers(-40, 40) | st.just(0), max_size=200).map(lambda v: np.array(v, np.int32))

@@ -18,20 +18,21 @@ from torch import nn
 
 import gossamer
 from gossamer import BadInput, Goal, Run
-from gossamer.deploy import export_pt2, load_pt2
-from gossamer.deploy.runner import torch_threads
+from gossamer.constraints.base import Grid, constrain, weights_of
+from gossamer.core.context import Silent
+from gossamer.core.folder import lock_folder
+from gossamer.core.record import JobDocument
+from gossamer.core.task import Loader
 from gossamer.errors import Diverged, FolderBusy
-from gossamer.folder import lock_folder
+from gossamer.jobs.recipe import Recipe, load
+from gossamer.jobs.size_goal import larger
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.prune.channels import Channels
 from gossamer.methods.quantize.rate import RateQuantize
-from gossamer.methods.reset.blocks import RemoveBlocks
-from gossamer.network import Grid, constrain, dense_bytes, weights_of
-from gossamer.recipe import Recipe, load
-from gossamer.record import JobDocument
-from gossamer.run import Silent
-from gossamer.sizing import larger
-from gossamer.task import Loader
+from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.modules.cost import dense_bytes
+from gossamer.runtime.pt2.file import export_pt2, load_pt2
+from gossamer.runtime.runners import torch_threads
 
 pytestmark = pytest.mark.usefixtures("quick")  # but for the job of the fixture `result`
 
@@ -137,7 +138,7 @@ def test_a_goal_of_size_is_met_by_the_file_on_disk(small: gossamer.Artifact) -> 
 def test_a_finished_job_of_size_started_again_trains_nothing(small: gossamer.Artifact) -> None:
     goal, files = Goal(max_drop=10, compression_ratio=8), (small.folder / "model.safetensors").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gossamer.methods.retrain.fit", None)
+        patch.setattr("gossamer.methods._training.fit", None)
         again = gossamer.compress(learned(), stripes(), goal=goal, epochs=20, out=small.folder)
     assert (again.folder / "model.safetensors").read_bytes() == files
     assert again.document.edits == small.document.edits
@@ -210,7 +211,7 @@ def test_the_next_size_is_larger_by_how_much_was_lost_and_how_often_it_was_tried
 def test_every_step_of_a_recipe_is_a_state(tmp_path: Path) -> None:
     made = gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path)
     states = made.document.states
-    assert [s.name for s in states] == ["original float32", "after reset.blocks", "after distill.recover"]
+    assert [s.name for s in states] == ["original float32", "after restructure.blocks", "after distill.recover"]
     assert states[1].params == states[2].params < states[0].params
     assert states[2].file_bytes == (tmp_path / "model.gsr").stat().st_size
     drop = next(row.value for row in made.records if row.what == "drop" and row.conditions["split"] == "validation")
@@ -222,7 +223,7 @@ def test_a_result_slower_than_planned_is_cut_further_where_that_helps(
 ) -> None:
     def made(name: str, *needs: float) -> gossamer.Artifact:
         measured = iter(needs)
-        monkeypatch.setattr("gossamer.search.price.Pricer.check", lambda *_: next(measured))
+        monkeypatch.setattr("gossamer.search.cost_model.Pricer.check", lambda *_: next(measured))
         goal = Goal(max_drop=50, params=2_500)
         return gossamer.compress(learned(), stripes(), goal=goal, epochs=2, out=tmp_path / name)
 
@@ -354,7 +355,7 @@ def test_a_finished_job_gives_its_result_at_once_and_one_that_goes_on_says_so(
     first = run()
     assert not any("finished" in line or "going on" in line for line in said)
     with monkeypatch.context() as patch:
-        patch.setattr("gossamer.job.accuracy", None)
+        patch.setattr("gossamer.jobs.compression.accuracy", None)
         again = run()
     assert said == [f"this job is finished; its result is in {tmp_path}"]
     images = stripes().test[0][0]  # type: ignore[index]

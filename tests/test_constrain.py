@@ -14,11 +14,7 @@ from hypothesis import strategies as st
 from nets import task, tiny
 from torch import Tensor, nn
 
-from gossamer.deploy import export_onnx
-from gossamer.deploy.pt2 import export_pt2, load_pt2
-from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.prune.channels import prune_channels
-from gossamer.network import (
+from gossamer.constraints.base import (
     Codebook,
     Constraint,
     Grid,
@@ -27,12 +23,16 @@ from gossamer.network import (
     constrain,
     constraints,
     held_value,
-    layer_costs,
     settle,
-    swap,
     weights_of,
 )
-from gossamer.network.edit import Cut, resize
+from gossamer.edits.swap import swap
+from gossamer.errors import BadInput, NoEffect
+from gossamer.graph.slicing import Cut, resize
+from gossamer.methods.prune.channels import prune_channels
+from gossamer.modules.cost import layer_costs
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.pt2.file import export_pt2, load_pt2
 from gossamer.train import fit, recalibrate
 
 

@@ -15,17 +15,26 @@ import torch.nn.functional as F
 from nets import task, tiny
 from torch import nn
 
-from gossamer.deploy import export_onnx
+from gossamer.constraints.base import (
+    Codebook,
+    Constraint,
+    Grid,
+    Mask,
+    bake,
+    constraints,
+    held_value,
+)
+from gossamer.constraints.serialization import held_spec, hold_again
+from gossamer.core.context import Run
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
+from gossamer.jobs.recipe import Recipe, parse
 from gossamer.methods import catalogue
-from gossamer.methods.base import Method
-from gossamer.network import Codebook, Constraint, Grid, Mask, bake, constraints, held_value, layer_costs
-from gossamer.network.held import held_spec, hold_again
-from gossamer.network.replay import restore, structure_of
-from gossamer.network.structure import Structure
-from gossamer.ranges import Range
-from gossamer.recipe import Recipe, parse
-from gossamer.run import Run
+from gossamer.methods._base import Method
+from gossamer.modules.cost import layer_costs
+from gossamer.modules.replay import restore, structure_of
+from gossamer.modules.structure import Structure
+from gossamer.runtime.onnx_export import export_onnx
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "distill.attention": {"epochs": 1, "lr": 0.01},
@@ -51,17 +60,17 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "distill.specialists": {"epochs": 1, "lr": 0.01, "count": 2, "specialist_epochs": 1},
     "distill.temperature": {},
     "distill.wider": {"factor": 1.5},
-    "factorize.biclustered": {"macs": 0.6},
-    "factorize.channel": {"macs": 0.5},
-    "factorize.cp": {"ranks": {"body.0.conv1": 6}, "sweeps": 20},
-    "factorize.monochromatic": {"ranks": {"body.0.conv1": 2}, "data": "inputs"},
-    "factorize.nuclear": {"penalty": 0.5, "epochs": 1, "lr": 0.01},
-    "factorize.predicted": {"ranks": {"body.*": 6}},
-    "factorize.separable": {"ranks": {"body.*": 2}, "data": "inputs"},
-    "factorize.spatial": {"energy": 0.7},
-    "factorize.svd": {"ranks": {"head": 1}, "data": "inputs"},
-    "factorize.tensor_train": {"params": 0.6},
-    "factorize.tucker": {"macs": 0.6, "data": "accumulated", "batches": 2},
+    "lowrank.biclustered": {"macs": 0.6},
+    "lowrank.channel": {"macs": 0.5},
+    "lowrank.cp": {"ranks": {"body.0.conv1": 6}, "sweeps": 20},
+    "lowrank.monochromatic": {"ranks": {"body.0.conv1": 2}, "data": "inputs"},
+    "lowrank.nuclear": {"penalty": 0.5, "epochs": 1, "lr": 0.01},
+    "lowrank.predicted": {"ranks": {"body.*": 6}},
+    "lowrank.separable": {"ranks": {"body.*": 2}, "data": "inputs"},
+    "lowrank.spatial": {"energy": 0.7},
+    "lowrank.svd": {"ranks": {"head": 1}, "data": "inputs"},
+    "lowrank.tensor_train": {"params": 0.6},
+    "lowrank.tucker": {"macs": 0.6, "data": "accumulated", "batches": 2},
     "prune.channels": {"sparsity": 0.5},
     "prune.dead": {},
     "prune.gradual": {"sparsity": 0.6, "every": 1, "epochs": 1, "lr": 0.01},
@@ -81,21 +90,21 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "quantize.lsq": {"bits": 3, "epochs": 1, "lr": 0.01},
     "quantize.rate": {"compression_ratio": 2.5, "epochs": 1},
     "quantize.uniform": {"bits": 3},
-    "reset.blocks": {"names": ("body.1",)},
-    "reset.bottleneck": {"reduction": 2, "steps": 2, "batches": 2},
-    "reset.branches": {},
-    "reset.fire": {"steps": 2, "batches": 2},
-    "reset.flattened": {"steps": 2, "batches": 2},
-    "reset.fold": {},
-    "reset.global_pool": {"steps": 2, "batches": 2},
-    "reset.grouped": {"groups": 2, "steps": 2, "batches": 2},
-    "reset.inception": {"steps": 2, "batches": 2},
-    "reset.pool": {"steps": 2, "batches": 2},
-    "reset.resolution": {},
-    "reset.separable": {"steps": 2, "batches": 2},
-    "reset.shortcut": {"names": ("body.2",)},
-    "reset.stack": {"form": "1xn", "channels": 4, "steps": 2, "batches": 2, "ignore": ("stem",)},
-    "reset.stride": {"steps": 2, "batches": 2},
+    "restructure.blocks": {"names": ("body.1",)},
+    "restructure.bottleneck": {"reduction": 2, "steps": 2, "batches": 2},
+    "restructure.branches": {},
+    "restructure.fire": {"steps": 2, "batches": 2},
+    "restructure.flattened": {"steps": 2, "batches": 2},
+    "restructure.fold": {},
+    "restructure.global_pool": {"steps": 2, "batches": 2},
+    "restructure.grouped": {"groups": 2, "steps": 2, "batches": 2},
+    "restructure.inception": {"steps": 2, "batches": 2},
+    "restructure.pool": {"steps": 2, "batches": 2},
+    "restructure.resolution": {},
+    "restructure.separable": {"steps": 2, "batches": 2},
+    "restructure.shortcut": {"names": ("body.2",)},
+    "restructure.stack": {"form": "1xn", "channels": 4, "steps": 2, "batches": 2, "ignore": ("stem",)},
+    "restructure.stride": {"steps": 2, "batches": 2},
     "share.ecsq": {"bits_per_weight": 4.0, "iterations": 3, "samples": 16},
     "share.hashed": {"share": 0.5},
     "share.kmeans": {"bits": 4},
@@ -114,17 +123,17 @@ NOTHING_MATCHES: dict[str, dict[str, Any]] = {
     "distill.neurons": {"layers": {"no.such.layer": "body"}},
     "distill.rkd": {"layers": {"no.such.layer": "body.0"}},
     "distill.wider": {"widths": {"no.such.layer": 9}},
-    "factorize.biclustered": {"macs": 0.6, "layers": ("no.such.layer",)},
-    "factorize.channel": {"macs": 0.5, "layers": ("no.such.layer",)},
-    "factorize.cp": {"ranks": {"no.such.layer": 6}},
-    "factorize.monochromatic": {"ranks": {"no.such.layer": 2}},
-    "factorize.nuclear": {"layers": ("no.such.layer",)},
-    "factorize.predicted": {"ranks": {"no.such.layer": 2}},
-    "factorize.separable": {"ranks": {"no.such.layer": 2}},
-    "factorize.spatial": {"energy": 0.7, "ignore": ("no.such.layer",)},
-    "factorize.svd": {"ranks": {"no.such.layer": 1}},
-    "factorize.tensor_train": {"params": 0.6, "ignore": ("no.such.layer",)},
-    "factorize.tucker": {"macs": 0.6, "layers": ("no.such.layer",)},
+    "lowrank.biclustered": {"macs": 0.6, "layers": ("no.such.layer",)},
+    "lowrank.channel": {"macs": 0.5, "layers": ("no.such.layer",)},
+    "lowrank.cp": {"ranks": {"no.such.layer": 6}},
+    "lowrank.monochromatic": {"ranks": {"no.such.layer": 2}},
+    "lowrank.nuclear": {"layers": ("no.such.layer",)},
+    "lowrank.predicted": {"ranks": {"no.such.layer": 2}},
+    "lowrank.separable": {"ranks": {"no.such.layer": 2}},
+    "lowrank.spatial": {"energy": 0.7, "ignore": ("no.such.layer",)},
+    "lowrank.svd": {"ranks": {"no.such.layer": 1}},
+    "lowrank.tensor_train": {"params": 0.6, "ignore": ("no.such.layer",)},
+    "lowrank.tucker": {"macs": 0.6, "layers": ("no.such.layer",)},
     "prune.channels": {"widths": {"no.such.layer": 3}},
     "prune.gradual": {"sparsity": 0.6, "layers": ("no.such.layer",)},
     "prune.layerwise": {"sparsity": 0.6, "ignore": ("no.such.layer",)},
@@ -143,20 +152,20 @@ NOTHING_MATCHES: dict[str, dict[str, Any]] = {
     "quantize.lsq": {"layer_bits": {"no.such.layer": 8}},
     "quantize.rate": {"compression_ratio": 2.5, "ignore": ("no.such.layer",)},
     "quantize.uniform": {"bits": 3, "layer_bits": {"no.such.layer": 8}},
-    "reset.blocks": {"names": ("no.such.block",)},
-    "reset.bottleneck": {"layers": ("no.such.layer",)},
-    "reset.branches": {"layers": ("no.such.layer",)},
-    "reset.fire": {"layers": ("no.such.layer",)},
-    "reset.flattened": {"layers": ("no.such.layer",)},
-    "reset.fold": {"layers": ("no.such.layer",)},
-    "reset.global_pool": {"layers": ("no.such.layer",)},
-    "reset.grouped": {"layers": ("no.such.layer",)},
-    "reset.inception": {"layers": ("no.such.layer",)},
-    "reset.separable": {"layers": ("no.such.layer",)},
-    "reset.shortcut": {"names": ("no.such.layer",)},
-    "reset.stack": {"layers": ("no.such.layer",)},
-    "reset.pool": {"layers": ("no.such.layer",)},
-    "reset.stride": {"layers": ("no.such.layer",)},
+    "restructure.blocks": {"names": ("no.such.block",)},
+    "restructure.bottleneck": {"layers": ("no.such.layer",)},
+    "restructure.branches": {"layers": ("no.such.layer",)},
+    "restructure.fire": {"layers": ("no.such.layer",)},
+    "restructure.flattened": {"layers": ("no.such.layer",)},
+    "restructure.fold": {"layers": ("no.such.layer",)},
+    "restructure.global_pool": {"layers": ("no.such.layer",)},
+    "restructure.grouped": {"layers": ("no.such.layer",)},
+    "restructure.inception": {"layers": ("no.such.layer",)},
+    "restructure.separable": {"layers": ("no.such.layer",)},
+    "restructure.shortcut": {"names": ("no.such.layer",)},
+    "restructure.stack": {"layers": ("no.such.layer",)},
+    "restructure.pool": {"layers": ("no.such.layer",)},
+    "restructure.stride": {"layers": ("no.such.layer",)},
     "share.ecsq": {"layers": ("no.such.layer",)},
     "share.hashed": {"layers": ("no.such.layer",)},
     "share.kmeans": {"layers": ("no.such.layer",)},
@@ -176,12 +185,12 @@ def subject(*names: str) -> nn.Module:
     model = tiny()
     if "prune.merge" in names:
         model.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
-    if "reset.global_pool" in names:
+    if "restructure.global_pool" in names:
         layers = (nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
         model.head = nn.Sequential(*layers)
-    if "reset.pool" in names:
+    if "restructure.pool" in names:
         model.stem = nn.Conv2d(1, 8, 3, 2, 1)
-    if "reset.stride" in names:
+    if "restructure.stride" in names:
         model.stem = nn.Sequential(nn.Conv2d(1, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
     return model.eval()
 
@@ -202,7 +211,7 @@ def applied(name: str) -> tuple[nn.Module, Run]:
 
 
 # One for each way to change a network; every method meets each of them, before and after.
-REPRESENTATIVES = ("distill.recover", "prune.channels", "prune.magnitude", "reset.blocks")
+REPRESENTATIVES = ("distill.recover", "prune.channels", "prune.magnitude", "restructure.blocks")
 METHODS = sorted(EXAMPLES.keys() & catalogue().keys())
 each = pytest.mark.parametrize("name", METHODS)
 

@@ -6,45 +6,46 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gossamer import Goal, cores, open_runner
+from gossamer import Goal, open_runner
 from gossamer.cli import app
+from gossamer.core import processors
 
 
 @pytest.fixture
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Control groups of this test's own, on a machine of eight cores."""
-    monkeypatch.setattr(cores, "CGROUP", tmp_path)
+    monkeypatch.setattr(processors, "CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(cores, "_groups", lambda: {"": "/box/inner", "cpu": "/box"})
+    monkeypatch.setattr(processors, "_groups", lambda: {"": "/box/inner", "cpu": "/box"})
     (tmp_path / "box/inner").mkdir(parents=True)
     (tmp_path / "cpu/box").mkdir(parents=True)
     return tmp_path
 
 
 def test_without_limits_it_is_the_affinity(group: Path) -> None:
-    assert cores.available() == 8
+    assert processors.available() == 8
     (group / "box/inner/cpu.max").write_text("max 100000\n")
-    assert cores.available() == 8
+    assert processors.available() == 8
 
 
 @pytest.mark.parametrize(("text", "found"), [("300000 100000", 3), ("250000 100000", 2), ("50000 100000", 1)])
 def test_a_quota_counts_in_whole_cores_and_is_at_least_one(group: Path, text: str, found: int) -> None:
     (group / "box/inner/cpu.max").write_text(text)
-    assert cores.available() == found
+    assert processors.available() == found
 
 
 def test_the_tightest_limit_of_all_groups_above_counts(group: Path) -> None:
     (group / "box/inner/cpu.max").write_text("600000 100000")
     (group / "box/cpu.max").write_text("400000 100000")
-    assert cores.available() == 4
+    assert processors.available() == 4
 
 
 def test_a_quota_of_version_1(group: Path) -> None:
     (group / "cpu/box/cpu.cfs_quota_us").write_text("500000\n")
     (group / "cpu/box/cpu.cfs_period_us").write_text("100000\n")
-    assert cores.available() == 5
+    assert processors.available() == 5
     (group / "cpu/box/cpu.cfs_quota_us").write_text("-1\n")
-    assert cores.available() == 8
+    assert processors.available() == 8
 
 
 def test_threads_follow_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

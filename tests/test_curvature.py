@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from nets import task, tiny
 from torch import Tensor, nn
 
+from gossamer.calibration.curvature import diagonal, exact_diagonal, gauss_newton_rows
+from gossamer.calibration.moments import call_order, input_moments, input_rows, moments
+from gossamer.constraints.base import Mask, constrain, held_value
+from gossamer.core.task import Model, cross_entropy, split
 from gossamer.errors import BadInput
-from gossamer.network.constrain import Mask, constrain, held_value
-from gossamer.network.curvature import diagonal, exact_diagonal, gauss_newton_rows
-from gossamer.network.moments import call_order, input_moments, input_rows, moments
-from gossamer.task import Model, cross_entropy, split
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "linear": (nn.Linear(5, 4, bias=False), (6, 5)),
@@ -66,7 +66,7 @@ def test_moments_of_two_networks_are_products_of_their_inputs() -> None:
 def test_large_inputs_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = layer_and_data("conv2d")
     whole = input_moments(nn.Sequential(layer), ["0"], [x])["0"]
-    monkeypatch.setattr("gossamer.network.moments.UNFOLDED_BYTES", 4000)
+    monkeypatch.setattr("gossamer.calibration.moments.UNFOLDED_BYTES", 4000)
     parts = input_moments(nn.Sequential(layer), ["0"], [x])["0"]
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gossamer.core.task import Preprocessing
 from gossamer.data import images, load_task
 from gossamer.data.images import ImageFiles, decode
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.task import Preprocessing
 
 
 def form(size: int, mode: str = "RGB", **more: Any) -> Preprocessing:

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gossamer.core.task import Preprocessing
 from gossamer.data import images, load_task
 from gossamer.data.images import decode, find_range, kept_box, scaled_side
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.measure.memory import peak_growth
-from gossamer.task import Preprocessing
 
 RAMP = np.linspace(0, 65535, 64).reshape(8, 8)
 RGB = {"mean": (0.5,) * 3, "std": (0.25,) * 3}

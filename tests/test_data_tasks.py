@@ -10,11 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gossamer.data import Augmentation, Normalisation, Split, default_task, load_task, make_task
+from gossamer.core.task import Task
+from gossamer.data import (
+    Augmentation,
+    Normalisation,
+    Split,
+    default_task,
+    load_task,
+    make_task,
+)
 from gossamer.data.arrays import cut
 from gossamer.data.catalog import DATASETS
 from gossamer.errors import BadInput
-from gossamer.task import Task
 
 PLAIN = Normalisation(mean=(0.0,), std=(1.0,))
 

@@ -11,10 +11,13 @@ from deploy_nets import Textures, images, task, trained
 from torch import nn
 
 import gossamer
-from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner, qdq, verify
-from gossamer.deploy.onnx_export import write_onnx
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch
 from gossamer.models.zoo import build
+from gossamer.ptq import qdq
+from gossamer.runtime.onnx_export import export_onnx, write_onnx
+from gossamer.runtime.pt2.file import export_pt2, load_pt2
+from gossamer.runtime.runners import open_runner
+from gossamer.runtime.verification import verify
 
 
 def nodes(path):

@@ -9,8 +9,9 @@ from deploy_nets import batches, images, task, trained
 from onnx import numpy_helper
 from torch import nn
 
-from gossamer.deploy import export_onnx, float32_correct, open_runner, quantize_ladder
-from gossamer.deploy.calibrate import (
+from gossamer.core.context import Run, Silent
+from gossamer.errors import BadInput, NoEffect
+from gossamer.ptq.activation_ranges import (
     BINS,
     EDGES,
     Seen,
@@ -21,12 +22,11 @@ from gossamer.deploy.calibrate import (
     observe,
     percentile,
 )
-from gossamer.deploy.equalize import correct_biases, equalize
-from gossamer.deploy.int8 import better, rounded_weights
-from gossamer.deploy.onnx_export import write_onnx
-from gossamer.deploy.qdq import quantize
-from gossamer.errors import BadInput, NoEffect
-from gossamer.run import Run, Silent
+from gossamer.ptq.equalization import correct_biases, equalize
+from gossamer.ptq.fallback import better, float32_correct, quantize_ladder, rounded_weights
+from gossamer.ptq.qdq import quantize
+from gossamer.runtime.onnx_export import export_onnx, write_onnx
+from gossamer.runtime.runners import open_runner
 
 
 @pytest.fixture(scope="module")

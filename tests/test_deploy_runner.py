@@ -7,10 +7,12 @@ import torch
 from deploy_nets import images, task, trained
 from torch import nn
 
-from gossamer.deploy import export_onnx, layer_times, open_runner, verify
-from gossamer.deploy.profile import origin, owners_of
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch, MissingExtra
 from gossamer.measure import latency, peak_memory
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.profiling import layer_times, origin, owners_of
+from gossamer.runtime.runners import open_runner
+from gossamer.runtime.verification import verify
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import torch
 from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.losses import gaussian_loss, kd_loss, langevin_step
 from gossamer.methods.distill.bayesian import Bayesian, Opinions, Posterior, has_variance, on_means
-from gossamer.run import Run
-from gossamer.task import Task
 
 
 def test_langevin_steps_draw_from_a_gaussian_whose_variance_is_one_but_for_the_step() -> None:

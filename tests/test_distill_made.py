@@ -10,13 +10,13 @@ import torch
 from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
 from gossamer.errors import BadInput
-from gossamer.losses import made, munge, statistics_loss
-from gossamer.losses.made import nearest
+from gossamer.losses import munge, statistics_loss, synthetic
+from gossamer.losses.synthetic import nearest
+from gossamer.methods.distill._student import Samples, labelled
 from gossamer.methods.distill.data_free import DataFree, invert, remembered
 from gossamer.methods.distill.munge import Munge
-from gossamer.methods.distill.student import Samples, labelled
-from gossamer.run import Run
 
 
 def table() -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def test_neighbours_are_nearest_in_scaled_numbers_and_equal_names(monkeypatch: p
         distances[i] = np.inf
         expected.append(int(np.argmin(distances)))
     assert nearest(rows, nominal).tolist() == expected
-    monkeypatch.setattr(made, "ROWS", 7)
+    monkeypatch.setattr(synthetic, "ROWS", 7)
     assert nearest(rows, nominal).tolist() == expected
     with pytest.raises(BadInput, match="no neighbours"):
         nearest(rows[:1], nominal)

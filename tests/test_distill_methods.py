@@ -10,8 +10,17 @@ import torch
 from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
+from gossamer.core.context import Run, Silent
 from gossamer.errors import BadInput, Diverged
-from gossamer.losses import contrastive_loss, dist_loss, dkd_loss, kd_loss, logit_loss, standardized
+from gossamer.losses import (
+    contrastive_loss,
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    logit_loss,
+    standardized,
+)
+from gossamer.methods.distill._student import Student, pooled, regression, relative_hint_loss
 from gossamer.methods.distill.attention import Attention, attention_losses
 from gossamer.methods.distill.bayesian import Bayesian
 from gossamer.methods.distill.crd import Contrast
@@ -25,8 +34,6 @@ from gossamer.methods.distill.logits import Mimic
 from gossamer.methods.distill.mutual import Mutual
 from gossamer.methods.distill.rkd import Embedding
 from gossamer.methods.distill.self import Self
-from gossamer.methods.distill.student import Student, pooled, regression, relative_hint_loss
-from gossamer.run import Run, Silent
 from gossamer.train import Training, fit
 
 METHODS = (Attention, Contrast, Decoupled, Embedding, Flow, Hints, Mimic, Relations, SoftTargets)

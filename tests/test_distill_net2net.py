@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from nets import task, tiny
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
+from gossamer.graph.groups import find_channels
 from gossamer.methods.distill.deeper import Deeper, identity_stage, output_statistics
 from gossamer.methods.distill.wider import Wider
 from gossamer.models.densenet import densenet_cifar
 from gossamer.models.googlenet import Inception
 from gossamer.models.resnet import ResNet
-from gossamer.network.channels import find_channels
-from gossamer.network.widen import repeated, widen
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.modules.widening import repeated, widen
 
 
 def settled(model: nn.Module) -> nn.Module:

@@ -9,11 +9,21 @@ import torch
 from nets import task, tiny
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
 from gossamer.errors import BadInput
 from gossamer.losses import hint_loss, kd_loss
-from gossamer.run import Run
 from gossamer.train import Distillation, Training, fit
-from gossamer.train.taps import Lesson, Taps, of_one_size, positions, projection, regressor, samples, stages, tapped
+from gossamer.train.feature_hooks import (
+    Lesson,
+    Taps,
+    of_one_size,
+    positions,
+    projection,
+    regressor,
+    samples,
+    stages,
+    tapped,
+)
 
 IMAGES, LABELS = task().train[0]  # type: ignore[index]
 ONE_EPOCH = Training(epochs=1, lr=0.01, precision="32-true")

@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
+from gossamer.constraints.base import Mask, constrain
+from gossamer.core.context import Run
 from gossamer.errors import BadInput, NoEffect
 from gossamer.losses import combined_opinion, dustbin, kd_loss
 from gossamer.losses.specialists import in_group
+from gossamer.methods.distill._student import fresh
 from gossamer.methods.distill.bayesian import Bayesian
 from gossamer.methods.distill.born_again import BornAgain
 from gossamer.methods.distill.bottleneck import Bottleneck, thin
@@ -22,15 +25,7 @@ from gossamer.methods.distill.gradients import Gradients, Sensitivity
 from gossamer.methods.distill.mutual import Mutual, Together
 from gossamer.methods.distill.neurons import Neurons
 from gossamer.methods.distill.self import Past, Self
-from gossamer.methods.distill.specialists import (
-    Enriched,
-    Specialists,
-    Team,
-    confused,
-)
-from gossamer.methods.distill.student import fresh
-from gossamer.network import Mask, constrain
-from gossamer.run import Run
+from gossamer.methods.distill.specialists import Enriched, Specialists, Team, confused
 from gossamer.train import Distillation, Step
 
 IMAGES, LABELS = next(iter(task().train))

@@ -20,9 +20,18 @@ from torch import Tensor, nn
 
 import gossamer
 from gossamer import BadInput, Goal, Run
-from gossamer.distillation import evidence
-from gossamer.distillation.job import distill, without_teacher
-from gossamer.distillation.networks import (
+from gossamer.constraints.base import (
+    Codebook,
+    Grid,
+    Mask,
+    constrain,
+    constraints,
+    held_value,
+)
+from gossamer.core.record import JobDocument
+from gossamer.jobs import diagnostics
+from gossamer.jobs.distillation import distill, without_teacher
+from gossamer.jobs.teachers import (
     OnnxTeacher,
     RecordedTeacher,
     as_found,
@@ -38,12 +47,10 @@ from gossamer.methods.distill.kd import SoftTargets
 from gossamer.methods.distill.temperature import Temperature, divided
 from gossamer.methods.distill.wider import Wider
 from gossamer.methods.share.hashed import HashedNet
-from gossamer.network import Codebook, Grid, Mask, constrain, constraints, held_value
-from gossamer.record import JobDocument
-from gossamer.search.journal import Journal
-from gossamer.train import hasten
+from gossamer.search.checkpoint_store import Journal
+from gossamer.train import compiled_teacher
 from gossamer.train.teachers import Ensemble
-from gossamer.train.thaw import Thawed
+from gossamer.train.trainable_export import Thawed
 
 BRIEF = SoftTargets(epochs=3, lr=0.05)
 
@@ -109,7 +116,7 @@ def test_the_page_shows_all_of_it(result: gossamer.Artifact) -> None:
 def test_the_same_job_again_trains_nothing_and_another_one_is_refused(
     result: gossamer.Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gossamer.methods.retrain.fit", None)
+    monkeypatch.setattr("gossamer.methods._training.fit", None)
     how: Any = {"assistants": [small(8)], "calibrate": True, "out": result.folder}
     again = distill([learned(), learned()], small(), stripes(), BRIEF, **how)
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), result.model.parameters()))
@@ -230,10 +237,10 @@ def test_networks_that_do_not_fit_are_refused() -> None:
 
 def test_a_teacher_is_compiled_only_where_that_pays() -> None:
     x = (torch.zeros(4, 1, 6, 6),)
-    found = hasten.teacher_times(tiny(), x, 10, torch.device("cpu"))
-    assert list(found) == ["plain"] and hasten.better(found) == "plain"
-    assert hasten.better({"plain": 10.0, "compiled": 8.0}) == "compiled"
-    assert hasten.better({"plain": 10.0, "compiled": 9.5}) == "plain"
+    found = compiled_teacher.teacher_times(tiny(), x, 10, torch.device("cpu"))
+    assert list(found) == ["plain"] and compiled_teacher.better(found) == "plain"
+    assert compiled_teacher.better({"plain": 10.0, "compiled": 8.0}) == "compiled"
+    assert compiled_teacher.better({"plain": 10.0, "compiled": 9.5}) == "plain"
 
 
 # Students
@@ -272,7 +279,7 @@ def test_a_student_is_cut_out_of_its_teacher_for_a_goal(tmp_path: Path) -> None:
     assert made.met and made.document.goal["macs"] == 60_000
     value = {(r.what, r.subject): r.value for r in made.records}
     assert value["macs", "result"] <= 60_000 < value["macs", "original"]
-    assert made.document.edits[0].method.startswith(("reset.", "prune.", "factorize."))
+    assert made.document.edits[0].method.startswith(("restructure.", "prune.", "lowrank."))
     assert made.document.edits[-1].method == "distill.kd"
     assert "<h2>The goal</h2>" in (tmp_path / "report.html").read_text()
 
@@ -470,10 +477,11 @@ def test_training_without_a_teacher_is_as_long_and_under_the_same_options() -> N
 
 def test_pictures_are_pngs_of_the_values() -> None:
     x = torch.tensor([[[0.0, 1.0], [2.0, 4.0]]])
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(evidence.picture(x)))))
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(diagnostics.picture(x)))))
     assert shown[..., 0].tolist() == [[0, 64], [128, 255]] and shown.shape == (2, 2, 3)
-    shades = np.asarray(Image.open(io.BytesIO(base64.b64decode(evidence.picture(x[0])))))
-    assert shades[0, 0].tolist() == list(evidence.SHADES[0]) and shades[1, 1].tolist() == list(evidence.SHADES[-1])
+    shades = np.asarray(Image.open(io.BytesIO(base64.b64decode(diagnostics.picture(x[0])))))
+    low, high = list(diagnostics.SHADES[0]), list(diagnostics.SHADES[-1])
+    assert shades[0, 0].tolist() == low and shades[1, 1].tolist() == high
 
 
 def test_temperature_scaling_divides_the_outputs_and_nothing_else() -> None:

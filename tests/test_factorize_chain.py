@@ -9,17 +9,19 @@ from nets import learned, stripes
 from torch import nn
 
 import gossamer
-from gossamer.deploy import float32_correct, open_runner, quantize_ladder
-from gossamer.deploy.gsr import save
-from gossamer.methods.factorize.channel import Channel
-from gossamer.methods.factorize.common import Factorize
-from gossamer.methods.factorize.cp import CP
-from gossamer.methods.factorize.spatial import Spatial
-from gossamer.methods.factorize.svd import SVD
+from gossamer.compact.writing import save
+from gossamer.constraints.base import bake
+from gossamer.core.context import Run
+from gossamer.methods.lowrank._common import Factorize
+from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank.cp import CP
+from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.prune.channels import Channels
 from gossamer.methods.prune.magnitude import Magnitude
-from gossamer.network import bake, total_macs
-from gossamer.run import Run
+from gossamer.modules.cost import total_macs
+from gossamer.ptq.fallback import float32_correct, quantize_ladder
+from gossamer.runtime.runners import open_runner
 
 SCHEMES = [
     Spatial(macs=0.6, norm=True, data="accumulated"),

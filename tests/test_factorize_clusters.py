@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from nets import task, tiny
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import input_rows
+from gossamer.core.context import Run
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.factorize.alike import alike
-from gossamer.methods.factorize.biclustered import Biclustered, outer_products
-from gossamer.methods.factorize.chain import chain_params, grouped, kernel_of
-from gossamer.methods.factorize.monochromatic import Monochromatic
-from gossamer.methods.factorize.notes import product
-from gossamer.methods.factorize.nuclear import Nuclear, lowered, separable_share
-from gossamer.network.inserted import Reorder
-from gossamer.network.moments import input_rows
-from gossamer.run import Run
+from gossamer.methods.lowrank._alike import alike
+from gossamer.methods.lowrank._chain import chain_params, grouped, kernel_of
+from gossamer.methods.lowrank._notes import product
+from gossamer.methods.lowrank.biclustered import Biclustered, outer_products
+from gossamer.methods.lowrank.monochromatic import Monochromatic
+from gossamer.methods.lowrank.nuclear import Nuclear, lowered, separable_share
+from gossamer.modules.inserted import Reorder
 
 D = torch.float64
 
@@ -168,9 +168,9 @@ def test_colours_cost_what_the_paper_says() -> None:
         (Biclustered(), nn.Conv2d(6, 5, 3), "its 5 outputs are no multiple of 2"),
         (Biclustered(inputs=4), nn.Conv2d(6, 8, 3), "its 6 inputs are no multiple of 4"),
         (Biclustered(), nn.Conv2d(4, 4, 3, groups=2), "in groups already"),
-        (Biclustered(), nn.Linear(4, 4), "factorize.svd"),
+        (Biclustered(), nn.Linear(4, 4), "lowrank.svd"),
         (Monochromatic(), nn.Conv2d(4, 4, 3, groups=4), "in groups already"),
-        (Monochromatic(), nn.Conv2d(4, 4, 1), "factorize.svd"),
+        (Monochromatic(), nn.Conv2d(4, 4, 1), "lowrank.svd"),
     ],
 )
 def test_what_cannot_be_clustered_is_refused_with_the_reason(scheme: Any, layer: nn.Module, reason: str) -> None:
@@ -182,7 +182,7 @@ def test_impossible_numbers_of_colours_and_unknown_forms_are_refused() -> None:
         Monochromatic(ranks={"stem": 3})(tiny(), task(), Run())
     with pytest.raises(BadInput, match="noise does not tell"):
         Monochromatic()(tiny(), task(), Run())
-    with pytest.raises(BadInput, match=r"unknown factorize\.biclustered form 'cp'; known: outer, svd"):
+    with pytest.raises(BadInput, match=r"unknown lowrank\.biclustered form 'cp'; known: outer, svd"):
         Biclustered(form="cp")  # type: ignore[arg-type]
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.factorize import cpd
-from gossamer.methods.factorize.chain import chain_macs, grouped, make_chain
-from gossamer.methods.factorize.cp import CP
-from gossamer.methods.factorize.cpd import cp, even, rebuild
-from gossamer.network import layer_costs
-from gossamer.network.moments import input_rows
+from gossamer.calibration.moments import input_rows
+from gossamer.methods.lowrank import _cpd
+from gossamer.methods.lowrank._chain import chain_macs, grouped, make_chain
+from gossamer.methods.lowrank._cpd import cp, even, rebuild
+from gossamer.methods.lowrank.cp import CP
+from gossamer.modules.cost import layer_costs
 
 D = torch.float64
 
@@ -46,8 +46,8 @@ def test_a_planted_decomposition_is_found(shape: tuple[int, ...], rank: int, see
 
 def test_more_terms_than_channels_are_found_where_sweeps_alone_stay_in_a_swamp() -> None:
     tensor = planted((7, 6, 3, 3), 9)
-    fit = cpd._Fit(tensor, 0.0)
-    start = cpd.by_slices(tensor, 9, generator())
+    fit = _cpd._Fit(tensor, 0.0)
+    start = _cpd.by_slices(tensor, 9, generator())
     found = [swept := fit.swept(start, 30)[0], fit.newton(fit.swept(start, 5)[1], 60)[0]]
     assert found[1] < 0.2 * swept
 
@@ -57,18 +57,18 @@ def test_longer_steps_get_further_through_a_swamp_in_as_many_sweeps(
     penalty: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensor = planted((40, 32, 3, 3), 48)
-    fit, start = cpd._Fit(tensor, penalty), cpd.by_slices(tensor, 48, generator())
+    fit, start = _cpd._Fit(tensor, penalty), _cpd.by_slices(tensor, 48, generator())
     value, factors = fit.swept(start, 60)
-    right = list(cpd.products(tensor, factors))[-1]
+    right = list(_cpd.products(tensor, factors))[-1]
     assert fit.objective(factors, right) <= value * (1 + 1e-9)  # even lengths may only lower it
-    monkeypatch.setattr(cpd, "FIRST_LONGER", 10**9)
+    monkeypatch.setattr(_cpd, "FIRST_LONGER", 10**9)
     assert value < 0.9 * fit.swept(start, 60)[0]
 
 
 @pytest.mark.parametrize("rank", [1, 4, 20, 54])
 def test_the_start_by_slices_loses_the_energy_that_it_leaves_out(rank: int) -> None:
     tensor = torch.randn(7, 6, 3, 3, generator=generator(), dtype=D)
-    start = cpd.by_slices(tensor, rank, generator())
+    start = _cpd.by_slices(tensor, rank, generator())
     assert [f.shape for f in start] == [(n, rank) for n in tensor.shape]
     error = float((rebuild(start) - tensor).square().sum() / tensor.square().sum())
     terms = torch.stack([f.norm(dim=0) for f in start]).prod(0).square()
@@ -78,13 +78,13 @@ def test_the_start_by_slices_loses_the_energy_that_it_leaves_out(rank: int) -> N
 
 def test_two_mixes_of_slices_tell_the_factors() -> None:
     tensor = planted((7, 6, 3, 3), 5)
-    torch.testing.assert_close(rebuild(cpd.by_pencil(tensor, 5, generator())), tensor)
+    torch.testing.assert_close(rebuild(_cpd.by_pencil(tensor, 5, generator())), tensor)
 
 
 def test_products_see_a_factor_that_changed_in_between() -> None:
     tensor = torch.randn(4, 5, 2, 3, generator=generator(), dtype=D)
     factors = [torch.randn(n, 2, generator=generator(n), dtype=D) for n in tensor.shape]
-    for mode, found in enumerate(cpd.products(tensor, factors)):
+    for mode, found in enumerate(_cpd.products(tensor, factors)):
         others = [f for m, f in enumerate(factors) if m != mode]
         letters = ["abcd"[m] for m in range(4) if m != mode]
         wanted = torch.einsum(f"abcd,{','.join(a + 'z' for a in letters)}->{'abcd'[mode]}z", tensor, *others)
@@ -96,12 +96,12 @@ def test_the_normal_matrix_is_that_of_the_rebuilt_tensor() -> None:
     factors = tuple(torch.randn(n, 2, generator=generator(n), dtype=D) for n in (3, 4, 2))
     parts = torch.autograd.functional.jacobian(lambda *f: rebuild(f).flatten(), factors)
     jacobian = torch.cat([part.flatten(1) for part in parts], 1)
-    torch.testing.assert_close(cpd.normal_matrix(factors), jacobian.T @ jacobian)
+    torch.testing.assert_close(_cpd.normal_matrix(factors), jacobian.T @ jacobian)
 
 
 def test_a_penalty_bounds_terms_that_cancel_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """a a b + a b a + b a a has rank 3, and is approached by rank 2 with factors that grow without bound."""
-    monkeypatch.setattr(cpd, "TOLERANCE", 0.0)
+    monkeypatch.setattr(_cpd, "TOLERANCE", 0.0)
     a, b = torch.eye(2, dtype=D)
     tensor = torch.stack([torch.einsum("i,j,k->ijk", *t) for t in ((a, a, b), (a, b, a), (b, a, a))]).sum(0)
 

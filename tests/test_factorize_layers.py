@@ -8,29 +8,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import Layer, input_rows
 from gossamer.errors import BadInput
-from gossamer.methods.factorize import matrices
-from gossamer.methods.factorize.biclustered import Biclustered
-from gossamer.methods.factorize.chain import (
-    chain_macs,
-    chain_params,
-    dense_factor,
-    grouped,
-    kernel_of,
+from gossamer.methods.lowrank import _matrices
+from gossamer.methods.lowrank._chain import chain_macs, chain_params, dense_factor, grouped, kernel_of
+from gossamer.methods.lowrank._common import Factorize
+from gossamer.methods.lowrank._matrices import (
+    balance,
+    channel_gram,
+    corrected,
+    principal,
+    refit,
+    split,
 )
-from gossamer.methods.factorize.channel import Channel
-from gossamer.methods.factorize.common import Factorize
-from gossamer.methods.factorize.matrices import balance, channel_gram, corrected, principal, refit, split
-from gossamer.methods.factorize.notes import product, relative_error, spectrum_rows
-from gossamer.methods.factorize.predicted import Predicted, chosen, predictor, smooth
-from gossamer.methods.factorize.separable import Separable, cosines, filters, learned
-from gossamer.methods.factorize.spatial import Spatial
-from gossamer.methods.factorize.svd import SVD
-from gossamer.methods.factorize.tensor_train import TensorTrain, train, windows
-from gossamer.methods.factorize.tucker import Tucker, iterate
-from gossamer.network import layer_costs
-from gossamer.network.inserted import Reorder
-from gossamer.network.moments import Layer, input_rows
+from gossamer.methods.lowrank._notes import product, relative_error, spectrum_rows
+from gossamer.methods.lowrank.biclustered import Biclustered
+from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank.predicted import Predicted, chosen, predictor, smooth
+from gossamer.methods.lowrank.separable import Separable, cosines, filters, learned
+from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.svd import SVD
+from gossamer.methods.lowrank.tensor_train import TensorTrain, train, windows
+from gossamer.methods.lowrank.tucker import Tucker, iterate
+from gossamer.modules.cost import layer_costs
+from gossamer.modules.inserted import Reorder
 
 D = torch.float64
 
@@ -285,9 +286,9 @@ def test_large_matrices_get_the_leading_part_of_their_spectrum(monkeypatch: pyte
     w = (w @ torch.linalg.qr(torch.randn(150, 120, generator=generator, dtype=D)).Q.T)[None]
     mix = torch.randn(150, 150, generator=generator, dtype=D)
     for gram in (None, (mix @ mix.T)[None]):
-        monkeypatch.setattr(matrices, "EXACT_SIZE", 2048)
+        monkeypatch.setattr(_matrices, "EXACT_SIZE", 2048)
         left, energies = principal(w, gram)
-        monkeypatch.setattr(matrices, "EXACT_SIZE", 100)
+        monkeypatch.setattr(_matrices, "EXACT_SIZE", 100)
         u, leading = principal(w, gram)
         assert leading.shape == (1, 30) and u.shape == (1, 120, 30)
         torch.testing.assert_close(leading, energies[:, :30], rtol=1e-3, atol=1e-6 * float(energies[0, 0]))
@@ -298,7 +299,7 @@ def test_large_matrices_get_the_leading_part_of_their_spectrum(monkeypatch: pyte
 @torch.no_grad()
 def test_large_matrices_get_any_rank_that_is_asked_for(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one beyond the part of the spectrum that is looked at otherwise."""
-    monkeypatch.setattr(matrices, "EXACT_SIZE", 64)
+    monkeypatch.setattr(_matrices, "EXACT_SIZE", 64)
     generator = torch.Generator().manual_seed(0)
     for sizes in ((100, 120), (120, 100)):
         w = torch.randn(1, *sizes, generator=generator, dtype=D)

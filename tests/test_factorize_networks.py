@@ -9,17 +9,18 @@ import torch
 from nets import task, tiny
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import input_moments
+from gossamer.constraints.base import Mask, constrain
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.factorize import grams, timed
-from gossamer.methods.factorize.channel import Channel
-from gossamer.methods.factorize.spatial import Spatial
-from gossamer.methods.factorize.svd import SVD
-from gossamer.methods.factorize.tensor_train import TensorTrain
-from gossamer.methods.factorize.tucker import Tucker
-from gossamer.network import Mask, constrain, layer_costs, total_macs, total_params
-from gossamer.network.moments import input_moments
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods.lowrank import _grams, _timed
+from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.svd import SVD
+from gossamer.methods.lowrank.tensor_train import TensorTrain
+from gossamer.methods.lowrank.tucker import Tucker
+from gossamer.modules.cost import layer_costs, total_macs, total_params
 
 
 def rows(width: int, samples: int = 64, seed: int = 0) -> Task:
@@ -154,7 +155,7 @@ def test_layers_that_cannot_be_replaced_are_left() -> None:
     ("options", "message"),
     [
         ({"energy": 0.5, "macs": 0.5}, "energy and macs are both given"),
-        ({"data": "labels"}, "unknown factorize.svd data 'labels'"),
+        ({"data": "labels"}, "unknown lowrank.svd data 'labels'"),
         ({"ranks": {"head": 9}}, r"ranks of 'head' = \[9\] must be from 1 to \[3\]"),
         ({"ranks": {"head": (1, 1)}}, r"ranks of 'head' = \[1, 1\]"),
         ({"macs": 0.01}, "macs = 0.01: these layers cannot be cheaper than 0.458"),
@@ -259,13 +260,13 @@ def test_moments_of_many_layers_take_one_run_and_no_more_memory_than_they_may(mo
             runs.append(len(names))
             return input_moments(model, names, *more)
 
-        monkeypatch.setattr(grams, "KEPT", kept)
-        monkeypatch.setattr(grams, "input_moments", counted)
-        found = grams.Grams(model, layers, data.calibration, 4)
+        monkeypatch.setattr(_grams, "KEPT", kept)
+        monkeypatch.setattr(_grams, "input_moments", counted)
+        found = _grams.Grams(model, layers, data.calibration, 4)
         for name, layer in layers.items():
             assert torch.equal(found(name, layer.weight.double()), wanted[name])  # type: ignore[arg-type]
         assert runs == expected
-    assert grams.Grams(model, layers, None, 4)("0", torch.zeros(1)) is None
+    assert _grams.Grams(model, layers, None, 4)("0", torch.zeros(1)) is None
 
 
 def clock(monkeypatch: pytest.MonkeyPatch, time: Any) -> None:
@@ -274,7 +275,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, time: Any) -> None:
     def costs(groups: Any, inputs: Any, *_: Any, **__: Any) -> list[list[float]]:
         return [[time(module) for module in group] for group in groups]
 
-    monkeypatch.setattr(timed, "costs_alone", costs)
+    monkeypatch.setattr(_timed, "costs_alone", costs)
 
 
 def weights_in(module: nn.Module) -> float:
@@ -313,7 +314,7 @@ def test_what_is_slower_in_the_end_is_put_back(data: Any, monkeypatch: pytest.Mo
             return [[weights_in(module) for module in group] for group in groups]
         return [[1.0, 0.5], [1.0, 1.5]]
 
-    monkeypatch.setattr(timed, "costs_alone", times)
+    monkeypatch.setattr(_timed, "costs_alone", times)
     # Layers that are alike are timed once, so these are not.
     model[1] = nn.Linear(64, 64, bias=False)
     changed = SVD(time=0.5, data=data)(model, rows(64), run)

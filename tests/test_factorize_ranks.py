@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.errors import BadInput
-from gossamer.methods.factorize import ranks
-from gossamer.methods.factorize.ranks import Options, by_budget, by_energy, evbmf_rank, rank_grid, tails
+from gossamer.methods.lowrank import _ranks
+from gossamer.methods.lowrank._ranks import (
+    Options,
+    by_budget,
+    by_energy,
+    evbmf_rank,
+    rank_grid,
+    tails,
+)
 
 
 def planted(rows: int, columns: int, rank: int, noise: float, seed: int) -> torch.Tensor:
@@ -51,7 +58,7 @@ def test_a_grid_has_every_combination_or_evenly_spread_ones() -> None:
     assert rank_grid((3,)).tolist() == [[1], [2], [3]]
     assert rank_grid((2, 3)).tolist() == [[a, b] for a in (1, 2) for b in (1, 2, 3)]
     large = rank_grid((500, 40, 500))
-    assert len(large) <= ranks.GRID_POINTS and large.amin(0).tolist() == [1, 1, 1]
+    assert len(large) <= _ranks.GRID_POINTS and large.amin(0).tolist() == [1, 1, 1]
     assert large.amax(0).tolist() == [500, 40, 500]
 
 

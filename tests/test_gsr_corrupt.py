@@ -15,13 +15,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gossamer
-from gossamer.deploy.gsr.dictionary import DICTIONARY
-from gossamer.deploy.gsr.file import File
-from gossamer.deploy.gsr.graph import Graph, State, Step, Value, read_graph, write_graph
-from gossamer.deploy.gsr.names import read_names, write_names
-from gossamer.deploy.gsr.ops import NAMES, VIEWS, function_of
-from gossamer.deploy.gsr.stream import Reader, Writer
 from gossamer.errors import CorruptFile
+from gossamer.gsr.format.dictionary import DICTIONARY
+from gossamer.gsr.format.file import File
+from gossamer.gsr.format.graph import (
+    Graph,
+    State,
+    Step,
+    Value,
+    read_graph,
+    write_graph,
+)
+from gossamer.gsr.format.names import read_names, write_names
+from gossamer.gsr.format.operations import NAMES, VIEWS, function_of
+from gossamer.gsr.format.stream import Reader, Writer
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 

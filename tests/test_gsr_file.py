@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 
 import gossamer
 from gossamer.cli.app import app
-from gossamer.deploy.gsr import fold_batch_norm, inspect_file
-from gossamer.deploy.gsr.file import OWN_SECTION
+from gossamer.compact.batch_norm import fold_batch_norm
+from gossamer.compact.inspection import inspect_file
+from gossamer.constraints.base import Mask, constrain
+from gossamer.core.context import Run
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.gsr.format.file import OWN_SECTION
+from gossamer.methods.restructure.blocks import RemoveBlocks
 from gossamer.models import build
-from gossamer.network import Mask, constrain
-from gossamer.run import Run
 
 X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 ZOO = {
@@ -133,7 +134,7 @@ print("equal", torch.equal(weight, whole.weight))
 
 SHORTENED_MEANWHILE = """
 import os, sys, gossamer
-from gossamer.deploy.gsr.read import opened, read_tensors
+from gossamer.compact.reading import opened, read_tensors
 try:
     with opened(__import__("pathlib").Path(sys.argv[1])) as file:
         os.truncate(sys.argv[1], os.path.getsize(sys.argv[1]) // 2)

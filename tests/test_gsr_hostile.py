@@ -12,17 +12,17 @@ from test_gsr_corrupt import header_bytes, one_tensor, packed
 from torch import Tensor, nn
 
 import gossamer
-from gossamer.deploy.gsr.file import File
-from gossamer.deploy.gsr.graph import Graph, State, Step, Value, write_graph
-from gossamer.deploy.gsr.header import Entry, _write_entry
-from gossamer.deploy.gsr.ledger import Ledger, Limit
-from gossamer.deploy.gsr.names import write_names
-from gossamer.deploy.gsr.network import Network
-from gossamer.deploy.gsr.read import network, read_tensors
-from gossamer.deploy.gsr.stream import Writer
-from gossamer.deploy.gsr.values import Coding, MadeOf
+from gossamer.compact.network import Network
+from gossamer.compact.reading import network, read_tensors
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.network.made import Rule
+from gossamer.gsr.format.file import File
+from gossamer.gsr.format.generated import Rule
+from gossamer.gsr.format.graph import Graph, State, Step, Value, write_graph
+from gossamer.gsr.format.header import Entry, _write_entry
+from gossamer.gsr.format.ledger import Ledger, Limit
+from gossamer.gsr.format.names import write_names
+from gossamer.gsr.format.stored_values import Coding, MadeOf
+from gossamer.gsr.format.stream import Writer
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -188,7 +188,7 @@ def test_what_a_reader_would_refuse_is_refused_when_it_is_saved(model: nn.Module
 
 
 def test_a_network_beyond_a_limit_is_refused_when_it_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.deploy.gsr.file.Ledger", lambda size: Ledger(size - (1 << 16)))
+    monkeypatch.setattr("gossamer.gsr.format.file.Ledger", lambda size: Ledger(size - (1 << 16)))
     with pytest.raises(BadInput, match="Linear cannot be stored: its names are larger than a file of"):
         gossamer.save(nn.Linear(3, 3), tmp_path / "net.gsr")
 

@@ -9,20 +9,20 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 import gossamer
-from gossamer.deploy.gsr import inspect_file, read_tensor
-from gossamer.deploy.gsr.file import File, build
-from gossamer.deploy.gsr.header import Header, entry_of
-from gossamer.deploy.gsr.values import Coding, Stored
-from gossamer.deploy.gsr.write import describe
+from gossamer.compact.inspection import inspect_file
+from gossamer.compact.reading import read_tensor
+from gossamer.compact.writing import describe
+from gossamer.constraints.base import Mask, bake, constrain, constraints, held_value
+from gossamer.core.context import Run
 from gossamer.errors import CorruptFile
+from gossamer.gsr.format.file import File, build
+from gossamer.gsr.format.generated import Made, Rule, fault
+from gossamer.gsr.format.header import Header, entry_of
+from gossamer.gsr.format.stored_values import Coding, Stored
+from gossamer.jobs.recipe import Recipe
 from gossamer.methods.share.hashed import HashedNet
 from gossamer.methods.share.product import ProductQuantization
 from gossamer.methods.share.residual import ResidualQuantization
-from gossamer.network import bake, constrain, constraints, held_value
-from gossamer.network.constrain import Mask
-from gossamer.network.made import Made, Rule, fault
-from gossamer.recipe import Recipe
-from gossamer.run import Run
 
 METHODS = {
     "hashed": HashedNet(share=0.05),

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gossamer
-from gossamer.deploy.gsr.file import OWN_SECTION
-from gossamer.deploy.gsr.rows import BINS, DETAILED, MOST_VALUES, stored_rows
+from gossamer.compact.size_rows import BINS, DETAILED, MOST_VALUES, stored_rows
+from gossamer.gsr.format.file import OWN_SECTION
 
 
 def linear(outputs: int, inputs: int, levels: int, seed: int = 0) -> tuple[nn.Linear, nn.Linear]:

@@ -15,14 +15,14 @@ from hypothesis.extra import numpy as npst
 from test_gsr_values import noise, same, stored_bytes
 from torch import Tensor
 
-from gossamer.deploy.gsr.file import File, build
-from gossamer.deploy.gsr.header import Header, entry_of
-from gossamer.deploy.gsr.packed import pack, unpack, worth_packing
-from gossamer.deploy.gsr.read import read_tensors
-from gossamer.deploy.gsr.split import Joiner, Split, pack_bits, splits, unpack_bits
-from gossamer.deploy.gsr.values import Coding, as_stored, raw_bytes
-from gossamer.deploy.gsr.write import describe
+from gossamer.compact.reading import read_tensors
+from gossamer.compact.writing import describe
 from gossamer.errors import CorruptFile
+from gossamer.gsr.format.file import File, build
+from gossamer.gsr.format.header import Header, entry_of
+from gossamer.gsr.format.packed import pack, unpack, worth_packing
+from gossamer.gsr.format.split import Joiner, Split, pack_bits, splits, unpack_bits
+from gossamer.gsr.format.stored_values import Coding, as_stored, raw_bytes
 from gossamer.models.shipped import pretrained
 
 
@@ -142,7 +142,7 @@ def test_numbers_of_any_width_come_back(width: int, count: int, seed: int) -> No
 
 
 def test_many_numbers_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.deploy.gsr.split.SPREAD", 64)
+    monkeypatch.setattr("gossamer.gsr.format.split.SPREAD", 64)
     numbers = np.arange(1000, dtype=np.uint32)
     assert np.array_equal(unpack_bits(np.frombuffer(pack_bits(numbers, 13), np.uint8), 0, 1000, 13), numbers)
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor
 
-from gossamer.deploy.coder import trellis
-from gossamer.deploy.gsr.file import File, build
-from gossamer.deploy.gsr.graph import DTYPES
-from gossamer.deploy.gsr.grid import common_step, grid
-from gossamer.deploy.gsr.header import Header, entry_of
-from gossamer.deploy.gsr.read import read_tensors
-from gossamer.deploy.gsr.values import Coding, Width
-from gossamer.deploy.gsr.write import describe
+from gossamer.compact.reading import read_tensors
+from gossamer.compact.writing import describe
+from gossamer.gsr.codec import trellis
+from gossamer.gsr.format.file import File, build
+from gossamer.gsr.format.float_grid import common_step, grid
+from gossamer.gsr.format.graph import DTYPES
+from gossamer.gsr.format.header import Header, entry_of
+from gossamer.gsr.format.stored_values import Coding, Width
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -180,8 +180,8 @@ def test_any_mixture_of_codings_comes_back(codings: list[Coding], effort: str) -
 
 
 def test_a_large_tensor_is_cut_into_sections_of_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.deploy.gsr.file.SECTION_WEIGHTS", 500)
-    monkeypatch.setattr("gossamer.deploy.gsr.header.SECTION_WEIGHTS", 500)
+    monkeypatch.setattr("gossamer.gsr.format.file.SECTION_WEIGHTS", 500)
+    monkeypatch.setattr("gossamer.gsr.format.header.SECTION_WEIGHTS", 500)
     tensors = [CASES[Coding.GRID], on_grid((100, 30), 0.5), CASES[Coding.TRELLIS], CASES[Coding.CODEBOOK]]
     tensors[0][0] = 0
     tensors[0][3] *= 100

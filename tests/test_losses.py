@@ -39,7 +39,7 @@ from gossamer.losses import (
     statistics_loss,
     total_variation,
 )
-from gossamer.losses.wide import widened
+from gossamer.losses.precision import widened
 
 Array = NDArray[np.float64]
 TARGET = torch.tensor([0, 2, 1, 3, 0])

@@ -9,8 +9,9 @@ from torch import nn
 
 from gossamer.data import Normalisation, Split, make_task
 from gossamer.data.batches import largest_batch
-from gossamer.deploy import calibrate, export_onnx
-from gossamer.deploy.runner import open_session
+from gossamer.ptq import activation_ranges
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.runners import open_session
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +28,21 @@ BATCHES = [torch.randn(size, 1, 6, 6, generator=torch.Generator().manual_seed(si
 def test_a_chunk_has_as_many_samples_as_give_what_is_allowed(
     network: Path, monkeypatch: pytest.MonkeyPatch, most: int, sizes: list[int]
 ) -> None:
-    monkeypatch.setattr(calibrate, "CHUNK_BYTES", most)
+    monkeypatch.setattr(activation_ranges, "CHUNK_BYTES", most)
     session = open_session(network, threads=1)
-    chunks = [feed["input"] for feed in calibrate.feeds(session, BATCHES)]
+    chunks = [feed["input"] for feed in activation_ranges.feeds(session, BATCHES)]
     assert [len(chunk) for chunk in chunks] == sizes
     assert (torch.cat([torch.from_numpy(chunk) for chunk in chunks]) == torch.cat(BATCHES)).all()
-    assert sum(len(feed["input"]) for feed in calibrate.feeds(session, BATCHES, 43)) == 43
+    assert sum(len(feed["input"]) for feed in activation_ranges.feeds(session, BATCHES, 43)) == 43
 
 
 def test_what_was_seen_does_not_depend_on_the_chunks(
     network: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model = onnx.load(network)
-    whole = calibrate.observe(model, BATCHES, tmp_path, threads=1)
-    monkeypatch.setattr(calibrate, "CHUNK_BYTES", 500)
-    parts = calibrate.observe(model, BATCHES, tmp_path, threads=1)
+    whole = activation_ranges.observe(model, BATCHES, tmp_path, threads=1)
+    monkeypatch.setattr(activation_ranges, "CHUNK_BYTES", 500)
+    parts = activation_ranges.observe(model, BATCHES, tmp_path, threads=1)
     assert whole.keys() == parts.keys()
     for name, one in whole.items():
         assert (one.low, one.high) == pytest.approx((parts[name].low, parts[name].high), rel=1e-5)

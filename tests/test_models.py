@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from gossamer.data import Normalisation, Split, make_task
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.models import ENTRIES, build, build_for, checkpoints, load_weights, pretrained, save_weights
+from gossamer.models import (
+    ENTRIES,
+    build,
+    build_for,
+    checkpoints,
+    load_weights,
+    pretrained,
+    save_weights,
+)
 from gossamer.models.resnet import BasicBlock, PadShortcut
 from gossamer.models.vgg import VGG16Small
 

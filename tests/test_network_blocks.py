@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
 from gossamer.models import build
-from gossamer.network.blocks import find_blocks, find_layers, removable, remove_blocks
-from gossamer.network.swap import swap
+from gossamer.modules.blocks import find_blocks, find_layers, removable, remove_blocks
 
 IMAGES = torch.rand(2, 1, 28, 28)
 

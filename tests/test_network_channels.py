@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from patterns import IMAGE, PATTERNS, Function, conv, pattern, randomized
 from torch import Tensor, nn
 
+from gossamer.graph.channel_index import Graph
+from gossamer.graph.groups import find_channels
+from gossamer.graph.proof import listed
+from gossamer.graph.pruner import Pruned
+from gossamer.graph.slicing import Cut
+from gossamer.graph.tracer import arguments, output_tensors
 from gossamer.methods.prune.channels import prune_channels
-from gossamer.network import Cut, Pruned, find_channels
-from gossamer.network.labels import Graph
-from gossamer.network.proof import listed
-from gossamer.network.trace import arguments, output_tensors
 
 # parameters left at sparsity 0.5; more would mean that channels are pinned that need not be
 LEFT = {

@@ -9,7 +9,7 @@ from patterns import Function, TorchAttention, Transformer, pattern
 from torch import Tensor, nn
 
 from gossamer.models import build
-from gossamer.network import analyze, layer_costs, total_macs, total_params
+from gossamer.modules.cost import analyze, layer_costs, total_macs, total_params
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,12 @@ from test_network_channels import check, count, outputs
 from torch import nn
 
 from gossamer.errors import BadInput, NoEffect
+from gossamer.graph.groups import find_channels
+from gossamer.graph.pruner import prove
+from gossamer.graph.slicing import Cut, resize
+from gossamer.graph.tracer import trace
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.models import build
-from gossamer.network import Cut, find_channels, prove, resize, trace
 
 USABLE = (
     "squeeze_excite",

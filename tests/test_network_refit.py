@@ -9,12 +9,13 @@ from nets import learned, stripes
 from torch import Tensor, nn
 
 from gossamer import Run
+from gossamer.calibration.weight_reconstruction import DAMPENING, layers_of, readers, refit
+from gossamer.graph.groups import find_channels
+from gossamer.graph.tracer import trace
 from gossamer.methods.prune.channels import Channels
-from gossamer.methods.reset.blocks import RemoveBlocks
+from gossamer.methods.restructure.blocks import RemoveBlocks
 from gossamer.models import build
-from gossamer.network import find_channels, trace
-from gossamer.network.blocks import find_layers, pixelwise, remove_blocks
-from gossamer.network.refit import DAMPENING, layers_of, readers, refit
+from gossamer.modules.blocks import find_layers, pixelwise, remove_blocks
 
 IMAGES = torch.rand(2, 1, 28, 28)
 
@@ -54,7 +55,7 @@ class Chain(nn.Module):
 
 
 def test_what_is_linear_in_a_removed_layer_is_taken_over_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.network.refit.DAMPENING", 1e-10)
+    monkeypatch.setattr("gossamer.calibration.weight_reconstruction.DAMPENING", 1e-10)
     torch.manual_seed(0)
     model = Chain().double().eval()
     data = batches(2)

@@ -10,15 +10,15 @@ import torch
 from nets import task, tiny
 from torch import nn
 
+from gossamer.core.context import Run
+from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.methods.prune.channels import prune_channels
-from gossamer.methods.reset.blocks import RemoveBlocks
-from gossamer.methods.reset.shortcut import Shortcut
+from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.restructure.shortcut import Shortcut
 from gossamer.models import load_weights, save_weights
-from gossamer.network import swap
-from gossamer.network.replay import restore, structure_of
-from gossamer.network.structure import Structure, Unreplayable, difference
-from gossamer.run import Run
+from gossamer.modules.replay import restore, structure_of
+from gossamer.modules.structure import Structure, Unreplayable, difference
 
 X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 

@@ -46,7 +46,7 @@ for name in names:
 
 import torch
 from gossamer.cli import app
-from gossamer.deploy import export_onnx, open_runner
+from gossamer.runtime import export_onnx, open_runner
 from mycode import Net
 
 def call(*words):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from gossamer.contents import read_contents
-from gossamer.deploy import open_runner
-from gossamer.deploy.onnx_clean import STRUCTURE
+from gossamer.cli.file_summary import read_contents
 from gossamer.errors import CorruptFile
+from gossamer.runtime.onnx_clean import STRUCTURE
+from gossamer.runtime.runners import open_runner
 
 RUNTIMES = ["onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
 

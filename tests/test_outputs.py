@@ -10,20 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import Run, Task
-from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner, verify
-from gossamer.deploy.gsr import load, save
+from gossamer.compact.reading import load
+from gossamer.compact.writing import save
+from gossamer.core.context import Silent
+from gossamer.core.outputs import Fields, places, plain, put, tensors
+from gossamer.core.task import check, loss_of
 from gossamer.errors import BadInput
-from gossamer.methods.base import Method
-from gossamer.methods.factorize.svd import SVD
+from gossamer.methods._base import Method
+from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.prune.channels import Channels
 from gossamer.methods.prune.obd import ObdPruning
 from gossamer.methods.prune.snip import Snip
 from gossamer.methods.share.kmeans import KMeans
-from gossamer.outputs import Fields, places, plain, put, tensors
-from gossamer.run import Silent
-from gossamer.task import check, loss_of
-from gossamer.train.alike import alike, taught
-from gossamer.train.distill import Distillation
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.pt2.file import export_pt2, load_pt2
+from gossamer.runtime.runners import open_runner
+from gossamer.runtime.verification import verify
+from gossamer.train.distillation import Distillation
+from gossamer.train.train_mode import alike, taught
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 A, B = torch.zeros(2), torch.ones(3)

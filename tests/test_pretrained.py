@@ -13,16 +13,17 @@ import zoo_shim
 from PIL import Image
 from torch import nn
 
-from gossamer import deliver, sources
+from gossamer.cli import loading
+from gossamer.cli.loading import PRETRAINED, Request, load_data, load_model, preprocessing_for
+from gossamer.core.context import Silent
+from gossamer.core.task import Preprocessing, check, description
 from gossamer.data import load_task
-from gossamer.deploy import export_onnx
-from gossamer.deploy.onnx_clean import PREPROCESSING, about
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.jobs import exporting
 from gossamer.models import save_weights
 from gossamer.models.head import keep_outputs
-from gossamer.run import Silent
-from gossamer.sources import PRETRAINED, Request, load_data, load_model, preprocessing_for
-from gossamer.task import Preprocessing, check, description
+from gossamer.runtime.onnx_clean import PREPROCESSING, about
+from gossamer.runtime.onnx_export import export_onnx
 
 try:
     timm = zoo_shim.timm()
@@ -167,7 +168,7 @@ def test_the_layer_that_makes_the_outputs_is_found_and_cut() -> None:
 
 
 def test_what_a_network_has_to_be_fed_is_in_the_onnx_file_in_float_and_int8(tmp_path: Path) -> None:
-    from gossamer.deploy import qdq
+    from gossamer.ptq import qdq
 
     task = load_task(folder(tmp_path / "data", "cat", "dog"), size=8)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -175,9 +176,9 @@ def test_what_a_network_has_to_be_fed_is_in_the_onnx_file_in_float_and_int8(tmp_
     known = json.loads(about(path))
     assert known == json.loads(json.dumps(description(task)))
     assert known["classes"] == ["cat", "dog"] and known["size"] == 8 and known["mean"] == [0.485, 0.456, 0.406]
-    from gossamer.deploy import calibrate
+    from gossamer.ptq import activation_ranges
 
-    ranges = dict.fromkeys(calibrate.float_values(onnx.load(path)), (-1.0, 1.0))
+    ranges = dict.fromkeys(activation_ranges.float_values(onnx.load(path)), (-1.0, 1.0))
     int8 = qdq.quantize(onnx.load(path), ranges)
     assert next(p.value for p in int8.metadata_props if p.key == PREPROCESSING) == about(path)
     assert preprocessing_for(str(path)) == task.preprocessing
@@ -186,8 +187,8 @@ def test_what_a_network_has_to_be_fed_is_in_the_onnx_file_in_float_and_int8(tmp_
 def test_a_result_folder_and_a_file_of_weights_say_it_and_later_commands_follow(tmp_path: Path) -> None:
     task = load_task(folder(tmp_path / "data", "cat", "dog"), size=10, background="black")
     (tmp_path / "result").mkdir()
-    (tmp_path / "result" / deliver.PREPROCESSING).write_text(json.dumps(description(task)))
-    note = {sources.PREPROCESSING: json.dumps(description(task))}
+    (tmp_path / "result" / exporting.PREPROCESSING).write_text(json.dumps(description(task)))
+    note = {loading.PREPROCESSING: json.dumps(description(task))}
     save_weights(nn.Linear(1, 1), tmp_path / "w.safetensors", note)
     for known in ({"model": str(tmp_path / "result")}, {"weights": tmp_path / "w.safetensors"}):
         again = load_data(str(tmp_path / "data"), **known)  # type: ignore[arg-type]
@@ -199,8 +200,8 @@ def test_a_result_folder_and_a_file_of_weights_say_it_and_later_commands_follow(
     ["no JSON", '{"size": "large", "channels": 3, "mean": [0], "std": [1]}', "[1]", '{"size": 8}', '{"size": [1]}'],
 )
 def test_a_damaged_note_is_called_so(tmp_path: Path, text: str) -> None:
-    (tmp_path / deliver.PREPROCESSING).write_text(text)
-    with pytest.raises(CorruptFile, match=deliver.PREPROCESSING):
+    (tmp_path / exporting.PREPROCESSING).write_text(text)
+    with pytest.raises(CorruptFile, match=exporting.PREPROCESSING):
         preprocessing_for(str(tmp_path))
 
 

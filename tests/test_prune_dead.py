@@ -9,13 +9,20 @@ from hypothesis import strategies as st
 from nets import stripes, task, tiny
 from torch import Tensor, nn
 
+from gossamer.constraints.base import (
+    Grid,
+    bake,
+    constrain,
+    constraints,
+    held_value,
+    weights_of,
+)
+from gossamer.core.context import Run
 from gossamer.errors import BadInput
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.prune.dead import Dead
 from gossamer.methods.prune.magnitude import Magnitude
-from gossamer.network import Grid, bake, constrain, constraints, held_value, weights_of
-from gossamer.network.dead import remove_dead
-from gossamer.run import Run
+from gossamer.modules.dead_units import remove_dead
 
 
 def mlp(seed: int = 0) -> nn.Sequential:

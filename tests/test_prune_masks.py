@@ -15,12 +15,19 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
+from gossamer.constraints.base import Mask, bake, constraints, held_value, weights_of
+from gossamer.core.context import Run
 from gossamer.errors import BadInput, NoEffect
+from gossamer.methods.prune._masks import (
+    counts,
+    erk_densities,
+    joint_masks,
+    lamp_scores,
+    scoped_masks,
+    smallest_mask,
+)
 from gossamer.methods.prune.magnitude import Magnitude, magnitude_masks, masks_by_layer
-from gossamer.methods.prune.masks import counts, erk_densities, joint_masks, lamp_scores, scoped_masks, smallest_mask
 from gossamer.methods.prune.n_of_m import NOfM, layer_mask, n_of_m_mask, to_semi_structured
-from gossamer.network import Mask, bake, constraints, held_value, weights_of
-from gossamer.run import Run
 
 SHAPES = {"a.weight": (6, 4, 3, 3), "b.weight": (10, 24), "c.weight": (3, 10)}
 

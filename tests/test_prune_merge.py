@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from nets import task
 from torch import Tensor, nn
 
+from gossamer.constraints.base import Mask, constrain
+from gossamer.core.context import Run
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.prune.merge import Merge, merged, mode_of, saliencies
-from gossamer.network import Mask, constrain
-from gossamer.network.dead import find_neurons
-from gossamer.run import Run
+from gossamer.modules.dead_units import find_neurons
 
 X = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
 DATA = replace(task(), example_inputs=(X,))

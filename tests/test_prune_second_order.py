@@ -10,14 +10,22 @@ from hypothesis import strategies as st
 from nets import learned, stripes, task
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import input_moments
+from gossamer.constraints.base import bake, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.prune.layerwise import LayerwisePruning, cheapest, dampened, exact, greedy_order, one_shot, refit
+from gossamer.methods.prune.layerwise import (
+    LayerwisePruning,
+    cheapest,
+    dampened,
+    exact,
+    greedy_order,
+    one_shot,
+    refit,
+)
 from gossamer.methods.prune.obd import ObdPruning, saliency
 from gossamer.methods.prune.obs import ObsPruning, inverse_hessian, refuse_large, surgery
-from gossamer.network.constrain import bake, held_value, weights_of
-from gossamer.network.moments import input_moments
-from gossamer.run import Run
-from gossamer.task import Task
 
 
 def quadratic(n: int, seed: int = 0, rows: int = 0) -> tuple[Tensor, Tensor]:

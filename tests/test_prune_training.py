@@ -14,14 +14,21 @@ from nets import stripes, tiny
 from torch import Tensor, nn
 from train_toy import Ending, Stop, checkpoint_every_step, net, run, same, task, training
 
+from gossamer.constraints.base import (
+    Mask,
+    bake,
+    constrain,
+    constraints,
+    held_value,
+    weights_of,
+)
 from gossamer.errors import BadInput
+from gossamer.methods._training import Retrain
+from gossamer.methods.prune._masks import Schedule, cubic, held_weights, moving
 from gossamer.methods.prune.gradual import Gradual, Tighten
 from gossamer.methods.prune.iterative import Iterative, quality_mask, rewind, rewound_dropout, weaker_dropout
-from gossamer.methods.prune.masks import Schedule, cubic, held_weights, moving
 from gossamer.methods.prune.movement import Follow, Movement, Scored
 from gossamer.methods.prune.rigl import Probed, Rewire, RigL, forget, moved
-from gossamer.methods.retrain import Retrain
-from gossamer.network import Mask, bake, constrain, constraints, held_value, weights_of
 from gossamer.train import AfterStep, Step, fit
 
 ALL_OF_NET = ("0.weight", "5.weight")

@@ -4,12 +4,12 @@ import torch
 from nets import task, tiny
 from torch import nn
 
+from gossamer.constraints.base import constraints, held_value
+from gossamer.core.context import Run
 from gossamer.errors import BadInput
-from gossamer.methods.prune.masks import held_weights
+from gossamer.methods.prune._masks import held_weights
 from gossamer.methods.prune.snip import Snip, connection_scores
 from gossamer.methods.prune.synflow import SynFlow, absolute, flow_masks, flow_scores
-from gossamer.network import constraints, held_value
-from gossamer.run import Run
 
 
 def net() -> nn.Sequential:

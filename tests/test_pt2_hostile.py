@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer.deploy import export_pt2, load_pt2
-from gossamer.deploy.gsr.ops import VIEWS, WRITES, function_of
-from gossamer.deploy.pt2_ops import ALLOWED
-from gossamer.deploy.pt2_sizes import check_sizes
 from gossamer.errors import BadInput, CorruptFile, GossamerError
+from gossamer.gsr.format.operations import VIEWS, WRITES, function_of
+from gossamer.runtime.pt2.file import export_pt2, load_pt2
+from gossamer.runtime.pt2.operations import ALLOWED
+from gossamer.runtime.pt2.sizes import check_sizes
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 

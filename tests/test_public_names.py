@@ -27,6 +27,7 @@ PUBLIC = [
     "compress",
     "distill",
     "export_onnx",
+    "export_pt2",
     "fit",
     "inspect_file",
     "latency",
@@ -65,3 +66,23 @@ def python(code: str) -> str:
 def test_importing_gossamer_imports_neither_torch_nor_its_own_parts() -> None:
     code = "import gossamer, sys; print([m for m in sys.modules if m.startswith(('torch', 'gossamer.'))])"
     assert python(code).strip() == "[]"
+
+
+def test_methods_and_packages_are_reachable_from_the_one_import() -> None:
+    assert gossamer.methods.prune.Magnitude(sparsity=0.5).name() == "prune.magnitude"
+    assert gossamer.losses.kd_loss.__module__ == "gossamer.losses.logits"
+    assert gossamer.__version__.count(".") == 2
+
+
+@pytest.mark.parametrize("scheme", ["distill", "lowrank", "prune", "quantize", "restructure", "share"])
+def test_a_scheme_offers_every_method_that_recipes_know(scheme: str) -> None:
+    package = getattr(gossamer.methods, scheme)
+    known = {name for name in gossamer.methods.catalogue() if name.startswith(f"{scheme}.")}
+    assert {getattr(package, name).name() for name in dir(package)} == known and known
+
+
+def test_a_misspelt_name_gets_the_nearest() -> None:
+    with pytest.raises(AttributeError, match="nearest: 'compress'"):
+        _ = gossamer.compres
+    with pytest.raises(AttributeError, match="it has .*Magnitude"):
+        _ = gossamer.methods.prune.Magntude

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from nets import learned, stripes, task, tiny
 from torch import nn
 
+from gossamer.constraints.base import Mask, constrain, held_value
+from gossamer.core.context import Run
 from gossamer.errors import BadInput
 from gossamer.methods.quantize.fixed_point import FixedPointTraining, Format, convert, fixed_point, parameters_of
-from gossamer.network.constrain import Mask, constrain, held_value
-from gossamer.run import Run
 
 
 @given(fraction=st.integers(1, 14), integer=st.integers(1, 8), x=st.floats(-3, 3))

@@ -11,15 +11,31 @@ from hypothesis import strategies as st
 from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import moments
+from gossamer.constraints.base import (
+    Grid,
+    Mask,
+    bake,
+    constrain,
+    constraints,
+    held_value,
+    weights_of,
+)
+from gossamer.constraints.grid import (
+    PerChannel,
+    PerTensor,
+    bits_by_layer,
+    max_scales,
+    mse_scales,
+    rows,
+    squared_error,
+)
+from gossamer.core.context import Run
 from gossamer.errors import BadInput, NoEffect
+from gossamer.jobs.recipe import parse
 from gossamer.methods.quantize.adaround import AdaRound, best_rounding, learn_rounding, reconstruction_error
 from gossamer.methods.quantize.lsq import LearnedStepSize, first_scales, learned_grid
 from gossamer.methods.quantize.uniform import UniformQuantization, bits_grid, step_grid
-from gossamer.network.constrain import Grid, Mask, bake, constrain, constraints, held_value, weights_of
-from gossamer.network.grids import PerChannel, PerTensor, bits_by_layer, max_scales, mse_scales, rows, squared_error
-from gossamer.network.moments import moments
-from gossamer.recipe import parse
-from gossamer.run import Run
 
 GRANULARITIES = [PerTensor(), PerChannel(), PerChannel(dim=1)]
 

@@ -12,13 +12,13 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 import gossamer
-from gossamer.deploy.gsr import save
+from gossamer.compact.writing import save
+from gossamer.constraints.base import Grid, Mask, bake, constrain, constraints, held_value
+from gossamer.constraints.serialization import held_spec, hold_again
 from gossamer.errors import BadInput
 from gossamer.methods.quantize.rate import RateQuantize, file_bytes, least_bytes, shortened, trimmed
-from gossamer.network import bake, constrain, constraints, dense_bytes, held_value
-from gossamer.network.constrain import Grid, Mask
-from gossamer.network.held import held_spec, hold_again
-from gossamer.train.rate import RateGrid, code_lengths, total_length
+from gossamer.modules.cost import dense_bytes
+from gossamer.train.length_price import RateGrid, code_lengths, total_length
 
 codes = hnp.arrays("int64", hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(-4, 4))
 

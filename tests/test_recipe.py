@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.errors import BadInput
+from gossamer.jobs.recipe import Recipe, load, parse, shipped
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.prune.channels import Channels
-from gossamer.methods.reset.blocks import RemoveBlocks
-from gossamer.recipe import Recipe, load, parse, shipped
+from gossamer.methods.restructure.blocks import RemoveBlocks
 from gossamer.train import Training
 
 GOOD = """
 name: half
 seed: 3
 steps:
-  - reset.blocks: {names: [stage1.1]}
+  - restructure.blocks: {names: [stage1.1]}
   - prune.channels: {widths: {conv1: 8}}
   - distill.recover: {epochs: 2, lr: 0.05}
 int8: false
@@ -123,7 +123,9 @@ def test_what_occurs_twice_is_written_out() -> None:
 
 def test_an_order_that_cannot_work_is_refused_with_the_reason() -> None:
     steps = (Channels(widths={"conv1": 8}), Recover(), RemoveBlocks(names=("a",)))
-    with pytest.raises(BadInput, match=r"reset\.blocks cannot come after prune\.channels.*put reset\.blocks first"):
+    with pytest.raises(
+        BadInput, match=r"restructure\.blocks cannot come after prune\.channels.*put restructure\.blocks first"
+    ):
         Recipe(name="r", steps=steps)
 
 

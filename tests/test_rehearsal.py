@@ -14,8 +14,8 @@ from train_toy import Notes
 
 import gossamer
 from gossamer import BadInput, Goal, Run, Task
-from gossamer.data.look import MOST_SHAPES, look
-from gossamer.rehearsal import rehearse
+from gossamer.data.probing import MOST_SHAPES, look
+from gossamer.jobs.preflight import rehearse
 
 GOAL = Goal(params=10, max_drop=100)
 pytestmark = pytest.mark.usefixtures("quick")  # but for what patches it again
@@ -148,15 +148,15 @@ def test_labels_that_loss_and_measure_take_are_none_of_our_business() -> None:
 
 
 def test_another_runtime_that_fails_is_only_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gossamer import rehearsal
+    from gossamer.jobs import preflight
 
     def fails(runtime: str, *args: Any, **options: Any) -> Any:
         if runtime == "openvino":
             raise RuntimeError("no such operation")
-        return gossamer.deploy.open_runner(runtime, *args, **options)
+        return gossamer.runtime.open_runner(runtime, *args, **options)
 
-    monkeypatch.setattr("gossamer.deliver.runtimes", lambda goal: ["onnxruntime", "openvino"])
-    monkeypatch.setattr(rehearsal, "open_runner", fails)
+    monkeypatch.setattr("gossamer.jobs.exporting.runtimes", lambda goal: ["onnxruntime", "openvino"])
+    monkeypatch.setattr(preflight, "open_runner", fails)
     notes = Notes()
     tried(run=Run(progress=notes))
     assert len(notes.said) == 1 and "openvino does not run this network" in notes.said[0]
@@ -170,7 +170,7 @@ def test_a_refused_job_leaves_no_work_and_one_that_goes_on_is_not_tried_again(
     assert not (tmp_path / "a" / "work").exists()
     (tmp_path / "b" / "work").mkdir(parents=True)
     (tmp_path / "b" / "work" / "journal.json").write_text("{}")
-    monkeypatch.setattr("gossamer.job.rehearse", lambda *args, **options: pytest.fail("tried again"))
+    monkeypatch.setattr("gossamer.jobs.compression.rehearse", lambda *args, **options: pytest.fail("tried again"))
     with pytest.raises(gossamer.GossamerError, match="is damaged"):
         gossamer.compress(Text(), task(), goal=GOAL, out=tmp_path / "b")
 

@@ -15,16 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_document import bare, missed, replaced, sample, small
 
+from gossamer.core.record import (
+    JobDocument,
+    LayerCost,
+    Part,
+    Record,
+    SpectrumRow,
+    State,
+    Swapped,
+)
 from gossamer.errors import BadInput
-from gossamer.record import JobDocument, LayerCost, Part, Record, SpectrumRow, State, Swapped
 from gossamer.report import markdown, summary_rows, text, write_report, write_sensitivity
+from gossamer.report.file_bytes import bytes_section
+from gossamer.report.file_bytes import parts as parts_of_file
 from gossamer.report.layers import layer_tables
 from gossamer.report.page import render
 from gossamer.report.pareto import final_state, pareto, size_limit
 from gossamer.report.plot import Frame, log_ticks, ticks
-from gossamer.report.stored import bytes_section
-from gossamer.report.stored import parts as parts_of_file
-from gossamer.report.swaps import spent, swaps_section
+from gossamer.report.replacements import spent, swaps_section
 from gossamer.report.verdict import parts, sentence
 from gossamer.report.weights import weights_section
 

@@ -8,8 +8,16 @@ import torch
 from sample_document import sample
 from test_report import CHROMIUM, PROBE, Page, dump_dom
 
-from gossamer.distillation.evidence import picture
-from gossamer.record import ClassRow, Curve, Example, JobDocument, Record, Reliability, Teaching
+from gossamer.core.record import (
+    ClassRow,
+    Curve,
+    Example,
+    JobDocument,
+    Record,
+    Reliability,
+    Teaching,
+)
+from gossamer.jobs.diagnostics import picture
 from gossamer.report import write_report
 
 LONG = "a_class_with_a_long_name_that_goes_on_" * 2

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from nets import task, tiny
 from torch import Tensor, nn
 
+from gossamer.constraints.base import Mask, constrain
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.reset.fold import Fold
-from gossamer.network import Mask, constrain, total_params
-from gossamer.network.fold import NotAffine, as_one_convolution, idle_relus
-from gossamer.network.trace import trace
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.graph.tracer import trace
+from gossamer.methods.restructure.fold import Fold
+from gossamer.modules.cost import total_params
+from gossamer.modules.folding import NotAffine, as_one_convolution, idle_relus
 
 
 def lively(model: nn.Module) -> nn.Module:

@@ -11,12 +11,19 @@ from hypothesis import strategies as st
 from nets import task
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
 from gossamer.errors import BadInput
-from gossamer.methods.reset.bottleneck import bottleneck, squeezed
-from gossamer.methods.reset.flattened import flattened, rank_one
-from gossamer.methods.reset.rewrite import Unfit
-from gossamer.methods.reset.stack import Stack, composed, composition, one_by_n, row_and_column, three_by_three
-from gossamer.run import Run
+from gossamer.methods.restructure._rewrite import Unfit
+from gossamer.methods.restructure.bottleneck import bottleneck, squeezed
+from gossamer.methods.restructure.flattened import flattened, rank_one
+from gossamer.methods.restructure.stack import (
+    Stack,
+    composed,
+    composition,
+    one_by_n,
+    row_and_column,
+    three_by_three,
+)
 
 GEOMETRIES: list[dict[str, Any]] = [
     {"padding": 1},
@@ -92,7 +99,7 @@ def test_kernels_that_no_stack_makes_are_refused() -> None:
             three_by_three(nn.Conv2d(2, 2, size), None, 1, torch.Generator())
     with pytest.raises(Unfit, match="its kernel is 1x3 already"):
         one_by_n(nn.Conv2d(2, 2, (1, 3)), None)
-    with pytest.raises(BadInput, match=r"unknown reset\.stack form"):
+    with pytest.raises(BadInput, match=r"unknown restructure\.stack form"):
         Stack(form="5x5")  # type: ignore[arg-type]
 
 

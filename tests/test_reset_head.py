@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from nets import task as task_of_noise
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
-from gossamer.methods.reset.fire import fire
-from gossamer.methods.reset.global_pool import GlobalPool
-from gossamer.methods.reset.pool import Pool
-from gossamer.methods.reset.pool import pooled as with_pool
-from gossamer.methods.reset.rewrite import Unfit
-from gossamer.methods.reset.stride import Stride
-from gossamer.network.inserted import Fire
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods.restructure._rewrite import Unfit
+from gossamer.methods.restructure.fire import fire
+from gossamer.methods.restructure.global_pool import GlobalPool
+from gossamer.methods.restructure.pool import Pool
+from gossamer.methods.restructure.pool import pooled as with_pool
+from gossamer.methods.restructure.stride import Stride
+from gossamer.modules.inserted import Fire
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -8,17 +8,17 @@ import torch
 from nets import task, tiny
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.reset.branches import Branches
-from gossamer.methods.reset.fold import Fold
-from gossamer.methods.reset.inception import InceptionBlock, inception
-from gossamer.methods.reset.resolution import Resolution
-from gossamer.methods.reset.rewrite import Unfit
-from gossamer.methods.reset.shortcut import Shortcut
-from gossamer.network import total_macs
-from gossamer.network.blocks import find_blocks
-from gossamer.network.inserted import Branched
-from gossamer.run import Run
+from gossamer.methods.restructure._rewrite import Unfit
+from gossamer.methods.restructure.branches import Branches
+from gossamer.methods.restructure.fold import Fold
+from gossamer.methods.restructure.inception import InceptionBlock, inception
+from gossamer.methods.restructure.resolution import Resolution
+from gossamer.methods.restructure.shortcut import Shortcut
+from gossamer.modules.blocks import find_blocks
+from gossamer.modules.cost import total_macs
+from gossamer.modules.inserted import Branched
 
 G = torch.Generator().manual_seed(0)
 X = task().example_inputs[0]
@@ -91,7 +91,7 @@ def test_half_the_resolution_is_the_mean_of_four_pixels_and_a_quarter_of_the_wor
     torch.testing.assert_close(result(X), model(nn.functional.avg_pool2d(X, 2)))
     head = 8 * 3
     assert total_macs(result, (X,)) - head == (total_macs(model, (X,)) - head) // 4
-    with pytest.raises(BadInput, match=r"reset\.global_pool first"):
+    with pytest.raises(BadInput, match=r"restructure\.global_pool first"):
         Resolution()(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 3)), task(), Run())
     with pytest.raises(NoEffect, match="reads images"):
         Resolution()(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), task(), Run())

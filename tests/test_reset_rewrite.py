@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from nets import task, tiny
 from torch import Tensor, nn
 
+from gossamer.calibration.block_reconstruction import Block, heal, relative_errors, solve_last, train_blocks
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.reset.grouped import Grouped, factors, grouped
-from gossamer.methods.reset.rewrite import Unfit
-from gossamer.methods.reset.separable import Separable, separable, separate
-from gossamer.network.heal import Block, heal, relative_errors, solve_last, train_blocks
-from gossamer.network.inserted import Shuffle
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods.restructure._rewrite import Unfit
+from gossamer.methods.restructure.grouped import Grouped, factors, grouped
+from gossamer.methods.restructure.separable import Separable, separable, separate
+from gossamer.modules.inserted import Shuffle
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -10,16 +10,18 @@ from nets import tiny
 from torch import Tensor, nn
 
 from gossamer import Goal, advise
-from gossamer.deploy import alone, export_onnx, open_runner
-from gossamer.deploy.alone import Many, costs_alone
-from gossamer.methods.factorize.channel import Channel
-from gossamer.methods.factorize.svd import SVD
-from gossamer.methods.factorize.tucker import Tucker
-from gossamer.methods.reset.fire import FireModule
-from gossamer.methods.reset.grouped import Grouped
-from gossamer.methods.reset.separable import Separable
+from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank.svd import SVD
+from gossamer.methods.lowrank.tucker import Tucker
+from gossamer.methods.restructure.fire import FireModule
+from gossamer.methods.restructure.grouped import Grouped
+from gossamer.methods.restructure.separable import Separable
+from gossamer.ptq import isolated_layers
+from gossamer.ptq.isolated_layers import Many, costs_alone
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.runners import open_runner
 from gossamer.search.advise import entropy_bits, where
-from gossamer.search.swaps import choices, compared, find_swaps, reasons_to_leave, together
+from gossamer.search.replacements import choices, compared, find_swaps, reasons_to_leave, together
 
 IMAGES = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -83,7 +85,7 @@ def test_convolutions_of_one_and_three_dimensions_have_choices_too(layer: nn.Mod
     assert reasons_to_leave(model, {"0": 1.0}) == {"0": ""}
     found = find_swaps(model, {"0": 1.0}, compared(model, ["0"], (x,), macs)).swaps["0"]
     kinds = {swap.step.name() for swap in found}
-    assert kinds & {"factorize.channel", "factorize.tucker"} and kinds & {"reset.separable", "reset.grouped"}
+    assert kinds & {"lowrank.channel", "lowrank.tucker"} and kinds & {"restructure.separable", "restructure.grouped"}
 
 
 def test_swaps_are_those_that_gain_and_none_is_dominated() -> None:
@@ -150,8 +152,8 @@ def test_large_maps_are_timed_in_part(monkeypatch: pytest.MonkeyPatch, tmp_path:
         sizes.append(len(inputs[0]))
         return {name: SimpleNamespace(min_ms=float(len(inputs[0]))) for name in runners}
 
-    monkeypatch.setattr(alone, "latency", a_millisecond_a_sample)
-    monkeypatch.setattr(alone, "LARGEST", 5 * 96 * 16 * 16)  # of five samples of what the first writes
+    monkeypatch.setattr(isolated_layers, "latency", a_millisecond_a_sample)
+    monkeypatch.setattr(isolated_layers, "LARGEST", 5 * 96 * 16 * 16)  # of five samples of what the first writes
     groups: list[list[nn.Module]] = [[nn.Conv2d(3, 96, 1)], [nn.Linear(5, 2)]]
     inputs = [torch.randn(2, 3, 16, 16), torch.randn(2, 5)]
     goal = Goal(speedup=2, batch=40, threads=1)
@@ -180,7 +182,7 @@ def test_advice_counts_what_it_says() -> None:
     assert rows["narrower layers"].times == 1.0 and not rows["narrower layers"].helps  # 8 channels, multiples of 8
     assert rows["low rank"].times == 1.0 and "narrow" in rows["low rank"].reason
     half = rows.pop("smaller images")
-    assert 3.9 < half.times <= 4 and half.tried == "reset.resolution: half the height and width"
+    assert 3.9 < half.times <= 4 and half.tried == "restructure.resolution: half the height and width"
     assert set(rows) == {"fewer blocks", "narrower layers", "low rank", "cheaper blocks"}
 
 
@@ -205,7 +207,7 @@ def test_advice_on_time_measures_the_whole_network() -> None:
     rows = {row.scheme: row for row in advise(wide(), IMAGES, goal)}
     always = {"int8", "narrower layers", "fewer blocks", "low rank", "cheaper blocks"}
     assert always <= rows.keys() <= always | {"pooled head"}
-    assert rows["fewer blocks"].tried == "reset.blocks: 1 of 1 removable blocks gone"  # a plain convolution
+    assert rows["fewer blocks"].tried == "restructure.blocks: 1 of 1 removable blocks gone"  # a plain convolution
     assert all(row.times > 0.1 and row.unit == "time" and row.reason for row in rows.values())
     goal = Goal(speedup=1, batch=4, threads=1, runtime="torch")
     on_torch = {row.scheme: row for row in advise(tiny(), (torch.randn(2, 1, 6, 6),), goal)}

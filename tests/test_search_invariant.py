@@ -12,12 +12,12 @@ from gossamer import Goal, Run, Task
 from gossamer.errors import BadInput
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.prune.channels import Channels
-from gossamer.methods.reset.resolution import Resolution
-from gossamer.search.invariant import Invariant
-from gossamer.search.journal import Journal
+from gossamer.methods.restructure.resolution import Resolution
+from gossamer.search.axes import Family
+from gossamer.search.checkpoint_store import Journal
+from gossamer.search.cost_model import Pricer
+from gossamer.search.output_invariant import Invariant
 from gossamer.search.plan import Planner
-from gossamer.search.price import Pricer
-from gossamer.search.shapes import Family
 
 X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -15,28 +15,14 @@ from torch import nn
 from gossamer import Goal, Run
 from gossamer.errors import BadInput, Diverged
 from gossamer.methods.distill.recover import Recover
-from gossamer.methods.factorize.svd import SVD
-from gossamer.methods.reset.blocks import RemoveBlocks
-from gossamer.methods.reset.global_pool import GlobalPool
-from gossamer.methods.reset.resolution import Resolution
-from gossamer.methods.reset.separable import Separable
-from gossamer.methods.reset.stride import Stride
-from gossamer.network import total_macs
-from gossamer.search.journal import Journal, fingerprint
-from gossamer.search.plan import (
-    GENTLE,
-    HEATS,
-    QUOTES,
-    RACE_LEAST,
-    RACE_MOST,
-    Candidate,
-    Limited,
-    Planner,
-    _distinct,
-)
-from gossamer.search.price import Pricer, Quote, first_samples, needs
-from gossamer.search.sensitivity import sensitivity
-from gossamer.search.shapes import (
+from gossamer.methods.lowrank.svd import SVD
+from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.restructure.global_pool import GlobalPool
+from gossamer.methods.restructure.resolution import Resolution
+from gossamer.methods.restructure.separable import Separable
+from gossamer.methods.restructure.stride import Stride
+from gossamer.modules.cost import total_macs
+from gossamer.search.axes import (
     Family,
     Steps,
     apply_steps,
@@ -48,8 +34,22 @@ from gossamer.search.shapes import (
     swap_losses,
     width_family,
 )
-from gossamer.search.swaps import Swap
-from gossamer.search.thrift import Thrift
+from gossamer.search.checkpoint_store import Journal, fingerprint
+from gossamer.search.cost_model import Pricer, Quote, first_samples, needs
+from gossamer.search.plan import (
+    GENTLE,
+    HEATS,
+    QUOTES,
+    RACE_LEAST,
+    RACE_MOST,
+    Candidate,
+    Limited,
+    Planner,
+    _distinct,
+)
+from gossamer.search.replacement_search import Thrift
+from gossamer.search.replacements import Swap
+from gossamer.search.sensitivity import sensitivity
 
 
 def quote(need: float, macs: int = 1) -> Quote:

@@ -11,20 +11,20 @@ from nets import learned, stripes, tiny
 from torch import Tensor, nn
 
 from gossamer import Goal, Run
+from gossamer.core.context import Silent
 from gossamer.errors import BadInput, Diverged, MissingExtra
 from gossamer.methods.distill.recover import Recover
-from gossamer.methods.factorize.svd import SVD
+from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.prune.channels import Channels
-from gossamer.methods.reset.blocks import RemoveBlocks
-from gossamer.methods.reset.resolution import Resolution
-from gossamer.network.blocks import find_blocks, remove_blocks
-from gossamer.run import Silent
-from gossamer.search.journal import Journal
+from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.restructure.resolution import Resolution
+from gossamer.modules.blocks import find_blocks, remove_blocks
+from gossamer.search.axes import Family, block_order, cheapest_first, swap_losses
+from gossamer.search.checkpoint_store import Journal
+from gossamer.search.cost_model import Pricer, Quote
+from gossamer.search.failures import Trials, reason
 from gossamer.search.plan import Candidate, Planner, shape_key
-from gossamer.search.price import Pricer, Quote
-from gossamer.search.shapes import Family, block_order, cheapest_first, swap_losses
-from gossamer.search.swaps import Swap, compared
-from gossamer.search.trials import Trials, reason
+from gossamer.search.replacements import Swap, compared
 
 RECOVER = Recover(epochs=1, lr=0.01)
 
@@ -126,7 +126,7 @@ def test_a_block_that_the_network_does_not_run_without_is_left_out(monkeypatch: 
     def remove(model: nn.Module, blocks: Any) -> nn.Module:
         return broken() if blocks[0].name == "body.1" else remove_blocks(model, blocks)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("gossamer.search.shapes.remove_blocks", remove)
+    monkeypatch.setattr("gossamer.search.axes.remove_blocks", remove)
     trials = Trials(Journal(None, ""), Silent())
     assert sorted(block_order(learned(), stripes(), trials=trials)) == ["body.0", "body.2"]
     assert [row.target for row in trials.rows()] == ["removing body.1"]
@@ -147,7 +147,7 @@ def test_a_method_that_fails_on_a_layer_alone_is_left_out_there(monkeypatch: pyt
     trials = Trials(Journal(None, ""), Silent())
     table = compared(model, ["0"], (torch.randn(4, 40),), lambda groups, _: [[1.0] * len(g) for g in groups], trials)
     assert "-1" in table["0"]
-    assert {row.target for row in trials.rows()} == {"factorize.svd of 0"}
+    assert {row.target for row in trials.rows()} == {"lowrank.svd of 0"}
 
 
 def test_a_shape_that_cannot_be_measured_is_left_out_of_its_family(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_where_everything_fails_nothing_is_planned(tmp_path: Path, monkeypatch: 
     for name in ("block_order", "width_family"):
         monkeypatch.setattr(f"gossamer.search.plan.{name}", broken)
     monkeypatch.setattr(Resolution, "__call__", broken)
-    monkeypatch.setattr("gossamer.search.thrift.compared", broken)
+    monkeypatch.setattr("gossamer.search.replacement_search.compared", broken)
     plan, whole = planner(tmp_path)
     assert plan.plan(whole) is None
     assert {"depth", "even width"} <= {row.target for row in plan.left(())}

@@ -11,7 +11,9 @@ import second_decoder as second
 from coder_data import arithmetic, headers, laplacian
 from numpy.typing import NDArray
 
-from gossamer.deploy.coder import LARGEST, MODES, Integers, encode_section, trellis
+from gossamer.gsr.codec import trellis
+from gossamer.gsr.codec.integers import LARGEST, Integers
+from gossamer.gsr.codec.section import MODES, encode_section
 
 
 def sparse(rows: int, columns: int, seed: int) -> NDArray[np.int32]:

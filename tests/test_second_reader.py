@@ -15,8 +15,8 @@ from test_gsr_values import CASES, noise, on_grid, stored_bytes
 from torch import Tensor, nn
 
 import gossamer
-from gossamer.deploy.gsr.dictionary import DICTIONARY
-from gossamer.deploy.gsr.graph import DTYPES
+from gossamer.gsr.format.dictionary import DICTIONARY
+from gossamer.gsr.format.graph import DTYPES
 from gossamer.models import build
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -59,8 +59,8 @@ def test_every_coding(effort: str) -> None:
 
 
 def test_large_networks_are_in_many_sections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.deploy.gsr.file.SECTION_WEIGHTS", 500)
-    monkeypatch.setattr("gossamer.deploy.gsr.header.SECTION_WEIGHTS", 500)
+    monkeypatch.setattr("gossamer.gsr.format.file.SECTION_WEIGHTS", 500)
+    monkeypatch.setattr("gossamer.gsr.format.header.SECTION_WEIGHTS", 500)
     tensors = [on_grid((100, 30), 0.5), noise(70, 240), *CASES.values(), noise(130, 130)]
     tensors[0][50:] = 0
     file = check(stored_bytes(tensors), tensors)

@@ -11,18 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossamer import Goal, Run
-from gossamer.deliver import other_runtimes
+from gossamer.core.context import Silent
+from gossamer.core.record import Record
 from gossamer.errors import Diverged
+from gossamer.jobs.exporting import other_runtimes
+from gossamer.jobs.shape_goal import TRAININGS, Shaping
 from gossamer.methods.distill.recover import Recover
-from gossamer.methods.reset.blocks import RemoveBlocks
-from gossamer.record import Record
-from gossamer.run import Silent
-from gossamer.search.journal import Journal
-from gossamer.search.price import AIM, Quote
-from gossamer.search.shapes import Steps
-from gossamer.search.stepback import DIVIDES, Point, bracket, fits, near_miss, next_need
-from gossamer.search.trials import Trials
-from gossamer.shaping import TRAININGS, Shaping
+from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.search.axes import Steps
+from gossamer.search.bisection import (
+    DIVIDES,
+    Point,
+    bracket,
+    fits,
+    near_miss,
+    next_need,
+)
+from gossamer.search.checkpoint_store import Journal
+from gossamer.search.cost_model import AIM, Quote
+from gossamer.search.failures import Trials
 
 RECOVER = Recover(epochs=1)
 WHOLE = 5 / 1.8  # of a goal of 5x where int8 alone gives 1.8x

@@ -12,9 +12,20 @@ from hypothesis import strategies as st
 from nets import learned, stripes, tiny
 from torch import Tensor, nn
 
+from gossamer.constraints.base import (
+    Mask,
+    bake,
+    constrain,
+    constraints,
+    held_value,
+    weights_of,
+)
+from gossamer.constraints.serialization import held_spec, hold_again
+from gossamer.core.context import Run
 from gossamer.errors import BadInput
+from gossamer.gsr.format.generated import rows_of, weight_of
 from gossamer.methods.distill.recover import Recover
-from gossamer.methods.share.clusters import (
+from gossamer.methods.share._clusters import (
     cluster_vectors,
     lloyd,
     mean_vectors,
@@ -23,15 +34,11 @@ from gossamer.methods.share.clusters import (
     optimal_centers,
     start_centers,
 )
-from gossamer.methods.share.decoded import Product, Residual, blocks_of, shared_values
-from gossamer.methods.share.importance import importance_of
+from gossamer.methods.share._decoded import Product, Residual, blocks_of, shared_values
+from gossamer.methods.share._importance import importance_of
 from gossamer.methods.share.kmeans import KMeans, share_values
 from gossamer.methods.share.product import product_code, product_rate, scalar_rate
 from gossamer.methods.share.residual import residual_code, residual_rate
-from gossamer.network import Mask, bake, constrain, constraints, held_value, weights_of
-from gossamer.network.held import held_spec, hold_again
-from gossamer.network.made import rows_of, weight_of
-from gossamer.run import Run
 
 numbers = st.lists(st.integers(-20, 20), min_size=1, max_size=9).map(lambda v: [x / 4 for x in v])
 sizes = st.integers(1, 5)

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from nets import stripes, tiny
 from torch import Tensor
 
+from gossamer.constraints.base import Mask, constrain, held_value, weights_of
+from gossamer.core.context import Run
 from gossamer.errors import BadInput
-from gossamer.methods.share.decoded import Books
+from gossamer.methods.share._decoded import Books
 from gossamer.methods.share.ecsq import (
     Ecsq,
     Levels,
@@ -23,8 +25,6 @@ from gossamer.methods.share.ecsq import (
     quantize,
     uniform,
 )
-from gossamer.network import Mask, constrain, held_value, weights_of
-from gossamer.run import Run
 
 
 def gaussian(n: int = 20_000, seed: int = 0) -> Tensor:

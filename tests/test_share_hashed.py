@@ -8,11 +8,11 @@ import torch
 from nets import stripes, task, tiny
 from torch import nn
 
+from gossamer.constraints.base import bake, constrain, constraints, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.gsr.format.generated import hashed_places
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.share.hashed import Hashed, HashedNet, bucket_means, layer_seed
-from gossamer.network import bake, constrain, constraints, held_value, weights_of
-from gossamer.network.made import hashed_places
-from gossamer.run import Run
 
 SHAPE = torch.Size((30, 40))
 
@@ -23,7 +23,7 @@ def weight() -> torch.Tensor:
 
 def test_the_hash_is_the_same_in_every_process_and_release() -> None:
     code = (
-        "import torch; from gossamer.methods.share.hashed import *; from gossamer.network.made import *;"
+        "import torch; from gossamer.methods.share.hashed import *; from gossamer.gsr.format.generated import *;"
         "b, s = hashed_places(torch.Size((2, 4)), 100, 7);"
         "print(b.tolist(), s.tolist(), layer_seed(1, 'fc.weight'))"
     )

@@ -9,13 +9,20 @@ import torch.nn.functional as F
 from nets import stripes, task, tiny
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import input_rows, moments
+from gossamer.constraints.base import bake, constrain, constraints, held_value
+from gossamer.core.context import Run
 from gossamer.errors import BadInput
 from gossamer.methods.share import qcnn
 from gossamer.methods.share.product import ProductQuantization, product_code
-from gossamer.methods.share.qcnn import LookUp, QuantizedNetwork, choose, correct, fit_of, solve
-from gossamer.network import bake, constrain, constraints, held_value
-from gossamer.network.moments import input_rows, moments
-from gossamer.run import Run
+from gossamer.methods.share.qcnn import (
+    LookUp,
+    QuantizedNetwork,
+    choose,
+    correct,
+    fit_of,
+    solve,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from nets import learned, stripes
 from torch import nn
 
+from gossamer.constraints.base import Mask, constrain, held_value
+from gossamer.core.context import Run
 from gossamer.methods.share.soft import (
     Mixture,
     Prior,
@@ -23,8 +25,6 @@ from gossamer.methods.share.soft import (
     negative_log_prior,
     responsibilities,
 )
-from gossamer.network import Mask, constrain, held_value
-from gossamer.run import Run
 
 
 def mixture(dtype: torch.dtype = torch.float32) -> Mixture:

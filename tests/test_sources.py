@@ -9,13 +9,13 @@ import torch
 from conftest import USER_CODE
 from torch import nn
 
+from gossamer.cli.loading import Request, load_data, load_model
+from gossamer.core.context import Silent
+from gossamer.core.task import Task
 from gossamer.errors import BadInput, CorruptFile, MissingExtra
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.models import build, save_weights
-from gossamer.network.replay import structure_of
-from gossamer.run import Silent
-from gossamer.sources import Request, load_data, load_model
-from gossamer.task import Task
+from gossamer.modules.replay import structure_of
 
 
 @pytest.fixture

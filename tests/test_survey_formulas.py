@@ -8,24 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gossamer.methods.factorize.biclustered import Biclustered
-from gossamer.methods.factorize.chain import chain_macs, chain_params, dense_factor
-from gossamer.methods.factorize.channel import Channel
-from gossamer.methods.factorize.common import Factorize
-from gossamer.methods.factorize.cp import CP
-from gossamer.methods.factorize.monochromatic import Monochromatic
-from gossamer.methods.factorize.separable import Separable
-from gossamer.methods.factorize.spatial import Spatial
-from gossamer.methods.factorize.svd import SVD
-from gossamer.methods.factorize.tensor_train import TensorTrain
-from gossamer.methods.factorize.tucker import Tucker
-from gossamer.methods.reset.bottleneck import bottleneck
-from gossamer.methods.reset.flattened import flattened
-from gossamer.methods.reset.grouped import grouped
-from gossamer.methods.reset.separable import separable
-from gossamer.methods.reset.stack import one_by_n, three_by_three
+from gossamer.methods.lowrank._chain import chain_macs, chain_params, dense_factor
+from gossamer.methods.lowrank._common import Factorize
+from gossamer.methods.lowrank.biclustered import Biclustered
+from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank.cp import CP
+from gossamer.methods.lowrank.monochromatic import Monochromatic
+from gossamer.methods.lowrank.separable import Separable
+from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.svd import SVD
+from gossamer.methods.lowrank.tensor_train import TensorTrain
+from gossamer.methods.lowrank.tucker import Tucker
+from gossamer.methods.restructure.bottleneck import bottleneck
+from gossamer.methods.restructure.flattened import flattened
+from gossamer.methods.restructure.grouped import grouped
+from gossamer.methods.restructure.separable import separable
+from gossamer.methods.restructure.stack import one_by_n, three_by_three
 from gossamer.models import build
-from gossamer.network import layer_costs
+from gossamer.modules.cost import layer_costs
 
 N, C, D, SIDE = 64, 48, 5, 14
 

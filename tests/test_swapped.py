@@ -8,15 +8,15 @@ import torch
 from nets import task, tiny
 from torch import nn
 
-from gossamer.methods.factorize.cp import CP
-from gossamer.methods.factorize.svd import SVD
-from gossamer.methods.factorize.tucker import Tucker
-from gossamer.methods.reset.branches import Branches
-from gossamer.methods.reset.fire import FireModule
-from gossamer.methods.reset.fold import Fold
-from gossamer.network.outline import outline
-from gossamer.record import Edit, Swapped, to_json
-from gossamer.run import Run
+from gossamer.core.context import Run
+from gossamer.core.record import Edit, Swapped, to_json
+from gossamer.methods.lowrank.cp import CP
+from gossamer.methods.lowrank.svd import SVD
+from gossamer.methods.lowrank.tucker import Tucker
+from gossamer.methods.restructure.branches import Branches
+from gossamer.methods.restructure.fire import FireModule
+from gossamer.methods.restructure.fold import Fold
+from gossamer.modules.outline import outline
 
 
 class Side(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from train_toy import net, task
 
+from gossamer.core.task import check, cross_entropy, samples, scores, split
 from gossamer.errors import BadInput
-from gossamer.task import check, cross_entropy, samples, scores, split
 
 X, Y = torch.zeros(4, 2, 6, 6), torch.tensor([0, 1, 2, 3])
 NAN = X.clone().index_fill_(0, torch.tensor([2]), float("nan"))

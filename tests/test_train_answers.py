@@ -9,14 +9,14 @@ import pytest
 import torch
 from train_toy import batches, linear, run, task, training
 
-from gossamer.distillation.networks import foreign
+from gossamer.core.task import cross_entropy
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.jobs.teachers import foreign
 from gossamer.losses import kd_loss
-from gossamer.task import cross_entropy
 from gossamer.train import Distillation, fit
-from gossamer.train.answers import Answers, identity
-from gossamer.train.mixing import Mixed, Mixture, mixed, pasted
+from gossamer.train.mixup import Mixed, Mixture, mixed, pasted
 from gossamer.train.objective import Objective
+from gossamer.train.teacher_outputs import Answers, identity
 
 
 class Counting(torch.nn.Module):
@@ -130,7 +130,7 @@ def test_another_teacher_has_other_answers() -> None:
 
 
 def test_shards_are_written_when_they_are_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.train.answers.SHARD_ROWS", 8)
+    monkeypatch.setattr("gossamer.train.teacher_outputs.SHARD_ROWS", 8)
     answers, x = Answers(tmp_path), noise(20, 3)
     for part in torch.split(x, 6):
         answers((part,), lambda a: a)

@@ -11,11 +11,11 @@ from nets import tiny
 from torch import nn
 from train_toy import batches, linear, net, run, same, task, training
 
+from gossamer.core.task import cross_entropy
 from gossamer.errors import BadInput
 from gossamer.losses import multi_label_loss
-from gossamer.task import cross_entropy
 from gossamer.train import Distillation, fit, kd_loss, output_loss
-from gossamer.train.distill import soft_loss
+from gossamer.train.distillation import soft_loss
 
 
 def slow_kd(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from train_toy import Ending, Notes, Stop, batches, linear, net, run, same, task, training
 
+from gossamer.core.task import Task, cross_entropy
+from gossamer.methods._training import LEAST_STEPS
 from gossamer.methods.prune.gradual import Gradual
-from gossamer.methods.retrain import LEAST_STEPS
-from gossamer.task import Task, cross_entropy
 from gossamer.train import fit
-from gossamer.train.find import FACTORS, HIGHEST, Trial, chosen, trial_steps
-from gossamer.train.training import passes
+from gossamer.train.hyperparameters import passes
+from gossamer.train.rate_search import FACTORS, HIGHEST, Trial, chosen, trial_steps
 
 
 def trial(lr: float, error: float) -> Trial:

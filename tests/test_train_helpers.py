@@ -10,12 +10,12 @@ from nets import task as noise
 from torch import Tensor, nn
 from train_toy import net, run, task, training
 
+from gossamer.core.task import cross_entropy
 from gossamer.errors import BadInput, NoEffect
 from gossamer.models import build
 from gossamer.models.stochastic import StochasticBlock, StochasticResNet
-from gossamer.task import cross_entropy
 from gossamer.train import fit
-from gossamer.train.helpers import Heads, blocks_left_out, heads_of, helped, leave_out
+from gossamer.train.auxiliary import Heads, blocks_left_out, heads_of, helped, leave_out
 
 X = torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(0)).relu()
 

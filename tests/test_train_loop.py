@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from train_toy import Forbidden, Notes, batches, distance, linear, net, run, same, task, training
 
+from gossamer.core.task import Task, cross_entropy, top1_correct
 from gossamer.errors import BadInput
-from gossamer.task import Task, cross_entropy, top1_correct
 from gossamer.train import Fitted, fit
 from gossamer.train.batches import Placement, batches_of_epoch, takes_channels_last
+from gossamer.train.hyperparameters import evaluated_every, learning_rate, make_optimizer
 from gossamer.train.state import State, weights
-from gossamer.train.training import evaluated_every, learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "lr": 0.01}, {"precision": "bf16-mixed"}, {"ema": 0.5}])

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from train_toy import Notes, batches, distance, linear, net, run, same, task, training
 
+from gossamer.core.task import cross_entropy
 from gossamer.errors import Diverged
-from gossamer.task import cross_entropy
 from gossamer.train import Distillation, fit
 from gossamer.train.batches import Placement
 

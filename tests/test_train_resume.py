@@ -13,15 +13,15 @@ import torch
 from train_toy import Ending, Notes, Stop, checkpoint_every_step, net, run, same, task, training
 
 from gossamer.data.batches import Batches, Normalisation
-from gossamer.deploy.runner import torch_threads
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.methods.distill._student import regression, relative_hint_loss
 from gossamer.methods.distill.dkd import Decoupled
 from gossamer.methods.distill.self import Past
-from gossamer.methods.distill.student import regression, relative_hint_loss
+from gossamer.runtime.runners import torch_threads
 from gossamer.train import Distillation, Teach, Training, fit
-from gossamer.train.distill import described
-from gossamer.train.taps import projection, tapped
-from gossamer.train.training import OptimizerName
+from gossamer.train.distillation import described
+from gossamer.train.feature_hooks import projection, tapped
+from gossamer.train.hyperparameters import OptimizerName
 
 PLAN = training(ema=0.9, clip=1.0)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gossamer.errors import BadInput, NoEffect
-from gossamer.train.training import Training, learning_rate, make_optimizer
+from gossamer.train.hyperparameters import Training, learning_rate, make_optimizer
 
 CPU = torch.device("cpu")
 

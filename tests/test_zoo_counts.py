@@ -22,7 +22,7 @@ from gossamer.models.resnet import ResNet
 from gossamer.models.shufflenet import channel_shuffle
 from gossamer.models.squeezenet import Fire
 from gossamer.models.stochastic import StochasticBlock, StochasticResNet
-from gossamer.network import total_macs
+from gossamer.modules.cost import total_macs
 
 
 def count_macs(model: nn.Module, x: Tensor) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.run import Run, Silent
-from gossamer.task import Task
+from gossamer.core.context import Run, Silent
+from gossamer.core.task import Task
 from gossamer.train import Training
 
 

@@ -8,7 +8,7 @@ import sys
 import warnings
 
 from gossamer.cli.app import app
-from gossamer.cli.exits import INTERRUPTED
+from gossamer.cli.errors import INTERRUPTED
 from gossamer.cli.streams import open_streams, usable_stdout
 
 __all__ = ["app", "main"]

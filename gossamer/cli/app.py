@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
-from gossamer.cli import compress, deploy, distill, look, shelf, train
-from gossamer.cli.exits import Commands
+from gossamer.cli import (
+    analyze,
+    catalog,
+    compress,
+    deploy,
+    distill,
+    train,
+)
+from gossamer.cli.errors import Commands
 
 app = typer.Typer(
     cls=Commands,
@@ -35,5 +42,5 @@ def _options(
     pass
 
 
-for group in (compress, distill, look, train, deploy, shelf):
+for group in (compress, distill, analyze, train, deploy, catalog):
     group.register(app)

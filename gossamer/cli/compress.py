@@ -7,7 +7,7 @@ import typer
 
 from gossamer.cli.console import LOADING, Console
 from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
-from gossamer.cli.values import (
+from gossamer.cli.options import (
     AugmentOption,
     BatchOption,
     BatchSizeOption,
@@ -32,11 +32,11 @@ from gossamer.cli.values import (
     refuse_idle,
     refuse_idle_loading,
 )
+from gossamer.core.goal import GAINS, NO_BUDGET, Goal
 from gossamer.errors import BadInput
-from gossamer.goal import GAINS, NO_BUDGET, Goal
 
 if TYPE_CHECKING:
-    from gossamer.recipe import Recipe
+    from gossamer.jobs.recipe import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -111,10 +111,10 @@ def compress(
     console = Console(as_json=json, quiet=quiet)
 
     with console.progress.busy(LOADING):
-        from gossamer.job import compress as run_job
-        from gossamer.recipe import load
-        from gossamer.run import Run
-        from gossamer.sources import Request, load_data, load_model
+        from gossamer.cli.loading import Request, load_data, load_model
+        from gossamer.core.context import Run
+        from gossamer.jobs.compression import compress as run_job
+        from gossamer.jobs.recipe import load
 
         plan: Recipe | None = load(recipe) if recipe is not None else None
         if plan is not None and plan.training is not None and not plan.steps:

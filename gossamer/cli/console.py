@@ -15,9 +15,9 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gossamer.core.context import Progress as RunProgress
+from gossamer.core.context import Silent
 from gossamer.report.text import duration
-from gossamer.run import Progress as RunProgress
-from gossamer.run import Silent
 
 T = TypeVar("T")
 LATE = 2.0  # seconds; what is done sooner gets no bar

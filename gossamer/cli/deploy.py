@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gossamer.cli.console import LOADING, Console
-from gossamer.cli.exits import GOAL_MISSED
-from gossamer.cli.values import (
+from gossamer.cli.errors import GOAL_MISSED
+from gossamer.cli.options import (
     MODEL_HELP,
     BatchOption,
     JsonOption,
@@ -23,13 +23,13 @@ from gossamer.cli.values import (
     WeightsOption,
     refuse_idle,
 )
+from gossamer.core.goal import RUNTIMES
 from gossamer.errors import BadInput, unknown
-from gossamer.goal import RUNTIMES
 
 if TYPE_CHECKING:
+    from gossamer.cli.loading import Source
+    from gossamer.core.task import Task
     from gossamer.measure import Latency
-    from gossamer.sources import Source
-    from gossamer.task import Task
 
 
 def register(app: typer.Typer) -> None:
@@ -67,8 +67,8 @@ def export(
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
-        from gossamer.folder import make_place, writing
-        from gossamer.sources import Request, load_data, load_model
+        from gossamer.cli.loading import Request, load_data, load_model
+        from gossamer.core.folder import make_place, writing
 
         make_place(out)
         task = (
@@ -96,8 +96,11 @@ def export(
 
 def _float(source: "Source", task: "Task | None", path: Path, threads: int) -> list[tuple[str, str]]:
     """Export in float32 and compare, on the validation data or else on the example inputs."""
-    from gossamer.deploy import export_onnx, export_pt2, load_pt2, open_runner, verify
-    from gossamer.task import description
+    from gossamer.core.task import description
+    from gossamer.runtime.onnx_export import export_onnx
+    from gossamer.runtime.pt2.file import export_pt2, load_pt2
+    from gossamer.runtime.runners import open_runner
+    from gossamer.runtime.verification import verify
 
     if path.suffix == ".onnx":
         about = description(task) if task is not None else None
@@ -115,9 +118,10 @@ def _int8(
     source: "Source", task: "Task", path: Path, max_drop: float, threads: int, console: Console
 ) -> tuple[bool, list[tuple[str, str]]]:
     """Climb the int8 ladder as far as the budget needs."""
-    from gossamer.deploy import open_runner, quantize_ladder
+    from gossamer.core.context import Run
     from gossamer.measure import accuracy, whole_samples
-    from gossamer.run import Run
+    from gossamer.ptq.fallback import quantize_ladder
+    from gossamer.runtime.runners import open_runner
 
     before = accuracy(open_runner("torch", source.model, threads=threads), task)
     with tempfile.TemporaryDirectory() as work:
@@ -156,9 +160,9 @@ def bench(
     """
     if data is not None:
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
-    from gossamer.cli.opening import check_argument, open_model, with_batch
+    from gossamer.cli.loading import Request, load_data
+    from gossamer.cli.runners import check_argument, open_model, with_batch
     from gossamer.measure import latency
-    from gossamer.sources import Request, load_data
 
     console = Console(as_json=json, quiet=quiet)
     task = load_data(data, model=models[0], progress=console.progress) if data is not None else None

@@ -7,7 +7,7 @@ import typer
 
 from gossamer.cli.console import LOADING, Console
 from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
-from gossamer.cli.values import (
+from gossamer.cli.options import (
     MODEL_HELP,
     AugmentOption,
     BatchOption,
@@ -31,13 +31,13 @@ from gossamer.cli.values import (
     refuse_idle,
     refuse_idle_loading,
 )
+from gossamer.core.goal import GAINS, NO_BUDGET, Goal
 from gossamer.errors import BadInput
-from gossamer.goal import GAINS, NO_BUDGET, Goal
 
 if TYPE_CHECKING:
-    from gossamer.methods.base import Method
-    from gossamer.sources import Source
-    from gossamer.task import Task
+    from gossamer.cli.loading import Source
+    from gossamer.core.task import Task
+    from gossamer.methods._base import Method
 
 AUTO = "auto"
 
@@ -128,10 +128,10 @@ def distill(
     chosen = _method(method, option or [], epochs=epochs, lr=lr)
 
     with console.progress.busy(LOADING):
-        from gossamer.distillation import distill as run_job
-        from gossamer.folder import make_folder
-        from gossamer.run import Run
-        from gossamer.sources import load_data
+        from gossamer.cli.loading import load_data
+        from gossamer.core.context import Run
+        from gossamer.core.folder import make_folder
+        from gossamer.jobs.distillation import distill as run_job
 
     if cache is not None:
         make_folder(cache)
@@ -164,7 +164,7 @@ def _goal(student: str, limits: dict[str, Any], **conditions: Any) -> Goal:
 
 def _teacher(text: str, task: "Task", seed: int) -> Any:
     """A network, with weights of its own where `NAME=FILE` says so; or a path that answers like one."""
-    from gossamer.distillation.networks import foreign
+    from gossamer.jobs.teachers import foreign
 
     found = foreign(Path(text))
     name, _, file = text.partition("=")
@@ -173,7 +173,7 @@ def _teacher(text: str, task: "Task", seed: int) -> Any:
 
 def _source(text: str, task: "Task", seed: int, *, weights: Path | None = None, fresh: bool = False) -> "Source":
     """The network of a model argument. fresh: untrained, where no file has its weights."""
-    from gossamer.sources import Request, load_model
+    from gossamer.cli.loading import Request, load_model
 
     random = fresh and weights is None and not Path(text).exists()
     return load_model(Request(model=text, task=task, weights=weights, random=random, seed=seed))
@@ -181,7 +181,7 @@ def _source(text: str, task: "Task", seed: int, *, weights: Path | None = None, 
 
 def _method(name: str, options: list[str], **given: Any) -> "Method":
     """The method with its options, checked as a recipe's step is."""
-    from gossamer.recipe import read_step, read_yaml
+    from gossamer.jobs.recipe import read_step, read_yaml
 
     values = {key: value for key, value in given.items() if value is not None}
     for text in options:

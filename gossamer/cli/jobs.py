@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from gossamer.cli.console import Console
-from gossamer.cli.exits import GOAL_MISSED, Stopped
+from gossamer.cli.errors import GOAL_MISSED, Stopped
 
 if TYPE_CHECKING:
-    from gossamer.job import Artifact
+    from gossamer.jobs.compression import Artifact
 
 
 def command_line() -> str:

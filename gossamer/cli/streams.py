@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TextIO
 
-from gossamer.cli.exits import BAD_INPUT
+from gossamer.cli.errors import BAD_INPUT
 
 
 class Messages(io.TextIOWrapper):

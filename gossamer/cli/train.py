@@ -9,7 +9,7 @@ import typer
 
 from gossamer.cli.console import LOADING, Console
 from gossamer.cli.jobs import resumable
-from gossamer.cli.values import (
+from gossamer.cli.options import (
     MODEL_HELP,
     AugmentOption,
     BatchSizeOption,
@@ -32,10 +32,10 @@ from gossamer.errors import BadInput, unknown
 if TYPE_CHECKING:
     from torch import nn
 
-    from gossamer.recipe import Recipe
-    from gossamer.record import Record
-    from gossamer.run import Run
-    from gossamer.task import Task
+    from gossamer.core.context import Run
+    from gossamer.core.record import Record
+    from gossamer.core.task import Task
+    from gossamer.jobs.recipe import Recipe
     from gossamer.train import Training
 
 SPLITS = ("validation", "test")
@@ -76,7 +76,7 @@ def train(
 
     Stopped or killed, the same command continues.
     """
-    from gossamer.recipe import load
+    from gossamer.jobs.recipe import load
 
     plan = load(recipe) if recipe is not None else None
     if plan is not None and plan.training is None:
@@ -95,9 +95,9 @@ def train(
         raise BadInput(f"--out {target}: trained weights are written as .safetensors")
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
-        from gossamer.folder import lock_folder, make_place
-        from gossamer.run import Run
-        from gossamer.sources import Request, load_data, load_model
+        from gossamer.cli.loading import Request, load_data, load_model
+        from gossamer.core.context import Run
+        from gossamer.core.folder import lock_folder, make_place
 
         training = _training(plan, epochs, lr)
     make_place(target)
@@ -125,10 +125,10 @@ def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "T
 
 def _train(model: "nn.Module", task: "Task", training: "Training", run: "Run", target: Path, name: str) -> "Record":
     """Train, measure on test, and write the weights with a note of what network they are for."""
-    from gossamer.folder import writing
+    from gossamer.core.folder import writing
+    from gossamer.core.task import check
     from gossamer.measure import accuracy, top1_record
     from gossamer.models import save_weights
-    from gossamer.task import check
     from gossamer.train import fit
 
     check(task, model)
@@ -143,9 +143,9 @@ def _train(model: "nn.Module", task: "Task", training: "Training", run: "Run", t
 
 
 def _note(model: str, task: "Task", top1: float) -> dict[str, str]:
-    """The header of the file of weights, from which `gossamer.sources` makes the network again."""
-    from gossamer.sources import PREPROCESSING
-    from gossamer.task import description
+    """The header of the file of weights, from which `gossamer.cli.loading` makes the network again."""
+    from gossamer.cli.loading import PREPROCESSING
+    from gossamer.core.task import description
 
     note = {"model": model, "data": task.name, "top1": f"{top1:.2f}", "classes": str(len(task.classes))}
     if task.example_inputs[0].ndim == 4:
@@ -174,9 +174,9 @@ def evaluate(
         raise unknown("split", split, SPLITS)
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
-        from gossamer.cli.opening import open_model
+        from gossamer.cli.loading import Request, load_data
+        from gossamer.cli.runners import open_model
         from gossamer.measure import accuracy, calibration, top1_record
-        from gossamer.sources import Request, load_data
 
         task = load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
         request = Request(model=model, task=task, weights=weights, random=random, seed=seed)

@@ -5,9 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gossamer.data.batches import BATCH, Augmentation, Batches, Images, Normalisation, largest_batch
+from gossamer.core.task import BYTE_RANGE, Preprocessing, Task
+from gossamer.data.batches import (
+    BATCH,
+    Augmentation,
+    Batches,
+    Images,
+    Normalisation,
+    largest_batch,
+)
 from gossamer.errors import BadInput
-from gossamer.task import BYTE_RANGE, Preprocessing, Task
 
 # The splits of a data set never depend on the seed of a training: what one job trains on, no job validates on.
 SPLIT_SEED = 0

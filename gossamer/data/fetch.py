@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
+from gossamer.core.context import Progress, Silent
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.run import Progress, Silent
 
 TRIES = 3
 TIMEOUT_S = 30

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gossamer.core.task import Preprocessing, Task
 from gossamer.data import images
 from gossamer.data.arrays import Split, cut, make_task
 from gossamer.data.batches import Augmentation, Normalisation
 from gossamer.data.images import ImageFiles
 from gossamer.errors import BadInput
-from gossamer.task import Preprocessing, Task
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}

@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageColor
 from torch import Tensor
 
+from gossamer.core.task import BYTE_RANGE, Preprocessing
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.task import BYTE_RANGE, Preprocessing
 
 T = TypeVar("T")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, OverflowError, Image.DecompressionBombError)

@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
+from gossamer.core.context import Progress
+from gossamer.core.task import Preprocessing, Task
 from gossamer.data.arrays import make_task
 from gossamer.data.catalog import DATASETS, DataSet, File
 from gossamer.data.fetch import fetch
 from gossamer.data.folder import folder_task
 from gossamer.data.formats import Published
 from gossamer.errors import BadInput, CorruptFile, unknown
-from gossamer.run import Progress
-from gossamer.task import Preprocessing, Task
 
 # Where Debian's packages of data sets put them.
 SYSTEM_FOLDER = Path("/usr/share/datasets")

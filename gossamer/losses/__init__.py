@@ -19,6 +19,7 @@ from gossamer.losses.features import (
     statistics_loss,
     total_variation,
 )
+from gossamer.losses.langevin import langevin_step
 from gossamer.losses.logits import (
     decoupled_kl,
     dist_loss,
@@ -29,12 +30,11 @@ from gossamer.losses.logits import (
     mutual_loss,
     standardized,
 )
-from gossamer.losses.made import munge
 from gossamer.losses.neurons import discrimination, keep_probabilities, redundancy, select_neurons, selection_energy
 from gossamer.losses.outputs import gaussian_loss, output_loss
-from gossamer.losses.posterior import langevin_step
 from gossamer.losses.relations import contrastive_loss, rkd_angle_loss, rkd_distance_loss
 from gossamer.losses.specialists import combined_opinion, dustbin
+from gossamer.losses.synthetic import munge
 
 __all__ = [
     "attention_loss",

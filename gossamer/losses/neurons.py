@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import BadInput
-from gossamer.losses.wide import wide
+from gossamer.losses.precision import wide
 
 COOLING = (1.0, 0.5, 0.25, 0.125)
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gossamer.core.outputs import plain
 from gossamer.errors import BadInput
-from gossamer.losses.wide import same_shape, wide
-from gossamer.outputs import plain
+from gossamer.losses.precision import same_shape, wide
 
 
 def output_loss(student: Any, teacher: Any) -> Tensor:

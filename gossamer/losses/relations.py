@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gossamer.errors import BadInput
-from gossamer.losses.wide import same_shape, wide
+from gossamer.losses.precision import same_shape, wide
 
 
 @wide

@@ -1,9 +1,17 @@
 """Measuring: latency on each runtime, accuracy with intervals, peak memory."""
 
-from gossamer.measure.accuracy import Drop, accuracy, mcnemar, paired_drop, top1_record, whole_samples, wilson
+from gossamer.core.runner import Runner
+from gossamer.measure.accuracy import (
+    Drop,
+    accuracy,
+    mcnemar,
+    paired_drop,
+    top1_record,
+    whole_samples,
+    wilson,
+)
 from gossamer.measure.latency import Latency, latency
 from gossamer.measure.memory import peak_memory
-from gossamer.measure.runner import Runner
 
 __all__ = [
     "Drop",

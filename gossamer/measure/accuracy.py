@@ -8,9 +8,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from gossamer.core.record import Record
+from gossamer.core.task import count, scores
 from gossamer.errors import BadInput
-from gossamer.record import Record
-from gossamer.task import count, scores
 
 RESAMPLES = 2000
 FEW = 10  # samples that a budget is worth: of fewer, a part of one matters

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from gossamer.core.task import Model, split
 from gossamer.errors import BadInput
-from gossamer.task import Model, split
 
 # Temperatures are looked for between these.
 COLDEST, HOTTEST = 0.01, 100.0

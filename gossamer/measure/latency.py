@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from gossamer.core.record import Record
+from gossamer.core.runner import Runner
 from gossamer.errors import BadInput
-from gossamer.measure.runner import Runner
-from gossamer.record import Record
 
 WIDE = 0.25  # of the median
 

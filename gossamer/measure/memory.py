@@ -1,4 +1,8 @@
-"""How much memory a piece of work needs at its peak."""
+"""How much memory a piece of work needs at its peak.
+
+A network is measured in a fresh process, which runs this file: what an allocator kept from earlier work is used again
+without being seen. The fresh process answers with one number on its standard output.
+"""
 
 import json
 import subprocess
@@ -7,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gossamer.errors import GossamerError
+from gossamer.runtime.pt2.file import load_pt2
+from gossamer.runtime.runners import import_openvino, open_checked, open_runner
 
 STATUS = Path("/proc/self/status")
-CHILD = "from gossamer.deploy.memory import main; main()"
+RUNS = 3
 
 
 def peak_memory(
@@ -34,7 +41,8 @@ def peak_memory(
         "precision": precision,
         "inputs": [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in inputs],
     }
-    command = [sys.executable, "-c", CHILD, json.dumps(job)]
+    # runpy warns because the package has imported this module already; nothing here depends on which copy runs.
+    command = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", __name__, json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -68,3 +76,30 @@ def _lifetime_peak() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _measure(job: str) -> int:
+    """Bytes by which this process grows while it opens a network and runs it; job: as `peak_memory` writes it."""
+    what = json.loads(job)
+    shapes = [(shape, getattr(torch, dtype)) for shape, dtype in what["inputs"]]
+    if what["runtime"] == "openvino":
+        import_openvino()  # loaded before: the library is not the network
+    else:
+        import onnxruntime  # noqa: F401
+
+    def work() -> None:
+        path = Path(what["path"])
+        conditions = {"threads": what["threads"], "precision": what["precision"]}
+        if path.suffix == ".pt2":
+            runner = open_runner(what["runtime"], load_pt2(path), **conditions)
+        else:
+            runner = open_checked(what["runtime"], path, **conditions)
+        prepared = runner.prepare(tuple(torch.zeros(shape, dtype=dtype) for shape, dtype in shapes))
+        for _ in range(RUNS):
+            runner.raw(prepared)
+
+    return peak_growth(work)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{_measure(sys.argv[1])}\n")

@@ -1,23 +1,11 @@
-"""Methods: one file each, found by their path."""
+"""Every method of the survey and beyond, one file each: `gossamer.methods.prune.Magnitude(sparsity=0.5)`.
 
-import importlib
-import pkgutil
-from functools import cache
-from inspect import isabstract
+A method is a frozen value of hyper-parameters. The folders are the schemes: `prune`, `share`, `quantize`, `lowrank`,
+`restructure`, `distill`. Files whose names begin with an underscore are what several methods share.
+"""
 
-from gossamer.methods.base import Method
+from gossamer.methods import distill, lowrank, prune, quantize, restructure, share
+from gossamer.methods._base import Method
+from gossamer.methods._catalogue import catalogue
 
-
-@cache
-def catalogue() -> dict[str, type[Method]]:
-    """Every method by its name in a recipe, which is its file's path: `prune.channels`."""
-    found: dict[str, type[Method]] = {}
-    for module in pkgutil.walk_packages(__path__, prefix=f"{__name__}."):
-        if module.ispkg:
-            continue
-        namespace = vars(importlib.import_module(module.name))
-        for value in namespace.values():
-            method = isinstance(value, type) and issubclass(value, Method) and not isabstract(value)
-            if method and value.__module__ == module.name:
-                found[value.name()] = value
-    return dict(sorted(found.items()))
+__all__ = ["Method", "catalogue", "distill", "lowrank", "prune", "quantize", "restructure", "share"]

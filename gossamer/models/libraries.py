@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gossamer.core.task import Preprocessing
 from gossamer.errors import BadInput, MissingExtra, own_error, require, unknown
-from gossamer.task import Preprocessing
 
 LIBRARIES = ("timm", "torchvision")
 USUAL_CROP = 0.875  # timm's own, where a configuration names none

@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from gossamer.core.record import write_bytes
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.models.head import with_own_head
-from gossamer.network.replay import restore
-from gossamer.network.structure import Structure
-from gossamer.record import write_bytes
+from gossamer.modules.replay import restore
+from gossamer.modules.structure import Structure
 
 STRUCTURE = "gossamer.structure"
 WRAPPERS = ("state_dict", "model_state_dict", "model")

@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import nn
 
+from gossamer.core.task import Task
 from gossamer.errors import BadInput, unknown
 from gossamer.models.alexnet import AlexNet, AlexNetOneTower
 from gossamer.models.densenet import DenseNet, densenet_cifar
@@ -24,7 +25,6 @@ from gossamer.models.squeezenet import SqueezeNet
 from gossamer.models.stochastic import StochasticResNet
 from gossamer.models.vgg import VGG16Small
 from gossamer.models.vgg_imagenet import VGG
-from gossamer.task import Task
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from gossamer.record import JobDocument, LayerCost
+from gossamer.core.record import JobDocument, LayerCost
 from gossamer.report import text
 from gossamer.report.text import escape
 

@@ -11,13 +11,13 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from gossamer.record import JobDocument, write_text
+from gossamer.core.record import JobDocument, write_text
 from gossamer.report import sections, text
-from gossamer.report.learning import job_classes_section, job_curves_section
+from gossamer.report.curves import job_classes_section, job_curves_section
+from gossamer.report.distillation import teaching_sections
+from gossamer.report.file_bytes import bytes_section
 from gossamer.report.pareto import size_limit
-from gossamer.report.stored import bytes_section
-from gossamer.report.swaps import swaps_section
-from gossamer.report.teaching import teaching_sections
+from gossamer.report.replacements import swaps_section
 from gossamer.report.verdict import sentence, warnings
 from gossamer.report.weights import weights_section
 

@@ -4,9 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from gossamer.record import JobDocument, State
+from gossamer.core.record import JobDocument, State
 from gossamer.report import text
-from gossamer.report.plot import Frame, Point, axes, figure, line, mark, path
+from gossamer.report.plot import (
+    Frame,
+    Point,
+    axes,
+    figure,
+    line,
+    mark,
+    path,
+)
 from gossamer.report.table import AFTER, ORIGINAL, drop_record, measure
 from gossamer.report.text import escape
 

@@ -3,11 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gossamer.record import Edit, JobDocument, Record
+from gossamer.core.record import Edit, JobDocument, Record
 from gossamer.report import text
 from gossamer.report.layers import layer_tables
 from gossamer.report.pareto import pareto, size_limit, standing
-from gossamer.report.table import ORIGINAL, Cell, Row, measure, show, summary_rows
+from gossamer.report.table import (
+    ORIGINAL,
+    Cell,
+    Row,
+    measure,
+    show,
+    summary_rows,
+)
 from gossamer.report.text import escape
 from gossamer.report.verdict import parts
 

@@ -3,11 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from gossamer.core.record import write_text
 from gossamer.errors import BadInput
-from gossamer.record import write_text
 from gossamer.report import text
 from gossamer.report.page import shell
-from gossamer.report.plot import Frame, Point, axes, curve, figure, line
+from gossamer.report.plot import (
+    Frame,
+    Point,
+    axes,
+    curve,
+    figure,
+    line,
+)
 from gossamer.report.text import escape
 
 Sensitivity = tuple[str, float, float]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gossamer.record import JobDocument, Record
+from gossamer.core.record import JobDocument, Record
 from gossamer.report import text
 
 Verdict = Literal["better", "same", "worse", ""]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gossamer.record import JobDocument
+from gossamer.core.record import JobDocument
 from gossamer.report import text
 from gossamer.report.table import Row, drop_record, measure, summary_rows
 

@@ -2,11 +2,11 @@
 
 import math
 
-from gossamer.record import JobDocument, StoredRow
+from gossamer.core.record import JobDocument, StoredRow
 from gossamer.report import text
+from gossamer.report.file_bytes import is_small
 from gossamer.report.plot import Frame
 from gossamer.report.sections import section
-from gossamer.report.stored import is_small
 from gossamer.report.text import escape
 
 _HEIGHT = 132

@@ -9,24 +9,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.deploy.alone import costs_alone
+from gossamer.constraints.base import bake
+from gossamer.constraints.grid import PerTensor
+from gossamer.core.context import Progress, Run, Silent
+from gossamer.core.goal import Goal
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
-from gossamer.goal import Goal
-from gossamer.methods.base import Method
-from gossamer.methods.factorize.common import Factorize
+from gossamer.methods._base import Method
+from gossamer.methods.lowrank._common import Factorize
 from gossamer.methods.prune.channels import Channels
 from gossamer.methods.quantize.uniform import UniformQuantization
-from gossamer.methods.reset.blocks import RemoveBlocks
-from gossamer.network import bake
-from gossamer.network.blocks import removable
-from gossamer.network.grids import PerTensor
-from gossamer.run import Progress, Run, Silent
-from gossamer.search.journal import Journal
-from gossamer.search.price import Pricer
-from gossamer.search.rewrites import KINDS, taken
-from gossamer.search.shapes import apply_steps
-from gossamer.search.swaps import Found, Swap, compared, find_swaps, kind_of, reasons_to_leave, together
-from gossamer.task import Task
+from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.modules.blocks import removable
+from gossamer.ptq.isolated_layers import costs_alone
+from gossamer.search.axes import apply_steps
+from gossamer.search.checkpoint_store import Journal
+from gossamer.search.cost_model import Pricer
+from gossamer.search.network_rewrites import KINDS, taken
+from gossamer.search.replacements import (
+    Found,
+    Swap,
+    compared,
+    find_swaps,
+    kind_of,
+    reasons_to_leave,
+    together,
+)
 
 HELPS = 1.05  # times cheaper; less is nothing
 UNITS = {"time": "time", "size": "bytes", "params": "parameters", "macs": "multiply-adds"}

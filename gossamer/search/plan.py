@@ -9,20 +9,28 @@ from typing import Any
 
 from torch import nn
 
+from gossamer.core.context import Run
+from gossamer.core.record import Edit, State
+from gossamer.core.task import Loader, Task
 from gossamer.methods.distill.recover import Recover
-from gossamer.network.blocks import find_blocks
-from gossamer.record import Edit, State
-from gossamer.run import Run
-from gossamer.search.invariant import Invariant
-from gossamer.search.journal import Journal
-from gossamer.search.price import AIM, Pricer, Quote
-from gossamer.search.rewrites import rewrite_families
-from gossamer.search.shapes import Family, Steps, apply_steps, block_order, depth_family, roughly, width_family
-from gossamer.search.thrift import Thrift
-from gossamer.search.trials import Trials, left_alone
-from gossamer.task import Loader, Task
+from gossamer.modules.blocks import find_blocks
+from gossamer.search.axes import (
+    Family,
+    Steps,
+    apply_steps,
+    block_order,
+    depth_family,
+    roughly,
+    width_family,
+)
+from gossamer.search.checkpoint_store import Journal
+from gossamer.search.cost_model import AIM, Pricer, Quote
+from gossamer.search.failures import Trials, left_alone
+from gossamer.search.network_rewrites import rewrite_families
+from gossamer.search.output_invariant import Invariant
+from gossamer.search.replacement_search import Thrift
 from gossamer.train import fit, recalibrate
-from gossamer.train.alike import taught
+from gossamer.train.train_mode import taught
 
 QUOTES = 7  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width

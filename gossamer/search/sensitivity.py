@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import NoEffect
+from gossamer.graph.groups import find_channels
 from gossamer.measure import accuracy, paired_drop
 from gossamer.methods.prune.channels import Channels
-from gossamer.network import find_channels
-from gossamer.run import Run
-from gossamer.task import Task
 from gossamer.train import recalibrate
 
 SPARSITIES = (0.25, 0.5, 0.75)

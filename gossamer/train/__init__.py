@@ -1,11 +1,11 @@
 """Training: one readable loop, schedules, distillation, checkpoints."""
 
 from gossamer.losses import kd_loss, output_loss
-from gossamer.train.distill import Distillation, Teach
+from gossamer.train.distillation import Distillation, Teach
+from gossamer.train.hyperparameters import Training, learning_rate
 from gossamer.train.loop import AfterStep, Fitted, Step, fit
 from gossamer.train.recalibrate import recalibrate
 from gossamer.train.state import Epoch
-from gossamer.train.training import Training, learning_rate
 
 __all__ = [
     "AfterStep",

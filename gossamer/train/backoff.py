@@ -7,9 +7,9 @@ from typing import Any
 
 import safetensors.torch
 
+from gossamer.core.context import Run
+from gossamer.core.record import write_bytes
 from gossamer.errors import Diverged
-from gossamer.record import write_bytes
-from gossamer.run import Run
 from gossamer.train.state import Numbers, State
 
 LR_FACTOR = 0.3

@@ -13,8 +13,8 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gossamer.core.task import Loader, Task
 from gossamer.errors import BadInput
-from gossamer.task import Loader, Task
 
 
 def seed_everything(*place: int) -> int:

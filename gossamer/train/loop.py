@@ -11,10 +11,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gossamer.network.moments import device_of
-from gossamer.record import Curve
-from gossamer.run import Run
-from gossamer.task import Task, count
+from gossamer.calibration.moments import device_of
+from gossamer.core.context import Run
+from gossamer.core.record import Curve
+from gossamer.core.task import Task, count
+from gossamer.train.auxiliary import helped
 from gossamer.train.backoff import Exploded, back_off, check_loss, check_score, check_weights
 from gossamer.train.batches import (
     Placement,
@@ -24,13 +25,21 @@ from gossamer.train.batches import (
     takes_channels_last,
     weights_channels_last,
 )
-from gossamer.train.distill import Teach
-from gossamer.train.find import chosen, trial_steps, trials
-from gossamer.train.helpers import helped
+from gossamer.train.distillation import Teach
+from gossamer.train.hyperparameters import Training, evaluated_every, learning_rate, make_optimizer
 from gossamer.train.processes import in_processes, make_fabric
-from gossamer.train.state import Checkpoint, Epoch, Numbers, State, copied, fill, fingerprint, weights
+from gossamer.train.rate_search import chosen, trial_steps, trials
+from gossamer.train.state import (
+    Checkpoint,
+    Epoch,
+    Numbers,
+    State,
+    copied,
+    fill,
+    fingerprint,
+    weights,
+)
 from gossamer.train.steps import Stepper
-from gossamer.train.training import Training, evaluated_every, learning_rate, make_optimizer
 
 # The loss is looked at after the first step of an epoch and then every so many steps.
 CHECK_STEPS = 20

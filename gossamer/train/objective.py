@@ -8,10 +8,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from gossamer.core.task import Model, Task, cross_entropy, split
 from gossamer.errors import BadInput
-from gossamer.task import Model, Task, cross_entropy, split
-from gossamer.train.distill import Scheduled, Teach
-from gossamer.train.mixing import Mixture
+from gossamer.train.distillation import Scheduled, Teach
+from gossamer.train.mixup import Mixture
 
 
 class Objective:

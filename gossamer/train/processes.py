@@ -20,8 +20,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from gossamer import errors
-from gossamer.run import Progress, Run, Silent
-from gossamer.train.training import Training, computes_in_bfloat16
+from gossamer.core.context import Progress, Run, Silent
+from gossamer.train.hyperparameters import Training, computes_in_bfloat16
 
 FIRST_LOOK_SECONDS = 0.2
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gossamer.calibration.moments import evaluating, place
 from gossamer.errors import BadInput
-from gossamer.network.moments import evaluating, place
 
 
 @torch.no_grad()

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gossamer.core.record import write_bytes
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.record import write_bytes
-from gossamer.train.distill import Teach, described
-from gossamer.train.training import Training
+from gossamer.train.distillation import Teach, described
+from gossamer.train.hyperparameters import Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from gossamer.task import Task, scores
+from gossamer.core.task import Task, scores
 from gossamer.train.batches import Placement
-from gossamer.train.distill import Teach
+from gossamer.train.distillation import Teach
+from gossamer.train.hyperparameters import Training, set_rate
 from gossamer.train.objective import Objective
 from gossamer.train.state import State
-from gossamer.train.training import Training, set_rate
 
 
 class Stepper:

@@ -23,16 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gossamer.calibration.moments import evaluating, place
+from gossamer.core.context import Run
+from gossamer.core.task import Model, Task, split
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import gaussian_loss, langevin_step
-from gossamer.methods.distill.student import Student
-from gossamer.network.moments import evaluating, place
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Model, Task, split
+from gossamer.methods.distill._student import Student
+from gossamer.train.attached_modules import lent
 from gossamer.train.batches import batch_size, batches_of_epoch, own_randomness
-from gossamer.train.distill import Soft, soft_loss
-from gossamer.train.lend import lent
+from gossamer.train.distillation import Soft, soft_loss
 
 
 @dataclass

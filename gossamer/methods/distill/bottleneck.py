@@ -14,14 +14,14 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import nn
 
+from gossamer.constraints.base import refuse_constrained, weights_of
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.edits.swap import swap
 from gossamer.errors import NoEffect
-from gossamer.methods.distill.student import Student, regression
-from gossamer.network.constrain import refuse_constrained, weights_of
-from gossamer.network.names import layer_name
-from gossamer.network.swap import swap
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods.distill._student import Student, regression
 
 
 def thin(layer: nn.Linear, rank: int) -> nn.Sequential:

@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import statistics_loss, total_variation
-from gossamer.methods.distill.student import Samples, Student
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods.distill._student import Samples, Student
 from gossamer.train.batches import own_randomness, seed_everything
 
 

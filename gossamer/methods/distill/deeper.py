@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import evaluating, place
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, unknown
-from gossamer.methods.base import Method
-from gossamer.network.moments import evaluating, place
-from gossamer.network.swap import swap
-from gossamer.network.widen import difference
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._base import Method
+from gossamer.modules.widening import difference
 
 
 def identity_stage(mean_C: Tensor, variance_C: Tensor, *, images: bool) -> nn.Sequential:

@@ -15,11 +15,11 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.losses import dkd_loss
-from gossamer.methods.distill.student import Student
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods.distill._student import Student
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.losses import fsp_loss, fsp_matrix
-from gossamer.methods.distill.student import HintedStudent
-from gossamer.run import Run
-from gossamer.task import Task
-from gossamer.train.taps import projection
+from gossamer.methods.distill._student import HintedStudent
+from gossamer.train.feature_hooks import projection
 
 
 def relative_fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import gradient_attention_loss, input_gradient
-from gossamer.methods.distill.student import Student
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods.distill._student import Student
 from gossamer.train import Distillation
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gossamer.methods.distill.student import HintedStudent, relative_hint_loss
-from gossamer.run import Run
-from gossamer.task import Task
-from gossamer.train.taps import regressor
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.methods.distill._student import HintedStudent, relative_hint_loss
+from gossamer.train.feature_hooks import regressor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.losses import kd_loss, standardized
-from gossamer.methods.distill.student import Student
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods.distill._student import Student
 
 
 @dataclass(frozen=True, kw_only=True)

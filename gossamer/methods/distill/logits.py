@@ -15,10 +15,10 @@ from typing import Annotated
 
 from torch import nn
 
-from gossamer.methods.distill.student import Student, regression
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods.distill._student import Student, regression
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,12 +19,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task, split
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.losses.made import munge, nearest
-from gossamer.methods.distill.student import Samples, Student, labelled
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task, split
+from gossamer.losses.synthetic import munge, nearest
+from gossamer.methods.distill._student import Samples, Student, labelled
 from gossamer.train.batches import own_randomness, seed_everything
 
 

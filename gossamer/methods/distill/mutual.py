@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.methods.distill.student import Student, fresh
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
-from gossamer.train.distill import Soft, soft_loss
-from gossamer.train.lend import lent
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods.distill._student import Student, fresh
+from gossamer.train.attached_modules import lent
+from gossamer.train.distillation import Soft, soft_loss
 
 
 class Together(Soft):

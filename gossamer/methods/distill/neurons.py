@@ -19,14 +19,14 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import evaluating, place
+from gossamer.core.context import Run
+from gossamer.core.task import Task, split
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import select_neurons
-from gossamer.methods.distill.student import HintedStudent, pooled, relative_hint_loss
-from gossamer.network.moments import evaluating, place
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task, split
-from gossamer.train.taps import Taps
+from gossamer.methods.distill._student import HintedStudent, pooled, relative_hint_loss
+from gossamer.train.feature_hooks import Taps
 
 
 class Pooled(nn.Module):

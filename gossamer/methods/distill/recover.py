@@ -14,9 +14,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from gossamer.methods.retrain import Retrain
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.methods._training import Retrain
 from gossamer.train import Training, recalibrate
 
 

@@ -16,13 +16,13 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import rkd_angle_loss, rkd_distance_loss
-from gossamer.methods.distill.student import LayerStudent, pooled
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
-from gossamer.train.taps import samples, tapped
+from gossamer.methods.distill._student import LayerStudent, pooled
+from gossamer.train.feature_hooks import samples, tapped
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.distill.student import Student
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods.distill._student import Student
 from gossamer.train import Step
-from gossamer.train.distill import Soft, soft_loss
-from gossamer.train.lend import lent
+from gossamer.train.attached_modules import lent
+from gossamer.train.distillation import Soft, soft_loss
 
 
 class Past(Soft):

@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import evaluating, place
+from gossamer.core.context import Run
+from gossamer.core.task import Loader, Model, Task, split
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses.specialists import combined_opinion, dustbin, in_group
-from gossamer.methods.distill.student import Student
-from gossamer.network.moments import evaluating, place
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Loader, Model, Task, split
+from gossamer.methods.distill._student import Student
 
 
 class Team(nn.Module):

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import evaluating
+from gossamer.constraints.base import constraints, released
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.measure import calibration
-from gossamer.methods.base import Method
-from gossamer.network.constrain import constraints, released
-from gossamer.network.moments import evaluating
-from gossamer.network.names import layer_name
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._base import Method
 
 
 def last_layer(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:

@@ -18,13 +18,13 @@ from typing import Annotated, ClassVar
 
 from torch import nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.base import Method
-from gossamer.network.channels import find_channels
-from gossamer.network.widen import widen
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.graph.groups import find_channels
+from gossamer.methods._base import Method
+from gossamer.modules.widening import widen
 
 
 @dataclass(frozen=True, kw_only=True)

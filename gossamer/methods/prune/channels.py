@@ -24,19 +24,19 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import Layer
+from gossamer.calibration.weight_reconstruction import layers_of, refit
+from gossamer.core.context import Run
+from gossamer.core.task import Task, loss_of
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect, unknown
-from gossamer.methods.base import Method
-from gossamer.methods.prune.criteria import Criterion, element_scores
-from gossamer.network.channels import Channels as FoundChannels
-from gossamer.network.channels import Group, find_channels
-from gossamer.network.moments import Layer
-from gossamer.network.proof import listed
-from gossamer.network.refit import layers_of, refit
-from gossamer.network.shrink import Pruned, shrink
-from gossamer.network.trace import trace
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task, loss_of
+from gossamer.graph.groups import Channels as FoundChannels
+from gossamer.graph.groups import Group, find_channels
+from gossamer.graph.proof import listed
+from gossamer.graph.pruner import Pruned, shrink
+from gossamer.graph.tracer import trace
+from gossamer.methods._base import Method
+from gossamer.methods.prune._criteria import Criterion, element_scores
 from gossamer.train.batches import Replayed
 
 

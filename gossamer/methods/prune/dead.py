@@ -15,13 +15,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from gossamer.constraints.base import Mask, bake, constrain, constraints
+from gossamer.core.context import Run
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
-from gossamer.methods.base import Method
-from gossamer.network import Mask, bake, constrain, constraints
-from gossamer.network.dead import remove_dead
-from gossamer.network.edit import take
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.graph.slicing import take
+from gossamer.methods._base import Method
+from gossamer.modules.dead_units import remove_dead
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,12 @@ from typing import Annotated, ClassVar
 import torch
 from torch import nn
 
-from gossamer.methods.prune.masks import (
+from gossamer.constraints.base import Mask, constrain
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods._training import Retrain
+from gossamer.methods.prune._masks import (
     Schedule,
     Scope,
     held_weights,
@@ -26,11 +31,6 @@ from gossamer.methods.prune.masks import (
     scores_of,
     zeros,
 )
-from gossamer.methods.retrain import Retrain
-from gossamer.network import Mask, constrain
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
 from gossamer.train import Step
 
 

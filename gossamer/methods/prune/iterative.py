@@ -22,14 +22,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from gossamer.constraints.base import Mask, constrain, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput, unknown
-from gossamer.methods.prune.masks import Scope, held_weights, moving, note_edits, scoped_masks, scores_of
-from gossamer.methods.retrain import Retrain
-from gossamer.network import Mask, constrain, held_value, weights_of
-from gossamer.network.names import layer_name
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._training import Retrain
+from gossamer.methods.prune._masks import (
+    Scope,
+    held_weights,
+    moving,
+    note_edits,
+    scoped_masks,
+    scores_of,
+)
 
 
 def quality_mask(weight: Tensor, quality: float) -> Tensor:

@@ -17,16 +17,16 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import call_order, input_moments
+from gossamer.constraints.base import Mask, constrain, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.edits.assign import with_values
 from gossamer.errors import BadInput
-from gossamer.methods.base import Method
-from gossamer.methods.prune.masks import note_edits
-from gossamer.network.constrain import Mask, constrain, held_value, weights_of
-from gossamer.network.moments import call_order, input_moments
-from gossamer.network.names import layer_name
-from gossamer.network.values import with_values
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._base import Method
+from gossamer.methods.prune._masks import note_edits
 
 Solver = Literal["auto", "exact", "one_shot"]
 # O * D^3 up to which "auto" is exact, and up to which it solves least squares after one pass: seconds on one core.

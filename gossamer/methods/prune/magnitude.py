@@ -17,12 +17,20 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.methods.base import Method
-from gossamer.methods.prune.masks import Scope, held_weights, hold, layer_masks, scoped_masks, scores_of, sparsity_of
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._base import Method
+from gossamer.methods.prune._masks import (
+    Scope,
+    held_weights,
+    hold,
+    layer_masks,
+    scoped_masks,
+    scores_of,
+    sparsity_of,
+)
 
 
 def magnitude_masks(weights: Mapping[str, Tensor], sparsity: float, scope: Scope = "layer") -> dict[str, Tensor]:

@@ -17,15 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gossamer.constraints.base import bake, refuse_constrained, weights_of
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import NoEffect
-from gossamer.methods.base import Method
-from gossamer.network import bake, weights_of
-from gossamer.network.constrain import refuse_constrained
-from gossamer.network.dead import Neurons, find_neurons, remove_dead
-from gossamer.network.names import layer_name
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._base import Method
+from gossamer.modules.dead_units import Neurons, find_neurons, remove_dead
 
 BINS = 50  # of the histogram whose mode is the end
 

@@ -17,12 +17,19 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.prune.masks import Schedule, held_weights, moving, note_edits, scoped_masks, zeros
-from gossamer.methods.retrain import Retrain
-from gossamer.network import Constraint, Mask, constrain, settle
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.constraints.base import Constraint, Mask, constrain, settle
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods._training import Retrain
+from gossamer.methods.prune._masks import (
+    Schedule,
+    held_weights,
+    moving,
+    note_edits,
+    scoped_masks,
+    zeros,
+)
 from gossamer.train import Step
 
 

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
+from gossamer.constraints.base import bake, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.base import Method
-from gossamer.methods.prune.masks import hold
-from gossamer.network import bake, held_value, weights_of
-from gossamer.network.names import layer_name
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._base import Method
+from gossamer.methods.prune._masks import hold
 
 
 def n_of_m_mask(scores_OI: Tensor, n: int, m: int) -> Tensor:

@@ -16,15 +16,15 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
+from gossamer.calibration.curvature import Curvature, diagonal
+from gossamer.constraints.base import Mask, constrain
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task, loss_of
+from gossamer.core.validation import Range
 from gossamer.errors import NoEffect
-from gossamer.methods.base import Method
-from gossamer.methods.prune.masks import held_weights, joint_masks, note_edits
-from gossamer.network.constrain import Mask, constrain
-from gossamer.network.curvature import Curvature, diagonal
-from gossamer.network.names import layer_name
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task, loss_of
+from gossamer.methods._base import Method
+from gossamer.methods.prune._masks import held_weights, joint_masks, note_edits
 
 
 def saliency(weight: Tensor, second: Tensor) -> Tensor:

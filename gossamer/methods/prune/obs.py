@@ -18,16 +18,16 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gossamer.calibration.curvature import gauss_newton_rows
+from gossamer.constraints.base import Mask, constrain, held_value
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task, loss_of, split
+from gossamer.core.validation import Range
+from gossamer.edits.assign import with_values
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.base import Method
-from gossamer.methods.prune.masks import held_weights, note_edits
-from gossamer.network.constrain import Mask, constrain, held_value
-from gossamer.network.curvature import gauss_newton_rows
-from gossamer.network.names import layer_name
-from gossamer.network.values import with_values
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task, loss_of, split
+from gossamer.methods._base import Method
+from gossamer.methods.prune._masks import held_weights, note_edits
 
 # Beyond this many weights the matrix takes more than 0.5 GB, and dropping most of them hours.
 MOST_WEIGHTS = 8192

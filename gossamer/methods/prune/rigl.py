@@ -18,12 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gossamer.methods.prune.masks import Scope, held_weights, moving, note_edits, scoped_masks, smallest_mask
-from gossamer.methods.retrain import Retrain
-from gossamer.network import Constraint, Mask, constrain, settle
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.constraints.base import Constraint, Mask, constrain, settle
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods._training import Retrain
+from gossamer.methods.prune._masks import (
+    Scope,
+    held_weights,
+    moving,
+    note_edits,
+    scoped_masks,
+    smallest_mask,
+)
 from gossamer.train import Step
 
 

@@ -16,13 +16,13 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
-from gossamer.methods.base import Method
-from gossamer.methods.prune.masks import held_weights, hold, joint_masks
-from gossamer.network import bake
-from gossamer.network.curvature import summed_gradients
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.calibration.curvature import summed_gradients
+from gossamer.constraints.base import bake
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods._base import Method
+from gossamer.methods.prune._masks import held_weights, hold, joint_masks
 from gossamer.train.batches import batches_of_epoch, own_randomness
 
 

@@ -17,13 +17,13 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gossamer.constraints.base import bake
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.methods.base import Method
-from gossamer.methods.prune.masks import held_weights, hold, joint_masks
-from gossamer.network import bake
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._base import Method
+from gossamer.methods.prune._masks import held_weights, hold, joint_masks
 
 
 @torch.no_grad()

@@ -17,9 +17,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.base import Method
-from gossamer.network.constrain import Grid, constrain, held_value, weights_of
-from gossamer.network.grids import (
+from gossamer.calibration.moments import call_order, moments
+from gossamer.constraints.base import Grid, constrain, held_value, weights_of
+from gossamer.constraints.grid import (
     Granularity,
     PerChannel,
     bits_by_layer,
@@ -29,12 +29,12 @@ from gossamer.network.grids import (
     mse_scales,
     rows,
 )
-from gossamer.network.moments import call_order, moments
-from gossamer.network.names import layer_name
-from gossamer.network.values import with_values
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.edits.assign import with_values
+from gossamer.methods._base import Method
 
 PENALTY = 3.0  # of a weight that is halfway, beside a reconstruction error in units of rounding noise
 WARM_UP = 0.2  # share of the iterations without the penalty

@@ -18,12 +18,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from gossamer.constraints.base import Constraint, Grid, constrain, weights_of
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.methods.retrain import Trained
-from gossamer.network.constrain import Constraint, Grid, constrain, weights_of
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._training import Trained
 from gossamer.train import fit
 
 Rounding = Literal["stochastic", "nearest"]

@@ -16,13 +16,21 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.retrain import Retrain
-from gossamer.network.constrain import Grid, constrain, held_value, weights_of
-from gossamer.network.grids import Granularity, PerTensor, bits_by_layer, grid_dim, grid_scale, largest_code, rows
-from gossamer.network.names import layer_name
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.constraints.base import Grid, constrain, held_value, weights_of
+from gossamer.constraints.grid import (
+    Granularity,
+    PerTensor,
+    bits_by_layer,
+    grid_dim,
+    grid_scale,
+    largest_code,
+    rows,
+)
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods._training import Retrain
 
 
 def first_scales(rows_SN: Tensor, high: int) -> Tensor:

@@ -23,16 +23,25 @@ from typing import Annotated, ClassVar
 import torch
 from torch import nn
 
-from gossamer.deploy.gsr import fold_batch_norm, save
+from gossamer.compact.batch_norm import fold_batch_norm
+from gossamer.compact.writing import save
+from gossamer.constraints.base import (
+    Grid,
+    bake,
+    constrain,
+    constraints,
+    held_value,
+    settle,
+    weights_of,
+)
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.methods.retrain import Retrain
-from gossamer.network import dense_bytes
-from gossamer.network.constrain import Grid, bake, constrain, constraints, held_value, settle, weights_of
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.methods._training import Retrain
+from gossamer.modules.cost import dense_bytes
 from gossamer.train import Training
-from gossamer.train.rate import Rate, RateGrid
+from gossamer.train.length_price import Rate, RateGrid
 
 VECTOR_BITS = 8
 WORTH = 6.0  # bits that a weight is thought to save when it becomes zero

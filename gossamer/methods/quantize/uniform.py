@@ -14,10 +14,8 @@ from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput
-from gossamer.methods.base import Method
-from gossamer.network.constrain import Grid, constrain, held_value, weights_of
-from gossamer.network.grids import (
+from gossamer.constraints.base import Grid, constrain, held_value, weights_of
+from gossamer.constraints.grid import (
     Granularity,
     PerChannel,
     bits_by_layer,
@@ -28,10 +26,12 @@ from gossamer.network.grids import (
     mse_scales,
     rows,
 )
-from gossamer.network.names import layer_name
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.errors import BadInput
+from gossamer.methods._base import Method
 
 SCALES = {"max": max_scales, "mse": mse_scales}
 

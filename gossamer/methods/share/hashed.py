@@ -17,14 +17,13 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.base import Method
-from gossamer.methods.share.decoded import Decoded
-from gossamer.network import constrain, held_value, weights_of
-from gossamer.network.constrain import take
-from gossamer.network.made import Made, Rule, hashed_places
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.constraints.base import constrain, held_value, take, weights_of
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.gsr.format.generated import Made, Rule, hashed_places
+from gossamer.methods._base import Method
+from gossamer.methods.share._decoded import Decoded
 
 
 def layer_seed(seed: int, name: str) -> int:

@@ -16,14 +16,14 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.methods.base import Method
-from gossamer.methods.share.clusters import Start, lloyd, optimal_centers, start_centers
-from gossamer.methods.share.decoded import Books, groups, shared_values
-from gossamer.methods.share.importance import Importance, importance_of
-from gossamer.network import Codebook, constrain, held_value, weights_of
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.constraints.base import Codebook, constrain, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods._base import Method
+from gossamer.methods.share._clusters import Start, lloyd, optimal_centers, start_centers
+from gossamer.methods.share._decoded import Books, groups, shared_values
+from gossamer.methods.share._importance import Importance, importance_of
 
 Gradient = Literal["mean", "sum"]
 

@@ -17,10 +17,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gossamer.methods.share.clusters import cluster_vectors
-from gossamer.methods.share.decoded import Product, ShareVectors, blocks_of
-from gossamer.network.made import rows_of
-from gossamer.ranges import Range
+from gossamer.core.validation import Range
+from gossamer.gsr.format.generated import rows_of
+from gossamer.methods.share._clusters import cluster_vectors
+from gossamer.methods.share._decoded import Product, ShareVectors, blocks_of
 
 
 def product_rate(m: int, n: int, entries: int, blocks: int) -> float:

@@ -18,17 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gossamer.calibration.moments import call_order, groups_of, moments
+from gossamer.constraints.base import bake, constrain, constraints, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.methods.base import Method
-from gossamer.methods.share.clusters import cluster_vectors
-from gossamer.methods.share.decoded import Product, blocks_of
-from gossamer.network import bake, constrain, constraints, held_value, weights_of
-from gossamer.network.made import rows_of
-from gossamer.network.moments import call_order, groups_of, moments
-from gossamer.network.names import layer_name
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task
+from gossamer.gsr.format.generated import rows_of
+from gossamer.methods._base import Method
+from gossamer.methods.share._clusters import cluster_vectors
+from gossamer.methods.share._decoded import Product, blocks_of
 
 
 @dataclass(kw_only=True)

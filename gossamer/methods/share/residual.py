@@ -16,10 +16,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gossamer.methods.share.clusters import cluster_vectors
-from gossamer.methods.share.decoded import Residual, ShareVectors
-from gossamer.network.made import rows_of
-from gossamer.ranges import Range
+from gossamer.core.validation import Range
+from gossamer.gsr.format.generated import rows_of
+from gossamer.methods.share._clusters import cluster_vectors
+from gossamer.methods.share._decoded import Residual, ShareVectors
 
 
 def residual_rate(m: int, n: int, entries: int, stages: int) -> float:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from gossamer.methods.retrain import Trained
-from gossamer.network import Codebook, constrain, held_value, weights_of
-from gossamer.ranges import Range
-from gossamer.run import Run
-from gossamer.task import Task, split
+from gossamer.constraints.base import Codebook, constrain, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.core.task import Task, split
+from gossamer.core.validation import Range
+from gossamer.methods._training import Trained
 from gossamer.train import Training, fit
-from gossamer.train.lend import lent
+from gossamer.train.attached_modules import lent
 
 LOG_2PI = math.log(2 * math.pi)
 # Gamma(shape, rate) on the precision: of the component at zero, and of the others (as in the source's own code).

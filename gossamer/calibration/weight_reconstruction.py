@@ -1,0 +1,121 @@
+"""Layers behind a cut, made to give again what they gave: least squares for their weights, one layer after the other,
+each on what it now gets (the asymmetric form: the error of one layer is corrected by the next).
+
+Source: He et al. 2017, arXiv:1707.06168, section 3.1 and 3.2 (reconstruction behind pruned channels).
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.least_squares import Normal, add_system, correct
+from gossamer.calibration.moments import Layer, evaluating, place
+from gossamer.graph.tracer import LAYER_OPS, Trace
+
+ROWS = 2  # rows of a least-squares problem for each of its unknowns, where the data has so many
+LEAST, MOST = 4, 64  # batches
+# More than where nothing is trained afterwards: weights that are large because features are nearly alike train badly.
+DAMPENING = 1e-3
+
+Track = Callable[[Iterable[str]], Iterable[str]]
+
+
+def readers(t: Trace, modules: Collection[str]) -> list[str]:
+    """The layers with weights, by name in the order of the run, that read what these modules make: directly, or with
+    nothing but operations without weights between. The modules themselves are not among them."""
+    changed, found = set[int](), list[str]()
+    for op in t.ops:
+        reads = any(ref.index in changed for ref in op.refs())
+        inside = not set(modules).isdisjoint(op.modules)
+        weighted = op.name in LAYER_OPS and bool(op.modules)
+        if inside or (reads and not weighted):
+            changed.update(out.index for out in op.outs if out is not None)
+        elif reads:
+            found.append(op.modules[-1])
+    return list(dict.fromkeys(found))
+
+
+def layers_of(t: Trace) -> list[str]:
+    """The layers with weights, by name in the order of the run."""
+    return list(dict.fromkeys(op.modules[-1] for op in t.ops if op.name in LAYER_OPS and op.modules))
+
+
+def owners(model: nn.Module, parameter: Tensor) -> int:
+    """How many places of the network have this parameter."""
+    return sum(parameter is own for module in model.modules() for own in module._parameters.values())
+
+
+@torch.no_grad()
+def refit(
+    model: nn.Module,
+    original: nn.Module,
+    layers: Sequence[str],
+    loader: Iterable[Any],
+    *,
+    kept: Mapping[str, Sequence[int]] | None = None,
+    track: Track = iter,
+) -> list[str]:
+    """Bring the outputs of these layers of `model` near to those of the same layers of `original`, in place; the layers
+    that were fitted.
+
+    layers: linear layers and convolutions, in the order of the run. loader: data to fit on; as much is used as the
+    largest problem needs. kept: of the original's output channels, by layer, those that the layer still has. Layers
+    that a run calls more than once or not at all, and such with a shared weight, stay as they are.
+    """
+    fitted = []
+    for name in track(layers):
+        layer = model.get_submodule(name)
+        if isinstance(layer, Layer) and owners(model, layer.weight) == 1:
+            system = _system(model, original, name, loader, (kept or {}).get(name))
+            if system is not None:
+                correct(layer, system, dampening=DAMPENING)
+                fitted.append(name)
+    return fitted
+
+
+def _system(
+    model: nn.Module, original: nn.Module, name: str, loader: Iterable[Any], kept: Sequence[int] | None
+) -> Normal | None:
+    layer, before = model.get_submodule(name), original.get_submodule(name)
+    assert isinstance(layer, Layer)
+    system, rows = None, 0
+    for number, batch in enumerate(islice(loader, MOST)):
+        if number >= LEAST and rows >= ROWS * layer.weight[0].numel():
+            break
+        x, x_before = (_input(one, name, batch, whole=number == 0) for one in (model, original))
+        if x is None or x_before is None:
+            return None
+        wanted = before(x_before)
+        if kept is not None:
+            channel = wanted.dim() - 1 if isinstance(layer, nn.Linear) else 1
+            wanted = wanted.index_select(channel, torch.as_tensor(kept, device=wanted.device))
+        system = add_system(system, layer, x, wanted - layer(x))
+        rows += wanted.numel() // len(layer.weight)
+    return system
+
+
+class _Enough(Exception):
+    """Ends a run whose rest is not needed."""
+
+
+def _input(model: nn.Module, name: str, batch: Any, *, whole: bool) -> Tensor | None:
+    """What a layer gets in a run; None where a whole run does not call it once."""
+    seen = list[Tensor]()
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].detach().clone())  # a copy: what comes later may work in place
+        if not whole:
+            raise _Enough
+
+    handle = model.get_submodule(name).register_forward_pre_hook(note)
+    try:
+        with evaluating(model):
+            model(*place(model, batch))
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+    return seen[0] if len(seen) == 1 else None

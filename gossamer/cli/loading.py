@@ -1,0 +1,385 @@
+"""What the user names on the command line, turned into a network and a task.
+
+A model: a name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, a `.pt2` or `.gsr`, a result
+folder, or a `.safetensors` that `gossamer train` wrote. Data: a built-in name, a folder of class folders,
+`package.module:task`, or `auto`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.core.context import Progress, Silent
+from gossamer.core.task import Preprocessing, Task, description, refuse_outputs
+from gossamer.core.user_code import call, is_reference, resolve
+from gossamer.errors import BadInput, CorruptFile, own_error, unknown
+
+AUTO = "auto"
+PRETRAINED = Path("pretrained")  # in the place of a file of weights: the library's own
+PREPROCESSING = "preprocessing"  # in the header of a file of weights
+DEPLOYED = "model.pt2"  # in a result folder
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A network with inputs that it takes. name: short, fit for a folder name. note: what a file of its weights has to
+    say, so that `load_model` makes the network again from that file alone."""
+
+    name: str
+    model: nn.Module
+    example_inputs: tuple[Any, ...]
+    note: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which network is wanted. task: its name chooses the shipped weights; shape: of one input, with its batch, where
+    no task gives inputs; random: untrained weights will do; new_head: weights for other classes get a new last layer,
+    since it is trained next."""
+
+    model: str
+    task: Task | None = None
+    weights: Path | None = None
+    random: bool = False
+    new_head: bool = False
+    shape: tuple[int, ...] | None = None
+    seed: int = 0
+
+    @property
+    def inputs(self) -> tuple[Any, ...] | None:
+        """Example inputs, as far as the request itself says."""
+        if self.task is not None:
+            return self.task.example_inputs
+        return None if self.shape is None else (torch.randn(self.shape, generator=torch.Generator().manual_seed(0)),)
+
+    @property
+    def classes(self) -> int | None:
+        return len(self.task.classes) or None if self.task is not None else None
+
+    @property
+    def channels(self) -> int | None:
+        return self._image_size(1)
+
+    @property
+    def side(self) -> int | None:
+        return self._image_size(3)
+
+    def _image_size(self, dim: int) -> int | None:
+        first = self.inputs[0] if self.inputs else None
+        return int(first.shape[dim]) if isinstance(first, Tensor) and first.ndim == 4 else None
+
+
+def load_data(
+    text: str,
+    *,
+    model: str | None = None,
+    weights: Path | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    augment: bool = True,
+    progress: Progress | None = None,
+) -> Task:
+    """The task of a data argument. "auto" takes Fashion-MNIST where it is found, else digits, and says which.
+
+    model, weights: for which the data are. Images of a folder are then made as they were in the training of it, where
+    that is known.
+
+    batch_size: None for 128, fewer of large images. workers: threads that prepare batches ahead. A task of the user's
+    own has its own of both.
+    """
+    if not is_reference(text):
+        form = None
+        if Path(text).is_dir():
+            known = (preprocessing_for(str(source)) for source in (weights, model) if source is not None)
+            form = next((one for one in known if one is not None), None)
+        task = _loaded(text, form, batch_size=batch_size, seed=seed, augment=augment, progress=progress)
+        for loader in (task.train, task.validation, task.test, task.calibration):
+            loader.workers = workers or 0  # type: ignore[attr-defined]
+        return task
+    given = {"--batch-size": batch_size, "--workers": workers}
+    for option, value in given.items():
+        if value is not None:
+            raise BadInput(f"{option} is for built-in data and folders of images; {text} makes its own batches")
+    made = call(resolve(text), text)
+    if not isinstance(made, Task):
+        raise BadInput(f"{text} returned {type(made).__name__}; it must return a gossamer.Task")
+    return made
+
+
+def _loaded(text: str, form: Preprocessing | None, *, progress: Progress | None, **options: Any) -> Task:
+    from gossamer.data import default_task, load_task
+
+    if text != AUTO:
+        return load_task(text, progress=progress, preprocessing=form, **options)
+    task, which = default_task(progress=progress, **options)
+    (progress or Silent()).say(which)
+    return task
+
+
+def preprocessing_for(model: str) -> Preprocessing | None:
+    """How images become inputs of a network: from its library's configuration, or as a result folder, an `.onnx` or a
+    file of weights says. None where nobody does."""
+    from gossamer.models.libraries import LIBRARIES, preprocessing_of
+    from gossamer.models.weights import read_metadata
+
+    path = Path(model)
+    if model.partition(":")[0] in LIBRARIES:
+        return preprocessing_of(model)
+    if path.is_dir():
+        path = path / "preprocessing.json"
+    if not path.is_file():
+        return None
+    note: dict[str, str] = {}
+    match path.suffix:
+        case ".json":
+            text = path.read_text(errors="replace")
+        case ".onnx":
+            from gossamer.runtime.onnx_clean import about
+
+            text = about(path)
+        case ".safetensors":
+            note = read_metadata(path)
+            text = note.get(PREPROCESSING, "")
+        case _:
+            return None
+    if not text:
+        return preprocessing_of(note["model"]) if note.get("model", "").partition(":")[0] in LIBRARIES else None
+    try:
+        known = json.loads(text)
+        if not isinstance(known, dict):
+            raise ValueError(f"a JSON object is expected, not {text[:40]!r}")
+        return Preprocessing.parse(known) if "size" in known else None
+    except (ValueError, TypeError) as error:
+        raise CorruptFile(f"{path}: {error}") from error
+
+
+def load_model(request: Request, progress: Progress | None = None) -> Source:
+    """The network of a model argument, in eval mode, with its weights loaded; it takes the example inputs. What it was
+    changed for the data is said."""
+    say = (progress or Silent()).say
+    from gossamer.models.libraries import LIBRARIES
+
+    kind, _, rest = request.model.partition(":")
+    path = Path(request.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        if kind in LIBRARIES and rest:
+            source = _from_library(request, say)
+        elif is_reference(request.model):
+            source = _from_factory(request, say)
+        elif path.suffix in FILES:
+            source = FILES[path.suffix](path, request, say)
+        elif (path / DEPLOYED).is_file():
+            source = replace(_from_pt2(path / DEPLOYED, request, say), name=path.name)
+        else:
+            source = _from_zoo(request, say)
+    source.model.eval()
+    _check_fit(source, request, say)
+    return source if source.note else replace(source, note=_note(request, source))
+
+
+def _note(request: Request, source: Source) -> dict[str, str]:
+    """Which network it is, in the words of the command line, with the sizes of its input and output."""
+    note = {"model": request.model} | ({"data": request.task.name} if request.task is not None else {})
+    if request.task is not None and (about := description(request.task)):
+        note[PREPROCESSING] = json.dumps(about)
+    image = source.example_inputs[0]
+    if isinstance(image, Tensor) and image.ndim == 4:
+        note |= {"in_channels": str(image.shape[1]), "input_size": str(image.shape[3])}
+    return note | ({"classes": str(request.classes)} if request.classes is not None else {})
+
+
+def _check_fit(source: Source, request: Request, say: Say) -> None:
+    """Run the network once on what it will be given."""
+    shapes = ", ".join("x".join(map(str, x.shape)) for x in source.example_inputs if isinstance(x, Tensor))
+    try:
+        with torch.no_grad():
+            output = source.model(*source.example_inputs)
+    except Exception as error:
+        origin = "--input" if request.task is None else f"the data {request.task.name}"
+        raise BadInput(
+            f"{request.model} rejects inputs of shape {shapes} (from {origin}): {own_error(error)}"
+        ) from error
+    classes = request.classes
+    if classes and isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] < classes:
+        raise BadInput(f"{request.model} gives {output.shape[1]} outputs, but the data has {classes} classes")
+    if request.task is not None and not request.random and not _map_outputs(source, request, output, say):
+        refuse_outputs(output, request.task, request.model)
+
+
+def _map_outputs(source: Source, request: Request, output: Any, say: Say) -> bool:
+    """Leave those outputs that the data has classes for, by the names that the library gives them, if it does."""
+    from gossamer.models.head import keep_outputs
+    from gossamer.models.libraries import LIBRARIES, class_names, outputs_of
+
+    task, library = request.task, source.note.get("model", request.model)
+    if task is None or library.partition(":")[0] not in LIBRARIES:
+        return False
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] <= len(task.classes):
+        return False
+    kept = outputs_of(task.classes, class_names(library, output.shape[1])) if task.classes else None
+    if kept is None:
+        return False
+    keep_outputs(source.model, kept, source.example_inputs)
+    say(f"{request.model}: {len(kept)} of {output.shape[1]} outputs are kept, by the names of the data's classes")
+    return True
+
+
+def _from_zoo(request: Request, say: Say) -> Source:
+    from gossamer.models import ENTRIES, build, build_for, pretrained
+
+    name = request.model
+    if name not in ENTRIES:
+        raise unknown("model", name, ENTRIES, listed="`gossamer models`")
+    if request.weights is None and not request.random:
+        if request.task is None:
+            raise BadInput(f"{name}: the data that it was trained on is not given: add --data, --weights or --random")
+        model = pretrained(name, request.task.name)
+    elif request.task is not None:
+        model = build_for(name, request.task)
+    else:
+        model = build(name, in_channels=request.channels, input_size=request.side)
+    _weigh(model, request, say)
+    entry = ENTRIES[name]
+    shape = (1, entry.in_channels, entry.input_size, entry.input_size)
+    return Source(name=name, model=model, example_inputs=request.inputs or (torch.randn(shape),))
+
+
+def _from_factory(request: Request, say: Say) -> Source:
+    made = resolve(request.model)
+    model = made if isinstance(made, nn.Module) else call(made, request.model)
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"{request.model} returned {type(model).__name__}; it must return a torch.nn.Module")
+    inputs = _needed_inputs(request)
+    _weigh(model, request, say)
+    return Source(name=request.model.rpartition(":")[2], model=model, example_inputs=inputs)
+
+
+def _from_library(request: Request, say: Say) -> Source:
+    """A network of timm or torchvision. Trained weights with another number of classes are refused or mapped later,
+    or keep all but the last layer."""
+    from gossamer.models.head import with_own_head
+
+    own = request.weights is not None and request.weights != PRETRAINED
+    bare = request.random or own
+    model, shape = _made(request, trained=not bare, fit=bare)
+    if own:
+        _weigh(model, request, say)
+    elif request.new_head and not bare:
+        fitted, _ = _made(request, trained=False, fit=True)
+        tensors, layer = with_own_head(model.state_dict(), fitted)
+        if layer is not None:
+            fitted.load_state_dict(tensors)
+            model = fitted
+            _say_new_head(request, layer, say)
+    name = request.model.partition(":")[2]
+    return Source(name=name, model=model, example_inputs=request.inputs or (torch.randn(shape),))
+
+
+def _made(request: Request, *, trained: bool, fit: bool) -> tuple[nn.Module, tuple[int, ...]]:
+    """A library's network with its weights or without, and the shape of one input. fit: to the data's classes, and its
+    channels where the library can do that."""
+    from gossamer.models import libraries
+
+    kind, _, name = request.model.partition(":")
+    form = libraries.preprocessing_of(request.model)
+    options = {"num_classes": request.classes} if fit and request.classes else {}
+    if kind == "timm":
+        timm = libraries.library("timm")
+        options |= {"in_chans": request.channels} if fit and request.channels else {}
+        model = _library_call(request.model, lambda: timm.create_model(name, pretrained=trained, **options))
+        return model, (1, *getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224)))
+    models, weights = libraries.library("torchvision").models, "DEFAULT" if trained else None
+    model = _library_call(request.model, lambda: models.get_model(name, weights=weights, **options))
+    side = form.size if form is not None else 224
+    return model, (1, 3, side, side)
+
+
+def _say_new_head(request: Request, layer: str, say: Say) -> None:
+    say(f"{request.model}: {layer} is new, with {request.classes} outputs; all other weights are the trained ones")
+
+
+def _from_pt2(path: Path, request: Request, _: Say) -> Source:
+    from gossamer.runtime.pt2.file import load_pt2
+
+    if request.weights is not None:
+        raise BadInput(f"{path} has its weights inside; leave --weights out")
+    model = load_pt2(_existing(path))
+    return Source(name=path.stem, model=model, example_inputs=_needed_inputs(request))
+
+
+def _from_safetensors(path: Path, request: Request, say: Say) -> Source:
+    """A file of `gossamer train` or of a result, whose header says which network its weights are for. Of what the
+    header says no code of the user's is run: a network of theirs has to be named."""
+    from gossamer.models import build, load_weights
+    from gossamer.models.libraries import LIBRARIES
+    from gossamer.models.weights import STRUCTURE, read_metadata
+
+    note = read_metadata(_existing(path))
+    note.pop(STRUCTURE, None)
+    name = note.get("model", "")
+    kind = name.partition(":")[0]
+    if kind in LIBRARIES:
+        return replace(_from_library(replace(request, model=name, weights=path), say), note=note)
+    try:
+        channels, classes, side = (int(note[key]) for key in ("in_channels", "classes", "input_size"))
+        model = build(name, in_channels=channels, classes=classes, input_size=side)
+    except (ValueError, KeyError, BadInput) as error:
+        known = f"its weights are for {name}" if name else "it does not say which network its weights are for"
+        shown = name if is_reference(name) else "the network"
+        raise BadInput(f"{path}: {known}; name {shown} as MODEL and add --weights {path}") from error
+    load_weights(model, path)
+    inputs = request.inputs or (torch.randn(1, channels, side, side),)
+    return Source(name=name, model=model, example_inputs=inputs, note=note)
+
+
+def _from_gsr(path: Path, request: Request, _: Say) -> Source:
+    from gossamer.compact.reading import load
+
+    if request.weights is not None:
+        raise BadInput(f"{path} has its weights inside; leave --weights out")
+    return Source(name=path.stem, model=load(_existing(path)), example_inputs=_needed_inputs(request))
+
+
+FILES: dict[str, Callable[[Path, Request, Say], Source]] = {
+    ".pt2": _from_pt2,
+    ".gsr": _from_gsr,
+    ".safetensors": _from_safetensors,
+}
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    return path
+
+
+def _needed_inputs(request: Request) -> tuple[Any, ...]:
+    if request.inputs is None:
+        raise BadInput(f"{request.model}: unknown what it takes; add --data, or --input such as 1x3x224x224")
+    return request.inputs
+
+
+def _weigh(model: nn.Module, request: Request, say: Say) -> None:
+    from gossamer.models import load_weights
+
+    if request.weights is not None:
+        told = (lambda layer: _say_new_head(request, layer, say)) if request.new_head else None
+        load_weights(model, request.weights, new_head=told)
+
+
+def _library_call(text: str, make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return make()
+    except Exception as error:
+        raise BadInput(
+            f"{text} could not be made: {own_error(error)}; weights that cannot be downloaded are given with "
+            "--weights FILE, and --random does without"
+        ) from error

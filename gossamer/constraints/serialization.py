@@ -1,0 +1,61 @@
+"""A constrained network on disk: which constraints hold which weights, as plain values beside the tensors."""
+
+import importlib
+from typing import Any
+
+from torch import Tensor, nn
+
+from gossamer.constraints.base import Constraint, attach, bake, constraints, tie
+from gossamer.errors import CorruptFile
+
+PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def held_spec(model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+    """For every weight that is held, its constraints as JSON values; their tensors are in the state_dict."""
+    return {name: [_spec(constraint) for constraint in stack] for name, stack in constraints(model).items()}
+
+
+def _spec(constraint: Constraint) -> dict[str, Any]:
+    own = {k: v for k, v in vars(constraint).items() if not k.startswith("_") and isinstance(v, PLAIN)}
+    passing = constraint._non_persistent_buffers_set  # the constraint makes them again by itself
+    return {
+        "class": f"{type(constraint).__module__}:{type(constraint).__qualname__}",
+        "options": {key: value for key, value in own.items() if key != "training"},
+        "parameters": [name for name, _ in constraint.named_parameters(recurse=False)],
+        "buffers": [name for name, _ in constraint.named_buffers(recurse=False) if name not in passing],
+        "none": [name for name, tensor in constraint._buffers.items() if tensor is None],
+    }
+
+
+def hold_again(model: nn.Module, spec: dict[str, list[dict[str, Any]]], tensors: dict[str, Tensor]) -> nn.Module:
+    """A network like `model`, held as `spec` says, with these tensors. Whatever held `model` itself is left out."""
+    plain = bake(model)
+    stacks = {}
+    for name, stack in spec.items():
+        owner, _, key = name.rpartition(".")
+        prefix = f"{owner}.parametrizations.{key}".removeprefix(".")
+        stacks[name] = tuple(_build(one, tensors, f"{prefix}.{number}") for number, one in enumerate(stack))
+    tie(constraint for stack in stacks.values() for constraint in stack)
+    attach(plain, stacks)
+    plain.load_state_dict(tensors)
+    return plain
+
+
+def _build(spec: dict[str, Any], tensors: dict[str, Tensor], prefix: str) -> Constraint:
+    module, _, name = spec["class"].partition(":")
+    cls = getattr(importlib.import_module(module), name, None) if module.startswith("gossamer.") else None
+    if not isinstance(cls, type) or not issubclass(cls, Constraint):
+        raise CorruptFile(f"{spec['class']} is not a constraint of gossamer")
+    constraint = cls.__new__(cls)
+    nn.Module.__init__(constraint)
+    for key, value in spec["options"].items():
+        setattr(constraint, key, tuple(value) if isinstance(value, list) else value)  # JSON has no tuples
+    for key in spec["parameters"]:
+        setattr(constraint, key, nn.Parameter(tensors[f"{prefix}.{key}"].clone()))
+    for key in spec["buffers"]:
+        constraint.register_buffer(key, tensors[f"{prefix}.{key}"].clone())
+    for key in spec["none"]:
+        constraint.register_buffer(key, None)
+    constraint.rebuild()
+    return constraint

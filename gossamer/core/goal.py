@@ -1,0 +1,103 @@
+"""What the user can afford to lose and needs to gain."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from gossamer.core.processors import available, usual_threads
+from gossamer.errors import BadInput, unknown
+
+RuntimeName = Literal["torch", "torch.compile", "onnxruntime", "openvino"]
+NO_BUDGET = 100.0  # points: nobody can lose more
+RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """`max_drop` in points of the task's measure, and the gains. Where nothing is to be gained (`gains` is empty) it
+    judges what a recipe or a teacher made: by `max_drop`, measured under `runtime`, `threads` and `batch`.
+
+    speedup: latency of the float32 original over latency of the result, both on `runtime`, same batch and threads.
+    latency_ms: median latency of one batch on `runtime`. macs: multiply-adds of one sample. params: parameters.
+    file_bytes: size of the compact file (`model.gsr`). compression_ratio: bytes of the original in float32 over bytes
+    of the compact file. time_budget: minutes for the job itself: no further attempt starts that would take longer.
+    """
+
+    max_drop: float = 0.5
+    speedup: float | None = None
+    latency_ms: float | None = None
+    macs: int | None = None
+    params: int | None = None
+    file_bytes: int | None = None
+    compression_ratio: float | None = None
+    runtime: RuntimeName = "onnxruntime"
+    threads: int = field(default_factory=usual_threads)
+    batch: int = 64
+    time_budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise unknown("runtime", self.runtime, RUNTIMES)
+        if not 0 <= self.max_drop <= 100:
+            raise self._bad("max_drop", "must be between 0 and 100 points")
+        for name in ("speedup", "compression_ratio"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value < math.inf:
+                raise self._bad(name, "must be at least 1")
+        for name in ("latency_ms", "macs", "params", "file_bytes", "threads", "batch", "time_budget"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise self._bad(name, "must be greater than 0")
+
+    def _bad(self, name: str, rule: str) -> BadInput:
+        value = getattr(self, name)
+        return BadInput(f"{name} = {value}: {rule}", shell=f"--{name.replace('_', '-')} {value}: {rule}")
+
+    @property
+    def judges(self) -> bool:
+        """Whether a result can miss it; else it only says how to measure."""
+        return bool(self.gains) or self.max_drop < NO_BUDGET
+
+    def to_plan(self) -> "Goal":
+        """The goal itself, which asks for something that can be planned."""
+        if not self.gains:
+            what = "a goal needs something to gain: give at least one of "
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in GAINS)
+            raise BadInput(what + ", ".join(GAINS), shell=what + options)
+        return self
+
+    def here(self) -> "Goal":
+        """The goal with no more threads than this process has cores: more would only measure how they disturb each
+        other."""
+        return replace(self, threads=min(self.threads, available()))
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """What was asked for, by name."""
+        return {name: getattr(self, name) for name in GAINS if getattr(self, name) is not None}
+
+    @property
+    def time_gains(self) -> dict[str, float]:
+        """What was asked for in time."""
+        return {name: asked for name, asked in self.gains.items() if name in TIME}
+
+    @property
+    def size_gains(self) -> dict[str, float]:
+        """What was asked for in bytes of the compact file."""
+        return {name: asked for name, asked in self.gains.items() if name in SIZE}
+
+    @property
+    def shape_gains(self) -> dict[str, float]:
+        """What needs other shapes of layers."""
+        return {name: asked for name, asked in self.gains.items() if name not in SIZE}
+
+    def file_limit(self, dense_bytes: int) -> float:
+        """How large the compact file may be; dense_bytes: of the original in float32."""
+        limits = [self.file_bytes] if self.file_bytes else []
+        return min([*limits, *([dense_bytes / self.compression_ratio] if self.compression_ratio else [])])
+
+
+UNASKED = Goal(max_drop=NO_BUDGET)  # judges nothing, measures as usual
+TIME = ("speedup", "latency_ms")
+SIZE = ("file_bytes", "compression_ratio")
+GAINS = (*TIME, "macs", "params", *SIZE)

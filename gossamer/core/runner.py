@@ -1,0 +1,42 @@
+"""What every runtime looks like from outside."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from gossamer.core.outputs import put
+
+
+class Runner(ABC):
+    """A deployed network: callable on torch tensors, so that it fits `task.metric`.
+
+    runtime, version: what runs it. precision: "float32", "int8", "bfloat16". threads: of one call.
+    """
+
+    runtime: str
+    version: str
+    precision: str
+    threads: int
+    device: str = "cpu"
+    # Where the tensors stand in what the network gives, as `places` says; None: one tensor, or a tuple.
+    structure: Any = None
+
+    @abstractmethod
+    def prepare(self, inputs: tuple[Tensor, ...]) -> Any:
+        """The inputs in the runtime's own form, so that `raw` converts nothing."""
+
+    @abstractmethod
+    def raw(self, prepared: Any) -> Any:
+        """One run on prepared inputs; outputs in the runtime's own form. This is what is timed."""
+
+    @abstractmethod
+    def outputs(self, raw: Any) -> tuple[Tensor, ...]:
+        """Outputs of `raw` as torch tensors."""
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What the network gives, in its structure where that is known; else a tensor, or a tuple of several."""
+        outputs = self.outputs(self.raw(self.prepare(inputs)))
+        if self.structure is not None:
+            return put(outputs, self.structure)
+        return outputs[0] if len(outputs) == 1 else outputs

@@ -1,7 +1,0 @@
-"""Entropy coders of the compact file: integers to bytes and back, exactly, safe against hostile payloads."""
-
-from gossamer.deploy.coder.integers import LARGEST, Header, Integers
-from gossamer.deploy.coder.length import code_length
-from gossamer.deploy.coder.section import MODES, decode_section, encode_section
-
-__all__ = ["LARGEST", "MODES", "Header", "Integers", "code_length", "decode_section", "encode_section"]

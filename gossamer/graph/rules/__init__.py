@@ -1,0 +1,6 @@
+"""What each ATen operation does to slots: importing this module fills the table."""
+
+from gossamer.graph.propagation import RULES, Walk, walk
+from gossamer.graph.rules import compute, layout
+
+__all__ = ["RULES", "Walk", "compute", "layout", "walk"]

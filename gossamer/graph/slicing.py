@@ -1,0 +1,223 @@
+"""Make a smaller copy of a network from a list of what stays."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.constraints.base import refuse_constrained
+from gossamer.errors import BadInput
+from gossamer.graph.tracer import fake_mode, mode, record, rejected, tensor_names
+
+Kept = list[int] | list[list[int]]
+Attribute = int | list[int]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What stays of a network; replaying it needs neither weights nor randomness.
+
+    kept: indices by parameter or buffer name and dimension; for the second dimension of a grouped convolution one list
+    for each group. shapes: of those tensors before. attributes: new values by module name and attribute.
+    widths: units before and after, by group.
+    """
+
+    kept: Mapping[str, Mapping[int, Kept]]
+    shapes: Mapping[str, tuple[int, ...]]
+    attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
+    widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """JSON text."""
+        return json.dumps(
+            {
+                "kept": {name: {str(d): kept for d, kept in dims.items()} for name, dims in self.kept.items()},
+                "shapes": self.shapes,
+                "attributes": self.attributes,
+                "widths": self.widths,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Cut":
+        """The cut of a JSON text."""
+        try:
+            raw = json.loads(text)
+            return cls(
+                {name: {int(d): kept for d, kept in dims.items()} for name, dims in raw["kept"].items()},
+                {name: tuple(shape) for name, shape in raw["shapes"].items()},
+                raw["attributes"],
+                {name: (before, after) for name, (before, after) in raw["widths"].items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"not the JSON text of a cut: {type(error).__name__}: {error}") from error
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether an image-like tensor is laid out channels last, and not both ways."""
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def take(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
+    """The part of a parameter that stays, a new contiguous tensor of the same memory format."""
+    out = tensor.detach()
+    for d in sorted(kept, reverse=True):  # the rows of a group are told by their old numbers: columns first
+        indices = kept[d]
+        if indices and isinstance(indices[0], list):
+            rows = out.chunk(len(indices), 0)
+            parts = [r.index_select(d, torch.tensor(i, device=out.device)) for r, i in zip(rows, indices)]
+            out = torch.cat(parts)
+        else:
+            out = out.index_select(d, torch.tensor(indices, device=out.device))
+    if out.data_ptr() == tensor.data_ptr():
+        out = out.clone()
+    return out.contiguous(memory_format=torch.channels_last) if is_channels_last(tensor) else out
+
+
+def resize(model: nn.Module, example_inputs: Any, cut: Cut) -> nn.Module:
+    """A smaller copy of the model, of the user's own class. The model stays as it is.
+
+    example_inputs: shapes of a run are checked on them, None: nothing is checked. Raises BadInput if the cut is not of
+    this network.
+    """
+    refuse_constrained(model, "resize")
+    named = dict([*model.named_parameters(), *model.named_buffers()])
+    memo: dict[int, Any] = {}
+    for name, kept in cut.kept.items():
+        if name not in named:
+            raise BadInput(f"the cut is of another network: it has {name!r}, {type(model).__name__} has not")
+        tensor = named[name]
+        if tuple(tensor.shape) != tuple(cut.shapes[name]):
+            raise BadInput(
+                f"the cut is of another network: {name!r} was {list(cut.shapes[name])}, here {list(tensor.shape)}"
+            )
+        small = take(tensor, kept)
+        memo[id(tensor)] = (
+            nn.Parameter(small, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
+        )
+    result = copy.deepcopy(model, memo)
+    set_attributes(result, cut.attributes)
+    if example_inputs is not None:
+        check_runs(result, example_inputs)
+    return result
+
+
+def check_runs(model: nn.Module, example_inputs: Any) -> None:
+    """A run on shapes only; the model's own error if it fails."""
+    with mode(model, False):
+        try:
+            record(model, example_inputs, fake=fake_mode())
+        except Exception:
+            try:
+                record(model, example_inputs, fake=None)
+            except Exception as error:
+                raise rejected(model, example_inputs, error) from error
+
+
+def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Attribute]]) -> None:
+    """Give modules the new values of their attributes. `sizes.1` is the second element of `sizes`."""
+    modules = dict(model.named_modules())
+    for name, values in attributes.items():
+        for path, value in values.items():
+            set_attribute(modules[name], path, value)
+
+
+def get_attribute(owner: Any, path: str) -> Any:
+    """The value at a path of attribute names and element numbers."""
+    for key in path.split("."):
+        owner = owner[int(key)] if isinstance(owner, list | tuple) else getattr(owner, key)
+    return owner
+
+
+def set_attribute(owner: Any, path: str, value: Any) -> None:
+    """Set the value at a path of attribute names and element numbers; containers are replaced, not changed."""
+    head, _, rest = path.partition(".")
+    old = getattr(owner, head)
+    if not rest:
+        setattr(owner, head, type(old)(value) if isinstance(old, list | tuple | torch.Size) else value)
+    elif isinstance(old, list | tuple):
+        items = list(old)
+        items[int(rest)] = value
+        setattr(owner, head, _like(old, items))
+    else:
+        set_attribute(old, rest, value)
+
+
+def _like(old: Any, items: list[Any]) -> Any:
+    return type(old)(*items) if hasattr(old, "_fields") else type(old)(items)
+
+
+def described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Attribute]:
+    """What a standard module says of its own parameters, for their new shapes (by the parameter's own name)."""
+    weight = shapes.get("weight", ())
+    match module:
+        case nn.modules.conv._ConvNd():
+            return _convolution(module, weight)
+        case nn.Linear():
+            return {"in_features": weight[1], "out_features": weight[0]}
+        case nn.Bilinear():
+            return {"out_features": weight[0], "in1_features": weight[1], "in2_features": weight[2]}
+        case nn.modules.batchnorm._NormBase():
+            shape = weight or shapes.get("running_mean", ())
+            return {"num_features": shape[0]} if shape else {}
+        case nn.LayerNorm() | nn.RMSNorm():
+            return {"normalized_shape": list(weight)} if weight else {}
+        case nn.GroupNorm():
+            if not weight:
+                return {}
+            one_each = module.num_groups == module.num_channels
+            return {"num_channels": weight[0], **({"num_groups": weight[0]} if one_each else {})}
+        case nn.Embedding() | nn.EmbeddingBag():
+            return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
+        case nn.PReLU():
+            return {"num_parameters": weight[0]}
+        case nn.MultiheadAttention():
+            packed = shapes.get("in_proj_weight")
+            if packed is None:
+                return {}
+            return {"embed_dim": packed[1], "kdim": packed[1], "vdim": packed[1]}
+        case _:
+            return {}
+
+
+def _convolution(module: nn.Module, weight: tuple[int, ...]) -> dict[str, Attribute]:
+    conv: Any = module
+    i, o, groups = 1, 0, conv.groups
+    if conv.transposed:
+        i, o = 0, 1
+    if groups > 1 and conv.in_channels == groups:  # depthwise: groups are the channels
+        per_out = conv.out_channels // groups
+        groups = weight[0] if conv.transposed else weight[0] // per_out
+        inputs, outputs = groups, groups * per_out
+    else:
+        inputs = weight[i] * (1 if conv.transposed else groups)
+        outputs = weight[o] * (groups if conv.transposed else 1)
+    return {"in_channels": inputs, "out_channels": outputs, "groups": groups}
+
+
+def changed_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, Attribute]]:
+    """What the standard modules must say of themselves once their tensors have new shapes, only where it differs.
+
+    shapes: of the changed parameters and buffers, by name.
+    """
+    names = tensor_names(model)
+    found: dict[str, dict[str, Attribute]] = {}
+    for module_name, module in model.named_modules():
+        own = dict(_own(module))
+        if not any(names.get(id(t)) in shapes for t in own.values()):
+            continue
+        new = {key: shapes.get(names[id(t)], tuple(t.shape)) for key, t in own.items()}
+        for key, value in described(module, new).items():
+            old = getattr(module, key, None)
+            if (list(old) if isinstance(old, tuple | list) else old) != value and old is not None:
+                found.setdefault(module_name, {})[key] = value
+    return found
+
+
+def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)

@@ -1,0 +1,105 @@
+"""What a job tries: steps are taken, what comes of them is deployed and judged on validation data."""
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from gossamer.constraints.base import bake
+from gossamer.core.context import Run
+from gossamer.core.goal import Goal
+from gossamer.core.record import State
+from gossamer.core.task import Task
+from gossamer.jobs import exporting
+from gossamer.measure import Drop, accuracy, paired_drop
+from gossamer.methods._base import Method
+from gossamer.modules.cost import layer_costs
+from gossamer.runtime.runners import open_runner
+from gossamer.search.axes import Steps
+from gossamer.search.checkpoint_store import Journal, take_step
+from gossamer.search.failures import Trials
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempts:
+    """What the parts of a job share. reference: scores of the original on validation data. judged: whether there is a
+    goal; without one nothing is rejected. seconds: of the parts of the job so far."""
+
+    original: nn.Module
+    task: Task
+    goal: Goal
+    run: Run
+    journal: Journal
+    folder: Path
+    reference: Tensor
+    judged: bool
+    seconds: dict[str, float]
+
+    @property
+    def trials(self) -> Trials:
+        """What fails is left out."""
+        return Trials(self.journal, self.run.progress)
+
+    def take(self, steps: Steps, tag: str, run: Run, *, note: bool = False) -> nn.Module:
+        """The network after the steps, its weights held. What was done before a kill comes from the journal.
+        note: whether the network after each step is judged, and its file written, for the plot of what was tried."""
+        model = copy.deepcopy(self.original)
+        for number, step in enumerate(steps):
+            model = self.step(model, step, f"{tag}, step {number}, {step.name()}", run)
+            if note:
+                self._note_step(model, f"after {step.name()}")
+        return model.eval()
+
+    def step(self, model: nn.Module, step: Method, name: str, run: Run) -> nn.Module:
+        """The network after a step; its edits go to the history of the run."""
+        with timed(self.seconds, name):
+            return take_step(step, model, name, self.task, run, self.journal)
+
+    def deploy(self, model: nn.Module, name: str, *, int8: bool) -> exporting.Delivered:
+        """The network in the form in which it is deployed, its files in the folder of the job."""
+        with timed(self.seconds, f"deploy {name}"):
+            result = exporting.deliver(
+                model, self.task, self.goal, self.run, self.folder, reference_scores=self.reference, int8=int8
+            )
+        self.run.progress.say(f"{name}: drop {result.drop.points:.2f} points on validation")
+        return result
+
+    def untouched(self) -> exporting.Delivered:
+        """The original, deployed in float32."""
+        return self.deploy(self.original, "the original", int8=False)
+
+    def note_size(self, name: str, model: nn.Module, scores: Tensor, drop: Drop, file_bytes: int) -> None:
+        """A mark in the plot of accuracy over file size. Without a goal, nothing is rejected."""
+        self.run.states.append(
+            State(
+                name=name,
+                top1=100 * float(scores.mean()),
+                drop=drop.points,
+                latency_ms={},
+                macs=sum(cost.macs for cost in layer_costs(model, self.task.example_inputs)),
+                params=sum(p.numel() for p in model.parameters()),
+                file_bytes=file_bytes,
+                accepted=not self.judged or drop.within(self.goal.max_drop),
+            )
+        )
+
+    def _note_step(self, held: nn.Module, name: str) -> None:
+        model = bake(held).eval()
+        with timed(self.seconds, "judge steps"):
+            scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
+            size = exporting.save_compact(held.eval(), self.task, self.folder / "work" / "step.gsr", self.run)
+        self.note_size(name, model, scores, paired_drop(self.reference, scores), size)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds to the seconds of a part of a job."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - start, 1)

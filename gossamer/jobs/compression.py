@@ -1,0 +1,271 @@
+"""The main job: a goal or a recipe in, an artifact out. Killed and started again, it goes on where it was."""
+
+import copy
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from gossamer.compact.size_rows import stored_rows
+from gossamer.core.context import Run
+from gossamer.core.folder import lock_folder, writing
+from gossamer.core.goal import UNASKED, Goal
+from gossamer.core.record import JobDocument, Record, State, environment, write_text
+from gossamer.core.task import Task, check, task_row
+from gossamer.errors import BadInput, GossamerError
+from gossamer.jobs import exporting
+from gossamer.jobs.attempts import Attempts, timed
+from gossamer.jobs.preflight import rehearse
+from gossamer.jobs.recipe import Recipe
+from gossamer.jobs.shape_goal import Shaping
+from gossamer.jobs.size_goal import to_size
+from gossamer.measure import accuracy, whole_samples
+from gossamer.methods.distill.recover import Recover
+from gossamer.models.weights import load_weights
+from gossamer.report import write_report
+from gossamer.runtime.runners import open_runner
+from gossamer.search.axes import Steps
+from gossamer.search.checkpoint_store import Journal, data_fingerprint, fingerprint
+from gossamer.train.trainable_export import thawed
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The result: the compressed network, all that was measured, and the folder with its files."""
+
+    model: nn.Module
+    document: JobDocument
+    folder: Path
+
+    @property
+    def met(self) -> bool:
+        """Whether every part of the goal was reached."""
+        return self.document.met
+
+    @property
+    def records(self) -> list[Record]:
+        return self.document.records
+
+    def save(self, folder: Path | str) -> Path:
+        """Copy the files of the artifact to another folder."""
+        with writing(Path(folder)):
+            return Path(
+                shutil.copytree(self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("work", ".*"))
+            )
+
+
+def compress(
+    model: nn.Module,
+    task: Task,
+    *,
+    goal: Goal | None = None,
+    recipe: Recipe | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    out: Path | str | None = None,
+    run: Run | None = None,
+    command: str = "gossamer.compress(...)",
+) -> Artifact:
+    """Make a trained network smaller and faster; the network itself is left alone.
+
+    goal: what to gain and what may be lost. Without a recipe the steps are planned for it: shapes that meet it by
+    measurement, a race between them, recovery with the original as teacher, int8, and a step back where the budget is
+    exceeded. recipe: steps to take instead. epochs: of every recovery; None: 12, or as many as give 400 steps. lr: its
+    highest learning rate; None: found by short trials. Both are for planned jobs, the steps of a recipe have their own.
+    out: the folder of the result; it makes the job resumable. A missed goal is no error: `document.missed` says by how
+    much.
+
+    Raises BadInput for arguments, models and data that cannot be used, Diverged, ExportMismatch.
+    """
+    if goal is None and recipe is None:
+        raise BadInput("compress needs a goal or a recipe; for example goal=Goal(max_drop=0.5, speedup=3)")
+    if recipe is not None and (epochs is not None or lr is not None):
+        raise BadInput("epochs and lr are for planned jobs; with a recipe, write them into its steps")
+    if goal is not None:
+        goal = goal.here() if recipe is not None else goal.to_plan().here()
+    run = run or Run()
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
+    with lock_folder(folder), writing(folder):
+        recover = Recover(epochs=epochs, lr=lr)
+        return Job(model, task, goal, recipe, recover, folder, run, command).execute()
+
+
+def finished(model: nn.Module, document: JobDocument, folder: Path) -> Artifact:
+    """The result, its document and report written."""
+    write_text(folder / "records.json", document.dump())
+    write_report(document, folder / "report.html")
+    return Artifact(model, document, folder)
+
+
+class Job:
+    """One run of the main job in a folder."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        goal: Goal | None,
+        recipe: Recipe | None,
+        recover: Recover,
+        folder: Path,
+        run: Run,
+        command: str,
+    ) -> None:
+        self.original = thawed(copy.deepcopy(model)).eval()
+        check(task, self.original)  # before there is a journal: what is refused leaves no work
+        self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
+        self.budget = ""
+        self.asked = goal if goal is not None and goal.judges else None
+        self.goal = goal or UNASKED
+        self.recover = recover
+        self.work = folder / "work"
+        if not (self.work / "journal.json").exists():  # a job that goes on was tried at its start
+            trains = recipe is None or any(hasattr(step, "epochs") for step in recipe.steps)
+            shaped = None if self.goal.shape_gains else False
+            rehearse(self.original, task, self.goal, run, trains=trains, int8=recipe.int8 if recipe else shaped)
+        steps = recipe.steps if recipe else None
+        teacher = fingerprint(run.teacher) if run.teacher is not None else None
+        key = fingerprint(self.original, goal, steps, self.recover, run.seed, data_fingerprint(task), teacher)
+        self.journal = Journal(self.work, key)
+        self.run = replace(run, folder=self.work, original=self.original, goal=self.goal)
+        self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
+        self.shaping: Shaping | None = None
+
+    def execute(self) -> Artifact:
+        """Everything, in order; of a finished job, what came of it."""
+        if (done := self._done()) is not None:
+            self.run.progress.say(f"this job is finished; its result is in {self.folder}")
+            return done
+        if known := len(self.journal.results.keys() - {"seconds", "left out"}):
+            self.run.progress.say(f"going on where the job was: {known} results are in {self.work}")
+        with timed(self.seconds, "original"):
+            reference = accuracy(open_runner("torch", self.original, threads=self.goal.threads), self.task)
+        self.run.progress.say(f"original: validation {100 * float(reference.mean()):.2f} %")
+        self._round_budget(reference)
+        self.attempts = Attempts(
+            original=self.original,
+            task=self.task,
+            goal=self.goal,
+            run=self.run,
+            journal=self.journal,
+            folder=self.folder,
+            reference=reference,
+            judged=self.asked is not None,
+            seconds=self.seconds,
+        )
+        steps, result = self._from_recipe(self.recipe) if self.recipe else self._from_goal()
+        with timed(self.seconds, "measure"):
+            document = self._document(steps, result)
+        artifact = finished(result.model, document, self.folder)
+        self.journal.remember("finished", lambda: document.files)
+        return artifact
+
+    def _round_budget(self, reference: Tensor) -> None:
+        """A budget that is worth a part of a sample is rounded up, and said so at the start."""
+        asked, n = self.goal.max_drop, reference.numel()
+        allowed = whole_samples(asked, reference)
+        if allowed != asked:
+            samples = f"{asked:g} points are {asked * n / 100:.1f} of {n} validation samples"
+            self.budget = f"{samples}: {allowed * n / 100:.0f} may be lost"
+            self.run.progress.say(f"budget: {self.budget}")
+            self.goal = replace(self.goal, max_drop=allowed)
+            self.run = replace(self.run, goal=self.goal)
+
+    def _done(self) -> Artifact | None:
+        """The result of a finished job; None where it is none, or where its files are not there as they were."""
+        files, path = self.journal.results.get("finished"), self.folder / "records.json"
+        if files is None or not path.exists():
+            return None
+        if any(not (file := self.folder / name).exists() or file.stat().st_size != files[name] for name in files):
+            return None
+        try:
+            model = load_weights(copy.deepcopy(self.original), self.folder / "model.safetensors")
+        except GossamerError:  # what changed cannot be told as data: from the journal, then
+            return None
+        return Artifact(model.eval(), JobDocument.parse(path.read_text()), self.folder)
+
+    def _from_recipe(self, recipe: Recipe) -> tuple[Steps, exporting.Delivered]:
+        model = self.attempts.take(recipe.steps, "recipe", self.run, note=True)
+        return recipe.steps, self.attempts.deploy(model, "recipe", int8=recipe.int8)
+
+    def _from_goal(self) -> tuple[Steps, exporting.Delivered]:
+        """A faster shape where the goal asks for one, then a smaller file where it asks for that."""
+        steps: Steps = ()
+        # A rate that was given is the recovery's where there is one, by SGD: training into a file is by AdamW.
+        lr = None if self.goal.shape_gains else self.recover.lr
+        if self.goal.shape_gains:
+            self.shaping = Shaping(self.attempts, self.recover)
+            steps, result = self.shaping.search()
+        else:
+            result = self.attempts.untouched()
+        return (
+            to_size(self.attempts, steps, result, epochs=self.recover.passes(self.task), lr=lr)
+            if self.goal.size_gains
+            else (steps, result)
+        )
+
+    def _document(self, steps: Steps, result: exporting.Delivered) -> JobDocument:
+        task, goal = self.task, self.goal
+        measured, classes = exporting.measure(self.original, result, task, goal, self.run, self.work)
+        rows = [*measured, *result.records]
+        missed = exporting.missed(goal, rows, result.drop) if self.asked else []
+        name = self.recipe.name if self.recipe else "planned"
+        chosen = Recipe(name=name, seed=self.run.seed, steps=steps, int8=result.int8_path is not None)
+        chosen.save(self.folder / "recipe.yaml")
+        return JobDocument(
+            command=self.command,
+            goal=asdict(goal) if self.asked else {},
+            task={
+                "model": self.run.note.get("model", type(self.original).__name__),
+                **task_row(task, len(self.attempts.reference)),
+                **({"budget": self.budget} if self.budget else {}),
+            },
+            met=not missed,
+            missed=missed,
+            why=self._why(missed, rows),
+            seconds=self.seconds,
+            environment=environment(),
+            records=rows,
+            edits=self.run.history,
+            states=self._states(rows, result),
+            layers_before=exporting.layers(self.original, self.work / "original.onnx", task, goal, precision="float32"),
+            layers_after=exporting.layers(result.model, result.deployed, task, goal, precision=result.precision),
+            int8_ladder=list(result.ladder),
+            files=exporting.save_files(result, task, self.folder, self.run),
+            stored=stored_rows(self.original, self.folder / "model.gsr"),
+            curves=self.run.curves,
+            classes=classes,
+        )
+
+    def _why(self, missed: list[str], rows: list[Record]) -> list[str]:
+        """Why a goal of time or operations was missed, for the log and the document."""
+        if self.shaping is None or not any(line.split(":")[0] in self.goal.shape_gains for line in missed):
+            return []
+        lines = self.shaping.why(rows)
+        for line in lines:
+            self.run.progress.say(line)
+        return lines
+
+    def _states(self, rows: list[Record], result: exporting.Delivered) -> list[State]:
+        """The states tried, and the original in float32 to set them against."""
+        times = {
+            str(row.conditions["runtime"]): row.value
+            for row in rows
+            if row.what == "latency" and row.subject == exporting.ORIGINAL
+        }
+        value = {
+            (row.what, row.subject): int(row.value) for row in rows if row.what in ("macs", "params", "compact_bytes")
+        }
+        first = State(
+            name="original float32",
+            top1=100 * float(self.attempts.reference.mean()),
+            drop=0.0,
+            latency_ms=times,
+            macs=value["macs", exporting.ORIGINAL],
+            params=value["params", exporting.ORIGINAL],
+            file_bytes=value["compact_bytes", exporting.ORIGINAL],
+            accepted=True,
+        )
+        return [first, *self.run.states]

@@ -1,0 +1,339 @@
+"""Teach a student: one network trained from others, measured against them and against itself without a teacher."""
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.constraints.base import bake
+from gossamer.core.context import Run
+from gossamer.core.folder import lock_folder, writing
+from gossamer.core.goal import NO_BUDGET, UNASKED, Goal
+from gossamer.core.record import Curve, JobDocument, Record, environment
+from gossamer.core.task import Task, split, task_row
+from gossamer.errors import BadInput, GossamerError, unknown
+from gossamer.jobs import diagnostics, exporting
+from gossamer.jobs.attempts import timed
+from gossamer.jobs.compression import Artifact, finished
+from gossamer.jobs.preflight import rehearse
+from gossamer.jobs.recipe import Recipe
+from gossamer.jobs.teachers import foreign, only_remembers, searched, trainable
+from gossamer.measure import accuracy, paired_drop, top1_record
+from gossamer.methods import catalogue
+from gossamer.methods._base import Method
+from gossamer.methods._training import Retrain
+from gossamer.methods.distill._student import HintedStudent, Student
+from gossamer.methods.distill.kd import SoftTargets
+from gossamer.methods.distill.temperature import Temperature, divided
+from gossamer.runtime.runners import open_runner
+from gossamer.search.checkpoint_store import Journal, data_fingerprint, fingerprint, take_step
+from gossamer.train import compiled_teacher
+from gossamer.train.teachers import Ensemble, only_answers
+
+TEACHER, STUDENT, ALONE = exporting.ORIGINAL, exporting.RESULT, "alone"
+METHOD = "distill.kd"
+
+Teacher = nn.Module | Path | str
+
+
+def distill(
+    teacher: Teacher | Sequence[Teacher],
+    student: nn.Module | Literal["auto"],
+    task: Task,
+    method: Method | str = METHOD,
+    *,
+    goal: Goal | None = None,
+    assistants: Sequence[nn.Module] = (),
+    alone: bool = True,
+    calibrate: bool = False,
+    out: Path | str | None = None,
+    run: Run | None = None,
+    command: str = "gossamer.distill(...)",
+) -> Artifact:
+    """Train `student` from `teacher`; both are left alone. The artifact's network is the student.
+
+    teacher: a module, an `.onnx` file, a folder of recorded answers (`Run.cache` of an earlier job); or several, whose
+    mean output counts. student: any network that gives what the teacher gives; one that is held by constraints (low
+    bit, sparse) is trained under them, one out of a `.pt2` or `.gsr` keeps its zeros and shared values; "auto": cut out
+    of the teacher for a `goal`. method: of those below `distill`, by name or with its options. assistants: networks in
+    between, each taught by the one before it. alone: also train the student as long without a teacher, which shows what
+    the teacher is worth. calibrate: scale the student's outputs at the end so that it is as sure as it is right. out:
+    the folder of the result; it makes the job resumable.
+
+    Raises BadInput for networks, methods and data that cannot be used, Diverged, ExportMismatch.
+    """
+    if student == "auto":
+        if goal is None:
+            raise BadInput("student 'auto' is cut to a goal, and 'auto' needs one: distill(..., goal=Goal(macs=...))")
+        goal = goal.to_plan()
+    elif goal is not None and goal.gains:
+        raise BadInput(f"{', '.join(goal.gains)}: only student 'auto' is cut for a goal, this one is trained as it is")
+    goal = (goal or UNASKED).here()
+    several = [teacher] if isinstance(teacher, Teacher) else list(teacher)
+    networks = [one if isinstance(one, nn.Module) else opened(Path(one)) for one in several]
+    lesson = Lesson(
+        teacher=copy.deepcopy(networks[0] if len(networks) == 1 else Ensemble(networks)).eval(),
+        student=None if isinstance(student, str) else copy.deepcopy(student),
+        task=task,
+        method=chosen(method),
+        goal=goal,
+        assistants=tuple(copy.deepcopy(one) for one in assistants),
+        alone=alone,
+        calibrate=calibrate,
+    )
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
+    with lock_folder(folder), writing(folder):
+        return Job(lesson, folder, run or Run(), command).execute()
+
+
+def opened(path: Path) -> nn.Module:
+    """The teacher of a path."""
+    found = foreign(path)
+    if found is None:
+        raise BadInput(
+            f"{path} is neither an .onnx file nor a folder of recorded answers; give the teacher as a module"
+        )
+    return found
+
+
+def chosen(method: Method | str) -> Method:
+    """The method of a name, which must be one below `distill`."""
+    if isinstance(method, str):
+        known = {name: cls for name, cls in catalogue().items() if name.startswith("distill.")}
+        if method not in known:
+            raise unknown("method", method, known, listed="`gossamer methods`")
+        method = known[method]()
+    return method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Who is to be taught what, by whom and how: the arguments of `distill`. student: None for one cut to `goal`."""
+
+    teacher: nn.Module
+    student: nn.Module | None
+    task: Task
+    method: Method
+    goal: Goal
+    assistants: tuple[nn.Module, ...]
+    alone: bool
+    calibrate: bool
+
+    def key(self, seed: int) -> str:
+        """What makes a job the same job. `alone` and `calibrate` only add to it."""
+        networks = [self.teacher, *self.assistants, *([self.student] if self.student is not None else [])]
+        data = data_fingerprint(self.task)
+        goal = self.goal if self.student is None else None  # else it says how to measure, which trains nothing
+        return fingerprint(self.teacher, *map(fingerprint, networks), self.method, goal, seed, data)
+
+
+class Job:
+    """One run of the job in a folder."""
+
+    def __init__(self, lesson: Lesson, folder: Path, run: Run, command: str) -> None:
+        self.lesson, self.task, self.folder, self.command = lesson, lesson.task, folder, command
+        self.teacher, self.goal = lesson.teacher, lesson.goal
+        self.work = folder / "work"
+        self.journal = Journal(self.work, lesson.key(run.seed))
+        self.run = replace(run, folder=self.work, teacher=self.teacher, curves=[])
+        self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
+        self.curves: list[Curve] = []
+        self.rows: list[Record] = []
+
+    def execute(self) -> Artifact:
+        """Everything, in order. What was refused before anything was trained leaves no work, which would stand in the
+        way of the job that was meant."""
+        try:
+            return self._execute()
+        except GossamerError:
+            if not any(one.suffix in (".ckpt", ".safetensors") for one in self.work.rglob("*")):
+                shutil.rmtree(self.work)
+            raise
+
+    def _execute(self) -> Artifact:
+        lesson, networks = self.lesson, {TEACHER: self.teacher}
+        fresh = not self.journal.results.keys() - {"seconds"}
+        if fresh and lesson.student is None and not only_answers(self.teacher):
+            self._rehearse(self.teacher)  # before the search of a student that is a part of it
+        student = self._student()
+        check_pair(self.teacher, (student, *lesson.assistants), self.task)
+        if lesson.calibrate:
+            check_scalable(student, self.task)
+        if fresh and lesson.student is not None:
+            self._rehearse(student)
+        reference = self._judged(TEACHER, "teacher", self.teacher)
+        if reference is None and self.goal.max_drop < NO_BUDGET:
+            raise BadInput("max_drop: a teacher of recorded answers has none on other data to judge the student by")
+        for number, assistant in enumerate(lesson.assistants, 1):
+            name = f"assistant {number}"
+            networks[name] = self.run.teacher = bake(self._trained(name, trainable(assistant), lesson.method))
+            self._judged(name, name, networks[name])
+        held = self._trained(STUDENT, student, lesson.method)  # what holds it says how the compact file stores it
+        if lesson.calibrate:
+            held = take_step(Temperature(), held, "temperature", self.task, self.run, self.journal)
+        networks[STUDENT] = bake(held)
+        own = self._judged(STUDENT, "student", networks[STUDENT])
+        assert own is not None
+        if lesson.alone and (without := without_teacher(lesson.method, self.task)) is not None:
+            self.run.progress.say("the same student, trained as long without a teacher")
+            networks[ALONE] = bake(self._trained(ALONE, student, without))
+            self._judged(ALONE, "student trained alone", networks[ALONE])
+        with timed(self.seconds, "deploy"):
+            scores = own if reference is None else reference
+            result = exporting.deliver(
+                held, self.task, self.goal, self._delivery, self.folder, reference_scores=scores, int8=False
+            )
+        with timed(self.seconds, "measure"):
+            document = self._document(networks, result)
+        return finished(result.model, document, self.folder)
+
+    @property
+    def _delivery(self) -> Run:
+        """For the files: a student that was cut out of its teacher comes back into a network like the teacher."""
+        return self.run if self.lesson.student is not None else replace(self.run, original=self.teacher)
+
+    def _rehearse(self, model: nn.Module) -> None:
+        rehearse(model, self.task, self.goal, self.run, trains=True, int8=False)
+
+    def _student(self) -> nn.Module:
+        """What is to be trained."""
+        lesson = self.lesson
+        if lesson.student is not None:
+            return trainable(lesson.student)
+        with timed(self.seconds, "search"):
+            return searched(self.teacher, self.task, lesson.goal, self.run, self.journal, self.work)
+
+    def _trained(self, name: str, model: nn.Module, step: Method) -> nn.Module:
+        """A network after a step, its weights held."""
+        own = replace(self.run, history=[] if name == ALONE else self.run.history, curves=[])
+        if name != ALONE:
+            own.compile_teacher = self._cost(own.teacher, name)
+        with timed(self.seconds, "student" if name == STUDENT else name):
+            model = take_step(step, model, name, self.task, own, self.journal)
+        if own.curves:
+            parts = [asdict(one) for one in own.curves]
+            joined = {key: [x for part in parts for x in part[key]] for key in ("loss", "top1", "seconds")}
+            self.curves.append(Curve(name=name, **joined))
+        return model.eval()
+
+    def _cost(self, teacher: nn.Module | None, pupil: str) -> bool:
+        """Note what a teacher takes for a training batch; gives whether it is to be compiled."""
+        if teacher is None or only_remembers(teacher):
+            return False
+        inputs, _ = split(next(iter(self.task.train)))
+        method = self.lesson.method
+        epochs = method.passes(self.task) if isinstance(method, Retrain) else 1
+        steps = 0 if only_answers(teacher) else len(self.task.train) * epochs
+        on_gpu = self.run.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+        device = torch.device("cuda" if on_gpu else "cpu")
+        found = self.journal.remember(
+            f"times of the teacher of {pupil}", lambda: compiled_teacher.teacher_times(teacher, inputs, steps, device)
+        )
+        mode, batch = compiled_teacher.better(found), len(inputs[0])
+        self.run.progress.say(f"teacher of {pupil}: {found[mode]:.1f} ms for {batch} samples, {mode}")
+        conditions = {"batch": batch, "mode": mode, "pupil": pupil, "device": device.type}
+        self.rows.append(
+            Record(subject=TEACHER, what="teacher_time", value=found[mode], unit="ms", conditions=conditions)
+        )
+        return mode == compiled_teacher.COMPILED
+
+    def _judged(self, subject: str, name: str, model: nn.Module) -> Tensor | None:
+        """Scores on validation data; None for a teacher that knows its training data alone."""
+        if only_remembers(model):
+            return None
+        with timed(self.seconds, "validation"):
+            scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
+        self.run.progress.say(f"{name}: validation {100 * float(scores.mean()):.2f} %")
+        self.rows.append(top1_record(subject, scores, split="validation"))
+        return scores
+
+    def _document(self, networks: dict[str, nn.Module], result: exporting.Delivered) -> JobDocument:
+        lesson, task, goal = self.lesson, self.task, self.goal
+        rows = [*self._measured(networks, result), *result.records, *self.rows]
+        teaching, sure = diagnostics.gathered(networks, task, lesson.method.name(), self.curves)
+        rows += sure
+        missed = exporting.missed(goal, rows, result.drop) if goal.judges else []
+        steps = (lesson.method, Temperature()) if lesson.calibrate else (lesson.method,)
+        Recipe(name="taught", seed=self.run.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
+        return JobDocument(
+            command=self.command,
+            goal=asdict(goal) if goal.judges else {},
+            task=task_row(task, len(result.scores)),
+            met=not missed,
+            missed=missed,
+            seconds=self.seconds,
+            environment=environment(),
+            records=rows,
+            edits=self.run.history,
+            states=self.run.states,
+            layers_before=[],
+            layers_after=[],
+            int8_ladder=[],
+            files=exporting.save_files(result, task, self.folder, self._delivery),
+            teaching=teaching,
+        )
+
+    def _measured(self, networks: dict[str, nn.Module], result: exporting.Delivered) -> list[Record]:
+        """Costs and accuracy on test of teacher and student, and of the networks in between and beside them."""
+        scores = {
+            subject: accuracy(open_runner("torch", model, threads=self.goal.threads), self.task, "test")
+            for subject, model in networks.items()
+            if not only_remembers(model)
+        }
+        costly = None if only_answers(self.teacher) else self.teacher
+        rows, _ = exporting.measure(costly, result, self.task, self.goal, self.run, self.work)
+        if costly is None and TEACHER in scores:
+            rows.append(top1_record(TEACHER, scores[TEACHER], split="test"))
+            rows.append(paired_drop(scores[TEACHER], scores[STUDENT]).to_record(STUDENT, split="test"))
+            rows.append(result.drop.to_record(STUDENT, split="validation"))
+        rows += [top1_record(s, one, split="test") for s, one in scores.items() if s not in (TEACHER, STUDENT)]
+        if ALONE in scores:
+            gap = paired_drop(scores[ALONE], scores[STUDENT])
+            rows.append(gap.to_record(STUDENT, split="test", against=ALONE))
+        return rows
+
+
+def without_teacher(method: Method, task: Task) -> Method | None:
+    """As long a training without a teacher, with the same options: limited gradients and mixed images too. None where
+    the method is not one training."""
+    if not isinstance(method, Student):
+        return None
+    epochs = method.passes(task) + (method.hint_epochs if isinstance(method, HintedStudent) else 0)
+    same = {name: getattr(method, name) for name in ("lr", "weight_decay", "clip", "mixup", "cutmix")}
+    return SoftTargets(epochs=epochs, alpha=1.0, **same)
+
+
+def check_pair(teacher: nn.Module, students: Sequence[nn.Module], task: Task) -> None:
+    """Refuse networks that do not take the task's inputs, and students whose outputs are unlike the teacher's."""
+    known = None if only_remembers(teacher) else _output(teacher, "teacher", task)
+    for student in students:
+        found = _output(student, "student", task)
+        if known and found and known != found:
+            raise BadInput(
+                f"the teacher gives outputs of shape {known}, {type(student).__name__} gives {found}; they must be "
+                "equal for the same inputs"
+            )
+
+
+def check_scalable(student: nn.Module, task: Task) -> None:
+    """Refuse students that temperature scaling is not for, before they are trained."""
+    if not diagnostics.gives_classes(student, task):
+        raise BadInput("calibrate: is for classifiers, which give logits (N, classes) for integer labels (N,)")
+    divided(student, 2.0, task.example_inputs)
+
+
+def _output(model: nn.Module, name: str, task: Task) -> tuple[int, ...] | None:
+    """The shape of the output; None where it is not one tensor."""
+    try:
+        with torch.no_grad():
+            output = bake(model).eval()(*task.example_inputs)
+    except Exception as error:
+        seen = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
+        raise BadInput(f"the {name} does not accept the inputs of {task.name} (shapes {seen}): {error}") from error
+    return tuple(output.shape) if isinstance(output, Tensor) else None

@@ -1,0 +1,337 @@
+"""From a compressed network to the files that leave the job: exported, quantized, checked, measured."""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.compact.writing import save
+from gossamer.constraints.base import bake
+from gossamer.core.context import Run
+from gossamer.core.goal import Goal
+from gossamer.core.record import ClassRow, LayerCost, Record, Rung, write_text
+from gossamer.core.task import Task, description, split
+from gossamer.errors import BadInput
+from gossamer.measure import (
+    Drop,
+    Runner,
+    accuracy,
+    latency,
+    paired_drop,
+    peak_memory,
+    top1_record,
+)
+from gossamer.models.weights import save_weights
+from gossamer.modules.cost import dense_bytes, layer_costs
+from gossamer.modules.replay import structure_of
+from gossamer.modules.structure import Structure, Unreplayable
+from gossamer.ptq.fallback import quantize_ladder
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.profiling import layer_times
+from gossamer.runtime.pt2.file import export_pt2
+from gossamer.runtime.runners import open_runner
+from gossamer.runtime.verification import verify
+from gossamer.search.cost_model import first_samples
+from gossamer.search.failures import ends_the_job, reason
+
+PREPROCESSING = "preprocessing.json"  # in a result folder: how images become inputs, and the names of the classes
+EXPORTED = ("onnxruntime", "openvino")
+AT_LEAST = ("speedup", "compression_ratio")
+INT8_LUCK = 0.1  # points: a float32 network that is over the budget by more will not be saved by rounding
+ORIGINAL, RESULT, INT8 = "original", "result", "result int8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """The network in the form in which it is deployed. scores: of the validation samples, by the deployed network."""
+
+    model: nn.Module
+    float_path: Path
+    int8_path: Path | None
+    compact_bytes: int
+    scores: Tensor
+    drop: Drop
+    ladder: tuple[Rung, ...]
+    records: tuple[Record, ...]
+
+    @property
+    def deployed(self) -> Path:
+        """The file to ship."""
+        return self.int8_path or self.float_path
+
+    @property
+    def precision(self) -> str:
+        """Of the file to ship."""
+        return "int8" if self.int8_path else "float32"
+
+
+def deliver(
+    model: nn.Module, task: Task, goal: Goal, run: Run, folder: Path, *, reference_scores: Tensor, int8: bool
+) -> Delivered:
+    """Export, check the export on the validation set, and quantize as far as the budget of the goal allows.
+
+    model: what holds its weights may say how the compact file stores them; what is delivered is plain.
+    reference_scores: of the original on the validation samples; every drop is against them, sample by sample.
+    """
+    held, model = model.eval(), bake(model)
+    (folder / "model.int8.onnx").unlink(missing_ok=True)  # of an earlier try
+    with run.progress.busy("exporting"):
+        float_path = export_onnx(model, task.example_inputs, folder / "model.onnx", about=description(task))
+        runner = open_runner("onnxruntime", float_path, threads=goal.threads)
+        records = list(verify(model, runner, task.validation))
+        scores = accuracy(runner, task)
+    int8_path: Path | None = None
+    ladder: tuple[Rung, ...] = ()
+    if int8 and paired_drop(reference_scores, scores).within(goal.max_drop + INT8_LUCK):
+        quantized = quantize_ladder(
+            float_path,
+            task,
+            folder,
+            budget_points=goal.max_drop,
+            reference_correct=reference_scores,
+            runtime=goal.runtime if goal.runtime in EXPORTED else "onnxruntime",
+            threads=goal.threads,
+            run=run,
+        )
+        int8_path, ladder, scores = quantized.path, tuple(quantized.rungs), quantized.correct
+    return Delivered(
+        model=model,
+        float_path=float_path,
+        int8_path=int8_path,
+        compact_bytes=save_compact(held, task, folder / "model.gsr", run),
+        scores=scores,
+        drop=paired_drop(reference_scores, scores),
+        ladder=ladder,
+        records=tuple(records),
+    )
+
+
+def changes(model: nn.Module, task: Task, run: Run) -> Structure | None:
+    """What is stored beside the weights, so that they load into a network like the original; None where they do so
+    without, or where it cannot be told as data."""
+    if run.original is None:
+        return None
+    try:
+        return structure_of(run.original, model, task.example_inputs)
+    except Unreplayable as why:
+        run.progress.say(f"the weights do not load into the original's class again: {why}")
+        return None
+
+
+def save_compact(model: nn.Module, task: Task, path: Path, run: Run) -> int:
+    """Write the compact file, checked to compute the same; gives its size. Networks whose graph it cannot hold are
+    written without one: such a file loads into the user's own class."""
+    with run.progress.busy("writing the compact file"):
+        original = changes(bake(model), task, run)
+        try:
+            save(model, path, task.example_inputs, original=original)
+        except BadInput as error:
+            run.progress.say(f"{path.name} holds the weights alone, for load(path, into=model): {error}")
+            save(model, path, original=original)
+    return path.stat().st_size
+
+
+def measure(
+    original: nn.Module | None, result: Delivered, task: Task, goal: Goal, run: Run, folder: Path
+) -> tuple[list[Record], list[ClassRow]]:
+    """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory; and
+    what of each class is right.
+
+    original: None measures the result alone.
+    """
+    subject = INT8 if result.int8_path else RESULT
+    models = {RESULT: result.model}
+    files = {subject: (result.deployed, result.precision)}
+    compact = {RESULT: (result.compact_bytes, "model.gsr")}
+    if original is not None:
+        models = {ORIGINAL: original, **models}
+        path = export_onnx(original, task.example_inputs, folder / "original.onnx")
+        files = {ORIGINAL: (path, "float32"), **files}
+        compact = {ORIGINAL: (dense_bytes(original), "weights in float32"), **compact}
+    with run.progress.busy("measuring accuracy on the test set"):
+        scores = {
+            name: accuracy(open_runner("onnxruntime", path, threads=goal.threads, precision=kind), task, "test")
+            for name, (path, kind) in files.items()
+        }
+    rows = [top1_record(name, one, split="test") for name, one in scores.items()]
+    if original is not None:
+        rows.append(paired_drop(scores[ORIGINAL], scores[subject]).to_record(subject, split="test"))
+        rows.append(result.drop.to_record(subject, split="validation"))
+    with run.progress.busy("measuring latency"):
+        for runtime in runtimes(goal):
+            try:
+                rows += _latencies(runtime, models, files, result, task, goal)
+            except Exception as error:
+                if ends_the_job(error) or runtime in ("onnxruntime", goal.runtime):
+                    raise
+                run.progress.say(f"times on {runtime} are left out: {reason(error)}")
+    rows += _sizes(models, files, task)
+    for name, (size, what) in compact.items():
+        rows.append(Record(subject=name, what="compact_bytes", value=size, unit="bytes", conditions={"format": what}))
+    inputs = first_samples(task.validation, goal.batch)
+    for name, (path, kind) in files.items():
+        used = peak_memory(path, inputs, threads=goal.threads, precision=kind)
+        rows.append(
+            Record(subject=name, what="peak_memory", value=used, unit="bytes", conditions={"runtime": "onnxruntime"})
+        )
+    return rows, by_class(scores, task)
+
+
+def by_class(scores: Mapping[str, Tensor], task: Task) -> list[ClassRow]:
+    """The share of test samples of each class that is right, percent, where scores are hits and misses and every target
+    is a class."""
+    targets = [split(batch)[1] for batch in task.test]
+    if not all(isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point() for y in targets):
+        return []
+    labels = torch.cat([y.cpu() for y in targets])
+    hits = {name: one.cpu().double() for name, one in scores.items()}
+    if not all(len(one) == len(labels) and bool(((one == 0) | (one == 1)).all()) for one in hits.values()):
+        return []
+    rows = []
+    for number in sorted(set(labels.tolist())):
+        here = labels == number
+        top1 = {name: 100 * float(one[here].mean()) for name, one in hits.items()}
+        named = task.classes[number] if 0 <= number < len(task.classes) else str(number)
+        rows.append(ClassRow(name=named, samples=int(here.sum()), top1=top1))
+    return rows
+
+
+def runtimes(goal: Goal) -> list[str]:
+    """The runtimes of this machine on which results are timed; the goal's own first."""
+    names = ["onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else []), "torch"]
+    return [goal.runtime, *(name for name in names if name != goal.runtime)]
+
+
+def _latencies(
+    runtime: str,
+    models: Mapping[str, nn.Module],
+    files: Mapping[str, tuple[Path, str]],
+    result: Delivered,
+    task: Task,
+    goal: Goal,
+) -> list[Record]:
+    """The original and the result, in every precision that the runtime has, timed side by side."""
+    runners: dict[str, Runner] = {}
+    if runtime in ("torch", "torch.compile"):
+        runners |= {name: open_runner(runtime, model, threads=goal.threads) for name, model in models.items()}
+    else:
+        timed = {**files, RESULT: (result.float_path, "float32")}
+        order = [name for name in (ORIGINAL, RESULT, INT8) if name in timed]
+        for name in order:
+            path, kind = timed[name]
+            runners[name] = open_runner(runtime, path, threads=goal.threads, precision=kind)
+    inputs = first_samples(task.validation, goal.batch)
+    times = latency(runners, inputs, repeats=60, warmup=10, seconds=10)
+    return [times[name].to_record(name) for name in runners]
+
+
+def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]], task: Task) -> list[Record]:
+    rows = []
+    for name, model in models.items():
+        macs = sum(cost.macs for cost in layer_costs(model, task.example_inputs))
+        rows.append(Record(subject=name, what="macs", value=macs, unit="multiply-adds", conditions={"per": "sample"}))
+        params = sum(p.numel() for p in model.parameters())
+        rows.append(Record(subject=name, what="params", value=params, unit="parameters"))
+    for name, (path, _) in files.items():
+        size = path.stat().st_size
+        rows.append(Record(subject=name, what="file_bytes", value=size, unit="bytes", conditions={"file": path.name}))
+    return rows
+
+
+def save_files(result: Delivered, task: Task, folder: Path, run: Run) -> dict[str, int]:
+    """The network as `.pt2` and its weights as `.safetensors`, beside the ONNX files; sizes by name."""
+    (folder / "model.pt2").unlink(missing_ok=True)  # of an earlier job
+    for dynamic in (True, False):
+        try:
+            export_pt2(result.model, task.example_inputs, folder / "model.pt2", dynamic_batch=dynamic)
+            break
+        except BadInput as error:
+            kept = "only for this number of samples" if dynamic else "not at all"
+            run.progress.say(f"model.pt2 is written {kept}: {error}")
+    structure = changes(result.model, task, run)
+    save_weights(result.model, folder / "model.safetensors", run.note, structure=structure)
+    if about := description(task):
+        write_text(folder / PREPROCESSING, json.dumps(about, indent=1))
+    names = (
+        "model.gsr", "model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors", "recipe.yaml", PREPROCESSING,
+    )  # fmt: skip
+    return {name: (folder / name).stat().st_size for name in names if (folder / name).exists()}
+
+
+def layers(model: nn.Module, path: Path, task: Task, goal: Goal, *, precision: str) -> list[LayerCost]:
+    """Costs per layer, for the report; the time is of one batch on the goal's runtime, where that can tell."""
+    times: dict[str, float] = {}
+    if goal.runtime in EXPORTED:
+        inputs = first_samples(task.validation, goal.batch)
+        times = layer_times(goal.runtime, path, inputs, threads=goal.threads, precision=precision)
+    with torch.no_grad():
+        rows = layer_costs(model, task.example_inputs)
+    return [replace(row, time_ms=times.get(row.name)) for row in rows]
+
+
+def missed(goal: Goal, rows: list[Record], drop: Drop) -> list[str]:
+    """What of the goal was not reached, in words with the numbers."""
+    found = []
+    if not drop.within(goal.max_drop):
+        found.append(f"max_drop: {drop.points:.2f} points on validation, asked for at most {goal.max_drop:g}")
+    value = {(row.what, row.subject): row.value for row in rows if _counts(row, goal)}
+    reached: Mapping[str, float | None] = {
+        "latency_ms": _after(value, "latency"),
+        "speedup": _ratio(value, "latency"),
+        "macs": _after(value, "macs"),
+        "params": _after(value, "params"),
+        "file_bytes": _after(value, "compact_bytes"),
+        "compression_ratio": _ratio(value, "compact_bytes"),
+    }
+    for gain, asked in goal.gains.items():
+        got = reached[gain]
+        if got is None or (got < asked if gain in AT_LEAST else got > asked):
+            bound = "at least" if gain in AT_LEAST else "at most"
+            shown = "not measured" if got is None else _shown(got)
+            found.append(f"{gain}: {shown}, asked for {bound} {_shown(asked)}")
+    return found
+
+
+def other_runtimes(goal: Goal, rows: list[Record]) -> list[str]:
+    """Which of the other runtimes would reach a goal of time that this one missed, and how fast the result is there."""
+    if not goal.time_gains:
+        return []
+    found: dict[str, tuple[float, bool]] = {}
+    times = [row for row in rows if row.what == "latency"]
+    for runtime in dict.fromkeys(str(row.conditions["runtime"]) for row in times):
+        value = {(row.what, row.subject): row.value for row in times if row.conditions["runtime"] == runtime}
+        ratio, after = _ratio(value, "latency"), _after(value, "latency")
+        if runtime != goal.runtime and ratio and after:
+            enough = (goal.speedup is None or ratio >= goal.speedup) and after <= (goal.latency_ms or after)
+            found[runtime] = ratio, enough
+    reach = [f"{name} ({ratio:.2f}x)" for name, (ratio, enough) in found.items() if enough]
+    if reach:
+        return [f"this network reaches it on {' and '.join(reach)}"]
+    return (
+        [f"elsewhere it runs {', '.join(f'{ratio:.2f}x on {name}' for name, (ratio, _) in found.items())}"]
+        if found
+        else []
+    )
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _counts(row: Record, goal: Goal) -> bool:
+    return row.what != "latency" or row.conditions["runtime"] == goal.runtime
+
+
+def _after(value: Mapping[tuple[str, str], float], what: str) -> float | None:
+    return value.get((what, INT8), value.get((what, RESULT)))
+
+
+def _ratio(value: Mapping[tuple[str, str], float], what: str) -> float | None:
+    before: Any = value.get((what, ORIGINAL))
+    after = _after(value, what)
+    return before / after if before and after else None

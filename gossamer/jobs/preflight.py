@@ -1,0 +1,245 @@
+"""What a job tries before it begins: all that it will need at its end, on a few samples."""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from gossamer.calibration.moments import place_whole
+from gossamer.compact.capture import capture
+from gossamer.constraints.base import bake
+from gossamer.core.context import Run
+from gossamer.core.goal import Goal
+from gossamer.core.outputs import tensors
+from gossamer.core.task import (
+    Model,
+    Task,
+    cross_entropy,
+    scores,
+    split,
+    top1_correct,
+)
+from gossamer.data.probing import Found, Look, look, parts, shapes
+from gossamer.errors import BadInput
+from gossamer.jobs import exporting
+from gossamer.measure import Runner
+from gossamer.modules.cost import layer_costs
+from gossamer.ptq.isolated_layers import quantize_roughly
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.runners import open_runner
+from gossamer.runtime.verification import verify
+from gossamer.search.failures import ends_the_job, reason
+from gossamer.train.batches import own_randomness
+from gossamer.train.distillation import are_logits
+
+SPLITS = ("train", "validation", "test", "calibration")
+WORK = 50_000_000_000  # multiply-adds of one batch: a larger one is tried with fewer samples
+FEWEST = 2  # samples of a batch that is cut
+FAR = 0.05  # scores of a sample that differ by more are other scores
+ALIKE = 0.9  # at least so many of the scores, all but one of few
+PAD = "exported networks take any number of samples of the example inputs' sizes: pad, crop or scale the data to these"
+IGNORED = -100  # what torch's losses leave out
+
+T = TypeVar("T")
+
+
+def rehearse(model: nn.Module, task: Task, goal: Goal, run: Run, *, trains: bool, int8: bool | None) -> None:
+    """Run what will be run after hours: batches of every shape through loss, measure and network, the exported network
+    on every runtime, the measure on what it gives there, and a look at the labels of all splits.
+
+    Of the test set no score is computed. trains: whether the network is trained. int8: None where the job itself
+    decides. Raises BadInput with what failed, where, and what would help.
+    """
+    with own_randomness(), tempfile.TemporaryDirectory() as folder:
+        trial = Trial(model, task, goal, run, Path(folder))
+        with run.progress.busy("trying a batch of every shape"):
+            trial.look()
+            if trains:
+                trial.train()
+            trial.evaluate()
+            trial.labels()
+        with run.progress.busy("trying the export on every runtime"):
+            trial.deploy(int8)
+
+
+@dataclass
+class Trial:
+    """One rehearsal. The network itself is left alone."""
+
+    model: nn.Module
+    task: Task
+    goal: Goal
+    run: Run
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.plain = bake(self.model).eval()
+        self.looks: dict[str, Look] = {}
+        self.scores: dict[int, Tensor] = {}  # of batches of the validation data
+        try:
+            macs = sum(cost.macs for cost in layer_costs(self.plain, self.task.example_inputs))
+        except Exception:  # a wrong bound costs time alone
+            macs = 0
+        self.most = max(FEWEST, WORK // max(macs, 1))
+
+    def look(self) -> None:
+        """Look through the loaders."""
+        for name in SPLITS:
+            self.looks[name] = _tried(f"the {name} data of {self.task.name}", "", look, getattr(self.task, name))
+
+    def train(self) -> None:
+        """The loss in train mode, and one run backwards."""
+        student = copy.deepcopy(self.model).train()
+        found = self.looks["train"].batches()
+        smallest = min(found, key=lambda one: sum(torch.Size(s).numel() for s in shapes(one.batch)))
+        for one in found:
+            batch = self._few(one)
+            where = self._where("train", batch, one)
+            fix = "drop_last=True leaves out a last batch of one sample" if len(_first(batch)) == 1 else ""
+            loss = _tried(f"{where}: the loss in train mode", fix, self._loss, student, batch)
+            if one is smallest and loss.requires_grad:
+                _tried(f"{where}: the gradient of the loss", "", loss.backward)
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        """Network and measure in eval mode. The measure sees nothing of the test set."""
+        for one in self.looks["validation"].batches():
+            batch = self._few(one)
+            what = f"{self._where('validation', batch, one)}: the measure"
+            self.scores[one.number] = _tried(what, "", scores, self.task, self.plain, [batch])
+        for name in ("test", "calibration"):
+            for one in self.looks[name].by_shape.values():
+                batch = self._few(one)
+                _tried(f"{self._where(name, batch, one)}: the network", "", self.plain, *split(batch)[0])
+
+    @torch.no_grad()
+    def labels(self) -> None:
+        """Labels of classes that the network has no output for."""
+        inputs, target = split(self._few(next(iter(self.looks["validation"].by_shape.values()))))
+        outputs = list(tensors(self.plain(*inputs)))
+        if len(outputs) != 1 or not are_logits(outputs[0], target):
+            return
+        classes = outputs[0].shape[1]
+        taken = {IGNORED} if self.task.metric is not top1_correct else set[int]()
+        for name in ("validation", "train", "test"):
+            found = self.looks[name]
+            ends = [end for end in (found.low, found.high) if end is not None and not 0 <= end[0] < classes]
+            own = self.task.loss is not cross_entropy if name == "train" else self.task.metric is not top1_correct
+            if name != "test" and own:  # loss or measure have taken a batch with them
+                taken |= {label for label, _ in ends}
+            allowed = taken | ({IGNORED} if name == "train" else set())
+            for label, where in ends:
+                if label not in allowed:
+                    place = f", batch {where.number}" if where is not None else ""
+                    raise BadInput(
+                        f"the {name} data of {self.task.name}{place}: label {label}, where the network has {classes} "
+                        f"outputs; labels count from 0 to {classes - 1}: correct them, or give the network an output "
+                        "for every class"
+                    )
+
+    @torch.no_grad()
+    def deploy(self, int8: bool | None) -> None:
+        """The exported network on every runtime that results are measured on."""
+        task, example = self.task, self.task.example_inputs
+        what = f"the export of the network with the inputs of {task.name}"
+        path = _tried(what, "", export_onnx, self.plain, example, self.folder / "model.onnx")
+        needed = ("onnxruntime", self.goal.runtime)
+        for runtime in exporting.runtimes(self.goal):
+            exported = runtime in exporting.EXPORTED
+            try:
+                runner = open_runner(runtime, path if exported else self.plain, threads=self.goal.threads)
+                self._on(runner)
+            except Exception as error:
+                if ends_the_job(error) or (isinstance(error, BadInput) and runtime in needed):
+                    raise
+                if runtime in needed:
+                    raise BadInput(f"the exported network, on {runtime}: {reason(error)}") from error
+                self.run.progress.say(f"{runtime} does not run this network, times on it are left out: {reason(error)}")
+        if int8 is not False:
+            self._int8(path, asked=bool(int8))
+        try:
+            capture(self.plain, example, list(self.plain.state_dict()), dynamic_batch=True)
+        except Exception as error:
+            self.run.progress.say(f"model.gsr will hold the weights alone, for load(path, into=model): {reason(error)}")
+
+    def _on(self, runner: Runner, *, int8: bool = False) -> None:
+        """Network and measure on one runtime, with batches of every shape."""
+        for name in ("validation", "test"):
+            for one in self.looks[name].by_shape.values():
+                batch = self._few(one)
+                where = f"{self._where(name, batch, one)}, on {runner.runtime}{' in int8' if int8 else ''}"
+                advice = PAD if runner.runtime in exporting.EXPORTED else ""
+                _tried(f"{where}: the network", advice, runner, *split(batch)[0])
+                if name == "validation":
+                    if runner.runtime == "onnxruntime" and not int8:
+                        _tried(where, "", verify, self.plain, runner, [batch])
+                    got = _tried(f"{where}: the measure", "", scores, self.task, runner, [batch])
+                    if not int8:
+                        _compare(self.scores[one.number], got, where)
+                if runner.runtime == "torch.compile":
+                    return  # it compiles every further shape for minutes
+
+    def _int8(self, path: Path, *, asked: bool) -> None:
+        """asked: where int8 fails, the job is refused; else it is left out later."""
+        goal, small = self.goal, path.with_suffix(".int8.onnx")
+        if not asked and goal.runtime not in exporting.EXPORTED:
+            return
+        inputs = split(self._few(next(iter(self.looks["calibration"].by_shape.values()))))[0]
+        try:
+            quantize_roughly(path, small, inputs, threads=goal.threads)
+        except Exception as error:
+            if asked or ends_the_job(error):
+                raise BadInput(f"int8 of this network: {reason(error)}; leave int8 out") from error
+            self.run.progress.say(f"int8 is left out: {reason(error)}")
+            return
+        runtime = goal.runtime if goal.runtime in exporting.EXPORTED else "onnxruntime"
+        self._on(open_runner(runtime, small, threads=goal.threads, precision="int8"), int8=True)
+
+    def _loss(self, student: Model, batch: Any) -> Tensor:
+        loss = self.task.loss(student, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise BadInput("it must be a tensor with one number")
+        return loss
+
+    def _few(self, found: Found) -> Any:
+        """A batch where the network is; fewer of its samples where the network takes long."""
+        batch = place_whole(self.plain, found.batch)
+        first = _first(batch)
+        sizes = {len(x) if x.dim() else 0 for x in tree_leaves(batch) if isinstance(x, Tensor)}
+        if len(first) <= self.most or sizes != {len(first)}:
+            return batch
+        return tree_map_only(Tensor, lambda x: x[: self.most], batch)
+
+    def _where(self, name: str, batch: Any, found: Found) -> str:
+        listed = ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes(parts(batch)[0]))
+        return f"the {name} data of {self.task.name}, batch {found.number} (inputs of {listed})"
+
+
+def _first(batch: Any) -> Tensor:
+    first = next((x for x in tree_leaves(parts(batch)[0]) if isinstance(x, Tensor)), None)
+    return first if isinstance(first, Tensor) and first.dim() else torch.empty(0)
+
+
+def _compare(expected: Tensor, got: Tensor, where: str) -> None:
+    other = int(((expected - got).abs() > FAR).sum())
+    if other > max(1, (1 - ALIKE) * len(expected)):
+        raise BadInput(
+            f"{where}: the measure gives other scores than for the network in torch, for {other} of {len(expected)} "
+            "samples; it must depend on nothing but what the network gives"
+        )
+
+
+def _tried(what: str, fix: str, compute: Callable[..., T], *args: Any) -> T:
+    """What is computed. Raises BadInput that says what failed and why."""
+    try:
+        return compute(*args)
+    except Exception as error:
+        if ends_the_job(error):
+            raise
+        raise BadInput(f"{what}: {reason(error)}{'; ' if fix else ''}{fix}") from error

@@ -1,0 +1,125 @@
+"""Teachers that are not modules, and students that come out of files or out of the teacher itself."""
+
+import hashlib
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from gossamer.constraints.base import Codebook, Constraint, Mask, constrain
+from gossamer.core.context import Run
+from gossamer.core.goal import Goal
+from gossamer.core.task import Task
+from gossamer.errors import BadInput
+from gossamer.measure import Runner, accuracy
+from gossamer.methods.distill.recover import Recover
+from gossamer.runtime.runners import open_runner
+from gossamer.search.axes import apply_steps
+from gossamer.search.checkpoint_store import Journal
+from gossamer.search.cost_model import AIM, Pricer
+from gossamer.search.plan import Planner
+from gossamer.train.teacher_outputs import LAYOUT, Answers
+from gossamer.train.teachers import Ensemble, Foreign, only_answers
+from gossamer.train.trainable_export import Thawed, thawed
+
+SPARSE = 0.1  # share of zeros from which on a weight is held sparse
+SHARED = 256  # distinct values up to which a weight is held to them
+FLOAT_BYTES = 4
+
+
+class OnnxTeacher(Foreign):
+    """An `.onnx` file on ONNX Runtime, on the CPU; a session of its own in each process."""
+
+    def __init__(self, path: Path, *, threads: int = 2) -> None:
+        super().__init__()
+        if not path.is_file():
+            raise BadInput(f"{path}: no such file")
+        self.path, self.threads = path, threads
+        # What it is told from other teachers by.
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        self.register_buffer("digest", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
+        self.sessions: dict[int, Runner] = {}
+
+    def forward(self, *inputs: Tensor) -> Any:
+        if os.getpid() not in self.sessions:
+            self.sessions = {os.getpid(): open_runner("onnxruntime", self.path, threads=self.threads)}
+        outputs = self.sessions[os.getpid()](*inputs)
+        device = inputs[0].device
+        return tree_map_only(Tensor, lambda x: x.to(device), outputs)
+
+
+class RecordedTeacher(Foreign):
+    """A teacher of which only its answers are left: a folder of `gossamer.train.teacher_outputs`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.answers = Answers(folder)
+        name = hashlib.sha256(str(folder.resolve()).encode()).digest()
+        self.register_buffer("digest", torch.frombuffer(bytearray(name), dtype=torch.uint8))
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.answers(inputs, None)
+
+
+def only_remembers(teacher: nn.Module) -> bool:
+    """Whether it, or one of an ensemble, answers for what it was asked before, and for nothing else."""
+    return any(isinstance(part, RecordedTeacher) for part in teacher.modules())
+
+
+def foreign(path: Path) -> Foreign | None:
+    """The teacher of an `.onnx` file or of a folder of answers, or of a folder with one of these; None where the path
+    is nothing of that kind."""
+    if path.suffix == ".onnx":
+        return OnnxTeacher(path)
+    found = [one.parent for one in (*path.glob(LAYOUT), *path.glob(f"*/{LAYOUT}"))]
+    if len(found) > 1:
+        names = ", ".join(sorted(one.name for one in found))
+        raise BadInput(f"{path} holds the answers of {len(found)} teachers; name the folder of one, below it: {names}")
+    return RecordedTeacher(found[0]) if found else None
+
+
+def trainable(student: nn.Module) -> nn.Module:
+    """The student, or what can be trained in its place: a network out of a file keeps its zeros and shared values."""
+    ready = thawed(student)
+    if not isinstance(ready, Thawed):
+        return ready
+    held = {name: rule for name, p in ready.named_parameters() if (rule := as_found(p.detach())) is not None}
+    return constrain(ready, held) if held else ready
+
+
+def as_found(weight: Tensor) -> Constraint | None:
+    """What holds a weight to what its values show: few distinct values, or zeros; None for an ordinary one."""
+    if weight.dim() < 2 or not weight.is_floating_point():
+        return None
+    values, indices = torch.unique(weight, return_inverse=True)
+    if len(values) <= min(SHARED, weight.numel() // 4):
+        return Codebook(values, indices, mean=True)
+    zeros = weight == 0
+    return Mask(~zeros) if float(zeros.double().mean()) >= SPARSE else None
+
+
+def searched(teacher: nn.Module, task: Task, goal: Goal, run: Run, journal: Journal, work: Path) -> nn.Module:
+    """A student for a goal, cut out of the teacher: the shapes that meet it by measurement race against each other,
+    as in `compress`. Bytes are those of its weights in float32."""
+    if isinstance(teacher, Ensemble):
+        teacher = next((one for one in teacher.members if not only_answers(one)), teacher)
+    if only_answers(teacher):
+        raise BadInput("a student for a goal is cut out of its teacher, which must be a module; name a student")
+    if goal.file_bytes is not None or goal.compression_ratio is not None:
+        limit = goal.file_limit(FLOAT_BYTES * sum(p.numel() for p in teacher.parameters()))
+        params = min(int(limit / FLOAT_BYTES), goal.params or int(limit))
+        goal = Goal(**{**asdict(goal), "file_bytes": None, "compression_ratio": None, "params": params})
+    pricer = Pricer(teacher, task, goal, journal, work, int8=False)
+    whole = pricer("original", lambda: teacher)
+    if whole.worst <= AIM:
+        raise BadInput("the teacher itself meets the goal; ask for less, or name a student")
+    reference = 100 * float(accuracy(open_runner("torch", teacher, threads=goal.threads), task).mean())
+    planner = Planner(teacher, task, replace(run, original=teacher), journal, pricer, Recover(epochs=4), reference)
+    steps = planner.plan(whole)
+    if steps is None:
+        raise BadInput("no shape of the teacher meets the goal; ask for more, or name a student")
+    return apply_steps(teacher, steps[:-1], task, run)

@@ -1,1 +1,0 @@
-"""Methods that replace a layer by a chain of cheaper ordinary layers: low-rank factorization."""

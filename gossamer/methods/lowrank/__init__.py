@@ -1,0 +1,5 @@
+"""Low rank: a layer becomes a chain of cheaper ordinary layers."""
+
+from gossamer.methods._catalogue import offered
+
+__getattr__, __dir__ = offered("lowrank")

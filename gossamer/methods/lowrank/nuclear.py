@@ -1,0 +1,77 @@
+"""Filters that training makes separable: a nuclear norm on every kernel.
+
+What it does: trains on, and after every step lowers the singular values of every filter's kernel by a little, so that
+most come to have rank one; `lowrank.separable` and `lowrank.spatial` then lose less with the same rank.
+Cost: a training, with a batch of small singular value decompositions for each step.
+When it fails: a penalty that is too large takes whole filters away. Kernels along one axis have nothing to lower.
+Equation: min loss + penalty sum_nc |W_nc|_*, by proximal steps: W_nc = U diag(max(s - lr penalty, 0)) V^T.
+Source: Rigamonti et al. 2013, CVPR, section 3.2 (SEP-COMB, there for a convolutional dictionary of images).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.constraints.base import refuse_constrained, weights_of
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.edits.swap import swap
+from gossamer.errors import NoEffect
+from gossamer.methods._training import Retrain
+from gossamer.train.loop import Step
+
+
+def lowered(weight: Tensor, threshold: float) -> Tensor:
+    """The kernels (O, I, k, l ...) with the singular values of their (k, l ...) matrices lowered by this, down to 0."""
+    u, s, v = torch.linalg.svd(weight.flatten(0, 1).flatten(2), full_matrices=False)
+    near: Tensor = u * (s - threshold).clamp_min(0)[:, None] @ v
+    return near.view_as(weight)
+
+
+def separable_share(weight: Tensor) -> float:
+    """The share of the kernels' energy that their first singular values have."""
+    squares = torch.linalg.svdvals(weight.detach().flatten(0, 1).flatten(2)).square()
+    return float(squares[:, 0].sum() / squares.sum().clamp_min(1e-30))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lower:
+    """A proximal step after each step of the optimizer, at its learning rate."""
+
+    names: Sequence[str]
+    penalty: float
+
+    @torch.no_grad()
+    def __call__(self, step: Step) -> None:
+        rates = {id(p): group["lr"] for group in step.optimizer.param_groups for p in group["params"]}
+        for name in self.names:
+            weight = step.model.get_parameter(name)
+            weight.copy_(lowered(weight, float(rates[id(weight)]) * self.penalty))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nuclear(Retrain):
+    """penalty: on the singular values, beside the loss. layers, ignore: patterns."""
+
+    stage: ClassVar[int | None] = 15
+
+    penalty: Annotated[float, Range(0, 1000, open_=("low",))] = 0.01
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        refuse_constrained(model, self.name())
+        found = weights_of(model, self.layers, self.ignore)
+        names = [name for name, w in found.items() if w.dim() > 3 and sum(size > 1 for size in w.shape[2:]) > 1]
+        if not names:
+            raise NoEffect(f"{self.name()}: none of {list(found)} has a kernel along two axes")
+        result = self.train(swap(model, {}), task, run, after_step=Lower(names=names, penalty=self.penalty)).model
+        for name in names:
+            before, after = (separable_share(m.get_parameter(name)) for m in (model, result))
+            was, now = (f"{100 * share:.1f} % separable" for share in (before, after))
+            self.note(run, "teach", name, before=was, after=now)
+        return result

@@ -1,0 +1,44 @@
+"""Two thin layers in the place of a linear layer or a 1 x 1 convolution: truncated singular value decomposition.
+
+What it does: W = A B of rank r: a layer to r features and one from them, with nothing between. With `data`, the two
+that give the least error of the outputs on calibration inputs, not of the weights. Named for the last layer it is the
+low-rank final layer of Sainath et al.
+Cost: seconds; above 2,048 on the smaller side a randomized decomposition finds the leading quarter of the spectrum.
+With `data`, a matrix of inputs^2 numbers for each layer.
+When it fails: weights whose spectrum is flat; it pays only for r < m n / (m + n).
+Equation: min |(W - A B) G^(1/2)|_F, G = E[x x^T] or 1: A = U_r, B = U_r^T W, U the left singular vectors of W G^(1/2).
+Source: Denton et al. 2014, arXiv:1404.0736, section 3.3; Sainath et al. 2013, ICASSP, section 2.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gossamer.calibration.moments import Layer, groups_of
+from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
+from gossamer.methods.lowrank._common import Factorize, Rank, Unfolding
+from gossamer.methods.lowrank._matrices import split
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVD(Factorize):
+    """rank: of the linear layer, or of every group of the convolution."""
+
+    def refusal(self, layer: Layer) -> str:
+        size = math.prod(kernel_of(layer))
+        return "" if size == 1 else "its kernel is larger than 1; lowrank.channel and lowrank.spatial are for those"
+
+    def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
+        groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape
+        middle = rank[0] * groups
+        first = Factor(inputs=inputs * groups, outputs=middle, axes=kernel_axes(layer), groups=groups)
+        return [first, Factor(inputs=middle, outputs=outputs, groups=groups)]
+
+    def unfoldings(self, weight: Tensor, gram: Tensor | None) -> list[Unfolding]:
+        return [(weight.flatten(2), gram)]
+
+    def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
+        outer, inner = split(weight.flatten(2), rank[0], gram)
+        return [inner, outer]

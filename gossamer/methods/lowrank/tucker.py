@@ -1,0 +1,98 @@
+"""1 x 1, k x k, 1 x 1 in the place of a convolution: Tucker-2.
+
+What it does: few input channels, few output channels, and a small k x k core between. With `data` the core and the last
+factor are the best ones on the outputs for calibration inputs.
+Cost: seconds; with `data`, a matrix of (inputs x positions)^2 numbers for each layer.
+When it fails: narrow layers, where two more layers cost more time than their MACs say.
+Equation: W_nct ~ sum_pr A_np K_prt B_rc, A and B orthonormal, by alternating least squares from the singular vectors
+(higher-order orthogonal iteration).
+Source: Kim et al. 2016, arXiv:1511.06530, sections 3.1 to 3.3.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gossamer.calibration.moments import Layer, groups_of
+from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
+from gossamer.methods.lowrank._common import Factorize, Rank, Unfolding
+from gossamer.methods.lowrank._matrices import (
+    balance,
+    best_refit,
+    by_inputs,
+    channel_gram,
+    over_taps,
+    principal,
+    split,
+)
+
+SWEEPS = 10
+
+
+def iterate(weight: Tensor, rank: Rank) -> tuple[Tensor, Tensor]:
+    """A (g, O, p) and B (g, I, r), orthonormal, with the least error that ten sweeps find. weight (g, O, I, taps)."""
+    outputs, inputs = rank
+
+    def directions(matrix: Tensor, count: int) -> Tensor:
+        return principal(matrix)[0][:, :, :count]
+
+    b = directions(weight.transpose(1, 2).flatten(2), inputs)
+    for _ in range(SWEEPS):
+        a = directions(torch.einsum("gnct,gcr->gnrt", weight, b).flatten(2), outputs)
+        b = directions(torch.einsum("gnct,gnp->gcpt", weight, a).flatten(2), inputs)
+    return a, b
+
+
+def tucker(weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
+    """B (g, r, I), the core (g, p, r, taps) and A (g, O, p), in the order of the layers."""
+    weight = weight.flatten(3)
+    taps = weight.shape[3]
+    a, b = iterate(weight, rank)
+    if gram is None:
+        core = torch.einsum("gnct,gnp,gcr->gprt", weight, a, b).flatten(2)
+        outer, inner = balance(a, core)
+        return [b.mT, inner.unflatten(2, (-1, taps)), outer]  # type: ignore[no-untyped-call]
+    metric = channel_gram(gram, weight.shape[2], (taps,))
+    mixes = [b.mT, split(by_inputs(weight), rank[1], metric)[1]]
+    parts: list[list[Tensor]] = []
+    errors: list[float] = []
+    for mix in mixes:
+        inner = over_taps(mix, taps)
+        _, few = best_refit(weight.flatten(2), [inner], gram)
+        outer, core = split(few, rank[0], inner @ gram @ inner.mT)
+        change = weight.flatten(2) - outer @ core @ inner
+        parts.append([mix, core.unflatten(2, (-1, taps)), outer])  # type: ignore[no-untyped-call]
+        errors.append(float((change @ gram * change).sum()))
+    return parts[errors.index(min(errors))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tucker(Factorize):
+    """ranks: of outputs and of inputs, in every group."""
+
+    modes: ClassVar[tuple[str, ...]] = ("rank of outputs", "rank of inputs")
+
+    def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
+        groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape
+        last, first = rank[0] * groups, rank[1] * groups
+        return [
+            Factor(inputs=inputs * groups, outputs=first, groups=groups),
+            Factor(inputs=first, outputs=last, axes=kernel_axes(layer), groups=groups),
+            Factor(inputs=last, outputs=outputs, groups=groups),
+        ]
+
+    def unfoldings(self, weight: Tensor, gram: Tensor | None) -> list[Unfolding]:
+        taps = weight[0, 0, 0].numel()
+        metric = None if gram is None else channel_gram(gram, weight.shape[2], (taps,))
+        return [(weight.flatten(2), gram), (by_inputs(weight), metric)]
+
+    def possible(self, layer: Layer, ranks: Tensor) -> Tensor:
+        taps = math.prod(kernel_of(layer))
+        return (ranks[:, 0] <= ranks[:, 1] * taps) & (ranks[:, 1] <= ranks[:, 0] * taps)
+
+    def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
+        return tucker(weight, rank, gram)

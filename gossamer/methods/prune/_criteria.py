@@ -1,0 +1,97 @@
+"""How much a weight matters: element-wise scores, summed later over everything that is cut together."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.curvature import summed_gradients
+from gossamer.calibration.moments import evaluating
+from gossamer.core.task import Model
+from gossamer.errors import BadInput, unknown
+
+Criterion = Literal["l1", "l2", "taylor", "fisher", "bn_scale", "random"]
+CRITERIA: tuple[str, ...] = get_args(Criterion)
+NEEDS_DATA = ("taylor", "fisher")
+
+Scores = dict[str, Tensor]
+
+
+def l1_scores(model: nn.Module) -> Scores:
+    """|w| (Li et al. 2017, arXiv:1608.08710, section 3.1)."""
+    return {name: p.detach().abs() for name, p in model.named_parameters() if p.ndim > 1}
+
+
+def l2_scores(model: nn.Module) -> Scores:
+    """w squared: summed over a group, its squared norm (Fang et al. 2023, arXiv:2301.12900, section 3.2)."""
+    return {name: p.detach().square() for name, p in model.named_parameters() if p.ndim > 1}
+
+
+def bn_scale_scores(model: nn.Module) -> Scores:
+    """|gamma| of the batch norms, nothing for other parameters (Liu et al. 2017, arXiv:1708.06519, section 3)."""
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    scores = {
+        f"{name}.weight": module.weight.detach().abs()
+        for name, module in model.named_modules()
+        if isinstance(module, norms) and module.affine
+    }
+    if not scores:
+        raise BadInput("criterion 'bn_scale' needs batch norms with a scale, and this network has none; use 'l2'")
+    return scores
+
+
+def random_scores(model: nn.Module, *, generator: torch.Generator) -> Scores:
+    """The control: uniform noise."""
+    return {
+        name: torch.rand(p.shape, generator=generator).to(p.device)
+        for name, p in model.named_parameters()
+        if p.ndim > 1
+    }
+
+
+def gradient_scores(
+    model: nn.Module,
+    loss: Callable[[Model, Any], Tensor],
+    batches: Iterable[Any],
+    *,
+    second_order: bool,
+) -> Scores:
+    """Change of the loss when a weight goes to zero, from the gradients g of the batches.
+
+    First order: |mean(g) w| (Molchanov et al. 2019, arXiv:1906.10771, equation 8). Second order: mean(g^2) w^2 / 2, the
+    diagonal Fisher estimate of optimal brain damage's saliency (Theis et al. 2018, arXiv:1801.05787, equation 6);
+    g is the gradient of a batch's mean loss, so the scores rank, and small batches estimate better.
+    """
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with evaluating(model):  # batch statistics of small batches would blur the gradients
+        sums, n = summed_gradients(model, loss, batches, weights, squared=second_order)
+    if second_order:
+        return {name: sums[name] / n * p.detach().square() / 2 for name, p in weights.items()}
+    return {name: (sums[name] / n * p.detach()).abs() for name, p in weights.items()}
+
+
+def element_scores(
+    model: nn.Module,
+    criterion: str,
+    *,
+    loss: Callable[[Model, Any], Tensor] | None = None,
+    batches: Iterable[Any] = (),
+    seed: int = 0,
+) -> Scores:
+    """Scores by parameter name, each of its parameter's shape. Parameters that are left out count nothing."""
+    match criterion:
+        case "l1":
+            return l1_scores(model)
+        case "l2":
+            return l2_scores(model)
+        case "bn_scale":
+            return bn_scale_scores(model)
+        case "random":
+            return random_scores(model, generator=torch.Generator().manual_seed(seed))
+        case "taylor" | "fisher":
+            if loss is None:
+                raise BadInput(f"criterion {criterion!r} needs data: give a task, or use 'l1' or 'l2'")
+            return gradient_scores(model, loss, batches, second_order=criterion == "fisher")
+        case _:
+            raise unknown("criterion", criterion, CRITERIA)

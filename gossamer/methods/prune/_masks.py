@@ -1,0 +1,200 @@
+"""From scores to masks: exact counts, budgets over layers, and the edit that holds them."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.constraints.base import Mask, constrain, constraints, held_value, weights_of
+from gossamer.core.context import Run
+from gossamer.core.layer_names import by_pattern, layer_name
+from gossamer.core.record import Edit
+from gossamer.errors import BadInput, NoEffect
+from gossamer.train import Step
+
+Scope = Literal["layer", "global", "lamp", "erk"]
+SCOPES: tuple[str, ...] = get_args(Scope)
+
+
+def smallest_mask(scores: Tensor, drop: int) -> Tensor:
+    """Bool, the scores' shape, False at exactly `drop` of the smallest; of equal ones the first go first."""
+    keep = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
+    keep[scores.flatten().argsort(stable=True)[:drop]] = False
+    return keep.view(scores.shape)
+
+
+def joint_masks(scores: Mapping[str, Tensor], drop: int) -> dict[str, Tensor]:
+    """As `smallest_mask`, with one ranking over all layers."""
+    flat = torch.cat([s.flatten() for s in scores.values()])
+    parts = torch.split(smallest_mask(flat, drop), [s.numel() for s in scores.values()])
+    return {name: part.view(s.shape) for (name, s), part in zip(scores.items(), parts)}
+
+
+def layer_masks(scores: Mapping[str, Tensor], drops: Mapping[str, int]) -> dict[str, Tensor]:
+    """As `smallest_mask`, layer by layer."""
+    return {name: smallest_mask(s, drops[name]) for name, s in scores.items()}
+
+
+def lamp_scores(weight: Tensor) -> Tensor:
+    """w_u^2 / sum of w_v^2 over the weights v of the layer that are not smaller; the largest has 1, zeros have 0.
+
+    Comparable between layers: each is the share of the layer's remaining energy that goes with the weight (Lee et al.
+    2021, arXiv:2010.07611, equation 5). Equal weights are taken in their order, as everywhere here.
+    """
+    square = weight.detach().double().square().flatten()
+    order = square.argsort(stable=True)
+    ascending = square[order]
+    rest = ascending.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(square)
+    scores[order] = ascending / rest.clamp_min(torch.finfo(torch.double).tiny)
+    return scores.view(weight.shape)
+
+
+def erk_densities(shapes: Mapping[str, tuple[int, ...]], density: float) -> dict[str, float]:
+    """Densities proportional to (n_out + n_in + kernel sizes) / (n_out n_in kernel sizes), at most 1, that sum to
+    `density` over all weights: small layers stay denser (Evci et al. 2020, arXiv:1911.11134, section 3)."""
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    share = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
+    budget, dense = density * sum(sizes.values()), set[str]()
+    while True:
+        open_ = [name for name in shapes if name not in dense]
+        left = budget - sum(sizes[name] for name in dense)
+        scale = left / sum(share[name] * sizes[name] for name in open_) if open_ else 0.0
+        full = {name for name in open_ if scale * share[name] > 1}
+        if not full:
+            return {name: 1.0 if name in dense else scale * share[name] for name in shapes}
+        dense |= full
+
+
+def counts(sizes: Mapping[str, int], fractions: Mapping[str, float], total: int) -> dict[str, int]:
+    """Whole numbers nearest to size * fraction whose sum is `total`, their sum rounded in whatever way: the largest
+    remainders are rounded up."""
+    exact = {name: sizes[name] * fractions[name] for name in sizes}
+    result = {name: math.floor(value + 1e-9) for name, value in exact.items()}
+    missing = total - sum(result.values())
+    for name in sorted(exact, key=lambda name: result[name] - exact[name])[:missing]:
+        result[name] += 1
+    return result
+
+
+def scoped_masks(scores: Mapping[str, Tensor], sparsity: float, scope: Scope) -> dict[str, Tensor]:
+    """Masks with round(sparsity * weights) weights dropped in all.
+
+    layer: the same sparsity in every layer; global: one ranking; erk: densities by `erk_densities`. ("lamp" is "global"
+    of `lamp_scores`.)
+    """
+    sizes = {name: s.numel() for name, s in scores.items()}
+    total = sum(sizes.values())
+    drop = round(sparsity * total)
+    match scope:
+        case "global" | "lamp":
+            return joint_masks(scores, drop)
+        case "layer":
+            return layer_masks(scores, counts(sizes, dict.fromkeys(sizes, sparsity), drop))
+        case "erk":
+            densities = erk_densities({name: tuple(s.shape) for name, s in scores.items()}, 1 - sparsity)
+            kept = counts(sizes, densities, total - drop)
+            return layer_masks(scores, {name: n - kept[name] for name, n in sizes.items()})
+
+
+def scores_of(weights: Mapping[str, Tensor], scope: Scope) -> dict[str, Tensor]:
+    """Magnitudes, or LAMP scores for that scope."""
+    return {name: lamp_scores(w) if scope == "lamp" else w.abs() for name, w in weights.items()}
+
+
+def sparsity_of(names: Iterable[str], sparsities: Mapping[str, float]) -> dict[str, float]:
+    """The sparsity of weights ("fc1.weight") out of sparsities by layer or pattern ("conv*"); later ones win."""
+    for pattern, value in sparsities.items():
+        if not 0 <= value < 1:
+            raise BadInput(f"sparsities: {pattern!r} = {value} must be in [0, 1)")
+    weights = {layer_name(name): name for name in names}
+    return {weights[layer]: value for layer, value in by_pattern(weights, sparsities, "sparsities").items()}
+
+
+def held_weights(model: nn.Module, layers: Iterable[str], ignore: Iterable[str]) -> dict[str, Tensor]:
+    """The weights that a method may prune, with their held values, by name."""
+    return {name: held_value(model, name) for name in weights_of(model, layers, ignore)}
+
+
+def hold(model: nn.Module, masks: Mapping[str, Tensor], run: Run, method: str) -> nn.Module:
+    """A copy of the model with these masks, noted in the history. Raises NoEffect if they drop nothing."""
+    if all(bool(mask.all()) for mask in masks.values()):
+        raise NoEffect(f"{method}: no weight is dropped; ask for a higher sparsity, or for more layers")
+    held = constrain(model, {name: Mask(mask) for name, mask in masks.items()})
+    note_edits(model, held, masks, run, method)
+    return held
+
+
+def note_edits(before: nn.Module, after: nn.Module, names: Iterable[str], run: Run, method: str) -> None:
+    """One row of the history for every layer."""
+    for name in names:
+        was, value = held_value(before, name), held_value(after, name)
+        kept = int(value.count_nonzero())
+        run.history.append(
+            Edit(
+                method=method,
+                kind="constrain",
+                target=name,
+                before=f"{int(was.count_nonzero()):,} weights that are not zero",
+                after=f"{kept:,} ({100 * kept / value.numel():.2f} %)",
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moving:
+    """A mask that a method moves while it trains. raw: the parameter; value: what goes into the mask; allowed: bool,
+    what masks below it keep."""
+
+    mask: Mask
+    raw: nn.Parameter
+    value: Tensor
+    allowed: Tensor
+
+
+@torch.no_grad()
+def moving(model: nn.Module, names: Iterable[str]) -> dict[str, Moving]:
+    """The last mask of each of these weights."""
+    held, raws, found = constraints(model), weights_of(model), {}
+    for name in names:
+        *below, mask = held[name]
+        if not isinstance(mask, Mask):
+            raise TypeError(f"{name} is held by {type(mask).__name__} last, not by a Mask")
+        raw = raws[name]
+        value, allowed = raw.detach(), torch.ones_like(raw, dtype=torch.bool)
+        for constraint in below:
+            value = constraint(value)
+            allowed = allowed & constraint.mask if isinstance(constraint, Mask) else allowed
+        found[name] = Moving(mask=mask, raw=raw, value=value, allowed=allowed)
+    return found
+
+
+def zeros(weights: Mapping[str, Tensor]) -> float:
+    """The share of zeros."""
+    return 1 - sum(int(w.count_nonzero()) for w in weights.values()) / sum(w.numel() for w in weights.values())
+
+
+def cubic(start: float, final: float, progress: float) -> float:
+    """The sparsity at a progress in [0, 1]: fast at first, slow at the end (Zhu & Gupta 2017, arXiv:1710.01878,
+    equation 1)."""
+    return final + (start - final) * (1 - progress) ** 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When masks move in a training: every `every` steps, for the last time at the share `until` of all steps."""
+
+    start: float
+    final: float
+    every: int
+    until: float
+
+    def sparsity(self, step: Step) -> float | None:
+        """The sparsity from this step on; None where nothing moves."""
+        last = max(round(self.until * step.steps), 1)
+        if step.number > last or (step.number % self.every and step.number < last):
+            return None
+        return cubic(self.start, self.final, step.number / last)

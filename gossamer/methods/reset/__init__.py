@@ -1,1 +1,0 @@
-"""Methods that change the configuration of a network."""

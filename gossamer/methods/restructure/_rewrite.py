@@ -1,0 +1,232 @@
+"""What the methods share that put cheaper blocks in the place of trained layers."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.block_reconstruction import Block, Healed, heal
+from gossamer.calibration.moments import call_order, evaluating, layer_inputs, place
+from gossamer.constraints.base import refuse_constrained, weights_of
+from gossamer.core.context import Run
+from gossamer.core.layer_names import by_reason, layer_name, reasons
+from gossamer.core.record import Swapped
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.edits.swap import swap
+from gossamer.errors import BadInput, NoEffect
+from gossamer.methods._base import Method
+from gossamer.modules.cost import total_macs
+from gossamer.modules.outline import in_row, outline
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+class Unfit(Exception):
+    """A layer that a method cannot rewrite; the message is the reason."""
+
+
+def dense_convolution(layer: nn.Module, *, planar: bool = False) -> Any:
+    """The layer, if it is a convolution without groups whose kernel has more than one position; else Unfit."""
+    if not isinstance(layer, Conv):
+        raise Unfit(f"{type(layer).__name__} is not a convolution")
+    if planar and not isinstance(layer, nn.Conv2d):
+        raise Unfit(f"{type(layer).__name__} is not a two-dimensional convolution")
+    if layer.groups > 1:
+        raise Unfit(f"it has {layer.groups} groups already")
+    if torch.Size(layer.kernel_size).numel() == 1:
+        raise Unfit("its kernel has one position only")
+    return layer
+
+
+def geometry(layer: Any) -> dict[str, Any]:
+    """How a convolution goes over its input."""
+    return {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "padding_mode")}
+
+
+def padding_of(layer: Any) -> tuple[int, ...]:
+    """Padding of each dimension, the same on both sides. Raises Unfit where "same" pads more on one side."""
+    if layer.padding == "valid":
+        return (0,) * len(layer.kernel_size)
+    if layer.padding != "same":
+        return tuple(layer.padding)
+    total = [gap * (size - 1) for gap, size in zip(layer.dilation, layer.kernel_size)]
+    if any(t % 2 for t in total):
+        raise Unfit("its padding is not the same on both sides")
+    return tuple(t // 2 for t in total)
+
+
+def bias_of(layer: Any) -> Tensor | None:
+    """The bias of a layer. A block gets none where the layer has none: there, a norm may stand behind."""
+    return None if layer.bias is None else layer.bias.detach()
+
+
+def leading(rows: Tensor, count: int) -> Tensor:
+    """The leading left singular vectors of a matrix, (len(rows), count), orthonormal."""
+    vectors: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors
+    return vectors.flip(1)[:, :count]
+
+
+def leading_inputs(weight: Tensor, count: int) -> Tensor:
+    """The leading directions (count, C) of the input channels of kernels (N, C, ...), orthonormal."""
+    return leading(weight.transpose(0, 1).flatten(1), count).T.contiguous()
+
+
+def convolution(
+    like: Any, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1, **geometry: Any
+) -> nn.Module:
+    """A convolution with these values, of the class, precision and device of another."""
+    layer: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        type(like),
+        weight.shape[1] * groups,
+        len(weight),
+        tuple(weight.shape[2:]),
+        groups=groups,
+        bias=bias is not None,
+        device=like.weight.device,
+        dtype=like.weight.dtype,
+        **geometry,
+    )
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return layer  # type: ignore[no-any-return]
+
+
+def pointwise(like: Any, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1) -> nn.Module:
+    """A 1x1 convolution with weights (O, I / groups)."""
+    return convolution(like, weight.view(*weight.shape, *[1] * len(like.kernel_size)), bias, groups=groups)
+
+
+def describe(module: nn.Module) -> str:
+    """A layer, or the weighted layers of a block, in a few words."""
+    parts = [part for part in module.modules() if isinstance(part, nn.Linear | Conv)]
+    words = []
+    for part in parts:
+        if isinstance(part, nn.Linear):
+            words.append(f"linear {part.in_features}-{part.out_features}")
+            continue
+        groups = f" in {part.groups} groups" if part.groups > 1 else ""
+        steps = part.stride[:1] if len(set(part.stride)) == 1 else part.stride
+        step = "" if set(steps) == {1} else f" stride {'x'.join(map(str, steps))}"
+        words.append(f"{'x'.join(map(str, part.kernel_size))} {part.in_channels}-{part.out_channels}{groups}{step}")
+    return ", ".join(words) or type(module).__name__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrite(Method):
+    """batches: of calibration data, seen again and again. steps, lr: of the training of each new block alone.
+
+    layers, ignore: patterns. Layers under a pattern that cannot be rewritten, or would not save multiply-adds, are left
+    alone, and the history says why; a layer named in full that cannot be rewritten is an error.
+    """
+
+    stage: ClassVar[int | None] = 10
+    saves: ClassVar[tuple[str, ...]] = ("macs",)
+
+    batches: Annotated[int, Range(1, 100_000)] = 8
+    steps: Annotated[int, Range(0, 1_000_000)] = 100
+    lr: Annotated[float, Range(0, 1, open_=("low",))] = 1e-3
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def roughly(self) -> "Rewrite":
+        return replace(self, steps=0, batches=1)
+
+    def rewrite(self, model: nn.Module, task: Task, run: Run, build: Callable[[Any], Block]) -> nn.Module:
+        """A copy of the model with `build(layer)` in the place of every selected layer that it saves multiply-adds of,
+        healed on calibration data. `build` raises Unfit with the reason where it cannot."""
+        refuse_constrained(model, self.name())
+        names = [layer_name(weight) for weight in weights_of(model, self.layers, self.ignore)]
+        blocks, macs, left = self.blocks_for(model, task, names, build)
+        if not blocks:
+            raise NoEffect(f"{self.name()}: no layer was rewritten: {'; '.join(reasons(left)[:5])}")
+        healed = self.heal(model, blocks, task, run)
+        self.note_blocks(model, blocks, macs, healed, left, task, run)
+        idle = {name: nn.Identity() for block in blocks.values() for name in block.idle}
+        return swap(model, {**idle, **{name: block.module for name, block in blocks.items()}})
+
+    def blocks_for(
+        self, model: nn.Module, task: Task, names: list[str], build: Callable[[Any], Block]
+    ) -> tuple[dict[str, Block], dict[str, tuple[int, int]], dict[str, str]]:
+        """Blocks by layer, multiply-adds of one sample before and after, and why the others were left."""
+        inputs, left = first_inputs(model, task.example_inputs, names), dict[str, str]()
+        blocks, macs = dict[str, Block](), dict[str, tuple[int, int]]()
+        for name in names:
+            layer = model.get_submodule(name)
+            try:
+                block = build(layer)
+            except Unfit as reason:
+                if name in self.layers:
+                    raise BadInput(f"{self.name()}: layer {name!r}: {reason}; list it under `ignore`") from reason
+                left[name] = str(reason)
+                continue
+            block.module.train(layer.training)
+            before, after = (total_macs(part, (inputs[name],)) for part in (layer, block.module))
+            if after < before or "macs" not in self.saves:
+                blocks[name], macs[name] = block, (before, after)
+            else:
+                left[name] = "the new block would not take fewer multiply-adds"
+        return blocks, macs, left
+
+    def heal(self, model: nn.Module, blocks: dict[str, Block], task: Task, run: Run) -> dict[str, Healed]:
+        """Heal the blocks in place."""
+
+        def track(items: Iterable[int]) -> Iterable[int]:
+            return run.progress.bar(items, label=f"{self.name()}: healing", total=self.steps)
+
+        batches, steps, lr = self.batches, self.steps, self.lr
+        return heal(model, blocks, task.calibration, batches=batches, steps=steps, lr=lr, track=track)
+
+    def note_blocks(
+        self,
+        model: nn.Module,
+        blocks: dict[str, Block],
+        macs: dict[str, tuple[int, int]],
+        healed: dict[str, Healed],
+        left: dict[str, str],
+        task: Task,
+        run: Run,
+    ) -> None:
+        """Tell the history what was rewritten, how well, and what was left."""
+        for name, block in blocks.items():
+            error, shown = healed[name], diagram(model, name, block.module, task, run, block.idle)
+            if shown is not None:
+                shown = replace(shown, error=error.trained, of="outputs")
+            self.note(
+                run,
+                "swap",
+                name,
+                before=describe(model.get_submodule(name)),
+                after=describe(block.module) + (f"; no {', '.join(block.idle)}" if block.idle else ""),
+                note=f"relative error of its outputs {error.built:.3g} as built, {error.solved:.3g} by least "
+                f"squares, {error.trained:.3g} trained; {macs[name][0]:,} to {macs[name][1]:,} multiply-adds",
+                swapped=shown,
+            )
+        for reason, those in by_reason(left).items():
+            what = f"{len(those)} layers" if len(those) > 1 else describe(model.get_submodule(those[0]))
+            self.note(run, "swap", ", ".join(those), before=what, after="left alone", note=reason)
+
+
+@torch.no_grad()
+def first_inputs(model: nn.Module, example_inputs: tuple[Any, ...], names: list[str]) -> dict[str, Tensor]:
+    """What every layer gets first in a run on the example inputs. Raises BadInput for a layer that is never called."""
+    call_order(model, example_inputs, names)
+    with evaluating(model), layer_inputs(model, names) as seen:
+        model(*place(model, (example_inputs, None)))
+    return {name: seen[name][0] for name in names}
+
+
+def diagram(
+    model: nn.Module, name: str, new: nn.Module, task: Task, run: Run, gone: Sequence[str] = ()
+) -> Swapped | None:
+    """What stood in a place and what stands there now, for the report of a job; None outside of one."""
+    if run.original is None:
+        return None
+    x = first_inputs(model, task.example_inputs, [name])[name]
+    before = outline(model.get_submodule(name), (x,))
+    before += [replace(one, column=one.column + 1) for one in in_row(map(model.get_submodule, gone))]
+    return Swapped(before=before, after=outline(new, (x,)), gone=list(gone))

@@ -1,0 +1,64 @@
+"""Convolutions to bottlenecks: 1 x 1 to fewer channels, k x k among those, 1 x 1 back.
+
+What it does: puts the three convolutions in the place of one, fitted to the old kernel by its leading directions of
+input and of output channels, then to the old outputs on calibration data, without labels. No activation stands
+between them, so a kernel of that multilinear rank is reproduced exactly.
+Cost: a few small eigendecompositions; about two runs of the calibration data, then `steps` runs of single batches.
+When it fails: kernels that use all of their channels need recovery with distillation afterwards.
+Equation: W[n, c] = sum_{o, i} V[n, o] G[o, i] U[c, i], U and V the leading eigenvectors of the kernel's unfoldings,
+each improved with the other one fixed.
+Source: He et al. 2016, arXiv:1512.03385, section 4.1 (the block); De Lathauwer et al. 2000, SIAM J. Matrix Anal. Appl.
+21(4), section 3 (orthogonal iteration).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.block_reconstruction import Block
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods.restructure._rewrite import (
+    Rewrite,
+    bias_of,
+    convolution,
+    dense_convolution,
+    geometry,
+    leading,
+    pointwise,
+)
+
+SWEEPS = 5
+
+
+def squeezed(weight_NCK: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U (C, inputs), G (outputs, inputs, K), V (N, outputs): V G U^T is near to the weight; U and V orthonormal."""
+    w = weight_NCK.double()
+    v = leading(w.flatten(1), outputs)
+    for _ in range(SWEEPS):
+        u = leading(torch.einsum("nck,no->cok", w, v).flatten(1), inputs)
+        v = leading(torch.einsum("nck,ci->nik", w, u).flatten(1), outputs)
+    return u, torch.einsum("nck,ci,no->oik", w, u, v), v
+
+
+def bottleneck(layer: Any, reduction: int) -> Block:
+    """The block for a convolution."""
+    layer, weight = dense_convolution(layer), layer.weight.detach()
+    inputs, outputs = -(-layer.in_channels // reduction), -(-layer.out_channels // reduction)
+    u, core, v = squeezed(weight.flatten(2), inputs, outputs)
+    middle = convolution(layer, core.view(*core.shape[:2], *layer.kernel_size), **geometry(layer))
+    first, last = pointwise(layer, u.T.contiguous()), pointwise(layer, v.contiguous(), bias_of(layer))
+    return Block(nn.Sequential(first, middle, last), {"2": None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck(Rewrite):
+    """reduction: so many times fewer channels between than outside, rounded up."""
+
+    reduction: Annotated[int, Range(2, 65_536)] = 4
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        return self.rewrite(model, task, run, lambda layer: bottleneck(layer, self.reduction))

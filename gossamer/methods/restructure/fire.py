@@ -1,0 +1,71 @@
+"""Convolutions to Fire modules: a 1 x 1 that squeezes, then 1 x 1 and k x k side by side.
+
+What it does: the outputs that use the middle of their kernel most are made by 1 x 1 convolutions, the others by k x k
+ones, both on few squeezed channels. Fitted to the old kernel, then to the old outputs on calibration data, without
+labels. Other than in SqueezeNet no activation stands behind the squeeze, so that the start is as near as it can be;
+the activation behind the block is the network's own.
+Cost: an eigendecomposition; about two runs of the calibration data, then `steps` runs of single batches.
+When it fails: it is a strong change, recover with distillation. Even kernels, and paddings that move the output,
+cannot be mixed with 1 x 1.
+Equation: W[n] = E[n] S, S the leading directions of input channels; half of the E[n] have their middle position only.
+Source: Iandola et al. 2016, arXiv:1602.07360, section 3.2.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import nn
+
+from gossamer.calibration.block_reconstruction import Block
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods.restructure._rewrite import (
+    Rewrite,
+    Unfit,
+    bias_of,
+    convolution,
+    dense_convolution,
+    geometry,
+    leading_inputs,
+    padding_of,
+    pointwise,
+)
+from gossamer.modules.inserted import Fire
+
+
+def fire(layer: Any, squeeze: float, spatial: float) -> Block:
+    """The block for a convolution."""
+    layer = dense_convolution(layer, planar=True)
+    sizes, gaps = layer.kernel_size, layer.dilation
+    if layer.out_channels < 2:
+        raise Unfit("it has one output channel only")
+    if any(s % 2 == 0 or p != g * (s - 1) // 2 for s, p, g in zip(sizes, padding_of(layer), gaps)):
+        raise Unfit("its padding is not half of its kernel, so 1x1 convolutions see other places")
+    weight, bias = layer.weight.detach().double(), bias_of(layer)
+    directions = leading_inputs(weight, max(1, round(squeeze * layer.out_channels)))
+    kernels = torch.einsum("nchw,sc->nshw", weight, directions)
+    middle = kernels[:, :, sizes[0] // 2, sizes[1] // 2]
+    share = middle.square().sum(1) / kernels.square().sum((1, 2, 3)).clamp_min(1e-30)
+    wide = min(max(round(spatial * len(weight)), 1), len(weight) - 1)
+    by_share = share.argsort(stable=True)
+    ones, threes = by_share[wide:].sort().values, by_share[:wide].sort().values
+    block = Fire(
+        pointwise(layer, directions),
+        convolution(layer, middle[ones][..., None, None], None if bias is None else bias[ones], stride=layer.stride),
+        convolution(layer, kernels[threes], None if bias is None else bias[threes], **geometry(layer)),
+        torch.cat([ones, threes]).argsort(),
+    )
+    return Block(block, {"expand1": ones, "expand3": threes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FireModule(Rewrite):
+    """squeeze: squeezed channels as a share of the outputs. spatial: share of the outputs that keep a k x k kernel."""
+
+    squeeze: Annotated[float, Range(0, 1, open_=("low",))] = 0.25
+    spatial: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.5
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        return self.rewrite(model, task, run, lambda layer: fire(layer, self.squeeze, self.spatial))

@@ -1,0 +1,67 @@
+"""Convolutions to flattened ones: lateral, vertical, horizontal.
+
+What it does: every filter becomes an outer product of three vectors, computed as a 1 x 1 convolution, then a k x 1 and
+a 1 x k convolution of every channel alone. Fitted to the old filters, then to the old outputs on calibration data,
+without labels. No activation stands between them, so filters of rank one are reproduced exactly.
+Cost: a power iteration on the kernel; about two runs of the calibration data, then `steps` runs of single batches.
+When it fails: trained filters are far from rank one: expect to recover with distillation, and keep the first layer.
+Equation: W[n, c, y, x] = a[n, c] b[n, y] g[n, x]: C + k + k numbers for each filter instead of C k k.
+Source: Jin et al. 2015, arXiv:1412.5474, section 3.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.block_reconstruction import Block
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.methods.restructure._rewrite import (
+    Rewrite,
+    Unfit,
+    bias_of,
+    convolution,
+    dense_convolution,
+    padding_of,
+    pointwise,
+)
+
+SWEEPS = 50
+
+
+def rank_one(weight_NCyx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """a (N, C), b (N, y), g (N, x): every filter's near best outer product, by alternating least squares that start at
+    the singular vectors of its unfoldings; b and g have length one."""
+    w = weight_NCyx.double()
+    b = torch.linalg.svd(w.permute(0, 2, 1, 3).flatten(2), full_matrices=False).U[..., 0]
+    g = torch.linalg.svd(w.permute(0, 3, 1, 2).flatten(2), full_matrices=False).U[..., 0]
+    a = torch.einsum("ncyx,ny,nx->nc", w, b, g)
+    for _ in range(SWEEPS):
+        b = nn.functional.normalize(torch.einsum("ncyx,nc,nx->ny", w, a, g), dim=1, eps=1e-30)
+        g = nn.functional.normalize(torch.einsum("ncyx,nc,ny->nx", w, a, b), dim=1, eps=1e-30)
+        a = torch.einsum("ncyx,ny,nx->nc", w, b, g)
+    return a, b, g
+
+
+def flattened(layer: Any) -> Block:
+    """The block for a convolution."""
+    layer = dense_convolution(layer, planar=True)
+    if 1 in layer.kernel_size:
+        raise Unfit(f"its kernel is {'x'.join(map(str, layer.kernel_size))} already")
+    a, b, g = rank_one(layer.weight.detach())
+    (py, px), (sy, sx), (dy, dx) = padding_of(layer), layer.stride, layer.dilation
+    along = {"groups": layer.out_channels, "padding_mode": layer.padding_mode}
+    vertical = convolution(layer, b[:, None, :, None], stride=(sy, 1), dilation=(dy, 1), padding=(py, 0), **along)
+    row = g[:, None, None, :]
+    horizontal = convolution(layer, row, bias_of(layer), stride=(1, sx), dilation=(1, dx), padding=(0, px), **along)
+    return Block(nn.Sequential(pointwise(layer, a), vertical, horizontal), {"2": None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flattened(Rewrite):
+    """Nothing of its own."""
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        return self.rewrite(model, task, run, flattened)

@@ -1,0 +1,127 @@
+"""Fold what is linear anyway: parallel branches and batch norms into one convolution; drop ReLUs that do nothing.
+
+What it does: a block that sums convolutions, batch norms and its own input becomes one convolution (structural
+re-parameterization); a batch norm behind a convolution or linear layer goes into its weight and bias; a ReLU whose
+input is never negative becomes an identity. All by what the network computes, whatever its classes are, and exact up to
+rounding. No data, no training.
+Cost: two looks at the network. It saves the branches' and the norms' time and parameters.
+When it fails: without batch norms a network is harder to train, so this belongs behind the last training. Norms whose
+layer is used twice, or whose input is read by something else, stay.
+Equation: W'_o = g_o / sqrt(v_o + e) W_o, b'_o = (b_o - m_o) g_o / sqrt(v_o + e) + h_o; kernels of branches, padded to
+one size, add up.
+Source: Ding et al. 2021, arXiv:2101.03697, section 3.3; Jacob et al. 2018, arXiv:1712.05877, section 3.2.
+"""
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.moments import evaluating, layer_inputs, place
+from gossamer.constraints.base import refuse_constrained
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.edits.swap import swap
+from gossamer.errors import BadInput, NoEffect
+from gossamer.graph.proof import relative_difference
+from gossamer.graph.tracer import mode, output_tensors, trace
+from gossamer.methods._base import Method
+from gossamer.methods.restructure._rewrite import diagram
+from gossamer.modules.cost import total_macs
+from gossamer.modules.folding import NotAffine, as_one_convolution, idle_relus, norms_after, with_norm
+
+# Largest difference of outputs, over their largest absolute value, that rounding may make.
+ROUNDING = 1e-4
+
+
+def matching(names: Iterable[str], layers: tuple[str, ...], ignore: tuple[str, ...]) -> set[str]:
+    """The names that a pattern of `layers` and none of `ignore` fits; NoEffect for a pattern that fits none."""
+    names = list(names)
+    for field, patterns in (("layers", layers), ("ignore", ignore)):
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern) and pattern != "*":
+                raise NoEffect(f"{field}={pattern!r} matches nothing that can be folded: {sorted(names)}")
+    return {
+        name
+        for name in names
+        if any(fnmatch.fnmatchcase(name, p) for p in layers) and not any(fnmatch.fnmatchcase(name, p) for p in ignore)
+    }
+
+
+@torch.no_grad()
+def branched_blocks(model: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, nn.Module]:
+    """For every outermost module that is one convolution written as several branches, that convolution."""
+    names = [name for name, module in model.named_modules() if name and any(module.children())]
+    with evaluating(model), layer_inputs(model, names) as seen:
+        model(*place(model, (example_inputs, None)))
+    found: dict[str, nn.Module] = {}
+    for name in names:
+        calls, block = seen.get(name, []), model.get_submodule(name)
+        if any(name.startswith(f"{outer}.") for outer in found) or not calls or not _is_image(calls[0]):
+            continue
+        try:
+            one = as_one_convolution(block, calls[0])
+        except (NotAffine, BadInput):  # BadInput: a module that takes more than a tensor
+            continue
+        if one is None or total_macs(one, (calls[0],)) > total_macs(block, (calls[0],)):
+            continue
+        with mode(block, False):
+            [wanted] = output_tensors(block(calls[0]))
+        if relative_difference(one(calls[0]), wanted) <= ROUNDING:
+            found[name] = one.train(block.training)
+    return found
+
+
+def _is_image(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dim() == 4
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
+    """What the model gives in eval mode."""
+    with mode(model, False):
+        return output_tensors(model(*place(model, (example_inputs, None))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold(Method):
+    """layers, ignore: patterns of names of blocks with branches, of layers with a norm behind, and of idle ReLUs."""
+
+    saves: ClassVar[tuple[str, ...]] = ("params",)
+
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        refuse_constrained(model, self.name())
+        inputs = task.example_inputs
+        branched = branched_blocks(model, inputs)
+        inside = tuple(f"{name}." for name in branched)
+        t = trace(model, inputs)
+        norms = {k: v for k, v in norms_after(model, t).items() if not k.startswith(inside)}
+        idle = [name for name in idle_relus(model, t) if not name.startswith(inside)]
+        wanted = matching([*branched, *norms, *idle], self.layers, self.ignore)
+        new: dict[str, nn.Module] = {}
+        edits: list[tuple[str, str, str]] = []
+        shown = {name: diagram(model, name, branched[name], task, run) for name in branched if name in wanted}
+        for name in (name for name in branched if name in wanted):
+            new[name] = branched[name]
+            edits.append((name, f"branches of {type(model.get_submodule(name)).__name__}", "one convolution"))
+        for name in (name for name in norms if name in wanted):
+            new |= {name: with_norm(model.get_submodule(name), model.get_submodule(norms[name]))}
+            new |= {norms[name]: nn.Identity()}
+            edits.append((name, f"{type(model.get_submodule(name)).__name__} and {norms[name]}", "one layer"))
+        for name in (name for name in idle if name in wanted):
+            new[name] = nn.Identity()
+            edits.append((name, "ReLU of what is not negative", "identity"))
+        if not new:
+            raise NoEffect(f"{self.name()}: no branches, no batch norms behind layers and no idle ReLUs to fold")
+        result = swap(model, new)
+        pairs = zip(outputs(result, inputs), outputs(model, inputs))
+        proof = max(relative_difference(after, before) for after, before in pairs)
+        for target, before, after in edits:
+            self.note(run, "swap", target, before=before, after=after, proof=proof, swapped=shown.get(target))
+        return result

@@ -1,0 +1,86 @@
+"""Convolutions to Inception blocks with reductions: 1 x 1, 3 x 3, 5 x 5 and a pool side by side.
+
+What it does: the eighth of the outputs whose kernels are flattest is made from a 3 x 3 average pool; of the others
+those that use the middle of their kernel most by 1 x 1 convolutions, the next (where the kernel is larger) by 3 x 3,
+the rest by the whole kernel, both behind a 1 x 1 to few channels. Fitted to the old kernel, then to the old outputs on
+calibration data, without labels. No activation stands behind the reductions, so that the start is as near as can be.
+Cost: two eigendecompositions; about two runs of the calibration data, then `steps` runs of single batches.
+When it fails: a strong change, recover with distillation. Even kernels, strides, dilations and paddings that move the
+output cannot be mixed.
+Equation: W[n] = E[n] S_k for the outputs of kernel k, S_k the leading directions of input channels of these kernels.
+Source: Szegedy et al. 2015, arXiv:1409.4842, section 4 and figure 2b (there with the maximum in the pool).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.block_reconstruction import Block
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods.restructure._rewrite import (
+    Rewrite,
+    Unfit,
+    bias_of,
+    convolution,
+    dense_convolution,
+    leading_inputs,
+    padding_of,
+    pointwise,
+)
+from gossamer.modules.inserted import Inception
+
+
+def centre(weight: Tensor, size: int) -> Tensor:
+    """The middle size x size of kernels."""
+    top, left = ((side - size) // 2 for side in weight.shape[2:])
+    return weight[:, :, top : top + size, left : left + size]
+
+
+def inception(layer: Any, squeeze: float, spatial: float) -> Block:
+    """The block for a convolution."""
+    layer = dense_convolution(layer, planar=True)
+    size, outputs = layer.kernel_size[0], layer.out_channels
+    plain = set(layer.stride) == set(layer.dilation) == {1} and layer.kernel_size == (size, size) and size % 2
+    if not plain or padding_of(layer) != (size // 2, size // 2):
+        raise Unfit("its outputs are not those of every place, each from around it")
+    if outputs < 8:
+        raise Unfit(f"it has {outputs} output channels only")
+    weight, bias = layer.weight.detach().double(), bias_of(layer)
+    energy = weight.square().sum((1, 2, 3)).clamp_min(1e-30)
+    flat = (centre(weight, 3).sum((2, 3)).square().sum(1) / 9 / energy).argsort(descending=True, stable=True)
+    central = (centre(weight, 1).square().sum((1, 2, 3)) / energy).argsort(descending=True, stable=True)
+    wide, pooled = max(round(spatial * outputs), 2), max(outputs // 8, 1)
+    kernels = {size: wide} if size == 3 else {3: wide - wide // 2, size: wide // 2}
+    rest = central[~torch.isin(central, flat[:pooled])]
+    counts = [outputs - wide - pooled, *kernels.values()]
+    parts = [part.sort().values for part in (flat[:pooled], *rest.split(counts))]
+    biases = [None if bias is None else bias[part] for part in parts]
+    branches: list[nn.Module] = [
+        nn.Sequential(nn.AvgPool2d(3, 1, 1), pointwise(layer, centre(weight[parts[0]], 3).sum((2, 3)), biases[0])),
+        nn.Sequential(pointwise(layer, centre(weight[parts[1]], 1).flatten(1), biases[1])),
+    ]
+    for kernel, part, b in zip(kernels, parts[2:], biases[2:]):
+        middle = centre(weight[part], kernel)
+        few = leading_inputs(middle, max(1, round(squeeze * len(part))))
+        expanded = torch.einsum("nchw,sc->nshw", middle, few)
+        mode = layer.padding_mode
+        last = convolution(layer, expanded, b, padding=kernel // 2, padding_mode=mode)
+        branches.append(nn.Sequential(pointwise(layer, few), last))
+    last_layers = {f"branches.{n}.{0 if n == 1 else 1}": part for n, part in enumerate(parts)}
+    return Block(Inception(branches, torch.cat(parts).argsort()), last_layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionBlock(Rewrite):
+    """squeeze: channels behind a reduction as a share of the outputs of its branch. spatial: share of the outputs that
+    see more than one place."""
+
+    squeeze: Annotated[float, Range(0, 1, open_=("low",))] = 0.5
+    spatial: Annotated[float, Range(0, 0.75, open_=("low",))] = 0.5
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        return self.rewrite(model, task, run, lambda layer: inception(layer, self.squeeze, self.spatial))

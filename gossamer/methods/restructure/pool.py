@@ -1,0 +1,47 @@
+"""Strided convolution to max-pooling: the way back from `restructure.stride`.
+
+What it does: a convolution with a stride goes over every position, and a max-pool of the size of the stride takes the
+largest of them. It starts with the old weights, and is fitted to the old outputs on calibration data, without labels.
+Cost: `steps` runs of single batches. The convolution takes stride^2 times its multiply-adds: this is for accuracy, or
+for runtimes that stride badly, not for speed.
+When it fails: a maximum is above what the old layer gave, which training has to take back: the fit is rough, expect to
+recover with distillation. Dilated layers and strides above the kernel's size are left.
+Equation: w * x + b at every s-th position becomes the maximum of w' * x + b' over s x s positions.
+Source: Springenberg et al. 2015, arXiv:1412.6806, section 2 (there the other way).
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from gossamer.calibration.block_reconstruction import Block
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.methods.restructure._rewrite import Rewrite, Unfit
+
+POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d, nn.Conv3d: nn.MaxPool3d}
+
+
+def pooled(layer: Any) -> Block:
+    """The convolution at every position, and a pool."""
+    if type(layer) not in POOLS or set(layer.stride) == {1}:
+        raise Unfit("it is no convolution with a stride")
+    if set(layer.dilation) != {1} or any(step > size for step, size in zip(layer.stride, layer.kernel_size)):
+        raise Unfit("it is dilated, or leaves positions out")
+    dense = copy.deepcopy(layer)
+    dense.stride = (1,) * len(layer.stride)
+    # As many windows as the stride takes positions: the last one may be smaller.
+    pool = POOLS[type(layer)](layer.stride, ceil_mode=True)
+    return Block(nn.Sequential(dense, pool))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Rewrite):
+    """Nothing of its own."""
+
+    saves: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        return self.rewrite(model, task, run, pooled)

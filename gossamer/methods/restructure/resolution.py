@@ -1,0 +1,69 @@
+"""Smaller images: the resolution multiplier.
+
+What it does: the layers that read the network's input get it scaled down, bilinearly; at 0.5 that is the mean of 2 x 2
+pixels. The network takes images of the size that it took. For fewer channels, the width multiplier, there is
+`prune.channels` with one sparsity for all.
+Cost: nothing to compute. It saves the square of the share of all multiply-adds that go over the map.
+When it fails: details that are gone stay gone: train afterwards. Networks whose head is made for one size of map are
+refused (`restructure.global_pool` makes others of them).
+Equation: multiply-adds times share^2.
+Source: Howard et al. 2017, arXiv:1704.04861, section 3.4.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.moments import evaluating, place
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.edits.swap import swap
+from gossamer.errors import BadInput, NoEffect
+from gossamer.methods._base import Method
+from gossamer.methods.restructure._rewrite import Conv, first_inputs
+
+
+def readers(model: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The convolutions that read an input of the network as it is, with this input."""
+    names = [name for name, module in model.named_modules() if isinstance(module, Conv)]
+    given = [x for x in place(model, (example_inputs, None)) if isinstance(x, Tensor)]
+    seen = first_inputs(model, example_inputs, names) if names else {}
+    return {name: x for name, x in seen.items() if any(x.shape == y.shape and torch.equal(x, y) for y in given)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution(Method):
+    """share: of the height and width that is left, rounded to whole pixels."""
+
+    stage: ClassVar[int | None] = 10
+    saves: ClassVar[tuple[str, ...]] = ("macs",)
+
+    share: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.5
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        new: dict[str, nn.Module] = {}
+        for name, x in readers(model, task.example_inputs).items():
+            before = tuple(x.shape[2:])
+            after = tuple(max(1, round(self.share * side)) for side in before)
+            if after == before or len(before) != 2:
+                continue
+            layer = copy.deepcopy(model.get_submodule(name))
+            new[name] = nn.Sequential(nn.Upsample(size=after, mode="bilinear"), layer).train(layer.training)
+            sizes = ["x".join(map(str, side)) for side in (before, after)]
+            self.note(run, "swap", name, before=sizes[0], after=sizes[1])
+        if not new:
+            raise NoEffect(f"{self.name()}: no convolution reads images as they come in, of more than a pixel")
+        result = swap(model, new)
+        try:
+            with evaluating(result), torch.no_grad():
+                result(*place(result, (task.example_inputs, None)))
+        except RuntimeError as error:
+            raise BadInput(
+                f"{self.name()}: the network needs maps of the size that it was made for ({error}); "
+                "apply restructure.global_pool first"
+            ) from error
+        return result

@@ -1,0 +1,61 @@
+"""Convolutions to depthwise separable ones.
+
+What it does: puts a depthwise convolution (every input channel alone) and a 1x1 convolution in the place of a
+convolution, fitted to the old kernel, then to the old outputs on calibration data, without labels. No activation stands
+between the two, so a kernel that is separable is reproduced exactly.
+Cost: about two runs of the calibration data, then `steps` runs of single batches.
+When it fails: a trained kernel has k^2 directions per input channel, of which `multiplier` are kept: with 1, expect to
+recover with distillation afterwards. First layers of one or three channels save little.
+Equation: W[n, c] = sum_m p[n, c, m] d[c, m]; for every c the first singular vectors of W[:, c] (N x k^2).
+Source: Howard et al. 2017, arXiv:1704.04861, section 3.1; no activation between: Chollet 2017, arXiv:1610.02357,
+section 4.7; Guo et al. 2018, arXiv:1808.02167 (the decomposition of trained kernels).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.block_reconstruction import Block
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.core.validation import Range
+from gossamer.methods.restructure._rewrite import (
+    Rewrite,
+    bias_of,
+    convolution,
+    dense_convolution,
+    geometry,
+    pointwise,
+)
+
+
+def separate(weight_NCK: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
+    """Nearest p (N, C, m) and d (C, m, K) with W[n, c] = sum_m p[n, c, m] d[c, m]; of less than m terms, zeros."""
+    u, s, v = torch.linalg.svd(weight_NCK.transpose(0, 1).double(), full_matrices=False)
+    root = s.sqrt()
+    p = (u * root[:, None, :])[..., :multiplier].transpose(0, 1)
+    d = (root[..., None] * v)[:, :multiplier]
+    return p.to(weight_NCK.dtype), d.to(weight_NCK.dtype)
+
+
+def separable(layer: Any, multiplier: int) -> Block:
+    """The block for a convolution."""
+    layer = dense_convolution(layer)
+    weight = layer.weight.detach()
+    multiplier = min(multiplier, len(weight), weight[0, 0].numel())  # there are no more singular vectors
+    p, d = separate(weight.flatten(2), multiplier)
+    depthwise = d.reshape(layer.in_channels * multiplier, 1, *layer.kernel_size)
+    first = convolution(layer, depthwise, groups=layer.in_channels, **geometry(layer))
+    return Block(nn.Sequential(first, pointwise(layer, p.flatten(1), bias_of(layer))), {"1": None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separable(Rewrite):
+    """multiplier: depthwise filters for each input channel."""
+
+    multiplier: Annotated[int, Range(1, 1024)] = 1
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        return self.rewrite(model, task, run, lambda layer: separable(layer, self.multiplier))

@@ -1,0 +1,66 @@
+"""Shortcuts around modules of a trained network.
+
+What it does: a module whose output has the shape of its input gets a shortcut with a gain for every channel, which is
+zero at first: the network computes what it did, and training decides how much of the shortcut it uses.
+Cost: nothing to compute; a multiplication and an addition for every activation.
+When it fails: in networks that are shallow or have shortcuts already it brings nothing.
+Equation: F(x) becomes F(x) + g x, g = 0 at first, by channel.
+Source: He et al. 2016, arXiv:1512.03385, section 3.2; a gain that starts at zero: Bachlechner et al. 2021,
+arXiv:2003.04887, section 3 (there before F, with the shortcut at one).
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.moments import evaluating, layer_inputs, place
+from gossamer.core.context import Run
+from gossamer.core.task import Task
+from gossamer.edits.swap import swap
+from gossamer.errors import BadInput, unknown
+from gossamer.methods._base import Method
+from gossamer.modules.inserted import Residual
+
+
+@torch.no_grad()
+def seen_input(model: nn.Module, example_inputs: tuple[Any, ...], name: str) -> Tensor:
+    """What a module gets in a run. Raises BadInput where a shortcut cannot go around it."""
+    outputs: list[Any] = []
+    handle = model.get_submodule(name).register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    try:
+        with evaluating(model), layer_inputs(model, [name]) as seen:
+            model(*place(model, (example_inputs, None)))
+    finally:
+        handle.remove()
+    x, y = seen.get(name, [None])[0], (outputs or [None])[0]
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.dim() < 2 or x.shape != y.shape:
+        shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in (x, y)]
+        raise BadInput(f"{name!r} makes {shapes[1]} of {shapes[0]}; restructure.shortcut needs equal shapes")
+    return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortcut(Method):
+    """names: modules to go around, such as a Sequential; their layers are called `NAME.block` afterwards."""
+
+    stage: ClassVar[int | None] = 10
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.names:
+            raise BadInput(f"{self.name()}: names is empty; name at least one module to go around")
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        known = [name for name, _ in model.named_modules() if name]
+        new: dict[str, nn.Module] = {}
+        for name in self.names:
+            if name not in known:
+                raise unknown("module", name, known)
+            new[name] = Residual(swap(model, {}).get_submodule(name), seen_input(model, task.example_inputs, name))
+            kind = type(model.get_submodule(name)).__name__
+            self.note(run, "swap", name, before=kind, after=f"{kind} and shortcut", proof=0.0)
+        return swap(model, new)

@@ -1,0 +1,59 @@
+"""How much the loss minds an error in each weight: the weights h of h (w - w')^2; what several methods share."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.calibration.curvature import diagonal, summed_gradients
+from gossamer.constraints.base import bake
+from gossamer.core.context import Run
+from gossamer.core.layer_names import layer_name
+from gossamer.core.task import Task, loss_of, split
+from gossamer.errors import unknown
+
+Importance = Literal["none", "hessian", "fisher", "adam"]
+IMPORTANCES: tuple[str, ...] = get_args(Importance)
+# No weight counts less than this part of its layer's mean: the estimate is from few samples.
+FLOOR = 1e-3
+
+
+def importance_of(
+    model: nn.Module, names: Iterable[str], how: str, task: Task, run: Run, samples: int
+) -> dict[str, Tensor]:
+    """h by weight name, each of its weight's shape, at least 0.001 of its layer's mean.
+
+    "hessian": the diagonal of the Gauss-Newton matrix (Choi et al. 2016, arXiv:1612.01543, section 3.3, take LeCun's
+    recursion, which approximates it); "fisher": of squared gradients of single samples; "adam": the square root of the
+    second moment of mini-batch gradients, as Adam holds it (section 3.5).
+    """
+    plain = bake(model).requires_grad_(True).eval()
+    weights = {name: plain.get_parameter(name) for name in names}
+    layers = {name: layer_name(name) for name in weights}
+    batches = _batches(task.train, samples)
+    match how:
+        case "none":
+            return {name: torch.ones_like(w, requires_grad=False) for name, w in weights.items()}
+        case "hessian" | "fisher":
+            kind = "gauss_newton" if how == "hessian" else "fisher"
+            by_layer = diagonal(plain, partial(loss_of, task), batches, list(layers.values()), kind)
+            found = {name: by_layer[layer] for name, layer in layers.items()}
+        case "adam":
+            sums, count = summed_gradients(plain, partial(loss_of, task), batches, weights, squared=True)
+            found = {name: (total / count).sqrt() for name, total in sums.items()}
+        case _:
+            raise unknown("importance", how, IMPORTANCES)
+    run.progress.say(f"importance {how!r} of {sum(h.numel() for h in found.values()):,} weights, {samples} samples")
+    floors = {name: FLOOR * float(h.mean()) for name, h in found.items()}
+    return {name: h.clamp(min=floors[name]) if floors[name] > 0 else torch.ones_like(h) for name, h in found.items()}
+
+
+def _batches(loader: Iterable[Any], samples: int) -> Iterator[Any]:
+    """As many whole batches as it takes."""
+    for batch in loader:
+        yield batch
+        samples -= len(split(batch)[0][0])
+        if samples <= 0:
+            return

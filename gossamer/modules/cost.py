@@ -1,0 +1,209 @@
+"""Parameters, multiply-adds, bytes and time, layer by layer."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from gossamer.constraints.base import bake, constraints
+from gossamer.core.record import LayerCost
+from gossamer.graph.groups import Group, find_channels, layer_of
+from gossamer.graph.tracer import (
+    Op,
+    Ref,
+    Shape,
+    Trace,
+    arguments,
+    mode,
+    plain_kernels,
+    tensor_names,
+    trace,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What a network costs, layer by layer with measured times, and which of its channels are coupled."""
+
+    layers: list[LayerCost]
+    groups: list[Group]
+    params: int
+    macs: int
+    notes: tuple[str, ...] = ()
+
+
+def layer_costs(model: nn.Module, example_inputs: Any) -> list[LayerCost]:
+    """One row for every module that has parameters of its own or multiplies activations, in the order of the run.
+
+    macs: multiply-adds of convolutions and matrix products, of one sample (the first dimension of the first input is
+    the batch). bytes: of the parameters. A parameter that several layers share is counted at the first.
+    """
+    model = bake(model) if constraints(model) else model
+    t = trace(model, example_inputs)
+    batch = t.shapes[t.inputs[0].index][0] if t.inputs and t.shapes[t.inputs[0].index] else 1
+    macs: dict[str, int] = {}
+    order: dict[str, None] = {}
+    home = _first_place(t)
+    for op in t.ops:
+        for ref in op.refs():
+            if ref.index in t.names and home.get(ref.index, ref.index) in t.names:
+                order.setdefault(layer_of(t.names[ref.index]))
+        count = op_macs(t, op)
+        if count:
+            weight = next((home[r.index] for r in op.refs() if home.get(r.index) is not None), None)
+            inner = op.modules[-1] if op.modules else ""
+            name = layer_of(t.names[weight]) if weight is not None else inner
+            order.setdefault(name)
+            macs[name] = macs.get(name, 0) + count
+    return _rows(model, order, {name: count // batch for name, count in macs.items()})
+
+
+def _first_place(t: Trace) -> dict[int, int]:
+    """For tensors that are matrix-shaped parameters seen through views: the parameter."""
+    home = {index: index for index in t.names if len(t.shapes[index]) > 1}
+    for op in t.ops:
+        if op.name in ("aten.t", "aten.transpose", "aten.view", "aten.detach", "aten.permute", "aten.unsqueeze"):
+            source = op.args[0]
+            if isinstance(source, Ref) and source.index in home and op.outs[0] is not None:
+                home[op.outs[0].index] = home[source.index]
+    return home
+
+
+def op_macs(t: Trace, op: Op) -> int:
+    """Multiply-adds of one operation of a trace, for its whole batch."""
+
+    def shape(ref: Ref | None) -> Shape:
+        return () if ref is None else t.shapes[ref.index]
+
+    match op.name.removeprefix("aten."):
+        case "convolution" | "_convolution":
+            weight, out = shape(op.args[1]), shape(op.outs[0])
+            if op.arg("transposed", False):
+                return math.prod(shape(op.args[0])) * math.prod(weight[1:])
+            return math.prod(out) * math.prod(weight[1:])
+        case "mm" | "bmm" | "mv" | "dot":
+            a, b = shape(op.args[0]), shape(op.args[1])
+            return math.prod(a) * (b[-1] if len(b) > 1 else 1)
+        case "addmm" | "baddbmm":
+            return math.prod(shape(op.args[1])) * shape(op.args[2])[-1]
+        case "linear":
+            return math.prod(shape(op.args[0])) * shape(op.args[1])[0]
+        case name if "scaled_dot_product" in name:
+            q, k, v = (shape(ref) for ref in op.refs()[:3])
+            return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+        case _:
+            return 0
+
+
+def _rows(model: nn.Module, order: Mapping[str, None], macs: Mapping[str, int]) -> list[LayerCost]:
+    modules = dict(model.named_modules())
+    owned: dict[str, list[nn.Parameter]] = {}
+    loose: dict[str, None] = {}
+    names = tensor_names(model)
+    for p in model.parameters():
+        name = layer_of(names[id(p)])
+        owned.setdefault(name, []).append(p)
+        loose.setdefault(name)
+    rows = []
+    for name in [*order, *(n for n in loose if n not in order)]:
+        parameters = owned.get(name, [])
+        if not parameters and name not in macs:
+            continue
+        module = modules.get(name)
+        inputs, outputs = _channels(module, parameters)
+        rows.append(
+            LayerCost(
+                name=name or type(model).__name__,
+                kind=type(module).__name__ if module is not None else "Parameter",
+                in_channels=inputs,
+                out_channels=outputs,
+                params=sum(p.numel() for p in parameters),
+                macs=macs.get(name, 0),
+                bytes=sum(p.numel() * p.element_size() for p in parameters),
+            )
+        )
+    return rows
+
+
+def _channels(module: nn.Module | None, parameters: list[nn.Parameter]) -> tuple[int, int]:
+    """Channels in and out, as the module says, or as its first parameter's shape says."""
+    for names in (("in_channels", "out_channels"), ("in_features", "out_features"), ("num_features", "num_features")):
+        if module is not None and all(isinstance(getattr(module, n, None), int) for n in names):
+            return getattr(module, names[0]), getattr(module, names[1])
+    shape = tuple(parameters[0].shape) if parameters else ()
+    return (shape[1] if len(shape) > 1 else shape[0] if shape else 0, shape[0] if shape else 0)
+
+
+def total_macs(model: nn.Module, example_inputs: Any) -> int:
+    """Multiply-adds of one sample."""
+    return sum(row.macs for row in layer_costs(model, example_inputs))
+
+
+def total_params(model: nn.Module) -> int:
+    """Number of parameters; a shared one counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def layer_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dict[str, float]:
+    """Median milliseconds of every module in plain torch, on the example inputs, by name. Inner modules included."""
+    found: dict[str, list[float]] = {}
+    starts: list[float] = []
+    on_gpu = any(p.is_cuda for p in model.parameters())
+
+    def synchronize() -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    def enter(*_: Any) -> None:
+        synchronize()
+        starts.append(time.perf_counter())
+
+    def leave(name: str) -> Any:
+        def hook(*_: Any) -> None:
+            synchronize()
+            found.setdefault(name, []).append(1000 * (time.perf_counter() - starts.pop()))
+
+        return hook
+
+    args, kwargs = arguments(example_inputs)
+    handles = []
+    try:
+        with mode(model, False), torch.no_grad(), plain_kernels():
+            for name, module in model.named_modules():
+                handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave(name))]
+            for _ in range(runs + 1):
+                model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    calls = {name: len(values) // (runs + 1) for name, values in found.items()}
+    return {
+        name: sum(median(values[call :: calls[name]][1:]) for call in range(calls[name]))
+        for name, values in found.items()
+        if calls[name]
+    }
+
+
+def analyze(model: nn.Module, example_inputs: Any) -> Analysis:
+    """Layers with parameters, MACs, bytes and time, and the groups of coupled channels, with the reason where one
+    cannot be cut."""
+    channels = find_channels(model, example_inputs)
+    times = layer_times(model, example_inputs)
+    layers = [replace(row, time_ms=times.get(row.name)) for row in layer_costs(model, example_inputs)]
+    return Analysis(
+        layers=layers,
+        groups=channels.groups,
+        params=total_params(model),
+        macs=sum(row.macs for row in layers),
+        notes=tuple(channels.notes),
+    )
+
+
+def dense_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and statistics in float32: what the size of a compact file is compared with."""
+    return sum(4 * t.numel() for t in model.state_dict().values() if t.is_floating_point())

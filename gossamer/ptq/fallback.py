@@ -1,0 +1,233 @@
+"""A trained network as an int8 `.onnx`, with as little effort as keeps its accuracy."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from gossamer.core.context import Run
+from gossamer.core.record import Rung
+from gossamer.core.task import Task, description
+from gossamer.errors import BadInput, NoEffect
+from gossamer.measure.accuracy import Drop, accuracy, paired_drop
+from gossamer.ptq import activation_ranges, equalization, qdq
+from gossamer.ptq.activation_ranges import Range, Seen
+from gossamer.runtime.onnx_export import export_onnx, write_onnx
+from gossamer.runtime.runners import open_runner, open_session
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+SEVEN = "min-max, 7-bit weights"
+RULES: dict[str, Callable[[Seen], Range]] = {
+    "min-max": activation_ranges.min_max,
+    "least squares": activation_ranges.least_squares,
+    "percentile 99.99": activation_ranges.percentile,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """The int8 file and how it came about. correct: score of every validation sample; top1 and drop are of them."""
+
+    path: Path
+    rungs: list[Rung]
+    rung: str
+    top1: float
+    drop: Drop
+    correct: Tensor
+    met: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """All that determines an int8 network."""
+
+    name: str
+    network: onnx.ModelProto
+    ranges: Mapping[str, Range]
+    exclude: tuple[str, ...] = ()
+    note: str = ""
+    narrow: bool = False
+
+    def build(self) -> onnx.ModelProto:
+        return qdq.quantize(self.network, self.ranges, exclude=self.exclude, narrow=self.narrow)
+
+
+def quantize_ladder(
+    model: nn.Module | Path,
+    task: Task,
+    folder: Path,
+    *,
+    budget_points: float,
+    reference_correct: Tensor,
+    runtime: str = "onnxruntime",
+    threads: int = 2,
+    samples: int = 512,
+    run: Run | None = None,
+) -> Quantized:
+    """Write `folder/model.int8.onnx`: static post-training quantization, no training and no labels for calibration.
+
+    model: a module, or the path of its float32 `.onnx`. Rungs, climbed until one loses at most `budget_points` of the
+    task's validation score on `runtime` against `reference_correct` (score of every validation sample in float32):
+    ranges by min-max; weights of seven bits; ranges by least squares, percentile; cross-layer equalization; bias
+    correction; the layers measured to be the worst left in float32, 1, 2, 4, ... of them. If none is within the budget,
+    the best one. samples: how many of the calibration loader are looked at, streamed.
+    """
+    if runtime not in ("onnxruntime", "openvino"):
+        raise BadInput(f"int8 runs on onnxruntime or openvino, not on {runtime!r}")
+    run = run or Run()
+    folder = Path(folder)
+    path, trial = folder / "model.int8.onnx", folder / ".trial.int8.onnx"
+    float_path = model if isinstance(model, Path) else _exported(model, task, folder)
+    ladder = Ladder(onnx.load(float_path), task, folder, threads=threads, samples=samples)
+    rungs: list[Rung] = []
+    best: tuple[Drop, Tensor] | None = None
+    try:
+        for candidate in ladder.climb():
+            write_onnx(candidate.build(), trial)
+            runner = open_runner(runtime, trial, threads=threads, precision="int8")
+            correct = accuracy(runner, task)
+            drop = paired_drop(reference_correct, correct)
+            accepted = drop.within(budget_points)
+            top1 = 100 * float(correct.double().mean())
+            rungs.append(Rung(name=candidate.name, top1=top1, drop=drop.points, accepted=accepted, note=candidate.note))
+            run.progress.say(f"int8 {candidate.name}: {top1:.2f} %, drop {drop.points:+.2f} points")
+            if best is None or accepted or better(best[1], correct, slower=bool(candidate.exclude)):
+                best = drop, correct
+                ladder.best = candidate
+                trial.replace(path)
+            if accepted:
+                break
+    finally:
+        trial.unlink(missing_ok=True)
+        if not isinstance(model, Path):
+            float_path.unlink(missing_ok=True)
+    assert best is not None
+    drop, correct = best
+    top1 = 100 * float(correct.double().mean())
+    met = drop.within(budget_points)
+    return Quantized(path=path, rungs=rungs, rung=ladder.best.name, top1=top1, drop=drop, correct=correct, met=met)
+
+
+def _exported(model: nn.Module, task: Task, folder: Path) -> Path:
+    return export_onnx(model, task.example_inputs, folder / ".float.onnx", about=description(task))
+
+
+def better(before: Tensor, after: Tensor, *, slower: bool) -> bool:
+    """Whether scores went up; where the price is speed, by more than chance explains (95 %)."""
+    change = paired_drop(before, after)
+    return change.high < 0 if slower else change.points < 0
+
+
+class Ladder:
+    """What to try next. `best`, the best candidate so far, is told by whoever judges; each rung builds on it."""
+
+    def __init__(self, network: onnx.ModelProto, task: Task, folder: Path, *, threads: int, samples: int) -> None:
+        self.network, self.loader, self.folder = network, task.calibration, folder
+        self.threads, self.samples = threads, samples
+        self.best = Candidate("", network, {})
+
+    def climb(self) -> Iterator[Candidate]:
+        """Candidates from the simplest to the costliest."""
+        if not any(node.op_type in WEIGHTED for node in self.network.graph.node):
+            raise NoEffect(f"int8: the network has no layer with weights ({', '.join(WEIGHTED)})")
+        seen = self.observe(self.network)
+        rule, narrow = "min-max", False
+        for name in RULES:
+            yield Candidate(name, self.network, self.ranges(seen, name), narrow=narrow)
+            if self.best.name == name:
+                rule = name
+            if name == "min-max":
+                # Kernels without VNNI saturate; where that costs more than the eighth bit, all that follows has seven.
+                note = "for processors whose 16-bit sums of 8-bit products saturate"
+                yield Candidate(SEVEN, self.network, self.ranges(seen, name), note=note, narrow=True)
+                narrow = self.best.name == SEVEN
+        equalized = equalization.equalize(self.network)
+        if equalized.SerializeToString() != self.network.SerializeToString():
+            seen = self.observe(equalized)
+            ranges, note = self.ranges(seen, rule), f"ranges: {rule}"
+            yield Candidate("cross-layer equalization", equalized, ranges, note=note, narrow=narrow)
+        yield self.bias_corrected(self.best)
+        yield from self.float_layers(self.best)
+
+    def observe(self, network: onnx.ModelProto) -> dict[str, Seen]:
+        return activation_ranges.observe(network, self.loader, self.folder, threads=self.threads, samples=self.samples)
+
+    def ranges(self, seen: Mapping[str, Seen], rule: str) -> dict[str, Range]:
+        return {name: RULES[rule](one) for name, one in seen.items()}
+
+    def bias_corrected(self, base: Candidate) -> Candidate:
+        """The best so far with the mean error of the rounded weights taken out of the biases."""
+        rounded = rounded_weights(base.build())
+        names = [node.input[0] for node in base.network.graph.node if node.name in rounded]
+        means = activation_ranges.mean_values(
+            base.network,
+            list(dict.fromkeys(names)),
+            self.loader,
+            self.folder,
+            threads=self.threads,
+            samples=self.samples,
+        )
+        corrected = equalization.correct_biases(base.network, rounded, means)
+        return replace(base, name="bias correction", network=corrected, note=f"on top of: {base.name}")
+
+    def float_layers(self, base: Candidate) -> Iterator[Candidate]:
+        """The best so far with the 1, 2, 4, ... worst layers in float32, at most half of them."""
+        errors = self.layer_errors(base)
+        worst = sorted(errors, key=lambda name: -errors[name])
+        count = 1
+        while count <= max(1, len(worst) // 2):
+            exclude = tuple(worst[:count])
+            yield replace(base, name=f"float layers: {count}", exclude=exclude, note=", ".join(exclude))
+            count *= 2
+
+    def layer_errors(self, base: Candidate) -> dict[str, float]:
+        """Mean squared error of the network's outputs when one weighted node alone is in int8, by node."""
+        names = list(rounded_weights(base.build()))
+        exact = self.outputs(base.network)
+        errors = {}
+        for name in names:
+            others = [node.name for node in base.network.graph.node if node.name != name]
+            alone = self.outputs(replace(base, exclude=tuple(others)).build())
+            errors[name] = sum(float(((a - b) ** 2).mean()) for a, b in zip(exact, alone, strict=True))
+        return errors
+
+    def outputs(self, network: onnx.ModelProto) -> list[Any]:
+        """Outputs on at most 128 calibration samples."""
+        path = self.folder / ".layer.onnx"
+        path.write_bytes(network.SerializeToString())
+        try:
+            session = open_session(path, threads=self.threads)
+        finally:
+            path.unlink(missing_ok=True)
+        return [session.run(None, feed)[0] for feed in activation_ranges.feeds(session, self.loader, 128)]
+
+
+def rounded_weights(quantized: onnx.ModelProto) -> dict[str, Any]:
+    """The weights that an int8 network really has, as float arrays by node name."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
+    made = {node.output[0]: node for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
+    weights = {}
+    for node in quantized.graph.node:
+        source = made.get(node.input[1]) if node.op_type in WEIGHTED else None
+        if source is None or source.input[0] not in arrays:
+            continue
+        codes, scale = arrays[source.input[0]], arrays[source.input[1]]
+        axis = equalization.attributes(source).get("axis", 0)
+        shape = [-1 if i == axis else 1 for i in range(codes.ndim)] if scale.ndim else []
+        weights[node.name] = codes.astype(np.float32) * scale.reshape(shape)
+    return weights
+
+
+def float32_correct(model: nn.Module, task: Task) -> Tensor:
+    """The reference of the ladder: score of every validation sample of the float32 module, in eval mode."""
+    training = model.training
+    model.eval()
+    try:
+        return accuracy(model, task)
+    finally:
+        model.train(training)

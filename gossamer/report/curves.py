@@ -1,0 +1,121 @@
+"""How networks learned, and what they get right class by class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gossamer.core.record import ClassRow, Curve, JobDocument
+from gossamer.report import text
+from gossamer.report.plot import Frame, axes, curve, figure, line
+from gossamer.report.sections import grid, section
+from gossamer.report.table import AFTER, ORIGINAL, measure
+from gossamer.report.text import escape
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve as it is drawn. name: what it is called; hue: the number of its colour."""
+
+    name: str
+    hue: int
+    curve: Curve
+
+
+def job_curves_section(document: JobDocument) -> str:
+    """The trainings that the result went through; nothing where there was none."""
+    lines = [Line(one.name, number % 3, one) for number, one in enumerate(document.curves)]
+    return learning_section(document, "How the accuracy came back", lines, reference="original")
+
+
+def job_classes_section(document: JobDocument) -> str:
+    """What was lost class by class."""
+    subjects = list(dict.fromkeys(subject for row in document.classes for subject in row.top1))
+    named = {subject: "original" if subject == ORIGINAL else "result" for subject in subjects}
+    return classes_section(document.classes, named, against=ORIGINAL, note="points of the result over the original")
+
+
+def learning_section(
+    document: JobDocument, title: str, lines: Sequence[Line], *, reference: str, more: str = ""
+) -> str:
+    """The measure on validation after each epoch, and that of the original or teacher as a line."""
+    points = {one.name: [(epoch, y) for epoch, y in enumerate(one.curve.top1, 1) if y is not None] for one in lines}
+    lines = [one for one in lines if points[one.name]]
+    if not lines:
+        return ""
+    goal = _validation_top1(document)
+    values = [y for one in lines for _, y in points[one.name]]
+    high = min(100.0, max([*values, goal or 0.0]) + 1)
+    # The first epochs may be far below all others; what matters is where the curves end.
+    low = max(0.0, min(min(values), high - 2), min(points[one.name][-1][1] for one in lines) - 15)
+    last = max(x for one in lines for x, _ in points[one.name])
+    frame = Frame(0, last, low, high, height=300)
+    body = [axes(frame, "epoch", x_ticks=min(8, last), y_title=f"{measure(document)} on validation, %")]
+    if goal is not None:
+        body.append(line(frame, (0, goal), (last, goal), "budget"))
+    for one in lines:
+        shown = [(x, max(y, low)) for x, y in points[one.name]]
+        tip = [one.name, f"epoch {shown[-1][0]}: {text.percent(points[one.name][-1][1])}"]
+        shown = shown if len(shown) > 1 else [(0, shown[0][1]), *shown]
+        body.append(curve(frame, shown, f"curve named-{one.hue}", tip))
+    key = "".join(f'<span><i class="named-{one.hue}"></i>{escape(one.name)}</span>' for one in lines)
+    key += f'<span><i class="dashed"></i>{escape(reference)}</span>' if goal is not None else ""
+    listing = grid(("Training", "Last epoch", "Best", "One epoch"), [_row(one, points[one.name]) for one in lines])
+    what = text.titled(measure(document))
+    label = f"{what} on validation data after each epoch"
+    page = figure("".join(body), frame, label) + f'<p class="key">{key}</p>' + listing
+    return section(title, page, f"{escape(label)}.{more}")
+
+
+def _row(one: Line, points: Sequence[tuple[int, float]]) -> tuple[str, ...]:
+    seconds = one.curve.seconds
+    return (
+        escape(one.name),
+        text.percent(points[-1][1]),
+        text.percent(max(y for _, y in points)),
+        text.duration(sum(seconds) / len(seconds)) if seconds else "–",
+    )
+
+
+def _validation_top1(document: JobDocument) -> float | None:
+    """Of the original or the teacher."""
+    rows = (r for r in document.records if r.what == "top1" and r.subject == ORIGINAL)
+    found = next((r.value for r in rows if r.conditions.get("split") == "validation"), None)
+    return found if found is not None or not document.states else document.states[0].top1
+
+
+def classes_section(rows: Sequence[ClassRow], named: Mapping[str, str], *, against: str, note: str) -> str:
+    """What share of each class is right. named: what subjects are called, in the order of the columns. against: the
+    subject that the gain of the result is over, note: what that is; empty for none."""
+    if not rows:
+        return ""
+    result = next((s for s in AFTER if s in rows[0].top1), "")
+    gains = {row.name: row.top1[result] - row.top1[against] for row in rows} if against and result else {}
+    most = max([1.0, *(abs(gain) for gain in gains.values())])
+    # The gain first: a phone shows the columns on the left.
+    head = '<th scope="col">gain</th>' if gains else ""
+    head += "".join(f'<th scope="col">{escape(name)}</th>' for name in named.values())
+    body = []
+    for row in sorted(rows, key=lambda r: -gains.get(r.name, 0.0)):
+        cells = _gain(gains[row.name], most) if gains else ""
+        cells += "".join(f'<td><data value="{row.top1[s]}">{text.points(row.top1[s])}</data></td>' for s in named)
+        label = f"{escape(row.name)}<small>{text.plural(row.samples, 'sample')}</small>"
+        body.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
+    lead = "Percent of the test samples of each class that are right."
+    lead += f" Gain: {escape(note)}." if gains else ""
+    return section("Class by class", heat("accuracy by class", "Class", head, body), lead)
+
+
+def _gain(gain: float, most: float) -> str:
+    css = "won" if gain >= 0 else "lost"
+    sign = "+" if gain > 0 else ""
+    return (
+        f'<td class="{css}" style="--share:{60 * abs(gain) / most:.0f}%"><data value="{gain}">{sign}{text.points(gain)}'
+        "</data></td>"
+    )
+
+
+def heat(label: str, first: str, head: str, rows: Sequence[str]) -> str:
+    """A table whose cells are coloured by their value; it scrolls on a narrow page."""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table class="heat"><thead><tr>'
+        f'<th scope="col">{escape(first)}</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )

@@ -1,0 +1,144 @@
+"""A torch module as a `.pt2`: a graph with its weights, for torch itself, without the class and without pickle."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from gossamer.compact.network import Network
+from gossamer.compact.torch_export import free_batch, plain_outputs, reason, silent
+from gossamer.compact.watch import DEPENDS_ON_DATA, NotForeseen, on_meta, sizes_of
+from gossamer.constraints.base import bake
+from gossamer.core import record
+from gossamer.core.outputs import has_marks, places, put, tensors
+from gossamer.errors import BadInput, CorruptFile, GossamerError
+from gossamer.gsr.format.graph import State, Value
+from gossamer.runtime.onnx_clean import STRUCTURE
+from gossamer.runtime.onnx_read import fits
+from gossamer.runtime.pt2.archive import Archive
+from gossamer.runtime.pt2.graph import Program, Taken, read_program
+
+
+def export_pt2(
+    model: nn.Module, example_inputs: tuple[Any, ...], path: Path | str, *, dynamic_batch: bool = True
+) -> Path:
+    """Write the module in eval mode as one `.pt2` file; gives the path. The module is not touched.
+
+    dynamic_batch: the first dimension of every input that shares it with the first one is free.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise BadInput(f"{path}: the folder {path.parent} does not exist")
+    copied = bake(model).eval()
+    inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
+    with silent(), torch.no_grad(), plain_outputs(copied):
+        try:
+            program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
+        except Exception as error:
+            raise BadInput(reason(type(model).__name__, ".pt2", error, dynamic_batch)) from error
+        structure = places(copied.forward(*tree_map_only(Tensor, Tensor.clone, inputs)))  # it may write into them
+        # Not needed to run: the example inputs would be pickled, the stack traces name the user's folders.
+        program._example_inputs = None
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        buffer = io.BytesIO()
+        noted = {STRUCTURE: json.dumps(structure)} if has_marks(structure) else {}
+        torch.export.save(program, buffer, extra_files=noted)
+    record.write_bytes(path, buffer.getvalue())
+    return path
+
+
+def load_pt2(path: Path | str) -> nn.Module:
+    """The network of a `.pt2` file, in eval mode, callable like the original. Raises CorruptFile.
+
+    Nothing of the file is unpickled, evaluated or compiled. Its operations, which must be in a list of harmless ones,
+    run one after the other; what they would make is looked at before. docs/untrusted.md states the limits.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        with Archive(path) as archive:
+            stored = archive.tensors("weights")
+            constants = archive.tensors("constants")
+            if twice := sorted(stored.keys() & constants.keys()):
+                raise CorruptFile(f"tensor {twice[0]!r:.80} is stored twice")
+            stored |= constants
+            program = read_program(archive.graph(), list(stored))
+            structure = archive.outputs()
+        if structure is not None and not fits(structure, _count(program.graph.output)):
+            raise CorruptFile("what it says of its outputs is not what gossamer writes")
+        _rehearse(program, stored)
+        return Frozen(_network(program, stored), program.takes, structure)
+    except GossamerError as error:
+        raise CorruptFile(f"{path} is not a .pt2 file that can be read: {error}") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError, OverflowError) as error:
+        told = f"{type(error).__name__}: {_line(error)}"
+        raise CorruptFile(f"{path} is not a .pt2 file that can be read: incomplete archive: {told}") from error
+
+
+def _count(output: Any) -> int:
+    """How many tensors a graph gives."""
+    return sum(isinstance(leaf, Value | State) for leaf in tree_leaves(output))
+
+
+def _network(program: Program, stored: dict[str, tuple[Tensor, bool]]) -> Network:
+    tensors, kept = [tensor for tensor, _ in stored.values()], [parameter for _, parameter in stored.values()]
+    return Network(program.graph, list(stored), tensors, kept)
+
+
+def _rehearse(program: Program, stored: dict[str, tuple[Tensor, bool]]) -> None:
+    """Run the graph on sizes alone. Raises BadInput where it asks for too much, CorruptFile where it cannot run."""
+    network = _network(program, {name: (on_meta(tensor), kept) for name, (tensor, kept) in stored.items()})
+    try:
+        network(*(taken.example() for taken in program.takes if taken.enters))
+    except (GossamerError, NotForeseen) as error:
+        if isinstance(error, GossamerError):
+            raise
+    except Exception as error:
+        if not any(step.op in DEPENDS_ON_DATA for step in program.graph.steps):
+            raise CorruptFile(f"its graph cannot run: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no details"])[0][:200]
+
+
+class Frozen(nn.Module):
+    """The network of a file. It has no train mode, so eval() and train(False) do nothing and train() is refused."""
+
+    out_of_file = True
+
+    def __init__(self, network: Network, takes: tuple[Taken, ...], structure: Any = None) -> None:
+        super().__init__()
+        self.network = network
+        self.takes = takes
+        self.structure = structure
+        self.training = False
+
+    def forward(self, *inputs: Any) -> Any:
+        leaves = inputs if all(isinstance(x, Tensor) for x in inputs) else tuple(tree_leaves(inputs))
+        if len(leaves) != len(self.takes):
+            raise BadInput(f"this network takes {len(self.takes)} inputs, not {len(leaves)}")
+        for number, (leaf, taken) in enumerate(zip(leaves, self.takes), 1):
+            taken.check(leaf, number)
+        given = tuple(leaf for leaf, taken in zip(leaves, self.takes) if taken.enters)
+        try:
+            output = self.network(*given)
+            return output if self.structure is None else put(list(tensors(output)), self.structure)
+        except (RuntimeError, TypeError, LookupError, ValueError) as error:
+            if isinstance(error, GossamerError) or sizes_of(given) is None:
+                raise
+            shapes = ", ".join("x".join(map(str, x.shape)) for x in given if isinstance(x, Tensor))
+            raise BadInput(f"this network cannot run on inputs of shape {shapes}: {_line(error)}") from error
+
+    def train(self, mode: bool = True) -> "Frozen":
+        if mode:
+            raise BadInput("a network out of a .pt2 file cannot be trained: it was exported in eval mode")
+        return self

@@ -1,0 +1,56 @@
+"""The operations that a `.pt2` may call: those of a `.gsr`, and others that torch's exporter writes for networks.
+
+All give new tensors, made from tensors and plain numbers: no views, no writing, no files, no prints, no calls back into
+Python. What the exporter writes as an operation in place runs as the one that gives a new tensor, copied into the old
+one (`pt2_graph`); that one must then be what an earlier operation made (`gsr.safety.writes_outside`).
+"""
+
+from gossamer.gsr.format.operations import CODES
+
+_MORE = """
+acosh asinh atanh addcdiv addcmul angle any.dims bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar
+bitwise_xor.Tensor bitwise_left_shift.Tensor bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor
+bitwise_right_shift.Tensor_Scalar clip clip.Tensor copysign.Scalar copysign.Tensor deg2rad digamma erfc fmax fmin
+fmod.Tensor heaviside hypot isneginf isposinf lerp.Scalar lerp.Tensor lgamma logaddexp logaddexp2 logit max.other
+min.other nan_to_num nextafter rad2deg remainder.Scalar_Tensor round.decimals sgn signbit sinc special_entr
+true_divide.Tensor xlogy.Tensor xlogy.Scalar_Other xlogy.Scalar_Self copy fill.Scalar fill.Tensor grid_sampler_2d
+masked_scatter max_pool3d_with_indices reflection_pad3d replication_pad3d scatter_reduce.two divide.Tensor
+multiply.Tensor subtract.Tensor _softmax _log_softmax _safe_softmax logcumsumexp cummax cummin diff aminmax median
+lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell kthvalue trace linalg_cross addmv vdot tril_indices triu_indices complex
+polar _weight_norm eye.m embedding_bag embedding_bag.padding_idx
+fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn
+dropout feature_dropout alpha_dropout rand rand_like randn randn_like randint randint.low randint_like
+randint_like.low_dtype randperm bernoulli bernoulli.p uniform normal_functional exponential multinomial
+"""
+ALLOWED = frozenset(_MORE.split()) | frozenset(CODES)
+# Views that are copied, so that what is new is told from what is shared by the lists alone.
+COPIED = frozenset(("real", "imag", "view_as_real", "view_as_complex", "positive"))
+# Python's arithmetic on sizes, by the names in a file.
+ARITHMETIC = {
+    "_operator.mul": "py.mul",
+    "_operator.add": "py.add",
+    "_operator.sub": "py.sub",
+    "_operator.floordiv": "py.floordiv",
+    "_operator.mod": "py.mod",
+    "_operator.neg": "py.neg",
+    "_operator.truediv": "py.truediv",
+    "_operator.pow": "py.pow",
+}
+# What only checks or bounds what is known when the graph runs. Its results go nowhere.
+CHECKS = frozenset(
+    {"_assert_scalar", "_assert_tensor_metadata", "_assert_async", "_assert_async.msg"}
+    | {"sym_constrain_range", "sym_constrain_range_for_size"}
+)
+# Memory that is not set would show what was in it before.
+SET = {"empty.memory_format": "zeros", "empty_like": "zeros_like", "new_empty": "new_zeros"}
+# Operations in place whose twin that gives a new tensor has another name.
+TWINS = {
+    "pow_.Scalar": "pow.Tensor_Scalar",
+    "pow_.Tensor": "pow.Tensor_Tensor",
+    "normal_": "normal_functional",
+    "bernoulli_.float": "bernoulli.p",
+    "true_divide_.Scalar": "div.Scalar",
+    "divide_.Scalar": "div.Scalar",
+    "multiply_.Scalar": "mul.Scalar",
+    "subtract_.Scalar": "sub.Scalar",
+}

@@ -1,0 +1,216 @@
+"""Networks on the runtimes that users deploy on, all with the same face."""
+
+import copy
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from gossamer.core.goal import RUNTIMES
+from gossamer.core.outputs import tensors
+from gossamer.core.processors import available, usual_threads
+from gossamer.core.runner import Runner
+from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
+from gossamer.runtime.onnx_clean import STRUCTURE
+from gossamer.runtime.onnx_read import check_onnx, read_structure
+
+PRECISIONS = {
+    "torch": ("float32",),
+    "torch.compile": ("float32",),
+    "onnxruntime": ("float32", "int8"),
+    "openvino": ("float32", "int8", "bfloat16", "default"),
+}
+
+
+def open_runner(
+    runtime: str, source: Path | str | nn.Module, *, threads: int | None = None, precision: str = "float32"
+) -> Runner:
+    """A network ready to run. source: a module for the torch runtimes, the path of an `.onnx` for the others.
+
+    threads: at most as many as this process has cores, which is what the runner then says; None: 2.
+    precision: "float32" really computes in float32 (OpenVINO would take bfloat16 by itself where the processor has it;
+    ask for "default" or "bfloat16" to let it). "int8" names what is in the file; its other parts run in float32.
+    """
+    if runtime not in RUNTIMES:
+        raise unknown("runtime", runtime, RUNTIMES)
+    if precision not in PRECISIONS[runtime]:
+        raise BadInput(f"runtime {runtime!r} has no precision {precision!r}; it has {', '.join(PRECISIONS[runtime])}")
+    if threads is not None and threads < 1:
+        raise BadInput(f"threads = {threads}: must be at least 1")
+    threads = usual_threads() if threads is None else min(threads, available())
+    if runtime in ("torch", "torch.compile"):
+        if not isinstance(source, nn.Module):
+            raise BadInput(f"runtime {runtime!r} runs a torch module, got {source}; export is not needed for it")
+        return TorchRunner(source, threads=threads, compiled=runtime == "torch.compile")
+    if isinstance(source, nn.Module):
+        raise BadInput(f"runtime {runtime!r} runs an .onnx file, got a module; export_onnx() writes one")
+    path = Path(source)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    check_onnx(path)
+    return open_checked(runtime, path, threads=threads, precision=precision)
+
+
+def open_checked(runtime: str, path: Path, *, threads: int, precision: str) -> Runner:
+    """An `.onnx` of gossamer's own, on a runtime that runs such files: `open_runner` without its look at the file."""
+    kind = OnnxRuntimeRunner if runtime == "onnxruntime" else OpenVinoRunner
+    return kind(path, threads=threads, precision=precision)
+
+
+class TorchRunner(Runner):
+    """A copy of the module in eval mode, without gradients; `compiled` with the default backend of torch.compile."""
+
+    def __init__(self, model: nn.Module, *, threads: int, compiled: bool = False) -> None:
+        self.runtime, self.version = "torch.compile" if compiled else "torch", torch.__version__
+        self.precision, self.threads = "float32", threads
+        self.model: Any = copy.deepcopy(model).eval()
+        self.device = next((str(p.device.type) for p in self.model.parameters()), "cpu")
+        if compiled:
+            compiler = os.environ.get("CXX", "g++")
+            if self.device == "cpu" and shutil.which(compiler.split()[0]) is None:
+                raise MissingExtra(
+                    f"torch.compile needs a C++ compiler and {compiler!r} is not installed; "
+                    "install it with: apt-get install g++, or use the runtime 'torch'"
+                )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.model = torch.compile(self.model)
+
+    def prepare(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x.to(self.device) for x in inputs)
+
+    def raw(self, prepared: Any) -> Any:
+        with torch_threads(self.threads), torch.inference_mode(), warnings.catch_warnings():
+            if self.runtime == "torch.compile":
+                warnings.simplefilter("ignore")
+            output = self.model(*prepared)
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            return output
+
+    def outputs(self, raw: Any) -> tuple[Tensor, ...]:
+        return tuple(leaf.clone() for leaf in tensors(raw))
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What the network gives, in its own structure."""
+        return tree_map_only(Tensor, Tensor.clone, self.raw(self.prepare(inputs)))
+
+
+class OnnxRuntimeRunner(Runner):
+    """An ONNX Runtime session on the CPU."""
+
+    def __init__(self, path: Path, *, threads: int, precision: str, profile: bool = False) -> None:
+        ort = require("onnxruntime", "onnx")
+        self.runtime, self.version = "onnxruntime", ort.__version__
+        self.precision, self.threads = precision, threads
+        self.session = open_session(path, threads=threads, profile=profile)
+        self.names = [i.name for i in self.session.get_inputs()]
+        noted = self.session.get_modelmeta().custom_metadata_map.get(STRUCTURE, "null")
+        self.structure = read_structure(noted, len(self.session.get_outputs()), path)
+
+    def prepare(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        return {name: x.detach().cpu().contiguous().numpy() for name, x in zip(self.names, inputs, strict=True)}
+
+    def raw(self, prepared: Any) -> Any:
+        return self.session.run(None, prepared)
+
+    def outputs(self, raw: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(y) for y in raw)
+
+
+def open_session(path: Path, *, threads: int, profile: bool = False) -> Any:
+    """An ONNX Runtime session on the CPU. profile: it writes a log of all nodes' times beside the `.onnx`."""
+    ort = require("onnxruntime", "onnx")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    # Idle threads of one session would otherwise go on spinning and slow down whatever runs next in the process.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, str(path.parent / f".{path.stem}.profile")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CorruptFile(f"{path}: ONNX Runtime cannot open it: {str(error).strip().splitlines()[0]}") from error
+
+
+def import_openvino() -> Any:
+    """The library, which by itself reports its import, and conversions later, to its maker; here it cannot.
+
+    It reports by the package `openvino_telemetry`. Where that cannot be imported, it takes a stub of its own that sends
+    nothing, and keeps it as long as the process lives.
+    """
+    name = "openvino_telemetry"
+    if (known := sys.modules.get("openvino")) is not None:
+        return known
+    before = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]  # what makes its import an ImportError
+    try:
+        return require("openvino", "openvino")
+    finally:
+        if before is not None:
+            sys.modules[name] = before
+
+
+class OpenVinoRunner(Runner):
+    """An OpenVINO model compiled for the CPU, latency hint."""
+
+    def __init__(self, path: Path, *, threads: int, precision: str, profile: bool = False) -> None:
+        openvino = import_openvino()
+        self.runtime, self.version, self.threads = "openvino", metadata.version("openvino"), threads
+        hints = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
+        config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        if profile:
+            config["PERF_COUNT"] = True
+        if precision in hints:
+            config["INFERENCE_PRECISION_HINT"] = hints[precision]
+        core = openvino.Core()
+        try:
+            model = core.read_model(str(path))
+        except Exception as error:
+            raise CorruptFile(f"{path}: OpenVINO cannot open it: {str(error).strip().splitlines()[0]}") from error
+        if model.has_rt_info(["framework", STRUCTURE]):
+            noted = model.get_rt_info(["framework", STRUCTURE]).astype(str)
+            self.structure = read_structure(noted, len(model.outputs), path)
+        try:
+            compiled = core.compile_model(model, "CPU", config)
+        except Exception as error:
+            raise CorruptFile(f"{path}: OpenVINO cannot open it: {str(error).strip().splitlines()[0]}") from error
+        if precision == "default":
+            chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+            precision = f"{ {'bf16': 'bfloat16', 'f32': 'float32', 'f16': 'float16'}.get(chosen, chosen) } (default)"
+        self.precision = precision
+        self.request = compiled.create_infer_request()
+        self.tensor = openvino.Tensor
+
+    def prepare(self, inputs: tuple[Tensor, ...]) -> list[Any]:
+        return [self.tensor(x.detach().cpu().contiguous().numpy(), shared_memory=True) for x in inputs]
+
+    def raw(self, prepared: Any) -> Any:
+        return self.request.infer(prepared, share_inputs=True, share_outputs=True)
+
+    def outputs(self, raw: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(raw[i].copy()) for i in range(len(raw)))
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """So many torch threads inside, as many as before outside."""
+    before = torch.get_num_threads()
+    if threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

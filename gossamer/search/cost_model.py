@@ -1,0 +1,166 @@
+"""What a network costs in the units of the goal, measured on the runtime of the goal."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.core.goal import Goal
+from gossamer.core.task import Loader, Task, split
+from gossamer.measure import Latency, Runner, latency
+from gossamer.modules.cost import layer_costs
+from gossamer.ptq.isolated_layers import quantize_roughly
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.profiling import layer_times
+from gossamer.runtime.runners import open_runner
+from gossamer.search.checkpoint_store import Journal
+
+AIM = 0.97  # of what the goal allows: the final measurement, at another moment, should still be inside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """Costs of one network. latency_ms: median; speedup: over the original, timed side by side (None: the goal does not
+    ask for time). The needs go by the fastest runs of both, because what else the machine does while a job plans must
+    not choose the shape.
+
+    needs: for every gain that the goal asks for, cost over what is allowed; all at most 1 where the goal is met.
+    """
+
+    macs: int
+    params: int
+    latency_ms: float | None
+    speedup: float | None
+    precision: str
+    needs: Mapping[str, float]
+
+    @property
+    def worst(self) -> float:
+        """The largest need; at most 1 where the goal is met."""
+        return max(self.needs.values())
+
+
+class Pricer:
+    """Gives quotes. Deployed networks are timed with int8 weights and activations where the goal's runtime has them."""
+
+    def __init__(
+        self, original: nn.Module, task: Task, goal: Goal, journal: Journal, folder: Path, *, int8: bool
+    ) -> None:
+        self.original, self.task, self.goal, self.journal, self.int8 = original, task, goal, journal, int8
+        self.inputs = first_samples(task.validation, goal.batch)
+        self.timed = bool(goal.time_gains)
+        self.deployed = goal.runtime in ("onnxruntime", "openvino")
+        self._reference: Runner | None = None
+        self.anew = 0
+        self.folder = folder / "quotes"
+        self.folder.mkdir(exist_ok=True)
+
+    def __call__(self, key: str, build: Callable[[], nn.Module]) -> Quote:
+        """The quote of a network; `key` names it in the journal."""
+        name = f"quote {key}" + (f", measured anew {self.anew}" if self.anew else "")
+        return Quote(**self.journal.remember(name, lambda: asdict(self._quote(build()))))
+
+    def measure_anew(self) -> None:
+        """From now on, give new quotes for networks that have one: the machine was too busy for the old ones."""
+        self.anew += 1
+
+    def _quote(self, model: nn.Module) -> Quote:
+        costs = layer_costs(model, self.task.example_inputs)
+        macs, params = sum(c.macs for c in costs), sum(p.numel() for p in model.parameters())
+        latency_ms = fastest_ms = speedup = None
+        precision = "float32"
+        if self.timed:
+            source, precision = self._deploy(model, "candidate")
+            runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
+            times = self._time({"candidate": runner, "original": self.reference()})
+            latency_ms, fastest_ms = times["candidate"].median_ms, times["candidate"].min_ms
+            speedup = times["original"].min_ms / fastest_ms
+        costs_by_gain = {"macs": macs, "params": params, "latency_ms": fastest_ms}
+        return Quote(
+            macs=macs,
+            params=params,
+            latency_ms=latency_ms,
+            speedup=speedup,
+            precision=precision,
+            needs=needs(self.goal.shape_gains, speedup=speedup, **costs_by_gain),
+        )
+
+    def check(self, deployed: Path, model: nn.Module, precision: str) -> float:
+        """The need in time of what will really be shipped, by medians as in the final table; at most 1 where it is met
+        or where the goal does not ask for time."""
+        if not self.timed:
+            return 0.0
+        source: Any = deployed if self.deployed else model
+        runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
+        times = self._time({"candidate": runner, "original": self.reference()})
+        median = times["candidate"].median_ms
+        found = needs(self.goal.time_gains, speedup=times["original"].median_ms / median, latency_ms=median)
+        return max(found.values())
+
+    def reference(self) -> Runner:
+        """The original in float32 on the goal's runtime."""
+        if self._reference is None:
+            source: Any = self.original
+            if self.deployed:
+                path = self.folder / "original.onnx"
+                source = export_onnx(self.original, self.task.example_inputs, path)
+            self._reference = open_runner(self.goal.runtime, source, threads=self.goal.threads)
+        return self._reference
+
+    def layer_costs(self) -> dict[str, float]:
+        """What each layer of the original costs in the unit of the goal: time on the runtime where it asks for
+        time and the runtime can tell, else multiply-adds or parameters."""
+        if self.timed and self.deployed:
+            return dict(self.journal.remember("layer times", self._layer_times))
+        rows = layer_costs(self.original, self.task.example_inputs)
+        by_size = set(self.goal.shape_gains) == {"params"}
+        return {row.name: float(row.params if by_size else row.macs) for row in rows}
+
+    def _layer_times(self) -> dict[str, float]:
+        path, precision = self._deploy(self.original, "profiled")
+        return layer_times(
+            self.goal.runtime, path, self.inputs, threads=self.goal.threads, precision=precision, repeats=10
+        )
+
+    def _deploy(self, model: nn.Module, name: str) -> tuple[Any, str]:
+        """What the runtime opens, and its precision."""
+        path = self.folder / f"{name}.onnx"
+        export_onnx(model, self.task.example_inputs, path)
+        precision = "float32"
+        if self.int8:
+            small = path.with_suffix(".int8.onnx")
+            quantize_roughly(path, small, self.inputs, threads=self.goal.threads)
+            path, precision = small, "int8"
+        if not self.deployed:
+            return copy.deepcopy(model).eval(), "float32"
+        return path, precision
+
+    def _time(self, runners: dict[str, Runner]) -> dict[str, Latency]:
+        return latency(runners, self.inputs, repeats=40, warmup=5, seconds=2)
+
+
+def needs(gains: Mapping[str, float], **costs: float | None) -> dict[str, float]:
+    """For every gain asked for: cost over what is allowed (1 = just met)."""
+    found = {}
+    for gain, asked in gains.items():
+        cost = costs[gain] or 0.0
+        found[gain] = (asked / cost if cost else float("inf")) if gain == "speedup" else cost / asked
+    return found
+
+
+def first_samples(loader: Loader, batch: int) -> tuple[Tensor, ...]:
+    """The first `batch` samples of a loader as one batch; they repeat where the loader has fewer."""
+    parts: list[tuple[Tensor, ...]] = []
+    have = 0
+    for raw in loader:
+        inputs, _ = split(raw)
+        parts.append(inputs)
+        have += len(inputs[0])
+        if have >= batch:
+            break
+    columns = [torch.cat(column) for column in zip(*parts)]
+    return tuple(column[torch.arange(batch) % len(column)] for column in columns)

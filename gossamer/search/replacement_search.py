@@ -1,0 +1,129 @@
+"""Cheaper modules for single layers as a plan: where they can matter at all, which gain, which are missed least."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gossamer.core.context import Run
+from gossamer.core.layer_names import by_reason
+from gossamer.core.record import Edit
+from gossamer.core.task import Task
+from gossamer.methods.lowrank._common import Factorize
+from gossamer.methods.restructure._rewrite import Rewrite
+from gossamer.ptq.isolated_layers import costs_alone
+from gossamer.search.axes import Family, Steps, cheapest_first, layer_family, swap_losses
+from gossamer.search.checkpoint_store import Journal
+from gossamer.search.cost_model import Pricer
+from gossamer.search.failures import Trials, left_alone
+from gossamer.search.replacements import Found, Swap, compared, find_swaps, reasons_to_leave
+
+MOST = 0.75  # of a layer's cost: what a cheaper module saves at best, as long as nothing is measured
+DOUBT = 1.15  # times: what is measured alone may be so far from what it is in the network
+
+
+@dataclass(frozen=True)
+class Thrift:
+    """What cheaper modules for single layers can do for a goal. Everything measured is in the journal."""
+
+    original: nn.Module
+    task: Task
+    run: Run
+    journal: Journal
+    pricer: Pricer
+
+    def family(self, worst: float, limit: float) -> Family | None:
+        """Cheaper modules for more and more layers; None where all of them together do not bring the need of the uncut
+        network, `worst`, within the limit."""
+        if not self._enough(self._at_most(), worst, limit):
+            return None
+        found = self._found()
+        if not found.swaps:
+            return None
+        saved = sum(swaps[-1].saved for swaps in found.swaps.values())
+        moves = self._moves(found) if self._enough(saved, worst, DOUBT * limit) else []
+        return layer_family(moves) if moves else None
+
+    def some(self, worst: float, limit: float) -> Steps | None:
+        """The half of the cheaper modules that is missed least, where layers that may have some have most of the
+        cost; for the rest of the way to be gone otherwise."""
+        if self._at_most() < MOST / 2:
+            return None
+        moves = self._moves(self._found())
+        return layer_family(moves).steps(0.5) if len(moves) > 1 else None
+
+    def left(self, steps: Sequence[Any]) -> list[Edit]:
+        """Which layers the steps leave as they are, and why, for the history."""
+        taken = {name for step in steps if isinstance(step, Factorize | Rewrite) for name in step.layers} - {"*"}
+        reasons = {name: reason for name, reason in self._reasons().items() if name not in taken}
+        if self._measured:
+            found = self._found()
+            reasons |= {
+                name: found.left.get(name) or _unneeded(found.swaps.get(name, []), taken)
+                for name, reason in reasons.items()
+                if not reason
+            }
+        rows = []
+        for reason, names in by_reason(reasons).items():
+            why = reason or "no cheaper module was tried: even four times cheaper, such layers do not reach the goal"
+            rows.append(left_alone(", ".join(names), why))
+        return rows
+
+    def _reasons(self) -> dict[str, str]:
+        return reasons_to_leave(self.original, self.pricer.layer_costs())
+
+    def _at_most(self) -> float:
+        """The share of the network's cost that may be saved, as long as nothing is measured."""
+        costs, reasons = self.pricer.layer_costs(), self._reasons()
+        worth = sum(cost for name, cost in costs.items() if reasons.get(name) == "")
+        return MOST * worth / max(sum(costs.values()), 1e-12)
+
+    def _enough(self, saved: float, worst: float, limit: float) -> bool:
+        if worst * (1 - saved) <= limit:
+            return True
+        self.run.progress.say(f"cheaper layers: at best {100 * saved:.0f} % less, which is not enough alone")
+        return False
+
+    @property
+    def _key(self) -> str:
+        return "layers alone" + (f", measured anew {self.pricer.anew}" if self.pricer.anew else "")
+
+    @property
+    def _measured(self) -> bool:
+        return self._key in self.journal.results
+
+    def _found(self) -> Found:
+        names = [name for name, reason in self._reasons().items() if not reason]
+
+        def measure() -> Any:
+            with self.run.progress.busy("measuring cheaper layers"):
+                return compared(self.original, names, self.task.example_inputs, self._compare, self.trials)
+
+        # The network can be deployed, some layer of it perhaps not alone.
+        table = self.journal.remember(
+            self._key, lambda: (self.trials("cheaper layers", self._key, measure) or {}) if names else {}
+        )
+        return find_swaps(self.original, self.pricer.layer_costs(), table)
+
+    @property
+    def trials(self) -> Trials:
+        """What fails is left out."""
+        return Trials(self.journal, self.run.progress)
+
+    def _compare(self, groups: Any, inputs: Any) -> list[list[float]]:
+        return costs_alone(groups, inputs, self.pricer.goal, self.pricer.folder, int8=self.pricer.int8)
+
+    def _moves(self, found: Found) -> list[Swap]:
+        rises = self.journal.remember(
+            f"{self._key}: losses",
+            lambda: swap_losses(self.original, self.task, found.swaps, self.run, trials=self.trials),
+        )
+        return cheapest_first(found.swaps, rises)
+
+
+def _unneeded(swaps: Sequence[Swap], taken: set[str]) -> str:
+    if not swaps:
+        return "cheaper modules could not be measured"
+    why = "not needed for the goal" if taken else "another shape did better"
+    return f"cheaper modules gain, at best {1 / swaps[-1].ratio:.1f} times, but {why}"

@@ -1,0 +1,93 @@
+"""The learning rate of a training, found by short trials from the weights that it starts with.
+
+Each trial trains for a few dozen steps with a whole schedule of its own, warm-up and fall to zero, and is judged on
+validation data (on the loss of its last steps where there are none). What hurts a short training may be right for a
+long one, which has the time to heal it: of the rates whose error is within a factor that grows with the length of the
+training, the largest is taken.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.core.task import Loader
+from gossamer.train.batches import batches_of_epoch
+from gossamer.train.hyperparameters import OptimizerName, Training, learning_rate
+from gossamer.train.state import copied, weights
+from gossamer.train.steps import Stepper
+
+HIGHEST: dict[OptimizerName, float] = {"sgd": 0.1, "adamw": 0.003}
+FACTORS = (1.0, 0.3, 0.1, 0.03)  # of the highest, tried in this order
+SHARE, FEWEST, MOST = 0.05, 20, 40  # steps of a trial: a share of the training, within these bounds
+PATIENCE = 0.1  # power of how many times longer than a trial the training is, by which its error may be larger
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a short training. error: 1 - score, or the loss where nothing is scored; weights: what it left."""
+
+    lr: float
+    score: float | None
+    error: float
+    weights: dict[str, Tensor]
+
+    @property
+    def described(self) -> str:
+        """For the log."""
+        return f"loss {self.error:.4g}" if self.score is None else f"{100 * self.score:.2f} %"
+
+
+def trial_steps(total: int) -> int:
+    """How long a trial of a training of so many steps is."""
+    return min(max(round(SHARE * total), FEWEST), MOST, total)
+
+
+def trials(stepper: Stepper, training: Training, loader: Loader, seed: int, total: int) -> list[Trial]:
+    """Short trainings at falling rates, until one is worse than the one before; the model's weights and the optimizer
+    are as before. total: steps of the training whose rate is wanted."""
+    start, found = stepper.state.capture(), list[Trial]()
+    for factor in FACTORS:
+        plan = replace(training, lr=factor * HIGHEST[training.optimizer])
+        found.append(_trial(stepper, plan, loader, seed, trial_steps(total)))
+        stepper.state.restore(start)
+        if len(found) > 1 and found[-2].error < found[-1].error:
+            break
+    return found
+
+
+def chosen(trials: Sequence[Trial], longer: float) -> Trial:
+    """The largest rate that is good enough for a training so many times longer than the trials."""
+    best = min(trial.error for trial in trials)
+    limit = best * max(longer, 1.0) ** PATIENCE
+    if not math.isfinite(best):
+        return trials[-1]
+    return max((trial for trial in trials if trial.error <= limit), key=lambda trial: trial.lr)
+
+
+def _trial(stepper: Stepper, plan: Training, loader: Loader, seed: int, steps: int) -> Trial:
+    stepper.state.model.train()
+    stepper.objective.at(0.0)
+    losses = []
+    for step, batch in zip(range(steps), _endless(loader, seed)):
+        losses.append(stepper.take(batch, learning_rate(plan, step, steps)))
+    loss = stepper.mean(torch.stack(losses[-math.ceil(steps / 4) :]).mean())
+    finite = math.isfinite(loss) and stepper.mean(stepper.state.finite()) == 1
+    score = stepper.score() if finite else None
+    error = 1 - score if score is not None and math.isfinite(score) else loss
+    assert plan.lr is not None
+    return Trial(
+        plan.lr, score, error if finite and not math.isnan(error) else math.inf, copied(weights(stepper.state.model))
+    )
+
+
+def _endless(loader: Loader, seed: int) -> Iterator[Any]:
+    """The batches of a training, epoch after epoch."""
+    epoch = 0
+    while True:
+        for _, batch in batches_of_epoch(loader, seed, epoch, 0, 0):
+            yield batch
+        epoch += 1

@@ -1,0 +1,82 @@
+"""Whether a network that trains gives what its teacher gives: detectors, for one, give other things in train mode."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from gossamer.core.context import Run
+from gossamer.core.outputs import plain, tensors
+from gossamer.core.task import Model, Task, split
+from gossamer.errors import own_error
+from gossamer.train.distillation import Distillation
+
+
+def taught(
+    teacher: Model, student: nn.Module, task: Task, run: Run, *, temperature: float, alpha: float
+) -> list[Distillation]:
+    """What the outputs of a teacher teach this student. Where the student gives other things in train mode, the teacher
+    is put in train mode, too, but for norms and dropout; where even that gives nothing to compare, as with losses, the
+    student learns from the task's loss alone, which is said. A teacher that was asked for is kept as it is."""
+    term = Distillation(teacher, temperature=temperature, alpha=alpha)
+    if not isinstance(teacher, nn.Module) or run.teacher is not None:
+        return [term]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            batch = _first_batch(task, student)
+            inputs, given = split(batch)[0], _given(student, task, batch)
+            if given is None or alike(given, term.asked(*inputs)):
+                return [term]
+        except Exception:  # the training itself says what is wrong
+            return [term]
+        term.in_training()
+        try:
+            if alike(given, term.asked(*inputs)):
+                run.progress.say("in train mode the network gives other things than in eval mode: so does its teacher")
+                return [term]
+        except Exception as error:  # it asks for more than inputs, such as the boxes to find
+            why = f" ({own_error(error)})"
+        else:
+            why = ""
+    run.progress.say(
+        f"no teacher: in train mode the network gives nothing to compare{why}; the task's loss alone counts"
+    )
+    return []
+
+
+def alike(student: Any, teacher: Any) -> bool:
+    """Whether outputs have the same parts, in the same shapes, and numbers among them that are no losses. Of a student
+    that gives more than its teacher's one tensor, the first counts."""
+    student, teacher = plain(student), plain(teacher)
+    if isinstance(teacher, Tensor) and isinstance(student, tuple) and student:
+        student = student[0]
+    return _same(student, teacher) and any(x.is_floating_point() and x.dim() for x in tensors(teacher))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other))
+    return not any(isinstance(x, Tensor | dict | tuple) for x in (one, other))
+
+
+def _given(student: nn.Module, task: Task, batch: Any) -> Any:
+    """What a copy of the student gives to the task's loss in train mode; None where the loss does not run it once."""
+    network, outputs = copy.deepcopy(student).train(), list[Any]()
+
+    def noted(*inputs: Any, **named: Any) -> Any:
+        outputs.append(network(*inputs, **named))
+        return outputs[-1]
+
+    task.loss(noted, batch)
+    return outputs[0] if len(outputs) == 1 else None
+
+
+def _first_batch(task: Task, model: nn.Module) -> Any:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return tree_map_only(Tensor, lambda x: x.to(device), next(iter(task.train)))
