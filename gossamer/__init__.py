@@ -49,7 +49,7 @@ _HOME = {
     "gossamer.runtime": ("export_onnx", "export_pt2", "open_runner", "verify"),
     "gossamer.ptq": ("quantize_ladder",),
     "gossamer.compact": ("inspect_file", "load", "read_tensor", "save"),
-    "gossamer.jobs": ("distill",),
+    "gossamer.jobs.distillation": ("distill",),
     "gossamer.errors": ("BadInput", "GossamerError"),
     "gossamer.core.goal": ("Goal",),
     "gossamer.measure": ("latency",),

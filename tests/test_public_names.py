@@ -84,5 +84,5 @@ def test_a_scheme_offers_every_method_that_recipes_know(scheme: str) -> None:
 def test_a_misspelt_name_gets_the_nearest() -> None:
     with pytest.raises(AttributeError, match="nearest: 'compress'"):
         _ = gossamer.compres
-    with pytest.raises(AttributeError, match="it has .*Magnitude"):
+    with pytest.raises(AttributeError, match=r"it has .*Magnitude"):
         _ = gossamer.methods.prune.Magntude
