@@ -3,15 +3,14 @@
 import re
 import sys
 from email.message import Message
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "scripts"))
 
-import licences  # noqa: E402
+import licences
 
 LOCKS = ("requirements.lock", "requirements-test.lock", "requirements-zoo.lock")
 

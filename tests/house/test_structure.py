@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import ROOT, TESTS
 
-PACKAGE = Path(__file__).parents[1] / "gossamer"
+PACKAGE = ROOT / "gossamer"
 LEVELS = [
     {"errors"},
     {"gsr", "core"},
@@ -137,3 +138,15 @@ def test_nothing_is_unpickled() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads")
     ]
     assert [call for call in calls if "weights_only=True" not in call] == []
+
+
+def test_folders_of_tests_mirror_the_package() -> None:
+    """But for `house`: rules for the repository as a whole."""
+    folders = {file.parent.relative_to(TESTS) for file in TESTS.rglob("test_*.py")} - {Path("house")}
+    assert not [str(folder) for folder in folders if not (PACKAGE / folder).is_dir() or folder == Path()]
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """pytest imports each by its bare name, and tests import from one another."""
+    names = [file.name for file in TESTS.rglob("*.py")]
+    assert len(names) == len(set(names))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import TESTS
 from train_toy import Ending, Notes, Stop, checkpoint_every_step, net, run, same, task, training
 
 from gossamer.data.batches import Batches, Normalisation
@@ -183,7 +184,7 @@ safetensors.torch.save_file(model.state_dict(), sys.argv[1] + ".weights")
 
 def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     script, path = tmp_path / "job.py", tmp_path / "checkpoint"
-    script.write_text(textwrap.dedent(JOB.format(tests=str(Path(__file__).parent))))
+    script.write_text(textwrap.dedent(JOB.format(tests=str(TESTS))))
     command = [sys.executable, str(script), str(path)]
     killed = subprocess.run([*command, "10"], capture_output=True, text=True)  # the start is evaluated, then 6 steps
     assert killed.returncode == -signal.SIGKILL and killed.stdout.count("step") == 10

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from patterns import IMAGE, PATTERNS, Attention, Transformer, pattern, randomized
-from test_network_channels import check, count, outputs
+from test_channels import check, count, outputs
 from torch import nn
 
 from gossamer.errors import BadInput, NoEffect

@@ -4,14 +4,15 @@ import base64
 import random
 import re
 import struct
-import sys
 import zlib
 from pathlib import Path
 
+import fuzz_gsr
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 from torch import nn
 
 import gossamer
@@ -29,10 +30,6 @@ from gossamer.gsr.format.graph import (
 from gossamer.gsr.format.names import read_names, write_names
 from gossamer.gsr.format.operations import NAMES, VIEWS, function_of
 from gossamer.gsr.format.stream import Reader, Writer
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
-import fuzz_gsr
 
 FILES = fuzz_gsr.sample_files()
 WHOLE = [fuzz_gsr.content(data) for data in FILES]
@@ -237,7 +234,7 @@ def test_every_operation_of_the_list_exists_once() -> None:
 
 
 def test_the_description_of_the_format_names_the_operations_and_the_dictionary() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+    text = (ROOT / "docs" / "format.md").read_text()
     rows = re.findall(r"^\| (\d+) \| ((?:`[^`]+` ?)+)\|$", text, re.MULTILINE)
     listed = [
         (int(first) + place, name) for first, names in rows for place, name in enumerate(re.findall("`(.*?)`", names))

@@ -1,13 +1,14 @@
 """Small files with right checksums that ask for much: refused before it is allocated, and before it is done."""
 
 import os
-import sys
 import tracemalloc
 import zlib
 from pathlib import Path
 
+import fuzz_gsr
 import pytest
 import torch
+from places import ROOT
 from test_gsr_corrupt import header_bytes, one_tensor, packed
 from torch import Tensor, nn
 
@@ -23,10 +24,6 @@ from gossamer.gsr.format.ledger import Ledger, Limit
 from gossamer.gsr.format.names import write_names
 from gossamer.gsr.format.stored_values import Coding, MadeOf
 from gossamer.gsr.format.stream import Writer
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
-import fuzz_gsr
 
 X, W = Value(0), State(0)
 FILES = fuzz_gsr.sample_files()
@@ -205,7 +202,7 @@ def test_a_ledger_counts_up_to_its_limits() -> None:
 
 
 def test_the_description_of_the_format_states_the_limits() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+    text = (ROOT / "docs" / "format.md").read_text()
     for limit in Limit:
         free, each = limit.value[2:]
         row = f"| 2^{free.bit_length() - 1} | {'1' if each == 1 else f'2^{each.bit_length() - 1}'} |"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from patterns import randomized
-from test_network_channels import check, count
+from test_channels import check, count
 from torch import nn
 from zoo_shim import torchvision_models
 

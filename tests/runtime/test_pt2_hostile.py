@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fuzz_inputs
 import pytest
 import torch
 from torch import nn
@@ -20,10 +21,6 @@ from gossamer.gsr.format.operations import VIEWS, WRITES, function_of
 from gossamer.runtime.pt2.file import export_pt2, load_pt2
 from gossamer.runtime.pt2.operations import ALLOWED
 from gossamer.runtime.pt2.sizes import check_sizes
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
-import fuzz_inputs
 
 WEIGHT = {"as_tensor": {"name": "p_conv_weight"}}
 MODEL, CONFIG, CONSTANTS = (

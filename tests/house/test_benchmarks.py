@@ -6,22 +6,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pytest
-import torch
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
 import architectures
 import chain
 import conditions
 import distill_rows
 import hand
+import numpy as np
+import pytest
 import size
 import size_papers
 import speed
 import speed_measure
 import speed_table
+import torch
 import zoo_coverage
 
 from gossamer.jobs.recipe import load

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,13 @@ import pytest
 from coder_data import arithmetic, headers, laplacian
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import importing
 
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.gsr.codec import trellis
 from gossamer.gsr.codec.integers import LARGEST, Header, Integers
 from gossamer.gsr.codec.length import code_length
 from gossamer.gsr.codec.section import MODES, decode_section, encode_section
-
-ROOT = Path(__file__).parents[1]
 
 
 @st.composite
@@ -143,13 +141,12 @@ def test_another_process_without_a_cache_folder_writes_the_same_bytes(tmp_path: 
         "import numba.core.caching as caching\n"
         "def refuse(*_): return None\n"
         "for c in caching.CacheImpl._locator_classes: c.from_function = classmethod(refuse)\n"
-        "import sys, hashlib\n"
-        "sys.path.insert(0, 'tests')\n"
-        "from test_coder_sections import golden_section, encode_section\n"
+        "import hashlib\n"
+        "from test_codec_sections import golden_section, encode_section\n"
         "print(hashlib.sha256(encode_section(golden_section(), 'cm4')).hexdigest()[:24])"
     )
-    env = {**os.environ, "HOME": str(tmp_path), "PYTHONHASHSEED": "7"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env, check=True)
+    env = {**importing(Path(__file__).parent), "HOME": str(tmp_path), "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout.strip() == GOLDEN["cm4"]
 
 

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from nets import learned, stripes, tiny
+from places import importing
 from torch import nn
 
 import gossamer
@@ -279,7 +280,7 @@ def thirty_epochs(folder: Path, at: int | None = None) -> bytes:
 def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from test_compress import *; thirty_epochs(Path(sys.argv[1]), at=200)"
     killed = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a")], cwd=Path(__file__).parent, capture_output=True
+        [sys.executable, "-c", code, str(tmp_path / "a")], env=importing(Path(__file__).parent), capture_output=True
     )
     assert killed.returncode == -signal.SIGKILL
     assert list(tmp_path.glob("a/work/*/distill-recover.ckpt*")) and not (tmp_path / "a/records.json").exists()

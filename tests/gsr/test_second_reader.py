@@ -3,10 +3,10 @@
 import base64
 import copy
 import hashlib
-import sys
 import zlib
 from pathlib import Path
 
+import fuzz_gsr
 import pytest
 import second_reader as second
 import torch
@@ -18,10 +18,6 @@ import gossamer
 from gossamer.gsr.format.dictionary import DICTIONARY
 from gossamer.gsr.format.graph import DTYPES
 from gossamer.models import build
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
-import fuzz_gsr
 
 
 def raw(tensor: Tensor) -> bytes:

@@ -8,13 +8,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CLAIMS = json.loads((RESULTS / "claims.json").read_text())["lines"]
 CONDITIONS = ("command", "commit", "date", "seeds", "threads", "processor", "cores", "versions")

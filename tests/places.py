@@ -1,0 +1,13 @@
+"""Folders of the repository that tests read from, and that other processes import from."""
+
+import os
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+
+def importing(folder: Path) -> dict[str, str]:
+    """Environment of a process that imports test modules of `folder` and what these import."""
+    folders = [str(folder), str(TESTS), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
