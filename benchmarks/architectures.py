@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.folder import lock_folder
 from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task
@@ -73,7 +73,9 @@ def train(name: str, task: Task, seed: int, options: argparse.Namespace, folder:
         return dict(json.loads(facts.read_text()))
     model = build(name, task, seed)
     checkpoint = stem.with_suffix(".ckpt")
-    fitted = fit(model, task, training(options), Run(seed=seed), checkpoint=checkpoint, label=f"{name}, seed {seed}")
+    fitted = fit(
+        model, task, training(options), Context(seed=seed), checkpoint=checkpoint, label=f"{name}, seed {seed}"
+    )
     scores = accuracy(open_runner("torch", fitted.model, threads=options.threads), task, "test")
     save_weights(fitted.model, stem.with_suffix(".safetensors"), {"network": name})
     error = 100 - 100 * float(scores.mean())
@@ -108,7 +110,7 @@ def epoch_seconds(task: Task, options: argparse.Namespace) -> dict[str, float]:
     spent: dict[str, list[float]] = {name: [] for name in NETWORKS}
     for _ in range(ROUNDS + 1):
         for name, times in spent.items():
-            times.append(fit(build(name, task, 0), short, once, Run(seed=0)).history[-1].seconds)
+            times.append(fit(build(name, task, 0), short, once, Context(seed=0)).history[-1].seconds)
     # The first round warms up; validation, one batch without gradients, counts as a third of a step.
     steps = STEPS + 1 / 3
     return {name: median(times[1:]) / steps * len(task.train) for name, times in spent.items()}

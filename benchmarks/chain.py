@@ -74,7 +74,11 @@ def measure(recipe: Recipe, model: torch.nn.Module, task: Task, seed: int, folde
     if not facts.exists():
         out = folder / recipe.name
         made = gossamer.compress(
-            model, task, recipe=replace(recipe, seed=seed), out=out, run=gossamer.Run(seed=seed, progress=Lines())
+            model,
+            task,
+            recipe=replace(recipe, seed=seed),
+            out=out,
+            context=gossamer.Context(seed=seed, progress=Lines()),
         )
         file = out / "model.gsr"
         if not any(isinstance(step, KMeans) for step in recipe.steps):

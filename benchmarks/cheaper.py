@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, row: str) -> dict[str, Any]:
     chosen = recipe(row, options.epochs)
     folder = options.work / chosen.name
     made = gossamer.compress(
-        dense, task, recipe=chosen, out=folder, run=gossamer.Run(seed=options.seed, progress=Lines())
+        dense, task, recipe=chosen, out=folder, context=gossamer.Context(seed=options.seed, progress=Lines())
     )
     file, precision = file_of(folder)
     runner = open_runner("onnxruntime", file, threads=options.threads, precision=precision)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from gossamer.constraints.base import bake
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task
 from gossamer.data import load_task
@@ -74,7 +74,7 @@ def dense(name: str, task: Task, seed: int, steps: int) -> nn.Module:
     torch.manual_seed(seed)
     model = build_for(name, task)
     epochs = math.ceil(steps / len(task.train))
-    return fit(model, task, Training(epochs=epochs, lr=None, clip=5.0), Run(seed=seed, accelerator="cpu")).model
+    return fit(model, task, Training(epochs=epochs, lr=None, clip=5.0), Context(seed=seed, accelerator="cpu")).model
 
 
 def result(method: str, model: nn.Module, task: Task, seed: int, steps: int, lr: float | None) -> dict[str, Any]:
@@ -82,10 +82,10 @@ def result(method: str, model: nn.Module, task: Task, seed: int, steps: int, lr:
     epochs = math.ceil(steps / len(task.train))
     kind: Any = catalogue()[method]
     step = kind(epochs=epochs, **({} if lr is None else {"lr": lr}), **NEEDED.get(method, {}))
-    run = Run(seed=seed, accelerator="cpu", original=model)
+    run = Context(seed=seed, accelerator="cpu", original=model)
     student = fresh(model, seed) if method.startswith("distill.") and method != "distill.recover" else model
     try:
-        made = open_runner("torch", bake(step(student, task, run)).eval(), threads=1)
+        made = open_runner("torch", bake(step.apply(student, task, run)).eval(), threads=1)
     except GossamerError as error:
         return {"lr": lr, "validation": None, "test": None, "error": str(error)}
     scores = {split: 100 * float(accuracy(made, task, split).mean()) for split in ("validation", "test")}

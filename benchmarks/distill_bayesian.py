@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task, split
 from gossamer.data import load_task
 from gossamer.measure.calibration import calibration_error, negative_log_likelihood, outputs
@@ -42,7 +42,7 @@ def trained(seed: int) -> nn.Module:
     network, samples = build_for("lenet300", task(seed)), len(task(seed).train) * 128
     # The epoch that is best on validation data is kept, of this network as of the student.
     training = Training(epochs=EPOCHS, lr=0.05, weight_decay=METHOD.prior / samples)
-    return fit(network, task(seed), training, Run(seed=seed, accelerator="cpu")).model
+    return fit(network, task(seed), training, Context(seed=seed, accelerator="cpu")).model
 
 
 @torch.no_grad()
@@ -51,9 +51,9 @@ def probabilities_on_test(network: nn.Module, seed: int) -> Tensor:
     return torch.cat([network(*split(batch)[0]).double().softmax(1) for batch in task(seed).test])
 
 
-def ensemble(run: Run) -> tuple[Tensor, Tensor, int]:
+def ensemble(context: Context) -> tuple[Tensor, Tensor, int]:
     """Mean probabilities of draws from as long a walk as the student's, those of the last draw, and how many."""
-    posterior, seed = METHOD.posterior(task(run.seed), run), run.seed
+    posterior, seed = METHOD.posterior(task(context.seed), context), context.seed
     total, one, count = torch.zeros(()), torch.zeros(()), 0
     with own_randomness():
         for epoch in range(EPOCHS):
@@ -68,9 +68,9 @@ def ensemble(run: Run) -> tuple[Tensor, Tensor, int]:
 def table(seed: int) -> dict[str, dict[str, float]]:
     """Rows by network."""
     network = trained(seed)
-    run = Run(seed=seed, accelerator="cpu", teacher=network)
+    run = Context(seed=seed, accelerator="cpu", teacher=network)
     torch.manual_seed(seed + 100)
-    student = METHOD(build_for("lenet300", task(seed)), task(seed), run)
+    student = METHOD.apply(build_for("lenet300", task(seed)), task(seed), run)
     mean, one, draws = ensemble(run)
     labels = outputs(network, task(seed).test)[1]
     logits = {

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.methods import catalogue
@@ -39,7 +39,7 @@ def network() -> nn.Sequential:
 
 def trained(model: nn.Module, seed: int, epochs: int, lr: float) -> nn.Module:
     """In place: SGD with a cosine schedule, the weights that are best on validation data."""
-    return fit(model, task(seed), Training(epochs=epochs, lr=lr), Run(seed=seed, accelerator="cpu")).model
+    return fit(model, task(seed), Training(epochs=epochs, lr=lr), Context(seed=seed, accelerator="cpu")).model
 
 
 def top1(model: nn.Module, seed: int) -> float:
@@ -54,7 +54,9 @@ def table(seed: int) -> dict[str, float]:
     small = trained(network(), seed, EPOCHS, LR)
     rows = {f"small, {EPOCHS} epochs": top1(small, seed)}
     for name, options in GROWTHS.items():
-        grown = catalogue()[f"distill.{name}"](**options)(small, task(seed), Run(seed=seed, accelerator="cpu"))
+        grown = catalogue()[f"distill.{name}"](**options)(
+            small, task(seed), Context(seed=seed, accelerator="cpu")
+        ).model
         scratch = fresh(grown, seed, method="benchmark")
         rows[f"{name}, as it grew"] = top1(grown, seed)
         rows[f"{name}, {EPOCHS // 2} epochs more"] = top1(trained(grown, seed, EPOCHS // 2, LR), seed)

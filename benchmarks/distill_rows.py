@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating
-from gossamer.core.context import Run, Silent
+from gossamer.core.context import Context, Silent
 from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.losses import kd_loss
@@ -49,11 +49,11 @@ class Setting:
     def epochs(self, wanted: int) -> int:
         return max(1, round(self.scale * wanted))
 
-    def run(self, name: str, **more: Any) -> Run:
+    def run(self, name: str, **more: Any) -> Context:
         """With a folder of its own, where finished trainings are found again."""
         folder = self.work / f"{self.data}-{self.scale:g}" / f"seed{self.seed}" / name
         folder.mkdir(parents=True, exist_ok=True)
-        return Run(seed=self.seed, folder=folder, progress=Lines(), **more)
+        return Context(seed=self.seed, folder=folder, progress=Lines(), **more)
 
     def fitted(self, name: str, model: nn.Module, task: Task, training: Training, **more: Any) -> Fitted:
         run = self.run(name)
@@ -64,7 +64,7 @@ class Setting:
         self, name: str, method: str, student: nn.Module, teacher: nn.Module, task: Task, **options: Any
     ) -> nn.Module:
         """The student after a method of `gossamer.methods`."""
-        return catalogue()[method](**options)(student, task, self.run(name, teacher=teacher)).eval()
+        return catalogue()[method](**options)(student, task, self.run(name, teacher=teacher)).model.eval()
 
 
 @cache
@@ -156,7 +156,7 @@ def quarter(setting: Setting) -> Numbers:
         return seeded(lambda: ResNet(3, widths=(4, 8, 16), in_channels=_channels(task)), setting.seed)
 
     def cut() -> nn.Module:
-        return catalogue()["prune.channels"](sparsity=0.75)(teacher, task, setting.run("quarter-cut"))
+        return catalogue()["prune.channels"](sparsity=0.75)(teacher, task, setting.run("quarter-cut")).model
 
     found = {"teacher": judged(teacher, task)}
     for name, student, lr, method in (

@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import write_text
 from gossamer.core.task import Task, top1_correct
 from gossamer.data import load_task
@@ -88,7 +88,7 @@ def fine_tune(model: nn.Module, teacher: nn.Module, task: Task, options: argpars
     """With distillation from the dense network, by the loop, epochs and hyper-parameters of gossamer's recovery."""
     training = Training(epochs=options.epochs, lr=options.lr, weight_decay=options.weight_decay)
     teach = [Distillation(teacher, temperature=options.temperature, alpha=options.alpha)]
-    fit(model, task, training, Run(seed=options.seed), teach=teach, checkpoint=options.folder / "fine-tune.ckpt")
+    fit(model, task, training, Context(seed=options.seed), teach=teach, checkpoint=options.folder / "fine-tune.ckpt")
 
 
 def export(model: nn.Module, example: Tensor, folder: Path) -> None:

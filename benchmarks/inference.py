@@ -17,7 +17,7 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import environment, write_text
 from gossamer.measure import Runner, latency
 from gossamer.methods.share.product import ProductQuantization
@@ -69,7 +69,7 @@ def ways(layer: nn.Linear, density: float, folder: Path) -> dict[str, Runner]:
 def shared(layer: nn.Linear) -> Runner:
     """The layer by look-up: four inputs a block, 32 codewords, as Wu et al. 2016 take for fully connected layers."""
     model = nn.Sequential(layer)
-    coded = ProductQuantization(width=4, entries=32)(model, None, Run())  # type: ignore[arg-type]  # needs no data
+    coded = ProductQuantization(width=4, entries=32)(model, None, Context()).model  # type: ignore[arg-type]  # needs no data
     return Timed("torch", LookUp(coded[0]), lambda x: x)  # type: ignore[index]
 
 

@@ -64,13 +64,13 @@ def worker(folder: Path) -> None:
     """The job itself."""
     import torch
 
-    from gossamer import Goal, Run, compress
+    from gossamer import Context, Goal, compress
 
     torch.set_num_threads(1)
     model, task = trained()
     print("ready", flush=True)
     goal = Goal(max_drop=10, macs=60_000, threads=1, batch=16)
-    compress(model, task, goal=goal, epochs=2, out=folder, run=Run(accelerator="cpu"))
+    compress(model, task, goal=goal, epochs=2, out=folder, context=Context(accelerator="cpu"))
 
 
 def trained() -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task
@@ -101,8 +101,8 @@ def by_time(model: nn.Module, x: Tensor, rate: float) -> tuple[nn.Module, float]
     share of the energy of the decomposed kernels that is lost."""
     kernels = {n: m for n, m in weighted(model) if not CP().refusal(m)}
     small = CP(time=1 / rate, sweeps=SWEEPS, layers=tuple(kernels))(
-        model, task(x), Run(goal=Goal(speedup=1, threads=1, batch=1))
-    )
+        model, task(x), Context(goal=Goal(speedup=1, threads=1, batch=1))
+    ).model
     chains = {n: m for n in kernels if isinstance(m := small.get_submodule(n), nn.Sequential)}
     print({n: chains[n][0].out_channels if n in chains else "whole" for n in kernels}, flush=True)
     errors = {n: kernels[n].weight - product(chain) for n, chain in chains.items()}
@@ -182,7 +182,7 @@ def decompose() -> list[dict[str, Any]]:
     schemes = (SVD(params=0.3), Spatial(macs=0.4), Channel(macs=0.4), TensorTrain(macs=0.4), Tucker(macs=0.4))
     for scheme in schemes:
         start = time.perf_counter()
-        small = scheme(model, task(x), Run())
+        small = scheme(model, task(x), Context()).model
         row = {"scheme": type(scheme).__name__, "seconds": time.perf_counter() - start}
         rows.append(row | {"macs": macs(small, x), "weights": weights(small, convolutions=False)})
         print(rows[-1], flush=True)
@@ -215,7 +215,7 @@ def peer(folder: Path, seconds: float) -> list[dict[str, Any]]:
         }
         for scheme, (ours, ranks, theirs) in cases.items():
             start = time.perf_counter()
-            chain = type(ours)(ranks={"0": ranks})(nn.Sequential(layer), task(x), Run())
+            chain = type(ours)(ranks={"0": ranks})(nn.Sequential(layer), task(x), Context()).model
             took = time.perf_counter() - start
             runners[f"{scheme}, gossamer"] = open_runner(
                 "onnxruntime", export_onnx(chain, (x,), folder / f"{scheme}.onnx"), threads=1

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from reproduce_sharing import BETTER, hashed, importance, initialization, uniform
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import write_text
 from gossamer.core.task import Task
 from gossamer.data import load_task
@@ -80,12 +80,12 @@ def top1(model: nn.Module, task: Task) -> float:
 
 def apply(method: str, model: nn.Module, task: Task, seed: int, **options: Any) -> nn.Module:
     """A method by its name in a recipe."""
-    return catalogue()[method](**options)(model, task, Run(seed=seed, accelerator="cpu"))
+    return catalogue()[method](**options)(model, task, Context(seed=seed, accelerator="cpu")).model
 
 
 def dense(model: nn.Module, task: Task, seed: int, **options: Any) -> nn.Module:
     """Trained from scratch."""
-    return fit(model, task, Training(keep="last", **options), Run(seed=seed, accelerator="cpu")).model
+    return fit(model, task, Training(keep="last", **options), Context(seed=seed, accelerator="cpu")).model
 
 
 def digits_mlp(seed: int, hidden: int, epochs: int) -> nn.Module:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gossamer.constraints.base import bake, constraints, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.methods import catalogue
@@ -43,7 +43,9 @@ def top1(model: nn.Module) -> float:
 
 def apply(method: str, model: nn.Module, seed: int, **options: Any) -> nn.Module:
     """A method by its name in a recipe."""
-    return catalogue()[method](**options)(model, task(seed), Run(seed=seed, accelerator="cpu", original=lenet()))
+    return catalogue()[method](**options)(
+        model, task(seed), Context(seed=seed, accelerator="cpu", original=lenet())
+    ).model
 
 
 @cache
@@ -126,7 +128,7 @@ def hashed(seed: int) -> Numbers:
         small = mlp(round(stored / 794))
         training = Training(epochs=2, lr=0.1, keep="last")
         found[f"1/{part}"] = {
-            name: top1(fit(model, task(seed), training, Run(seed=seed, accelerator="cpu")).model)
+            name: top1(fit(model, task(seed), training, Context(seed=seed, accelerator="cpu")).model)
             for name, model in (("hashed", virtual), ("dense", small))
         }
     return found

@@ -68,8 +68,8 @@ class Bench:
     def task(self) -> Task:
         return gossamer.load_task("fashion-mnist", seed=self.seed, augment=self.recipe.augment)
 
-    def run(self) -> gossamer.Run:
-        return gossamer.Run(seed=self.seed, progress=self.lines)
+    def run(self) -> gossamer.Context:
+        return gossamer.Context(seed=self.seed, progress=self.lines)
 
     def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The facts of a part, from its file where it is there."""
@@ -110,7 +110,7 @@ def dense_row(bench: Bench) -> dict[str, Any]:
 def by_recipe(bench: Bench, recipe: Recipe, name: str) -> dict[str, Any]:
     """The main job with a recipe; size by getsize, accuracy of the network that is loaded from the file."""
     task, out = bench.task(), bench.folder / name
-    made = gossamer.compress(bench.dense(), task, recipe=replace(recipe, seed=bench.seed), out=out, run=bench.run())
+    made = gossamer.compress(bench.dense(), task, recipe=replace(recipe, seed=bench.seed), out=out, context=bench.run())
     loaded = gossamer.load(out / "model.gsr")
     return {
         "bytes": (out / "model.gsr").stat().st_size,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gossamer.constraints.base import bake, constraints
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.jobs.recipe import Recipe, load
 from gossamer.methods._base import Method
 from gossamer.methods.distill.recover import Recover
@@ -73,7 +73,7 @@ def hashed_pair(model: nn.Module, part: int, seed: int) -> tuple[nn.Module, nn.M
     """Fresh networks like LeNet-300-100: with every layer hashed into 1/part of its weights, and a dense one with as
     many weights in all."""
     torch.manual_seed(seed)
-    virtual = HashedNet(share=1 / part, fresh=True)(model, None, Run(seed=seed))  # type: ignore[arg-type]  # needs no data
+    virtual = HashedNet(share=1 / part, fresh=True)(model, None, Context(seed=seed)).model  # type: ignore[arg-type]  # needs no data
     stored = sum(p.numel() for [held] in constraints(virtual).values() for p in held.parameters())
     first, *_, last = (p for p in bake(model).parameters() if p.ndim == 2)
     inputs, outputs = first.shape[1], last.shape[0]

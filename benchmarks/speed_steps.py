@@ -75,8 +75,8 @@ class Bench:
             raise BadInput(f"seed {seed}: there is no dense network yet; add dense to --stages")
         return load_weights(build_for(self.options.model, task), self.dense_path(seed)).eval()
 
-    def run(self, seed: int) -> gossamer.Run:
-        return gossamer.Run(seed=seed, progress=self.lines)
+    def run(self, seed: int) -> gossamer.Context:
+        return gossamer.Context(seed=seed, progress=self.lines)
 
     def once(self, facts: Path, name: str, make: Callable[[], dict[str, Any]]) -> bool:
         """Run a step unless its facts are there; they are written last, with the seconds that it took."""
@@ -128,7 +128,7 @@ def int8_alone(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
         budget_points=INT8_BUDGET,
         reference_correct=reference,
         threads=bench.options.threads,
-        run=bench.run(seed),
+        context=bench.run(seed),
     )
     return {"rung": made.rung, "drop_validation": made.drop.points, "rungs": [asdict(rung) for rung in made.rungs]}
 
@@ -140,7 +140,7 @@ def main_job(bench: Bench, seed: int, goal: gossamer.Goal, folder: Path) -> dict
     model = bench.dense(seed, task)
     result = folder / "result"
     resumed = result.exists()
-    made = gossamer.compress(model, task, goal=goal, epochs=options.epochs, out=result, run=bench.run(seed))
+    made = gossamer.compress(model, task, goal=goal, epochs=options.epochs, out=result, context=bench.run(seed))
     document = made.document
     return {
         "seed": seed,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gossamer.compact.inspection import inspect_file
     from gossamer.compact.reading import load, read_tensor
     from gossamer.compact.writing import save
-    from gossamer.core.context import Run
+    from gossamer.core.context import Context
     from gossamer.core.goal import Goal
     from gossamer.core.record import Record
     from gossamer.core.task import Task
@@ -60,7 +60,7 @@ _HOME = {
     "gossamer.jobs.recipe": ("Recipe",),
     "gossamer.core.record": ("Record",),
     "gossamer.report": ("write_report",),
-    "gossamer.core.context": ("Run",),
+    "gossamer.core.context": ("Context",),
     "gossamer.search.advise": ("Advice", "advise"),
     "gossamer.core.task": ("Task",),
     "gossamer.train": ("Distillation", "Training", "fit"),
@@ -71,13 +71,13 @@ __all__ = [
     "Advice",
     "Artifact",
     "BadInput",
+    "Context",
     "Distillation",
     "Goal",
     "GossamerError",
     "Method",
     "Recipe",
     "Record",
-    "Run",
     "Task",
     "Training",
     "advise",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run, Silent
+from gossamer.core.context import Context, Silent
 from gossamer.core.task import Task
 from gossamer.train import Training
 
@@ -68,8 +68,8 @@ def training(**changes: Any) -> Training:
     return replace(Training(epochs=3, lr=0.05, precision="32-true", evaluate_every=1), **changes)
 
 
-def run(**changes: Any) -> Run:
-    return replace(Run(accelerator="cpu"), **changes)
+def run(**changes: Any) -> Context:
+    return replace(Context(accelerator="cpu"), **changes)
 
 
 class Notes(Silent):

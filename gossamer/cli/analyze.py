@@ -195,12 +195,12 @@ def _show_groups(console: Console, groups: "Sequence[Group]") -> None:
 
 
 def _sensitivity(console: Console, source: "Source", task: "Task", seed: int, out: Path) -> "list[Sensitivity]":
-    from gossamer.core.context import Run
+    from gossamer.core.context import Context
     from gossamer.core.folder import writing
     from gossamer.report import write_sensitivity
     from gossamer.search.sensitivity import sensitivity
 
-    rows = sensitivity(source.model, task, Run(seed=seed, progress=console.progress))
+    rows = sensitivity(source.model, task, Context(seed=seed, progress=console.progress))
     console.line()
     console.table(
         "Points of accuracy lost when a group is cut alone, without training",

@@ -112,7 +112,7 @@ def compress(
 
     with console.progress.busy(LOADING):
         from gossamer.cli.loading import Request, load_data, load_model
-        from gossamer.core.context import Run
+        from gossamer.core.context import Context
         from gossamer.jobs.compression import compress as run_job
         from gossamer.jobs.recipe import load
 
@@ -128,12 +128,13 @@ def compress(
         source = load_model(
             Request(model=model, task=task, weights=weights, random=random, seed=seed), console.progress
         )
-    run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note)
-    if teacher is not None:
-        run.teacher = load_model(Request(model=teacher, task=task, seed=seed)).model
+    better = load_model(Request(model=teacher, task=task, seed=seed)).model if teacher is not None else None
+    own = Context(
+        seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note, teacher=better
+    )
     with resumable(folder):
         how: dict[str, Any] = {"goal": goal, "recipe": plan, "epochs": epochs, "lr": lr}
-        artifact = run_job(source.model, task, **how, out=folder, run=run, command=command_line())
+        artifact = run_job(source.model, task, **how, out=folder, context=own, command=command_line())
     conclude(console, artifact, ("before", "after", "change"))
 
 

@@ -118,7 +118,7 @@ def _int8(
     source: "Source", task: "Task", path: Path, max_drop: float, threads: int, console: Console
 ) -> tuple[bool, list[tuple[str, str]]]:
     """Climb the int8 ladder as far as the budget needs."""
-    from gossamer.core.context import Run
+    from gossamer.core.context import Context
     from gossamer.measure import accuracy, whole_samples
     from gossamer.ptq.fallback import quantize_ladder
     from gossamer.runtime.runners import open_runner
@@ -132,7 +132,7 @@ def _int8(
             budget_points=whole_samples(max_drop, before),
             reference_correct=before,
             threads=threads,
-            run=Run(progress=console.progress),
+            context=Context(progress=console.progress),
         )
         shutil.copyfile(int8.path, path)
     drop = f"{int8.drop.points:+.2f} points on validation"

@@ -129,7 +129,7 @@ def distill(
 
     with console.progress.busy(LOADING):
         from gossamer.cli.loading import load_data
-        from gossamer.core.context import Run
+        from gossamer.core.context import Context
         from gossamer.core.folder import make_folder
         from gossamer.jobs.distillation import distill as run_job
 
@@ -144,10 +144,10 @@ def distill(
     short = (Path(text.partition("=")[0].rpartition(":")[2]).stem for text in (student, teacher[0]))
     folder = out or default_folder("-from-".join(short), task.name)
     note = own.note if own is not None else {}
-    run = Run(seed=seed, devices=devices, folder=folder, progress=console.progress, cache=cache, note=note)
+    run = Context(seed=seed, devices=devices, folder=folder, progress=console.progress, cache=cache, note=note)
     how: dict[str, Any] = {"goal": goal, "assistants": between, "alone": alone, "calibrate": calibrate}
     with resumable(folder):
-        artifact = run_job(teachers, pupil, task, chosen, **how, out=folder, run=run, command=command_line())
+        artifact = run_job(teachers, pupil, task, chosen, **how, out=folder, context=run, command=command_line())
     conclude(console, artifact, ("teacher", "student"))
 
 

@@ -32,7 +32,7 @@ from gossamer.errors import BadInput, unknown
 if TYPE_CHECKING:
     from torch import nn
 
-    from gossamer.core.context import Run
+    from gossamer.core.context import Context
     from gossamer.core.record import Record
     from gossamer.core.task import Task
     from gossamer.jobs.recipe import Recipe
@@ -96,12 +96,12 @@ def train(
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
         from gossamer.cli.loading import Request, load_data, load_model
-        from gossamer.core.context import Run
+        from gossamer.core.context import Context
         from gossamer.core.folder import lock_folder, make_place
 
         training = _training(plan, epochs, lr)
     make_place(target)
-    run = Run(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
+    run = Context(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
     with lock_folder(target.parent, f".{target.name}.lock"):
         sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         # Fresh weights know nothing of images.
@@ -123,7 +123,9 @@ def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "T
     return replace(base, **{k: v for k, v in (("epochs", epochs), ("lr", lr)) if v is not None})  # type: ignore[arg-type]
 
 
-def _train(model: "nn.Module", task: "Task", training: "Training", run: "Run", target: Path, name: str) -> "Record":
+def _train(
+    model: "nn.Module", task: "Task", training: "Training", context: "Context", target: Path, name: str
+) -> "Record":
     """Train, measure on test, and write the weights with a note of what network they are for."""
     from gossamer.core.folder import writing
     from gossamer.core.task import check
@@ -134,7 +136,7 @@ def _train(model: "nn.Module", task: "Task", training: "Training", run: "Run", t
     check(task, model)
     checkpoint = target.with_suffix(".ckpt")
     with resumable(checkpoint):
-        fitted = fit(model, task, training, run, checkpoint=checkpoint)
+        fitted = fit(model, task, training, context, checkpoint=checkpoint)
     row = top1_record("trained", accuracy(fitted.model.eval(), task, "test"), split="test")
     with writing(target):
         save_weights(fitted.model, target, _note(name, task, row.value))

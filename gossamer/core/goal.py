@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from gossamer.core.processors import available, usual_threads
+from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput, unknown
 
 RuntimeName = Literal["torch", "torch.compile", "onnxruntime", "openvino"]
@@ -13,7 +14,7 @@ RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Goal:
+class Goal(KnownArguments):
     """`max_drop` in points of the task's measure, and the gains. Where nothing is to be gained (`gains` is empty) it
     judges what a recipe or a teacher made: by `max_drop`, measured under `runtime`, `threads` and `batch`.
 

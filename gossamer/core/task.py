@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import BatchSampler, DataLoader
 
+from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput, GossamerError, own_error
 
 
@@ -141,7 +142,7 @@ def top1_correct(model: Model, loader: Iterable[Any]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(KnownArguments):
     """The user's data and measure. Validation decides, test is only reported, calibration needs no labels.
 
     `loss(model, batch)` gives a scalar. `metric(model, loader)` gives one score in [0, 1] for every sample, in the
@@ -162,6 +163,49 @@ class Task:
     measure: str = "top1"
     classes: tuple[str, ...] = field(default=())
     preprocessing: Preprocessing | None = None
+
+
+class PartialTask:
+    """Stands for a task of which only the example inputs are there, or nothing; what is missing is asked for by name.
+
+    Args:
+        who: that needs it, for the message.
+        example_inputs: of the network; None: there are none either.
+    """
+
+    NEEDED: ClassVar[Mapping[str, str]] = {
+        "train": "training data",
+        "loss": "training data",
+        "validation": "validation data",
+        "calibration": "sample inputs",
+        "metric": "a metric",
+        "test": "test data",
+    }
+
+    def __init__(self, who: str, example_inputs: tuple[Any, ...] | None = None) -> None:
+        self.who = who
+        if example_inputs is not None:
+            self.example_inputs = example_inputs
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "example_inputs":
+            raise BadInput(f"{self.who} runs the network: give example inputs or a task, method(model, inputs)")
+        if name in self.NEEDED:
+            raise BadInput(f"{self.who} needs {self.NEEDED[name]}: give a task, method(model, task)")
+        raise AttributeError(name)
+
+
+def task_of(given: Any, who: str) -> Task:
+    """A task, example inputs (a tensor, a tuple or a list), or None, as a task. who: that it is for."""
+    if isinstance(given, Task | PartialTask):
+        return cast(Task, given)
+    if given is None:
+        return cast(Task, PartialTask(who))
+    if isinstance(given, Tensor):
+        return cast(Task, PartialTask(who, (given,)))
+    if isinstance(given, tuple | list) and given:
+        return cast(Task, PartialTask(who, tuple(given)))
+    raise BadInput(f"{who}: a task or example inputs are expected, not {_described(given)}")
 
 
 def description(task: Task) -> dict[str, Any]:

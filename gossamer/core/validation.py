@@ -3,8 +3,9 @@
 A number says its range (`Annotated[float, Range(0, 1)]`), a name its choices (`Literal["sgd", "adamw"]`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from gossamer.errors import BadInput, unknown
 
@@ -36,3 +37,26 @@ def check_fields(options: Any, label: str) -> None:
         for rule in rules if kind is Annotated and value is not None else ():
             if isinstance(rule, Range) and value not in rule:
                 raise BadInput(f"{label}: {f.name} = {value} must be in {rule}")
+
+
+def refuse_unknown(options: Iterable[str], known: Iterable[str], label: str) -> None:
+    """Raise `BadInput` with the nearest name for the first option that does not exist."""
+    names = list(known)
+    for option in options:
+        if option not in names:
+            raise unknown(f"{label} argument", option, names)
+
+
+class KnownArguments:
+    """A base of dataclasses whose constructors refuse unknown arguments with the nearest name that exists.
+
+    Example:
+        >>> import gossamer
+        >>> gossamer.Goal(speed_up=3)
+        Traceback (most recent call last):
+        gossamer.errors.BadInput: unknown Goal argument 'speed_up'; did you mean 'speedup'?
+    """
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        refuse_unknown(options, [f.name for f in fields(cls) if f.init], cls.__name__)  # type: ignore[arg-type]
+        return super().__new__(cls)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from gossamer.constraints.base import bake
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.record import State
 from gossamer.core.task import Task
@@ -32,7 +32,7 @@ class Attempts:
     original: nn.Module
     task: Task
     goal: Goal
-    run: Run
+    context: Context
     journal: Journal
     folder: Path
     reference: Tensor
@@ -42,30 +42,30 @@ class Attempts:
     @property
     def trials(self) -> Trials:
         """What fails is left out."""
-        return Trials(self.journal, self.run.progress)
+        return Trials(self.journal, self.context.progress)
 
-    def take(self, steps: Steps, tag: str, run: Run, *, note: bool = False) -> nn.Module:
+    def take(self, steps: Steps, tag: str, context: Context, *, note: bool = False) -> nn.Module:
         """The network after the steps, its weights held. What was done before a kill comes from the journal.
         note: whether the network after each step is judged, and its file written, for the plot of what was tried."""
         model = copy.deepcopy(self.original)
         for number, step in enumerate(steps):
-            model = self.step(model, step, f"{tag}, step {number}, {step.name()}", run)
+            model = self.step(model, step, f"{tag}, step {number}, {step.name()}", context)
             if note:
                 self._note_step(model, f"after {step.name()}")
         return model.eval()
 
-    def step(self, model: nn.Module, step: Method, name: str, run: Run) -> nn.Module:
+    def step(self, model: nn.Module, step: Method, name: str, context: Context) -> nn.Module:
         """The network after a step; its edits go to the history of the run."""
         with timed(self.seconds, name):
-            return take_step(step, model, name, self.task, run, self.journal)
+            return take_step(step, model, name, self.task, context, self.journal)
 
     def deploy(self, model: nn.Module, name: str, *, int8: bool) -> exporting.Delivered:
         """The network in the form in which it is deployed, its files in the folder of the job."""
         with timed(self.seconds, f"deploy {name}"):
             result = exporting.deliver(
-                model, self.task, self.goal, self.run, self.folder, reference_scores=self.reference, int8=int8
+                model, self.task, self.goal, self.context, self.folder, reference_scores=self.reference, int8=int8
             )
-        self.run.progress.say(f"{name}: drop {result.drop.points:.2f} points on validation")
+        self.context.progress.say(f"{name}: drop {result.drop.points:.2f} points on validation")
         return result
 
     def untouched(self) -> exporting.Delivered:
@@ -74,7 +74,7 @@ class Attempts:
 
     def note_size(self, name: str, model: nn.Module, scores: Tensor, drop: Drop, file_bytes: int) -> None:
         """A mark in the plot of accuracy over file size. Without a goal, nothing is rejected."""
-        self.run.states.append(
+        self.context.log.trials.append(
             State(
                 name=name,
                 top1=100 * float(scores.mean()),
@@ -91,7 +91,7 @@ class Attempts:
         model = bake(held).eval()
         with timed(self.seconds, "judge steps"):
             scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
-            size = exporting.save_compact(held.eval(), self.task, self.folder / "work" / "step.gsr", self.run)
+            size = exporting.save_compact(held.eval(), self.task, self.folder / "work" / "step.gsr", self.context)
         self.note_size(name, model, scores, paired_drop(self.reference, scores), size)
 
 

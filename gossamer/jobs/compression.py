@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from gossamer.compact.size_rows import stored_rows
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import UNASKED, Goal
 from gossamer.core.record import JobDocument, Record, State, environment, write_text
@@ -65,7 +65,7 @@ def compress(
     epochs: int | None = None,
     lr: float | None = None,
     out: Path | str | None = None,
-    run: Run | None = None,
+    context: Context | None = None,
     command: str = "gossamer.compress(...)",
 ) -> Artifact:
     """Make a trained network smaller and faster; the network itself is left alone.
@@ -85,11 +85,11 @@ def compress(
         raise BadInput("epochs and lr are for planned jobs; with a recipe, write them into its steps")
     if goal is not None:
         goal = goal.here() if recipe is not None else goal.to_plan().here()
-    run = run or Run()
+    context = context or Context()
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
         recover = Recover(epochs=epochs, lr=lr)
-        return Job(model, task, goal, recipe, recover, folder, run, command).execute()
+        return Job(model, task, goal, recipe, recover, folder, context, command).execute()
 
 
 def finished(model: nn.Module, document: JobDocument, folder: Path) -> Artifact:
@@ -110,7 +110,7 @@ class Job:
         recipe: Recipe | None,
         recover: Recover,
         folder: Path,
-        run: Run,
+        context: Context,
         command: str,
     ) -> None:
         self.original = thawed(copy.deepcopy(model)).eval()
@@ -124,31 +124,31 @@ class Job:
         if not (self.work / "journal.json").exists():  # a job that goes on was tried at its start
             trains = recipe is None or any(hasattr(step, "epochs") for step in recipe.steps)
             shaped = None if self.goal.shape_gains else False
-            rehearse(self.original, task, self.goal, run, trains=trains, int8=recipe.int8 if recipe else shaped)
+            rehearse(self.original, task, self.goal, context, trains=trains, int8=recipe.int8 if recipe else shaped)
         steps = recipe.steps if recipe else None
-        teacher = fingerprint(run.teacher) if run.teacher is not None else None
-        key = fingerprint(self.original, goal, steps, self.recover, run.seed, data_fingerprint(task), teacher)
+        teacher = fingerprint(context.teacher) if context.teacher is not None else None
+        key = fingerprint(self.original, goal, steps, self.recover, context.seed, data_fingerprint(task), teacher)
         self.journal = Journal(self.work, key)
-        self.run = replace(run, folder=self.work, original=self.original, goal=self.goal)
+        self.context = replace(context, folder=self.work, original=self.original, goal=self.goal)
         self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
         self.shaping: Shaping | None = None
 
     def execute(self) -> Artifact:
         """Everything, in order; of a finished job, what came of it."""
         if (done := self._done()) is not None:
-            self.run.progress.say(f"this job is finished; its result is in {self.folder}")
+            self.context.progress.say(f"this job is finished; its result is in {self.folder}")
             return done
         if known := len(self.journal.results.keys() - {"seconds", "left out"}):
-            self.run.progress.say(f"going on where the job was: {known} results are in {self.work}")
+            self.context.progress.say(f"going on where the job was: {known} results are in {self.work}")
         with timed(self.seconds, "original"):
             reference = accuracy(open_runner("torch", self.original, threads=self.goal.threads), self.task)
-        self.run.progress.say(f"original: validation {100 * float(reference.mean()):.2f} %")
+        self.context.progress.say(f"original: validation {100 * float(reference.mean()):.2f} %")
         self._round_budget(reference)
         self.attempts = Attempts(
             original=self.original,
             task=self.task,
             goal=self.goal,
-            run=self.run,
+            context=self.context,
             journal=self.journal,
             folder=self.folder,
             reference=reference,
@@ -169,9 +169,9 @@ class Job:
         if allowed != asked:
             samples = f"{asked:g} points are {asked * n / 100:.1f} of {n} validation samples"
             self.budget = f"{samples}: {allowed * n / 100:.0f} may be lost"
-            self.run.progress.say(f"budget: {self.budget}")
+            self.context.progress.say(f"budget: {self.budget}")
             self.goal = replace(self.goal, max_drop=allowed)
-            self.run = replace(self.run, goal=self.goal)
+            self.context = replace(self.context, goal=self.goal)
 
     def _done(self) -> Artifact | None:
         """The result of a finished job; None where it is none, or where its files are not there as they were."""
@@ -187,7 +187,7 @@ class Job:
         return Artifact(model.eval(), JobDocument.parse(path.read_text()), self.folder)
 
     def _from_recipe(self, recipe: Recipe) -> tuple[Steps, exporting.Delivered]:
-        model = self.attempts.take(recipe.steps, "recipe", self.run, note=True)
+        model = self.attempts.take(recipe.steps, "recipe", self.context, note=True)
         return recipe.steps, self.attempts.deploy(model, "recipe", int8=recipe.int8)
 
     def _from_goal(self) -> tuple[Steps, exporting.Delivered]:
@@ -208,17 +208,17 @@ class Job:
 
     def _document(self, steps: Steps, result: exporting.Delivered) -> JobDocument:
         task, goal = self.task, self.goal
-        measured, classes = exporting.measure(self.original, result, task, goal, self.run, self.work)
+        measured, classes = exporting.measure(self.original, result, task, goal, self.context, self.work)
         rows = [*measured, *result.records]
         missed = exporting.missed(goal, rows, result.drop) if self.asked else []
         name = self.recipe.name if self.recipe else "planned"
-        chosen = Recipe(name=name, seed=self.run.seed, steps=steps, int8=result.int8_path is not None)
+        chosen = Recipe(name=name, seed=self.context.seed, steps=steps, int8=result.int8_path is not None)
         chosen.save(self.folder / "recipe.yaml")
         return JobDocument(
             command=self.command,
             goal=asdict(goal) if self.asked else {},
             task={
-                "model": self.run.note.get("model", type(self.original).__name__),
+                "model": self.context.note.get("model", type(self.original).__name__),
                 **task_row(task, len(self.attempts.reference)),
                 **({"budget": self.budget} if self.budget else {}),
             },
@@ -228,14 +228,14 @@ class Job:
             seconds=self.seconds,
             environment=environment(),
             records=rows,
-            edits=self.run.history,
+            edits=self.context.log.edits,
             states=self._states(rows, result),
             layers_before=exporting.layers(self.original, self.work / "original.onnx", task, goal, precision="float32"),
             layers_after=exporting.layers(result.model, result.deployed, task, goal, precision=result.precision),
             int8_ladder=list(result.ladder),
-            files=exporting.save_files(result, task, self.folder, self.run),
+            files=exporting.save_files(result, task, self.folder, self.context),
             stored=stored_rows(self.original, self.folder / "model.gsr"),
-            curves=self.run.curves,
+            curves=self.context.log.curves,
             classes=classes,
         )
 
@@ -245,7 +245,7 @@ class Job:
             return []
         lines = self.shaping.why(rows)
         for line in lines:
-            self.run.progress.say(line)
+            self.context.progress.say(line)
         return lines
 
     def _states(self, rows: list[Record], result: exporting.Delivered) -> list[State]:
@@ -268,4 +268,4 @@ class Job:
             file_bytes=value["compact_bytes", exporting.ORIGINAL],
             accepted=True,
         )
-        return [first, *self.run.states]
+        return [first, *self.context.log.trials]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import bake
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import NO_BUDGET, UNASKED, Goal
 from gossamer.core.record import Curve, JobDocument, Record, environment
@@ -53,7 +53,7 @@ def distill(
     alone: bool = True,
     calibrate: bool = False,
     out: Path | str | None = None,
-    run: Run | None = None,
+    context: Context | None = None,
     command: str = "gossamer.distill(...)",
 ) -> Artifact:
     """Train `student` from `teacher`; both are left alone. The artifact's network is the student.
@@ -89,7 +89,7 @@ def distill(
     )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
-        return Job(lesson, folder, run or Run(), command).execute()
+        return Job(lesson, folder, context or Context(), command).execute()
 
 
 def opened(path: Path) -> nn.Module:
@@ -136,12 +136,12 @@ class Lesson:
 class Job:
     """One run of the job in a folder."""
 
-    def __init__(self, lesson: Lesson, folder: Path, run: Run, command: str) -> None:
+    def __init__(self, lesson: Lesson, folder: Path, context: Context, command: str) -> None:
         self.lesson, self.task, self.folder, self.command = lesson, lesson.task, folder, command
         self.teacher, self.goal = lesson.teacher, lesson.goal
         self.work = folder / "work"
-        self.journal = Journal(self.work, lesson.key(run.seed))
-        self.run = replace(run, folder=self.work, teacher=self.teacher, curves=[])
+        self.journal = Journal(self.work, lesson.key(context.seed))
+        self.context = context.apart(folder=self.work, teacher=self.teacher)
         self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
         self.curves: list[Curve] = []
         self.rows: list[Record] = []
@@ -172,16 +172,17 @@ class Job:
             raise BadInput("max_drop: a teacher of recorded answers has none on other data to judge the student by")
         for number, assistant in enumerate(lesson.assistants, 1):
             name = f"assistant {number}"
-            networks[name] = self.run.teacher = bake(self._trained(name, trainable(assistant), lesson.method))
+            networks[name] = bake(self._trained(name, trainable(assistant), lesson.method))
+            self.context = replace(self.context, teacher=networks[name])
             self._judged(name, name, networks[name])
         held = self._trained(STUDENT, student, lesson.method)  # what holds it says how the compact file stores it
         if lesson.calibrate:
-            held = take_step(Temperature(), held, "temperature", self.task, self.run, self.journal)
+            held = take_step(Temperature(), held, "temperature", self.task, self.context, self.journal)
         networks[STUDENT] = bake(held)
         own = self._judged(STUDENT, "student", networks[STUDENT])
         assert own is not None
         if lesson.alone and (without := without_teacher(lesson.method, self.task)) is not None:
-            self.run.progress.say("the same student, trained as long without a teacher")
+            self.context.progress.say("the same student, trained as long without a teacher")
             networks[ALONE] = bake(self._trained(ALONE, student, without))
             self._judged(ALONE, "student trained alone", networks[ALONE])
         with timed(self.seconds, "deploy"):
@@ -194,12 +195,12 @@ class Job:
         return finished(result.model, document, self.folder)
 
     @property
-    def _delivery(self) -> Run:
+    def _delivery(self) -> Context:
         """For the files: a student that was cut out of its teacher comes back into a network like the teacher."""
-        return self.run if self.lesson.student is not None else replace(self.run, original=self.teacher)
+        return self.context if self.lesson.student is not None else replace(self.context, original=self.teacher)
 
     def _rehearse(self, model: nn.Module) -> None:
-        rehearse(model, self.task, self.goal, self.run, trains=True, int8=False)
+        rehearse(model, self.task, self.goal, self.context, trains=True, int8=False)
 
     def _student(self) -> nn.Module:
         """What is to be trained."""
@@ -207,17 +208,19 @@ class Job:
         if lesson.student is not None:
             return trainable(lesson.student)
         with timed(self.seconds, "search"):
-            return searched(self.teacher, self.task, lesson.goal, self.run, self.journal, self.work)
+            return searched(self.teacher, self.task, lesson.goal, self.context, self.journal, self.work)
 
     def _trained(self, name: str, model: nn.Module, step: Method) -> nn.Module:
         """A network after a step, its weights held."""
-        own = replace(self.run, history=[] if name == ALONE else self.run.history, curves=[])
+        own = self.context.apart()
         if name != ALONE:
-            own.compile_teacher = self._cost(own.teacher, name)
+            own = replace(own, compile_teacher=self._cost(own.teacher, name))
         with timed(self.seconds, "student" if name == STUDENT else name):
             model = take_step(step, model, name, self.task, own, self.journal)
-        if own.curves:
-            parts = [asdict(one) for one in own.curves]
+        if name != ALONE:
+            self.context.log.edits.extend(own.log.edits)
+        if own.log.curves:
+            parts = [asdict(one) for one in own.log.curves]
             joined = {key: [x for part in parts for x in part[key]] for key in ("loss", "top1", "seconds")}
             self.curves.append(Curve(name=name, **joined))
         return model.eval()
@@ -230,13 +233,13 @@ class Job:
         method = self.lesson.method
         epochs = method.passes(self.task) if isinstance(method, Retrain) else 1
         steps = 0 if only_answers(teacher) else len(self.task.train) * epochs
-        on_gpu = self.run.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+        on_gpu = self.context.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
         device = torch.device("cuda" if on_gpu else "cpu")
         found = self.journal.remember(
             f"times of the teacher of {pupil}", lambda: compiled_teacher.teacher_times(teacher, inputs, steps, device)
         )
         mode, batch = compiled_teacher.better(found), len(inputs[0])
-        self.run.progress.say(f"teacher of {pupil}: {found[mode]:.1f} ms for {batch} samples, {mode}")
+        self.context.progress.say(f"teacher of {pupil}: {found[mode]:.1f} ms for {batch} samples, {mode}")
         conditions = {"batch": batch, "mode": mode, "pupil": pupil, "device": device.type}
         self.rows.append(
             Record(subject=TEACHER, what="teacher_time", value=found[mode], unit="ms", conditions=conditions)
@@ -249,7 +252,7 @@ class Job:
             return None
         with timed(self.seconds, "validation"):
             scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
-        self.run.progress.say(f"{name}: validation {100 * float(scores.mean()):.2f} %")
+        self.context.progress.say(f"{name}: validation {100 * float(scores.mean()):.2f} %")
         self.rows.append(top1_record(subject, scores, split="validation"))
         return scores
 
@@ -260,7 +263,7 @@ class Job:
         rows += sure
         missed = exporting.missed(goal, rows, result.drop) if goal.judges else []
         steps = (lesson.method, Temperature()) if lesson.calibrate else (lesson.method,)
-        Recipe(name="taught", seed=self.run.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
+        Recipe(name="taught", seed=self.context.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
         return JobDocument(
             command=self.command,
             goal=asdict(goal) if goal.judges else {},
@@ -270,8 +273,8 @@ class Job:
             seconds=self.seconds,
             environment=environment(),
             records=rows,
-            edits=self.run.history,
-            states=self.run.states,
+            edits=self.context.log.edits,
+            states=self.context.log.trials,
             layers_before=[],
             layers_after=[],
             int8_ladder=[],
@@ -287,7 +290,7 @@ class Job:
             if not only_remembers(model)
         }
         costly = None if only_answers(self.teacher) else self.teacher
-        rows, _ = exporting.measure(costly, result, self.task, self.goal, self.run, self.work)
+        rows, _ = exporting.measure(costly, result, self.task, self.goal, self.context, self.work)
         if costly is None and TEACHER in scores:
             rows.append(top1_record(TEACHER, scores[TEACHER], split="test"))
             rows.append(paired_drop(scores[TEACHER], scores[STUDENT]).to_record(STUDENT, split="test"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gossamer.compact.writing import save
 from gossamer.constraints.base import bake
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.record import ClassRow, LayerCost, Record, Rung, write_text
 from gossamer.core.task import Task, description, split
@@ -71,7 +71,7 @@ class Delivered:
 
 
 def deliver(
-    model: nn.Module, task: Task, goal: Goal, run: Run, folder: Path, *, reference_scores: Tensor, int8: bool
+    model: nn.Module, task: Task, goal: Goal, context: Context, folder: Path, *, reference_scores: Tensor, int8: bool
 ) -> Delivered:
     """Export, check the export on the validation set, and quantize as far as the budget of the goal allows.
 
@@ -80,7 +80,7 @@ def deliver(
     """
     held, model = model.eval(), bake(model)
     (folder / "model.int8.onnx").unlink(missing_ok=True)  # of an earlier try
-    with run.progress.busy("exporting"):
+    with context.progress.busy("exporting"):
         float_path = export_onnx(model, task.example_inputs, folder / "model.onnx", about=description(task))
         runner = open_runner("onnxruntime", float_path, threads=goal.threads)
         records = list(verify(model, runner, task.validation))
@@ -96,14 +96,14 @@ def deliver(
             reference_correct=reference_scores,
             runtime=goal.runtime if goal.runtime in EXPORTED else "onnxruntime",
             threads=goal.threads,
-            run=run,
+            context=context,
         )
         int8_path, ladder, scores = quantized.path, tuple(quantized.rungs), quantized.correct
     return Delivered(
         model=model,
         float_path=float_path,
         int8_path=int8_path,
-        compact_bytes=save_compact(held, task, folder / "model.gsr", run),
+        compact_bytes=save_compact(held, task, folder / "model.gsr", context),
         scores=scores,
         drop=paired_drop(reference_scores, scores),
         ladder=ladder,
@@ -111,33 +111,33 @@ def deliver(
     )
 
 
-def changes(model: nn.Module, task: Task, run: Run) -> Structure | None:
+def changes(model: nn.Module, task: Task, context: Context) -> Structure | None:
     """What is stored beside the weights, so that they load into a network like the original; None where they do so
     without, or where it cannot be told as data."""
-    if run.original is None:
+    if context.original is None:
         return None
     try:
-        return structure_of(run.original, model, task.example_inputs)
+        return structure_of(context.original, model, task.example_inputs)
     except Unreplayable as why:
-        run.progress.say(f"the weights do not load into the original's class again: {why}")
+        context.progress.say(f"the weights do not load into the original's class again: {why}")
         return None
 
 
-def save_compact(model: nn.Module, task: Task, path: Path, run: Run) -> int:
+def save_compact(model: nn.Module, task: Task, path: Path, context: Context) -> int:
     """Write the compact file, checked to compute the same; gives its size. Networks whose graph it cannot hold are
     written without one: such a file loads into the user's own class."""
-    with run.progress.busy("writing the compact file"):
-        original = changes(bake(model), task, run)
+    with context.progress.busy("writing the compact file"):
+        original = changes(bake(model), task, context)
         try:
             save(model, path, task.example_inputs, original=original)
         except BadInput as error:
-            run.progress.say(f"{path.name} holds the weights alone, for load(path, into=model): {error}")
+            context.progress.say(f"{path.name} holds the weights alone, for load(path, into=model): {error}")
             save(model, path, original=original)
     return path.stat().st_size
 
 
 def measure(
-    original: nn.Module | None, result: Delivered, task: Task, goal: Goal, run: Run, folder: Path
+    original: nn.Module | None, result: Delivered, task: Task, goal: Goal, context: Context, folder: Path
 ) -> tuple[list[Record], list[ClassRow]]:
     """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory; and
     what of each class is right.
@@ -153,7 +153,7 @@ def measure(
         path = export_onnx(original, task.example_inputs, folder / "original.onnx")
         files = {ORIGINAL: (path, "float32"), **files}
         compact = {ORIGINAL: (dense_bytes(original), "weights in float32"), **compact}
-    with run.progress.busy("measuring accuracy on the test set"):
+    with context.progress.busy("measuring accuracy on the test set"):
         scores = {
             name: accuracy(open_runner("onnxruntime", path, threads=goal.threads, precision=kind), task, "test")
             for name, (path, kind) in files.items()
@@ -162,14 +162,14 @@ def measure(
     if original is not None:
         rows.append(paired_drop(scores[ORIGINAL], scores[subject]).to_record(subject, split="test"))
         rows.append(result.drop.to_record(subject, split="validation"))
-    with run.progress.busy("measuring latency"):
+    with context.progress.busy("measuring latency"):
         for runtime in runtimes(goal):
             try:
                 rows += _latencies(runtime, models, files, result, task, goal)
             except Exception as error:
                 if ends_the_job(error) or runtime in ("onnxruntime", goal.runtime):
                     raise
-                run.progress.say(f"times on {runtime} are left out: {reason(error)}")
+                context.progress.say(f"times on {runtime} are left out: {reason(error)}")
     rows += _sizes(models, files, task)
     for name, (size, what) in compact.items():
         rows.append(Record(subject=name, what="compact_bytes", value=size, unit="bytes", conditions={"format": what}))
@@ -243,7 +243,7 @@ def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]
     return rows
 
 
-def save_files(result: Delivered, task: Task, folder: Path, run: Run) -> dict[str, int]:
+def save_files(result: Delivered, task: Task, folder: Path, context: Context) -> dict[str, int]:
     """The network as `.pt2` and its weights as `.safetensors`, beside the ONNX files; sizes by name."""
     (folder / "model.pt2").unlink(missing_ok=True)  # of an earlier job
     for dynamic in (True, False):
@@ -252,9 +252,9 @@ def save_files(result: Delivered, task: Task, folder: Path, run: Run) -> dict[st
             break
         except BadInput as error:
             kept = "only for this number of samples" if dynamic else "not at all"
-            run.progress.say(f"model.pt2 is written {kept}: {error}")
-    structure = changes(result.model, task, run)
-    save_weights(result.model, folder / "model.safetensors", run.note, structure=structure)
+            context.progress.say(f"model.pt2 is written {kept}: {error}")
+    structure = changes(result.model, task, context)
+    save_weights(result.model, folder / "model.safetensors", context.note, structure=structure)
     if about := description(task):
         write_text(folder / PREPROCESSING, json.dumps(about, indent=1))
     names = (

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gossamer.calibration.moments import place_whole
 from gossamer.compact.capture import capture
 from gossamer.constraints.base import bake
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.outputs import tensors
 from gossamer.core.task import (
@@ -49,7 +49,7 @@ IGNORED = -100  # what torch's losses leave out
 T = TypeVar("T")
 
 
-def rehearse(model: nn.Module, task: Task, goal: Goal, run: Run, *, trains: bool, int8: bool | None) -> None:
+def rehearse(model: nn.Module, task: Task, goal: Goal, context: Context, *, trains: bool, int8: bool | None) -> None:
     """Run what will be run after hours: batches of every shape through loss, measure and network, the exported network
     on every runtime, the measure on what it gives there, and a look at the labels of all splits.
 
@@ -57,14 +57,14 @@ def rehearse(model: nn.Module, task: Task, goal: Goal, run: Run, *, trains: bool
     decides. Raises BadInput with what failed, where, and what would help.
     """
     with own_randomness(), tempfile.TemporaryDirectory() as folder:
-        trial = Trial(model, task, goal, run, Path(folder))
-        with run.progress.busy("trying a batch of every shape"):
+        trial = Trial(model, task, goal, context, Path(folder))
+        with context.progress.busy("trying a batch of every shape"):
             trial.look()
             if trains:
                 trial.train()
             trial.evaluate()
             trial.labels()
-        with run.progress.busy("trying the export on every runtime"):
+        with context.progress.busy("trying the export on every runtime"):
             trial.deploy(int8)
 
 
@@ -75,7 +75,7 @@ class Trial:
     model: nn.Module
     task: Task
     goal: Goal
-    run: Run
+    context: Context
     folder: Path
 
     def __post_init__(self) -> None:
@@ -160,13 +160,17 @@ class Trial:
                     raise
                 if runtime in needed:
                     raise BadInput(f"the exported network, on {runtime}: {reason(error)}") from error
-                self.run.progress.say(f"{runtime} does not run this network, times on it are left out: {reason(error)}")
+                self.context.progress.say(
+                    f"{runtime} does not run this network, times on it are left out: {reason(error)}"
+                )
         if int8 is not False:
             self._int8(path, asked=bool(int8))
         try:
             capture(self.plain, example, list(self.plain.state_dict()), dynamic_batch=True)
         except Exception as error:
-            self.run.progress.say(f"model.gsr will hold the weights alone, for load(path, into=model): {reason(error)}")
+            self.context.progress.say(
+                f"model.gsr will hold the weights alone, for load(path, into=model): {reason(error)}"
+            )
 
     def _on(self, runner: Runner, *, int8: bool = False) -> None:
         """Network and measure on one runtime, with batches of every shape."""
@@ -196,7 +200,7 @@ class Trial:
         except Exception as error:
             if asked or ends_the_job(error):
                 raise BadInput(f"int8 of this network: {reason(error)}; leave int8 out") from error
-            self.run.progress.say(f"int8 is left out: {reason(error)}")
+            self.context.progress.say(f"int8 is left out: {reason(error)}")
             return
         runtime = goal.runtime if goal.runtime in exporting.EXPORTED else "onnxruntime"
         self._on(open_runner(runtime, small, threads=goal.threads, precision="int8"), int8=True)

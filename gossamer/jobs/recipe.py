@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from gossamer.core.record import write_text
+from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput, unknown
 from gossamer.methods import catalogue
 from gossamer.methods._base import Method
@@ -40,7 +41,7 @@ class Claims(dict[str, Any]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(KnownArguments):
     """model and data are the command line's arguments that it was written for; others may be given to it.
 
     augment: False where training images are taken as they are. training: how the dense network is trained (`gossamer

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,12 +41,12 @@ class Shaping:
     """
 
     def __init__(self, attempts: Attempts, recover: Recover) -> None:
-        self.attempts, self.recover, self.goal, self.run = attempts, recover, attempts.goal, attempts.run
+        self.attempts, self.recover, self.goal, self.context = attempts, recover, attempts.goal, attempts.context
         self.pricer, self.int8 = self._pricer()
         self.whole: Quote = self.pricer("original", lambda: attempts.original)
         reference = 100 * float(attempts.reference.mean())
         self.planner = Planner(
-            attempts.original, attempts.task, self.run, attempts.journal, self.pricer, recover, reference
+            attempts.original, attempts.task, self.context, attempts.journal, self.pricer, recover, reference
         )
         self.tried: list[Attempt] = []
         self.bounds: list[Point] = []  # needs for which there is no new shape
@@ -66,9 +66,9 @@ class Shaping:
             best = self._attempt((), "deployment alone")
             best = best if best and fits(best.drop, self.goal.max_drop) else None
         if best is None:
-            self.run.history[:] = self.attempts.trials.rows()
+            self.context.log.edits[:] = self.attempts.trials.rows()
             return (), self.attempts.untouched()
-        self.run.history[:] = best.edits
+        self.context.log.edits[:] = best.edits
         return best.steps, self._delivered(best)
 
     def _best(self) -> Attempt | None:
@@ -84,7 +84,7 @@ class Shaping:
         same = [one.drop for one in self.tried if one.steps in (steps, (*(steps or ()), self.recover))]
         if steps is None or same:
             if steps is None:
-                self.run.progress.say(f"no shape reaches the goal with {ease:.2f} times what it allows")
+                self.context.progress.say(f"no shape reaches the goal with {ease:.2f} times what it allows")
             over = same and not fits(min(same), self.goal.max_drop)
             self.bounds.append(Point(ease, min(same) if over else math.inf))
             return
@@ -98,7 +98,7 @@ class Shaping:
         over = found.drop - self.goal.max_drop
         if not near_miss(found.drop, self.goal.max_drop) or over > self.gain:
             return
-        self.run.progress.say(f"{found.name} just misses the budget: training it on")
+        self.context.progress.say(f"{found.name} just misses the budget: training it on")
         longer = self._attempt((*found.steps, self.recover), f"attempt {self.trainings + 1}", tag=found.tag)
         self.trainings += 1
         self.gain = found.drop - longer.drop if longer else 0.0
@@ -125,7 +125,7 @@ class Shaping:
         need = next_need(inside, outside, budget)
         if need is None:
             return None
-        self.run.progress.say(
+        self.context.progress.say(
             f"stepping back to {need:.2f} times what the goal allows: at {inside.need:.2f} {inside.drop:.2f} points "
             f"are lost, at {outside.need:.2f} {outside.drop:.2f}"
         )
@@ -137,7 +137,7 @@ class Shaping:
         if self.pushed or best is None or not best.steps:
             return None
         need, self.pushed = best.need, True
-        self.run.progress.say(f"the result needs {need:.2f} times what the goal allows: cutting further")
+        self.context.progress.say(f"the result needs {need:.2f} times what the goal allows: cutting further")
         if need > SPOILED:
             self.pricer.measure_anew()
             self.whole = self.pricer("original", lambda: self.attempts.original)
@@ -150,7 +150,7 @@ class Shaping:
         spent = self.attempts.journal.remember(f"seconds before attempt {self.trainings + 1}", self._spent)
         left = 60 * self.goal.time_budget - spent
         if left < spent / self.trainings:
-            self.run.progress.say(f"{left / 60:.1f} minutes are left, too few for another attempt")
+            self.context.progress.say(f"{left / 60:.1f} minutes are left, too few for another attempt")
             return False
         return True
 
@@ -165,8 +165,8 @@ class Shaping:
         known: Any = self.attempts.trials(name, key, remember, partial(self._outcome, steps, name, tag or name))
         if known is None:
             return None
-        self.run.states.extend(State(**row) for row in known["states"])
-        self.run.curves.extend(Curve(**row | {"name": f"{name}, {row['name']}"}) for row in known["curves"])
+        self.context.log.trials.extend(State(**row) for row in known["states"])
+        self.context.log.curves.extend(Curve(**row | {"name": f"{name}, {row['name']}"}) for row in known["curves"])
         edits = [*(Edit.parse(row) for row in known["edits"]), *(self.planner.left(steps) if steps else ())]
         found = Attempt(name=name, tag=tag or name, steps=steps, need=known["need"], drop=known["drop"], edits=edits)
         self.tried.append(found)
@@ -174,7 +174,7 @@ class Shaping:
 
     def _outcome(self, steps: Steps, name: str, tag: str) -> dict[str, Any]:
         """What an attempt gives, as JSON values."""
-        own = replace(self.run, history=[], states=[], curves=[])
+        own = self.context.apart()
         self.last = None
         model = self.attempts.take(steps, tag, own)
         result = self.attempts.deploy(model, name, int8=self.int8)
@@ -184,14 +184,14 @@ class Shaping:
         need = max([self.pricer.check(result.deployed, result.model, result.precision), *sizes])
         top1, drop = 100 * float(result.scores.mean()), result.drop.points
         mark = state(name, quote, top1, self.pricer, drop=drop, accepted=fits(drop, self.goal.max_drop))
-        rows = {"edits": to_json(own.history), "states": to_json([mark]), "curves": to_json(own.curves)}
+        rows = {"edits": to_json(own.log.edits), "states": to_json([mark]), "curves": to_json(own.log.curves)}
         return {"need": need, "drop": drop, **rows}
 
     def _delivered(self, attempt: Attempt) -> exporting.Delivered:
         """The attempt as it is deployed, its files in the folder."""
         if self.last is not None and self.last[0] == attempt.name:
             return self.last[1]
-        scratch = replace(self.run, history=[], states=[], curves=[])
+        scratch = self.context.apart()
         model = self.attempts.take(attempt.steps, attempt.tag, scratch)
         return self.attempts.deploy(model, attempt.name, int8=self.int8)
 
@@ -206,7 +206,7 @@ class Shaping:
         after = self.attempts.trials("int8", key, small, key, lambda: original)
         if after is not None and after.worst <= before.worst:
             return small, True
-        self.run.progress.say("int8 is not faster than float32 here: it is left out")
+        self.context.progress.say("int8 is not faster than float32 here: it is left out")
         return plain, False
 
     def _priced(self, *, int8: bool) -> Pricer:

@@ -22,7 +22,7 @@ def to_size(
 ) -> tuple[Steps, exporting.Delivered]:
     """Train into a file of the size asked for, or into larger and larger ones until the budget is kept. whole: what the
     steps have made."""
-    run, goal, dense = attempts.run, attempts.goal, dense_bytes(attempts.original)
+    run, goal, dense = attempts.context, attempts.goal, dense_bytes(attempts.original)
     size = asked = goal.file_limit(dense)
     if whole.compact_bytes <= asked:
         return steps, whole
@@ -30,25 +30,25 @@ def to_size(
     if asked < NO_WEIGHTS * least:
         run.progress.say(f"without its weights the file would have {least:,} bytes already")
         size = NO_WEIGHTS * least
-    before = list(run.history)
+    before = list(run.log.edits)
     tries = 0
     while size < min(dense, whole.compact_bytes):
         small = RateQuantize(compression_ratio=dense / size, epochs=epochs, lr=lr)
-        run.history[:] = before
+        run.log.edits[:] = before
         name = f"size {size:,.0f} bytes"
         result = attempts.trials(name, name, _sized, attempts, whole, small, name)
         if result is not None and result.drop.within(goal.max_drop):
             return (*steps, small), result
         size *= larger(tries, result.drop.points - goal.max_drop if result else math.inf)
         tries += 1
-    run.history[:] = [*before, *attempts.trials.rows()]
+    run.log.edits[:] = [*before, *attempts.trials.rows()]
     run.progress.say("no smaller file is within the budget")
     return steps, attempts.deploy(whole.model, "without a smaller file", int8=whole.int8_path is not None)
 
 
 def _sized(attempts: Attempts, whole: exporting.Delivered, small: RateQuantize, name: str) -> exporting.Delivered:
     """The network trained into a file, noted as a state."""
-    model = bake(attempts.step(whole.model, small, name, attempts.run)).eval()
+    model = bake(attempts.step(whole.model, small, name, attempts.context)).eval()
     result = attempts.deploy(model, name, int8=whole.int8_path is not None)
     attempts.note_size(name, result.model, result.scores, result.drop, result.compact_bytes)
     return result

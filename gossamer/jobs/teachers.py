@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.constraints.base import Codebook, Constraint, Mask, constrain
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
@@ -102,7 +102,7 @@ def as_found(weight: Tensor) -> Constraint | None:
     return Mask(~zeros) if float(zeros.double().mean()) >= SPARSE else None
 
 
-def searched(teacher: nn.Module, task: Task, goal: Goal, run: Run, journal: Journal, work: Path) -> nn.Module:
+def searched(teacher: nn.Module, task: Task, goal: Goal, context: Context, journal: Journal, work: Path) -> nn.Module:
     """A student for a goal, cut out of the teacher: the shapes that meet it by measurement race against each other,
     as in `compress`. Bytes are those of its weights in float32."""
     if isinstance(teacher, Ensemble):
@@ -118,8 +118,8 @@ def searched(teacher: nn.Module, task: Task, goal: Goal, run: Run, journal: Jour
     if whole.worst <= AIM:
         raise BadInput("the teacher itself meets the goal; ask for less, or name a student")
     reference = 100 * float(accuracy(open_runner("torch", teacher, threads=goal.threads), task).mean())
-    planner = Planner(teacher, task, replace(run, original=teacher), journal, pricer, Recover(epochs=4), reference)
+    planner = Planner(teacher, task, replace(context, original=teacher), journal, pricer, Recover(epochs=4), reference)
     steps = planner.plan(whole)
     if steps is None:
         raise BadInput("no shape of the teacher meets the goal; ask for more, or name a student")
-    return apply_steps(teacher, steps[:-1], task, run)
+    return apply_steps(teacher, steps[:-1], task, context)

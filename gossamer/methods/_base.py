@@ -1,25 +1,57 @@
 """What a method is: a frozen value of hyper-parameters that can be called on a model."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import nn
 
-from gossamer.core.context import Run
-from gossamer.core.record import Edit
-from gossamer.core.task import Task
-from gossamer.core.validation import check_fields
+from gossamer.core.context import Context
+from gossamer.core.record import Curve, Edit
+from gossamer.core.task import Task, task_of
+from gossamer.core.validation import KnownArguments, check_fields
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResult:
+    """What a method gives: `model, edits = method(model)`.
+
+    Attributes:
+        model: the changed copy; the model that was given is as it was.
+        edits: what was changed, and what was left alone and why.
+        curves: how its trainings went.
+    """
+
+    model: nn.Module
+    edits: tuple[Edit, ...]
+    curves: tuple[Curve, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.edits))
+
+    def __repr__(self) -> str:
+        return f"MethodResult({type(self.model).__name__}, {len(self.edits)} edits)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
-    """A value of hyper-parameters, callable on `(model, task, run)`; gives a changed copy and leaves the model alone.
+class Method(KnownArguments, ABC):
+    """A value of hyper-parameters, callable on a model; the result has a changed copy of it and a list of edits.
 
-    The file's path below `methods/` is its name in a recipe: `prune.channels`. `stage` orders the methods of a recipe:
-    a method with a lower stage cannot come after one with a higher; one with none may stand anywhere. saves: what goes
-    down: "params", "macs", "nonzeros", "distinct" (values). A class that leaves something abstract is no method but
-    what several share.
+    The file's path below `methods/` is its name in a recipe: `prune.channels`. A class that leaves something abstract
+    is no method but what several share.
+
+    Attributes:
+        stage: orders the methods of a recipe: one with a lower stage cannot come after one with a higher; one with
+            none may stand anywhere.
+        saves: what goes down: "params", "macs", "nonzeros", "distinct" (values).
+
+    Example:
+        >>> import torch, gossamer
+        >>> model = torch.nn.Linear(8, 4)
+        >>> pruned, edits = gossamer.methods.prune.Magnitude(sparsity=0.75)(model)
+        >>> int((pruned.weight == 0).sum())
+        24
     """
 
     stage: ClassVar[int | None] = None
@@ -33,17 +65,40 @@ class Method(ABC):
         """The name in a recipe."""
         return cls.__module__.removeprefix("gossamer.methods.")
 
+    def __call__(
+        self, model: nn.Module, task: Task | Any | None = None, context: Context | None = None, **settings: Any
+    ) -> MethodResult:
+        """Apply the method to a copy of the model.
+
+        Args:
+            model: any module; it is left as it was.
+            task: data and metric. Example inputs (a tensor or a tuple of them) are enough for a method that only runs
+                the network, and nothing at all for one that only looks at weights.
+            context: seed, device, teacher, progress and the like; None: the defaults.
+            settings: single fields of the context, for calls by hand: `seed=1`, `teacher=network`.
+
+        Returns:
+            The changed copy and the edits; it unpacks into the two.
+
+        Raises:
+            BadInput: the method needs more of the task than was given, or does not fit the model.
+            NoEffect: nothing matched.
+        """
+        own = (context or Context()).apart(**settings)
+        changed = self.apply(model, task_of(task, self.name()), own)
+        return MethodResult(changed, tuple(own.log.edits), tuple(own.log.curves))
+
     @abstractmethod
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        """A changed copy of the model; `run.history` has every change."""
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        """A changed copy of the model; every change goes to the context's log with `note`."""
 
     def roughly(self) -> "Method":
         """A method that gives the same shapes with as little fitting as it can: for measuring what they cost."""
         return self
 
-    def note(self, run: Run, kind: str, target: str, *, before: str, after: str, **more: Any) -> None:
-        """A row of the history. more: proof, note and swapped of an `Edit`."""
-        run.history.append(Edit(method=self.name(), kind=kind, target=target, before=before, after=after, **more))
+    def note(self, context: Context, kind: str, target: str, *, before: str, after: str, **more: Any) -> None:
+        """An edit for the log. more: proof, note and swapped of an `Edit`."""
+        context.log.edits.append(Edit(method=self.name(), kind=kind, target=target, before=before, after=after, **more))
 
     def options(self) -> dict[str, Any]:
         """Hyper-parameters by name."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method
@@ -53,7 +53,7 @@ class Retrain(Trained):
         self,
         model: nn.Module,
         task: Task,
-        run: Run,
+        context: Context,
         *,
         part: str = "",
         teach: Sequence[Teach] = (),
@@ -63,16 +63,16 @@ class Retrain(Trained):
         """Train `model` in place. part: names this training where a method has several. teach:
         terms besides the teacher's. changes: of `training()`."""
         terms = [*teach]
-        if self.alpha < 1 and run.guide is not None:
-            terms += taught(run.guide, model, task, run, temperature=self.temperature, alpha=self.alpha)
-        return self.train_with(terms, model, task, run, part=part, after_step=after_step, **changes)
+        if self.alpha < 1 and context.guide is not None:
+            terms += taught(context.guide, model, task, context, temperature=self.temperature, alpha=self.alpha)
+        return self.train_with(terms, model, task, context, part=part, after_step=after_step, **changes)
 
     def train_with(
         self,
         teach: Sequence[Teach],
         model: nn.Module,
         task: Task,
-        run: Run,
+        context: Context,
         *,
         part: str = "",
         after_step: AfterStep | None = None,
@@ -80,14 +80,16 @@ class Retrain(Trained):
     ) -> Fitted:
         """As `train`, with these terms and no others."""
         name = self.name().replace(".", "-") + part.replace(" ", "-")
-        checkpoint = run.folder / f"{name}.ckpt" if run.folder else None
+        checkpoint = context.folder / f"{name}.ckpt" if context.folder else None
         training, label = replace(self.training(task), **changes), f"{self.name()}{part}"
-        return fit(model, task, training, run, teach=teach, after_step=after_step, checkpoint=checkpoint, label=label)
+        return fit(
+            model, task, training, context, teach=teach, after_step=after_step, checkpoint=checkpoint, label=label
+        )
 
-    def noted(self, fitted: Fitted, run: Run, *, part: str = "") -> Fitted:
+    def noted(self, fitted: Fitted, context: Context, *, part: str = "") -> Fitted:
         """The same; what the training did to the loss goes to the history."""
         rows = fitted.history
         before = f"loss {rows[0].loss:.4f} in epoch 1"
         after = f"loss {rows[-1].loss:.4f} in epoch {len(rows)}, lr {fitted.lr:g}{'' if self.lr else ' (found)'}"
-        self.note(run, "teach", f"all weights{part}", before=before, after=after)
+        self.note(context, "teach", f"all weights{part}", before=before, after=after)
         return fitted

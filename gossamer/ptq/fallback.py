@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import Rung
 from gossamer.core.task import Task, description
 from gossamer.errors import BadInput, NoEffect
@@ -67,7 +67,7 @@ def quantize_ladder(
     runtime: str = "onnxruntime",
     threads: int = 2,
     samples: int = 512,
-    run: Run | None = None,
+    context: Context | None = None,
 ) -> Quantized:
     """Write `folder/model.int8.onnx`: static post-training quantization, no training and no labels for calibration.
 
@@ -79,7 +79,7 @@ def quantize_ladder(
     """
     if runtime not in ("onnxruntime", "openvino"):
         raise BadInput(f"int8 runs on onnxruntime or openvino, not on {runtime!r}")
-    run = run or Run()
+    context = context or Context()
     folder = Path(folder)
     path, trial = folder / "model.int8.onnx", folder / ".trial.int8.onnx"
     float_path = model if isinstance(model, Path) else _exported(model, task, folder)
@@ -95,7 +95,7 @@ def quantize_ladder(
             accepted = drop.within(budget_points)
             top1 = 100 * float(correct.double().mean())
             rungs.append(Rung(name=candidate.name, top1=top1, drop=drop.points, accepted=accepted, note=candidate.note))
-            run.progress.say(f"int8 {candidate.name}: {top1:.2f} %, drop {drop.points:+.2f} points")
+            context.progress.say(f"int8 {candidate.name}: {top1:.2f} %, drop {drop.points:+.2f} points")
             if best is None or accepted or better(best[1], correct, slower=bool(candidate.exclude)):
                 best = drop, correct
                 ladder.best = candidate

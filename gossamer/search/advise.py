@@ -11,7 +11,7 @@ from torch import nn
 
 from gossamer.constraints.base import bake
 from gossamer.constraints.grid import PerTensor
-from gossamer.core.context import Progress, Run, Silent
+from gossamer.core.context import Context, Progress, Silent
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
@@ -115,7 +115,7 @@ class Adviser:
     def _times(self, steps: Sequence[Method]) -> float:
         """How many times cheaper the whole network is after the steps."""
         rough = [step.roughly() for step in steps]
-        quote = self.pricer(repr(steps), lambda: apply_steps(self.model, rough, self.task, Run()))
+        quote = self.pricer(repr(steps), lambda: apply_steps(self.model, rough, self.task, Context()))
         if quote.speedup is not None:
             return quote.speedup
         return self.whole.macs / quote.macs if self.unit == "macs" else self.whole.params / quote.params
@@ -136,7 +136,7 @@ class Adviser:
     def _coded(self, bits: int) -> Advice:
         """Bytes by the order-0 entropy of the codes, which the coder of the compact file comes near to."""
         step = UniformQuantization(bits=bits, granularity=PerTensor())
-        coded = list(bake(step(self.model, self.task, Run())).parameters())
+        coded = list(bake(step(self.model).model).parameters())
         total = sum(entropy_bits(p) if p.dim() > 1 else 8 * p.numel() for p in coded)
         times = 32 * sum(p.numel() for p in coded) / total
         reason = f"{32 / bits:.0f} times by {bits} bits, the rest by coding frequent values short; {self.where}"

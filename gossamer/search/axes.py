@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gossamer.core.context import Run, Silent
+from gossamer.core.context import Context, Silent
 from gossamer.core.task import Task, loss_of
 from gossamer.edits.swap import swap as with_modules
 from gossamer.graph.groups import find_channels
@@ -36,10 +36,10 @@ class Family:
     steps: Callable[[float], Steps]
 
 
-def apply_steps(model: nn.Module, steps: Sequence[Method], task: Task, run: Run) -> nn.Module:
-    """The network after the steps; the history of edits grows in `run`."""
+def apply_steps(model: nn.Module, steps: Sequence[Method], task: Task, context: Context) -> nn.Module:
+    """The network after the steps."""
     for step in steps:
-        model = step(model, task, run)
+        model = step(model, task, context).model
     return model
 
 
@@ -100,7 +100,7 @@ def swap_losses(
     model: nn.Module,
     task: Task,
     swaps: Mapping[str, Sequence[Swap]],
-    run: Run,
+    context: Context,
     *,
     batches: int = 1,
     trials: Trials | None = None,
@@ -112,16 +112,16 @@ def swap_losses(
     whole = _mean_loss(model, task, sample)
     rises: dict[str, list[float]] = {name: [] for name in swaps}
     moves = [swap for of_layer in swaps.values() for swap in of_layer]
-    for swap in run.progress.bar(moves, label="what each cheaper layer costs in accuracy"):
+    for swap in context.progress.bar(moves, label="what each cheaper layer costs in accuracy"):
         loss = trials(
-            f"{swap.step.name()} of {swap.layer}", repr(swap.step), _loss_with, swap, model, task, sample, run.seed
+            f"{swap.step.name()} of {swap.layer}", repr(swap.step), _loss_with, swap, model, task, sample, context.seed
         )
         rises[swap.layer].append(math.inf if loss is None else max(loss - whole, 0.0))
     return rises
 
 
 def _loss_with(swap: Swap, model: nn.Module, task: Task, sample: Sequence[object], seed: int) -> float:
-    return _mean_loss(apply_steps(model, roughly((swap.step,)), task, Run(seed=seed)), task, sample)
+    return _mean_loss(apply_steps(model, roughly((swap.step,)), task, Context(seed=seed)), task, sample)
 
 
 def cheapest_first(swaps: Mapping[str, Sequence[Swap]], rises: Mapping[str, Sequence[float]]) -> list[Swap]:
@@ -162,7 +162,7 @@ def width_family(
 ) -> Family:
     """Cut channels of the network that `before` leaves: all groups by the same share, or with the costs of layers, in
     any one unit, by importance per cost. refit: whether what is behind a cut is fitted again."""
-    base = apply_steps(model, roughly(before), task, Run(seed=seed))
+    base = apply_steps(model, roughly(before), task, Context(seed=seed))
     channels = find_channels(base, task.example_inputs)
     groups = {group.name: group for group in channels.groups if group.reason is None}
     sizes = {name: group.size for name, group in groups.items()}

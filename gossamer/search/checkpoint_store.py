@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from gossamer.constraints.base import bake
 from gossamer.constraints.serialization import held_spec, hold_again
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import Curve, Edit, to_json, write_text
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, CorruptFile
@@ -102,23 +102,22 @@ def _read(path: Path) -> dict[str, Any]:
         raise CorruptFile(f"{path} is damaged: {error}; delete {path.parent} to start over there") from error
 
 
-def take_step(step: Method, model: nn.Module, name: str, task: Task, run: Run, journal: Journal) -> nn.Module:
+def take_step(step: Method, model: nn.Module, name: str, task: Task, context: Context, journal: Journal) -> nn.Module:
     """The network after a step, whose edits and curves go to the run. It has a folder of its own below the run's for
     its checkpoints; what was done before a kill comes from the journal where it can."""
 
     def work(before: nn.Module) -> tuple[nn.Module, Any]:
-        own = replace(run, history=[], curves=[])
-        if run.folder is not None:
-            own.folder = run.folder / name.replace(", ", "-").replace(" ", "-")
-            own.folder.mkdir(exist_ok=True)
-        after = step(before, task, own)
-        if own.folder is not None:
-            shutil.rmtree(own.folder)
-        return after, {"edits": to_json(own.history), "curves": to_json(own.curves)}
+        folder = context.folder / name.replace(", ", "-").replace(" ", "-") if context.folder is not None else None
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+        changed = step(before, task, replace(context, folder=folder))
+        if folder is not None:
+            shutil.rmtree(folder)
+        return changed.model, {"edits": to_json(changed.edits), "curves": to_json(changed.curves)}
 
     model, kept = journal.remember_model(name, model, work)
-    run.history.extend(Edit.parse(edit) for edit in kept["edits"])
-    run.curves.extend(Curve(**curve) for curve in kept["curves"])
+    context.log.edits.extend(Edit.parse(edit) for edit in kept["edits"])
+    context.log.curves.extend(Curve(**curve) for curve in kept["curves"])
     return model
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gossamer.core.context import Run, Silent
+from gossamer.core.context import Context, Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method
@@ -53,7 +53,7 @@ def taken(model: nn.Module, task: Task, forms: Sequence[Form], trials: Trials | 
 
 def _takes(form: Form, model: nn.Module, task: Task) -> bool:
     try:
-        form.step.roughly()(model, task, Run())
+        form.step.roughly()(model, task, Context())
     except BadInput:  # a refusal is no failure
         return False
     return True

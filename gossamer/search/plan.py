@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import Edit, State
 from gossamer.core.task import Loader, Task
 from gossamer.methods.distill.recover import Recover
@@ -60,7 +60,7 @@ class Planner:
 
     original: nn.Module
     task: Task
-    run: Run
+    context: Context
     journal: Journal
     pricer: Pricer
     recover: Recover
@@ -78,7 +78,7 @@ class Planner:
         candidates = self._candidates(whole, AIM * ease)
         found = _distinct([c for c in candidates if not self.trials.failed(shape_key(c.steps))])
         for candidate in found:
-            self.run.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
+            self.context.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
         # At equal measured cost more capacity is better.
         winner = max(found, key=lambda one: one.quote.macs, default=None) if self.kinds else self._race(found)
         self.prepared.clear()
@@ -92,7 +92,7 @@ class Planner:
     @property
     def trials(self) -> Trials:
         """What fails is left out."""
-        return Trials(self.journal, self.run.progress)
+        return Trials(self.journal, self.context.progress)
 
     def _candidates(self, whole: Quote, limit: float) -> list[Candidate]:
         """Of each family the lightest cut that is within the limit."""
@@ -148,7 +148,7 @@ class Planner:
                 costs=costs() if costs else None,
                 round_to=round_to or self._multiple,
                 refit=self._plain,
-                seed=self.run.seed,
+                seed=self.context.seed,
             )
 
         family = self.trials(name, f"family {name} {before!r}", make)
@@ -210,7 +210,7 @@ class Planner:
 
     def thrift(self) -> Thrift:
         """Cheaper modules for single layers, as far as they are measured."""
-        return Thrift(self.original, self.task, self.run, self.journal, self.pricer)
+        return Thrift(self.original, self.task, self.context, self.journal, self.pricer)
 
     def largest(self, family: Family, whole: Quote, limit: float) -> Candidate | None:
         """The lightest cut of a family whose worst need is within the limit, by interpolation over its grid."""
@@ -248,17 +248,17 @@ class Planner:
         """A shape of a family with its quote; `again` measures anew what may be in the journal. None where it cannot be
         made, deployed or measured."""
         steps = family.steps(strength)
-        scratch = Run(seed=self.run.seed, original=self.original)
+        scratch = Context(seed=self.context.seed, original=self.original)
         key = repr(steps) + (" again" if again else "")
 
         def measure() -> Quote:
             return self.pricer(key, partial(self._shape, steps, scratch))
 
-        with self.run.progress.busy(f"measuring {family.name}"):
+        with self.context.progress.busy(f"measuring {family.name}"):
             quote = self.trials(f"{family.name}, strength {strength:.2f}", f"measuring {key}", measure)
         return None if quote is None else Candidate(family.name, steps, quote)
 
-    def _shape(self, steps: Steps, scratch: Run) -> nn.Module:
+    def _shape(self, steps: Steps, scratch: Context) -> nn.Module:
         """The network after the steps, roughly fitted. What gives other outputs than the original is no candidate."""
         model = apply_steps(self.original, roughly(steps), self.task, scratch)
         self.invariant.check(model)
@@ -285,9 +285,9 @@ class Planner:
             score, name = self._score(one, heat=heat), f"race, heat {heat}: {one.name}"
             if score is None:
                 continue
-            self.run.progress.say(f"{name}: validation {score:.2f} %")
+            self.context.progress.say(f"{name}: validation {score:.2f} %")
             mark = state(name, one.quote, score, self.pricer, note=note)
-            self.run.states.append(replace(mark, brief=True))
+            self.context.log.trials.append(replace(mark, brief=True))
             merits.append((self._merit(score, one.quote), one))
         return [one for _, one in sorted(merits, key=lambda pair: -pair[0])]
 
@@ -306,7 +306,7 @@ class Planner:
 
     def _short_training(self, candidate: Candidate, share: float) -> float:
         """Accuracy after a recovery of this share of the batches, with a whole schedule of its own."""
-        scratch = replace(self.run, history=[], states=[], curves=[], folder=None)
+        scratch = self.context.apart(folder=None)
         model = copy.deepcopy(self._prepare(candidate.steps))
         size = len(self.task.train)
         batches = max(round(share * min(self.recover.passes(self.task) * size, RACE_MOST)), RACE_LEAST)
@@ -328,7 +328,7 @@ class Planner:
         """The network that the training of these steps starts from."""
         key = repr(steps)
         if key not in self.prepared:
-            scratch = replace(self.run, history=[], states=[], curves=[], folder=None)
+            scratch = self.context.apart(folder=None)
             self.prepared[key] = apply_steps(self.original, steps, self.task, scratch)
             recalibrate(self.prepared[key], self.task.calibration)
         return self.prepared[key]

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import by_reason
 from gossamer.core.record import Edit
 from gossamer.core.task import Task
@@ -29,7 +29,7 @@ class Thrift:
 
     original: nn.Module
     task: Task
-    run: Run
+    context: Context
     journal: Journal
     pricer: Pricer
 
@@ -82,7 +82,7 @@ class Thrift:
     def _enough(self, saved: float, worst: float, limit: float) -> bool:
         if worst * (1 - saved) <= limit:
             return True
-        self.run.progress.say(f"cheaper layers: at best {100 * saved:.0f} % less, which is not enough alone")
+        self.context.progress.say(f"cheaper layers: at best {100 * saved:.0f} % less, which is not enough alone")
         return False
 
     @property
@@ -97,7 +97,7 @@ class Thrift:
         names = [name for name, reason in self._reasons().items() if not reason]
 
         def measure() -> Any:
-            with self.run.progress.busy("measuring cheaper layers"):
+            with self.context.progress.busy("measuring cheaper layers"):
                 return compared(self.original, names, self.task.example_inputs, self._compare, self.trials)
 
         # The network can be deployed, some layer of it perhaps not alone.
@@ -109,7 +109,7 @@ class Thrift:
     @property
     def trials(self) -> Trials:
         """What fails is left out."""
-        return Trials(self.journal, self.run.progress)
+        return Trials(self.journal, self.context.progress)
 
     def _compare(self, groups: Any, inputs: Any) -> list[list[float]]:
         return costs_alone(groups, inputs, self.pricer.goal, self.pricer.folder, int8=self.pricer.int8)
@@ -117,7 +117,7 @@ class Thrift:
     def _moves(self, found: Found) -> list[Swap]:
         rises = self.journal.remember(
             f"{self._key}: losses",
-            lambda: swap_losses(self.original, self.task, found.swaps, self.run, trials=self.trials),
+            lambda: swap_losses(self.original, self.task, found.swaps, self.context, trials=self.trials),
         )
         return cheapest_first(found.swaps, rises)
 

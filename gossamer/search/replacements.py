@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.core.context import Run, Silent
+from gossamer.core.context import Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method
@@ -125,7 +125,7 @@ def made(layer: nn.Module, x: Tensor, step: Method) -> nn.Module | None:
     network = nn.Sequential(OrderedDict(layer=copy.deepcopy(layer)))
     task = Task(name="layer", train=[x], validation=[x], test=[x], calibration=[x], example_inputs=(x,))
     try:
-        return step.roughly()(network, task, Run()).get_submodule("layer").eval()
+        return step.roughly()(network, task).model.get_submodule("layer").eval()
     except BadInput:
         return None
 

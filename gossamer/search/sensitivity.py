@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import NoEffect
 from gossamer.graph.groups import find_channels
@@ -28,7 +28,7 @@ class Sensitivity:
 
 
 def sensitivity(
-    model: nn.Module, task: Task, run: Run, *, sparsities: Sequence[float] = SPARSITIES
+    model: nn.Module, task: Task, context: Context, *, sparsities: Sequence[float] = SPARSITIES
 ) -> list[Sensitivity]:
     """Cut each group alone, by each sparsity, and measure (Li et al. 2017, arXiv:1608.08710, section 3.2, by groups).
 
@@ -41,9 +41,9 @@ def sensitivity(
     before = accuracy(model.eval(), task)
     rows = []
     trials = [(group, sparsity) for group in groups for sparsity in sparsities]
-    for group, sparsity in run.progress.bar(trials, label="sensitivity"):
+    for group, sparsity in context.progress.bar(trials, label="sensitivity"):
         kept = max(1, round(group.size * (1 - sparsity)))
-        small = Channels(widths={group.name: kept})(model, task, Run(seed=run.seed))
+        small = Channels(widths={group.name: kept})(model, task, seed=context.seed).model
         recalibrate(small, task.calibration)
         drop = paired_drop(before, accuracy(small.eval(), task)).points
         rows.append(Sensitivity(group=group.name, sparsity=sparsity, kept=kept, size=group.size, drop=drop))

@@ -7,7 +7,7 @@ from typing import Any
 
 import safetensors.torch
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import write_bytes
 from gossamer.errors import Diverged
 from gossamer.train.state import Numbers, State
@@ -55,25 +55,25 @@ def check_score(score: float | None, numbers: Numbers, *, moved: bool = False) -
         raise Exploded(f"the score on validation data fell from {numbers.best_score:.4g} to {score:.4g}")
 
 
-def back_off(state: State, good: dict[str, Any], why: Exploded, run: Run, label: str) -> None:
+def back_off(state: State, good: dict[str, Any], why: Exploded, context: Context, label: str) -> None:
     """Back to the last good state with a lower learning rate; the third time, `Diverged`, with it in a file."""
     numbers = state.numbers
     where, times, scale = f"{label}: epoch {numbers.epoch + 1}", numbers.backed_off, numbers.lr_scale
     state.restore(good)
     if times == MOST_BACK_OFFS:
-        path = _save_good(state, run, label)
+        path = _save_good(state, context, label)
         raise Diverged(
             f"{where}: {why}, and {times} times lowering the learning rate did not help. The last good weights are in "
             f"{path}; train with less than {scale:.2g} of this learning rate, or set `clip`"
         )
     state.numbers.backed_off = times + 1
     state.numbers.lr_scale = scale * LR_FACTOR
-    run.progress.say(f"{where}: {why}; back to the last good state, learning rate times {LR_FACTOR}")
+    context.progress.say(f"{where}: {why}; back to the last good state, learning rate times {LR_FACTOR}")
 
 
-def _save_good(state: State, run: Run, label: str) -> Path:
+def _save_good(state: State, context: Context, label: str) -> Path:
     """The weights under the names of the model's own state dict."""
-    folder = run.folder or Path(tempfile.mkdtemp(prefix="gossamer-"))
+    folder = context.folder or Path(tempfile.mkdtemp(prefix="gossamer-"))
     path = folder / f"{''.join(c if c.isalnum() else '-' for c in label)}-last-good.safetensors"
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.model.state_dict().items()}
     write_bytes(path, safetensors.torch.save(tensors))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from gossamer.core.validation import Range, check_fields
+from gossamer.core.validation import KnownArguments, Range, check_fields
 from gossamer.errors import BadInput, NoEffect
 
 OptimizerName = Literal["sgd", "adamw"]
@@ -21,7 +21,7 @@ STEPS_BETWEEN = 20  # two evaluations, at least: tiny epochs are not worth one e
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(KnownArguments):
     """Frozen hyper-parameters of `fit`.
 
     lr is the peak; None: found by short trials from the weights that the training starts with (`train.find`).

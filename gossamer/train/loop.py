@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gossamer.calibration.moments import device_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import Curve
 from gossamer.core.task import Task, count
 from gossamer.train.auxiliary import helped
@@ -96,7 +96,7 @@ def fit(
     model: nn.Module,
     task: Task,
     training: Training,
-    run: Run,
+    context: Context,
     *,
     teach: Sequence[Teach] = (),
     after_step: AfterStep | None = None,
@@ -123,7 +123,7 @@ def fit(
         tempfile.TemporaryDirectory() as scratch,
         helped(model, task, training) as heads,
     ):
-        if run.devices > 1:
+        if context.devices > 1:
             # The processes leave a finished checkpoint, which is all that is left to be read here.
             checkpoint = checkpoint or Path(scratch) / "checkpoint"
         job = Job(
@@ -137,21 +137,21 @@ def fit(
             channels_last=layout,
         )
         try:
-            if run.devices > 1:
-                in_processes(_train, job, run, training)
-            fitted = _train(make_fabric(run, training), job, run)
-            run.curves.append(curve(label, fitted.history))
+            if context.devices > 1:
+                in_processes(_train, job, context, training)
+            fitted = _train(make_fabric(context, training), job, context)
+            context.log.curves.append(curve(label, fitted.history))
             return fitted
         finally:
             model.zero_grad(set_to_none=True)
             model.to(device).eval()
 
 
-def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
+def _train(fabric: Fabric, job: Job, context: Context) -> Fitted:
     model, task, training = job.model, job.task, job.training
     rank, world, steps = fabric.global_rank, fabric.world_size, len(task.train)
     total, every = training.epochs * steps, evaluated_every(training, steps, len(task.validation))
-    identity = fingerprint(model, training, run.seed, steps, job.after_step, job.teach) if job.checkpoint else {}
+    identity = fingerprint(model, training, context.seed, steps, job.after_step, job.teach) if job.checkpoint else {}
     file = Checkpoint(job.checkpoint, identity, writes=rank == 0)
     place = Placement(fabric.device, rank=rank, world=world, channels_last=job.channels_last)
     optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)
@@ -161,18 +161,18 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
     if not state.numbers.finished:
         stepper = Stepper(fabric, state, task, training, job.teach, place)
         if not saved:
-            _begin(stepper, job, run)
+            _begin(stepper, job, context)
             file.write(state.capture())
         training = replace(training, lr=state.numbers.lr)
     good = before = state.capture()
 
     while not (at := state.numbers).finished:
         began, name = clock() - at.seconds, f"{job.label}: epoch {at.epoch + 1} of {training.epochs}"
-        batches = batches_of_epoch(task.train, run.seed, at.epoch, at.batch, rank)
+        batches = batches_of_epoch(task.train, context.seed, at.epoch, at.batch, rank)
         losses: list[Tensor] = []
         model.train()
         try:
-            for index, batch in run.progress.bar(batches, label=name, total=steps - at.batch):
+            for index, batch in context.progress.bar(batches, label=name, total=steps - at.batch):
                 done = at.epoch * steps + index
                 lr = at.lr_scale * learning_rate(training, done, total)
                 stepper.objective.at(done / total)
@@ -195,7 +195,7 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
             refuse_nan(task.train, f"task {task.name!r}: the train loader")
             if (at.epoch, at.batch) == (good["numbers"]["epoch"], good["numbers"]["batch"]):
                 good = before  # exploded in its own first step: it was spoilt by the last ones of the epoch before
-            back_off(state, good, why, run, job.label)
+            back_off(state, good, why, context, job.label)
             file.write(state.capture())
             continue
         top1 = None if score is None else 100 * score
@@ -204,13 +204,13 @@ def _train(fabric: Fabric, job: Job, run: Run) -> Fitted:
         before = good
         file.write(good := state.capture())
         shown = "" if top1 is None else f", {task.measure} {top1:.2f} %"
-        run.progress.say(f"{name}: loss {row.loss:.4f}{shown}, lr {lr:.2g}, {row.seconds:.1f} s")
+        context.progress.say(f"{name}: loss {row.loss:.4f}{shown}, lr {lr:.2g}, {row.seconds:.1f} s")
 
     fill(weights(model), state.best)
     return _fitted(model, at)
 
 
-def _begin(stepper: Stepper, job: Job, run: Run) -> None:
+def _begin(stepper: Stepper, job: Job, context: Context) -> None:
     """Before the first step: the learning rate where it is to be found; and where the best weights are kept, those that
     the training starts with, and those that the trials of rates left, as far as they are better."""
     state, training = stepper.state, job.training
@@ -221,11 +221,11 @@ def _begin(stepper: Stepper, job: Job, run: Run) -> None:
         return
     total = training.epochs * len(job.task.train)
     steps = trial_steps(total)
-    with run.progress.busy(f"{job.label}: looking for a learning rate"):
-        tried = trials(stepper, training, job.task.train, run.seed, total)
+    with context.progress.busy(f"{job.label}: looking for a learning rate"):
+        tried = trials(stepper, training, job.task.train, context.seed, total)
     state.numbers.lr = lr = chosen(tried, total / steps).lr
     results = ", ".join(f"{one.lr:g}: {one.described}" for one in tried)
-    run.progress.say(f"{job.label}: learning rate {lr:g}; after trials of {steps} steps, {results}")
+    context.progress.say(f"{job.label}: learning rate {lr:g}; after trials of {steps} steps, {results}")
     for one in tried if training.keep == "best" else ():
         _keep(state, one.weights, one.score)
 

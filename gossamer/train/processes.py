@@ -20,40 +20,40 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from gossamer import errors
-from gossamer.core.context import Progress, Run, Silent
+from gossamer.core.context import Context, Progress, Silent
 from gossamer.train.hyperparameters import Training, computes_in_bfloat16
 
 FIRST_LOOK_SECONDS = 0.2
 
 
-def make_fabric(run: Run, training: Training) -> Fabric:
+def make_fabric(context: Context, training: Training) -> Fabric:
     """One process on one device."""
     with quiet():
-        return Fabric(accelerator=run.accelerator, devices=1, precision=_precision(run, training))
+        return Fabric(accelerator=context.accelerator, devices=1, precision=_precision(context, training))
 
 
-def in_processes(function: Callable[..., Any], job: Any, run: Run, training: Training) -> None:
+def in_processes(function: Callable[..., Any], job: Any, context: Context, training: Training) -> None:
     """Run `function(fabric, job, run)` in `run.devices` processes that average gradients (DistributedDataParallel).
 
     On CPU they are forked, with one thread each, and speak over gloo, so that nothing has to be picklable; elsewhere
     they are spawned, and the job must be picklable. What they say is passed on to `run.progress`, and an error of
     gossamer's is raised here again.
     """
-    on_cpu = _device(run).type == "cpu"
+    on_cpu = _device(context).type == "cpu"
     # Which parameters take part may change from step to step (auxiliary heads, terms of `teach`).
     strategy = DDPStrategy(start_method="fork" if on_cpu else "spawn", find_unused_parameters=True)
-    with quiet(), tempfile.TemporaryDirectory() as name, _own_environment(), _relayed(Path(name), run.progress):
+    with quiet(), tempfile.TemporaryDirectory() as name, _own_environment(), _relayed(Path(name), context.progress):
         fabric = Fabric(
-            accelerator="cpu" if on_cpu else run.accelerator,
-            devices=run.devices,
+            accelerator="cpu" if on_cpu else context.accelerator,
+            devices=context.devices,
             strategy=strategy,
-            precision=_precision(run, training),
+            precision=_precision(context, training),
             plugins=[LightningEnvironment()],
         )
         scratch, others = Path(name), set(multiprocessing.active_children())
         try:
             launch: Callable[..., Any] = fabric.launch
-            launch(_guarded, function, job, replace(run, progress=Silent()), scratch)
+            launch(_guarded, function, job, replace(context, progress=Silent()), scratch)
         except ProcessRaisedException:
             if (scratch / "error").exists():
                 kind, message = json.loads((scratch / "error").read_text())
@@ -65,7 +65,7 @@ def in_processes(function: Callable[..., Any], job: Any, run: Run, training: Tra
                 child.join()
 
 
-def _guarded(fabric: Fabric, function: Callable[..., Any], job: Any, run: Run, scratch: Path) -> None:
+def _guarded(fabric: Fabric, function: Callable[..., Any], job: Any, context: Context, scratch: Path) -> None:
     """What each process runs."""
     if fabric.device.type == "cpu":
         torch.set_num_threads(1)  # the threads of GNU OpenMP do not survive a fork
@@ -73,7 +73,7 @@ def _guarded(fabric: Fabric, function: Callable[..., Any], job: Any, run: Run, s
     # Where a weight has one input channel its gradient may come in another layout, which costs nothing worth a warning.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
     try:
-        function(fabric, job, replace(run, progress=progress))
+        function(fabric, job, replace(context, progress=progress))
     except errors.GossamerError as error:
         (scratch / "error").write_text(json.dumps([type(error).__name__, str(error)]))
         raise
@@ -140,11 +140,11 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _device(run: Run) -> torch.device:
-    return Fabric(accelerator=run.accelerator, devices=1).device
+def _device(context: Context) -> torch.device:
+    return Fabric(accelerator=context.accelerator, devices=1).device
 
 
-def _precision(run: Run, training: Training) -> Any:
+def _precision(context: Context, training: Training) -> Any:
     if training.precision != "auto":
         return training.precision
-    return "bf16-mixed" if computes_in_bfloat16(_device(run)) else "32-true"
+    return "bf16-mixed" if computes_in_bfloat16(_device(context)) else "32-true"

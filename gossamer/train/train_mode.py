@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.outputs import plain, tensors
 from gossamer.core.task import Model, Task, split
 from gossamer.errors import own_error
@@ -15,13 +15,13 @@ from gossamer.train.distillation import Distillation
 
 
 def taught(
-    teacher: Model, student: nn.Module, task: Task, run: Run, *, temperature: float, alpha: float
+    teacher: Model, student: nn.Module, task: Task, context: Context, *, temperature: float, alpha: float
 ) -> list[Distillation]:
     """What the outputs of a teacher teach this student. Where the student gives other things in train mode, the teacher
     is put in train mode, too, but for norms and dropout; where even that gives nothing to compare, as with losses, the
     student learns from the task's loss alone, which is said. A teacher that was asked for is kept as it is."""
     term = Distillation(teacher, temperature=temperature, alpha=alpha)
-    if not isinstance(teacher, nn.Module) or run.teacher is not None:
+    if not isinstance(teacher, nn.Module) or context.teacher is not None:
         return [term]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
@@ -34,13 +34,15 @@ def taught(
         term.in_training()
         try:
             if alike(given, term.asked(*inputs)):
-                run.progress.say("in train mode the network gives other things than in eval mode: so does its teacher")
+                context.progress.say(
+                    "in train mode the network gives other things than in eval mode: so does its teacher"
+                )
                 return [term]
         except Exception as error:  # it asks for more than inputs, such as the boxes to find
             why = f" ({own_error(error)})"
         else:
             why = ""
-    run.progress.say(
+    context.progress.say(
         f"no teacher: in train mode the network gives nothing to compare{why}; the task's loss alone counts"
     )
     return []

@@ -8,7 +8,7 @@ import torch
 from nets import learned, stripes
 from torch import Tensor, nn
 
-from gossamer import Run
+from gossamer import Context
 from gossamer.calibration.weight_reconstruction import DAMPENING, layers_of, readers, refit
 from gossamer.graph.groups import find_channels
 from gossamer.graph.tracer import trace
@@ -124,8 +124,8 @@ def test_cutting_twins_loses_nothing() -> None:
     with torch.no_grad():
         model.one.weight[4:] *= 0.5
         model.one.bias[4:] *= 0.5
-    cut = Channels(widths={group: 4})(model, task, Run())
-    rough = Channels(widths={group: 4}).roughly()(model, task, Run())
+    cut = Channels(widths={group: 4})(model, task, Context()).model
+    rough = Channels(widths={group: 4}).roughly()(model, task, Context()).model
     assert torch.allclose(cut(data[0]), model(data[0]), atol=1e-3)
     assert not torch.allclose(rough(data[0]), model(data[0]), atol=1e-2)
 
@@ -159,28 +159,30 @@ def test_fitting_brings_a_trained_network_nearer_to_what_it_was() -> None:
     x = next(iter(data.validation))[0]
     with torch.no_grad():
         wanted = model.eval()(x)
-        errors = [float((one(model, data, Run()).eval()(x) - wanted).norm()) for one in (step.roughly(), step)]
+        errors = [
+            float((one(model, data, Context()).model.eval()(x) - wanted).norm()) for one in (step.roughly(), step)
+        ]
     assert errors[1] < 0.8 * errors[0]
 
 
 def test_what_is_behind_a_plain_layer_is_fitted_when_it_goes() -> None:
     torch.manual_seed(0)
-    model, data, run = Chain().double().eval(), batches(2), Run()
+    model, data, run = Chain().double().eval(), batches(2), Context()
     task: Any = type("T", (), {"example_inputs": (data[0],), "train": data, "loss": None})
     step = RemoveBlocks(names=("two",))
     with torch.no_grad():
         wanted = model(data[0])
-        errors = [float((one(model, task, run)(data[0]) - wanted).norm()) for one in (step.roughly(), step)]
+        errors = [float((one.apply(model, task, run)(data[0]) - wanted).norm()) for one in (step.roughly(), step)]
     assert errors[1] < 0.01 * errors[0]
-    assert [(edit.proof, edit.note) for edit in run.history] == [(0.0, ""), (None, "fitted again: three")]
+    assert [(edit.proof, edit.note) for edit in run.log.edits] == [(0.0, ""), (None, "fitted again: three")]
 
 
 def test_what_is_behind_a_residual_block_stays_as_it_is() -> None:
-    model, run = learned(), Run()
-    smaller = RemoveBlocks(names=("body.1",))(model, stripes(), run)
+    model, run = learned(), Context()
+    smaller = RemoveBlocks(names=("body.1",)).apply(model, stripes(), run)
     before = model.state_dict()
     assert all(torch.equal(before[name], value) for name, value in smaller.state_dict().items())
-    assert [(edit.proof, edit.note) for edit in run.history] == [(0.0, "")]
+    assert [(edit.proof, edit.note) for edit in run.log.edits] == [(0.0, "")]
 
 
 def test_the_pixelwise_map_of_a_linear_pixelwise_layer_is_that_layer() -> None:

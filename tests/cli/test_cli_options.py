@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import gossamer.cli.console
 from gossamer.cli import app
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.user_code import resolve
 from gossamer.errors import BadInput
@@ -147,7 +147,7 @@ def plain(value: Any) -> Any:
         return value.name, len(batch[0]), round(float(torch.as_tensor(batch[0]).double().sum()), 3)
     if isinstance(value, torch.Tensor):
         return tuple(value.shape), str(value.dtype)
-    if isinstance(value, Run):
+    if isinstance(value, Context):
         return value.seed, value.devices, str(value.folder), str(value.cache), plain(value.teacher)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return type(value).__name__, [(f.name, plain(getattr(value, f.name))) for f in dataclasses.fields(value)]

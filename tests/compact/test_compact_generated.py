@@ -13,7 +13,7 @@ from gossamer.compact.inspection import inspect_file
 from gossamer.compact.reading import read_tensor
 from gossamer.compact.writing import describe
 from gossamer.constraints.base import Mask, bake, constrain, constraints, held_value
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.errors import CorruptFile
 from gossamer.gsr.format.file import File, build
 from gossamer.gsr.format.generated import Made, Rule, fault
@@ -44,7 +44,7 @@ def made_of(model: nn.Module, name: str) -> Made:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_rule_gives_the_held_value_bit_by_bit(name: str) -> None:
-    model = METHODS[name](wide(), task(), Run())
+    model = METHODS[name](wide(), task(), Context()).model
     for weight in constraints(model):
         assert torch.equal(made_of(model, weight).weight(), held_value(model, weight))
 
@@ -56,7 +56,7 @@ def test_a_held_network_is_stored_as_its_numbers(name: str, masked: bool, tmp_pa
     if masked:
         keep = torch.rand(300, 320, generator=torch.Generator().manual_seed(1)) < 0.5
         model = constrain(model, {"3.weight": Mask(keep)})
-    model = METHODS[name](model, task(), Run()).eval()
+    model = METHODS[name](model, task(), Context()).model.eval()
     inputs = (torch.randn(2, 3, 6, 6),)
     path = gossamer.save(model, tmp_path / "held.gsr", inputs)
     plain = gossamer.save(bake(model), tmp_path / "plain.gsr", inputs)
@@ -77,7 +77,7 @@ def test_a_held_network_is_stored_as_its_numbers(name: str, masked: bool, tmp_pa
 
 
 def test_hashed_layers_cost_k_numbers(tmp_path: Path) -> None:
-    model = HashedNet(share=1 / 8)(wide(), task(), Run())
+    model = HashedNet(share=1 / 8)(wide(), task(), Context()).model
     path = gossamer.save(model, tmp_path / "hashed.gsr")
     values = sum(made_of(model, name).numbers.numel() for name in constraints(model))
     biases = sum(p.numel() for name, p in bake(model).named_parameters() if name.endswith("bias"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gossamer import Run, Task
+from gossamer import Context, Task
 from gossamer.compact.reading import load
 from gossamer.compact.writing import save
 from gossamer.core.context import Silent
@@ -194,7 +194,7 @@ def test_a_loss_that_is_none_in_either_mode_is_refused_with_the_error_of_eval_mo
 def test_methods_that_need_gradients_or_the_loss_take_that_of_train_mode(method: Method) -> None:
     model = Detector("losses").eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    got = method(model, detection("losses"), Run())
+    got = method(model, detection("losses"), Context()).model
     assert not got.training and not model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -212,7 +212,7 @@ class OneTensor(Detector):
 )
 def test_a_curvature_by_outputs_says_that_the_loss_has_none(kind: Any, why: str, curvature: Any) -> None:
     with pytest.raises(BadInput, match=f"this curvature needs a .*{why}"):
-        ObdPruning(sparsity=0.5, curvature=curvature)(kind("losses").eval(), detection("losses"), Run())
+        ObdPruning(sparsity=0.5, curvature=curvature)(kind("losses").eval(), detection("losses"), Context())
 
 
 class Said(Silent):
@@ -226,7 +226,7 @@ class Said(Silent):
 def test_teacher_and_student_are_in_the_same_mode() -> None:
     """Without norms that learn and dropout; what was taught stands in checkpoints."""
     model, said = Detector("maps"), Said()
-    run = Run(progress=said)
+    run = Context(progress=said)
     [term] = taught(model, model, detection("maps"), run, temperature=4.0, alpha=0.1)
     student = model.train()(X)
     assert isinstance(term.asked(X), Tensor) and float(term((X,), student, None).detach()) >= 0
@@ -236,7 +236,7 @@ def test_teacher_and_student_are_in_the_same_mode() -> None:
 
 def test_where_the_student_gives_losses_it_learns_from_the_task_alone() -> None:
     model, said = Detector("losses"), Said()
-    assert taught(model, model, detection("losses"), Run(progress=said), temperature=4.0, alpha=0.1) == []
+    assert taught(model, model, detection("losses"), Context(progress=said), temperature=4.0, alpha=0.1) == []
     assert "the task's loss alone counts" in said.lines[0]
 
 
@@ -245,7 +245,7 @@ def test_a_usual_network_is_taught_as_before_and_nothing_of_it_moves() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     task = detection("the same")
     torch.manual_seed(5)
-    [term] = taught(model, model, task, Run(progress=said), temperature=4.0, alpha=0.1)
+    [term] = taught(model, model, task, Context(progress=said), temperature=4.0, alpha=0.1)
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))

@@ -18,7 +18,7 @@ PUBLIC = [
     "Method",
     "Recipe",
     "Record",
-    "Run",
+    "Context",
     "Task",
     "Training",
     "advise",

@@ -18,7 +18,7 @@ from places import importing
 from torch import nn
 
 import gossamer
-from gossamer import BadInput, Goal, Run
+from gossamer import BadInput, Context, Goal
 from gossamer.constraints.base import Grid, constrain, weights_of
 from gossamer.core.context import Silent
 from gossamer.core.folder import lock_folder
@@ -178,7 +178,7 @@ def test_a_size_out_of_reach_gives_the_smallest_file_inside_the_budget(
 ) -> None:
     """A file without any weights has more than 500 bytes; and the first size that is tried costs too much."""
 
-    def stand_in(method: RateQuantize, model: nn.Module, task: gossamer.Task, run: Run) -> nn.Module:
+    def stand_in(method: RateQuantize, model: nn.Module, task: gossamer.Task, context: Context) -> nn.Module:
         asked.append(dense_bytes(learned()) / method.compression_ratio)
         step = 0.1 if len(asked) > 1 else 100.0
         return constrain(model, {name: Grid(step, -99, 99) for name in weights_of(model)})
@@ -194,7 +194,7 @@ def test_a_size_out_of_reach_gives_the_smallest_file_inside_the_budget(
 
 
 def test_sizes_at_which_training_explodes_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(method: RateQuantize, model: nn.Module, task: gossamer.Task, run: Run) -> nn.Module:
+    def explode(method: RateQuantize, model: nn.Module, task: gossamer.Task, context: Context) -> nn.Module:
         tried.append(method.compression_ratio)
         raise Diverged("the loss rose")
 
@@ -351,7 +351,7 @@ def test_a_finished_job_gives_its_result_at_once_and_one_that_goes_on_says_so(
 
     def run() -> gossamer.Artifact:
         said.clear()
-        return gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path, run=Run(progress=Said()))
+        return gossamer.compress(learned(), stripes(), recipe=CHEAP, out=tmp_path, context=Context(progress=Said()))
 
     first = run()
     assert not any("finished" in line or "going on" in line for line in said)
@@ -392,7 +392,7 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount")
     try:
         with pytest.raises(BadInput, match="disk is full"):
-            gossamer.compress(learned(), stripes(), recipe=CHEAP, out=mount / "job", run=Run())
+            gossamer.compress(learned(), stripes(), recipe=CHEAP, out=mount / "job", context=Context())
         assert not list(mount.rglob(".*.tmp")) and not (mount / "job" / "records.json").exists()
     finally:
         subprocess.run(["umount", str(mount)], check=True)

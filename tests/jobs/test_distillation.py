@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import gossamer
-from gossamer import BadInput, Goal, Run
+from gossamer import BadInput, Context, Goal
 from gossamer.constraints.base import (
     Codebook,
     Grid,
@@ -73,7 +73,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gossamer.Artifa
     with measured_briefly():
         yield gossamer.distill(
             [learned(), learned()], small(), stripes(), BRIEF, assistants=[small(8)], calibrate=True,
-            out=folder / "job", run=Run(cache=folder / "answers"),
+            out=folder / "job", context=Context(cache=folder / "answers"),
         )  # fmt: skip
 
 
@@ -126,20 +126,24 @@ def test_the_same_job_again_trains_nothing_and_another_one_is_refused(
 
 
 def test_a_killed_job_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(Run().progress.__class__):  # type: ignore[misc]
+    class Killed(Context().progress.__class__):  # type: ignore[misc]
         def say(self, message: str) -> None:
             if "epoch 2 of 3" in message:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distill(learned(), small(), stripes(), BRIEF, alone=False, out=tmp_path / "a", run=Run(progress=Killed()))
+        distill(
+            learned(), small(), stripes(), BRIEF, alone=False, out=tmp_path / "a", context=Context(progress=Killed())
+        )
     epochs: list[str] = []
 
-    class Noted(Run().progress.__class__):  # type: ignore[misc]
+    class Noted(Context().progress.__class__):  # type: ignore[misc]
         def say(self, message: str) -> None:
             epochs.append(message)
 
-    on = distill(learned(), small(), stripes(), BRIEF, alone=False, out=tmp_path / "a", run=Run(progress=Noted()))
+    on = distill(
+        learned(), small(), stripes(), BRIEF, alone=False, out=tmp_path / "a", context=Context(progress=Noted())
+    )
     whole = distill(learned(), small(), stripes(), BRIEF, alone=False, out=tmp_path / "b")
     assert all(torch.equal(a, b) for a, b in zip(on.model.parameters(), whole.model.parameters()))
     assert not any("epoch 1 of 3" in message for message in epochs)
@@ -151,7 +155,7 @@ def test_a_killed_job_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pyte
 def test_an_onnx_file_and_its_recorded_answers_teach_like_the_network(tmp_path: Path) -> None:
     path = gossamer.export_onnx(learned(), stripes().example_inputs, tmp_path / "teacher.onnx")
     cache = tmp_path / "answers"
-    known = distill(path, small(), stripes(), BRIEF, alone=False, out=tmp_path / "onnx", run=Run(cache=cache))
+    known = distill(path, small(), stripes(), BRIEF, alone=False, out=tmp_path / "onnx", context=Context(cache=cache))
     assert known.document.teaching is not None and list(known.document.teaching.networks) == ["original", "result"]
     assert not [r for r in known.records if r.what == "macs" and r.subject == "original"]
     [folder] = cache.iterdir()
@@ -174,8 +178,8 @@ def test_an_onnx_file_and_its_recorded_answers_teach_like_the_network(tmp_path: 
 def test_an_ensemble_of_which_one_only_answers_has_no_costs_and_one_that_remembers_no_accuracy(tmp_path: Path) -> None:
     path = gossamer.export_onnx(learned(), stripes().example_inputs, tmp_path / "teacher.onnx")
     brief, cache = replace(BRIEF, epochs=1), tmp_path / "answers"
-    run = Run(cache=cache)
-    made = distill([learned(), path], small(), stripes(), brief, alone=False, out=tmp_path / "a", run=run)
+    run = Context(cache=cache)
+    made = distill([learned(), path], small(), stripes(), brief, alone=False, out=tmp_path / "a", context=run)
     assert {r.what for r in made.records if r.subject == "original"} == {"top1", "teacher_time", "ece", "nll"}
     assert only_remembers(Ensemble([learned(), RecordedTeacher(next(cache.iterdir()))]))
     known = distill([learned(), cache], small(), stripes(), brief, alone=False, out=tmp_path / "b")
@@ -190,7 +194,7 @@ def test_methods_that_look_inside_refuse_a_teacher_that_only_answers(name: str, 
     path = gossamer.export_onnx(tiny(), stripes().example_inputs, tmp_path / "teacher.onnx")
     for teacher in (OnnxTeacher(path), Ensemble([tiny(), OnnxTeacher(path)])):
         with pytest.raises(BadInput, match=f"distill.{name}: learns from what is inside the teacher"):
-            catalogue()[f"distill.{name}"]()(small(), stripes(), Run(teacher=teacher))
+            catalogue()[f"distill.{name}"]()(small(), stripes(), Context(teacher=teacher))
 
 
 def test_what_is_refused_leaves_no_work_in_the_way(tmp_path: Path) -> None:
@@ -287,10 +291,10 @@ def test_a_student_is_cut_out_of_its_teacher_for_a_goal(tmp_path: Path) -> None:
 def test_a_goal_of_bytes_is_one_of_weights_and_impossible_goals_are_said(tmp_path: Path) -> None:
     params = sum(p.numel() for p in learned().parameters())
     journal = Journal(tmp_path / "work", "a")
-    cut = searched(learned(), stripes(), Goal(file_bytes=2 * params), Run(), journal, tmp_path / "work")
+    cut = searched(learned(), stripes(), Goal(file_bytes=2 * params), Context(), journal, tmp_path / "work")
     assert sum(p.numel() for p in cut.parameters()) <= params / 2
     with pytest.raises(BadInput, match="itself meets the goal"):
-        searched(learned(), stripes(), Goal(params=10**6), Run(), Journal(tmp_path / "b", "a"), tmp_path / "b")
+        searched(learned(), stripes(), Goal(params=10**6), Context(), Journal(tmp_path / "b", "a"), tmp_path / "b")
 
 
 def test_a_held_student_is_taught_under_its_constraints(tmp_path: Path) -> None:
@@ -305,7 +309,7 @@ def test_a_held_student_is_taught_under_its_constraints(tmp_path: Path) -> None:
 
 def test_a_hashed_student_is_stored_as_its_numbers(tmp_path: Path) -> None:
     """Also where the temperature divides the last layer's; outputs that a fixed grid holds are divided off it."""
-    student = HashedNet(share=0.1)(learned(), stripes(), Run())
+    student = HashedNet(share=0.1)(learned(), stripes(), Context()).model
     job = {"alone": False, "calibrate": True, "out": tmp_path / "job"}
     made = distill(tiny(), student, stripes(), BRIEF, **job)  # type: ignore[arg-type]
     stored = gossamer.inspect_file(tmp_path / "job" / "model.gsr").tensors
@@ -406,7 +410,7 @@ def test_what_is_no_class_of_an_image_is_taught_too(build: Any, inputs: Any, tar
         example_inputs=(batches[0][0],), loss=loss, metric=score,
     )  # fmt: skip
     method = SoftTargets(epochs=20, lr=0.01, alpha=0.0, temperature=1.0)
-    taught = method(student, data, Run(teacher=teacher, cache=tmp_path)).eval()
+    taught = method(student, data, Context(teacher=teacher, cache=tmp_path)).model.eval()
     fresh = inputs(99)
     with torch.no_grad():
         assert distance(taught(fresh), teacher(fresh)) < 0.5 * distance(student(fresh), teacher(fresh))
@@ -485,13 +489,13 @@ def test_pictures_are_pngs_of_the_values() -> None:
 
 
 def test_temperature_scaling_divides_the_outputs_and_nothing_else() -> None:
-    model, data, run = learned(), stripes(), Run()
+    model, data, run = learned(), stripes(), Context()
     x = data.test[0][0]  # type: ignore[index]
-    found = Temperature()(model, data, run)
+    found = Temperature().apply(model, data, run)
     logits, labels = calibration.outputs(model, data.validation)
     best = calibration.best_temperature(logits, labels)
     torch.testing.assert_close(found(x) * best, model(x), rtol=1e-4, atol=1e-4)
-    assert [edit.target for edit in run.history] == ["head"]
+    assert [edit.target for edit in run.log.edits] == ["head"]
     same = [n for n, p in found.named_parameters() if torch.equal(p, dict(model.named_parameters())[n])]
     assert len(same) == len(list(model.parameters())) - 2
     with pytest.raises(BadInput, match="one last linear layer"):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from train_toy import Notes
 
 import gossamer
-from gossamer import BadInput, Goal, Run, Task
+from gossamer import BadInput, Context, Goal, Task
 from gossamer.data.probing import MOST_SHAPES, look
 from gossamer.jobs.preflight import rehearse
 
@@ -52,15 +52,17 @@ def task(**changes: Any) -> Task:
     return replace(whole, **changes)
 
 
-def tried(model: nn.Module | None = None, run: Run | None = None, int8: bool | None = False, **changes: Any) -> None:
-    rehearse(model or Text(), task(**changes), GOAL, run or Run(), trains=True, int8=int8)
+def tried(
+    model: nn.Module | None = None, context: Context | None = None, int8: bool | None = False, **changes: Any
+) -> None:
+    rehearse(model or Text(), task(**changes), GOAL, context or Context(), trains=True, int8=int8)
 
 
 def test_what_can_be_used_passes_and_nothing_moves() -> None:
     model, notes = Text().eval(), Notes()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.random.get_rng_state()
-    tried(model, Run(progress=notes), int8=None, train=text(5, 5, 5, last=3))
+    tried(model, Context(progress=notes), int8=None, train=text(5, 5, 5, last=3))
     assert notes.said == [] and not model.training and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -158,7 +160,7 @@ def test_another_runtime_that_fails_is_only_said(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("gossamer.jobs.exporting.runtimes", lambda goal: ["onnxruntime", "openvino"])
     monkeypatch.setattr(preflight, "open_runner", fails)
     notes = Notes()
-    tried(run=Run(progress=notes))
+    tried(context=Context(progress=notes))
     assert len(notes.said) == 1 and "openvino does not run this network" in notes.said[0]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer import Goal, Run
+from gossamer import Context, Goal
 from gossamer.core.context import Silent
 from gossamer.core.record import Record
 from gossamer.errors import Diverged
@@ -113,9 +113,9 @@ class World:
         self.journal = journal
         made = object.__new__(Shaping)
         made.goal = Goal(max_drop=0.5, speedup=5, **goal)
-        made.run = Run(progress=Said())
+        made.context = Context(progress=Said())
         attempts: Any = SimpleNamespace(journal=journal, seconds={}, untouched=lambda: "untouched", goal=made.goal)
-        attempts.trials = Trials(journal, made.run.progress)
+        attempts.trials = Trials(journal, made.context.progress)
         planner: Any = self
         made.attempts, made.planner, made.recover, made.int8 = attempts, planner, RECOVER, True
         made.whole = Quote(macs=1, params=1, latency_ms=1.0, speedup=1.8, precision="int8", needs={"speedup": WHOLE})

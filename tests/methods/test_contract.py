@@ -25,7 +25,7 @@ from gossamer.constraints.base import (
     held_value,
 )
 from gossamer.constraints.serialization import held_spec, hold_again
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.jobs.recipe import Recipe, parse
@@ -195,17 +195,17 @@ def subject(*names: str) -> nn.Module:
     return model.eval()
 
 
-def apply(name: str, model: nn.Module, seed: int = 0) -> tuple[nn.Module, Run]:
-    run = Run(seed=seed, original=tiny())
-    return method(name)(model, task(), run), run
+def apply(name: str, model: nn.Module, seed: int = 0) -> tuple[nn.Module, Context]:
+    run = Context(seed=seed, original=tiny())
+    return method(name).apply(model, task(), run), run
 
 
 @cache
-def _applied(name: str) -> tuple[nn.Module, Run]:
+def _applied(name: str) -> tuple[nn.Module, Context]:
     return apply(name, subject(name))
 
 
-def applied(name: str) -> tuple[nn.Module, Run]:
+def applied(name: str) -> tuple[nn.Module, Context]:
     """The result of a method on its network, for tests that look at it: worked out once, a copy for each."""
     return copy.deepcopy(_applied(name)[0]), _applied(name)[1]
 
@@ -240,8 +240,8 @@ def test_same_seed_same_bits(name: str) -> None:
 @each
 def test_history_names_what_changed(name: str) -> None:
     _, run = applied(name)
-    assert run.history
-    for edit in run.history:
+    assert run.log.edits
+    for edit in run.log.edits:
         assert edit.method == name
         assert edit.kind in ("resize", "swap", "constrain", "teach")
         assert edit.target and edit.before and edit.after
@@ -290,7 +290,7 @@ def test_choices_refuse_other_names(name: str, field: str) -> None:
 @pytest.mark.parametrize("name", sorted(NOTHING_MATCHES))
 def test_nothing_matched_is_an_error(name: str) -> None:
     with pytest.raises(BadInput, match=r"no\.such"):
-        catalogue()[name](**NOTHING_MATCHES[name])(subject(name), task(), Run(teacher=tiny()))
+        catalogue()[name](**NOTHING_MATCHES[name])(subject(name), task(), Context(teacher=tiny()))
 
 
 @each
@@ -372,15 +372,15 @@ def test_runs_before_and_after_every_other_or_is_refused_with_the_reason(first: 
     except BadInput as error:
         assert f"put {second} first" in str(error)
         return
-    run = Run(original=tiny())
-    middle = steps[0](subject(first, second), task(), run)
+    run = Context(original=tiny())
+    middle = steps[0].apply(subject(first, second), task(), run)
     try:
-        model = steps[1](middle, task(), run)
+        model = steps[1].apply(middle, task(), run)
     except BadInput as error:
         assert "first" in str(error)
         return
     assert model(task().example_inputs[0]).shape == (8, 3)
-    assert {edit.method for edit in run.history} == {first, second}
+    assert {edit.method for edit in run.log.edits} == {first, second}
     now = dict(bake(model).named_parameters())
     for name, stack in constraints(middle).items():
         if name in now and now[name].shape == held_value(middle, name).shape:

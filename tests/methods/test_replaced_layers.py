@@ -8,7 +8,7 @@ import torch
 from nets import task, tiny
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import Edit, Swapped, to_json
 from gossamer.methods.lowrank.cp import CP
 from gossamer.methods.lowrank.svd import SVD
@@ -50,10 +50,10 @@ def test_an_outline_has_a_column_for_what_comes_after_and_a_row_for_what_stands_
 
 
 def swapped(method: Any, model: nn.Module) -> dict[str, Swapped]:
-    run = Run(original=model)
-    method(model, task(), run)
-    read = [Edit.parse(json.loads(json.dumps(row))) for row in to_json(run.history)]
-    assert read == run.history
+    run = Context(original=model)
+    method.apply(model, task(), run)
+    read = [Edit.parse(json.loads(json.dumps(row))) for row in to_json(run.log.edits)]
+    assert read == run.log.edits
     return {edit.target: edit.swapped for edit in read if edit.swapped is not None}
 
 
@@ -101,17 +101,17 @@ def test_blocks_show_their_branches_and_how_far_they_are_off() -> None:
 
 def test_branches_that_are_folded_are_shown() -> None:
     model = tiny()
-    run = Run(original=model)
-    wide = Branches()(model, task(), run)
-    shown = [edit.swapped for edit in run.history]
+    run = Context(original=model)
+    wide = Branches().apply(model, task(), run)
+    shown = [edit.swapped for edit in run.log.edits]
     assert all(one is not None and len(one.before) == 1 and len(one.after) >= 3 for one in shown)
-    folded = {edit.target: edit.swapped for edit in run.history}
+    folded = {edit.target: edit.swapped for edit in run.log.edits}
     again = swapped(Fold(), wide)
     assert set(again) == set(folded)
     assert all(len(one.before) >= 3 and len(one.after) == 1 for one in again.values())
 
 
 def test_outside_of_a_job_nothing_is_drawn() -> None:
-    run = Run()
-    Tucker(energy=0.6)(tiny(), task(), run)
-    assert run.history and all(edit.swapped is None for edit in run.history)
+    run = Context()
+    Tucker(energy=0.6).apply(tiny(), task(), run)
+    assert run.log.edits and all(edit.swapped is None for edit in run.log.edits)

@@ -9,7 +9,7 @@ from deploy_nets import batches, images, task, trained
 from onnx import numpy_helper
 from torch import nn
 
-from gossamer.core.context import Run, Silent
+from gossamer.core.context import Context, Silent
 from gossamer.errors import BadInput, NoEffect
 from gossamer.ptq.activation_ranges import (
     BINS,
@@ -138,7 +138,7 @@ def test_unequal_channels_fail_min_max_and_are_saved_by_equalization(tmp_path):
     assert exact.mean() > 0.9
     listener = Listener()
     found = quantize_ladder(
-        model, task(), tmp_path, budget_points=1, reference_correct=exact, threads=1, run=Run(progress=listener)
+        model, task(), tmp_path, budget_points=1, reference_correct=exact, threads=1, context=Context(progress=listener)
     )
     first, last = found.rungs[0], found.rungs[-1]
     assert not first.accepted and first.drop > 5

@@ -8,7 +8,7 @@ import torch
 from nets import learned, stripes, tiny
 from torch import Tensor, nn
 
-from gossamer import Goal, Run, Task
+from gossamer import Context, Goal, Task
 from gossamer.errors import BadInput
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.prune.channels import Channels
@@ -42,7 +42,7 @@ def segments() -> Task:
 def test_smaller_maps_are_no_candidate_and_the_history_says_why(tmp_path: Path) -> None:
     model = Maps().eval()
     pricer = Pricer(model, segments(), Goal(params=1), Journal(None, ""), tmp_path, int8=False)
-    plan = Planner(model, segments(), Run(), Journal(None, ""), pricer, Recover(epochs=1), reference=90.0)
+    plan = Planner(model, segments(), Context(), Journal(None, ""), pricer, Recover(epochs=1), reference=90.0)
     assert plan._measured(Family("smaller images", (1.0,), lambda _: (Resolution(share=0.75),)), 1.0) is None
     assert plan._measured(Family("width", (1.0,), lambda _: (Channels(sparsity=0.5),)), 1.0) is not None
     [row] = plan.trials.rows()
@@ -52,7 +52,7 @@ def test_smaller_maps_are_no_candidate_and_the_history_says_why(tmp_path: Path) 
 
 def test_a_network_with_one_answer_for_images_of_any_size_may_see_less(tmp_path: Path) -> None:
     data = stripes()
-    small = Resolution(share=0.75)(learned(), data, Run())
+    small = Resolution(share=0.75)(learned(), data, Context()).model
     Invariant(learned(), data.example_inputs).check(small)
 
 

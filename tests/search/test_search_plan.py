@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nets import learned, stripes, task, tiny
 from torch import nn
 
-from gossamer import Goal, Run
+from gossamer import Context, Goal
 from gossamer.errors import BadInput, Diverged
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.lowrank.svd import SVD
@@ -77,7 +77,7 @@ class Curve:
 def planner(curve: dict[str, float] | None = None, *, timed: bool = True, **recover: Any) -> Planner:
     pricer: Any = Curve(curve or {})
     pricer.goal, pricer.timed, pricer.layer_costs = Goal(macs=1), timed, dict
-    return Planner(tiny(), task(), Run(), Journal(None, ""), pricer, Recover(**recover), reference=90.0)
+    return Planner(tiny(), task(), Context(), Journal(None, ""), pricer, Recover(**recover), reference=90.0)
 
 
 def family_of(count: int) -> Family:
@@ -169,7 +169,7 @@ def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.Mon
     winner = plan._race(racers("cab"))
     assert winner is not None and winner.name == "b"
     assert sorted(trained) == [*product("ab", HEATS), ("c", HEATS[0])]
-    assert [row.name for row in plan.run.states[3:]] == ["race, heat 2: a", "race, heat 2: b"]
+    assert [row.name for row in plan.context.log.trials[3:]] == ["race, heat 2: a", "race, heat 2: b"]
 
 
 @pytest.mark.parametrize(("width", "winner"), [(88.4, "depth"), (88.6, "width")])
@@ -274,7 +274,7 @@ def test_a_swap_that_ruins_the_network_raises_the_loss_most() -> None:
         ],
         "head": [Swap(layer="head", step=SVD(ranks={"head": 1}, layers=("head",)), ratio=1, saved=0, macs=1)],
     }
-    rises = swap_losses(model, task, swaps, Run())
+    rises = swap_losses(model, task, swaps, Context())
     assert rises["head"][0] > rises["body.0.conv1"][0] >= 0  # three classes are more than one direction
 
 
@@ -283,7 +283,7 @@ def thrift(goal: Goal, tmp_path: Path, journal: Journal | None = None) -> Thrift
     layers = (nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Flatten())
     model = nn.Sequential(*layers, nn.Linear(64 * 36, 3)).eval()
     journal = journal or Journal(None, "")
-    return Thrift(model, stripes(), Run(), journal, Pricer(model, stripes(), goal, journal, tmp_path, int8=False))
+    return Thrift(model, stripes(), Context(), journal, Pricer(model, stripes(), goal, journal, tmp_path, int8=False))
 
 
 def test_cheaper_layers_are_planned_only_where_they_can_reach_the_goal(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_cheaper_layers_are_planned_only_where_they_can_reach_the_goal(tmp_path:
     assert "even four times cheaper" in edit.note and edit.after == "left alone"
     family = few.family(worst=2.0, limit=1.0)
     assert family is not None and len(family.grid) >= 2
-    heaviest = apply_steps(few.original, roughly(family.steps(1.0)), stripes(), Run())
+    heaviest = apply_steps(few.original, roughly(family.steps(1.0)), stripes(), Context())
     assert total_macs(heaviest, stripes().example_inputs) < total_macs(few.original, stripes().example_inputs) / 2
     notes = {edit.target: edit.note for edit in few.left(family.steps(1.0))}
     assert "narrow" in notes["0, 5"] and "2" not in notes
@@ -365,7 +365,7 @@ def test_a_rewrite_of_the_network_is_taken_as_far_as_the_goal_needs(
     found = {candidate.name: candidate for candidate in plan._rewritten(whole, 1.0)}
     assert found[name].steps[0] == step and len(found[name].steps) == 1 + name.endswith("width")
     assert all(candidate.quote.worst <= 1 for candidate in found.values())
-    assert total(apply_steps(with_head(), found[name].steps, stripes(), Run()), goal) <= next(iter(goal.values()))
+    assert total(apply_steps(with_head(), found[name].steps, stripes(), Context()), goal) <= next(iter(goal.values()))
 
 
 def total(model: nn.Module, goal: dict[str, int]) -> int:
@@ -434,7 +434,7 @@ def test_the_fingerprint_sees_weights_names_and_parts() -> None:
 
 
 def test_sensitivity_cuts_whole_groups() -> None:
-    rows = sensitivity(learned(), stripes(), Run(), sparsities=(0.5,))
+    rows = sensitivity(learned(), stripes(), Context(), sparsities=(0.5,))
     assert {row.group: (row.size, row.kept) for row in rows} == {
         "stem": (8, 4),
         "body.0.conv1": (8, 4),

@@ -10,7 +10,7 @@ import torch
 from nets import learned, stripes, tiny
 from torch import Tensor, nn
 
-from gossamer import Goal, Run
+from gossamer import Context, Goal
 from gossamer.core.context import Silent
 from gossamer.errors import BadInput, Diverged, MissingExtra
 from gossamer.methods.distill.recover import Recover
@@ -37,7 +37,7 @@ def planner(folder: Path, journal: Journal | None = None) -> tuple[Planner, Quot
     """Of a goal that does not depend on how fast this machine is."""
     model, journal = learned(), journal or Journal(None, "")
     pricer = Pricer(model, stripes(), Goal(max_drop=5, macs=90_000), journal, folder, int8=False)
-    run = Run(original=model)
+    run = Context(original=model)
     return Planner(model, stripes(), run, journal, pricer, RECOVER, reference=95.0), pricer("original", lambda: model)
 
 
@@ -137,7 +137,7 @@ def test_a_swap_that_fails_is_none_of_the_moves(monkeypatch: pytest.MonkeyPatch)
     bad = Swap(layer="stem", step=Resolution(share=0.5), ratio=0.5, saved=0.2, macs=1)
     monkeypatch.setattr(Resolution, "__call__", broken)
     swaps = {"head": [good], "stem": [bad]}
-    assert cheapest_first(swaps, swap_losses(learned(), stripes(), swaps, Run())) == [good]
+    assert cheapest_first(swaps, swap_losses(learned(), stripes(), swaps, Context())) == [good]
 
 
 def test_a_method_that_fails_on_a_layer_alone_is_left_out_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating, place
 from gossamer.constraints.base import refuse_constrained
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, unknown
@@ -46,16 +46,16 @@ class Student(Retrain):
         """The weights that are best on validation data are kept."""
         return replace(super().training(task), keep="best")
 
-    def teacher(self, run: Run, *, inside: bool = False) -> nn.Module:
+    def teacher(self, context: Context, *, inside: bool = False) -> nn.Module:
         """Raises `BadInput` where there is none. inside: one whose layers, weights or gradients can be had."""
-        if run.guide is None:
+        if context.guide is None:
             raise BadInput(f"{self.name()}: there is no teacher; give the run one: Run(teacher=network)")
-        if inside and only_answers(run.guide):
+        if inside and only_answers(context.guide):
             raise BadInput(
                 f"{self.name()}: learns from what is inside the teacher; an .onnx file or recorded answers only show "
                 "outputs: give the network itself, or take distill.kd"
             )
-        return run.guide
+        return context.guide
 
     def distillation(self, teacher: nn.Module, loss: SoftLoss | None = None) -> Distillation:
         """What the outputs of a teacher teach, under the options of this method."""
@@ -66,17 +66,24 @@ class Student(Retrain):
         return {name: getattr(self, name) for name in ("temperature", "alpha", "temperature_end", "alpha_end")}
 
     def learn(
-        self, teach: Sequence[Teach], student: nn.Module, task: Task, run: Run, *, part: str = "", **changes: Any
+        self,
+        teach: Sequence[Teach],
+        student: nn.Module,
+        task: Task,
+        context: Context,
+        *,
+        part: str = "",
+        **changes: Any,
     ) -> Fitted:
         """Train the student in place and note it in the history."""
         own = [term for term in teach if isinstance(term, Distillation)]
         for term in own:
-            term.compiled = run.compile_teacher
-            if run.cache is not None:
-                term.remember(run.cache)
+            term.compiled = context.compile_teacher
+            if context.cache is not None:
+                term.remember(context.cache)
         data = mixed(task, mixup=self.mixup, cutmix=self.cutmix)
         try:
-            return self.noted(self.train_with(teach, student, data, run, part=part, **changes), run, part=part)
+            return self.noted(self.train_with(teach, student, data, context, part=part, **changes), context, part=part)
         finally:
             for term in own:
                 if term.answers is not None:
@@ -142,9 +149,9 @@ class LayerStudent(Student):
 
     layers: Mapping[str, str] = field(default_factory=dict)
 
-    def pairs(self, student: nn.Module, task: Task, run: Run, *, firsts: bool = False) -> list[Pair]:
+    def pairs(self, student: nn.Module, task: Task, context: Context, *, firsts: bool = False) -> list[Pair]:
         """Layers to compare. firsts: the first layer of each resolution, too, before its last."""
-        teacher = self.teacher(run, inside=True)
+        teacher = self.teacher(context, inside=True)
         names = {name for name, _ in student.named_modules() if name}
         for name in self.layers:
             if name not in names:
@@ -193,10 +200,10 @@ class HintedStudent(LayerStudent):
     hint_epochs: Annotated[int, Range(1, 10_000)] = 4
 
     def in_two_stages(
-        self, pairs: Sequence[Pair], loss: FeatureLoss, adapt: Adapt, student: nn.Module, task: Task, run: Run
+        self, pairs: Sequence[Pair], loss: FeatureLoss, adapt: Adapt, student: nn.Module, task: Task, context: Context
     ) -> nn.Module:
         """Train the student in place: first the layers, then the outputs."""
-        term = self.distillation(self.teacher(run))
+        term = self.distillation(self.teacher(context))
         # Layers behind the hint get no gradient: without weight decay they stay as they are.
         stage: dict[str, Any] = {
             "epochs": self.hint_epochs,
@@ -205,7 +212,7 @@ class HintedStudent(LayerStudent):
             "evaluate_every": self.hint_epochs,
         }
         with tapped(
-            student, term, pairs, loss, inputs=task.example_inputs, adapt=adapt, alone=True, seed=run.seed
+            student, term, pairs, loss, inputs=task.example_inputs, adapt=adapt, alone=True, seed=context.seed
         ) as lesson:
-            self.learn([lesson], student, task, run, part=" on hints", **stage)
-        return self.learn([term], student, task, run).model
+            self.learn([lesson], student, task, context, part=" on hints", **stage)
+        return self.learn([term], student, task, context).model

@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import attention_loss
@@ -37,9 +37,9 @@ class Attention(LayerStudent):
 
     beta: Annotated[float, Range(0, 1e6, open_=("low",))] = 1000.0
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy.deepcopy(model)
-        pairs, inputs = self.pairs(student, task, run), task.example_inputs
-        term = self.distillation(self.teacher(run))
+        pairs, inputs = self.pairs(student, task, context), task.example_inputs
+        term = self.distillation(self.teacher(context))
         with tapped(student, term, pairs, attention_losses, inputs=inputs, adapt=positions, weight=self.beta) as lesson:
-            return self.learn([lesson], student, task, run).model
+            return self.learn([lesson], student, task, context).model

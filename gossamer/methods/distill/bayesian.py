@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gossamer.calibration.moments import evaluating, place
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Model, Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -126,8 +126,8 @@ class Bayesian(Student):
     prior: Annotated[float, Range(0, 1e9)] = 10.0
     precision: Annotated[float, Range(0, 1e9, open_=("low",))] = 1.0
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        posterior = self.posterior(task, run)
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        posterior = self.posterior(task, context)
         student = copy.deepcopy(model)
         term = Opinions(posterior, self.alpha, self.spread, self.alpha_end)
         with torch.no_grad(), evaluating(student):
@@ -137,21 +137,21 @@ class Bayesian(Student):
         hook = student.register_forward_pre_hook(term.perturb)
         try:
             with lent(student, [posterior.network]):
-                return self.learn([term], student, task, run).model
+                return self.learn([term], student, task, context).model
         finally:
             hook.remove()
 
-    def posterior(self, task: Task, run: Run) -> Posterior:
+    def posterior(self, task: Task, context: Context) -> Posterior:
         """The teacher after its burn-in."""
-        network = copy.deepcopy(self.teacher(run, inside=True)).requires_grad_(False).eval()
+        network = copy.deepcopy(self.teacher(context, inside=True)).requires_grad_(False).eval()
         samples = len(task.train) * batch_size(next(iter(task.train)))
         result = Posterior(network, samples, self.sampler_lr, self.prior, self.precision)
         with own_randomness():
             for epoch in range(self.burn_in):
                 # Of another seed than the student's training, which would draw the same numbers again.
-                batches = batches_of_epoch(task.train, run.seed + 1, epoch, 0, 0)
+                batches = batches_of_epoch(task.train, context.seed + 1, epoch, 0, 0)
                 name = f"{self.name()}: epoch {epoch + 1} of {self.burn_in} of the burn-in"
-                for _, batch in run.progress.bar(batches, label=name, total=len(task.train)):
+                for _, batch in context.progress.bar(batches, label=name, total=len(task.train)):
                     target = split(batch)[1]
                     if not isinstance(target, Tensor):
                         raise BadInput(f"{self.name()}: targets are a {type(target).__name__}, they must be one tensor")

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.distill._student import Student, fresh
@@ -25,10 +25,10 @@ class BornAgain(Student):
 
     generations: Annotated[int, Range(1, 100)] = 2
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        teacher = self.teacher(run)
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        teacher = self.teacher(context)
         for number in range(1, self.generations + 1):
-            student = fresh(model, run.seed + number, method=self.name())
+            student = fresh(model, context.seed + number, method=self.name())
             term = self.distillation(teacher)
-            teacher = self.learn([term], student, task, run, part=f" of generation {number}").model
+            teacher = self.learn([term], student, task, context, part=f" of generation {number}").model
         return teacher

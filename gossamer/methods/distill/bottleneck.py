@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gossamer.constraints.base import refuse_constrained, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -53,7 +53,7 @@ class Bottleneck(Student):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         refuse_constrained(model, self.name())
         names = [layer_name(key) for key in weights_of(model, self.layers, self.ignore)]
         large: dict[str, nn.Linear] = {}
@@ -67,6 +67,6 @@ class Bottleneck(Student):
         for name, layer in large.items():
             before = f"linear, {layer.in_features} to {layer.out_features}"
             after = f"two, with {self.rank} features between"
-            self.note(run, "swap", name, before=before, after=after)
-        term = self.distillation(self.teacher(run), regression)
-        return self.learn([term], student, task, run).model
+            self.note(context, "swap", name, before=before, after=after)
+        term = self.distillation(self.teacher(context), regression)
+        return self.learn([term], student, task, context).model

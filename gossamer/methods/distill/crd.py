@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import contrastive_loss
@@ -33,16 +33,16 @@ class Contrast(LayerStudent):
     weight: Annotated[float, Range(0, 1e6, open_=("low",))] = 0.8
     contrast_temperature: Annotated[float, Range(0, 100, open_=("low",))] = 0.1
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy.deepcopy(model)
-        pairs, inputs = self.pairs(student, task, run), task.example_inputs
+        pairs, inputs = self.pairs(student, task, context), task.example_inputs
         if not self.layers:
             pairs = pairs[-1:]
-        term = self.distillation(self.teacher(run))
+        term = self.distillation(self.teacher(context))
         with tapped(
-            student, term, pairs, self.contrast, inputs=inputs, adapt=projection, weight=self.weight, seed=run.seed
+            student, term, pairs, self.contrast, inputs=inputs, adapt=projection, weight=self.weight, seed=context.seed
         ) as lesson:
-            return self.learn([lesson], student, task, run).model
+            return self.learn([lesson], student, task, context).model
 
     def contrast(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """The sum over the pairs. Of images: their mean over positions."""

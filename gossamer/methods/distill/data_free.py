@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -82,8 +82,8 @@ class DataFree(Student):
     statistics: Annotated[float, Range(0, 1e6)] = 1.0
     smoothness: Annotated[float, Range(0, 1e6)] = 0.01
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        teacher = copy.deepcopy(self.teacher(run, inside=True)).requires_grad_(False).eval()
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        teacher = copy.deepcopy(self.teacher(context, inside=True)).requires_grad_(False).eval()
         home, example = next(teacher.parameters()).device, task.example_inputs[0]
         outputs = teacher(example.to(home))
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
@@ -91,9 +91,9 @@ class DataFree(Student):
         images: list[Tensor] = []
         parts = range(-(-self.samples // self.batch))
         with own_randomness():
-            seed_everything(run.seed, 0)
+            seed_everything(context.seed, 0)
             labels = torch.arange(len(parts) * self.batch) % outputs.shape[1]
-            for i in run.progress.bar(parts, label=f"{self.name()}: making images", total=len(parts)):
+            for i in context.progress.bar(parts, label=f"{self.name()}: making images", total=len(parts)):
                 wanted = labels[i * self.batch : (i + 1) * self.batch].to(home)
                 weights = (self.statistics, self.smoothness)
                 images.append(
@@ -102,4 +102,4 @@ class DataFree(Student):
         count = self.samples
         data = replace(task, train=Samples(torch.cat(images).cpu()[:count], labels[:count], self.batch))
         term = self.distillation(teacher)
-        return self.learn([term], copy.deepcopy(model), data, run).model
+        return self.learn([term], copy.deepcopy(model), data, context).model

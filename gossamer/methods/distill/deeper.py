@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating, place
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, unknown
@@ -92,7 +92,7 @@ class Deeper(Method):
         if not self.names:
             raise BadInput(f"{self.name()}: names is empty; name at least one module")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         known = [name for name, _ in model.named_modules() if name]
         for name in self.names:
             if name not in known:
@@ -113,5 +113,5 @@ class Deeper(Method):
         proof = difference(model, deeper, task.example_inputs)
         after = "the same, identity layer, batch norm, ReLU"
         for name in self.names:
-            self.note(run, "swap", name, before="module", after=after, proof=proof)
+            self.note(context, "swap", name, before="module", after=after, proof=proof)
         return deeper

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import dist_loss
@@ -28,9 +28,9 @@ class Relations(Student):
     inter_weight: Annotated[float, Range(0, 1000)] = 1.0
     intra_weight: Annotated[float, Range(0, 1000)] = 1.0
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        term = self.distillation(self.teacher(run), self.loss)
-        return self.learn([term], copy.deepcopy(model), task, run).model
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        term = self.distillation(self.teacher(context), self.loss)
+        return self.learn([term], copy.deepcopy(model), task, context).model
 
     def loss(self, student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
         """`dist_loss` with the weights of this method."""

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import dkd_loss
@@ -29,9 +29,9 @@ class Decoupled(Student):
     target_weight: Annotated[float, Range(0, 1000)] = 1.0
     others_weight: Annotated[float, Range(0, 1000)] = 8.0
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        term = self.distillation(self.teacher(run), self.loss)
-        return self.learn([term], copy.deepcopy(model), task, run).model
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        term = self.distillation(self.teacher(context), self.loss)
+        return self.learn([term], copy.deepcopy(model), task, context).model
 
     def loss(self, student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
         """`dkd_loss` with the weights of this method."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.losses import fsp_loss, fsp_matrix
@@ -39,9 +39,9 @@ class Flow(HintedStudent):
     """layers: the teacher's layer for a layer of the student, two after the other for each matrix; where it is empty,
     the first and last of each resolution."""
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         if len(self.layers) % 2:
             raise BadInput(f"{self.name()}: layers has {len(self.layers)} entries; a matrix needs two, first and last")
         student = copy.deepcopy(model)
-        pairs = self.pairs(student, task, run, firsts=True)
-        return self.in_two_stages(pairs, relative_fsp_loss, projection, student, task, run)
+        pairs = self.pairs(student, task, context, firsts=True)
+        return self.in_two_stages(pairs, relative_fsp_loss, projection, student, task, context)

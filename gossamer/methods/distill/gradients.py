@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -82,13 +82,13 @@ class Gradients(Student):
 
     beta: Annotated[float, Range(0, 1e6, open_=("low",))] = 0.1
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy.deepcopy(model)
-        term = self.distillation(self.teacher(run, inside=True))
+        term = self.distillation(self.teacher(context, inside=True))
         lesson = Sensitivity(term, task, self.beta)
         hooks = [student.register_forward_pre_hook(lesson.begin), student.register_forward_hook(lesson.end)]
         try:
-            return self.learn([lesson], student, task, run).model
+            return self.learn([lesson], student, task, context).model
         finally:
             for hook in hooks:
                 hook.remove()

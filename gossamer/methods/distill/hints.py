@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.methods.distill._student import HintedStudent, relative_hint_loss
 from gossamer.train.feature_hooks import regressor
@@ -24,9 +24,9 @@ from gossamer.train.feature_hooks import regressor
 class Hints(HintedStudent):
     """layers: the teacher's hint layer for the student's guided layer; where it is empty, the layers in the middle."""
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy.deepcopy(model)
-        pairs = self.pairs(student, task, run)
+        pairs = self.pairs(student, task, context)
         if not self.layers:
             pairs = [pairs[len(pairs) // 2]]
-        return self.in_two_stages(pairs, relative_hint_loss, regressor, student, task, run)
+        return self.in_two_stages(pairs, relative_hint_loss, regressor, student, task, context)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.losses import kd_loss, standardized
 from gossamer.methods.distill._student import Student
@@ -28,11 +28,11 @@ class SoftTargets(Student):
 
     standardize: bool = False
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         terms = []
         if self.alpha < 1 or self.alpha_end not in (None, 1):
-            terms.append(self.distillation(self.teacher(run), self.standard if self.standardize else None))
-        return self.learn(terms, copy.deepcopy(model), task, run).model
+            terms.append(self.distillation(self.teacher(context), self.standard if self.standardize else None))
+        return self.learn(terms, copy.deepcopy(model), task, context).model
 
     def standard(self, student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
         """`kd_loss` of standardized logits."""

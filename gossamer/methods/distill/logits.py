@@ -15,7 +15,7 @@ from typing import Annotated
 
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.distill._student import Student, regression
@@ -28,6 +28,6 @@ class Mimic(Student):
     alpha: Annotated[float, Range(0, 1)] = 0.0
     lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.01
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        term = self.distillation(self.teacher(run), regression)
-        return self.learn([term], copy.deepcopy(model), task, run).model
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        term = self.distillation(self.teacher(context), regression)
+        return self.learn([term], copy.deepcopy(model), task, context).model

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -39,9 +39,9 @@ class Munge(Student):
     samples: Annotated[int, Range(2, 1_000_000)] = 10_000
     nominal: tuple[int, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         with own_randomness():
-            seed_everything(run.seed, 0)
+            seed_everything(context.seed, 0)
             real, like, size = self.gathered(task)
             rows = real.flatten(1)
             nominal = torch.zeros(rows.shape[1], dtype=torch.bool)
@@ -51,12 +51,14 @@ class Munge(Student):
             neighbours = nearest(rows, nominal)
             made = [
                 munge(rows, self.probability, self.spread, nominal_D=nominal, neighbours_N=neighbours)
-                for _ in run.progress.bar(range(self.copies), label=f"{self.name()}: making data", total=self.copies)
+                for _ in context.progress.bar(
+                    range(self.copies), label=f"{self.name()}: making data", total=self.copies
+                )
             ]
         inputs = torch.cat([rows, *made]).view(-1, *real.shape[1:])
-        data = replace(task, train=Samples(inputs, labelled(self.teacher(run), inputs, like, size), size))
-        term = self.distillation(self.teacher(run))
-        return self.learn([term], copy.deepcopy(model), data, run).model
+        data = replace(task, train=Samples(inputs, labelled(self.teacher(context), inputs, like, size), size))
+        term = self.distillation(self.teacher(context))
+        return self.learn([term], copy.deepcopy(model), data, context).model
 
     def gathered(self, task: Task) -> tuple[Tensor, Any, int]:
         """Training inputs (N, ...), a target, and the size of a batch."""

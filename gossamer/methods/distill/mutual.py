@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.distill._student import Student, fresh
@@ -55,9 +55,9 @@ class Mutual(Student):
     temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 1.0
     peers: Annotated[int, Range(1, 100)] = 1
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy.deepcopy(model)
-        peers = [fresh(model, run.seed + i, method=self.name()) for i in range(1, self.peers + 1)]
+        peers = [fresh(model, context.seed + i, method=self.name()) for i in range(1, self.peers + 1)]
         term = Together(peers, task, **self.softness())
         with lent(student, peers):
-            return self.learn([term], student, task, run).model
+            return self.learn([term], student, task, context).model

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating, place
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -45,12 +45,12 @@ class Neurons(HintedStudent):
     beta: Annotated[float, Range(0, 1e6)] = 4.0
     batches: Annotated[int, Range(1, 100_000)] = 32
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy.deepcopy(model)
-        pair = self.pairs(student, task, run)[-1]
+        pair = self.pairs(student, task, context)[-1]
         if len(self.layers) > 1:
             raise BadInput(f"{self.name()}: layers has {len(self.layers)} entries; neurons are selected in one layer")
-        chosen = self.select(self.teacher(run), pair[1], task)
+        chosen = self.select(self.teacher(context), pair[1], task)
 
         def regressor(student: Sequence[int], teacher: Sequence[int], where: str) -> nn.Module:
             return nn.Sequential(Pooled(), nn.Linear(student[1], len(chosen)))
@@ -58,7 +58,7 @@ class Neurons(HintedStudent):
         def loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
             return relative_hint_loss(student, [pooled(teacher[0])[:, chosen.to(teacher[0].device)]])
 
-        return self.in_two_stages([pair], loss, regressor, student, task, run)
+        return self.in_two_stages([pair], loss, regressor, student, task, context)
 
     @torch.no_grad()
     def select(self, teacher: nn.Module, layer: str, task: Task) -> Tensor:

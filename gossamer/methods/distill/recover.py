@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.methods._training import Retrain
 from gossamer.train import Training, recalibrate
@@ -31,7 +31,7 @@ class Recover(Retrain):
         """The weights that are best on validation data are kept."""
         return replace(super().training(task), keep="best")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         model = copy.deepcopy(model)
         recalibrate(model, task.calibration)
-        return self.noted(self.train(model, task, run), run).model
+        return self.noted(self.train(model, task, context), context).model

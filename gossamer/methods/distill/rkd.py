@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -33,16 +33,16 @@ class Embedding(LayerStudent):
     distance_weight: Annotated[float, Range(0, 1e6)] = 25.0
     angle_weight: Annotated[float, Range(0, 1e6)] = 50.0
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         if not self.distance_weight and not self.angle_weight:
             raise BadInput(f"{self.name()}: distance_weight and angle_weight are both 0; give one a weight")
         student = copy.deepcopy(model)
-        pairs, inputs = self.pairs(student, task, run), task.example_inputs
+        pairs, inputs = self.pairs(student, task, context), task.example_inputs
         if not self.layers:
             pairs = pairs[-1:]
-        term = self.distillation(self.teacher(run))
+        term = self.distillation(self.teacher(context))
         with tapped(student, term, pairs, self.relations, inputs=inputs, adapt=samples) as lesson:
-            return self.learn([lesson], student, task, run).model
+            return self.learn([lesson], student, task, context).model
 
     def relations(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Both terms, summed over the pairs. Of images: their mean over positions."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.distill._student import Student
@@ -55,9 +55,9 @@ class Self(Student):
     alpha: Annotated[float, Range(0, 1)] = 0.5
     decay: Annotated[float, Range(0, 1, open_=("high",))] = 0.99
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy.deepcopy(model)
         mean = copy.deepcopy(model).requires_grad_(False).eval()
         with lent(student, [mean]):
             term = Past(mean, decay=self.decay, **self.softness())
-            return self.learn([term], student, task, run, after_step=term.follow).model
+            return self.learn([term], student, task, context, after_step=term.follow).model

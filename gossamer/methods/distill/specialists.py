@@ -22,7 +22,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating, place
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Loader, Model, Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -95,16 +95,18 @@ class Specialists(Student):
     specialist_epochs: Annotated[int, Range(1, 10_000)] = 2
     specialist_lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.005
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        generalist = self.teacher(run, inside=True)
-        groups, expected = confused(generalist, task, self.count, run.seed)
-        specialists = [self.specialist(generalist, group, task, run, k) for k, group in enumerate(groups, 1)]
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        generalist = self.teacher(context, inside=True)
+        groups, expected = confused(generalist, task, self.count, context.seed)
+        specialists = [self.specialist(generalist, group, task, context, k) for k, group in enumerate(groups, 1)]
         shares = [float(expected[group].sum().clamp(1e-6, 1 - 1e-6)) for group in groups]
         shifts = [float(torch.tensor((1 - share) / share).log()) for share in shares]
         team = Team(generalist, specialists, groups, shifts)
-        return self.learn([self.distillation(team)], copy.deepcopy(model), task, run).model
+        return self.learn([self.distillation(team)], copy.deepcopy(model), task, context).model
 
-    def specialist(self, generalist: nn.Module, group: Sequence[int], task: Task, run: Run, number: int) -> nn.Module:
+    def specialist(
+        self, generalist: nn.Module, group: Sequence[int], task: Task, context: Context, number: int
+    ) -> nn.Module:
         """A copy of the generalist, trained on a group."""
 
         def loss(model: Model, batch: Any) -> Tensor:
@@ -114,4 +116,4 @@ class Specialists(Student):
         data = replace(task, train=Enriched(task.train, group), loss=loss)
         changes: dict[str, Any] = {"epochs": self.specialist_epochs, "lr": self.specialist_lr, "keep": "last"}
         network = copy.deepcopy(generalist).requires_grad_(True)
-        return self.learn([], network, data, run, part=f" of specialist {number}", **changes).model
+        return self.learn([], network, data, context, part=f" of specialist {number}", **changes).model

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating
 from gossamer.constraints.base import constraints, released
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
@@ -65,12 +65,12 @@ def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...
 class Temperature(Method):
     """The last step of all: what trains afterwards undoes it."""
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         with evaluating(model):
             logits, labels = calibration.outputs(model, task.validation)
         temperature = calibration.best_temperature(logits, labels)
         found, layer = divided(model, temperature, task.example_inputs)
         before, after = (calibration.negative_log_likelihood(z, labels) for z in (logits, logits / temperature))
         said = f"negative log likelihood {before:.4f} on validation"
-        self.note(run, "swap", layer, before=said, after=f"{after:.4f} at temperature {temperature:.3f}")
+        self.note(context, "swap", layer, before=said, after=f"{after:.4f} at temperature {temperature:.3f}")
         return found

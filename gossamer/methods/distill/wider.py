@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar
 
 from torch import nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect
@@ -42,17 +42,19 @@ class Wider(Method):
         if (self.factor is None) == (not self.widths):
             raise BadInput(f"{self.name()}: give either factor or widths")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         found = find_channels(model, task.example_inputs)
         grown = {group.name: round((self.factor or 1.0) * group.size) for group in found.cuttable()}
-        result = widen(found, self.widths or grown, seed=run.seed)
+        result = widen(found, self.widths or grown, seed=context.seed)
         why = "; ".join(dict.fromkeys(f"{name}: {reason}" for name, reason in result.left.items()))
         if self.widths and result.left:
             raise BadInput(f"{self.name()}: {why}")
         if all(after == before for before, after in result.widths.values()):
             raise NoEffect(f"{self.name()}: no group of channels got wider{f': {why}' if why else ''}")
         for name, (before, after) in result.widths.items():
-            self.note(run, "resize", name, before=f"{before} channels", after=f"{after} channels", proof=result.proof)
+            self.note(
+                context, "resize", name, before=f"{before} channels", after=f"{after} channels", proof=result.proof
+            )
         for name, reason in result.left.items():
-            self.note(run, "resize", name, before="channels", after="left alone", note=reason)
+            self.note(context, "resize", name, before="channels", after="left alone", note=reason)
         return result.model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import Layer, evaluating, place_whole
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import by_pattern
 from gossamer.core.task import Task, loss_of
 from gossamer.edits.swap import swap
@@ -58,7 +58,7 @@ class Site:
     calls: Mapping[str, Calls]
     grams: Grams
     task: Task
-    run: Run
+    context: Context
 
 
 def choose(method: "Factorize", site: Site) -> tuple[dict[str, "Rank"], dict[str, str], dict[str, Sequence[Tensor]]]:
@@ -68,7 +68,7 @@ def choose(method: "Factorize", site: Site) -> tuple[dict[str, "Rank"], dict[str
     by_noise = method.rule is None
     chosen, why, options = dict[str, "Rank"](), dict[str, str](), dict[str, Options]()
     seen = dict[str, Sequence[Tensor]]()
-    for name in site.run.progress.bar(site.layers, label=f"{method.name()}: ranks"):
+    for name in site.context.progress.bar(site.layers, label=f"{method.name()}: ranks"):
         layer, calls = site.layers[name], site.calls[name]
         weight = grouped(layer)
         if name in given:
@@ -91,7 +91,7 @@ def choose(method: "Factorize", site: Site) -> tuple[dict[str, "Rank"], dict[str
         else:
             chosen[name] = rank
     if method.rule == "time":
-        options = with_times(site.model, site.layers, options, method.empty, site.task, site.run)
+        options = with_times(site.model, site.layers, options, method.empty, site.task, site.context)
     weights = _sensitivities(method, site, options) if method.measured and options else None
     for name, pick in _picks(method, options, weights).items():
         if pick is None:
@@ -115,7 +115,7 @@ def _sensitivities(method: "Factorize", site: Site, options: Mapping[str, Option
             return sum(float(loss_of(task, network, batch)) for batch in batches) / len(batches)
 
     before, found = loss(model), dict[str, float]()
-    for name in site.run.progress.bar(options, label=f"{method.name()}: sensitivity"):
+    for name in site.context.progress.bar(options, label=f"{method.name()}: sensitivity"):
         o, layer, weight = options[name], site.layers[name], grouped(site.layers[name])
         one = int((o.lost - PROBE).abs().argmin())
         rank = tuple(o.ranks[one].tolist())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import Layer, moments
 from gossamer.constraints.base import refuse_constrained, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name, reasons
 from gossamer.core.record import Swapped
 from gossamer.core.task import Task
@@ -155,7 +155,7 @@ class Factorize(Method):
         """Bool (P,): which of these combinations (P, m) a tensor can have. All of them, where there is one mode."""
         return torch.ones(len(ranks), dtype=torch.bool)
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         """A copy of the model with every layer factored for which that pays; the history has all that it saw."""
         refuse_constrained(model, "swap")
         found, left = _suitable(self, model)
@@ -163,12 +163,12 @@ class Factorize(Method):
         left |= {name: "it is not called as a layer in a run" for name in found if name not in calls}
         found = {name: found[name] for name in calls}
         grams = Grams(model, found, None if self.data == "none" else task.calibration, self.batches)
-        site = Site(model=model, layers=found, calls=calls, grams=grams, task=task, run=run)
+        site = Site(model=model, layers=found, calls=calls, grams=grams, task=task, context=context)
         chosen, why, lost = choose(self, site)
         left |= why
         for name, reason in left.items():
             text = describe(model.get_submodule(name))
-            self.note(run, "swap", name, before=text, after=text, note=reason)
+            self.note(context, "swap", name, before=text, after=text, note=reason)
         if not chosen:
             raise NoEffect(f"{self.name()}: no layer was factored: {'; '.join(reasons(left)[:5])}")
         chosen = {name: chosen[name] for name in calls if name in chosen}
@@ -212,7 +212,7 @@ def _factored(
     method: Factorize, site: Site, chosen: Mapping[str, Rank], lost: Mapping[str, Sequence[Tensor]]
 ) -> nn.Module:
     """The swap itself, in the order of the run."""
-    model, task, run = site.model, site.task, site.run
+    model, task, run = site.model, site.task, site.context
     changed, chains, rows = model, dict[str, nn.Sequential](), dict[str, dict[str, Any]]()
     for name in run.progress.bar(chosen, label=method.name()):
         layer: Any = model.get_submodule(name)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import Layer, evaluating, layer_inputs, place
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
 from gossamer.methods.lowrank._ranks import Options
@@ -38,7 +38,7 @@ def with_times(
     options: Mapping[str, Options],
     build: Callable[[Layer, Sequence[int]], nn.Module],
     task: Task,
-    run: Run,
+    context: Context,
 ) -> dict[str, Options]:
     """The options that were timed, with their times and that of the layer. build: a chain, whatever its weights."""
     picked = {name: few(o) for name, o in options.items()}
@@ -46,7 +46,7 @@ def with_times(
         name: [layers[name], *(build(layers[name], options[name].ranks[row].tolist()) for row in rows)]
         for name, rows in picked.items()
     }
-    times = times_alone(model, groups, task, run)
+    times = times_alone(model, groups, task, context)
     found = {}
     for name, rows in picked.items():
         o, (dense, *others) = options[name], times[name]
@@ -57,10 +57,10 @@ def with_times(
 
 @torch.no_grad()
 def times_alone(
-    model: nn.Module, groups: Mapping[str, Sequence[nn.Module]], task: Task, run: Run
+    model: nn.Module, groups: Mapping[str, Sequence[nn.Module]], task: Task, context: Context
 ) -> dict[str, list[float]]:
     """Milliseconds of modules that may stand in the place of a layer, float32; layers that are alike are timed once."""
-    goal = replace(run.goal or Goal(speedup=1), speedup=1)
+    goal = replace(context.goal or Goal(speedup=1), speedup=1)
     with evaluating(model), layer_inputs(model, list(groups)) as seen:
         model(*place(model, (task.example_inputs, None)))
     alike: dict[str, list[str]] = {}
@@ -70,13 +70,13 @@ def times_alone(
     inputs: list[Tensor] = [seen[name][0] for name in firsts]
     own = [list(groups[name]) for name in firsts]
     whole = nn.ModuleList(nn.ModuleList(modules) for modules in own)
-    with tempfile.TemporaryDirectory() as folder, run.progress.busy("timing layers alone"), evaluating(whole):
+    with tempfile.TemporaryDirectory() as folder, context.progress.busy("timing layers alone"), evaluating(whole):
         costs = costs_alone(own, inputs, goal, Path(folder), int8=False)
     return {name: cost for names, cost in zip(alike.values(), costs) for name in names}
 
 
-def slower(model: nn.Module, chains: Mapping[str, nn.Module], task: Task, run: Run) -> dict[str, float]:
+def slower(model: nn.Module, chains: Mapping[str, nn.Module], task: Task, context: Context) -> dict[str, float]:
     """The chains that take longer than their layers, by how many times."""
     groups = {name: [model.get_submodule(name), chain] for name, chain in chains.items()}
-    times = times_alone(model, groups, task, run)
+    times = times_alone(model, groups, task, context)
     return {name: after / before for name, (before, after) in times.items() if after > before}

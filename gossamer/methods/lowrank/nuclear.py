@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import refuse_constrained, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
@@ -63,15 +63,15 @@ class Nuclear(Retrain):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         refuse_constrained(model, self.name())
         found = weights_of(model, self.layers, self.ignore)
         names = [name for name, w in found.items() if w.dim() > 3 and sum(size > 1 for size in w.shape[2:]) > 1]
         if not names:
             raise NoEffect(f"{self.name()}: none of {list(found)} has a kernel along two axes")
-        result = self.train(swap(model, {}), task, run, after_step=Lower(names=names, penalty=self.penalty)).model
+        result = self.train(swap(model, {}), task, context, after_step=Lower(names=names, penalty=self.penalty)).model
         for name in names:
             before, after = (separable_share(m.get_parameter(name)) for m in (model, result))
             was, now = (f"{100 * share:.1f} % separable" for share in (before, after))
-            self.note(run, "teach", name, before=was, after=now)
+            self.note(context, "teach", name, before=was, after=now)
         return result

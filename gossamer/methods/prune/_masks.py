@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import Mask, constrain, constraints, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import by_pattern, layer_name
 from gossamer.core.record import Edit
 from gossamer.errors import BadInput, NoEffect
@@ -119,21 +119,21 @@ def held_weights(model: nn.Module, layers: Iterable[str], ignore: Iterable[str])
     return {name: held_value(model, name) for name in weights_of(model, layers, ignore)}
 
 
-def hold(model: nn.Module, masks: Mapping[str, Tensor], run: Run, method: str) -> nn.Module:
+def hold(model: nn.Module, masks: Mapping[str, Tensor], context: Context, method: str) -> nn.Module:
     """A copy of the model with these masks, noted in the history. Raises NoEffect if they drop nothing."""
     if all(bool(mask.all()) for mask in masks.values()):
         raise NoEffect(f"{method}: no weight is dropped; ask for a higher sparsity, or for more layers")
     held = constrain(model, {name: Mask(mask) for name, mask in masks.items()})
-    note_edits(model, held, masks, run, method)
+    note_edits(model, held, masks, context, method)
     return held
 
 
-def note_edits(before: nn.Module, after: nn.Module, names: Iterable[str], run: Run, method: str) -> None:
+def note_edits(before: nn.Module, after: nn.Module, names: Iterable[str], context: Context, method: str) -> None:
     """One row of the history for every layer."""
     for name in names:
         was, value = held_value(before, name), held_value(after, name)
         kept = int(value.count_nonzero())
-        run.history.append(
+        context.log.edits.append(
             Edit(
                 method=method,
                 kind="constrain",

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import Layer
 from gossamer.calibration.weight_reconstruction import layers_of, refit
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task, loss_of
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect, unknown
@@ -178,9 +178,9 @@ class Channels(Method):
         if (self.sparsity is None) == (not self.widths):
             raise BadInput(f"{self.name()}: give either sparsity or widths")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         sample = islice(task.train, self.batches)
-        scores = element_scores(model, self.criterion, loss=partial(loss_of, task), batches=sample, seed=run.seed)
+        scores = element_scores(model, self.criterion, loss=partial(loss_of, task), batches=sample, seed=context.seed)
         pruned = prune_channels(
             model,
             task.example_inputs,
@@ -191,12 +191,12 @@ class Channels(Method):
         )
         if pruned.proof is None or all(after == before for before, after in pruned.widths.values()):
             raise NoEffect(f"{self.name()}: no group of channels got smaller; {'; '.join(pruned.put_back.values())}")
-        fitted = self._fit_again(pruned, model, task, run) if self.refit else []
+        fitted = self._fit_again(pruned, model, task, context) if self.refit else []
         note = listed(pruned.proof.statistics)
         for name, (before, after) in pruned.widths.items():
             if after < before:
                 self.note(
-                    run,
+                    context,
                     "resize",
                     name,
                     before=f"{before} channels",
@@ -206,7 +206,7 @@ class Channels(Method):
                 )
         if fitted:
             self.note(
-                run,
+                context,
                 "teach",
                 f"{len(fitted)} layers that lost inputs",
                 before="weights of the larger network",
@@ -214,7 +214,7 @@ class Channels(Method):
             )
         return pruned.model
 
-    def _fit_again(self, pruned: Pruned, model: nn.Module, task: Task, run: Run) -> list[str]:
+    def _fit_again(self, pruned: Pruned, model: nn.Module, task: Task, context: Context) -> list[str]:
         """The layers whose inputs were cut, fitted to what they gave on the channels that they still make."""
         kept = pruned.cut.kept
         modules = dict(pruned.model.named_modules())
@@ -222,8 +222,8 @@ class Channels(Method):
         lost = [name for name in lost if isinstance(modules[name], Layer)]
         behind = [name for name in layers_of(trace(pruned.model, task.example_inputs)) if name in lost]
         outputs: dict[str, Any] = {name: dims[0] for name in behind if 0 in (dims := kept[f"{name}.weight"])}
-        track = partial(run.progress.bar, label="fitting layers again", total=len(behind))
-        return refit(pruned.model, model, behind, Replayed(task.train, run.seed), kept=outputs, track=track)
+        track = partial(context.progress.bar, label="fitting layers again", total=len(behind))
+        return refit(pruned.model, model, behind, Replayed(task.train, context.seed), kept=outputs, track=track)
 
     def roughly(self) -> "Channels":
         return replace(self, refit=False)

@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from gossamer.constraints.base import Mask, bake, constrain, constraints
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.graph.slicing import take
@@ -30,7 +30,7 @@ class Dead(Method):
 
     stage: ClassVar[int | None] = 55
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         masks: dict[str, Tensor] = {}
         for name, stack in constraints(model).items():
             for constraint in stack:
@@ -44,7 +44,7 @@ class Dead(Method):
             masks = {name: take(mask, cut.kept.get(name, {})) for name, mask in masks.items()}
         for name, (before, after) in (cleared.widths or {"all layers": (0, 0)}).items():
             self.note(
-                run,
+                context,
                 "resize",
                 name,
                 before=f"{before} units" if before else "no dead units",

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gossamer.constraints.base import Mask, constrain
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._training import Retrain
@@ -68,11 +68,11 @@ class Gradual(Retrain):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         weights = held_weights(model, self.layers, self.ignore)
         schedule = Schedule(start=zeros(weights), final=self.sparsity, every=self.every, until=self.until)
         free = {name: Mask(torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
         tighten = Tighten(names=tuple(weights), schedule=schedule, scope=self.scope)
-        result = self.train(constrain(model, free), task, run, after_step=tighten).model
-        note_edits(model, result, weights, run, self.name())
+        result = self.train(constrain(model, free), task, context, after_step=tighten).model
+        note_edits(model, result, weights, context, self.name())
         return result

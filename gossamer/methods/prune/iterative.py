@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from gossamer.constraints.base import Mask, constrain, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -109,7 +109,7 @@ class Iterative(Retrain):
         if (self.sparsity is None) == (self.quality is None):
             raise BadInput(f"{self.name()}: give either sparsity or quality")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         early = safetensors.torch.load_file(self.rewind) if self.rewind else {}
         weights = held_weights(model, self.layers, self.ignore)
         free = {name: Mask(torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
@@ -120,8 +120,8 @@ class Iterative(Retrain):
                 h.mask.mask.copy_(masks[name])
             rewind(result, early)
             with weaker_dropout(result):
-                self.train(result, task, run, part=f" round {n}")
-        note_edits(model, result, weights, run, self.name())
+                self.train(result, task, context, part=f" round {n}")
+        note_edits(model, result, weights, context, self.name())
         return result
 
     def _masks(self, weights: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import call_order, input_moments
 from gossamer.constraints.base import Mask, constrain, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -191,10 +191,10 @@ class LayerwisePruning(Method):
         if self.n_of_m is not None and self.block % self.n_of_m[1]:
             raise BadInput(f"{self.name()}: block = {self.block} must be a multiple of m = {self.n_of_m[1]}")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         wanted = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
         order = call_order(model, task.example_inputs, list(wanted))
-        for layer in run.progress.bar(order, label=self.name(), total=len(order)):
+        for layer in context.progress.bar(order, label=self.name(), total=len(order)):
             name = wanted[layer]
             h_GDD = input_moments(model, [layer], task.calibration, self.batches)[layer]
             before, module = held_value(model, name), model.get_submodule(layer)
@@ -203,7 +203,7 @@ class LayerwisePruning(Method):
             except BadInput as error:
                 raise BadInput(f"{self.name()}: layer {layer!r}: {error}") from error
             result = constrain(with_values(model, {name: value}), {name: Mask(mask)})
-            note_edits(model, result, [name], run, self.name())
+            note_edits(model, result, [name], context, self.name())
             model = result
         return model
 

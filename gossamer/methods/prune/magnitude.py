@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -64,8 +64,8 @@ class Magnitude(Method):
         if (self.sparsity is None) == (not self.sparsities):
             raise BadInput(f"{self.name()}: give either sparsity or sparsities")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         weights = held_weights(model, self.layers, self.ignore)
         if self.sparsity is None:
-            return hold(model, masks_by_layer(weights, self.sparsities), run, self.name())
-        return hold(model, magnitude_masks(weights, self.sparsity, self.scope), run, self.name())
+            return hold(model, masks_by_layer(weights, self.sparsities), context, self.name())
+        return hold(model, magnitude_masks(weights, self.sparsity, self.scope), context, self.name())

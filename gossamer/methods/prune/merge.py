@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import bake, refuse_constrained, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -90,7 +90,7 @@ class Merge(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         refuse_constrained(model, self.name())
         wanted = {layer_name(name) for name in weights_of(model, self.layers, self.ignore)}
         plain = bake(model)
@@ -100,5 +100,5 @@ class Merge(Method):
         for found in layers:
             count = merge_layer(plain, found, self.sparsity)
             before, after = (f"{n} neurons" for n in (len(found.rows), len(found.rows) - count))
-            self.note(run, "resize", found.maker, before=before, after=after)
+            self.note(context, "resize", found.maker, before=before, after=after)
         return remove_dead(plain, task.example_inputs).model

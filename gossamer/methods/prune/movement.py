@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import Constraint, Mask, constrain, settle
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._training import Retrain
@@ -86,11 +86,11 @@ class Movement(Retrain):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         weights = held_weights(model, self.layers, self.ignore)
         schedule = Schedule(start=zeros(weights), final=self.sparsity, every=self.every, until=self.until)
         scored = {name: Scored(torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
         follow = Follow(names=tuple(weights), schedule=schedule, scope=self.scope)
-        result = settle(self.train(constrain(model, scored), task, run, after_step=follow).model)
-        note_edits(model, result, weights, run, self.name())
+        result = settle(self.train(constrain(model, scored), task, context, after_step=follow).model)
+        note_edits(model, result, weights, context, self.name())
         return result

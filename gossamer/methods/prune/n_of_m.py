@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
 from gossamer.constraints.base import bake, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -92,7 +92,7 @@ class NOfM(Method):
         if self.n >= self.m:
             raise BadInput(f"{self.name()}: n = {self.n} must be smaller than m = {self.m}")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         masks = {}
         for name in weights_of(model, self.layers, self.ignore):
             layer = model.get_submodule(layer_name(name))
@@ -100,4 +100,4 @@ class NOfM(Method):
                 masks[name] = layer_mask(layer, held_value(model, name), self.n, self.m)
             except BadInput as error:
                 raise BadInput(f"{self.name()}: {name}: {error}") from error
-        return hold(model, masks, run, self.name())
+        return hold(model, masks, context, self.name())

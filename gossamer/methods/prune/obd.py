@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.curvature import Curvature, diagonal
 from gossamer.constraints.base import Mask, constrain
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of
 from gossamer.core.validation import Range
@@ -47,7 +47,7 @@ class ObdPruning(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         before = held_weights(model, self.layers, self.ignore)
         batches = list(islice(task.train, self.batches))
         total = sum(w.numel() for w in before.values())
@@ -55,12 +55,12 @@ class ObdPruning(Method):
         if count <= start:
             raise NoEffect(f"{self.name()}: sparsity = {self.sparsity} drops {count} weights, {start} are zero already")
         result, layers = model, [layer_name(name) for name in before]
-        for step in run.progress.bar(range(1, self.rounds + 1), label=self.name(), total=self.rounds):
+        for step in context.progress.bar(range(1, self.rounds + 1), label=self.name(), total=self.rounds):
             second = diagonal(result, partial(loss_of, task), batches, layers, self.curvature)
             weights = held_weights(result, self.layers, self.ignore)
             # What is dropped already goes first.
             scores = {n: saliency(w, second[layer_name(n)]).masked_fill(w == 0, -1.0) for n, w in weights.items()}
             masks = joint_masks(scores, start + (count - start) * step // self.rounds)
             result = constrain(model, {name: Mask(mask) for name, mask in masks.items()})
-        note_edits(model, result, masks, run, self.name())
+        note_edits(model, result, masks, context, self.name())
         return result

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.curvature import gauss_newton_rows
 from gossamer.constraints.base import Mask, constrain, held_value
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of, split
 from gossamer.core.validation import Range
@@ -97,7 +97,7 @@ class ObsPruning(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         before = held_weights(model, self.layers, self.ignore)
         alive = torch.cat([(w != 0).flatten().cpu() for w in before.values()])
         refuse_large(int(alive.sum()))
@@ -105,14 +105,14 @@ class ObsPruning(Method):
         if count <= 0:
             raise NoEffect(f"{self.name()}: sparsity = {self.sparsity}: so many of {total} weights are zero already")
         result, batches = model, list(islice(task.train, self.batches))
-        for step in run.progress.bar(range(self.rounds), label=self.name(), total=self.rounds):
+        for step in context.progress.bar(range(self.rounds), label=self.name(), total=self.rounds):
             drop = count * (step + 1) // self.rounds - count * step // self.rounds
             values, alive = self._round(result, task, batches, list(before), alive, drop)
             result = with_values(result, values)
         parts = torch.split(alive, [w.numel() for w in before.values()])
         masks = {name: part.view_as(w).to(w.device) for part, (name, w) in zip(parts, before.items())}
         result = constrain(result, {name: Mask(mask) for name, mask in masks.items()})
-        note_edits(model, result, masks, run, self.name())
+        note_edits(model, result, masks, context, self.name())
         return result
 
     def _round(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gossamer.constraints.base import Constraint, Mask, constrain, settle
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._training import Retrain
@@ -111,14 +111,14 @@ class RigL(Retrain):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         weights = held_weights(model, self.layers, self.ignore)
-        draw = torch.Generator().manual_seed(run.seed)
+        draw = torch.Generator().manual_seed(context.seed)
         scores = {name: w.abs() for name, w in weights.items()}
         if self.start == "random":
             scores = {n: (w != 0) * (torch.rand(w.shape, generator=draw).to(w.device) + 1) for n, w in weights.items()}
         probed = {name: Probed(mask) for name, mask in scoped_masks(scores, self.sparsity, self.scope).items()}
         rewire = Rewire(names=tuple(weights), moves=self.moves, every=self.every, until=self.until)
-        result = settle(self.train(constrain(model, probed), task, run, after_step=rewire).model)
-        note_edits(model, result, weights, run, self.name())
+        result = settle(self.train(constrain(model, probed), task, context, after_step=rewire).model)
+        note_edits(model, result, weights, context, self.name())
         return result

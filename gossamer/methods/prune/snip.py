@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.curvature import summed_gradients
 from gossamer.constraints.base import bake
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method
@@ -47,10 +47,10 @@ class Snip(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         weights = held_weights(model, self.layers, self.ignore)
         with own_randomness():
-            first = (batch for _, batch in batches_of_epoch(task.train, run.seed, 0, 0, 0))
+            first = (batch for _, batch in batches_of_epoch(task.train, context.seed, 0, 0, 0))
             scores = connection_scores(model, task, islice(first, self.batches), weights)
         drop = round(self.sparsity * sum(s.numel() for s in scores.values()))
-        return hold(model, joint_masks(scores, drop), run, self.name())
+        return hold(model, joint_masks(scores, drop), context, self.name())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import bake
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -80,7 +80,7 @@ class SynFlow(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         weights = held_weights(model, self.layers, self.ignore)
         masks = flow_masks(model, task.example_inputs, weights, self.sparsity, self.rounds)
-        return hold(model, masks, run, self.name())
+        return hold(model, masks, context, self.name())

@@ -29,7 +29,7 @@ from gossamer.constraints.grid import (
     mse_scales,
     rows,
 )
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -104,11 +104,11 @@ class AdaRound(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
         bits = bits_by_layer(names, self.bits, self.layer_bits)
         order, original = call_order(model, task.example_inputs, list(names)), model
-        for layer in run.progress.bar(order, label=self.name(), total=len(order)):
+        for layer in context.progress.bar(order, label=self.name(), total=len(order)):
             same, cross = moments(model, original, [layer], task.calibration, self.batches)[layer]
             weight, high = held_value(original, names[layer]), largest_code(bits[layer])
             groups = getattr(model.get_submodule(layer), "groups", 1)
@@ -121,5 +121,5 @@ class AdaRound(Method):
             value = scale * codes.view_as(weight)
             model = constrain(with_values(model, {names[layer]: value}), {names[layer]: grid})
             after = f"{2 * high + 1} values, {scales.numel()} scales"
-            self.note(run, "constrain", names[layer], before="32-bit floats", after=after)
+            self.note(context, "constrain", names[layer], before="32-bit floats", after=after)
         return model

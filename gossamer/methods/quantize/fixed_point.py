@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import Constraint, Grid, constrain, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -132,20 +132,20 @@ class FixedPointTraining(Trained):
                 f"{self.name()}: integer_bits + fraction_bits must be at most 24, what float32 holds exactly"
             )
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        if run.devices > 1:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        if context.devices > 1:
             raise BadInput(f"{self.name()}: trains in one process; call it with devices=1")
         names, model = list(weights_of(model, self.layers, self.ignore)), copy.deepcopy(model)
         format = Format(self.integer_bits, self.fraction_bits, self.rounding)
         training = replace(self.training(task), precision="32-true", keep="best")
-        checkpoint = run.folder / "fixed_point.ckpt" if run.folder else None
+        checkpoint = context.folder / "fixed_point.ckpt" if context.folder else None
         with fixed_point(model, format):
-            fit(model, task, training, run, checkpoint=checkpoint, label="fixed point")
+            fit(model, task, training, context, checkpoint=checkpoint, label="fixed point")
         with torch.no_grad():
             for p in parameters_of(model):
                 p.copy_(convert(p, Format(format.integer_bits, format.fraction_bits, "nearest")))
         for name in names:
             most = f"2^{format.integer_bits - 1}"
             after = f"multiples of 2^-{format.fraction_bits} in [-{most}, {most})"
-            self.note(run, "constrain", name, before="32-bit floats", after=after)
+            self.note(context, "constrain", name, before="32-bit floats", after=after)
         return constrain(model, {name: Grid(format.step, -format.high - 1, format.high) for name in names})

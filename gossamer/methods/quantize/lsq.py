@@ -26,7 +26,7 @@ from gossamer.constraints.grid import (
     largest_code,
     rows,
 )
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -61,12 +61,12 @@ class LearnedStepSize(Retrain):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
         bits = bits_by_layer(names, self.bits, self.layer_bits)
         grids = {n: learned_grid(held_value(model, n), bits[layer], self.granularity) for layer, n in names.items()}
-        result = self.train(constrain(model, grids), task, run, keep="best").model
+        result = self.train(constrain(model, grids), task, context, keep="best").model
         for layer, name in names.items():
             after = f"{2 ** bits[layer]} values, {grids[name].scale.numel()} trained scales"
-            self.note(run, "constrain", name, before="32-bit floats", after=after)
+            self.note(context, "constrain", name, before="32-bit floats", after=after)
         return result

@@ -34,7 +34,7 @@ from gossamer.constraints.base import (
     settle,
     weights_of,
 )
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -108,9 +108,9 @@ class RateQuantize(Retrain):
     def training(self, task: Task) -> Training:
         return replace(super().training(task), optimizer="adamw")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         least = least_bytes(model, task, self.layers, self.ignore)
-        wanted = dense_bytes(run.original if run.original is not None else bake(model)) / self.compression_ratio
+        wanted = dense_bytes(context.original if context.original is not None else bake(model)) / self.compression_ratio
         if wanted <= least:
             raise BadInput(
                 f"{self.name()}: compression_ratio = {self.compression_ratio:g}: a file of {wanted:,.0f} bytes, but "
@@ -124,14 +124,14 @@ class RateQuantize(Retrain):
             grids[name] = RateGrid(w, self.step * (spread if math.isfinite(spread) and spread > 0 else 1.0))
         held = constrain(model, grids)
         graph = file_bytes(held, task) - file_bytes(held)
-        trained = trimmed(self._train(held, graph, least, wanted, task, run), names, wanted, task)
+        trained = trimmed(self._train(held, graph, least, wanted, task, context), names, wanted, task)
         for name in names:
             w = held_value(trained, name)
             after = f"{len(torch.unique(w))} values, {int((w == 0).sum()):,} zeros"
-            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=after)
+            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=after)
         return trained
 
-    def _train(self, held: nn.Module, graph: int, least: int, wanted: float, task: Task, run: Run) -> nn.Module:
+    def _train(self, held: nn.Module, graph: int, least: int, wanted: float, task: Task, context: Context) -> nn.Module:
         """Trains `held` itself. graph, least: bytes of the graph alone, and of the file without these weights."""
 
         def size(model: nn.Module) -> int:
@@ -139,7 +139,7 @@ class RateQuantize(Retrain):
 
         rate = Rate(held, wanted - least, self.ramp, size)
         try:
-            self.train(held, task, run, teach=[rate], after_step=rate.after_step)
+            self.train(held, task, context, teach=[rate], after_step=rate.after_step)
         finally:
             Rate.leave(held)
         return on_grids(fold_batch_norm(settle(held)))

@@ -26,7 +26,7 @@ from gossamer.constraints.grid import (
     mse_scales,
     rows,
 )
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -75,7 +75,7 @@ class UniformQuantization(Method):
         if self.step is not None and self.layer_bits:
             raise BadInput(f"{self.name()}: layer_bits goes with bits, not with step")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
         bits = bits_by_layer(names, self.bits or 0, self.layer_bits)
         grids: dict[str, Grid] = {}
@@ -86,5 +86,5 @@ class UniformQuantization(Method):
             else:
                 grids[name] = bits_grid(weight, bits[layer], self.granularity, self.scale)
             after = f"{grids[name].high - grids[name].low + 1} values, {grids[name].scale.numel()} scales"
-            self.note(run, "constrain", name, before="32-bit floats", after=after)
+            self.note(context, "constrain", name, before="32-bit floats", after=after)
         return constrain(model, grids)

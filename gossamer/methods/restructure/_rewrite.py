@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gossamer.calibration.block_reconstruction import Block, Healed, heal
 from gossamer.calibration.moments import call_order, evaluating, layer_inputs, place
 from gossamer.constraints.base import refuse_constrained, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import by_reason, layer_name, reasons
 from gossamer.core.record import Swapped
 from gossamer.core.task import Task
@@ -136,7 +136,7 @@ class Rewrite(Method):
     def roughly(self) -> "Rewrite":
         return replace(self, steps=0, batches=1)
 
-    def rewrite(self, model: nn.Module, task: Task, run: Run, build: Callable[[Any], Block]) -> nn.Module:
+    def rewrite(self, model: nn.Module, task: Task, context: Context, build: Callable[[Any], Block]) -> nn.Module:
         """A copy of the model with `build(layer)` in the place of every selected layer that it saves multiply-adds of,
         healed on calibration data. `build` raises Unfit with the reason where it cannot."""
         refuse_constrained(model, self.name())
@@ -144,8 +144,8 @@ class Rewrite(Method):
         blocks, macs, left = self.blocks_for(model, task, names, build)
         if not blocks:
             raise NoEffect(f"{self.name()}: no layer was rewritten: {'; '.join(reasons(left)[:5])}")
-        healed = self.heal(model, blocks, task, run)
-        self.note_blocks(model, blocks, macs, healed, left, task, run)
+        healed = self.heal(model, blocks, task, context)
+        self.note_blocks(model, blocks, macs, healed, left, task, context)
         idle = {name: nn.Identity() for block in blocks.values() for name in block.idle}
         return swap(model, {**idle, **{name: block.module for name, block in blocks.items()}})
 
@@ -172,11 +172,11 @@ class Rewrite(Method):
                 left[name] = "the new block would not take fewer multiply-adds"
         return blocks, macs, left
 
-    def heal(self, model: nn.Module, blocks: dict[str, Block], task: Task, run: Run) -> dict[str, Healed]:
+    def heal(self, model: nn.Module, blocks: dict[str, Block], task: Task, context: Context) -> dict[str, Healed]:
         """Heal the blocks in place."""
 
         def track(items: Iterable[int]) -> Iterable[int]:
-            return run.progress.bar(items, label=f"{self.name()}: healing", total=self.steps)
+            return context.progress.bar(items, label=f"{self.name()}: healing", total=self.steps)
 
         batches, steps, lr = self.batches, self.steps, self.lr
         return heal(model, blocks, task.calibration, batches=batches, steps=steps, lr=lr, track=track)
@@ -189,15 +189,15 @@ class Rewrite(Method):
         healed: dict[str, Healed],
         left: dict[str, str],
         task: Task,
-        run: Run,
+        context: Context,
     ) -> None:
         """Tell the history what was rewritten, how well, and what was left."""
         for name, block in blocks.items():
-            error, shown = healed[name], diagram(model, name, block.module, task, run, block.idle)
+            error, shown = healed[name], diagram(model, name, block.module, task, context, block.idle)
             if shown is not None:
                 shown = replace(shown, error=error.trained, of="outputs")
             self.note(
-                run,
+                context,
                 "swap",
                 name,
                 before=describe(model.get_submodule(name)),
@@ -208,7 +208,7 @@ class Rewrite(Method):
             )
         for reason, those in by_reason(left).items():
             what = f"{len(those)} layers" if len(those) > 1 else describe(model.get_submodule(those[0]))
-            self.note(run, "swap", ", ".join(those), before=what, after="left alone", note=reason)
+            self.note(context, "swap", ", ".join(those), before=what, after="left alone", note=reason)
 
 
 @torch.no_grad()
@@ -221,10 +221,10 @@ def first_inputs(model: nn.Module, example_inputs: tuple[Any, ...], names: list[
 
 
 def diagram(
-    model: nn.Module, name: str, new: nn.Module, task: Task, run: Run, gone: Sequence[str] = ()
+    model: nn.Module, name: str, new: nn.Module, task: Task, context: Context, gone: Sequence[str] = ()
 ) -> Swapped | None:
     """What stood in a place and what stands there now, for the report of a job; None outside of one."""
-    if run.original is None:
+    if context.original is None:
         return None
     x = first_inputs(model, task.example_inputs, [name])[name]
     before = outline(model.get_submodule(name), (x,))

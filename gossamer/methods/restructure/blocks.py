@@ -22,7 +22,7 @@ from typing import ClassVar
 from torch import nn
 
 from gossamer.calibration.weight_reconstruction import readers, refit
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.record import Edit
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, unknown
@@ -47,7 +47,7 @@ class RemoveBlocks(Method):
         if not self.names:
             raise BadInput(f"{self.name()}: names is empty; name at least one block to remove")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         found = [*find_blocks(model, task.example_inputs), *find_layers(model, task.example_inputs)]
         blocks = {block.name: block for block in found}
         for name in self.names:
@@ -58,10 +58,10 @@ class RemoveBlocks(Method):
         plain = [name for name in self.names if is_plain(model, blocks[name])]
         if plain and self.refit:
             behind = readers(trace(model, task.example_inputs), plain)
-            track = partial(run.progress.bar, label="fitting the layers behind", total=len(behind))
-            fitted = refit(smaller, model, behind, Replayed(task.train, run.seed), track=track)
+            track = partial(context.progress.bar, label="fitting the layers behind", total=len(behind))
+            fitted = refit(smaller, model, behind, Replayed(task.train, context.seed), track=track)
         for name in self.names:
-            run.history.append(
+            context.log.edits.append(
                 Edit(
                     method=self.name(),
                     kind="swap",

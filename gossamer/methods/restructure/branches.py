@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gossamer.constraints.base import weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
@@ -49,8 +49,8 @@ class Branches(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        own, generator = swap(model, {}), torch.Generator().manual_seed(run.seed)
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        own, generator = swap(model, {}), torch.Generator().manual_seed(context.seed)
         new: dict[str, nn.Module] = {}
         for name in map(layer_name, weights_of(model, self.layers, self.ignore)):
             try:
@@ -59,9 +59,9 @@ class Branches(Method):
                 if name in self.layers:
                     raise BadInput(f"{self.name()}: layer {name!r}: {reason}; list it under `ignore`") from reason
                 continue
-            shown = diagram(model, name, new[name], task, run)
+            shown = diagram(model, name, new[name], task, context)
             after = "convolution and branches"
-            self.note(run, "swap", name, before="convolution", after=after, proof=0.0, swapped=shown)
+            self.note(context, "swap", name, before="convolution", after=after, proof=0.0, swapped=shown)
         if not new:
             raise NoEffect(f"{self.name()}: layers={list(self.layers)} has no convolution that can have branches")
         return swap(model, new)

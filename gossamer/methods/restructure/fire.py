@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from gossamer.calibration.block_reconstruction import Block
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
@@ -67,5 +67,5 @@ class FireModule(Rewrite):
     squeeze: Annotated[float, Range(0, 1, open_=("low",))] = 0.25
     spatial: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.5
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.rewrite(model, task, run, lambda layer: fire(layer, self.squeeze, self.spatial))
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        return self.rewrite(model, task, context, lambda layer: fire(layer, self.squeeze, self.spatial))

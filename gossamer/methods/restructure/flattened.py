@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.block_reconstruction import Block
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.methods.restructure._rewrite import (
     Rewrite,
@@ -63,5 +63,5 @@ def flattened(layer: Any) -> Block:
 class Flattened(Rewrite):
     """Nothing of its own."""
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.rewrite(model, task, run, flattened)
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        return self.rewrite(model, task, context, flattened)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating, layer_inputs, place
 from gossamer.constraints.base import refuse_constrained
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
@@ -95,7 +95,7 @@ class Fold(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         refuse_constrained(model, self.name())
         inputs = task.example_inputs
         branched = branched_blocks(model, inputs)
@@ -106,7 +106,7 @@ class Fold(Method):
         wanted = matching([*branched, *norms, *idle], self.layers, self.ignore)
         new: dict[str, nn.Module] = {}
         edits: list[tuple[str, str, str]] = []
-        shown = {name: diagram(model, name, branched[name], task, run) for name in branched if name in wanted}
+        shown = {name: diagram(model, name, branched[name], task, context) for name in branched if name in wanted}
         for name in (name for name in branched if name in wanted):
             new[name] = branched[name]
             edits.append((name, f"branches of {type(model.get_submodule(name)).__name__}", "one convolution"))
@@ -123,5 +123,5 @@ class Fold(Method):
         pairs = zip(outputs(result, inputs), outputs(model, inputs))
         proof = max(relative_difference(after, before) for after, before in pairs)
         for target, before, after in edits:
-            self.note(run, "swap", target, before=before, after=after, proof=proof, swapped=shown.get(target))
+            self.note(context, "swap", target, before=before, after=after, proof=proof, swapped=shown.get(target))
         return result

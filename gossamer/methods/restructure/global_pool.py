@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer.calibration.block_reconstruction import Block
 from gossamer.calibration.moments import evaluating, layer_inputs, place
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Ref, Trace, trace
 from gossamer.methods.restructure._rewrite import Rewrite, Unfit
@@ -116,7 +116,7 @@ class GlobalPool(Rewrite):
 
     whole: bool = True
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         t = trace(model, task.example_inputs)
         names = {id(module): name for name, module in model.named_modules()}
 
@@ -132,4 +132,4 @@ class GlobalPool(Rewrite):
             until = behind[-1] if behind else None
             return Block(pooled(layer, channels, last), {"3": None}, until=until, idle=tuple(dict.fromkeys(idle)))
 
-        return self.rewrite(model, task, run, build)
+        return self.rewrite(model, task, context, build)

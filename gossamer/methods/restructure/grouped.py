@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.block_reconstruction import Block
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
@@ -69,5 +69,5 @@ class Grouped(Rewrite):
 
     groups: Annotated[int, Range(2, 65_536)] = 4
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.rewrite(model, task, run, lambda layer: grouped(layer, self.groups))
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        return self.rewrite(model, task, context, lambda layer: grouped(layer, self.groups))

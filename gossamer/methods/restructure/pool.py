@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gossamer.calibration.block_reconstruction import Block
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.methods.restructure._rewrite import Rewrite, Unfit
 
@@ -43,5 +43,5 @@ class Pool(Rewrite):
 
     saves: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.rewrite(model, task, run, pooled)
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        return self.rewrite(model, task, context, pooled)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating, place
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
@@ -44,7 +44,7 @@ class Resolution(Method):
 
     share: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.5
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         new: dict[str, nn.Module] = {}
         for name, x in readers(model, task.example_inputs).items():
             before = tuple(x.shape[2:])
@@ -54,7 +54,7 @@ class Resolution(Method):
             layer = copy.deepcopy(model.get_submodule(name))
             new[name] = nn.Sequential(nn.Upsample(size=after, mode="bilinear"), layer).train(layer.training)
             sizes = ["x".join(map(str, side)) for side in (before, after)]
-            self.note(run, "swap", name, before=sizes[0], after=sizes[1])
+            self.note(context, "swap", name, before=sizes[0], after=sizes[1])
         if not new:
             raise NoEffect(f"{self.name()}: no convolution reads images as they come in, of more than a pixel")
         result = swap(model, new)

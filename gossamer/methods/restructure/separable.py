@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.block_reconstruction import Block
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
@@ -57,5 +57,5 @@ class Separable(Rewrite):
 
     multiplier: Annotated[int, Range(1, 1024)] = 1
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self.rewrite(model, task, run, lambda layer: separable(layer, self.multiplier))
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        return self.rewrite(model, task, context, lambda layer: separable(layer, self.multiplier))

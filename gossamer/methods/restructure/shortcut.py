@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating, layer_inputs, place
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, unknown
@@ -54,7 +54,7 @@ class Shortcut(Method):
         if not self.names:
             raise BadInput(f"{self.name()}: names is empty; name at least one module to go around")
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         known = [name for name, _ in model.named_modules() if name]
         new: dict[str, nn.Module] = {}
         for name in self.names:
@@ -62,5 +62,5 @@ class Shortcut(Method):
                 raise unknown("module", name, known)
             new[name] = Residual(swap(model, {}).get_submodule(name), seen_input(model, task.example_inputs, name))
             kind = type(model.get_submodule(name)).__name__
-            self.note(run, "swap", name, before=kind, after=f"{kind} and shortcut", proof=0.0)
+            self.note(context, "swap", name, before=kind, after=f"{kind} and shortcut", proof=0.0)
         return swap(model, new)

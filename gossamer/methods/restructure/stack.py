@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gossamer.calibration.block_reconstruction import Block
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
@@ -137,12 +137,12 @@ class Stack(Rewrite):
     channels: Annotated[int | None, Range(1, 1_000_000)] = None
     iterations: Annotated[int, Range(1, 1_000_000)] = 200
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        generator = torch.Generator().manual_seed(run.seed)
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        generator = torch.Generator().manual_seed(context.seed)
 
         def build(layer: Any) -> Block:
             if self.form == "1xn":
                 return one_by_n(layer, self.channels)
             return three_by_three(layer, self.channels, self.iterations, generator)
 
-        return self.rewrite(model, task, run, build)
+        return self.rewrite(model, task, context, build)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer.calibration.block_reconstruction import Block
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Trace, trace
 from gossamer.methods.restructure._rewrite import Rewrite, Unfit
@@ -103,7 +103,7 @@ def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> Block:
 class Stride(Rewrite):
     """Nothing of its own."""
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         t = trace(model, task.example_inputs)
         names = {id(module): name for name, module in model.named_modules()}
-        return self.rewrite(model, task, run, lambda layer: strided(model, t, layer, names[id(layer)]))
+        return self.rewrite(model, task, context, lambda layer: strided(model, t, layer, names[id(layer)]))

@@ -18,7 +18,7 @@ from gossamer.constraints.base import (
     users_of,
     weights_of,
 )
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.gsr.format.generated import Made, Rule, sum_in_order, weight_of
@@ -131,14 +131,14 @@ class ShareVectors(Method):
     def code(self, weight: Tensor, generator: torch.Generator) -> Vectors:
         """The weight made of vectors."""
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         """A copy in which all these layers are held so."""
-        generator = torch.Generator().manual_seed(run.seed)
+        generator = torch.Generator().manual_seed(context.seed)
         held = {}
         for name in weights_of(model, self.layers, self.ignore):
             w = held_value(model, name)
             held[name] = self.code(w, generator)
-            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=held[name].said())
+            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=held[name].said())
         return constrain(model, held)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.curvature import diagonal, summed_gradients
 from gossamer.constraints.base import bake
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of, split
 from gossamer.errors import unknown
@@ -21,7 +21,7 @@ FLOOR = 1e-3
 
 
 def importance_of(
-    model: nn.Module, names: Iterable[str], how: str, task: Task, run: Run, samples: int
+    model: nn.Module, names: Iterable[str], how: str, task: Task, context: Context, samples: int
 ) -> dict[str, Tensor]:
     """h by weight name, each of its weight's shape, at least 0.001 of its layer's mean.
 
@@ -45,7 +45,7 @@ def importance_of(
             found = {name: (total / count).sqrt() for name, total in sums.items()}
         case _:
             raise unknown("importance", how, IMPORTANCES)
-    run.progress.say(f"importance {how!r} of {sum(h.numel() for h in found.values()):,} weights, {samples} samples")
+    context.progress.say(f"importance {how!r} of {sum(h.numel() for h in found.values()):,} weights, {samples} samples")
     floors = {name: FLOOR * float(h.mean()) for name, h in found.items()}
     return {name: h.clamp(min=floors[name]) if floors[name] > 0 else torch.ones_like(h) for name, h in found.items()}
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import Codebook, constrain, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method
@@ -176,14 +176,14 @@ class Ecsq(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         weights = {name: held_value(model, name) for name in weights_of(model, self.layers, self.ignore)}
-        h = importance_of(model, weights, self.importance, task, run, self.samples)
+        h = importance_of(model, weights, self.importance, task, context, self.samples)
         books = groups(weights, self.codebook)
         pooled, minds = (
             {names[0]: torch.cat([x[name].flatten() for name in names]) for names in books} for x in (weights, h)
         )
-        with run.progress.busy("looking for the price of a bit"):
+        with context.progress.busy("looking for the price of a bit"):
             price = price_for(pooled, minds, self.bits_per_weight, self.iterations)
         held: dict[str, Codebook] = {}
         for names, found in zip(books, quantize(pooled, minds, price, self.iterations).values()):
@@ -193,5 +193,5 @@ class Ecsq(Method):
             for name, one in chosen.items():
                 zeros, bits = int((one == found.zero).sum()), float(found.prices[one].mean())
                 after = f"{len(found.centers)} values, {zeros:,} zeros, {bits:.2f} bits"
-                self.note(run, "constrain", name, before=f"{one.numel():,} weights", after=after)
+                self.note(context, "constrain", name, before=f"{one.numel():,} weights", after=after)
         return constrain(model, held)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import constrain, held_value, take, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.gsr.format.generated import Made, Rule, hashed_places
@@ -84,16 +84,16 @@ class HashedNet(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        generator = torch.Generator().manual_seed(run.seed)
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        generator = torch.Generator().manual_seed(context.seed)
         held = {}
         for name in weights_of(model, self.layers, self.ignore):
             w = held_value(model, name)
-            k, seed = max(1, round(self.share * w.numel())), layer_seed(run.seed, name)
+            k, seed = max(1, round(self.share * w.numel())), layer_seed(context.seed, name)
             if self.fresh:  # He et al. 2015: the variance 2 / fan-in keeps the activations' size
                 values = torch.randn(k, generator=generator).to(w) * (2 / w[0].numel()) ** 0.5
             else:
                 values = bucket_means(w, k, seed)
             held[name] = Hashed(w, values, seed)
-            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=f"{k:,} values, seed {seed}")
+            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=f"{k:,} values, seed {seed}")
         return constrain(model, held)

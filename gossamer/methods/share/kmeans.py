@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import Codebook, constrain, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method
@@ -60,10 +60,10 @@ class KMeans(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        generator = torch.Generator().manual_seed(run.seed)
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        generator = torch.Generator().manual_seed(context.seed)
         weights = {name: held_value(model, name) for name in weights_of(model, self.layers, self.ignore)}
-        h = importance_of(model, weights, self.importance, task, run, self.samples)
+        h = importance_of(model, weights, self.importance, task, context, self.samples)
         held: dict[str, Codebook] = {}
         for names in groups(weights, self.codebook):
             every, minds = (torch.cat([x[name].flatten() for name in names]) for x in (weights, h))
@@ -71,5 +71,5 @@ class KMeans(Method):
             held |= shared_values({name: weights[name] for name in names}, centers, mean=self.gradient == "mean")
         for name, one in held.items():
             after = f"{len(one.codebook)} values" + (" of all layers" if one.joint else "")
-            self.note(run, "constrain", name, before=f"{weights[name].numel():,} weights", after=after)
+            self.note(context, "constrain", name, before=f"{weights[name].numel():,} weights", after=after)
         return constrain(model, held)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import call_order, groups_of, moments
 from gossamer.constraints.base import bake, constrain, constraints, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -158,8 +158,8 @@ class QuantizedNetwork(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        generator = torch.Generator().manual_seed(run.seed)
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        generator = torch.Generator().manual_seed(context.seed)
         original = bake(model)
         found = weights_of(original, self.layers, self.ignore)
         names = {layer_name(name): name for name in found}
@@ -167,7 +167,7 @@ class QuantizedNetwork(Method):
             if (groups := groups_of(original.get_submodule(layer))) > 1:  # type: ignore[arg-type]
                 raise BadInput(f"{self.name()}: {layer} is a convolution of {groups} groups; list it under `ignore`")
         order = call_order(original, task.example_inputs, list(names))
-        for layer in run.progress.bar(order, label="error-corrected product quantization"):
+        for layer in context.progress.bar(order, label="error-corrected product quantization"):
             name = names[layer]
             w = held_value(model, name)
             [(gram, cross)] = moments(model, original, [layer], task.calibration, self.batches).values()
@@ -176,7 +176,7 @@ class QuantizedNetwork(Method):
             code = Product(w, fit.codebook.to(w.dtype), fit.indices.flatten(1))
             model = constrain(model, {name: code})
             note = f"output error {errors[0]:.4g} to {errors[-1]:.4g}, less the outputs' own power"
-            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=code.said(), note=note)
+            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=code.said(), note=note)
         return model
 
 

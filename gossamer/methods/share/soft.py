@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gossamer.constraints.base import Codebook, constrain, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
 from gossamer.methods._training import Trained
@@ -205,15 +205,15 @@ def assigned(weight: Tensor, mixture: Mixture) -> Codebook:
 
 
 def train_under(
-    model: nn.Module, weights: list[str], prior: Prior, tau: float, training: Training, task: Task, run: Run
+    model: nn.Module, weights: list[str], prior: Prior, tau: float, training: Training, task: Task, context: Context
 ) -> nn.Module:
     """The copy of the model that has been trained, with the mixture as a part of it while it was."""
     model = copy.deepcopy(model)
     samples = len(task.train) * len(split(next(iter(task.train)))[0][0])
     teach: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
-    checkpoint = run.folder / "soft.ckpt" if run.folder else None
+    checkpoint = context.folder / "soft.ckpt" if context.folder else None
     with lent(model, [prior]):
-        fit(model, task, training, run, teach=teach, checkpoint=checkpoint, label="soft weight-sharing")
+        fit(model, task, training, context, teach=teach, checkpoint=checkpoint, label="soft weight-sharing")
     return model
 
 
@@ -236,12 +236,12 @@ class SoftWeightSharing(Trained):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         names = list(weights_of(model, self.layers, self.ignore))
         every = torch.cat([held_value(model, name).flatten() for name in names])
         prior = Prior(every, self.components, self.zero, self.sigma, self.pace)
         training = replace(self.training(task), optimizer="adamw", schedule="constant")
-        model = train_under(model, names, prior, self.tau, training, task, run)
+        model = train_under(model, names, prior, self.tau, training, task, context)
         with torch.no_grad():
             mixture = merged(prior.mixture(), self.merge)
         held = {}
@@ -250,5 +250,5 @@ class SoftWeightSharing(Trained):
             held[name] = assigned(w, mixture)
             zeros, values = int((held[name](w) == 0).sum()), len(torch.unique(held[name].indices))
             after = f"{values} values, {zeros:,} zeros"
-            self.note(run, "constrain", name, before=f"{w.numel():,} weights", after=after)
+            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=after)
         return constrain(model, held)

@@ -8,7 +8,7 @@ import torch
 from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.losses import gaussian_loss, kd_loss, langevin_step
@@ -107,13 +107,13 @@ def regression() -> Task:
 
 def test_regressions_are_learned_with_their_uncertainty() -> None:
     torch.manual_seed(0)
-    run = Run(accelerator="cpu", teacher=nn.Linear(2, 1))
+    run = Context(accelerator="cpu", teacher=nn.Linear(2, 1))
     method = Bayesian(epochs=12, lr=0.05, burn_in=5, sampler_lr=0.01, precision=4.0, prior=1.0)
-    student = method(nn.Linear(2, 2), regression(), run)
+    student = method.apply(nn.Linear(2, 2), regression(), run)
     mean, log_variance = student(torch.tensor([[1.0, 3.0], [1.0, 0.0]])).detach().unbind(1)
     torch.testing.assert_close(mean, torch.tensor([-1.0, 2.0]), rtol=0, atol=0.3)
     torch.testing.assert_close(log_variance[1].exp(), torch.tensor(0.25), rtol=0.25, atol=0)
-    one_output = method(nn.Linear(2, 1), regression(), run)
+    one_output = method.apply(nn.Linear(2, 1), regression(), run)
     torch.testing.assert_close(one_output(torch.tensor([[1.0, 3.0]])), torch.tensor([[-1.0]]), rtol=0, atol=0.3)
 
 
@@ -127,9 +127,9 @@ def test_a_task_is_measured_on_the_means() -> None:
 
 
 def test_a_classifier_learns_from_the_walk_alone_and_nothing_is_left_in_it() -> None:
-    run = Run(accelerator="cpu", teacher=learned())
+    run = Context(accelerator="cpu", teacher=learned())
     before = {name: t.clone() for name, t in run.teacher.state_dict().items()}  # type: ignore[union-attr]
-    result = Bayesian(epochs=3, lr=0.05, burn_in=1, sampler_lr=0.001)(tiny(), stripes(), run)
+    result = Bayesian(epochs=3, lr=0.05, burn_in=1, sampler_lr=0.001).apply(tiny(), stripes(), run)
     assert float(stripes().metric(result.eval(), stripes().test).mean()) > 0.9
     assert result.state_dict().keys() == tiny().state_dict().keys()
     assert not result._forward_pre_hooks and not result._forward_hooks
@@ -137,7 +137,7 @@ def test_a_classifier_learns_from_the_walk_alone_and_nothing_is_left_in_it() -> 
 
 
 def test_the_burn_in_moves_the_teacher_but_not_its_statistics() -> None:
-    run = Run(accelerator="cpu", teacher=tiny())
+    run = Context(accelerator="cpu", teacher=tiny())
     moved = Bayesian(burn_in=1, sampler_lr=0.01).posterior(task(), run)
     assert moved.samples == 32
     for name, t in tiny().state_dict().items():
@@ -149,4 +149,4 @@ def test_the_burn_in_moves_the_teacher_but_not_its_statistics() -> None:
 def test_targets_that_are_no_tensor_are_refused() -> None:
     data = replace(task(), train=[x for x, _ in list(task().train)])
     with pytest.raises(BadInput, match="must be one tensor"):
-        Bayesian()(tiny(), data, Run(accelerator="cpu", teacher=tiny()))
+        Bayesian()(tiny(), data, Context(accelerator="cpu", teacher=tiny()))

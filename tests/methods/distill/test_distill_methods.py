@@ -10,7 +10,7 @@ import torch
 from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
-from gossamer.core.context import Run, Silent
+from gossamer.core.context import Context, Silent
 from gossamer.errors import BadInput, Diverged
 from gossamer.losses import (
     contrastive_loss,
@@ -59,32 +59,32 @@ def maps(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_a_teacher_it_says_how_to_give_one(method: Any) -> None:
-    with pytest.raises(BadInput, match=r"Run\(teacher=network\)"):
-        method()(small(), task(), Run(accelerator="cpu"))
+    with pytest.raises(BadInput, match=r"Context\(teacher=network\)"):
+        method()(small(), task(), Context(accelerator="cpu"))
 
 
 def test_alpha_1_is_plain_training_and_needs_no_teacher() -> None:
-    run = Run(accelerator="cpu", seed=5)
-    found = SoftTargets(epochs=2, lr=0.05, clip=0.1, alpha=1.0)(small(), task(), run)
+    run = Context(accelerator="cpu", seed=5)
+    found = SoftTargets(epochs=2, lr=0.05, clip=0.1, alpha=1.0).apply(small(), task(), run)
     how = Training(epochs=2, lr=0.05, weight_decay=1e-4, clip=0.1, keep="best")
-    expected = fit(small(), task(), how, Run(accelerator="cpu", seed=5)).model
+    expected = fit(small(), task(), how, Context(accelerator="cpu", seed=5)).model
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
 
 
 def test_a_weight_that_falls_from_1_asks_the_teacher() -> None:
-    with pytest.raises(BadInput, match=r"Run\(teacher=network\)"):
-        SoftTargets(alpha=1.0, alpha_end=0.5)(small(), task(), Run(accelerator="cpu"))
+    with pytest.raises(BadInput, match=r"Context\(teacher=network\)"):
+        SoftTargets(alpha=1.0, alpha_end=0.5)(small(), task(), Context(accelerator="cpu"))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_any_two_networks_are_taught_and_nothing_is_left_in_the_student(method: Any) -> None:
-    run = Run(accelerator="cpu", teacher=tiny())
+    run = Context(accelerator="cpu", teacher=tiny())
     student = small()
-    result = method(epochs=1, lr=0.01)(student, replace(task(), validation=[]), run)  # else the start may be best
+    result = method(epochs=1, lr=0.01).apply(student, replace(task(), validation=[]), run)  # else the start may be best
     assert result is not student and result.state_dict().keys() == student.state_dict().keys()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in result.modules())
     assert any(not torch.equal(a, b) for a, b in zip(result.parameters(), student.parameters()))
-    stages = [edit.target for edit in run.history]
+    stages = [edit.target for edit in run.log.edits]
     assert stages == (["all weights on hints", "all weights"] if method in (Flow, Hints) else ["all weights"])
 
 
@@ -92,8 +92,8 @@ def test_a_student_learns_from_its_teacher_alone() -> None:
     """alpha = 0 and labels that say nothing."""
     data = stripes()
     blank = replace(data, train=[(x, torch.zeros_like(y)) for x, y in data.train])
-    run = Run(accelerator="cpu", teacher=learned())
-    result = SoftTargets(epochs=3, lr=0.05, alpha=0.0)(tiny(), blank, run).eval()
+    run = Context(accelerator="cpu", teacher=learned())
+    result = SoftTargets(epochs=3, lr=0.05, alpha=0.0).apply(tiny(), blank, run).eval()
     assert float(data.metric(result, data.test).mean()) > 0.9
 
 
@@ -106,10 +106,10 @@ def test_regressions_are_taught_too() -> None:
 
     batches: Sequence[Any] = [(x, maps(8, 3, seed=i)) for i, (x, _) in enumerate(task().train)]
     data = replace(task(), train=batches, validation=batches, loss=squares, metric=close)
-    result = SoftTargets(epochs=1, lr=0.01)(small(), data, Run(accelerator="cpu", teacher=tiny()))
+    result = SoftTargets(epochs=1, lr=0.01)(small(), data, Context(accelerator="cpu", teacher=tiny())).model
     assert result(data.example_inputs[0]).shape == (8, 3)
     with pytest.raises(BadInput, match="integer targets"):
-        Decoupled(epochs=1)(small(), data, Run(accelerator="cpu", teacher=tiny()))
+        Decoupled(epochs=1)(small(), data, Context(accelerator="cpu", teacher=tiny()))
 
 
 def test_losses_have_the_weights_of_their_method() -> None:
@@ -138,7 +138,7 @@ def test_every_term_follows_the_schedules_of_its_method(method: Any, monkeypatch
     monkeypatch.setattr(Student, "train_with", caught)
     options = {"temperature": 4.0, "temperature_end": 2.0, "alpha": 0.2, "alpha_end": 0.6}
     with pytest.raises(Caught) as found:
-        method(**options)(small(), task(), Run(accelerator="cpu", teacher=tiny()))
+        method(**options)(small(), task(), Context(accelerator="cpu", teacher=tiny()))
     [term] = found.value.args
     term.at(0.5)
     soft = getattr(term, "distillation", term)
@@ -167,7 +167,7 @@ def test_a_plain_network_learns_from_a_sure_teacher_and_without_a_limit_on_gradi
         notes = Notes()
         method = SoftTargets(epochs=3, clip=clip, temperature=20.0)
         with suppress(Diverged):
-            result = method(student, data, Run(accelerator="cpu", teacher=sure, progress=notes)).eval()
+            result = method(student, data, Context(accelerator="cpu", teacher=sure, progress=notes)).model.eval()
         score = float(data.metric(result, data.test).mean())
         went[clip] = score, any("back to the last good state" in line for line in notes.said)
     assert SoftTargets().clip == 5.0
@@ -194,7 +194,7 @@ def test_relations_of_a_rotated_embedding_are_the_same() -> None:
 
 
 def test_layers_are_paired_by_resolution_where_none_are_named() -> None:
-    run = Run(teacher=tiny())
+    run = Context(teacher=tiny())
     assert Embedding().pairs(small(), task(), run) == [("3", "body")]
     assert Embedding().pairs(small(), task(), run, firsts=True) == [("0", "stem"), ("3", "body")]
     assert Embedding(layers={"0": "body.2"}).pairs(small(), task(), run) == [("0", "body.2")]
@@ -205,7 +205,7 @@ def test_resolutions_that_all_differ_are_paired_in_their_order() -> None:
         return nn.Sequential(*(nn.Conv2d(1, 1, 1, stride) for stride in strides))
 
     data = replace(task(), example_inputs=(torch.randn(1, 1, 24, 24),))
-    run = Run(teacher=maps_of(2, 2, 1))  # 12, 6, 6
+    run = Context(teacher=maps_of(2, 2, 1))  # 12, 6, 6
     assert Embedding().pairs(maps_of(3, 1, 2), data, run) == [("1", "0"), ("2", "2")]  # 8, 8, 4
     assert Embedding().pairs(maps_of(4, 2, 1), data, run) == [("0", "2")]  # 6, 3, 3: one is equal
     with pytest.raises(BadInput, match="no layers of equal resolution"):
@@ -216,11 +216,11 @@ def test_networks_without_equal_resolutions_are_asked_for_names() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     shown = r"the student's last of each are none, the teacher's body \(6x6\); name pairs in `layers`"
     with pytest.raises(BadInput, match=shown):
-        Attention()(flat, task(), Run(accelerator="cpu", teacher=tiny()))
+        Attention()(flat, task(), Context(accelerator="cpu", teacher=tiny()))
 
 
 def test_impossible_options_are_named() -> None:
     with pytest.raises(BadInput, match="layers has 1 entries"):
-        Flow(layers={"0": "stem"})(small(), task(), Run(accelerator="cpu", teacher=tiny()))
+        Flow(layers={"0": "stem"})(small(), task(), Context(accelerator="cpu", teacher=tiny()))
     with pytest.raises(BadInput, match="both 0"):
-        Embedding(distance_weight=0.0, angle_weight=0.0)(small(), task(), Run(accelerator="cpu", teacher=tiny()))
+        Embedding(distance_weight=0.0, angle_weight=0.0)(small(), task(), Context(accelerator="cpu", teacher=tiny()))

@@ -13,7 +13,7 @@ from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
 from gossamer.constraints.base import Mask, constrain
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.losses import combined_opinion, dustbin, kd_loss
 from gossamer.losses.specialists import in_group
@@ -36,8 +36,8 @@ def network(seed: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def run(teacher: nn.Module | None = None, folder: Path | None = None) -> Run:
-    return Run(accelerator="cpu", teacher=teacher, folder=folder)
+def run(teacher: nn.Module | None = None, folder: Path | None = None) -> Context:
+    return Context(accelerator="cpu", teacher=teacher, folder=folder)
 
 
 def score(model: nn.Module) -> float:
@@ -94,7 +94,7 @@ def test_nobody_learns_through_what_the_others_say() -> None:
 
 def test_a_student_among_peers_learns() -> None:
     history = run()
-    result = Mutual(epochs=4, lr=0.05, peers=2)(tiny(), stripes(), history)
+    result = Mutual(epochs=4, lr=0.05, peers=2).apply(tiny(), stripes(), history)
     assert score(result) > 0.9 and result.state_dict().keys() == tiny().state_dict().keys()
 
 
@@ -113,7 +113,7 @@ def test_the_mean_of_the_past_follows_slower_and_slower() -> None:
 
 
 def test_a_student_that_learns_from_its_past_learns() -> None:
-    assert score(Self(epochs=4, lr=0.05)(tiny(), stripes(), run())) > 0.9
+    assert score(Self(epochs=4, lr=0.05)(tiny(), stripes(), run()).model) > 0.9
 
 
 class Stop(Exception):
@@ -160,9 +160,9 @@ def test_every_generation_teaches_the_next(monkeypatch: pytest.MonkeyPatch) -> N
         return Distillation(teacher, self.temperature, self.alpha)
 
     monkeypatch.setattr(BornAgain, "distillation", noted)
-    result = BornAgain(epochs=3, lr=0.05, generations=3)(tiny(), stripes(), history)
+    result = BornAgain(epochs=3, lr=0.05, generations=3).apply(tiny(), stripes(), history)
     assert teachers[0] is history.teacher and len({id(t) for t in [*teachers, result]}) == 4
-    assert [edit.target for edit in history.history] == [f"all weights of generation {n}" for n in (1, 2, 3)]
+    assert [edit.target for edit in history.log.edits] == [f"all weights of generation {n}" for n in (1, 2, 3)]
     assert score(result) > 0.9
 
 
@@ -179,9 +179,9 @@ def test_a_bottleneck_of_full_rank_is_the_layer_and_a_narrower_one_the_nearest()
 
 def test_only_linear_layers_that_become_smaller_are_replaced() -> None:
     history = run(learned())
-    result: Any = Bottleneck(rank=2, epochs=2, lr=0.02)(learned(), stripes(), history)
+    result: Any = Bottleneck(rank=2, epochs=2, lr=0.02).apply(learned(), stripes(), history)
     assert [tuple(p.weight.shape) for p in result.head] == [(2, 8), (3, 2)]
-    assert [(edit.kind, edit.target) for edit in history.history] == [("swap", "head"), ("teach", "all weights")]
+    assert [(edit.kind, edit.target) for edit in history.log.edits] == [("swap", "head"), ("teach", "all weights")]
     assert score(result) > 0.9
     with pytest.raises(NoEffect, match="rank = 3 makes no linear layer"):
         Bottleneck(rank=3)(tiny(), task(), run(tiny()))
@@ -214,7 +214,7 @@ def test_a_student_is_as_sensitive_as_its_teacher_where_their_gradients_agree() 
 
 
 def test_sensitivity_is_taught_and_hooks_are_gone() -> None:
-    result = Gradients(epochs=3, lr=0.05)(tiny(), stripes(), run(learned()))
+    result = Gradients(epochs=3, lr=0.05)(tiny(), stripes(), run(learned())).model
     assert score(result) > 0.9 and not result._forward_hooks and not result._forward_pre_hooks
 
 
@@ -292,8 +292,8 @@ def test_classes_that_are_confused_with_each_other_are_a_group() -> None:
 
 def test_specialists_are_trained_and_teach_together() -> None:
     history = run(learned())
-    result = Specialists(epochs=3, lr=0.05, count=2, specialist_epochs=1)(tiny(), stripes(), history)
-    targets = [edit.target for edit in history.history]
+    result = Specialists(epochs=3, lr=0.05, count=2, specialist_epochs=1).apply(tiny(), stripes(), history)
+    targets = [edit.target for edit in history.log.edits]
     assert targets == ["all weights of specialist 1", "all weights of specialist 2", "all weights"]
     assert score(result) > 0.9
 
@@ -320,8 +320,8 @@ def test_planted_duplicates_are_dropped() -> None:
 
 def test_a_student_learns_the_chosen_neurons_then_the_outputs() -> None:
     history = run(learned())
-    result = Neurons(epochs=3, hint_epochs=1, lr=0.05, layers={"body": "body"})(tiny(), stripes(), history)
-    assert [edit.target for edit in history.history] == ["all weights on hints", "all weights"]
+    result = Neurons(epochs=3, hint_epochs=1, lr=0.05, layers={"body": "body"}).apply(tiny(), stripes(), history)
+    assert [edit.target for edit in history.log.edits] == ["all weights on hints", "all weights"]
     assert score(result) > 0.9
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import gossamer
 from gossamer.compact.writing import save
 from gossamer.constraints.base import bake
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.methods.lowrank._common import Factorize
 from gossamer.methods.lowrank.channel import Channel
 from gossamer.methods.lowrank.cp import CP
@@ -32,12 +32,12 @@ SCHEMES = [
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name())
 def test_low_rank_then_pruned_then_int8_then_coded(scheme: Factorize, tmp_path: Path) -> None:
-    model, data, run = learned().eval(), stripes(), Run(original=learned())
-    small = scheme(model, data, run)
-    narrow = Channels(sparsity=0.25)(small, data, run)
+    model, data, run = learned().eval(), stripes(), Context(original=learned())
+    small = scheme.apply(model, data, run)
+    narrow = Channels(sparsity=0.25).apply(small, data, run)
     inputs = data.example_inputs
     assert total_macs(narrow, inputs) < total_macs(small, inputs) < total_macs(model, inputs)
-    plain = bake(Magnitude(sparsity=0.5)(narrow, data, run)).eval()
+    plain = bake(Magnitude(sparsity=0.5).apply(narrow, data, run)).eval()
     weights = [m.weight for m in plain.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert sum(int((w == 0).sum()) for w in weights) >= 0.45 * sum(w.numel() for w in weights)
 
@@ -61,7 +61,7 @@ def test_the_final_layer_alone() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 1024), nn.ReLU(), nn.Linear(1024, 9300, bias=False))
     data = replace(stripes(), example_inputs=(torch.randn(4, 8),))
-    small = SVD(ranks={"2": 128})(model, data, Run())
+    small = SVD(ranks={"2": 128})(model, data, Context()).model
     counts = [sum(p.numel() for p in m[2].parameters()) for m in (model, small)]  # type: ignore[index]
     assert counts == [9_523_200, 1_321_472]
     assert torch.equal(small[0].weight, model[0].weight)  # type: ignore[index]

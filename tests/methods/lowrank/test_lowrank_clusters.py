@@ -11,7 +11,7 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import input_rows
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.lowrank._alike import alike
 from gossamer.methods.lowrank._chain import chain_params, grouped, kernel_of
@@ -179,9 +179,9 @@ def test_what_cannot_be_clustered_is_refused_with_the_reason(scheme: Any, layer:
 
 def test_impossible_numbers_of_colours_and_unknown_forms_are_refused() -> None:
     with pytest.raises(BadInput, match="no tensor has all of these at once"):
-        Monochromatic(ranks={"stem": 3})(tiny(), task(), Run())
+        Monochromatic(ranks={"stem": 3})(tiny(), task(), Context())
     with pytest.raises(BadInput, match="noise does not tell"):
-        Monochromatic()(tiny(), task(), Run())
+        Monochromatic()(tiny(), task(), Context())
     with pytest.raises(BadInput, match=r"unknown lowrank\.biclustered form 'cp'; known: outer, svd"):
         Biclustered(form="cp")  # type: ignore[arg-type]
 
@@ -189,8 +189,8 @@ def test_impossible_numbers_of_colours_and_unknown_forms_are_refused() -> None:
 def test_norms_stand_behind_layers_with_weights_only_and_change_nothing_at_first() -> None:
     model = tiny().eval()
     [x] = task().example_inputs
-    plain = Biclustered(ranks={"body.0.conv1": (2, 2)})(model, task(), Run())
-    normed = Biclustered(ranks={"body.0.conv1": (2, 2)}, norm=True)(model, task(), Run())
+    plain = Biclustered(ranks={"body.0.conv1": (2, 2)})(model, task(), Context()).model
+    normed = Biclustered(ranks={"body.0.conv1": (2, 2)}, norm=True)(model, task(), Context()).model
     kinds = [type(m).__name__ for m in normed.get_submodule("body.0.conv1").children() if not isinstance(m, Reorder)]
     assert kinds == ["Conv2d", "BatchNorm2d", "Conv2d", "BatchNorm2d", "Conv2d"]
     torch.testing.assert_close(normed(x), plain(x), rtol=1e-3, atol=1e-4)
@@ -215,12 +215,12 @@ def test_lowered_singular_values_are_the_proximal_step_of_the_nuclear_norm() -> 
 
 
 def test_a_nuclear_norm_makes_kernels_separable() -> None:
-    run = Run()
+    run = Context()
     model = tiny()
-    free, held = (Nuclear(penalty=p, epochs=2, lr=0.02)(model, task(), run) for p in (1e-9, 2.0))
+    free, held = (Nuclear(penalty=p, epochs=2, lr=0.02).apply(model, task(), run) for p in (1e-9, 2.0))
     for name in ("stem.weight", "body.1.conv2.weight"):
         shares = [separable_share(m.get_parameter(name)) for m in (free, held)]
         assert shares[1] > shares[0] + 0.05
-    assert {edit.target for edit in run.history} == {n for n, p in model.named_parameters() if p.dim() > 3}
+    assert {edit.target for edit in run.log.edits} == {n for n, p in model.named_parameters() if p.dim() > 3}
     with pytest.raises(NoEffect, match="two axes"):
-        Nuclear(layers=("head",))(model, task(), run)
+        Nuclear(layers=("head",)).apply(model, task(), run)

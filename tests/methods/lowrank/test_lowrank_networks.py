@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import input_moments
 from gossamer.constraints.base import Mask, constrain
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.lowrank import _grams, _timed
@@ -49,25 +49,25 @@ def test_a_budget_on_the_layers_that_can_be_factored(scheme: Any, share: float) 
     def cost(model: nn.Module) -> int:
         return sum(r.macs for r in layer_costs(model, task().example_inputs) if not r.name.startswith("head"))
 
-    changed = scheme(macs=share)(tiny(), task(), Run())
+    changed = scheme(macs=share)(tiny(), task(), Context()).model
     assert 0.8 * share * cost(tiny()) <= cost(changed) <= share * cost(tiny())
 
 
 def test_a_budget_on_parameters() -> None:
     model, data = stack(32, 32, 32), rows(32)
-    changed = SVD(params=0.5)(model, data, Run())
+    changed = SVD(params=0.5)(model, data, Context()).model
     biases = 64
     assert total_params(changed) - biases <= 0.5 * (total_params(model) - biases)
 
 
 def test_the_history_says_what_was_left_and_why() -> None:
-    run = Run()
-    changed = Spatial(ranks={"body.0.*": 2})(tiny(), task(), run)
-    notes = {edit.target: edit.note for edit in run.history}
+    run = Context()
+    changed = Spatial(ranks={"body.0.*": 2}).apply(tiny(), task(), run)
+    notes = {edit.target: edit.note for edit in run.log.edits}
     assert set(notes) == {"stem", "head", *(f"body.{i}.conv{j}" for i in range(3) for j in (1, 2))}
     assert "second axis" in notes["head"] and "does not name it" in notes["body.1.conv1"]
     assert notes["body.0.conv1"] == "rank 2"
-    [edit] = [e for e in run.history if e.target == "body.0.conv1"]
+    [edit] = [e for e in run.log.edits if e.target == "body.0.conv1"]
     assert edit.before == "Conv2d 3x3 8 to 8, 20,736 MACs"
     assert edit.after == "Conv2d 3x1 8 to 2 + Conv2d 1x3 2 to 8, 3,456 MACs"
     assert isinstance(changed.get_submodule("body.0.conv1"), nn.Sequential)
@@ -77,10 +77,10 @@ def test_the_history_says_what_was_left_and_why() -> None:
 
 
 def test_a_layer_whose_factors_would_take_more_is_left_alone() -> None:
-    run = Run()
-    changed = SVD(ranks={"0": 8, "1": 3})(stack(16, 16, 16), rows(16), run)
+    run = Context()
+    changed = SVD(ranks={"0": 8, "1": 3}).apply(stack(16, 16, 16), rows(16), run)
     assert isinstance(changed[0], nn.Linear) and isinstance(changed[1], nn.Sequential)
-    [note] = [e.note for e in run.history if e.target == "0"]
+    [note] = [e.note for e in run.log.edits if e.target == "0"]
     assert "rank 8 would take 256 MACs" in note and "takes 256" in note
 
 
@@ -89,14 +89,14 @@ def test_evbmf_on_a_planted_network() -> None:
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(50, 4, generator=generator), torch.randn(4, 60, generator=generator)
     model[0].weight.data = left @ right + 0.3 * torch.randn(50, 60, generator=generator)
-    run = Run()
-    SVD()(model, rows(60), run)
-    assert [edit.note for edit in run.history] == ["rank 4"]
+    run = Context()
+    SVD().apply(model, rows(60), run)
+    assert [edit.note for edit in run.log.edits] == ["rank 4"]
 
 
 def test_noise_alone_is_left_alone() -> None:
     with pytest.raises(NoEffect, match="nothing but noise"):
-        SVD()(stack(60, 50), rows(60), Run())
+        SVD()(stack(60, 50), rows(60), Context())
 
 
 @torch.no_grad()
@@ -105,7 +105,7 @@ def test_accumulated_errors_are_corrected() -> None:
     [x] = data.calibration
     ranks = {"*": 8}
     errors = {
-        how: float((SVD(ranks=ranks, data=how)(model, data, Run())(x) - model(x)).square().mean())
+        how: float((SVD(ranks=ranks, data=how)(model, data, Context()).model(x) - model(x)).square().mean())
         for how in ("none", "inputs", "accumulated")
     }
     assert errors["accumulated"] < errors["inputs"] < errors["none"]
@@ -114,8 +114,8 @@ def test_accumulated_errors_are_corrected() -> None:
 def test_the_energy_of_outputs_needs_smaller_ranks_where_inputs_are_few() -> None:
     model, data = stack(24, 24), rows(24)
     data.calibration[0][:, 6:] = 0  # type: ignore[index]
-    run = Run()
-    changed = SVD(energy=0.9999, data="inputs")(model, data, run)
+    run = Context()
+    changed = SVD(energy=0.9999, data="inputs").apply(model, data, run)
     assert changed[0][0].out_features <= 6
 
 
@@ -123,7 +123,7 @@ def test_the_energy_of_outputs_needs_smaller_ranks_where_inputs_are_few() -> Non
 def test_a_layer_that_is_named_and_does_not_fit_is_refused(scheme: Any) -> None:
     name = "stem" if scheme is SVD else "head"
     with pytest.raises(BadInput, match=rf"{scheme.name()}: layer '{name}' cannot be factored: its? "):
-        scheme(energy=0.7, layers=(name,))(tiny(), task(), Run())
+        scheme(energy=0.7, layers=(name,))(tiny(), task(), Context())
 
 
 class Odd(nn.Module):
@@ -141,9 +141,9 @@ class Odd(nn.Module):
 
 
 def test_layers_that_cannot_be_replaced_are_left() -> None:
-    run = Run()
-    changed = SVD(energy=0.5)(Odd().eval(), rows(16), run)
-    notes = {edit.target: edit.note for edit in run.history}
+    run = Context()
+    changed = SVD(energy=0.5).apply(Odd().eval(), rows(16), run)
+    notes = {edit.target: edit.note for edit in run.log.edits}
     assert "several places" in notes["one"]
     assert "not called" in notes["idle"]
     assert "NonDynamicallyQuantizableLinear" in notes["attention.out_proj"]
@@ -163,23 +163,23 @@ def test_layers_that_cannot_be_replaced_are_left() -> None:
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        SVD(**options)(tiny(), task(), Run())
+        SVD(**options)(tiny(), task(), Context())
 
 
 def test_ranks_that_no_tensor_has_together_are_refused() -> None:
     with pytest.raises(BadInput, match=r"\[2, 7, 2\]: no tensor has all of these"):
-        TensorTrain(ranks={"body.0.conv1": (2, 7, 2)})(tiny(), task(), Run())
+        TensorTrain(ranks={"body.0.conv1": (2, 7, 2)})(tiny(), task(), Context())
 
 
 def test_a_held_network_is_refused() -> None:
     held = constrain(tiny(), {"head.weight": Mask(torch.ones(3, 8, dtype=torch.bool))})
     with pytest.raises(BadInput, match="first"):
-        SVD(energy=0.7)(held, task(), Run())
+        SVD(energy=0.7)(held, task(), Context())
 
 
 def test_what_is_frozen_stays_frozen() -> None:
     model = tiny().requires_grad_(False)
-    assert not any(p.requires_grad for p in Channel(macs=0.5)(model, task(), Run()).parameters())
+    assert not any(p.requires_grad for p in Channel(macs=0.5)(model, task(), Context()).model.parameters())
 
 
 @pytest.mark.parametrize("data", ["none", "accumulated"])
@@ -188,7 +188,7 @@ def test_norms_between_the_factors_change_nothing_at_first(data: Any) -> None:
     """In eval mode, and in train mode on all of the data as one batch; and their scales are those of the features."""
     batch = (task().example_inputs[0], None)
     one = replace(task(), calibration=[batch])
-    plain, normed = (Spatial(energy=0.7, data=data, norm=norm)(tiny(), one, Run()) for norm in (False, True))
+    plain, normed = (Spatial(energy=0.7, data=data, norm=norm)(tiny(), one, Context()).model for norm in (False, True))
     norms = [m for name, m in normed.named_modules() if isinstance(m, nn.BatchNorm2d) and name.endswith(".1")]
     assert norms
     torch.testing.assert_close(normed(*batch[:1]), plain(*batch[:1]), rtol=1e-4, atol=1e-5)
@@ -199,7 +199,7 @@ def test_norms_between_the_factors_change_nothing_at_first(data: Any) -> None:
 
 
 def test_a_chain_with_norms_trains_from_fresh_weights() -> None:
-    model = Spatial(energy=0.7, norm=True)(tiny(), task(), Run())
+    model = Spatial(energy=0.7, norm=True)(tiny(), task(), Context()).model
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
@@ -234,7 +234,7 @@ def test_measured_sensitivity_decides_where_the_budget_goes() -> None:
         data = replace(data, train=[(x, model(x).argmax(1))])
     ranks = {}
     for measured in (False, True):
-        changed = SVD(params=0.5, measured=measured)(model, data, Run())
+        changed = SVD(params=0.5, measured=measured)(model, data, Context()).model
         ranks[measured] = [len(m[0].weight) if isinstance(m, nn.Sequential) else 24 for m in changed.children()]
     assert ranks[False][0] == ranks[False][1]
     assert ranks[True][0] > ranks[False][0] > ranks[True][1]
@@ -244,7 +244,7 @@ def test_measured_sensitivity_decides_where_the_budget_goes() -> None:
 
 def test_an_error_names_each_reason_once() -> None:
     with pytest.raises(NoEffect) as error:
-        SVD(energy=0.5, ignore=("head",))(tiny(), task(), Run())
+        SVD(energy=0.5, ignore=("head",))(tiny(), task(), Context())
     assert str(error.value).count("its kernel is larger than 1") == 1
     assert "stem, body.0.conv1, body.0.conv2, " in str(error.value)
 
@@ -286,7 +286,7 @@ def weights_in(module: nn.Module) -> float:
 def test_a_budget_on_time_goes_by_the_clock(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, weights_in)
     model, data = stack(64, 64, 64), rows(64)
-    changed = SVD(time=share)(model, data, Run())
+    changed = SVD(time=share)(model, data, Context()).model
     ranks = [m[0].out_features for m in changed if isinstance(m, nn.Sequential)]  # type: ignore[attr-defined]
     assert 0.5 * share * weights_in(model) <= weights_in(changed) <= share * weights_in(model)
     assert set(ranks) <= {8, 16, 24} and all(m.training for m in model)
@@ -294,19 +294,19 @@ def test_a_budget_on_time_goes_by_the_clock(share: float, monkeypatch: pytest.Mo
 
 def test_layers_by_which_the_runtime_does_not_gain_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second layer has a kernel of its own, as fast as any chain."""
-    model, data, run = stack(64, 64, 48), rows(64), Run()
+    model, data, run = stack(64, 64, 48), rows(64), Context()
     clock(monkeypatch, lambda m: 200.0 if isinstance(m, nn.Linear) and m.out_features == 48 else weights_in(m))
-    changed = SVD(time=0.6)(model, data, run)
+    changed = SVD(time=0.6).apply(model, data, run)
     assert isinstance(changed[0], nn.Sequential) and isinstance(changed[1], nn.Linear)  # type: ignore[index]
-    [note] = [edit.note for edit in run.history if edit.target == "1"]
+    [note] = [edit.note for edit in run.log.edits if edit.target == "1"]
     assert note.startswith("the runtime gains too little: at the lightest rank that was timed it takes 1.")
     with pytest.raises(BadInput, match=r"time = 0\.05: these layers cannot be cheaper than"):
-        SVD(time=0.05)(model, data, Run())
+        SVD(time=0.05)(model, data, Context())
 
 
 @pytest.mark.parametrize("data", ["none", "accumulated"])
 def test_what_is_slower_in_the_end_is_put_back(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, calls, run = stack(64, 64, 64), list[int](), Run()
+    model, calls, run = stack(64, 64, 64), list[int](), Context()
 
     def times(groups: Any, inputs: Any, *_: Any, **__: Any) -> list[list[float]]:
         calls.append(len(groups))
@@ -317,8 +317,8 @@ def test_what_is_slower_in_the_end_is_put_back(data: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(_timed, "costs_alone", times)
     # Layers that are alike are timed once, so these are not.
     model[1] = nn.Linear(64, 64, bias=False)
-    changed = SVD(time=0.5, data=data)(model, rows(64), run)
+    changed = SVD(time=0.5, data=data).apply(model, rows(64), run)
     assert calls == [2, 2]
     assert isinstance(changed[0], nn.Sequential) and changed[1].weight.equal(model[1].weight)  # type: ignore[index]
-    notes = {edit.target: edit.note for edit in run.history}
+    notes = {edit.target: edit.note for edit in run.log.edits}
     assert "1.50 times the layer's time in the end; put back" in notes["1"] and "put back" not in notes["0"]

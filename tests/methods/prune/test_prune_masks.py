@@ -16,7 +16,7 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from gossamer.constraints.base import Mask, bake, constraints, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.prune._masks import (
     counts,
@@ -122,21 +122,21 @@ def test_sparsities_go_by_name_and_pattern_and_later_ones_win() -> None:
 
 
 def test_the_method_holds_what_it_says_and_notes_every_layer() -> None:
-    run = Run()
-    held = Magnitude(sparsity=0.75, scope="global", ignore=("head",))(tiny(), task(), run)
+    run = Context()
+    held = Magnitude(sparsity=0.75, scope="global", ignore=("head",)).apply(tiny(), task(), run)
     stacks = constraints(held)
     assert "head.weight" not in stacks and len(stacks) == 7
     total = sum(p.numel() for name, p in weights_of(held).items() if name in stacks)
     assert sum(int(held_value(held, n).count_nonzero()) for n in stacks) == total - round(0.75 * total)
-    assert [edit.target for edit in run.history] == list(stacks)
-    assert run.history[0].before == "72 weights that are not zero"
-    again = Magnitude(sparsity=0.75, scope="global", ignore=("head",))(held, task(), Run())
+    assert [edit.target for edit in run.log.edits] == list(stacks)
+    assert run.log.edits[0].before == "72 weights that are not zero"
+    again = Magnitude(sparsity=0.75, scope="global", ignore=("head",))(held, task(), Context()).model
     assert all(torch.equal(held_value(held, n), held_value(again, n)) for n in stacks)
 
 
 def test_masks_of_a_second_pruning_stand_on_those_of_the_first() -> None:
-    first = Magnitude(sparsity=0.5)(tiny(), task(), Run())
-    second = NOfM(ignore=("stem",))(first, task(), Run())
+    first = Magnitude(sparsity=0.5)(tiny(), task(), Context()).model
+    second = NOfM(ignore=("stem",))(first, task(), Context()).model
     assert len(constraints(second)["head.weight"]) == 2 and len(constraints(second)["stem.weight"]) == 1
     value = held_value(second, "head.weight")
     assert not value[held_value(first, "head.weight") == 0].any()
@@ -149,7 +149,7 @@ def test_contradictory_and_empty_options_are_refused() -> None:
     with pytest.raises(BadInput, match="either sparsity or sparsities"):
         Magnitude(sparsity=0.5, sparsities={"*": 0.5})
     with pytest.raises(NoEffect, match="no weight is dropped"):
-        Magnitude(sparsity=0.001, layers=("head",))(tiny(), task(), Run())
+        Magnitude(sparsity=0.001, layers=("head",))(tiny(), task(), Context())
 
 
 @settings(max_examples=30)
@@ -174,7 +174,7 @@ def test_groups_of_a_convolution_lie_along_its_inputs() -> None:
 
 def test_layers_whose_inputs_do_not_fit_are_named_with_the_fix() -> None:
     with pytest.raises(BadInput, match=r"stem\.weight: 1 inputs are not a multiple of m=4; list the layer under"):
-        NOfM()(tiny(), task(), Run())
+        NOfM()(tiny(), task(), Context())
     with pytest.raises(BadInput, match=r"6 inputs are not a multiple of m=4; list"):
         layer_mask(nn.Linear(6, 2), torch.randn(2, 6), 2, 4)
     with pytest.raises(BadInput, match=r"8 inputs are not a multiple of m=12; use m=4, or list"):
@@ -185,13 +185,13 @@ def test_layers_whose_inputs_do_not_fit_are_named_with_the_fix() -> None:
 
 def test_sparse_tensor_cores_are_asked_for_where_there_are_none() -> None:
     with pytest.raises(BadInput, match=r"on cpu; sparse tensor cores are in CUDA devices"):
-        to_semi_structured(NOfM(ignore=("stem",))(tiny(), task(), Run()))
+        to_semi_structured(NOfM(ignore=("stem",))(tiny(), task(), Context()).model)
 
 
 def test_what_is_kept_fits_the_storage_of_sparse_tensor_cores() -> None:
     """PyTorch's own packing for them, which runs anywhere: half of the values, and two bits for the place of each."""
     model = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 64)).half()
-    held = bake(NOfM()(model, task(), Run()))
+    held = bake(NOfM()(model, task(), Context()).model)
     for weight in (held.get_parameter("0.weight").detach(), held.get_parameter("2.weight").detach()):
         values, places = sparse_semi_structured_from_dense_cutlass(weight)
         assert values.numel() == weight.numel() / 2 and 8 * places.nbytes == weight.numel()
@@ -202,7 +202,7 @@ def test_what_is_kept_fits_the_storage_of_sparse_tensor_cores() -> None:
 def test_sparse_tensor_cores_compute_the_same() -> None:
     model = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 128)).cuda().half()
     images = torch.randn(64, 128, device="cuda", dtype=torch.half)
-    held = NOfM()(model, replace(task(), example_inputs=(images,)), Run())
+    held = NOfM()(model, replace(task(), example_inputs=(images,)), Context()).model
     sparse = to_semi_structured(held)
     torch.testing.assert_close(sparse(images), held(images), rtol=1e-2, atol=1e-2)
     with pytest.raises(NoEffect, match="2 of 4"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import input_moments
 from gossamer.constraints.base import bake, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.prune.layerwise import (
@@ -57,7 +57,7 @@ def test_obd_drops_the_least_salient_of_all_layers_and_exactly_so_many() -> None
     g = torch.Generator().manual_seed(0)
     data = [(100 * torch.randn(32, 4, generator=g), torch.randint(2, (32,), generator=g))]
     made = Task(name="t", train=data, validation=data, test=data, calibration=data, example_inputs=(data[0][0],))
-    pruned = ObdPruning(sparsity=0.4, batches=1)(model, made, Run())
+    pruned = ObdPruning(sparsity=0.4, batches=1)(model, made, Context()).model
     weights = {name: held_value(pruned, name) for name in weights_of(pruned)}
     assert sum(int((w == 0).sum()) for w in weights.values()) == round(0.4 * 24)
     assert weights["0.weight"].diagonal().all()
@@ -65,15 +65,15 @@ def test_obd_drops_the_least_salient_of_all_layers_and_exactly_so_many() -> None
 
 
 def test_obd_in_rounds_drops_as_many_and_never_brings_one_back() -> None:
-    once = bake(ObdPruning(sparsity=0.5, rounds=3, batches=2)(learned(), stripes(), Run()))
-    again = bake(ObdPruning(sparsity=0.7, rounds=2, batches=2)(once, stripes(), Run()))
+    once = bake(ObdPruning(sparsity=0.5, rounds=3, batches=2)(learned(), stripes(), Context()).model)
+    again = bake(ObdPruning(sparsity=0.7, rounds=2, batches=2)(once, stripes(), Context()).model)
     for name, w in weights_of(again).items():
         assert not w[weights_of(once)[name] == 0].any()
     assert sum(int((w == 0).sum()) for w in weights_of(again).values()) == round(
         0.7 * sum(w.numel() for w in weights_of(again).values())
     )
     with pytest.raises(NoEffect, match="zero already"):
-        ObdPruning(sparsity=0.6)(again, stripes(), Run())
+        ObdPruning(sparsity=0.6)(again, stripes(), Context())
 
 
 def test_obd_counts_what_is_zero_already_before_what_does_not_matter() -> None:
@@ -85,7 +85,7 @@ def test_obd_counts_what_is_zero_already_before_what_does_not_matter() -> None:
     x[:, 0] = 0
     data = [(x, torch.arange(16) % 2)]
     made = Task(name="t", train=data, validation=data, test=data, calibration=data, example_inputs=(x,))
-    weight = held_value(ObdPruning(sparsity=3 / 8)(model, made, Run()), "0.weight")
+    weight = held_value(ObdPruning(sparsity=3 / 8)(model, made, Context()).model, "0.weight")
     assert (weight == 0).tolist() == [[True, False, False, True], [False, False, False, True]]
 
 
@@ -159,7 +159,7 @@ def test_obs_drops_exactly_so_many_and_hurts_less_than_dropping_alone() -> None:
     """Of the weights that it leaves, those that it moved are better than those that were there."""
     model, data = learned(), stripes()
     layers = ("stem", "head", "body.0.conv1")
-    pruned = bake(ObsPruning(sparsity=0.7, rounds=2, layers=layers)(model, data, Run()))
+    pruned = bake(ObsPruning(sparsity=0.7, rounds=2, layers=layers)(model, data, Context()).model)
     plain = learned()
     with torch.no_grad():
         for name, w in weights_of(plain, layers).items():
@@ -313,16 +313,16 @@ class Grouped(nn.Module):
 @pytest.mark.parametrize("solver", ["exact", "one_shot"])
 def test_every_kind_of_layer_reaches_its_sparsity(solver: Any) -> None:
     torch.manual_seed(0)
-    run = Run()
-    pruned = LayerwisePruning(sparsity=0.5, solver=solver, block=5)(Grouped(), task(), run)
+    run = Context()
+    pruned = LayerwisePruning(sparsity=0.5, solver=solver, block=5).apply(Grouped(), task(), run)
     for name, w in weights_of(bake(pruned)).items():
         assert int((w == 0).sum()) == round(0.5 * w.numel()), name
-    assert [edit.target for edit in run.history] == [f"{n}.weight" for n in ("one", "deep", "split", "line", "head")]
+    assert [edit.target for edit in run.log.edits] == [f"{n}.weight" for n in ("one", "deep", "split", "line", "head")]
 
 
 def test_n_of_m_of_a_convolution_counts_along_its_input_channels() -> None:
     torch.manual_seed(0)
-    pruned = LayerwisePruning(n_of_m=(2, 4), ignore=("one", "deep"))(Grouped(), task(), Run())
+    pruned = LayerwisePruning(n_of_m=(2, 4), ignore=("one", "deep"))(Grouped(), task(), Context()).model
     for name in ("split", "line", "head"):
         w = held_value(pruned, f"{name}.weight")
         kept = (w != 0).movedim(1, -1).reshape(-1, 4).sum(1)
@@ -330,7 +330,7 @@ def test_n_of_m_of_a_convolution_counts_along_its_input_channels() -> None:
     with pytest.raises(
         BadInput, match=r"layer 'one': its 1 inputs are not a multiple of m = 4; list it under `ignore`"
     ):
-        LayerwisePruning(n_of_m=(2, 4))(Grouped(), task(), Run())
+        LayerwisePruning(n_of_m=(2, 4))(Grouped(), task(), Context())
 
 
 def test_a_layer_changes_its_outputs_less_than_magnitude_would() -> None:
@@ -343,7 +343,7 @@ def test_a_layer_changes_its_outputs_less_than_magnitude_would() -> None:
     magnitude[w.flatten().abs().argsort()[:drop]] = False
     rises = [rise(w * magnitude.view_as(w) - w, h).sum()]
     for solver in ("one_shot", "exact"):
-        pruned = LayerwisePruning(sparsity=0.7, solver=solver, layers=(name,))(model, data, Run())  # type: ignore[arg-type]
+        pruned = LayerwisePruning(sparsity=0.7, solver=solver, layers=(name,))(model, data, Context()).model  # type: ignore[arg-type]
         rises.append(rise(held_value(pruned, f"{name}.weight").flatten(1).double() - w, h).sum())
     assert rises[0] > 2 * rises[1] > 2 * rises[2]
 

@@ -146,7 +146,7 @@ def test_gradual_pruning_ends_at_exactly_its_sparsity_and_starts_from_what_is_th
             return result
 
     watched = Watched(*start)
-    result = method(watched, task(), run())
+    result = method(watched, task(), run()).model
     total = sum(w.numel() for w in held_weights(result, ["*"], []).values())
     assert sparsity(result) == pytest.approx(round(0.7 * total) / total)
     assert history[0] == there and min(history) == there
@@ -174,7 +174,7 @@ def test_scores_grow_where_a_step_moves_a_weight_away_from_zero() -> None:
 
 
 def test_movement_keeps_the_largest_scores_of_every_layer_and_leaves_plain_masks() -> None:
-    result = Movement(sparsity=0.75, every=2, epochs=2, lr=0.05, alpha=1.0)(net(), task(), run())
+    result = Movement(sparsity=0.75, every=2, epochs=2, lr=0.05, alpha=1.0)(net(), task(), run()).model
     for name, stack in constraints(result).items():
         assert [type(c) for c in stack] == [Mask]
         value = held_value(result, name)
@@ -193,7 +193,7 @@ def test_what_an_earlier_mask_drops_never_comes_back() -> None:
         Gradual(sparsity=0.7, every=1, epochs=1, lr=0.01, alpha=1.0),
         Iterative(sparsity=0.7, rounds=2, epochs=1, lr=0.01, alpha=1.0),
     ):
-        result = method(model, data, run())
+        result = method(model, data, run()).model
         assert all(not held_value(result, n)[gone].any() for n, gone in dropped.items())
         assert sparsity(result) == pytest.approx(0.7, abs=0.01)
 
@@ -255,14 +255,16 @@ def test_grown_weights_start_from_zero_without_momentum() -> None:
 
 def test_rigl_keeps_its_density_and_its_connections_move() -> None:
     method = RigL(sparsity=0.8, every=2, epochs=2, lr=0.05, alpha=1.0, scope="layer")
-    first = RigL(sparsity=0.8, every=1000, epochs=1, lr=0.05, alpha=1.0, scope="layer")(net(), task(), run())
-    last = method(net(), task(), run())
+    first = RigL(sparsity=0.8, every=1000, epochs=1, lr=0.05, alpha=1.0, scope="layer")(net(), task(), run()).model
+    last = method(net(), task(), run()).model
     for name in ALL_OF_NET:
         masks = [constraints(m)[name][0].get_buffer("mask") for m in (first, last)]
         assert int(masks[0].sum()) == int(masks[1].sum()) == masks[0].numel() - round(0.8 * masks[0].numel())
         assert not torch.equal(*masks)
         assert type(constraints(last)[name][0]) is Mask
-    large = RigL(sparsity=0.8, every=1000, epochs=1, start="magnitude", scope="layer", alpha=1.0)(net(), task(), run())
+    large = RigL(sparsity=0.8, every=1000, epochs=1, start="magnitude", scope="layer", alpha=1.0)(
+        net(), task(), run()
+    ).model
     kept = constraints(large)["5.weight"][0].get_buffer("mask")
     size = net()[5].weight.abs()
     assert size[kept].min() >= size[~kept].max()
@@ -300,7 +302,9 @@ def test_rounds_drop_the_same_share_of_what_is_left_each(monkeypatch: pytest.Mon
         return real(self, model, *args, **kwargs)
 
     monkeypatch.setattr(Retrain, "train", noting)
-    result = Iterative(sparsity=0.784, rounds=3, epochs=1, lr=0.01, alpha=1.0, scope="global")(net(), task(), run())
+    result = Iterative(sparsity=0.784, rounds=3, epochs=1, lr=0.01, alpha=1.0, scope="global")(
+        net(), task(), run()
+    ).model
     assert seen == pytest.approx([0.6, 0.36, 0.216], abs=0.002)
     assert 1 - sparsity(result) == pytest.approx(0.216, abs=0.002)
     assert len(constraints(result)["5.weight"]) == 1
@@ -341,7 +345,7 @@ def test_every_round_starts_from_the_early_weights(tmp_path: Path, monkeypatch: 
 def test_either_sparsity_or_quality() -> None:
     with pytest.raises(BadInput, match="either sparsity or quality"):
         Iterative()
-    result = Iterative(quality=1.0, rounds=1, epochs=1, lr=0.01, alpha=1.0)(net(), task(), run())
+    result = Iterative(quality=1.0, rounds=1, epochs=1, lr=0.01, alpha=1.0)(net(), task(), run()).model
     assert 0.5 < sparsity(result) < 0.75  # uniform weights: 1 / sqrt(3) of them are below one standard deviation
 
 

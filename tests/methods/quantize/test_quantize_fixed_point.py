@@ -8,7 +8,7 @@ from nets import learned, stripes, task, tiny
 from torch import nn
 
 from gossamer.constraints.base import Mask, constrain, held_value
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.quantize.fixed_point import FixedPointTraining, Format, convert, fixed_point, parameters_of
 
@@ -75,7 +75,7 @@ def test_evaluation_inside_and_everything_afterwards_is_ordinary() -> None:
 def test_weights_end_on_the_grid_and_stay_there() -> None:
     mask = torch.rand(8, 1, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
     source = constrain(learned(), {"stem.weight": Mask(mask)})
-    trained = FixedPointTraining(integer_bits=3, fraction_bits=6, epochs=1, lr=0.01)(source, stripes(), Run())
+    trained = FixedPointTraining(integer_bits=3, fraction_bits=6, epochs=1, lr=0.01)(source, stripes(), Context()).model
     for name in ("stem.weight", "body.1.conv2.weight", "head.weight"):
         codes = held_value(trained, name) * 2**6
         assert torch.equal(codes, codes.round()) and codes.min() >= -256 and codes.max() <= 255
@@ -92,8 +92,8 @@ def test_few_bits_train_with_stochastic_rounding_and_not_to_nearest() -> None:
     ends = [
         accuracy(
             FixedPointTraining(integer_bits=6, fraction_bits=7, rounding=rounding, epochs=6, lr=0.02)(  # type: ignore[arg-type]
-                tiny(), stripes(), Run()
-            )
+                tiny(), stripes(), Context()
+            ).model
         )
         for rounding in ("stochastic", "nearest")
     ]
@@ -106,4 +106,4 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(BadInput, match="did you mean 'nearest'"):
         FixedPointTraining(rounding="nearst")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="one process"):
-        FixedPointTraining(epochs=1)(tiny(), task(), Run(devices=2))
+        FixedPointTraining(epochs=1)(tiny(), task(), Context(devices=2))

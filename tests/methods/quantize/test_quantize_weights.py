@@ -30,7 +30,7 @@ from gossamer.constraints.grid import (
     rows,
     squared_error,
 )
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.jobs.recipe import parse
 from gossamer.methods.quantize.adaround import AdaRound, best_rounding, learn_rounding, reconstruction_error
@@ -100,18 +100,18 @@ def test_a_step_gives_its_multiples() -> None:
 
 
 def test_uniform_holds_every_layer_with_the_bits_that_it_was_given() -> None:
-    run = Run()
-    result = UniformQuantization(bits=3, layer_bits={"body.*": 4, "body.1.conv1": 5})(tiny(), task(), run)
+    run = Context()
+    result = UniformQuantization(bits=3, layer_bits={"body.*": 4, "body.1.conv1": 5}).apply(tiny(), task(), run)
     values = {name: len(held_value(result, f"{name}.weight")[0].unique()) for name in ("stem", "body.0.conv1", "head")}
     assert values["stem"] <= 7 and 7 < values["body.0.conv1"] <= 15
-    after = {edit.target: edit.after for edit in run.history}
+    after = {edit.target: edit.after for edit in run.log.edits}
     assert after["stem.weight"] == "7 values, 8 scales" and after["body.1.conv1.weight"] == "31 values, 8 scales"
     assert all(isinstance(stack[-1], Grid) for stack in constraints(result).values())
 
 
 def test_a_mask_under_a_grid_keeps_its_zeros() -> None:
     mask = torch.rand(8, 1, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
-    result = bake(UniformQuantization(bits=2)(constrain(tiny(), {"stem.weight": Mask(mask)}), task(), Run()))
+    result = bake(UniformQuantization(bits=2)(constrain(tiny(), {"stem.weight": Mask(mask)}), task(), Context()).model)
     assert not weights_of(result)["stem.weight"][~mask].any()
 
 
@@ -184,15 +184,15 @@ def accuracy(model: nn.Module) -> float:
 
 def test_training_the_grid_wins_back_what_rounding_loses() -> None:
     model, data = learned(), stripes()
-    run = Run(original=learned())
-    rounded = UniformQuantization(bits=2, granularity=PerTensor())(model, data, Run())
-    trained = LearnedStepSize(bits=2, epochs=4, lr=0.02)(model, data, run)
+    run = Context(original=learned())
+    rounded = UniformQuantization(bits=2, granularity=PerTensor())(model, data, Context()).model
+    trained = LearnedStepSize(bits=2, epochs=4, lr=0.02).apply(model, data, run)
     assert accuracy(trained) > accuracy(rounded) + 0.1
     before = learned_grid(held_value(model, "stem.weight"), 2, PerTensor())
     [grid] = constraints(trained)["stem.weight"]
     assert isinstance(grid, Grid) and not torch.equal(grid.scale, before.scale)
     assert all(len(w.unique()) <= 4 for w in weights_of(bake(trained)).values())
-    assert run.history[0].after == "4 values, 1 trained scales"
+    assert run.log.edits[0].after == "4 values, 1 trained scales"
 
 
 # AdaRound
@@ -256,8 +256,8 @@ def test_zeros_are_not_rounded_up() -> None:
 
 def test_adaround_gives_outputs_nearer_to_the_original_than_nearest_rounding() -> None:
     model, data = learned(), stripes()
-    nearest = UniformQuantization(bits=3, scale="mse")(model, data, Run())
-    rounded = AdaRound(bits=3, iterations=150)(model, data, Run())
+    nearest = UniformQuantization(bits=3, scale="mse")(model, data, Context()).model
+    rounded = AdaRound(bits=3, iterations=150)(model, data, Context()).model
 
     def distance(net: nn.Module) -> float:
         with torch.no_grad():
@@ -272,7 +272,7 @@ def test_adaround_gives_outputs_nearer_to_the_original_than_nearest_rounding() -
 
 def test_later_layers_see_what_the_quantized_ones_before_them_give() -> None:
     model, data = learned(), stripes()
-    rounded = AdaRound(bits=2, iterations=30)(model, data, Run())
+    rounded = AdaRound(bits=2, iterations=30)(model, data, Context()).model
     same, cross = moments(rounded, model, ["head"], data.calibration)["head"]
     w, q = (held_value(m, "head.weight")[None].double() for m in (model, rounded))
     [grid] = constraints(rounded)["head.weight"]

@@ -103,7 +103,7 @@ class Digits(nn.Module):
 def digits() -> tuple[nn.Module, gossamer.Task]:
     data = gossamer.load_task("digits")
     model = Digits()
-    gossamer.fit(model, data, gossamer.Training(epochs=6, lr=0.05), gossamer.Run())
+    gossamer.fit(model, data, gossamer.Training(epochs=6, lr=0.05), gossamer.Context())
     return model, data
 
 
@@ -114,8 +114,8 @@ def accuracy_of(model: nn.Module, data: gossamer.Task) -> float:
 def test_real_data_into_a_twentieth_of_the_bytes(digits: tuple[nn.Module, gossamer.Task], tmp_path: Path) -> None:
     model, data = digits
     wanted = dense_bytes(model) / 20
-    run = gossamer.Run(original=model)
-    made = RateQuantize(compression_ratio=20, epochs=20)(model, data, run)
+    run = gossamer.Context(original=model)
+    made = RateQuantize(compression_ratio=20, epochs=20).apply(model, data, run)
     plain = bake(made).eval()
     size = save(plain, tmp_path / "m.gsr", data.example_inputs).stat().st_size
     assert 0.8 * wanted < size <= wanted
@@ -144,7 +144,7 @@ def test_a_file_that_came_out_too_large_is_trimmed_by_the_weights_nearest_to_zer
 
 def test_a_size_that_the_rest_of_the_file_already_has_is_refused() -> None:
     with pytest.raises(BadInput, match="without the weights"):
-        RateQuantize(compression_ratio=100, epochs=1)(tiny(), task(), gossamer.Run())
+        RateQuantize(compression_ratio=100, epochs=1)(tiny(), task(), gossamer.Context())
 
 
 class Reader(nn.Module):
@@ -169,7 +169,7 @@ def test_attention_recurrent_layers_and_free_parameters_are_trained_into_the_fil
     model, data = Reader(), task()
     least, dense = least_bytes(model, data), dense_bytes(model)
     assert least < dense / 7
-    made = RateQuantize(compression_ratio=6, epochs=2)(model, data, gossamer.Run())
+    made = RateQuantize(compression_ratio=6, epochs=2)(model, data, gossamer.Context()).model
     assert least < file_bytes(made, data) <= dense / 6
     held = {"place", "recurrent.weight_hh_l0", "attention.self_attn.in_proj_weight"}
     assert held < set(constraints(made))
@@ -198,7 +198,7 @@ def test_masked_weights_stay_zero() -> None:
     mask = torch.zeros_like(model.get_parameter("stem.weight"), dtype=torch.bool)
     mask[0] = True
     held = constrain(model, {"stem.weight": Mask(mask)})
-    made = RateQuantize(compression_ratio=2.5, epochs=1)(held, task(), gossamer.Run())
+    made = RateQuantize(compression_ratio=2.5, epochs=1)(held, task(), gossamer.Context()).model
     assert not bake(made).get_parameter("stem.weight")[~mask].any()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nets import task as task_of_noise
 from torch import Tensor, nn
 
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods.restructure._rewrite import Unfit
@@ -70,20 +70,20 @@ def test_a_head_that_looks_at_all_positions_alike_is_pooled_exactly() -> None:
     model = network(nn.Linear(4 * 9, 5))
     with torch.no_grad():
         model[3].weight.copy_(random(5, 4).repeat_interleave(9, 1))  # type: ignore[index]
-    run, x = Run(), random(3, 2, 5, 5, seed=5)
-    result = GlobalPool(steps=3, batches=2)(model, toy(8, 2, 5, 5), run)
+    run, x = Context(), random(3, 2, 5, 5, seed=5)
+    result = GlobalPool(steps=3, batches=2).apply(model, toy(8, 2, 5, 5), run)
     torch.testing.assert_close(result(x), model(x), rtol=1e-9, atol=1e-9)
     linear: Any = result[3][3]  # type: ignore[index]
     pixels = model[:2](x).flatten(2).transpose(1, 2)  # type: ignore[index]
     torch.testing.assert_close(linear(pixels).mean(1), model(x), rtol=1e-9, atol=1e-9)
-    assert run.history[0].before == "linear 36-5" and run.history[0].after == "linear 4-5"
-    assert "0 as built" not in run.history[0].note or "trained" in run.history[0].note
+    assert run.log.edits[0].before == "linear 36-5" and run.log.edits[0].after == "linear 4-5"
+    assert "0 as built" not in run.log.edits[0].note or "trained" in run.log.edits[0].note
 
 
 def test_the_whole_head_is_fitted_by_least_squares_and_its_other_layers_go() -> None:
     head = (nn.Linear(36, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Dropout(), nn.Linear(7, 3))
     model, data = network(*head), toy(40, 2, 5, 5)
-    result = GlobalPool(steps=0, batches=3)(model, data, Run())
+    result = GlobalPool(steps=0, batches=3)(model, data, Context()).model
     assert [type(m).__name__ for m in result[4:]] == ["Identity"] * 4  # type: ignore[index]
     with torch.no_grad():
         x = torch.cat(list(data.calibration))
@@ -105,8 +105,8 @@ def test_the_first_layer_alone_where_the_head_is_functional() -> None:
     torch.manual_seed(0)
     model = Functional().double().eval()
     with pytest.raises(BadInput, match=r"'fc1': aten\.relu in the network stands between .* `whole: false`"):
-        GlobalPool(layers=("fc1",), steps=1)(model, toy(8, 2, 5, 5), Run())
-    result: Any = GlobalPool(whole=False, steps=1, batches=2)(model, toy(8, 2, 5, 5), Run())
+        GlobalPool(layers=("fc1",), steps=1)(model, toy(8, 2, 5, 5), Context())
+    result: Any = GlobalPool(whole=False, steps=1, batches=2)(model, toy(8, 2, 5, 5), Context()).model
     assert result.fc1[3].weight.shape == (7, 4) and torch.equal(result.fc2.weight, model.fc2.weight)
 
 
@@ -114,14 +114,14 @@ def test_what_is_not_a_flattened_map_is_refused() -> None:
     task = toy(8, 2, 5, 5)
     permuted = network(nn.Unflatten(1, (4, 9)), Transposed(), nn.Flatten(), nn.Linear(36, 3))
     with pytest.raises(BadInput, match="was permuted"):
-        GlobalPool(layers=("6",))(permuted, task, Run())
+        GlobalPool(layers=("6",))(permuted, task, Context())
     with pytest.raises(BadInput, match="the network's input"):
-        GlobalPool(layers=("1",))(nn.Sequential(nn.Flatten(), nn.Linear(50, 3)).double(), task, Run())
+        GlobalPool(layers=("1",))(nn.Sequential(nn.Flatten(), nn.Linear(50, 3)).double(), task, Context())
     with pytest.raises(BadInput, match="one position only"):
-        GlobalPool(layers=("3",))(network(nn.Linear(4, 3)), toy(8, 2, 3, 3), Run())
+        GlobalPool(layers=("3",))(network(nn.Linear(4, 3)), toy(8, 2, 3, 3), Context())
     pooled = nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 3))
     with pytest.raises(BadInput, match="not a flattened map"):
-        GlobalPool(layers=("4",))(pooled.double().eval(), task, Run())
+        GlobalPool(layers=("4",))(pooled.double().eval(), task, Context())
 
 
 class Transposed(nn.Module):
@@ -143,8 +143,8 @@ def pooled_network(*, sign: float = 1.0, pool: nn.Module | None = None) -> nn.Mo
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_strided_convolution_is_the_least_squares_fit_of_what_the_pool_lets_through(sign: float) -> None:
-    model, data, run = pooled_network(sign=sign), toy(30, 2, 6, 6), Run()
-    result = Stride(steps=0, batches=3)(model, data, run)
+    model, data, run = pooled_network(sign=sign), toy(30, 2, 6, 6), Context()
+    result = Stride(steps=0, batches=3).apply(model, data, run)
     with torch.no_grad():
         x = torch.cat(list(data.calibration))
         y = model[0](x)  # type: ignore[index]
@@ -156,15 +156,16 @@ def test_the_strided_convolution_is_the_least_squares_fit_of_what_the_pool_lets_
     torch.testing.assert_close(conv.weight.flatten(1).T, best[:-1], rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(conv.bias, best[-1], rtol=1e-2, atol=1e-3)
     assert isinstance(result[3], nn.Identity) and result(x).shape == (90, 3)  # type: ignore[index]
-    assert run.history[0].before == "3x3 2-4"
-    assert run.history[0].after == "3x3 2-4 stride 2; no 3" and "2,592 to 648 multiply-adds" in run.history[0].note
+    assert run.log.edits[0].before == "3x3 2-4"
+    assert run.log.edits[0].after == "3x3 2-4 stride 2; no 3" and "2,592 to 648 multiply-adds" in run.log.edits[0].note
 
 
 def test_a_pool_that_rounds_up_is_like_others_where_there_is_nothing_to_round() -> None:
     model, data = pooled_network(pool=nn.MaxPool2d(2, ceil_mode=True)), toy(30, 2, 6, 6)
-    result = Stride(steps=0, batches=3)(model, data, Run())
+    result = Stride(steps=0, batches=3)(model, data, Context()).model
     torch.testing.assert_close(
-        result(data.calibration[0]), Stride(steps=0, batches=3)(pooled_network(), data, Run())(data.calibration[0])
+        result(data.calibration[0]),
+        Stride(steps=0, batches=3)(pooled_network(), data, Context()).model(data.calibration[0]),
     )  # type: ignore[index]
 
 
@@ -176,7 +177,7 @@ def test_pools_that_a_stride_cannot_stand_for_are_refused() -> None:
         (nn.AvgPool2d(2), 6, "not a max-pool"),
     ):
         with pytest.raises(BadInput, match=why):
-            Stride(layers=("0",))(pooled_network(pool=pool), toy(2, 2, size, size), Run())
+            Stride(layers=("0",))(pooled_network(pool=pool), toy(2, 2, size, size), Context())
 
 
 # --- strides to pools
@@ -209,16 +210,16 @@ def test_pools_are_healed_towards_the_strides() -> None:
     torch.manual_seed(0)
     first = nn.Conv2d(1, 4, 3, 2, 1)
     model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 1, 2)).eval()
-    run, x = Run(original=model), task_of_noise().example_inputs[0]
-    result = Pool(steps=80, lr=0.02, batches=2)(model, task_of_noise(), run)
+    run, x = Context(original=model), task_of_noise().example_inputs[0]
+    result = Pool(steps=80, lr=0.02, batches=2).apply(model, task_of_noise(), run)
     assert [type(m) for m in result.get_submodule("0").children()] == [nn.Conv2d, nn.MaxPool2d]
     rough, healed = (
         float((block(x) - first(x)).detach().square().mean())
         for block in (with_pool(first).module, result.get_submodule("0"))
     )
     assert healed < 0.5 * rough
-    notes = {edit.target: edit.note for edit in run.history}
+    notes = {edit.target: edit.note for edit in run.log.edits}
     assert "leaves positions out" in notes["3"]
     assert notes["2"] == "it is no convolution with a stride"
-    assert (run.history[0].before, run.history[0].after) == ("3x3 1-4 stride 2", "3x3 1-4")
-    assert [part.kind for part in run.history[0].swapped.after] == ["3×3", "MaxPool2d"]  # type: ignore[union-attr]
+    assert (run.log.edits[0].before, run.log.edits[0].after) == ("3x3 1-4 stride 2", "3x3 1-4")
+    assert [part.kind for part in run.log.edits[0].swapped.after] == ["3×3", "MaxPool2d"]  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 from gossamer.calibration.block_reconstruction import Block, heal, relative_errors, solve_last, train_blocks
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.restructure._rewrite import Unfit
@@ -186,10 +186,10 @@ def quick(cls: Any, **options: Any) -> Any:
 
 
 def test_the_history_tells_errors_and_what_was_left() -> None:
-    run = Run()
+    run = Context()
     model = tiny()
-    result = quick(Separable)(model, task(), run)
-    edits = {edit.target: edit for edit in run.history}
+    result = quick(Separable).apply(model, task(), run)
+    edits = {edit.target: edit for edit in run.log.edits}
     assert edits["body.0.conv1"].before == "3x3 8-8"
     assert edits["body.0.conv1"].after == "3x3 8-8 in 8 groups, 1x1 8-8"
     assert "20,736 to 4,896 multiply-adds" in edits["body.0.conv1"].note
@@ -200,14 +200,14 @@ def test_the_history_tells_errors_and_what_was_left() -> None:
 
 def test_a_layer_that_would_not_save_is_left_and_if_all_are_it_is_an_error() -> None:
     with pytest.raises(NoEffect, match=r"body\.0\.conv1: the new block would not take fewer multiply-adds"):
-        quick(Separable, multiplier=9, layers=("body.0.conv1",))(tiny(), task(), Run())
+        quick(Separable, multiplier=9, layers=("body.0.conv1",))(tiny(), task(), Context())
 
 
 def test_a_layer_named_in_full_that_cannot_be_rewritten_is_refused_with_the_reason() -> None:
     with pytest.raises(BadInput, match="'head': Linear is not a convolution"):
-        quick(Separable, layers=("body.0.conv1", "head"))(tiny(), task(), Run())
+        quick(Separable, layers=("body.0.conv1", "head"))(tiny(), task(), Context())
     with pytest.raises(BadInput, match="its 8 input channels are not a multiple of groups = 3"):
-        quick(Grouped, groups=3, layers=("body.0.conv1",))(tiny(), task(), Run())
+        quick(Grouped, groups=3, layers=("body.0.conv1",))(tiny(), task(), Context())
     with pytest.raises(Unfit, match="4 groups already"):
         separable(nn.Conv2d(4, 4, 3, groups=4), 1)
     with pytest.raises(Unfit, match="one position only"):
@@ -227,6 +227,6 @@ def test_unselected_layers_keep_their_bits_and_calls_of_a_shared_layer_are_all_l
     torch.manual_seed(2)
     model, data = Twice(), list(random(2, 4, 4, 5, 5).float())
     toy = Task(name="toy", train=[], validation=[], test=[], calibration=data, example_inputs=(data[0],))
-    result = quick(Separable)(model, toy, Run())
+    result = quick(Separable)(model, toy, Context()).model
     assert torch.equal(result.head.weight, model.head.weight)
     assert result(data[0]).shape == (4, 2)

@@ -21,7 +21,7 @@ from gossamer.constraints.base import (
     weights_of,
 )
 from gossamer.constraints.serialization import held_spec, hold_again
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.gsr.format.generated import rows_of, weight_of
 from gossamer.methods.distill.recover import Recover
@@ -228,7 +228,7 @@ def test_gradients_of_vectors_are_means_over_their_users(make: object) -> None:
 
 @pytest.mark.parametrize("gradient", ["sum", "mean"])
 def test_gradients_of_centers_are_sums_or_means_over_their_members(gradient: str) -> None:
-    model = KMeans(bits=2, gradient=gradient)(nn.Sequential(nn.Linear(6, 5)), stripes(), Run())  # type: ignore[arg-type]
+    model = KMeans(bits=2, gradient=gradient)(nn.Sequential(nn.Linear(6, 5)), stripes(), Context()).model  # type: ignore[arg-type]
     [held] = constraints(model)["0.weight"]
     slope = torch.randn(5, 6, generator=generator())
     (model[0].weight * slope).sum().backward()  # type: ignore[index,union-attr,operator]
@@ -240,8 +240,8 @@ def test_gradients_of_centers_are_sums_or_means_over_their_members(gradient: str
 def test_usual_learning_rates_suit_centers() -> None:
     """A recovery with its defaults makes a shared network better."""
     model, task = learned(), stripes()
-    shared = KMeans(bits=1, codebook="layer")(model, task, Run())
-    trained = Recover(epochs=3)(shared, task, Run(original=model))
+    shared = KMeans(bits=1, codebook="layer")(model, task, Context()).model
+    trained = Recover(epochs=3)(shared, task, Context(original=model)).model
     losses = [sum(float(task.loss(m.eval(), batch).detach()) for batch in task.train) for m in (shared, trained)]
     assert losses[1] < 0.7 * losses[0]
     assert len(held_value(trained, "body.0.conv1.weight").unique()) == 2
@@ -262,19 +262,19 @@ def masked() -> tuple[nn.Module, str]:
 
 def test_a_codebook_of_all_layers_is_the_optimum_of_all_weights_together() -> None:
     model = tiny()
-    h = importance_of(model, weights_of(model), "hessian", stripes(), Run(), samples=32)
+    h = importance_of(model, weights_of(model), "hessian", stripes(), Context(), samples=32)
     every = [torch.cat([x[name].flatten() for name in h]) for x in ({n: held_value(model, n) for n in h}, h)]
-    shared = KMeans(bits=3, importance="hessian", samples=32)(model, stripes(), Run())
+    shared = KMeans(bits=3, importance="hessian", samples=32)(model, stripes(), Context()).model
     centers = optimal_centers(every[0], 8, every[1])
     for name in h:
         assert torch.equal(held_value(shared, name), centers[nearest(held_value(model, name), centers)])
-    alone = KMeans(bits=3, codebook="layer")(model, stripes(), Run())
+    alone = KMeans(bits=3, codebook="layer")(model, stripes(), Context()).model
     values = {name: set(held_value(alone, name).unique().tolist()) for name in h}
     assert not values["stem.weight"] & values["head.weight"]
 
 
 def test_a_codebook_of_all_layers_is_one_parameter_and_stays_one() -> None:
-    shared = KMeans(bits=2)(tiny(), stripes(), Run())
+    shared = KMeans(bits=2)(tiny(), stripes(), Context()).model
     again = hold_again(tiny(), held_spec(shared), shared.state_dict())
     for model in (shared, copy.deepcopy(shared), again):
         books = [held for [held] in constraints(model).values()]
@@ -292,27 +292,27 @@ def test_a_codebook_of_all_layers_is_one_parameter_and_stays_one() -> None:
 def test_kmeans_keeps_zeros_and_few_values(how: str) -> None:
     model, name = masked()
     zeros = held_value(model, name) == 0
-    run = Run()
-    shared = KMeans(bits=3, importance=how, samples=32)(model, stripes(), run)  # type: ignore[arg-type]
+    run = Context()
+    shared = KMeans(bits=3, importance=how, samples=32).apply(model, stripes(), run)  # type: ignore[arg-type]
     assert torch.equal(held_value(shared, name) == 0, zeros)
     assert [type(c).__name__ for c in constraints(shared)[name]] == ["Mask", "Codebook"]
     plain = bake(shared)
     for weight in weights_of(plain):
         assert len(held_value(plain, weight).unique()) <= 8 + (weight == name)
-    assert [edit.target for edit in run.history] == list(weights_of(plain))
+    assert [edit.target for edit in run.log.edits] == list(weights_of(plain))
 
 
 def test_adam_importance_is_the_root_of_mean_squared_batch_gradients() -> None:
     model, task = tiny(), stripes()
     weight = model.get_parameter("head.weight")
     squares = [torch.autograd.grad(task.loss(model, batch), weight)[0].square() for batch in list(task.train)[:2]]
-    found = importance_of(tiny(), ["head.weight"], "adam", task, Run(), samples=32)["head.weight"]
+    found = importance_of(tiny(), ["head.weight"], "adam", task, Context(), samples=32)["head.weight"]
     torch.testing.assert_close(found, torch.stack(squares).mean(0).sqrt())
 
 
 def test_importance_moves_the_centers() -> None:
     values = {
-        how: held_value(KMeans(bits=1, importance=how, samples=32)(tiny(), stripes(), Run()), "stem.weight")  # type: ignore[arg-type]
+        how: held_value(KMeans(bits=1, importance=how, samples=32)(tiny(), stripes(), Context()).model, "stem.weight")  # type: ignore[arg-type]
         for how in ("none", "hessian", "fisher", "adam")
     }
     for a, b in itertools.combinations(values, 2):

@@ -11,7 +11,7 @@ from nets import stripes, tiny
 from torch import Tensor
 
 from gossamer.constraints.base import Mask, constrain, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.share._decoded import Books
 from gossamer.methods.share.ecsq import (
@@ -139,12 +139,12 @@ def test_zeros_stay_and_the_budget_is_over_all_layers(codebook: Books) -> None:
     name = "body.1.conv2.weight"
     keep = held_value(model, name).abs() > 0.05
     model = constrain(model, {name: Mask(keep)})
-    run = Run()
-    quantized = Ecsq(bits_per_weight=5.0, samples=32, codebook=codebook)(model, stripes(), run)
+    run = Context()
+    quantized = Ecsq(bits_per_weight=5.0, samples=32, codebook=codebook).apply(model, stripes(), run)
     assert not held_value(quantized, name)[~keep].any()
     weights = [held_value(quantized, n).flatten() for n in weights_of(quantized)]
     books = [torch.cat(weights)] if codebook == "network" else weights
     bits = sum(w.numel() * entropy(w) + 32 * len(w[w != 0].unique()) for w in books)
     assert bits > 4.0 * sum(w.numel() for w in weights)
     assert bits <= 5.0 * sum(w.numel() for w in weights) + 1e-6
-    assert len(run.history) == len(weights)
+    assert len(run.log.edits) == len(weights)

@@ -9,7 +9,7 @@ from nets import stripes, task, tiny
 from torch import nn
 
 from gossamer.constraints.base import bake, constrain, constraints, held_value, weights_of
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.gsr.format.generated import hashed_places
 from gossamer.methods.distill.recover import Recover
 from gossamer.methods.share.hashed import Hashed, HashedNet, bucket_means, layer_seed
@@ -97,7 +97,7 @@ def test_inner_products_are_unbiased_over_seeds() -> None:
 
 
 def test_nothing_is_stored_but_k_values() -> None:
-    model = HashedNet(share=0.25)(tiny(), task(), Run())
+    model = HashedNet(share=0.25)(tiny(), task(), Context()).model
     for name, (held,) in constraints(model).items():
         assert [p.numel() for p in held.parameters()] == [round(0.25 * held_value(model, name).numel())]
         assert list(held.state_dict()) == ["values"]
@@ -122,9 +122,9 @@ def test_zeros_stay_zero_and_do_not_pull_their_buckets() -> None:
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_training_keeps_the_sharing(fresh: bool) -> None:
-    model = HashedNet(share=0.5, fresh=fresh, ignore=("stem", "head"))(tiny(), stripes(), Run())
+    model = HashedNet(share=0.5, fresh=fresh, ignore=("stem", "head"))(tiny(), stripes(), Context()).model
     before = held_value(model, "body.0.conv1.weight").clone()
-    trained = Recover(epochs=1, lr=0.05, alpha=1)(model, stripes(), Run())
+    trained = Recover(epochs=1, lr=0.05, alpha=1)(model, stripes(), Context()).model
     after = bake(trained).get_parameter("body.0.conv1.weight").detach()
     assert not torch.equal(after, before)
     [held] = constraints(trained)["body.0.conv1.weight"]
@@ -134,6 +134,6 @@ def test_training_keeps_the_sharing(fresh: bool) -> None:
 
 def test_fresh_values_have_the_size_of_a_fresh_layer() -> None:
     layer = nn.Linear(400, 300)
-    model = HashedNet(fresh=True)(nn.Sequential(layer), task(), Run())
+    model = HashedNet(fresh=True)(nn.Sequential(layer), task(), Context()).model
     assert float(held_value(model, "0.weight").std()) == pytest.approx((2 / 400) ** 0.5, rel=0.05)
     assert list(weights_of(constrain(layer, {"weight": Hashed(layer.weight, torch.zeros(3), 1)}))) == ["weight"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import input_rows, moments
 from gossamer.constraints.base import bake, constrain, constraints, held_value
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.share import qcnn
 from gossamer.methods.share.product import ProductQuantization, product_code
@@ -143,11 +143,11 @@ def error_of_outputs(model: nn.Module) -> float:
 
 
 def test_the_network_stays_nearer_to_the_original_than_with_plain_product_quantization() -> None:
-    run = Run()
-    corrected = QuantizedNetwork(width=2, entries=8)(tiny(), stripes(), run)
-    plain = ProductQuantization(width=2, entries=8)(tiny(), stripes(), Run())
+    run = Context()
+    corrected = QuantizedNetwork(width=2, entries=8).apply(tiny(), stripes(), run)
+    plain = ProductQuantization(width=2, entries=8)(tiny(), stripes(), Context()).model
     assert error_of_outputs(corrected) < 0.7 * error_of_outputs(plain)
-    assert [edit.target for edit in run.history][:2] == ["stem.weight", "body.0.conv1.weight"]
+    assert [edit.target for edit in run.log.edits][:2] == ["stem.weight", "body.0.conv1.weight"]
 
 
 def test_later_layers_see_what_the_quantized_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_later_layers_see_what_the_quantized_ones_give(monkeypatch: pytest.Monke
         return moments(model, original, *rest)
 
     monkeypatch.setattr(qcnn, "moments", noted)
-    QuantizedNetwork(width=4, entries=4, rounds=0)(tiny(), task(), Run())
+    QuantizedNetwork(width=4, entries=4, rounds=0)(tiny(), task(), Context())
     assert seen == [(n, 0) for n in range(8)]
 
 
@@ -168,7 +168,7 @@ def test_zeros_stay_zero() -> None:
     with torch.no_grad():
         weight = model.get_parameter("body.0.conv1.weight")
         weight[weight.abs() < 0.05] = 0
-    quantized = QuantizedNetwork(width=2, entries=4)(model, task(), Run())
+    quantized = QuantizedNetwork(width=2, entries=4)(model, task(), Context()).model
     assert torch.equal(held_value(quantized, "body.0.conv1.weight") == 0, weight == 0)
 
 
@@ -183,4 +183,4 @@ def test_grouped_convolutions_are_refused_by_name() -> None:
             return F.relu(self.wide(self.deep(x))).mean((2, 3))
 
     with pytest.raises(BadInput, match="wide is a convolution of 2 groups"):
-        QuantizedNetwork()(Grouped(), task(), Run())
+        QuantizedNetwork()(Grouped(), task(), Context())

@@ -10,7 +10,7 @@ from nets import learned, stripes
 from torch import nn
 
 from gossamer.constraints.base import Mask, constrain, held_value
-from gossamer.core.context import Run
+from gossamer.core.context import Context
 from gossamer.methods.share.soft import (
     Mixture,
     Prior,
@@ -181,10 +181,10 @@ def test_the_term_reads_the_held_weights_and_leaves_pruned_ones_out() -> None:
 
 def test_training_under_the_prior_draws_weights_together() -> None:
     method = SoftWeightSharing(epochs=8, tau=0.02, components=8, zero=0.9, sigma=0.05, lr=0.01)
-    run, model = Run(), learned()
+    run, model = Context(), learned()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    shared = method(model, stripes(), run)
-    names = [edit.target for edit in run.history]
+    shared = method.apply(model, stripes(), run)
+    names = [edit.target for edit in run.log.edits]
     together = torch.cat([held_value(shared, name).flatten() for name in names])
     assert 0.2 < float((together == 0).double().mean()) < 1
     assert len(together.unique()) <= 9
