@@ -27,8 +27,8 @@ from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task
 from gossamer.jobs.recipe import Recipe
 from gossamer.methods._base import Method
-from gossamer.methods.distill.recover import Recover
-from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.share.kmeans import KMeans
 from gossamer.modules.cost import dense_bytes
@@ -51,12 +51,14 @@ LOSSES = (0.0, 0.25, 0.5, 1.0)  # points below the dense network, at which files
 
 def low_rank(share: float) -> tuple[Method, ...]:
     """Linear layers and the wide convolution at a share of their weights."""
-    return SVD(layers=("fc*",), params=share, data="inputs"), Spatial(layers=("conv2",), params=max(share, 0.2))
+    return SVD(layers=("fc*",), params=share, data="inputs"), SpatialDecomposition(
+        layers=("conv2",), params=max(share, 0.2)
+    )
 
 
 def points(epochs: int) -> list[tuple[str, Recipe]]:
     """(curve, recipe), for all points; 2 x epochs of training each."""
-    half, whole = Recover(epochs=epochs, lr=0.01), Recover(epochs=2 * epochs, lr=0.01)
+    half, whole = RecoveryDistillation(epochs=epochs, lr=0.01), RecoveryDistillation(epochs=2 * epochs, lr=0.01)
     steps: list[tuple[str, str, tuple[Method, ...]]] = []
     steps += [(CURVES[0], f"rank-{share:g}", (*low_rank(share), whole)) for share in SHARES]
     steps += [(CURVES[1], f"bits-{bits}", (KMeans(bits=bits, codebook="layer"), whole)) for bits in BITS]

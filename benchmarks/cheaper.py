@@ -20,11 +20,11 @@ import gossamer
 from gossamer.core.record import environment, write_text
 from gossamer.jobs.recipe import Recipe
 from gossamer.measure import accuracy, latency, paired_drop, wilson
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tucker import Tucker
-from gossamer.methods.prune.channels import Channels
-from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.models import build_for, load_weights
 from gossamer.modules.cost import total_macs
 from gossamer.runtime.onnx_export import export_onnx
@@ -40,9 +40,9 @@ ASKED = {"low rank": 2.5, "reset": 4.0, "low rank, reset, int8": 10.0}
 
 def recipe(row: str, epochs: int) -> Recipe:
     """The steps of a row, for VGG-16-small. Reset: fewer layers, and a width multiplier for those that are left."""
-    recover = Recover(epochs=epochs)
-    shallower = RemoveBlocks(names=LEAST_MISSED)
-    thinner = Channels(sparsity=0.45 if row == "reset" else 0.35, round_to=8)
+    recover = RecoveryDistillation(epochs=epochs)
+    shallower = BlockRemoval(names=LEAST_MISSED)
+    thinner = ChannelPruning(sparsity=0.45 if row == "reset" else 0.35, round_to=8)
     steps: dict[str, tuple[Any, ...]] = {
         "low rank": (Tucker(macs=0.2, data="inputs"), recover),
         "reset": (shallower, thinner, recover),

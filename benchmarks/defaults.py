@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
 from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task
@@ -85,7 +85,7 @@ def result(method: str, model: nn.Module, task: Task, seed: int, steps: int, lr:
     run = Context(seed=seed, accelerator="cpu", original=model)
     student = fresh(model, seed) if method.startswith("distill.") and method != "distill.recover" else model
     try:
-        made = open_runner("torch", bake(step.apply(student, task, run)).eval(), threads=1)
+        made = open_runner("torch", materialize(step.apply(student, task, run)).eval(), threads=1)
     except GossamerError as error:
         return {"lr": lr, "validation": None, "test": None, "error": str(error)}
     scores = {split: 100 * float(accuracy(made, task, split).mean()) for split in ("validation", "test")}

@@ -18,7 +18,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task, split
 from gossamer.data import load_task
 from gossamer.measure.calibration import calibration_error, negative_log_likelihood, outputs
-from gossamer.methods.distill.bayesian import Bayesian
+from gossamer.methods.distill.bayesian import BayesianDarkKnowledge
 from gossamer.models.zoo import build_for
 from gossamer.train import Training, fit
 from gossamer.train.batches import batches_of_epoch, own_randomness
@@ -26,7 +26,7 @@ from gossamer.train.batches import batches_of_epoch, own_randomness
 EPOCHS = 40
 # Steps between two draws of the ensemble.
 THINNING = 25
-METHOD = Bayesian(epochs=EPOCHS, lr=0.1, weight_decay=0.0, burn_in=10, sampler_lr=0.02, prior=10.0)
+METHOD = BayesianDarkKnowledge(epochs=EPOCHS, lr=0.1, weight_decay=0.0, burn_in=10, sampler_lr=0.02, prior=10.0)
 
 
 @cache

@@ -20,7 +20,7 @@ from gossamer.measure import calibration, wilson
 from gossamer.methods import catalogue
 from gossamer.models import pretrained
 from gossamer.models.resnet import ResNet
-from gossamer.train import Distillation, Fitted, Step, Training, fit
+from gossamer.train import Distillation, Step, Training, TrainingResult, fit
 from gossamer.train.batches import own_randomness
 from gossamer.train.hyperparameters import computes_in_bfloat16
 
@@ -55,7 +55,7 @@ class Setting:
         folder.mkdir(parents=True, exist_ok=True)
         return Context(seed=self.seed, folder=folder, progress=Lines(), **more)
 
-    def fitted(self, name: str, model: nn.Module, task: Task, training: Training, **more: Any) -> Fitted:
+    def fitted(self, name: str, model: nn.Module, task: Task, training: Training, **more: Any) -> TrainingResult:
         run = self.run(name)
         assert run.folder is not None
         return fit(model, task, training, run, checkpoint=run.folder / "training.ckpt", label=name, **more)

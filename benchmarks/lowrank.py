@@ -26,11 +26,11 @@ from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.measure import latency
 from gossamer.methods.lowrank._chain import chain_params, kernel_of, make_chain
-from gossamer.methods.lowrank._common import Factorize
+from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._norms import with_norms
-from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank.channel import ChannelDecomposition
 from gossamer.methods.lowrank.cp import CP
-from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tensor_train import TensorTrain
 from gossamer.methods.lowrank.tucker import Tucker
@@ -64,9 +64,7 @@ def weighted(model: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
 
 
-def at_rate(
-    model: nn.Module, schemes: list[Factorize], rate: float, layers: Collection[str] | None = None
-) -> nn.Module:
+def at_rate(model: nn.Module, schemes: list[LowRank], rate: float, layers: Collection[str] | None = None) -> nn.Module:
     """Every layer, or these, by the first scheme that is for it, at the largest rank with `rate` times fewer weights.
     The factors are random, as the network's weights are: neither its time nor its size depends on them."""
     made = {}
@@ -129,8 +127,8 @@ def build_survey(folder: Path, names: list[str], ways: list[str]) -> list[dict[s
         torch.manual_seed(0)
         x = torch.randn(1, 3, 224, 224)
         dense = build(name, classes=1000, input_size=224).eval()
-        schemes: dict[str, list[Factorize]] = {
-            "BN low-rank": [Spatial(norm=True), SVD(norm=True)],
+        schemes: dict[str, list[LowRank]] = {
+            "BN low-rank": [SpatialDecomposition(norm=True), SVD(norm=True)],
             "CP": [CP(), SVD()],
             "CP, kernels whole": [CP(apart=False), SVD()],
         }
@@ -179,7 +177,13 @@ def decompose() -> list[dict[str, Any]]:
     x = torch.randn(1, 3, 224, 224)
     model = build("vgg16", classes=1000, input_size=224).eval()
     rows = []
-    schemes = (SVD(params=0.3), Spatial(macs=0.4), Channel(macs=0.4), TensorTrain(macs=0.4), Tucker(macs=0.4))
+    schemes = (
+        SVD(params=0.3),
+        SpatialDecomposition(macs=0.4),
+        ChannelDecomposition(macs=0.4),
+        TensorTrain(macs=0.4),
+        Tucker(macs=0.4),
+    )
     for scheme in schemes:
         start = time.perf_counter()
         small = scheme(model, task(x), Context()).model

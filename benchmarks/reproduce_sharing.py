@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.constraints.base import bake, constraints, held_value, weights_of
+from gossamer.constraints.base import constraints, effective_weight, materialize, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.data import load_task
@@ -38,7 +38,7 @@ def lenet() -> nn.Module:
 
 def top1(model: nn.Module) -> float:
     """Percent on the test split."""
-    return 100 * task().metric(bake(model).eval(), task().test).mean().item()
+    return 100 * task().metric(materialize(model).eval(), task().test).mean().item()
 
 
 def apply(method: str, model: nn.Module, seed: int, **options: Any) -> nn.Module:
@@ -66,7 +66,7 @@ BOOKS = {"one codebook": "network", "one a layer": "layer"}
 
 def order0(model: nn.Module) -> float:
     """Bits per weight under one codebook: entropy of the values of all layers, and 32 bits for each value but zero."""
-    every = torch.cat([held_value(model, name).flatten() for name in weights_of(model)])
+    every = torch.cat([effective_weight(model, name).flatten() for name in weights_of(model)])
     values, users = every.unique(return_counts=True)
     return (float(-(users * (users / users.sum()).log2()).sum()) + 32 * int((values != 0).sum())) / len(every)
 

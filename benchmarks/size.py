@@ -38,7 +38,7 @@ from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task
 from gossamer.jobs.recipe import Recipe, load
 from gossamer.measure import accuracy
-from gossamer.methods.quantize.rate import RateQuantize
+from gossamer.methods.quantize.rate import RateConstrainedQuantization
 from gossamer.models import build_for, load_weights, save_weights
 from gossamer.modules.cost import dense_bytes
 
@@ -121,7 +121,7 @@ def by_recipe(bench: Bench, recipe: Recipe, name: str) -> dict[str, Any]:
 
 def ours(bench: Bench, ratio: float) -> dict[str, Any]:
     step = bench.recipe.steps[-1]
-    assert isinstance(step, RateQuantize)
+    assert isinstance(step, RateConstrainedQuantization)
     step = replace(step, compression_ratio=ratio, epochs=bench.options.epochs or step.epochs)
     return by_recipe(bench, replace(bench.recipe, steps=(*bench.recipe.steps[:-1], step)), f"{ratio:g}x")
 
@@ -174,7 +174,7 @@ def parts(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
         recipe = load(Path(f"deep-compression-{bench.name}"))
         yield "deep-compression", bench.once("deep-compression", lambda: by_recipe(bench, recipe, "dc"))
         last = bench.recipe.steps[-1]
-        assert isinstance(last, RateQuantize)
+        assert isinstance(last, RateConstrainedQuantization)
         equal = size_papers.with_budget(recipe, bench.options.epochs or last.epochs or 30)
         yield EQUAL, bench.once("deep-compression-equal", lambda: by_recipe(bench, equal, "dc-equal"))
     if bench.options.papers:

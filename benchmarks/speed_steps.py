@@ -23,7 +23,7 @@ from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.jobs.recipe import load, shipped
 from gossamer.measure import accuracy
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.models import build_for, checkpoints, load_weights, save_weights
 from gossamer.ptq.fallback import float32_correct
 
@@ -121,7 +121,7 @@ def int8_alone(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
     task = bench.task(seed)
     model = bench.dense(seed, task)
     reference = float32_correct(model, task)
-    made = gossamer.quantize_ladder(
+    made = gossamer.quantize_int8(
         model,
         task,
         folder,
@@ -175,7 +175,7 @@ def missing(bench: Bench, seed: int) -> list[str]:
 
 def by_hand(bench: Bench, seed: int, network: str, *, train_only: bool = False) -> bool:
     """One network of the hand, in the peers' Python. Gives whether it worked; a failure leaves the rest going."""
-    options, recover = bench.options, Recover(epochs=bench.options.epochs, **HAND)
+    options, recover = bench.options, RecoveryDistillation(epochs=bench.options.epochs, **HAND)
     folder = hand_folder(bench, seed, network)
     if (folder / hand.FACTS).exists() or (train_only and (folder / hand.TRAINED).exists()):
         return True

@@ -67,7 +67,7 @@ def gossamer_row(name: str, sparsity: float, heads: bool) -> dict[str, Any]:
     """One network through gossamer."""
     import torch
 
-    from gossamer.graph.groups import find_channels
+    from gossamer.graph.groups import find_groups
     from gossamer.methods.prune.channels import prune_channels
 
     torch.set_num_threads(1)
@@ -75,9 +75,9 @@ def gossamer_row(name: str, sparsity: float, heads: bool) -> dict[str, Any]:
     with torch.no_grad():
         model(x)
     before, memory = count(model), megabytes()
-    find_channels(torch.nn.Linear(2, 2), torch.ones(1, 2))  # imports
+    find_groups(torch.nn.Linear(2, 2), torch.ones(1, 2))  # imports
     start = time.perf_counter()
-    channels = find_channels(model, x, heads=heads)
+    channels = find_groups(model, x, heads=heads)
     traced, memory_traced = time.perf_counter(), megabytes()
     result = prune_channels(model, x, sparsity, channels=channels)
     ended = time.perf_counter()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gossamer.methods.prune.channels import prune_channels
     from gossamer.models import build, load_weights, pretrained
     from gossamer.modules.cost import analyze
-    from gossamer.ptq.fallback import quantize_ladder
+    from gossamer.ptq.fallback import quantize_int8
     from gossamer.report import write_report
     from gossamer.runtime.onnx_export import export_onnx
     from gossamer.runtime.runners import open_runner
@@ -47,7 +47,7 @@ _HOME = {
     "gossamer.jobs.compression": ("Artifact", "compress"),
     "gossamer.data": ("load_task",),
     "gossamer.runtime": ("export_onnx", "export_pt2", "open_runner", "verify"),
-    "gossamer.ptq": ("quantize_ladder",),
+    "gossamer.ptq": ("quantize_int8",),
     "gossamer.compact": ("inspect_file", "load", "read_tensor", "save"),
     "gossamer.jobs.distillation": ("distill",),
     "gossamer.errors": ("BadInput", "GossamerError"),
@@ -96,7 +96,7 @@ __all__ = [
     "open_runner",
     "pretrained",
     "prune_channels",
-    "quantize_ladder",
+    "quantize_int8",
     "read_tensor",
     "save",
     "verify",

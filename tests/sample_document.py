@@ -3,18 +3,18 @@
 from dataclasses import replace
 
 from gossamer.core.record import (
+    BlockPart,
     ClassRow,
     Curve,
     Edit,
+    FallbackStep,
     JobDocument,
     LayerCost,
-    Part,
     Record,
-    Rung,
     SpectrumRow,
-    State,
     StoredRow,
-    Swapped,
+    SwapRecord,
+    Trial,
 )
 
 _WIDTHS = (16, 32, 64)
@@ -158,7 +158,7 @@ def _records() -> list[Record]:
     ]
 
 
-def _states() -> list[State]:
+def _states() -> list[Trial]:
     def state(
         name: str,
         top1: float,
@@ -170,10 +170,10 @@ def _states() -> list[State]:
         ok: bool,
         note: str = "",
         brief: bool = False,
-    ) -> State:
+    ) -> Trial:
         latency = {"onnxruntime": ort, "openvino": vino}
         drop = round(93.32 - top1, 2)
-        return State(
+        return Trial(
             name=name,
             top1=top1,
             drop=drop,
@@ -248,11 +248,13 @@ def _edits() -> list[Edit]:
     return rows
 
 
-def _ladder() -> list[Rung]:
+def _ladder() -> list[FallbackStep]:
     return [
-        Rung(name="min-max", top1=92.76, drop=0.56, accepted=False, note="0.06 points over the budget"),
-        Rung(name="percentile 99.99", top1=92.80, drop=0.52, accepted=False, note="0.02 points over the budget"),
-        Rung(name="bias correction", top1=93.04, drop=0.28, accepted=True),
+        FallbackStep(name="min-max", top1=92.76, drop=0.56, accepted=False, note="0.06 points over the budget"),
+        FallbackStep(
+            name="percentile 99.99", top1=92.80, drop=0.52, accepted=False, note="0.02 points over the budget"
+        ),
+        FallbackStep(name="bias correction", top1=93.04, drop=0.28, accepted=True),
     ]
 
 
@@ -341,8 +343,8 @@ def replaced() -> JobDocument:
     """A job that put cheaper layers in the place of three: a chain, branches, and one without a measured time."""
     document = sample()
 
-    def part(kind: str, inputs: int = 0, outputs: int = 0, **where: int) -> Part:
-        return Part(kind=kind, inputs=inputs, outputs=outputs, **where)
+    def part(kind: str, inputs: int = 0, outputs: int = 0, **where: int) -> BlockPart:
+        return BlockPart(kind=kind, inputs=inputs, outputs=outputs, **where)
 
     spectra = [
         SpectrumRow(
@@ -354,14 +356,14 @@ def replaced() -> JobDocument:
         ),
         SpectrumRow(mode="rank of inputs", what="singular values", ranks=[1, 2, 3], values=[1.0, 0.5, 0.01], rank=3),
     ]
-    tucker = Swapped(
+    tucker = SwapRecord(
         before=[part("3×3", 64, 64)],
         after=[part("1×1", 64, 16), part("3×3", 16, 20, column=1), part("1×1", 20, 64, column=2)],
         error=0.1234,
         of="outputs",
         spectra=spectra,
     )
-    fire = Swapped(
+    fire = SwapRecord(
         before=[part("3×3", 64, 64), part("MaxPool2d", column=1)],
         after=[part("1×1", 64, 16), part("1×1", 16, 32, column=1), part("3×3", 16, 32, column=1, row=1)],
         gone=["pool"],

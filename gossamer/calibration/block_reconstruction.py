@@ -39,7 +39,7 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Healed:
+class BlockErrors:
     """Relative errors of a block on the calibration data, |new - old| / |old| over all outputs: as it was built, after
     least squares, after training."""
 
@@ -166,7 +166,7 @@ def train_blocks(
             p.grad = None
 
 
-def heal(
+def reconstruct_blocks(
     model: nn.Module,
     blocks: Mapping[str, Block],
     loader: Iterable[Any],
@@ -175,7 +175,7 @@ def heal(
     steps: int,
     lr: float,
     track: Track = iter,
-) -> dict[str, Healed]:
+) -> dict[str, BlockErrors]:
     """Bring blocks near to the layers of `model` whose names they have, in place; how near they came.
 
     A stage that makes a block worse on the calibration data is taken back. model: with the old layers; it is only
@@ -193,7 +193,7 @@ def heal(
         before = _states(rough)
         train_blocks(model, rough, loader, batches, steps=steps, lr=lr, track=track)
         trained.update(_better(model, rough, before, solved, loader, batches))
-    return {name: Healed(built=built[name], solved=solved[name], trained=trained[name]) for name in blocks}
+    return {name: BlockErrors(built=built[name], solved=solved[name], trained=trained[name]) for name in blocks}
 
 
 def _states(blocks: Mapping[str, Block]) -> dict[str, dict[str, Tensor]]:

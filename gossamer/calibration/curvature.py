@@ -20,7 +20,7 @@ from gossamer.calibration.moments import (
     place_whole,
     sample_chunks,
 )
-from gossamer.constraints.base import held_value, weights_of
+from gossamer.constraints.base import effective_weight, weights_of
 from gossamer.core.task import Model, split
 from gossamer.errors import BadInput, GossamerError, own_error, unknown
 
@@ -110,7 +110,7 @@ def _loss_at(loss: Loss, batch: Any, z: Tensor) -> Tensor:
 def _squares(
     model: nn.Module, batches: Iterable[Any], layers: Sequence[str], cotangents: Callable[[Any, Tensor], list[Tensor]]
 ) -> dict[str, Tensor]:
-    sums = {name: torch.zeros_like(held_value(model, f"{name}.weight")) for name in layers}
+    sums = {name: torch.zeros_like(effective_weight(model, f"{name}.weight")) for name in layers}
     samples = 0
     for batch, z, uses in _runs(model, batches, layers):
         samples += len(z)

@@ -49,7 +49,7 @@ def owners(model: nn.Module, parameter: Tensor) -> int:
 
 
 @torch.no_grad()
-def refit(
+def reconstruct_weights(
     model: nn.Module,
     original: nn.Module,
     layers: Sequence[str],

@@ -120,12 +120,12 @@ def _int8(
     """Climb the int8 ladder as far as the budget needs."""
     from gossamer.core.context import Context
     from gossamer.measure import accuracy, whole_samples
-    from gossamer.ptq.fallback import quantize_ladder
+    from gossamer.ptq.fallback import quantize_int8
     from gossamer.runtime.runners import open_runner
 
     before = accuracy(open_runner("torch", source.model, threads=threads), task)
     with tempfile.TemporaryDirectory() as work:
-        int8 = quantize_ladder(
+        int8 = quantize_int8(
             source.model,
             task,
             Path(work),

@@ -185,7 +185,7 @@ def evaluate(
         runner = open_model(request, runtime=runtime, threads=threads).runner
     with console.progress.busy(f"{model} on {split}"):
         scores = accuracy(runner, task, split)
-        sure = calibration.sureness(runner, getattr(task, split))
+        sure = calibration.confidence(runner, getattr(task, split))
     conditions = {"data": task.name, "measure": task.measure}
     row = top1_record(model, scores, split=split, **conditions, runtime=runner.runtime, precision=runner.precision)
     more = {"calibration error %": f"{100 * sure['ece']:.2f}", "NLL": f"{sure['nll']:.4f}"} if sure else {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gossamer.compact.batch_norm import fold_batch_norm
 from gossamer.compact.capture import capture
 from gossamer.compact.reading import opened_bytes
-from gossamer.constraints.base import bake, constraints
+from gossamer.constraints.base import constraints, materialize
 from gossamer.core import record
 from gossamer.core.outputs import tensors as in_order
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch, unknown
@@ -21,7 +21,7 @@ from gossamer.gsr.codec.integers import Integers
 from gossamer.gsr.codec.section import encode_section
 from gossamer.gsr.format.file import MODES, File, build
 from gossamer.gsr.format.float_grid import BLOCK
-from gossamer.gsr.format.generated import Made
+from gossamer.gsr.format.generated import GeneratedWeight
 from gossamer.gsr.format.graph import DTYPES, Graph
 from gossamer.gsr.format.header import Header, constant_names, entry_of
 from gossamer.gsr.format.ledger import Limit
@@ -71,7 +71,7 @@ def save(
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
     made = {name: how for name, stack in constraints(model).items() if (how := stack[-1].made())}
     if constraints(model):
-        model = bake(model)
+        model = materialize(model)
     if fold:
         model = fold_batch_norm(model)
     state = model.state_dict()
@@ -114,7 +114,7 @@ def _structure(
     return "" if found is None else found.text()
 
 
-def describe(tensors: Sequence[Tensor], effort: str, made: Mapping[int, Made] | None = None) -> list[Stored]:
+def describe(tensors: Sequence[Tensor], effort: str, made: Mapping[int, GeneratedWeight] | None = None) -> list[Stored]:
     """The shortest exact coding of every tensor; tensors that are equal bit by bit are stored once.
 
     made: what tensors may be made of, by their numbers. Their parts follow all others.
@@ -137,14 +137,14 @@ def describe(tensors: Sequence[Tensor], effort: str, made: Mapping[int, Made] | 
     return result
 
 
-def _made_of(how: Made, first: int) -> MadeOf:
+def _made_of(how: GeneratedWeight, first: int) -> MadeOf:
     """What a tensor is made of, if its parts are those from number `first` on."""
     indices = None if how.indices is None else first + 1
     keep = None if how.keep is None else first + 1 + (indices is not None)
     return MadeOf(rule=how.rule, seed=how.seed, numbers=first, indices=indices, keep=keep)
 
 
-def _pays(how: Made, tensor: Tensor, plain: Stored, effort: str) -> bool:
+def _pays(how: GeneratedWeight, tensor: Tensor, plain: Stored, effort: str) -> bool:
     """Whether a rule gives back every bit, in fewer bytes."""
     if not np.array_equal(raw_bytes(how.weight()), raw_bytes(tensor)):
         return False

@@ -2,7 +2,8 @@
 
 A constraint is a parametrization (`torch.nn.utils.parametrize`): the optimizer moves the raw weight and the parameters
 of the constraint, and the layer computes with the held value. Whatever momentum or weight decay do to the raw weight,
-the held value stays in its set. `bake` puts the held values into plain weights and leaves nothing of gossamer behind.
+the held value stays in its set. `materialize` puts the held values into plain weights and leaves
+nothing of gossamer behind.
 """
 
 import copy
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gossamer.errors import BadInput, NoEffect, unknown
-from gossamer.gsr.format.generated import Made
+from gossamer.gsr.format.generated import GeneratedWeight
 
 Held = parametrize.ParametrizationList
 
@@ -25,7 +26,7 @@ class Constraint(nn.Module):
     the input of the next. `order` must not fall on the way: what fixes zeros comes before what fixes values."""
 
     order: ClassVar[int] = 1
-    place: int = 0  # of the weight among its layer's own parameters, where `bake` puts it back
+    place: int = 0  # of the weight among its layer's own parameters, where `materialize` puts it back
 
     def check(self, weight: Tensor) -> None:
         """Raise BadInput if this is not for such a weight."""
@@ -43,7 +44,7 @@ class Constraint(nn.Module):
     def rebuild(self) -> None:
         """Make again what follows from the rest and is in no state dict."""
 
-    def made(self) -> Made | None:
+    def made(self) -> GeneratedWeight | None:
         """The held value as a rule and fewer numbers, for the compact file; None where the values tell it all."""
         return None
 
@@ -305,7 +306,7 @@ def constraints(model: nn.Module) -> dict[str, tuple[Constraint, ...]]:
     return {name: _members(stack) for name, stack in _stacks(model)}
 
 
-def bake(model: nn.Module) -> nn.Module:
+def materialize(model: nn.Module) -> nn.Module:
     """A copy with plain weights that have the held values: the classes and names it had before it was constrained, and
     bit-equal outputs."""
     plain = copy.deepcopy(model)
@@ -314,9 +315,9 @@ def bake(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def released(model: nn.Module, names: Iterable[str]) -> nn.Module:
+def unconstrained(model: nn.Module, names: Iterable[str]) -> nn.Module:
     """A copy in which nothing holds these weights any more: they are plain, with the values at which they were held."""
-    changed, values = copy.deepcopy(model), {name: held_value(model, name) for name in names}
+    changed, values = copy.deepcopy(model), {name: effective_weight(model, name) for name in names}
     stacks = _peel(changed, lambda stack: stack.original)
     owners = _owners(changed)
     for name, stack in stacks.items():
@@ -327,7 +328,7 @@ def released(model: nn.Module, names: Iterable[str]) -> nn.Module:
     return changed
 
 
-def settle(model: nn.Module) -> nn.Module:
+def finalize(model: nn.Module) -> nn.Module:
     """A copy in which constraints that are made for one training (with scores, probes) are what is left of them."""
     changed = copy.deepcopy(model)
     stacks = _peel(changed, lambda stack: stack.original)
@@ -385,7 +386,7 @@ def _matching(names: Mapping[str, str], patterns: Iterable[str], field: str) -> 
 
 
 @torch.no_grad()
-def held_value(model: nn.Module, name: str) -> Tensor:
+def effective_weight(model: nn.Module, name: str) -> Tensor:
     """The value that a weight is held at ("conv1.weight"); the weight itself where nothing holds it. Detached."""
     owner, _, key = name.rpartition(".")
     value: Tensor = getattr(model.get_submodule(owner), key)

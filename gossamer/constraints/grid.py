@@ -57,7 +57,7 @@ def grid_dim(granularity: Granularity) -> int:
     return granularity.dim if isinstance(granularity, PerChannel) else 0
 
 
-def largest_code(bits: int) -> int:
+def qmax(bits: int) -> int:
     """The integers of a grid are -this .. this: 2**(bits-1) - 1, so that zero is one of them."""
     return (1 << (bits - 1)) - 1
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Constraint, attach, bake, constraints, tie
+from gossamer.constraints.base import Constraint, attach, constraints, materialize, tie
 from gossamer.errors import CorruptFile
 
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 
-def held_spec(model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+def constraint_spec(model: nn.Module) -> dict[str, list[dict[str, Any]]]:
     """For every weight that is held, its constraints as JSON values; their tensors are in the state_dict."""
     return {name: [_spec(constraint) for constraint in stack] for name, stack in constraints(model).items()}
 
@@ -28,9 +28,11 @@ def _spec(constraint: Constraint) -> dict[str, Any]:
     }
 
 
-def hold_again(model: nn.Module, spec: dict[str, list[dict[str, Any]]], tensors: dict[str, Tensor]) -> nn.Module:
+def restore_constraints(
+    model: nn.Module, spec: dict[str, list[dict[str, Any]]], tensors: dict[str, Tensor]
+) -> nn.Module:
     """A network like `model`, held as `spec` says, with these tensors. Whatever held `model` itself is left out."""
-    plain = bake(model)
+    plain = materialize(model)
     stacks = {}
     for name, stack in spec.items():
         owner, _, key = name.rpartition(".")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gossamer.core.goal import Goal
-from gossamer.core.record import Curve, Edit, State
+from gossamer.core.record import Curve, Edit, Trial
 from gossamer.core.validation import KnownArguments, refuse_unknown
 
 if TYPE_CHECKING:  # the command line starts without torch
@@ -52,7 +52,7 @@ class Log:
     """
 
     edits: list[Edit] = field(default_factory=list)
-    trials: list[State] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
 
 

@@ -32,7 +32,7 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class BlockPart:
     """One layer of a module. kind: the size of a kernel, "linear", or the name of another class. column: how many
     layers come before it, on the longest way; row: of the branch that it is in."""
 
@@ -58,21 +58,21 @@ class SpectrumRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Swapped:
+class SwapRecord:
     """What a layer was, and what was put in its place. error: |new - old| / |old| of what `of` says, before any
     training of the whole network. gone: modules that have nothing to do any more."""
 
-    before: list[Part]
-    after: list[Part]
+    before: list[BlockPart]
+    after: list[BlockPart]
     gone: list[str] = field(default_factory=list)
     error: float | None = None
     of: str = ""
     spectra: list[SpectrumRow] = field(default_factory=list)
 
     @classmethod
-    def parse(cls, raw: dict[str, Any]) -> "Swapped":
+    def parse(cls, raw: dict[str, Any]) -> "SwapRecord":
         """From JSON values."""
-        rows = {"before": Part, "after": Part, "spectra": SpectrumRow}
+        rows = {"before": BlockPart, "after": BlockPart, "spectra": SpectrumRow}
         return cls(**raw | {key: [row(**values) for values in raw[key]] for key, row in rows.items()})
 
 
@@ -89,17 +89,17 @@ class Edit:
     after: str
     proof: float | None = None
     note: str = ""
-    swapped: Swapped | None = None
+    swapped: SwapRecord | None = None
 
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> "Edit":
         """From JSON values."""
         swapped = raw.get("swapped")
-        return cls(**raw | {"swapped": None if swapped is None else Swapped.parse(swapped)})
+        return cls(**raw | {"swapped": None if swapped is None else SwapRecord.parse(swapped)})
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class Trial:
     """One network that the job tried; all points of the Pareto plot. top1 and drop are of the validation split. brief:
     whether it had only a few per cent of its training yet."""
 
@@ -183,7 +183,7 @@ class LayerCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
+class FallbackStep:
     """One step of the int8 ladder, as tried. top1 and drop are of the validation split."""
 
     name: str
@@ -301,10 +301,10 @@ class JobDocument:
     environment: dict[str, str]
     records: list[Record]
     edits: list[Edit]
-    states: list[State]
+    states: list[Trial]
     layers_before: list[LayerCost]
     layers_after: list[LayerCost]
-    int8_ladder: list[Rung]
+    int8_ladder: list[FallbackStep]
     files: dict[str, int]
     stored: list[StoredRow] = field(default_factory=list)
     why: list[str] = field(default_factory=list)
@@ -331,10 +331,10 @@ class JobDocument:
 
 _ROWS: dict[str, Any] = {
     "records": Record,
-    "states": State,
+    "states": Trial,
     "layers_before": LayerCost,
     "layers_after": LayerCost,
-    "int8_ladder": Rung,
+    "int8_ladder": FallbackStep,
     "stored": StoredRow,
     "curves": Curve,
     "classes": ClassRow,

@@ -10,7 +10,7 @@ from gossamer.constraints.base import weights_of
 
 
 @torch.no_grad()
-def with_values(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+def assign(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     """A copy of the model with these raw weights ("conv1.weight"); what holds them stays on them."""
     changed = copy.deepcopy(model)
     raw = weights_of(changed)

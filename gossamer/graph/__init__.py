@@ -7,22 +7,22 @@ run (`solver`), a smaller network (`slicing`, `pruner`), and a proof that it com
 the removed channels set to zero (`proof`).
 """
 
-from gossamer.graph.groups import Channels, Group, find_channels
+from gossamer.graph.groups import ChannelGroups, Group, find_groups
 from gossamer.graph.proof import Proof
-from gossamer.graph.pruner import Pruned, prove, shrink
-from gossamer.graph.slicing import Cut, resize
+from gossamer.graph.pruner import PruningResult, prove, prune
+from gossamer.graph.slicing import PruningPlan, resize
 from gossamer.graph.tracer import Trace, trace
 
 __all__ = [
-    "Channels",
-    "Cut",
+    "ChannelGroups",
     "Group",
     "Proof",
-    "Pruned",
+    "PruningPlan",
+    "PruningResult",
     "Trace",
-    "find_channels",
+    "find_groups",
     "prove",
+    "prune",
     "resize",
-    "shrink",
     "trace",
 ]

@@ -27,7 +27,7 @@ class Value:
 
 
 @dataclass
-class Graph:
+class CouplingGraph:
     """The facts. parameters: layers by name; emitted: slots that a weighted operation produces, with its index."""
 
     size: int = 1
@@ -113,7 +113,7 @@ def first(dims: Sequence[int], shape: Shape) -> int:
     return dims[0]
 
 
-def reshape(graph: Graph, value: Value, old: Shape, new: Shape, where: str, choose: Choose = last) -> Value:
+def reshape(graph: CouplingGraph, value: Value, old: Shape, new: Shape, where: str, choose: Choose = last) -> Value:
     """A view. Slots are expanded only in the groups of dimensions in which they vary."""
     if not value.layers and not value.free:
         return Value(view=True)
@@ -165,7 +165,7 @@ def permute(value: Value, dims: Sequence[int]) -> Value:
 Operand = tuple[Value, Shape, Sequence[int]]
 
 
-def join(graph: Graph, operands: Sequence[Operand], out: Sequence[int], where: str) -> Value:
+def join(graph: CouplingGraph, operands: Sequence[Operand], out: Sequence[int], where: str) -> Value:
     """Operands whose dimensions have axis numbers meet, as in einsum; axes that are not in `out` are contracted.
 
     Slots that meet on one axis are tied. An operand that has a real size on an axis but no slots for it fixes the
@@ -215,7 +215,7 @@ def _free_axis(operands: Sequence[Operand], axis: int) -> bool:
     return any(free for _, free in sizes) and all(free or size == 1 for size, free in sizes)
 
 
-def broadcast(graph: Graph, operands: Sequence[tuple[Value, Shape]], where: str) -> Value:
+def broadcast(graph: CouplingGraph, operands: Sequence[tuple[Value, Shape]], where: str) -> Value:
     """Operands of an elementwise operation, aligned at their last dimensions."""
     rank = max(len(shape) for _, shape in operands)
     return join(graph, [(v, s, range(rank - len(s), rank)) for v, s in operands], range(rank), where)

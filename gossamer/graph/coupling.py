@@ -11,13 +11,13 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from gossamer.graph.channel_index import Graph, Slots, distinct
+from gossamer.graph.channel_index import CouplingGraph, Slots, distinct
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass
-class Cells:
+class EquivalenceClasses:
     """Units of a group that are alike to every constraint. members: unit numbers of each cell; rows: pairs of a matrix
     (rows, cells) and a constant (rows,): `matrix @ counts + constant` must be the same number in every row."""
 
@@ -79,7 +79,7 @@ class Cells:
 
 
 @dataclass
-class Units:
+class CoupledUnits:
     """of_slot: unit of every slot, -1 where it stays. group_of: group of every unit. first: for every group, pinned
     ones after the others, the operation and the slot that first produce it. reasons: why a group cannot be cut."""
 
@@ -88,10 +88,10 @@ class Units:
     first: list[tuple[int, int]]
     slots: list[Slots]
     reasons: list[str | None]
-    cells: list[Cells] = field(default_factory=list)
+    cells: list[EquivalenceClasses] = field(default_factory=list)
 
 
-def find_units(graph: Graph, kind_of_slot: NDArray[np.int64]) -> Units:
+def find_units(graph: CouplingGraph, kind_of_slot: NDArray[np.int64]) -> CoupledUnits:
     """Connected components of the ties; those that a weighted operation produces and nothing pins are units.
 
     kind_of_slot: a number for the parameter dimension that a slot belongs to. Units that occur in the same parameter
@@ -129,12 +129,12 @@ def find_units(graph: Graph, kind_of_slot: NDArray[np.int64]) -> Units:
         slots.append(slots_of.of(members))
         why = reason[members[0]]
         reasons.append(texts[why] if why < len(texts) else "meets something of fixed size")
-    result = Units(of_slot, group_of, first, slots, reasons)
+    result = CoupledUnits(of_slot, group_of, first, slots, reasons)
     result.cells = _cells(group_of, n_groups, signature[units], rows)
     return result
 
 
-def _components(graph: Graph) -> tuple[NDArray[np.int64], int]:
+def _components(graph: CouplingGraph) -> tuple[NDArray[np.int64], int]:
     if not graph.ties:
         return np.arange(graph.size), graph.size
     a, b = (np.concatenate([pair[i] for pair in graph.ties]) for i in (0, 1))
@@ -145,7 +145,7 @@ def _components(graph: Graph) -> tuple[NDArray[np.int64], int]:
     return component.astype(np.int64), int(count)
 
 
-def _first_emission(graph: Graph, component: Slots, count: int) -> tuple[Slots, Slots]:
+def _first_emission(graph: CouplingGraph, component: Slots, count: int) -> tuple[Slots, Slots]:
     op = np.full(count, np.iinfo(np.int64).max, dtype=np.int64)
     slot = np.full(count, graph.size, dtype=np.int64)
     for index, t in reversed(graph.emitted):
@@ -156,7 +156,7 @@ def _first_emission(graph: Graph, component: Slots, count: int) -> tuple[Slots, 
     return op, slot
 
 
-def _pinned(graph: Graph, component: Slots, count: int) -> Slots:
+def _pinned(graph: CouplingGraph, component: Slots, count: int) -> Slots:
     reason = np.full(count, -1, dtype=np.int64)
     for a, b in graph.ties:
         for x, y in ((a, b), (b, a)):
@@ -202,7 +202,7 @@ def _earliest(members: Slots, first_op: Slots, first_slot: Slots) -> tuple[int, 
     return int(first_op[m]), int(first_slot[m])
 
 
-def _unit_rows(graph: Graph, of_slot: Slots) -> list[Slots]:
+def _unit_rows(graph: CouplingGraph, of_slot: Slots) -> list[Slots]:
     found: dict[tuple[tuple[int, ...], bytes], Slots] = {}
     for rows in graph.rows.values():
         units = np.sort(of_slot[rows], axis=1)
@@ -235,7 +235,9 @@ def _merge(signature: NDArray[np.uint64], rows: Sequence[Slots]) -> Slots:
     return rank[inverse].astype(np.int64)
 
 
-def _cells(group_of: Slots, n_groups: int, signature: NDArray[np.uint64], rows: Sequence[Slots]) -> list[Cells]:
+def _cells(
+    group_of: Slots, n_groups: int, signature: NDArray[np.uint64], rows: Sequence[Slots]
+) -> list[EquivalenceClasses]:
     n = len(group_of)
     key = signature.copy()
     owned: list[list[Slots]] = [[] for _ in range(n_groups)]
@@ -262,5 +264,5 @@ def _cells(group_of: Slots, n_groups: int, signature: NDArray[np.uint64], rows: 
             unique = np.unique(np.hstack([matrix, constant[:, None]]), axis=0)
             if len(unique) > 1:
                 matrices.append((unique[:, :-1], unique[:, -1]))
-        result.append(Cells([members[cell == c] for c in range(n_cells)], matrices))
+        result.append(EquivalenceClasses([members[cell == c] for c in range(n_cells)], matrices))
     return result

@@ -14,15 +14,15 @@ from gossamer.constraints.base import refuse_constrained
 from gossamer.errors import BadInput, unknown
 from gossamer.graph.channel_index import (
     Choose,
-    Graph,
+    CouplingGraph,
     Shape,
     Slots,
     Value,
     distinct,
     last,
 )
-from gossamer.graph.coupling import Mask, Units, find_units
-from gossamer.graph.rules import Walk, walk
+from gossamer.graph.coupling import CoupledUnits, Mask, find_units
+from gossamer.graph.rules import Propagation, propagate
 from gossamer.graph.tracer import Op, Trace, trace
 
 
@@ -44,14 +44,14 @@ class Group:
 
 
 @dataclass
-class Channels:
+class ChannelGroups:
     """What find_channels knows of a network. groups: those that can be cut first, then those that cannot."""
 
     model: nn.Module
     example_inputs: Any
-    graph: Graph
-    units: Units
-    walks: dict[bool, Walk]
+    graph: CouplingGraph
+    units: CoupledUnits
+    walks: dict[bool, Propagation]
     groups: list[Group]
     notes: list[str] = field(default_factory=list)
     training_inputs: Any = None
@@ -128,7 +128,7 @@ def _kernel_free(model: nn.Module, traces: list[Trace]) -> dict[str, int]:
     return found
 
 
-def _number_slots(graph: Graph, model: nn.Module, kernels: Mapping[str, int]) -> list[tuple[str, int]]:
+def _number_slots(graph: CouplingGraph, model: nn.Module, kernels: Mapping[str, int]) -> list[tuple[str, int]]:
     """Give every dimension of every floating point parameter and buffer its slots; the list of (name, dimension)."""
     kinds: list[tuple[str, int]] = []
     seen: set[int] = set()
@@ -191,7 +191,7 @@ def _training_trace(model: nn.Module, example_inputs: Any) -> tuple[Trace, Any] 
     return None
 
 
-def find_channels(model: nn.Module, example_inputs: Any, *, heads: bool = False) -> Channels:
+def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -> ChannelGroups:
     """Trace a run of the model and group its channels. Nothing of the model changes.
 
     heads: where channels are split into heads, cut whole heads instead of dimensions of every head. Parameters that
@@ -209,15 +209,17 @@ def find_channels(model: nn.Module, example_inputs: Any, *, heads: bool = False)
             unused = [name for name in unused if name in _unused(model, traces[True])]
         if unused:
             notes.append(f"no run uses {', '.join(unused[:4])}{' ...' if len(unused) > 4 else ''}: left as is")
-    graph = Graph()
+    graph = CouplingGraph()
     kinds = _number_slots(graph, model, _kernel_free(model, list(traces.values())))
     choose = _head_split(model) if heads else lambda op: last
-    walks = {key: walk(graph, t, choose) for key, t in traces.items()}
+    walks = {key: propagate(graph, t, choose) for key, t in traces.items()}
     units, groups = group(graph, kinds, walks)
-    return Channels(model, example_inputs, graph, units, walks, groups, notes, training_inputs)
+    return ChannelGroups(model, example_inputs, graph, units, walks, groups, notes, training_inputs)
 
 
-def group(graph: Graph, kinds: list[tuple[str, int]], walks: dict[bool, Walk]) -> tuple[Units, list[Group]]:
+def group(
+    graph: CouplingGraph, kinds: list[tuple[str, int]], walks: dict[bool, Propagation]
+) -> tuple[CoupledUnits, list[Group]]:
     """Units and groups from the facts so far."""
     kind_of_slot = np.zeros(graph.size, dtype=np.int64)
     owner: list[str] = [""] + [name for name, _ in kinds]

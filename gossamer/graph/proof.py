@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gossamer.graph.channel_index import Value
 from gossamer.graph.coupling import Mask
-from gossamer.graph.propagation import Walk
+from gossamer.graph.propagation import Propagation
 from gossamer.graph.shapes import compact, scatter
 from gossamer.graph.slicing import Kept
 from gossamer.graph.tracer import (
@@ -50,14 +50,14 @@ class Proof:
 class Substitution:
     """How the replay of the original differs from its run."""
 
-    walk: Walk
+    walk: Propagation
     mask: Mask
     small: Trace
     statistics: dict[str, None] = field(default_factory=dict)
     scalars: dict[str, None] = field(default_factory=dict)
 
 
-def silenced(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
+def masked_original(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
     """A copy with the removed rows and columns zero."""
     out = tensor.detach().clone()
     for d, indices in kept.items():
@@ -189,7 +189,13 @@ def relative_difference(result: Tensor, reference: Tensor) -> float:
 
 @torch.no_grad()
 def compare(
-    model: nn.Module, small: nn.Module, inputs: Any, walk: Walk, mask: Mask, small_trace: Trace, kept: Mapping[str, Any]
+    model: nn.Module,
+    small: nn.Module,
+    inputs: Any,
+    walk: Propagation,
+    mask: Mask,
+    small_trace: Trace,
+    kept: Mapping[str, Any],
 ) -> Proof:
     """Run the small network for real and replay the silenced original; how far their outputs are apart."""
     substitution = Substitution(walk, mask, small_trace)
@@ -207,7 +213,7 @@ def compare(
 
 def _silencer(model: nn.Module, kept: Mapping[str, Any]) -> Callable[[str], Tensor]:
     named: dict[str, Tensor] = dict([*model.named_parameters(), *model.named_buffers()])
-    return lambda name: silenced(named[name], kept[name]) if name in kept else named[name].detach()
+    return lambda name: masked_original(named[name], kept[name]) if name in kept else named[name].detach()
 
 
 def _last(steps: Iterator[tuple[int, list[Any]]]) -> list[Any]:
@@ -222,7 +228,7 @@ def first_difference(
     model: nn.Module,
     small: nn.Module,
     inputs: Any,
-    walk: Walk,
+    walk: Propagation,
     mask: Mask,
     small_trace: Trace,
     kept: Mapping[str, Any],

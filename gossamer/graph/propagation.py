@@ -8,7 +8,7 @@ import torch
 
 from gossamer.graph.channel_index import (
     Choose,
-    Graph,
+    CouplingGraph,
     Shape,
     Value,
     broadcast,
@@ -16,17 +16,17 @@ from gossamer.graph.channel_index import (
 )
 from gossamer.graph.tracer import Op, Ref, Trace
 
-Rule = Callable[["Walk", Op], "Value | Sequence[Value]"]
+Rule = Callable[["Propagation", Op], "Value | Sequence[Value]"]
 RULES: dict[str, Rule] = {}
 F = TypeVar("F", bound=Rule)
 
 
 @dataclass
-class Walk:
+class Propagation:
     """Going through one trace. values: of every tensor, by number; statistics: operations that reduce over channels;
     choose: which part of a split channel dimension shrinks."""
 
-    graph: Graph
+    graph: CouplingGraph
     trace: Trace
     choose: Callable[[Op], Choose] = lambda op: last
     values: list[Value] = field(default_factory=list)
@@ -66,9 +66,9 @@ def rule(*names: str) -> Callable[[F], F]:
     return register
 
 
-def walk(graph: Graph, trace: Trace, choose: Callable[[Op], Choose] = lambda op: last) -> Walk:
+def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose] = lambda op: last) -> Propagation:
     """Send the slots of the parameters through a trace."""
-    w = Walk(graph, trace, choose, [Value() for _ in trace.shapes])
+    w = Propagation(graph, trace, choose, [Value() for _ in trace.shapes])
     for index, name in trace.names.items():
         w.values[index] = graph.parameters.get(name, Value())
     for w.index, op in enumerate(trace.ops):
@@ -78,7 +78,7 @@ def walk(graph: Graph, trace: Trace, choose: Callable[[Op], Choose] = lambda op:
     return w
 
 
-def _step(w: Walk, op: Op) -> None:
+def _step(w: Propagation, op: Op) -> None:
     function = RULES.get(op.name) or (RULES.get(op.name[:-1]) if op.name.endswith("_") else None)
     if function is None and torch.Tag.pointwise in op.func.tags:
         function = pointwise
@@ -97,7 +97,7 @@ def _step(w: Walk, op: Op) -> None:
             w.values[out.index] = value
 
 
-def _written(w: Walk, op: Op, target: Value, results: list[Value]) -> None:
+def _written(w: Propagation, op: Op, target: Value, results: list[Value]) -> None:
     """Channels written through a view into memory that has none stay where they are."""
     if target.view:
         for value in results:
@@ -110,7 +110,7 @@ def _written(w: Walk, op: Op, target: Value, results: list[Value]) -> None:
       "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "dropout", "native_dropout",
       "as_strided", "masked_fill", "uniform", "normal", "zero", "fill", "where", "bitwise_not", "hardswish", "hardtanh",
       "hardsigmoid")  # fmt: skip
-def pointwise(w: Walk, op: Op) -> Value:
+def pointwise(w: Propagation, op: Op) -> Value:
     refs = op.refs()
     if op.name in ("aten.as_strided", "aten.as_strided_"):
         refs = refs[:1]
@@ -135,11 +135,11 @@ def pointwise(w: Walk, op: Op) -> Value:
     "new_empty",
     "empty_permuted",
 )
-def constant(w: Walk, op: Op) -> Value:
+def constant(w: Propagation, op: Op) -> Value:
     return Value({}, frozenset(range(len(w.out_shape(op)))))
 
 
-def through(w: Walk, op: Op, ref: Ref, touched: Iterable[int]) -> Value:
+def through(w: Propagation, op: Op, ref: Ref, touched: Iterable[int]) -> Value:
     """Channels go through an operation that mixes other dimensions."""
     touched = set(touched)
     value = w.value(ref)

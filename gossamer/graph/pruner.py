@@ -9,35 +9,35 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput
 from gossamer.graph.channel_index import Slots
-from gossamer.graph.groups import Channels, find_channels
+from gossamer.graph.groups import ChannelGroups, find_groups
 from gossamer.graph.proof import Proof, compare, first_difference, listed
 from gossamer.graph.shapes import expected
-from gossamer.graph.slicing import Cut, Kept, resize
-from gossamer.graph.solver import Fitted, Fitter
+from gossamer.graph.slicing import Kept, PruningPlan, resize
+from gossamer.graph.solver import CutSolver, Solution
 from gossamer.graph.tracer import Mismatch, fake_mode, mode, record
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruned:
+class PruningResult:
     """A smaller copy of a network. cut: replays it on the same network with other weights. proof: None where it was not
     asked for. widths: units before and after, by group. put_back: groups that stay whole, with the reason."""
 
     model: nn.Module
-    cut: Cut
+    cut: PruningPlan
     proof: Proof | None
     widths: Mapping[str, tuple[int, int]]
     put_back: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def shrink(
-    channels: Channels,
+def prune(
+    channels: ChannelGroups,
     fractions: Mapping[str, float],
     unit_scores: Mapping[str, Tensor],
     *,
     tolerance: float = 1e-5,
     prove: bool = True,
-) -> Pruned:
+) -> PruningResult:
     """Keep about these fractions of the groups, in each the units with the largest scores.
 
     fractions: in (0, 1], by group name; other groups stay whole. Counts are rounded so that all constraints hold:
@@ -47,8 +47,8 @@ def shrink(
     for name in fractions:
         channels.index(name)
     if channels.fitter is None:
-        channels.fitter = Fitter(channels)
-    fitter: Fitter = channels.fitter
+        channels.fitter = CutSolver(channels)
+    fitter: CutSolver = channels.fitter
     while True:
         fitted = fitter.fit(fractions, unit_scores)
         small = resize(channels.model, None, fitted.cut)
@@ -60,15 +60,15 @@ def shrink(
     widths |= fitted.cut.widths
     put_back = {name: fitter.put_back[name] for name in fractions if name in fitter.put_back}
     notes = [*channels.notes, *_rounded(fractions, widths, put_back), *_statistics(proof)]
-    return Pruned(model=small, cut=fitted.cut, proof=proof, widths=widths, put_back=put_back, notes=tuple(notes))
+    return PruningResult(model=small, cut=fitted.cut, proof=proof, widths=widths, put_back=put_back, notes=tuple(notes))
 
 
-def prove(original: nn.Module, small: nn.Module, cut: Cut, example_inputs: Any) -> Proof:
+def prove(original: nn.Module, small: nn.Module, cut: PruningPlan, example_inputs: Any) -> Proof:
     """Compare a network that `resize` made, with whatever weights both now have, with the silenced original.
 
     Raises BadInput if the small network does not do the original's operations in the sizes that the cut gives.
     """
-    channels = find_channels(original, example_inputs)
+    channels = find_groups(original, example_inputs)
     walk = channels.walks[False]
     keep = np.ones(len(channels.units.group_of) + 1, dtype=np.bool_)  # the last place is for slots of no unit
     for name, dims in cut.kept.items():
@@ -93,7 +93,7 @@ def _removed(t: Slots, kept: Kept) -> Slots:
     return np.delete(t.ravel(), kept)
 
 
-def _prove(channels: Channels, small: nn.Module, fitted: Fitted) -> Proof:
+def _prove(channels: ChannelGroups, small: nn.Module, fitted: Solution) -> Proof:
     return compare(
         channels.model,
         small,
@@ -106,7 +106,7 @@ def _prove(channels: Channels, small: nn.Module, fitted: Fitted) -> Proof:
 
 
 def _put_back(
-    channels: Channels, fitter: Fitter, small: nn.Module, fitted: Fitted, proof: Proof, tolerance: float
+    channels: ChannelGroups, fitter: CutSolver, small: nn.Module, fitted: Solution, proof: Proof, tolerance: float
 ) -> None:
     """Leave the groups whole at which the two networks first differ; all of them if that cannot be told."""
     walk = channels.walks[False]

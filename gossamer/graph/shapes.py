@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gossamer.graph.channel_index import Shape, Slots, Value
 from gossamer.graph.coupling import Mask
-from gossamer.graph.propagation import Walk
+from gossamer.graph.propagation import Propagation
 from gossamer.graph.slicing import Kept
 from gossamer.graph.tracer import LAYOUT, Expected, Op, Ref
 
@@ -29,7 +29,7 @@ def shape_after(shape: Shape, value: Value, mask: Mask) -> Shape:
     return tuple(sizes)
 
 
-def expected(walk: Walk, mask: Mask) -> list[Expected]:
+def expected(walk: Propagation, mask: Mask) -> list[Expected]:
     """What each operation of the trace must give after the cut."""
     found: dict[int, Shape] = {}
 
@@ -76,7 +76,7 @@ def size_after(shape: Shape, kept: Mapping[int, Kept]) -> Shape:
     return tuple(sizes)
 
 
-def sized_slots(walk: Walk, op: Op) -> list[Slots]:
+def sized_slots(walk: Propagation, op: Op) -> list[Slots]:
     """Slots along every dimension of the operation's tensors that can shrink, then those of paddings and offsets: an
     integer in the forward that counts one of these must follow the cut."""
     lines = []

@@ -18,7 +18,7 @@ Attribute = int | list[int]
 
 
 @dataclass(frozen=True)
-class Cut:
+class PruningPlan:
     """What stays of a network; replaying it needs neither weights nor randomness.
 
     kept: indices by parameter or buffer name and dimension; for the second dimension of a grouped convolution one list
@@ -43,7 +43,7 @@ class Cut:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> "Cut":
+    def from_json(cls, text: str) -> "PruningPlan":
         """The cut of a JSON text."""
         try:
             raw = json.loads(text)
@@ -78,7 +78,7 @@ def take(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
     return out.contiguous(memory_format=torch.channels_last) if is_channels_last(tensor) else out
 
 
-def resize(model: nn.Module, example_inputs: Any, cut: Cut) -> nn.Module:
+def resize(model: nn.Module, example_inputs: Any, cut: PruningPlan) -> nn.Module:
     """A smaller copy of the model, of the user's own class. The model stays as it is.
 
     example_inputs: shapes of a run are checked on them, None: nothing is checked. Raises BadInput if the cut is not of

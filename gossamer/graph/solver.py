@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from gossamer.graph.channel_index import Slots
 from gossamer.graph.coupling import Mask
-from gossamer.graph.groups import Channels
+from gossamer.graph.groups import ChannelGroups
 from gossamer.graph.patches import Patch, combinations, integers
-from gossamer.graph.propagation import Walk
+from gossamer.graph.propagation import Propagation
 from gossamer.graph.shapes import expected, kept_indices, size_after, sized_slots
 from gossamer.graph.slicing import (
     Attribute,
-    Cut,
     Kept,
+    PruningPlan,
     changed_attributes,
     get_attribute,
     is_channels_last,
@@ -47,19 +47,19 @@ TRIES = 400  # runs on shapes in one fit
 
 
 @dataclass
-class Fitted:
+class Solution:
     """A cut, which slots stay, and the operations of a run after it, eval and training mode."""
 
-    cut: Cut
+    cut: PruningPlan
     mask: Mask
     traces: dict[bool, Trace]
 
 
 @dataclass
-class Fitter:
+class CutSolver:
     """What is known of how this network takes its widths."""
 
-    channels: Channels
+    channels: ChannelGroups
     patches: dict[tuple[str, str], Patch] = field(default_factory=dict)
     links: list[set[str]] = field(default_factory=list)
     put_back: dict[str, str] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Fitter:
                         patch = Patch(name, "num_features", module.num_features, t.ravel())
                         self.patches[name, "num_features"] = patch
 
-    def fit(self, wanted: Mapping[str, float], scores: Mapping[str, Tensor]) -> Fitted:
+    def fit(self, wanted: Mapping[str, float], scores: Mapping[str, Tensor]) -> Solution:
         """The cut that keeps about these fractions of the groups; groups that are not named stay whole."""
         self.tries = 0
         while True:
@@ -106,7 +106,7 @@ class Fitter:
             mask = self.channels.slot_mask(self.channels.select(counts, scores, self.held))
             result = self.attempt(mask)
             if isinstance(result, dict):
-                return Fitted(self.cut(counts, mask), mask, result)
+                return Solution(self.cut(counts, mask), mask, result)
             if not self.repair(result, mask, wanted, scores):
                 self.give_up(result, mask)
 
@@ -152,12 +152,12 @@ class Fitter:
                 result |= dict.fromkeys(link, j / parts)
         return result
 
-    def cut(self, counts: Mapping[str, NDArray[np.int64]], mask: Mask) -> Cut:
+    def cut(self, counts: Mapping[str, NDArray[np.int64]], mask: Mask) -> PruningPlan:
         """The cut as a value."""
         kept = kept_indices(self.channels.graph.parameters, mask)
         shapes = {name: tuple(self.tensors[name].shape) for name in kept}
         widths = {name: (self.size(name), int(counts[name].sum())) for name in counts}
-        return Cut(kept, shapes, self.attributes(mask), widths)
+        return PruningPlan(kept, shapes, self.attributes(mask), widths)
 
     def attributes(self, mask: Mask) -> dict[str, dict[str, Attribute]]:
         """New values of module attributes."""
@@ -247,7 +247,7 @@ class Fitter:
         )
 
     def patch(
-        self, walk: Walk, failed: tuple[bool, Mismatch], stack: Sequence[str], mask: Mask, *, exact: bool
+        self, walk: Propagation, failed: tuple[bool, Mismatch], stack: Sequence[str], mask: Mask, *, exact: bool
     ) -> bool:
         """Let attributes of the modules in which it fails follow the cut, innermost first. exact: those that have the
         very size of what is cut; else multiples and parts of it."""
@@ -263,7 +263,7 @@ class Fitter:
         return False
 
     def candidates(
-        self, walk: Walk, op: Op, module: str, mask: Mask, *, exact: bool
+        self, walk: Propagation, op: Op, module: str, mask: Mask, *, exact: bool
     ) -> Iterator[dict[tuple[str, str], Patch]]:
         """Attributes of a module that may count a dimension of the operation."""
         lines = [line for line in sized_slots(walk, op) if not mask[line].all()]
@@ -280,7 +280,7 @@ class Fitter:
                     found.setdefault((module, path), []).append(patch)
         yield from combinations(found)
 
-    def siblings(self, walk: Walk, op: Op, module: str, patches: Mapping[tuple[str, str], Patch]) -> None:
+    def siblings(self, walk: Propagation, op: Op, module: str, patches: Mapping[tuple[str, str], Patch]) -> None:
         """The same attributes of modules of the same class, at the same place of their forward."""
         inside = _inside(walk.trace, module)
         place, n = inside.index(op), len(inside)
@@ -302,7 +302,7 @@ class Fitter:
 
     def link(
         self,
-        walk: Walk,
+        walk: Propagation,
         failed: tuple[bool, Mismatch],
         stack: Sequence[str],
         wanted: Mapping[str, float],
@@ -337,7 +337,7 @@ class Fitter:
         touching = [link for link in self.links if link & names]
         self.links = [link for link in self.links if not link & names] + [names.union(*touching)]
 
-    def groups_of(self, ops: Sequence[Op], walk: Walk) -> set[str]:
+    def groups_of(self, ops: Sequence[Op], walk: Propagation) -> set[str]:
         """Groups whose channels occur in the operations."""
         names = list(self.groups)
         found: set[int] = set()
@@ -371,7 +371,7 @@ class Fitter:
         for name in names:
             self.put_back[name] = f"{mismatch} ({ops[index].where})"
 
-    def hold(self, walk: Walk, op: Op, mask: Mask) -> bool:
+    def hold(self, walk: Propagation, op: Op, mask: Mask) -> bool:
         """A part of a known size is taken: its channels stay, others can go."""
         if op.name not in ("aten.slice", "aten.split_with_sizes", "aten.split", "aten.narrow"):
             return False

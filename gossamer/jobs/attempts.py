@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
-from gossamer.core.record import State
+from gossamer.core.record import Trial
 from gossamer.core.task import Task
 from gossamer.jobs import exporting
 from gossamer.measure import Drop, accuracy, paired_drop
@@ -20,8 +20,8 @@ from gossamer.methods._base import Method
 from gossamer.modules.cost import layer_costs
 from gossamer.runtime.runners import open_runner
 from gossamer.search.axes import Steps
-from gossamer.search.checkpoint_store import Journal, take_step
-from gossamer.search.failures import Trials
+from gossamer.search.checkpoint_store import CheckpointStore, take_step
+from gossamer.search.failures import FailureGuard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +33,16 @@ class Attempts:
     task: Task
     goal: Goal
     context: Context
-    journal: Journal
+    journal: CheckpointStore
     folder: Path
     reference: Tensor
     judged: bool
     seconds: dict[str, float]
 
     @property
-    def trials(self) -> Trials:
+    def trials(self) -> FailureGuard:
         """What fails is left out."""
-        return Trials(self.journal, self.context.progress)
+        return FailureGuard(self.journal, self.context.progress)
 
     def take(self, steps: Steps, tag: str, context: Context, *, note: bool = False) -> nn.Module:
         """The network after the steps, its weights held. What was done before a kill comes from the journal.
@@ -59,23 +59,23 @@ class Attempts:
         with timed(self.seconds, name):
             return take_step(step, model, name, self.task, context, self.journal)
 
-    def deploy(self, model: nn.Module, name: str, *, int8: bool) -> exporting.Delivered:
+    def deploy(self, model: nn.Module, name: str, *, int8: bool) -> exporting.ExportedArtifacts:
         """The network in the form in which it is deployed, its files in the folder of the job."""
         with timed(self.seconds, f"deploy {name}"):
-            result = exporting.deliver(
+            result = exporting.export_artifacts(
                 model, self.task, self.goal, self.context, self.folder, reference_scores=self.reference, int8=int8
             )
         self.context.progress.say(f"{name}: drop {result.drop.points:.2f} points on validation")
         return result
 
-    def untouched(self) -> exporting.Delivered:
+    def untouched(self) -> exporting.ExportedArtifacts:
         """The original, deployed in float32."""
         return self.deploy(self.original, "the original", int8=False)
 
     def note_size(self, name: str, model: nn.Module, scores: Tensor, drop: Drop, file_bytes: int) -> None:
         """A mark in the plot of accuracy over file size. Without a goal, nothing is rejected."""
         self.context.log.trials.append(
-            State(
+            Trial(
                 name=name,
                 top1=100 * float(scores.mean()),
                 drop=drop.points,
@@ -88,7 +88,7 @@ class Attempts:
         )
 
     def _note_step(self, held: nn.Module, name: str) -> None:
-        model = bake(held).eval()
+        model = materialize(held).eval()
         with timed(self.seconds, "judge steps"):
             scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
             size = exporting.save_compact(held.eval(), self.task, self.folder / "work" / "step.gsr", self.context)

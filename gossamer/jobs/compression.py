@@ -12,23 +12,23 @@ from gossamer.compact.size_rows import stored_rows
 from gossamer.core.context import Context
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import UNASKED, Goal
-from gossamer.core.record import JobDocument, Record, State, environment, write_text
+from gossamer.core.record import JobDocument, Record, Trial, environment, write_text
 from gossamer.core.task import Task, check, task_row
 from gossamer.errors import BadInput, GossamerError
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, timed
-from gossamer.jobs.preflight import rehearse
+from gossamer.jobs.preflight import preflight
 from gossamer.jobs.recipe import Recipe
-from gossamer.jobs.shape_goal import Shaping
+from gossamer.jobs.shape_goal import ShapeSearch
 from gossamer.jobs.size_goal import to_size
 from gossamer.measure import accuracy, whole_samples
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.models.weights import load_weights
 from gossamer.report import write_report
 from gossamer.runtime.runners import open_runner
 from gossamer.search.axes import Steps
-from gossamer.search.checkpoint_store import Journal, data_fingerprint, fingerprint
-from gossamer.train.trainable_export import thawed
+from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint, fingerprint
+from gossamer.train.trainable_export import trainable_export
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def compress(
     context = context or Context()
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
-        recover = Recover(epochs=epochs, lr=lr)
-        return Job(model, task, goal, recipe, recover, folder, context, command).execute()
+        recover = RecoveryDistillation(epochs=epochs, lr=lr)
+        return CompressionJob(model, task, goal, recipe, recover, folder, context, command).execute()
 
 
 def finished(model: nn.Module, document: JobDocument, folder: Path) -> Artifact:
@@ -99,7 +99,7 @@ def finished(model: nn.Module, document: JobDocument, folder: Path) -> Artifact:
     return Artifact(model, document, folder)
 
 
-class Job:
+class CompressionJob:
     """One run of the main job in a folder."""
 
     def __init__(
@@ -108,12 +108,12 @@ class Job:
         task: Task,
         goal: Goal | None,
         recipe: Recipe | None,
-        recover: Recover,
+        recover: RecoveryDistillation,
         folder: Path,
         context: Context,
         command: str,
     ) -> None:
-        self.original = thawed(copy.deepcopy(model)).eval()
+        self.original = trainable_export(copy.deepcopy(model)).eval()
         check(task, self.original)  # before there is a journal: what is refused leaves no work
         self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
         self.budget = ""
@@ -124,14 +124,14 @@ class Job:
         if not (self.work / "journal.json").exists():  # a job that goes on was tried at its start
             trains = recipe is None or any(hasattr(step, "epochs") for step in recipe.steps)
             shaped = None if self.goal.shape_gains else False
-            rehearse(self.original, task, self.goal, context, trains=trains, int8=recipe.int8 if recipe else shaped)
+            preflight(self.original, task, self.goal, context, trains=trains, int8=recipe.int8 if recipe else shaped)
         steps = recipe.steps if recipe else None
         teacher = fingerprint(context.teacher) if context.teacher is not None else None
         key = fingerprint(self.original, goal, steps, self.recover, context.seed, data_fingerprint(task), teacher)
-        self.journal = Journal(self.work, key)
+        self.journal = CheckpointStore(self.work, key)
         self.context = replace(context, folder=self.work, original=self.original, goal=self.goal)
         self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
-        self.shaping: Shaping | None = None
+        self.shaping: ShapeSearch | None = None
 
     def execute(self) -> Artifact:
         """Everything, in order; of a finished job, what came of it."""
@@ -186,17 +186,17 @@ class Job:
             return None
         return Artifact(model.eval(), JobDocument.parse(path.read_text()), self.folder)
 
-    def _from_recipe(self, recipe: Recipe) -> tuple[Steps, exporting.Delivered]:
+    def _from_recipe(self, recipe: Recipe) -> tuple[Steps, exporting.ExportedArtifacts]:
         model = self.attempts.take(recipe.steps, "recipe", self.context, note=True)
         return recipe.steps, self.attempts.deploy(model, "recipe", int8=recipe.int8)
 
-    def _from_goal(self) -> tuple[Steps, exporting.Delivered]:
+    def _from_goal(self) -> tuple[Steps, exporting.ExportedArtifacts]:
         """A faster shape where the goal asks for one, then a smaller file where it asks for that."""
         steps: Steps = ()
         # A rate that was given is the recovery's where there is one, by SGD: training into a file is by AdamW.
         lr = None if self.goal.shape_gains else self.recover.lr
         if self.goal.shape_gains:
-            self.shaping = Shaping(self.attempts, self.recover)
+            self.shaping = ShapeSearch(self.attempts, self.recover)
             steps, result = self.shaping.search()
         else:
             result = self.attempts.untouched()
@@ -206,7 +206,7 @@ class Job:
             else (steps, result)
         )
 
-    def _document(self, steps: Steps, result: exporting.Delivered) -> JobDocument:
+    def _document(self, steps: Steps, result: exporting.ExportedArtifacts) -> JobDocument:
         task, goal = self.task, self.goal
         measured, classes = exporting.measure(self.original, result, task, goal, self.context, self.work)
         rows = [*measured, *result.records]
@@ -248,7 +248,7 @@ class Job:
             self.context.progress.say(line)
         return lines
 
-    def _states(self, rows: list[Record], result: exporting.Delivered) -> list[State]:
+    def _states(self, rows: list[Record], result: exporting.ExportedArtifacts) -> list[Trial]:
         """The states tried, and the original in float32 to set them against."""
         times = {
             str(row.conditions["runtime"]): row.value
@@ -258,7 +258,7 @@ class Job:
         value = {
             (row.what, row.subject): int(row.value) for row in rows if row.what in ("macs", "params", "compact_bytes")
         }
-        first = State(
+        first = Trial(
             name="original float32",
             top1=100 * float(self.attempts.reference.mean()),
             drop=0.0,

@@ -21,8 +21,8 @@ from gossamer.core.record import (
 from gossamer.core.task import Task, split
 from gossamer.jobs.teachers import only_remembers
 from gossamer.measure import calibration
-from gossamer.train.feature_hooks import Taps, stages
-from gossamer.train.teachers import only_answers
+from gossamer.train.feature_hooks import FeatureHooks, stages
+from gossamer.train.teachers import gives_outputs_only
 
 EXAMPLES = 6
 LEAST_SIDE = 4  # pixels of an attention map, where there are layers that have them
@@ -40,9 +40,9 @@ def gathered(
     asked = {s: model for s, model in networks.items() if not only_remembers(model)}
     if not gives_classes(asked["result"], task):
         return whole, []
-    logits, labels = gather(asked, task)
-    rows, reliability = sureness(logits, labels)
-    layers, examples = looks({s: model for s, model in asked.items() if not only_answers(model)}, task)
+    logits, labels = gather_diagnostics(asked, task)
+    rows, reliability = confidence(logits, labels)
+    layers, examples = attention_maps({s: model for s, model in asked.items() if not gives_outputs_only(model)}, task)
     found = replace(
         whole,
         networks={s: name for s, name in whole.networks.items() if s in asked},
@@ -62,7 +62,7 @@ def gives_classes(model: nn.Module, task: Task) -> bool:
         return calibration.are_classes(model(*inputs), target)
 
 
-def gather(networks: Mapping[str, nn.Module], task: Task) -> tuple[dict[str, Tensor], Tensor]:
+def gather_diagnostics(networks: Mapping[str, nn.Module], task: Task) -> tuple[dict[str, Tensor], Tensor]:
     """Logits of every network for the test samples, and their labels."""
     logits, labels = {}, torch.zeros(0)
     for subject, model in networks.items():
@@ -88,7 +88,7 @@ def per_class(logits: Logits, labels: Tensor, classes: Sequence[str]) -> list[Cl
     return rows
 
 
-def sureness(logits: Logits, labels: Tensor) -> tuple[list[Record], list[Reliability]]:
+def confidence(logits: Logits, labels: Tensor) -> tuple[list[Record], list[Reliability]]:
     """Calibration error and negative log likelihood of each network on test, and its reliability diagram."""
     rows, diagrams = [], []
     for subject, z in logits.items():
@@ -109,7 +109,7 @@ def sureness(logits: Logits, labels: Tensor) -> tuple[list[Record], list[Reliabi
     return rows, diagrams
 
 
-def looks(
+def attention_maps(
     networks: Mapping[str, nn.Module], task: Task, *, count: int = EXAMPLES
 ) -> tuple[dict[str, str], list[Example]]:
     """Attention maps (mean square over channels) of networks with a layer of one resolution in common, on the first
@@ -127,7 +127,7 @@ def looks(
     images = inputs[0][first]
     maps, said = {}, {}
     for subject, model in networks.items():
-        taps = Taps(model, [layers[subject]], subject)
+        taps = FeatureHooks(model, [layers[subject]], subject)
         try:
             with evaluating(model), torch.no_grad():
                 said[subject] = model(images).argmax(1)

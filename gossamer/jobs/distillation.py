@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import NO_BUDGET, UNASKED, Goal
@@ -21,7 +21,7 @@ from gossamer.errors import BadInput, GossamerError, unknown
 from gossamer.jobs import diagnostics, exporting
 from gossamer.jobs.attempts import timed
 from gossamer.jobs.compression import Artifact, finished
-from gossamer.jobs.preflight import rehearse
+from gossamer.jobs.preflight import preflight
 from gossamer.jobs.recipe import Recipe
 from gossamer.jobs.teachers import foreign, only_remembers, searched, trainable
 from gossamer.measure import accuracy, paired_drop, top1_record
@@ -29,12 +29,12 @@ from gossamer.methods import catalogue
 from gossamer.methods._base import Method
 from gossamer.methods._training import Retrain
 from gossamer.methods.distill._student import HintedStudent, Student
-from gossamer.methods.distill.kd import SoftTargets
-from gossamer.methods.distill.temperature import Temperature, divided
+from gossamer.methods.distill.kd import KD
+from gossamer.methods.distill.temperature import TemperatureScaling, divided
 from gossamer.runtime.runners import open_runner
-from gossamer.search.checkpoint_store import Journal, data_fingerprint, fingerprint, take_step
+from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint, fingerprint, take_step
 from gossamer.train import compiled_teacher
-from gossamer.train.teachers import Ensemble, only_answers
+from gossamer.train.teachers import Ensemble, gives_outputs_only
 
 TEACHER, STUDENT, ALONE = exporting.ORIGINAL, exporting.RESULT, "alone"
 METHOD = "distill.kd"
@@ -77,7 +77,7 @@ def distill(
     goal = (goal or UNASKED).here()
     several = [teacher] if isinstance(teacher, Teacher) else list(teacher)
     networks = [one if isinstance(one, nn.Module) else opened(Path(one)) for one in several]
-    lesson = Lesson(
+    lesson = DistillationConfig(
         teacher=copy.deepcopy(networks[0] if len(networks) == 1 else Ensemble(networks)).eval(),
         student=None if isinstance(student, str) else copy.deepcopy(student),
         task=task,
@@ -89,7 +89,7 @@ def distill(
     )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
-        return Job(lesson, folder, context or Context(), command).execute()
+        return DistillationJob(lesson, folder, context or Context(), command).execute()
 
 
 def opened(path: Path) -> nn.Module:
@@ -113,7 +113,7 @@ def chosen(method: Method | str) -> Method:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class DistillationConfig:
     """Who is to be taught what, by whom and how: the arguments of `distill`. student: None for one cut to `goal`."""
 
     teacher: nn.Module
@@ -133,14 +133,14 @@ class Lesson:
         return fingerprint(self.teacher, *map(fingerprint, networks), self.method, goal, seed, data)
 
 
-class Job:
+class DistillationJob:
     """One run of the job in a folder."""
 
-    def __init__(self, lesson: Lesson, folder: Path, context: Context, command: str) -> None:
+    def __init__(self, lesson: DistillationConfig, folder: Path, context: Context, command: str) -> None:
         self.lesson, self.task, self.folder, self.command = lesson, lesson.task, folder, command
         self.teacher, self.goal = lesson.teacher, lesson.goal
         self.work = folder / "work"
-        self.journal = Journal(self.work, lesson.key(context.seed))
+        self.journal = CheckpointStore(self.work, lesson.key(context.seed))
         self.context = context.apart(folder=self.work, teacher=self.teacher)
         self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
         self.curves: list[Curve] = []
@@ -159,7 +159,7 @@ class Job:
     def _execute(self) -> Artifact:
         lesson, networks = self.lesson, {TEACHER: self.teacher}
         fresh = not self.journal.results.keys() - {"seconds"}
-        if fresh and lesson.student is None and not only_answers(self.teacher):
+        if fresh and lesson.student is None and not gives_outputs_only(self.teacher):
             self._rehearse(self.teacher)  # before the search of a student that is a part of it
         student = self._student()
         check_pair(self.teacher, (student, *lesson.assistants), self.task)
@@ -172,22 +172,22 @@ class Job:
             raise BadInput("max_drop: a teacher of recorded answers has none on other data to judge the student by")
         for number, assistant in enumerate(lesson.assistants, 1):
             name = f"assistant {number}"
-            networks[name] = bake(self._trained(name, trainable(assistant), lesson.method))
+            networks[name] = materialize(self._trained(name, trainable(assistant), lesson.method))
             self.context = replace(self.context, teacher=networks[name])
             self._judged(name, name, networks[name])
         held = self._trained(STUDENT, student, lesson.method)  # what holds it says how the compact file stores it
         if lesson.calibrate:
-            held = take_step(Temperature(), held, "temperature", self.task, self.context, self.journal)
-        networks[STUDENT] = bake(held)
+            held = take_step(TemperatureScaling(), held, "temperature", self.task, self.context, self.journal)
+        networks[STUDENT] = materialize(held)
         own = self._judged(STUDENT, "student", networks[STUDENT])
         assert own is not None
         if lesson.alone and (without := without_teacher(lesson.method, self.task)) is not None:
             self.context.progress.say("the same student, trained as long without a teacher")
-            networks[ALONE] = bake(self._trained(ALONE, student, without))
+            networks[ALONE] = materialize(self._trained(ALONE, student, without))
             self._judged(ALONE, "student trained alone", networks[ALONE])
         with timed(self.seconds, "deploy"):
             scores = own if reference is None else reference
-            result = exporting.deliver(
+            result = exporting.export_artifacts(
                 held, self.task, self.goal, self._delivery, self.folder, reference_scores=scores, int8=False
             )
         with timed(self.seconds, "measure"):
@@ -200,7 +200,7 @@ class Job:
         return self.context if self.lesson.student is not None else replace(self.context, original=self.teacher)
 
     def _rehearse(self, model: nn.Module) -> None:
-        rehearse(model, self.task, self.goal, self.context, trains=True, int8=False)
+        preflight(model, self.task, self.goal, self.context, trains=True, int8=False)
 
     def _student(self) -> nn.Module:
         """What is to be trained."""
@@ -232,7 +232,7 @@ class Job:
         inputs, _ = split(next(iter(self.task.train)))
         method = self.lesson.method
         epochs = method.passes(self.task) if isinstance(method, Retrain) else 1
-        steps = 0 if only_answers(teacher) else len(self.task.train) * epochs
+        steps = 0 if gives_outputs_only(teacher) else len(self.task.train) * epochs
         on_gpu = self.context.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
         device = torch.device("cuda" if on_gpu else "cpu")
         found = self.journal.remember(
@@ -256,13 +256,13 @@ class Job:
         self.rows.append(top1_record(subject, scores, split="validation"))
         return scores
 
-    def _document(self, networks: dict[str, nn.Module], result: exporting.Delivered) -> JobDocument:
+    def _document(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> JobDocument:
         lesson, task, goal = self.lesson, self.task, self.goal
         rows = [*self._measured(networks, result), *result.records, *self.rows]
         teaching, sure = diagnostics.gathered(networks, task, lesson.method.name(), self.curves)
         rows += sure
         missed = exporting.missed(goal, rows, result.drop) if goal.judges else []
-        steps = (lesson.method, Temperature()) if lesson.calibrate else (lesson.method,)
+        steps = (lesson.method, TemperatureScaling()) if lesson.calibrate else (lesson.method,)
         Recipe(name="taught", seed=self.context.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
         return JobDocument(
             command=self.command,
@@ -282,14 +282,14 @@ class Job:
             teaching=teaching,
         )
 
-    def _measured(self, networks: dict[str, nn.Module], result: exporting.Delivered) -> list[Record]:
+    def _measured(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> list[Record]:
         """Costs and accuracy on test of teacher and student, and of the networks in between and beside them."""
         scores = {
             subject: accuracy(open_runner("torch", model, threads=self.goal.threads), self.task, "test")
             for subject, model in networks.items()
             if not only_remembers(model)
         }
-        costly = None if only_answers(self.teacher) else self.teacher
+        costly = None if gives_outputs_only(self.teacher) else self.teacher
         rows, _ = exporting.measure(costly, result, self.task, self.goal, self.context, self.work)
         if costly is None and TEACHER in scores:
             rows.append(top1_record(TEACHER, scores[TEACHER], split="test"))
@@ -309,7 +309,7 @@ def without_teacher(method: Method, task: Task) -> Method | None:
         return None
     epochs = method.passes(task) + (method.hint_epochs if isinstance(method, HintedStudent) else 0)
     same = {name: getattr(method, name) for name in ("lr", "weight_decay", "clip", "mixup", "cutmix")}
-    return SoftTargets(epochs=epochs, alpha=1.0, **same)
+    return KD(epochs=epochs, alpha=1.0, **same)
 
 
 def check_pair(teacher: nn.Module, students: Sequence[nn.Module], task: Task) -> None:
@@ -335,7 +335,7 @@ def _output(model: nn.Module, name: str, task: Task) -> tuple[int, ...] | None:
     """The shape of the output; None where it is not one tensor."""
     try:
         with torch.no_grad():
-            output = bake(model).eval()(*task.example_inputs)
+            output = materialize(model).eval()(*task.example_inputs)
     except Exception as error:
         seen = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
         raise BadInput(f"the {name} does not accept the inputs of {task.name} (shapes {seen}): {error}") from error

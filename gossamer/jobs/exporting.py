@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.compact.writing import save
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
-from gossamer.core.record import ClassRow, LayerCost, Record, Rung, write_text
+from gossamer.core.record import ClassRow, FallbackStep, LayerCost, Record, write_text
 from gossamer.core.task import Task, description, split
 from gossamer.errors import BadInput
 from gossamer.measure import (
@@ -30,7 +30,7 @@ from gossamer.models.weights import save_weights
 from gossamer.modules.cost import dense_bytes, layer_costs
 from gossamer.modules.replay import structure_of
 from gossamer.modules.structure import Structure, Unreplayable
-from gossamer.ptq.fallback import quantize_ladder
+from gossamer.ptq.fallback import quantize_int8
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.profiling import layer_times
 from gossamer.runtime.pt2.file import export_pt2
@@ -47,7 +47,7 @@ ORIGINAL, RESULT, INT8 = "original", "result", "result int8"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delivered:
+class ExportedArtifacts:
     """The network in the form in which it is deployed. scores: of the validation samples, by the deployed network."""
 
     model: nn.Module
@@ -56,7 +56,7 @@ class Delivered:
     compact_bytes: int
     scores: Tensor
     drop: Drop
-    ladder: tuple[Rung, ...]
+    ladder: tuple[FallbackStep, ...]
     records: tuple[Record, ...]
 
     @property
@@ -70,15 +70,15 @@ class Delivered:
         return "int8" if self.int8_path else "float32"
 
 
-def deliver(
+def export_artifacts(
     model: nn.Module, task: Task, goal: Goal, context: Context, folder: Path, *, reference_scores: Tensor, int8: bool
-) -> Delivered:
+) -> ExportedArtifacts:
     """Export, check the export on the validation set, and quantize as far as the budget of the goal allows.
 
     model: what holds its weights may say how the compact file stores them; what is delivered is plain.
     reference_scores: of the original on the validation samples; every drop is against them, sample by sample.
     """
-    held, model = model.eval(), bake(model)
+    held, model = model.eval(), materialize(model)
     (folder / "model.int8.onnx").unlink(missing_ok=True)  # of an earlier try
     with context.progress.busy("exporting"):
         float_path = export_onnx(model, task.example_inputs, folder / "model.onnx", about=description(task))
@@ -86,9 +86,9 @@ def deliver(
         records = list(verify(model, runner, task.validation))
         scores = accuracy(runner, task)
     int8_path: Path | None = None
-    ladder: tuple[Rung, ...] = ()
+    ladder: tuple[FallbackStep, ...] = ()
     if int8 and paired_drop(reference_scores, scores).within(goal.max_drop + INT8_LUCK):
-        quantized = quantize_ladder(
+        quantized = quantize_int8(
             float_path,
             task,
             folder,
@@ -99,7 +99,7 @@ def deliver(
             context=context,
         )
         int8_path, ladder, scores = quantized.path, tuple(quantized.rungs), quantized.correct
-    return Delivered(
+    return ExportedArtifacts(
         model=model,
         float_path=float_path,
         int8_path=int8_path,
@@ -127,7 +127,7 @@ def save_compact(model: nn.Module, task: Task, path: Path, context: Context) -> 
     """Write the compact file, checked to compute the same; gives its size. Networks whose graph it cannot hold are
     written without one: such a file loads into the user's own class."""
     with context.progress.busy("writing the compact file"):
-        original = changes(bake(model), task, context)
+        original = changes(materialize(model), task, context)
         try:
             save(model, path, task.example_inputs, original=original)
         except BadInput as error:
@@ -137,7 +137,7 @@ def save_compact(model: nn.Module, task: Task, path: Path, context: Context) -> 
 
 
 def measure(
-    original: nn.Module | None, result: Delivered, task: Task, goal: Goal, context: Context, folder: Path
+    original: nn.Module | None, result: ExportedArtifacts, task: Task, goal: Goal, context: Context, folder: Path
 ) -> tuple[list[Record], list[ClassRow]]:
     """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory; and
     what of each class is right.
@@ -211,7 +211,7 @@ def _latencies(
     runtime: str,
     models: Mapping[str, nn.Module],
     files: Mapping[str, tuple[Path, str]],
-    result: Delivered,
+    result: ExportedArtifacts,
     task: Task,
     goal: Goal,
 ) -> list[Record]:
@@ -243,7 +243,7 @@ def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]
     return rows
 
 
-def save_files(result: Delivered, task: Task, folder: Path, context: Context) -> dict[str, int]:
+def save_files(result: ExportedArtifacts, task: Task, folder: Path, context: Context) -> dict[str, int]:
     """The network as `.pt2` and its weights as `.safetensors`, beside the ONNX files; sizes by name."""
     (folder / "model.pt2").unlink(missing_ok=True)  # of an earlier job
     for dynamic in (True, False):

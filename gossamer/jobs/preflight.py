@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.calibration.moments import place_whole
 from gossamer.compact.capture import capture
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.outputs import tensors
@@ -49,7 +49,7 @@ IGNORED = -100  # what torch's losses leave out
 T = TypeVar("T")
 
 
-def rehearse(model: nn.Module, task: Task, goal: Goal, context: Context, *, trains: bool, int8: bool | None) -> None:
+def preflight(model: nn.Module, task: Task, goal: Goal, context: Context, *, trains: bool, int8: bool | None) -> None:
     """Run what will be run after hours: batches of every shape through loss, measure and network, the exported network
     on every runtime, the measure on what it gives there, and a look at the labels of all splits.
 
@@ -57,7 +57,7 @@ def rehearse(model: nn.Module, task: Task, goal: Goal, context: Context, *, trai
     decides. Raises BadInput with what failed, where, and what would help.
     """
     with own_randomness(), tempfile.TemporaryDirectory() as folder:
-        trial = Trial(model, task, goal, context, Path(folder))
+        trial = PreflightCheck(model, task, goal, context, Path(folder))
         with context.progress.busy("trying a batch of every shape"):
             trial.look()
             if trains:
@@ -69,7 +69,7 @@ def rehearse(model: nn.Module, task: Task, goal: Goal, context: Context, *, trai
 
 
 @dataclass
-class Trial:
+class PreflightCheck:
     """One rehearsal. The network itself is left alone."""
 
     model: nn.Module
@@ -79,7 +79,7 @@ class Trial:
     folder: Path
 
     def __post_init__(self) -> None:
-        self.plain = bake(self.model).eval()
+        self.plain = materialize(self.model).eval()
         self.looks: dict[str, Look] = {}
         self.scores: dict[int, Tensor] = {}  # of batches of the validation data
         try:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gossamer.core.record import Curve, Edit, Record, State, to_json
+from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, timed
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.search.axes import Steps
 from gossamer.search.bisection import Point, bracket, fits, near_miss, next_need
-from gossamer.search.cost_model import AIM, Pricer, Quote
+from gossamer.search.cost_model import AIM, CostEstimate, CostModel
 from gossamer.search.plan import Planner, shape_key, state
 
 TRAININGS = 6  # whole recoveries of one job, at most
@@ -33,17 +33,17 @@ class Attempt:
     edits: list[Edit]
 
 
-class Shaping:
+class ShapeSearch:
     """Plans for the goal, takes the steps, and where that costs too much steps back: between the fastest network within
     the budget and the slowest one outside, until the budget is spent. What just misses the budget is trained on.
 
     All decisions are by validation data, from numbers that are in the journal.
     """
 
-    def __init__(self, attempts: Attempts, recover: Recover) -> None:
+    def __init__(self, attempts: Attempts, recover: RecoveryDistillation) -> None:
         self.attempts, self.recover, self.goal, self.context = attempts, recover, attempts.goal, attempts.context
         self.pricer, self.int8 = self._pricer()
-        self.whole: Quote = self.pricer("original", lambda: attempts.original)
+        self.whole: CostEstimate = self.pricer("original", lambda: attempts.original)
         reference = 100 * float(attempts.reference.mean())
         self.planner = Planner(
             attempts.original, attempts.task, self.context, attempts.journal, self.pricer, recover, reference
@@ -53,9 +53,9 @@ class Shaping:
         self.trainings = 0
         self.pushed = False
         self.gain = math.inf  # points that a longer recovery may bring, as far as that is known
-        self.last: tuple[str, exporting.Delivered] | None = None  # whose files are in the folder
+        self.last: tuple[str, exporting.ExportedArtifacts] | None = None  # whose files are in the folder
 
-    def search(self) -> tuple[Steps, exporting.Delivered]:
+    def search(self) -> tuple[Steps, exporting.ExportedArtifacts]:
         """The steps to the fastest network within the budget, and that network, deployed."""
         ease: float | None = 1.0
         while ease is not None and self.trainings < TRAININGS and self._time_is_left():
@@ -165,7 +165,7 @@ class Shaping:
         known: Any = self.attempts.trials(name, key, remember, partial(self._outcome, steps, name, tag or name))
         if known is None:
             return None
-        self.context.log.trials.extend(State(**row) for row in known["states"])
+        self.context.log.trials.extend(Trial(**row) for row in known["states"])
         self.context.log.curves.extend(Curve(**row | {"name": f"{name}, {row['name']}"}) for row in known["curves"])
         edits = [*(Edit.parse(row) for row in known["edits"]), *(self.planner.left(steps) if steps else ())]
         found = Attempt(name=name, tag=tag or name, steps=steps, need=known["need"], drop=known["drop"], edits=edits)
@@ -187,7 +187,7 @@ class Shaping:
         rows = {"edits": to_json(own.log.edits), "states": to_json([mark]), "curves": to_json(own.log.curves)}
         return {"need": need, "drop": drop, **rows}
 
-    def _delivered(self, attempt: Attempt) -> exporting.Delivered:
+    def _delivered(self, attempt: Attempt) -> exporting.ExportedArtifacts:
         """The attempt as it is deployed, its files in the folder."""
         if self.last is not None and self.last[0] == attempt.name:
             return self.last[1]
@@ -195,7 +195,7 @@ class Shaping:
         model = self.attempts.take(attempt.steps, attempt.tag, scratch)
         return self.attempts.deploy(model, attempt.name, int8=self.int8)
 
-    def _pricer(self) -> tuple[Pricer, bool]:
+    def _pricer(self) -> tuple[CostModel, bool]:
         """A pricer in the precision that is faster here, or smaller where the goal does not ask for time."""
         plain = self._priced(int8=False)
         if self.goal.runtime in ("torch", "torch.compile"):
@@ -209,9 +209,9 @@ class Shaping:
         self.context.progress.say("int8 is not faster than float32 here: it is left out")
         return plain, False
 
-    def _priced(self, *, int8: bool) -> Pricer:
+    def _priced(self, *, int8: bool) -> CostModel:
         attempts = self.attempts
-        return Pricer(
+        return CostModel(
             attempts.original, attempts.task, self.goal, attempts.journal, attempts.folder / "work", int8=int8
         )
 

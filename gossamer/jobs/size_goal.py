@@ -2,10 +2,10 @@
 
 import math
 
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts
-from gossamer.methods.quantize.rate import RateQuantize, least_bytes
+from gossamer.methods.quantize.rate import RateConstrainedQuantization, least_bytes
 from gossamer.modules.cost import dense_bytes
 from gossamer.search.axes import Steps
 
@@ -18,8 +18,8 @@ def larger(tries: int, over: float) -> float:
 
 
 def to_size(
-    attempts: Attempts, steps: Steps, whole: exporting.Delivered, *, epochs: int, lr: float | None
-) -> tuple[Steps, exporting.Delivered]:
+    attempts: Attempts, steps: Steps, whole: exporting.ExportedArtifacts, *, epochs: int, lr: float | None
+) -> tuple[Steps, exporting.ExportedArtifacts]:
     """Train into a file of the size asked for, or into larger and larger ones until the budget is kept. whole: what the
     steps have made."""
     run, goal, dense = attempts.context, attempts.goal, dense_bytes(attempts.original)
@@ -33,7 +33,7 @@ def to_size(
     before = list(run.log.edits)
     tries = 0
     while size < min(dense, whole.compact_bytes):
-        small = RateQuantize(compression_ratio=dense / size, epochs=epochs, lr=lr)
+        small = RateConstrainedQuantization(compression_ratio=dense / size, epochs=epochs, lr=lr)
         run.log.edits[:] = before
         name = f"size {size:,.0f} bytes"
         result = attempts.trials(name, name, _sized, attempts, whole, small, name)
@@ -46,9 +46,11 @@ def to_size(
     return steps, attempts.deploy(whole.model, "without a smaller file", int8=whole.int8_path is not None)
 
 
-def _sized(attempts: Attempts, whole: exporting.Delivered, small: RateQuantize, name: str) -> exporting.Delivered:
+def _sized(
+    attempts: Attempts, whole: exporting.ExportedArtifacts, small: RateConstrainedQuantization, name: str
+) -> exporting.ExportedArtifacts:
     """The network trained into a file, noted as a state."""
-    model = bake(attempts.step(whole.model, small, name, attempts.context)).eval()
+    model = materialize(attempts.step(whole.model, small, name, attempts.context)).eval()
     result = attempts.deploy(model, name, int8=whole.int8_path is not None)
     attempts.note_size(name, result.model, result.scores, result.drop, result.compact_bytes)
     return result

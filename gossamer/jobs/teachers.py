@@ -16,22 +16,22 @@ from gossamer.core.goal import Goal
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.measure import Runner, accuracy
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.runtime.runners import open_runner
 from gossamer.search.axes import apply_steps
-from gossamer.search.checkpoint_store import Journal
-from gossamer.search.cost_model import AIM, Pricer
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.cost_model import AIM, CostModel
 from gossamer.search.plan import Planner
-from gossamer.train.teacher_outputs import LAYOUT, Answers
-from gossamer.train.teachers import Ensemble, Foreign, only_answers
-from gossamer.train.trainable_export import Thawed, thawed
+from gossamer.train.teacher_outputs import LAYOUT, TeacherOutputs
+from gossamer.train.teachers import Ensemble, ExternalModel, gives_outputs_only
+from gossamer.train.trainable_export import TrainableExport, trainable_export
 
 SPARSE = 0.1  # share of zeros from which on a weight is held sparse
 SHARED = 256  # distinct values up to which a weight is held to them
 FLOAT_BYTES = 4
 
 
-class OnnxTeacher(Foreign):
+class OnnxTeacher(ExternalModel):
     """An `.onnx` file on ONNX Runtime, on the CPU; a session of its own in each process."""
 
     def __init__(self, path: Path, *, threads: int = 2) -> None:
@@ -52,12 +52,12 @@ class OnnxTeacher(Foreign):
         return tree_map_only(Tensor, lambda x: x.to(device), outputs)
 
 
-class RecordedTeacher(Foreign):
+class RecordedTeacher(ExternalModel):
     """A teacher of which only its answers are left: a folder of `gossamer.train.teacher_outputs`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.answers = Answers(folder)
+        self.answers = TeacherOutputs(folder)
         name = hashlib.sha256(str(folder.resolve()).encode()).digest()
         self.register_buffer("digest", torch.frombuffer(bytearray(name), dtype=torch.uint8))
 
@@ -70,7 +70,7 @@ def only_remembers(teacher: nn.Module) -> bool:
     return any(isinstance(part, RecordedTeacher) for part in teacher.modules())
 
 
-def foreign(path: Path) -> Foreign | None:
+def foreign(path: Path) -> ExternalModel | None:
     """The teacher of an `.onnx` file or of a folder of answers, or of a folder with one of these; None where the path
     is nothing of that kind."""
     if path.suffix == ".onnx":
@@ -84,8 +84,8 @@ def foreign(path: Path) -> Foreign | None:
 
 def trainable(student: nn.Module) -> nn.Module:
     """The student, or what can be trained in its place: a network out of a file keeps its zeros and shared values."""
-    ready = thawed(student)
-    if not isinstance(ready, Thawed):
+    ready = trainable_export(student)
+    if not isinstance(ready, TrainableExport):
         return ready
     held = {name: rule for name, p in ready.named_parameters() if (rule := as_found(p.detach())) is not None}
     return constrain(ready, held) if held else ready
@@ -102,23 +102,27 @@ def as_found(weight: Tensor) -> Constraint | None:
     return Mask(~zeros) if float(zeros.double().mean()) >= SPARSE else None
 
 
-def searched(teacher: nn.Module, task: Task, goal: Goal, context: Context, journal: Journal, work: Path) -> nn.Module:
+def searched(
+    teacher: nn.Module, task: Task, goal: Goal, context: Context, journal: CheckpointStore, work: Path
+) -> nn.Module:
     """A student for a goal, cut out of the teacher: the shapes that meet it by measurement race against each other,
     as in `compress`. Bytes are those of its weights in float32."""
     if isinstance(teacher, Ensemble):
-        teacher = next((one for one in teacher.members if not only_answers(one)), teacher)
-    if only_answers(teacher):
+        teacher = next((one for one in teacher.members if not gives_outputs_only(one)), teacher)
+    if gives_outputs_only(teacher):
         raise BadInput("a student for a goal is cut out of its teacher, which must be a module; name a student")
     if goal.file_bytes is not None or goal.compression_ratio is not None:
         limit = goal.file_limit(FLOAT_BYTES * sum(p.numel() for p in teacher.parameters()))
         params = min(int(limit / FLOAT_BYTES), goal.params or int(limit))
         goal = Goal(**{**asdict(goal), "file_bytes": None, "compression_ratio": None, "params": params})
-    pricer = Pricer(teacher, task, goal, journal, work, int8=False)
+    pricer = CostModel(teacher, task, goal, journal, work, int8=False)
     whole = pricer("original", lambda: teacher)
     if whole.worst <= AIM:
         raise BadInput("the teacher itself meets the goal; ask for less, or name a student")
     reference = 100 * float(accuracy(open_runner("torch", teacher, threads=goal.threads), task).mean())
-    planner = Planner(teacher, task, replace(context, original=teacher), journal, pricer, Recover(epochs=4), reference)
+    planner = Planner(
+        teacher, task, replace(context, original=teacher), journal, pricer, RecoveryDistillation(epochs=4), reference
+    )
     steps = planner.plan(whole)
     if steps is None:
         raise BadInput("no shape of the teacher meets the goal; ask for more, or name a student")

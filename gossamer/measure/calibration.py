@@ -37,7 +37,7 @@ def are_classes(output: object, target: object) -> bool:
 
 
 @torch.no_grad()
-def sureness(model: Model, loader: Iterable[object]) -> dict[str, float]:
+def confidence(model: Model, loader: Iterable[object]) -> dict[str, float]:
     """Calibration error ("ece") and negative log likelihood ("nll", nats); nothing where the outputs are no classes."""
     inputs, target = split(next(iter(loader)))
     if not are_classes(model(*inputs), target):

@@ -10,10 +10,10 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method
-from gossamer.train import AfterStep, Fitted, Training, fit
-from gossamer.train.distillation import Teach
+from gossamer.train import AfterStep, Training, TrainingResult, fit
+from gossamer.train.distillation import LossTerm
 from gossamer.train.hyperparameters import passes
-from gossamer.train.train_mode import taught
+from gossamer.train.train_mode import teacher_terms
 
 LEAST_STEPS = 400  # of a training whose length nobody gave: few data need more passes for as many
 
@@ -56,20 +56,20 @@ class Retrain(Trained):
         context: Context,
         *,
         part: str = "",
-        teach: Sequence[Teach] = (),
+        teach: Sequence[LossTerm] = (),
         after_step: AfterStep | None = None,
         **changes: Any,
-    ) -> Fitted:
+    ) -> TrainingResult:
         """Train `model` in place. part: names this training where a method has several. teach:
         terms besides the teacher's. changes: of `training()`."""
         terms = [*teach]
         if self.alpha < 1 and context.guide is not None:
-            terms += taught(context.guide, model, task, context, temperature=self.temperature, alpha=self.alpha)
+            terms += teacher_terms(context.guide, model, task, context, temperature=self.temperature, alpha=self.alpha)
         return self.train_with(terms, model, task, context, part=part, after_step=after_step, **changes)
 
     def train_with(
         self,
-        teach: Sequence[Teach],
+        teach: Sequence[LossTerm],
         model: nn.Module,
         task: Task,
         context: Context,
@@ -77,7 +77,7 @@ class Retrain(Trained):
         part: str = "",
         after_step: AfterStep | None = None,
         **changes: Any,
-    ) -> Fitted:
+    ) -> TrainingResult:
         """As `train`, with these terms and no others."""
         name = self.name().replace(".", "-") + part.replace(" ", "-")
         checkpoint = context.folder / f"{name}.ckpt" if context.folder else None
@@ -86,7 +86,7 @@ class Retrain(Trained):
             model, task, training, context, teach=teach, after_step=after_step, checkpoint=checkpoint, label=label
         )
 
-    def noted(self, fitted: Fitted, context: Context, *, part: str = "") -> Fitted:
+    def noted(self, fitted: TrainingResult, context: Context, *, part: str = "") -> TrainingResult:
         """The same; what the training did to the loss goes to the history."""
         rows = fitted.history
         before = f"loss {rows[0].loss:.4f} in epoch 1"

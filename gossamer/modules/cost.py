@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.constraints.base import bake, constraints
+from gossamer.constraints.base import constraints, materialize
 from gossamer.core.record import LayerCost
-from gossamer.graph.groups import Group, find_channels, layer_of
+from gossamer.graph.groups import Group, find_groups, layer_of
 from gossamer.graph.tracer import (
     Op,
     Ref,
@@ -43,7 +43,7 @@ def layer_costs(model: nn.Module, example_inputs: Any) -> list[LayerCost]:
     macs: multiply-adds of convolutions and matrix products, of one sample (the first dimension of the first input is
     the batch). bytes: of the parameters. A parameter that several layers share is counted at the first.
     """
-    model = bake(model) if constraints(model) else model
+    model = materialize(model) if constraints(model) else model
     t = trace(model, example_inputs)
     batch = t.shapes[t.inputs[0].index][0] if t.inputs and t.shapes[t.inputs[0].index] else 1
     macs: dict[str, int] = {}
@@ -192,7 +192,7 @@ def layer_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dict
 def analyze(model: nn.Module, example_inputs: Any) -> Analysis:
     """Layers with parameters, MACs, bytes and time, and the groups of coupled channels, with the reason where one
     cannot be cut."""
-    channels = find_channels(model, example_inputs)
+    channels = find_groups(model, example_inputs)
     times = layer_times(model, example_inputs)
     layers = [replace(row, time_ms=times.get(row.name)) for row in layer_costs(model, example_inputs)]
     return Analysis(

@@ -1,6 +1,6 @@
 """Units without any input or without any output left, and their removal.
 
-A unit is what `find_channels` cuts together. It is *unused* when all weights that read it are zero: removing it changes
+A unit is what `find_groups` cuts together. It is *unused* when all weights that read it are zero: removing it changes
 nothing. It is *unfed* when all weights that make it are zero: its value is a constant, which is folded into the biases
 of the layers that read it, where that is exact; then it is unused. Removing units may leave others so: all is repeated.
 """
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.constraints.base import bake
-from gossamer.graph.groups import Channels, find_channels, layer_of
+from gossamer.constraints.base import materialize
+from gossamer.graph.groups import ChannelGroups, find_groups, layer_of
 from gossamer.graph.proof import relative_difference
-from gossamer.graph.pruner import shrink
-from gossamer.graph.slicing import Cut
+from gossamer.graph.pruner import prune
+from gossamer.graph.slicing import PruningPlan
 from gossamer.graph.tracer import mode, output_tensors, own_arguments
 
 Flags = NDArray[np.bool_]
@@ -32,7 +32,7 @@ class Cleared:
     constants that went into biases. max_relative: largest difference of an output over its largest absolute value."""
 
     model: nn.Module
-    cuts: tuple[Cut, ...]
+    cuts: tuple[PruningPlan, ...]
     widths: Mapping[str, tuple[int, int]]
     folded: int
     max_relative: float
@@ -52,10 +52,10 @@ class Liveness:
 def remove_dead(model: nn.Module, example_inputs: Any) -> Cleared:
     """Remove what is unused or unfed from a plain network; its outputs on the example inputs stay what they were, up to
     rounding. The model itself is left alone. Nothing to remove: a copy, and no cuts."""
-    current, cuts, folded = bake(model), list[Cut](), 0
+    current, cuts, folded = materialize(model), list[PruningPlan](), 0
     widths: dict[str, tuple[int, int]] = {}
     while True:
-        found = find_channels(current, example_inputs)
+        found = find_groups(current, example_inputs)
         folded += _fold(found)
         step = _cut(found)
         if step is None:
@@ -73,7 +73,7 @@ def remove_dead(model: nn.Module, example_inputs: Any) -> Cleared:
     )
 
 
-def liveness(found: Channels) -> Liveness:
+def liveness(found: ChannelGroups) -> Liveness:
     """What the weights of the network say about its units."""
     count = len(found.units.group_of) + 1  # the last place is for slots of no unit
     fed, used, read, unknown = (np.zeros(count, dtype=np.bool_) for _ in range(4))
@@ -114,7 +114,7 @@ def _roles(model: nn.Module) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _fold(found: Channels) -> int:
+def _fold(found: ChannelGroups) -> int:
     """Fold the constants of unfed units into the layers that read them, in place; how many."""
     live = liveness(found)
     unfed = np.flatnonzero(live.known & live.read & live.used & ~live.fed)
@@ -140,7 +140,7 @@ def _fold(found: Channels) -> int:
     return folded
 
 
-def _readers(found: Channels) -> dict[str, NDArray[np.int64]]:
+def _readers(found: ChannelGroups) -> dict[str, NDArray[np.int64]]:
     """The unit of every input column (-1: none), by name of the layers that read units in undivided columns."""
     readers = {}
     for name, role in _roles(found.model).items():
@@ -153,7 +153,7 @@ def _readers(found: Channels) -> dict[str, NDArray[np.int64]]:
     return readers
 
 
-def _ranges(found: Channels, readers: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+def _ranges(found: ChannelGroups, readers: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
     """Smallest and largest value of every input column of these layers, over the example inputs as they are and under
     noise."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
@@ -202,7 +202,7 @@ def _pads(padding: Any) -> bool:
     return padding != "valid" if isinstance(padding, str) else bool(np.any(padding))
 
 
-def _cut(found: Channels) -> tuple[nn.Module, Cut] | None:
+def _cut(found: ChannelGroups) -> tuple[nn.Module, PruningPlan] | None:
     """Remove unused units; None if there are none, or none whose removal leaves the outputs as they are."""
     live = liveness(found)
     dead = live.known & live.read & ~live.used
@@ -213,7 +213,7 @@ def _cut(found: Channels) -> tuple[nn.Module, Cut] | None:
     return next((step for one in groups if (step := _try(found, dead, [one])) is not None), None)
 
 
-def _try(found: Channels, dead: Flags, groups: list[Any]) -> tuple[nn.Module, Cut] | None:
+def _try(found: ChannelGroups, dead: Flags, groups: list[Any]) -> tuple[nn.Module, PruningPlan] | None:
     fractions, scores = {}, {}
     for i, group in groups:
         gone = dead[found.units.group_of == i]
@@ -224,7 +224,7 @@ def _try(found: Channels, dead: Flags, groups: list[Any]) -> tuple[nn.Module, Cu
             scores[group.name] = torch.from_numpy(1.0 - gone)
     if not fractions:
         return None
-    pruned = shrink(found, fractions, scores)
+    pruned = prune(found, fractions, scores)
     if not any(after < before for before, after in pruned.cut.widths.values()):
         return None
     if _difference(found.model, pruned.model, found.example_inputs) > TOLERANCE or _removed_alive(
@@ -234,7 +234,7 @@ def _try(found: Channels, dead: Flags, groups: list[Any]) -> tuple[nn.Module, Cu
     return pruned.model, pruned.cut
 
 
-def _removed_alive(found: Channels, cut: Cut, dead: Flags) -> bool:
+def _removed_alive(found: ChannelGroups, cut: PruningPlan, dead: Flags) -> bool:
     """Whether rounding to what the network needs took a unit that is not dead."""
     kept = np.zeros(len(dead) + 1, dtype=np.bool_)
     touched = np.zeros(len(dead) + 1, dtype=np.bool_)
@@ -272,7 +272,7 @@ class Neurons:
 
 def find_neurons(model: nn.Module, example_inputs: Any) -> list[Neurons]:
     """The neurons of every linear layer that go through elementwise operations to one other linear layer."""
-    found = find_channels(model, example_inputs)
+    found = find_groups(model, example_inputs)
     cuttable = {i for i, _ in enumerate(found.cuttable())}
     places: dict[int, list[tuple[str, int, int]]] = {}  # of a unit: parameter, dimension, index
     for name, value in found.graph.parameters.items():

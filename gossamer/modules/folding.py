@@ -62,7 +62,7 @@ def identity(channels: int, like: Tensor) -> Affine:
     return Affine(eye[:, :, None, None], eye.new_zeros(channels), (1, 1), (0, 0), channels)
 
 
-def dense(weight: Tensor, groups: int) -> Tensor:
+def dense_kernel(weight: Tensor, groups: int) -> Tensor:
     """A grouped kernel (O, I / groups, h, w) with its zeros, (O, I, h, w)."""
     rows = weight.double().chunk(groups)
     blocks = [F.pad(r, (0, 0, 0, 0, g * r.shape[1], (groups - 1 - g) * r.shape[1])) for g, r in enumerate(rows)]
@@ -158,7 +158,7 @@ def _step(t: Trace, op: Op, known: dict[int, Affine], tensors: dict[str, Tensor]
     if plain and all(gap == 1 for gap in op.arg("dilation")):
         weight, groups = value(op.arg("weight")), op.arg("groups")
         bias = weight.new_zeros(len(weight)) if op.arg("bias") is None else value(op.arg("bias"))
-        kernel = dense(weight, groups)
+        kernel = dense_kernel(weight, groups)
         return after(a, Affine(kernel, bias, tuple(op.arg("stride")), tuple(op.arg("padding")), groups))
     raise NotAffine(op.name)
 

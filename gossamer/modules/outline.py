@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.core.record import Part
+from gossamer.core.record import BlockPart
 from gossamer.graph.tracer import trace
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def outline(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Part]:
+def outline(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[BlockPart]:
     """The layers that a run calls, in its order: each in the column behind the last one that it reads from, in its row
     or in the first free one below."""
     t = trace(module, example_inputs)
@@ -35,18 +35,18 @@ def outline(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Part]:
     return [part(modules[name], *place) for name, place in places.items()]
 
 
-def part(layer: Any, column: int = 0, row: int = 0) -> Part:
+def part(layer: Any, column: int = 0, row: int = 0) -> BlockPart:
     """One layer as a box."""
     where: Any = {"column": column, "row": row}
     if isinstance(layer, nn.Linear):
-        return Part(kind="linear", inputs=layer.in_features, outputs=layer.out_features, **where)
+        return BlockPart(kind="linear", inputs=layer.in_features, outputs=layer.out_features, **where)
     if not isinstance(layer, CONVOLUTIONS):
-        return Part(kind=type(layer).__name__, **where)
+        return BlockPart(kind=type(layer).__name__, **where)
     size, counts = "×".join(map(str, layer.kernel_size)), (layer.in_channels, layer.out_channels)
     stride = "×".join(map(str, layer.stride)) if set(layer.stride) != {1} else ""
-    return Part(kind=size, inputs=counts[0], outputs=counts[1], groups=layer.groups, stride=stride, **where)
+    return BlockPart(kind=size, inputs=counts[0], outputs=counts[1], groups=layer.groups, stride=stride, **where)
 
 
-def in_row(layers: Iterable[nn.Module]) -> list[Part]:
+def in_row(layers: Iterable[nn.Module]) -> list[BlockPart]:
     """Layers one after the other."""
     return [part(layer, column) for column, layer in enumerate(layers)]

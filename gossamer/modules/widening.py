@@ -15,9 +15,9 @@ from torch import nn
 from gossamer.calibration.moments import evaluating
 from gossamer.errors import BadInput, GossamerError
 from gossamer.graph.channel_index import Slots
-from gossamer.graph.groups import Channels
+from gossamer.graph.groups import ChannelGroups
 from gossamer.graph.proof import relative_difference
-from gossamer.graph.slicing import Cut, changed_attributes, resize
+from gossamer.graph.slicing import PruningPlan, changed_attributes, resize
 from gossamer.graph.tracer import output_tensors, own_arguments
 
 # Copies share their unit's outgoing weights as 1 +- this: equal shares would get equal gradients for ever.
@@ -35,7 +35,7 @@ class Widened:
     left: Mapping[str, str] = field(default_factory=dict)
 
 
-def widen(channels: Channels, widths: Mapping[str, int], *, seed: int = 0, tolerance: float = 1e-5) -> Widened:
+def widen(channels: ChannelGroups, widths: Mapping[str, int], *, seed: int = 0, tolerance: float = 1e-5) -> Widened:
     """Give groups so many units: all they have, then copies of some drawn at random (Chen, Goodfellow & Shlens 2015,
     arXiv:1511.05641, section 2.2).
 
@@ -62,7 +62,9 @@ def widen(channels: Channels, widths: Mapping[str, int], *, seed: int = 0, toler
     return Widened(model=model, widths=done, proof=proof, left=left)
 
 
-def _tried(channels: Channels, widths: Mapping[str, int], seed: int, tolerance: float) -> tuple[nn.Module, float] | str:
+def _tried(
+    channels: ChannelGroups, widths: Mapping[str, int], seed: int, tolerance: float
+) -> tuple[nn.Module, float] | str:
     """The wider network and its proof, or why there is none."""
     try:
         model = _wider(channels, widths, torch.Generator().manual_seed(seed))
@@ -74,7 +76,7 @@ def _tried(channels: Channels, widths: Mapping[str, int], seed: int, tolerance: 
     return model, proof
 
 
-def _wider(channels: Channels, widths: Mapping[str, int], generator: torch.Generator) -> nn.Module:
+def _wider(channels: ChannelGroups, widths: Mapping[str, int], generator: torch.Generator) -> nn.Module:
     shares = [np.ones(1)] * len(channels.units.group_of)
     for name, width in widths.items():
         index = channels.index(name)
@@ -104,7 +106,7 @@ def _wider(channels: Channels, widths: Mapping[str, int], generator: torch.Gener
                 weighed.setdefault(name, {})[d] = parts
     shapes = {name: tuple(named[name].shape) for name in kept}
     after = {name: tuple(len(dims.get(d, range(n))) for d, n in enumerate(shapes[name])) for name, dims in kept.items()}
-    cut = Cut(dict(kept), shapes, changed_attributes(channels.model, after))
+    cut = PruningPlan(dict(kept), shapes, changed_attributes(channels.model, after))
     model = resize(channels.model, channels.example_inputs, cut)
     named = dict(model.named_parameters())
     with torch.no_grad():

@@ -23,7 +23,7 @@ CHUNK_BYTES = 2**27  # of what one run gives; fewer samples are run at a time wh
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class ActivationHistogram:
     """What was seen of one value: smallest and largest number, and how often numbers fell in each of the bins.
 
     Bins are of equal relative width (2 to 3 %), so that neither one huge number nor a small range blurs them, and are
@@ -91,7 +91,7 @@ def expose(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 
 def observe(
     model: onnx.ModelProto, loader: Iterable[Any], folder: Path, *, threads: int, samples: int | None = None
-) -> dict[str, Seen]:
+) -> dict[str, ActivationHistogram]:
     """Histograms of all float values, in one pass over the data.
 
     Memory is that of one chunk of samples and one histogram a value (32 KiB), however many samples there are.
@@ -109,7 +109,7 @@ def observe(
             counts[name] += histogram(value)
     if any(low > high for low, high in ends.values()):
         raise BadInput("calibration: the loader gave no samples")
-    return {name: Seen(low=ends[name][0], high=ends[name][1], counts=counts[name]) for name in names}
+    return {name: ActivationHistogram(low=ends[name][0], high=ends[name][1], counts=counts[name]) for name in names}
 
 
 def histogram(value: Array) -> NDArray[np.int64]:
@@ -121,12 +121,12 @@ def histogram(value: Array) -> NDArray[np.int64]:
     return np.bincount(np.where(flat < 0, BINS - 1 - index, BINS + index), minlength=2 * BINS)
 
 
-def min_max(seen: Seen) -> Range:
+def min_max(seen: ActivationHistogram) -> Range:
     """All that was seen."""
     return min(seen.low, 0.0), max(seen.high, 0.0)
 
 
-def percentile(seen: Seen, percent: float = 99.99) -> Range:
+def percentile(seen: ActivationHistogram, percent: float = 99.99) -> Range:
     """What `percent` of the numbers lie in, half of the rest cut at each end; zero stays inside."""
     share = np.cumsum(seen.counts) / seen.counts.sum()
     tail = (1 - percent / 100) / 2
@@ -136,7 +136,7 @@ def percentile(seen: Seen, percent: float = 99.99) -> Range:
     return max(min(float(low), 0.0), widest[0]), min(max(float(high), 0.0), widest[1])
 
 
-def least_squares(seen: Seen, levels: int = 256, steps: int = 100) -> Range:
+def least_squares(seen: ActivationHistogram, levels: int = 256, steps: int = 100) -> Range:
     """The range, shrunk towards zero, with the least mean squared error of `levels` codes: what rounding does inside
     the range (step**2 / 12, and less for numbers that become 0) plus what is cut off."""
     low, high = min_max(seen)

@@ -11,18 +11,18 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
-from gossamer.core.record import Rung
+from gossamer.core.record import FallbackStep
 from gossamer.core.task import Task, description
 from gossamer.errors import BadInput, NoEffect
 from gossamer.measure.accuracy import Drop, accuracy, paired_drop
 from gossamer.ptq import activation_ranges, equalization, qdq
-from gossamer.ptq.activation_ranges import Range, Seen
+from gossamer.ptq.activation_ranges import ActivationHistogram, Range
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.runners import open_runner, open_session
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SEVEN = "min-max, 7-bit weights"
-RULES: dict[str, Callable[[Seen], Range]] = {
+RULES: dict[str, Callable[[ActivationHistogram], Range]] = {
     "min-max": activation_ranges.min_max,
     "least squares": activation_ranges.least_squares,
     "percentile 99.99": activation_ranges.percentile,
@@ -34,7 +34,7 @@ class Quantized:
     """The int8 file and how it came about. correct: score of every validation sample; top1 and drop are of them."""
 
     path: Path
-    rungs: list[Rung]
+    rungs: list[FallbackStep]
     rung: str
     top1: float
     drop: Drop
@@ -57,7 +57,7 @@ class Candidate:
         return qdq.quantize(self.network, self.ranges, exclude=self.exclude, narrow=self.narrow)
 
 
-def quantize_ladder(
+def quantize_int8(
     model: nn.Module | Path,
     task: Task,
     folder: Path,
@@ -83,8 +83,8 @@ def quantize_ladder(
     folder = Path(folder)
     path, trial = folder / "model.int8.onnx", folder / ".trial.int8.onnx"
     float_path = model if isinstance(model, Path) else _exported(model, task, folder)
-    ladder = Ladder(onnx.load(float_path), task, folder, threads=threads, samples=samples)
-    rungs: list[Rung] = []
+    ladder = FallbackSequence(onnx.load(float_path), task, folder, threads=threads, samples=samples)
+    rungs: list[FallbackStep] = []
     best: tuple[Drop, Tensor] | None = None
     try:
         for candidate in ladder.climb():
@@ -94,7 +94,9 @@ def quantize_ladder(
             drop = paired_drop(reference_correct, correct)
             accepted = drop.within(budget_points)
             top1 = 100 * float(correct.double().mean())
-            rungs.append(Rung(name=candidate.name, top1=top1, drop=drop.points, accepted=accepted, note=candidate.note))
+            rungs.append(
+                FallbackStep(name=candidate.name, top1=top1, drop=drop.points, accepted=accepted, note=candidate.note)
+            )
             context.progress.say(f"int8 {candidate.name}: {top1:.2f} %, drop {drop.points:+.2f} points")
             if best is None or accepted or better(best[1], correct, slower=bool(candidate.exclude)):
                 best = drop, correct
@@ -123,7 +125,7 @@ def better(before: Tensor, after: Tensor, *, slower: bool) -> bool:
     return change.high < 0 if slower else change.points < 0
 
 
-class Ladder:
+class FallbackSequence:
     """What to try next. `best`, the best candidate so far, is told by whoever judges; each rung builds on it."""
 
     def __init__(self, network: onnx.ModelProto, task: Task, folder: Path, *, threads: int, samples: int) -> None:
@@ -154,10 +156,10 @@ class Ladder:
         yield self.bias_corrected(self.best)
         yield from self.float_layers(self.best)
 
-    def observe(self, network: onnx.ModelProto) -> dict[str, Seen]:
+    def observe(self, network: onnx.ModelProto) -> dict[str, ActivationHistogram]:
         return activation_ranges.observe(network, self.loader, self.folder, threads=self.threads, samples=self.samples)
 
-    def ranges(self, seen: Mapping[str, Seen], rule: str) -> dict[str, Range]:
+    def ranges(self, seen: Mapping[str, ActivationHistogram], rule: str) -> dict[str, Range]:
         return {name: RULES[rule](one) for name, one in seen.items()}
 
     def bias_corrected(self, base: Candidate) -> Candidate:

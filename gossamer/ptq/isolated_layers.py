@@ -31,7 +31,7 @@ class Many(nn.Module):
         return tuple(module(x) for x, group in zip(inputs, self.groups) for module in group)  # type: ignore[attr-defined]
 
 
-def costs_alone(
+def isolated_costs(
     groups: Sequence[Sequence[nn.Module]], inputs: Sequence[Tensor], goal: Goal, folder: Path, *, int8: bool
 ) -> list[list[float]]:
     """What every module costs in the unit of the goal: milliseconds of the fastest run on its runtime where it asks for

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from gossamer.core.record import JobDocument, State
+from gossamer.core.record import JobDocument, Trial
 from gossamer.report import text
 from gossamer.report.plot import (
     Frame,
@@ -29,7 +29,7 @@ class Axis:
 
     name: str
     title: str
-    value: Callable[[State], float | None]
+    value: Callable[[Trial], float | None]
     show: Callable[[float], str]
     unit: float = 1.0
     far: bool = False
@@ -66,7 +66,7 @@ def size_limit(document: JobDocument) -> float | None:
     return min(limits, default=None)
 
 
-def final_state(document: JobDocument) -> State | None:
+def final_state(document: JobDocument) -> Trial | None:
     """The network that the job ended with: the state with the drop of the result, else the last that was accepted."""
     tried = document.states[1:]
     drop = drop_record(document, "validation")
@@ -74,7 +74,7 @@ def final_state(document: JobDocument) -> State | None:
     return next(reversed(same or [state for state in tried if state.accepted]), None)
 
 
-def standing(state: State) -> str:
+def standing(state: Trial) -> str:
     """What became of a state; one without accuracy was never judged."""
     if state.accepted:
         return "accepted"
@@ -83,7 +83,7 @@ def standing(state: State) -> str:
     return "rejected" if state.top1 is not None else "cost measured, not judged"
 
 
-def describe(state: State) -> list[str]:
+def describe(state: Trial) -> list[str]:
     """All that is known of a state, line by line."""
     lines = [state.name if state.accepted else f"{state.name} ({standing(state)})"]
     if state.top1 is not None:
@@ -97,7 +97,7 @@ def describe(state: State) -> list[str]:
     return [*lines, state.note] if state.note else lines
 
 
-def _axes(document: JobDocument, states: Sequence[State]) -> list[Axis]:
+def _axes(document: JobDocument, states: Sequence[Trial]) -> list[Axis]:
     runtimes = list(dict.fromkeys(name for state in states for name in state.latency_ms))
     runtimes.sort(key=lambda name: name != document.goal.get("runtime"))
     latency = [
@@ -113,11 +113,11 @@ def _axes(document: JobDocument, states: Sequence[State]) -> list[Axis]:
     return [*others, size] if size_limit(document) is None else [size, *others]
 
 
-def _latency(name: str, state: State) -> float | None:
+def _latency(name: str, state: Trial) -> float | None:
     return state.latency_ms.get(name)
 
 
-def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float, float]]) -> str:
+def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[Trial, float, float]]) -> str:
     original = document.states[0]
     allowed = document.goal.get("max_drop")
     floor = None if allowed is None or original.top1 is None else original.top1 - float(allowed)
@@ -155,7 +155,7 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[State, float,
     return plot + (f'<p class="note">{text.plural(low, "state")} {verb} below this axis (▼).</p>' if low else "")
 
 
-def _frame(axis: Axis, shown: Sequence[tuple[State, float, float]], floor: float | None, limit: float | None) -> Frame:
+def _frame(axis: Axis, shown: Sequence[tuple[Trial, float, float]], floor: float | None, limit: float | None) -> Frame:
     """x from 0, or logarithmic; y around what was accepted and the budget: one that collapsed must not flatten all."""
     accepted = [top1 for state, _, top1 in shown if state.accepted] or [top1 for _, _, top1 in shown]
     high, low = max(top1 for _, _, top1 in shown), min([*accepted, *([floor] if floor is not None else [])])
@@ -171,7 +171,7 @@ def _frame(axis: Axis, shown: Sequence[tuple[State, float, float]], floor: float
     return Frame(0.0, max(costs) * 1.06, low, high)
 
 
-def _limit(document: JobDocument, axis: Axis, original: State) -> float | None:
+def _limit(document: JobDocument, axis: Axis, original: Trial) -> float | None:
     """What the goal asks on this axis, in the state's numbers; None where it asks nothing."""
     goal = document.goal
     if axis.name == text.runtime(goal.get("runtime", "")):

@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Sequence
 
 from gossamer.core.record import (
+    BlockPart,
     Edit,
     JobDocument,
     LayerCost,
-    Part,
     SpectrumRow,
-    Swapped,
+    SwapRecord,
 )
 from gossamer.report import text
 from gossamer.report.layers import bar, relative
@@ -99,7 +99,7 @@ def _shown(value: float | None, show: Callable[[float], str]) -> str:
     return '<span class="quiet">–</span>' if value is None else f'<data value="{value}">{show(value)}</data>'
 
 
-def _figure(edit: Edit, swapped: Swapped) -> str:
+def _figure(edit: Edit, swapped: SwapRecord) -> str:
     plots = "".join(_spectrum(row) for row in swapped.spectra)
     said = f"{', '.join(map(_said, swapped.before))} became {', '.join(map(_said, swapped.after))}"
     return (
@@ -110,9 +110,9 @@ def _figure(edit: Edit, swapped: Swapped) -> str:
     )
 
 
-def _boxes(parts: Sequence[Part], css: str) -> str:
+def _boxes(parts: Sequence[BlockPart], css: str) -> str:
     """Branches below one another, each indented by the columns that come before it."""
-    rows: dict[int, list[Part]] = {}
+    rows: dict[int, list[BlockPart]] = {}
     for part in parts:
         rows.setdefault(part.row, []).append(part)
     lines = []
@@ -122,19 +122,19 @@ def _boxes(parts: Sequence[Part], css: str) -> str:
     return f'<div class="boxes {css}">{"".join(lines)}</div>'
 
 
-def _box(part: Part) -> str:
+def _box(part: BlockPart) -> str:
     css = "" if part.outputs else ' class="light"'
     return (
         f"<span{css}><b>{escape(_kind(part))}</b>{''.join(f'<small>{escape(n)}</small>' for n in _notes(part))}</span>"
     )
 
 
-def _kind(part: Part) -> str:
+def _kind(part: BlockPart) -> str:
     """`batch norm 2d` for BatchNorm2d."""
     return part.kind if part.outputs else re.sub(r"(?<=[a-z])(?=[A-Z0-9])", " ", part.kind).lower()
 
 
-def _notes(part: Part) -> list[str]:
+def _notes(part: BlockPart) -> list[str]:
     if not part.outputs:
         return []
     notes = [f"{part.inputs}→{part.outputs}"]
@@ -143,7 +143,7 @@ def _notes(part: Part) -> list[str]:
     return [*notes, *([f"stride {part.stride}"] if part.stride else [])]
 
 
-def _said(part: Part) -> str:
+def _said(part: BlockPart) -> str:
     return " ".join([_kind(part), *_notes(part)]).replace("→", " to ")
 
 

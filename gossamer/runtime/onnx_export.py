@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.compact.torch_export import free_batch, plain_outputs, reason, silent
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core import record
 from gossamer.core.outputs import places, tensors
 from gossamer.errors import BadInput
@@ -39,7 +39,7 @@ def export_onnx(
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
-    copied = bake(model).cpu().float().eval()
+    copied = materialize(model).cpu().float().eval()
     inputs = tuple(x.detach().cpu() if isinstance(x, Tensor) else x for x in example_inputs)
     shapes = None
     if dynamic_batch:

@@ -9,26 +9,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.constraints.grid import PerTensor
 from gossamer.core.context import Context, Progress, Silent
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method
-from gossamer.methods.lowrank._common import Factorize
-from gossamer.methods.prune.channels import Channels
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.methods.quantize.uniform import UniformQuantization
-from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.modules.blocks import removable
-from gossamer.ptq.isolated_layers import costs_alone
+from gossamer.ptq.isolated_layers import isolated_costs
 from gossamer.search.axes import apply_steps
-from gossamer.search.checkpoint_store import Journal
-from gossamer.search.cost_model import Pricer
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.cost_model import CostModel
 from gossamer.search.network_rewrites import KINDS, taken
 from gossamer.search.replacements import (
     Found,
-    Swap,
+    Replacement,
     compared,
     find_swaps,
     kind_of,
@@ -76,7 +76,7 @@ class Adviser:
     """The schemes, one after the other."""
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...], goal: Goal, folder: Path, progress: Progress) -> None:
-        self.model, self.inputs, self.progress, self.folder = bake(model).eval(), inputs, progress, folder
+        self.model, self.inputs, self.progress, self.folder = materialize(model).eval(), inputs, progress, folder
         gain = next(iter(goal.gains))
         self.unit = "time" if goal.time_gains else "size" if gain in goal.size_gains else gain
         # Bytes follow the parameters, whatever codes them.
@@ -106,8 +106,8 @@ class Adviser:
                 found += part()
         return sorted(found, key=lambda row: -row.times)
 
-    def _pricer(self, *, int8: bool) -> Pricer:
-        return Pricer(self.model, self.task, self.goal, Journal(None, ""), self.folder, int8=int8)
+    def _pricer(self, *, int8: bool) -> CostModel:
+        return CostModel(self.model, self.task, self.goal, CheckpointStore(None, ""), self.folder, int8=int8)
 
     def _row(self, scheme: str, times: float, tried: str, reason: str, **more: Any) -> Advice:
         return Advice(scheme=scheme, times=times, unit=UNITS[self.unit], tried=tried, reason=reason, **more)
@@ -136,14 +136,14 @@ class Adviser:
     def _coded(self, bits: int) -> Advice:
         """Bytes by the order-0 entropy of the codes, which the coder of the compact file comes near to."""
         step = UniformQuantization(bits=bits, granularity=PerTensor())
-        coded = list(bake(step(self.model).model).parameters())
+        coded = list(materialize(step(self.model).model).parameters())
         total = sum(entropy_bits(p) if p.dim() > 1 else 8 * p.numel() for p in coded)
         times = 32 * sum(p.numel() for p in coded) / total
         reason = f"{32 / bits:.0f} times by {bits} bits, the rest by coding frequent values short; {self.where}"
         return self._row(f"sharing and coding, {bits} bits", times, f"{step.name()}: {bits} bits", reason)
 
     def _narrower(self) -> list[Advice]:
-        step = Channels(sparsity=0.5, round_to=8)
+        step = ChannelPruning(sparsity=0.5, round_to=8)
         return [self._whole("narrower layers", step, "half the channels, in multiples of 8")]
 
     def _whole(self, scheme: str, step: Method, tried: str, layers: tuple[str, ...] = ()) -> Advice:
@@ -166,7 +166,7 @@ class Adviser:
                 )
             ]
         some = tuple(blocks[1::2] or blocks)
-        step = RemoveBlocks(names=some)
+        step = BlockRemoval(names=some)
         return [self._whole("fewer blocks", step, f"{len(some)} of {len(blocks)} removable blocks gone", some)]
 
     def _rewrites(self) -> list[Advice]:
@@ -181,16 +181,16 @@ class Adviser:
         table = compared(self.model, names, self.inputs, self._compare) if names else {}
         found = find_swaps(self.model, self.costs, table)
         return [
-            self._swaps(found, "low rank", lambda step: isinstance(step, Factorize)),
-            self._swaps(found, "cheaper blocks", lambda step: not isinstance(step, Factorize)),
+            self._swaps(found, "low rank", lambda step: isinstance(step, LowRank)),
+            self._swaps(found, "cheaper blocks", lambda step: not isinstance(step, LowRank)),
         ]
 
     def _compare(self, groups: Any, inputs: Any) -> list[list[float]]:
-        return costs_alone(groups, inputs, self.goal, self.folder, int8=False)
+        return isolated_costs(groups, inputs, self.goal, self.folder, int8=False)
 
     def _swaps(self, found: Found, scheme: str, belongs: Callable[[Method], bool]) -> Advice:
         """The cheapest swap of every layer that gains by this scheme."""
-        best: dict[str, Swap] = {}
+        best: dict[str, Replacement] = {}
         for name, swaps in found.swaps.items():
             of_scheme = [swap for swap in swaps if belongs(swap.step)]
             if of_scheme:

@@ -10,16 +10,16 @@ from torch import nn
 from gossamer.core.context import Context, Silent
 from gossamer.core.task import Task, loss_of
 from gossamer.edits.swap import swap as with_modules
-from gossamer.graph.groups import find_channels
+from gossamer.graph.groups import find_groups
 from gossamer.methods._base import Method
 from gossamer.methods.prune._criteria import element_scores
-from gossamer.methods.prune.channels import Channels
-from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.modules.blocks import Block, is_plain, pixelwise, removable, remove_blocks
 from gossamer.modules.cost import layer_costs
-from gossamer.search.checkpoint_store import Journal
-from gossamer.search.failures import Trials
-from gossamer.search.replacements import Swap, together
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.failures import FailureGuard
+from gossamer.search.replacements import Replacement, together
 from gossamer.search.widths import ranked_widths, uniform_widths
 from gossamer.train import recalibrate
 
@@ -28,7 +28,7 @@ STRENGTHS = 32  # of a cut in width that are told apart
 
 
 @dataclass(frozen=True)
-class Family:
+class SearchAxis:
     """Shapes by strength: `steps(s)` for s in [0, 1]; a larger s never costs more. grid: the strengths that differ."""
 
     name: str
@@ -43,17 +43,17 @@ def apply_steps(model: nn.Module, steps: Sequence[Method], task: Task, context: 
     return model
 
 
-def roughly(steps: Steps) -> Steps:
+def shape_only(steps: Steps) -> Steps:
     """Steps to the same shapes with as little fitting as they can do: for measuring what these cost."""
     return tuple(step.roughly() for step in steps)
 
 
-def block_order(model: nn.Module, task: Task, *, batches: int = 4, trials: Trials | None = None) -> list[str]:
+def block_order(model: nn.Module, task: Task, *, batches: int = 4, trials: FailureGuard | None = None) -> list[str]:
     """Removable blocks or layers, the least missed first: by how much the training loss rises without each, per
     multiply-add saved. Batch norms are estimated anew without a residual block; a plain layer leaves behind what the
     layer after it could take over, the pixelwise linear map that is nearest to it. What the network does not run
     without is left out."""
-    trials = trials or Trials(Journal(None, ""), Silent())
+    trials = trials or FailureGuard(CheckpointStore(None, ""), Silent())
     blocks = removable(model, task.example_inputs)
     costs = layer_costs(model, task.example_inputs)
     sample = [batch for batch, _ in zip(task.train, range(batches))]
@@ -85,29 +85,29 @@ def _mean_loss(model: nn.Module, task: Task, sample: Sequence[object]) -> float:
     return sum(float(loss_of(task, model, batch)) for batch in sample) / len(sample)
 
 
-def depth_family(order: Sequence[str]) -> Family:
+def depth_family(order: Sequence[str]) -> SearchAxis:
     """Remove more and more blocks."""
 
     def steps(strength: float) -> Steps:
         count = round(strength * len(order))
-        return (RemoveBlocks(names=tuple(sorted(order[:count]))),) if count else ()
+        return (BlockRemoval(names=tuple(sorted(order[:count]))),) if count else ()
 
     grid = tuple(k / len(order) for k in range(1, len(order) + 1))
-    return Family("depth", grid, steps)
+    return SearchAxis("depth", grid, steps)
 
 
 def swap_losses(
     model: nn.Module,
     task: Task,
-    swaps: Mapping[str, Sequence[Swap]],
+    swaps: Mapping[str, Sequence[Replacement]],
     context: Context,
     *,
     batches: int = 1,
-    trials: Trials | None = None,
+    trials: FailureGuard | None = None,
 ) -> dict[str, list[float]]:
     """How much the training loss rises by each swap alone, roughly fitted; at least 0, in the order of the swaps;
     infinite for what fails."""
-    trials = trials or Trials(Journal(None, ""), Silent())
+    trials = trials or FailureGuard(CheckpointStore(None, ""), Silent())
     sample = [batch for batch, _ in zip(task.train, range(batches))]
     whole = _mean_loss(model, task, sample)
     rises: dict[str, list[float]] = {name: [] for name in swaps}
@@ -120,14 +120,16 @@ def swap_losses(
     return rises
 
 
-def _loss_with(swap: Swap, model: nn.Module, task: Task, sample: Sequence[object], seed: int) -> float:
-    return _mean_loss(apply_steps(model, roughly((swap.step,)), task, Context(seed=seed)), task, sample)
+def _loss_with(swap: Replacement, model: nn.Module, task: Task, sample: Sequence[object], seed: int) -> float:
+    return _mean_loss(apply_steps(model, shape_only((swap.step,)), task, Context(seed=seed)), task, sample)
 
 
-def cheapest_first(swaps: Mapping[str, Sequence[Swap]], rises: Mapping[str, Sequence[float]]) -> list[Swap]:
+def cheapest_first(
+    swaps: Mapping[str, Sequence[Replacement]], rises: Mapping[str, Sequence[float]]
+) -> list[Replacement]:
     """Swaps one after the other, each in the place of an earlier one of its layer: least rise of the loss per saving
     first. Of a layer's swaps those on the lower convex hull of rise over saving are taken."""
-    moves: list[tuple[float, Swap]] = []
+    moves: list[tuple[float, Replacement]] = []
     for name, of_layer in swaps.items():
         saved, rise, left = 0.0, 0.0, [(swap, r) for swap, r in zip(of_layer, rises[name]) if r < math.inf]
         while left := [(swap, r) for swap, r in left if swap.saved > saved]:
@@ -139,14 +141,14 @@ def cheapest_first(swaps: Mapping[str, Sequence[Swap]], rises: Mapping[str, Sequ
     return [swap for _, swap in sorted(moves, key=lambda move: move[0])]
 
 
-def layer_family(moves: Sequence[Swap]) -> Family:
+def layer_family(moves: Sequence[Replacement]) -> SearchAxis:
     """Cheaper modules for more and more layers."""
 
     def steps(strength: float) -> Steps:
         last = {swap.layer: swap.step for swap in moves[: round(strength * len(moves))]}
         return together(last.values())
 
-    return Family("cheaper layers", tuple(k / len(moves) for k in range(1, len(moves) + 1)), steps)
+    return SearchAxis("cheaper layers", tuple(k / len(moves) for k in range(1, len(moves) + 1)), steps)
 
 
 def width_family(
@@ -159,11 +161,11 @@ def width_family(
     round_to: int,
     refit: bool,
     seed: int,
-) -> Family:
+) -> SearchAxis:
     """Cut channels of the network that `before` leaves: all groups by the same share, or with the costs of layers, in
     any one unit, by importance per cost. refit: whether what is behind a cut is fitted again."""
-    base = apply_steps(model, roughly(before), task, Context(seed=seed))
-    channels = find_channels(base, task.example_inputs)
+    base = apply_steps(model, shape_only(before), task, Context(seed=seed))
+    channels = find_groups(base, task.example_inputs)
     groups = {group.name: group for group in channels.groups if group.reason is None}
     sizes = {name: group.size for name, group in groups.items()}
     scores = {name: score for name, score in channels.unit_scores(element_scores(base, "l2")).items() if name in groups}
@@ -175,10 +177,10 @@ def width_family(
             per_unit = {n: sum(costs.get(layer, 0.0) for layer in g.layers) / g.size for n, g in groups.items()}
             widths = ranked_widths(scores, per_unit, strength, round_to=round_to)
         smaller = {name: width for name, width in widths.items() if width < sizes[name]}
-        return (*before, Channels(widths=smaller, refit=refit)) if smaller else before
+        return (*before, ChannelPruning(widths=smaller, refit=refit)) if smaller else before
 
     distinct: dict[str, float] = {}
     for k in range(1, STRENGTHS):
         distinct.setdefault(repr(steps(k / STRENGTHS)), k / STRENGTHS)
     distinct.pop(repr(before), None)
-    return Family(name, tuple(distinct.values()), steps)
+    return SearchAxis(name, tuple(distinct.values()), steps)

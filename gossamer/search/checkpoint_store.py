@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gossamer.constraints.base import bake
-from gossamer.constraints.serialization import held_spec, hold_again
+from gossamer.constraints.base import materialize
+from gossamer.constraints.serialization import constraint_spec, restore_constraints
 from gossamer.core.context import Context
 from gossamer.core.record import Curve, Edit, to_json, write_text
 from gossamer.core.task import Task
@@ -24,7 +24,7 @@ from gossamer.models.weights import read_tensors, save_weights
 FORMAT = "journal 3"  # what is remembered of a step; work in another format is another job's
 
 
-class Journal:
+class CheckpointStore:
     """Named results of the steps of one job. A step that is in the journal is not done again.
 
     With a folder, every result is written before the next step starts: numbers to `journal.json`, networks to
@@ -69,11 +69,11 @@ class Journal:
         path = self.folder / f"{name}.safetensors" if self.folder else None
         if name in self.results and path is not None:
             known = self.results[name]
-            return hold_again(before, known["held"], read_tensors(path)), known["value"]
+            return restore_constraints(before, known["held"], read_tensors(path)), known["value"]
         model, value = step(before)
         if path is not None and _layout(model) == _layout(before):
             save_weights(model, path, {"step": name})
-            self.results[name] = json.loads(json.dumps({"held": held_spec(model), "value": value}))
+            self.results[name] = json.loads(json.dumps({"held": constraint_spec(model), "value": value}))
             self._write()
         return model, value
 
@@ -102,7 +102,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise CorruptFile(f"{path} is damaged: {error}; delete {path.parent} to start over there") from error
 
 
-def take_step(step: Method, model: nn.Module, name: str, task: Task, context: Context, journal: Journal) -> nn.Module:
+def take_step(
+    step: Method, model: nn.Module, name: str, task: Task, context: Context, journal: CheckpointStore
+) -> nn.Module:
     """The network after a step, whose edits and curves go to the run. It has a folder of its own below the run's for
     its checkpoints; what was done before a kill comes from the journal where it can."""
 
@@ -123,7 +125,7 @@ def take_step(step: Method, model: nn.Module, name: str, task: Task, context: Co
 
 def _layout(model: nn.Module) -> list[tuple[str, str]]:
     """Layers and shapes, whatever holds the weights."""
-    plain = bake(model)
+    plain = materialize(model)
     modules = [(name, repr(type(module))) for name, module in plain.named_modules()]
     return [*modules, *((name, str(tuple(t.shape))) for name, t in plain.state_dict().items())]
 

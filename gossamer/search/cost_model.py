@@ -17,13 +17,13 @@ from gossamer.ptq.isolated_layers import quantize_roughly
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.profiling import layer_times
 from gossamer.runtime.runners import open_runner
-from gossamer.search.checkpoint_store import Journal
+from gossamer.search.checkpoint_store import CheckpointStore
 
 AIM = 0.97  # of what the goal allows: the final measurement, at another moment, should still be inside
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quote:
+class CostEstimate:
     """Costs of one network. latency_ms: median; speedup: over the original, timed side by side (None: the goal does not
     ask for time). The needs go by the fastest runs of both, because what else the machine does while a job plans must
     not choose the shape.
@@ -44,11 +44,11 @@ class Quote:
         return max(self.needs.values())
 
 
-class Pricer:
+class CostModel:
     """Gives quotes. Deployed networks are timed with int8 weights and activations where the goal's runtime has them."""
 
     def __init__(
-        self, original: nn.Module, task: Task, goal: Goal, journal: Journal, folder: Path, *, int8: bool
+        self, original: nn.Module, task: Task, goal: Goal, journal: CheckpointStore, folder: Path, *, int8: bool
     ) -> None:
         self.original, self.task, self.goal, self.journal, self.int8 = original, task, goal, journal, int8
         self.inputs = first_samples(task.validation, goal.batch)
@@ -59,16 +59,16 @@ class Pricer:
         self.folder = folder / "quotes"
         self.folder.mkdir(exist_ok=True)
 
-    def __call__(self, key: str, build: Callable[[], nn.Module]) -> Quote:
+    def __call__(self, key: str, build: Callable[[], nn.Module]) -> CostEstimate:
         """The quote of a network; `key` names it in the journal."""
         name = f"quote {key}" + (f", measured anew {self.anew}" if self.anew else "")
-        return Quote(**self.journal.remember(name, lambda: asdict(self._quote(build()))))
+        return CostEstimate(**self.journal.remember(name, lambda: asdict(self._quote(build()))))
 
     def measure_anew(self) -> None:
         """From now on, give new quotes for networks that have one: the machine was too busy for the old ones."""
         self.anew += 1
 
-    def _quote(self, model: nn.Module) -> Quote:
+    def _quote(self, model: nn.Module) -> CostEstimate:
         costs = layer_costs(model, self.task.example_inputs)
         macs, params = sum(c.macs for c in costs), sum(p.numel() for p in model.parameters())
         latency_ms = fastest_ms = speedup = None
@@ -80,7 +80,7 @@ class Pricer:
             latency_ms, fastest_ms = times["candidate"].median_ms, times["candidate"].min_ms
             speedup = times["original"].min_ms / fastest_ms
         costs_by_gain = {"macs": macs, "params": params, "latency_ms": fastest_ms}
-        return Quote(
+        return CostEstimate(
             macs=macs,
             params=params,
             latency_ms=latency_ms,

@@ -9,7 +9,7 @@ from gossamer.core.context import Progress
 from gossamer.core.folder import disk_trouble
 from gossamer.core.record import Edit
 from gossamer.errors import FolderBusy, GossamerError, MissingExtra, own_error
-from gossamer.search.checkpoint_store import Journal
+from gossamer.search.checkpoint_store import CheckpointStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,11 +17,11 @@ LONGEST = 300  # characters of a reason
 
 
 @dataclass(frozen=True)
-class Trials:
+class FailureGuard:
     """Runs what belongs to one candidate. What raises is in the journal with its reason, so that a job that goes on
     leaves out the same."""
 
-    journal: Journal
+    journal: CheckpointStore
     progress: Progress
 
     def __call__(self, name: str, key: str, compute: Callable[P, T], *args: P.args, **options: P.kwargs) -> T | None:

@@ -17,7 +17,7 @@ SCALES = (1.5, 0.5)  # other heights and widths, where the network takes them
 Signature = tuple[Any, list[tuple[torch.dtype, tuple[int, ...]]]]
 
 
-class Invariant:
+class OutputInvariant:
     """What the original gives for the example inputs, and for images of other sizes where it takes these. Shapes that
     follow the data, as of the boxes that are found, are compared in their number of dimensions alone."""
 

@@ -10,27 +10,27 @@ from typing import Any
 from torch import nn
 
 from gossamer.core.context import Context
-from gossamer.core.record import Edit, State
+from gossamer.core.record import Edit, Trial
 from gossamer.core.task import Loader, Task
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.modules.blocks import find_blocks
 from gossamer.search.axes import (
-    Family,
+    SearchAxis,
     Steps,
     apply_steps,
     block_order,
     depth_family,
-    roughly,
+    shape_only,
     width_family,
 )
-from gossamer.search.checkpoint_store import Journal
-from gossamer.search.cost_model import AIM, Pricer, Quote
-from gossamer.search.failures import Trials, left_alone
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.cost_model import AIM, CostEstimate, CostModel
+from gossamer.search.failures import FailureGuard, left_alone
 from gossamer.search.network_rewrites import rewrite_families
-from gossamer.search.output_invariant import Invariant
-from gossamer.search.replacement_search import Thrift
+from gossamer.search.output_invariant import OutputInvariant
+from gossamer.search.replacement_search import ReplacementSearch
 from gossamer.train import fit, recalibrate
-from gossamer.train.train_mode import taught
+from gossamer.train.train_mode import teacher_terms
 
 QUOTES = 7  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
@@ -49,7 +49,7 @@ class Candidate:
 
     name: str
     steps: Steps
-    quote: Quote
+    quote: CostEstimate
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ class Planner:
     original: nn.Module
     task: Task
     context: Context
-    journal: Journal
-    pricer: Pricer
-    recover: Recover
+    journal: CheckpointStore
+    pricer: CostModel
+    recover: RecoveryDistillation
     reference: float  # of the original on validation data, percent
     prepared: dict[str, nn.Module] = field(default_factory=dict)  # candidates before their training, by their steps
     dropped: dict[str, str] = field(default_factory=dict)  # rewrites that the last plan did without, and why
     won: set[str] = field(default_factory=set)  # the kind of shape that won the last race
     kinds: set[str] = field(default_factory=set)  # that are looked at; none: all
 
-    def plan(self, whole: Quote, *, ease: float = 1.0, kinds: Iterable[str] = ()) -> Steps | None:
+    def plan(self, whole: CostEstimate, *, ease: float = 1.0, kinds: Iterable[str] = ()) -> Steps | None:
         """The steps to take, or None where no shape meets the goal. whole: the quote of the uncut network. ease: how
         far the needs may exceed the goal's. kinds: of shapes that are looked at, without a race; none: all."""
         self.kinds.clear()
@@ -90,11 +90,11 @@ class Planner:
         return (*winner.steps, self.recover)
 
     @property
-    def trials(self) -> Trials:
+    def trials(self) -> FailureGuard:
         """What fails is left out."""
-        return Trials(self.journal, self.context.progress)
+        return FailureGuard(self.journal, self.context.progress)
 
-    def _candidates(self, whole: Quote, limit: float) -> list[Candidate]:
+    def _candidates(self, whole: CostEstimate, limit: float) -> list[Candidate]:
         """Of each family the lightest cut that is within the limit."""
         order = self._block_order() if self._wanted("depth") else []
         depth = depth_family(order)
@@ -119,7 +119,7 @@ class Planner:
         order: list[str] = self.journal.remember("block order", ask)
         return order
 
-    def _width_families(self, shallower: Sequence[Steps]) -> Iterator[Family]:
+    def _width_families(self, shallower: Sequence[Steps]) -> Iterator[SearchAxis]:
         """Channels by importance per cost, rounded to what kernels like; the same share of all layers; and some of the
         depth with the rest in width."""
         multiple = self._multiple
@@ -132,14 +132,14 @@ class Planner:
 
     def _narrower(
         self, name: str, before: Steps = (), *, costs: Callable[[], dict[str, float]] | None = None, round_to: int = 0
-    ) -> Iterator[Family]:
+    ) -> Iterator[SearchAxis]:
         """Cuts in width of the network that `before` leaves; nothing where that fails. In plain networks what is behind
         a cut is fitted again: those with residual blocks learn as much without."""
 
         if not self._wanted(name):
             return
 
-        def make() -> Family:
+        def make() -> SearchAxis:
             return width_family(
                 self.original,
                 self.task,
@@ -159,7 +159,7 @@ class Planner:
     def _plain(self) -> bool:
         return not find_blocks(self.original, self.task.example_inputs)
 
-    def _layer_families(self, whole: Quote, limit: float) -> Iterator[Family]:
+    def _layer_families(self, whole: CostEstimate, limit: float) -> Iterator[SearchAxis]:
         """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""
         thrift, trials = self.thrift(), self.trials
         name = "cheaper layers"
@@ -173,7 +173,7 @@ class Planner:
         if some is not None:
             yield from self._narrower(f"{name}{REST}", some)
 
-    def _rewritten(self, whole: Quote, limit: float) -> Iterator[Candidate]:
+    def _rewritten(self, whole: CostEstimate, limit: float) -> Iterator[Candidate]:
         """The whole network rewritten. Where that is not enough: half of the way so (in ratios), and the rest in width;
         what does not come as far is dropped, because nearly all of the way would be width, which has its own race."""
         self.dropped.clear()
@@ -208,11 +208,11 @@ class Planner:
         """Of what widths are multiples: of what kernels like where time is asked for."""
         return 8 if self.pricer.timed else 1
 
-    def thrift(self) -> Thrift:
+    def thrift(self) -> ReplacementSearch:
         """Cheaper modules for single layers, as far as they are measured."""
-        return Thrift(self.original, self.task, self.context, self.journal, self.pricer)
+        return ReplacementSearch(self.original, self.task, self.context, self.journal, self.pricer)
 
-    def largest(self, family: Family, whole: Quote, limit: float) -> Candidate | None:
+    def largest(self, family: SearchAxis, whole: CostEstimate, limit: float) -> Candidate | None:
         """The lightest cut of a family whose worst need is within the limit, by interpolation over its grid."""
         grid = list(family.grid)
         low, high = -1, len(grid)
@@ -244,14 +244,14 @@ class Planner:
             found = again if again is not None and again.quote.worst <= limit else found
         return found
 
-    def _measured(self, family: Family, strength: float, *, again: bool = False) -> Candidate | None:
+    def _measured(self, family: SearchAxis, strength: float, *, again: bool = False) -> Candidate | None:
         """A shape of a family with its quote; `again` measures anew what may be in the journal. None where it cannot be
         made, deployed or measured."""
         steps = family.steps(strength)
         scratch = Context(seed=self.context.seed, original=self.original)
         key = repr(steps) + (" again" if again else "")
 
-        def measure() -> Quote:
+        def measure() -> CostEstimate:
             return self.pricer(key, partial(self._shape, steps, scratch))
 
         with self.context.progress.busy(f"measuring {family.name}"):
@@ -260,14 +260,14 @@ class Planner:
 
     def _shape(self, steps: Steps, scratch: Context) -> nn.Module:
         """The network after the steps, roughly fitted. What gives other outputs than the original is no candidate."""
-        model = apply_steps(self.original, roughly(steps), self.task, scratch)
+        model = apply_steps(self.original, shape_only(steps), self.task, scratch)
         self.invariant.check(model)
         return model
 
     @cached_property
-    def invariant(self) -> Invariant:
+    def invariant(self) -> OutputInvariant:
         """Structure, shapes and dtypes of what the original gives."""
-        return Invariant(self.original, self.task.example_inputs)
+        return OutputInvariant(self.original, self.task.example_inputs)
 
     def _race(self, candidates: Sequence[Candidate]) -> Candidate | None:
         """The best after a short training of all, and a longer one of the two that lead: what keeps the original's
@@ -291,7 +291,7 @@ class Planner:
             merits.append((self._merit(score, one.quote), one))
         return [one for _, one in sorted(merits, key=lambda pair: -pair[0])]
 
-    def _merit(self, score: float, quote: Quote) -> float:
+    def _merit(self, score: float, quote: CostEstimate) -> float:
         """What orders a race: less is lost the smaller the points behind the original times the square of the need.
         What a shape saves beyond the goal counts, because most of a lead after a short training is gone after the whole
         one: ResNet-14 at a goal of 3x, three blocks less (4.4x) against two and some width (3.2x), points behind after
@@ -315,7 +315,7 @@ class Planner:
         # The last weights: what a shape learns is asked, not what the cut left.
         training = replace(self.recover.training(self.task), epochs=epochs, lr=GENTLE * self._usual_lr, keep="last")
         softness = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
-        teach = taught(self.original, model, short, scratch, **softness)
+        teach = teacher_terms(self.original, model, short, scratch, **softness)
         return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
 
     @property
@@ -385,17 +385,17 @@ class Limited:
 
 def state(
     name: str,
-    quote: Quote,
+    quote: CostEstimate,
     top1: float | None,
-    pricer: Pricer,
+    pricer: CostModel,
     *,
     drop: float | None = None,
     accepted: bool = False,
     note: str = "",
-) -> State:
+) -> Trial:
     """A row of the Pareto plot."""
     times: dict[str, float] = {pricer.goal.runtime: quote.latency_ms} if quote.latency_ms is not None else {}
-    return State(
+    return Trial(
         name=name,
         top1=top1,
         drop=drop,
@@ -408,7 +408,7 @@ def state(
     )
 
 
-def describe(quote: Quote) -> str:
+def describe(quote: CostEstimate) -> str:
     """Cost in words, for the log."""
     parts = [f"{quote.macs / 1e6:.2f} M MACs", f"{quote.params:,} parameters"]
     if quote.latency_ms is not None and quote.speedup is not None:

@@ -10,30 +10,30 @@ from gossamer.core.context import Context
 from gossamer.core.layer_names import by_reason
 from gossamer.core.record import Edit
 from gossamer.core.task import Task
-from gossamer.methods.lowrank._common import Factorize
-from gossamer.methods.restructure._rewrite import Rewrite
-from gossamer.ptq.isolated_layers import costs_alone
-from gossamer.search.axes import Family, Steps, cheapest_first, layer_family, swap_losses
-from gossamer.search.checkpoint_store import Journal
-from gossamer.search.cost_model import Pricer
-from gossamer.search.failures import Trials, left_alone
-from gossamer.search.replacements import Found, Swap, compared, find_swaps, reasons_to_leave
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.restructure._rewrite import BlockReplacement
+from gossamer.ptq.isolated_layers import isolated_costs
+from gossamer.search.axes import SearchAxis, Steps, cheapest_first, layer_family, swap_losses
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.cost_model import CostModel
+from gossamer.search.failures import FailureGuard, left_alone
+from gossamer.search.replacements import Found, Replacement, compared, find_swaps, reasons_to_leave
 
 MOST = 0.75  # of a layer's cost: what a cheaper module saves at best, as long as nothing is measured
 DOUBT = 1.15  # times: what is measured alone may be so far from what it is in the network
 
 
 @dataclass(frozen=True)
-class Thrift:
+class ReplacementSearch:
     """What cheaper modules for single layers can do for a goal. Everything measured is in the journal."""
 
     original: nn.Module
     task: Task
     context: Context
-    journal: Journal
-    pricer: Pricer
+    journal: CheckpointStore
+    pricer: CostModel
 
-    def family(self, worst: float, limit: float) -> Family | None:
+    def family(self, worst: float, limit: float) -> SearchAxis | None:
         """Cheaper modules for more and more layers; None where all of them together do not bring the need of the uncut
         network, `worst`, within the limit."""
         if not self._enough(self._at_most(), worst, limit):
@@ -55,7 +55,7 @@ class Thrift:
 
     def left(self, steps: Sequence[Any]) -> list[Edit]:
         """Which layers the steps leave as they are, and why, for the history."""
-        taken = {name for step in steps if isinstance(step, Factorize | Rewrite) for name in step.layers} - {"*"}
+        taken = {name for step in steps if isinstance(step, LowRank | BlockReplacement) for name in step.layers} - {"*"}
         reasons = {name: reason for name, reason in self._reasons().items() if name not in taken}
         if self._measured:
             found = self._found()
@@ -107,14 +107,14 @@ class Thrift:
         return find_swaps(self.original, self.pricer.layer_costs(), table)
 
     @property
-    def trials(self) -> Trials:
+    def trials(self) -> FailureGuard:
         """What fails is left out."""
-        return Trials(self.journal, self.context.progress)
+        return FailureGuard(self.journal, self.context.progress)
 
     def _compare(self, groups: Any, inputs: Any) -> list[list[float]]:
-        return costs_alone(groups, inputs, self.pricer.goal, self.pricer.folder, int8=self.pricer.int8)
+        return isolated_costs(groups, inputs, self.pricer.goal, self.pricer.folder, int8=self.pricer.int8)
 
-    def _moves(self, found: Found) -> list[Swap]:
+    def _moves(self, found: Found) -> list[Replacement]:
         rises = self.journal.remember(
             f"{self._key}: losses",
             lambda: swap_losses(self.original, self.task, found.swaps, self.context, trials=self.trials),
@@ -122,7 +122,7 @@ class Thrift:
         return cheapest_first(found.swaps, rises)
 
 
-def _unneeded(swaps: Sequence[Swap], taken: set[str]) -> str:
+def _unneeded(swaps: Sequence[Replacement], taken: set[str]) -> str:
     if not swaps:
         return "cheaper modules could not be measured"
     why = "not needed for the goal" if taken else "another shape did better"

@@ -12,18 +12,18 @@ from gossamer.core.context import Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method
-from gossamer.methods.lowrank._common import Factorize
-from gossamer.methods.lowrank.channel import Channel
-from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.lowrank.channel import ChannelDecomposition
+from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tucker import Tucker
-from gossamer.methods.restructure._rewrite import Rewrite, first_inputs
+from gossamer.methods.restructure._rewrite import BlockReplacement, first_inputs
 from gossamer.methods.restructure.fire import FireModule
-from gossamer.methods.restructure.grouped import Grouped
-from gossamer.methods.restructure.separable import Separable
+from gossamer.methods.restructure.grouped import GroupedConvolution
+from gossamer.methods.restructure.separable import DepthwiseSeparable
 from gossamer.modules.cost import total_macs
-from gossamer.search.checkpoint_store import Journal
-from gossamer.search.failures import Trials
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.failures import FailureGuard
 
 MATTERS = 0.05  # of the network's cost: layers of one shape that have less together are left alone
 NARROW = 32  # channels: below, kernels run as fast with as many channels as with fewer
@@ -38,7 +38,7 @@ Compare = Callable[[Sequence[Sequence[nn.Module]], Sequence[Tensor]], list[list[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Swap:
+class Replacement:
     """A step that puts a cheaper module in the place of one layer. ratio: its cost over the layer's, measured alone;
     saved: of the network's cost, by that; macs: of the new module."""
 
@@ -53,25 +53,25 @@ class Swap:
 class Found:
     """swaps: that gain, by layer, the gentlest first. left: why a layer keeps what it has."""
 
-    swaps: dict[str, list[Swap]]
+    swaps: dict[str, list[Replacement]]
     left: dict[str, str]
 
 
-def choices(layer: Any, name: str) -> Iterator[Factorize | Rewrite]:
+def choices(layer: Any, name: str) -> Iterator[LowRank | BlockReplacement]:
     """Steps that may make this one layer cheaper, the gentlest of each kind first."""
     outputs, inputs = layer.weight.shape[:2]
     if layer.weight[0, 0].numel() == 1:
         for rank in _ranks(min(outputs, inputs)):
             yield SVD(ranks={name: rank}, layers=(name,), data="inputs")
         return
-    yield from (Channel(ranks={name: r}, layers=(name,), data="inputs") for r in _ranks(outputs)[:1])
+    yield from (ChannelDecomposition(ranks={name: r}, layers=(name,), data="inputs") for r in _ranks(outputs)[:1])
     if layer.weight.dim() > 3:
-        yield from (Spatial(ranks={name: r}, layers=(name,), data="inputs") for r in _ranks(outputs)[:2])
+        yield from (SpatialDecomposition(ranks={name: r}, layers=(name,), data="inputs") for r in _ranks(outputs)[:2])
     for a, b in list(zip(_ranks(outputs), _ranks(inputs)))[:2]:
         yield Tucker(ranks={name: (a, b)}, layers=(name,), data="inputs")
-    yield Separable(layers=(name,))
+    yield DepthwiseSeparable(layers=(name,))
     if not outputs % GROUPS and not inputs % GROUPS:
-        yield Grouped(layers=(name,), groups=GROUPS)
+        yield GroupedConvolution(layers=(name,), groups=GROUPS)
     if isinstance(layer, nn.Conv2d):
         yield FireModule(layers=(name,))
 
@@ -135,11 +135,11 @@ def compared(
     names: Sequence[str],
     example_inputs: tuple[Any, ...],
     compare: Compare,
-    trials: Trials | None = None,
+    trials: FailureGuard | None = None,
 ) -> dict[str, dict[str, list[float]]]:
     """By layer and number of its choice, -1 for the layer itself: cost and multiply-adds. Layers that are alike, on
     inputs that are alike, are measured once. A method that fails on a layer is left out there."""
-    trials = trials or Trials(Journal(None, ""), Silent())
+    trials = trials or FailureGuard(CheckpointStore(None, ""), Silent())
     inputs = first_inputs(model, example_inputs, list(names))
     alike: dict[str, list[str]] = {}
     for name in names:
@@ -170,7 +170,7 @@ def find_swaps(model: nn.Module, costs: Mapping[str, float], table: Table) -> Fo
     more, else it is of no use."""
     total = sum(costs.values()) or 1.0
     left = {name: reason for name, reason in reasons_to_leave(model, costs).items() if reason}
-    swaps = dict[str, list[Swap]]()
+    swaps = dict[str, list[Replacement]]()
     for name, row in table.items():
         (before, macs), steps = row["-1"], list(choices(model.get_submodule(name), name))
         measured = []
@@ -178,8 +178,8 @@ def find_swaps(model: nn.Module, costs: Mapping[str, float], table: Table) -> Fo
             if n != "-1" and count < macs:
                 ratio = cost / before
                 saved = costs[name] / total * (1 - ratio)
-                measured.append(Swap(layer=name, step=steps[int(n)], ratio=ratio, saved=saved, macs=int(count)))
-        gaining: list[Swap] = []
+                measured.append(Replacement(layer=name, step=steps[int(n)], ratio=ratio, saved=saved, macs=int(count)))
+        gaining: list[Replacement] = []
         for swap in sorted(measured, key=lambda s: (-s.macs, s.ratio)):
             if swap.ratio <= GAINS and (not gaining or swap.ratio < gaining[-1].ratio):
                 gaining.append(swap)
@@ -197,13 +197,13 @@ def together(steps: Iterable[Any]) -> tuple[Method, ...]:
     """The same with one step for each method and its options; rewrites first, as recipes want them."""
     merged: dict[str, Any] = {}
     for step in steps:
-        key = repr(replace(step, layers=("*",), **({"ranks": None} if isinstance(step, Factorize) else {})))
+        key = repr(replace(step, layers=("*",), **({"ranks": None} if isinstance(step, LowRank) else {})))
         known = merged.get(key)
         if known is None:
             merged[key] = step
             continue
         changes: dict[str, Any] = {"layers": (*known.layers, *step.layers)}
-        if isinstance(step, Factorize):
+        if isinstance(step, LowRank):
             changes["ranks"] = {**known.ranks, **(step.ranks or {})}
         merged[key] = replace(known, **changes)
     return tuple(sorted(merged.values(), key=lambda step: (step.stage, step.name())))

@@ -8,9 +8,9 @@ from torch import nn
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import NoEffect
-from gossamer.graph.groups import find_channels
+from gossamer.graph.groups import find_groups
 from gossamer.measure import accuracy, paired_drop
-from gossamer.methods.prune.channels import Channels
+from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.train import recalibrate
 
 SPARSITIES = (0.25, 0.5, 0.75)
@@ -35,7 +35,7 @@ def sensitivity(
     A group is everything that must be cut together, so a layer whose channels run through a shortcut is judged with all
     that it takes along; scanned layer by layer, such layers would look robust. Batch norms are estimated anew.
     """
-    groups = [group for group in find_channels(model, task.example_inputs).groups if group.reason is None]
+    groups = [group for group in find_groups(model, task.example_inputs).groups if group.reason is None]
     if not groups:
         raise NoEffect("this network has no channels that can be cut; `gossamer analyze` says why")
     before = accuracy(model.eval(), task)
@@ -43,7 +43,7 @@ def sensitivity(
     trials = [(group, sparsity) for group in groups for sparsity in sparsities]
     for group, sparsity in context.progress.bar(trials, label="sensitivity"):
         kept = max(1, round(group.size * (1 - sparsity)))
-        small = Channels(widths={group.name: kept})(model, task, seed=context.seed).model
+        small = ChannelPruning(widths={group.name: kept})(model, task, seed=context.seed).model
         recalibrate(small, task.calibration)
         drop = paired_drop(before, accuracy(small.eval(), task)).points
         rows.append(Sensitivity(group=group.name, sparsity=sparsity, kept=kept, size=group.size, drop=drop))

@@ -1,9 +1,9 @@
 """Training: one readable loop, schedules, distillation, checkpoints."""
 
 from gossamer.losses import kd_loss, output_loss
-from gossamer.train.distillation import Distillation, Teach
+from gossamer.train.distillation import Distillation, LossTerm
 from gossamer.train.hyperparameters import Training, learning_rate
-from gossamer.train.loop import AfterStep, Fitted, Step, fit
+from gossamer.train.loop import AfterStep, Step, TrainingResult, fit
 from gossamer.train.recalibrate import recalibrate
 from gossamer.train.state import Epoch
 
@@ -11,10 +11,10 @@ __all__ = [
     "AfterStep",
     "Distillation",
     "Epoch",
-    "Fitted",
+    "LossTerm",
     "Step",
-    "Teach",
     "Training",
+    "TrainingResult",
     "fit",
     "kd_loss",
     "learning_rate",

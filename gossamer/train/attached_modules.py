@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 
 @contextmanager
-def lent(student: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
+def attached(student: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
     """Within, the tensors of the modules are parameters of the student: its optimizer trains those that require
     gradients, its checkpoints hold all, and they move with it.
 

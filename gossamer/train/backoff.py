@@ -10,7 +10,7 @@ import safetensors.torch
 from gossamer.core.context import Context
 from gossamer.core.record import write_bytes
 from gossamer.errors import Diverged
-from gossamer.train.state import Numbers, State
+from gossamer.train.state import Numbers, TrainingState
 
 LR_FACTOR = 0.3
 MOST_BACK_OFFS = 2
@@ -55,7 +55,7 @@ def check_score(score: float | None, numbers: Numbers, *, moved: bool = False) -
         raise Exploded(f"the score on validation data fell from {numbers.best_score:.4g} to {score:.4g}")
 
 
-def back_off(state: State, good: dict[str, Any], why: Exploded, context: Context, label: str) -> None:
+def back_off(state: TrainingState, good: dict[str, Any], why: Exploded, context: Context, label: str) -> None:
     """Back to the last good state with a lower learning rate; the third time, `Diverged`, with it in a file."""
     numbers = state.numbers
     where, times, scale = f"{label}: epoch {numbers.epoch + 1}", numbers.backed_off, numbers.lr_scale
@@ -71,7 +71,7 @@ def back_off(state: State, good: dict[str, Any], why: Exploded, context: Context
     context.progress.say(f"{where}: {why}; back to the last good state, learning rate times {LR_FACTOR}")
 
 
-def _save_good(state: State, context: Context, label: str) -> Path:
+def _save_good(state: TrainingState, context: Context, label: str) -> Path:
     """The weights under the names of the model's own state dict."""
     folder = context.folder or Path(tempfile.mkdtemp(prefix="gossamer-"))
     path = folder / f"{''.join(c if c.isalnum() else '-' for c in label)}-last-good.safetensors"

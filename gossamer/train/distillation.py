@@ -14,10 +14,10 @@ from gossamer.core.task import Model, train_mode
 from gossamer.errors import BadInput
 from gossamer.losses import kd_loss, multi_label_loss, output_loss
 from gossamer.train.batches import to_channels_last
-from gossamer.train.teacher_outputs import Answers, identity
+from gossamer.train.teacher_outputs import TeacherOutputs, identity
 
 
-class Teach(Protocol):
+class LossTerm(Protocol):
     """A term of the training loss: total = product of all `hard_weight` * task loss + sum of all terms."""
 
     @property
@@ -29,7 +29,7 @@ class Teach(Protocol):
 
 
 @runtime_checkable
-class Scheduled(Protocol):
+class ScheduledTerm(Protocol):
     """A term that changes during the training."""
 
     def at(self, progress: float) -> None:
@@ -37,17 +37,17 @@ class Scheduled(Protocol):
 
 
 @runtime_checkable
-class Described(Protocol):
+class DescribedTerm(Protocol):
     """A term that says by itself what it teaches."""
 
     def described(self) -> str:
         """One line, equal for equal terms."""
 
 
-def described(term: Teach) -> str:
+def described(term: LossTerm) -> str:
     """What a term teaches, so that no checkpoint goes on under another one: its class and its numbers, where it does
     not say more."""
-    if isinstance(term, Described):
+    if isinstance(term, DescribedTerm):
         return term.described()
     plain = {key: x for key, x in vars(term).items() if key != "training" and isinstance(x, bool | int | float | str)}
     return f"{type(term).__name__}({', '.join(f'{key} {x}' for key, x in plain.items())})"
@@ -112,7 +112,7 @@ class Distillation(Soft):
             to_channels_last(self.teacher)
         self.loss = loss
         self.mode = ""
-        self.answers: Answers | None = None
+        self.answers: TeacherOutputs | None = None
         self.compiled = False
         self._ask: Callable[..., Any] | None = None
 
@@ -135,7 +135,7 @@ class Distillation(Soft):
         """Keep what the teacher gives below a folder, and take what is there. Raises BadInput where it cannot be."""
         if not isinstance(self.teacher, nn.Module):
             raise BadInput("distillation: a teacher without modules cannot be told from others; give it as a module")
-        self.answers = Answers(folder / identity(self.teacher))
+        self.answers = TeacherOutputs(folder / identity(self.teacher))
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """(1 - alpha) * soft loss, a scalar."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating
 from gossamer.errors import BadInput, unknown
-from gossamer.train.attached_modules import lent
+from gossamer.train.attached_modules import attached
 from gossamer.train.batches import own_randomness, seed_everything
 from gossamer.train.distillation import Distillation, called
 
@@ -30,7 +30,7 @@ Adapt = Callable[[Sequence[int], Sequence[int], str], nn.Module]
 LARGEST_KERNEL = 5
 
 
-class Taps:
+class FeatureHooks:
     """Copies of what named layers gave in the network's last run."""
 
     def __init__(self, network: nn.Module, layers: Sequence[str], whose: str) -> None:
@@ -143,13 +143,13 @@ def _unlike(student: Sequence[int], teacher: Sequence[int], where: str) -> BadIn
     )
 
 
-class Lesson:
+class FeatureTerm:
     """A term of `teach`: weight * loss of the features, and the soft loss of the outputs from the same run of the
     teacher. With `alone` neither that nor the task's loss counts."""
 
     def __init__(
         self,
-        taps: tuple[Taps, Taps],
+        taps: tuple[FeatureHooks, FeatureHooks],
         adapters: Sequence[nn.Module],
         distillation: Distillation,
         loss: FeatureLoss,
@@ -193,7 +193,7 @@ def of_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def tapped(
+def hooked(
     student: nn.Module,
     distillation: Distillation,
     pairs: Sequence[Pair],
@@ -204,7 +204,7 @@ def tapped(
     weight: float = 1.0,
     alone: bool = False,
     seed: int = 0,
-) -> Iterator[Lesson]:
+) -> Iterator[FeatureTerm]:
     """Within, a term for `fit(student, ..., teach=[term])` that compares pairs of layers of student and teacher.
 
     inputs: an example, to see the shapes. Adapters start from the seed; their weights are parameters of the student for
@@ -214,9 +214,9 @@ def tapped(
     if not isinstance(distillation.teacher, nn.Module):
         raise BadInput("distillation: a teacher without modules has no layers to learn from; give it as a module")
     with ExitStack() as cleared:
-        ours = Taps(student, [s for s, _ in pairs], "student")
+        ours = FeatureHooks(student, [s for s, _ in pairs], "student")
         cleared.callback(ours.remove)
-        theirs = Taps(distillation.teacher, [t for _, t in pairs], "teacher")
+        theirs = FeatureHooks(distillation.teacher, [t for _, t in pairs], "teacher")
         cleared.callback(theirs.remove)
         _look(student, inputs)
         _look(distillation.teacher, inputs)
@@ -227,8 +227,8 @@ def tapped(
                 adapt(s, t, f"layers {a!r} of the student and {b!r} of the teacher")
                 for (s, t), (a, b) in zip(shapes, pairs)
             ]
-        cleared.enter_context(lent(student, adapters))
-        yield Lesson((ours, theirs), adapters, distillation, loss, weight, alone)
+        cleared.enter_context(attached(student, adapters))
+        yield FeatureTerm((ours, theirs), adapters, distillation, loss, weight, alone)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from gossamer.train.batches import (
     takes_channels_last,
     weights_channels_last,
 )
-from gossamer.train.distillation import Teach
+from gossamer.train.distillation import LossTerm
 from gossamer.train.hyperparameters import Training, evaluated_every, learning_rate, make_optimizer
 from gossamer.train.processes import in_processes, make_fabric
 from gossamer.train.rate_search import chosen, trial_steps, trials
@@ -33,7 +33,7 @@ from gossamer.train.state import (
     Checkpoint,
     Epoch,
     Numbers,
-    State,
+    TrainingState,
     copied,
     fill,
     fingerprint,
@@ -48,7 +48,7 @@ CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
+class TrainingResult:
     """The trained network (the object that was given, in eval mode) and how it went.
 
     best_epoch: of the weights that were kept, counted from 1, 0 for those before the first step or after a trial of a
@@ -79,13 +79,13 @@ AfterStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingRun:
     """The arguments of `fit`."""
 
     model: nn.Module
     task: Task
     training: Training
-    teach: Sequence[Teach]
+    teach: Sequence[LossTerm]
     after_step: AfterStep | None
     checkpoint: Path | None
     label: str
@@ -98,11 +98,11 @@ def fit(
     training: Training,
     context: Context,
     *,
-    teach: Sequence[Teach] = (),
+    teach: Sequence[LossTerm] = (),
     after_step: AfterStep | None = None,
     checkpoint: Path | None = None,
     label: str = "training",
-) -> Fitted:
+) -> TrainingResult:
     """Train `model` in place on `task.train`, and keep the weights that are best on `task.validation`.
 
     The weights before the first step count as well, and where the rate is looked for, those after its trials.
@@ -126,7 +126,7 @@ def fit(
         if context.devices > 1:
             # The processes leave a finished checkpoint, which is all that is left to be read here.
             checkpoint = checkpoint or Path(scratch) / "checkpoint"
-        job = Job(
+        job = TrainingRun(
             model=model,
             task=task,
             training=training,
@@ -147,7 +147,7 @@ def fit(
             model.to(device).eval()
 
 
-def _train(fabric: Fabric, job: Job, context: Context) -> Fitted:
+def _train(fabric: Fabric, job: TrainingRun, context: Context) -> TrainingResult:
     model, task, training = job.model, job.task, job.training
     rank, world, steps = fabric.global_rank, fabric.world_size, len(task.train)
     total, every = training.epochs * steps, evaluated_every(training, steps, len(task.validation))
@@ -155,7 +155,7 @@ def _train(fabric: Fabric, job: Job, context: Context) -> Fitted:
     file = Checkpoint(job.checkpoint, identity, writes=rank == 0)
     place = Placement(fabric.device, rank=rank, world=world, channels_last=job.channels_last)
     optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)
-    state = State(model, optimizer, training)
+    state = TrainingState(model, optimizer, training)
     if saved := file.read():
         state.restore(saved)
     if not state.numbers.finished:
@@ -210,7 +210,7 @@ def _train(fabric: Fabric, job: Job, context: Context) -> Fitted:
     return _fitted(model, at)
 
 
-def _begin(stepper: Stepper, job: Job, context: Context) -> None:
+def _begin(stepper: Stepper, job: TrainingRun, context: Context) -> None:
     """Before the first step: the learning rate where it is to be found; and where the best weights are kept, those that
     the training starts with, and those that the trials of rates left, as far as they are better."""
     state, training = stepper.state, job.training
@@ -230,14 +230,14 @@ def _begin(stepper: Stepper, job: Job, context: Context) -> None:
         _keep(state, one.weights, one.score)
 
 
-def _keep(state: State, tensors: dict[str, Tensor], score: float | None) -> None:
+def _keep(state: TrainingState, tensors: dict[str, Tensor], score: float | None) -> None:
     """Weights from before the first epoch as a result, if there is no better one."""
     at = state.numbers
     if score is not None and (at.best_score is None or score > at.best_score):
         state.best, at.best_score = copied(tensors), score
 
 
-def _end_epoch(state: State, training: Training, row: Epoch, score: float | None) -> None:
+def _end_epoch(state: TrainingState, training: Training, row: Epoch, score: float | None) -> None:
     """Note the epoch that has just ended, keep its weights if they are to be kept, decide whether it was the last."""
     at = state.numbers
     at.rows.append(asdict(row))
@@ -253,8 +253,8 @@ def _end_epoch(state: State, training: Training, row: Epoch, score: float | None
         at.best_epoch, at.best_score = at.epoch, score
 
 
-def _fitted(model: nn.Module, at: Numbers) -> Fitted:
-    return Fitted(
+def _fitted(model: nn.Module, at: Numbers) -> TrainingResult:
+    return TrainingResult(
         model=model,
         history=tuple(Epoch(**row) for row in at.rows),
         best_epoch=at.best_epoch,

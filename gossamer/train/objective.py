@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gossamer.core.task import Model, Task, cross_entropy, split
 from gossamer.errors import BadInput
-from gossamer.train.distillation import Scheduled, Teach
+from gossamer.train.distillation import LossTerm, ScheduledTerm
 from gossamer.train.mixup import Mixture
 
 
@@ -21,7 +21,7 @@ class Objective:
     """
 
     def __init__(
-        self, module: Model, task: Task, teach: Sequence[Teach], autocast: Any, label_smoothing: float = 0.0
+        self, module: Model, task: Task, teach: Sequence[LossTerm], autocast: Any, label_smoothing: float = 0.0
     ) -> None:
         self.module, self.teach, self.autocast = module, teach, autocast
         self.loss = task_loss(task, label_smoothing)
@@ -30,7 +30,7 @@ class Objective:
     def at(self, progress: float) -> None:
         """Tell the terms that follow a schedule how far the training is, from 0 to 1."""
         for term in self.teach:
-            if isinstance(term, Scheduled):
+            if isinstance(term, ScheduledTerm):
                 term.at(progress)
 
     def __call__(self, batch: Any) -> Tensor:

@@ -27,7 +27,7 @@ PATIENCE = 0.1  # power of how many times longer than a trial the training is, b
 
 
 @dataclass(frozen=True)
-class Trial:
+class RateTrial:
     """What came of a short training. error: 1 - score, or the loss where nothing is scored; weights: what it left."""
 
     lr: float
@@ -46,10 +46,10 @@ def trial_steps(total: int) -> int:
     return min(max(round(SHARE * total), FEWEST), MOST, total)
 
 
-def trials(stepper: Stepper, training: Training, loader: Loader, seed: int, total: int) -> list[Trial]:
+def trials(stepper: Stepper, training: Training, loader: Loader, seed: int, total: int) -> list[RateTrial]:
     """Short trainings at falling rates, until one is worse than the one before; the model's weights and the optimizer
     are as before. total: steps of the training whose rate is wanted."""
-    start, found = stepper.state.capture(), list[Trial]()
+    start, found = stepper.state.capture(), list[RateTrial]()
     for factor in FACTORS:
         plan = replace(training, lr=factor * HIGHEST[training.optimizer])
         found.append(_trial(stepper, plan, loader, seed, trial_steps(total)))
@@ -59,7 +59,7 @@ def trials(stepper: Stepper, training: Training, loader: Loader, seed: int, tota
     return found
 
 
-def chosen(trials: Sequence[Trial], longer: float) -> Trial:
+def chosen(trials: Sequence[RateTrial], longer: float) -> RateTrial:
     """The largest rate that is good enough for a training so many times longer than the trials."""
     best = min(trial.error for trial in trials)
     limit = best * max(longer, 1.0) ** PATIENCE
@@ -68,7 +68,7 @@ def chosen(trials: Sequence[Trial], longer: float) -> Trial:
     return max((trial for trial in trials if trial.error <= limit), key=lambda trial: trial.lr)
 
 
-def _trial(stepper: Stepper, plan: Training, loader: Loader, seed: int, steps: int) -> Trial:
+def _trial(stepper: Stepper, plan: Training, loader: Loader, seed: int, steps: int) -> RateTrial:
     stepper.state.model.train()
     stepper.objective.at(0.0)
     losses = []
@@ -79,7 +79,7 @@ def _trial(stepper: Stepper, plan: Training, loader: Loader, seed: int, steps: i
     score = stepper.score() if finite else None
     error = 1 - score if score is not None and math.isfinite(score) else loss
     assert plan.lr is not None
-    return Trial(
+    return RateTrial(
         plan.lr, score, error if finite and not math.isnan(error) else math.inf, copied(weights(stepper.state.model))
     )
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from gossamer.core.record import write_bytes
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.train.distillation import Teach, described
+from gossamer.train.distillation import LossTerm, described
 from gossamer.train.hyperparameters import Training
 
 
@@ -67,7 +67,7 @@ def fill(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
         tensor.copy_(values[name])
 
 
-class State:
+class TrainingState:
     """The network in training, its optimizer, the running mean and the best weights, and the numbers."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, training: Training) -> None:
@@ -144,7 +144,12 @@ def _copied_state(state: Any) -> Any:
 
 
 def fingerprint(
-    model: nn.Module, training: Training, seed: int, batches: int, after_step: Any = None, teach: Sequence[Teach] = ()
+    model: nn.Module,
+    training: Training,
+    seed: int,
+    batches: int,
+    after_step: Any = None,
+    teach: Sequence[LossTerm] = (),
 ) -> dict[str, Any]:
     """What must be equal for a checkpoint to be taken up: the options, the weights that the training began with, what
     is taught, and what is done after each step where that is a dataclass."""

@@ -10,17 +10,23 @@ from torch import Tensor
 
 from gossamer.core.task import Task, scores
 from gossamer.train.batches import Placement
-from gossamer.train.distillation import Teach
+from gossamer.train.distillation import LossTerm
 from gossamer.train.hyperparameters import Training, set_rate
 from gossamer.train.objective import Objective
-from gossamer.train.state import State
+from gossamer.train.state import TrainingState
 
 
 class Stepper:
     """Takes steps of an optimizer, in one process or in several that average their gradients."""
 
     def __init__(
-        self, fabric: Fabric, state: State, task: Task, training: Training, teach: Sequence[Teach], place: Placement
+        self,
+        fabric: Fabric,
+        state: TrainingState,
+        task: Task,
+        training: Training,
+        teach: Sequence[LossTerm],
+        place: Placement,
     ) -> None:
         self.fabric, self.state, self.task, self.clip, self.place = fabric, state, task, training.clip, place
         self.module, self.optimizer = fabric.setup(state.model, state.optimizer)

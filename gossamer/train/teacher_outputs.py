@@ -31,7 +31,7 @@ LAYOUT = "layout.json"
 Ask = Callable[..., Any]
 
 
-class Answers:
+class TeacherOutputs:
     """The answers of one teacher in a folder of their own: `layout.json`, and shards that are written once and mapped
     into memory. Several processes and jobs may add to it at a time.
 
@@ -52,7 +52,7 @@ class Answers:
         if (folder / LAYOUT).exists():
             self._open()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Answers":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TeacherOutputs":
         return self
 
     def __len__(self) -> int:

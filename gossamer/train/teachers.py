@@ -10,16 +10,16 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from gossamer.errors import BadInput
 
 
-class Foreign(nn.Module):
+class ExternalModel(nn.Module):
     """A teacher that only answers: no layers and no weights to learn from, and no costs that could be counted."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Foreign":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ExternalModel":
         return self
 
 
-def only_answers(teacher: nn.Module) -> bool:
+def gives_outputs_only(teacher: nn.Module) -> bool:
     """Whether it, or one of an ensemble, is such a teacher."""
-    return any(isinstance(part, Foreign) for part in teacher.modules())
+    return any(isinstance(part, ExternalModel) for part in teacher.modules())
 
 
 class Ensemble(nn.Module):

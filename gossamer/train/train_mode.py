@@ -14,7 +14,7 @@ from gossamer.errors import own_error
 from gossamer.train.distillation import Distillation
 
 
-def taught(
+def teacher_terms(
     teacher: Model, student: nn.Module, task: Task, context: Context, *, temperature: float, alpha: float
 ) -> list[Distillation]:
     """What the outputs of a teacher teach this student. Where the student gives other things in train mode, the teacher
@@ -27,13 +27,13 @@ def taught(
         try:
             batch = _first_batch(task, student)
             inputs, given = split(batch)[0], _given(student, task, batch)
-            if given is None or alike(given, term.asked(*inputs)):
+            if given is None or same_outputs(given, term.asked(*inputs)):
                 return [term]
         except Exception:  # the training itself says what is wrong
             return [term]
         term.in_training()
         try:
-            if alike(given, term.asked(*inputs)):
+            if same_outputs(given, term.asked(*inputs)):
                 context.progress.say(
                     "in train mode the network gives other things than in eval mode: so does its teacher"
                 )
@@ -48,7 +48,7 @@ def taught(
     return []
 
 
-def alike(student: Any, teacher: Any) -> bool:
+def same_outputs(student: Any, teacher: Any) -> bool:
     """Whether outputs have the same parts, in the same shapes, and numbers among them that are no losses. Of a student
     that gives more than its teacher's one tensor, the first counts."""
     student, teacher = plain(student), plain(teacher)

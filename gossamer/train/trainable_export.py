@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 
-class Thawed(nn.Module):
+class TrainableExport(nn.Module):
     """A network out of a `.pt2` or `.gsr` file, to train on: its layers stay in eval mode, its weights move."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -19,10 +19,10 @@ class Thawed(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         return self.network(*inputs)
 
-    def train(self, mode: bool = True) -> "Thawed":
+    def train(self, mode: bool = True) -> "TrainableExport":
         return self
 
 
-def thawed(network: nn.Module) -> nn.Module:
-    """The network in train mode, or `Thawed` around a copy of one out of a file, which has none."""
-    return Thawed(network) if getattr(network, "out_of_file", False) else network.train()
+def trainable_export(network: nn.Module) -> nn.Module:
+    """The network in train mode, or `TrainableExport` around a copy of one out of a file, which has none."""
+    return TrainableExport(network) if getattr(network, "out_of_file", False) else network.train()

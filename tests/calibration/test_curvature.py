@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.curvature import diagonal, exact_diagonal, gauss_newton_rows
 from gossamer.calibration.moments import call_order, input_moments, input_rows, moments
-from gossamer.constraints.base import Mask, constrain, held_value
+from gossamer.constraints.base import Mask, constrain, effective_weight
 from gossamer.core.task import Model, cross_entropy, split
 from gossamer.errors import BadInput
 
@@ -182,7 +182,7 @@ def test_where_outputs_are_linear_in_the_weights_gauss_newton_is_exact() -> None
 
 
 def test_a_masked_network_has_the_derivatives_of_its_held_values() -> None:
-    mask = held_value(net(), "two.weight") > 0
+    mask = effective_weight(net(), "two.weight") > 0
     held = constrain(net(), {"two.weight": Mask(mask)})
     plain = net()
     with torch.no_grad():

@@ -9,11 +9,11 @@ from nets import learned, stripes
 from torch import Tensor, nn
 
 from gossamer import Context
-from gossamer.calibration.weight_reconstruction import DAMPENING, layers_of, readers, refit
-from gossamer.graph.groups import find_channels
+from gossamer.calibration.weight_reconstruction import DAMPENING, layers_of, readers, reconstruct_weights
+from gossamer.graph.groups import find_groups
 from gossamer.graph.tracer import trace
-from gossamer.methods.prune.channels import Channels
-from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.models import build
 from gossamer.modules.blocks import find_layers, pixelwise, remove_blocks
 
@@ -61,7 +61,7 @@ def test_what_is_linear_in_a_removed_layer_is_taken_over_whole(monkeypatch: pyte
     data = batches(2)
     small = remove_blocks(model, find_layers(model, (data[0],)))
     before = float((small(data[0]) - model(data[0])).detach().norm())
-    assert refit(small, model, readers(trace(model, (data[0],)), ["two"]), data) == ["three"]
+    assert reconstruct_weights(small, model, readers(trace(model, (data[0],)), ["two"]), data) == ["three"]
     after = float((small(data[0]) - model(data[0])).detach().norm())
     assert after < 1e-7 * before
 
@@ -88,7 +88,7 @@ def test_the_weights_are_those_of_a_plain_least_squares_solver() -> None:
             wanted.append(given[n, :, i, j])
     best = held_fit(np.array(rows), np.array(wanted), start)
     assert np.abs(best - start).max() > 0.1
-    refit(small, model, ["three"], batches(2))
+    reconstruct_weights(small, model, ["three"], batches(2))
     np.testing.assert_allclose(three.weight.flatten(1).numpy(), best[:-1].T, atol=1e-9)
     np.testing.assert_allclose(three.bias.numpy(), best[-1], atol=1e-9)
 
@@ -96,7 +96,7 @@ def test_the_weights_are_those_of_a_plain_least_squares_solver() -> None:
 def test_a_layer_without_a_bias_gets_none() -> None:
     model = Chain(bias=False).double().eval()
     small = remove_blocks(model, find_layers(model, (batches(2)[0],)))
-    refit(small, model, ["three"], batches(2))
+    reconstruct_weights(small, model, ["three"], batches(2))
     assert small.get_submodule("three").bias is None
 
 
@@ -118,14 +118,14 @@ class Twins(nn.Module):
 def test_cutting_twins_loses_nothing() -> None:
     torch.manual_seed(0)
     model, data = Twins().double().eval(), batches(2)
-    [group] = [g.name for g in find_channels(model, (data[0],)).groups if "one" in g.layers]
+    [group] = [g.name for g in find_groups(model, (data[0],)).groups if "one" in g.layers]
     task: Any = type("T", (), {"example_inputs": (data[0],), "train": data, "loss": None})
     # The same scores for both of a pair: whichever are kept, one of every pair must be.
     with torch.no_grad():
         model.one.weight[4:] *= 0.5
         model.one.bias[4:] *= 0.5
-    cut = Channels(widths={group: 4})(model, task, Context()).model
-    rough = Channels(widths={group: 4}).roughly()(model, task, Context()).model
+    cut = ChannelPruning(widths={group: 4})(model, task, Context()).model
+    rough = ChannelPruning(widths={group: 4}).roughly()(model, task, Context()).model
     assert torch.allclose(cut(data[0]), model(data[0]), atol=1e-3)
     assert not torch.allclose(rough(data[0]), model(data[0]), atol=1e-2)
 
@@ -145,17 +145,17 @@ class Odd(nn.Module):
 def test_shared_repeated_and_unused_layers_stay_as_they_are() -> None:
     model, other = Odd(), Odd()
     before = [p.clone() for p in model.parameters()]
-    assert refit(model, other, ["a", "b", "twice", "never"], [torch.randn(32, 4)] * 4) == []
+    assert reconstruct_weights(model, other, ["a", "b", "twice", "never"], [torch.randn(32, 4)] * 4) == []
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters()))
 
 
 def test_no_data_changes_nothing() -> None:
     model, other = nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.Linear(3, 3))
-    assert refit(model, other, ["0"], []) == []
+    assert reconstruct_weights(model, other, ["0"], []) == []
 
 
 def test_fitting_brings_a_trained_network_nearer_to_what_it_was() -> None:
-    model, data, step = learned(), stripes(), Channels(sparsity=0.5)
+    model, data, step = learned(), stripes(), ChannelPruning(sparsity=0.5)
     x = next(iter(data.validation))[0]
     with torch.no_grad():
         wanted = model.eval()(x)
@@ -169,7 +169,7 @@ def test_what_is_behind_a_plain_layer_is_fitted_when_it_goes() -> None:
     torch.manual_seed(0)
     model, data, run = Chain().double().eval(), batches(2), Context()
     task: Any = type("T", (), {"example_inputs": (data[0],), "train": data, "loss": None})
-    step = RemoveBlocks(names=("two",))
+    step = BlockRemoval(names=("two",))
     with torch.no_grad():
         wanted = model(data[0])
         errors = [float((one.apply(model, task, run)(data[0]) - wanted).norm()) for one in (step.roughly(), step)]
@@ -179,7 +179,7 @@ def test_what_is_behind_a_plain_layer_is_fitted_when_it_goes() -> None:
 
 def test_what_is_behind_a_residual_block_stays_as_it_is() -> None:
     model, run = learned(), Context()
-    smaller = RemoveBlocks(names=("body.1",)).apply(model, stripes(), run)
+    smaller = BlockRemoval(names=("body.1",)).apply(model, stripes(), run)
     before = model.state_dict()
     assert all(torch.equal(before[name], value) for name, value in smaller.state_dict().items())
     assert [(edit.proof, edit.note) for edit in run.log.edits] == [(0.0, "")]

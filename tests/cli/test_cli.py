@@ -185,7 +185,7 @@ def test_evaluate_says_how_sure_a_classifier_is(trained: Path) -> None:
     assert found["ece"] == pytest.approx(calibration.calibration_error(logits, labels), abs=1e-5)
     assert found["nll"] == pytest.approx(calibration.negative_log_likelihood(logits, labels), abs=1e-5)
     assert f"{found['nll']:.4f}" in call(*words).stdout
-    assert calibration.sureness(lambda x: x, [(torch.zeros(2, 3), torch.zeros(2, 3))]) == {}
+    assert calibration.confidence(lambda x: x, [(torch.zeros(2, 3), torch.zeros(2, 3))]) == {}
 
 
 def test_train_and_evaluate_call_the_measure_by_its_name(trained: Path) -> None:

@@ -12,7 +12,7 @@ import gossamer
 from gossamer.cli import app
 from gossamer.core.folder import disk_trouble, make_folder
 from gossamer.errors import BadInput
-from gossamer.search.checkpoint_store import Journal
+from gossamer.search.checkpoint_store import CheckpointStore
 
 NET = ("mycode:Net", "--data", "mycode:task")
 PAIR = ("--teacher", "mycode:Net", "--student", "mycode:Net", "--data", "mycode:task")
@@ -68,7 +68,7 @@ def test_a_folder_of_the_users_is_not_taken_for_a_jobs_work(tmp_path: Path) -> N
     work.mkdir()
     (work / "thesis.tex").write_text("precious")
     with pytest.raises(BadInput, match=r"work holds files that are not of a job of gossamer"):
-        Journal(work, "a")
+        CheckpointStore(work, "a")
     assert [one.name for one in work.iterdir()] == ["thesis.tex"]
 
 
@@ -83,7 +83,7 @@ def test_a_refused_distillation_leaves_the_users_folder(user: Path) -> None:
 def test_a_damaged_journal_is_said(tmp_path: Path) -> None:
     (tmp_path / "journal.json").write_text('{"results"')
     with pytest.raises(gossamer.GossamerError, match=r"journal\.json is damaged.*to start over"):
-        Journal(tmp_path, "a")
+        CheckpointStore(tmp_path, "a")
 
 
 # Streams

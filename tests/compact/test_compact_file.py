@@ -21,7 +21,7 @@ from gossamer.constraints.base import Mask, constrain
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.gsr.format.file import OWN_SECTION
-from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.models import build
 
 X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -224,7 +224,7 @@ def test_a_loaded_network_can_be_saved_and_copied(path: Path) -> None:
 def test_a_compressed_network_comes_back_into_the_class_of_the_original(path: Path) -> None:
     """One file: it runs without the class, fills a network like the original, and one that is compressed already."""
     original = nets.tiny()
-    small = RemoveBlocks(names=("body.1",))(original, nets.task(), Context()).model
+    small = BlockRemoval(names=("body.1",))(original, nets.task(), Context()).model
     small = gossamer.prune_channels(small, (X,), sparsity=0.5).model.eval()
     gossamer.save(small, path, (X,), original=original)
     for network in (gossamer.load(path), gossamer.load(path, into=nets.Tiny()), gossamer.load(path, into=small)):

@@ -12,11 +12,11 @@ import gossamer
 from gossamer.compact.inspection import inspect_file
 from gossamer.compact.reading import read_tensor
 from gossamer.compact.writing import describe
-from gossamer.constraints.base import Mask, bake, constrain, constraints, held_value
+from gossamer.constraints.base import Mask, constrain, constraints, effective_weight, materialize
 from gossamer.core.context import Context
 from gossamer.errors import CorruptFile
 from gossamer.gsr.format.file import File, build
-from gossamer.gsr.format.generated import Made, Rule, fault
+from gossamer.gsr.format.generated import GeneratedWeight, Rule, fault
 from gossamer.gsr.format.header import Header, entry_of
 from gossamer.gsr.format.stored_values import Coding, Stored
 from gossamer.jobs.recipe import Recipe
@@ -36,7 +36,7 @@ def wide(channels: int = 3) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, 20, 3), nn.ReLU(), nn.Flatten(), nn.Linear(320, 300), nn.Linear(300, 10))
 
 
-def made_of(model: nn.Module, name: str) -> Made:
+def made_of(model: nn.Module, name: str) -> GeneratedWeight:
     made = constraints(model)[name][-1].made()
     assert made is not None
     return made
@@ -46,7 +46,7 @@ def made_of(model: nn.Module, name: str) -> Made:
 def test_a_rule_gives_the_held_value_bit_by_bit(name: str) -> None:
     model = METHODS[name](wide(), task(), Context()).model
     for weight in constraints(model):
-        assert torch.equal(made_of(model, weight).weight(), held_value(model, weight))
+        assert torch.equal(made_of(model, weight).weight(), effective_weight(model, weight))
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -59,7 +59,7 @@ def test_a_held_network_is_stored_as_its_numbers(name: str, masked: bool, tmp_pa
     model = METHODS[name](model, task(), Context()).model.eval()
     inputs = (torch.randn(2, 3, 6, 6),)
     path = gossamer.save(model, tmp_path / "held.gsr", inputs)
-    plain = gossamer.save(bake(model), tmp_path / "plain.gsr", inputs)
+    plain = gossamer.save(materialize(model), tmp_path / "plain.gsr", inputs)
     shown = {tensor.name: tensor for tensor in inspect_file(path).tensors}
     assert shown["3.weight"].coding == name
     assert len(shown) == len(inspect_file(plain).tensors)
@@ -67,30 +67,30 @@ def test_a_held_network_is_stored_as_its_numbers(name: str, masked: bool, tmp_pa
     spent = sum(tensor.bytes for tensor in shown.values()) + inspect_file(path).header_bytes
     assert spent == pytest.approx(path.stat().st_size, abs=1)
     loaded = gossamer.load(path)
-    for key, tensor in bake(model).state_dict().items():
+    for key, tensor in materialize(model).state_dict().items():
         assert torch.equal(loaded.state_dict()[key], tensor)
         assert torch.equal(read_tensor(path, key), tensor)
     assert list(loaded.state_dict()) == list(gossamer.load(plain).state_dict())
     assert torch.equal(loaded(*inputs), model(*inputs))
     again = gossamer.load(path, into=wide())
-    assert torch.equal(again.state_dict()["3.weight"], held_value(model, "3.weight"))
+    assert torch.equal(again.state_dict()["3.weight"], effective_weight(model, "3.weight"))
 
 
 def test_hashed_layers_cost_k_numbers(tmp_path: Path) -> None:
     model = HashedNet(share=1 / 8)(wide(), task(), Context()).model
     path = gossamer.save(model, tmp_path / "hashed.gsr")
     values = sum(made_of(model, name).numbers.numel() for name in constraints(model))
-    biases = sum(p.numel() for name, p in bake(model).named_parameters() if name.endswith("bias"))
+    biases = sum(p.numel() for name, p in materialize(model).named_parameters() if name.endswith("bias"))
     assert path.stat().st_size < 4 * (values + biases) + 200
 
 
 def test_values_that_are_shorter_than_the_rule_are_stored_as_values() -> None:
-    made = Made(rule=Rule.HASHED, shape=(2, 3), numbers=torch.rand(6), seed=3)
+    made = GeneratedWeight(rule=Rule.HASHED, shape=(2, 3), numbers=torch.rand(6), seed=3)
     assert describe([made.weight()], "default", {0: made})[0].coding == Coding.RAW
 
 
 def test_a_rule_that_does_not_give_the_tensor_is_not_used() -> None:
-    made = Made(rule=Rule.HASHED, shape=(60, 50), numbers=torch.rand(6), seed=3)
+    made = GeneratedWeight(rule=Rule.HASHED, shape=(60, 50), numbers=torch.rand(6), seed=3)
     changed = made.weight().clone()
     changed[3, 3] += 1e-7
     assert describe([made.weight()], "default", {0: made})[0].coding == Coding.MADE
@@ -100,7 +100,9 @@ def test_a_rule_that_does_not_give_the_tensor_is_not_used() -> None:
 def product() -> tuple[Tensor, list[Stored]]:
     generator = torch.Generator().manual_seed(0)
     indices = torch.randint(0, 8, (5, 400), generator=generator).int()
-    made = Made(rule=Rule.PRODUCT, shape=(400, 10), numbers=torch.rand(5, 8, 2, generator=generator), indices=indices)
+    made = GeneratedWeight(
+        rule=Rule.PRODUCT, shape=(400, 10), numbers=torch.rand(5, 8, 2, generator=generator), indices=indices
+    )
     return made.weight(), describe([made.weight()], "default", {0: made})
 
 
@@ -142,7 +144,7 @@ def test_indices_outside_their_codebook_are_damage(tmp_path: Path) -> None:
 
 def test_one_tensor_twice_is_made_once(tmp_path: Path) -> None:
     weight, _ = product()
-    made = Made(rule=Rule.HASHED, shape=(400, 10), numbers=torch.rand(40), seed=3)
+    made = GeneratedWeight(rule=Rule.HASHED, shape=(400, 10), numbers=torch.rand(40), seed=3)
     stored = describe([made.weight(), weight, made.weight()], "default", {0: made, 2: made})
     (tmp_path / "x.gsr").write_bytes(file_of(stored, named=3))
     assert stored[2].coding == Coding.SAME

@@ -19,16 +19,16 @@ from gossamer.constraints.base import (
     Constraint,
     Grid,
     Mask,
-    bake,
     constrain,
     constraints,
-    held_value,
-    settle,
+    effective_weight,
+    finalize,
+    materialize,
     weights_of,
 )
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
-from gossamer.graph.slicing import Cut, resize
+from gossamer.graph.slicing import PruningPlan, resize
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.modules.cost import layer_costs
 from gossamer.runtime.onnx_export import export_onnx
@@ -47,7 +47,7 @@ def masked(model: nn.Module) -> nn.Module:
 def held_all_ways(model: nn.Module) -> nn.Module:
     """Masks on everything, on one of them a codebook, on another a grid."""
     model = masked(model)
-    stem = held_value(model, "stem.weight")
+    stem = effective_weight(model, "stem.weight")
     book = torch.tensor([0.0, -0.3, -0.1, 0.1, 0.3])
     indices = (stem[..., None] - book).abs().argmin(-1).where(stem != 0, 0)
     grid = Grid(torch.full((3,), 0.05), -7, 7, learned=True)
@@ -132,13 +132,13 @@ def test_the_model_is_left_alone_and_bake_gives_back_its_classes_names_order_and
     held = held_all_ways(model)
     assert kinds(model) == types and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert held.state_dict().keys() != before.keys()
-    plain = bake(held)
+    plain = materialize(held)
     assert kinds(plain) == types
     assert list(plain.state_dict()) == list(before)
     assert [name for name, _ in plain.named_parameters()] == [name for name, _ in model.named_parameters()]
     assert torch.equal(outputs(plain), outputs(held))
     assert constraints(plain) == {} and constraints(held).keys() == weights_of(held).keys()
-    assert torch.equal(outputs(bake(plain)), outputs(plain))
+    assert torch.equal(outputs(materialize(plain)), outputs(plain))
     assert torch.equal(outputs(held), outputs(held_all_ways(model)))  # baking a copy did not reach the model
 
 
@@ -147,8 +147,8 @@ def test_bake_puts_parameters_back_in_their_order_also_where_all_of_a_layer_are_
     masks: dict[str, Constraint] = {"weight": Mask(half((2, 3))), "bias": Mask(torch.tensor([True, False]))}
     held = constrain(nn.Linear(3, 2), {name: masks[name] for name in sorted(masks, key=lambda name: name != first)})
     held = constrain(held, {"bias": Mask(torch.tensor([False, True]))})
-    assert list(bake(held).state_dict()) == ["weight", "bias"]
-    assert bake(held).bias.tolist() == [0, 0]
+    assert list(materialize(held).state_dict()) == ["weight", "bias"]
+    assert materialize(held).bias.tolist() == [0, 0]
     assert {name: len(stack) for name, stack in constraints(held).items()} == {"weight": 1, "bias": 2}
 
 
@@ -174,14 +174,14 @@ def test_a_weight_that_two_layers_share_is_held_in_both_and_shared_again_when_ba
     held = constrain(model, {"0.weight": Mask(mask)})
     assert torch.equal(held[1].weight, model[0].weight * mask)
     assert list(weights_of(held)) == ["0.weight"] == list(constraints(held))
-    plain = bake(held)
+    plain = materialize(held)
     assert plain[0].weight is plain[1].weight
-    assert bake(copy.deepcopy(held))[0].weight.equal(plain[0].weight)
+    assert materialize(copy.deepcopy(held))[0].weight.equal(plain[0].weight)
 
 
 def test_frozen_weights_stay_frozen() -> None:
     model = tiny().requires_grad_(False)
-    assert not any(p.requires_grad for p in bake(masked(model)).parameters())
+    assert not any(p.requires_grad for p in materialize(masked(model)).parameters())
 
 
 def test_settled_constraints_replace_those_of_one_training() -> None:
@@ -190,9 +190,9 @@ def test_settled_constraints_replace_those_of_one_training() -> None:
             return Mask(self.mask)
 
     held = constrain(nn.Linear(3, 2), {"weight": Passing(half((2, 3)))})
-    [stack] = constraints(settle(held)).values()
+    [stack] = constraints(finalize(held)).values()
     assert [type(c) for c in stack] == [Mask]
-    assert torch.equal(settle(held).weight, held.weight)
+    assert torch.equal(finalize(held).weight, held.weight)
 
 
 # Refusals
@@ -244,7 +244,7 @@ def test_values_that_bring_back_dropped_weights_are_refused() -> None:
 def test_edits_that_change_shapes_are_refused_on_a_constrained_network() -> None:
     held = masked(tiny())
     x = task().example_inputs
-    edits = [lambda: prune_channels(held, x), lambda: swap(held, {}), lambda: resize(held, None, Cut({}, {}))]
+    edits = [lambda: prune_channels(held, x), lambda: swap(held, {}), lambda: resize(held, None, PruningPlan({}, {}))]
     for edit in edits:
         with pytest.raises(BadInput, match=r"stem\.weight is held by Mask \(8 weights in all\).*bake"):
             edit()
@@ -262,7 +262,7 @@ def test_recurrent_layers_are_held_and_trained(layer: type[nn.RNNBase], tmp_path
         held(x)[0].square().sum().backward()
         optimizer.step()
         held = held.to("cpu")
-    copied, baked = copy.deepcopy(held), bake(held)
+    copied, baked = copy.deepcopy(held), materialize(held)
     for name in names:
         keep, weight = half(plain.get_parameter(name).shape), baked.get_parameter(name)
         assert not weight[~keep].any()
@@ -317,9 +317,9 @@ def assert_held(model: nn.Module) -> None:
     """What `held_all_ways` promises."""
     for name, stack in constraints(model).items():
         assert isinstance(stack[0], Mask)
-        assert not held_value(model, name)[~stack[0].mask].any()
-        assert held_value(model, name).any()
-    assert len(held_value(model, "stem.weight").unique()) <= 5
+        assert not effective_weight(model, name)[~stack[0].mask].any()
+        assert effective_weight(model, name).any()
+    assert len(effective_weight(model, "stem.weight").unique()) <= 5
 
 
 @pytest.mark.parametrize(
@@ -332,12 +332,12 @@ def assert_held(model: nn.Module) -> None:
 )
 def test_weights_stay_held_through_training(changes: dict[str, Any]) -> None:
     held = held_all_ways(tiny())
-    before = {name: held_value(held, name).clone() for name in constraints(held)}
+    before = {name: effective_weight(held, name).clone() for name in constraints(held)}
     recalibrate(held, task().calibration)
     fit(held, task(), toy.training(epochs=2, lr=0.01, **changes), toy.run())
     assert_held(held)
-    assert all(not torch.equal(held_value(held, name), value) for name, value in before.items())
-    assert torch.equal(outputs(bake(held)), outputs(held))
+    assert all(not torch.equal(effective_weight(held, name), value) for name, value in before.items())
+    assert torch.equal(outputs(materialize(held)), outputs(held))
 
 
 def test_momentum_and_decay_of_the_time_before_the_mask_do_not_bring_weights_back() -> None:
@@ -358,10 +358,10 @@ def test_momentum_and_decay_of_the_time_before_the_mask_do_not_bring_weights_bac
 
 def test_two_processes_hold_it_too() -> None:
     held = held_all_ways(tiny())
-    before = held_value(held, "stem.weight").clone()
+    before = effective_weight(held, "stem.weight").clone()
     fit(held, task(), toy.training(epochs=1, lr=0.01), toy.run(devices=2))
     assert_held(held)
-    assert not torch.equal(held_value(held, "stem.weight"), before)
+    assert not torch.equal(effective_weight(held, "stem.weight"), before)
 
 
 def test_cut_off_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,7 +386,7 @@ def test_exports_are_those_of_the_baked_network(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(got), outputs(held).detach(), rtol=1e-4, atol=1e-5)
     loaded = load_pt2(export_pt2(held, (x,), tmp_path / "m.pt2"))
     torch.testing.assert_close(loaded(x), outputs(held))
-    assert path.stat().st_size == export_onnx(bake(held), (x,), tmp_path / "b.onnx").stat().st_size
+    assert path.stat().st_size == export_onnx(materialize(held), (x,), tmp_path / "b.onnx").stat().st_size
 
 
 def test_it_costs_what_the_baked_network_costs() -> None:

@@ -18,16 +18,16 @@ from gossamer.core.task import check, loss_of
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method
 from gossamer.methods.lowrank.svd import SVD
-from gossamer.methods.prune.channels import Channels
-from gossamer.methods.prune.obd import ObdPruning
-from gossamer.methods.prune.snip import Snip
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.prune.obd import OptimalBrainDamage
+from gossamer.methods.prune.snip import SNIP
 from gossamer.methods.share.kmeans import KMeans
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.pt2.file import export_pt2, load_pt2
 from gossamer.runtime.runners import open_runner
 from gossamer.runtime.verification import verify
 from gossamer.train.distillation import Distillation
-from gossamer.train.train_mode import alike, taught
+from gossamer.train.train_mode import same_outputs, teacher_terms
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 A, B = torch.zeros(2), torch.ones(3)
@@ -182,10 +182,10 @@ def test_a_loss_that_is_none_in_either_mode_is_refused_with_the_error_of_eval_mo
 @pytest.mark.parametrize(
     "method",
     [
-        Channels(sparsity=0.5, criterion="taylor"),
-        Channels(sparsity=0.5, criterion="fisher"),
-        ObdPruning(sparsity=0.5, curvature="exact"),
-        Snip(sparsity=0.5),
+        ChannelPruning(sparsity=0.5, criterion="taylor"),
+        ChannelPruning(sparsity=0.5, criterion="fisher"),
+        OptimalBrainDamage(sparsity=0.5, curvature="exact"),
+        SNIP(sparsity=0.5),
         KMeans(bits=2, importance="adam"),
         SVD(params=0.5, measured=True),
     ],
@@ -212,7 +212,7 @@ class OneTensor(Detector):
 )
 def test_a_curvature_by_outputs_says_that_the_loss_has_none(kind: Any, why: str, curvature: Any) -> None:
     with pytest.raises(BadInput, match=f"this curvature needs a .*{why}"):
-        ObdPruning(sparsity=0.5, curvature=curvature)(kind("losses").eval(), detection("losses"), Context())
+        OptimalBrainDamage(sparsity=0.5, curvature=curvature)(kind("losses").eval(), detection("losses"), Context())
 
 
 class Said(Silent):
@@ -227,7 +227,7 @@ def test_teacher_and_student_are_in_the_same_mode() -> None:
     """Without norms that learn and dropout; what was taught stands in checkpoints."""
     model, said = Detector("maps"), Said()
     run = Context(progress=said)
-    [term] = taught(model, model, detection("maps"), run, temperature=4.0, alpha=0.1)
+    [term] = teacher_terms(model, model, detection("maps"), run, temperature=4.0, alpha=0.1)
     student = model.train()(X)
     assert isinstance(term.asked(X), Tensor) and float(term((X,), student, None).detach()) >= 0
     assert not term.teacher.norm.training and "in train mode" in term.described()  # type: ignore[union-attr]
@@ -236,7 +236,7 @@ def test_teacher_and_student_are_in_the_same_mode() -> None:
 
 def test_where_the_student_gives_losses_it_learns_from_the_task_alone() -> None:
     model, said = Detector("losses"), Said()
-    assert taught(model, model, detection("losses"), Context(progress=said), temperature=4.0, alpha=0.1) == []
+    assert teacher_terms(model, model, detection("losses"), Context(progress=said), temperature=4.0, alpha=0.1) == []
     assert "the task's loss alone counts" in said.lines[0]
 
 
@@ -245,7 +245,7 @@ def test_a_usual_network_is_taught_as_before_and_nothing_of_it_moves() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     task = detection("the same")
     torch.manual_seed(5)
-    [term] = taught(model, model, task, Context(progress=said), temperature=4.0, alpha=0.1)
+    [term] = teacher_terms(model, model, task, Context(progress=said), temperature=4.0, alpha=0.1)
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))
@@ -254,9 +254,13 @@ def test_a_usual_network_is_taught_as_before_and_nothing_of_it_moves() -> None:
 
 
 def test_outputs_are_alike_where_every_part_has_its_shape() -> None:
-    assert alike((A, {"x": B}), [A, {"x": B}]) and alike((A, B), A) and alike(Data(A), Attributes(logits=A))
-    assert not alike((A, B), (B, A)) and not alike(A, (A, B)) and not alike({"x": A}, {"y": A})
-    assert not alike({"loss": torch.tensor(1.0)}, {"loss": torch.tensor(1.0)})
+    assert (
+        same_outputs((A, {"x": B}), [A, {"x": B}])
+        and same_outputs((A, B), A)
+        and same_outputs(Data(A), Attributes(logits=A))
+    )
+    assert not same_outputs((A, B), (B, A)) and not same_outputs(A, (A, B)) and not same_outputs({"x": A}, {"y": A})
+    assert not same_outputs({"loss": torch.tensor(1.0)}, {"loss": torch.tensor(1.0)})
 
 
 def test_classes_of_outputs_are_taught_by_their_parts() -> None:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from patterns import IMAGE, PATTERNS, Function, conv, pattern, randomized
 from torch import Tensor, nn
 
-from gossamer.graph.channel_index import Graph
-from gossamer.graph.groups import find_channels
+from gossamer.graph.channel_index import CouplingGraph
+from gossamer.graph.groups import find_groups
 from gossamer.graph.proof import listed
-from gossamer.graph.pruner import Pruned
-from gossamer.graph.slicing import Cut
+from gossamer.graph.pruner import PruningResult
+from gossamer.graph.slicing import PruningPlan
 from gossamer.graph.tracer import arguments, output_tensors
 from gossamer.methods.prune.channels import prune_channels
 
@@ -36,7 +36,7 @@ def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
         return output_tensors(model(*args, **kwargs))
 
 
-def silence(model: nn.Module, cut: Cut) -> nn.Module:
+def silence(model: nn.Module, cut: PruningPlan) -> nn.Module:
     """The original with every removed row and column zero: the slow and obvious way."""
     silent = copy.deepcopy(model)
     tensors = dict([*silent.named_parameters(), *silent.named_buffers()])
@@ -62,7 +62,7 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def check(model: nn.Module, inputs: Any, result: Pruned) -> None:
+def check(model: nn.Module, inputs: Any, result: PruningResult) -> None:
     assert result.proof is not None
     assert result.proof.max_relative < 1e-10
     assert type(result.model) is type(model)
@@ -135,7 +135,7 @@ def test_a_training_head_that_refuses_a_batch_of_one_follows() -> None:
 @pytest.mark.parametrize(("name", "most"), [("packed_qkv", 5), ("torch_attention", 17)])
 def test_what_one_layer_needs_is_taken_over_by_its_siblings(name: str, most: int) -> None:
     model, inputs = pattern(name)
-    channels = find_channels(model, inputs, heads=True)
+    channels = find_groups(model, inputs, heads=True)
     first = prune_channels(model, inputs, 0.3, channels=channels)
     assert channels.fitter.tries <= most
     assert any("attention.0" in fact and "attention.1" in fact for fact in channels.fitter.learned())
@@ -146,20 +146,20 @@ def test_what_one_layer_needs_is_taken_over_by_its_siblings(name: str, most: int
 
 def test_reasons_are_given() -> None:
     model, inputs = pattern("recurrent")
-    reasons = {group.name: group.reason for group in find_channels(model, inputs).groups if group.reason}
+    reasons = {group.name: group.reason for group in find_groups(model, inputs).groups if group.reason}
     assert reasons["head"] == "output of the network"
 
 
 def test_an_unknown_operation_pins_by_name() -> None:
     net = Function(lambda m, x: m.b(torch.linalg.qr(m.a(x))[0]), a=nn.Linear(6, 6), b=nn.Linear(6, 3))
     model, inputs = randomized(net), torch.randn(6, 6, dtype=torch.float64)
-    groups = find_channels(model, inputs).groups
+    groups = find_groups(model, inputs).groups
     assert [(g.reason, g.size) for g in groups if g.name == "a"] == [("no rule for aten.linalg_qr in the network", 6)]
 
 
 def test_groups_say_what_is_cut_together() -> None:
     model, inputs = pattern("grouped")
-    groups = {group.name: group for group in find_channels(model, inputs).groups}
+    groups = {group.name: group for group in find_groups(model, inputs).groups}
     a = groups["a.0"]
     assert (a.size, a.step) == (16, 4)
     assert ("a.0.weight", 0) in a.members
@@ -171,19 +171,19 @@ def test_groups_say_what_is_cut_together() -> None:
 def test_a_missing_tie_never_gives_a_wrong_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: forget one tie, and the proof, or the predicted shapes, must see it."""
     model, inputs = pattern(name)
-    tie, caught = Graph.tie, 0
-    n = len(find_channels(model, inputs).graph.ties)
+    tie, caught = CouplingGraph.tie, 0
+    n = len(find_groups(model, inputs).graph.ties)
     for missing in range(0, n, max(1, n // 8)):
         calls = [0]
 
-        def forgetful(self: Graph, a: Any, b: Any, calls: list[int] = calls, missing: int = missing) -> None:
+        def forgetful(self: CouplingGraph, a: Any, b: Any, calls: list[int] = calls, missing: int = missing) -> None:
             if a is not b:
                 calls[0] += 1
                 if calls[0] - 1 == missing:
                     return
             tie(self, a, b)
 
-        monkeypatch.setattr(Graph, "tie", forgetful)
+        monkeypatch.setattr(CouplingGraph, "tie", forgetful)
         result = prune_channels(model, inputs, 0.4)
         monkeypatch.undo()
         check(model, inputs, result)

@@ -12,9 +12,9 @@ from test_channels import check, count, outputs
 from torch import nn
 
 from gossamer.errors import BadInput, NoEffect
-from gossamer.graph.groups import find_channels
+from gossamer.graph.groups import find_groups
 from gossamer.graph.pruner import prove
-from gossamer.graph.slicing import Cut, resize
+from gossamer.graph.slicing import PruningPlan, resize
 from gossamer.graph.tracer import trace
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.models import build
@@ -36,7 +36,7 @@ USABLE = (
 def test_a_cut_replays_from_json_on_other_weights(name: str) -> None:
     model, inputs = pattern(name)
     result = prune_channels(model, inputs, 0.4)
-    cut = Cut.from_json(result.cut.to_json())
+    cut = PruningPlan.from_json(result.cut.to_json())
     other, _ = pattern(name, seed=5)
     small = resize(other, inputs, cut)
     small.load_state_dict(result.model.state_dict())
@@ -130,7 +130,7 @@ def test_looking_changes_nothing() -> None:
     model = Remembers().train()
     model.b.eval()
     state, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    find_channels(model, torch.randn(2, 6, generator=torch.Generator()))
+    find_groups(model, torch.randn(2, 6, generator=torch.Generator()))
     trace(model, torch.randn(2, 6, generator=torch.Generator()), training=True)
     assert torch.equal(torch.get_rng_state(), generator)
     assert model.cache == {}
@@ -170,7 +170,7 @@ def test_control_flow_that_depends_on_data() -> None:
 
 def test_widths_by_group_are_exact_and_share_one_trace() -> None:
     model, inputs = pattern("dense")
-    channels = find_channels(model, inputs)
+    channels = find_groups(model, inputs)
     for width in (1, 3, 7):
         result = prune_channels(model, inputs, widths={"stem.0": width}, channels=channels)
         check(model, inputs, result)
@@ -236,7 +236,7 @@ def test_inputs_that_the_model_rejects() -> None:
     with pytest.raises(
         BadInput, match=r"ResNet cannot run on the example inputs \(\[1, 4, 32, 32\] float32\): RuntimeError"
     ):
-        find_channels(build("resnet8"), torch.zeros(1, 4, 32, 32))
+        find_groups(build("resnet8"), torch.zeros(1, 4, 32, 32))
 
 
 def test_a_cut_of_another_network() -> None:
@@ -245,7 +245,7 @@ def test_a_cut_of_another_network() -> None:
     with pytest.raises(BadInput, match="the cut is of another network"):
         resize(build("resnet8"), None, cut)
     with pytest.raises(BadInput, match="not the JSON text of a cut"):
-        Cut.from_json('{"kept": 3}')
+        PruningPlan.from_json('{"kept": 3}')
 
 
 @pytest.mark.parametrize("name", ["grouped", "packed_qkv", "padded"])

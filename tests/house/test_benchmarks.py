@@ -23,7 +23,7 @@ import zoo_coverage
 
 from gossamer.jobs.recipe import load
 from gossamer.methods import catalogue
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 
 SEEDS = (0, 1)
 
@@ -284,11 +284,13 @@ def test_deep_compression_gets_as_many_epochs_as_ours_and_a_teacher(name):
     published, ours = load(Path(f"deep-compression-{name}")), load(Path(f"smallest-{name}"))
     last: Any = ours.steps[-1]
     equal = size_papers.with_budget(published, last.epochs)
-    taught = [step for step in equal.steps if isinstance(step, Recover)]
+    taught = [step for step in equal.steps if isinstance(step, RecoveryDistillation)]
     assert sum(step.epochs or 0 for step in taught) == last.epochs == 30
     assert [step.epochs for step in taught] == [20, 10]
     assert all(step.alpha < 1 for step in taught) and not equal.claims
-    others = [[step for step in recipe.steps if not isinstance(step, Recover)] for recipe in (equal, published)]
+    others = [
+        [step for step in recipe.steps if not isinstance(step, RecoveryDistillation)] for recipe in (equal, published)
+    ]
     assert others[0] == others[1]
 
 

@@ -27,17 +27,17 @@ from gossamer.core.task import Loader
 from gossamer.errors import Diverged, FolderBusy
 from gossamer.jobs.recipe import Recipe, load
 from gossamer.jobs.size_goal import larger
-from gossamer.methods.distill.recover import Recover
-from gossamer.methods.prune.channels import Channels
-from gossamer.methods.quantize.rate import RateQuantize
-from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.quantize.rate import RateConstrainedQuantization
+from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.modules.cost import dense_bytes
 from gossamer.runtime.pt2.file import export_pt2, load_pt2
 from gossamer.runtime.runners import torch_threads
 
 pytestmark = pytest.mark.usefixtures("quick")  # but for the job of the fixture `result`
 
-CHEAP = Recipe(name="cheap", steps=(RemoveBlocks(names=("body.1",)), Recover(epochs=1, lr=0.01)))
+CHEAP = Recipe(name="cheap", steps=(BlockRemoval(names=("body.1",)), RecoveryDistillation(epochs=1, lr=0.01)))
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +178,15 @@ def test_a_size_out_of_reach_gives_the_smallest_file_inside_the_budget(
 ) -> None:
     """A file without any weights has more than 500 bytes; and the first size that is tried costs too much."""
 
-    def stand_in(method: RateQuantize, model: nn.Module, task: gossamer.Task, context: Context) -> nn.Module:
+    def stand_in(
+        method: RateConstrainedQuantization, model: nn.Module, task: gossamer.Task, context: Context
+    ) -> nn.Module:
         asked.append(dense_bytes(learned()) / method.compression_ratio)
         step = 0.1 if len(asked) > 1 else 100.0
         return constrain(model, {name: Grid(step, -99, 99) for name in weights_of(model)})
 
     asked: list[float] = []
-    monkeypatch.setattr(RateQuantize, "__call__", stand_in)
+    monkeypatch.setattr(RateConstrainedQuantization, "__call__", stand_in)
     missed = gossamer.compress(learned(), stripes(), goal=Goal(max_drop=5, file_bytes=500), out=tmp_path)
     size = (tmp_path / "model.gsr").stat().st_size
     assert missed.document.missed == [f"file_bytes: {size:,}, asked for at most 500"]
@@ -194,12 +196,14 @@ def test_a_size_out_of_reach_gives_the_smallest_file_inside_the_budget(
 
 
 def test_sizes_at_which_training_explodes_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(method: RateQuantize, model: nn.Module, task: gossamer.Task, context: Context) -> nn.Module:
+    def explode(
+        method: RateConstrainedQuantization, model: nn.Module, task: gossamer.Task, context: Context
+    ) -> nn.Module:
         tried.append(method.compression_ratio)
         raise Diverged("the loss rose")
 
     tried: list[float] = []
-    monkeypatch.setattr(RateQuantize, "__call__", explode)
+    monkeypatch.setattr(RateConstrainedQuantization, "__call__", explode)
     missed = gossamer.compress(learned(), stripes(), goal=Goal(compression_ratio=9), epochs=1, out=tmp_path)
     assert tried[0] == pytest.approx(9) and len(tried) > 1
     assert len(missed.document.missed) == 1 and "asked for at least 9" in missed.document.missed[0]
@@ -224,7 +228,7 @@ def test_a_result_slower_than_planned_is_cut_further_where_that_helps(
 ) -> None:
     def made(name: str, *needs: float) -> gossamer.Artifact:
         measured = iter(needs)
-        monkeypatch.setattr("gossamer.search.cost_model.Pricer.check", lambda *_: next(measured))
+        monkeypatch.setattr("gossamer.search.cost_model.CostModel.check", lambda *_: next(measured))
         goal = Goal(max_drop=50, params=2_500)
         return gossamer.compress(learned(), stripes(), goal=goal, epochs=2, out=tmp_path / name)
 
@@ -270,7 +274,7 @@ class Ending(list[object]):
 def thirty_epochs(folder: Path, at: int | None = None) -> bytes:
     """The weights that a job in this folder ends with."""
     Ending.at = at
-    steps = (RemoveBlocks(names=("body.1",)), Recover(epochs=30, lr=0.01))
+    steps = (BlockRemoval(names=("body.1",)), RecoveryDistillation(epochs=30, lr=0.01))
     task = replace(stripes(), train=Ending(stripes().train))
     with torch_threads(1):
         gossamer.compress(learned(), task, recipe=Recipe(name="r", steps=steps), out=folder)
@@ -294,7 +298,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         gossamer.compress(torch.nn.Linear(5, 3), stripes(), recipe=CHEAP, out=tmp_path / "mended")
     assert not list((tmp_path / "mended").iterdir())
     with pytest.raises(BadInput, match=r"unknown block or layer to remove 'body\.9'.*body\."):
-        wrong = Recipe(name="w", steps=(RemoveBlocks(names=("body.9",)),))
+        wrong = Recipe(name="w", steps=(BlockRemoval(names=("body.9",)),))
         gossamer.compress(tiny(), stripes(), recipe=wrong)
     taken = tmp_path / "file"
     taken.write_text("")
@@ -375,7 +379,7 @@ def test_a_loss_that_explodes_ends_in_a_clear_error(tmp_path: Path) -> None:
 def test_a_network_out_of_a_file_is_cut_and_trained(tmp_path: Path) -> None:
     data = stripes()
     frozen = load_pt2(export_pt2(learned(), data.example_inputs, tmp_path / "in.pt2"))
-    recipe = Recipe(name="narrow", steps=(Channels(sparsity=0.5), Recover(epochs=1, lr=0.01)))
+    recipe = Recipe(name="narrow", steps=(ChannelPruning(sparsity=0.5), RecoveryDistillation(epochs=1, lr=0.01)))
     small = gossamer.compress(frozen, data, recipe=recipe, out=tmp_path / "out").model
     assert sum(p.numel() for p in small.parameters()) < 0.4 * sum(p.numel() for p in frozen.parameters())
     again = load_pt2(tmp_path / "out" / "model.pt2")

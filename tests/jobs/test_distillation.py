@@ -26,7 +26,7 @@ from gossamer.constraints.base import (
     Mask,
     constrain,
     constraints,
-    held_value,
+    effective_weight,
 )
 from gossamer.core.record import JobDocument
 from gossamer.jobs import diagnostics
@@ -42,17 +42,17 @@ from gossamer.jobs.teachers import (
 )
 from gossamer.measure import calibration
 from gossamer.methods import catalogue
-from gossamer.methods.distill.hints import Hints
-from gossamer.methods.distill.kd import SoftTargets
-from gossamer.methods.distill.temperature import Temperature, divided
-from gossamer.methods.distill.wider import Wider
+from gossamer.methods.distill.hints import FitNets
+from gossamer.methods.distill.kd import KD
+from gossamer.methods.distill.temperature import TemperatureScaling, divided
+from gossamer.methods.distill.wider import Net2Wider
 from gossamer.methods.share.hashed import HashedNet
-from gossamer.search.checkpoint_store import Journal
+from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.train import compiled_teacher
 from gossamer.train.teachers import Ensemble
-from gossamer.train.trainable_export import Thawed
+from gossamer.train.trainable_export import TrainableExport
 
-BRIEF = SoftTargets(epochs=3, lr=0.05)
+BRIEF = KD(epochs=3, lr=0.05)
 
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -198,7 +198,7 @@ def test_methods_that_look_inside_refuse_a_teacher_that_only_answers(name: str, 
 
 
 def test_what_is_refused_leaves_no_work_in_the_way(tmp_path: Path) -> None:
-    method = Hints(epochs=1, hint_epochs=1, layers={"0": "head"})
+    method = FitNets(epochs=1, hint_epochs=1, layers={"0": "head"})
     with pytest.raises(
         BadInput, match=r"'0' of the student and 'head' of the teacher cannot be matched: shapes .* and"
     ):
@@ -264,18 +264,18 @@ def test_a_student_out_of_a_file_keeps_its_zeros_and_shared_values(tmp_path: Pat
     assert set(kinds.values()) == {Mask, Codebook}
     made = distill(learned(), gossamer.load(tmp_path / "s.gsr"), stripes(), BRIEF, alone=False, out=tmp_path / "job")
     after = dict(made.model.named_parameters())
-    zeros = {name: held_value(student, name) == 0 for name, kind in kinds.items() if kind is Mask}
+    zeros = {name: effective_weight(student, name) == 0 for name, kind in kinds.items() if kind is Mask}
     assert zeros and all(torch.equal(after[name] == 0, mask) for name, mask in zeros.items())
     [few] = [name for name, kind in kinds.items() if kind is Codebook]
     assert len(set(after[few].flatten().tolist())) <= 2
-    assert any(not torch.equal(after[name], held_value(student, name)) for name in zeros)
+    assert any(not torch.equal(after[name], effective_weight(student, name)) for name in zeros)
 
 
 def test_a_network_that_trains_is_taken_as_it_is() -> None:
     model = small()
     assert trainable(model) is model and model.training
     assert as_found(torch.randn(8, 8)) is None and as_found(torch.zeros(3)) is None
-    assert not isinstance(trainable(tiny()), Thawed)
+    assert not isinstance(trainable(tiny()), TrainableExport)
 
 
 def test_a_student_is_cut_out_of_its_teacher_for_a_goal(tmp_path: Path) -> None:
@@ -290,11 +290,13 @@ def test_a_student_is_cut_out_of_its_teacher_for_a_goal(tmp_path: Path) -> None:
 
 def test_a_goal_of_bytes_is_one_of_weights_and_impossible_goals_are_said(tmp_path: Path) -> None:
     params = sum(p.numel() for p in learned().parameters())
-    journal = Journal(tmp_path / "work", "a")
+    journal = CheckpointStore(tmp_path / "work", "a")
     cut = searched(learned(), stripes(), Goal(file_bytes=2 * params), Context(), journal, tmp_path / "work")
     assert sum(p.numel() for p in cut.parameters()) <= params / 2
     with pytest.raises(BadInput, match="itself meets the goal"):
-        searched(learned(), stripes(), Goal(params=10**6), Context(), Journal(tmp_path / "b", "a"), tmp_path / "b")
+        searched(
+            learned(), stripes(), Goal(params=10**6), Context(), CheckpointStore(tmp_path / "b", "a"), tmp_path / "b"
+        )
 
 
 def test_a_held_student_is_taught_under_its_constraints(tmp_path: Path) -> None:
@@ -330,7 +332,7 @@ def test_a_held_last_layer_is_divided_as_it_is_held_where_that_can_be() -> None:
         found, layer = divided(held, 1.7, (x,))
         assert layer == "head" and set(constraints(found)) == {"stem.weight", *(["head.weight"] if kept else [])}
         torch.testing.assert_close(1.7 * found(x), held(x))
-        torch.testing.assert_close(1.7 * held_value(found, "head.weight"), held_value(held, "head.weight"))
+        torch.testing.assert_close(1.7 * effective_weight(found, "head.weight"), effective_weight(held, "head.weight"))
 
 
 # Other outputs
@@ -409,7 +411,7 @@ def test_what_is_no_class_of_an_image_is_taught_too(build: Any, inputs: Any, tar
         task(), train=batches, validation=batches[:2], test=batches[2:4], calibration=[x for x, _ in batches],
         example_inputs=(batches[0][0],), loss=loss, metric=score,
     )  # fmt: skip
-    method = SoftTargets(epochs=20, lr=0.01, alpha=0.0, temperature=1.0)
+    method = KD(epochs=20, lr=0.01, alpha=0.0, temperature=1.0)
     taught = method(student, data, Context(teacher=teacher, cache=tmp_path)).model.eval()
     fresh = inputs(99)
     with torch.no_grad():
@@ -431,7 +433,7 @@ def test_a_regression_goes_through_the_whole_job_without_sections_on_classes(tmp
         task(), train=batches, validation=batches, test=batches, calibration=[x for x, _ in batches],
         example_inputs=(batches[0][0],), loss=loss, metric=score, measure="closeness",
     )  # fmt: skip
-    made = distill(teacher, student, data, SoftTargets(epochs=1, lr=0.01), out=tmp_path)
+    made = distill(teacher, student, data, KD(epochs=1, lr=0.01), out=tmp_path)
     assert made.document.teaching is not None and not made.document.teaching.reliability
     page = (tmp_path / "report.html").read_text()
     assert "How the student learned" in page and "Sure and right" not in page
@@ -464,7 +466,7 @@ def test_a_network_that_gives_a_dict_goes_through_the_whole_job(tmp_path: Path) 
         example_inputs=batches[0][0], loss=loss, metric=metric,
     )  # fmt: skip
     torch.manual_seed(0)
-    made = distill(Detector(16), Detector(4), data, SoftTargets(epochs=1, lr=0.01), out=tmp_path)
+    made = distill(Detector(16), Detector(4), data, KD(epochs=1, lr=0.01), out=tmp_path)
     assert list(made.model(*data.example_inputs)) == ["boxes", "labels"]
     assert made.document.teaching is not None
 
@@ -474,9 +476,9 @@ def test_a_network_that_gives_a_dict_goes_through_the_whole_job(tmp_path: Path) 
 
 def test_training_without_a_teacher_is_as_long_and_under_the_same_options() -> None:
     options: dict[str, Any] = {"lr": 0.3, "weight_decay": 2e-4, "clip": 1.5, "mixup": 0.4, "cutmix": 0.6}
-    for method, epochs in ((SoftTargets(epochs=7, **options), 7), (Hints(epochs=7, hint_epochs=2, **options), 9)):
-        assert without_teacher(method, stripes()) == SoftTargets(epochs=epochs, alpha=1.0, **options)
-    assert without_teacher(Wider(factor=2.0), stripes()) is None
+    for method, epochs in ((KD(epochs=7, **options), 7), (FitNets(epochs=7, hint_epochs=2, **options), 9)):
+        assert without_teacher(method, stripes()) == KD(epochs=epochs, alpha=1.0, **options)
+    assert without_teacher(Net2Wider(factor=2.0), stripes()) is None
 
 
 def test_pictures_are_pngs_of_the_values() -> None:
@@ -491,7 +493,7 @@ def test_pictures_are_pngs_of_the_values() -> None:
 def test_temperature_scaling_divides_the_outputs_and_nothing_else() -> None:
     model, data, run = learned(), stripes(), Context()
     x = data.test[0][0]  # type: ignore[index]
-    found = Temperature().apply(model, data, run)
+    found = TemperatureScaling().apply(model, data, run)
     logits, labels = calibration.outputs(model, data.validation)
     best = calibration.best_temperature(logits, labels)
     torch.testing.assert_close(found(x) * best, model(x), rtol=1e-4, atol=1e-4)

@@ -15,7 +15,7 @@ from train_toy import Notes
 import gossamer
 from gossamer import BadInput, Context, Goal, Task
 from gossamer.data.probing import MOST_SHAPES, look
-from gossamer.jobs.preflight import rehearse
+from gossamer.jobs.preflight import preflight
 
 GOAL = Goal(params=10, max_drop=100)
 pytestmark = pytest.mark.usefixtures("quick")  # but for what patches it again
@@ -55,7 +55,7 @@ def task(**changes: Any) -> Task:
 def tried(
     model: nn.Module | None = None, context: Context | None = None, int8: bool | None = False, **changes: Any
 ) -> None:
-    rehearse(model or Text(), task(**changes), GOAL, context or Context(), trains=True, int8=int8)
+    preflight(model or Text(), task(**changes), GOAL, context or Context(), trains=True, int8=int8)
 
 
 def test_what_can_be_used_passes_and_nothing_moves() -> None:

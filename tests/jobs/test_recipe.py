@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gossamer.errors import BadInput
 from gossamer.jobs.recipe import Recipe, load, parse, shipped
-from gossamer.methods.distill.recover import Recover
-from gossamer.methods.prune.channels import Channels
-from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.train import Training
 
 GOOD = """
@@ -30,9 +30,9 @@ claims: {test_top1: 92.5}
 def test_a_recipe_is_read_as_methods() -> None:
     recipe = parse(GOOD)
     assert recipe.steps == (
-        RemoveBlocks(names=("stage1.1",)),
-        Channels(widths={"conv1": 8}),
-        Recover(epochs=2, lr=0.05),
+        BlockRemoval(names=("stage1.1",)),
+        ChannelPruning(widths={"conv1": 8}),
+        RecoveryDistillation(epochs=2, lr=0.05),
     )
     assert (recipe.name, recipe.seed, recipe.int8, recipe.claims) == ("half", 3, False, {"test_top1": 92.5})
 
@@ -46,14 +46,18 @@ def test_a_recipe_is_read_as_methods() -> None:
     seed=st.integers(0, 2**31),
 )
 def test_yaml_round_trip(names: list[str], widths: dict[str, int], epochs: int, alpha: float, seed: int) -> None:
-    steps = (RemoveBlocks(names=tuple(names)), Channels(widths=widths), Recover(epochs=epochs, alpha=alpha))
+    steps = (
+        BlockRemoval(names=tuple(names)),
+        ChannelPruning(widths=widths),
+        RecoveryDistillation(epochs=epochs, alpha=alpha),
+    )
     recipe = Recipe(name="r", seed=seed, steps=steps, training=Training(epochs=epochs))
     assert parse(recipe.to_yaml()) == recipe
 
 
 def test_every_option_is_written_so_that_a_later_default_does_not_change_an_old_recipe() -> None:
-    raw = yaml.safe_load(Recipe(name="r", steps=(Recover(),)).to_yaml())
-    assert set(raw["steps"][0]["distill.recover"]) == {f.name for f in fields(Recover)}
+    raw = yaml.safe_load(Recipe(name="r", steps=(RecoveryDistillation(),)).to_yaml())
+    assert set(raw["steps"][0]["distill.recover"]) == {f.name for f in fields(RecoveryDistillation)}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,7 @@ def test_what_occurs_twice_is_written_out() -> None:
 
 
 def test_an_order_that_cannot_work_is_refused_with_the_reason() -> None:
-    steps = (Channels(widths={"conv1": 8}), Recover(), RemoveBlocks(names=("a",)))
+    steps = (ChannelPruning(widths={"conv1": 8}), RecoveryDistillation(), BlockRemoval(names=("a",)))
     with pytest.raises(
         BadInput, match=r"restructure\.blocks cannot come after prune\.channels.*put restructure\.blocks first"
     ):

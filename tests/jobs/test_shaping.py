@@ -15,9 +15,9 @@ from gossamer.core.context import Silent
 from gossamer.core.record import Record
 from gossamer.errors import Diverged
 from gossamer.jobs.exporting import other_runtimes
-from gossamer.jobs.shape_goal import TRAININGS, Shaping
-from gossamer.methods.distill.recover import Recover
-from gossamer.methods.restructure.blocks import RemoveBlocks
+from gossamer.jobs.shape_goal import TRAININGS, ShapeSearch
+from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.search.axes import Steps
 from gossamer.search.bisection import (
     DIVIDES,
@@ -27,11 +27,11 @@ from gossamer.search.bisection import (
     near_miss,
     next_need,
 )
-from gossamer.search.checkpoint_store import Journal
-from gossamer.search.cost_model import AIM, Quote
-from gossamer.search.failures import Trials
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.cost_model import AIM, CostEstimate
+from gossamer.search.failures import FailureGuard
 
-RECOVER = Recover(epochs=1)
+RECOVER = RecoveryDistillation(epochs=1)
 WHOLE = 5 / 1.8  # of a goal of 5x where int8 alone gives 1.8x
 
 
@@ -84,7 +84,7 @@ def test_what_just_misses_is_near() -> None:
 
 
 def network(need: float) -> Steps:
-    return (RemoveBlocks(names=(f"{need:.4f}",)), RECOVER)
+    return (BlockRemoval(names=(f"{need:.4f}",)), RECOVER)
 
 
 class World:
@@ -96,7 +96,7 @@ class World:
         self.trained, self.planned, self.said = list[Steps](), list[tuple[float, tuple[str, ...]]](), list[str]()
         self.won = {"depth"}
 
-    def plan(self, whole: Quote, *, ease: float, kinds: Sequence[str] = ()) -> Steps | None:
+    def plan(self, whole: CostEstimate, *, ease: float, kinds: Sequence[str] = ()) -> Steps | None:
         self.planned.append((ease, tuple(kinds)))
         if self.grid is None:
             return network(AIM * ease)
@@ -106,19 +106,21 @@ class World:
     def left(self, steps: Steps) -> list[Any]:
         return []
 
-    def shaping(self, journal: Journal, **goal: Any) -> Shaping:
+    def shaping(self, journal: CheckpointStore, **goal: Any) -> ShapeSearch:
         class Said(Silent):
             say = lambda _, message: self.said.append(message)  # noqa: E731
 
         self.journal = journal
-        made = object.__new__(Shaping)
+        made = object.__new__(ShapeSearch)
         made.goal = Goal(max_drop=0.5, speedup=5, **goal)
         made.context = Context(progress=Said())
         attempts: Any = SimpleNamespace(journal=journal, seconds={}, untouched=lambda: "untouched", goal=made.goal)
-        attempts.trials = Trials(journal, made.context.progress)
+        attempts.trials = FailureGuard(journal, made.context.progress)
         planner: Any = self
         made.attempts, made.planner, made.recover, made.int8 = attempts, planner, RECOVER, True
-        made.whole = Quote(macs=1, params=1, latency_ms=1.0, speedup=1.8, precision="int8", needs={"speedup": WHOLE})
+        made.whole = CostEstimate(
+            macs=1, params=1, latency_ms=1.0, speedup=1.8, precision="int8", needs={"speedup": WHOLE}
+        )
         pricer: Any = SimpleNamespace(measure_anew=lambda: None)
         made.pricer = pricer
         made.tried, made.bounds, made.trainings, made.pushed, made.gain, made.last = [], [], 0, False, math.inf, None
@@ -133,8 +135,8 @@ def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         self.attempts.seconds[name] = 60.0
         return {"need": need, "drop": drop, "edits": [], "states": [], "curves": []}
 
-    monkeypatch.setattr(Shaping, "_outcome", outcome)
-    monkeypatch.setattr(Shaping, "_delivered", lambda self, attempt: attempt)
+    monkeypatch.setattr(ShapeSearch, "_outcome", outcome)
+    monkeypatch.setattr(ShapeSearch, "_delivered", lambda self, attempt: attempt)
 
 
 def smooth(steps: Steps) -> tuple[float, float]:
@@ -146,7 +148,7 @@ def smooth(steps: Steps) -> tuple[float, float]:
 
 def test_a_goal_that_costs_too_much_ends_at_the_budget_not_far_below() -> None:
     world = World(smooth)
-    _, best = world.shaping(Journal(None, "")).search()
+    _, best = world.shaping(CheckpointStore(None, "")).search()
     assert 0.4 <= best.drop <= 0.5  # type: ignore[attr-defined]
     assert len(world.trained) <= TRAININGS
 
@@ -157,14 +159,14 @@ def test_a_near_miss_is_trained_on_before_another_shape_is_tried() -> None:
         return need, drop - 0.2 * (len(steps) - 2)
 
     world = World(trained_on, grid=(0.9, 1.4, 2.5))  # 1.4 misses by little
-    steps, best = world.shaping(Journal(None, "")).search()
+    steps, best = world.shaping(CheckpointStore(None, "")).search()
     assert steps == (*network(1.4), RECOVER)
     assert best.tag == "attempt 2" and best.name == "attempt 3"  # type: ignore[attr-defined]
 
 
 def test_where_shapes_are_few_the_fastest_within_the_budget_is_delivered() -> None:
     world = World(smooth, grid=(0.9, 1.2, 1.9, 2.2))
-    steps, _ = world.shaping(Journal(None, "")).search()
+    steps, _ = world.shaping(CheckpointStore(None, "")).search()
     assert steps[:2] == network(1.9)
     assert len({repr(s) for s in world.trained}) == len(world.trained)  # nothing is trained twice
 
@@ -177,7 +179,7 @@ def test_what_fails_in_its_training_is_left_out_and_the_job_delivers(failing: Se
         return smooth(steps)
 
     world = World(some_fail, grid=(0.9, 1.2, 1.6, 1.9, 2.2))
-    steps, best = world.shaping(Journal(None, "")).search()
+    steps, best = world.shaping(CheckpointStore(None, "")).search()
     if len(failing) == 5:
         assert steps == () and best.name == "deployment alone"  # type: ignore[attr-defined]
     else:
@@ -189,14 +191,14 @@ def test_where_deployment_fails_as_well_the_original_is_delivered() -> None:
     def fail(steps: Steps) -> tuple[float, float]:
         raise MemoryError
 
-    assert World(fail).shaping(Journal(None, "")).search() == ((), "untouched")
+    assert World(fail).shaping(CheckpointStore(None, "")).search() == ((), "untouched")
 
 
 def test_a_job_that_goes_on_decides_the_same_and_trains_nothing_again(tmp_path: Path) -> None:
     first = World(smooth)
-    one = first.shaping(Journal(tmp_path, "x")).search()
+    one = first.shaping(CheckpointStore(tmp_path, "x")).search()
     again = World(smooth)
-    assert again.shaping(Journal(tmp_path, "x")).search() == one
+    assert again.shaping(CheckpointStore(tmp_path, "x")).search() == one
     assert first.trained and not again.trained
 
 
@@ -209,25 +211,28 @@ def test_a_job_killed_in_an_attempt_ends_as_if_it_had_not_been(kills: int, tmp_p
 
     world = World(killed)
     with pytest.raises(KeyboardInterrupt):
-        world.shaping(Journal(tmp_path, "x")).search()
-    assert World(smooth).shaping(Journal(tmp_path, "x")).search() == World(smooth).shaping(Journal(None, "")).search()
+        world.shaping(CheckpointStore(tmp_path, "x")).search()
+    assert (
+        World(smooth).shaping(CheckpointStore(tmp_path, "x")).search()
+        == World(smooth).shaping(CheckpointStore(None, "")).search()
+    )
 
 
 def test_the_kind_of_shape_that_won_is_taken_for_easier_goals() -> None:
     world = World(smooth)
-    world.shaping(Journal(None, "")).search()
+    world.shaping(CheckpointStore(None, "")).search()
     assert world.planned[0] == (1.0, ()) and {kinds for _, kinds in world.planned[1:]} == {("depth",)}
 
 
 def test_no_attempt_starts_that_would_end_too_late() -> None:
     world = World(smooth)
-    world.shaping(Journal(None, ""), time_budget=2.5).search()
+    world.shaping(CheckpointStore(None, ""), time_budget=2.5).search()
     assert len([steps for steps in world.trained if steps]) == 2  # each takes a minute
     assert any("minutes are left" in line for line in world.said)
 
 
 def test_a_missed_goal_says_what_is_reachable_at_which_loss_and_what_int8_gains() -> None:
-    shaping = World(smooth).shaping(Journal(None, ""))
+    shaping = World(smooth).shaping(CheckpointStore(None, ""))
     shaping.search()
     rows = [latency("openvino", 2.0), latency("openvino", 10.0, "original")]
     tried, other, limit = shaping.why(rows)

@@ -20,11 +20,11 @@ from gossamer.constraints.base import (
     Constraint,
     Grid,
     Mask,
-    bake,
     constraints,
-    held_value,
+    effective_weight,
+    materialize,
 )
-from gossamer.constraints.serialization import held_spec, hold_again
+from gossamer.constraints.serialization import constraint_spec, restore_constraints
 from gossamer.core.context import Context
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -304,7 +304,7 @@ def test_the_result_is_an_ordinary_module(name: str, tmp_path: Path) -> None:
     optimizer.step()
     assert all(not torch.equal(p, old) for p, old in before.items() if p.grad is not None and p.grad.any())
     assert any(p.grad is not None and p.grad.any() for p in before)
-    plain = bake(model.eval())
+    plain = materialize(model.eval())
     assert torch.equal(plain(images), model(images))
     assert not constraints(plain) and not any(isinstance(module, Constraint) for module in plain.modules())
     assert not any("parametrizations" in key for key in plain.state_dict())
@@ -319,18 +319,20 @@ def test_the_result_is_an_ordinary_module(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_what_holds_the_weights_comes_back_from_the_journal(name: str) -> None:
     after, _ = applied(name)
-    spec = json.loads(json.dumps(held_spec(after)))
-    again = hold_again(bake(after), spec, {key: tensor.clone() for key, tensor in after.state_dict().items()})
+    spec = json.loads(json.dumps(constraint_spec(after)))
+    again = restore_constraints(
+        materialize(after), spec, {key: tensor.clone() for key, tensor in after.state_dict().items()}
+    )
     assert list(constraints(again)) == list(constraints(after))
     for weight in constraints(after):
-        assert torch.equal(held_value(again, weight), held_value(after, weight))
+        assert torch.equal(effective_weight(again, weight), effective_weight(after, weight))
     assert list(again.state_dict()) == list(after.state_dict())
 
 
 @each
 def test_the_result_comes_back_into_the_class_of_the_original(name: str) -> None:
     """Weights and structure, as they are stored, into a network as it was before."""
-    result = bake(applied(name)[0]).eval()
+    result = materialize(applied(name)[0]).eval()
     images = task().example_inputs
     changes = structure_of(subject(name), result, images)
     again = subject(name)
@@ -347,7 +349,7 @@ def structure(model: nn.Module) -> list[tuple[str, str, tuple[int, ...]]]:
 @each
 def test_what_it_declares_to_save_goes_down(name: str) -> None:
     def cost(model: nn.Module) -> dict[str, int]:
-        rows, weights = layer_costs(model, task().example_inputs), list(bake(model).parameters())
+        rows, weights = layer_costs(model, task().example_inputs), list(materialize(model).parameters())
         return {
             "macs": sum(row.macs for row in rows),
             "params": sum(p.numel() for p in weights),
@@ -381,9 +383,9 @@ def test_runs_before_and_after_every_other_or_is_refused_with_the_reason(first: 
         return
     assert model(task().example_inputs[0]).shape == (8, 3)
     assert {edit.method for edit in run.log.edits} == {first, second}
-    now = dict(bake(model).named_parameters())
+    now = dict(materialize(model).named_parameters())
     for name, stack in constraints(middle).items():
-        if name in now and now[name].shape == held_value(middle, name).shape:
+        if name in now and now[name].shape == effective_weight(middle, name).shape:
             assert_still_held(now[name], stack)
 
 

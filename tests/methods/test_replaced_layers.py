@@ -9,13 +9,13 @@ from nets import task, tiny
 from torch import nn
 
 from gossamer.core.context import Context
-from gossamer.core.record import Edit, Swapped, to_json
+from gossamer.core.record import Edit, SwapRecord, to_json
 from gossamer.methods.lowrank.cp import CP
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tucker import Tucker
-from gossamer.methods.restructure.branches import Branches
+from gossamer.methods.restructure.branches import TrainingBranches
 from gossamer.methods.restructure.fire import FireModule
-from gossamer.methods.restructure.fold import Fold
+from gossamer.methods.restructure.fold import Folding
 from gossamer.modules.outline import outline
 
 
@@ -49,7 +49,7 @@ def test_an_outline_has_a_column_for_what_comes_after_and_a_row_for_what_stands_
     assert (part.kind, part.stride) == ("3", "2")
 
 
-def swapped(method: Any, model: nn.Module) -> dict[str, Swapped]:
+def swapped(method: Any, model: nn.Module) -> dict[str, SwapRecord]:
     run = Context(original=model)
     method.apply(model, task(), run)
     read = [Edit.parse(json.loads(json.dumps(row))) for row in to_json(run.log.edits)]
@@ -102,11 +102,11 @@ def test_blocks_show_their_branches_and_how_far_they_are_off() -> None:
 def test_branches_that_are_folded_are_shown() -> None:
     model = tiny()
     run = Context(original=model)
-    wide = Branches().apply(model, task(), run)
+    wide = TrainingBranches().apply(model, task(), run)
     shown = [edit.swapped for edit in run.log.edits]
     assert all(one is not None and len(one.before) == 1 and len(one.after) >= 3 for one in shown)
     folded = {edit.target: edit.swapped for edit in run.log.edits}
-    again = swapped(Fold(), wide)
+    again = swapped(Folding(), wide)
     assert set(again) == set(folded)
     assert all(len(one.before) >= 3 and len(one.after) == 1 for one in again.values())
 

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from gossamer.methods.lowrank._chain import chain_macs, chain_params, dense_factor
-from gossamer.methods.lowrank._common import Factorize
-from gossamer.methods.lowrank.biclustered import Biclustered
-from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.lowrank.biclustered import BiclusteredFactors
+from gossamer.methods.lowrank.channel import ChannelDecomposition
 from gossamer.methods.lowrank.cp import CP
-from gossamer.methods.lowrank.monochromatic import Monochromatic
-from gossamer.methods.lowrank.separable import Separable
-from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.monochromatic import MonochromaticFactors
+from gossamer.methods.lowrank.separable import SeparableFilters
+from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tensor_train import TensorTrain
 from gossamer.methods.lowrank.tucker import Tucker
@@ -30,24 +30,24 @@ from gossamer.modules.cost import layer_costs
 N, C, D, SIDE = 64, 48, 5, 14
 
 # Weights of the factors of an N x C x D x D kernel; at stride 1 the multiply-adds are so many for each position.
-FORMULAS: list[tuple[Factorize, tuple[int, ...], int]] = [
-    (Channel(), (12,), 12 * (C * D * D + N)),
-    (Channel(across="inputs"), (12,), 12 * (C + D * D * N)),
-    (Spatial(), (10,), 10 * D * (C + N)),
+FORMULAS: list[tuple[LowRank, tuple[int, ...], int]] = [
+    (ChannelDecomposition(), (12,), 12 * (C * D * D + N)),
+    (ChannelDecomposition(across="inputs"), (12,), 12 * (C + D * D * N)),
+    (SpatialDecomposition(), (10,), 10 * D * (C + N)),
     (CP(), (20,), 20 * (C + 2 * D + N)),
     (CP(apart=False), (20,), 20 * (C + D * D + N)),
     (Tucker(), (16, 12), C * 12 + D * D * 12 * 16 + 16 * N),
     (TensorTrain(), (8, 10, 6), C * 8 + 8 * D * 10 + 10 * D * 6 + 6 * N),
-    (Separable(), (3,), 3 * C * (2 * D + N)),
-    (Monochromatic(), (8,), 8 * C + N * D * D),
-    (Biclustered(inputs=2, outputs=4), (5, 3), 2 * 4 * (C // 2 * 3 + D * D * 3 * 5 + 5 * N // 4)),
-    (Biclustered(form="outer", inputs=2, outputs=4), (5,), 2 * 4 * 5 * (C // 2 + D * D + N // 4)),
+    (SeparableFilters(), (3,), 3 * C * (2 * D + N)),
+    (MonochromaticFactors(), (8,), 8 * C + N * D * D),
+    (BiclusteredFactors(inputs=2, outputs=4), (5, 3), 2 * 4 * (C // 2 * 3 + D * D * 3 * 5 + 5 * N // 4)),
+    (BiclusteredFactors(form="outer", inputs=2, outputs=4), (5,), 2 * 4 * 5 * (C // 2 + D * D + N // 4)),
 ]
 
 
 @pytest.mark.parametrize(("scheme", "rank", "weights"), FORMULAS, ids=lambda v: v.name() if hasattr(v, "name") else "")
 def test_compression_and_speed_up_are_those_of_the_formula(
-    scheme: Factorize, rank: tuple[int, ...], weights: int
+    scheme: LowRank, rank: tuple[int, ...], weights: int
 ) -> None:
     layer, calls = nn.Conv2d(C, N, D, padding=D // 2), [((SIDE, SIDE), (SIDE, SIDE))]
     chain, dense = scheme.chain(layer, rank), [dense_factor(layer)]

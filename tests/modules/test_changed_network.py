@@ -14,8 +14,8 @@ from gossamer.core.context import Context
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.methods.prune.channels import prune_channels
-from gossamer.methods.restructure.blocks import RemoveBlocks
-from gossamer.methods.restructure.shortcut import Shortcut
+from gossamer.methods.restructure.blocks import BlockRemoval
+from gossamer.methods.restructure.shortcut import ShortcutConnections
 from gossamer.models import load_weights, save_weights
 from gossamer.modules.replay import restore, structure_of
 from gossamer.modules.structure import Structure, Unreplayable, difference
@@ -94,7 +94,7 @@ def test_tied_weights_stay_tied() -> None:
 
 
 def test_a_module_of_the_users_class_that_was_wrapped_is_found_again() -> None:
-    changed = Shortcut(names=("body.2",))(tiny(), task(), Context()).model.eval()
+    changed = ShortcutConnections(names=("body.2",))(tiny(), task(), Context()).model.eval()
     found = difference(tiny(), changed)
     assert found is not None and '"moved":"body.2"' in found.text()
     image = task().example_inputs[0]
@@ -143,7 +143,7 @@ def test_a_rebuilt_network_that_computes_something_else_is_not_stored() -> None:
 
 
 def compressed() -> nn.Module:
-    small = RemoveBlocks(names=("body.1",))(tiny(), task(), Context()).model
+    small = BlockRemoval(names=("body.1",))(tiny(), task(), Context()).model
     return prune_channels(small, task().example_inputs, sparsity=0.5).model.eval()
 
 

@@ -14,7 +14,7 @@ from gossamer.errors import BadInput, NoEffect
 from gossamer.ptq.activation_ranges import (
     BINS,
     EDGES,
-    Seen,
+    ActivationHistogram,
     histogram,
     least_squares,
     mean_values,
@@ -23,7 +23,7 @@ from gossamer.ptq.activation_ranges import (
     percentile,
 )
 from gossamer.ptq.equalization import correct_biases, equalize
-from gossamer.ptq.fallback import better, float32_correct, quantize_ladder, rounded_weights
+from gossamer.ptq.fallback import better, float32_correct, quantize_int8, rounded_weights
 from gossamer.ptq.qdq import quantize
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.runners import open_runner
@@ -52,7 +52,7 @@ def run(model, folder, x):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_first_rung_does_for_an_easy_network(runtime, network, reference, tmp_path):
-    found = quantize_ladder(
+    found = quantize_int8(
         network, task(), tmp_path, budget_points=1, reference_correct=reference, runtime=runtime, threads=1
     )
     assert found.met and [rung.name for rung in found.rungs] == ["min-max"] and found.rung == "min-max"
@@ -66,9 +66,7 @@ def test_the_first_rung_does_for_an_easy_network(runtime, network, reference, tm
 
 def test_a_module_is_exported_on_the_way_and_left_alone(reference, tmp_path):
     model = trained().train()
-    found = quantize_ladder(
-        model, task(), tmp_path, budget_points=1, reference_correct=reference, threads=1, samples=64
-    )
+    found = quantize_int8(model, task(), tmp_path, budget_points=1, reference_correct=reference, threads=1, samples=64)
     assert model.training and found.met and [path.name for path in tmp_path.iterdir()] == ["model.int8.onnx"]
 
 
@@ -137,7 +135,7 @@ def test_unequal_channels_fail_min_max_and_are_saved_by_equalization(tmp_path):
     exact = float32_correct(model, task())
     assert exact.mean() > 0.9
     listener = Listener()
-    found = quantize_ladder(
+    found = quantize_int8(
         model, task(), tmp_path, budget_points=1, reference_correct=exact, threads=1, context=Context(progress=listener)
     )
     first, last = found.rungs[0], found.rungs[-1]
@@ -172,7 +170,7 @@ def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
     calibration = [(x.clone(), y) for x, y in batches(256, 3)]
     calibration[0][0][0, 0, 0, 0] = 300.0
     spiked = type(plain)(**{**plain.__dict__, "calibration": calibration})
-    found = quantize_ladder(
+    found = quantize_int8(
         trained(), spiked, tmp_path, budget_points=1, reference_correct=float32_correct(trained(), plain), threads=1
     )
     assert not found.rungs[0].accepted and found.met and found.rung in ("least squares", "percentile 99.99")
@@ -180,7 +178,7 @@ def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
 
 def test_an_impossible_budget_climbs_to_the_top_and_gives_the_best(network, tmp_path):
     everything_right = torch.ones(1280)
-    found = quantize_ladder(
+    found = quantize_int8(
         network, task(), tmp_path, budget_points=0, reference_correct=everything_right, threads=1, samples=64
     )
     names = [rung.name for rung in found.rungs]
@@ -204,13 +202,13 @@ def test_layers_are_left_in_float_only_for_a_gain_beyond_chance():
 
 def test_int8_on_torch_is_refused(network, reference, tmp_path):
     with pytest.raises(BadInput, match="onnxruntime or openvino"):
-        quantize_ladder(network, task(), tmp_path, budget_points=1, reference_correct=reference, runtime="torch")
+        quantize_int8(network, task(), tmp_path, budget_points=1, reference_correct=reference, runtime="torch")
 
 
 def test_a_network_without_weighted_layers_is_refused(tmp_path):
     path = export_onnx(nn.ReLU(), (torch.zeros(2, 4),), tmp_path / "net.onnx")
     with pytest.raises(NoEffect, match="no layer"):
-        quantize_ladder(path, task(), tmp_path, budget_points=1, reference_correct=torch.ones(1280), threads=1)
+        quantize_int8(path, task(), tmp_path, budget_points=1, reference_correct=torch.ones(1280), threads=1)
 
 
 def test_histograms_streamed_in_chunks_are_those_of_all_data_at_once(network, tmp_path):
@@ -257,7 +255,7 @@ def test_calibration_looks_at_no_more_samples_than_asked_and_refuses_none(networ
 
 def seen_of(values):
     values = values.astype(np.float32)
-    return Seen(low=float(values.min()), high=float(values.max()), counts=histogram(values))
+    return ActivationHistogram(low=float(values.min()), high=float(values.max()), counts=histogram(values))
 
 
 def test_rules_cut_what_they_say():

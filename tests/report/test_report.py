@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from sample_document import bare, missed, replaced, sample, small
 
 from gossamer.core.record import (
+    BlockPart,
     JobDocument,
     LayerCost,
-    Part,
     Record,
     SpectrumRow,
-    State,
-    Swapped,
+    SwapRecord,
+    Trial,
 )
 from gossamer.errors import BadInput
 from gossamer.report import markdown, summary_rows, text, write_report, write_sensitivity
@@ -151,9 +151,9 @@ def test_names_from_outside_stay_text():
 
 
 def test_names_of_layers_and_modes_stay_text():
-    document, kind = replaced(), Part(kind=HOSTILE, inputs=1, outputs=2, stride=HOSTILE)
+    document, kind = replaced(), BlockPart(kind=HOSTILE, inputs=1, outputs=2, stride=HOSTILE)
     row = SpectrumRow(mode=HOSTILE, what=HOSTILE, ranks=[0, 1, 2], values=[1.0, 0.5, 0.1], rank=1)
-    shown = Swapped(before=[kind], after=[Part(kind=HOSTILE)], spectra=[row])
+    shown = SwapRecord(before=[kind], after=[BlockPart(kind=HOSTILE)], spectra=[row])
     document.edits = [dataclasses.replace(document.edits[0], target=HOSTILE, method=HOSTILE, swapped=shown)]
     source = swaps_section(document)
     assert not [tag for tag, _ in Page(source).tags if tag == "script"]
@@ -312,7 +312,7 @@ def test_the_result_is_the_state_with_its_drop_else_the_last_accepted():
 def test_states_that_only_have_a_price_are_not_called_rejected():
     document = bare()
     document.states = [
-        State(name="priced", top1=None, drop=None, latency_ms={}, macs=1, params=1, file_bytes=None, accepted=False)
+        Trial(name="priced", top1=None, drop=None, latency_ms={}, macs=1, params=1, file_bytes=None, accepted=False)
     ]
     assert "cost measured, not judged" in render(document)
     assert "rejected" not in "".join(Page(render(document)).words).split("State")[-1]

@@ -10,14 +10,14 @@ from nets import tiny
 from torch import Tensor, nn
 
 from gossamer import Goal, advise
-from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank.channel import ChannelDecomposition
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tucker import Tucker
 from gossamer.methods.restructure.fire import FireModule
-from gossamer.methods.restructure.grouped import Grouped
-from gossamer.methods.restructure.separable import Separable
+from gossamer.methods.restructure.grouped import GroupedConvolution
+from gossamer.methods.restructure.separable import DepthwiseSeparable
 from gossamer.ptq import isolated_layers
-from gossamer.ptq.isolated_layers import Many, costs_alone
+from gossamer.ptq.isolated_layers import Many, isolated_costs
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
 from gossamer.search.advise import entropy_bits, where
@@ -49,7 +49,7 @@ def wide() -> nn.Module:
 
 
 def macs(groups: Any, inputs: Any) -> list[list[float]]:
-    return costs_alone(groups, inputs, Goal(macs=1), Path(), int8=False)
+    return isolated_costs(groups, inputs, Goal(macs=1), Path(), int8=False)
 
 
 COSTS = {"stem": 5.0, "wide": 60.0, "narrow": 5.0, "depth": 1.0, "fc1": 28.0, "fc2": 1.0}
@@ -66,10 +66,14 @@ def test_layers_that_cannot_gain_are_left_with_the_reason() -> None:
 
 def test_choices_keep_multiples_of_eight() -> None:
     steps = list(choices(nn.Conv2d(64, 32, 3), "a"))
-    assert steps[0] == Channel(ranks={"a": 16}, layers=("a",), data="inputs")
+    assert steps[0] == ChannelDecomposition(ranks={"a": 16}, layers=("a",), data="inputs")
     assert Tucker(ranks={"a": (16, 32)}, layers=("a",), data="inputs") in steps
-    assert steps[-3:] == [Separable(layers=("a",)), Grouped(layers=("a",), groups=4), FireModule(layers=("a",))]
-    assert not any(isinstance(step, Grouped) for step in choices(nn.Conv2d(62, 32, 3), "a"))
+    assert steps[-3:] == [
+        DepthwiseSeparable(layers=("a",)),
+        GroupedConvolution(layers=("a",), groups=4),
+        FireModule(layers=("a",)),
+    ]
+    assert not any(isinstance(step, GroupedConvolution) for step in choices(nn.Conv2d(62, 32, 3), "a"))
     assert [step.options()["ranks"]["fc"] for step in choices(nn.Linear(300, 100), "fc")] == [48, 24, 16]
 
 
@@ -123,12 +127,12 @@ def test_alike_layers_are_measured_once() -> None:
 def test_steps_of_one_kind_become_one_and_give_what_they_gave_one_by_one() -> None:
     steps = [
         SVD(ranks={"fc1": 32}, layers=("fc1",)),
-        Separable(layers=("wide",), steps=0),
+        DepthwiseSeparable(layers=("wide",), steps=0),
         SVD(ranks={"narrow": 8}, layers=("narrow",)),
     ]
     merged = together(steps)
     assert merged == (
-        Separable(layers=("wide",), steps=0),
+        DepthwiseSeparable(layers=("wide",), steps=0),
         SVD(ranks={"fc1": 32, "narrow": 8}, layers=("fc1", "narrow")),
     )
 
@@ -140,7 +144,7 @@ def test_modules_are_timed_alone(runtime: Any, tmp_path: Path) -> None:
     inputs = [torch.randn(8, 3, 16, 16), torch.randn(8, 5)]
     goal = Goal(speedup=2, runtime=runtime, threads=1)
     for int8 in (False, True) if runtime == "onnxruntime" else (False,):
-        [[few, many], [linear]] = costs_alone(groups, inputs, goal, tmp_path, int8=int8)
+        [[few, many], [linear]] = isolated_costs(groups, inputs, goal, tmp_path, int8=int8)
         assert 0 < 3 * few < many
         assert linear > 0
 
@@ -157,14 +161,14 @@ def test_large_maps_are_timed_in_part(monkeypatch: pytest.MonkeyPatch, tmp_path:
     groups: list[list[nn.Module]] = [[nn.Conv2d(3, 96, 1)], [nn.Linear(5, 2)]]
     inputs = [torch.randn(2, 3, 16, 16), torch.randn(2, 5)]
     goal = Goal(speedup=2, batch=40, threads=1)
-    assert costs_alone(groups, inputs, goal, tmp_path, int8=False) == [[40], [40]]
+    assert isolated_costs(groups, inputs, goal, tmp_path, int8=False) == [[40], [40]]
     assert sizes == [5, 40]
 
 
 def test_modules_are_counted_where_time_is_not_asked_for() -> None:
     groups = [[nn.Linear(5, 2), nn.Linear(5, 2, bias=False)]]
-    assert costs_alone(groups, [torch.randn(4, 5)], Goal(params=1), Path(), int8=False) == [[12, 10]]
-    assert costs_alone(groups, [torch.randn(4, 5)], Goal(macs=1), Path(), int8=False) == [[10, 10]]
+    assert isolated_costs(groups, [torch.randn(4, 5)], Goal(params=1), Path(), int8=False) == [[12, 10]]
+    assert isolated_costs(groups, [torch.randn(4, 5)], Goal(macs=1), Path(), int8=False) == [[10, 10]]
 
 
 def test_a_forward_that_takes_any_number_of_inputs_is_exported(tmp_path: Path) -> None:

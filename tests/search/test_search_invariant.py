@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from gossamer import Context, Goal, Task
 from gossamer.errors import BadInput
-from gossamer.methods.distill.recover import Recover
-from gossamer.methods.prune.channels import Channels
-from gossamer.methods.restructure.resolution import Resolution
-from gossamer.search.axes import Family
-from gossamer.search.checkpoint_store import Journal
-from gossamer.search.cost_model import Pricer
-from gossamer.search.output_invariant import Invariant
+from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.restructure.resolution import ResolutionMultiplier
+from gossamer.search.axes import SearchAxis
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.cost_model import CostModel
+from gossamer.search.output_invariant import OutputInvariant
 from gossamer.search.plan import Planner
 
 X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -41,10 +41,14 @@ def segments() -> Task:
 
 def test_smaller_maps_are_no_candidate_and_the_history_says_why(tmp_path: Path) -> None:
     model = Maps().eval()
-    pricer = Pricer(model, segments(), Goal(params=1), Journal(None, ""), tmp_path, int8=False)
-    plan = Planner(model, segments(), Context(), Journal(None, ""), pricer, Recover(epochs=1), reference=90.0)
-    assert plan._measured(Family("smaller images", (1.0,), lambda _: (Resolution(share=0.75),)), 1.0) is None
-    assert plan._measured(Family("width", (1.0,), lambda _: (Channels(sparsity=0.5),)), 1.0) is not None
+    pricer = CostModel(model, segments(), Goal(params=1), CheckpointStore(None, ""), tmp_path, int8=False)
+    plan = Planner(
+        model, segments(), Context(), CheckpointStore(None, ""), pricer, RecoveryDistillation(epochs=1), reference=90.0
+    )
+    assert (
+        plan._measured(SearchAxis("smaller images", (1.0,), lambda _: (ResolutionMultiplier(share=0.75),)), 1.0) is None
+    )
+    assert plan._measured(SearchAxis("width", (1.0,), lambda _: (ChannelPruning(sparsity=0.5),)), 1.0) is not None
     [row] = plan.trials.rows()
     assert "smaller images" in row.target
     assert "(2, 2, 6, 6)" in row.note and "(2, 2, 8, 8)" in row.note
@@ -52,8 +56,8 @@ def test_smaller_maps_are_no_candidate_and_the_history_says_why(tmp_path: Path) 
 
 def test_a_network_with_one_answer_for_images_of_any_size_may_see_less(tmp_path: Path) -> None:
     data = stripes()
-    small = Resolution(share=0.75)(learned(), data, Context()).model
-    Invariant(learned(), data.example_inputs).check(small)
+    small = ResolutionMultiplier(share=0.75)(learned(), data, Context()).model
+    OutputInvariant(learned(), data.example_inputs).check(small)
 
 
 class Changed(nn.Module):
@@ -77,7 +81,7 @@ class Changed(nn.Module):
     ],
 )
 def test_what_changes_the_outputs_is_refused(change: Any, message: str) -> None:
-    same = Invariant(Changed(lambda y, x: y).eval(), (X,))
+    same = OutputInvariant(Changed(lambda y, x: y).eval(), (X,))
     same.check(Changed(lambda y, x: y * 2).eval())
     with pytest.raises(BadInput, match=message):
         same.check(Changed(change).eval())
@@ -87,7 +91,7 @@ def test_shapes_that_follow_the_data_are_free() -> None:
     def found(y: Tensor, x: Tensor) -> Tensor:
         return y[(x.flatten(1).amax(1) > 1.5)]
 
-    same = Invariant(Changed(found).eval(), (X,))
+    same = OutputInvariant(Changed(found).eval(), (X,))
     same.check(Changed(lambda y, x: y[:1]).eval())
     with pytest.raises(BadInput):
         same.check(Changed(lambda y, x: y[0]).eval())

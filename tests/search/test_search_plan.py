@@ -14,28 +14,28 @@ from torch import nn
 
 from gossamer import Context, Goal
 from gossamer.errors import BadInput, Diverged
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.lowrank.svd import SVD
-from gossamer.methods.restructure.blocks import RemoveBlocks
-from gossamer.methods.restructure.global_pool import GlobalPool
-from gossamer.methods.restructure.resolution import Resolution
-from gossamer.methods.restructure.separable import Separable
-from gossamer.methods.restructure.stride import Stride
+from gossamer.methods.restructure.blocks import BlockRemoval
+from gossamer.methods.restructure.global_pool import GlobalAveragePooling
+from gossamer.methods.restructure.resolution import ResolutionMultiplier
+from gossamer.methods.restructure.separable import DepthwiseSeparable
+from gossamer.methods.restructure.stride import PoolingToStride
 from gossamer.modules.cost import total_macs
 from gossamer.search.axes import (
-    Family,
+    SearchAxis,
     Steps,
     apply_steps,
     block_order,
     cheapest_first,
     depth_family,
     layer_family,
-    roughly,
+    shape_only,
     swap_losses,
     width_family,
 )
-from gossamer.search.checkpoint_store import Journal, fingerprint
-from gossamer.search.cost_model import Pricer, Quote, first_samples, needs
+from gossamer.search.checkpoint_store import CheckpointStore, fingerprint
+from gossamer.search.cost_model import CostEstimate, CostModel, first_samples, needs
 from gossamer.search.plan import (
     GENTLE,
     HEATS,
@@ -47,13 +47,13 @@ from gossamer.search.plan import (
     Planner,
     _distinct,
 )
-from gossamer.search.replacement_search import Thrift
-from gossamer.search.replacements import Swap
+from gossamer.search.replacement_search import ReplacementSearch
+from gossamer.search.replacements import Replacement
 from gossamer.search.sensitivity import sensitivity
 
 
-def quote(need: float, macs: int = 1) -> Quote:
-    return Quote(
+def quote(need: float, macs: int = 1) -> CostEstimate:
+    return CostEstimate(
         macs=macs,
         params=1,
         latency_ms=None,
@@ -69,7 +69,7 @@ class Curve:
     def __init__(self, needs_by_steps: dict[str, float]) -> None:
         self.needs, self.asked = needs_by_steps, 0
 
-    def __call__(self, key: str, build: Any) -> Quote:
+    def __call__(self, key: str, build: Any) -> CostEstimate:
         self.asked += not key.endswith(" again")
         return quote(self.needs[key.removesuffix(" again")])
 
@@ -77,14 +77,16 @@ class Curve:
 def planner(curve: dict[str, float] | None = None, *, timed: bool = True, **recover: Any) -> Planner:
     pricer: Any = Curve(curve or {})
     pricer.goal, pricer.timed, pricer.layer_costs = Goal(macs=1), timed, dict
-    return Planner(tiny(), task(), Context(), Journal(None, ""), pricer, Recover(**recover), reference=90.0)
+    return Planner(
+        tiny(), task(), Context(), CheckpointStore(None, ""), pricer, RecoveryDistillation(**recover), reference=90.0
+    )
 
 
-def family_of(count: int) -> Family:
+def family_of(count: int) -> SearchAxis:
     def steps(strength: float) -> Steps:
-        return (RemoveBlocks(names=(f"block {round(strength * count)}",)),)
+        return (BlockRemoval(names=(f"block {round(strength * count)}",)),)
 
-    return Family("made up", tuple(k / count for k in range(1, count + 1)), steps)
+    return SearchAxis("made up", tuple(k / count for k in range(1, count + 1)), steps)
 
 
 @given(
@@ -125,7 +127,7 @@ def test_one_spoiled_measurement_does_not_choose_the_shape() -> None:
     true = {repr(family.steps(s)): 2.0 * 0.8 ** (k + 1) for k, s in enumerate(family.grid)}
     lightest = next(name for name, need in true.items() if need <= 1)
 
-    def spoiled(key: str, build: Any) -> Quote:
+    def spoiled(key: str, build: Any) -> CostEstimate:
         return quote(true[key.removesuffix(" again")] * (1.5 if key == lightest else 1.0))
 
     pricer: Any = spoiled
@@ -152,7 +154,7 @@ def test_of_one_kind_the_larger_network_races() -> None:
 
 
 def racers(names: str) -> list[Candidate]:
-    return [Candidate(name, (RemoveBlocks(names=(name,)),), quote(1)) for name in names]
+    return [Candidate(name, (BlockRemoval(names=(name,)),), quote(1)) for name in names]
 
 
 def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +239,7 @@ def test_a_block_that_does_nothing_is_the_least_missed() -> None:
     order = block_order(model, stripes())
     assert order[0] == "body.2"
     assert sorted(order) == ["body.0", "body.1", "body.2"]
-    assert depth_family(order).steps(1 / 3) == (RemoveBlocks(names=("body.2",)),)
+    assert depth_family(order).steps(1 / 3) == (BlockRemoval(names=("body.2",)),)
 
 
 def test_width_families_grow_heavier_along_their_grid() -> None:
@@ -248,9 +250,9 @@ def test_width_families_grow_heavier_along_their_grid() -> None:
     assert all(len(family.steps(s)) == 1 for s in family.grid)
 
 
-def swap(layer: str, saved: float, ratio: float = 0.5) -> Swap:
+def swap(layer: str, saved: float, ratio: float = 0.5) -> Replacement:
     step = SVD(ranks={layer: round(1000 * saved)}, layers=(layer,))
-    return Swap(layer=layer, step=step, ratio=ratio, saved=saved, macs=1)
+    return Replacement(layer=layer, step=step, ratio=ratio, saved=saved, macs=1)
 
 
 def test_the_swaps_missed_least_for_what_they_save_come_first() -> None:
@@ -270,24 +272,28 @@ def test_a_swap_that_ruins_the_network_raises_the_loss_most() -> None:
     model, task = learned(), stripes()
     swaps = {
         "body.0.conv1": [
-            Swap(layer="body.0.conv1", step=Separable(layers=("body.0.conv1",)), ratio=1, saved=0, macs=1)
+            Replacement(
+                layer="body.0.conv1", step=DepthwiseSeparable(layers=("body.0.conv1",)), ratio=1, saved=0, macs=1
+            )
         ],
-        "head": [Swap(layer="head", step=SVD(ranks={"head": 1}, layers=("head",)), ratio=1, saved=0, macs=1)],
+        "head": [Replacement(layer="head", step=SVD(ranks={"head": 1}, layers=("head",)), ratio=1, saved=0, macs=1)],
     }
     rises = swap_losses(model, task, swaps, Context())
     assert rises["head"][0] > rises["body.0.conv1"][0] >= 0  # three classes are more than one direction
 
 
-def thrift(goal: Goal, tmp_path: Path, journal: Journal | None = None) -> Thrift:
+def thrift(goal: Goal, tmp_path: Path, journal: CheckpointStore | None = None) -> ReplacementSearch:
     torch.manual_seed(0)
     layers = (nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Flatten())
     model = nn.Sequential(*layers, nn.Linear(64 * 36, 3)).eval()
-    journal = journal or Journal(None, "")
-    return Thrift(model, stripes(), Context(), journal, Pricer(model, stripes(), goal, journal, tmp_path, int8=False))
+    journal = journal or CheckpointStore(None, "")
+    return ReplacementSearch(
+        model, stripes(), Context(), journal, CostModel(model, stripes(), goal, journal, tmp_path, int8=False)
+    )
 
 
 def test_cheaper_layers_are_planned_only_where_they_can_reach_the_goal(tmp_path: Path) -> None:
-    journal = Journal(None, "")
+    journal = CheckpointStore(None, "")
     few = thrift(Goal(macs=1), tmp_path, journal)
     assert few.family(worst=5.0, limit=1.0) is None
     assert list(journal.results) == []  # and nothing was measured to find that out
@@ -295,7 +301,7 @@ def test_cheaper_layers_are_planned_only_where_they_can_reach_the_goal(tmp_path:
     assert "even four times cheaper" in edit.note and edit.after == "left alone"
     family = few.family(worst=2.0, limit=1.0)
     assert family is not None and len(family.grid) >= 2
-    heaviest = apply_steps(few.original, roughly(family.steps(1.0)), stripes(), Context())
+    heaviest = apply_steps(few.original, shape_only(family.steps(1.0)), stripes(), Context())
     assert total_macs(heaviest, stripes().example_inputs) < total_macs(few.original, stripes().example_inputs) / 2
     notes = {edit.target: edit.note for edit in few.left(family.steps(1.0))}
     assert "narrow" in notes["0, 5"] and "2" not in notes
@@ -319,14 +325,14 @@ def test_cheaper_layers_leave_room_for_width(tmp_path: Path) -> None:
 
 
 def test_what_was_measured_of_layers_is_remembered(tmp_path: Path) -> None:
-    first = thrift(Goal(speedup=2, batch=4, threads=1), tmp_path, Journal(tmp_path, "x"))
+    first = thrift(Goal(speedup=2, batch=4, threads=1), tmp_path, CheckpointStore(tmp_path, "x"))
     first.pricer.layer_costs = lambda: {"0": 1.0, "2": 99.0}  # type: ignore[method-assign]
     family = first.family(worst=1.1, limit=1.0)
 
     def never(*_: Any) -> Any:
         raise AssertionError("measured again")
 
-    again = thrift(Goal(speedup=2, batch=4, threads=1), tmp_path, Journal(tmp_path, "x"))
+    again = thrift(Goal(speedup=2, batch=4, threads=1), tmp_path, CheckpointStore(tmp_path, "x"))
     again.pricer.layer_costs = first.pricer.layer_costs  # type: ignore[method-assign]
     object.__setattr__(again, "_compare", never)
     second = again.family(worst=1.1, limit=1.0)
@@ -342,19 +348,19 @@ def with_head() -> nn.Module:
     return nn.Sequential(*maps, nn.ReLU(), nn.Flatten(), nn.Linear(32 * 9, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
 
 
-def rewriter(model: nn.Module, folder: Path, **goal: Any) -> tuple[Planner, Quote]:
+def rewriter(model: nn.Module, folder: Path, **goal: Any) -> tuple[Planner, CostEstimate]:
     """A planner and the quote of the whole network."""
-    pricer = Pricer(model, stripes(), Goal(**goal), Journal(None, ""), folder, int8=False)
+    pricer = CostModel(model, stripes(), Goal(**goal), CheckpointStore(None, ""), folder, int8=False)
     return replace(planner(), original=model, task=stripes(), pricer=pricer), pricer("original", lambda: model)
 
 
 @pytest.mark.parametrize(
     ("goal", "name", "step"),
     [
-        ({"params": 8_000}, "pooled head", GlobalPool(whole=False)),
-        ({"params": 5_000}, "pooled head", GlobalPool()),
-        ({"params": 2_000}, "pooled head and width", GlobalPool()),
-        ({"macs": 62_000}, "strides for pools", Stride()),
+        ({"params": 8_000}, "pooled head", GlobalAveragePooling(whole=False)),
+        ({"params": 5_000}, "pooled head", GlobalAveragePooling()),
+        ({"params": 2_000}, "pooled head and width", GlobalAveragePooling()),
+        ({"macs": 62_000}, "strides for pools", PoolingToStride()),
     ],
 )
 def test_a_rewrite_of_the_network_is_taken_as_far_as_the_goal_needs(
@@ -377,7 +383,9 @@ def total(model: nn.Module, goal: dict[str, int]) -> int:
 def test_images_are_as_large_as_the_goal_allows(tmp_path: Path) -> None:
     plan, whole = rewriter(tiny(), tmp_path, macs=60_000)
     [found] = plan._rewritten(whole, 1.0)
-    assert found.name == "smaller images" and found.steps == (Resolution(share=0.75),)  # 56,472; 88,224 at 7/8
+    assert found.name == "smaller images" and found.steps == (
+        ResolutionMultiplier(share=0.75),
+    )  # 56,472; 88,224 at 7/8
 
 
 def test_what_does_not_bring_half_of_the_way_is_left_with_the_reason(tmp_path: Path) -> None:
@@ -403,14 +411,14 @@ def test_a_rewrite_that_leads_the_race_is_planned_and_recovered(
 ) -> None:
     monkeypatch.setattr(Planner, "_score", lambda self, one, heat: 89.0 if one.name == "pooled head" else 50.0)
     plan, whole = rewriter(with_head(), tmp_path, params=8_000)
-    assert plan.plan(whole) == (GlobalPool(whole=False), plan.recover)
-    targets = {edit.target for edit in plan.left((GlobalPool(whole=False),))}
+    assert plan.plan(whole) == (GlobalAveragePooling(whole=False), plan.recover)
+    targets = {edit.target for edit in plan.left((GlobalAveragePooling(whole=False),))}
     assert "strides for pools" in targets and "pooled head" not in targets
 
 
 def test_prices_are_measured_once_and_remembered(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, "x")
-    pricer = Pricer(tiny(), task(), Goal(speedup=2, batch=8, threads=1), journal, tmp_path, int8=True)
+    journal = CheckpointStore(tmp_path, "x")
+    pricer = CostModel(tiny(), task(), Goal(speedup=2, batch=8, threads=1), journal, tmp_path, int8=True)
     first = pricer("a", tiny)
     assert first.precision == "int8"
     assert first.latency_ms and first.speedup
@@ -419,7 +427,7 @@ def test_prices_are_measured_once_and_remembered(tmp_path: Path) -> None:
     def never() -> torch.nn.Module:
         raise AssertionError("measured again")
 
-    again = Pricer(tiny(), task(), Goal(speedup=2), Journal(tmp_path, "x"), tmp_path, int8=True)
+    again = CostModel(tiny(), task(), Goal(speedup=2), CheckpointStore(tmp_path, "x"), tmp_path, int8=True)
     assert again("a", never) == first
     assert set(pricer.layer_costs()) >= {"stem", "body.0.conv1", "head"}
 

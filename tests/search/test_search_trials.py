@@ -13,30 +13,30 @@ from torch import Tensor, nn
 from gossamer import Context, Goal
 from gossamer.core.context import Silent
 from gossamer.errors import BadInput, Diverged, MissingExtra
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.lowrank.svd import SVD
-from gossamer.methods.prune.channels import Channels
-from gossamer.methods.restructure.blocks import RemoveBlocks
-from gossamer.methods.restructure.resolution import Resolution
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.restructure.blocks import BlockRemoval
+from gossamer.methods.restructure.resolution import ResolutionMultiplier
 from gossamer.modules.blocks import find_blocks, remove_blocks
-from gossamer.search.axes import Family, block_order, cheapest_first, swap_losses
-from gossamer.search.checkpoint_store import Journal
-from gossamer.search.cost_model import Pricer, Quote
-from gossamer.search.failures import Trials, reason
+from gossamer.search.axes import SearchAxis, block_order, cheapest_first, swap_losses
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.cost_model import CostEstimate, CostModel
+from gossamer.search.failures import FailureGuard, reason
 from gossamer.search.plan import Candidate, Planner, shape_key
-from gossamer.search.replacements import Swap, compared
+from gossamer.search.replacements import Replacement, compared
 
-RECOVER = Recover(epochs=1, lr=0.01)
+RECOVER = RecoveryDistillation(epochs=1, lr=0.01)
 
 
 def broken(*_: Any, **__: Any) -> Any:
     raise RuntimeError("no kernel for this")
 
 
-def planner(folder: Path, journal: Journal | None = None) -> tuple[Planner, Quote]:
+def planner(folder: Path, journal: CheckpointStore | None = None) -> tuple[Planner, CostEstimate]:
     """Of a goal that does not depend on how fast this machine is."""
-    model, journal = learned(), journal or Journal(None, "")
-    pricer = Pricer(model, stripes(), Goal(max_drop=5, macs=90_000), journal, folder, int8=False)
+    model, journal = learned(), journal or CheckpointStore(None, "")
+    pricer = CostModel(model, stripes(), Goal(max_drop=5, macs=90_000), journal, folder, int8=False)
     run = Context(original=model)
     return Planner(model, stripes(), run, journal, pricer, RECOVER, reference=95.0), pricer("original", lambda: model)
 
@@ -52,10 +52,10 @@ def test_what_fails_is_named_once_and_not_tried_again(tmp_path: Path) -> None:
         tried.append("")
         raise ValueError("too large\nand more")
 
-    trials = Trials(Journal(tmp_path, "x"), Said())
+    trials = FailureGuard(CheckpointStore(tmp_path, "x"), Said())
     assert trials("width", "width 1", lambda: 7) == 7
     assert trials("width", "width 2", fails) is None
-    again = Trials(Journal(tmp_path, "x"), Said())  # after a kill
+    again = FailureGuard(CheckpointStore(tmp_path, "x"), Said())  # after a kill
     assert again("width", "width 2", fails) is None and len(tried) == 1
     assert len(said) == 1 and said[0].startswith("left out: width: ValueError: too large")
     [row] = again.rows()
@@ -70,7 +70,7 @@ def test_what_has_nothing_to_do_with_a_candidate_ends_the_job(error: BaseExcepti
         raise error
 
     with pytest.raises(type(error)):
-        Trials(Journal(None, ""), Silent())("width", "w", fails)
+        FailureGuard(CheckpointStore(None, ""), Silent())("width", "w", fails)
 
 
 def test_a_reason_is_one_line() -> None:
@@ -127,15 +127,15 @@ def test_a_block_that_the_network_does_not_run_without_is_left_out(monkeypatch: 
         return broken() if blocks[0].name == "body.1" else remove_blocks(model, blocks)  # type: ignore[no-any-return]
 
     monkeypatch.setattr("gossamer.search.axes.remove_blocks", remove)
-    trials = Trials(Journal(None, ""), Silent())
+    trials = FailureGuard(CheckpointStore(None, ""), Silent())
     assert sorted(block_order(learned(), stripes(), trials=trials)) == ["body.0", "body.2"]
     assert [row.target for row in trials.rows()] == ["removing body.1"]
 
 
 def test_a_swap_that_fails_is_none_of_the_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = Swap(layer="head", step=SVD(ranks={"head": 2}, layers=("head",)), ratio=0.5, saved=0.1, macs=1)
-    bad = Swap(layer="stem", step=Resolution(share=0.5), ratio=0.5, saved=0.2, macs=1)
-    monkeypatch.setattr(Resolution, "__call__", broken)
+    good = Replacement(layer="head", step=SVD(ranks={"head": 2}, layers=("head",)), ratio=0.5, saved=0.1, macs=1)
+    bad = Replacement(layer="stem", step=ResolutionMultiplier(share=0.5), ratio=0.5, saved=0.2, macs=1)
+    monkeypatch.setattr(ResolutionMultiplier, "__call__", broken)
     swaps = {"head": [good], "stem": [bad]}
     assert cheapest_first(swaps, swap_losses(learned(), stripes(), swaps, Context())) == [good]
 
@@ -144,7 +144,7 @@ def test_a_method_that_fails_on_a_layer_alone_is_left_out_there(monkeypatch: pyt
     monkeypatch.setattr(SVD, "__call__", broken)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
-    trials = Trials(Journal(None, ""), Silent())
+    trials = FailureGuard(CheckpointStore(None, ""), Silent())
     table = compared(model, ["0"], (torch.randn(4, 40),), lambda groups, _: [[1.0] * len(g) for g in groups], trials)
     assert "-1" in table["0"]
     assert {row.target for row in trials.rows()} == {"lowrank.svd of 0"}
@@ -153,19 +153,19 @@ def test_a_method_that_fails_on_a_layer_alone_is_left_out_there(monkeypatch: pyt
 def test_a_shape_that_cannot_be_measured_is_left_out_of_its_family(tmp_path: Path) -> None:
     """The others of its family still compete."""
     plan, whole = planner(tmp_path)
-    steps = [(RemoveBlocks(names=tuple(f"body.{i}" for i in range(count))),) for count in (1, 2, 3)]
-    family = Family("depth", (1 / 3, 2 / 3, 1.0), lambda strength: steps[round(3 * strength) - 1])
+    steps = [(BlockRemoval(names=tuple(f"body.{i}" for i in range(count))),) for count in (1, 2, 3)]
+    family = SearchAxis("depth", (1 / 3, 2 / 3, 1.0), lambda strength: steps[round(3 * strength) - 1])
 
     class Failing:
         def __init__(self, bad: Any) -> None:
             self.bad = bad
 
-        def __call__(self, key: str, build: Any) -> Quote:
+        def __call__(self, key: str, build: Any) -> CostEstimate:
             return broken() if key == repr(self.bad) else plan.pricer(key, build)  # type: ignore[no-any-return]
 
     def found(bad: Any) -> Any:
         pricer: Any = Failing(bad)
-        return replace(plan, pricer=pricer, journal=Journal(None, "")).largest(family, whole, 1.0)
+        return replace(plan, pricer=pricer, journal=CheckpointStore(None, "")).largest(family, whole, 1.0)
 
     assert found(None).steps == steps[0]
     assert found(steps[0]).steps == steps[1]
@@ -186,9 +186,11 @@ def test_whatever_fails_in_one_family_leaves_the_others(
     if place == "make":
         monkeypatch.setattr("gossamer.search.plan.width_family", broken)
     elif place == "measure":
-        monkeypatch.setattr(Channels, "__call__", broken)
+        monkeypatch.setattr(ChannelPruning, "__call__", broken)
     steps = plan.plan(whole)
-    assert steps is not None and isinstance(steps[0], RemoveBlocks if place == "race" else RemoveBlocks | Resolution)
+    assert steps is not None and isinstance(
+        steps[0], BlockRemoval if place == "race" else BlockRemoval | ResolutionMultiplier
+    )
     targets = " ".join(row.target for row in plan.left(steps))
     assert "width" in targets
 
@@ -209,7 +211,7 @@ def test_a_shape_that_failed_in_its_training_is_not_planned_again(
 def test_where_everything_fails_nothing_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("block_order", "width_family"):
         monkeypatch.setattr(f"gossamer.search.plan.{name}", broken)
-    monkeypatch.setattr(Resolution, "__call__", broken)
+    monkeypatch.setattr(ResolutionMultiplier, "__call__", broken)
     monkeypatch.setattr("gossamer.search.replacement_search.compared", broken)
     plan, whole = planner(tmp_path)
     assert plan.plan(whole) is None

@@ -14,15 +14,15 @@ from gossamer.errors import BadInput
 from gossamer.losses import hint_loss, kd_loss
 from gossamer.train import Distillation, Training, fit
 from gossamer.train.feature_hooks import (
-    Lesson,
-    Taps,
+    FeatureHooks,
+    FeatureTerm,
+    hooked,
     of_one_size,
     positions,
     projection,
     regressor,
     samples,
     stages,
-    tapped,
 )
 
 IMAGES, LABELS = task().train[0]  # type: ignore[index]
@@ -49,7 +49,7 @@ def halves(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 def hinted(student: nn.Module, teacher: nn.Module, pair: tuple[str, str] = ("2", "body.1"), **options: Any) -> Any:
     term = Distillation(teacher, alpha=options.pop("alpha", 0.1))
     options = {"inputs": (IMAGES,), "adapt": regressor, **options}
-    return tapped(student, term, [pair], halves, **options)
+    return hooked(student, term, [pair], halves, **options)
 
 
 def traces(network: nn.Module) -> list[str]:
@@ -210,7 +210,7 @@ class Odd(nn.Module):
 def test_layers_that_cannot_be_tapped_say_why(layer: str, message: str) -> None:
     network = Odd()
     with pytest.raises(BadInput, match=message):
-        taps = Taps(network, [layer], "student")
+        taps = FeatureHooks(network, [layer], "student")
         network(torch.zeros(2, 3))
         taps()
 
@@ -231,5 +231,5 @@ def test_stages_are_first_and_last_of_each_resolution() -> None:
 
 def test_a_lesson_alone_leaves_nothing_to_the_task() -> None:
     with hinted(narrow(), tiny(), alone=True) as alone, hinted(narrow(), tiny(), alpha=0.3) as lesson:
-        assert isinstance(lesson, Lesson)
+        assert isinstance(lesson, FeatureTerm)
         assert (alone.hard_weight, lesson.hard_weight) == (0.0, 0.3)

@@ -16,7 +16,7 @@ from gossamer.losses import kd_loss
 from gossamer.train import Distillation, fit
 from gossamer.train.mixup import Mixed, Mixture, mixed, pasted
 from gossamer.train.objective import Objective
-from gossamer.train.teacher_outputs import Answers, identity
+from gossamer.train.teacher_outputs import TeacherOutputs, identity
 
 
 class Counting(torch.nn.Module):
@@ -37,7 +37,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_answers_are_asked_for_once_whatever_the_order_and_are_the_same_every_time(tmp_path: Path) -> None:
     teacher, x = Counting(), batches(12, seed=0, size=12)[0][0]
-    answers = Answers(tmp_path)
+    answers = TeacherOutputs(tmp_path)
     first = answers((x,), teacher)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     assert torch.equal(answers((x[order],), teacher), first[order]) and teacher.asked == 12
@@ -47,13 +47,13 @@ def test_answers_are_asked_for_once_whatever_the_order_and_are_the_same_every_ti
     half = torch.cat([x[:6], noise(6, *x.shape[1:])])
     assert torch.equal(answers((half,), teacher)[:6], first[:6]) and teacher.asked == 18
     answers.flush()
-    again = Answers(tmp_path)
+    again = TeacherOutputs(tmp_path)
     assert len(again) == 18 and torch.equal(again((x,), None), first)
 
 
 def test_logits_that_are_there_already_are_a_teacher(tmp_path: Path) -> None:
     x, logits = noise(10, 3), noise(10, 4, seed=1)
-    answers = Answers(tmp_path)
+    answers = TeacherOutputs(tmp_path)
     for part in (slice(0, 4), slice(2, 10)):  # some of them twice
         answers.keep((x[part],), logits[part])
     answers.flush()
@@ -69,39 +69,39 @@ def test_structures_other_types_and_equal_samples_come_back(tmp_path: Path) -> N
     x[4] = x[0]
     given = {"boxes": (noise(5, 2, 4), torch.arange(5)), "sure": [noise(5).abs() < 1]}
     given["boxes"][0][4], given["boxes"][1][4], given["sure"][0][4] = given["boxes"][0][0], 0, given["sure"][0][0]
-    answers = Answers(tmp_path)
+    answers = TeacherOutputs(tmp_path)
     answers((x,), lambda _: given)
     answers.flush()
-    found = Answers(tmp_path)((x,), None)
+    found = TeacherOutputs(tmp_path)((x,), None)
     torch.testing.assert_close(found["boxes"][0], given["boxes"][0], rtol=0, atol=1e-3)
     assert torch.equal(found["boxes"][1], given["boxes"][1]) and isinstance(found["sure"], list)
     assert torch.equal(found["sure"][0], given["sure"][0])
 
 
 def test_what_is_missing_other_or_damaged_is_said(tmp_path: Path) -> None:
-    answers, x = Answers(tmp_path), noise(4, 3)
+    answers, x = TeacherOutputs(tmp_path), noise(4, 3)
     answers((x,), lambda a: a)
     with pytest.raises(BadInput, match="no answer for 4 of 4 samples"):
         answers((x + 1,), None)
     with pytest.raises(BadInput, match="another form"):
         answers((x + 1,), lambda a: a[:, :2])
     with pytest.raises(BadInput, match="every output for each sample"):
-        Answers(tmp_path / "a")((x,), lambda a: a.sum())
+        TeacherOutputs(tmp_path / "a")((x,), lambda a: a.sum())
     with pytest.raises(BadInput, match="not finite"):
-        Answers(tmp_path / "b")((x,), lambda a: a / 0)
+        TeacherOutputs(tmp_path / "b")((x,), lambda a: a / 0)
     with pytest.raises(BadInput, match="not of str"):
-        Answers(tmp_path / "c")((x,), lambda a: "a")
+        TeacherOutputs(tmp_path / "c")((x,), lambda a: "a")
     with pytest.raises(BadInput, match="samples in their first dimension"):
         answers((x, 3), None)
     answers.flush()
     shard = next(tmp_path.glob("shard-*.npy"))
     shard.write_bytes(shard.read_bytes()[:-7])
     with pytest.raises(CorruptFile, match="damaged answers"):
-        Answers(tmp_path)
+        TeacherOutputs(tmp_path)
 
 
 def test_answers_take_few_bytes(tmp_path: Path) -> None:
-    answers = Answers(tmp_path)
+    answers = TeacherOutputs(tmp_path)
     answers((noise(1000, 784),), lambda x: x[:, :10])
     answers.flush()
     size = sum(f.stat().st_size for f in tmp_path.glob("shard-*"))
@@ -131,14 +131,14 @@ def test_another_teacher_has_other_answers() -> None:
 
 def test_shards_are_written_when_they_are_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gossamer.train.teacher_outputs.SHARD_ROWS", 8)
-    answers, x = Answers(tmp_path), noise(20, 3)
+    answers, x = TeacherOutputs(tmp_path), noise(20, 3)
     for part in torch.split(x, 6):
         answers((part,), lambda a: a)
     assert len(list(tmp_path.glob("shard-*"))) == 3
     answers.flush()
     rows = [np.load(f) for f in tmp_path.glob("shard-*")]
     assert sum(map(len, rows)) == 20
-    torch.testing.assert_close(Answers(tmp_path)((x,), None), x, rtol=0, atol=1e-3)
+    torch.testing.assert_close(TeacherOutputs(tmp_path)((x,), None), x, rtol=0, atol=1e-3)
 
 
 # Mixed images

@@ -11,14 +11,14 @@ from train_toy import Ending, Notes, Stop, batches, linear, net, run, same, task
 
 from gossamer.core.task import Task, cross_entropy
 from gossamer.methods._training import LEAST_STEPS
-from gossamer.methods.prune.gradual import Gradual
+from gossamer.methods.prune.gradual import GradualPruning
 from gossamer.train import fit
 from gossamer.train.hyperparameters import passes
-from gossamer.train.rate_search import FACTORS, HIGHEST, Trial, chosen, trial_steps
+from gossamer.train.rate_search import FACTORS, HIGHEST, RateTrial, chosen, trial_steps
 
 
-def trial(lr: float, error: float) -> Trial:
-    return Trial(lr, 1 - error, error, {})
+def trial(lr: float, error: float) -> RateTrial:
+    return RateTrial(lr, 1 - error, error, {})
 
 
 def test_the_largest_rate_that_is_good_enough_for_the_length_is_taken() -> None:
@@ -106,9 +106,9 @@ def test_few_data_get_more_passes_and_what_is_asked_for_is_done() -> None:
     assert passes(400, 1000, usual=12) == 12
     assert passes(400, 9, usual=12) == 45
     few, many = task(train=batches(16, seed=0)), task(train=batches(16 * 60, seed=0))
-    assert Gradual(sparsity=0.5).passes(few) == LEAST_STEPS
-    assert Gradual(sparsity=0.5).passes(many) == 12
-    assert Gradual(sparsity=0.5, epochs=3).passes(few) == 3
+    assert GradualPruning(sparsity=0.5).passes(few) == LEAST_STEPS
+    assert GradualPruning(sparsity=0.5).passes(many) == 12
+    assert GradualPruning(sparsity=0.5, epochs=3).passes(few) == 3
 
 
 @pytest.mark.parametrize("size", [1, 5, 7])

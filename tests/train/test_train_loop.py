@@ -9,10 +9,10 @@ from train_toy import Forbidden, Notes, batches, distance, linear, net, run, sam
 
 from gossamer.core.task import Task, cross_entropy, top1_correct
 from gossamer.errors import BadInput
-from gossamer.train import Fitted, fit
+from gossamer.train import TrainingResult, fit
 from gossamer.train.batches import Placement, batches_of_epoch, takes_channels_last
 from gossamer.train.hyperparameters import evaluated_every, learning_rate, make_optimizer
-from gossamer.train.state import State, weights
+from gossamer.train.state import TrainingState, weights
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "lr": 0.01}, {"precision": "bf16-mixed"}, {"ema": 0.5}])
@@ -64,7 +64,9 @@ def test_it_is_the_loop_that_one_would_write(clip: float | None, decay: float) -
 
 def test_the_running_mean_takes_over_integers_and_averages_statistics() -> None:
     model = net()
-    state = State(model, make_optimizer(model.parameters(), training(ema=0.9), torch.device("cpu")), training(ema=0.9))
+    state = TrainingState(
+        model, make_optimizer(model.parameters(), training(ema=0.9), torch.device("cpu")), training(ema=0.9)
+    )
     norm = model[1]
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.num_batches_tracked is not None
     expected = norm.running_mean.clone()
@@ -87,7 +89,7 @@ def with_scores(scores: list[float], *, start: float = 0.05) -> Task:
     return task(metric=lambda model, loader: torch.full((4,), next(given)))
 
 
-def kept(epoch: int, **options: Any) -> Fitted:
+def kept(epoch: int, **options: Any) -> TrainingResult:
     """A training whose weights after `epoch` of 4 epochs are the result."""
     return fit(
         net(), with_scores([0.1] * (epoch - 1) + [1.0] + [0.5] * (4 - epoch)), training(epochs=4, **options), run()

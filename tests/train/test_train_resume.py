@@ -16,12 +16,12 @@ from train_toy import Ending, Notes, Stop, checkpoint_every_step, net, run, same
 from gossamer.data.batches import Batches, Normalisation
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.methods.distill._student import regression, relative_hint_loss
-from gossamer.methods.distill.dkd import Decoupled
+from gossamer.methods.distill.dkd import DKD
 from gossamer.methods.distill.self import Past
 from gossamer.runtime.runners import torch_threads
-from gossamer.train import Distillation, Teach, Training, fit
+from gossamer.train import Distillation, LossTerm, Training, fit
 from gossamer.train.distillation import described
-from gossamer.train.feature_hooks import projection, tapped
+from gossamer.train.feature_hooks import hooked, projection
 from gossamer.train.hyperparameters import OptimizerName
 
 PLAN = training(ema=0.9, clip=1.0)
@@ -122,7 +122,7 @@ def test_the_checkpoint_of_another_training_is_refused(
     ],
     ids=["no teacher", "another teacher", "temperature", "schedule", "loss", "one term more"],
 )
-def test_a_checkpoint_does_not_go_on_under_another_teacher(tmp_path: Path, teach: list[Teach]) -> None:
+def test_a_checkpoint_does_not_go_on_under_another_teacher(tmp_path: Path, teach: list[LossTerm]) -> None:
     path = tmp_path / "checkpoint"
     first = fit(net(), task(), training(epochs=1), run(), teach=[Distillation(net(5))], checkpoint=path)
     again = fit(net(), task(), training(epochs=1), run(), teach=[Distillation(net(5))], checkpoint=path)
@@ -132,13 +132,13 @@ def test_a_checkpoint_does_not_go_on_under_another_teacher(tmp_path: Path, teach
 
 
 def test_a_term_is_told_from_others_by_its_numbers_layers_and_loss() -> None:
-    terms: list[Teach] = [Past(net(5), 0.5, 4.0, 0.9), Past(net(5), 0.5, 4.0, 0.99)]
-    terms.append(Distillation(net(5), loss=Decoupled().loss))
-    terms.append(Distillation(net(5), loss=Decoupled(others_weight=2.0).loss))
+    terms: list[LossTerm] = [Past(net(5), 0.5, 4.0, 0.9), Past(net(5), 0.5, 4.0, 0.99)]
+    terms.append(Distillation(net(5), loss=DKD().loss))
+    terms.append(Distillation(net(5), loss=DKD(others_weight=2.0).loss))
     for layer, weight in (("0", 1.0), ("2", 1.0), ("0", 2.0)):
         inputs, term = task().example_inputs, Distillation(net(5))
         pairs, loss = [(layer, layer)], relative_hint_loss
-        with tapped(net(), term, pairs, loss, inputs=inputs, adapt=projection, weight=weight) as lesson:
+        with hooked(net(), term, pairs, loss, inputs=inputs, adapt=projection, weight=weight) as lesson:
             terms.append(lesson)
     assert len({described(term) for term in terms}) == len(terms)
 

@@ -1,6 +1,6 @@
 """What each ATen operation does to slots: importing this module fills the table."""
 
-from gossamer.graph.propagation import RULES, Walk, walk
+from gossamer.graph.propagation import RULES, Propagation, propagate
 from gossamer.graph.rules import compute, layout
 
-__all__ = ["RULES", "Walk", "compute", "layout", "walk"]
+__all__ = ["RULES", "Propagation", "compute", "layout", "propagate"]

@@ -12,12 +12,12 @@ from gossamer.graph.channel_index import (
     last,
     reshape,
 )
-from gossamer.graph.propagation import Rule, Walk, pointwise, rule, through
+from gossamer.graph.propagation import Propagation, Rule, pointwise, rule, through
 from gossamer.graph.tracer import Op, Ref
 
 
 def _spatial(rank: int) -> Rule:
-    def apply(w: Walk, op: Op) -> Value:
+    def apply(w: Propagation, op: Op) -> Value:
         refs = op.refs()
         for ref in refs[1:]:
             w.pin(w.value(ref), f"no rule for {op.where}")
@@ -43,7 +43,7 @@ rule("max_pool1d_with_indices", "avg_pool1d", "_adaptive_avg_pool1d", "upsample_
 
 @rule("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "logsumexp",
       "prod", "any", "all", "argmax", "argmin", "max", "min", "_log_softmax_backward_data")  # fmt: skip
-def reduce(w: Walk, op: Op) -> Value:
+def reduce(w: Propagation, op: Op) -> Value:
     if len(op.refs()) > 1:
         return pointwise(w, op)
     ref = op.args[0]
@@ -69,7 +69,7 @@ def reduce(w: Walk, op: Op) -> Value:
 
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
-def softmax(w: Walk, op: Op) -> Value:
+def softmax(w: Propagation, op: Op) -> Value:
     ref = op.args[0]
     dim = op.args[1] % len(w.shape(ref))
     if dim in w.value(ref).layers:
@@ -80,7 +80,7 @@ def softmax(w: Walk, op: Op) -> Value:
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
       "_native_batch_norm_legit_functional", "batch_norm", "miopen_batch_norm", "_batch_norm_with_update",
       "_batch_norm_no_update")  # fmt: skip
-def batch_norm(w: Walk, op: Op) -> list[Value]:
+def batch_norm(w: Propagation, op: Op) -> list[Value]:
     x, *others = op.refs()
     n = len(w.shape(x))
     operands: list[Operand] = [(*w.operand(x), range(n)), *[(*w.operand(ref), [1]) for ref in others]]
@@ -90,7 +90,7 @@ def batch_norm(w: Walk, op: Op) -> list[Value]:
     return [out, *_per_channel(w, op, out)]
 
 
-def _per_channel(w: Walk, op: Op, out: Value) -> list[Value]:
+def _per_channel(w: Propagation, op: Op, out: Value) -> list[Value]:
     rest = []
     for i in range(1, len(op.outs)):
         t = out.layers.get(1)
@@ -100,7 +100,7 @@ def _per_channel(w: Walk, op: Op, out: Value) -> list[Value]:
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm")
-def layer_norm(w: Walk, op: Op) -> list[Value]:
+def layer_norm(w: Propagation, op: Op) -> list[Value]:
     x, *others = op.refs()
     n = len(w.shape(x))
     out = broadcast(w.graph, [w.operand(ref) for ref in (x, *others)], op.where)
@@ -110,7 +110,7 @@ def layer_norm(w: Walk, op: Op) -> list[Value]:
 
 
 @rule("native_group_norm", "group_norm")
-def group_norm(w: Walk, op: Op) -> list[Value]:
+def group_norm(w: Propagation, op: Op) -> list[Value]:
     x, *others = op.refs()
     shape, groups = w.shape(x), op.arg("group", op.arg("num_groups"))
     n, channels = len(shape), shape[1]
@@ -128,7 +128,7 @@ def group_norm(w: Walk, op: Op) -> list[Value]:
 
 
 @rule("_weight_norm_interface")
-def weight_norm(w: Walk, op: Op) -> list[Value]:
+def weight_norm(w: Propagation, op: Op) -> list[Value]:
     v, g = op.args[0], op.args[1]
     out = broadcast(w.graph, [w.operand(v), w.operand(g)], op.where)
     if len(out.layers) > 1:
@@ -136,7 +136,7 @@ def weight_norm(w: Walk, op: Op) -> list[Value]:
     return [out] + [Value()] * (len(op.outs) - 1)
 
 
-def contract(w: Walk, op: Op, operands: Sequence[Operand], out: Sequence[int]) -> Value:
+def contract(w: Propagation, op: Op, operands: Sequence[Operand], out: Sequence[int]) -> Value:
     """A weighted operation: what it gives is made there."""
     value = join(w.graph, operands, out, op.where)
     for source, _, names in operands:
@@ -147,32 +147,32 @@ def contract(w: Walk, op: Op, operands: Sequence[Operand], out: Sequence[int]) -
 
 
 @rule("mm", "matmul")
-def mm(w: Walk, op: Op) -> Value:
+def mm(w: Propagation, op: Op) -> Value:
     a, b = op.args
     return contract(w, op, [(*w.operand(a), [0, 1]), (*w.operand(b), [1, 2])], [0, 2])
 
 
 @rule("mv")
-def mv(w: Walk, op: Op) -> Value:
+def mv(w: Propagation, op: Op) -> Value:
     a, b = op.args
     return contract(w, op, [(*w.operand(a), [0, 1]), (*w.operand(b), [1])], [0])
 
 
 @rule("dot")
-def dot(w: Walk, op: Op) -> Value:
+def dot(w: Propagation, op: Op) -> Value:
     a, b = op.args
     return contract(w, op, [(*w.operand(a), [0]), (*w.operand(b), [0])], [])
 
 
 @rule("addmm")
-def addmm(w: Walk, op: Op) -> Value:
+def addmm(w: Propagation, op: Op) -> Value:
     c, a, b = op.args[:3]
     bias = (*w.operand(c), [0, 2][2 - len(w.shape(c)) :])
     return contract(w, op, [bias, (*w.operand(a), [0, 1]), (*w.operand(b), [1, 2])], [0, 2])
 
 
 @rule("linear")
-def linear(w: Walk, op: Op) -> Value:
+def linear(w: Propagation, op: Op) -> Value:
     refs = op.refs()
     n = len(w.shape(refs[0]))
     inputs: list[Operand] = [(*w.operand(refs[0]), range(n)), (*w.operand(refs[1]), [n, n - 1])]
@@ -180,13 +180,13 @@ def linear(w: Walk, op: Op) -> Value:
 
 
 @rule("bmm")
-def bmm(w: Walk, op: Op) -> Value:
+def bmm(w: Propagation, op: Op) -> Value:
     a, b = op.args[:2]
     return contract(w, op, [(*w.operand(a), [0, 1, 2]), (*w.operand(b), [0, 2, 3])], [0, 1, 3])
 
 
 @rule("baddbmm")
-def baddbmm(w: Walk, op: Op) -> Value:
+def baddbmm(w: Propagation, op: Op) -> Value:
     c, a, b = op.args[:3]
     bias = (*w.operand(c), [0, 1, 3][3 - len(w.shape(c)) :])
     return contract(w, op, [bias, (*w.operand(a), [0, 1, 2]), (*w.operand(b), [0, 2, 3])], [0, 1, 3])
@@ -197,7 +197,7 @@ def baddbmm(w: Walk, op: Op) -> Value:
       "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
       "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_fused_attention_overrideable",
       "_scaled_dot_product_attention_math_for_mps")  # fmt: skip
-def attention(w: Walk, op: Op) -> list[Value]:
+def attention(w: Propagation, op: Op) -> list[Value]:
     """softmax(q k' + mask) v. Axes: batch and heads 0.., queries 90, keys 91, head dimension 92, value dimension 93."""
     q, k, v, *masks = op.refs()
     lead = list(range(len(w.shape(q)) - 2))
@@ -219,7 +219,7 @@ def attention(w: Walk, op: Op) -> list[Value]:
 
 
 @rule("convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution", "conv1d", "conv2d", "conv3d")
-def convolution(w: Walk, op: Op) -> Value:
+def convolution(w: Propagation, op: Op) -> Value:
     x, weight = op.args[0], op.args[1]
     bias = op.args[2] if len(op.args) > 2 and isinstance(op.args[2], Ref) else None
     groups, transposed_ = op.arg("groups", 1), bool(op.arg("transposed", False))

@@ -11,18 +11,18 @@ from gossamer.graph.channel_index import (
     permute,
     reshape,
 )
-from gossamer.graph.propagation import Walk, rule, through
+from gossamer.graph.propagation import Propagation, rule, through
 from gossamer.graph.tracer import Op, Ref
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten", "squeeze", "unsqueeze", "view_copy")
-def view(w: Walk, op: Op) -> Value:
+def view(w: Propagation, op: Op) -> Value:
     ref = op.args[0]
     return reshape(w.graph, w.value(ref), w.shape(ref), w.out_shape(op), op.where, w.choose(op))
 
 
 @rule("t", "transpose", "permute", "movedim", "swapaxes", "numpy_T")
-def transposed(w: Walk, op: Op) -> Value:
+def transposed(w: Propagation, op: Op) -> Value:
     ref = op.args[0]
     n = len(w.shape(ref))
     dims = list(range(n))
@@ -37,7 +37,7 @@ def transposed(w: Walk, op: Op) -> Value:
 
 
 @rule("expand")
-def expand(w: Walk, op: Op) -> Value:
+def expand(w: Propagation, op: Op) -> Value:
     ref = op.args[0]
     old, new = w.shape(ref), w.out_shape(op)
     extra = len(new) - len(old)
@@ -48,7 +48,7 @@ def expand(w: Walk, op: Op) -> Value:
 
 
 @rule("repeat", "tile")
-def repeat(w: Walk, op: Op) -> Value:
+def repeat(w: Propagation, op: Op) -> Value:
     ref, times = op.args[0], list(op.args[1])
     extra = len(times) - len(w.shape(ref))
     layers = {}
@@ -59,12 +59,12 @@ def repeat(w: Walk, op: Op) -> Value:
 
 
 @rule("select")
-def select(w: Walk, op: Op) -> Value:
+def select(w: Propagation, op: Op) -> Value:
     ref, dim, index = op.args[0], op.arg("dim"), op.arg("index")
     return _picked(w, op, ref, dim % len(w.shape(ref)), index)
 
 
-def _picked(w: Walk, op: Op, ref: Ref, dim: int, index: int) -> Value:
+def _picked(w: Propagation, op: Op, ref: Ref, dim: int, index: int) -> Value:
     value = w.value(ref)
     w.pin(value, f"one channel is picked at {op.where}", [dim])
     layers = {}
@@ -76,14 +76,14 @@ def _picked(w: Walk, op: Op, ref: Ref, dim: int, index: int) -> Value:
 
 
 @rule("unbind")
-def unbind(w: Walk, op: Op) -> list[Value]:
+def unbind(w: Propagation, op: Op) -> list[Value]:
     ref = op.args[0]
     dim = op.arg("dim") % len(w.shape(ref))
     return [_picked(w, op, ref, dim, i) for i in range(len(op.outs))]
 
 
 @rule("slice")
-def sliced(w: Walk, op: Op) -> Value:
+def sliced(w: Propagation, op: Op) -> Value:
     ref = op.args[0]
     dim = op.arg("dim") % len(w.shape(ref))
     size = w.shape(ref)[dim]
@@ -92,12 +92,12 @@ def sliced(w: Walk, op: Op) -> Value:
 
 
 @rule("narrow")
-def narrow(w: Walk, op: Op) -> Value:
+def narrow(w: Propagation, op: Op) -> Value:
     ref, start = op.args[0], op.args[2]
     return _range(w, op, ref, op.args[1] % len(w.shape(ref)), start, start + op.args[3], 1)
 
 
-def _range(w: Walk, op: Op, ref: Ref, dim: int, start: int, end: int, step: int) -> Value:
+def _range(w: Propagation, op: Op, ref: Ref, dim: int, start: int, end: int, step: int) -> Value:
     value, size = w.value(ref), w.shape(ref)[dim]
     layers = {}
     for f, t in value.layers.items():
@@ -116,7 +116,7 @@ def _range(w: Walk, op: Op, ref: Ref, dim: int, start: int, end: int, step: int)
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
-def split(w: Walk, op: Op) -> list[Value]:
+def split(w: Propagation, op: Op) -> list[Value]:
     ref = op.args[0]
     dim = op.arg("dim") % len(w.shape(ref))
     sizes = [w.out_shape(op, i)[dim] for i in range(len(op.outs))]
@@ -132,7 +132,7 @@ def split(w: Walk, op: Op) -> list[Value]:
 
 
 @rule("cat", "concat", "concatenate")
-def cat(w: Walk, op: Op) -> Value:
+def cat(w: Propagation, op: Op) -> Value:
     refs: list[Ref] = [ref for ref in op.args[0] if w.shape(ref) != (0,)]
     n = len(w.shape(refs[0]))
     dim = (op.arg("dim") or 0) % n
@@ -161,12 +161,12 @@ def cat(w: Walk, op: Op) -> Value:
     return Value(layers | rest.layers, rest.free - {dim})
 
 
-def _whole(w: Walk, t: Slots, dim: int) -> Slots:
+def _whole(w: Propagation, t: Slots, dim: int) -> Slots:
     return w.graph.tie_along(t, dim)
 
 
 @rule("stack")
-def stack(w: Walk, op: Op) -> Value:
+def stack(w: Propagation, op: Op) -> Value:
     refs: list[Ref] = list(op.args[0])
     n = len(w.shape(refs[0]))
     dim = op.arg("dim") % (n + 1)
@@ -187,7 +187,7 @@ def stack(w: Walk, op: Op) -> Value:
 
 
 @rule("constant_pad_nd")
-def pad(w: Walk, op: Op) -> Value:
+def pad(w: Propagation, op: Op) -> Value:
     ref, amounts = op.args[0], op.args[1]
     n = len(w.shape(ref))
     layers = dict(w.value(ref).layers)
@@ -207,7 +207,7 @@ def pad(w: Walk, op: Op) -> Value:
 
 
 @rule("cumsum", "cumprod", "flip", "roll", "cummax", "logcumsumexp")
-def along(w: Walk, op: Op) -> Value:
+def along(w: Propagation, op: Op) -> Value:
     ref = op.args[0]
     dims = op.arg("dims", None) if op.name in ("aten.flip", "aten.roll") else op.arg("dim")
     n = len(w.shape(ref))
@@ -216,7 +216,7 @@ def along(w: Walk, op: Op) -> Value:
 
 
 @rule("embedding")
-def embedding(w: Walk, op: Op) -> Value:
+def embedding(w: Propagation, op: Op) -> Value:
     weight = w.value(op.args[0])
     n = len(w.out_shape(op))
     w.pin(weight, f"rows are looked up at {op.where}", [0])
@@ -228,7 +228,7 @@ def embedding(w: Walk, op: Op) -> Value:
 
 
 @rule("index", "_unsafe_index")
-def index(w: Walk, op: Op) -> Value:
+def index(w: Propagation, op: Op) -> Value:
     ref, indices = op.args[0], op.args[1]
     value, n = w.value(ref), len(w.shape(op.args[0]))
     used = [d for d, i in enumerate(indices) if i is not None]
@@ -255,13 +255,13 @@ def index(w: Walk, op: Op) -> Value:
 
 
 @rule("index_select", "gather")
-def index_select(w: Walk, op: Op) -> Value:
+def index_select(w: Propagation, op: Op) -> Value:
     ref = op.args[0]
     return through(w, op, ref, [op.args[1] % len(w.shape(ref))])
 
 
 @rule("im2col", "pixel_unshuffle")
-def unfold(w: Walk, op: Op) -> Value:
+def unfold(w: Propagation, op: Op) -> Value:
     ref = op.args[0]
     n, out = len(w.shape(ref)), w.out_shape(op)
     value = through(w, op, ref, [n - 2, n - 1])
@@ -275,7 +275,7 @@ def unfold(w: Walk, op: Op) -> Value:
 
 
 @rule("col2im", "pixel_shuffle")
-def fold(w: Walk, op: Op) -> Value:
+def fold(w: Propagation, op: Op) -> Value:
     ref = op.args[0]
     shape, out = w.shape(ref), w.out_shape(op)
     c = 1 if op.name == "aten.col2im" else len(shape) - 3
@@ -290,7 +290,7 @@ def fold(w: Walk, op: Op) -> Value:
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(w: Walk, op: Op) -> Value:
+def channel_shuffle(w: Propagation, op: Op) -> Value:
     ref, groups = op.args[0], op.args[1]
     shape = w.shape(ref)
     split_shape = (shape[0], groups, shape[1] // groups, *shape[2:])

@@ -23,7 +23,7 @@ class Rule(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class GeneratedWeight:
     """A float32 weight of this shape and all that is needed to make it. indices: integers (M or T, rows), None for
     HASHED; rows and columns are those of `rows_of`. seed: of HASHED, below 2^63. keep: bool of the weight's shape, the
     other elements are 0; None keeps all."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gossamer.gsr.format.file import File, Kind, Piece, alone
 from gossamer.gsr.format.float_grid import BLOCK, Floats
-from gossamer.gsr.format.generated import Made
+from gossamer.gsr.format.generated import GeneratedWeight
 from gossamer.gsr.format.header import CODED, Entry
 from gossamer.gsr.format.packed import unpack
 from gossamer.gsr.format.split import Joiner
@@ -141,7 +141,9 @@ class Tensors:
         if indices is not None and not 0 <= int(indices.min()) <= int(indices.max()) < numbers.shape[1]:
             raise damaged("header", f"the codebooks of tensor {number} are too short for its indices")
         shape, seed = entry.shape, made_of.seed
-        return Made(rule=made_of.rule, shape=shape, numbers=numbers, indices=indices, seed=seed, keep=keep).weight()
+        return GeneratedWeight(
+            rule=made_of.rule, shape=shape, numbers=numbers, indices=indices, seed=seed, keep=keep
+        ).weight()
 
     def _packed(self, number: int, entry: Entry) -> Tensor:
         data = np.empty(entry.bytes, np.uint8)

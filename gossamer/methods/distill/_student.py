@@ -16,19 +16,19 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput, unknown
 from gossamer.losses import hint_loss, logit_loss
 from gossamer.methods._training import Retrain
-from gossamer.train import Distillation, Fitted, Training
+from gossamer.train import Distillation, Training, TrainingResult
 from gossamer.train.batches import own_randomness, seed_everything
-from gossamer.train.distillation import SoftLoss, Teach
+from gossamer.train.distillation import LossTerm, SoftLoss
 from gossamer.train.feature_hooks import (
     Adapt,
     FeatureLoss,
     Pair,
+    hooked,
     listed,
     stages,
-    tapped,
 )
 from gossamer.train.mixup import mixed
-from gossamer.train.teachers import only_answers
+from gossamer.train.teachers import gives_outputs_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Student(Retrain):
         """Raises `BadInput` where there is none. inside: one whose layers, weights or gradients can be had."""
         if context.guide is None:
             raise BadInput(f"{self.name()}: there is no teacher; give the run one: Run(teacher=network)")
-        if inside and only_answers(context.guide):
+        if inside and gives_outputs_only(context.guide):
             raise BadInput(
                 f"{self.name()}: learns from what is inside the teacher; an .onnx file or recorded answers only show "
                 "outputs: give the network itself, or take distill.kd"
@@ -67,14 +67,14 @@ class Student(Retrain):
 
     def learn(
         self,
-        teach: Sequence[Teach],
+        teach: Sequence[LossTerm],
         student: nn.Module,
         task: Task,
         context: Context,
         *,
         part: str = "",
         **changes: Any,
-    ) -> Fitted:
+    ) -> TrainingResult:
         """Train the student in place and note it in the history."""
         own = [term for term in teach if isinstance(term, Distillation)]
         for term in own:
@@ -211,7 +211,7 @@ class HintedStudent(LayerStudent):
             "keep": "last",
             "evaluate_every": self.hint_epochs,
         }
-        with tapped(
+        with hooked(
             student, term, pairs, loss, inputs=task.example_inputs, adapt=adapt, alone=True, seed=context.seed
         ) as lesson:
             self.learn([lesson], student, task, context, part=" on hints", **stage)

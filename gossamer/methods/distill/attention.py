@@ -22,7 +22,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import attention_loss
 from gossamer.methods.distill._student import LayerStudent
-from gossamer.train.feature_hooks import positions, tapped
+from gossamer.train.feature_hooks import hooked, positions
 
 
 def attention_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -31,7 +31,7 @@ def attention_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Te
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention(LayerStudent):
+class AttentionTransfer(LayerStudent):
     """beta: weight of the maps. layers: the teacher's layer for a layer of the student; where it is empty, the last of
     each resolution."""
 
@@ -41,5 +41,5 @@ class Attention(LayerStudent):
         student = copy.deepcopy(model)
         pairs, inputs = self.pairs(student, task, context), task.example_inputs
         term = self.distillation(self.teacher(context))
-        with tapped(student, term, pairs, attention_losses, inputs=inputs, adapt=positions, weight=self.beta) as lesson:
+        with hooked(student, term, pairs, attention_losses, inputs=inputs, adapt=positions, weight=self.beta) as lesson:
             return self.learn([lesson], student, task, context).model

@@ -30,7 +30,7 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import gaussian_loss, langevin_step
 from gossamer.methods.distill._student import Student
-from gossamer.train.attached_modules import lent
+from gossamer.train.attached_modules import attached
 from gossamer.train.batches import batch_size, batches_of_epoch, own_randomness
 from gossamer.train.distillation import Soft, soft_loss
 
@@ -115,7 +115,7 @@ def on_means(task: Task) -> Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bayesian(Student):
+class BayesianDarkKnowledge(Student):
     """burn_in: epochs of the teacher alone. sampler_lr: rate on the mean loss, as of SGD. spread: standard deviation of
     what is added to the inputs. prior, precision: of the weights and of the observations. temperature has no effect."""
 
@@ -136,7 +136,7 @@ class Bayesian(Student):
             task = on_means(task)
         hook = student.register_forward_pre_hook(term.perturb)
         try:
-            with lent(student, [posterior.network]):
+            with attached(student, [posterior.network]):
                 return self.learn([term], student, task, context).model
         finally:
             hook.remove()

@@ -40,7 +40,7 @@ def thin(layer: nn.Linear, rank: int) -> nn.Sequential:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bottleneck(Student):
+class LinearBottleneck(Student):
     """rank: features between U and V. layers, ignore: patterns; linear layers under them that would not become smaller
     stay as they are. alpha weighs the hard loss; temperature has no effect."""
 

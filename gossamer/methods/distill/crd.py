@@ -22,11 +22,11 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import contrastive_loss
 from gossamer.methods.distill._student import LayerStudent, pooled
-from gossamer.train.feature_hooks import projection, tapped
+from gossamer.train.feature_hooks import hooked, projection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrast(LayerStudent):
+class CRD(LayerStudent):
     """layers: the teacher's layer for a layer of the student, usually the one before the classifier; where it is empty,
     the last of the lowest resolution. weight, contrast_temperature: w and tau of the equation."""
 
@@ -39,7 +39,7 @@ class Contrast(LayerStudent):
         if not self.layers:
             pairs = pairs[-1:]
         term = self.distillation(self.teacher(context))
-        with tapped(
+        with hooked(
             student, term, pairs, self.contrast, inputs=inputs, adapt=projection, weight=self.weight, seed=context.seed
         ) as lesson:
             return self.learn([lesson], student, task, context).model

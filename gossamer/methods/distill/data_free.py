@@ -71,7 +71,7 @@ def invert(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFree(Student):
+class DataFreeDistillation(Student):
     """samples: images to make, `batch` at a time, in so many steps of Adam at image_lr. statistics, smoothness: weights
     of the equation."""
 

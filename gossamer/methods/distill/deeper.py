@@ -80,7 +80,7 @@ def output_statistics(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deeper(Method):
+class Net2Deeper(Method):
     """names: the modules behind which to insert, as `gossamer analyze` lists them."""
 
     stage: ClassVar[int | None] = 10

@@ -22,7 +22,7 @@ from gossamer.methods.distill._student import Student
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relations(Student):
+class DIST(Student):
     """inter_weight (over classes) and intra_weight (over samples): b and c of the equation."""
 
     inter_weight: Annotated[float, Range(0, 1000)] = 1.0

@@ -23,7 +23,7 @@ from gossamer.methods.distill._student import Student
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoupled(Student):
+class DKD(Student):
     """target_weight, others_weight: a and b of the equation."""
 
     target_weight: Annotated[float, Range(0, 1000)] = 1.0

@@ -35,7 +35,7 @@ def relative_fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> T
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flow(HintedStudent):
+class FSP(HintedStudent):
     """layers: the teacher's layer for a layer of the student, two after the other for each matrix; where it is empty,
     the first and last of each resolution."""
 

@@ -77,7 +77,7 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradients(Student):
+class GradientAttention(Student):
     """beta: weight of the gradients."""
 
     beta: Annotated[float, Range(0, 1e6, open_=("low",))] = 0.1

@@ -21,7 +21,7 @@ from gossamer.train.feature_hooks import regressor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hints(HintedStudent):
+class FitNets(HintedStudent):
     """layers: the teacher's hint layer for the student's guided layer; where it is empty, the layers in the middle."""
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:

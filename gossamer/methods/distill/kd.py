@@ -22,7 +22,7 @@ from gossamer.methods.distill._student import Student
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftTargets(Student):
+class KD(Student):
     """standardize: logits over their standard deviation, for classes only; lower the temperature to about 2. alpha = 1
     trains without a teacher."""
 

@@ -22,7 +22,7 @@ from gossamer.methods.distill._student import Student, regression
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mimic(Student):
+class LogitRegression(Student):
     """alpha weighs the hard loss. lr: the peak of a cosine schedule; temperature has no effect."""
 
     alpha: Annotated[float, Range(0, 1)] = 0.0

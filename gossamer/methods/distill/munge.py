@@ -29,7 +29,7 @@ from gossamer.train.batches import own_randomness, seed_everything
 
 
 @dataclass(frozen=True, kw_only=True)
-class Munge(Student):
+class MUNGE(Student):
     """probability, spread: p and s of the equation. copies: made-up sets, each as large as the real one. samples: of
     the training data, at most. nominal: columns of tables whose values are names, as numbers."""
 

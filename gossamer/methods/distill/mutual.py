@@ -21,7 +21,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.distill._student import Student, fresh
-from gossamer.train.attached_modules import lent
+from gossamer.train.attached_modules import attached
 from gossamer.train.distillation import Soft, soft_loss
 
 
@@ -48,7 +48,7 @@ class Together(Soft):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mutual(Student):
+class DeepMutualLearning(Student):
     """peers: how many besides the student."""
 
     alpha: Annotated[float, Range(0, 1)] = 0.5
@@ -59,5 +59,5 @@ class Mutual(Student):
         student = copy.deepcopy(model)
         peers = [fresh(model, context.seed + i, method=self.name()) for i in range(1, self.peers + 1)]
         term = Together(peers, task, **self.softness())
-        with lent(student, peers):
+        with attached(student, peers):
             return self.learn([term], student, task, context).model

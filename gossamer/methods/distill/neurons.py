@@ -26,7 +26,7 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import select_neurons
 from gossamer.methods.distill._student import HintedStudent, pooled, relative_hint_loss
-from gossamer.train.feature_hooks import Taps
+from gossamer.train.feature_hooks import FeatureHooks
 
 
 class Pooled(nn.Module):
@@ -37,7 +37,7 @@ class Pooled(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neurons(HintedStudent):
+class NeuronSelection(HintedStudent):
     """layers: the teacher's layer for a layer of the student, one pair, usually those before the classifier; where it
     is empty, the last of the lowest resolution. share: of the layer's neurons that is kept. beta: of the equation."""
 
@@ -63,7 +63,7 @@ class Neurons(HintedStudent):
     @torch.no_grad()
     def select(self, teacher: nn.Module, layer: str, task: Task) -> Tensor:
         """Indices of the neurons to learn."""
-        taps = Taps(teacher, [layer], "teacher")
+        taps = FeatureHooks(teacher, [layer], "teacher")
         rows: list[tuple[Tensor, Tensor]] = []
         try:
             with evaluating(teacher):

@@ -21,7 +21,7 @@ from gossamer.train import Training, recalibrate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recover(Retrain):
+class RecoveryDistillation(Retrain):
     """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule, None to find one by
     short trials. The weights that it starts with, and those after the trials, count like those of the epochs."""
 

@@ -22,11 +22,11 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import rkd_angle_loss, rkd_distance_loss
 from gossamer.methods.distill._student import LayerStudent, pooled
-from gossamer.train.feature_hooks import samples, tapped
+from gossamer.train.feature_hooks import hooked, samples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embedding(LayerStudent):
+class RKD(LayerStudent):
     """layers: the teacher's layer for a layer of the student, usually the one before the classifier; where it is empty,
     the last of the lowest resolution. distance_weight, angle_weight: a and b of the equation."""
 
@@ -41,7 +41,7 @@ class Embedding(LayerStudent):
         if not self.layers:
             pairs = pairs[-1:]
         term = self.distillation(self.teacher(context))
-        with tapped(student, term, pairs, self.relations, inputs=inputs, adapt=samples) as lesson:
+        with hooked(student, term, pairs, self.relations, inputs=inputs, adapt=samples) as lesson:
             return self.learn([lesson], student, task, context).model
 
     def relations(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

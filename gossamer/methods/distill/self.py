@@ -22,7 +22,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.distill._student import Student
 from gossamer.train import Step
-from gossamer.train.attached_modules import lent
+from gossamer.train.attached_modules import attached
 from gossamer.train.distillation import Soft, soft_loss
 
 
@@ -49,7 +49,7 @@ class Past(Soft):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Self(Student):
+class SelfDistillation(Student):
     """decay: d of the equation."""
 
     alpha: Annotated[float, Range(0, 1)] = 0.5
@@ -58,6 +58,6 @@ class Self(Student):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy.deepcopy(model)
         mean = copy.deepcopy(model).requires_grad_(False).eval()
-        with lent(student, [mean]):
+        with attached(student, [mean]):
             term = Past(mean, decay=self.decay, **self.softness())
             return self.learn([term], student, task, context, after_step=term.follow).model

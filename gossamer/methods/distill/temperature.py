@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating
-from gossamer.constraints.base import constraints, released
+from gossamer.constraints.base import constraints, unconstrained
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
@@ -50,7 +50,7 @@ def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...
     """
     layer = last_layer(model, example_inputs)
     held = [name for name in constraints(model) if layer_name(name) == layer]
-    for found in [copy.deepcopy(model), *([released(model, held)] if held else [])]:
+    for found in [copy.deepcopy(model), *([unconstrained(model, held)] if held else [])]:
         with torch.no_grad(), evaluating(found):
             before = found(*example_inputs)
             for parameter in found.get_submodule(layer).parameters():
@@ -62,7 +62,7 @@ def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Temperature(Method):
+class TemperatureScaling(Method):
     """The last step of all: what trains afterwards undoes it."""
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:

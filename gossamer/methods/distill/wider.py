@@ -22,13 +22,13 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect
-from gossamer.graph.groups import find_channels
+from gossamer.graph.groups import find_groups
 from gossamer.methods._base import Method
 from gossamer.modules.widening import widen
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wider(Method):
+class Net2Wider(Method):
     """Give factor (times the channels of every group that can grow) or widths (channels by group, as `gossamer analyze`
     lists them)."""
 
@@ -43,7 +43,7 @@ class Wider(Method):
             raise BadInput(f"{self.name()}: give either factor or widths")
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        found = find_channels(model, task.example_inputs)
+        found = find_groups(model, task.example_inputs)
         grown = {group.name: round((self.factor or 1.0) * group.size) for group in found.cuttable()}
         result = widen(found, self.widths or grown, seed=context.seed)
         why = "; ".join(dict.fromkeys(f"{name}: {reason}" for name, reason in result.left.items()))

@@ -28,13 +28,13 @@ from gossamer.methods.lowrank._ranks import Options, by_budget, by_energy, rank_
 from gossamer.methods.lowrank._timed import with_times
 
 if TYPE_CHECKING:
-    from gossamer.methods.lowrank._common import Factorize, Rank
+    from gossamer.methods.lowrank._common import LowRank, Rank
 
 # The share of a layer's energy that is taken away to measure what that does.
 PROBE = 0.2
 
 
-def _options(method: "Factorize", layer: Layer, lost: Sequence[Tensor], calls: Calls, ranks: Tensor) -> Options:
+def _options(method: "LowRank", layer: Layer, lost: Sequence[Tensor], calls: Calls, ranks: Tensor) -> Options:
     kernel, dense = kernel_of(layer), [dense_factor(layer)]
     chain = method.chain(layer, ranks.unbind(1))
     summed = sum((tail.cpu()[ranks[:, mode]] for mode, tail in enumerate(lost)), torch.zeros(len(ranks)).double())
@@ -61,7 +61,7 @@ class Site:
     context: Context
 
 
-def choose(method: "Factorize", site: Site) -> tuple[dict[str, "Rank"], dict[str, str], dict[str, Sequence[Tensor]]]:
+def choose(method: "LowRank", site: Site) -> tuple[dict[str, "Rank"], dict[str, str], dict[str, Sequence[Tensor]]]:
     """The ranks of the layers that will be factored, why the others stay, and what a rule saw that each rank loses."""
     ranks = {name: (rank,) if isinstance(rank, int) else tuple(rank) for name, rank in (method.ranks or {}).items()}
     given = by_pattern(site.layers, ranks, f"{method.name()}: ranks")
@@ -102,7 +102,7 @@ def choose(method: "Factorize", site: Site) -> tuple[dict[str, "Rank"], dict[str
 
 
 @torch.no_grad()
-def _sensitivities(method: "Factorize", site: Site, options: Mapping[str, Options]) -> dict[str, float]:
+def _sensitivities(method: "LowRank", site: Site, options: Mapping[str, Options]) -> dict[str, float]:
     """By layer, the rise of the loss over the logarithm of the energy that is lost, with this layer alone factored to
     where about PROBE of it is; at least a thousandth of the largest, since one probe is noisy."""
     model, task = site.model, site.task
@@ -126,7 +126,7 @@ def _sensitivities(method: "Factorize", site: Site, options: Mapping[str, Option
 
 
 def _picks(
-    method: "Factorize", options: Mapping[str, Options], weights: Mapping[str, float] | None
+    method: "LowRank", options: Mapping[str, Options], weights: Mapping[str, float] | None
 ) -> dict[str, int | None]:
     """The row of each layer's options that the rule takes."""
     if method.energy is not None:
@@ -136,7 +136,7 @@ def _picks(
     return by_budget(options, getattr(method, method.rule), method.rule, weights)
 
 
-def _not_taken(method: "Factorize", options: Options) -> str:
+def _not_taken(method: "LowRank", options: Options) -> str:
     if options.time is not None and not bool(options.paying().any()):
         least = float(options.time.min()) / options.dense_time
         return f"the runtime gains too little: at the lightest rank that was timed it takes {least:.2f} times the time"
@@ -145,7 +145,7 @@ def _not_taken(method: "Factorize", options: Options) -> str:
     return f"no rank that keeps {method.energy} of the energy takes fewer MACs than its {options.dense_macs:,}"
 
 
-def _checked(method: "Factorize", name: str, rank: "Rank", layer: Layer) -> "Rank":
+def _checked(method: "LowRank", name: str, rank: "Rank", layer: Layer) -> "Rank":
     largest = method.largest(grouped(layer))
     if len(rank) != len(largest) or not all(1 <= r <= n for r, n in zip(rank, largest)):
         raise BadInput(f"{method.name()}: ranks of {name!r} = {list(rank)} must be from 1 to {list(largest)}")
@@ -154,7 +154,7 @@ def _checked(method: "Factorize", name: str, rank: "Rank", layer: Layer) -> "Ran
     return rank
 
 
-def _not_paying(method: "Factorize", layer: Layer, rank: "Rank", calls: Calls) -> str:
+def _not_paying(method: "LowRank", layer: Layer, rank: "Rank", calls: Calls) -> str:
     if not all(rank):
         return "EVBMF finds nothing but noise in its spectrum"
     lost = [torch.zeros(r + 1) for r in rank]

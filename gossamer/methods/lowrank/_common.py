@@ -13,7 +13,7 @@ from gossamer.calibration.moments import Layer, moments
 from gossamer.constraints.base import refuse_constrained, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name, reasons
-from gossamer.core.record import Swapped
+from gossamer.core.record import SwapRecord
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
@@ -52,7 +52,7 @@ class Spectrum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factorize(Method):
+class LowRank(Method):
     """One rule chooses the ranks. energy: the least share that a layer keeps. macs, params: the share that the layers
     which can be factored keep together; time: the same on the job's runtime, in float32, where only layers are replaced
     that gain there. ranks: by layer or pattern, above the rule, and without one only these layers. None of them: EVBMF.
@@ -89,7 +89,7 @@ class Factorize(Method):
         if self.measured and self.rule in (None, "energy"):
             raise BadInput(f"{self.name()}: measured = true needs macs, params or time, which it spreads")
 
-    def roughly(self) -> "Factorize":
+    def roughly(self) -> "LowRank":
         return replace(self, data="none")
 
     @property
@@ -175,7 +175,7 @@ class Factorize(Method):
         return _factored(self, site, chosen, lost)
 
 
-def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
+def _suitable(method: LowRank, model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
     """The layers that can be factored, and why others cannot. Raises BadInput for one that was asked for by name."""
     keys = weights_of(model, method.layers, method.ignore)
     places: dict[int, int] = {}
@@ -209,7 +209,7 @@ def _suitable(method: Factorize, model: nn.Module) -> tuple[dict[str, Layer], di
 
 @torch.no_grad()
 def _factored(
-    method: Factorize, site: Site, chosen: Mapping[str, Rank], lost: Mapping[str, Sequence[Tensor]]
+    method: LowRank, site: Site, chosen: Mapping[str, Rank], lost: Mapping[str, Sequence[Tensor]]
 ) -> nn.Module:
     """The swap itself, in the order of the run."""
     model, task, run = site.model, site.task, site.context
@@ -228,7 +228,7 @@ def _factored(
         chains[name] = with_norms(made) if method.norm else made
         if method.data == "accumulated":
             changed = swap(changed, {name: chains[name]})
-        shown: Swapped | None = None
+        shown: SwapRecord | None = None
         if run.original is not None:  # a job: it has a report
             tails = lost.get(name) or _tails(method, weight, gram)
             spectra = spectrum_rows(tails, chosen[name], method.modes, singular=method.singular)
@@ -256,7 +256,7 @@ def _factored(
     return changed
 
 
-def _tails(method: Factorize, weight: Tensor, gram: Tensor | None) -> Sequence[Tensor]:
+def _tails(method: LowRank, weight: Tensor, gram: Tensor | None) -> Sequence[Tensor]:
     """What every rank loses, for a rank that no rule chose; nothing where it would take long to know."""
     if not method.singular or max(method.largest(weight)) > EXACT_SIZE:
         return ()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import Layer
-from gossamer.core.record import SpectrumRow, Swapped
+from gossamer.core.record import SpectrumRow, SwapRecord
 from gossamer.methods.lowrank._matrices import energy_of
 from gossamer.modules.inserted import Reorder
 from gossamer.modules.outline import in_row, part
@@ -86,9 +86,9 @@ def spectrum_rows(
 def swapped(
     layer: Layer, chain: nn.Sequential, plain: nn.Sequential, weight: Tensor, gram: Tensor | None,
     spectra: list[SpectrumRow],
-) -> Swapped:  # fmt: skip
+) -> SwapRecord:  # fmt: skip
     """The record of one swap. chain: what stands there now; plain: the same without norms."""
-    return Swapped(
+    return SwapRecord(
         before=[part(layer)],
         after=in_row(chain),
         error=relative_error(layer, list(plain), weight, gram),

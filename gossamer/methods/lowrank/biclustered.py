@@ -31,7 +31,7 @@ from gossamer.methods.lowrank._chain import (
     make_chain,
     reordered,
 )
-from gossamer.methods.lowrank._common import Factorize, Rank, Spectrum, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
 from gossamer.methods.lowrank._matrices import energy_of, principal, refit
 from gossamer.methods.lowrank._ranks import probed
 
@@ -99,7 +99,7 @@ def windows(inner: Tensor, inputs: Tensor, g: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Biclustered(Factorize):
+class BiclusteredFactors(LowRank):
     """inputs, outputs: the numbers of groups. rank: of the outputs and of the inputs ("svd"), or the number of terms
     ("outer"), in every block."""
 

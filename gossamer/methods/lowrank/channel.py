@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes
-from gossamer.methods.lowrank._common import Factorize, Rank, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import (
     balance,
     best_refit,
@@ -46,7 +46,7 @@ def mixed_inputs(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Channel(Factorize):
+class ChannelDecomposition(LowRank):
     """across: which channels are few. rank: in every group."""
 
     across: Literal["outputs", "inputs"] = "outputs"

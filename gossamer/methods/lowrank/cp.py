@@ -25,7 +25,7 @@ from torch import Tensor
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.core.validation import Range
 from gossamer.methods.lowrank._chain import Count, Factor
-from gossamer.methods.lowrank._common import Factorize, Rank, Spectrum, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
 from gossamer.methods.lowrank._cpd import cp
 from gossamer.methods.lowrank._matrices import by_inputs, energy_of, refit
 from gossamer.methods.lowrank._ranks import probed
@@ -40,7 +40,7 @@ def inner_map(factors: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CP(Factorize):
+class CP(LowRank):
     """apart: the axes of the kernel. penalty: mu, in units in which the kernel's energy is 1. sweeps: at most, or
     Gauss-Newton steps."""
 

@@ -21,7 +21,7 @@ from gossamer.calibration.moments import Layer, groups_of
 from gossamer.errors import BadInput
 from gossamer.methods.lowrank._alike import alike
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, make_chain, reordered
-from gossamer.methods.lowrank._common import Factorize, Rank, Spectrum, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
 from gossamer.methods.lowrank._matrices import energy_of, principal, refit
 
 
@@ -42,7 +42,7 @@ def seen(mixes: Tensor, taps: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Monochromatic(Factorize):
+class MonochromaticFactors(LowRank):
     """rank: the number of colours."""
 
     modes: ClassVar[tuple[str, ...]] = ("colours",)

@@ -54,7 +54,7 @@ class Lower:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nuclear(Retrain):
+class NuclearNorm(Retrain):
     """penalty: on the singular values, beside the loss. layers, ignore: patterns."""
 
     stage: ClassVar[int | None] = 15

@@ -24,7 +24,7 @@ from gossamer.calibration.moments import Layer, groups_of
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
-from gossamer.methods.lowrank._common import Factorize, Rank, Spectrum, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
 from gossamer.methods.lowrank._matrices import energy_of, refit
 
 # Ridge lambda, in units of the largest k(i, i).
@@ -61,7 +61,7 @@ def predictor(kernel: Tensor, picks: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predicted(Factorize):
+class PredictedParameters(LowRank):
     """kernel: "smooth" or "covariance", which needs data = "inputs" or "accumulated". width: of the smooth one, in
     pixels. grid: of a linear layer's inputs, channels first, such as [1, 28, 28]; channels are not smooth."""
 

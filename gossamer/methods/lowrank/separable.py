@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_of
-from gossamer.methods.lowrank._common import Factorize, Rank, Spectrum, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
 from gossamer.methods.lowrank._matrices import energy_of, refit
 
 SWEEPS = 30
@@ -91,7 +91,7 @@ def _least_squares(basis: Tensor, stack: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Separable(Factorize):
+class SeparableFilters(LowRank):
     """rank: separable filters for each input channel."""
 
     modes: ClassVar[tuple[str, ...]] = ("filters for a channel",)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
-from gossamer.methods.lowrank._common import Factorize, Rank, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import balance, best_refit, channel_gram, split
 
 
@@ -53,7 +53,7 @@ def spatial_pair(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spatial(Factorize):
+class SpatialDecomposition(LowRank):
     """rank: filters between the two, in every group."""
 
     def refusal(self, layer: Layer) -> str:

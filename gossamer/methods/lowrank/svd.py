@@ -18,12 +18,12 @@ from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
-from gossamer.methods.lowrank._common import Factorize, Rank, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import split
 
 
 @dataclass(frozen=True, kw_only=True)
-class SVD(Factorize):
+class SVD(LowRank):
     """rank: of the linear layer, or of every group of the convolution."""
 
     def refusal(self, layer: Layer) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_of
-from gossamer.methods.lowrank._common import Factorize, Rank, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import channel_gram, principal, refit
 
 
@@ -45,7 +45,7 @@ def windows(factors: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorTrain(Factorize):
+class TensorTrain(LowRank):
     """ranks: one more than the kernel has axes, in every group."""
 
     modes: ClassVar[tuple[str, ...]] = (

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
-from gossamer.methods.lowrank._common import Factorize, Rank, Unfolding
+from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import (
     balance,
     best_refit,
@@ -71,7 +71,7 @@ def tucker(weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tucker(Factorize):
+class Tucker(LowRank):
     """ranks: of outputs and of inputs, in every group."""
 
     modes: ClassVar[tuple[str, ...]] = ("rank of outputs", "rank of inputs")

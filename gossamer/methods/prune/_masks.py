@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Mask, constrain, constraints, held_value, weights_of
+from gossamer.constraints.base import Mask, constrain, constraints, effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import by_pattern, layer_name
 from gossamer.core.record import Edit
@@ -116,7 +116,7 @@ def sparsity_of(names: Iterable[str], sparsities: Mapping[str, float]) -> dict[s
 
 def held_weights(model: nn.Module, layers: Iterable[str], ignore: Iterable[str]) -> dict[str, Tensor]:
     """The weights that a method may prune, with their held values, by name."""
-    return {name: held_value(model, name) for name in weights_of(model, layers, ignore)}
+    return {name: effective_weight(model, name) for name in weights_of(model, layers, ignore)}
 
 
 def hold(model: nn.Module, masks: Mapping[str, Tensor], context: Context, method: str) -> nn.Module:
@@ -131,7 +131,7 @@ def hold(model: nn.Module, masks: Mapping[str, Tensor], context: Context, method
 def note_edits(before: nn.Module, after: nn.Module, names: Iterable[str], context: Context, method: str) -> None:
     """One row of the history for every layer."""
     for name in names:
-        was, value = held_value(before, name), held_value(after, name)
+        was, value = effective_weight(before, name), effective_weight(after, name)
         kept = int(value.count_nonzero())
         context.log.edits.append(
             Edit(

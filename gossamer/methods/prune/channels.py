@@ -25,15 +25,15 @@ from typing import Annotated, Any, ClassVar
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import Layer
-from gossamer.calibration.weight_reconstruction import layers_of, refit
+from gossamer.calibration.weight_reconstruction import layers_of, reconstruct_weights
 from gossamer.core.context import Context
 from gossamer.core.task import Task, loss_of
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect, unknown
-from gossamer.graph.groups import Channels as FoundChannels
-from gossamer.graph.groups import Group, find_channels
+from gossamer.graph.groups import ChannelGroups as FoundChannels
+from gossamer.graph.groups import Group, find_groups
 from gossamer.graph.proof import listed
-from gossamer.graph.pruner import Pruned, shrink
+from gossamer.graph.pruner import PruningResult, prune
 from gossamer.graph.tracer import trace
 from gossamer.methods._base import Method
 from gossamer.methods.prune._criteria import Criterion, element_scores
@@ -54,7 +54,7 @@ def prune_channels(
     channels: FoundChannels | None = None,
     prove: bool = True,
     seed: int = 0,
-) -> Pruned:
+) -> PruningResult:
     """A smaller copy of a network, of the user's own class, and the proof that it computes what the original computes
     with the cut channels silenced. Needs no data; the model stays as it is, and so do its outputs' shapes.
 
@@ -63,14 +63,14 @@ def prune_channels(
     (`*.conv1`), that keep their shape. round_to: kept counts are multiples of it where the group is that large. widths:
     channels to keep by group, instead of sparsity. scores: importance of each weight by parameter name, instead of
     `criterion`. heads: cut whole attention heads instead of dimensions of every head. channels: of this model, from
-    `find_channels`; many cuts then share one trace.
+    `find_groups`; many cuts then share one trace.
     """
-    found = channels if channels is not None else find_channels(model, example_inputs, heads=heads)
+    found = channels if channels is not None else find_groups(model, example_inputs, heads=heads)
     groups = _selected(found, ignore)
     wanted = _counts_of(groups, found, widths) if widths is not None else _counts(groups, found, sparsity, round_to)
     unit_scores = found.unit_scores(scores if scores is not None else element_scores(model, criterion, seed=seed))
     fractions = {name: count / size for name, (count, size) in wanted.items() if count < size}
-    return shrink(found, fractions, unit_scores, prove=prove)
+    return prune(found, fractions, unit_scores, prove=prove)
 
 
 def _selected(found: FoundChannels, ignore: Iterable[str]) -> list[Group]:
@@ -156,7 +156,7 @@ def rounded(group: Group, sparsity: float, round_to: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Channels(Method):
+class ChannelPruning(Method):
     """Give sparsity (the fraction of every group that is cut) or widths (channels to keep, by group).
 
     round_to: kept counts are multiples of it. batches: of labelled training data, for "taylor" and "fisher". refit: fit
@@ -214,7 +214,7 @@ class Channels(Method):
             )
         return pruned.model
 
-    def _fit_again(self, pruned: Pruned, model: nn.Module, task: Task, context: Context) -> list[str]:
+    def _fit_again(self, pruned: PruningResult, model: nn.Module, task: Task, context: Context) -> list[str]:
         """The layers whose inputs were cut, fitted to what they gave on the channels that they still make."""
         kept = pruned.cut.kept
         modules = dict(pruned.model.named_modules())
@@ -223,7 +223,9 @@ class Channels(Method):
         behind = [name for name in layers_of(trace(pruned.model, task.example_inputs)) if name in lost]
         outputs: dict[str, Any] = {name: dims[0] for name in behind if 0 in (dims := kept[f"{name}.weight"])}
         track = partial(context.progress.bar, label="fitting layers again", total=len(behind))
-        return refit(pruned.model, model, behind, Replayed(task.train, context.seed), kept=outputs, track=track)
+        return reconstruct_weights(
+            pruned.model, model, behind, Replayed(task.train, context.seed), kept=outputs, track=track
+        )
 
-    def roughly(self) -> "Channels":
+    def roughly(self) -> "ChannelPruning":
         return replace(self, refit=False)

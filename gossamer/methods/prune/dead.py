@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Mask, bake, constrain, constraints
+from gossamer.constraints.base import Mask, constrain, constraints, materialize
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
@@ -25,7 +25,7 @@ from gossamer.modules.dead_units import remove_dead
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dead(Method):
+class DeadUnits(Method):
     """Comes after everything that makes zeros, and before everything that shares values."""
 
     stage: ClassVar[int | None] = 55
@@ -39,7 +39,7 @@ class Dead(Method):
                         f"{self.name()}: {name} is held by {type(constraint).__name__}; put prune.dead first"
                     )
                 masks[name] = masks[name] & constraint.mask if name in masks else constraint.mask
-        cleared = remove_dead(bake(model), task.example_inputs)
+        cleared = remove_dead(materialize(model), task.example_inputs)
         for cut in cleared.cuts:
             masks = {name: take(mask, cut.kept.get(name, {})) for name, mask in masks.items()}
         for name, (before, after) in (cleared.widths or {"all layers": (0, 0)}).items():

@@ -54,7 +54,7 @@ class Tighten:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradual(Retrain):
+class GradualPruning(Retrain):
     """sparsity: at the end, of all named layers together, shared out by `scope` ("layer", "global", "lamp", "erk").
     every: steps from one move to the next. until: share of the training after which nothing moves."""
 

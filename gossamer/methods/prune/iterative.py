@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from gossamer.constraints.base import Mask, constrain, held_value, weights_of
+from gossamer.constraints.base import Mask, constrain, effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
@@ -61,7 +61,7 @@ def weaker_dropout(model: nn.Module) -> Iterator[None]:
         if isinstance(module, _DropoutNd):
             waiting.append(module)
         elif name in names:
-            weight = held_value(model, names[name])
+            weight = effective_weight(model, names[name])
             for dropout in waiting:
                 changed.append((dropout, dropout.p))
                 dropout.p = rewound_dropout(dropout.p, int(weight.count_nonzero()), weight.numel())
@@ -89,7 +89,7 @@ def rewind(model: nn.Module, early: Mapping[str, Tensor]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Iterative(Retrain):
+class IterativePruning(Retrain):
     """Give sparsity (at the end, shared out by `scope`) or quality (of every round's threshold). rewind: a safetensors
     file of early weights of the same network, from which every round starts again."""
 
@@ -115,7 +115,7 @@ class Iterative(Retrain):
         free = {name: Mask(torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
         result = constrain(model, free)
         for n in range(1, self.rounds + 1):
-            masks = self._masks({name: held_value(result, name) for name in weights}, n)
+            masks = self._masks({name: effective_weight(result, name) for name in weights}, n)
             for name, h in moving(result, weights).items():
                 h.mask.mask.copy_(masks[name])
             rewind(result, early)

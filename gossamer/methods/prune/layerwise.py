@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import call_order, input_moments
-from gossamer.constraints.base import Mask, constrain, held_value, weights_of
+from gossamer.constraints.base import Mask, constrain, effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.edits.assign import with_values
+from gossamer.edits.assign import assign
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method
 from gossamer.methods.prune._masks import note_edits
@@ -197,12 +197,12 @@ class LayerwisePruning(Method):
         for layer in context.progress.bar(order, label=self.name(), total=len(order)):
             name = wanted[layer]
             h_GDD = input_moments(model, [layer], task.calibration, self.batches)[layer]
-            before, module = held_value(model, name), model.get_submodule(layer)
+            before, module = effective_weight(model, name), model.get_submodule(layer)
             try:
                 value, mask = self.solve(before, h_GDD.to(before.device), getattr(module, "groups", 1))
             except BadInput as error:
                 raise BadInput(f"{self.name()}: layer {layer!r}: {error}") from error
-            result = constrain(with_values(model, {name: value}), {name: Mask(mask)})
+            result = constrain(assign(model, {name: value}), {name: Mask(mask)})
             note_edits(model, result, [name], context, self.name())
             model = result
         return model

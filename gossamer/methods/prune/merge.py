@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import bake, refuse_constrained, weights_of
+from gossamer.constraints.base import materialize, refuse_constrained, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
@@ -80,7 +80,7 @@ def merge_layer(model: nn.Module, found: Neurons, sparsity: float | None) -> int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merge(Method):
+class NeuronMerging(Method):
     """sparsity: share of the neurons of every layer that goes; None: those below the mode of the saliencies."""
 
     stage: ClassVar[int | None] = 30
@@ -93,7 +93,7 @@ class Merge(Method):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         refuse_constrained(model, self.name())
         wanted = {layer_name(name) for name in weights_of(model, self.layers, self.ignore)}
-        plain = bake(model)
+        plain = materialize(model)
         layers = [found for found in find_neurons(plain, task.example_inputs) if found.maker in wanted]
         if not layers:
             raise NoEffect(f"{self.name()}: no selected layer's neurons go to one linear layer only, without a norm")

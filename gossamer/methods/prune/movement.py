@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Constraint, Mask, constrain, settle
+from gossamer.constraints.base import Constraint, Mask, constrain, finalize
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -72,7 +72,7 @@ class Follow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Movement(Retrain):
+class MovementPruning(Retrain):
     """sparsity: at the end. scope: "layer" (the same in each) or "global" (one ranking of scores). every: steps from
     one move to the next. until: share of the training after which nothing moves."""
 
@@ -91,6 +91,6 @@ class Movement(Retrain):
         schedule = Schedule(start=zeros(weights), final=self.sparsity, every=self.every, until=self.until)
         scored = {name: Scored(torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
         follow = Follow(names=tuple(weights), schedule=schedule, scope=self.scope)
-        result = settle(self.train(constrain(model, scored), task, context, after_step=follow).model)
+        result = finalize(self.train(constrain(model, scored), task, context, after_step=follow).model)
         note_edits(model, result, weights, context, self.name())
         return result

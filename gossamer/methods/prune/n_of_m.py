@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
-from gossamer.constraints.base import bake, held_value, weights_of
+from gossamer.constraints.base import effective_weight, materialize, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
@@ -55,7 +55,7 @@ def to_semi_structured(model: nn.Module) -> nn.Module:
             f"to_semi_structured: the model is on {device}; sparse tensor cores are in CUDA devices of capability 8.0 "
             "or higher: model.cuda().half()"
         )
-    result = bake(model).eval()
+    result = materialize(model).eval()
     changed = [name for name, layer in result.named_modules() if _convert(layer)]
     if not changed:
         raise NoEffect(
@@ -97,7 +97,7 @@ class NOfM(Method):
         for name in weights_of(model, self.layers, self.ignore):
             layer = model.get_submodule(layer_name(name))
             try:
-                masks[name] = layer_mask(layer, held_value(model, name), self.n, self.m)
+                masks[name] = layer_mask(layer, effective_weight(model, name), self.n, self.m)
             except BadInput as error:
                 raise BadInput(f"{self.name()}: {name}: {error}") from error
         return hold(model, masks, context, self.name())

@@ -33,7 +33,7 @@ def saliency(weight: Tensor, second: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObdPruning(Method):
+class OptimalBrainDamage(Method):
     """sparsity: fraction of zeros over all chosen layers together. rounds: how often the derivatives are estimated anew
     on the way there. batches: of labelled training data. curvature: "gauss_newton", "fisher", or "exact" (slow)."""
 

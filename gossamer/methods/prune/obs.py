@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import gauss_newton_rows
-from gossamer.constraints.base import Mask, constrain, held_value
+from gossamer.constraints.base import Mask, constrain, effective_weight
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of, split
 from gossamer.core.validation import Range
-from gossamer.edits.assign import with_values
+from gossamer.edits.assign import assign
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods._base import Method
 from gossamer.methods.prune._masks import held_weights, note_edits
@@ -82,7 +82,7 @@ def refuse_large(count: int, limit: int = MOST_WEIGHTS) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObsPruning(Method):
+class OptimalBrainSurgeon(Method):
     """sparsity: fraction of zeros over all chosen layers together. rounds: how often the second derivatives are
     estimated anew on the way there. batches: of labelled training data. alpha: added to the Hessian's diagonal; the
     source has 1e-8 to 1e-4, and more keeps weights where the loss is still quadratic."""
@@ -108,7 +108,7 @@ class ObsPruning(Method):
         for step in context.progress.bar(range(self.rounds), label=self.name(), total=self.rounds):
             drop = count * (step + 1) // self.rounds - count * step // self.rounds
             values, alive = self._round(result, task, batches, list(before), alive, drop)
-            result = with_values(result, values)
+            result = assign(result, values)
         parts = torch.split(alive, [w.numel() for w in before.values()])
         masks = {name: part.view_as(w).to(w.device) for part, (name, w) in zip(parts, before.items())}
         result = constrain(result, {name: Mask(mask) for name, mask in masks.items()})
@@ -122,7 +122,7 @@ class ObsPruning(Method):
         patterns = sum(len(split(batch)[0][0]) for batch in batches)
         rows = gauss_newton_rows(model, partial(loss_of, task), batches, [layer_name(name) for name in names])
         inverse = inverse_hessian((x.cpu()[:, alive] for x in rows), patterns, self.alpha, int(alive.sum()))
-        held = {name: held_value(model, name).cpu() for name in names}
+        held = {name: effective_weight(model, name).cpu() for name in names}
         flat = torch.cat([w.flatten() for w in held.values()])
         found, keep, _ = surgery(flat[alive], inverse, drop)
         flat[alive] = found.to(flat.dtype)

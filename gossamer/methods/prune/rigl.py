@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gossamer.constraints.base import Constraint, Mask, constrain, settle
+from gossamer.constraints.base import Constraint, Mask, constrain, finalize
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -119,6 +119,6 @@ class RigL(Retrain):
             scores = {n: (w != 0) * (torch.rand(w.shape, generator=draw).to(w.device) + 1) for n, w in weights.items()}
         probed = {name: Probed(mask) for name, mask in scoped_masks(scores, self.sparsity, self.scope).items()}
         rewire = Rewire(names=tuple(weights), moves=self.moves, every=self.every, until=self.until)
-        result = settle(self.train(constrain(model, probed), task, context, after_step=rewire).model)
+        result = finalize(self.train(constrain(model, probed), task, context, after_step=rewire).model)
         note_edits(model, result, weights, context, self.name())
         return result

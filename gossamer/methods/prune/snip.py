@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import summed_gradients
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -29,14 +29,14 @@ from gossamer.train.batches import batches_of_epoch, own_randomness
 def connection_scores(model: nn.Module, task: Task, batches: Iterable[Any], names: Iterable[str]) -> dict[str, Tensor]:
     """|w sum of g| over the batches, by name of the weight; g is the gradient of the mean loss of a batch, in training
     mode. The model is not touched."""
-    plain = bake(model).train()
+    plain = materialize(model).train()
     weights = {name: p for name, p in plain.named_parameters() if name in set(names)}
     sums, _ = summed_gradients(plain, task.loss, batches, weights)
     return {name: (w.detach() * sums[name]).abs() for name, w in weights.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snip(Method):
+class SNIP(Method):
     """sparsity: of all named layers together. batches: of labelled training data."""
 
     stage: ClassVar[int | None] = 50

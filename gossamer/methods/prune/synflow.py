@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -29,7 +29,7 @@ from gossamer.methods.prune._masks import held_weights, hold, joint_masks
 @torch.no_grad()
 def absolute(model: nn.Module) -> nn.Module:
     """A copy in double precision and eval mode with the absolute values of all weights, without biases and means."""
-    plain = bake(model).double().eval()
+    plain = materialize(model).double().eval()
     for name, tensor in [*plain.named_parameters(), *plain.named_buffers()]:
         if name.rpartition(".")[2] in ("bias", "running_mean"):
             tensor.zero_()

@@ -18,22 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import call_order, moments
-from gossamer.constraints.base import Grid, constrain, held_value, weights_of
+from gossamer.constraints.base import Grid, constrain, effective_weight, weights_of
 from gossamer.constraints.grid import (
     Granularity,
     PerChannel,
     bits_by_layer,
     grid_dim,
     grid_scale,
-    largest_code,
     mse_scales,
+    qmax,
     rows,
 )
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.edits.assign import with_values
+from gossamer.edits.assign import assign
 from gossamer.methods._base import Method
 
 PENALTY = 3.0  # of a weight that is halfway, beside a reconstruction error in units of rounding noise
@@ -110,7 +110,7 @@ class AdaRound(Method):
         order, original = call_order(model, task.example_inputs, list(names)), model
         for layer in context.progress.bar(order, label=self.name(), total=len(order)):
             same, cross = moments(model, original, [layer], task.calibration, self.batches)[layer]
-            weight, high = held_value(original, names[layer]), largest_code(bits[layer])
+            weight, high = effective_weight(original, names[layer]), qmax(bits[layer])
             groups = getattr(model.get_submodule(layer), "groups", 1)
             scales = grid_scale(mse_scales(rows(weight, self.granularity), high), self.granularity)
             grid = Grid(scales, -high, high, dim=grid_dim(self.granularity))
@@ -119,7 +119,7 @@ class AdaRound(Method):
             split = (groups, len(weight) // groups, -1)
             codes = best_rounding(weight.reshape(split), scale.reshape(split), high, same, cross, self.iterations)
             value = scale * codes.view_as(weight)
-            model = constrain(with_values(model, {names[layer]: value}), {names[layer]: grid})
+            model = constrain(assign(model, {names[layer]: value}), {names[layer]: grid})
             after = f"{2 * high + 1} values, {scales.numel()} scales"
             self.note(context, "constrain", names[layer], before="32-bit floats", after=after)
         return model

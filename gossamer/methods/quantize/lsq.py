@@ -16,14 +16,14 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Grid, constrain, held_value, weights_of
+from gossamer.constraints.base import Grid, constrain, effective_weight, weights_of
 from gossamer.constraints.grid import (
     Granularity,
     PerTensor,
     bits_by_layer,
     grid_dim,
     grid_scale,
-    largest_code,
+    qmax,
     rows,
 )
 from gossamer.core.context import Context
@@ -42,7 +42,7 @@ def first_scales(rows_SN: Tensor, high: int) -> Tensor:
 
 def learned_grid(weight: Tensor, bits: int, granularity: Granularity) -> Grid:
     """All 2^bits integers, with step sizes that are trained."""
-    high = largest_code(bits)
+    high = qmax(bits)
     scales = grid_scale(first_scales(rows(weight, granularity), high), granularity)
     return Grid(scales, -high - 1, high, dim=grid_dim(granularity), learned=True)
 
@@ -64,7 +64,9 @@ class LearnedStepSize(Retrain):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
         bits = bits_by_layer(names, self.bits, self.layer_bits)
-        grids = {n: learned_grid(held_value(model, n), bits[layer], self.granularity) for layer, n in names.items()}
+        grids = {
+            n: learned_grid(effective_weight(model, n), bits[layer], self.granularity) for layer, n in names.items()
+        }
         result = self.train(constrain(model, grids), task, context, keep="best").model
         for layer, name in names.items():
             after = f"{2 ** bits[layer]} values, {grids[name].scale.numel()} trained scales"

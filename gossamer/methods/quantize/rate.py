@@ -27,11 +27,11 @@ from gossamer.compact.batch_norm import fold_batch_norm
 from gossamer.compact.writing import save
 from gossamer.constraints.base import (
     Grid,
-    bake,
     constrain,
     constraints,
-    held_value,
-    settle,
+    effective_weight,
+    finalize,
+    materialize,
     weights_of,
 )
 from gossamer.core.context import Context
@@ -66,13 +66,13 @@ def least_bytes(model: nn.Module, task: Task, layers: Sequence[str] = ("*",), ig
 
 def shortened(model: nn.Module) -> nn.Module:
     """A plain copy with batch norms folded, and all vectors on grids of 8 bits."""
-    return bake(on_grids(fold_batch_norm(model)))
+    return materialize(on_grids(fold_batch_norm(model)))
 
 
 def on_grids(model: nn.Module) -> nn.Module:
     """A copy in which all parameters that nothing holds are on grids of 8 bits, each tensor with its own step."""
     held, steps = constraints(model), {}
-    for name, p in bake(model).named_parameters():
+    for name, p in materialize(model).named_parameters():
         if name not in held and p.is_floating_point() and float(p.detach().abs().max()) > 0:
             high = 2 ** (VECTOR_BITS - 1) - 1
             step = short(float(p.detach().abs().max()) / high)
@@ -87,7 +87,7 @@ def short(step: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RateQuantize(Retrain):
+class RateConstrainedQuantization(Retrain):
     """compression_ratio: bytes of the original in float32 over bytes of the whole compact file. step: spacing of the
     grids at first, in standard deviations of the weights. ramp: share of the training in which the size is brought
     down. layers, ignore: patterns. Trained with AdamW; the rest as in `distill.recover`."""
@@ -110,7 +110,10 @@ class RateQuantize(Retrain):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         least = least_bytes(model, task, self.layers, self.ignore)
-        wanted = dense_bytes(context.original if context.original is not None else bake(model)) / self.compression_ratio
+        wanted = (
+            dense_bytes(context.original if context.original is not None else materialize(model))
+            / self.compression_ratio
+        )
         if wanted <= least:
             raise BadInput(
                 f"{self.name()}: compression_ratio = {self.compression_ratio:g}: a file of {wanted:,.0f} bytes, but "
@@ -119,14 +122,14 @@ class RateQuantize(Retrain):
         names = list(weights_of(model, self.layers, self.ignore, every=True))
         grids = {}
         for name in names:
-            w = held_value(model, name)
+            w = effective_weight(model, name)
             spread = float(w[w != 0].std()) if int((w != 0).sum()) > 1 else 1.0
             grids[name] = RateGrid(w, self.step * (spread if math.isfinite(spread) and spread > 0 else 1.0))
         held = constrain(model, grids)
         graph = file_bytes(held, task) - file_bytes(held)
         trained = trimmed(self._train(held, graph, least, wanted, task, context), names, wanted, task)
         for name in names:
-            w = held_value(trained, name)
+            w = effective_weight(trained, name)
             after = f"{len(torch.unique(w))} values, {int((w == 0).sum()):,} zeros"
             self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=after)
         return trained
@@ -142,7 +145,7 @@ class RateQuantize(Retrain):
             self.train(held, task, context, teach=[rate], after_step=rate.after_step)
         finally:
             Rate.leave(held)
-        return on_grids(fold_batch_norm(settle(held)))
+        return on_grids(fold_batch_norm(finalize(held)))
 
 
 @torch.no_grad()
@@ -156,7 +159,7 @@ def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn
         for name in names:
             [*_, grid] = held[name]
             assert isinstance(grid, Grid)
-            distance[name] = (raws[name] / grid.scale).abs().masked_fill(held_value(model, name) == 0, math.inf)
+            distance[name] = (raws[name] / grid.scale).abs().masked_fill(effective_weight(model, name) == 0, math.inf)
         every = torch.cat([d.flatten() for d in distance.values()])
         count = min(max(1, int(over * 8 / WORTH)), int(every.isfinite().sum()))
         limit = every.kthvalue(count).values if count else math.inf
@@ -169,7 +172,7 @@ def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn
 
 def _silenced(model: nn.Module, names: list[str]) -> nn.Module:
     """A plain copy in which these weights are zero."""
-    plain = bake(model)
+    plain = materialize(model)
     with torch.no_grad():
         for name in names:
             plain.get_parameter(name).zero_()

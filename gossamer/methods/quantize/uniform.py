@@ -14,16 +14,16 @@ from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Grid, constrain, held_value, weights_of
+from gossamer.constraints.base import Grid, constrain, effective_weight, weights_of
 from gossamer.constraints.grid import (
     Granularity,
     PerChannel,
     bits_by_layer,
     grid_dim,
     grid_scale,
-    largest_code,
     max_scales,
     mse_scales,
+    qmax,
     rows,
 )
 from gossamer.core.context import Context
@@ -38,7 +38,7 @@ SCALES = {"max": max_scales, "mse": mse_scales}
 
 def bits_grid(weight: Tensor, bits: int, granularity: Granularity, scale: str = "max") -> Grid:
     """The grid of 2^bits - 1 values, symmetric about zero, that fits a weight."""
-    high = largest_code(bits)
+    high = qmax(bits)
     scales = SCALES[scale](rows(weight, granularity), high)
     return Grid(grid_scale(scales, granularity), -high, high, dim=grid_dim(granularity))
 
@@ -80,7 +80,7 @@ class UniformQuantization(Method):
         bits = bits_by_layer(names, self.bits or 0, self.layer_bits)
         grids: dict[str, Grid] = {}
         for layer, name in names.items():
-            weight = held_value(model, name)
+            weight = effective_weight(model, name)
             if self.step is not None:
                 grids[name] = step_grid(weight, self.step)
             else:

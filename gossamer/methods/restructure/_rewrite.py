@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.block_reconstruction import Block, Healed, heal
+from gossamer.calibration.block_reconstruction import Block, BlockErrors, reconstruct_blocks
 from gossamer.calibration.moments import call_order, evaluating, layer_inputs, place
 from gossamer.constraints.base import refuse_constrained, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import by_reason, layer_name, reasons
-from gossamer.core.record import Swapped
+from gossamer.core.record import SwapRecord
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
@@ -117,7 +117,7 @@ def describe(module: nn.Module) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewrite(Method):
+class BlockReplacement(Method):
     """batches: of calibration data, seen again and again. steps, lr: of the training of each new block alone.
 
     layers, ignore: patterns. Layers under a pattern that cannot be rewritten, or would not save multiply-adds, are left
@@ -133,7 +133,7 @@ class Rewrite(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def roughly(self) -> "Rewrite":
+    def roughly(self) -> "BlockReplacement":
         return replace(self, steps=0, batches=1)
 
     def rewrite(self, model: nn.Module, task: Task, context: Context, build: Callable[[Any], Block]) -> nn.Module:
@@ -172,21 +172,21 @@ class Rewrite(Method):
                 left[name] = "the new block would not take fewer multiply-adds"
         return blocks, macs, left
 
-    def heal(self, model: nn.Module, blocks: dict[str, Block], task: Task, context: Context) -> dict[str, Healed]:
+    def heal(self, model: nn.Module, blocks: dict[str, Block], task: Task, context: Context) -> dict[str, BlockErrors]:
         """Heal the blocks in place."""
 
         def track(items: Iterable[int]) -> Iterable[int]:
             return context.progress.bar(items, label=f"{self.name()}: healing", total=self.steps)
 
         batches, steps, lr = self.batches, self.steps, self.lr
-        return heal(model, blocks, task.calibration, batches=batches, steps=steps, lr=lr, track=track)
+        return reconstruct_blocks(model, blocks, task.calibration, batches=batches, steps=steps, lr=lr, track=track)
 
     def note_blocks(
         self,
         model: nn.Module,
         blocks: dict[str, Block],
         macs: dict[str, tuple[int, int]],
-        healed: dict[str, Healed],
+        healed: dict[str, BlockErrors],
         left: dict[str, str],
         task: Task,
         context: Context,
@@ -222,11 +222,11 @@ def first_inputs(model: nn.Module, example_inputs: tuple[Any, ...], names: list[
 
 def diagram(
     model: nn.Module, name: str, new: nn.Module, task: Task, context: Context, gone: Sequence[str] = ()
-) -> Swapped | None:
+) -> SwapRecord | None:
     """What stood in a place and what stands there now, for the report of a job; None outside of one."""
     if context.original is None:
         return None
     x = first_inputs(model, task.example_inputs, [name])[name]
     before = outline(model.get_submodule(name), (x,))
     before += [replace(one, column=one.column + 1) for one in in_row(map(model.get_submodule, gone))]
-    return Swapped(before=before, after=outline(new, (x,)), gone=list(gone))
+    return SwapRecord(before=before, after=outline(new, (x,)), gone=list(gone))

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gossamer.calibration.weight_reconstruction import readers, refit
+from gossamer.calibration.weight_reconstruction import readers, reconstruct_weights
 from gossamer.core.context import Context
 from gossamer.core.record import Edit
 from gossamer.core.task import Task
@@ -33,7 +33,7 @@ from gossamer.train.batches import Replayed
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveBlocks(Method):
+class BlockRemoval(Method):
     """names: the blocks or layers to remove, as `gossamer analyze` lists them. refit: fit layers behind plain ones."""
 
     stage: ClassVar[int] = 10
@@ -59,7 +59,7 @@ class RemoveBlocks(Method):
         if plain and self.refit:
             behind = readers(trace(model, task.example_inputs), plain)
             track = partial(context.progress.bar, label="fitting the layers behind", total=len(behind))
-            fitted = refit(smaller, model, behind, Replayed(task.train, context.seed), track=track)
+            fitted = reconstruct_weights(smaller, model, behind, Replayed(task.train, context.seed), track=track)
         for name in self.names:
             context.log.edits.append(
                 Edit(
@@ -74,5 +74,5 @@ class RemoveBlocks(Method):
             )
         return smaller
 
-    def roughly(self) -> "RemoveBlocks":
+    def roughly(self) -> "BlockRemoval":
         return replace(self, refit=False)

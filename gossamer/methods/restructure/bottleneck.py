@@ -22,7 +22,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
-    Rewrite,
+    BlockReplacement,
     bias_of,
     convolution,
     dense_convolution,
@@ -55,7 +55,7 @@ def bottleneck(layer: Any, reduction: int) -> Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bottleneck(Rewrite):
+class BottleneckBlock(BlockReplacement):
     """reduction: so many times fewer channels between than outside, rounded up."""
 
     reduction: Annotated[int, Range(2, 65_536)] = 4

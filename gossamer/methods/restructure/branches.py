@@ -41,7 +41,7 @@ def branched(layer: Any, generator: torch.Generator) -> Branched:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Branches(Method):
+class TrainingBranches(Method):
     """layers, ignore: patterns. A layer named in full that cannot have branches is an error."""
 
     stage: ClassVar[int | None] = 10

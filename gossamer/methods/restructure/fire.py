@@ -22,7 +22,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
-    Rewrite,
+    BlockReplacement,
     Unfit,
     bias_of,
     convolution,
@@ -61,7 +61,7 @@ def fire(layer: Any, squeeze: float, spatial: float) -> Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FireModule(Rewrite):
+class FireModule(BlockReplacement):
     """squeeze: squeezed channels as a share of the outputs. spatial: share of the outputs that keep a k x k kernel."""
 
     squeeze: Annotated[float, Range(0, 1, open_=("low",))] = 0.25

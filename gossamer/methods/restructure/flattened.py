@@ -19,7 +19,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.methods.restructure._rewrite import (
-    Rewrite,
+    BlockReplacement,
     Unfit,
     bias_of,
     convolution,
@@ -60,7 +60,7 @@ def flattened(layer: Any) -> Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flattened(Rewrite):
+class FlattenedConvolution(BlockReplacement):
     """Nothing of its own."""
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Fold what is linear anyway: parallel branches and batch norms into one convolution; drop ReLUs that do nothing.
+"""Folding what is linear anyway: parallel branches and batch norms into one convolution; drop ReLUs that do nothing.
 
 What it does: a block that sums convolutions, batch norms and its own input becomes one convolution (structural
 re-parameterization); a batch norm behind a convolution or linear layer goes into its weight and bias; a ReLU whose
@@ -87,7 +87,7 @@ def outputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fold(Method):
+class Folding(Method):
     """layers, ignore: patterns of names of blocks with branches, of layers with a norm behind, and of idle ReLUs."""
 
     saves: ClassVar[tuple[str, ...]] = ("params",)

@@ -23,7 +23,7 @@ from gossamer.calibration.moments import evaluating, layer_inputs, place
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Ref, Trace, trace
-from gossamer.methods.restructure._rewrite import Rewrite, Unfit
+from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 
 HEAD = (nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sigmoid, nn.Tanh, nn.GELU, nn.Flatten, _BatchNorm)
 RESHAPES = ("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten", "aten.clone", "aten.native_dropout")
@@ -111,7 +111,7 @@ def pooled(layer: Any, channels: int, last: Any) -> nn.Module:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalPool(Rewrite):
+class GlobalAveragePooling(BlockReplacement):
     """whole: replace the whole head, not its first linear layer alone."""
 
     whole: bool = True

@@ -24,7 +24,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
-    Rewrite,
+    BlockReplacement,
     Unfit,
     bias_of,
     convolution,
@@ -64,7 +64,7 @@ def grouped(layer: Any, groups: int) -> Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grouped(Rewrite):
+class GroupedConvolution(BlockReplacement):
     """groups: of both convolutions; there are as many channels between them as outputs, rounded up to groups^2."""
 
     groups: Annotated[int, Range(2, 65_536)] = 4

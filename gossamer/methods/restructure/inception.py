@@ -22,7 +22,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
-    Rewrite,
+    BlockReplacement,
     Unfit,
     bias_of,
     convolution,
@@ -75,7 +75,7 @@ def inception(layer: Any, squeeze: float, spatial: float) -> Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InceptionBlock(Rewrite):
+class InceptionBlock(BlockReplacement):
     """squeeze: channels behind a reduction as a share of the outputs of its branch. spatial: share of the outputs that
     see more than one place."""
 

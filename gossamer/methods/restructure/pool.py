@@ -19,7 +19,7 @@ from torch import nn
 from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
-from gossamer.methods.restructure._rewrite import Rewrite, Unfit
+from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 
 POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d, nn.Conv3d: nn.MaxPool3d}
 
@@ -38,7 +38,7 @@ def pooled(layer: Any) -> Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool(Rewrite):
+class StrideToPooling(BlockReplacement):
     """Nothing of its own."""
 
     saves: ClassVar[tuple[str, ...]] = ()

@@ -36,7 +36,7 @@ def readers(model: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, Tens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolution(Method):
+class ResolutionMultiplier(Method):
     """share: of the height and width that is left, rounded to whole pixels."""
 
     stage: ClassVar[int | None] = 10

@@ -22,7 +22,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
-    Rewrite,
+    BlockReplacement,
     bias_of,
     convolution,
     dense_convolution,
@@ -52,7 +52,7 @@ def separable(layer: Any, multiplier: int) -> Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Separable(Rewrite):
+class DepthwiseSeparable(BlockReplacement):
     """multiplier: depthwise filters for each input channel."""
 
     multiplier: Annotated[int, Range(1, 1024)] = 1

@@ -42,7 +42,7 @@ def seen_input(model: nn.Module, example_inputs: tuple[Any, ...], name: str) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shortcut(Method):
+class ShortcutConnections(Method):
     """names: modules to go around, such as a Sequential; their layers are called `NAME.block` afterwards."""
 
     stage: ClassVar[int | None] = 10

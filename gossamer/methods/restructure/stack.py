@@ -24,7 +24,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods.restructure._rewrite import (
-    Rewrite,
+    BlockReplacement,
     Unfit,
     bias_of,
     convolution,
@@ -129,7 +129,7 @@ def one_by_n(layer: Any, channels: int | None) -> Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stack(Rewrite):
+class KernelStacking(BlockReplacement):
     """form: "3x3" or "1xn". channels: between the new convolutions; None: as many as outputs. iterations: of the fit of
     3x3 kernels."""
 

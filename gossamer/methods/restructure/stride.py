@@ -24,7 +24,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Trace, trace
-from gossamer.methods.restructure._rewrite import Rewrite, Unfit
+from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 
 POOLS = ("aten.max_pool2d_with_indices", "aten.max_pool2d")
 RISING = ("aten.relu", "aten.relu_", "aten.native_batch_norm", "aten._native_batch_norm_legit_no_training")
@@ -100,7 +100,7 @@ def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stride(Rewrite):
+class PoolingToStride(BlockReplacement):
     """Nothing of its own."""
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:

@@ -12,7 +12,7 @@ from gossamer.constraints.base import (
     Codebook,
     Constraint,
     constrain,
-    held_value,
+    effective_weight,
     joint_codebook,
     take,
     users_of,
@@ -21,7 +21,7 @@ from gossamer.constraints.base import (
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.gsr.format.generated import Made, Rule, sum_in_order, weight_of
+from gossamer.gsr.format.generated import GeneratedWeight, Rule, sum_in_order, weight_of
 from gossamer.methods._base import Method
 from gossamer.methods.share._clusters import nearest
 
@@ -48,7 +48,7 @@ class Decoded(Constraint):
         value = self.decode().view(weight.shape)
         return value if self.keep is None else value.where(self.keep, 0.0)
 
-    def made(self) -> Made:
+    def made(self) -> GeneratedWeight:
         raise NotImplementedError(type(self).__name__)
 
 
@@ -94,9 +94,9 @@ class Vectors(Decoded):
         sets, entries, width = self.codebook.shape
         return f"{sets} codebooks of {entries} vectors of {width}"
 
-    def made(self) -> Made:
+    def made(self) -> GeneratedWeight:
         numbers = self.codebook.detach()
-        return Made(rule=self.rule, shape=self.shape, numbers=numbers, indices=self.indices, keep=self.keep)
+        return GeneratedWeight(rule=self.rule, shape=self.shape, numbers=numbers, indices=self.indices, keep=self.keep)
 
 
 class Product(Vectors):
@@ -136,7 +136,7 @@ class ShareVectors(Method):
         generator = torch.Generator().manual_seed(context.seed)
         held = {}
         for name in weights_of(model, self.layers, self.ignore):
-            w = held_value(model, name)
+            w = effective_weight(model, name)
             held[name] = self.code(w, generator)
             self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=held[name].said())
         return constrain(model, held)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import diagonal, summed_gradients
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of, split
@@ -29,7 +29,7 @@ def importance_of(
     recursion, which approximates it); "fisher": of squared gradients of single samples; "adam": the square root of the
     second moment of mini-batch gradients, as Adam holds it (section 3.5).
     """
-    plain = bake(model).requires_grad_(True).eval()
+    plain = materialize(model).requires_grad_(True).eval()
     weights = {name: plain.get_parameter(name) for name in names}
     layers = {name: layer_name(name) for name in weights}
     batches = _batches(task.train, samples)

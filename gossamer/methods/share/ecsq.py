@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Codebook, constrain, held_value, weights_of
+from gossamer.constraints.base import Codebook, constrain, effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -161,7 +161,7 @@ def _lowest(fits: Callable[[float], bool], low: float, high: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ecsq(Method):
+class ECSQ(Method):
     """bits_per_weight: over all weights of the layers, zeros and codebooks included. codebook: one for the network, or
     one for each layer. iterations: 0 for uniform steps.
     importance: what errors are weighed by; samples: of training data, to estimate it. layers, ignore: patterns."""
@@ -177,7 +177,7 @@ class Ecsq(Method):
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        weights = {name: held_value(model, name) for name in weights_of(model, self.layers, self.ignore)}
+        weights = {name: effective_weight(model, name) for name in weights_of(model, self.layers, self.ignore)}
         h = importance_of(model, weights, self.importance, task, context, self.samples)
         books = groups(weights, self.codebook)
         pooled, minds = (

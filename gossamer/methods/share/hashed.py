@@ -17,11 +17,11 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import constrain, held_value, take, weights_of
+from gossamer.constraints.base import constrain, effective_weight, take, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.gsr.format.generated import Made, Rule, hashed_places
+from gossamer.gsr.format.generated import GeneratedWeight, Rule, hashed_places
 from gossamer.methods._base import Method
 from gossamer.methods.share._decoded import Decoded
 
@@ -59,9 +59,9 @@ class Hashed(Decoded):
     def decode(self) -> Tensor:
         return take(self.values, self.buckets.flatten(), self.spread).view(self.signs.shape) * self.signs
 
-    def made(self) -> Made:
+    def made(self) -> GeneratedWeight:
         numbers = self.values.detach()
-        return Made(rule=Rule.HASHED, shape=self.shape, numbers=numbers, seed=self.seed, keep=self.keep)
+        return GeneratedWeight(rule=Rule.HASHED, shape=self.shape, numbers=numbers, seed=self.seed, keep=self.keep)
 
 
 def bucket_means(weight: Tensor, k: int, seed: int) -> Tensor:
@@ -88,7 +88,7 @@ class HashedNet(Method):
         generator = torch.Generator().manual_seed(context.seed)
         held = {}
         for name in weights_of(model, self.layers, self.ignore):
-            w = held_value(model, name)
+            w = effective_weight(model, name)
             k, seed = max(1, round(self.share * w.numel())), layer_seed(context.seed, name)
             if self.fresh:  # He et al. 2015: the variance 2 / fan-in keeps the activations' size
                 values = torch.randn(k, generator=generator).to(w) * (2 / w[0].numel()) ** 0.5

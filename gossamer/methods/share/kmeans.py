@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Codebook, constrain, held_value, weights_of
+from gossamer.constraints.base import Codebook, constrain, effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -62,7 +62,7 @@ class KMeans(Method):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         generator = torch.Generator().manual_seed(context.seed)
-        weights = {name: held_value(model, name) for name in weights_of(model, self.layers, self.ignore)}
+        weights = {name: effective_weight(model, name) for name in weights_of(model, self.layers, self.ignore)}
         h = importance_of(model, weights, self.importance, task, context, self.samples)
         held: dict[str, Codebook] = {}
         for names in groups(weights, self.codebook):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import call_order, groups_of, moments
-from gossamer.constraints.base import bake, constrain, constraints, held_value, weights_of
+from gossamer.constraints.base import constrain, constraints, effective_weight, materialize, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
@@ -160,7 +160,7 @@ class QuantizedNetwork(Method):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         generator = torch.Generator().manual_seed(context.seed)
-        original = bake(model)
+        original = materialize(model)
         found = weights_of(original, self.layers, self.ignore)
         names = {layer_name(name): name for name in found}
         for layer in names:
@@ -169,7 +169,7 @@ class QuantizedNetwork(Method):
         order = call_order(original, task.example_inputs, list(names))
         for layer in context.progress.bar(order, label="error-corrected product quantization"):
             name = names[layer]
-            w = held_value(model, name)
+            w = effective_weight(model, name)
             [(gram, cross)] = moments(model, original, [layer], task.calibration, self.batches).values()
             fit = fit_of(w, gram[0], cross[0], self.width, self.entries, generator)
             errors = correct(fit, self.rounds)

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from gossamer.constraints.base import Codebook, constrain, held_value, weights_of
+from gossamer.constraints.base import Codebook, constrain, effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
 from gossamer.methods._training import Trained
 from gossamer.train import Training, fit
-from gossamer.train.attached_modules import lent
+from gossamer.train.attached_modules import attached
 
 LOG_2PI = math.log(2 * math.pi)
 # Gamma(shape, rate) on the precision: of the component at zero, and of the others (as in the source's own code).
@@ -212,7 +212,7 @@ def train_under(
     samples = len(task.train) * len(split(next(iter(task.train)))[0][0])
     teach: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
     checkpoint = context.folder / "soft.ckpt" if context.folder else None
-    with lent(model, [prior]):
+    with attached(model, [prior]):
         fit(model, task, training, context, teach=teach, checkpoint=checkpoint, label="soft weight-sharing")
     return model
 
@@ -238,7 +238,7 @@ class SoftWeightSharing(Trained):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         names = list(weights_of(model, self.layers, self.ignore))
-        every = torch.cat([held_value(model, name).flatten() for name in names])
+        every = torch.cat([effective_weight(model, name).flatten() for name in names])
         prior = Prior(every, self.components, self.zero, self.sigma, self.pace)
         training = replace(self.training(task), optimizer="adamw", schedule="constant")
         model = train_under(model, names, prior, self.tau, training, task, context)
@@ -246,7 +246,7 @@ class SoftWeightSharing(Trained):
             mixture = merged(prior.mixture(), self.merge)
         held = {}
         for name in names:
-            w = held_value(model, name)
+            w = effective_weight(model, name)
             held[name] = assigned(w, mixture)
             zeros, values = int((held[name](w) == 0).sum()), len(torch.unique(held[name].indices))
             after = f"{values} values, {zeros:,} zeros"

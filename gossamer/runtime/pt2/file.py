@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gossamer.compact.network import Network
 from gossamer.compact.torch_export import free_batch, plain_outputs, reason, silent
 from gossamer.compact.watch import DEPENDS_ON_DATA, NotForeseen, on_meta, sizes_of
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core import record
 from gossamer.core.outputs import has_marks, places, put, tensors
 from gossamer.errors import BadInput, CorruptFile, GossamerError
@@ -33,7 +33,7 @@ def export_pt2(
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
-    copied = bake(model).eval()
+    copied = materialize(model).eval()
     inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
     with silent(), torch.no_grad(), plain_outputs(copied):
         try:

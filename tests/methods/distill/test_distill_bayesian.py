@@ -12,7 +12,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.losses import gaussian_loss, kd_loss, langevin_step
-from gossamer.methods.distill.bayesian import Bayesian, Opinions, Posterior, has_variance, on_means
+from gossamer.methods.distill.bayesian import BayesianDarkKnowledge, Opinions, Posterior, has_variance, on_means
 
 
 def test_langevin_steps_draw_from_a_gaussian_whose_variance_is_one_but_for_the_step() -> None:
@@ -108,7 +108,7 @@ def regression() -> Task:
 def test_regressions_are_learned_with_their_uncertainty() -> None:
     torch.manual_seed(0)
     run = Context(accelerator="cpu", teacher=nn.Linear(2, 1))
-    method = Bayesian(epochs=12, lr=0.05, burn_in=5, sampler_lr=0.01, precision=4.0, prior=1.0)
+    method = BayesianDarkKnowledge(epochs=12, lr=0.05, burn_in=5, sampler_lr=0.01, precision=4.0, prior=1.0)
     student = method.apply(nn.Linear(2, 2), regression(), run)
     mean, log_variance = student(torch.tensor([[1.0, 3.0], [1.0, 0.0]])).detach().unbind(1)
     torch.testing.assert_close(mean, torch.tensor([-1.0, 2.0]), rtol=0, atol=0.3)
@@ -129,7 +129,7 @@ def test_a_task_is_measured_on_the_means() -> None:
 def test_a_classifier_learns_from_the_walk_alone_and_nothing_is_left_in_it() -> None:
     run = Context(accelerator="cpu", teacher=learned())
     before = {name: t.clone() for name, t in run.teacher.state_dict().items()}  # type: ignore[union-attr]
-    result = Bayesian(epochs=3, lr=0.05, burn_in=1, sampler_lr=0.001).apply(tiny(), stripes(), run)
+    result = BayesianDarkKnowledge(epochs=3, lr=0.05, burn_in=1, sampler_lr=0.001).apply(tiny(), stripes(), run)
     assert float(stripes().metric(result.eval(), stripes().test).mean()) > 0.9
     assert result.state_dict().keys() == tiny().state_dict().keys()
     assert not result._forward_pre_hooks and not result._forward_hooks
@@ -138,15 +138,15 @@ def test_a_classifier_learns_from_the_walk_alone_and_nothing_is_left_in_it() -> 
 
 def test_the_burn_in_moves_the_teacher_but_not_its_statistics() -> None:
     run = Context(accelerator="cpu", teacher=tiny())
-    moved = Bayesian(burn_in=1, sampler_lr=0.01).posterior(task(), run)
+    moved = BayesianDarkKnowledge(burn_in=1, sampler_lr=0.01).posterior(task(), run)
     assert moved.samples == 32
     for name, t in tiny().state_dict().items():
         assert torch.equal(t, moved.network.state_dict()[name]) == ("running" in name or "batches" in name)
-    again = Bayesian(burn_in=1, sampler_lr=0.01).posterior(task(), run)
+    again = BayesianDarkKnowledge(burn_in=1, sampler_lr=0.01).posterior(task(), run)
     assert all(torch.equal(a, b) for a, b in zip(moved.network.parameters(), again.network.parameters()))
 
 
 def test_targets_that_are_no_tensor_are_refused() -> None:
     data = replace(task(), train=[x for x, _ in list(task().train)])
     with pytest.raises(BadInput, match="must be one tensor"):
-        Bayesian()(tiny(), data, Context(accelerator="cpu", teacher=tiny()))
+        BayesianDarkKnowledge()(tiny(), data, Context(accelerator="cpu", teacher=tiny()))

@@ -15,8 +15,8 @@ from gossamer.errors import BadInput
 from gossamer.losses import munge, statistics_loss, synthetic
 from gossamer.losses.synthetic import nearest
 from gossamer.methods.distill._student import Samples, labelled
-from gossamer.methods.distill.data_free import DataFree, invert, remembered
-from gossamer.methods.distill.munge import Munge
+from gossamer.methods.distill.data_free import DataFreeDistillation, invert, remembered
+from gossamer.methods.distill.munge import MUNGE
 
 
 def table() -> tuple[Tensor, Tensor]:
@@ -84,16 +84,16 @@ def test_a_student_learns_on_exchanged_samples_labelled_by_the_teacher() -> None
     data = stripes()
     few = replace(data, train=[(x, torch.zeros_like(y)) for x, y in list(data.train)[:4]])
     run = Context(accelerator="cpu", teacher=learned())
-    result = Munge(epochs=4, lr=0.05, copies=4).apply(tiny(), few, run).eval()
+    result = MUNGE(epochs=4, lr=0.05, copies=4).apply(tiny(), few, run).eval()
     assert float(data.metric(result, data.test).mean()) > 0.9
 
 
 def test_nominal_columns_must_exist() -> None:
     with pytest.raises(BadInput, match=r"nominal = \(36,\) must be columns in \[0, 36\)"):
-        Munge(nominal=(36,))(tiny(), task(), Context(accelerator="cpu", teacher=tiny()))
+        MUNGE(nominal=(36,))(tiny(), task(), Context(accelerator="cpu", teacher=tiny()))
     pairs: Any = [((x, x), y) for x, y in task().train]
     with pytest.raises(BadInput, match="one tensor of real numbers"):
-        Munge()(tiny(), replace(task(), train=pairs), Context(accelerator="cpu", teacher=tiny()))
+        MUNGE()(tiny(), replace(task(), train=pairs), Context(accelerator="cpu", teacher=tiny()))
 
 
 def test_samples_come_all_in_another_order_each_time() -> None:
@@ -161,13 +161,13 @@ class Nothing:
 def test_a_student_learns_without_data() -> None:
     data = replace(stripes(), train=Nothing())
     run = Context(accelerator="cpu", teacher=learned())
-    result = DataFree(epochs=4, lr=0.05, samples=250, batch=50, steps=60).apply(tiny(), data, run).eval()
+    result = DataFreeDistillation(epochs=4, lr=0.05, samples=250, batch=50, steps=60).apply(tiny(), data, run).eval()
     assert float(data.metric(result, data.test).mean()) > 0.8
 
 
 def test_teachers_that_remember_nothing_are_refused() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     with pytest.raises(BadInput, match="no batch norm"):
-        DataFree()(tiny(), task(), Context(accelerator="cpu", teacher=flat))
+        DataFreeDistillation()(tiny(), task(), Context(accelerator="cpu", teacher=flat))
     with pytest.raises(BadInput, match="must give logits"):
-        DataFree()(tiny(), task(), Context(accelerator="cpu", teacher=nn.Sequential(nn.Conv2d(1, 3, 3))))
+        DataFreeDistillation()(tiny(), task(), Context(accelerator="cpu", teacher=nn.Sequential(nn.Conv2d(1, 3, 3))))

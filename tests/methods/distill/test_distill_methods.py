@@ -21,22 +21,22 @@ from gossamer.losses import (
     standardized,
 )
 from gossamer.methods.distill._student import Student, pooled, regression, relative_hint_loss
-from gossamer.methods.distill.attention import Attention, attention_losses
-from gossamer.methods.distill.bayesian import Bayesian
-from gossamer.methods.distill.crd import Contrast
-from gossamer.methods.distill.dist import Relations
-from gossamer.methods.distill.dkd import Decoupled
-from gossamer.methods.distill.fsp import Flow, relative_fsp_loss
-from gossamer.methods.distill.gradients import Gradients
-from gossamer.methods.distill.hints import Hints
-from gossamer.methods.distill.kd import SoftTargets
-from gossamer.methods.distill.logits import Mimic
-from gossamer.methods.distill.mutual import Mutual
-from gossamer.methods.distill.rkd import Embedding
-from gossamer.methods.distill.self import Self
+from gossamer.methods.distill.attention import AttentionTransfer, attention_losses
+from gossamer.methods.distill.bayesian import BayesianDarkKnowledge
+from gossamer.methods.distill.crd import CRD
+from gossamer.methods.distill.dist import DIST
+from gossamer.methods.distill.dkd import DKD
+from gossamer.methods.distill.fsp import FSP, relative_fsp_loss
+from gossamer.methods.distill.gradients import GradientAttention
+from gossamer.methods.distill.hints import FitNets
+from gossamer.methods.distill.kd import KD
+from gossamer.methods.distill.logits import LogitRegression
+from gossamer.methods.distill.mutual import DeepMutualLearning
+from gossamer.methods.distill.rkd import RKD
+from gossamer.methods.distill.self import SelfDistillation
 from gossamer.train import Training, fit
 
-METHODS = (Attention, Contrast, Decoupled, Embedding, Flow, Hints, Mimic, Relations, SoftTargets)
+METHODS = (AttentionTransfer, CRD, DKD, RKD, FSP, FitNets, LogitRegression, DIST, KD)
 
 
 def small() -> nn.Sequential:
@@ -65,7 +65,7 @@ def test_without_a_teacher_it_says_how_to_give_one(method: Any) -> None:
 
 def test_alpha_1_is_plain_training_and_needs_no_teacher() -> None:
     run = Context(accelerator="cpu", seed=5)
-    found = SoftTargets(epochs=2, lr=0.05, clip=0.1, alpha=1.0).apply(small(), task(), run)
+    found = KD(epochs=2, lr=0.05, clip=0.1, alpha=1.0).apply(small(), task(), run)
     how = Training(epochs=2, lr=0.05, weight_decay=1e-4, clip=0.1, keep="best")
     expected = fit(small(), task(), how, Context(accelerator="cpu", seed=5)).model
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
@@ -73,7 +73,7 @@ def test_alpha_1_is_plain_training_and_needs_no_teacher() -> None:
 
 def test_a_weight_that_falls_from_1_asks_the_teacher() -> None:
     with pytest.raises(BadInput, match=r"Context\(teacher=network\)"):
-        SoftTargets(alpha=1.0, alpha_end=0.5)(small(), task(), Context(accelerator="cpu"))
+        KD(alpha=1.0, alpha_end=0.5)(small(), task(), Context(accelerator="cpu"))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -85,7 +85,7 @@ def test_any_two_networks_are_taught_and_nothing_is_left_in_the_student(method: 
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in result.modules())
     assert any(not torch.equal(a, b) for a, b in zip(result.parameters(), student.parameters()))
     stages = [edit.target for edit in run.log.edits]
-    assert stages == (["all weights on hints", "all weights"] if method in (Flow, Hints) else ["all weights"])
+    assert stages == (["all weights on hints", "all weights"] if method in (FSP, FitNets) else ["all weights"])
 
 
 def test_a_student_learns_from_its_teacher_alone() -> None:
@@ -93,7 +93,7 @@ def test_a_student_learns_from_its_teacher_alone() -> None:
     data = stripes()
     blank = replace(data, train=[(x, torch.zeros_like(y)) for x, y in data.train])
     run = Context(accelerator="cpu", teacher=learned())
-    result = SoftTargets(epochs=3, lr=0.05, alpha=0.0).apply(tiny(), blank, run).eval()
+    result = KD(epochs=3, lr=0.05, alpha=0.0).apply(tiny(), blank, run).eval()
     assert float(data.metric(result, data.test).mean()) > 0.9
 
 
@@ -106,31 +106,33 @@ def test_regressions_are_taught_too() -> None:
 
     batches: Sequence[Any] = [(x, maps(8, 3, seed=i)) for i, (x, _) in enumerate(task().train)]
     data = replace(task(), train=batches, validation=batches, loss=squares, metric=close)
-    result = SoftTargets(epochs=1, lr=0.01)(small(), data, Context(accelerator="cpu", teacher=tiny())).model
+    result = KD(epochs=1, lr=0.01)(small(), data, Context(accelerator="cpu", teacher=tiny())).model
     assert result(data.example_inputs[0]).shape == (8, 3)
     with pytest.raises(BadInput, match="integer targets"):
-        Decoupled(epochs=1)(small(), data, Context(accelerator="cpu", teacher=tiny()))
+        DKD(epochs=1)(small(), data, Context(accelerator="cpu", teacher=tiny()))
 
 
 def test_losses_have_the_weights_of_their_method() -> None:
     z, v, y = maps(8, 3), maps(8, 3, seed=1), torch.arange(8) % 3
-    decoupled = Decoupled(temperature=2.0, target_weight=3.0, others_weight=5.0)
+    decoupled = DKD(temperature=2.0, target_weight=3.0, others_weight=5.0)
     assert torch.equal(decoupled.loss(z, v, y, 2.0), dkd_loss(z, v, y, 2.0, 3.0, 5.0))
-    relations = Relations(temperature=2.0, inter_weight=3.0, intra_weight=5.0)
+    relations = DIST(temperature=2.0, inter_weight=3.0, intra_weight=5.0)
     assert torch.equal(relations.loss(z, v, y, 2.0), dist_loss(z, v, 2.0, 3.0, 5.0))
-    soft = SoftTargets(temperature=2.0, standardize=True)
+    soft = KD(temperature=2.0, standardize=True)
     assert torch.equal(soft.standard(z, v, y, 2.0), kd_loss(standardized(z), standardized(v), 2.0))
     assert torch.equal(regression(z, v, y, 2.0), logit_loss(z, v))
     images = maps(8, 3, 2, 2)
     expected = contrastive_loss(images.mean((2, 3)), v, 0.5) + contrastive_loss(z, v, 0.5)
-    assert torch.equal(Contrast(contrast_temperature=0.5).contrast([images, z], [v, v]), expected)
+    assert torch.equal(CRD(contrast_temperature=0.5).contrast([images, z], [v, v]), expected)
 
 
 class Caught(Exception):
     """Ends a method before it trains; holds its terms."""
 
 
-@pytest.mark.parametrize("method", (*METHODS, Bayesian, Gradients, Mutual, Self))
+@pytest.mark.parametrize(
+    "method", (*METHODS, BayesianDarkKnowledge, GradientAttention, DeepMutualLearning, SelfDistillation)
+)
 def test_every_term_follows_the_schedules_of_its_method(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def caught(self: Any, teach: Any, *args: Any, **more: Any) -> Any:
         raise Caught(*teach)
@@ -143,7 +145,7 @@ def test_every_term_follows_the_schedules_of_its_method(method: Any, monkeypatch
     term.at(0.5)
     soft = getattr(term, "distillation", term)
     assert soft.hard_weight == pytest.approx(0.4)
-    assert soft.temperature == pytest.approx(1.0 if method is Bayesian else 3.0)
+    assert soft.temperature == pytest.approx(1.0 if method is BayesianDarkKnowledge else 3.0)
 
 
 def test_a_plain_network_learns_from_a_sure_teacher_and_without_a_limit_on_gradients_explodes() -> None:
@@ -165,12 +167,12 @@ def test_a_plain_network_learns_from_a_sure_teacher_and_without_a_limit_on_gradi
     went: dict[float | None, tuple[float, bool]] = {}
     for clip in (5.0, None):
         notes = Notes()
-        method = SoftTargets(epochs=3, clip=clip, temperature=20.0)
+        method = KD(epochs=3, clip=clip, temperature=20.0)
         with suppress(Diverged):
             result = method(student, data, Context(accelerator="cpu", teacher=sure, progress=notes)).model.eval()
         score = float(data.metric(result, data.test).mean())
         went[clip] = score, any("back to the last good state" in line for line in notes.said)
-    assert SoftTargets().clip == 5.0
+    assert KD().clip == 5.0
     assert went[5.0][0] > 0.9 and not went[5.0][1] and went[None][1], went
 
 
@@ -187,17 +189,17 @@ def test_terms_of_layers_do_not_depend_on_the_size_of_the_teachers_features() ->
 def test_relations_of_a_rotated_embedding_are_the_same() -> None:
     x = maps(6, 4)
     rotation = torch.linalg.qr(maps(4, 4, seed=2)).Q
-    assert float(Embedding().relations([x @ rotation], [x])) == pytest.approx(0, abs=1e-5)
-    only = Embedding(angle_weight=0.0).relations([x], [maps(6, 5)])
-    torch.testing.assert_close(2 * only, Embedding(angle_weight=0.0, distance_weight=50.0).relations([x], [maps(6, 5)]))
+    assert float(RKD().relations([x @ rotation], [x])) == pytest.approx(0, abs=1e-5)
+    only = RKD(angle_weight=0.0).relations([x], [maps(6, 5)])
+    torch.testing.assert_close(2 * only, RKD(angle_weight=0.0, distance_weight=50.0).relations([x], [maps(6, 5)]))
     torch.testing.assert_close(pooled(maps(2, 3, 4, 4)), maps(2, 3, 4, 4).mean((2, 3)))
 
 
 def test_layers_are_paired_by_resolution_where_none_are_named() -> None:
     run = Context(teacher=tiny())
-    assert Embedding().pairs(small(), task(), run) == [("3", "body")]
-    assert Embedding().pairs(small(), task(), run, firsts=True) == [("0", "stem"), ("3", "body")]
-    assert Embedding(layers={"0": "body.2"}).pairs(small(), task(), run) == [("0", "body.2")]
+    assert RKD().pairs(small(), task(), run) == [("3", "body")]
+    assert RKD().pairs(small(), task(), run, firsts=True) == [("0", "stem"), ("3", "body")]
+    assert RKD(layers={"0": "body.2"}).pairs(small(), task(), run) == [("0", "body.2")]
 
 
 def test_resolutions_that_all_differ_are_paired_in_their_order() -> None:
@@ -206,21 +208,21 @@ def test_resolutions_that_all_differ_are_paired_in_their_order() -> None:
 
     data = replace(task(), example_inputs=(torch.randn(1, 1, 24, 24),))
     run = Context(teacher=maps_of(2, 2, 1))  # 12, 6, 6
-    assert Embedding().pairs(maps_of(3, 1, 2), data, run) == [("1", "0"), ("2", "2")]  # 8, 8, 4
-    assert Embedding().pairs(maps_of(4, 2, 1), data, run) == [("0", "2")]  # 6, 3, 3: one is equal
+    assert RKD().pairs(maps_of(3, 1, 2), data, run) == [("1", "0"), ("2", "2")]  # 8, 8, 4
+    assert RKD().pairs(maps_of(4, 2, 1), data, run) == [("0", "2")]  # 6, 3, 3: one is equal
     with pytest.raises(BadInput, match="no layers of equal resolution"):
-        Embedding().pairs(maps_of(3), data, run)  # as many would be needed
+        RKD().pairs(maps_of(3), data, run)  # as many would be needed
 
 
 def test_networks_without_equal_resolutions_are_asked_for_names() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     shown = r"the student's last of each are none, the teacher's body \(6x6\); name pairs in `layers`"
     with pytest.raises(BadInput, match=shown):
-        Attention()(flat, task(), Context(accelerator="cpu", teacher=tiny()))
+        AttentionTransfer()(flat, task(), Context(accelerator="cpu", teacher=tiny()))
 
 
 def test_impossible_options_are_named() -> None:
     with pytest.raises(BadInput, match="layers has 1 entries"):
-        Flow(layers={"0": "stem"})(small(), task(), Context(accelerator="cpu", teacher=tiny()))
+        FSP(layers={"0": "stem"})(small(), task(), Context(accelerator="cpu", teacher=tiny()))
     with pytest.raises(BadInput, match="both 0"):
-        Embedding(distance_weight=0.0, angle_weight=0.0)(small(), task(), Context(accelerator="cpu", teacher=tiny()))
+        RKD(distance_weight=0.0, angle_weight=0.0)(small(), task(), Context(accelerator="cpu", teacher=tiny()))

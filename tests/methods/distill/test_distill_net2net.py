@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
-from gossamer.graph.groups import find_channels
-from gossamer.methods.distill.deeper import Deeper, identity_stage, output_statistics
-from gossamer.methods.distill.wider import Wider
+from gossamer.graph.groups import find_groups
+from gossamer.methods.distill.deeper import Net2Deeper, identity_stage, output_statistics
+from gossamer.methods.distill.wider import Net2Wider
 from gossamer.models.densenet import densenet_cifar
 from gossamer.models.googlenet import Inception
 from gossamer.models.resnet import ResNet
@@ -61,20 +61,20 @@ BEHIND = {"resnet20": ("stage1.0", "stage3.2"), "densenet": ("blocks.1.1",), "in
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_wider_network_computes_the_same_in_float64(name: str) -> None:
     model, data, run = NETWORKS[name](), double_task(), Context(seed=3)
-    wider = Wider(factor=1.5).apply(model, data, run)
+    wider = Net2Wider(factor=1.5).apply(model, data, run)
     torch.testing.assert_close(wider(*data.example_inputs), model(*data.example_inputs), rtol=1e-10, atol=1e-10)
-    groups = find_channels(model, data.example_inputs).cuttable()
+    groups = find_groups(model, data.example_inputs).cuttable()
     assert {edit.target: edit.after for edit in run.log.edits} == {
         g.name: f"{round(1.5 * g.size)} channels" for g in groups
     }
-    after = {g.name: g.size for g in find_channels(wider, data.example_inputs).cuttable()}
+    after = {g.name: g.size for g in find_groups(wider, data.example_inputs).cuttable()}
     assert after == {g.name: round(1.5 * g.size) for g in groups}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_deeper_network_computes_the_same_in_float64(name: str) -> None:
     model, data, run = NETWORKS[name](), double_task(), Context()
-    deeper = Deeper(names=BEHIND[name]).apply(model, data, run)
+    deeper = Net2Deeper(names=BEHIND[name]).apply(model, data, run)
     torch.testing.assert_close(deeper(*data.example_inputs), model(*data.example_inputs), rtol=1e-10, atol=1e-10)
     assert [edit.target for edit in run.log.edits] == list(BEHIND[name])
     assert all(edit.proof is not None and edit.proof < 1e-12 for edit in run.log.edits)
@@ -84,7 +84,7 @@ def test_a_deeper_network_computes_the_same_in_float64(name: str) -> None:
 def test_in_training_mode_too() -> None:
     """Batch norm sees equal statistics in copies."""
     model, data = resnet(), double_task()
-    wider = Wider(factor=2)(model, data, Context()).model
+    wider = Net2Wider(factor=2)(model, data, Context()).model
     expected = model.train()(*data.example_inputs)
     torch.testing.assert_close(wider.train()(*data.example_inputs), expected, rtol=1e-9, atol=1e-9)
 
@@ -93,7 +93,7 @@ def test_copies_do_not_stay_copies() -> None:
     """They get unequal gradients, while the outgoing weights of a unit's copies add up to the unit's."""
     data = double_task()
     model: Any = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 14 * 14, 3)).double()
-    wider: Any = Wider(widths={"0": 6})(model, data, Context()).model
+    wider: Any = Net2Wider(widths={"0": 6})(model, data, Context()).model
     rows = wider[0].weight.detach().flatten(1)
     heads = wider[3].weight.detach().view(3, 6, 196)
     for unit in range(2):
@@ -129,43 +129,43 @@ class Normed(nn.Module):
 def test_groups_that_cannot_grow_are_left_and_say_why() -> None:
     torch.manual_seed(0)
     run = Context()
-    wider: Any = Wider(factor=1.5).apply(Normed(), task(), run)
+    wider: Any = Net2Wider(factor=1.5).apply(Normed(), task(), run)
     assert wider.middle.out_features == 8 and wider.first.out_features == 4
     [left] = [edit for edit in run.log.edits if edit.after == "left alone"]
     assert left.target == "first" and "would change the outputs" in left.note
     with pytest.raises(BadInput, match=r"first: copies would change the outputs"):
-        Wider(widths={"first": 6})(Normed(), task(), Context())
+        Net2Wider(widths={"first": 6})(Normed(), task(), Context())
     with pytest.raises(NoEffect, match="no group of channels got wider"):
-        Wider(factor=1.05)(Normed(), task(), Context())
+        Net2Wider(factor=1.05)(Normed(), task(), Context())
 
 
 def test_grouped_convolutions_are_left_and_depthwise_ones_grow() -> None:
     data = double_task()
     grouped = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 3, 1), nn.Flatten()).double()
     with pytest.raises(NoEffect, match="groups of a convolution"):
-        Wider(factor=2)(grouped, data, Context())
+        Net2Wider(factor=2)(grouped, data, Context())
     depthwise = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 3, 1), nn.Flatten())
-    wider: Any = Wider(factor=2)(depthwise.double(), data, Context()).model
+    wider: Any = Net2Wider(factor=2)(depthwise.double(), data, Context()).model
     assert wider[1].groups == 16
     torch.testing.assert_close(wider(*data.example_inputs), depthwise(*data.example_inputs), rtol=1e-10, atol=1e-10)
 
 
 def test_options_that_make_no_sense_are_named() -> None:
     with pytest.raises(BadInput, match="either factor or widths"):
-        Wider()
+        Net2Wider()
     with pytest.raises(BadInput, match=r"stem = 5 must be at least 8"):
-        widen(find_channels(tiny(), task().example_inputs), {"stem": 5})
+        widen(find_groups(tiny(), task().example_inputs), {"stem": 5})
     with pytest.raises(BadInput, match="names is empty"):
-        Deeper(names=())
+        Net2Deeper(names=())
     with pytest.raises(BadInput, match="'body' contains another"):
-        Deeper(names=("body", "body.0"))(tiny(), task(), Context())
+        Net2Deeper(names=("body", "body.0"))(tiny(), task(), Context())
 
 
 def test_vectors_have_a_linear_layer_and_all_new_weights_train() -> None:
     data = double_task(6)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 6), nn.ReLU(), nn.Linear(6, 3)).double()
-    deeper: Any = Deeper(names=("2",))(model, data, Context()).model
+    deeper: Any = Net2Deeper(names=("2",))(model, data, Context()).model
     torch.testing.assert_close(deeper(*data.example_inputs), model(*data.example_inputs), rtol=1e-10, atol=1e-10)
     deeper(*data.example_inputs).pow(2).sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in deeper[2].parameters())
@@ -213,4 +213,4 @@ class Aside(nn.Module):
 def test_modules_behind_which_nothing_can_be_inserted_say_why(names: tuple[str, ...], message: str) -> None:
     torch.manual_seed(0)
     with pytest.raises(BadInput, match=message):
-        Deeper(names=names)(Aside(), task(), Context())
+        Net2Deeper(names=names)(Aside(), task(), Context())

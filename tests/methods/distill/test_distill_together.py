@@ -18,13 +18,13 @@ from gossamer.errors import BadInput, NoEffect
 from gossamer.losses import combined_opinion, dustbin, kd_loss
 from gossamer.losses.specialists import in_group
 from gossamer.methods.distill._student import fresh
-from gossamer.methods.distill.bayesian import Bayesian
+from gossamer.methods.distill.bayesian import BayesianDarkKnowledge
 from gossamer.methods.distill.born_again import BornAgain
-from gossamer.methods.distill.bottleneck import Bottleneck, thin
-from gossamer.methods.distill.gradients import Gradients, Sensitivity
-from gossamer.methods.distill.mutual import Mutual, Together
-from gossamer.methods.distill.neurons import Neurons
-from gossamer.methods.distill.self import Past, Self
+from gossamer.methods.distill.bottleneck import LinearBottleneck, thin
+from gossamer.methods.distill.gradients import GradientAttention, Sensitivity
+from gossamer.methods.distill.mutual import DeepMutualLearning, Together
+from gossamer.methods.distill.neurons import NeuronSelection
+from gossamer.methods.distill.self import Past, SelfDistillation
 from gossamer.methods.distill.specialists import Enriched, Specialists, Team, confused
 from gossamer.train import Distillation, Step
 
@@ -94,7 +94,7 @@ def test_nobody_learns_through_what_the_others_say() -> None:
 
 def test_a_student_among_peers_learns() -> None:
     history = run()
-    result = Mutual(epochs=4, lr=0.05, peers=2).apply(tiny(), stripes(), history)
+    result = DeepMutualLearning(epochs=4, lr=0.05, peers=2).apply(tiny(), stripes(), history)
     assert score(result) > 0.9 and result.state_dict().keys() == tiny().state_dict().keys()
 
 
@@ -113,7 +113,7 @@ def test_the_mean_of_the_past_follows_slower_and_slower() -> None:
 
 
 def test_a_student_that_learns_from_its_past_learns() -> None:
-    assert score(Self(epochs=4, lr=0.05)(tiny(), stripes(), run()).model) > 0.9
+    assert score(SelfDistillation(epochs=4, lr=0.05)(tiny(), stripes(), run()).model) > 0.9
 
 
 class Stop(Exception):
@@ -137,14 +137,14 @@ class Broken:
         yield from self.batches[2:]
 
 
-@pytest.mark.parametrize("method", [Mutual, Self, Bayesian])
+@pytest.mark.parametrize("method", [DeepMutualLearning, SelfDistillation, BayesianDarkKnowledge])
 def test_a_killed_training_goes_on_with_all_that_learns_beside_the_student(method: Any, tmp_path: Path) -> None:
-    options = {"burn_in": 0, "sampler_lr": 0.01} if method is Bayesian else {}
+    options = {"burn_in": 0, "sampler_lr": 0.01} if method is BayesianDarkKnowledge else {}
     wanted = method(epochs=3, lr=0.01, **options)
     whole = wanted(tiny(), task(), run(tiny()))
     with pytest.raises(Stop):
         data = replace(task(), train=Broken(list(task().train)))
-        if method is Bayesian:
+        if method is BayesianDarkKnowledge:
             next(iter(data.train))  # as the method does, to see the size of a batch
             data.train.times = -1  # type: ignore[attr-defined]
         wanted(tiny(), data, run(tiny(), tmp_path))
@@ -179,12 +179,12 @@ def test_a_bottleneck_of_full_rank_is_the_layer_and_a_narrower_one_the_nearest()
 
 def test_only_linear_layers_that_become_smaller_are_replaced() -> None:
     history = run(learned())
-    result: Any = Bottleneck(rank=2, epochs=2, lr=0.02).apply(learned(), stripes(), history)
+    result: Any = LinearBottleneck(rank=2, epochs=2, lr=0.02).apply(learned(), stripes(), history)
     assert [tuple(p.weight.shape) for p in result.head] == [(2, 8), (3, 2)]
     assert [(edit.kind, edit.target) for edit in history.log.edits] == [("swap", "head"), ("teach", "all weights")]
     assert score(result) > 0.9
     with pytest.raises(NoEffect, match="rank = 3 makes no linear layer"):
-        Bottleneck(rank=3)(tiny(), task(), run(tiny()))
+        LinearBottleneck(rank=3)(tiny(), task(), run(tiny()))
 
 
 def test_a_student_is_as_sensitive_as_its_teacher_where_their_gradients_agree() -> None:
@@ -214,7 +214,7 @@ def test_a_student_is_as_sensitive_as_its_teacher_where_their_gradients_agree() 
 
 
 def test_sensitivity_is_taught_and_hooks_are_gone() -> None:
-    result = Gradients(epochs=3, lr=0.05)(tiny(), stripes(), run(learned())).model
+    result = GradientAttention(epochs=3, lr=0.05)(tiny(), stripes(), run(learned())).model
     assert score(result) > 0.9 and not result._forward_hooks and not result._forward_pre_hooks
 
 
@@ -311,24 +311,26 @@ class Embedder(nn.Module):
 
 
 def test_planted_duplicates_are_dropped() -> None:
-    method = Neurons(share=0.25, layers={"body": "embedding"})
+    method = NeuronSelection(share=0.25, layers={"body": "embedding"})
     chosen = method.select(Embedder(), "embedding", stripes())
     assert len(chosen) == 6 and len({k % 12 for k in chosen.tolist()}) == 6
-    doubled = Neurons(share=0.25, beta=0.0).select(Embedder(), "embedding", stripes())
+    doubled = NeuronSelection(share=0.25, beta=0.0).select(Embedder(), "embedding", stripes())
     assert len({k % 12 for k in doubled.tolist()}) == 3
 
 
 def test_a_student_learns_the_chosen_neurons_then_the_outputs() -> None:
     history = run(learned())
-    result = Neurons(epochs=3, hint_epochs=1, lr=0.05, layers={"body": "body"}).apply(tiny(), stripes(), history)
+    result = NeuronSelection(epochs=3, hint_epochs=1, lr=0.05, layers={"body": "body"}).apply(
+        tiny(), stripes(), history
+    )
     assert [edit.target for edit in history.log.edits] == ["all weights on hints", "all weights"]
     assert score(result) > 0.9
 
 
 def test_neurons_are_selected_in_one_layer_with_classes_or_attributes() -> None:
     with pytest.raises(BadInput, match="layers has 2 entries"):
-        Neurons(layers={"body": "body", "stem": "stem"})(tiny(), task(), run(tiny()))
-    method = Neurons()
+        NeuronSelection(layers={"body": "body", "stem": "stem"})(tiny(), task(), run(tiny()))
+    method = NeuronSelection()
     assert method.labels(torch.tensor([[0.0, 1.0]])).tolist() == [[0, 1]]
     for wrong in (torch.tensor([0.5, 0.25]), torch.tensor([[0, 2]]), None):
         with pytest.raises(BadInput, match="classes"):

@@ -10,39 +10,39 @@ from torch import nn
 
 import gossamer
 from gossamer.compact.writing import save
-from gossamer.constraints.base import bake
+from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
-from gossamer.methods.lowrank._common import Factorize
-from gossamer.methods.lowrank.channel import Channel
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.lowrank.channel import ChannelDecomposition
 from gossamer.methods.lowrank.cp import CP
-from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
-from gossamer.methods.prune.channels import Channels
+from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.methods.prune.magnitude import Magnitude
 from gossamer.modules.cost import total_macs
-from gossamer.ptq.fallback import float32_correct, quantize_ladder
+from gossamer.ptq.fallback import float32_correct, quantize_int8
 from gossamer.runtime.runners import open_runner
 
 SCHEMES = [
-    Spatial(macs=0.6, norm=True, data="accumulated"),
-    Channel(macs=0.6, data="inputs"),
+    SpatialDecomposition(macs=0.6, norm=True, data="accumulated"),
+    ChannelDecomposition(macs=0.6, data="inputs"),
     CP(ranks={"body.*": 4}, sweeps=20),
 ]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name())
-def test_low_rank_then_pruned_then_int8_then_coded(scheme: Factorize, tmp_path: Path) -> None:
+def test_low_rank_then_pruned_then_int8_then_coded(scheme: LowRank, tmp_path: Path) -> None:
     model, data, run = learned().eval(), stripes(), Context(original=learned())
     small = scheme.apply(model, data, run)
-    narrow = Channels(sparsity=0.25).apply(small, data, run)
+    narrow = ChannelPruning(sparsity=0.25).apply(small, data, run)
     inputs = data.example_inputs
     assert total_macs(narrow, inputs) < total_macs(small, inputs) < total_macs(model, inputs)
-    plain = bake(Magnitude(sparsity=0.5).apply(narrow, data, run)).eval()
+    plain = materialize(Magnitude(sparsity=0.5).apply(narrow, data, run)).eval()
     weights = [m.weight for m in plain.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert sum(int((w == 0).sum()) for w in weights) >= 0.45 * sum(w.numel() for w in weights)
 
     right = float32_correct(plain, data)
-    found = quantize_ladder(plain, data, tmp_path, budget_points=5, reference_correct=right, threads=1)
+    found = quantize_int8(plain, data, tmp_path, budget_points=5, reference_correct=right, threads=1)
     assert found.met
     assert open_runner("onnxruntime", found.path, threads=1, precision="int8")(*inputs).shape == (len(inputs[0]), 3)
 

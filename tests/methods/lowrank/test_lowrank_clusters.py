@@ -16,9 +16,9 @@ from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.lowrank._alike import alike
 from gossamer.methods.lowrank._chain import chain_params, grouped, kernel_of
 from gossamer.methods.lowrank._notes import product
-from gossamer.methods.lowrank.biclustered import Biclustered, outer_products
-from gossamer.methods.lowrank.monochromatic import Monochromatic
-from gossamer.methods.lowrank.nuclear import Nuclear, lowered, separable_share
+from gossamer.methods.lowrank.biclustered import BiclusteredFactors, outer_products
+from gossamer.methods.lowrank.monochromatic import MonochromaticFactors
+from gossamer.methods.lowrank.nuclear import NuclearNorm, lowered, separable_share
 from gossamer.modules.inserted import Reorder
 
 D = torch.float64
@@ -69,20 +69,20 @@ def test_a_planted_biclustering_is_exact_and_channels_come_back_in_order() -> No
     whole = blocks.reshape(8, 8, 3, 3)
     mixed = [torch.randperm(8, generator=torch.Generator().manual_seed(s)) for s in (3, 4)]
     one = conv(whole[mixed[0]][:, mixed[1]].contiguous())
-    for scheme, rank in ((Biclustered(), (1, 1)), (Biclustered(form="outer"), (1,))):
+    for scheme, rank in ((BiclusteredFactors(), (1, 1)), (BiclusteredFactors(form="outer"), (1,))):
         chain = scheme.build(one, grouped(one), rank, None)
         assert off(one, chain) < 1e-12
         assert any(isinstance(m, Reorder) for m in chain)
         x = random(3, 8, 6, 6, seed=5)
         torch.testing.assert_close(chain(x), one(x), rtol=1e-6, atol=1e-6)
-    as_it_lies = Biclustered(inputs=1, outputs=1).build(one, grouped(one), (1, 1), None)
+    as_it_lies = BiclusteredFactors(inputs=1, outputs=1).build(one, grouped(one), (1, 1), None)
     assert off(one, as_it_lies) > 0.1
 
 
 def test_a_chain_without_groups_needs_no_sorting() -> None:
     one = conv(random(6, 4, 3, 3))
     assert not any(
-        isinstance(m, Reorder) for m in Biclustered(inputs=1, outputs=1).build(one, grouped(one), (3, 2), None)
+        isinstance(m, Reorder) for m in BiclusteredFactors(inputs=1, outputs=1).build(one, grouped(one), (3, 2), None)
     )
 
 
@@ -109,7 +109,7 @@ def test_outer_products_find_one_that_is_there_and_stop_at_nothing() -> None:
 
 @torch.no_grad()
 def test_more_terms_lose_less_and_data_never_makes_it_worse() -> None:
-    one, scheme = conv(random(8, 6, 3, 3)), Biclustered(form="outer", inputs=2, outputs=2)
+    one, scheme = conv(random(8, 6, 3, 3)), BiclusteredFactors(form="outer", inputs=2, outputs=2)
     x = random(10, 6, 7, 7, seed=3) + 0.5
     rows = input_rows(one, x).transpose(0, 1).flatten(1, 2)
     gram = rows.mT @ rows / len(x)
@@ -131,10 +131,10 @@ def test_planted_colours_are_found() -> None:
     colours, planes = random(3, 3), random(3, 4, 5, 5, seed=1)
     whole = torch.einsum("qi,qnyx->qniyx", colours, planes).flatten(0, 1)
     one = conv(whole[torch.randperm(12, generator=torch.Generator().manual_seed(2))].contiguous())
-    chain = Monochromatic().build(one, grouped(one), (3,), None)
+    chain = MonochromaticFactors().build(one, grouped(one), (3,), None)
     x = random(2, 3, 9, 9, seed=4)
     torch.testing.assert_close(chain(x), one(x))
-    assert off(one, Monochromatic().build(one, grouped(one), (2,), None)) > 1e-2
+    assert off(one, MonochromaticFactors().build(one, grouped(one), (2,), None)) > 1e-2
     assert [tuple(m.weight.shape) for m in chain if isinstance(m, nn.Conv2d)] == [(3, 3, 1, 1), (12, 1, 5, 5)]
 
 
@@ -143,15 +143,17 @@ def test_a_colour_for_every_filter_is_its_first_singular_vector() -> None:
     one = conv(random(6, 3, 3, 3))
     squares = torch.linalg.svdvals(one.weight.flatten(2)).square()
     wanted = float(squares[:, 1:].sum() / squares.sum())
-    assert off(one, Monochromatic().build(one, grouped(one), (6,), None)) == pytest.approx(wanted, rel=1e-5)
-    [lost] = Monochromatic().spectrum(grouped(one), None, "lost").lost
+    assert off(one, MonochromaticFactors().build(one, grouped(one), (6,), None)) == pytest.approx(wanted, rel=1e-5)
+    [lost] = MonochromaticFactors().spectrum(grouped(one), None, "lost").lost
     assert float(lost[6]) == pytest.approx(wanted, rel=1e-5)
     assert lost[4] == lost[3] and (lost.diff() <= 0).all()
     rows = input_rows(one, random(9, 3, 5, 5) + 0.5).transpose(0, 1).flatten(1, 2)
     gram = rows.mT @ rows
     errors = []
     for metric in (None, gram):
-        change = product(one, list(Monochromatic().build(one, grouped(one), (2,), metric))) - grouped(one).flatten(2)
+        change = product(one, list(MonochromaticFactors().build(one, grouped(one), (2,), metric))) - grouped(
+            one
+        ).flatten(2)
         errors.append(float((change @ gram * change).sum()))
     assert errors[1] < errors[0]
 
@@ -159,18 +161,18 @@ def test_a_colour_for_every_filter_is_its_first_singular_vector() -> None:
 def test_colours_cost_what_the_paper_says() -> None:
     """C' C + N d^2 weights for N C d^2: 96 filters of 7 x 7 on 12 of 3 colours."""
     one = nn.Conv2d(3, 96, 7)
-    assert chain_params(Monochromatic().chain(one, (12,)), kernel_of(one)) == 12 * 3 + 96 * 49
+    assert chain_params(MonochromaticFactors().chain(one, (12,)), kernel_of(one)) == 12 * 3 + 96 * 49
 
 
 @pytest.mark.parametrize(
     ("scheme", "layer", "reason"),
     [
-        (Biclustered(), nn.Conv2d(6, 5, 3), "its 5 outputs are no multiple of 2"),
-        (Biclustered(inputs=4), nn.Conv2d(6, 8, 3), "its 6 inputs are no multiple of 4"),
-        (Biclustered(), nn.Conv2d(4, 4, 3, groups=2), "in groups already"),
-        (Biclustered(), nn.Linear(4, 4), "lowrank.svd"),
-        (Monochromatic(), nn.Conv2d(4, 4, 3, groups=4), "in groups already"),
-        (Monochromatic(), nn.Conv2d(4, 4, 1), "lowrank.svd"),
+        (BiclusteredFactors(), nn.Conv2d(6, 5, 3), "its 5 outputs are no multiple of 2"),
+        (BiclusteredFactors(inputs=4), nn.Conv2d(6, 8, 3), "its 6 inputs are no multiple of 4"),
+        (BiclusteredFactors(), nn.Conv2d(4, 4, 3, groups=2), "in groups already"),
+        (BiclusteredFactors(), nn.Linear(4, 4), "lowrank.svd"),
+        (MonochromaticFactors(), nn.Conv2d(4, 4, 3, groups=4), "in groups already"),
+        (MonochromaticFactors(), nn.Conv2d(4, 4, 1), "lowrank.svd"),
     ],
 )
 def test_what_cannot_be_clustered_is_refused_with_the_reason(scheme: Any, layer: nn.Module, reason: str) -> None:
@@ -179,18 +181,18 @@ def test_what_cannot_be_clustered_is_refused_with_the_reason(scheme: Any, layer:
 
 def test_impossible_numbers_of_colours_and_unknown_forms_are_refused() -> None:
     with pytest.raises(BadInput, match="no tensor has all of these at once"):
-        Monochromatic(ranks={"stem": 3})(tiny(), task(), Context())
+        MonochromaticFactors(ranks={"stem": 3})(tiny(), task(), Context())
     with pytest.raises(BadInput, match="noise does not tell"):
-        Monochromatic()(tiny(), task(), Context())
+        MonochromaticFactors()(tiny(), task(), Context())
     with pytest.raises(BadInput, match=r"unknown lowrank\.biclustered form 'cp'; known: outer, svd"):
-        Biclustered(form="cp")  # type: ignore[arg-type]
+        BiclusteredFactors(form="cp")  # type: ignore[arg-type]
 
 
 def test_norms_stand_behind_layers_with_weights_only_and_change_nothing_at_first() -> None:
     model = tiny().eval()
     [x] = task().example_inputs
-    plain = Biclustered(ranks={"body.0.conv1": (2, 2)})(model, task(), Context()).model
-    normed = Biclustered(ranks={"body.0.conv1": (2, 2)}, norm=True)(model, task(), Context()).model
+    plain = BiclusteredFactors(ranks={"body.0.conv1": (2, 2)})(model, task(), Context()).model
+    normed = BiclusteredFactors(ranks={"body.0.conv1": (2, 2)}, norm=True)(model, task(), Context()).model
     kinds = [type(m).__name__ for m in normed.get_submodule("body.0.conv1").children() if not isinstance(m, Reorder)]
     assert kinds == ["Conv2d", "BatchNorm2d", "Conv2d", "BatchNorm2d", "Conv2d"]
     torch.testing.assert_close(normed(x), plain(x), rtol=1e-3, atol=1e-4)
@@ -217,10 +219,10 @@ def test_lowered_singular_values_are_the_proximal_step_of_the_nuclear_norm() -> 
 def test_a_nuclear_norm_makes_kernels_separable() -> None:
     run = Context()
     model = tiny()
-    free, held = (Nuclear(penalty=p, epochs=2, lr=0.02).apply(model, task(), run) for p in (1e-9, 2.0))
+    free, held = (NuclearNorm(penalty=p, epochs=2, lr=0.02).apply(model, task(), run) for p in (1e-9, 2.0))
     for name in ("stem.weight", "body.1.conv2.weight"):
         shares = [separable_share(m.get_parameter(name)) for m in (free, held)]
         assert shares[1] > shares[0] + 0.05
     assert {edit.target for edit in run.log.edits} == {n for n, p in model.named_parameters() if p.dim() > 3}
     with pytest.raises(NoEffect, match="two axes"):
-        Nuclear(layers=("head",)).apply(model, task(), run)
+        NuclearNorm(layers=("head",)).apply(model, task(), run)

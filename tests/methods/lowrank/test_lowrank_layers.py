@@ -12,7 +12,7 @@ from gossamer.calibration.moments import Layer, input_rows
 from gossamer.errors import BadInput
 from gossamer.methods.lowrank import _matrices
 from gossamer.methods.lowrank._chain import chain_macs, chain_params, dense_factor, grouped, kernel_of
-from gossamer.methods.lowrank._common import Factorize
+from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import (
     balance,
     channel_gram,
@@ -22,11 +22,11 @@ from gossamer.methods.lowrank._matrices import (
     split,
 )
 from gossamer.methods.lowrank._notes import product, relative_error, spectrum_rows
-from gossamer.methods.lowrank.biclustered import Biclustered
-from gossamer.methods.lowrank.channel import Channel
-from gossamer.methods.lowrank.predicted import Predicted, chosen, predictor, smooth
-from gossamer.methods.lowrank.separable import Separable, cosines, filters, learned
-from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.biclustered import BiclusteredFactors
+from gossamer.methods.lowrank.channel import ChannelDecomposition
+from gossamer.methods.lowrank.predicted import PredictedParameters, chosen, predictor, smooth
+from gossamer.methods.lowrank.separable import SeparableFilters, cosines, filters, learned
+from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tensor_train import TensorTrain, train, windows
 from gossamer.methods.lowrank.tucker import Tucker, iterate
@@ -73,31 +73,31 @@ def gram_of(one: Layer, x: Tensor) -> Tensor:
 
 
 ALL_CONVOLUTIONS = ("plain", "odd", "groups", "depthwise", "same", "valid", "reflect", "3d")
-SCHEMES: list[tuple[Factorize, tuple[str, ...]]] = [
+SCHEMES: list[tuple[LowRank, tuple[str, ...]]] = [
     (SVD(), ("linear", "tall linear", "1x1", "1x1 groups")),
-    (Channel(), (*ALL_CONVOLUTIONS, "1d")),
-    (Channel(across="inputs"), (*ALL_CONVOLUTIONS, "1d")),
-    (Spatial(), ALL_CONVOLUTIONS),
+    (ChannelDecomposition(), (*ALL_CONVOLUTIONS, "1d")),
+    (ChannelDecomposition(across="inputs"), (*ALL_CONVOLUTIONS, "1d")),
+    (SpatialDecomposition(), ALL_CONVOLUTIONS),
     (Tucker(), ("plain", "odd", "groups", "same", "1d", "3d")),
     (TensorTrain(), ("plain", "odd", "groups", "depthwise", "same", "1d", "3d")),
-    (Predicted(), ("plain", "odd", "groups", "1d", "3d")),
-    (Predicted(grid=(2, 5)), ("linear",)),
-    (Separable(), ALL_CONVOLUTIONS),
-    (Biclustered(), ("same", "valid", "reflect", "1d")),
-    (Biclustered(inputs=3, outputs=2), ("3d",)),
-    (Biclustered(inputs=1, outputs=5), ("odd",)),
-    (Separable(basis="shared"), ("plain", "odd", "groups", "3d")),
-    (Separable(basis="dct"), ("plain", "odd", "groups", "3d")),
+    (PredictedParameters(), ("plain", "odd", "groups", "1d", "3d")),
+    (PredictedParameters(grid=(2, 5)), ("linear",)),
+    (SeparableFilters(), ALL_CONVOLUTIONS),
+    (BiclusteredFactors(), ("same", "valid", "reflect", "1d")),
+    (BiclusteredFactors(inputs=3, outputs=2), ("3d",)),
+    (BiclusteredFactors(inputs=1, outputs=5), ("odd",)),
+    (SeparableFilters(basis="shared"), ("plain", "odd", "groups", "3d")),
+    (SeparableFilters(basis="dct"), ("plain", "odd", "groups", "3d")),
 ]
 CASES = [pytest.param(s, k, id=f"{s.name()}-{n}-{k}") for n, (s, kinds) in enumerate(SCHEMES) for k in kinds]
 each = pytest.mark.parametrize(("scheme", "kind"), CASES)
 
 
-def full_rank(scheme: Factorize, one: Layer) -> tuple[int, ...]:
+def full_rank(scheme: LowRank, one: Layer) -> tuple[int, ...]:
     return scheme.largest(grouped(one))
 
 
-def chain_of(scheme: Factorize, one: Layer, rank: tuple[int, ...], gram: Tensor | None = None) -> nn.Sequential:
+def chain_of(scheme: LowRank, one: Layer, rank: tuple[int, ...], gram: Tensor | None = None) -> nn.Sequential:
     assert not scheme.refusal(one)
     return scheme.build(one, grouped(one), rank, gram)
 
@@ -106,7 +106,7 @@ def layers_of(chain: nn.Sequential) -> list[Any]:
     return [m for m in chain if not isinstance(m, Reorder)]
 
 
-def ladder(scheme: Factorize, one: Layer) -> list[tuple[int, ...]]:
+def ladder(scheme: LowRank, one: Layer) -> list[tuple[int, ...]]:
     """Ranks from 1 to full, all modes in step, as far as a tensor can have them together."""
     full = full_rank(scheme, one)
     steps = [tuple(max(1, n * step // 4) for n in full) for step in range(5)]
@@ -116,7 +116,7 @@ def ladder(scheme: Factorize, one: Layer) -> list[tuple[int, ...]]:
 @each
 @pytest.mark.parametrize("weighted", [False, True])
 @torch.no_grad()
-def test_full_rank_is_the_layer(scheme: Factorize, kind: str, weighted: bool) -> None:
+def test_full_rank_is_the_layer(scheme: LowRank, kind: str, weighted: bool) -> None:
     one = layer(kind)
     x = inputs(one)
     chain = chain_of(scheme, one, full_rank(scheme, one), gram_of(one, x) if weighted else None)
@@ -129,7 +129,7 @@ def test_full_rank_is_the_layer(scheme: Factorize, kind: str, weighted: bool) ->
 
 @each
 @torch.no_grad()
-def test_the_error_of_the_weights_falls_with_the_rank(scheme: Factorize, kind: str) -> None:
+def test_the_error_of_the_weights_falls_with_the_rank(scheme: LowRank, kind: str) -> None:
     """The impulse responses are the weights."""
     one = layer(kind)
     x = torch.randn(40, *inputs(one).shape[1:], generator=torch.Generator().manual_seed(5), dtype=D)
@@ -159,7 +159,7 @@ def impulse(chain: nn.Sequential, one: Any) -> Tensor:
 
 @each
 @torch.no_grad()
-def test_a_chain_as_one_weight(scheme: Factorize, kind: str) -> None:
+def test_a_chain_as_one_weight(scheme: LowRank, kind: str) -> None:
     one = layer(kind)
     rank = ladder(scheme, one)[-2]
     chain = chain_of(scheme, one, rank)
@@ -191,7 +191,7 @@ def weight_error(one: Any, chain: nn.Sequential, gram: Tensor) -> float:
 
 @each
 @torch.no_grad()
-def test_fitted_to_the_inputs_the_outputs_are_never_worse(scheme: Factorize, kind: str) -> None:
+def test_fitted_to_the_inputs_the_outputs_are_never_worse(scheme: LowRank, kind: str) -> None:
     one = layer(kind)
     x = inputs(one)
     gram = gram_of(one, x)
@@ -203,7 +203,7 @@ def test_fitted_to_the_inputs_the_outputs_are_never_worse(scheme: Factorize, kin
 
 
 @each
-def test_costs_are_those_of_the_network(scheme: Factorize, kind: str) -> None:
+def test_costs_are_those_of_the_network(scheme: LowRank, kind: str) -> None:
     one = layer(kind)
     x = inputs(one, 2)
     with torch.no_grad():
@@ -227,7 +227,9 @@ def test_savings_of_a_vertical_and_a_horizontal_convolution(rank: int, saving: f
     calls = [((27, 27), (27, 27))]
     dense = chain_macs([dense_factor(one)], (5, 5), calls)
     assert dense == 614_400 * 27 * 27
-    assert dense / chain_macs(Spatial().chain(one, (rank,)), (5, 5), calls) == pytest.approx(saving, abs=0.05)
+    assert dense / chain_macs(SpatialDecomposition().chain(one, (rank,)), (5, 5), calls) == pytest.approx(
+        saving, abs=0.05
+    )
 
 
 @torch.no_grad()
@@ -243,7 +245,7 @@ def test_tais_error_is_the_energy_of_the_singular_values_left_out() -> None:
     squares = torch.linalg.svdvals(table).square()
     gram = torch.eye(c * k * width, dtype=D)[None]
     for rank in (1, 4, 9):
-        error = weight_error(one, chain_of(Spatial(), one, (rank,)), gram)
+        error = weight_error(one, chain_of(SpatialDecomposition(), one, (rank,)), gram)
         assert error == pytest.approx(float(squares[rank:].sum()), rel=1e-9)
 
 
@@ -253,7 +255,7 @@ def test_a_rank_one_kernel_is_recovered_exactly() -> None:
     vertical, horizontal = torch.randn(5, 3, dtype=D), torch.randn(6, 3, dtype=D)
     one.weight.data = torch.einsum("ci,nj->ncij", vertical, horizontal)
     x = inputs(one)
-    torch.testing.assert_close(chain_of(Spatial(), one, (1,))(x), one(x))
+    torch.testing.assert_close(chain_of(SpatialDecomposition(), one, (1,))(x), one(x))
 
 
 @torch.no_grad()
@@ -390,7 +392,7 @@ def test_cosines_that_are_dropped_are_what_is_lost() -> None:
     weight = grouped(layer("plain"))
     basis = torch.kron(cosines(3), cosines(3))
     energies = (weight.flatten(3) @ basis).square().sum((0, 1, 2)).sort(descending=True).values
-    [lost] = Separable(basis="dct").spectrum(weight, None, "lost").lost
+    [lost] = SeparableFilters(basis="dct").spectrum(weight, None, "lost").lost
     wanted = [float(energies[r:].sum() / energies.sum()) for r in range(10)]
     torch.testing.assert_close(lost, torch.tensor(wanted, dtype=D))
 
@@ -404,14 +406,17 @@ def test_a_planted_bank_of_separable_filters_is_found() -> None:
     rest = bank.flatten(2) - bank.flatten(2) @ torch.linalg.pinv(found) @ found
     assert float(rest.norm() / bank.norm()) < 1e-3
     weight = bank.view(1, 8, 5, 5, 5)
-    lost = {basis: Separable(basis=basis).spectrum(weight, None, "lost").lost[0] for basis in ("own", "shared", "dct")}
+    lost = {
+        basis: SeparableFilters(basis=basis).spectrum(weight, None, "lost").lost[0]
+        for basis in ("own", "shared", "dct")
+    }
     assert lost["shared"][3] < 1e-5 < 0.05 < lost["dct"][3]
     assert (lost["own"] <= lost["shared"] + 1e-4).all()
 
 
 def test_one_separable_filter_for_each_channel_is_its_first_singular_pair() -> None:
     weight = torch.randn(1, 1, 6, 5, 5, generator=torch.Generator().manual_seed(1), dtype=D)
-    [lost] = Separable().spectrum(weight, None, "lost").lost
+    [lost] = SeparableFilters().spectrum(weight, None, "lost").lost
     squares = torch.linalg.svdvals(weight[0, 0]).square()
     assert float(lost[1]) == pytest.approx(1 - float(squares[:, 0].sum() / squares.sum()), abs=1e-6)
 
@@ -444,10 +449,10 @@ def test_the_covariance_tells_which_inputs_predict_the_others() -> None:
     """Inputs that are mixes of three: three are kept, and the map is not trained."""
     one = layer("linear")
     x = torch.randn(60, 3, dtype=D) @ torch.randn(3, 10, dtype=D)
-    scheme = Predicted(kernel="covariance", data="inputs")
+    scheme = PredictedParameters(kernel="covariance", data="inputs")
     chain = chain_of(scheme, one, (3,), gram_of(one, x))
     torch.testing.assert_close(chain(x), one(x), rtol=1e-4, atol=1e-4)
     assert [p.requires_grad for p in chain.parameters()] == [False, True, True]
     with pytest.raises(BadInput, match="needs data"):
-        Predicted(kernel="covariance")
-    assert "grid [3, 3]" in Predicted(grid=(3, 3)).refusal(one)
+        PredictedParameters(kernel="covariance")
+    assert "grid [3, 3]" in PredictedParameters(grid=(3, 3)).refusal(one)

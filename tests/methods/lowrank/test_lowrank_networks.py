@@ -15,8 +15,8 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.lowrank import _grams, _timed
-from gossamer.methods.lowrank.channel import Channel
-from gossamer.methods.lowrank.spatial import Spatial
+from gossamer.methods.lowrank.channel import ChannelDecomposition
+from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tensor_train import TensorTrain
 from gossamer.methods.lowrank.tucker import Tucker
@@ -44,7 +44,7 @@ def stack(*sizes: int) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("share", [0.4, 0.7])
-@pytest.mark.parametrize("scheme", [Channel, Spatial, Tucker, TensorTrain])
+@pytest.mark.parametrize("scheme", [ChannelDecomposition, SpatialDecomposition, Tucker, TensorTrain])
 def test_a_budget_on_the_layers_that_can_be_factored(scheme: Any, share: float) -> None:
     def cost(model: nn.Module) -> int:
         return sum(r.macs for r in layer_costs(model, task().example_inputs) if not r.name.startswith("head"))
@@ -62,7 +62,7 @@ def test_a_budget_on_parameters() -> None:
 
 def test_the_history_says_what_was_left_and_why() -> None:
     run = Context()
-    changed = Spatial(ranks={"body.0.*": 2}).apply(tiny(), task(), run)
+    changed = SpatialDecomposition(ranks={"body.0.*": 2}).apply(tiny(), task(), run)
     notes = {edit.target: edit.note for edit in run.log.edits}
     assert set(notes) == {"stem", "head", *(f"body.{i}.conv{j}" for i in range(3) for j in (1, 2))}
     assert "second axis" in notes["head"] and "does not name it" in notes["body.1.conv1"]
@@ -119,7 +119,7 @@ def test_the_energy_of_outputs_needs_smaller_ranks_where_inputs_are_few() -> Non
     assert changed[0][0].out_features <= 6
 
 
-@pytest.mark.parametrize("scheme", [SVD, Channel, Spatial])
+@pytest.mark.parametrize("scheme", [SVD, ChannelDecomposition, SpatialDecomposition])
 def test_a_layer_that_is_named_and_does_not_fit_is_refused(scheme: Any) -> None:
     name = "stem" if scheme is SVD else "head"
     with pytest.raises(BadInput, match=rf"{scheme.name()}: layer '{name}' cannot be factored: its? "):
@@ -179,7 +179,7 @@ def test_a_held_network_is_refused() -> None:
 
 def test_what_is_frozen_stays_frozen() -> None:
     model = tiny().requires_grad_(False)
-    assert not any(p.requires_grad for p in Channel(macs=0.5)(model, task(), Context()).model.parameters())
+    assert not any(p.requires_grad for p in ChannelDecomposition(macs=0.5)(model, task(), Context()).model.parameters())
 
 
 @pytest.mark.parametrize("data", ["none", "accumulated"])
@@ -188,7 +188,9 @@ def test_norms_between_the_factors_change_nothing_at_first(data: Any) -> None:
     """In eval mode, and in train mode on all of the data as one batch; and their scales are those of the features."""
     batch = (task().example_inputs[0], None)
     one = replace(task(), calibration=[batch])
-    plain, normed = (Spatial(energy=0.7, data=data, norm=norm)(tiny(), one, Context()).model for norm in (False, True))
+    plain, normed = (
+        SpatialDecomposition(energy=0.7, data=data, norm=norm)(tiny(), one, Context()).model for norm in (False, True)
+    )
     norms = [m for name, m in normed.named_modules() if isinstance(m, nn.BatchNorm2d) and name.endswith(".1")]
     assert norms
     torch.testing.assert_close(normed(*batch[:1]), plain(*batch[:1]), rtol=1e-4, atol=1e-5)
@@ -199,7 +201,7 @@ def test_norms_between_the_factors_change_nothing_at_first(data: Any) -> None:
 
 
 def test_a_chain_with_norms_trains_from_fresh_weights() -> None:
-    model = Spatial(energy=0.7, norm=True)(tiny(), task(), Context()).model
+    model = SpatialDecomposition(energy=0.7, norm=True)(tiny(), task(), Context()).model
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):

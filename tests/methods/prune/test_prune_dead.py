@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from gossamer.constraints.base import (
     Grid,
-    bake,
     constrain,
     constraints,
-    held_value,
+    effective_weight,
+    materialize,
     weights_of,
 )
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
-from gossamer.methods.distill.recover import Recover
-from gossamer.methods.prune.dead import Dead
+from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.methods.prune.dead import DeadUnits
 from gossamer.methods.prune.magnitude import Magnitude
 from gossamer.modules.dead_units import remove_dead
 
@@ -145,21 +145,21 @@ def test_masks_follow_and_hold_in_what_comes_after() -> None:
     data = stripes()
     masked = Magnitude(sparsity=0.97, scope="global", ignore=("stem",))(tiny(), data, Context()).model
     run = Context(original=tiny())
-    small = Dead().apply(masked, data, run)
+    small = DeadUnits().apply(masked, data, run)
     assert run.log.edits and all(edit.kind == "resize" and edit.proof is not None for edit in run.log.edits)
-    before, after = (sum(p.numel() for p in bake(m).parameters()) for m in (masked, small))
+    before, after = (sum(p.numel() for p in materialize(m).parameters()) for m in (masked, small))
     assert after < before
     torch.testing.assert_close(small(data.example_inputs[0]), masked(data.example_inputs[0]), rtol=1e-4, atol=1e-5)
-    zeros = {n: held_value(small, n) == 0 for n in constraints(small)}
-    trained = Recover(epochs=1, lr=0.01).apply(small, data, run)
+    zeros = {n: effective_weight(small, n) == 0 for n in constraints(small)}
+    trained = RecoveryDistillation(epochs=1, lr=0.01).apply(small, data, run)
     for name, zero in zeros.items():
-        assert not held_value(trained, name)[zero].any() and held_value(trained, name).shape == zero.shape
+        assert not effective_weight(trained, name)[zero].any() and effective_weight(trained, name).shape == zero.shape
 
 
 def test_nothing_dead_is_said_and_shared_values_are_refused() -> None:
     run = Context()
-    same = Dead().apply(tiny(), task(), run)
+    same = DeadUnits().apply(tiny(), task(), run)
     assert torch.equal(same(task().example_inputs[0]), tiny()(task().example_inputs[0]))
     assert [(e.before, e.after) for e in run.log.edits] == [("no dead units", "nothing to remove")]
     with pytest.raises(BadInput, match=r"head\.weight is held by Grid; put prune\.dead first"):
-        Dead()(constrain(tiny(), {"head.weight": Grid(0.1, -7, 7)}), task(), Context())
+        DeadUnits()(constrain(tiny(), {"head.weight": Grid(0.1, -7, 7)}), task(), Context())

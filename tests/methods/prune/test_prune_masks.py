@@ -15,7 +15,7 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
-from gossamer.constraints.base import Mask, bake, constraints, held_value, weights_of
+from gossamer.constraints.base import Mask, constraints, effective_weight, materialize, weights_of
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.prune._masks import (
@@ -127,19 +127,19 @@ def test_the_method_holds_what_it_says_and_notes_every_layer() -> None:
     stacks = constraints(held)
     assert "head.weight" not in stacks and len(stacks) == 7
     total = sum(p.numel() for name, p in weights_of(held).items() if name in stacks)
-    assert sum(int(held_value(held, n).count_nonzero()) for n in stacks) == total - round(0.75 * total)
+    assert sum(int(effective_weight(held, n).count_nonzero()) for n in stacks) == total - round(0.75 * total)
     assert [edit.target for edit in run.log.edits] == list(stacks)
     assert run.log.edits[0].before == "72 weights that are not zero"
     again = Magnitude(sparsity=0.75, scope="global", ignore=("head",))(held, task(), Context()).model
-    assert all(torch.equal(held_value(held, n), held_value(again, n)) for n in stacks)
+    assert all(torch.equal(effective_weight(held, n), effective_weight(again, n)) for n in stacks)
 
 
 def test_masks_of_a_second_pruning_stand_on_those_of_the_first() -> None:
     first = Magnitude(sparsity=0.5)(tiny(), task(), Context()).model
     second = NOfM(ignore=("stem",))(first, task(), Context()).model
     assert len(constraints(second)["head.weight"]) == 2 and len(constraints(second)["stem.weight"]) == 1
-    value = held_value(second, "head.weight")
-    assert not value[held_value(first, "head.weight") == 0].any()
+    value = effective_weight(second, "head.weight")
+    assert not value[effective_weight(first, "head.weight") == 0].any()
     assert ((value.view(-1, 4) != 0).sum(1) <= 2).all()
 
 
@@ -191,7 +191,7 @@ def test_sparse_tensor_cores_are_asked_for_where_there_are_none() -> None:
 def test_what_is_kept_fits_the_storage_of_sparse_tensor_cores() -> None:
     """PyTorch's own packing for them, which runs anywhere: half of the values, and two bits for the place of each."""
     model = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 64)).half()
-    held = bake(NOfM()(model, task(), Context()).model)
+    held = materialize(NOfM()(model, task(), Context()).model)
     for weight in (held.get_parameter("0.weight").detach(), held.get_parameter("2.weight").detach()):
         values, places = sparse_semi_structured_from_dense_cutlass(weight)
         assert values.numel() == weight.numel() / 2 and 8 * places.nbytes == weight.numel()

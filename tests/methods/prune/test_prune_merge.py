@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gossamer.constraints.base import Mask, constrain
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.prune.merge import Merge, merged, mode_of, saliencies
+from gossamer.methods.prune.merge import NeuronMerging, merged, mode_of, saliencies
 from gossamer.modules.dead_units import find_neurons
 
 X = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
@@ -47,7 +47,7 @@ def test_saliencies_are_the_definition() -> None:
 def test_duplicates_are_merged_without_any_change_of_the_outputs(activation: nn.Module, factor: float) -> None:
     model = duplicated(mlp(activation), factor)
     before = copy.deepcopy(model.state_dict())
-    small = Merge(sparsity=0.2, layers=("0",))(model, DATA, Context()).model
+    small = NeuronMerging(sparsity=0.2, layers=("0",))(model, DATA, Context()).model
     assert small.get_parameter("0.weight").shape == (8, 6) and small.get_parameter("2.weight").shape == (8, 8)
     torch.testing.assert_close(small(X), model(X), rtol=1e-5, atol=1e-6)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -61,7 +61,7 @@ def test_scaled_copies_are_not_taken_for_the_same_behind_a_tanh() -> None:
 
 def test_behind_a_tanh_only_exact_copies_are_merged() -> None:
     model = duplicated(mlp(nn.Tanh()), 2.0)  # 7 and 9 are alike; 2 is half of them
-    small = Merge(sparsity=0.1, layers=("0",))(model, DATA, Context()).model
+    small = NeuronMerging(sparsity=0.1, layers=("0",))(model, DATA, Context()).model
     assert small.get_parameter("0.weight").shape == (9, 6)
     torch.testing.assert_close(small(X), model(X), rtol=1e-5, atol=1e-6)
 
@@ -92,7 +92,7 @@ def test_without_a_sparsity_it_stops_at_the_mode() -> None:
     assert mode_of(Tensor([0.0, 5.0, 5.01, 5.02, 10.0])) == pytest.approx(5.1)
     model = mlp(nn.ReLU())
     run = Context()
-    small = Merge().apply(model, DATA, run)
+    small = NeuronMerging().apply(model, DATA, run)
     assert small.get_parameter("0.weight").shape[0] < 10
     assert [edit.target for edit in run.log.edits] == ["0", "2"]
 
@@ -100,7 +100,7 @@ def test_without_a_sparsity_it_stops_at_the_mode() -> None:
 def test_what_cannot_be_merged_is_left_or_refused() -> None:
     normed = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).eval()
     with pytest.raises(NoEffect, match="without a norm"):
-        Merge(sparsity=0.5)(normed, DATA, Context())
+        NeuronMerging(sparsity=0.5)(normed, DATA, Context())
     held = constrain(mlp(nn.ReLU()), {"0.weight": Mask(torch.ones(10, 6, dtype=torch.bool))})
     with pytest.raises(BadInput, match=r"prune\.merge: 0\.weight is held by Mask"):
-        Merge(sparsity=0.5)(held, DATA, Context())
+        NeuronMerging(sparsity=0.5)(held, DATA, Context())

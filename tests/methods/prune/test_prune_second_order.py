@@ -11,7 +11,7 @@ from nets import learned, stripes, task
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import input_moments
-from gossamer.constraints.base import bake, held_value, weights_of
+from gossamer.constraints.base import effective_weight, materialize, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
@@ -24,8 +24,8 @@ from gossamer.methods.prune.layerwise import (
     one_shot,
     refit,
 )
-from gossamer.methods.prune.obd import ObdPruning, saliency
-from gossamer.methods.prune.obs import ObsPruning, inverse_hessian, refuse_large, surgery
+from gossamer.methods.prune.obd import OptimalBrainDamage, saliency
+from gossamer.methods.prune.obs import OptimalBrainSurgeon, inverse_hessian, refuse_large, surgery
 
 
 def quadratic(n: int, seed: int = 0, rows: int = 0) -> tuple[Tensor, Tensor]:
@@ -57,23 +57,23 @@ def test_obd_drops_the_least_salient_of_all_layers_and_exactly_so_many() -> None
     g = torch.Generator().manual_seed(0)
     data = [(100 * torch.randn(32, 4, generator=g), torch.randint(2, (32,), generator=g))]
     made = Task(name="t", train=data, validation=data, test=data, calibration=data, example_inputs=(data[0][0],))
-    pruned = ObdPruning(sparsity=0.4, batches=1)(model, made, Context()).model
-    weights = {name: held_value(pruned, name) for name in weights_of(pruned)}
+    pruned = OptimalBrainDamage(sparsity=0.4, batches=1)(model, made, Context()).model
+    weights = {name: effective_weight(pruned, name) for name in weights_of(pruned)}
     assert sum(int((w == 0).sum()) for w in weights.values()) == round(0.4 * 24)
     assert weights["0.weight"].diagonal().all()
     assert not (weights["0.weight"] == 0.0).all()
 
 
 def test_obd_in_rounds_drops_as_many_and_never_brings_one_back() -> None:
-    once = bake(ObdPruning(sparsity=0.5, rounds=3, batches=2)(learned(), stripes(), Context()).model)
-    again = bake(ObdPruning(sparsity=0.7, rounds=2, batches=2)(once, stripes(), Context()).model)
+    once = materialize(OptimalBrainDamage(sparsity=0.5, rounds=3, batches=2)(learned(), stripes(), Context()).model)
+    again = materialize(OptimalBrainDamage(sparsity=0.7, rounds=2, batches=2)(once, stripes(), Context()).model)
     for name, w in weights_of(again).items():
         assert not w[weights_of(once)[name] == 0].any()
     assert sum(int((w == 0).sum()) for w in weights_of(again).values()) == round(
         0.7 * sum(w.numel() for w in weights_of(again).values())
     )
     with pytest.raises(NoEffect, match="zero already"):
-        ObdPruning(sparsity=0.6)(again, stripes(), Context())
+        OptimalBrainDamage(sparsity=0.6)(again, stripes(), Context())
 
 
 def test_obd_counts_what_is_zero_already_before_what_does_not_matter() -> None:
@@ -85,7 +85,7 @@ def test_obd_counts_what_is_zero_already_before_what_does_not_matter() -> None:
     x[:, 0] = 0
     data = [(x, torch.arange(16) % 2)]
     made = Task(name="t", train=data, validation=data, test=data, calibration=data, example_inputs=(x,))
-    weight = held_value(ObdPruning(sparsity=3 / 8)(model, made, Context()).model, "0.weight")
+    weight = effective_weight(OptimalBrainDamage(sparsity=3 / 8)(model, made, Context()).model, "0.weight")
     assert (weight == 0).tolist() == [[True, False, False, True], [False, False, False, True]]
 
 
@@ -159,7 +159,7 @@ def test_obs_drops_exactly_so_many_and_hurts_less_than_dropping_alone() -> None:
     """Of the weights that it leaves, those that it moved are better than those that were there."""
     model, data = learned(), stripes()
     layers = ("stem", "head", "body.0.conv1")
-    pruned = bake(ObsPruning(sparsity=0.7, rounds=2, layers=layers)(model, data, Context()).model)
+    pruned = materialize(OptimalBrainSurgeon(sparsity=0.7, rounds=2, layers=layers)(model, data, Context()).model)
     plain = learned()
     with torch.no_grad():
         for name, w in weights_of(plain, layers).items():
@@ -315,7 +315,7 @@ def test_every_kind_of_layer_reaches_its_sparsity(solver: Any) -> None:
     torch.manual_seed(0)
     run = Context()
     pruned = LayerwisePruning(sparsity=0.5, solver=solver, block=5).apply(Grouped(), task(), run)
-    for name, w in weights_of(bake(pruned)).items():
+    for name, w in weights_of(materialize(pruned)).items():
         assert int((w == 0).sum()) == round(0.5 * w.numel()), name
     assert [edit.target for edit in run.log.edits] == [f"{n}.weight" for n in ("one", "deep", "split", "line", "head")]
 
@@ -324,7 +324,7 @@ def test_n_of_m_of_a_convolution_counts_along_its_input_channels() -> None:
     torch.manual_seed(0)
     pruned = LayerwisePruning(n_of_m=(2, 4), ignore=("one", "deep"))(Grouped(), task(), Context()).model
     for name in ("split", "line", "head"):
-        w = held_value(pruned, f"{name}.weight")
+        w = effective_weight(pruned, f"{name}.weight")
         kept = (w != 0).movedim(1, -1).reshape(-1, 4).sum(1)
         assert (kept == 2).all(), name
     with pytest.raises(
@@ -337,14 +337,14 @@ def test_a_layer_changes_its_outputs_less_than_magnitude_would() -> None:
     model, data = learned(), stripes()
     name = "body.1.conv1"
     [h] = input_moments(model, [name], data.calibration)[name]
-    w = held_value(model, f"{name}.weight").flatten(1).double()
+    w = effective_weight(model, f"{name}.weight").flatten(1).double()
     drop = round(0.7 * w.numel())
     magnitude = torch.ones(w.numel(), dtype=torch.bool)
     magnitude[w.flatten().abs().argsort()[:drop]] = False
     rises = [rise(w * magnitude.view_as(w) - w, h).sum()]
     for solver in ("one_shot", "exact"):
         pruned = LayerwisePruning(sparsity=0.7, solver=solver, layers=(name,))(model, data, Context()).model  # type: ignore[arg-type]
-        rises.append(rise(held_value(pruned, f"{name}.weight").flatten(1).double() - w, h).sum())
+        rises.append(rise(effective_weight(pruned, f"{name}.weight").flatten(1).double() - w, h).sum())
     assert rises[0] > 2 * rises[1] > 2 * rises[2]
 
 

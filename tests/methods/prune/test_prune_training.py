@@ -16,18 +16,18 @@ from train_toy import Ending, Stop, checkpoint_every_step, net, run, same, task,
 
 from gossamer.constraints.base import (
     Mask,
-    bake,
     constrain,
     constraints,
-    held_value,
+    effective_weight,
+    materialize,
     weights_of,
 )
 from gossamer.errors import BadInput
 from gossamer.methods._training import Retrain
 from gossamer.methods.prune._masks import Schedule, cubic, held_weights, moving
-from gossamer.methods.prune.gradual import Gradual, Tighten
-from gossamer.methods.prune.iterative import Iterative, quality_mask, rewind, rewound_dropout, weaker_dropout
-from gossamer.methods.prune.movement import Follow, Movement, Scored
+from gossamer.methods.prune.gradual import GradualPruning, Tighten
+from gossamer.methods.prune.iterative import IterativePruning, quality_mask, rewind, rewound_dropout, weaker_dropout
+from gossamer.methods.prune.movement import Follow, MovementPruning, Scored
 from gossamer.methods.prune.rigl import Probed, Rewire, RigL, forget, moved
 from gossamer.train import AfterStep, Step, fit
 
@@ -133,7 +133,7 @@ def test_masks_move_every_n_steps_and_last_where_the_schedule_ends() -> None:
 
 def test_gradual_pruning_ends_at_exactly_its_sparsity_and_starts_from_what_is_there() -> None:
     history: list[float] = []
-    method = Gradual(sparsity=0.7, every=1, epochs=2, lr=0.01, until=0.5, alpha=1.0)
+    method = GradualPruning(sparsity=0.7, every=1, epochs=2, lr=0.01, until=0.5, alpha=1.0)
     start = free(net())
     for h in moving(start, ALL_OF_NET).values():
         h.mask.mask.view(-1)[::4] = False
@@ -151,8 +151,8 @@ def test_gradual_pruning_ends_at_exactly_its_sparsity_and_starts_from_what_is_th
     assert sparsity(result) == pytest.approx(round(0.7 * total) / total)
     assert history[0] == there and min(history) == there
     assert history[8 + 4 :] == [sparsity(result)] * len(history[12:])
-    dropped = held_value(start, "5.weight") == 0
-    assert not held_value(result, "5.weight")[dropped].any()
+    dropped = effective_weight(start, "5.weight") == 0
+    assert not effective_weight(result, "5.weight")[dropped].any()
 
 
 # Movement
@@ -174,10 +174,10 @@ def test_scores_grow_where_a_step_moves_a_weight_away_from_zero() -> None:
 
 
 def test_movement_keeps_the_largest_scores_of_every_layer_and_leaves_plain_masks() -> None:
-    result = Movement(sparsity=0.75, every=2, epochs=2, lr=0.05, alpha=1.0)(net(), task(), run()).model
+    result = MovementPruning(sparsity=0.75, every=2, epochs=2, lr=0.05, alpha=1.0)(net(), task(), run()).model
     for name, stack in constraints(result).items():
         assert [type(c) for c in stack] == [Mask]
-        value = held_value(result, name)
+        value = effective_weight(result, name)
         assert int((value == 0).sum()) == round(0.75 * value.numel())
     assert not any("scores" in name for name, _ in result.named_parameters())
 
@@ -185,16 +185,16 @@ def test_movement_keeps_the_largest_scores_of_every_layer_and_leaves_plain_masks
 def test_what_an_earlier_mask_drops_never_comes_back() -> None:
     model = tiny()
     model = constrain(model, {n: Mask(torch.rand(w.shape) > 0.5) for n, w in weights_of(model).items()})
-    dropped = {n: held_value(model, n) == 0 for n in constraints(model)}
+    dropped = {n: effective_weight(model, n) == 0 for n in constraints(model)}
     data = replace(stripes(), train=stripes().train[:3])  # type: ignore[index]
     for method in (
-        Movement(sparsity=0.7, every=1, epochs=1, lr=0.01, alpha=1.0),
+        MovementPruning(sparsity=0.7, every=1, epochs=1, lr=0.01, alpha=1.0),
         RigL(sparsity=0.7, scope="layer", every=1, epochs=1, lr=0.01, alpha=1.0),
-        Gradual(sparsity=0.7, every=1, epochs=1, lr=0.01, alpha=1.0),
-        Iterative(sparsity=0.7, rounds=2, epochs=1, lr=0.01, alpha=1.0),
+        GradualPruning(sparsity=0.7, every=1, epochs=1, lr=0.01, alpha=1.0),
+        IterativePruning(sparsity=0.7, rounds=2, epochs=1, lr=0.01, alpha=1.0),
     ):
         result = method(model, data, run()).model
-        assert all(not held_value(result, n)[gone].any() for n, gone in dropped.items())
+        assert all(not effective_weight(result, n)[gone].any() for n, gone in dropped.items())
         assert sparsity(result) == pytest.approx(0.7, abs=0.01)
 
 
@@ -302,7 +302,7 @@ def test_rounds_drop_the_same_share_of_what_is_left_each(monkeypatch: pytest.Mon
         return real(self, model, *args, **kwargs)
 
     monkeypatch.setattr(Retrain, "train", noting)
-    result = Iterative(sparsity=0.784, rounds=3, epochs=1, lr=0.01, alpha=1.0, scope="global")(
+    result = IterativePruning(sparsity=0.784, rounds=3, epochs=1, lr=0.01, alpha=1.0, scope="global")(
         net(), task(), run()
     ).model
     assert seen == pytest.approx([0.6, 0.36, 0.216], abs=0.002)
@@ -315,7 +315,7 @@ def test_rewinding_restores_exactly_and_the_mask_stays(tmp_path: Path) -> None:
     held = free(net())
     moving(held, ["5.weight"])["5.weight"].mask.mask[:, ::2] = False
     rewind(held, early.state_dict())
-    plain = bake(held)
+    plain = materialize(held)
     expected = early.state_dict()
     expected["5.weight"][:, ::2] = 0.0
     assert all(torch.equal(v, expected[k]) for k, v in plain.state_dict().items())
@@ -332,11 +332,13 @@ def test_every_round_starts_from_the_early_weights(tmp_path: Path, monkeypatch: 
     real = Retrain.train
 
     def noting(self: Retrain, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        starts.append(held_value(model, "5.weight").clone())
+        starts.append(effective_weight(model, "5.weight").clone())
         return real(self, model, *args, **kwargs)
 
     monkeypatch.setattr(Retrain, "train", noting)
-    Iterative(sparsity=0.5, rounds=2, epochs=1, rewind=tmp_path / "early.safetensors", alpha=1.0)(net(), task(), run())
+    IterativePruning(sparsity=0.5, rounds=2, epochs=1, rewind=tmp_path / "early.safetensors", alpha=1.0)(
+        net(), task(), run()
+    )
     for start in starts:
         assert torch.equal(start[start != 0], early[5].weight[start != 0])
     assert (starts[1] == 0).sum() > (starts[0] == 0).sum()
@@ -344,8 +346,8 @@ def test_every_round_starts_from_the_early_weights(tmp_path: Path, monkeypatch: 
 
 def test_either_sparsity_or_quality() -> None:
     with pytest.raises(BadInput, match="either sparsity or quality"):
-        Iterative()
-    result = Iterative(quality=1.0, rounds=1, epochs=1, lr=0.01, alpha=1.0)(net(), task(), run()).model
+        IterativePruning()
+    result = IterativePruning(quality=1.0, rounds=1, epochs=1, lr=0.01, alpha=1.0)(net(), task(), run()).model
     assert 0.5 < sparsity(result) < 0.75  # uniform weights: 1 / sqrt(3) of them are below one standard deviation
 
 

@@ -4,11 +4,11 @@ import torch
 from nets import task, tiny
 from torch import nn
 
-from gossamer.constraints.base import constraints, held_value
+from gossamer.constraints.base import constraints, effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.prune._masks import held_weights
-from gossamer.methods.prune.snip import Snip, connection_scores
+from gossamer.methods.prune.snip import SNIP, connection_scores
 from gossamer.methods.prune.synflow import SynFlow, absolute, flow_masks, flow_scores
 
 
@@ -33,7 +33,7 @@ def test_snip_scores_are_the_gradients_of_gates_on_the_connections() -> None:
 
 
 def test_snip_drops_exactly_its_share_and_draws_the_same_for_the_same_seed() -> None:
-    results = [Snip(sparsity=0.8, batches=2)(tiny(), task(), Context(seed=3)).model for _ in range(2)]
+    results = [SNIP(sparsity=0.8, batches=2)(tiny(), task(), Context(seed=3)).model for _ in range(2)]
     weights = [held_weights(r, ["*"], []) for r in results]
     total = sum(w.numel() for w in weights[0].values())
     assert sum(int((w == 0).sum()) for w in weights[0].values()) == round(0.8 * total)
@@ -82,7 +82,7 @@ def test_synflow_needs_no_data_and_leaves_the_model_alone() -> None:
         object.__setattr__(data, split, Untouchable())
     result = SynFlow(sparsity=0.5, rounds=5)(model, data, Context()).model
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert sum(int((held_value(result, n) == 0).sum()) for n in constraints(result)) == 1776
+    assert sum(int((effective_weight(result, n) == 0).sum()) for n in constraints(result)) == 1776
 
 
 def test_a_network_with_several_outputs_is_refused() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from nets import learned, stripes, task, tiny
 from torch import nn
 
-from gossamer.constraints.base import Mask, constrain, held_value
+from gossamer.constraints.base import Mask, constrain, effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.quantize.fixed_point import FixedPointTraining, Format, convert, fixed_point, parameters_of
@@ -77,10 +77,10 @@ def test_weights_end_on_the_grid_and_stay_there() -> None:
     source = constrain(learned(), {"stem.weight": Mask(mask)})
     trained = FixedPointTraining(integer_bits=3, fraction_bits=6, epochs=1, lr=0.01)(source, stripes(), Context()).model
     for name in ("stem.weight", "body.1.conv2.weight", "head.weight"):
-        codes = held_value(trained, name) * 2**6
+        codes = effective_weight(trained, name) * 2**6
         assert torch.equal(codes, codes.round()) and codes.min() >= -256 and codes.max() <= 255
-        assert not torch.equal(held_value(trained, name), held_value(source, name))
-    assert not held_value(trained, "stem.weight")[~mask].any()
+        assert not torch.equal(effective_weight(trained, name), effective_weight(source, name))
+    assert not effective_weight(trained, "stem.weight")[~mask].any()
 
 
 def accuracy(model: nn.Module) -> float:

@@ -15,10 +15,10 @@ from gossamer.calibration.moments import moments
 from gossamer.constraints.base import (
     Grid,
     Mask,
-    bake,
     constrain,
     constraints,
-    held_value,
+    effective_weight,
+    materialize,
     weights_of,
 )
 from gossamer.constraints.grid import (
@@ -102,7 +102,9 @@ def test_a_step_gives_its_multiples() -> None:
 def test_uniform_holds_every_layer_with_the_bits_that_it_was_given() -> None:
     run = Context()
     result = UniformQuantization(bits=3, layer_bits={"body.*": 4, "body.1.conv1": 5}).apply(tiny(), task(), run)
-    values = {name: len(held_value(result, f"{name}.weight")[0].unique()) for name in ("stem", "body.0.conv1", "head")}
+    values = {
+        name: len(effective_weight(result, f"{name}.weight")[0].unique()) for name in ("stem", "body.0.conv1", "head")
+    }
     assert values["stem"] <= 7 and 7 < values["body.0.conv1"] <= 15
     after = {edit.target: edit.after for edit in run.log.edits}
     assert after["stem.weight"] == "7 values, 8 scales" and after["body.1.conv1.weight"] == "31 values, 8 scales"
@@ -111,7 +113,9 @@ def test_uniform_holds_every_layer_with_the_bits_that_it_was_given() -> None:
 
 def test_a_mask_under_a_grid_keeps_its_zeros() -> None:
     mask = torch.rand(8, 1, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
-    result = bake(UniformQuantization(bits=2)(constrain(tiny(), {"stem.weight": Mask(mask)}), task(), Context()).model)
+    result = materialize(
+        UniformQuantization(bits=2)(constrain(tiny(), {"stem.weight": Mask(mask)}), task(), Context()).model
+    )
     assert not weights_of(result)["stem.weight"][~mask].any()
 
 
@@ -188,10 +192,10 @@ def test_training_the_grid_wins_back_what_rounding_loses() -> None:
     rounded = UniformQuantization(bits=2, granularity=PerTensor())(model, data, Context()).model
     trained = LearnedStepSize(bits=2, epochs=4, lr=0.02).apply(model, data, run)
     assert accuracy(trained) > accuracy(rounded) + 0.1
-    before = learned_grid(held_value(model, "stem.weight"), 2, PerTensor())
+    before = learned_grid(effective_weight(model, "stem.weight"), 2, PerTensor())
     [grid] = constraints(trained)["stem.weight"]
     assert isinstance(grid, Grid) and not torch.equal(grid.scale, before.scale)
-    assert all(len(w.unique()) <= 4 for w in weights_of(bake(trained)).values())
+    assert all(len(w.unique()) <= 4 for w in weights_of(materialize(trained)).values())
     assert run.log.edits[0].after == "4 values, 1 trained scales"
 
 
@@ -264,7 +268,7 @@ def test_adaround_gives_outputs_nearer_to_the_original_than_nearest_rounding() -
             return sum(float(F.mse_loss(net(x), model(x))) for x in data.calibration)
 
     assert distance(rounded) < 0.7 * distance(nearest)
-    for name, w in weights_of(bake(rounded)).items():
+    for name, w in weights_of(materialize(rounded)).items():
         assert max(len(row.unique()) for row in w.flatten(1)) <= 7, name
         [grid] = constraints(rounded)[name]
         torch.testing.assert_close(grid(w), w)
@@ -274,9 +278,9 @@ def test_later_layers_see_what_the_quantized_ones_before_them_give() -> None:
     model, data = learned(), stripes()
     rounded = AdaRound(bits=2, iterations=30)(model, data, Context()).model
     same, cross = moments(rounded, model, ["head"], data.calibration)["head"]
-    w, q = (held_value(m, "head.weight")[None].double() for m in (model, rounded))
+    w, q = (effective_weight(m, "head.weight")[None].double() for m in (model, rounded))
     [grid] = constraints(rounded)["head.weight"]
     assert isinstance(grid, Grid)
-    nearest = grid(held_value(model, "head.weight"))[None].double()
+    nearest = grid(effective_weight(model, "head.weight"))[None].double()
     errors = [reconstruction_error(v, w, same, cross) for v in (q, nearest)]
     assert (errors[0] <= errors[1] + 1e-6).all()

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import gossamer
 from gossamer.compact.writing import save
-from gossamer.constraints.base import Grid, Mask, bake, constrain, constraints, held_value
-from gossamer.constraints.serialization import held_spec, hold_again
+from gossamer.constraints.base import Grid, Mask, constrain, constraints, effective_weight, materialize
+from gossamer.constraints.serialization import constraint_spec, restore_constraints
 from gossamer.errors import BadInput
-from gossamer.methods.quantize.rate import RateQuantize, file_bytes, least_bytes, shortened, trimmed
+from gossamer.methods.quantize.rate import RateConstrainedQuantization, file_bytes, least_bytes, shortened, trimmed
 from gossamer.modules.cost import dense_bytes
 from gossamer.train.length_price import RateGrid, code_lengths, total_length
 
@@ -115,8 +115,8 @@ def test_real_data_into_a_twentieth_of_the_bytes(digits: tuple[nn.Module, gossam
     model, data = digits
     wanted = dense_bytes(model) / 20
     run = gossamer.Context(original=model)
-    made = RateQuantize(compression_ratio=20, epochs=20).apply(model, data, run)
-    plain = bake(made).eval()
+    made = RateConstrainedQuantization(compression_ratio=20, epochs=20).apply(model, data, run)
+    plain = materialize(made).eval()
     size = save(plain, tmp_path / "m.gsr", data.example_inputs).stat().st_size
     assert 0.8 * wanted < size <= wanted
     assert accuracy_of(plain, data) > accuracy_of(model, data) - 0.05
@@ -133,7 +133,7 @@ def test_a_file_that_came_out_too_large_is_trimmed_by_the_weights_nearest_to_zer
     assert wanted - 20 < file_bytes(less, data) <= wanted
     gone, kept = [], []
     for name, step in steps.items():
-        before, after = held_value(held, name), held_value(less, name)
+        before, after = effective_weight(held, name), effective_weight(less, name)
         distance = model.get_parameter(name).detach().abs() / step
         gone += distance[(before != 0) & (after == 0)].tolist()
         kept += distance[after != 0].tolist()
@@ -144,7 +144,7 @@ def test_a_file_that_came_out_too_large_is_trimmed_by_the_weights_nearest_to_zer
 
 def test_a_size_that_the_rest_of_the_file_already_has_is_refused() -> None:
     with pytest.raises(BadInput, match="without the weights"):
-        RateQuantize(compression_ratio=100, epochs=1)(tiny(), task(), gossamer.Context())
+        RateConstrainedQuantization(compression_ratio=100, epochs=1)(tiny(), task(), gossamer.Context())
 
 
 class Reader(nn.Module):
@@ -169,11 +169,11 @@ def test_attention_recurrent_layers_and_free_parameters_are_trained_into_the_fil
     model, data = Reader(), task()
     least, dense = least_bytes(model, data), dense_bytes(model)
     assert least < dense / 7
-    made = RateQuantize(compression_ratio=6, epochs=2)(model, data, gossamer.Context()).model
+    made = RateConstrainedQuantization(compression_ratio=6, epochs=2)(model, data, gossamer.Context()).model
     assert least < file_bytes(made, data) <= dense / 6
     held = {"place", "recurrent.weight_hh_l0", "attention.self_attn.in_proj_weight"}
     assert held < set(constraints(made))
-    assert all(float((bake(made).get_parameter(name) == 0).float().mean()) > 0.1 for name in held)
+    assert all(float((materialize(made).get_parameter(name) == 0).float().mean()) > 0.1 for name in held)
 
 
 class Moody(nn.Module):
@@ -198,8 +198,8 @@ def test_masked_weights_stay_zero() -> None:
     mask = torch.zeros_like(model.get_parameter("stem.weight"), dtype=torch.bool)
     mask[0] = True
     held = constrain(model, {"stem.weight": Mask(mask)})
-    made = RateQuantize(compression_ratio=2.5, epochs=1)(held, task(), gossamer.Context()).model
-    assert not bake(made).get_parameter("stem.weight")[~mask].any()
+    made = RateConstrainedQuantization(compression_ratio=2.5, epochs=1)(held, task(), gossamer.Context()).model
+    assert not materialize(made).get_parameter("stem.weight")[~mask].any()
 
 
 def test_shortening_changes_outputs_little_and_makes_the_file_smaller(tmp_path: Path) -> None:
@@ -215,8 +215,8 @@ def test_a_held_network_comes_back_from_plain_values_and_tensors() -> None:
     weight = model.get_parameter("stem.weight")
     held = constrain(model, {"stem.weight": Mask(weight.detach() > 0), "head.weight": Grid(0.1, -7, 7, learned=True)})
     held = constrain(held, {"stem.weight": Grid(0.05, -100, 100)})
-    again = hold_again(tiny(), held_spec(held), {k: v.clone() for k, v in held.state_dict().items()})
-    assert held_spec(again) == held_spec(held)
+    again = restore_constraints(tiny(), constraint_spec(held), {k: v.clone() for k, v in held.state_dict().items()})
+    assert constraint_spec(again) == constraint_spec(held)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in held.state_dict().items())
     x = task().example_inputs[0]
     assert torch.equal(again.eval()(x), held.eval()(x))

@@ -13,7 +13,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.graph.tracer import trace
-from gossamer.methods.restructure.fold import Fold
+from gossamer.methods.restructure.fold import Folding
 from gossamer.modules.cost import total_params
 from gossamer.modules.folding import NotAffine, as_one_convolution, idle_relus
 
@@ -130,7 +130,7 @@ def test_the_method_folds_branches_norms_and_relus_and_proves_it() -> None:
         )
     )
     run = Context()
-    result = Fold().apply(model, toy(images()), run)
+    result = Folding().apply(model, toy(images()), run)
     torch.testing.assert_close(result(images()), model(images()), rtol=1e-11, atol=1e-11)
     kinds = [type(module).__name__ for module in result.children()]
     idle = ["Identity", "MaxPool2d", "Identity"]
@@ -138,13 +138,13 @@ def test_the_method_folds_branches_norms_and_relus_and_proves_it() -> None:
     assert {edit.target for edit in run.log.edits} == {"0", "2", "3", "5", "9"}
     assert all(edit.proof is not None and edit.proof < 1e-10 for edit in run.log.edits)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in result.modules())
-    partly = Fold(layers=("2", "9"), ignore=("9",))(model, toy(images()), Context()).model
+    partly = Folding(layers=("2", "9"), ignore=("9",))(model, toy(images()), Context()).model
     assert [i for i, (a, b) in enumerate(zip(partly, model)) if type(a) is not type(b)] == [2]
 
 
 def test_norms_in_functional_networks_are_found_and_their_parameters_are_gone() -> None:
     model = tiny()
-    result = Fold()(model, task(), Context()).model
+    result = Folding()(model, task(), Context()).model
     x = task().example_inputs[0]
     torch.testing.assert_close(result(x), model(x), rtol=1e-4, atol=1e-5)
     assert total_params(result) == total_params(model) - 6 * 8  # two vectors each are one bias
@@ -166,7 +166,7 @@ def test_norms_that_are_not_alone_behind_their_layer_stay() -> None:
             return self.batch(self.last(y))  # type: ignore[no-any-return]
 
     with pytest.raises(NoEffect, match="no branches, no batch norms behind layers and no idle ReLUs"):
-        Fold()(lively(Shared()), toy(images()), Context())
+        Folding()(lively(Shared()), toy(images()), Context())
 
 
 def test_a_relu_is_idle_only_if_all_its_inputs_are_not_negative() -> None:
@@ -187,4 +187,4 @@ def test_held_weights_are_refused() -> None:
     model: Any = tiny()
     held = constrain(model, {"body.0.conv1.weight": Mask(model.body[0].conv1.weight > 0)})
     with pytest.raises(BadInput, match="bake"):
-        Fold()(held, task(), Context())
+        Folding()(held, task(), Context())

@@ -17,7 +17,7 @@ from gossamer.methods.restructure._rewrite import Unfit
 from gossamer.methods.restructure.bottleneck import bottleneck, squeezed
 from gossamer.methods.restructure.flattened import flattened, rank_one
 from gossamer.methods.restructure.stack import (
-    Stack,
+    KernelStacking,
     composed,
     composition,
     one_by_n,
@@ -100,7 +100,7 @@ def test_kernels_that_no_stack_makes_are_refused() -> None:
     with pytest.raises(Unfit, match="its kernel is 1x3 already"):
         one_by_n(nn.Conv2d(2, 2, (1, 3)), None)
     with pytest.raises(BadInput, match=r"unknown restructure\.stack form"):
-        Stack(form="5x5")  # type: ignore[arg-type]
+        KernelStacking(form="5x5")  # type: ignore[arg-type]
 
 
 # --- bottlenecks
@@ -152,6 +152,6 @@ def test_stack_runs_on_a_network() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 5, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
     run = Context()
-    result = Stack(layers=("0",), channels=1, steps=2, batches=2, iterations=5).apply(model, task(), run)
+    result = KernelStacking(layers=("0",), channels=1, steps=2, batches=2, iterations=5).apply(model, task(), run)
     assert run.log.edits[0].after == "3x3 1-1, 3x3 1-4"
     assert result(task().example_inputs[0]).shape == (8, 3)

@@ -15,10 +15,10 @@ from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods.restructure._rewrite import Unfit
 from gossamer.methods.restructure.fire import fire
-from gossamer.methods.restructure.global_pool import GlobalPool
-from gossamer.methods.restructure.pool import Pool
+from gossamer.methods.restructure.global_pool import GlobalAveragePooling
+from gossamer.methods.restructure.pool import StrideToPooling
 from gossamer.methods.restructure.pool import pooled as with_pool
-from gossamer.methods.restructure.stride import Stride
+from gossamer.methods.restructure.stride import PoolingToStride
 from gossamer.modules.inserted import Fire
 
 
@@ -71,7 +71,7 @@ def test_a_head_that_looks_at_all_positions_alike_is_pooled_exactly() -> None:
     with torch.no_grad():
         model[3].weight.copy_(random(5, 4).repeat_interleave(9, 1))  # type: ignore[index]
     run, x = Context(), random(3, 2, 5, 5, seed=5)
-    result = GlobalPool(steps=3, batches=2).apply(model, toy(8, 2, 5, 5), run)
+    result = GlobalAveragePooling(steps=3, batches=2).apply(model, toy(8, 2, 5, 5), run)
     torch.testing.assert_close(result(x), model(x), rtol=1e-9, atol=1e-9)
     linear: Any = result[3][3]  # type: ignore[index]
     pixels = model[:2](x).flatten(2).transpose(1, 2)  # type: ignore[index]
@@ -83,7 +83,7 @@ def test_a_head_that_looks_at_all_positions_alike_is_pooled_exactly() -> None:
 def test_the_whole_head_is_fitted_by_least_squares_and_its_other_layers_go() -> None:
     head = (nn.Linear(36, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Dropout(), nn.Linear(7, 3))
     model, data = network(*head), toy(40, 2, 5, 5)
-    result = GlobalPool(steps=0, batches=3)(model, data, Context()).model
+    result = GlobalAveragePooling(steps=0, batches=3)(model, data, Context()).model
     assert [type(m).__name__ for m in result[4:]] == ["Identity"] * 4  # type: ignore[index]
     with torch.no_grad():
         x = torch.cat(list(data.calibration))
@@ -105,8 +105,8 @@ def test_the_first_layer_alone_where_the_head_is_functional() -> None:
     torch.manual_seed(0)
     model = Functional().double().eval()
     with pytest.raises(BadInput, match=r"'fc1': aten\.relu in the network stands between .* `whole: false`"):
-        GlobalPool(layers=("fc1",), steps=1)(model, toy(8, 2, 5, 5), Context())
-    result: Any = GlobalPool(whole=False, steps=1, batches=2)(model, toy(8, 2, 5, 5), Context()).model
+        GlobalAveragePooling(layers=("fc1",), steps=1)(model, toy(8, 2, 5, 5), Context())
+    result: Any = GlobalAveragePooling(whole=False, steps=1, batches=2)(model, toy(8, 2, 5, 5), Context()).model
     assert result.fc1[3].weight.shape == (7, 4) and torch.equal(result.fc2.weight, model.fc2.weight)
 
 
@@ -114,14 +114,14 @@ def test_what_is_not_a_flattened_map_is_refused() -> None:
     task = toy(8, 2, 5, 5)
     permuted = network(nn.Unflatten(1, (4, 9)), Transposed(), nn.Flatten(), nn.Linear(36, 3))
     with pytest.raises(BadInput, match="was permuted"):
-        GlobalPool(layers=("6",))(permuted, task, Context())
+        GlobalAveragePooling(layers=("6",))(permuted, task, Context())
     with pytest.raises(BadInput, match="the network's input"):
-        GlobalPool(layers=("1",))(nn.Sequential(nn.Flatten(), nn.Linear(50, 3)).double(), task, Context())
+        GlobalAveragePooling(layers=("1",))(nn.Sequential(nn.Flatten(), nn.Linear(50, 3)).double(), task, Context())
     with pytest.raises(BadInput, match="one position only"):
-        GlobalPool(layers=("3",))(network(nn.Linear(4, 3)), toy(8, 2, 3, 3), Context())
+        GlobalAveragePooling(layers=("3",))(network(nn.Linear(4, 3)), toy(8, 2, 3, 3), Context())
     pooled = nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 3))
     with pytest.raises(BadInput, match="not a flattened map"):
-        GlobalPool(layers=("4",))(pooled.double().eval(), task, Context())
+        GlobalAveragePooling(layers=("4",))(pooled.double().eval(), task, Context())
 
 
 class Transposed(nn.Module):
@@ -144,7 +144,7 @@ def pooled_network(*, sign: float = 1.0, pool: nn.Module | None = None) -> nn.Mo
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_strided_convolution_is_the_least_squares_fit_of_what_the_pool_lets_through(sign: float) -> None:
     model, data, run = pooled_network(sign=sign), toy(30, 2, 6, 6), Context()
-    result = Stride(steps=0, batches=3).apply(model, data, run)
+    result = PoolingToStride(steps=0, batches=3).apply(model, data, run)
     with torch.no_grad():
         x = torch.cat(list(data.calibration))
         y = model[0](x)  # type: ignore[index]
@@ -162,10 +162,10 @@ def test_the_strided_convolution_is_the_least_squares_fit_of_what_the_pool_lets_
 
 def test_a_pool_that_rounds_up_is_like_others_where_there_is_nothing_to_round() -> None:
     model, data = pooled_network(pool=nn.MaxPool2d(2, ceil_mode=True)), toy(30, 2, 6, 6)
-    result = Stride(steps=0, batches=3)(model, data, Context()).model
+    result = PoolingToStride(steps=0, batches=3)(model, data, Context()).model
     torch.testing.assert_close(
         result(data.calibration[0]),
-        Stride(steps=0, batches=3)(pooled_network(), data, Context()).model(data.calibration[0]),
+        PoolingToStride(steps=0, batches=3)(pooled_network(), data, Context()).model(data.calibration[0]),
     )  # type: ignore[index]
 
 
@@ -177,7 +177,7 @@ def test_pools_that_a_stride_cannot_stand_for_are_refused() -> None:
         (nn.AvgPool2d(2), 6, "not a max-pool"),
     ):
         with pytest.raises(BadInput, match=why):
-            Stride(layers=("0",))(pooled_network(pool=pool), toy(2, 2, size, size), Context())
+            PoolingToStride(layers=("0",))(pooled_network(pool=pool), toy(2, 2, size, size), Context())
 
 
 # --- strides to pools
@@ -211,7 +211,7 @@ def test_pools_are_healed_towards_the_strides() -> None:
     first = nn.Conv2d(1, 4, 3, 2, 1)
     model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 1, 2)).eval()
     run, x = Context(original=model), task_of_noise().example_inputs[0]
-    result = Pool(steps=80, lr=0.02, batches=2).apply(model, task_of_noise(), run)
+    result = StrideToPooling(steps=80, lr=0.02, batches=2).apply(model, task_of_noise(), run)
     assert [type(m) for m in result.get_submodule("0").children()] == [nn.Conv2d, nn.MaxPool2d]
     rough, healed = (
         float((block(x) - first(x)).detach().square().mean())

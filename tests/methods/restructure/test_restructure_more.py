@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.restructure._rewrite import Unfit
-from gossamer.methods.restructure.branches import Branches
-from gossamer.methods.restructure.fold import Fold
+from gossamer.methods.restructure.branches import TrainingBranches
+from gossamer.methods.restructure.fold import Folding
 from gossamer.methods.restructure.inception import InceptionBlock, inception
-from gossamer.methods.restructure.resolution import Resolution
-from gossamer.methods.restructure.shortcut import Shortcut
+from gossamer.methods.restructure.resolution import ResolutionMultiplier
+from gossamer.methods.restructure.shortcut import ShortcutConnections
 from gossamer.modules.blocks import find_blocks
 from gossamer.modules.cost import total_macs
 from gossamer.modules.inserted import Branched
@@ -26,7 +26,7 @@ X = task().example_inputs[0]
 
 def test_a_shortcut_changes_nothing_until_it_is_trained() -> None:
     model = tiny()
-    result: Any = Shortcut(names=("body.1",))(model, task(), Context()).model
+    result: Any = ShortcutConnections(names=("body.1",))(model, task(), Context()).model
     assert torch.equal(result(X), model(X))
     result(X).sum().backward()
     assert result.body[1].gain.shape == (8, 1, 1) and result.body[1].gain.grad.abs().sum() > 0
@@ -39,12 +39,12 @@ def test_a_shortcut_changes_nothing_until_it_is_trained() -> None:
 def test_a_shortcut_needs_equal_shapes_and_is_no_block_to_remove_at_first() -> None:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()))
-    result: Any = Shortcut(names=("1",))(layers, task(), Context()).model
+    result: Any = ShortcutConnections(names=("1",))(layers, task(), Context()).model
     assert not find_blocks(result, (X,))  # with its gain at zero its input does not come through
     with pytest.raises(BadInput, match="needs equal shapes"):
-        Shortcut(names=("0",))(layers, task(), Context())
+        ShortcutConnections(names=("0",))(layers, task(), Context())
     with pytest.raises(BadInput, match="names is empty"):
-        Shortcut(names=())
+        ShortcutConnections(names=())
 
 
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -54,25 +54,25 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 @pytest.mark.parametrize("train", [False, True])
 def test_branches_change_nothing_until_they_are_trained(train: bool) -> None:
     model = tiny()
-    result = Branches()(model, task(), Context()).model
+    result = TrainingBranches()(model, task(), Context()).model
     assert sum(isinstance(m, Branched) for m in result.modules()) == 7
     assert torch.equal(result.train(train)(X), model.train(train)(X))
 
 
 def test_trained_branches_fold_into_one_convolution() -> None:
     model = tiny()
-    result = Branches(layers=("body.*",))(model, task(), Context()).model.double()
+    result = TrainingBranches(layers=("body.*",))(model, task(), Context()).model.double()
     for norm in batch_norms(result):
         for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
             assert isinstance(tensor, Tensor)
             nn.init.uniform_(tensor, 0.5, 1.5)
     inputs = (X.double(),)
     data = replace(task(), example_inputs=inputs)
-    folded = Fold()(result, data, Context()).model
+    folded = Folding()(result, data, Context()).model
     torch.testing.assert_close(folded(*inputs), result(*inputs), rtol=1e-10, atol=1e-10)
     assert total_macs(folded, inputs) == total_macs(model, (X,)) < total_macs(result, inputs)
     assert not any(isinstance(m, Branched) for m in folded.modules())
-    again = Fold()(folded, data, Context()).model  # the network's own norms, which stood behind the branches
+    again = Folding()(folded, data, Context()).model  # the network's own norms, which stood behind the branches
     torch.testing.assert_close(again(*inputs), result(*inputs), rtol=1e-10, atol=1e-10)
     assert not batch_norms(again)
 
@@ -80,21 +80,21 @@ def test_trained_branches_fold_into_one_convolution() -> None:
 def test_branches_are_refused_where_the_sum_would_be_no_convolution() -> None:
     for conv in (nn.Conv2d(1, 4, 2), nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 3, padding=2, dilation=2)):
         with pytest.raises(NoEffect, match="no convolution that can have branches"):
-            Branches()(nn.Sequential(conv), task(), Context())
+            TrainingBranches()(nn.Sequential(conv), task(), Context())
         with pytest.raises(BadInput, match="list it under"):
-            Branches(layers=("0",))(nn.Sequential(conv), task(), Context())
+            TrainingBranches(layers=("0",))(nn.Sequential(conv), task(), Context())
 
 
 def test_half_the_resolution_is_the_mean_of_four_pixels_and_a_quarter_of_the_work() -> None:
     model = tiny()
-    result = Resolution(share=0.5)(model, task(), Context()).model
+    result = ResolutionMultiplier(share=0.5)(model, task(), Context()).model
     torch.testing.assert_close(result(X), model(nn.functional.avg_pool2d(X, 2)))
     head = 8 * 3
     assert total_macs(result, (X,)) - head == (total_macs(model, (X,)) - head) // 4
     with pytest.raises(BadInput, match=r"restructure\.global_pool first"):
-        Resolution()(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 3)), task(), Context())
+        ResolutionMultiplier()(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 3)), task(), Context())
     with pytest.raises(NoEffect, match="reads images"):
-        Resolution()(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), task(), Context())
+        ResolutionMultiplier()(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), task(), Context())
 
 
 def kernel(size: int) -> Tensor:

@@ -9,13 +9,19 @@ import torch.nn.functional as F
 from nets import task, tiny
 from torch import Tensor, nn
 
-from gossamer.calibration.block_reconstruction import Block, heal, relative_errors, solve_last, train_blocks
+from gossamer.calibration.block_reconstruction import (
+    Block,
+    reconstruct_blocks,
+    relative_errors,
+    solve_last,
+    train_blocks,
+)
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.restructure._rewrite import Unfit
-from gossamer.methods.restructure.grouped import Grouped, factors, grouped
-from gossamer.methods.restructure.separable import Separable, separable, separate
+from gossamer.methods.restructure.grouped import GroupedConvolution, factors, grouped
+from gossamer.methods.restructure.separable import DepthwiseSeparable, separable, separate
 from gossamer.modules.inserted import Shuffle
 
 
@@ -152,7 +158,7 @@ def test_training_goes_down_and_nothing_is_made_worse() -> None:
     assert relative_errors(model, blocks, data, 3)["0"] < before
     assert all(p.grad is None for p in [*model.parameters(), *blocks["0"].module.parameters()])
     wild = pair()[2]
-    healed = heal(model, wild, data, batches=3, steps=3, lr=1.0)["0"]
+    healed = reconstruct_blocks(model, wild, data, batches=3, steps=3, lr=1.0)["0"]
     assert healed.trained == healed.solved <= healed.built
     assert relative_errors(model, wild, data, 3)["0"] == pytest.approx(healed.trained)
 
@@ -161,7 +167,7 @@ def test_what_is_exact_is_left_to_the_bit() -> None:
     model, data, _ = pair()
     exact = Block(nn.Sequential(nn.Identity(), copy.deepcopy(model[0])), {"1": None})
     before = {key: value.clone() for key, value in exact.module.state_dict().items()}
-    healed = heal(model, {"0": exact}, data, batches=3, steps=5, lr=0.1)["0"]
+    healed = reconstruct_blocks(model, {"0": exact}, data, batches=3, steps=5, lr=0.1)["0"]
     assert healed.built == healed.trained == 0
     assert all(torch.equal(value, before[key]) for key, value in exact.module.state_dict().items())
 
@@ -188,7 +194,7 @@ def quick(cls: Any, **options: Any) -> Any:
 def test_the_history_tells_errors_and_what_was_left() -> None:
     run = Context()
     model = tiny()
-    result = quick(Separable).apply(model, task(), run)
+    result = quick(DepthwiseSeparable).apply(model, task(), run)
     edits = {edit.target: edit for edit in run.log.edits}
     assert edits["body.0.conv1"].before == "3x3 8-8"
     assert edits["body.0.conv1"].after == "3x3 8-8 in 8 groups, 1x1 8-8"
@@ -200,14 +206,14 @@ def test_the_history_tells_errors_and_what_was_left() -> None:
 
 def test_a_layer_that_would_not_save_is_left_and_if_all_are_it_is_an_error() -> None:
     with pytest.raises(NoEffect, match=r"body\.0\.conv1: the new block would not take fewer multiply-adds"):
-        quick(Separable, multiplier=9, layers=("body.0.conv1",))(tiny(), task(), Context())
+        quick(DepthwiseSeparable, multiplier=9, layers=("body.0.conv1",))(tiny(), task(), Context())
 
 
 def test_a_layer_named_in_full_that_cannot_be_rewritten_is_refused_with_the_reason() -> None:
     with pytest.raises(BadInput, match="'head': Linear is not a convolution"):
-        quick(Separable, layers=("body.0.conv1", "head"))(tiny(), task(), Context())
+        quick(DepthwiseSeparable, layers=("body.0.conv1", "head"))(tiny(), task(), Context())
     with pytest.raises(BadInput, match="its 8 input channels are not a multiple of groups = 3"):
-        quick(Grouped, groups=3, layers=("body.0.conv1",))(tiny(), task(), Context())
+        quick(GroupedConvolution, groups=3, layers=("body.0.conv1",))(tiny(), task(), Context())
     with pytest.raises(Unfit, match="4 groups already"):
         separable(nn.Conv2d(4, 4, 3, groups=4), 1)
     with pytest.raises(Unfit, match="one position only"):
@@ -227,6 +233,6 @@ def test_unselected_layers_keep_their_bits_and_calls_of_a_shared_layer_are_all_l
     torch.manual_seed(2)
     model, data = Twice(), list(random(2, 4, 4, 5, 5).float())
     toy = Task(name="toy", train=[], validation=[], test=[], calibration=data, example_inputs=(data[0],))
-    result = quick(Separable)(model, toy, Context()).model
+    result = quick(DepthwiseSeparable)(model, toy, Context()).model
     assert torch.equal(result.head.weight, model.head.weight)
     assert result(data[0]).shape == (4, 2)

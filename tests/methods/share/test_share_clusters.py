@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from gossamer.constraints.base import (
     Mask,
-    bake,
     constrain,
     constraints,
-    held_value,
+    effective_weight,
+    materialize,
     weights_of,
 )
-from gossamer.constraints.serialization import held_spec, hold_again
+from gossamer.constraints.serialization import constraint_spec, restore_constraints
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.gsr.format.generated import rows_of, weight_of
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.share._clusters import (
     cluster_vectors,
     lloyd,
@@ -241,10 +241,10 @@ def test_usual_learning_rates_suit_centers() -> None:
     """A recovery with its defaults makes a shared network better."""
     model, task = learned(), stripes()
     shared = KMeans(bits=1, codebook="layer")(model, task, Context()).model
-    trained = Recover(epochs=3)(shared, task, Context(original=model)).model
+    trained = RecoveryDistillation(epochs=3)(shared, task, Context(original=model)).model
     losses = [sum(float(task.loss(m.eval(), batch).detach()) for batch in task.train) for m in (shared, trained)]
     assert losses[1] < 0.7 * losses[0]
-    assert len(held_value(trained, "body.0.conv1.weight").unique()) == 2
+    assert len(effective_weight(trained, "body.0.conv1.weight").unique()) == 2
 
 
 def test_rates_are_those_of_the_paper() -> None:
@@ -256,26 +256,26 @@ def test_rates_are_those_of_the_paper() -> None:
 
 def masked() -> tuple[nn.Module, str]:
     model, name = tiny(), "body.0.conv1.weight"
-    weight = held_value(model, name)
+    weight = effective_weight(model, name)
     return constrain(model, {name: Mask(weight.abs() > weight.abs().median())}), name
 
 
 def test_a_codebook_of_all_layers_is_the_optimum_of_all_weights_together() -> None:
     model = tiny()
     h = importance_of(model, weights_of(model), "hessian", stripes(), Context(), samples=32)
-    every = [torch.cat([x[name].flatten() for name in h]) for x in ({n: held_value(model, n) for n in h}, h)]
+    every = [torch.cat([x[name].flatten() for name in h]) for x in ({n: effective_weight(model, n) for n in h}, h)]
     shared = KMeans(bits=3, importance="hessian", samples=32)(model, stripes(), Context()).model
     centers = optimal_centers(every[0], 8, every[1])
     for name in h:
-        assert torch.equal(held_value(shared, name), centers[nearest(held_value(model, name), centers)])
+        assert torch.equal(effective_weight(shared, name), centers[nearest(effective_weight(model, name), centers)])
     alone = KMeans(bits=3, codebook="layer")(model, stripes(), Context()).model
-    values = {name: set(held_value(alone, name).unique().tolist()) for name in h}
+    values = {name: set(effective_weight(alone, name).unique().tolist()) for name in h}
     assert not values["stem.weight"] & values["head.weight"]
 
 
 def test_a_codebook_of_all_layers_is_one_parameter_and_stays_one() -> None:
     shared = KMeans(bits=2)(tiny(), stripes(), Context()).model
-    again = hold_again(tiny(), held_spec(shared), shared.state_dict())
+    again = restore_constraints(tiny(), constraint_spec(shared), shared.state_dict())
     for model in (shared, copy.deepcopy(shared), again):
         books = [held for [held] in constraints(model).values()]
         assert all(book.codebook is books[0].codebook for book in books)
@@ -291,14 +291,14 @@ def test_a_codebook_of_all_layers_is_one_parameter_and_stays_one() -> None:
 @pytest.mark.parametrize("how", ["none", "hessian", "fisher", "adam"])
 def test_kmeans_keeps_zeros_and_few_values(how: str) -> None:
     model, name = masked()
-    zeros = held_value(model, name) == 0
+    zeros = effective_weight(model, name) == 0
     run = Context()
     shared = KMeans(bits=3, importance=how, samples=32).apply(model, stripes(), run)  # type: ignore[arg-type]
-    assert torch.equal(held_value(shared, name) == 0, zeros)
+    assert torch.equal(effective_weight(shared, name) == 0, zeros)
     assert [type(c).__name__ for c in constraints(shared)[name]] == ["Mask", "Codebook"]
-    plain = bake(shared)
+    plain = materialize(shared)
     for weight in weights_of(plain):
-        assert len(held_value(plain, weight).unique()) <= 8 + (weight == name)
+        assert len(effective_weight(plain, weight).unique()) <= 8 + (weight == name)
     assert [edit.target for edit in run.log.edits] == list(weights_of(plain))
 
 
@@ -312,7 +312,9 @@ def test_adam_importance_is_the_root_of_mean_squared_batch_gradients() -> None:
 
 def test_importance_moves_the_centers() -> None:
     values = {
-        how: held_value(KMeans(bits=1, importance=how, samples=32)(tiny(), stripes(), Context()).model, "stem.weight")  # type: ignore[arg-type]
+        how: effective_weight(
+            KMeans(bits=1, importance=how, samples=32)(tiny(), stripes(), Context()).model, "stem.weight"
+        )  # type: ignore[arg-type]
         for how in ("none", "hessian", "fisher", "adam")
     }
     for a, b in itertools.combinations(values, 2):

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from nets import stripes, tiny
 from torch import Tensor
 
-from gossamer.constraints.base import Mask, constrain, held_value, weights_of
+from gossamer.constraints.base import Mask, constrain, effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.share._decoded import Books
 from gossamer.methods.share.ecsq import (
-    Ecsq,
+    ECSQ,
     Levels,
     centered,
     cheapest,
@@ -128,21 +128,21 @@ def test_iterations_pay_where_weights_differ_in_importance(spread: float, low: f
 
 def test_a_budget_that_cannot_be_met_is_refused() -> None:
     with pytest.raises(BadInput, match="bits_per_weight"):
-        Ecsq(bits_per_weight=0)
+        ECSQ(bits_per_weight=0)
     with pytest.raises(BadInput, match="importance"):
-        Ecsq(importance="hesian")  # type: ignore[arg-type]
+        ECSQ(importance="hesian")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("codebook", ["network", "layer"])
 def test_zeros_stay_and_the_budget_is_over_all_layers(codebook: Books) -> None:
     model = tiny()
     name = "body.1.conv2.weight"
-    keep = held_value(model, name).abs() > 0.05
+    keep = effective_weight(model, name).abs() > 0.05
     model = constrain(model, {name: Mask(keep)})
     run = Context()
-    quantized = Ecsq(bits_per_weight=5.0, samples=32, codebook=codebook).apply(model, stripes(), run)
-    assert not held_value(quantized, name)[~keep].any()
-    weights = [held_value(quantized, n).flatten() for n in weights_of(quantized)]
+    quantized = ECSQ(bits_per_weight=5.0, samples=32, codebook=codebook).apply(model, stripes(), run)
+    assert not effective_weight(quantized, name)[~keep].any()
+    weights = [effective_weight(quantized, n).flatten() for n in weights_of(quantized)]
     books = [torch.cat(weights)] if codebook == "network" else weights
     bits = sum(w.numel() * entropy(w) + 32 * len(w[w != 0].unique()) for w in books)
     assert bits > 4.0 * sum(w.numel() for w in weights)

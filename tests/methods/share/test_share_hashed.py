@@ -8,10 +8,10 @@ import torch
 from nets import stripes, task, tiny
 from torch import nn
 
-from gossamer.constraints.base import bake, constrain, constraints, held_value, weights_of
+from gossamer.constraints.base import constrain, constraints, effective_weight, materialize, weights_of
 from gossamer.core.context import Context
 from gossamer.gsr.format.generated import hashed_places
-from gossamer.methods.distill.recover import Recover
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.share.hashed import Hashed, HashedNet, bucket_means, layer_seed
 
 SHAPE = torch.Size((30, 40))
@@ -99,9 +99,9 @@ def test_inner_products_are_unbiased_over_seeds() -> None:
 def test_nothing_is_stored_but_k_values() -> None:
     model = HashedNet(share=0.25)(tiny(), task(), Context()).model
     for name, (held,) in constraints(model).items():
-        assert [p.numel() for p in held.parameters()] == [round(0.25 * held_value(model, name).numel())]
+        assert [p.numel() for p in held.parameters()] == [round(0.25 * effective_weight(model, name).numel())]
         assert list(held.state_dict()) == ["values"]
-        assert len(held_value(model, name).abs().unique()) <= len(held.values)
+        assert len(effective_weight(model, name).abs().unique()) <= len(held.values)
 
 
 def test_one_bucket_for_each_weight_is_a_dense_layer() -> None:
@@ -123,9 +123,9 @@ def test_zeros_stay_zero_and_do_not_pull_their_buckets() -> None:
 @pytest.mark.parametrize("fresh", [False, True])
 def test_training_keeps_the_sharing(fresh: bool) -> None:
     model = HashedNet(share=0.5, fresh=fresh, ignore=("stem", "head"))(tiny(), stripes(), Context()).model
-    before = held_value(model, "body.0.conv1.weight").clone()
-    trained = Recover(epochs=1, lr=0.05, alpha=1)(model, stripes(), Context()).model
-    after = bake(trained).get_parameter("body.0.conv1.weight").detach()
+    before = effective_weight(model, "body.0.conv1.weight").clone()
+    trained = RecoveryDistillation(epochs=1, lr=0.05, alpha=1)(model, stripes(), Context()).model
+    after = materialize(trained).get_parameter("body.0.conv1.weight").detach()
     assert not torch.equal(after, before)
     [held] = constraints(trained)["body.0.conv1.weight"]
     assert len(after.abs().unique()) <= 288
@@ -135,5 +135,5 @@ def test_training_keeps_the_sharing(fresh: bool) -> None:
 def test_fresh_values_have_the_size_of_a_fresh_layer() -> None:
     layer = nn.Linear(400, 300)
     model = HashedNet(fresh=True)(nn.Sequential(layer), task(), Context()).model
-    assert float(held_value(model, "0.weight").std()) == pytest.approx((2 / 400) ** 0.5, rel=0.05)
+    assert float(effective_weight(model, "0.weight").std()) == pytest.approx((2 / 400) ** 0.5, rel=0.05)
     assert list(weights_of(constrain(layer, {"weight": Hashed(layer.weight, torch.zeros(3), 1)}))) == ["weight"]

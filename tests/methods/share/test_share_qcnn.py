@@ -10,7 +10,7 @@ from nets import stripes, task, tiny
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import input_rows, moments
-from gossamer.constraints.base import bake, constrain, constraints, held_value
+from gossamer.constraints.base import constrain, constraints, effective_weight, materialize
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.share import qcnn
@@ -128,7 +128,7 @@ def test_an_entry_for_every_row_is_exact() -> None:
 def test_look_ups_equal_the_dense_layer_with_decoded_weights(layer: Any) -> None:
     held = constrain(layer, {"weight": product_code(layer.weight.detach(), 3, 4, generator())})
     x = inputs(layer, 5, 3)
-    torch.testing.assert_close(LookUp(held)(x), bake(held)(x).detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(LookUp(held)(x), materialize(held)(x).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_look_ups_need_a_product_code() -> None:
@@ -169,7 +169,7 @@ def test_zeros_stay_zero() -> None:
         weight = model.get_parameter("body.0.conv1.weight")
         weight[weight.abs() < 0.05] = 0
     quantized = QuantizedNetwork(width=2, entries=4)(model, task(), Context()).model
-    assert torch.equal(held_value(quantized, "body.0.conv1.weight") == 0, weight == 0)
+    assert torch.equal(effective_weight(quantized, "body.0.conv1.weight") == 0, weight == 0)
 
 
 def test_grouped_convolutions_are_refused_by_name() -> None:

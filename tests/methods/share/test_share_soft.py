@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nets import learned, stripes
 from torch import nn
 
-from gossamer.constraints.base import Mask, constrain, held_value
+from gossamer.constraints.base import Mask, constrain, effective_weight
 from gossamer.core.context import Context
 from gossamer.methods.share.soft import (
     Mixture,
@@ -185,7 +185,7 @@ def test_training_under_the_prior_draws_weights_together() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     shared = method.apply(model, stripes(), run)
     names = [edit.target for edit in run.log.edits]
-    together = torch.cat([held_value(shared, name).flatten() for name in names])
+    together = torch.cat([effective_weight(shared, name).flatten() for name in names])
     assert 0.2 < float((together == 0).double().mean()) < 1
     assert len(together.unique()) <= 9
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
