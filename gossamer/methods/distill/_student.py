@@ -49,7 +49,7 @@ class Student(Retrain):
     def teacher(self, context: Context, *, inside: bool = False) -> nn.Module:
         """Raises `BadInput` where there is none. inside: one whose layers, weights or gradients can be had."""
         if context.guide is None:
-            raise BadInput(f"{self.name()}: there is no teacher; give the run one: Run(teacher=network)")
+            raise BadInput(f"{self.name()}: there is no teacher; give one: method(model, task, teacher=network)")
         if inside and gives_outputs_only(context.guide):
             raise BadInput(
                 f"{self.name()}: learns from what is inside the teacher; an .onnx file or recorded answers only show "

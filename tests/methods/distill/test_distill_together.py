@@ -141,14 +141,14 @@ class Broken:
 def test_a_killed_training_goes_on_with_all_that_learns_beside_the_student(method: Any, tmp_path: Path) -> None:
     options = {"burn_in": 0, "sampler_lr": 0.01} if method is BayesianDarkKnowledge else {}
     wanted = method(epochs=3, lr=0.01, **options)
-    whole = wanted(tiny(), task(), run(tiny()))
+    whole = wanted(tiny(), task(), run(tiny())).model
     with pytest.raises(Stop):
         data = replace(task(), train=Broken(list(task().train)))
         if method is BayesianDarkKnowledge:
             next(iter(data.train))  # as the method does, to see the size of a batch
             data.train.times = -1  # type: ignore[attr-defined]
         wanted(tiny(), data, run(tiny(), tmp_path))
-    again = wanted(tiny(), task(), run(tiny(), tmp_path))
+    again = wanted(tiny(), task(), run(tiny(), tmp_path)).model
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
 
 
