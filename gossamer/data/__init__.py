@@ -2,6 +2,17 @@
 
 from gossamer.data.arrays import Split, make_task
 from gossamer.data.batches import Augmentation, Batches, Normalisation
+from gossamer.data.example import tiny_network, tiny_task
 from gossamer.data.load import default_task, load_task
 
-__all__ = ["Augmentation", "Batches", "Normalisation", "Split", "default_task", "load_task", "make_task"]
+__all__ = [
+    "Augmentation",
+    "Batches",
+    "Normalisation",
+    "Split",
+    "default_task",
+    "load_task",
+    "make_task",
+    "tiny_network",
+    "tiny_task",
+]
