@@ -26,8 +26,8 @@ def tiny_task() -> Task:
         (torch.Size([8, 1, 8, 8]), torch.Size([8]))
     """
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(64, 1, 8, 8, generator=generator).split(8)
-    labels = torch.randint(3, (64,), generator=generator).split(8)
+    inputs = torch.split(torch.randn(64, 1, 8, 8, generator=generator), 8)
+    labels = torch.split(torch.randint(3, (64,), generator=generator), 8)
     batches = list(zip(inputs, labels))
     return Task(
         name="tiny",
