@@ -1,11 +1,22 @@
-"""What a student can learn from a teacher, as pure functions of tensors: the student's first, then the teacher's.
+"""Distillation losses: pure functions of tensors, those of the student first, then those of the teacher.
 
-    from gossamer.losses import kd_loss
-    loss = kd_loss(student(x), teacher(x), temperature=4.0)
+Each `..._loss` returns a scalar with a gradient for the student. Compute the teacher's tensors under
+`torch.no_grad()`. Losses are computed in float32 or wider, also under autocast. Other functions make the data of a
+distillation: synthetic samples (`munge`), draws from a posterior (`langevin_step`), the combined prediction of
+specialists (`combined_opinion`), and a selection of neurons (`select_neurons`).
 
-Each `..._loss` gives a scalar with a gradient for the student, in float32 also under autocast; others make what
-students learn from: samples, draws, what specialists say together, neurons worth learning. Make the teacher's
-tensors under `torch.no_grad()`. Shapes that do not match raise `BadInput`.
+Shapes that do not match raise `BadInput`. In all shapes N is the number of samples of the batch.
+
+Example:
+    >>> import torch
+    >>> from gossamer.losses import kd_loss
+    >>> student, teacher = torch.nn.Linear(8, 3), torch.nn.Linear(8, 3)
+    >>> x = torch.randn(16, 8)
+    >>> with torch.no_grad():
+    ...     expected = teacher(x)
+    >>> kd_loss(student(x), expected, temperature=4.0).backward()
+    >>> student.weight.grad.shape
+    torch.Size([3, 8])
 """
 
 from gossamer.losses.features import (

@@ -1,4 +1,4 @@
-"""Losses on what layers inside give: shape (N, C, ...) with the positions behind the channels."""
+"""Losses on the outputs of hidden layers (features), shape (N, C, ...): channels first, then positions."""
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,26 @@ from gossamer.losses.precision import same_shape, wide
 
 @wide
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Half the mean squared difference (Romero et al. 2015, arXiv:1412.6550, equation 3, over the number of elements).
+    """Hint loss of FitNets: half the mean squared difference of two layers.
 
-    The student's features go through a regressor first where they have another shape.
+    Args:
+        student: features of the student, any shape. Features of another shape need a regressor first.
+        teacher: features of the teacher, of the same shape.
+
+    Returns:
+        A scalar: 1/2 mean((student - teacher)^2).
+
+    Raises:
+        BadInput: the shapes differ.
+
+    Source:
+        Romero et al. 2015, arXiv:1412.6550, equation 3, divided by the number of elements.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import hint_loss
+        >>> float(hint_loss(torch.zeros(2, 4), torch.full((2, 4), 3.0)))
+        4.5
     """
     same_shape(student, teacher, "features")
     return F.mse_loss(student, teacher) / 2
@@ -20,7 +37,27 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @wide
 def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
-    """sum over c of |A_c|^p at each position, of norm 1 for each sample, shape (N, positions)."""
+    """Spatial attention map of a layer: the energy of all channels at each position.
+
+    Args:
+        features: shape (N, C, positions...).
+        power: exponent p of |A|^p; larger values stress the strongest channels.
+
+    Returns:
+        sum over c of |A_c|^p, flattened to (N, positions), each row of Euclidean norm 1.
+
+    Raises:
+        BadInput: the features have no positions.
+
+    Source:
+        Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.1.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import attention_map
+        >>> attention_map(torch.tensor([[[3.0, 0.0], [0.0, 2.0]]])).round(decimals=2)
+        tensor([[0.9100, 0.4100]])
+    """
     if features.dim() < 3:
         raise BadInput(
             f"attention: features of shape {tuple(features.shape)} have no positions; name a layer that gives "
@@ -31,17 +68,52 @@ def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
 
 @wide
 def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:
-    """Mean squared difference of the attention maps; the numbers of channels may differ (Zagoruyko & Komodakis 2017,
-    arXiv:1612.03928, section 3.1; the mean square as in their code, where the paper writes the norm)."""
+    """Attention transfer loss: the mean squared difference of the `attention_map` of two layers.
+
+    Args:
+        student: features, shape (N, C1, positions...).
+        teacher: features, shape (N, C2, positions...); the numbers of channels may differ, the positions may not.
+        power: exponent of the attention maps.
+
+    Returns:
+        A scalar, the mean over samples and positions.
+
+    Raises:
+        BadInput: features without positions, or with different positions.
+
+    Source:
+        Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.1; the mean square as in their code, where the paper
+        writes the norm.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import attention_loss
+        >>> features = torch.rand(2, 8, 4, 4)
+        >>> float(attention_loss(features, 5 * features)) < 1e-9  # the scale of the features does not matter
+        True
+    """
     student_map, teacher_map = attention_map(student, power), attention_map(teacher, power)
     same_shape(student_map, teacher_map, "attention maps")
     return F.mse_loss(student_map, teacher_map)
 
 
 def input_gradient(loss: Tensor, inputs: Tensor) -> Tensor:
-    """dL/dx times the batch size, for a loss that is a mean over samples: the gradient of each sample's own loss.
+    """Gradient of each sample's own loss with respect to the inputs: dL/dx times the batch size.
 
-    inputs must require gradients. What comes out can be differentiated again.
+    Args:
+        loss: a scalar that is a mean over samples.
+        inputs: shape (N, ...); it must require gradients.
+
+    Returns:
+        A tensor of the shape of the inputs. It can be differentiated again.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import input_gradient
+        >>> x = torch.tensor([[1.0], [2.0]], requires_grad=True)
+        >>> input_gradient(x.square().sum(1).mean(), x).detach()
+        tensor([[2.],
+                [4.]])
     """
     [gradient] = torch.autograd.grad(loss, [inputs], create_graph=True)
     return gradient * len(inputs)
@@ -49,17 +121,53 @@ def input_gradient(loss: Tensor, inputs: Tensor) -> Tensor:
 
 @wide
 def gradient_attention_loss(student_gradient: Tensor, teacher_gradient: Tensor) -> Tensor:
-    """|J_S - J_T|^2 / 2 of the `input_gradient` of the task's loss, mean over samples (Zagoruyko & Komodakis 2017,
-    arXiv:1612.03928, section 3.2, squared)."""
+    """Gradient-based attention loss: half the squared difference of two gradients with respect to the inputs.
+
+    Args:
+        student_gradient: `input_gradient` of the student's task loss, shape (N, ...).
+        teacher_gradient: that of the teacher, of the same shape.
+
+    Returns:
+        A scalar: the mean over samples of |J_S - J_T|^2 / 2.
+
+    Raises:
+        BadInput: the shapes differ.
+
+    Source:
+        Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.2, squared.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import gradient_attention_loss
+        >>> float(gradient_attention_loss(torch.ones(2, 4), torch.zeros(2, 4)))
+        2.0
+    """
     same_shape(student_gradient, teacher_gradient, "gradients")
     return (student_gradient - teacher_gradient).flatten(1).pow(2).sum(1).mean() / 2
 
 
 @wide
 def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
-    """How two layers' channels go together: mean over positions of F1_i F2_j, shape (N, C1, C2).
+    """FSP matrix (flow of solution procedure): inner products of the channels of two layers.
 
-    Where the layers differ in resolution, the larger one is max-pooled to the smaller.
+    Args:
+        first: features of one layer, shape (N, C1, H1, W1).
+        second: features of a later layer, shape (N, C2, H2, W2). The larger map is max-pooled to the smaller one.
+
+    Returns:
+        The mean over positions of F1_i F2_j, shape (N, C1, C2).
+
+    Raises:
+        BadInput: the features are not (N, C, H, W).
+
+    Source:
+        Yim et al. 2017, doi:10.1109/CVPR.2017.754, equation 1.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import fsp_matrix
+        >>> fsp_matrix(torch.ones(2, 4, 8, 8), torch.ones(2, 6, 4, 4)).shape
+        torch.Size([2, 4, 6])
     """
     if first.dim() != 4 or second.dim() != 4:
         raise BadInput(
@@ -71,8 +179,28 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
 
 
 def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
-    """Squared difference of the `fsp_matrix` of two layers, summed over the matrix, mean over samples (Yim et al. 2017,
-    doi:10.1109/CVPR.2017.754, equation 2)."""
+    """FSP loss: the squared difference of the `fsp_matrix` of two layers.
+
+    Args:
+        student: the features of the two layers in the student, each (N, C, H, W).
+        teacher: the features of the two layers in the teacher, with the same numbers of channels.
+
+    Returns:
+        A scalar: the sum over the matrix, the mean over samples.
+
+    Raises:
+        BadInput: the matrices differ in shape.
+
+    Source:
+        Yim et al. 2017, doi:10.1109/CVPR.2017.754, equation 2.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import fsp_loss
+        >>> first, second = torch.ones(2, 3, 4, 4), torch.ones(2, 5, 4, 4)
+        >>> float(fsp_loss((first, second), (first, 2 * second)))  # 15 entries, each differs by 1
+        15.0
+    """
     student_matrix, teacher_matrix = fsp_matrix(*student), fsp_matrix(*teacher)
     same_shape(student_matrix, teacher_matrix, "FSP matrices")
     return (student_matrix - teacher_matrix).pow(2).sum((1, 2)).mean()
@@ -80,9 +208,29 @@ def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> 
 
 @wide
 def statistics_loss(features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """|m - mean| + |s^2 - variance|, norms over channels, m and s^2 those of the features (N, C, ...) over all but the
-    channels: how unlike the data that a batch norm saw in training they are (Yin et al. 2020, arXiv:1912.08795,
-    equation 4)."""
+    """Batch-norm statistics loss of DeepInversion: how far features are from the statistics of a batch norm.
+
+    Args:
+        features: the input of the batch norm, shape (N, C, ...).
+        mean: its running mean, shape (C,).
+        variance: its running variance, shape (C,).
+
+    Returns:
+        A scalar: |m - mean| + |s^2 - variance|, Euclidean norms over channels, where m and s^2 are the mean and the
+        variance of the features over all dimensions but the channels.
+
+    Raises:
+        BadInput: the numbers of channels differ.
+
+    Source:
+        Yin et al. 2020, arXiv:1912.08795, equation 4.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import statistics_loss
+        >>> float(statistics_loss(torch.ones(4, 2, 3, 3), mean=torch.ones(2), variance=torch.zeros(2)))
+        0.0
+    """
     rows = features.transpose(0, 1).flatten(1)
     if not rows.shape[:1] == mean.shape == variance.shape:
         raise BadInput(f"statistics: features of {rows.shape[0]} channels, statistics of {tuple(mean.shape)}")
@@ -92,5 +240,19 @@ def statistics_loss(features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
 
 @wide
 def total_variation(images: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring pixels, down and to the right; images (N, C, H, W)."""
+    """Total variation of images: the mean squared difference of neighbouring pixels, down and to the right.
+
+    Args:
+        images: shape (N, C, H, W).
+
+    Returns:
+        A scalar, 0 for images of one colour.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import total_variation
+        >>> image = torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])
+        >>> float(total_variation(image))
+        1.0
+    """
     return images.diff(dim=2).pow(2).mean() + images.diff(dim=3).pow(2).mean()

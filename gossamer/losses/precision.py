@@ -1,4 +1,4 @@
-"""Losses are computed in float32 or wider, whatever the networks run in."""
+"""Precision of losses: computed in float32 or wider, whatever the networks run in."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -33,6 +33,15 @@ def wide(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
-    """Raise `BadInput` where two tensors cannot be compared element by element."""
+    """Check that two tensors can be compared element by element.
+
+    Args:
+        student: a tensor of the student.
+        teacher: a tensor of the teacher.
+        what: what they are, for the message.
+
+    Raises:
+        BadInput: their shapes differ.
+    """
     if student.shape != teacher.shape:
         raise BadInput(f"distillation: {what} have shape {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}")

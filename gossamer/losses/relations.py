@@ -1,4 +1,4 @@
-"""Losses on how samples lie to one another: embeddings (N, ...), flattened; student and teacher may differ in width."""
+"""Losses on the relations between samples: embeddings (N, ...), flattened; student and teacher may differ in width."""
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,30 @@ from gossamer.losses.precision import same_shape, wide
 
 @wide
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber difference of all pairs' distances, each network's over its own mean distance; mean over the N^2 ordered
-    pairs (Park et al. 2019, arXiv:1904.05068, section 3.2.1)."""
+    """RKD-D, the distance loss of relational knowledge distillation: compare the distances of all pairs of samples.
+
+    Each network's distances are divided by their own mean, so that only ratios count.
+
+    Args:
+        student: embeddings, shape (N, ...), at least 2 samples.
+        teacher: embeddings of the same samples, shape (N, ...); the width may differ.
+
+    Returns:
+        A scalar: the Huber difference of the relative distances, the mean over the N^2 ordered pairs.
+
+    Raises:
+        BadInput: different numbers of samples, or fewer than 2.
+
+    Source:
+        Park et al. 2019, arXiv:1904.05068, section 3.2.1.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import rkd_distance_loss
+        >>> corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> float(rkd_distance_loss(3 * corners, corners)) < 1e-9  # the scale does not matter
+        True
+    """
     own, other = _embeddings(student, teacher, 2)
     return F.smooth_l1_loss(_relative_distances(own), _relative_distances(other))
 
@@ -24,8 +46,31 @@ def _relative_distances(x: Tensor) -> Tensor:
 
 @wide
 def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber difference of the cosines of the angles of all triplets, at the middle one; mean over the N^3 ordered
-    triplets, which take N^2 (N + width) numbers (Park et al. 2019, arXiv:1904.05068, section 3.2.2)."""
+    """RKD-A, the angle loss of relational knowledge distillation: compare the angles of all triplets of samples.
+
+    It takes N^2 (N + width) numbers of memory.
+
+    Args:
+        student: embeddings, shape (N, ...), at least 3 samples.
+        teacher: embeddings of the same samples, shape (N, ...); the width may differ.
+
+    Returns:
+        A scalar: the Huber difference of the cosines at the middle sample, the mean over the N^3 ordered triplets.
+
+    Raises:
+        BadInput: different numbers of samples, or fewer than 3.
+
+    Source:
+        Park et al. 2019, arXiv:1904.05068, section 3.2.2.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import rkd_angle_loss
+        >>> corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> turned = corners @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+        >>> float(rkd_angle_loss(turned, corners)) < 1e-9  # a rotation changes no angle
+        True
+    """
     own, other = _embeddings(student, teacher, 3)
     return F.smooth_l1_loss(_cosines(own), _cosines(other))
 
@@ -37,10 +82,32 @@ def _cosines(x: Tensor) -> Tensor:
 
 @wide
 def contrastive_loss(student: Tensor, teacher: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE within the batch: each student's embedding is to find its own teacher's among all, and each teacher's its
-    student's; the mean of both (Tian et al. 2020, arXiv:1910.10699, without their memory of negatives).
+    """Contrastive representation distillation (CRD) loss within the batch: InfoNCE in both directions.
 
-    Embeddings of equal width; they are normalised here. It is not zero where both are equal.
+    Each embedding of the student has to find the embedding of its own sample among all of the teacher's, and the other
+    way round. It is not zero where both are equal. The paper's memory of negatives is not used.
+
+    Args:
+        student: embeddings, shape (N, ...), at least 2 samples; they are normalized here.
+        teacher: embeddings of the same samples, of the same width.
+        temperature: divides the cosine similarities; smaller values stress the nearest negatives.
+
+    Returns:
+        A scalar in nats, the mean of both directions.
+
+    Raises:
+        BadInput: different numbers of samples or widths, or fewer than 2 samples.
+
+    Source:
+        Tian et al. 2020, arXiv:1910.10699, section 3; van den Oord et al. 2018, arXiv:1807.03748 (InfoNCE).
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import contrastive_loss
+        >>> embeddings = torch.eye(4)
+        >>> wrong = embeddings.roll(1, 0)
+        >>> bool(contrastive_loss(embeddings, embeddings) < contrastive_loss(wrong, embeddings))
+        True
     """
     own, other = _embeddings(student, teacher, 2)
     same_shape(own, other, "embeddings")

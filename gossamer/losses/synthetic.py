@@ -1,4 +1,7 @@
-"""Made-up samples near real ones (Bucila, Caruana & Niculescu-Mizil 2006, doi:10.1145/1150402.1150464, section 3)."""
+"""MUNGE: synthetic samples near real ones, by exchanging attributes between neighbours.
+
+Source: Bucila, Caruana & Niculescu-Mizil 2006, doi:10.1145/1150402.1150464, section 3.
+"""
 
 from typing import Any
 
@@ -12,7 +15,20 @@ ROWS = 512
 
 
 def nearest(rows_ND: Tensor, nominal_D: Tensor) -> Tensor:
-    """The index of each row's nearest other row, (N,): attributes scaled to [0, 1], nominal ones 1 apart if unequal."""
+    """Nearest other row of each row.
+
+    Numeric attributes are scaled to [0, 1] and compared by squared distance; nominal attributes that differ add 1.
+
+    Args:
+        rows_ND: samples, shape (N, D), N at least 2.
+        nominal_D: bool (D,), True for attributes whose values are names.
+
+    Returns:
+        Indices, shape (N,).
+
+    Raises:
+        BadInput: fewer than 2 rows.
+    """
     if len(rows_ND) < 2:
         raise BadInput(f"munge: {len(rows_ND)} samples have no neighbours; give at least 2")
     low, high = rows_ND.amin(0), rows_ND.amax(0)
@@ -32,10 +48,36 @@ def nearest(rows_ND: Tensor, nominal_D: Tensor) -> Tensor:
 def munge(
     rows_ND: Tensor, probability: float, spread: float, *, nominal_D: Tensor | None = None, neighbours_N: Any = None
 ) -> Tensor:
-    """A copy of the rows in which attributes were exchanged between neighbours, one pair after the other, with torch's
-    global generator.
+    """Copy rows and exchange attributes between neighbours, one pair after the other.
 
-    nominal_D: bool, which attributes are names rather than numbers; none by default. neighbours_N: of `nearest`.
+    Each attribute of a pair is exchanged with the given probability, with noise of standard deviation
+    |difference| / spread. The random numbers come from torch's global generator.
+
+    Args:
+        rows_ND: samples, shape (N, D), N at least 2.
+        probability: that an attribute is exchanged, in [0, 1].
+        spread: s > 0; larger values add less noise.
+        nominal_D: bool (D,), True for attributes whose values are names, which get no noise; None: none of them.
+        neighbours_N: index of each row's neighbour, as `nearest` gives it; None: it is computed.
+
+    Returns:
+        New rows, shape (N, D).
+
+    Raises:
+        BadInput: fewer than 2 rows.
+
+    Source:
+        Bucila, Caruana & Niculescu-Mizil 2006, doi:10.1145/1150402.1150464, section 3. The neighbours are
+        those of the original rows; the paper looks for them again after every exchange.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import munge
+        >>> rows = torch.tensor([[0.0, 1.0], [0.1, 5.0], [9.0, 3.0]])
+        >>> munge(rows, probability=0.5, spread=5.0).shape
+        torch.Size([3, 2])
+        >>> torch.equal(munge(rows, probability=0.0, spread=5.0), rows)
+        True
     """
     nominal = torch.zeros(rows_ND.shape[1], dtype=torch.bool) if nominal_D is None else nominal_D
     neighbours: Tensor = nearest(rows_ND, nominal) if neighbours_N is None else neighbours_N

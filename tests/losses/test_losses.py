@@ -1,5 +1,7 @@
 """Losses of teacher and student against slow loops in NumPy, their gradients, and what their papers say of them."""
 
+import doctest
+import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -463,3 +465,11 @@ def test_mean_field_ends_where_the_equations_hold_and_the_best_selection_has_the
 def test_what_cannot_be_compared_is_named(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", losses.__all__)
+def test_every_public_function_has_an_example_that_runs(name: str) -> None:
+    text = inspect.getdoc(getattr(losses, name)) or ""
+    assert "Returns:" in text or name == "langevin_step"  # which works in place
+    example = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
