@@ -7,10 +7,9 @@ import onnx
 from onnx import numpy_helper
 
 from gossamer.errors import CorruptFile
+from gossamer.runtime.metadata import PREPROCESSING
 from gossamer.runtime.onnx_rewrite import rewrite
 
-STRUCTURE = "gossamer.core.outputs"  # metadata of a file: where its outputs stand in what the network gives
-PREPROCESSING = "gossamer.preprocessing"  # how images become inputs, and the names of the classes
 DEFAULTS = {("group", 1), ("auto_pad", b"NOTSET"), ("alpha", 1.0), ("beta", 1.0), ("transA", 0)}
 
 

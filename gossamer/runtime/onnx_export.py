@@ -14,7 +14,8 @@ from gossamer.constraints.base import materialize
 from gossamer.core import record
 from gossamer.core.outputs import places, tensors
 from gossamer.errors import BadInput
-from gossamer.runtime.onnx_clean import PREPROCESSING, STRUCTURE, clean
+from gossamer.runtime.metadata import PREPROCESSING, STRUCTURE
+from gossamer.runtime.onnx_clean import clean
 
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 

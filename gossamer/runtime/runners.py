@@ -20,7 +20,7 @@ from gossamer.core.outputs import tensors
 from gossamer.core.processors import available, usual_threads
 from gossamer.core.runner import Runner
 from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
-from gossamer.runtime.onnx_clean import STRUCTURE
+from gossamer.runtime.metadata import STRUCTURE
 from gossamer.runtime.onnx_read import check_onnx, read_structure
 
 PRECISIONS = {

@@ -22,7 +22,8 @@ from gossamer.errors import BadInput, CorruptFile
 from gossamer.jobs import exporting
 from gossamer.models import save_weights
 from gossamer.models.head import keep_outputs
-from gossamer.runtime.onnx_clean import PREPROCESSING, about
+from gossamer.runtime.metadata import PREPROCESSING
+from gossamer.runtime.onnx_clean import about
 from gossamer.runtime.onnx_export import export_onnx
 
 try:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gossamer.cli.file_summary import read_contents
 from gossamer.errors import CorruptFile
-from gossamer.runtime.onnx_clean import STRUCTURE
+from gossamer.runtime.metadata import STRUCTURE
 from gossamer.runtime.runners import open_runner
 
 RUNTIMES = ["onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
@@ -119,3 +119,9 @@ def test_tensors_in_a_file_beside_it_are_read(runtime: str, tmp_path: Path) -> N
     path.write_bytes(made.SerializeToString())
     assert torch.equal(open_runner(runtime, path)(torch.ones(2, 4)), torch.full((2, 4), 3.0))
     assert read_contents(path).file_bytes == path.stat().st_size + 4096 + 16
+
+
+def test_the_keys_of_metadata_are_those_of_files_written_before() -> None:
+    from gossamer.runtime import metadata
+
+    assert (metadata.STRUCTURE, metadata.PREPROCESSING) == ("gossamer.outputs", "gossamer.preprocessing")

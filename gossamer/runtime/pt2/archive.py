@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import CorruptFile
-from gossamer.runtime.onnx_clean import STRUCTURE
+from gossamer.runtime.metadata import STRUCTURE
 from gossamer.runtime.pt2.sizes import check_sizes
 
 FILES = re.compile(
