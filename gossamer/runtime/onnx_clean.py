@@ -7,7 +7,7 @@ import onnx
 from onnx import numpy_helper
 
 from gossamer.errors import CorruptFile
-from gossamer.runtime.metadata import PREPROCESSING
+from gossamer.runtime.metadata import PREPROCESSING, STRUCTURE
 from gossamer.runtime.onnx_rewrite import rewrite
 
 DEFAULTS = {("group", 1), ("auto_pad", b"NOTSET"), ("alpha", 1.0), ("beta", 1.0), ("transA", 0)}
