@@ -1,16 +1,32 @@
 """What several test files share."""
 
+import functools
+import gc
+import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from gossamer.runtime.onnx_export import export_onnx
+
+pytest_plugins = ["recorder"]
 
 # A slow or busy machine is no error.
 settings.register_profile("gossamer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gossamer")
+
+# torch parses its 500 translations to ONNX again for each export, which takes longer than a small network's own.
+ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
+
+# Exports make millions of objects that live long; the default looks through all of them after every 700.
+gc.set_threshold(50_000, 20, 50)
 
 USER_CODE = """
 import torch
@@ -49,12 +65,35 @@ number = 3
 
 
 @contextmanager
-def measured_briefly() -> Iterator[None]:
-    """One runtime, and memory that is not measured: these are tested elsewhere and take most of a small job's time."""
+def measured_briefly(*, tried: bool = False) -> Iterator[None]:
+    """Jobs without what is tested elsewhere and takes most of a small job's time.
+
+    One runtime, no measured memory, each original exported once. tried: whether the export is tried at the start.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gossamer.jobs.exporting.runtimes", lambda goal: ["onnxruntime"])
         patch.setattr("gossamer.jobs.exporting.peak_memory", lambda *args, **kwargs: 1)
+        patch.setattr("gossamer.jobs.exporting.export_onnx", originals_exported_once)
+        if not tried:
+            patch.setattr("gossamer.jobs.preflight.Trial.deploy", lambda *args: None)
         yield
+
+
+EXPORTED: dict[str, bytes] = {}  # files of original networks, by what tells these apart
+
+
+def originals_exported_once(model: nn.Module, inputs: tuple[Any, ...], path: Path, **options: Any) -> Path:
+    """Original networks of these tests differ by nothing but classes, what they print, weights and inputs."""
+    if path.name != "original.onnx":
+        return export_onnx(model, inputs, path, **options)
+    digest = hashlib.sha256(f"{type(model)} {model} {[getattr(x, 'shape', x) for x in inputs]}".encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    key = digest.hexdigest()
+    if key not in EXPORTED:
+        EXPORTED[key] = export_onnx(model, inputs, path, **options).read_bytes()
+    path.write_bytes(EXPORTED[key])
+    return path
 
 
 @pytest.fixture

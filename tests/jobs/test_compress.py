@@ -13,6 +13,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
+from conftest import measured_briefly
 from nets import learned, stripes, tiny
 from places import importing
 from torch import nn
@@ -121,7 +122,8 @@ def test_the_recipe_that_comes_out_gives_the_same_network_again(result: gossamer
 def small(tmp_path_factory: pytest.TempPathFactory) -> gossamer.Artifact:
     """A job with a goal of size."""
     goal = Goal(max_drop=10, compression_ratio=8)
-    return gossamer.compress(learned(), stripes(), goal=goal, epochs=20, out=tmp_path_factory.mktemp("small"))
+    with measured_briefly():
+        return gossamer.compress(learned(), stripes(), goal=goal, epochs=20, out=tmp_path_factory.mktemp("small"))
 
 
 def test_a_goal_of_size_is_met_by_the_file_on_disk(small: gossamer.Artifact) -> None:

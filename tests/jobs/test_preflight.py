@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import measured_briefly
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from train_toy import Notes
@@ -18,7 +19,12 @@ from gossamer.data.probing import MOST_SHAPES, look
 from gossamer.jobs.preflight import preflight
 
 GOAL = Goal(params=10, max_drop=100)
-pytestmark = pytest.mark.usefixtures("quick")  # but for what patches it again
+
+
+@pytest.fixture(autouse=True)
+def brief() -> Iterator[None]:  # but for what patches it again
+    with measured_briefly(tried=True):
+        yield
 
 
 class Text(nn.Module):

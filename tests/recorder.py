@@ -1,0 +1,99 @@
+"""A pytest plugin: measures the processor seconds of tests and fixtures, and keeps `durations.json` on request.
+
+Seconds are those of this process and of the processes it waited for: a busy machine records what a quiet one does. What
+a fixture of a module or of the session takes counts as the fixture's, not as that of the first test that asks for it.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RECORD = Path(__file__).with_name("durations.json")
+NAMED = 0.5  # seconds; tests that take less are added up by file
+OWN, SHARED = "seconds", "seconds of a shared fixture"
+
+
+@dataclass(eq=False)  # pytest keeps plugins in sets
+class Recorder:
+    """What the tests took, by their names; `inside`: what shared fixtures took within the phase that is running."""
+
+    tests: Counter[str] = field(default_factory=Counter)
+    fixtures: Counter[str] = field(default_factory=Counter)
+    inside: float = 0.0
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None]:
+        yield from self._phase(item)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
+        yield from self._phase(item)
+
+    def _phase(self, item: pytest.Item) -> Generator[None]:
+        start, self.inside = processor_seconds(), 0.0
+        yield
+        item.user_properties.append((OWN, processor_seconds() - start - self.inside))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None]:
+        start, before = processor_seconds(), self.inside
+        result = yield
+        if fixturedef.scope != "function":
+            took = processor_seconds() - start
+            name = shared_name(fixturedef.baseid, fixturedef.argname)
+            request._pyfuncitem.user_properties.append((f"{SHARED} {name}", took - (self.inside - before)))
+            self.inside = before + took
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Of every process, in the one that prints."""
+        if report.when != "teardown":
+            return
+        for name, took in report.user_properties:
+            if name == OWN:
+                self.tests[report.nodeid] += took
+            elif name.startswith(SHARED):
+                self.fixtures[name.removeprefix(SHARED).strip()] = max(took, self.fixtures[name])
+
+
+def processor_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+def shared_name(file: str, fixture: str) -> str:
+    return f"{file}::{fixture}"
+
+
+def record(tests: dict[str, float], fixtures: dict[str, float]) -> dict[str, Any]:
+    """What `durations.json` holds: the longer tests and shared fixtures by name, the rest as one sum a file."""
+    rest: Counter[str] = Counter()
+    for name, took in tests.items():
+        if took < NAMED:
+            rest[name.partition("::")[0]] += took
+    rounded = {
+        "tests": {name: round(took, 1) for name, took in tests.items() if took >= NAMED},
+        "fixtures": {name: round(took, 1) for name, took in fixtures.items() if took >= NAMED},
+        "rest": {name: round(took, 1) for name, took in rest.items()},
+    }
+    return {part: dict(sorted(seconds.items())) for part, seconds in rounded.items()}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help=f"write {RECORD.name} anew, from all the tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record-durations"):
+        config.pluginmanager.register(Recorder(), "recorder of durations")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    found = session.config.pluginmanager.get_plugin("recorder of durations")
+    if found is not None and not hasattr(session.config, "workerinput"):
+        RECORD.write_text(json.dumps(record(found.tests, found.fixtures), indent=0) + "\n")
