@@ -75,7 +75,7 @@ def measured_briefly(*, tried: bool = False) -> Iterator[None]:
         patch.setattr("gossamer.jobs.exporting.peak_memory", lambda *args, **kwargs: 1)
         patch.setattr("gossamer.jobs.exporting.export_onnx", originals_exported_once)
         if not tried:
-            patch.setattr("gossamer.jobs.preflight.Trial.deploy", lambda *args: None)
+            patch.setattr("gossamer.jobs.preflight.PreflightCheck.deploy", lambda *args: None)
         yield
 
 

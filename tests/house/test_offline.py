@@ -109,7 +109,6 @@ def reached(folder: Path, names: list[str], words: list[str]) -> tuple[str, str]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
 def test_imports_and_a_job_on_every_runtime_ask_nothing_of_the_network(user: Path) -> None:
     (user / "steps.yaml").write_text(STEPS)

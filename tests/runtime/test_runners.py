@@ -106,7 +106,7 @@ def test_latencies_of_real_runners_come_out_in_the_order_given(exported):
     runners = {runtime: open_runner(runtime, exported, threads=1) for runtime in ("openvino", "onnxruntime")}
     found = latency(runners, (images(4, 1)[0],), repeats=5, warmup=1)
     assert list(found) == ["openvino", "onnxruntime"]
-    assert all(0 < value.median_ms < 1000 and value.batch == 4 for value in found.values())
+    assert all(value.median_ms > 0 and value.batch == 4 for value in found.values())
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

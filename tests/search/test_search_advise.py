@@ -1,5 +1,6 @@
 """Advice: what schemes could save on a network, and cheaper modules for single layers."""
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,15 +139,24 @@ def test_steps_of_one_kind_become_one_and_give_what_they_gave_one_by_one() -> No
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
-def test_modules_are_timed_alone(runtime: Any, tmp_path: Path) -> None:
-    light, heavy = nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(3, 96, 5, padding=2), nn.Conv2d(96, 4, 5, padding=2))
+def test_modules_are_timed_alone(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is run by itself on the inputs of its group, and its time stands where it stands."""
+    light, heavy = nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1))
     groups: list[list[nn.Module]] = [[light, heavy], [nn.Linear(5, 2)]]
     inputs = [torch.randn(8, 3, 16, 16), torch.randn(8, 5)]
-    goal = Goal(speedup=2, runtime=runtime, threads=1)
+    goal = Goal(speedup=2, batch=8, runtime=runtime, threads=1)
+    expected, numbers = [[module(x) for module in group] for group, x in zip(groups, inputs)], itertools.count(1)
+
+    def timed(runners: Any, given: Any, **options: Any) -> Any:
+        outputs = next(group for group in expected if len(group) == len(runners))
+        for runner, output in zip(runners.values(), outputs):
+            assert (runner(*given) - output).abs().max() < (0.1 if int8 else 1e-4) * output.abs().max()
+        return {name: SimpleNamespace(min_ms=float(next(numbers))) for name in runners}
+
+    monkeypatch.setattr(isolated_layers, "latency", timed)
     for int8 in (False, True) if runtime == "onnxruntime" else (False,):
-        [[few, many], [linear]] = isolated_costs(groups, inputs, goal, tmp_path, int8=int8)
-        assert 0 < 3 * few < many
-        assert linear > 0
+        first = 4 if int8 else 1
+        assert isolated_costs(groups, inputs, goal, tmp_path, int8=int8) == [[first, first + 1], [first + 2]]
 
 
 def test_large_maps_are_timed_in_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -212,7 +222,7 @@ def test_advice_on_time_measures_the_whole_network() -> None:
     always = {"int8", "narrower layers", "fewer blocks", "low rank", "cheaper blocks"}
     assert always <= rows.keys() <= always | {"pooled head"}
     assert rows["fewer blocks"].tried == "restructure.blocks: 1 of 1 removable blocks gone"  # a plain convolution
-    assert all(row.times > 0.1 and row.unit == "time" and row.reason for row in rows.values())
+    assert all(row.times > 0 and row.unit == "time" and row.reason for row in rows.values())
     goal = Goal(speedup=1, batch=4, threads=1, runtime="torch")
     on_torch = {row.scheme: row for row in advise(tiny(), (torch.randn(2, 1, 6, 6),), goal)}
     assert "float32" in on_torch["int8"].reason
