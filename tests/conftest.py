@@ -16,7 +16,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from gossamer.runtime.onnx_export import export_onnx
 
-pytest_plugins = ["recorder"]
+pytest_plugins = ["recorder", "pytester"]
 
 # A slow or busy machine is no error.
 settings.register_profile("gossamer", deadline=None, suppress_health_check=[HealthCheck.too_slow])

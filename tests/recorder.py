@@ -7,7 +7,7 @@ a fixture of a module or of the session takes counts as the fixture's, not as th
 import json
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,12 @@ import pytest
 
 RECORD = Path(__file__).with_name("durations.json")
 NAMED = 0.5  # seconds; tests that take less are added up by file
+SLOW = 3.0  # seconds; a test that takes more of its own, or asks for a shared fixture that does, is marked `slow`
+QUICK = 150.0  # seconds of all the other tests together
 OWN, SHARED = "seconds", "seconds of a shared fixture"
+
+
+Record = dict[str, dict[str, float]]  # seconds of tests, shared fixtures, and the rest of each file
 
 
 @dataclass(eq=False)  # pytest keeps plugins in sets
@@ -70,7 +75,7 @@ def shared_name(file: str, fixture: str) -> str:
     return f"{file}::{fixture}"
 
 
-def record(tests: dict[str, float], fixtures: dict[str, float]) -> dict[str, Any]:
+def record(tests: dict[str, float], fixtures: dict[str, float]) -> Record:
     """What `durations.json` holds: the longer tests and shared fixtures by name, the rest as one sum a file."""
     rest: Counter[str] = Counter()
     for name, took in tests.items():
@@ -82,6 +87,48 @@ def record(tests: dict[str, float], fixtures: dict[str, float]) -> dict[str, Any
         "rest": {name: round(took, 1) for name, took in rest.items()},
     }
     return {part: dict(sorted(seconds.items())) for part, seconds in rounded.items()}
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What the record is compared with, of every test that was found, also of those that are left out of this run."""
+
+    name: str
+    fixtures: frozenset[str]
+    slow: bool
+
+
+COLLECTED = pytest.StashKey[list[Collected]]()
+
+
+def collected(item: pytest.Item) -> Collected:
+    definitions = item._fixtureinfo.name2fixturedefs.values()
+    shared = {shared_name(one[-1].baseid, one[-1].argname) for one in definitions if one[-1].scope != "function"}
+    return Collected(item.nodeid, frozenset(shared), item.get_closest_marker("slow") is not None)
+
+
+def too_slow(tests: Sequence[Collected], record: Record, limit: float = SLOW) -> list[str]:
+    """Tests without the mark `slow` that took more than `limit` in the record, themselves or for a shared fixture."""
+    found = []
+    for test in tests:
+        seconds = max([record["tests"].get(test.name, 0), *(record["fixtures"].get(f, 0) for f in test.fixtures)])
+        if seconds > limit and not test.slow:
+            found.append(f"{test.name}: {seconds} s")
+    return found
+
+
+def quick_seconds(tests: Sequence[Collected], record: Record) -> float:
+    """What the tests without the mark took together, each shared fixture once."""
+    quick = [test for test in tests if not test.slow]
+    fixtures = {name for test in quick for name in test.fixtures}
+    files = {test.name.partition("::")[0] for test in quick}
+    named = sum(record["tests"].get(test.name, 0) for test in quick)
+    return named + sum(record["fixtures"].get(f, 0) for f in fixtures) + sum(record["rest"].get(f, 0) for f in files)
+
+
+@pytest.hookimpl(tryfirst=True)  # before anything is left out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[COLLECTED] = [collected(item) for item in items]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
