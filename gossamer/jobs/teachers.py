@@ -18,7 +18,6 @@ from gossamer.errors import BadInput
 from gossamer.measure import Runner, accuracy
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.runtime.runners import open_runner
-from gossamer.search.axes import apply_steps
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import AIM, CostModel
 from gossamer.search.plan import Planner
@@ -126,4 +125,9 @@ def searched(
     steps = planner.plan(whole)
     if steps is None:
         raise BadInput("no shape of the teacher meets the goal; ask for more, or name a student")
-    return apply_steps(teacher, steps[:-1], task, context)
+    student = teacher
+    for step in steps[:-1]:  # whose edits belong to the job's record
+        changed = step(student, task, context)
+        context.log.edits.extend(changed.edits)
+        student = changed.model
+    return student
