@@ -150,7 +150,7 @@ def test_modules_are_timed_alone(runtime: Any, tmp_path: Path, monkeypatch: pyte
     def timed(runners: Any, given: Any, **options: Any) -> Any:
         outputs = next(group for group in expected if len(group) == len(runners))
         for runner, output in zip(runners.values(), outputs):
-            assert (runner(*given) - output).abs().max() < (0.1 if int8 else 1e-4) * output.abs().max()
+            assert (runner(*given) - output).abs().max() < (0.3 if int8 else 1e-4) * output.abs().max()
         return {name: SimpleNamespace(min_ms=float(next(numbers))) for name in runners}
 
     monkeypatch.setattr(isolated_layers, "latency", timed)
