@@ -1,16 +1,20 @@
 """What a method is: a frozen value of hyper-parameters that can be called on a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from gossamer.core.context import Context
 from gossamer.core.record import Curve, Edit
-from gossamer.core.task import Task, task_of
+from gossamer.core.task import PartialTask, Task, task_of
 from gossamer.core.validation import KnownArguments, check_fields
+from gossamer.errors import BadInput
+
+Needs = Literal["weights", "inputs", "samples", "labels"]
+Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,9 @@ class Method(KnownArguments, ABC):
         stage: orders the methods of a recipe: one with a lower stage cannot come after one with a higher; one with
             none may stand anywhere.
         saves: what goes down: "params", "macs", "nonzeros", "distinct" (values).
+        needs: what the method needs besides the model. "weights": nothing. "inputs": example inputs, to run the
+            network. "samples": a task whose data may be without labels. "labels": a task with labelled training data.
+        example: settings with which the method works on a small network within seconds. The contract tests use them.
 
     Example:
         >>> import torch, gossamer
@@ -56,6 +63,8 @@ class Method(KnownArguments, ABC):
 
     stage: ClassVar[int | None] = None
     saves: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[Needs] = "weights"
+    example: ClassVar[Settings]
 
     def __post_init__(self) -> None:
         check_fields(self, self.name())
@@ -84,13 +93,19 @@ class Method(KnownArguments, ABC):
             BadInput: the method needs more of the task than was given, or does not fit the model.
             NoEffect: nothing matched.
         """
-        own = (context or Context()).apart(**settings)
-        changed = self.apply(model, task_of(task, self.name()), own)
+        own, data = (context or Context()).apart(**settings), task_of(task, self.name())
+        if self.needed() == "labels" and isinstance(data, PartialTask):
+            raise BadInput(f"{self.name()} needs training data with labels: give a task, method(model, task)")
+        changed = self.apply(model, data, own)
         return MethodResult(changed, tuple(own.log.edits), tuple(own.log.curves))
 
     @abstractmethod
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         """A changed copy of the model; every change goes to the context's log with `note`."""
+
+    def needed(self) -> Needs:
+        """Return what the method needs with these settings: `needs`, unless one of them asks for more or less."""
+        return self.needs
 
     def roughly(self) -> "Method":
         """A method that gives the same shapes with as little fitting as it can: for measuring what they cost."""

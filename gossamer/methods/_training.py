@@ -9,7 +9,7 @@ from torch import nn
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs
 from gossamer.train import AfterStep, Training, TrainingResult, fit
 from gossamer.train.distillation import LossTerm
 from gossamer.train.hyperparameters import passes
@@ -25,6 +25,7 @@ class Trained(Method):
     without which others explode."""
 
     usual_epochs: ClassVar[int] = 12
+    needs: ClassVar[Needs] = "labels"
 
     epochs: Annotated[int | None, Range(1, 10_000)] = None
     lr: Annotated[float | None, Range(0, 10, open_=("low",))] = None

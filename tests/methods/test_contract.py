@@ -1,9 +1,9 @@
-"""What every method keeps. Methods are found by themselves; each needs one example below."""
+"""What every method keeps. Methods are found by themselves, with the `example` that each one declares."""
 
 import copy
 import json
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -26,158 +26,20 @@ from gossamer.constraints.base import (
 )
 from gossamer.constraints.serialization import constraint_spec, restore_constraints
 from gossamer.core.context import Context
+from gossamer.core.task import PartialTask
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.jobs.recipe import Recipe, parse
 from gossamer.methods import catalogue
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs
 from gossamer.modules.cost import layer_costs
 from gossamer.modules.replay import restore, structure_of
 from gossamer.modules.structure import Structure
 from gossamer.runtime.onnx_export import export_onnx
 
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "distill.attention": {"epochs": 1, "lr": 0.01},
-    "distill.bayesian": {"epochs": 1, "lr": 0.01, "burn_in": 1, "sampler_lr": 0.001},
-    "distill.born_again": {"epochs": 1, "lr": 0.01},
-    "distill.bottleneck": {"rank": 1, "epochs": 1},
-    "distill.crd": {"epochs": 1, "lr": 0.01},
-    "distill.data_free": {"epochs": 1, "lr": 0.01, "samples": 16, "batch": 8, "steps": 3},
-    "distill.deeper": {"names": ("body.0",)},
-    "distill.dist": {"epochs": 1, "lr": 0.01},
-    "distill.dkd": {"epochs": 1, "lr": 0.01},
-    "distill.fsp": {"epochs": 1, "hint_epochs": 1, "lr": 0.01},
-    "distill.gradients": {"epochs": 1, "lr": 0.01},
-    "distill.hints": {"epochs": 1, "hint_epochs": 1, "lr": 0.01, "layers": {"body.0": "body.0"}},
-    "distill.kd": {"epochs": 1, "lr": 0.01},
-    "distill.logits": {"epochs": 1, "lr": 0.01},
-    "distill.munge": {"epochs": 1, "lr": 0.01, "copies": 1},
-    "distill.mutual": {"epochs": 1, "lr": 0.01},
-    "distill.neurons": {"epochs": 1, "hint_epochs": 1, "lr": 0.01, "layers": {"head": "body"}},
-    "distill.recover": {"epochs": 1, "lr": 0.01},
-    "distill.rkd": {"epochs": 1, "lr": 0.01, "layers": {"head": "head"}},
-    "distill.self": {"epochs": 1, "lr": 0.01},
-    "distill.specialists": {"epochs": 1, "lr": 0.01, "count": 2, "specialist_epochs": 1},
-    "distill.temperature": {},
-    "distill.wider": {"factor": 1.5},
-    "lowrank.biclustered": {"macs": 0.6},
-    "lowrank.channel": {"macs": 0.5},
-    "lowrank.cp": {"ranks": {"body.0.conv1": 6}, "sweeps": 20},
-    "lowrank.monochromatic": {"ranks": {"body.0.conv1": 2}, "data": "inputs"},
-    "lowrank.nuclear": {"penalty": 0.5, "epochs": 1, "lr": 0.01},
-    "lowrank.predicted": {"ranks": {"body.*": 6}},
-    "lowrank.separable": {"ranks": {"body.*": 2}, "data": "inputs"},
-    "lowrank.spatial": {"energy": 0.7},
-    "lowrank.svd": {"ranks": {"head": 1}, "data": "inputs"},
-    "lowrank.tensor_train": {"params": 0.6},
-    "lowrank.tucker": {"macs": 0.6, "data": "accumulated", "batches": 2},
-    "prune.channels": {"sparsity": 0.5},
-    "prune.dead": {},
-    "prune.gradual": {"sparsity": 0.6, "every": 1, "epochs": 1, "lr": 0.01},
-    "prune.iterative": {"sparsity": 0.6, "rounds": 2, "epochs": 1, "lr": 0.01},
-    "prune.layerwise": {"sparsity": 0.8, "batches": 2},
-    "prune.magnitude": {"sparsity": 0.4},
-    "prune.merge": {"sparsity": 0.5},
-    "prune.movement": {"sparsity": 0.6, "every": 1, "epochs": 1, "lr": 0.01},
-    "prune.n_of_m": {"ignore": ("stem",)},
-    "prune.obd": {"sparsity": 0.8, "batches": 2},
-    "prune.obs": {"sparsity": 0.8, "layers": ("stem", "head")},
-    "prune.rigl": {"sparsity": 0.6, "every": 1, "epochs": 1, "lr": 0.01},
-    "prune.snip": {"sparsity": 0.6, "batches": 2},
-    "prune.synflow": {"sparsity": 0.6, "rounds": 3},
-    "quantize.adaround": {"bits": 3, "iterations": 20, "batches": 2},
-    "quantize.fixed_point": {"integer_bits": 4, "fraction_bits": 4, "epochs": 1, "lr": 0.01},
-    "quantize.lsq": {"bits": 3, "epochs": 1, "lr": 0.01},
-    "quantize.rate": {"compression_ratio": 2.5, "epochs": 1},
-    "quantize.uniform": {"bits": 3},
-    "restructure.blocks": {"names": ("body.1",)},
-    "restructure.bottleneck": {"reduction": 2, "steps": 2, "batches": 2},
-    "restructure.branches": {},
-    "restructure.fire": {"steps": 2, "batches": 2},
-    "restructure.flattened": {"steps": 2, "batches": 2},
-    "restructure.fold": {},
-    "restructure.global_pool": {"steps": 2, "batches": 2},
-    "restructure.grouped": {"groups": 2, "steps": 2, "batches": 2},
-    "restructure.inception": {"steps": 2, "batches": 2},
-    "restructure.pool": {"steps": 2, "batches": 2},
-    "restructure.resolution": {},
-    "restructure.separable": {"steps": 2, "batches": 2},
-    "restructure.shortcut": {"names": ("body.2",)},
-    "restructure.stack": {"form": "1xn", "channels": 4, "steps": 2, "batches": 2, "ignore": ("stem",)},
-    "restructure.stride": {"steps": 2, "batches": 2},
-    "share.ecsq": {"bits_per_weight": 4.0, "iterations": 3, "samples": 16},
-    "share.hashed": {"share": 0.5},
-    "share.kmeans": {"bits": 4},
-    "share.product": {"width": 2, "entries": 16},
-    "share.qcnn": {"width": 2, "entries": 16, "rounds": 1},
-    "share.residual": {"entries": 8, "stages": 3},
-    "share.soft": {"epochs": 1, "components": 8, "tau": 1e-4},
-}
-NOTHING_MATCHES: dict[str, dict[str, Any]] = {
-    "distill.attention": {"layers": {"no.such.layer": "body.0"}},
-    "distill.bottleneck": {"rank": 1, "ignore": ("no.such.layer",)},
-    "distill.crd": {"layers": {"no.such.layer": "body.0"}},
-    "distill.deeper": {"names": ("no.such.layer",)},
-    "distill.fsp": {"layers": {"stem": "stem", "no.such.layer": "body.0"}},
-    "distill.hints": {"layers": {"no.such.layer": "body.0"}},
-    "distill.neurons": {"layers": {"no.such.layer": "body"}},
-    "distill.rkd": {"layers": {"no.such.layer": "body.0"}},
-    "distill.wider": {"widths": {"no.such.layer": 9}},
-    "lowrank.biclustered": {"macs": 0.6, "layers": ("no.such.layer",)},
-    "lowrank.channel": {"macs": 0.5, "layers": ("no.such.layer",)},
-    "lowrank.cp": {"ranks": {"no.such.layer": 6}},
-    "lowrank.monochromatic": {"ranks": {"no.such.layer": 2}},
-    "lowrank.nuclear": {"layers": ("no.such.layer",)},
-    "lowrank.predicted": {"ranks": {"no.such.layer": 2}},
-    "lowrank.separable": {"ranks": {"no.such.layer": 2}},
-    "lowrank.spatial": {"energy": 0.7, "ignore": ("no.such.layer",)},
-    "lowrank.svd": {"ranks": {"no.such.layer": 1}},
-    "lowrank.tensor_train": {"params": 0.6, "ignore": ("no.such.layer",)},
-    "lowrank.tucker": {"macs": 0.6, "layers": ("no.such.layer",)},
-    "prune.channels": {"widths": {"no.such.layer": 3}},
-    "prune.gradual": {"sparsity": 0.6, "layers": ("no.such.layer",)},
-    "prune.layerwise": {"sparsity": 0.6, "ignore": ("no.such.layer",)},
-    "prune.magnitude": {"sparsities": {"no.such.layer": 0.6}},
-    "prune.iterative": {"sparsity": 0.6, "layers": ("no.such.layer",)},
-    "prune.merge": {"layers": ("no.such.layer",)},
-    "prune.movement": {"sparsity": 0.6, "layers": ("no.such.layer",)},
-    "prune.n_of_m": {"ignore": ("no.such.layer",)},
-    "prune.obd": {"sparsity": 0.6, "ignore": ("no.such.layer",)},
-    "prune.obs": {"sparsity": 0.6, "ignore": ("no.such.layer",)},
-    "prune.rigl": {"sparsity": 0.6, "layers": ("no.such.layer",)},
-    "prune.snip": {"sparsity": 0.6, "layers": ("no.such.layer",)},
-    "prune.synflow": {"sparsity": 0.6, "layers": ("no.such.layer",)},
-    "quantize.adaround": {"layer_bits": {"no.such.layer": 8}},
-    "quantize.fixed_point": {"ignore": ("no.such.layer",)},
-    "quantize.lsq": {"layer_bits": {"no.such.layer": 8}},
-    "quantize.rate": {"compression_ratio": 2.5, "ignore": ("no.such.layer",)},
-    "quantize.uniform": {"bits": 3, "layer_bits": {"no.such.layer": 8}},
-    "restructure.blocks": {"names": ("no.such.block",)},
-    "restructure.bottleneck": {"layers": ("no.such.layer",)},
-    "restructure.branches": {"layers": ("no.such.layer",)},
-    "restructure.fire": {"layers": ("no.such.layer",)},
-    "restructure.flattened": {"layers": ("no.such.layer",)},
-    "restructure.fold": {"layers": ("no.such.layer",)},
-    "restructure.global_pool": {"layers": ("no.such.layer",)},
-    "restructure.grouped": {"layers": ("no.such.layer",)},
-    "restructure.inception": {"layers": ("no.such.layer",)},
-    "restructure.separable": {"layers": ("no.such.layer",)},
-    "restructure.shortcut": {"names": ("no.such.layer",)},
-    "restructure.stack": {"layers": ("no.such.layer",)},
-    "restructure.pool": {"layers": ("no.such.layer",)},
-    "restructure.stride": {"layers": ("no.such.layer",)},
-    "share.ecsq": {"layers": ("no.such.layer",)},
-    "share.hashed": {"layers": ("no.such.layer",)},
-    "share.kmeans": {"layers": ("no.such.layer",)},
-    "share.product": {"layers": ("no.such.layer",)},
-    "share.qcnn": {"layers": ("no.such.layer",)},
-    "share.residual": {"layers": ("no.such.layer",)},
-    "share.soft": {"layers": ("no.such.layer",)},
-}
-
 
 def method(name: str) -> Method:
-    return catalogue()[name](**EXAMPLES[name])
+    return catalogue()[name](**catalogue()[name].example)
 
 
 def subject(*names: str) -> nn.Module:
@@ -212,12 +74,12 @@ def applied(name: str) -> tuple[nn.Module, Context]:
 
 # One for each way to change a network; every method meets each of them, before and after.
 REPRESENTATIVES = ("distill.recover", "prune.channels", "prune.magnitude", "restructure.blocks")
-METHODS = sorted(EXAMPLES.keys() & catalogue().keys())
+METHODS = sorted(catalogue())
 each = pytest.mark.parametrize("name", METHODS)
 
 
-def test_every_method_has_an_example() -> None:
-    assert EXAMPLES.keys() == catalogue().keys()
+def test_every_method_declares_its_own_example() -> None:
+    assert [name for name, cls in catalogue().items() if "example" not in vars(cls)] == []
 
 
 @each
@@ -269,7 +131,7 @@ def outside() -> Iterator[tuple[str, str, float]]:
 @pytest.mark.parametrize(("name", "field", "value"), list(outside()))
 def test_ranges_refuse_their_neighbours(name: str, field: str, value: float) -> None:
     with pytest.raises(BadInput) as error:
-        catalogue()[name](**{**EXAMPLES[name], field: value})
+        catalogue()[name](**{**catalogue()[name].example, field: value})
     assert all(word in str(error.value) for word in (name, field, str(value), "must be in"))
 
 
@@ -284,13 +146,68 @@ def choices() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "field"), list(choices()))
 def test_choices_refuse_other_names(name: str, field: str) -> None:
     with pytest.raises(BadInput, match=f"unknown {name} {field} 'none of them'"):
-        catalogue()[name](**{**EXAMPLES[name], field: "none of them"})
+        catalogue()[name](**{**catalogue()[name].example, field: "none of them"})
 
 
-@pytest.mark.parametrize("name", sorted(NOTHING_MATCHES))
-def test_nothing_matched_is_an_error(name: str) -> None:
+def selectors() -> Iterator[tuple[str, str, Any]]:
+    """Every field that selects layers by name or pattern, with a value that matches none."""
+    values: dict[Any, Any] = {str: "body.0", int: 2, float: 0.5}
+    for name, cls in catalogue().items():
+        for field, hint in get_type_hints(cls).items():
+            kinds = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) in (tuple, Mapping)]
+            if field not in {f.name for f in fields(cls)} or not kinds or get_args(kinds[0])[0] is not str:
+                continue
+            if get_origin(kinds[0]) is tuple:
+                yield name, field, ("no.such.layer",)
+            else:
+                kind, *_ = (k for k in (get_args(kinds[0])[1], *get_args(get_args(kinds[0])[1])) if k in values)
+                pairs = {"stem": "stem"} if kind is str else {}  # some need two pairs of layers
+                yield name, field, {**pairs, "no.such.layer": values[kind]}
+
+
+def selecting(name: str, field: str, value: Any) -> Method:
+    """The example with this selection; without what it sets beside the required fields, where that excludes it."""
+    cls = catalogue()[name]
+    required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    try:
+        return cls(**{**cls.example, field: value})
+    except BadInput:
+        return cls(**{key: cls.example[key] for key in required if key != field}, **{field: value})
+
+
+@pytest.mark.parametrize(("name", "field", "value"), list(selectors()))
+def test_nothing_matched_is_an_error(name: str, field: str, value: Any) -> None:
     with pytest.raises(BadInput, match=r"no\.such"):
-        catalogue()[name](**NOTHING_MATCHES[name])(subject(name), task(), Context(teacher=tiny()))
+        selecting(name, field, value)(subject(name), task(), teacher=tiny())
+
+
+def given(needs: str) -> Any:
+    """What a method with such needs is called with, and no more."""
+    data = task()
+    if needs == "samples":
+        samples: Any = PartialTask("samples", data.example_inputs)
+        samples.train = samples.calibration = data.calibration
+        return samples
+    return {"weights": None, "inputs": data.example_inputs, "labels": data}[needs]
+
+
+NEEDS = get_args(Needs)
+
+
+@each
+def test_it_works_with_no_more_than_it_declares_to_need(name: str) -> None:
+    one = method(name)
+    assert one.needed() in NEEDS and one.needs in NEEDS
+    _, edits = one(subject(name), given(one.needed()), teacher=tiny())
+    assert edits
+
+
+@each
+def test_it_declares_no_more_than_it_needs(name: str) -> None:
+    one = method(name)
+    for less in NEEDS[: NEEDS.index(one.needed())]:
+        with pytest.raises(BadInput, match=r"needs|runs the network|inputs alone"):
+            one(subject(name), given(less), teacher=tiny())
 
 
 @each
@@ -316,7 +233,7 @@ def test_the_result_is_an_ordinary_module(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(got), model(images).detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
+@each
 def test_what_holds_the_weights_comes_back_from_the_journal(name: str) -> None:
     after, _ = applied(name)
     spec = json.loads(json.dumps(constraint_spec(after)))

@@ -12,7 +12,7 @@ Source: Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.1.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import attention_loss
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import LayerStudent
 from gossamer.train.feature_hooks import hooked, positions
 
@@ -34,6 +35,8 @@ def attention_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Te
 class AttentionTransfer(LayerStudent):
     """beta: weight of the maps. layers: the teacher's layer for a layer of the student; where it is empty, the last of
     each resolution."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     beta: Annotated[float, Range(0, 1e6, open_=("low",))] = 1000.0
 

@@ -16,7 +16,7 @@ Source: Korattikara Balan et al. 2015, arXiv:1506.04416, section 2; Welling & Te
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from gossamer.core.task import Model, Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import gaussian_loss, langevin_step
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 from gossamer.train.attached_modules import attached
 from gossamer.train.batches import batch_size, batches_of_epoch, own_randomness
@@ -118,6 +119,8 @@ def on_means(task: Task) -> Task:
 class BayesianDarkKnowledge(Student):
     """burn_in: epochs of the teacher alone. sampler_lr: rate on the mean loss, as of SGD. spread: standard deviation of
     what is added to the inputs. prior, precision: of the weights and of the observations. temperature has no effect."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "burn_in": 1, "sampler_lr": 0.001}
 
     alpha: Annotated[float, Range(0, 1)] = 0.0
     burn_in: Annotated[int, Range(0, 10_000)] = 2

@@ -9,19 +9,22 @@ Source: Furlanello et al. 2018, arXiv:1805.04770, section 3.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import nn
 
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student, fresh
 
 
 @dataclass(frozen=True, kw_only=True)
 class BornAgain(Student):
     """generations: trained one after the other; the last one is kept."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     generations: Annotated[int, Range(1, 100)] = 2
 

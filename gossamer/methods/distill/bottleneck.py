@@ -21,6 +21,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
 from gossamer.errors import NoEffect
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student, regression
 
 
@@ -46,6 +47,7 @@ class LinearBottleneck(Student):
 
     stage: ClassVar[int | None] = 20
     saves: ClassVar[tuple[str, ...]] = ("macs", "params")
+    example: ClassVar[Settings] = {"rank": 1, "epochs": 1}
 
     rank: Annotated[int, Range(1, 65_536)]
     alpha: Annotated[float, Range(0, 1)] = 0.0

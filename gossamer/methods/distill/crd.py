@@ -12,7 +12,7 @@ Source: Tian et al. 2020, arXiv:1910.10699, section 3; van den Oord et al. 2018,
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import contrastive_loss
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import LayerStudent, pooled
 from gossamer.train.feature_hooks import hooked, projection
 
@@ -29,6 +30,8 @@ from gossamer.train.feature_hooks import hooked, projection
 class CRD(LayerStudent):
     """layers: the teacher's layer for a layer of the student, usually the one before the classifier; where it is empty,
     the last of the lowest resolution. weight, contrast_temperature: w and tau of the equation."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     weight: Annotated[float, Range(0, 1e6, open_=("low",))] = 0.8
     contrast_temperature: Annotated[float, Range(0, 100, open_=("low",))] = 0.1

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import statistics_loss, total_variation
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Samples, Student
 from gossamer.train.batches import own_randomness, seed_everything
 
@@ -74,6 +75,8 @@ def invert(
 class DataFreeDistillation(Student):
     """samples: images to make, `batch` at a time, in so many steps of Adam at image_lr. statistics, smoothness: weights
     of the equation."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "samples": 16, "batch": 8, "steps": 3}
 
     samples: Annotated[int, Range(1, 10_000_000)] = 2048
     batch: Annotated[int, Range(2, 100_000)] = 128

@@ -23,7 +23,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, unknown
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.modules.widening import difference
 
 
@@ -84,6 +84,8 @@ class Net2Deeper(Method):
     """names: the modules behind which to insert, as `gossamer analyze` lists them."""
 
     stage: ClassVar[int | None] = 10
+    needs: ClassVar[Needs] = "samples"
+    example: ClassVar[Settings] = {"names": ("body.0",)}
 
     names: tuple[str, ...]
 

@@ -10,7 +10,7 @@ Source: Huang et al. 2022, arXiv:2205.10536, section 4.
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
@@ -18,12 +18,15 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import dist_loss
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 
 
 @dataclass(frozen=True, kw_only=True)
 class DIST(Student):
     """inter_weight (over classes) and intra_weight (over samples): b and c of the equation."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     inter_weight: Annotated[float, Range(0, 1000)] = 1.0
     intra_weight: Annotated[float, Range(0, 1000)] = 1.0

@@ -11,7 +11,7 @@ Source: Zhao et al. 2022, arXiv:2203.08679, section 3.
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
@@ -19,12 +19,15 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import dkd_loss
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 
 
 @dataclass(frozen=True, kw_only=True)
 class DKD(Student):
     """target_weight, others_weight: a and b of the equation."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     target_weight: Annotated[float, Range(0, 1000)] = 1.0
     others_weight: Annotated[float, Range(0, 1000)] = 8.0

@@ -12,6 +12,7 @@ Source: Yim et al. 2017, doi:10.1109/CVPR.2017.754, section 3.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.losses import fsp_loss, fsp_matrix
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import HintedStudent
 from gossamer.train.feature_hooks import projection
 
@@ -38,6 +40,8 @@ def relative_fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> T
 class FSP(HintedStudent):
     """layers: the teacher's layer for a layer of the student, two after the other for each matrix; where it is empty,
     the first and last of each resolution."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "hint_epochs": 1, "lr": 0.01}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         if len(self.layers) % 2:

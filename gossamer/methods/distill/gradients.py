@@ -13,7 +13,7 @@ gradients are tiny, and a student that is not are far apart.
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import gradient_attention_loss, input_gradient
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 from gossamer.train import Distillation
 
@@ -79,6 +80,8 @@ class Sensitivity:
 @dataclass(frozen=True, kw_only=True)
 class GradientAttention(Student):
     """beta: weight of the gradients."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     beta: Annotated[float, Range(0, 1e6, open_=("low",))] = 0.1
 

@@ -11,11 +11,13 @@ Source: Romero et al. 2015, arXiv:1412.6550, section 2.2.
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
 from gossamer.core.context import Context
 from gossamer.core.task import Task
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import HintedStudent, relative_hint_loss
 from gossamer.train.feature_hooks import regressor
 
@@ -23,6 +25,8 @@ from gossamer.train.feature_hooks import regressor
 @dataclass(frozen=True, kw_only=True)
 class FitNets(HintedStudent):
     """layers: the teacher's hint layer for the student's guided layer; where it is empty, the layers in the middle."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "hint_epochs": 1, "lr": 0.01, "layers": {"body.0": "body.0"}}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy.deepcopy(model)

@@ -12,12 +12,14 @@ Source: Hinton et al. 2015, arXiv:1503.02531, section 2; Sun et al. 2024, arXiv:
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.losses import kd_loss, standardized
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 
 
@@ -25,6 +27,8 @@ from gossamer.methods.distill._student import Student
 class KD(Student):
     """standardize: logits over their standard deviation, for classes only; lower the temperature to about 2. alpha = 1
     trains without a teacher."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     standardize: bool = False
 

@@ -11,19 +11,22 @@ Source: Ba & Caruana 2014, arXiv:1312.6184, section 2.2; Bucila et al. 2006, doi
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import nn
 
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student, regression
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogitRegression(Student):
     """alpha weighs the hard loss. lr: the peak of a cosine schedule; temperature has no effect."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     alpha: Annotated[float, Range(0, 1)] = 0.0
     lr: Annotated[float, Range(0, 10, open_=("low",))] = 0.01

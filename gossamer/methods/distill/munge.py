@@ -14,7 +14,7 @@ original data, where the paper looks for them anew after every exchange.
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses.synthetic import munge, nearest
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Samples, Student, labelled
 from gossamer.train.batches import own_randomness, seed_everything
 
@@ -32,6 +33,8 @@ from gossamer.train.batches import own_randomness, seed_everything
 class MUNGE(Student):
     """probability, spread: p and s of the equation. copies: made-up sets, each as large as the real one. samples: of
     the training data, at most. nominal: columns of tables whose values are names, as numbers."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "copies": 1}
 
     probability: Annotated[float, Range(0, 1)] = 0.2
     spread: Annotated[float, Range(0, 1e6, open_=("low",))] = 5.0

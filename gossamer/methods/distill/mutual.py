@@ -11,7 +11,7 @@ Source: Zhang et al. 2018, arXiv:1706.00384, section 2.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student, fresh
 from gossamer.train.attached_modules import attached
 from gossamer.train.distillation import Soft, soft_loss
@@ -50,6 +51,8 @@ class Together(Soft):
 @dataclass(frozen=True, kw_only=True)
 class DeepMutualLearning(Student):
     """peers: how many besides the student."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     alpha: Annotated[float, Range(0, 1)] = 0.5
     temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 1.0

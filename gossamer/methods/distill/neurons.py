@@ -14,7 +14,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import select_neurons
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import HintedStudent, pooled, relative_hint_loss
 from gossamer.train.feature_hooks import FeatureHooks
 
@@ -40,6 +41,8 @@ class Pooled(nn.Module):
 class NeuronSelection(HintedStudent):
     """layers: the teacher's layer for a layer of the student, one pair, usually those before the classifier; where it
     is empty, the last of the lowest resolution. share: of the layer's neurons that is kept. beta: of the equation."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "hint_epochs": 1, "lr": 0.01, "layers": {"head": "body"}}
 
     share: Annotated[float, Range(0, 1, open_=("low",))] = 0.25
     beta: Annotated[float, Range(0, 1e6)] = 4.0

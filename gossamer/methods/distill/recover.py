@@ -16,6 +16,7 @@ from torch import nn
 
 from gossamer.core.context import Context
 from gossamer.core.task import Task
+from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.train import Training, recalibrate
 
@@ -26,6 +27,7 @@ class RecoveryDistillation(Retrain):
     short trials. The weights that it starts with, and those after the trials, count like those of the epochs."""
 
     stage: ClassVar[int | None] = None  # may stand anywhere
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     def training(self, task: Task) -> Training:
         """The weights that are best on validation data are kept."""

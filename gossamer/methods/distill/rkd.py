@@ -11,7 +11,7 @@ Source: Park et al. 2019, arXiv:1904.05068, section 3.2.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import rkd_angle_loss, rkd_distance_loss
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import LayerStudent, pooled
 from gossamer.train.feature_hooks import hooked, samples
 
@@ -29,6 +30,8 @@ from gossamer.train.feature_hooks import hooked, samples
 class RKD(LayerStudent):
     """layers: the teacher's layer for a layer of the student, usually the one before the classifier; where it is empty,
     the last of the lowest resolution. distance_weight, angle_weight: a and b of the equation."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "layers": {"head": "head"}}
 
     distance_weight: Annotated[float, Range(0, 1e6)] = 25.0
     angle_weight: Annotated[float, Range(0, 1e6)] = 50.0

@@ -12,7 +12,7 @@ Source: Tarvainen & Valpola 2017, arXiv:1703.01780, section 2 (the mean teacher)
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 from gossamer.train import Step
 from gossamer.train.attached_modules import attached
@@ -51,6 +52,8 @@ class Past(Soft):
 @dataclass(frozen=True, kw_only=True)
 class SelfDistillation(Student):
     """decay: d of the equation."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
     alpha: Annotated[float, Range(0, 1)] = 0.5
     decay: Annotated[float, Range(0, 1, open_=("high",))] = 0.99

@@ -14,7 +14,7 @@ so that a specialist begins as exactly the generalist.
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from gossamer.core.task import Loader, Model, Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses.specialists import combined_opinion, dustbin, in_group
+from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 
 
@@ -90,6 +91,8 @@ def confused(network: nn.Module, task: Task, count: int, seed: int) -> tuple[lis
 @dataclass(frozen=True, kw_only=True)
 class Specialists(Student):
     """count: of specialists; each trains for so many epochs, from the teacher's weights."""
+
+    example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "count": 2, "specialist_epochs": 1}
 
     count: Annotated[int, Range(2, 1000)] = 3
     specialist_epochs: Annotated[int, Range(1, 10_000)] = 2

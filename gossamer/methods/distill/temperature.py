@@ -12,7 +12,7 @@ Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
 import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.measure import calibration
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 
 
 def last_layer(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
@@ -64,6 +64,9 @@ def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...
 @dataclass(frozen=True, kw_only=True)
 class TemperatureScaling(Method):
     """The last step of all: what trains afterwards undoes it."""
+
+    needs: ClassVar[Needs] = "labels"
+    example: ClassVar[Settings] = {}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         with evaluating(model):

@@ -23,7 +23,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect
 from gossamer.graph.groups import find_groups
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.modules.widening import widen
 
 
@@ -33,6 +33,8 @@ class Net2Wider(Method):
     lists them)."""
 
     stage: ClassVar[int | None] = 10
+    needs: ClassVar[Needs] = "inputs"
+    example: ClassVar[Settings] = {"factor": 1.5}
 
     factor: Annotated[float | None, Range(1, 64, open_=("low",))] = None
     widths: Mapping[str, int] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs
 from gossamer.methods.lowrank._chain import (
     Count,
     Factor,
@@ -68,6 +68,7 @@ class LowRank(Method):
 
     stage: ClassVar[int | None] = 20
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")
+    needs: ClassVar[Needs] = "inputs"
 
     energy: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     macs: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
@@ -88,6 +89,11 @@ class LowRank(Method):
             raise BadInput(f"{self.name()}: {' and '.join(given)} are both given; one of them chooses the ranks")
         if self.measured and self.rule in (None, "energy"):
             raise BadInput(f"{self.name()}: measured = true needs macs, params or time, which it spreads")
+
+    def needed(self) -> Needs:
+        if self.measured:
+            return "labels"
+        return "inputs" if self.data == "none" and not self.norm else "samples"
 
     def roughly(self) -> "LowRank":
         return replace(self, data="none")

@@ -14,7 +14,7 @@ Source: Denton et al. 2014, arXiv:1404.0736, sections 3.2.2, 3.2.3 and 3.3 (the 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._alike import alike
 from gossamer.methods.lowrank._chain import (
     Count,
@@ -102,6 +103,8 @@ def windows(inner: Tensor, inputs: Tensor, g: int) -> Tensor:
 class BiclusteredFactors(LowRank):
     """inputs, outputs: the numbers of groups. rank: of the outputs and of the inputs ("svd"), or the number of terms
     ("outer"), in every block."""
+
+    example: ClassVar[Settings] = {"macs": 0.6}
 
     form: Literal["svd", "outer"] = "svd"
     inputs: Annotated[int, Range(1, 65_536)] = 2

@@ -12,11 +12,12 @@ Source: Zhang et al. 2015, arXiv:1505.06798, sections 3.1 to 3.3; Denton et al. 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes
 from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import (
@@ -48,6 +49,8 @@ def mixed_inputs(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
 @dataclass(frozen=True, kw_only=True)
 class ChannelDecomposition(LowRank):
     """across: which channels are few. rank: in every group."""
+
+    example: ClassVar[Settings] = {"macs": 0.5}
 
     across: Literal["outputs", "inputs"] = "outputs"
 

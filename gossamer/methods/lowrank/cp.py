@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor
 from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
 from gossamer.methods.lowrank._cpd import cp
@@ -46,6 +47,7 @@ class CP(LowRank):
 
     modes: ClassVar[tuple[str, ...]] = ("terms",)
     singular: ClassVar[bool] = False
+    example: ClassVar[Settings] = {"ranks": {"body.0.conv1": 6}, "sweeps": 20}
 
     apart: bool = True
     penalty: Annotated[float, Range(0, 1)] = 1e-4

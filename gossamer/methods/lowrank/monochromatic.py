@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.errors import BadInput
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._alike import alike
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, make_chain, reordered
 from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
@@ -47,6 +48,7 @@ class MonochromaticFactors(LowRank):
 
     modes: ClassVar[tuple[str, ...]] = ("colours",)
     singular: ClassVar[bool] = False
+    example: ClassVar[Settings] = {"ranks": {"body.0.conv1": 2}, "data": "inputs"}
 
     def refusal(self, layer: Layer) -> str:
         return super().refusal(layer) or ("its channels are in groups already" if groups_of(layer) > 1 else "")

@@ -21,6 +21,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
 from gossamer.errors import NoEffect
+from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.train.loop import Step
 
@@ -58,6 +59,7 @@ class NuclearNorm(Retrain):
     """penalty: on the singular values, beside the loss. layers, ignore: patterns."""
 
     stage: ClassVar[int | None] = 15
+    example: ClassVar[Settings] = {"penalty": 0.5, "epochs": 1, "lr": 0.01}
 
     penalty: Annotated[float, Range(0, 1000, open_=("low",))] = 0.01
     layers: tuple[str, ...] = ("*",)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
 from gossamer.methods.lowrank._matrices import energy_of, refit
@@ -67,6 +68,7 @@ class PredictedParameters(LowRank):
 
     modes: ClassVar[tuple[str, ...]] = ("places kept",)
     singular: ClassVar[bool] = False
+    example: ClassVar[Settings] = {"ranks": {"body.*": 6}}
 
     kernel: Literal["smooth", "covariance"] = "smooth"
     width: Annotated[float, Range(0, 1000, open_=("low",))] = 1.0

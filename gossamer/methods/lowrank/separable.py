@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_of
 from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
 from gossamer.methods.lowrank._matrices import energy_of, refit
@@ -96,6 +97,7 @@ class SeparableFilters(LowRank):
 
     modes: ClassVar[tuple[str, ...]] = ("filters for a channel",)
     singular: ClassVar[bool] = False
+    example: ClassVar[Settings] = {"ranks": {"body.*": 2}, "data": "inputs"}
 
     basis: Literal["own", "shared", "dct"] = "own"
 

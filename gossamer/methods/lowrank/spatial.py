@@ -12,11 +12,13 @@ Source: Tai et al. 2016, arXiv:1511.06067, section 2 (theorem 1); Jaderberg et a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import balance, best_refit, channel_gram, split
@@ -55,6 +57,8 @@ def spatial_pair(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
 @dataclass(frozen=True, kw_only=True)
 class SpatialDecomposition(LowRank):
     """rank: filters between the two, in every group."""
+
+    example: ClassVar[Settings] = {"energy": 0.7}
 
     def refusal(self, layer: Layer) -> str:
         kernel = kernel_of(layer)

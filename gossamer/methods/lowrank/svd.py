@@ -13,10 +13,12 @@ Source: Denton et al. 2014, arXiv:1404.0736, section 3.3; Sainath et al. 2013, I
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import split
@@ -25,6 +27,8 @@ from gossamer.methods.lowrank._matrices import split
 @dataclass(frozen=True, kw_only=True)
 class SVD(LowRank):
     """rank: of the linear layer, or of every group of the convolution."""
+
+    example: ClassVar[Settings] = {"ranks": {"head": 1}, "data": "inputs"}
 
     def refusal(self, layer: Layer) -> str:
         size = math.prod(kernel_of(layer))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_of
 from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import channel_gram, principal, refit
@@ -54,6 +55,7 @@ class TensorTrain(LowRank):
         "rank behind the second axis",
         "rank behind the third axis",
     )
+    example: ClassVar[Settings] = {"params": 0.6}
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
+from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
 from gossamer.methods.lowrank._matrices import (
@@ -75,6 +76,7 @@ class Tucker(LowRank):
     """ranks: of outputs and of inputs, in every group."""
 
     modes: ClassVar[tuple[str, ...]] = ("rank of outputs", "rank of inputs")
+    example: ClassVar[Settings] = {"macs": 0.6, "data": "accumulated", "batches": 2}
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape

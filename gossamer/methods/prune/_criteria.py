@@ -13,7 +13,7 @@ from gossamer.errors import BadInput, unknown
 
 Criterion = Literal["l1", "l2", "taylor", "fisher", "bn_scale", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
-NEEDS_DATA = ("taylor", "fisher")
+NEEDS_LABELS = ("taylor", "fisher")
 
 Scores = dict[str, Tensor]
 

@@ -35,8 +35,8 @@ from gossamer.graph.groups import Group, find_groups
 from gossamer.graph.proof import listed
 from gossamer.graph.pruner import PruningResult, prune
 from gossamer.graph.tracer import trace
-from gossamer.methods._base import Method
-from gossamer.methods.prune._criteria import Criterion, element_scores
+from gossamer.methods._base import Method, Needs, Settings
+from gossamer.methods.prune._criteria import NEEDS_LABELS, Criterion, element_scores
 from gossamer.train.batches import Replayed
 
 
@@ -165,6 +165,8 @@ class ChannelPruning(Method):
 
     stage: ClassVar[int | None] = 30
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")
+    needs: ClassVar[Needs] = "samples"
+    example: ClassVar[Settings] = {"sparsity": 0.5}
 
     sparsity: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     widths: Mapping[str, int] = field(default_factory=dict)
@@ -178,8 +180,13 @@ class ChannelPruning(Method):
         if (self.sparsity is None) == (not self.widths):
             raise BadInput(f"{self.name()}: give either sparsity or widths")
 
+    def needed(self) -> Needs:
+        if self.criterion in NEEDS_LABELS:
+            return "labels"
+        return "samples" if self.refit else "inputs"
+
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        sample = islice(task.train, self.batches)
+        sample = islice(task.train, self.batches) if self.criterion in NEEDS_LABELS else ()
         scores = element_scores(model, self.criterion, loss=partial(loss_of, task), batches=sample, seed=context.seed)
         pruned = prune_channels(
             model,

@@ -20,7 +20,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.graph.slicing import take
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.modules.dead_units import remove_dead
 
 
@@ -29,6 +29,8 @@ class DeadUnits(Method):
     """Comes after everything that makes zeros, and before everything that shares values."""
 
     stage: ClassVar[int | None] = 55
+    needs: ClassVar[Needs] = "inputs"
+    example: ClassVar[Settings] = {}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         masks: dict[str, Tensor] = {}

@@ -28,6 +28,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, unknown
+from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.methods.prune._masks import (
     Scope,
@@ -95,6 +96,7 @@ class IterativePruning(Retrain):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    example: ClassVar[Settings] = {"sparsity": 0.6, "rounds": 2, "epochs": 1, "lr": 0.01}
 
     sparsity: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     quality: Annotated[float | None, Range(0, 100, open_=("low",))] = None

@@ -25,7 +25,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
 from gossamer.errors import BadInput
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.prune._masks import note_edits
 
 Solver = Literal["auto", "exact", "one_shot"]
@@ -172,6 +172,8 @@ class LayerwisePruning(Method):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    needs: ClassVar[Needs] = "samples"
+    example: ClassVar[Settings] = {"sparsity": 0.8, "batches": 2}
 
     sparsity: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     n_of_m: tuple[int, int] | None = None

@@ -21,7 +21,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Settings
 from gossamer.methods.prune._masks import (
     Scope,
     held_weights,
@@ -52,6 +52,7 @@ class Magnitude(Method):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    example: ClassVar[Settings] = {"sparsity": 0.4}
 
     sparsity: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     sparsities: Mapping[str, float] = field(default_factory=dict)

@@ -23,7 +23,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import NoEffect
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.modules.dead_units import Neurons, find_neurons, remove_dead
 
 BINS = 50  # of the histogram whose mode is the end
@@ -85,6 +85,8 @@ class NeuronMerging(Method):
 
     stage: ClassVar[int | None] = 30
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")
+    needs: ClassVar[Needs] = "inputs"
+    example: ClassVar[Settings] = {"sparsity": 0.5}
 
     sparsity: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
     layers: tuple[str, ...] = ("*",)

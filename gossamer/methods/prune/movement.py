@@ -21,6 +21,7 @@ from gossamer.constraints.base import Constraint, Mask, constrain, finalize
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.methods.prune._masks import (
     Schedule,
@@ -78,6 +79,7 @@ class MovementPruning(Retrain):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    example: ClassVar[Settings] = {"sparsity": 0.6, "every": 1, "epochs": 1, "lr": 0.01}
 
     sparsity: Annotated[float, Range(0, 1, open_=("low", "high"))]
     scope: Literal["layer", "global"] = "layer"

@@ -23,7 +23,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Settings
 from gossamer.methods.prune._masks import hold
 
 
@@ -81,6 +81,7 @@ class NOfM(Method):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    example: ClassVar[Settings] = {"ignore": ("stem",)}
 
     n: Annotated[int, Range(1, 63)] = 2
     m: Annotated[int, Range(2, 64)] = 4

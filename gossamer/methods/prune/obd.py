@@ -23,7 +23,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of
 from gossamer.core.validation import Range
 from gossamer.errors import NoEffect
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.prune._masks import held_weights, joint_masks, note_edits
 
 
@@ -39,6 +39,8 @@ class OptimalBrainDamage(Method):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    needs: ClassVar[Needs] = "labels"
+    example: ClassVar[Settings] = {"sparsity": 0.8, "batches": 2}
 
     sparsity: Annotated[float, Range(0, 1, open_=("low", "high"))]
     rounds: Annotated[int, Range(1, 1000)] = 1

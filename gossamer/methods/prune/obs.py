@@ -26,7 +26,7 @@ from gossamer.core.task import Task, loss_of, split
 from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.prune._masks import held_weights, note_edits
 
 # Beyond this many weights the matrix takes more than 0.5 GB, and dropping most of them hours.
@@ -89,6 +89,8 @@ class OptimalBrainSurgeon(Method):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    needs: ClassVar[Needs] = "labels"
+    example: ClassVar[Settings] = {"sparsity": 0.8, "layers": ("stem", "head")}
 
     sparsity: Annotated[float, Range(0, 1, open_=("low", "high"))]
     rounds: Annotated[int, Range(1, 1000)] = 1

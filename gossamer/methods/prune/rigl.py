@@ -22,6 +22,7 @@ from gossamer.constraints.base import Constraint, Mask, constrain, finalize
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.methods.prune._masks import (
     Scope,
@@ -101,6 +102,7 @@ class RigL(Retrain):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    example: ClassVar[Settings] = {"sparsity": 0.6, "every": 1, "epochs": 1, "lr": 0.01}
 
     sparsity: Annotated[float, Range(0, 1, open_=("low", "high"))]
     scope: Scope = "erk"

@@ -21,7 +21,7 @@ from gossamer.constraints.base import materialize
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.prune._masks import held_weights, hold, joint_masks
 from gossamer.train.batches import batches_of_epoch, own_randomness
 
@@ -41,6 +41,8 @@ class SNIP(Method):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    needs: ClassVar[Needs] = "labels"
+    example: ClassVar[Settings] = {"sparsity": 0.6, "batches": 2}
 
     sparsity: Annotated[float, Range(0, 1, open_=("low", "high"))]
     batches: Annotated[int, Range(1, 100_000)] = 8

@@ -22,7 +22,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.prune._masks import held_weights, hold, joint_masks
 
 
@@ -74,6 +74,8 @@ class SynFlow(Method):
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
+    needs: ClassVar[Needs] = "inputs"
+    example: ClassVar[Settings] = {"sparsity": 0.6, "rounds": 3}
 
     sparsity: Annotated[float, Range(0, 1, open_=("low", "high"))]
     rounds: Annotated[int, Range(1, 10_000)] = 100

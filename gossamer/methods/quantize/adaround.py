@@ -34,7 +34,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 
 PENALTY = 3.0  # of a weight that is halfway, beside a reconstruction error in units of rounding noise
 WARM_UP = 0.2  # share of the iterations without the penalty
@@ -95,6 +95,8 @@ class AdaRound(Method):
 
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
+    needs: ClassVar[Needs] = "samples"
+    example: ClassVar[Settings] = {"bits": 3, "iterations": 20, "batches": 2}
 
     bits: Annotated[int, Range(2, 8)] = 4
     granularity: Granularity = field(default_factory=PerChannel)

@@ -23,6 +23,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
+from gossamer.methods._base import Settings
 from gossamer.methods._training import Trained
 from gossamer.train import fit
 
@@ -117,6 +118,7 @@ class FixedPointTraining(Trained):
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
     usual_epochs: ClassVar[int] = 5
+    example: ClassVar[Settings] = {"integer_bits": 4, "fraction_bits": 4, "epochs": 1, "lr": 0.01}
 
     integer_bits: Annotated[int, Range(1, 16)] = 4
     fraction_bits: Annotated[int, Range(1, 22)] = 12

@@ -30,6 +30,7 @@ from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 
 
@@ -54,6 +55,7 @@ class LearnedStepSize(Retrain):
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
     usual_epochs: ClassVar[int] = 10
+    example: ClassVar[Settings] = {"bits": 3, "epochs": 1, "lr": 0.01}
 
     bits: Annotated[int, Range(2, 8)] = 4
     granularity: Granularity = field(default_factory=PerTensor)

@@ -38,6 +38,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
+from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.modules.cost import dense_bytes
 from gossamer.train import Training
@@ -95,6 +96,7 @@ class RateConstrainedQuantization(Retrain):
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
     usual_epochs: ClassVar[int] = 30
+    example: ClassVar[Settings] = {"compression_ratio": 2.5, "epochs": 1}
 
     compression_ratio: Annotated[float, Range(1, 1e6, open_=("low",))]
     weight_decay: Annotated[float, Range(0, 1)] = 0.0

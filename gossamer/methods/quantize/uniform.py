@@ -31,7 +31,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Settings
 
 SCALES = {"max": max_scales, "mse": mse_scales}
 
@@ -59,6 +59,7 @@ class UniformQuantization(Method):
 
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
+    example: ClassVar[Settings] = {"bits": 3}
 
     bits: Annotated[int | None, Range(2, 16)] = None
     step: Annotated[float | None, Range(0, 1e6, open_=("low",))] = None

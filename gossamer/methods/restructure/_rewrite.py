@@ -17,7 +17,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs
 from gossamer.modules.cost import total_macs
 from gossamer.modules.outline import in_row, outline
 
@@ -126,6 +126,7 @@ class BlockReplacement(Method):
 
     stage: ClassVar[int | None] = 10
     saves: ClassVar[tuple[str, ...]] = ("macs",)
+    needs: ClassVar[Needs] = "samples"
 
     batches: Annotated[int, Range(1, 100_000)] = 8
     steps: Annotated[int, Range(0, 1_000_000)] = 100

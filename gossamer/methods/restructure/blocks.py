@@ -27,7 +27,7 @@ from gossamer.core.record import Edit
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, unknown
 from gossamer.graph.tracer import trace
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.modules.blocks import find_blocks, find_layers, is_plain, remove_blocks
 from gossamer.train.batches import Replayed
 
@@ -38,6 +38,8 @@ class BlockRemoval(Method):
 
     stage: ClassVar[int] = 10
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")
+    needs: ClassVar[Needs] = "samples"
+    example: ClassVar[Settings] = {"names": ("body.1",), "refit": False}
 
     names: tuple[str, ...]
     refit: bool = True
@@ -46,6 +48,9 @@ class BlockRemoval(Method):
         super().__post_init__()
         if not self.names:
             raise BadInput(f"{self.name()}: names is empty; name at least one block to remove")
+
+    def needed(self) -> Needs:
+        return "samples" if self.refit else "inputs"
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         found = [*find_blocks(model, task.example_inputs), *find_layers(model, task.example_inputs)]

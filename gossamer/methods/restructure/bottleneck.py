@@ -12,7 +12,7 @@ Source: He et al. 2016, arXiv:1512.03385, section 4.1 (the block); De Lathauwer 
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     bias_of,
@@ -57,6 +58,8 @@ def bottleneck(layer: Any, reduction: int) -> Block:
 @dataclass(frozen=True, kw_only=True)
 class BottleneckBlock(BlockReplacement):
     """reduction: so many times fewer channels between than outside, rounded up."""
+
+    example: ClassVar[Settings] = {"reduction": 2, "steps": 2, "batches": 2}
 
     reduction: Annotated[int, Range(2, 65_536)] = 4
 

@@ -22,7 +22,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Settings
 from gossamer.methods.restructure._rewrite import Unfit, dense_convolution, diagram, padding_of, pointwise
 from gossamer.modules.inserted import Branched
 
@@ -45,6 +45,7 @@ class TrainingBranches(Method):
     """layers, ignore: patterns. A layer named in full that cannot have branches is an error."""
 
     stage: ClassVar[int | None] = 10
+    example: ClassVar[Settings] = {}
 
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()

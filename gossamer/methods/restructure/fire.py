@@ -12,7 +12,7 @@ Source: Iandola et al. 2016, arXiv:1602.07360, section 3.2.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
@@ -63,6 +64,8 @@ def fire(layer: Any, squeeze: float, spatial: float) -> Block:
 @dataclass(frozen=True, kw_only=True)
 class FireModule(BlockReplacement):
     """squeeze: squeezed channels as a share of the outputs. spatial: share of the outputs that keep a k x k kernel."""
+
+    example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     squeeze: Annotated[float, Range(0, 1, open_=("low",))] = 0.25
     spatial: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.5

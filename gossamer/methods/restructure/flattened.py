@@ -10,7 +10,7 @@ Source: Jin et al. 2015, arXiv:1412.5474, section 3.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
@@ -62,6 +63,8 @@ def flattened(layer: Any) -> Block:
 @dataclass(frozen=True, kw_only=True)
 class FlattenedConvolution(BlockReplacement):
     """Nothing of its own."""
+
+    example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         return self.rewrite(model, task, context, flattened)

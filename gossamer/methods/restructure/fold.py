@@ -28,7 +28,7 @@ from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
 from gossamer.graph.proof import relative_difference
 from gossamer.graph.tracer import mode, output_tensors, trace
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.restructure._rewrite import diagram
 from gossamer.modules.cost import total_macs
 from gossamer.modules.folding import NotAffine, as_one_convolution, idle_relus, norms_after, with_norm
@@ -91,6 +91,8 @@ class Folding(Method):
     """layers, ignore: patterns of names of blocks with branches, of layers with a norm behind, and of idle ReLUs."""
 
     saves: ClassVar[tuple[str, ...]] = ("params",)
+    needs: ClassVar[Needs] = "inputs"
+    example: ClassVar[Settings] = {}
 
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()

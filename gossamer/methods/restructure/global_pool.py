@@ -12,7 +12,7 @@ Source: Lin et al. 2013, arXiv:1312.4400, section 3.2.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from gossamer.calibration.moments import evaluating, layer_inputs, place
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Ref, Trace, trace
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 
 HEAD = (nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sigmoid, nn.Tanh, nn.GELU, nn.Flatten, _BatchNorm)
@@ -113,6 +114,8 @@ def pooled(layer: Any, channels: int, last: Any) -> nn.Module:
 @dataclass(frozen=True, kw_only=True)
 class GlobalAveragePooling(BlockReplacement):
     """whole: replace the whole head, not its first linear layer alone."""
+
+    example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     whole: bool = True
 

@@ -14,7 +14,7 @@ Source: Zhang et al. 2018, arXiv:1707.01083, section 3.1 (the shuffle); Dao et a
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
@@ -66,6 +67,8 @@ def grouped(layer: Any, groups: int) -> Block:
 @dataclass(frozen=True, kw_only=True)
 class GroupedConvolution(BlockReplacement):
     """groups: of both convolutions; there are as many channels between them as outputs, rounded up to groups^2."""
+
+    example: ClassVar[Settings] = {"groups": 2, "steps": 2, "batches": 2}
 
     groups: Annotated[int, Range(2, 65_536)] = 4
 

@@ -12,7 +12,7 @@ Source: Szegedy et al. 2015, arXiv:1409.4842, section 4 and figure 2b (there wit
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
@@ -78,6 +79,8 @@ def inception(layer: Any, squeeze: float, spatial: float) -> Block:
 class InceptionBlock(BlockReplacement):
     """squeeze: channels behind a reduction as a share of the outputs of its branch. spatial: share of the outputs that
     see more than one place."""
+
+    example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     squeeze: Annotated[float, Range(0, 1, open_=("low",))] = 0.5
     spatial: Annotated[float, Range(0, 0.75, open_=("low",))] = 0.5

@@ -19,6 +19,7 @@ from torch import nn
 from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 
 POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d, nn.Conv3d: nn.MaxPool3d}
@@ -42,6 +43,7 @@ class StrideToPooling(BlockReplacement):
     """Nothing of its own."""
 
     saves: ClassVar[tuple[str, ...]] = ()
+    example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         return self.rewrite(model, task, context, pooled)

@@ -23,7 +23,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.restructure._rewrite import Conv, first_inputs
 
 
@@ -41,6 +41,8 @@ class ResolutionMultiplier(Method):
 
     stage: ClassVar[int | None] = 10
     saves: ClassVar[tuple[str, ...]] = ("macs",)
+    needs: ClassVar[Needs] = "inputs"
+    example: ClassVar[Settings] = {}
 
     share: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.5
 

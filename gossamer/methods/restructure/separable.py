@@ -12,7 +12,7 @@ section 4.7; Guo et al. 2018, arXiv:1808.02167 (the decomposition of trained ker
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     bias_of,
@@ -54,6 +55,8 @@ def separable(layer: Any, multiplier: int) -> Block:
 @dataclass(frozen=True, kw_only=True)
 class DepthwiseSeparable(BlockReplacement):
     """multiplier: depthwise filters for each input channel."""
+
+    example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     multiplier: Annotated[int, Range(1, 1024)] = 1
 

@@ -20,7 +20,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, unknown
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.modules.inserted import Residual
 
 
@@ -46,6 +46,8 @@ class ShortcutConnections(Method):
     """names: modules to go around, such as a Sequential; their layers are called `NAME.block` afterwards."""
 
     stage: ClassVar[int | None] = 10
+    needs: ClassVar[Needs] = "inputs"
+    example: ClassVar[Settings] = {"names": ("body.2",)}
 
     names: tuple[str, ...]
 

@@ -13,7 +13,7 @@ Source: Simonyan and Zisserman 2014, arXiv:1409.1556, section 2.3; Szegedy et al
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
@@ -132,6 +133,8 @@ def one_by_n(layer: Any, channels: int | None) -> Block:
 class KernelStacking(BlockReplacement):
     """form: "3x3" or "1xn". channels: between the new convolutions; None: as many as outputs. iterations: of the fit of
     3x3 kernels."""
+
+    example: ClassVar[Settings] = {"form": "1xn", "channels": 4, "steps": 2, "batches": 2, "ignore": ("stem",)}
 
     form: Form = "3x3"
     channels: Annotated[int | None, Range(1, 1_000_000)] = None

@@ -13,7 +13,7 @@ Source: Springenberg et al. 2015, arXiv:1412.6806, section 2.
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Trace, trace
+from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 
 POOLS = ("aten.max_pool2d_with_indices", "aten.max_pool2d")
@@ -102,6 +103,8 @@ def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> Block:
 @dataclass(frozen=True, kw_only=True)
 class PoolingToStride(BlockReplacement):
     """Nothing of its own."""
+
+    example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         t = trace(model, task.example_inputs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import diagonal, summed_gradients
-from gossamer.constraints.base import materialize
+from gossamer.constraints.base import effective_weight, materialize
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of, split
@@ -29,13 +29,13 @@ def importance_of(
     recursion, which approximates it); "fisher": of squared gradients of single samples; "adam": the square root of the
     second moment of mini-batch gradients, as Adam holds it (section 3.5).
     """
+    if how == "none":
+        return {name: torch.ones_like(effective_weight(model, name)) for name in names}
     plain = materialize(model).requires_grad_(True).eval()
     weights = {name: plain.get_parameter(name) for name in names}
     layers = {name: layer_name(name) for name in weights}
     batches = _batches(task.train, samples)
     match how:
-        case "none":
-            return {name: torch.ones_like(w, requires_grad=False) for name, w in weights.items()}
         case "hessian" | "fisher":
             kind = "gauss_newton" if how == "hessian" else "fisher"
             by_layer = diagonal(plain, partial(loss_of, task), batches, list(layers.values()), kind)

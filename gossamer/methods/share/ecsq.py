@@ -23,7 +23,7 @@ from gossamer.constraints.base import Codebook, constrain, effective_weight, wei
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.share._decoded import Books, groups, held_together
 from gossamer.methods.share._importance import Importance, importance_of
 
@@ -167,6 +167,8 @@ class ECSQ(Method):
     importance: what errors are weighed by; samples: of training data, to estimate it. layers, ignore: patterns."""
 
     stage: ClassVar[int | None] = 60
+    needs: ClassVar[Needs] = "labels"
+    example: ClassVar[Settings] = {"bits_per_weight": 4.0, "iterations": 3, "samples": 16}
 
     bits_per_weight: Annotated[float, Range(0, 16, open_=("low",))] = 2.0
     codebook: Books = "network"
@@ -175,6 +177,9 @@ class ECSQ(Method):
     samples: Annotated[int, Range(1, 10_000_000)] = 512
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
+
+    def needed(self) -> Needs:
+        return "weights" if self.importance == "none" else "labels"
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         weights = {name: effective_weight(model, name) for name in weights_of(model, self.layers, self.ignore)}

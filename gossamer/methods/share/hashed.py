@@ -22,7 +22,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.gsr.format.generated import GeneratedWeight, Rule, hashed_places
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Settings
 from gossamer.methods.share._decoded import Decoded
 
 
@@ -78,6 +78,7 @@ class HashedNet(Method):
     """share: K over the number of weights, in every layer. fresh: start from random values, not from the weights."""
 
     stage: ClassVar[int | None] = 60
+    example: ClassVar[Settings] = {"share": 0.5}
 
     share: Annotated[float, Range(0, 1, open_=("low",))] = 0.125
     fresh: bool = False

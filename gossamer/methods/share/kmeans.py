@@ -20,7 +20,7 @@ from gossamer.constraints.base import Codebook, constrain, effective_weight, wei
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.share._clusters import Start, lloyd, optimal_centers, start_centers
 from gossamer.methods.share._decoded import Books, groups, shared_values
 from gossamer.methods.share._importance import Importance, importance_of
@@ -50,6 +50,7 @@ class KMeans(Method):
     or the sum, as published, which needs one some 10,000 times smaller. layers, ignore: names or patterns."""
 
     stage: ClassVar[int | None] = 60
+    example: ClassVar[Settings] = {"bits": 4}
 
     bits: Annotated[int, Range(1, 12)] = 5
     codebook: Books = "network"
@@ -59,6 +60,9 @@ class KMeans(Method):
     gradient: Gradient = "mean"
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
+
+    def needed(self) -> Needs:
+        return "weights" if self.importance == "none" else "labels"
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         generator = torch.Generator().manual_seed(context.seed)

@@ -12,13 +12,14 @@ Source: Gong et al. 2014, arXiv:1412.6115, section 3.2.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from gossamer.core.validation import Range
 from gossamer.gsr.format.generated import rows_of
+from gossamer.methods._base import Settings
 from gossamer.methods.share._clusters import cluster_vectors
 from gossamer.methods.share._decoded import Product, ShareVectors, blocks_of
 
@@ -42,6 +43,8 @@ def product_code(weight: Tensor, width: int, entries: int, generator: torch.Gene
 @dataclass(frozen=True, kw_only=True)
 class ProductQuantization(ShareVectors):
     """width: d, neighbouring input channels in a piece. entries: K of a block's codebook. layers, ignore: patterns."""
+
+    example: ClassVar[Settings] = {"width": 2, "entries": 16}
 
     width: Annotated[int, Range(1, 4096)] = 4
     entries: Annotated[int, Range(1, 65_536)] = 32

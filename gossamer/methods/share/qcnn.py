@@ -26,7 +26,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.gsr.format.generated import rows_of
-from gossamer.methods._base import Method
+from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.share._clusters import cluster_vectors
 from gossamer.methods.share._decoded import Product, blocks_of
 
@@ -150,6 +150,8 @@ class QuantizedNetwork(Method):
     batches: of calibration data. layers, ignore: patterns."""
 
     stage: ClassVar[int | None] = 60
+    needs: ClassVar[Needs] = "samples"
+    example: ClassVar[Settings] = {"width": 2, "entries": 16, "rounds": 1}
 
     width: Annotated[int, Range(1, 4096)] = 4
     entries: Annotated[int, Range(1, 65_536)] = 32

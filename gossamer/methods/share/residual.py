@@ -11,13 +11,14 @@ Source: Gong et al. 2014, arXiv:1412.6115, section 3.3.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from gossamer.core.validation import Range
 from gossamer.gsr.format.generated import rows_of
+from gossamer.methods._base import Settings
 from gossamer.methods.share._clusters import cluster_vectors
 from gossamer.methods.share._decoded import Residual, ShareVectors
 
@@ -41,6 +42,8 @@ def residual_code(weight: Tensor, entries: int, stages: int, generator: torch.Ge
 @dataclass(frozen=True, kw_only=True)
 class ResidualQuantization(ShareVectors):
     """entries: K rows in each stage's codebook. layers, ignore: patterns."""
+
+    example: ClassVar[Settings] = {"entries": 8, "stages": 3}
 
     entries: Annotated[int, Range(1, 65_536)] = 16
     stages: Annotated[int, Range(1, 64)] = 2

@@ -23,6 +23,7 @@ from gossamer.constraints.base import Codebook, constrain, effective_weight, wei
 from gossamer.core.context import Context
 from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
+from gossamer.methods._base import Settings
 from gossamer.methods._training import Trained
 from gossamer.train import Training, fit
 from gossamer.train.attached_modules import attached
@@ -225,6 +226,7 @@ class SoftWeightSharing(Trained):
 
     stage: ClassVar[int | None] = 60
     usual_epochs: ClassVar[int] = 20
+    example: ClassVar[Settings] = {"epochs": 1, "components": 8, "tau": 0.0001}
 
     components: Annotated[int, Range(1, 4096)] = 16
     zero: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.999
