@@ -111,13 +111,17 @@ _PACKAGES = (
 )
 
 
+def _require(module: str) -> Any:
+    return importlib.import_module("gossamer.errors").require(module)
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = importlib.import_module("importlib.metadata").version("gossamer")
     elif name in _MODULE:
-        value = getattr(importlib.import_module(_MODULE[name]), name)
+        value = getattr(_require(_MODULE[name]), name)
     elif name in _PACKAGES:
-        value = importlib.import_module(f"gossamer.{name}")
+        value = _require(f"gossamer.{name}")
     else:
         near = importlib.import_module("difflib").get_close_matches(name, [*__all__, *_PACKAGES], n=1)
         raise AttributeError(f"module 'gossamer' has no attribute {name!r}{f'; nearest: {near[0]!r}' if near else ''}")

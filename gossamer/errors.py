@@ -89,9 +89,34 @@ def own_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or say which extra of gossamer brings it."""
+# Which extra of the package brings which optional library.
+EXTRAS = {
+    "onnx": "deploy",
+    "onnxscript": "deploy",
+    "onnxruntime": "deploy",
+    "openvino": "openvino",
+    "lightning_fabric": "train",
+    "numba": "codec",
+    "PIL": "data",
+    "sklearn": "data",
+    "timm": "timm",
+    "torchvision": "torchvision",
+}
+
+
+def missing(error: BaseException) -> MissingExtra | None:
+    """The error that says which extra brings the library that was not found; None for any other error."""
+    library = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if library not in EXTRAS:
+        return None
+    return MissingExtra(f"{library} is not installed; install it with: pip install 'gossamer[{EXTRAS[library]}]'")
+
+
+def require(module: str) -> ModuleType:
+    """Import a module of gossamer or of an optional library; where one is missing, say which extra brings it."""
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtra(f"{module} is not installed; install it with: pip install 'gossamer[{extra}]'") from error
+    except ModuleNotFoundError as error:
+        if told := missing(error):
+            raise told from error
+        raise

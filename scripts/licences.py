@@ -11,7 +11,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("openvino", "timm", "torchvision")
+EXTRAS = ("deploy", "openvino", "train", "codec", "data", "timm", "torchvision")
 # What a user of an Apache-2.0 package may combine it with and ship, without duties for his own code.
 ALLOWED = ("Apache-2.0", "BSD", "MIT", "ISC", "PSF", "MPL-2.0", "HPND", "Zlib", "BSL-1.0", "Unlicense", "CC0-1.0")
 WORDS = {

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from gossamer.core.folder import disk_trouble
-from gossamer.errors import GossamerError
+from gossamer.errors import GossamerError, missing
 
 DONE, BUG, BAD_INPUT, GOAL_MISSED, INTERRUPTED = 0, 1, 2, 3, 130
 TRACEBACK = "--traceback"
@@ -70,6 +70,8 @@ def verdict(error: BaseException) -> tuple[int, str]:
             f"\n  {note}" for note in getattr(error, "__notes__", ())
         )
     for cause in _causes(error):
+        if told := missing(cause):
+            return BAD_INPUT, f"error: {told}"
         if isinstance(cause, OSError) and (reason := disk_trouble(cause)):
             return BAD_INPUT, f"error: {reason}"
         # torch and safetensors report a full disk with errors of their own.

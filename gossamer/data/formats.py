@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gossamer.data.arrays import Split, cut
-from gossamer.errors import CorruptFile
+from gossamer.errors import CorruptFile, require
 
 IDX_UINT8 = 8
 DIGITS_TEST = 400
@@ -118,7 +118,7 @@ def read_digits(_: Sequence[Path]) -> Published:
 
     Enlarged to 28x28 once (bilinear), so that every network of the zoo takes them.
     """
-    from sklearn.datasets import load_digits  # slow to import, needed here only
+    load_digits = require("sklearn.datasets").load_digits  # slow to import, needed here only
 
     images, labels = load_digits(return_X_y=True)
     small = torch.from_numpy(images).float().view(-1, 1, 8, 8) * (255 / 16)

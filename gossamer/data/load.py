@@ -8,9 +8,8 @@ from gossamer.core.task import Preprocessing, Task
 from gossamer.data.arrays import make_task
 from gossamer.data.catalog import DATASETS, DataSet, File
 from gossamer.data.fetch import fetch
-from gossamer.data.folder import folder_task
 from gossamer.data.formats import Published
-from gossamer.errors import BadInput, CorruptFile, unknown
+from gossamer.errors import BadInput, CorruptFile, require, unknown
 
 # Where Debian's packages of data sets put them.
 SYSTEM_FOLDER = Path("/usr/share/datasets")
@@ -65,7 +64,7 @@ def load_task(
         )
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
-        return folder_task(
+        task: Task = require("gossamer.data.folder").folder_task(
             folder,
             size=size,
             background=background,
@@ -76,6 +75,7 @@ def load_task(
             batch_size=batch_size,
             seed=seed,
         )
+        return task
     if len(folder.parts) > 1 or folder.exists():
         raise BadInput(f"{folder} is not a folder; give a folder of images, or one of: {', '.join(sorted(DATASETS))}")
     raise unknown("data set or folder", name, DATASETS)

@@ -14,7 +14,7 @@ USUAL_CROP = 0.875  # timm's own, where a configuration names none
 def library(name: str) -> Any:
     """The library, which is also the name of the extra that brings it."""
     try:
-        return require(name, name)
+        return require(name)
     except MissingExtra:
         raise
     except Exception as error:  # torchvision without its compiled part, for one

@@ -1,4 +1,41 @@
-"""Keys of the metadata in `.onnx` and `.pt2` files. A part of the format: never to be changed."""
+"""Metadata of `.onnx` and `.pt2` files: its keys, and where a file says that its outputs stand.
+
+The keys are a part of the format: they are never to be changed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gossamer.core.outputs import is_mark
+from gossamer.errors import CorruptFile
 
 STRUCTURE = "gossamer.outputs"  # where the outputs stand in what the network gives
 PREPROCESSING = "gossamer.preprocessing"  # how images become inputs, and the names of the classes
+MOST_STRUCTURE = 1 << 20  # characters of what says where the outputs stand
+MOST_NESTED = 16
+
+
+def read_structure(text: str, outputs: int, path: Path) -> Any:
+    """Where the outputs stand in what the network gave, from the metadata of a file."""
+    try:
+        found = json.loads(text) if len(text) <= MOST_STRUCTURE else None
+        if found is not None and fits(found, outputs, 0):
+            return found
+        if found is None and text.strip() == "null":
+            return None
+    except (ValueError, RecursionError):
+        pass
+    raise CorruptFile(f"{path}: its metadata about outputs is not what gossamer writes: {text[:60]!r}")
+
+
+def fits(found: Any, outputs: int, depth: int = 0) -> bool:
+    """Whether this says where so many outputs stand, as `gossamer.core.outputs.places` does."""
+    if depth > MOST_NESTED:
+        return False
+    if is_mark(found):
+        return fits(found[1], outputs, depth + 1)
+    if isinstance(found, dict | list):
+        inner = found.values() if isinstance(found, dict) else found
+        return all(item is None or fits(item, outputs, depth + 1) for item in inner)
+    return type(found) is int and 0 <= found < outputs

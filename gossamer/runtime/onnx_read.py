@@ -1,6 +1,5 @@
 """ONNX files of others: looked through before a runtime opens them."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -8,12 +7,9 @@ from typing import Any
 
 import onnx
 
-from gossamer.core.outputs import is_mark
 from gossamer.errors import CorruptFile
 
 LIMIT = 1 << 31  # bytes: protobuf reads no larger message
-MOST_STRUCTURE = 1 << 20  # characters of what says where the outputs stand
-MOST_NESTED = 16
 MOST_GRAPHS = 64  # graphs inside one another
 DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "com.microsoft", "com.microsoft.nchwc"))
 DOMAINS_OF_OTHERS = "org.openvinotoolkit"  # what it knows beside these
@@ -50,19 +46,6 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 def check_onnx(path: Path) -> None:
     """Raise CorruptFile for a file that no runtime should open."""
     read_onnx(path)
-
-
-def read_structure(text: str, outputs: int, path: Path) -> Any:
-    """Where the outputs stand in what the network gave, from the metadata of a file."""
-    try:
-        found = json.loads(text) if len(text) <= MOST_STRUCTURE else None
-        if found is not None and fits(found, outputs, 0):
-            return found
-        if found is None and text.strip() == "null":
-            return None
-    except (ValueError, RecursionError):
-        pass
-    raise CorruptFile(f"{path}: its metadata about outputs is not what gossamer writes: {text[:60]!r}")
 
 
 def outside_files(model: onnx.ModelProto, path: Path) -> list[Path]:
@@ -146,18 +129,6 @@ def _is_out(tensor: onnx.TensorProto) -> bool:
 
 def _external(tensor: onnx.TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def fits(found: Any, outputs: int, depth: int = 0) -> bool:
-    """Whether this says where so many outputs stand, as `gossamer.core.outputs.places` does."""
-    if depth > MOST_NESTED:
-        return False
-    if is_mark(found):
-        return fits(found[1], outputs, depth + 1)
-    if isinstance(found, dict | list):
-        inner = found.values() if isinstance(found, dict) else found
-        return all(item is None or fits(item, outputs, depth + 1) for item in inner)
-    return type(found) is int and 0 <= found < outputs
 
 
 def _line(error: Exception) -> str:

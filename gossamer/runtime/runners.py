@@ -20,8 +20,7 @@ from gossamer.core.outputs import tensors
 from gossamer.core.processors import available, usual_threads
 from gossamer.core.runner import Runner
 from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
-from gossamer.runtime.metadata import STRUCTURE
-from gossamer.runtime.onnx_read import check_onnx, read_structure
+from gossamer.runtime.metadata import STRUCTURE, read_structure
 
 PRECISIONS = {
     "torch": ("float32",),
@@ -56,7 +55,7 @@ def open_runner(
     path = Path(source)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
-    check_onnx(path)
+    require("gossamer.runtime.onnx_read").check_onnx(path)
     return open_checked(runtime, path, threads=threads, precision=precision)
 
 
@@ -109,7 +108,7 @@ class OnnxRuntimeRunner(Runner):
     """An ONNX Runtime session on the CPU."""
 
     def __init__(self, path: Path, *, threads: int, precision: str, profile: bool = False) -> None:
-        ort = require("onnxruntime", "onnx")
+        ort = require("onnxruntime")
         self.runtime, self.version = "onnxruntime", ort.__version__
         self.precision, self.threads = precision, threads
         self.session = open_session(path, threads=threads, profile=profile)
@@ -129,7 +128,7 @@ class OnnxRuntimeRunner(Runner):
 
 def open_session(path: Path, *, threads: int, profile: bool = False) -> Any:
     """An ONNX Runtime session on the CPU. profile: it writes a log of all nodes' times beside the `.onnx`."""
-    ort = require("onnxruntime", "onnx")
+    ort = require("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
@@ -155,7 +154,7 @@ def import_openvino() -> Any:
     before = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment]  # what makes its import an ImportError
     try:
-        return require("openvino", "openvino")
+        return require("openvino")
     finally:
         if before is not None:
             sys.modules[name] = before

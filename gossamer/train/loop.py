@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic as clock
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -40,6 +40,9 @@ from gossamer.train.state import (
     weights,
 )
 from gossamer.train.steps import Stepper
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # The loss is looked at after the first step of an epoch and then every so many steps.
 CHECK_STEPS = 20
@@ -147,7 +150,7 @@ def fit(
             model.to(device).eval()
 
 
-def _train(fabric: Fabric, job: TrainingRun, context: Context) -> TrainingResult:
+def _train(fabric: "Fabric", job: TrainingRun, context: Context) -> TrainingResult:
     model, task, training = job.model, job.task, job.training
     rank, world, steps = fabric.global_rank, fabric.world_size, len(task.train)
     total, every = training.epochs * steps, evaluated_every(training, steps, len(task.validation))

@@ -11,25 +11,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from gossamer import errors
 from gossamer.core.context import Context, Progress, Silent
 from gossamer.train.hyperparameters import Training, computes_in_bfloat16
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 FIRST_LOOK_SECONDS = 0.2
 
 
-def make_fabric(context: Context, training: Training) -> Fabric:
+def make_fabric(context: Context, training: Training) -> "Fabric":
     """One process on one device."""
+    lightning = errors.require("lightning_fabric")
     with quiet():
-        return Fabric(accelerator=context.accelerator, devices=1, precision=_precision(context, training))
+        precision = _precision(context, training)
+        fabric: Fabric = lightning.Fabric(accelerator=context.accelerator, devices=1, precision=precision)
+    return fabric
 
 
 def in_processes(function: Callable[..., Any], job: Any, context: Context, training: Training) -> None:
@@ -39,11 +42,15 @@ def in_processes(function: Callable[..., Any], job: Any, context: Context, train
     they are spawned, and the job must be picklable. What they say is passed on to `run.progress`, and an error of
     gossamer's is raised here again.
     """
+    lightning = errors.require("lightning_fabric")
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     on_cpu = _device(context).type == "cpu"
     # Which parameters take part may change from step to step (auxiliary heads, terms of `teach`).
     strategy = DDPStrategy(start_method="fork" if on_cpu else "spawn", find_unused_parameters=True)
     with quiet(), tempfile.TemporaryDirectory() as name, _own_environment(), _relayed(Path(name), context.progress):
-        fabric = Fabric(
+        fabric = lightning.Fabric(
             accelerator="cpu" if on_cpu else context.accelerator,
             devices=context.devices,
             strategy=strategy,
@@ -65,7 +72,7 @@ def in_processes(function: Callable[..., Any], job: Any, context: Context, train
                 child.join()
 
 
-def _guarded(fabric: Fabric, function: Callable[..., Any], job: Any, context: Context, scratch: Path) -> None:
+def _guarded(fabric: "Fabric", function: Callable[..., Any], job: Any, context: Context, scratch: Path) -> None:
     """What each process runs."""
     if fabric.device.type == "cpu":
         torch.set_num_threads(1)  # the threads of GNU OpenMP do not survive a fork
@@ -141,7 +148,8 @@ def quiet() -> Iterator[None]:
 
 
 def _device(context: Context) -> torch.device:
-    return Fabric(accelerator=context.accelerator, devices=1).device
+    device: torch.device = errors.require("lightning_fabric").Fabric(accelerator=context.accelerator, devices=1).device
+    return device
 
 
 def _precision(context: Context, training: Training) -> Any:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from gossamer.core.task import Task, scores
@@ -15,13 +14,16 @@ from gossamer.train.hyperparameters import Training, set_rate
 from gossamer.train.objective import Objective
 from gossamer.train.state import TrainingState
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 
 class Stepper:
     """Takes steps of an optimizer, in one process or in several that average their gradients."""
 
     def __init__(
         self,
-        fabric: Fabric,
+        fabric: "Fabric",
         state: TrainingState,
         task: Task,
         training: Training,

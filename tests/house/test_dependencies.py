@@ -53,10 +53,33 @@ def test_the_locks_have_all_that_the_package_asks_for() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for name, extras in (("requirements.lock", ["openvino"]), ("requirements-test.lock", ["openvino", "test"])):
+    brought = ("deploy", "openvino", "train", "codec", "data")
+    assert project["optional-dependencies"]["all"] == [f"gossamer[{','.join(brought)}]"]
+    for name, extras in (("requirements.lock", brought), ("requirements-test.lock", (*brought, "test"))):
         asked = [
             *project["dependencies"],
             *(one for extra in extras for one in project["optional-dependencies"][extra]),
         ]
         names = {re.split(r"[\[<>=]", one)[0].lower() for one in asked} | {"hatchling", "editables"}
         assert names <= set(re.findall(r"^([a-z0-9-]+)==", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def test_every_optional_library_names_an_extra_that_brings_it() -> None:
+    import tomllib
+
+    from gossamer.errors import EXTRAS
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    called = {"PIL": "pillow", "sklearn": "scikit-learn", "lightning_fabric": "lightning-fabric"}
+    for library, extra in EXTRAS.items():
+        brought = [re.split(r"[\[<>=]", one)[0] for one in extras[extra]]
+        assert called.get(library, library) in brought, (library, extra)
+
+
+def test_a_missing_library_is_told_with_its_extra_and_any_other_error_is_not() -> None:
+    from gossamer.errors import missing
+
+    absent = missing(ModuleNotFoundError("No module named 'onnx.helper'", name="onnx.helper"))
+    assert absent is not None and "pip install 'gossamer[deploy]'" in str(absent)
+    assert missing(ModuleNotFoundError("No module named 'x'", name="x")) is None
+    assert missing(ImportError("onnx is broken", name="onnx")) is None

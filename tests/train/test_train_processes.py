@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric.strategies.ddp  # noqa: F401  importing it sets variables of the environment
 import pytest
 import torch
 from torch import nn

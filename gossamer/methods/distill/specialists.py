@@ -18,14 +18,13 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import evaluating, place
 from gossamer.core.context import Context
 from gossamer.core.task import Loader, Model, Task, split
 from gossamer.core.validation import Range
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, require
 from gossamer.losses.specialists import combined_opinion, dustbin, in_group
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
@@ -83,7 +82,8 @@ def confused(network: nn.Module, task: Task, count: int, seed: int) -> tuple[lis
                 )
             rows.append(logits.double().softmax(1).cpu())
     probabilities = torch.cat(rows)
-    clusters = KMeans(count, n_init=10, random_state=seed).fit_predict(probabilities.T.cov().numpy())
+    k_means = require("sklearn.cluster").KMeans(count, n_init=10, random_state=seed)
+    clusters = k_means.fit_predict(probabilities.T.cov().numpy())
     groups = [[i for i, c in enumerate(clusters.tolist()) if c == k] for k in range(count)]
     return groups, probabilities.mean(0)
 

@@ -12,8 +12,8 @@ from gossamer.calibration.moments import Layer, evaluating, layer_inputs, place
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
+from gossamer.errors import require
 from gossamer.methods.lowrank._ranks import Options
-from gossamer.ptq.isolated_layers import isolated_costs
 
 # Ranks that are timed: shares of the largest of every mode, rounded to what kernels like.
 SHARES = (0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)
@@ -71,7 +71,7 @@ def times_alone(
     own = [list(groups[name]) for name in firsts]
     whole = nn.ModuleList(nn.ModuleList(modules) for modules in own)
     with tempfile.TemporaryDirectory() as folder, context.progress.busy("timing layers alone"), evaluating(whole):
-        costs = isolated_costs(own, inputs, goal, Path(folder), int8=False)
+        costs = require("gossamer.ptq.isolated_layers").isolated_costs(own, inputs, goal, Path(folder), int8=False)
     return {name: cost for names, cost in zip(alike.values(), costs) for name in names}
 
 

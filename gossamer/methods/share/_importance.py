@@ -34,6 +34,8 @@ def importance_of(
     plain = materialize(model).requires_grad_(True).eval()
     weights = {name: plain.get_parameter(name) for name in names}
     layers = {name: layer_name(name) for name in weights}
+    if how == "none":
+        return {name: torch.ones_like(w, requires_grad=False) for name, w in weights.items()}
     batches = _batches(task.train, samples)
     match how:
         case "hessian" | "fisher":

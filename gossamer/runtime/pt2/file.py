@@ -17,8 +17,7 @@ from gossamer.core import record
 from gossamer.core.outputs import has_marks, places, put, tensors
 from gossamer.errors import BadInput, CorruptFile, GossamerError
 from gossamer.gsr.format.graph import State, Value
-from gossamer.runtime.metadata import STRUCTURE
-from gossamer.runtime.onnx_read import fits
+from gossamer.runtime.metadata import STRUCTURE, fits
 from gossamer.runtime.pt2.archive import Archive
 from gossamer.runtime.pt2.graph import Program, Taken, read_program
 
