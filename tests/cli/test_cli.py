@@ -364,7 +364,7 @@ def test_a_page_shows_the_default_of_every_option() -> None:
 
 def test_a_page_explains_shared_options_and_names_the_choices() -> None:
     page = call("methods", "lowrank.spatial").stdout
-    assert "filters between" in page and "energy: the least share" in page
+    assert "filters between" in page and "energy: the least fraction" in page
     admitted = {row["option"]: row["admitted"] for row in document("methods", "lowrank.spatial")["options"]}
     assert admitted["data"] == "none | inputs | accumulated" and admitted["layers"] == "list of str"
     assert admitted["ranks"] == "str: int | list of int | none" and admitted["energy"] == "float | none in (0, 1)"

@@ -1,4 +1,4 @@
-"""Low rank: a layer becomes a chain of cheaper ordinary layers."""
+"""Low-rank factorization: replace a layer by a chain of cheaper ordinary layers."""
 
 from gossamer.methods._catalogue import offered
 

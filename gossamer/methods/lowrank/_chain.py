@@ -1,4 +1,4 @@
-"""A chain of layers in the place of one: what it costs, and how it is made."""
+"""Chains of layers that replace one layer: what they cost, and how they are made."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +19,15 @@ Calls = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Factor:
-    """One layer of a chain. axes: of the kernel that it carries, with their stride, padding and dilation. Counts may be
-    tensors, one number for each option whose cost is wanted. fixed: not trained."""
+    """One layer of a chain.
+
+    Attributes:
+        inputs: input channels. Counts may be tensors, with one number for each option whose cost is wanted.
+        outputs: output channels.
+        axes: the axes of the kernel that this layer has, with their stride, padding and dilation; () for 1 x 1.
+        groups: of the convolution.
+        fixed: whether the layer is not trained.
+    """
 
     inputs: Count
     outputs: Count
@@ -29,33 +36,38 @@ class Factor:
     fixed: bool = False
 
     def size(self, kernel: Sequence[int]) -> Count:
-        """The number of its weights."""
+        """Return the number of weights. kernel: sizes of the original kernel."""
         return self.outputs * self.inputs // self.groups * math.prod(kernel[a] for a in self.axes)
 
 
 def kernel_of(layer: Layer) -> tuple[int, ...]:
-    """The sizes of the kernel; () for a linear layer."""
+    """Return the sizes of the kernel; () for a linear layer."""
     return () if isinstance(layer, nn.Linear) else tuple(layer.kernel_size)
 
 
 def kernel_axes(layer: Layer) -> tuple[int, ...]:
+    """Return the numbers of the axes of the kernel; () for a linear layer."""
     return tuple(range(len(kernel_of(layer))))
 
 
 def grouped(layer: Layer) -> Tensor:
-    """The weight as (groups, outputs, inputs, ...) of a group, in float64, very large ones in their own precision."""
+    """Return the weight as (groups, O, I, ...), in float64; above 4M elements in float32 or its own precision."""
     weight = layer.weight.detach()
     weight = weight.double() if weight.numel() <= 1 << 22 else weight.float() if weight.itemsize < 4 else weight
     return weight.unflatten(0, (groups_of(layer), -1))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def chain_params(factors: Sequence[Factor], kernel: Sequence[int]) -> Count:
-    """Weights of the chain, its bias not counted."""
+    """Return the number of weights of a chain, without its bias."""
     return sum(factor.size(kernel) for factor in factors)
 
 
 def chain_macs(factors: Sequence[Factor], kernel: Sequence[int], calls: Calls) -> Count:
-    """Multiply-adds of one sample: along an axis that a factor or one before it carries, at the output's positions."""
+    """Return the multiply-adds of a chain for one sample.
+
+    An axis of the kernel changes the size of the map in the factor that carries it: from there on the positions of the
+    output count along that axis, before it those of the input.
+    """
     total: Count = 0
     done: set[int] = set()
     for factor in factors:
@@ -68,13 +80,22 @@ def chain_macs(factors: Sequence[Factor], kernel: Sequence[int], calls: Calls) -
 
 
 def dense_factor(layer: Layer) -> Factor:
-    """The layer itself, as a chain of one."""
+    """Return the layer itself, as a chain of one."""
     outputs, inputs = layer.weight.shape[0], layer.weight.shape[1] * groups_of(layer)
     return Factor(inputs=inputs, outputs=outputs, axes=kernel_axes(layer), groups=groups_of(layer))
 
 
 def make_chain(layer: Layer, factors: Sequence[Factor], weights: Sequence[Tensor]) -> nn.Sequential:
-    """The layers, with these weights (any shape with the right elements in order); the last one has the bias."""
+    """Build the layers of a chain.
+
+    Args:
+        layer: the layer to replace; it gives the bias, precision, device and mode.
+        factors: the layers to build.
+        weights: one for each factor, in any shape with the right elements in order.
+
+    Returns:
+        The chain. Its last layer has the bias.
+    """
     made: list[nn.Module] = []
     for n, (factor, weight) in enumerate(zip(factors, weights, strict=True)):
         bias = layer.bias is not None and n == len(factors) - 1
@@ -88,8 +109,16 @@ def make_chain(layer: Layer, factors: Sequence[Factor], weights: Sequence[Tensor
 
 
 def reordered(chain: nn.Sequential, before: Mapping[int, Tensor], outputs: Tensor) -> nn.Sequential:
-    """A chain whose layers at these places take their inputs in another order, and whose outputs are the original's in
-    the order `outputs`, its bias included: it gives them in their own."""
+    """Put the channels of a chain into another order.
+
+    Args:
+        chain: the layers.
+        before: by place in the chain, the order in which that layer takes its inputs.
+        outputs: the chain's outputs are those of the original in this order, its bias included.
+
+    Returns:
+        A chain that gives the outputs in the order of the original.
+    """
     made: list[nn.Module] = []
     for n, layer in enumerate(chain):
         made += [Reorder(before[n])] if n in before and not _sorted(before[n]) else []
@@ -131,7 +160,7 @@ def _make(layer: Layer, factor: Factor, bias: bool) -> Any:
 
 @torch.no_grad()
 def calls_of(model: nn.Module, layers: Sequence[str], example_inputs: tuple[Any, ...]) -> dict[str, Calls]:
-    """The sizes that the layers work on in a run, one sample's; layers that the run does not call are left out."""
+    """Return the sizes on which layers work in a run, for one sample, without layers that are not called."""
     with evaluating(model), _noting(model, layers) as seen:
         model(*place(model, (example_inputs, None)))
     return seen

@@ -1,10 +1,9 @@
-"""The ranks of all layers, by one rule, and why layers that get none are left."""
+"""The choice of the ranks of all layers by one rule, and the reasons why layers are left as they are."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +24,14 @@ from gossamer.methods.lowrank._chain import (
 )
 from gossamer.methods.lowrank._grams import Grams
 from gossamer.methods.lowrank._ranks import Options, by_budget, by_energy, rank_grid
+from gossamer.methods.lowrank._scheme import Rank, Scheme
 from gossamer.methods.lowrank._timed import with_times
-
-if TYPE_CHECKING:
-    from gossamer.methods.lowrank._common import LowRank, Rank
 
 # The share of a layer's energy that is taken away to measure what that does.
 PROBE = 0.2
 
 
-def _options(method: "LowRank", layer: Layer, lost: Sequence[Tensor], calls: Calls, ranks: Tensor) -> Options:
+def _options(method: Scheme, layer: Layer, lost: Sequence[Tensor], calls: Calls, ranks: Tensor) -> Options:
     kernel, dense = kernel_of(layer), [dense_factor(layer)]
     chain = method.chain(layer, ranks.unbind(1))
     summed = sum((tail.cpu()[ranks[:, mode]] for mode, tail in enumerate(lost)), torch.zeros(len(ranks)).double())
@@ -50,8 +47,16 @@ def _options(method: "LowRank", layer: Layer, lost: Sequence[Tensor], calls: Cal
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where factors are to go: the layers of a model that can be factored, how a run calls each, moments of what they
-    read, and what else a method is given."""
+    """The layers that can be factored, and what is known of them.
+
+    Attributes:
+        model: the network.
+        layers: the layers by name.
+        calls: by layer, the sizes of its inputs and outputs in a run.
+        grams: second moments of the layers' inputs.
+        task: data, for the options that need some.
+        context: seed, goal and progress.
+    """
 
     model: nn.Module
     layers: Mapping[str, Layer]
@@ -61,12 +66,17 @@ class Site:
     context: Context
 
 
-def choose(method: "LowRank", site: Site) -> tuple[dict[str, "Rank"], dict[str, str], dict[str, Sequence[Tensor]]]:
-    """The ranks of the layers that will be factored, why the others stay, and what a rule saw that each rank loses."""
+def choose(method: Scheme, site: Site) -> tuple[dict[str, Rank], dict[str, str], dict[str, Sequence[Tensor]]]:
+    """Choose the ranks of all layers.
+
+    Returns:
+        The ranks of the layers to factor; the reasons why others are left; and, for layers whose spectrum was computed,
+        the fraction of energy that each rank loses.
+    """
     ranks = {name: (rank,) if isinstance(rank, int) else tuple(rank) for name, rank in (method.ranks or {}).items()}
     given = by_pattern(site.layers, ranks, f"{method.name()}: ranks")
     by_noise = method.rule is None
-    chosen, why, options = dict[str, "Rank"](), dict[str, str](), dict[str, Options]()
+    chosen, why, options = dict[str, Rank](), dict[str, str](), dict[str, Options]()
     seen = dict[str, Sequence[Tensor]]()
     for name in site.context.progress.bar(site.layers, label=f"{method.name()}: ranks"):
         layer, calls = site.layers[name], site.calls[name]
@@ -102,9 +112,12 @@ def choose(method: "LowRank", site: Site) -> tuple[dict[str, "Rank"], dict[str, 
 
 
 @torch.no_grad()
-def _sensitivities(method: "LowRank", site: Site, options: Mapping[str, Options]) -> dict[str, float]:
-    """By layer, the rise of the loss over the logarithm of the energy that is lost, with this layer alone factored to
-    where about PROBE of it is; at least a thousandth of the largest, since one probe is noisy."""
+def _sensitivities(method: Scheme, site: Site, options: Mapping[str, Options]) -> dict[str, float]:
+    """Return by layer how much the loss rises per logarithm of lost energy.
+
+    Each layer alone is factored to where about PROBE of its energy is lost. The result is at least a thousandth of the
+    largest, since one probe is noisy.
+    """
     model, task = site.model, site.task
     batches = [place_whole(model, batch) for batch in islice(task.train, method.batches)]
     if not batches:
@@ -126,9 +139,9 @@ def _sensitivities(method: "LowRank", site: Site, options: Mapping[str, Options]
 
 
 def _picks(
-    method: "LowRank", options: Mapping[str, Options], weights: Mapping[str, float] | None
+    method: Scheme, options: Mapping[str, Options], weights: Mapping[str, float] | None
 ) -> dict[str, int | None]:
-    """The row of each layer's options that the rule takes."""
+    """Return by layer the row of its options that the rule takes; None where the layer stays."""
     if method.energy is not None:
         return {name: by_energy(o, method.energy) for name, o in options.items()}
     if method.rule is None or not options:
@@ -136,7 +149,7 @@ def _picks(
     return by_budget(options, getattr(method, method.rule), method.rule, weights)
 
 
-def _not_taken(method: "LowRank", options: Options) -> str:
+def _not_taken(method: Scheme, options: Options) -> str:
     if options.time is not None and not bool(options.paying().any()):
         least = float(options.time.min()) / options.dense_time
         return f"the runtime gains too little: at the lightest rank that was timed it takes {least:.2f} times the time"
@@ -145,7 +158,7 @@ def _not_taken(method: "LowRank", options: Options) -> str:
     return f"no rank that keeps {method.energy} of the energy takes fewer MACs than its {options.dense_macs:,}"
 
 
-def _checked(method: "LowRank", name: str, rank: "Rank", layer: Layer) -> "Rank":
+def _checked(method: Scheme, name: str, rank: Rank, layer: Layer) -> Rank:
     largest = method.largest(grouped(layer))
     if len(rank) != len(largest) or not all(1 <= r <= n for r, n in zip(rank, largest)):
         raise BadInput(f"{method.name()}: ranks of {name!r} = {list(rank)} must be from 1 to {list(largest)}")
@@ -154,7 +167,7 @@ def _checked(method: "LowRank", name: str, rank: "Rank", layer: Layer) -> "Rank"
     return rank
 
 
-def _not_paying(method: "LowRank", layer: Layer, rank: "Rank", calls: Calls) -> str:
+def _not_paying(method: Scheme, layer: Layer, rank: Rank, calls: Calls) -> str:
     if not all(rank):
         return "EVBMF finds nothing but noise in its spectrum"
     lost = [torch.zeros(r + 1) for r in rank]

@@ -29,8 +29,8 @@ def rebuild(factors: Sequence[Tensor]) -> Tensor:
     return torch.einsum(",".join(f"{a}z" for a in letters) + f"->{letters}", *factors)
 
 
-def even(factors: Sequence[Tensor]) -> list[Tensor]:
-    """The same tensor with the columns r of all factors equally long, which makes the sum of their squares least."""
+def equal_norms(factors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the same tensor with columns of equal length in all factors: the sum of their squares is least."""
     lengths = torch.stack([f.norm(dim=0) for f in factors])
     mean = lengths.clamp_min(1e-300).log().mean(0).exp()
     return [f * (mean / length.clamp_min(1e-300)) for f, length in zip(factors, lengths)]
@@ -108,14 +108,14 @@ class _Fit:
                 longer = [a + (sweep + 1) ** 0.5 * (b - a) for a, b in zip(start, factors)]
                 there = self.objective(longer, next(products(self.tensor, longer)), 0)
                 factors, now = (longer, there) if there < now else (factors, now)
-            factors = even(factors)
+            factors = equal_norms(factors)
             if before - now < TOLERANCE * self.energy:
                 break
         return now, factors
 
     def newton(self, factors: Sequence[Tensor], steps: int) -> tuple[float, list[Tensor]]:
         """Gauss-Newton steps on all factors together, damped (Levenberg-Marquardt)."""
-        factors, damping = even(factors), 1e-3
+        factors, damping = equal_norms(factors), 1e-3
         rights = list(products(self.tensor, factors))
         value = self.objective(factors, rights[-1])
         for _ in range(steps):
@@ -143,7 +143,7 @@ class _Fit:
                     break
             if damping > 1e6 or value < EXACT * self.energy:
                 break
-        return value, even(factors)
+        return value, equal_norms(factors)
 
 
 def gram_of_others(factors: Sequence[Tensor], *modes: int) -> Tensor:
@@ -193,7 +193,7 @@ def by_slices(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Ten
     for m, basis in enumerate(bases, start=2):
         later = torch.Size(tensor.shape[m + 1 :]).numel()
         factors.append(basis[:, where // later % basis.shape[1]])
-    factors = even(factors)
+    factors = equal_norms(factors)
     if len(order) < rank:  # more terms than the tensor has: small ones
         more = [1e-3 * float(f.abs().mean()) for f in factors]
         shapes = [(len(f), rank - len(order)) for f in factors]
@@ -224,4 +224,4 @@ def by_pencil(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Ten
         u, s, v = torch.linalg.svd(rest.view(rank, tensor.shape[m], -1), full_matrices=False)
         factors.append(u[:, :, 0].T)
         rest = s[:, :1] * v[:, 0]
-    return even([*factors, rest.T])
+    return equal_norms([*factors, rest.T])

@@ -1,4 +1,4 @@
-"""Second moments of what goes into layers, of many layers in one run of the data."""
+"""Second moments of the inputs of layers, of many layers in one run of the data."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,8 +12,10 @@ KEPT = 1 << 30
 
 
 class Grams:
-    """E[X^T X] of the inputs of layers, for each when it is asked for, together with those of the layers behind it, as
-    many as are kept at a time: asked for in order, they take one run of the data for all of these. None without data.
+    """Second moments E[x^T x] of the inputs of layers, computed when they are asked for.
+
+    Those of the following layers are computed in the same run, as many as fit into memory. Asked for in order, they
+    take one run of the data for many layers. Without data each is None.
     """
 
     def __init__(
@@ -23,7 +25,7 @@ class Grams:
         self.found: dict[str, Tensor] = {}
 
     def __call__(self, name: str, weight: Tensor) -> Tensor | None:
-        """Of a layer, in the precision of its weight."""
+        """Return the second moment of a layer's inputs, in the precision of its weight."""
         if self.loader is None:
             return None
         if name not in self.found:

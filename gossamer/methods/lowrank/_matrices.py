@@ -69,16 +69,16 @@ def balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return left * scale[:, None], right / scale[:, :, None]
 
 
-def refit(target: Tensor, inner: Tensor, gram: Tensor | None) -> Tensor:
-    """L (g, N, Q) with the least trace((W - L M) G (W - L M)^T): the best last factor behind the map M (g, Q, D)."""
+def last_factor(target: Tensor, inner: Tensor, gram: Tensor | None) -> Tensor:
+    """Return the best last factor L (g, N, Q) behind a map M (g, Q, D): least trace((W - L M) G (W - L M)^T)."""
     weighted = inner if gram is None else inner @ gram
     normal = weighted @ inner.mT
     return target @ weighted.mT @ torch.linalg.pinv((normal + normal.mT) / 2, hermitian=True)  # type: ignore[no-any-return]
 
 
-def best_refit(target: Tensor, maps: Sequence[Tensor], gram: Tensor) -> tuple[int, Tensor]:
-    """Which of these maps, with the best last factor behind it, gives the least error; and that factor."""
-    fitted = [refit(target, inner, gram) for inner in maps]
+def best_last_factor(target: Tensor, maps: Sequence[Tensor], gram: Tensor) -> tuple[int, Tensor]:
+    """Return the number of the map with the least error, each with its best last factor, and that factor."""
+    fitted = [last_factor(target, inner, gram) for inner in maps]
     errors = [float(energy_of(target - outer @ inner, gram).sum()) for outer, inner in zip(fitted, maps)]
     best = errors.index(min(errors))
     return best, fitted[best]

@@ -27,9 +27,12 @@ def with_norms(chain: nn.Sequential) -> nn.Sequential:
 
 
 @torch.no_grad()
-def settle(model: nn.Module, chains: Iterable[str], loader: Iterable[Any], batches: int) -> None:
-    """Give the norms in these chains, in place, the mean and the variance of what comes in, as statistics and as weight
-    and bias: then they pass everything on as it is, also in training as far as a batch is like the data."""
+def set_norms(model: nn.Module, chains: Iterable[str], loader: Iterable[Any], batches: int) -> None:
+    """Set the norms in these chains, in place, so that they pass everything on unchanged.
+
+    The mean and the variance of their inputs become their statistics, and their bias and weight as well. In training
+    mode the norms then change nothing for batches that are like the data.
+    """
     inside = {f"{name}.{i}": m for name in chains for i, m in model.get_submodule(name).named_children()}
     norms: dict[str, Any] = {name: m for name, m in inside.items() if type(m) in NORMS.values()}
     for norm in norms.values():

@@ -83,11 +83,11 @@ def spectrum_rows(
     return rows
 
 
-def swapped(
+def swap_record(
     layer: Layer, chain: nn.Sequential, plain: nn.Sequential, weight: Tensor, gram: Tensor | None,
     spectra: list[SpectrumRow],
 ) -> SwapRecord:  # fmt: skip
-    """The record of one swap. chain: what stands there now; plain: the same without norms."""
+    """Return the record of one swap. chain: the new layers; plain: the same without norms."""
     return SwapRecord(
         before=[part(layer)],
         after=in_row(chain),

@@ -1,4 +1,4 @@
-"""Which rank: by kept energy, by the noise that the spectrum shows (EVBMF), or by what all layers may cost together."""
+"""Rank selection: by energy, by the noise in the spectrum (EVBMF), or by a budget of cost for all layers together."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,9 +22,18 @@ PROBES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What may stand in for a layer. ranks (P, m), of the m modes; macs, params (P,): of the factors; lost (P,): share
-    of the energy in [0, 1]; dense_macs, dense_params: of the layer itself, which loses nothing. time (P,), dense_time:
-    milliseconds, where they were measured."""
+    """The ranks that a layer may get, with their costs. P options, m modes.
+
+    Attributes:
+        ranks: shape (P, m).
+        macs: multiply-adds of the chain, shape (P,).
+        params: weights of the chain, shape (P,).
+        lost: fraction of the energy that is lost, in [0, 1], shape (P,).
+        dense_macs: multiply-adds of the layer itself, which loses nothing.
+        dense_params: weights of the layer itself.
+        time: milliseconds of the chain, shape (P,), where they were measured.
+        dense_time: milliseconds of the layer itself.
+    """
 
     ranks: Tensor
     macs: Tensor
@@ -36,28 +45,42 @@ class Options:
     dense_time: float = 0.0
 
     def paying(self) -> Tensor:
-        """Bool (P,): where the factors have fewer multiply-adds, not more parameters, and gain time if it is known."""
+        """Return bool (P,): which chains have fewer multiply-adds, not more weights, and less time if it is known."""
         fewer = (self.macs < self.dense_macs) & (self.params <= self.dense_params)
         return fewer if self.time is None else fewer & (self.time <= GAINS * self.dense_time)
 
 
 def tails(energies: Tensor, total: float) -> Tensor:
-    """Share of `total` lost when the first r of these energies (squared singular values, falling) are kept, for
-    r = 0 .. R: shape (R + 1,)."""
+    """Return the fraction of the energy that is lost when the first r singular values are kept, for r = 0 .. R.
+
+    Args:
+        energies: squared singular values, falling, shape (R,).
+        total: the sum of all squared singular values.
+
+    Returns:
+        Shape (R + 1,), from 1 to 0.
+    """
     kept = torch.cat([energies.new_zeros(1), energies.cumsum(0)])
     return (1 - kept / total).clamp(0, 1) if total > 0 else torch.zeros_like(kept)
 
 
 def probed(most: int, lost: Callable[[int], float]) -> Tensor:
-    """The share lost at the ranks 0 .. `most`, (most + 1,) float64, never rising: `lost` at some of them, evenly spread
-    in the logarithm, and on lines between."""
+    """Return the fraction of the energy lost at ranks 0 .. `most`, from a few ranks at which it is computed.
+
+    Args:
+        most: the largest rank.
+        lost: gives the fraction at a rank. It is called for ranks that are evenly spread in the logarithm.
+
+    Returns:
+        Shape (most + 1,), float64, never rising, linear between the computed ranks.
+    """
     probes = sorted({round(most ** (n / (PROBES - 1))) for n in range(PROBES)})
     losses = np.minimum.accumulate([lost(rank) for rank in probes])
     return torch.from_numpy(np.interp(np.arange(most + 1), [0, *probes], [1, *losses]))
 
 
 def rank_grid(largest: tuple[int, ...]) -> Tensor:
-    """Ranks from 1 to these, every combination, thinned out evenly to at most about GRID_POINTS; (P, m)."""
+    """Return all combinations of ranks from 1 to `largest`, thinned out evenly to about GRID_POINTS; shape (P, m)."""
     each = max(int(GRID_POINTS ** (1 / len(largest))), 2)
     values = [
         sorted({round(1 + i * (most - 1) / (each - 1)) for i in range(each)}) if most > each else range(1, most + 1)
@@ -67,7 +90,7 @@ def rank_grid(largest: tuple[int, ...]) -> Tensor:
 
 
 def by_energy(options: Options, energy: float) -> int | None:
-    """The option with the fewest multiply-adds that keeps this share of the energy; None where none does and pays."""
+    """Return the option with the fewest multiply-adds that keeps this fraction of the energy; None if there is none."""
     fits = options.paying() & (1 - options.lost >= energy)
     if not bool(fits.any()):
         return None
@@ -77,13 +100,25 @@ def by_energy(options: Options, energy: float) -> int | None:
 def by_budget(
     layers: Mapping[str, Options], share: float, what: str, weights: Mapping[str, float] | None = None
 ) -> dict[str, int | None]:
-    """The option of every layer, None for the layer as it is, so that all together have at most this share of their
-    multiply-adds, parameters or time (`what`: "macs", "params", "time"), and the product of the kept energies is as
-    large as found.
+    """Choose an option for every layer so that all together keep to a budget and lose as little energy as possible.
 
-    A price on cost is bisected; at a price every layer takes what minimizes -log(kept energy) + price * cost (the
-    objective of Zhang et al. 2016, arXiv:1505.06798, section 2.4). weights: of the layers' logarithms. Raises BadInput
-    where no choice is cheap enough.
+    The product of the kept energies is maximized by bisection of a Lagrange multiplier: at each value every layer takes
+    what minimizes -log(kept energy) + multiplier * cost.
+
+    Args:
+        layers: the options by layer.
+        share: the budget, as a fraction of what the layers cost now.
+        what: which cost: "macs", "params" or "time".
+        weights: factors of the layers' logarithms; None: all 1.
+
+    Returns:
+        The number of the option by layer; None where the layer stays as it is.
+
+    Raises:
+        BadInput: no choice is cheap enough.
+
+    Source:
+        Zhang et al. 2016, arXiv:1505.06798, section 2.4 (the objective).
     """
     whole = sum(getattr(o, f"dense_{what}") for o in layers.values())
     dense = {name: getattr(o, f"dense_{what}") / whole for name, o in layers.items()}
@@ -113,11 +148,18 @@ def by_budget(
 
 
 def evbmf_rank(energies: Tensor, shape: tuple[int, int], total: float | None = None) -> int:
-    """The rank that empirical variational Bayes finds in a matrix of this shape under Gaussian noise.
+    """Return the rank that empirical variational Bayesian matrix factorization (EVBMF) finds under Gaussian noise.
 
-    energies: its squared singular values, falling; all, or the leading ones, and then `total` is the sum of all.
-    Keeps those above M s2 (1 + t) (1 + a / t), L <= M the sides, a = L / M, t = 2.5129 sqrt(a), s2 the variance that
-    minimizes the free energy. Source: Nakajima et al. 2013, JMLR 14, theorems 2 and 3 and corollary 2.
+    Singular values count if their squares are above M s2 (1 + t) (1 + a / t), where L <= M are the sides, a = L / M,
+    t = 2.5129 sqrt(a), and s2 is the noise variance that minimizes the free energy.
+
+    Args:
+        energies: squared singular values, falling; all of them, or the leading ones.
+        shape: of the matrix.
+        total: sum of all squared singular values, where only the leading ones are given.
+
+    Source:
+        Nakajima et al. 2013, JMLR 14, theorems 2 and 3 and corollary 2.
     """
     short, long = min(shape), max(shape)
     whole = float(energies.sum()) if total is None else total

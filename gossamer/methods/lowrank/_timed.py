@@ -20,8 +20,8 @@ SHARES = (0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)
 MULTIPLE = 8
 
 
-def few(options: Options) -> list[int]:
-    """The rows that are worth the time to be timed: at the shares, as near as there are rows that pay."""
+def timed_rows(options: Options) -> list[int]:
+    """Return the rows of the options that are worth timing: at the shares, as near as there are rows that pay."""
     most = options.ranks.amax(0).double()
     rows: dict[int, None] = {}
     for share in SHARES:
@@ -41,7 +41,7 @@ def with_times(
     context: Context,
 ) -> dict[str, Options]:
     """The options that were timed, with their times and that of the layer. build: a chain, whatever its weights."""
-    picked = {name: few(o) for name, o in options.items()}
+    picked = {name: timed_rows(o) for name, o in options.items()}
     groups = {
         name: [layers[name], *(build(layers[name], options[name].ranks[row].tolist()) for row in rows)]
         for name, rows in picked.items()

@@ -1,13 +1,13 @@
-"""Blocks between groups of alike channels, each of low rank: grouped convolutions in the place of one.
+"""Biclustering approximation: replace a convolution by low-rank blocks between groups of similar channels.
 
-What it does: sorts the input channels into G and the outputs into H groups of equal size, so that those of a group lie
-near a common subspace, and takes apart each of the G H blocks of the kernel: by singular vectors, into grouped 1 x 1, k
-x k and 1 x 1 convolutions ("svd"); or into outer products, found one by one, of which the k x k convolution becomes
-depthwise ("outer"). With `data` the last layer is fitted to the outputs.
-Cost: seconds. Sorting channels and grouped convolutions cost more time than their MACs say.
-When it fails: layers whose channels are in groups already, or no multiple of the groups, are left.
+What it does: sorts the input channels into G and the output channels into H groups of equal size, so that the channels
+of a group lie near a common subspace. Then each of the G H blocks of the kernel is factored. form="svd" takes
+singular vectors and gives grouped 1 x 1, k x k and 1 x 1 convolutions. form="outer" takes sums of outer products, found
+one by one; then the k x k convolution is depthwise. With `data` the last layer is fitted to the outputs.
+Cost: seconds. Reordering channels and grouped convolutions take more time than their MACs suggest.
+When it fails: layers whose channels are grouped already, or whose channels are not a multiple of the groups, are left.
 Equation: W_gh ~ sum_pr A_np K_prt B_rc by the leading inputs, then the leading outputs; or W_gh ~ sum_r A_nr B_cr T_tr,
-each term by alternating least squares on what those before leave, A at last by least squares.
+each term by alternating least squares on the rest of those before, A at last by least squares.
 Source: Denton et al. 2014, arXiv:1404.0736, sections 3.2.2, 3.2.3 and 3.3 (the clusters).
 """
 
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
-from gossamer.methods.lowrank._alike import alike
 from gossamer.methods.lowrank._chain import (
     Count,
     Factor,
@@ -32,21 +31,30 @@ from gossamer.methods.lowrank._chain import (
     make_chain,
     reordered,
 )
-from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
-from gossamer.methods.lowrank._matrices import energy_of, principal, refit
+from gossamer.methods.lowrank._clusters import cluster_order
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.lowrank._matrices import energy_of, last_factor, principal
 from gossamer.methods.lowrank._ranks import probed
+from gossamer.methods.lowrank._scheme import Rank, Spectrum, Unfolding
 
 POWER_STEPS = 20  # for one outer product
 
 
 def normalize(vectors: Tensor) -> Tensor:
-    """Rows of length one; zeros stay zeros."""
+    """Return rows of length one; zeros stay zeros."""
     return F.normalize(vectors, dim=1, eps=1e-300)
 
 
 def outer_products(blocks: Tensor, rank: int) -> list[Tensor]:
-    """(b, n, rank), (b, c, rank), (b, t, rank): rank-one tensors fitted one by one to the rest of (b, n, c, t), each by
-    alternating least squares, so that the rest never grows."""
+    """Fit rank-one tensors one by one to the rest of (b, n, c, t), each by alternating least squares.
+
+    Args:
+        blocks: shape (b, n, c, t).
+        rank: number of terms.
+
+    Returns:
+        Factors (b, n, rank), (b, c, rank) and (b, t, rank). The rest never grows from one term to the next.
+    """
     rest, found = blocks.clone(), []
     for _ in range(rank):
         # From the output that has most of what is left.
@@ -65,8 +73,10 @@ def outer_products(blocks: Tensor, rank: int) -> list[Tensor]:
 
 
 def directions(blocks: Tensor, rank: Rank) -> list[Tensor]:
-    """A (b, n, p), B (b, c, r) and the core (b, p, r, t) of (b, n, c, t): the leading directions of the inputs, then
-    those of the outputs of what is left."""
+    """Return A (b, n, p), B (b, c, r) and the core (b, p, r, t) of blocks (b, n, c, t).
+
+    B holds the leading directions of the inputs, A those of the outputs of what remains. rank: p and r.
+    """
     b = principal(blocks.transpose(1, 2).flatten(2))[0][:, :, : rank[1]]
     wide = torch.einsum("bnct,bcr->bnrt", blocks, b).flatten(2)
     a = principal(wide)[0][:, :, : rank[0]]
@@ -75,7 +85,13 @@ def directions(blocks: Tensor, rank: Rank) -> list[Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """values (g h, n, c, t): between group g of the inputs and group h of the outputs; the channels in their order."""
+    """The blocks of a kernel between groups of channels.
+
+    Attributes:
+        values: shape (g h, n, c, t), between group g of the inputs and group h of the outputs.
+        inputs: order of the input channels.
+        outputs: order of the output channels.
+    """
 
     values: Tensor
     inputs: Tensor
@@ -83,15 +99,15 @@ class Blocks:
 
     @classmethod
     def of(cls, whole: Tensor, g: int, h: int) -> "Blocks":
-        """Of a kernel (O, I, t)."""
-        inputs = alike(whole.transpose(0, 1).flatten(1)[:, None], g, max(whole.shape[1] // g // 2, 1))
-        outputs = alike(whole.flatten(1)[:, None], h, max(len(whole) // h // 2, 1))
+        """Cluster the channels of a kernel (O, I, t) into g and h groups."""
+        inputs = cluster_order(whole.transpose(0, 1).flatten(1)[:, None], g, max(whole.shape[1] // g // 2, 1))
+        outputs = cluster_order(whole.flatten(1)[:, None], h, max(len(whole) // h // 2, 1))
         sorted_ = whole[outputs][:, inputs].reshape(h, len(whole) // h, g, whole.shape[1] // g, -1)
         return cls(values=sorted_.permute(2, 0, 1, 3, 4).flatten(0, 1), inputs=inputs, outputs=outputs)
 
 
 def windows(inner: Tensor, inputs: Tensor, g: int) -> Tensor:
-    """What all but the last layer do to windows, for each group of outputs: (h, g p, I t) of (g h, p, c, t)."""
+    """Return what all layers but the last do to windows, by group of outputs: (h, g p, I t) from (g h, p, c, t)."""
     h, p, taps = len(inner) // g, inner.shape[1], inner.shape[3]
     total = inner.new_zeros(h, g, p, len(inputs), taps)
     for i, channels in enumerate(inputs.view(g, -1)):
@@ -101,8 +117,24 @@ def windows(inner: Tensor, inputs: Tensor, g: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class BiclusteredFactors(LowRank):
-    """inputs, outputs: the numbers of groups. rank: of the outputs and of the inputs ("svd"), or the number of terms
-    ("outer"), in every block."""
+    """Replace convolutions by blocks of low rank between clusters of channels.
+
+    A rank is a pair (of outputs, of inputs) for form="svd", one number of terms for form="outer"; it holds for every
+    block. The options that choose layers and ranks are those of `LowRank`.
+
+    Args:
+        form: "svd" factors each block by singular vectors, "outer" into outer products.
+        inputs: number of groups G of input channels, at least 1; it must divide them.
+        outputs: number of groups H of output channels, at least 1; it must divide them.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> method = gossamer.methods.lowrank.BiclusteredFactors(ranks={"conv2": (4, 3)})
+        >>> smaller, edits = method(model, inputs)
+        >>> edits[-1].target, edits[-1].note
+        ('conv2', 'rank 4, 3')
+    """
 
     example: ClassVar[Settings] = {"macs": 0.6}
 
@@ -146,7 +178,7 @@ class BiclusteredFactors(LowRank):
         return (ranks[:, 0] <= ranks[:, -1] * taps) & (ranks[:, -1] <= ranks[:, 0] * taps)
 
     def unfoldings(self, weight: Tensor, gram: Tensor | None) -> list[Unfolding]:
-        """Of the blocks, in no metric: what goes into different ones is not independent."""
+        """Return those of the blocks, without a metric: the inputs of different blocks are not independent."""
         values = self._blocks(weight).values
         return [(values.flatten(2), None), (values.transpose(2, 3).flatten(1, 2), None)]
 
@@ -183,7 +215,7 @@ class BiclusteredFactors(LowRank):
         last = a.unflatten(0, (g, h)).permute(1, 2, 0, 3).flatten(2)  # type: ignore[no-untyped-call]
         if gram is not None or self.form == "outer":
             target = weight[0].flatten(1)[blocks.outputs].unflatten(0, (h, -1))  # type: ignore[no-untyped-call]
-            last = refit(target, seen, None if gram is None else gram.expand(h, -1, -1))
+            last = last_factor(target, seen, None if gram is None else gram.expand(h, -1, -1))
         # Columns of the last layer as long as the rows that they meet.
         long, wide = last.norm(dim=1), seen.norm(dim=2)
         scale = (long / wide).sqrt().where((long > 0) & (wide > 0), 1.0)

@@ -1,10 +1,11 @@
-"""A convolution with few filters and a 1 x 1 convolution, or the reverse: low rank across channels.
+"""Channel decomposition: replace a convolution by one with few filters and a 1 x 1 convolution.
 
-What it does: "outputs": k x k to r channels, then 1 x 1 to all outputs. "inputs": 1 x 1 to r channels, then k x k.
-With `data` the error of the outputs is made small; with data="accumulated" against what the original gave, from inputs
-that the factored layers before make (the asymmetric form of Zhang et al., without the ReLU).
+What it does: across="outputs" puts a k x k convolution to r channels and then a 1 x 1 convolution to all outputs.
+across="inputs" puts a 1 x 1 convolution to r channels first, then k x k. With `data` the error of the outputs is made
+small instead of that of the weights. With data="accumulated" the target is what the original gave, and the inputs are
+those that the layers before make after they were factored (the asymmetric form of Zhang et al., without the ReLU).
 Cost: seconds; with `data`, a matrix of (inputs x positions)^2 numbers for each layer.
-When it fails: narrow layers; 1 x 1 before k x k with stride works on the larger side.
+When it fails: narrow layers. A 1 x 1 convolution before a k x k one with stride works on the larger map.
 Equation: outputs: W_(n, c i j) = A_nr B_(r, c i j), as `lowrank.svd`. inputs: W_(n i j, c) = H_(n i j, r) P_rc, P in
 the metric of the channels' second moments, H then by least squares on the outputs.
 Source: Zhang et al. 2015, arXiv:1505.06798, sections 3.1 to 3.3; Denton et al. 2014, arXiv:1404.0736.
@@ -19,19 +20,26 @@ from torch import Tensor
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes
-from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
+from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import (
     balance,
-    best_refit,
+    best_last_factor,
     by_inputs,
     channel_gram,
     over_taps,
     split,
 )
+from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
 
 def mixed_inputs(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor, Tensor]:
-    """H (g, O, rank, taps) and P (g, rank, I) with W_nct ~ sum_r H_nrt P_rc."""
+    """Return H (g, O, rank, taps) and P (g, rank, I) with W_nct ~ sum_r H_nrt P_rc.
+
+    Args:
+        weight: shape (g, O, I, taps...).
+        rank: number of channels between, in every group.
+        gram: second moment of the inputs, shape (g, I taps, I taps); None: the error is that of the weights.
+    """
     channels, taps = weight.shape[2], weight[0, 0, 0].numel()
 
     def pair(metric: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -41,14 +49,28 @@ def mixed_inputs(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
         outer, mix = pair(None)
     else:
         mixes = [pair(channel_gram(gram, channels, (taps,)))[1], pair(None)[1]]
-        best, fitted = best_refit(weight.flatten(2), [over_taps(mix, taps) for mix in mixes], gram)
+        best, fitted = best_last_factor(weight.flatten(2), [over_taps(mix, taps) for mix in mixes], gram)
         outer, mix = balance(fitted.unflatten(2, (rank, taps)).transpose(2, 3).flatten(1, 2), mixes[best])  # type: ignore[no-untyped-call]
     return outer.unflatten(1, (-1, taps)).transpose(2, 3), mix  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelDecomposition(LowRank):
-    """across: which channels are few. rank: in every group."""
+    """Replace convolutions by a k x k convolution of r channels and a 1 x 1 convolution.
+
+    A rank is the number of channels between the two, in every group of the convolution. The options that choose layers
+    and ranks are those of `LowRank`.
+
+    Args:
+        across: which side has few channels: "outputs" of the k x k convolution, or its "inputs".
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> smaller, edits = gossamer.methods.lowrank.ChannelDecomposition(ranks={"conv2": 6})(model, inputs)
+        >>> print(edits[-1].after)
+        Conv2d 3x3 8 to 6 + Conv2d 1x1 6 to 16, 33,792 MACs
+    """
 
     example: ClassVar[Settings] = {"macs": 0.5}
 

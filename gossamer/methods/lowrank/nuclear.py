@@ -1,9 +1,9 @@
-"""Filters that training makes separable: a nuclear norm on every kernel.
+"""Nuclear norm regularization: train the filters of convolutions to be separable (of rank one).
 
-What it does: trains on, and after every step lowers the singular values of every filter's kernel by a little, so that
-most come to have rank one; `lowrank.separable` and `lowrank.spatial` then lose less with the same rank.
+What it does: trains on, and after every step lowers the singular values of every filter's kernel a little, so that
+most filters come to have rank one. Afterwards `lowrank.separable` and `lowrank.spatial` lose less at the same rank.
 Cost: a training, with a batch of small singular value decompositions for each step.
-When it fails: a penalty that is too large takes whole filters away. Kernels along one axis have nothing to lower.
+When it fails: too large a penalty sets whole filters to zero. Kernels along one axis have no rank to lower.
 Equation: min loss + penalty sum_nc |W_nc|_*, by proximal steps: W_nc = U diag(max(s - lr penalty, 0)) V^T.
 Source: Rigamonti et al. 2013, CVPR, section 3.2 (SEP-COMB, there for a convolutional dictionary of images).
 """
@@ -27,21 +27,34 @@ from gossamer.train.loop import Step
 
 
 def lowered(weight: Tensor, threshold: float) -> Tensor:
-    """The kernels (O, I, k, l ...) with the singular values of their (k, l ...) matrices lowered by this, down to 0."""
+    """Lower the singular values of kernels by a threshold, down to 0 (the proximal step of the nuclear norm).
+
+    Args:
+        weight: kernels (O, I, k, l ...), each taken as a matrix (k, l ...).
+        threshold: at least 0.
+
+    Returns:
+        Kernels of the same shape.
+    """
     u, s, v = torch.linalg.svd(weight.flatten(0, 1).flatten(2), full_matrices=False)
     near: Tensor = u * (s - threshold).clamp_min(0)[:, None] @ v
     return near.view_as(weight)
 
 
 def separable_share(weight: Tensor) -> float:
-    """The share of the kernels' energy that their first singular values have."""
+    """Return the fraction, in [0, 1], of the kernels' energy that their first singular values have."""
     squares = torch.linalg.svdvals(weight.detach().flatten(0, 1).flatten(2)).square()
     return float(squares[:, 0].sum() / squares.sum().clamp_min(1e-30))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lower:
-    """A proximal step after each step of the optimizer, at its learning rate."""
+    """A proximal step after each step of the optimizer, with its learning rate.
+
+    Attributes:
+        names: the weights.
+        penalty: of the nuclear norm.
+    """
 
     names: Sequence[str]
     penalty: float
@@ -56,7 +69,25 @@ class Lower:
 
 @dataclass(frozen=True, kw_only=True)
 class NuclearNorm(Retrain):
-    """penalty: on the singular values, beside the loss. layers, ignore: patterns."""
+    """Train with a nuclear norm on every kernel, so that filters become separable.
+
+    The options of the training are those of `Retrain`.
+
+    Args:
+        penalty: weight of the nuclear norm beside the loss, in (0, 1000].
+        layers: patterns of layers.
+        ignore: patterns of layers to leave.
+
+    Raises:
+        NoEffect: no layer has a kernel along two axes.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> trained, edits = gossamer.methods.lowrank.NuclearNorm(epochs=1, lr=0.01)(model, task)
+        >>> [edit.target for edit in edits]
+        ['conv1.weight', 'conv2.weight']
+    """
 
     stage: ClassVar[int | None] = 15
     example: ClassVar[Settings] = {"penalty": 0.5, "epochs": 1, "lr": 0.01}

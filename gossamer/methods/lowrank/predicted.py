@@ -1,14 +1,16 @@
-"""Some weights are kept, the others predicted from them: a fixed smooth map, then the weights that are left.
+"""Predicting parameters: keep some weights and predict all others from them by a fixed smooth map.
 
 What it does: takes r of the D inputs of a layer (of the I k k places of a kernel) and predicts all weights from those
-at these places by kernel ridge regression: a layer of r outputs that is not trained, and one with r weights per output,
-those that predict the trained weights best, or with `data` the outputs. Kernel: "smooth" of the distance of places
-within a kernel, or of features on a grid of pixels; "covariance" of the inputs on calibration data.
-Cost: seconds; with `data` or the kernel "covariance" a matrix of D^2 numbers for each layer.
-When it fails: weights that are not smooth in the kernel's sense; `lowrank.svd` has the best map of all for trained
-weights. The gain is in the number of trained weights and in MACs; the map is stored as weights are.
-Equation: w = k_a^T (K_a + lambda 1)^(-1) w_a; the places a by pivoted Cholesky decomposition of K: each time the one
-that those before tell least about.
+at these places by kernel ridge regression. The layer becomes one of r outputs that is not trained, and one with r
+trained weights per output: those that predict the trained weights best, or with `data` the outputs. The kernel function
+is "smooth" in the distance of places within a kernel, or of features on a grid of pixels; or it is the "covariance" of
+the inputs on calibration data.
+Cost: seconds; with `data` or kernel="covariance" a matrix of D^2 numbers for each layer.
+When it fails: weights that are not smooth in the sense of the kernel function. For weights that are trained already,
+`lowrank.svd` has the best map of all. The gain is in the number of trained weights and in MACs; the fixed map is stored
+like weights.
+Equation: w = k_a^T (K_a + lambda 1)^(-1) w_a. The places a are the pivots of a Cholesky decomposition of K: each time
+the place that is explained least by those before.
 Source: Denil et al. 2013, arXiv:1306.0543, sections 2 and 3.
 """
 
@@ -25,15 +27,24 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
-from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
-from gossamer.methods.lowrank._matrices import energy_of, refit
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.lowrank._matrices import energy_of, last_factor
+from gossamer.methods.lowrank._scheme import Rank, Spectrum, Unfolding
 
 # Ridge lambda, in units of the largest k(i, i).
 RIDGE = 1e-6
 
 
 def smooth(grid: Sequence[int], width: float) -> Tensor:
-    """exp(-|i - j|^2 / 2 width^2) between all places of a grid, the last of which runs fastest: (places, places)."""
+    """Return exp(-|i - j|^2 / (2 width^2)) between all places of a grid, of which the last axis runs fastest.
+
+    Args:
+        grid: sizes of the axes.
+        width: in pixels, above 0.
+
+    Returns:
+        Shape (places, places), float64.
+    """
     axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     places = torch.stack([a.flatten() for a in axes], 1)
     squares = (places[:, None] - places[None]).square().sum(2)
@@ -41,7 +52,15 @@ def smooth(grid: Sequence[int], width: float) -> Tensor:
 
 
 def chosen(kernel: Tensor, count: int) -> Tensor:
-    """`count` places, those that together tell most about all: greedy pivots of a Cholesky decomposition of (D, D)."""
+    """Choose the places that together explain most of all: greedy pivots of a Cholesky decomposition.
+
+    Args:
+        kernel: shape (D, D), positive semidefinite.
+        count: number of places, from 1 to D.
+
+    Returns:
+        Indices, in the order in which they were chosen.
+    """
     rest, picks = kernel.diagonal().clone(), list[int]()
     columns = kernel.new_zeros(len(kernel), count)
     for n in range(count):
@@ -55,7 +74,7 @@ def chosen(kernel: Tensor, count: int) -> Tensor:
 
 
 def predictor(kernel: Tensor, picks: Tensor) -> Tensor:
-    """(K_a + lambda 1)^(-1) k_a, (r, D): all weights from those at the places `picks`."""
+    """Return (K_a + lambda 1)^(-1) k_a, shape (r, D): the map to all weights from those at the places `picks`."""
     own = kernel[picks][:, picks]
     ridge = RIDGE * float(kernel.diagonal().max()) * torch.eye(len(picks)).to(kernel)
     return torch.linalg.solve(own + ridge, kernel[picks])  # type: ignore[no-any-return]
@@ -63,8 +82,27 @@ def predictor(kernel: Tensor, picks: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedParameters(LowRank):
-    """kernel: "smooth" or "covariance", which needs data = "inputs" or "accumulated". width: of the smooth one, in
-    pixels. grid: of a linear layer's inputs, channels first, such as [1, 28, 28]; channels are not smooth."""
+    """Replace layers by a fixed map to r places and a trained layer of r weights per output.
+
+    A rank is the number r of places that are kept. The options that choose layers and ranks are those of `LowRank`.
+
+    Args:
+        kernel: "smooth" in the distance of places, or the "covariance" of the inputs, which needs data="inputs" or
+            data="accumulated".
+        width: of the smooth kernel function, in pixels, in (0, 1000].
+        grid: of a linear layer's inputs, channels first, such as (1, 28, 28). It is smooth along all axes but the
+            first. Linear layers whose inputs are not on the grid are left.
+
+    Raises:
+        BadInput: kernel="covariance" without data.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> smaller, edits = gossamer.methods.lowrank.PredictedParameters(ranks={"conv2": 4})(model, inputs)
+        >>> [layer.weight.requires_grad for layer in smaller.conv2]
+        [False, True]
+    """
 
     modes: ClassVar[tuple[str, ...]] = ("places kept",)
     singular: ClassVar[bool] = False
@@ -115,7 +153,7 @@ class PredictedParameters(LowRank):
         kernels = gram if self.kernel == "covariance" and gram is not None else [self._smooth(weight)] * len(weight)
         picks = [chosen(k, rank[0]) for k in kernels]
         inner = torch.stack([predictor(k, p) for k, p in zip(kernels, picks)])
-        return [inner, refit(weight.flatten(2), inner, gram)]
+        return [inner, last_factor(weight.flatten(2), inner, gram)]
 
     def _smooth(self, weight: Tensor) -> Tensor:
         channels, *grid = weight.shape[2:] if weight.ndim > 3 else self.grid

@@ -1,11 +1,12 @@
-"""Separable filters for each input channel, then a 1 x 1 convolution that mixes them.
+"""Separable filters: replace a convolution by k x 1 and 1 x k depthwise filters and a 1 x 1 convolution.
 
-What it does: k x 1 and 1 x k depthwise convolutions with r filters for each input channel, and one 1 x 1 from all of
-their outputs. "own": every channel has its own r filters (Jaderberg's first scheme). "shared": all channels have the
-same r, learned from all of the layer's filters (Rigamonti's). "dct": the r products of cosines that hold most energy,
-which are known beforehand. With `data` the mix is fitted to the outputs (data reconstruction).
+What it does: gives each input channel r separable filters, computed as k x 1 and 1 x k depthwise convolutions, and
+mixes all of their outputs by one 1 x 1 convolution. basis="own": every channel has its own r filters (Jaderberg's first
+scheme). "shared": all channels have the same r filters, learned from all filters of the layer (Rigamonti's).
+"dct": the r products of cosines that hold most energy, without any learning. With `data` the mix is fitted to the
+outputs (data reconstruction).
 Cost: seconds; with `data`, a matrix of (inputs x positions)^2 numbers for each layer.
-When it fails: depthwise layers save less time than MACs; for 3 x 3 kernels r must be about 1 to 5. r = k^2 is exact.
+When it fails: depthwise layers save less time than MACs. For 3 x 3 kernels r must be about 1 to 5. r = k^2 is exact.
 Equation: W_nc ~ sum_r A_ncr u_cr v_cr^T, by alternating least squares over A, u, v; dct: u, v columns of
 C_ij = sqrt((1 + [j > 0]) / k) cos(pi (2 i + 1) j / 2 k).
 Source: Jaderberg et al. 2014, arXiv:1405.3866, scheme 1; Rigamonti et al. 2013, CVPR, section 3.3 (SEP-TD).
@@ -22,15 +23,16 @@ from torch import Tensor
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_of
-from gossamer.methods.lowrank._common import LowRank, Rank, Spectrum, Unfolding
-from gossamer.methods.lowrank._matrices import energy_of, refit
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.lowrank._matrices import energy_of, last_factor
+from gossamer.methods.lowrank._scheme import Rank, Spectrum, Unfolding
 
 SWEEPS = 30
 LETTERS = "ijk"
 
 
 def cosines(size: int) -> Tensor:
-    """The orthonormal discrete cosine transform: column j is the j-th cosine, float64."""
+    """Return the orthonormal discrete cosine transform (size, size): column j is the j-th cosine, float64."""
     i, j = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
     basis: Tensor = torch.cos(torch.pi * (2 * i + 1) * j / (2 * size)) * (2 / size) ** 0.5
     basis[:, 0] /= 2**0.5
@@ -38,8 +40,16 @@ def cosines(size: int) -> Tensor:
 
 
 def leading(stack: Tensor, bases: Sequence[Tensor], rank: int) -> list[Tensor]:
-    """Of the products of columns of the bases (b, k, k), those `rank` that hold most energy of the filters: (b, k, r)
-    of every axis. stack (b, n, k, l ...)."""
+    """Return the products of columns of bases that hold most energy of the filters.
+
+    Args:
+        stack: filters, shape (b, n, k, l ...).
+        bases: for every axis, shape (b, k, k).
+        rank: number of products.
+
+    Returns:
+        For every axis the columns of the products, shape (b, k, rank).
+    """
     letters = LETTERS[: len(bases)]
     turned = torch.einsum(
         f"bn{letters}," + ",".join(f"b{a}{a.upper()}" for a in letters) + f"->bn{letters.upper()}", stack, *bases
@@ -50,7 +60,7 @@ def leading(stack: Tensor, bases: Sequence[Tensor], rank: int) -> list[Tensor]:
 
 
 def filters(factors: Sequence[Tensor]) -> Tensor:
-    """The products (b, r, k l ...) of columns (b, k, r), (b, l, r), ..."""
+    """Return the products (b, r, k l ...) of columns (b, k, r), (b, l, r), ..."""
     total = factors[0].mT
     for f in factors[1:]:
         total = (total[..., None] * f.mT[:, :, None]).flatten(2)
@@ -58,7 +68,15 @@ def filters(factors: Sequence[Tensor]) -> Tensor:
 
 
 def learned(stack: Tensor, rank: int) -> list[Tensor]:
-    """Separable filters, (b, k, r) of every axis, whose span holds as much of `stack` (b, n, k, l ...) as found."""
+    """Learn separable filters whose span holds as much of a set of filters as possible, by alternating least squares.
+
+    Args:
+        stack: filters, shape (b, n, k, l ...).
+        rank: number of separable filters.
+
+    Returns:
+        For every axis, shape (b, k, rank).
+    """
     kernel = stack.shape[2:]
     # Only the span matters: at most k l filters have all of it.
     stack = torch.linalg.qr(stack.flatten(2), mode="r").R.unflatten(2, kernel)
@@ -93,7 +111,21 @@ def _least_squares(basis: Tensor, stack: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SeparableFilters(LowRank):
-    """rank: separable filters for each input channel."""
+    """Replace convolutions by separable depthwise filters and a 1 x 1 convolution.
+
+    A rank is the number of separable filters for each input channel. The options that choose layers and ranks are those
+    of `LowRank`.
+
+    Args:
+        basis: "own" filters for each channel, filters "shared" by all channels, or cosines ("dct").
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> method = gossamer.methods.lowrank.SeparableFilters(ranks={"conv2": 2}, basis="dct")
+        >>> [layer.kernel_size for layer in method(model, inputs).model.conv2]
+        [(3, 1), (1, 3), (1, 1)]
+    """
 
     modes: ClassVar[tuple[str, ...]] = ("filters for a channel",)
     singular: ClassVar[bool] = False
@@ -115,7 +147,7 @@ class SeparableFilters(LowRank):
         return (math.prod(weight.shape[3:]),)
 
     def unfoldings(self, weight: Tensor, gram: Tensor | None) -> list[Unfolding]:
-        """For EVBMF: the filters of each channel, or of all, as they lie in the space of k x k filters."""
+        """Return, for EVBMF, the filters of each channel, or of all, in the space of k x k filters."""
         return [(self._stack(weight).flatten(2), None)]
 
     def spectrum(self, weight: Tensor, gram: Tensor | None, need: Literal["noise", "lost"]) -> Spectrum:
@@ -142,7 +174,7 @@ class SeparableFilters(LowRank):
         outer = mix.unflatten(0, (groups, channels)).transpose(1, 2).flatten(2)  # type: ignore[no-untyped-call]
         if gram is not None:
             windows, target = self._windows(weight, inner), weight.flatten(2)
-            fitted = refit(target, windows, gram)
+            fitted = last_factor(target, windows, gram)
             errors = [float(energy_of(target - one @ windows, gram).sum()) for one in (outer, fitted)]
             outer = fitted if errors[1] < errors[0] else outer
         return [*inner, outer]

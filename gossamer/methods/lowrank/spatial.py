@@ -1,8 +1,8 @@
-"""A vertical and a horizontal convolution in the place of one: k x 1, then 1 x k.
+"""Spatial decomposition: replace a k x k convolution by a vertical k x 1 and a horizontal 1 x k convolution.
 
-What it does: the filters of both, r of them between, that are nearest to the kernel in the sum of squares: in closed
-form. In three dimensions the first axis is taken apart from the other two. With `data`, the horizontal filters are then
-fitted to the outputs (data reconstruction), which never makes them worse.
+What it does: finds, in closed form, the vertical and the horizontal filters, with r filters between, that are nearest
+to the kernel in the sum of squares. In three dimensions the first axis is separated from the other two. With `data`,
+the horizontal filters are then fitted to the outputs (data reconstruction), which never makes them worse.
 Cost: seconds; with `data`, a matrix of (inputs x positions)^2 numbers for each layer.
 When it fails: 3 x 3 kernels that use both directions at once, such as diagonal edges. Depthwise layers save little.
 Equation: the matrix T_((n, j), (c, i)) = W_ncij is split by its singular vectors: W ~ sum_r H_nr(j) V_rc(i); the error
@@ -20,24 +20,31 @@ from torch import Tensor
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
-from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
-from gossamer.methods.lowrank._matrices import balance, best_refit, channel_gram, split
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.lowrank._matrices import balance, best_last_factor, channel_gram, split
+from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
 
 def by_columns(weight: Tensor) -> Tensor:
-    """(g, O, I, k, l ...) as (g, O l ..., I k)."""
+    """Return (g, O, I, k, l ...) as (g, O l ..., I k)."""
     return weight.flatten(4).permute(0, 1, 4, 2, 3).flatten(3).flatten(1, 2)
 
 
 def along_rows(vertical: Tensor, channels: int, rest: int) -> Tensor:
-    """What vertical filters (g, R, I k) do to windows: (g, R l, I k l)."""
+    """Return what vertical filters (g, R, I k) do to windows: (g, R l, I k l)."""
     same = torch.eye(rest, dtype=vertical.dtype, device=vertical.device)
     split_up = vertical.unflatten(2, (channels, -1))  # type: ignore[no-untyped-call]
     return torch.einsum("grik,st->grsikt", split_up, same).flatten(3).flatten(1, 2)
 
 
 def spatial_pair(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor, Tensor]:
-    """V (g, rank, I k) and H (g, O, rank, l) with W_n,c,k,l ~ sum_r H_nrl V_rck."""
+    """Return V (g, rank, I k) and H (g, O, rank, l) with W_nckl ~ sum_r H_nrl V_rck.
+
+    Args:
+        weight: shape (g, O, I, k, l ...).
+        rank: number of filters between, in every group.
+        gram: second moment of the inputs, shape (g, I k l, I k l); None: the error is that of the weights.
+    """
     channels, height, rest = weight.shape[2], weight.shape[3], weight[0, 0, 0, 0].numel()
 
     def pair(metric: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -48,7 +55,7 @@ def spatial_pair(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
         return pair(None)
     metric = channel_gram(gram, channels, (height, rest), keep=(0,))
     tried = [pair(metric)[0], pair(None)[0]]
-    best, outer = best_refit(weight.flatten(2), [along_rows(v, channels, rest) for v in tried], gram)
+    best, outer = best_last_factor(weight.flatten(2), [along_rows(v, channels, rest) for v in tried], gram)
     by_row = outer.unflatten(2, (rank, rest)).transpose(2, 3).flatten(1, 2)  # type: ignore[no-untyped-call]
     by_row, vertical = balance(by_row, tried[best])
     return vertical, by_row.unflatten(1, (-1, rest)).transpose(2, 3)  # type: ignore[no-untyped-call]
@@ -56,7 +63,18 @@ def spatial_pair(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialDecomposition(LowRank):
-    """rank: filters between the two, in every group."""
+    """Replace k x k convolutions by k x 1 and 1 x k convolutions.
+
+    A rank is the number of filters between the two, in every group. The options that choose layers and ranks are those
+    of `LowRank`.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> smaller, edits = gossamer.methods.lowrank.SpatialDecomposition(macs=0.5)(model, inputs)
+        >>> print(edits[-1].before, "->", edits[-1].after)
+        Conv2d 3x3 8 to 16, 73,728 MACs -> Conv2d 3x1 8 to 7 + Conv2d 1x3 7 to 16, 32,256 MACs
+    """
 
     example: ClassVar[Settings] = {"energy": 0.7}
 

@@ -1,8 +1,8 @@
-"""Two thin layers in the place of a linear layer or a 1 x 1 convolution: truncated singular value decomposition.
+"""Truncated singular value decomposition (SVD): replace a linear layer or a 1 x 1 convolution by two thin ones.
 
-What it does: W = A B of rank r: a layer to r features and one from them, with nothing between. With `data`, the two
-that give the least error of the outputs on calibration inputs, not of the weights. Named for the last layer it is the
-low-rank final layer of Sainath et al.
+What it does: W = A B of rank r: a layer to r features and one from them, without an activation between. With `data` the
+two layers give the least error of the outputs on calibration inputs, not of the weights. For the last layer of a
+network it is the low-rank final layer of Sainath et al.
 Cost: seconds; above 2,048 on the smaller side a randomized decomposition finds the leading quarter of the spectrum.
 With `data`, a matrix of inputs^2 numbers for each layer.
 When it fails: weights whose spectrum is flat; it pays only for r < m n / (m + n).
@@ -20,13 +20,25 @@ from torch import Tensor
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
-from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
+from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import split
+from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
 
 @dataclass(frozen=True, kw_only=True)
 class SVD(LowRank):
-    """rank: of the linear layer, or of every group of the convolution."""
+    """Replace linear layers and 1 x 1 convolutions by two thin layers of rank r.
+
+    A rank is that of the linear layer, or of every group of the convolution. The options that choose layers and ranks
+    are those of `LowRank`.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> smaller, edits = gossamer.methods.lowrank.SVD(ranks={"fc1": 4})(model, inputs)
+        >>> print(edits[-1].before, "->", edits[-1].after)
+        Linear 16 to 16, 256 MACs -> Linear 16 to 4 + Linear 4 to 16, 128 MACs
+    """
 
     example: ClassVar[Settings] = {"ranks": {"head": 1}, "data": "inputs"}
 

@@ -1,9 +1,9 @@
-"""1 x 1, k x 1, 1 x k, 1 x 1 in the place of a convolution: a tensor train.
+"""Tensor train decomposition (TT): replace a convolution by 1 x 1, k x 1, 1 x k and 1 x 1 convolutions.
 
-What it does: a chain of layers, one for the input channels, one for every axis of the kernel, one for the output
-channels, with as many channels between as the ranks say. With `data` the last layer is fitted to the outputs.
+What it does: builds a chain of layers, one for the input channels, one for every axis of the kernel and one for the
+output channels, with as many channels between as the ranks say. With `data` the last layer is fitted to the outputs.
 Cost: seconds; with `data`, a matrix of (inputs x positions)^2 numbers for each layer.
-When it fails: narrow layers, where three more layers cost more time than their MACs say.
+When it fails: narrow layers, where three more layers take more time than their MACs suggest.
 Equation: W_ncij ~ sum A_ca B_aib D_bje E_en, by singular value decompositions from left to right; the error is at most
 the sum of the energies that the unfoldings (c | i j n), (c i | j n), (c i j | n) lose.
 Source: Oseledets 2011, SIAM J. Sci. Comput. 33(5), algorithm 1 and theorem 2.2; Garipov et al. 2016, arXiv:1611.03214.
@@ -20,12 +20,21 @@ from torch import Tensor
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_of
-from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
-from gossamer.methods.lowrank._matrices import channel_gram, principal, refit
+from gossamer.methods.lowrank._common import LowRank
+from gossamer.methods.lowrank._matrices import channel_gram, last_factor, principal
+from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
 
 def train(weight: Tensor, rank: Rank) -> list[Tensor]:
-    """(g, r1, I), (g, r2, r1, k), ..., (g, O, r last) of a weight (g, O, I, k, l ...)."""
+    """Decompose weights into a tensor train by successive singular value decompositions (TT-SVD).
+
+    Args:
+        weight: shape (g, O, I, k, l ...).
+        rank: r1, r2, ..., one more than the kernel has axes.
+
+    Returns:
+        Factors (g, r1, I), (g, r2, r1, k), ..., (g, O, r_last).
+    """
     _, _, channels, *kernel = weight.shape
     rest, before = weight.movedim(1, -1).flatten(2), 1
     factors: list[Tensor] = []
@@ -38,7 +47,7 @@ def train(weight: Tensor, rank: Rank) -> list[Tensor]:
 
 
 def windows(factors: Sequence[Tensor]) -> Tensor:
-    """What all but the last layer do to windows: (g, r last, I k l ...)."""
+    """Return what all layers but the last do to windows: (g, r_last, I k l ...)."""
     total = factors[0]
     for factor in factors[1:]:
         total = torch.einsum("gqrk,grx->gqxk", factor, total).flatten(2)
@@ -47,7 +56,18 @@ def windows(factors: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorTrain(LowRank):
-    """ranks: one more than the kernel has axes, in every group."""
+    """Replace convolutions by a tensor train of four (in 2d) small convolutions.
+
+    A rank is a tuple, one number more than the kernel has axes, for every group. The options that choose layers and
+    ranks are those of `LowRank`.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> smaller, edits = gossamer.methods.lowrank.TensorTrain(ranks={"conv2": (4, 6, 8)})(model, inputs)
+        >>> [layer.kernel_size for layer in smaller.conv2]
+        [(1, 1), (3, 1), (1, 3), (1, 1)]
+    """
 
     modes: ClassVar[tuple[str, ...]] = (
         "rank behind inputs",
@@ -82,5 +102,5 @@ class TensorTrain(LowRank):
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         factors = train(weight, rank)
         if gram is not None:
-            factors[-1] = refit(weight.flatten(2), windows(factors[:-1]), gram)
+            factors[-1] = last_factor(weight.flatten(2), windows(factors[:-1]), gram)
         return factors

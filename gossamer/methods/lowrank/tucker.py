@@ -1,9 +1,9 @@
-"""1 x 1, k x k, 1 x 1 in the place of a convolution: Tucker-2.
+"""Tucker-2 decomposition: replace a convolution by 1 x 1, k x k and 1 x 1 convolutions.
 
-What it does: few input channels, few output channels, and a small k x k core between. With `data` the core and the last
-factor are the best ones on the outputs for calibration inputs.
+What it does: reduces the input channels, convolves with a small k x k core, and expands to the output channels. With
+`data` the core and the last factor are those with the least error of the outputs on calibration inputs.
 Cost: seconds; with `data`, a matrix of (inputs x positions)^2 numbers for each layer.
-When it fails: narrow layers, where two more layers cost more time than their MACs say.
+When it fails: narrow layers, where two more layers take more time than their MACs suggest.
 Equation: W_nct ~ sum_pr A_np K_prt B_rc, A and B orthonormal, by alternating least squares from the singular vectors
 (higher-order orthogonal iteration).
 Source: Kim et al. 2016, arXiv:1511.06530, sections 3.1 to 3.3.
@@ -20,22 +20,28 @@ from torch import Tensor
 from gossamer.calibration.moments import Layer, groups_of
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
-from gossamer.methods.lowrank._common import LowRank, Rank, Unfolding
+from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import (
     balance,
-    best_refit,
+    best_last_factor,
     by_inputs,
     channel_gram,
     over_taps,
     principal,
     split,
 )
+from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
 SWEEPS = 10
 
 
 def iterate(weight: Tensor, rank: Rank) -> tuple[Tensor, Tensor]:
-    """A (g, O, p) and B (g, I, r), orthonormal, with the least error that ten sweeps find. weight (g, O, I, taps)."""
+    """Return A (g, O, p) and B (g, I, r), orthonormal, with the least error that ten sweeps find.
+
+    Args:
+        weight: shape (g, O, I, taps).
+        rank: p (of outputs) and r (of inputs).
+    """
     outputs, inputs = rank
 
     def directions(matrix: Tensor, count: int) -> Tensor:
@@ -49,7 +55,13 @@ def iterate(weight: Tensor, rank: Rank) -> tuple[Tensor, Tensor]:
 
 
 def tucker(weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
-    """B (g, r, I), the core (g, p, r, taps) and A (g, O, p), in the order of the layers."""
+    """Return B (g, r, I), the core (g, p, r, taps) and A (g, O, p), in the order of the layers.
+
+    Args:
+        weight: shape (g, O, I, taps...).
+        rank: p (of outputs) and r (of inputs).
+        gram: second moment of the inputs, shape (g, I taps, I taps); None: the error is that of the weights.
+    """
     weight = weight.flatten(3)
     taps = weight.shape[3]
     a, b = iterate(weight, rank)
@@ -63,7 +75,7 @@ def tucker(weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
     errors: list[float] = []
     for mix in mixes:
         inner = over_taps(mix, taps)
-        _, few = best_refit(weight.flatten(2), [inner], gram)
+        _, few = best_last_factor(weight.flatten(2), [inner], gram)
         outer, core = split(few, rank[0], inner @ gram @ inner.mT)
         change = weight.flatten(2) - outer @ core @ inner
         parts.append([mix, core.unflatten(2, (-1, taps)), outer])  # type: ignore[no-untyped-call]
@@ -73,7 +85,18 @@ def tucker(weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Tucker(LowRank):
-    """ranks: of outputs and of inputs, in every group."""
+    """Replace convolutions by 1 x 1, k x k and 1 x 1 convolutions (Tucker-2).
+
+    A rank is a pair (of outputs, of inputs), for every group. The options that choose layers and ranks are those of
+    `LowRank`.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> smaller, edits = gossamer.methods.lowrank.Tucker(ranks={"conv2": (8, 4)})(model, inputs)
+        >>> print(edits[-1].after)
+        Conv2d 1x1 8 to 4 + Conv2d 3x3 4 to 8 + Conv2d 1x1 8 to 16, 28,672 MACs
+    """
 
     modes: ClassVar[tuple[str, ...]] = ("rank of outputs", "rank of inputs")
     example: ClassVar[Settings] = {"macs": 0.6, "data": "accumulated", "batches": 2}

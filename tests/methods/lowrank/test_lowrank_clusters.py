@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from gossamer.calibration.moments import input_rows
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.lowrank._alike import alike
 from gossamer.methods.lowrank._chain import chain_params, grouped, kernel_of
+from gossamer.methods.lowrank._clusters import cluster_order
 from gossamer.methods.lowrank._notes import product
 from gossamer.methods.lowrank.biclustered import BiclusteredFactors, outer_products
 from gossamer.methods.lowrank.monochromatic import MonochromaticFactors
@@ -45,7 +45,7 @@ def off(one: nn.Conv2d, chain: nn.Sequential) -> float:
 @given(st.sampled_from([(12, 3), (8, 2), (6, 6), (5, 1)]), st.integers(1, 3), st.integers(0, 1000))
 def test_clusters_are_of_equal_size(sizes: tuple[int, int], vectors: int, seed: int) -> None:
     n, clusters = sizes
-    order = alike(random(n, vectors, 5, seed=seed), clusters, 1)
+    order = cluster_order(random(n, vectors, 5, seed=seed), clusters, 1)
     assert sorted(order.tolist()) == list(range(n))
 
 
@@ -56,7 +56,7 @@ def test_planted_clusters_are_found() -> None:
         planes = random(3, 2, 9, seed=seed)
         items = torch.cat([random(4, 2, seed=100 + 3 * seed + q) @ planes[q] for q in range(3)])
         mixed = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
-        order = alike(items[mixed][:, None], 3, 2)
+        order = cluster_order(items[mixed][:, None], 3, 2)
         hits += {frozenset((mixed[part] // 4).tolist()) for part in order.view(3, 4)} == {
             frozenset({q}) for q in range(3)
         }

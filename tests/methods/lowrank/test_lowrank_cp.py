@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gossamer.calibration.moments import input_rows
 from gossamer.methods.lowrank import _cpd
 from gossamer.methods.lowrank._chain import chain_macs, grouped, make_chain
-from gossamer.methods.lowrank._cpd import cp, even, rebuild
+from gossamer.methods.lowrank._cpd import cp, equal_norms, rebuild
 from gossamer.methods.lowrank.cp import CP
 from gossamer.modules.cost import layer_costs
 
@@ -28,8 +28,8 @@ def test_rebuild_is_a_sum_of_outer_products() -> None:
     for r in range(2):
         wanted += a[:, r, None, None] * b[None, :, r, None] * c[None, None, :, r]
     torch.testing.assert_close(rebuild([a, b, c]), wanted)
-    torch.testing.assert_close(rebuild(even([a, b, c])), wanted)
-    lengths = [f.norm(dim=0) for f in even([a, b, c])]
+    torch.testing.assert_close(rebuild(equal_norms([a, b, c])), wanted)
+    lengths = [f.norm(dim=0) for f in equal_norms([a, b, c])]
     torch.testing.assert_close(lengths[0], lengths[2])
 
 

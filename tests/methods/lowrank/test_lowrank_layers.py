@@ -17,8 +17,8 @@ from gossamer.methods.lowrank._matrices import (
     balance,
     channel_gram,
     corrected,
+    last_factor,
     principal,
-    refit,
     split,
 )
 from gossamer.methods.lowrank._notes import product, relative_error, spectrum_rows
@@ -319,11 +319,11 @@ def test_balanced_factors_have_equal_lengths_and_the_same_product() -> None:
     torch.testing.assert_close(a.norm(dim=1)[1], b.norm(dim=2)[1])
 
 
-def test_a_refit_is_the_least_squares_solution() -> None:
+def test_the_last_factor_is_the_least_squares_solution() -> None:
     generator = torch.Generator().manual_seed(0)
     x, inner = torch.randn(30, 6, generator=generator, dtype=D), torch.randn(3, 6, generator=generator, dtype=D)
     w = torch.randn(4, 6, generator=generator, dtype=D)
-    found = refit(w[None], inner[None], (x.T @ x)[None])[0]
+    found = last_factor(w[None], inner[None], (x.T @ x)[None])[0]
     wanted = torch.linalg.lstsq(x @ inner.T, x @ w.T).solution.T
     torch.testing.assert_close(found, wanted)
 

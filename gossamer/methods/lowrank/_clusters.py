@@ -1,4 +1,4 @@
-"""Channels or filters sorted into clusters of equal size, each near a subspace of its own."""
+"""Clusters of channels or filters of equal size, each near a subspace of its own."""
 
 import math
 
@@ -11,9 +11,17 @@ STARTS = (4, 64)  # at least and at most, the more the fewer items; the first is
 ROUNDS = 12
 
 
-def alike(items: Tensor, clusters: int, dims: int) -> Tensor:
-    """The order (n,) of items (n, m, D), m vectors each, by cluster: all of equal size, each around a subspace of so
-    many dimensions of its own, with the least squares to it that a few starts find."""
+def cluster_order(items: Tensor, clusters: int, dims: int) -> Tensor:
+    """Sort items into clusters of equal size, each around a subspace of its own (k-subspaces with several starts).
+
+    Args:
+        items: shape (n, m, D), n items of m vectors each.
+        clusters: number of clusters; it divides n.
+        dims: dimensions of each subspace.
+
+    Returns:
+        The order of the items by cluster, shape (n,), with the least squared distances that the starts find.
+    """
     n, m, size = items.shape
     flat, generator = items.reshape(n * m, size), torch.Generator().manual_seed(0)
     if n * m < size:  # only how the vectors lie to one another matters
