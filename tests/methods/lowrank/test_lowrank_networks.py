@@ -14,7 +14,7 @@ from gossamer.constraints.base import Mask, constrain
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.lowrank import _grams, _timed
+from gossamer.methods.lowrank import _grams
 from gossamer.methods.lowrank.channel import ChannelDecomposition
 from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
@@ -277,7 +277,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, time: Any) -> None:
     def costs(groups: Any, inputs: Any, *_: Any, **__: Any) -> list[list[float]]:
         return [[time(module) for module in group] for group in groups]
 
-    monkeypatch.setattr(_timed, "isolated_costs", costs)
+    monkeypatch.setattr("gossamer.ptq.isolated_layers.isolated_costs", costs)
 
 
 def weights_in(module: nn.Module) -> float:
@@ -316,7 +316,7 @@ def test_what_is_slower_in_the_end_is_put_back(data: Any, monkeypatch: pytest.Mo
             return [[weights_in(module) for module in group] for group in groups]
         return [[1.0, 0.5], [1.0, 1.5]]
 
-    monkeypatch.setattr(_timed, "isolated_costs", times)
+    monkeypatch.setattr("gossamer.ptq.isolated_layers.isolated_costs", times)
     # Layers that are alike are timed once, so these are not.
     model[1] = nn.Linear(64, 64, bias=False)
     changed = SVD(time=0.5, data=data).apply(model, rows(64), run)
