@@ -120,6 +120,7 @@ def test_train_writes_weights_that_evaluate_well(trained: Path) -> None:
     assert not trained.with_suffix(".ckpt").exists()
 
 
+@pytest.mark.slow
 def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gossamer.jobs.exporting.runtimes", lambda goal: ["onnxruntime"])
     monkeypatch.setattr("gossamer.jobs.exporting.peak_memory", lambda *args, **kwargs: 1)
@@ -136,6 +137,7 @@ def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monke
     assert "temperature: 2.0" in recipe
 
 
+@pytest.mark.slow
 def test_a_result_folder_is_taught_further_and_a_missed_goal_is_said(
     user: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +342,7 @@ def test_analyze_times_layers_and_draws_the_sensitivity(trained: Path) -> None:
     assert all(group in (trained.parent / "new/curves.html").read_text() for group in groups)
 
 
+@pytest.mark.slow
 def test_compress_from_the_command_line_to_the_folder_and_back(trained: Path) -> None:
     arguments = ("mycode:Net", "--data", "mycode:task", "--weights", trained, "--max-drop", 60, "--macs", "45k")
     found = document("compress", *arguments, "--epochs", 1, "--threads", 1, "--batch", 4, "--out", "result")
@@ -419,6 +422,7 @@ def interrupted():
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_says_how_to_go_on_and_goes_on(user: Path) -> None:
     own = user / "mycode.py"
     own.write_text(own.read_text() + INTERRUPTED)

@@ -240,6 +240,7 @@ def test_every_command_has_a_way_to_work_here() -> None:
 
 
 @pytest.mark.parametrize("base", BASES)
+@pytest.mark.slow
 def test_every_option_acts_or_is_refused(calls: list[Any], base: str) -> None:
     without, refused = reached(calls, BASES[base])
     assert not refused, refused

@@ -116,11 +116,13 @@ def test_the_package_runs_as_a_module() -> None:
         ("gossamer --help <&- 2>&- > /dev/null", 0, ""),
     ],
 )
+@pytest.mark.slow
 def test_streams_that_are_closed(line: str, status: int, message: str) -> None:
     found, _, err = shell(line)
     assert found == status and err.count("\n") == (1 if message else 0) and err.startswith(message), err
 
 
+@pytest.mark.slow
 def test_closed_messages_do_not_go_into_the_next_file_nor_end_the_work(user: Path) -> None:
     words = "train mycode:Net --data mycode:task --epochs 1 --out net.safetensors"
     status, out, _ = shell(f"gossamer {words} 2>&-", PYTHONPATH=f"{user}:{Path(gossamer.__file__).parents[1]}")

@@ -276,6 +276,7 @@ def test_a_bug_is_not_blamed_on_the_user(user: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("words", [("models",), ("models", "--json"), ("methods", "distill.kd")])
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_gets_no_message(words: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)

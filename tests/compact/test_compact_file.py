@@ -42,6 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ZOO)
+@pytest.mark.slow
 def test_networks_of_the_zoo_come_back_without_their_class(name: str, path: Path) -> None:
     channels, size = ZOO[name]
     torch.manual_seed(0)
@@ -147,6 +148,7 @@ except gossamer.errors.CorruptFile as error:
 @pytest.mark.parametrize(
     ("script", "answer"), [(SHORTENED_LATER, "equal True"), (SHORTENED_MEANWHILE, "cut off while it was read")]
 )
+@pytest.mark.slow
 def test_a_file_that_is_shortened_in_place_does_not_end_the_process(script: str, answer: str, path: Path) -> None:
     gossamer.save(nn.Linear(20_000, 16, bias=False), path, effort="fast")
     ended = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)

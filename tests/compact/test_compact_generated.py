@@ -166,6 +166,7 @@ def test_a_network_without_rules_has_no_parts(tmp_path: Path) -> None:
     assert all(tensor.coding not in METHODS for tensor in inspect_file(path).tensors)
 
 
+@pytest.mark.slow
 def test_the_main_job_delivers_the_numbers(tmp_path: Path) -> None:
     recipe = Recipe(name="hashed", steps=(HashedNet(share=0.02, layers=("3",)),), int8=False)
     gossamer.compress(wide(channels=1), task(), recipe=recipe, out=tmp_path / "out")

@@ -378,6 +378,7 @@ def test_cut_off_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.
 # Leaving
 
 
+@pytest.mark.slow
 def test_exports_are_those_of_the_baked_network(tmp_path: Path) -> None:
     held, x = held_all_ways(tiny()), task().example_inputs[0]
     path = export_onnx(held, (x,), tmp_path / "m.onnx")

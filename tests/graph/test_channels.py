@@ -168,6 +168,7 @@ def test_groups_say_what_is_cut_together() -> None:
 
 
 @pytest.mark.parametrize("name", ["shuffle", "concat_split", "packed_qkv", "grouped", "padded", "dense", "depthwise"])
+@pytest.mark.slow
 def test_a_missing_tie_never_gives_a_wrong_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: forget one tie, and the proof, or the predicted shapes, must see it."""
     model, inputs = pattern(name)

@@ -101,6 +101,7 @@ def test_it_exports_to_onnx(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_it_compiles() -> None:
     model, inputs = pattern("grouped")
     small = prune_channels(model, inputs, 0.5).model

@@ -135,6 +135,7 @@ def test_an_old_fast_payload_can_be_read() -> None:
     assert all(np.array_equal(q, tensor.q) for q, tensor in zip(decoded, section))
 
 
+@pytest.mark.slow
 def test_another_process_without_a_cache_folder_writes_the_same_bytes(tmp_path: Path) -> None:
     """numba finds neither its __pycache__ nor a home to write to, and compiles once more."""
     code = (

@@ -81,6 +81,7 @@ def test_every_flipped_bit_is_noticed() -> None:
             fuzz_gsr.content(bytes(changed))
 
 
+@pytest.mark.slow
 def test_thousands_of_damaged_files_are_refused_or_exact() -> None:
     assert fuzz_gsr.fuzz(FILES, 0, 4000) == []
 

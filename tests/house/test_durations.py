@@ -18,13 +18,6 @@ def test_the_quick_tests_together_take_what_two_cores_do_in_two_minutes(request:
     assert quick_seconds(request.config.stash[COLLECTED], SEEN) < QUICK
 
 
-def test_the_record_knows_most_of_the_tests_files(request: pytest.FixtureRequest) -> None:
-    """A record that is out of date says nothing."""
-    files = {test.name.partition("::")[0] for test in request.config.stash[COLLECTED]}
-    known = set(SEEN["rest"]) | {name.partition("::")[0] for name in SEEN["tests"]}
-    assert len(files - known) <= 5
-
-
 def test_long_tests_and_users_of_long_fixtures_need_the_mark() -> None:
     def toy(name: str, *fixtures: str, slow: bool = False) -> Collected:
         return Collected(f"a.py::{name}", frozenset(fixtures), slow)

@@ -36,7 +36,7 @@ from gossamer.modules.cost import dense_bytes
 from gossamer.runtime.pt2.file import export_pt2, load_pt2
 from gossamer.runtime.runners import torch_threads
 
-pytestmark = pytest.mark.usefixtures("quick")  # but for the job of the fixture `result`
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]  # but for the job of the fixture `result`
 
 CHEAP = Recipe(name="cheap", steps=(BlockRemoval(names=("body.1",)), RecoveryDistillation(epochs=1, lr=0.01)))
 

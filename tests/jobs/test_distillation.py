@@ -55,7 +55,7 @@ from gossamer.train.trainable_export import TrainableExport
 BRIEF = KD(epochs=3, lr=0.05)
 
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 
 
 def small(width: int = 6) -> nn.Sequential:

@@ -212,6 +212,7 @@ def test_it_declares_no_more_than_it_needs(name: str) -> None:
 
 
 @each
+@pytest.mark.slow
 def test_the_result_is_an_ordinary_module(name: str, tmp_path: Path) -> None:
     """It deep-copies, trains, and exports to ONNX with equal outputs; baked, it has nothing of gossamer left."""
     model, _ = applied(name)
@@ -293,6 +294,7 @@ def middles(first: str, second: str) -> tuple[nn.Module, tuple[Edit, ...]]:
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.slow
 def test_runs_before_and_after_every_other_or_is_refused_with_the_reason(first: str, second: str) -> None:
     """And what the first one holds stays held: zeros stay zero, codebooks and grids stay as small."""
     steps = (method(first), method(second))

@@ -150,6 +150,7 @@ def test_sizes_that_cannot_work_are_refused(arguments: dict[str, int], message: 
         build(**arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_smallest_sizes_work() -> None:
     for name in families():
         entry = ENTRIES[name]

@@ -133,6 +133,7 @@ def test_googlenet_is_that_of_torchvision_made_as_the_paper_has_it() -> None:
     assert_alike(model, other, 80)
 
 
+@pytest.mark.slow
 def test_nasnet_large_is_that_of_timm_but_for_the_first_cell() -> None:
     """The first cell has no earlier input and takes its input twice. Ours brings both to its width by a 1x1; timm's,
     after the released code, leaves the second as it is (9,330 parameters more; `test_zoo_counts.py` has ours). timm

@@ -552,6 +552,7 @@ def dump_dom(page: Path, profile: Path, width: int) -> str:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium")
+@pytest.mark.slow
 def test_a_browser_shows_the_numbers_and_fits_a_phone(tmp_path):
     document, long = replaced(), "stages." + "block_with_a_long_name." * 5 + "conv"
     document.states[2] = dataclasses.replace(document.states[2], name=long, note=long)

@@ -217,6 +217,7 @@ def test_advice_on_a_wide_network_ranks_what_helps_and_says_where() -> None:
     assert 4 < eight < 5 and 8 < four < 10  # weights that are spread evenly
 
 
+@pytest.mark.slow
 def test_advice_on_time_measures_the_whole_network() -> None:
     goal = Goal(speedup=1, batch=4, threads=1)
     rows = {row.scheme: row for row in advise(wide(), IMAGES, goal)}

@@ -172,6 +172,7 @@ def test_a_shape_that_cannot_be_measured_is_left_out_of_its_family(tmp_path: Pat
 
 
 @pytest.mark.parametrize("place", ["make", "measure", "race"])
+@pytest.mark.slow
 def test_whatever_fails_in_one_family_leaves_the_others(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ safetensors.torch.save_file(model.state_dict(), sys.argv[1] + ".weights")
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     script, path = tmp_path / "job.py", tmp_path / "checkpoint"
     script.write_text(textwrap.dedent(JOB.format(tests=str(TESTS))))
