@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 RECORD = Path(__file__).with_name("durations.json")
-NAMED = 0.5  # seconds; tests that take less are added up by file
+NAMED = 0.5  # seconds; tests that take less are added up by file or function
 SLOW = 3.0  # seconds; a test that takes more of its own, or asks for a shared fixture that does, is marked `slow`
-QUICK = 150.0  # seconds of all the other tests together
+QUICK = 300.0  # seconds of all the other tests together, recorded on a busy machine
+MANY = 2.0  # seconds; the many small tests of one function have a sum of their own
 OWN, SHARED = "seconds", "seconds of a shared fixture"
 
 
@@ -77,10 +78,13 @@ def shared_name(file: str, fixture: str) -> str:
 
 def record(tests: dict[str, float], fixtures: dict[str, float]) -> Record:
     """What `durations.json` holds: the longer tests and shared fixtures by name, the rest as one sum a file."""
-    rest: Counter[str] = Counter()
+    functions: Counter[str] = Counter()  # of tests that take less
     for name, took in tests.items():
         if took < NAMED:
-            rest[name.partition("::")[0]] += took
+            functions[name.partition("[")[0]] += took
+    rest: Counter[str] = Counter()
+    for name, took in functions.items():
+        rest[name if took >= MANY else name.partition("::")[0]] += took
     rounded = {
         "tests": {name: round(took, 1) for name, took in tests.items() if took >= NAMED},
         "fixtures": {name: round(took, 1) for name, took in fixtures.items() if took >= NAMED},
@@ -121,9 +125,9 @@ def quick_seconds(tests: Sequence[Collected], record: Record) -> float:
     """What the tests without the mark took together, each shared fixture once."""
     quick = [test for test in tests if not test.slow]
     fixtures = {name for test in quick for name in test.fixtures}
-    files = {test.name.partition("::")[0] for test in quick}
+    places = {place for test in quick for place in (test.name.partition("::")[0], test.name.partition("[")[0])}
     named = sum(record["tests"].get(test.name, 0) for test in quick)
-    return named + sum(record["fixtures"].get(f, 0) for f in fixtures) + sum(record["rest"].get(f, 0) for f in files)
+    return named + sum(record["fixtures"].get(f, 0) for f in fixtures) + sum(record["rest"].get(p, 0) for p in places)
 
 
 @pytest.hookimpl(tryfirst=True)  # before anything is left out

@@ -194,6 +194,7 @@ def depth(value: object) -> int:
     return 1 + max(map(depth, items), default=0) if isinstance(value, dict | list | tuple) else 0
 
 
+@pytest.mark.slow
 @given(st.lists(values, max_size=5).filter(lambda args: all(depth(arg) <= 6 for arg in args)))
 @settings(max_examples=300)
 def test_any_arguments_come_back(args: list[object]) -> None:
