@@ -27,6 +27,7 @@ from gossamer.cli.options import (
     SeedOption,
     SpeedupOption,
     ThreadsOption,
+    TimeBudgetOption,
     WeightsOption,
     WorkersOption,
     refuse_idle,
@@ -76,10 +77,11 @@ def compress(
             min=1,
             metavar="N",
             help="Passes through the training data in every recovery.",
-            show_default="12, more where data are few",
+            show_default="12, more where data are few, or what fits into --time-budget",
         ),
     ] = None,
     lr: LearningRateOption = None,
+    time_budget: TimeBudgetOption = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
     seed: SeedOption = 0,
@@ -101,8 +103,8 @@ def compress(
         "file_bytes": file_bytes,
         "compression_ratio": compression_ratio,
     }
-    goal = _goal(asked, recipe, runtime=runtime, threads=threads, batch=batch)
-    for option, value in (("--epochs", epochs), ("--lr", lr)):
+    goal = _goal(asked, recipe, runtime=runtime, threads=threads, batch=batch, time_budget=time_budget)
+    for option, value in (("--epochs", epochs), ("--lr", lr), ("--time-budget", time_budget)):
         if recipe is not None and value is not None:
             raise BadInput(f"{option} is for planned jobs; with --recipe, write it into the steps of the recipe")
     if weights is not None:

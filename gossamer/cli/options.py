@@ -93,6 +93,28 @@ def usable_threads(asked: int | None) -> int:
     return min(asked, cores)
 
 
+_TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>s|m|min|h)")
+_MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0}
+
+
+def parse_minutes(text: str) -> float:
+    """Minutes of `300s`, `5m` (or `5min`) and `1.5h`."""
+    found = _TIME.fullmatch(text.strip())
+    if found is None or float(found["number"]) == 0:
+        raise typer.BadParameter(f"{text!r} is not a time, such as 300s, 5m or 1h")
+    return float(found["number"]) * _MINUTES[found["unit"]]
+
+
+TimeBudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--time-budget",
+        parser=parse_minutes,
+        metavar="TIME",
+        help="Time for the whole job (300s, 5m, 1h): trainings are as long as fits.",
+        show_default="none",
+    ),
+]
 ThreadsOption = Annotated[
     Any,
     typer.Option(

@@ -41,6 +41,23 @@ class Silent:
         return nullcontext()
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Progress of a part of a job: the label of the part stands before every line and bar."""
+
+    progress: Progress
+    label: str
+
+    def say(self, message: str) -> None:
+        self.progress.say(f"{self.label}: {message}")
+
+    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
+        return self.progress.bar(items, label=f"{self.label}: {label}", total=total)
+
+    def busy(self, label: str) -> AbstractContextManager[None]:
+        return self.progress.busy(f"{self.label}: {label}")
+
+
 @dataclass
 class Log:
     """What came of some work. Jobs write into theirs; a method that is called gives its own back.

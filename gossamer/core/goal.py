@@ -21,7 +21,8 @@ class Goal(KnownArguments):
     speedup: latency of the float32 original over latency of the result, both on `runtime`, same batch and threads.
     latency_ms: median latency of one batch on `runtime`. macs: multiply-adds of one sample. params: parameters.
     file_bytes: size of the compact file (`model.gsr`). compression_ratio: bytes of the original in float32 over bytes
-    of the compact file. time_budget: minutes for the job itself: no further attempt starts that would take longer.
+    of the compact file. time_budget: minutes for the job itself: where nobody gives the epochs of its trainings,
+    these are as long as fits; no further attempt starts that would take longer.
     """
 
     max_drop: float = 0.5

@@ -15,12 +15,13 @@ from gossamer.core.goal import Goal
 from gossamer.core.record import Trial
 from gossamer.core.task import Task
 from gossamer.jobs import exporting
+from gossamer.jobs.stages import Stages
 from gossamer.measure import Drop, accuracy, paired_drop
 from gossamer.methods._base import Method
 from gossamer.modules.cost import layer_costs
 from gossamer.runtime.runners import open_runner
 from gossamer.search.axes import Steps
-from gossamer.search.checkpoint_store import CheckpointStore, take_step
+from gossamer.search.checkpoint_store import CheckpointStore, step_name, take_step
 from gossamer.search.failures import FailureGuard
 
 
@@ -38,6 +39,7 @@ class Attempts:
     reference: Tensor
     judged: bool
     seconds: dict[str, float]
+    stages: Stages
 
     @property
     def trials(self) -> FailureGuard:
@@ -45,11 +47,13 @@ class Attempts:
         return FailureGuard(self.journal, self.context.progress)
 
     def take(self, steps: Steps, tag: str, context: Context, *, note: bool = False) -> nn.Module:
-        """The network after the steps, its weights held. What was done before a kill comes from the journal.
+        """The network after the steps, its weights held. What was done before a kill, or for another network that
+        began with the same steps, comes from the journal. tag: names the steps in the table of time.
         note: whether the network after each step is judged, and its file written, for the plot of what was tried."""
         model = copy.deepcopy(self.original)
         for number, step in enumerate(steps):
-            model = self.step(model, step, f"{tag}, step {number}, {step.name()}", context)
+            with timed(self.seconds, f"{tag}, step {number}, {step.name()}"):
+                model = take_step(step, model, step_name(steps[: number + 1]), self.task, context, self.journal)
             if note:
                 self._note_step(model, f"after {step.name()}")
         return model.eval()
@@ -59,11 +63,13 @@ class Attempts:
         with timed(self.seconds, name):
             return take_step(step, model, name, self.task, context, self.journal)
 
-    def deploy(self, model: nn.Module, name: str, *, int8: bool) -> exporting.ExportedArtifacts:
-        """The network in the form in which it is deployed, its files in the folder of the job."""
+    def deploy(self, model: nn.Module, name: str, *, int8: bool, compact: bool = True) -> exporting.ExportedArtifacts:
+        """The network in the form in which it is deployed, its files in the folder of the job. compact: whether the
+        compact file is among them."""
         with timed(self.seconds, f"deploy {name}"):
+            where = self.task, self.goal, self.context, self.folder
             result = exporting.export_artifacts(
-                model, self.task, self.goal, self.context, self.folder, reference_scores=self.reference, int8=int8
+                model, *where, reference_scores=self.reference, int8=int8, compact=compact
             )
         self.context.progress.say(f"{name}: drop {result.drop.points:.2f} points on validation")
         return result

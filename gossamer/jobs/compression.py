@@ -21,6 +21,7 @@ from gossamer.jobs.preflight import preflight
 from gossamer.jobs.recipe import Recipe
 from gossamer.jobs.shape_goal import ShapeSearch
 from gossamer.jobs.size_goal import to_size
+from gossamer.jobs.stages import ATTEMPTS, MEASURING, PLANNED, TAKING, TRYING, Stages
 from gossamer.measure import accuracy, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.models.weights import load_weights
@@ -121,16 +122,23 @@ class CompressionJob:
         self.goal = goal or UNASKED
         self.recover = recover
         self.work = folder / "work"
+        self.stages = Stages(context.progress, (TRYING, TAKING, MEASURING) if recipe else (TRYING, *PLANNED, MEASURING))
+        began: dict[str, float] = {}
         if not (self.work / "journal.json").exists():  # a job that goes on was tried at its start
             trains = recipe is None or any(hasattr(step, "epochs") for step in recipe.steps)
             shaped = None if self.goal.shape_gains else False
-            preflight(self.original, task, self.goal, context, trains=trains, int8=recipe.int8 if recipe else shaped)
+            self.stages.enter(TRYING)
+            with timed(began, TRYING):
+                preflight(
+                    self.original, task, self.goal, context, trains=trains, int8=recipe.int8 if recipe else shaped
+                )
         steps = recipe.steps if recipe else None
         teacher = fingerprint(context.teacher) if context.teacher is not None else None
         key = fingerprint(self.original, goal, steps, self.recover, context.seed, data_fingerprint(task), teacher)
         self.journal = CheckpointStore(self.work, key)
         self.context = replace(context, folder=self.work, original=self.original, goal=self.goal)
-        self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
+        self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", began)
+        self.stages.earlier = sum(self.seconds.values()) - sum(began.values())
         self.shaping: ShapeSearch | None = None
 
     def execute(self) -> Artifact:
@@ -154,8 +162,10 @@ class CompressionJob:
             reference=reference,
             judged=self.asked is not None,
             seconds=self.seconds,
+            stages=self.stages,
         )
         steps, result = self._from_recipe(self.recipe) if self.recipe else self._from_goal()
+        self.stages.enter(MEASURING)
         with timed(self.seconds, "measure"):
             document = self._document(steps, result)
         artifact = finished(result.model, document, self.folder)
@@ -187,6 +197,7 @@ class CompressionJob:
         return Artifact(model.eval(), JobDocument.parse(path.read_text()), self.folder)
 
     def _from_recipe(self, recipe: Recipe) -> tuple[Steps, exporting.ExportedArtifacts]:
+        self.stages.enter(TAKING)
         model = self.attempts.take(recipe.steps, "recipe", self.context, note=True)
         return recipe.steps, self.attempts.deploy(model, "recipe", int8=recipe.int8)
 
@@ -200,6 +211,7 @@ class CompressionJob:
             steps, result = self.shaping.search()
         else:
             result = self.attempts.untouched()
+        self.stages.enter(ATTEMPTS)
         return (
             to_size(self.attempts, steps, result, epochs=self.recover.passes(self.task), lr=lr)
             if self.goal.size_gains

@@ -2,18 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, timed
+from gossamer.jobs.schedule import Schedule
+from gossamer.jobs.stages import ATTEMPTS, PRICING
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.search.axes import Steps
 from gossamer.search.bisection import Point, bracket, fits, near_miss, next_need
+from gossamer.search.checkpoint_store import take_steps
 from gossamer.search.cost_model import AIM, CostEstimate, CostModel
-from gossamer.search.plan import Planner, shape_key, state
+from gossamer.search.exports import Exports
+from gossamer.search.plan import Planner, shape_key, shape_of, state
+from gossamer.train import recalibrate
+from gossamer.train.loop import find_rate
+from gossamer.train.train_mode import teacher_terms
 
 TRAININGS = 6  # whole recoveries of one job, at most
 HARDER = 1.05  # times: at least so much further is cut when a result just misses, else the same shape is found again
@@ -22,11 +29,10 @@ SPOILED = 1.2  # times the need that was planned for: more, and the measurements
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """A network that was trained, deployed and judged. tag: under which its steps are in the journal. need: what it
-    costs over what the goal allows. drop: points lost on validation."""
+    """A network that was trained, deployed and judged. need: what it costs over what the goal allows. drop: points lost
+    on validation."""
 
     name: str
-    tag: str
     steps: Steps
     need: float
     drop: float
@@ -42,23 +48,35 @@ class ShapeSearch:
 
     def __init__(self, attempts: Attempts, recover: RecoveryDistillation) -> None:
         self.attempts, self.recover, self.goal, self.context = attempts, recover, attempts.goal, attempts.context
-        self.pricer, self.int8 = self._pricer()
-        self.whole: CostEstimate = self.pricer("original", lambda: attempts.original)
-        reference = 100 * float(attempts.reference.mean())
-        self.planner = Planner(
-            attempts.original, attempts.task, self.context, attempts.journal, self.pricer, recover, reference
+        original, task, journal = attempts.original, attempts.task, attempts.journal
+        self.schedule = Schedule(
+            original=original,
+            task=task,
+            goal=self.goal,
+            context=self.context,
+            journal=journal,
+            seconds=attempts.seconds,
+            recover=recover,
         )
+        attempts.stages.enter(PRICING)
+        with timed(attempts.seconds, "plan"):
+            self.pricer, self.int8 = self._pricer()
+            self.whole: CostEstimate = self.pricer("original int8=True" if self.int8 else "original", lambda: original)
+            steps = self.schedule.first_steps()
+        self.context.progress.say(self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3))
+        reference = 100 * float(attempts.reference.mean())
+        self.planner = Planner(original, task, self.context, journal, self.pricer, recover, reference, steps)
         self.tried: list[Attempt] = []
         self.bounds: list[Point] = []  # needs for which there is no new shape
         self.trainings = 0
-        self.pushed = False
+        self.pushed = self.out_of_time = False
         self.gain = math.inf  # points that a longer recovery may bring, as far as that is known
         self.last: tuple[str, exporting.ExportedArtifacts] | None = None  # whose files are in the folder
 
     def search(self) -> tuple[Steps, exporting.ExportedArtifacts]:
         """The steps to the fastest network within the budget, and that network, deployed."""
         ease: float | None = 1.0
-        while ease is not None and self.trainings < TRAININGS and self._time_is_left():
+        while ease is not None and self.trainings < TRAININGS and not self.out_of_time and self._time_is_left():
             self._approach(ease)
             ease = self._next(ease)
         best = self._best()
@@ -81,17 +99,52 @@ class ShapeSearch:
         if self.whole.worst > AIM * ease:
             with timed(self.attempts.seconds, "plan"):
                 steps = self._plan(ease)
-        same = [one.drop for one in self.tried if one.steps in (steps, (*(steps or ()), self.recover))]
+        self.attempts.stages.enter(ATTEMPTS)
+        same = [one.drop for one in self.tried if steps is not None and shape_of(one.steps) == shape_of(steps)]
         if steps is None or same:
             if steps is None:
                 self.context.progress.say(f"no shape reaches the goal with {ease:.2f} times what it allows")
             over = same and not fits(min(same), self.goal.max_drop)
             self.bounds.append(Point(ease, min(same) if over else math.inf))
             return
-        found = self._attempt(steps, f"attempt {self.trainings + 1}")
+        found = self._recovered(steps) if steps else self._attempt((), self._next_name)
         self.trainings += 1
         if found is not None and steps and self.trainings < TRAININGS:
             self._train_on(found)
+
+    @property
+    def _next_name(self) -> str:
+        return f"attempt {self.trainings + 1}"
+
+    def _recovered(self, steps: Steps) -> Attempt | None:
+        """The attempt with these steps and a recovery after them; None where that fails or there is no time for it."""
+        name = self._next_name
+        recovery = self.schedule.recovery(name, self.planner.macs(steps))
+        if recovery is None:
+            self.out_of_time = True
+            self.context.progress.say(f"{name}: too little time is left to train it")
+            return None
+        if recovery.lr is None:
+            lr = self.attempts.trials(name, shape_key(steps), self._rate, steps, recovery)
+            if lr is None:
+                return None
+            recovery = replace(recovery, lr=lr)
+        return self._attempt((*steps, recovery), name)
+
+    def _rate(self, steps: Steps, recovery: RecoveryDistillation) -> float:
+        """The learning rate of a recovery, looked for once for every kind of shape."""
+
+        def look() -> float:
+            task, scratch = recovery.data(self.attempts.task), self.context.apart()
+            model = take_steps(self.attempts.original, steps, self.attempts.task, scratch, self.attempts.journal)
+            recalibrate(model, task.calibration)
+            softness = {"temperature": recovery.temperature, "alpha": recovery.alpha}
+            teach = teacher_terms(guide, model, task, self.context, **softness) if (guide := self.context.guide) else []
+            return find_rate(model, task, recovery.training(task), self.context, teach=teach, label=recovery.name())
+
+        kind = next(iter(self.planner.won), "any shape")
+        with timed(self.attempts.seconds, "learning rate"):
+            return float(self.attempts.journal.remember(f"learning rate of {kind}", look))
 
     def _train_on(self, found: Attempt) -> None:
         """A longer recovery of a near miss, unless one before has shown that it brings less."""
@@ -99,7 +152,7 @@ class ShapeSearch:
         if not near_miss(found.drop, self.goal.max_drop) or over > self.gain:
             return
         self.context.progress.say(f"{found.name} just misses the budget: training it on")
-        longer = self._attempt((*found.steps, self.recover), f"attempt {self.trainings + 1}", tag=found.tag)
+        longer = self._recovered(found.steps)
         self.trainings += 1
         self.gain = found.drop - longer.drop if longer else 0.0
 
@@ -140,68 +193,69 @@ class ShapeSearch:
         self.context.progress.say(f"the result needs {need:.2f} times what the goal allows: cutting further")
         if need > SPOILED:
             self.pricer.measure_anew()
-            self.whole = self.pricer("original", lambda: self.attempts.original)
+            self.whole = self.pricer("original int8=True" if self.int8 else "original", lambda: self.attempts.original)
         return 1 / min(max(need, HARDER), SPOILED)
 
     def _time_is_left(self) -> bool:
         """Whether another attempt, as long as the mean one so far, ends within the goal's budget of time."""
-        if self.goal.time_budget is None or not self.trainings:
+        if self.goal.time_budget is None or self.schedule.by_time or not self.trainings:
             return True
-        spent = self.attempts.journal.remember(f"seconds before attempt {self.trainings + 1}", self._spent)
-        left = 60 * self.goal.time_budget - spent
-        if left < spent / self.trainings:
+        left = self.schedule.left(f"attempt {self.trainings + 1}")
+        if left < self.schedule.spent() / self.trainings:
             self.context.progress.say(f"{left / 60:.1f} minutes are left, too few for another attempt")
             return False
         return True
 
-    def _spent(self) -> float:
-        return sum(self.attempts.seconds.values())
-
-    def _attempt(self, steps: Steps, name: str, *, tag: str = "") -> Attempt | None:
-        """The network after the steps, trained, deployed and judged; None where any of that fails. tag: of an attempt
-        that began with the same steps."""
-        key = f"{name}: {steps!r}" if tag or not steps else shape_key(steps[:-1])
+    def _attempt(self, steps: Steps, name: str) -> Attempt | None:
+        """The network after the steps, trained, deployed and judged; None where any of that fails."""
+        trained_on = any(shape_of(one.steps) == shape_of(steps) for one in self.tried)
+        key = f"{name}: {steps!r}" if trained_on or not steps else shape_key(steps)
         remember = partial(self.attempts.journal.remember, f"outcome of {name}")
-        known: Any = self.attempts.trials(name, key, remember, partial(self._outcome, steps, name, tag or name))
+        known: Any = self.attempts.trials(name, key, remember, partial(self._outcome, steps, name))
         if known is None:
             return None
         self.context.log.trials.extend(Trial(**row) for row in known["states"])
         self.context.log.curves.extend(Curve(**row | {"name": f"{name}, {row['name']}"}) for row in known["curves"])
         edits = [*(Edit.parse(row) for row in known["edits"]), *(self.planner.left(steps) if steps else ())]
-        found = Attempt(name=name, tag=tag or name, steps=steps, need=known["need"], drop=known["drop"], edits=edits)
+        found = Attempt(name=name, steps=steps, need=known["need"], drop=known["drop"], edits=edits)
         self.tried.append(found)
         return found
 
-    def _outcome(self, steps: Steps, name: str, tag: str) -> dict[str, Any]:
-        """What an attempt gives, as JSON values."""
+    def _outcome(self, steps: Steps, name: str) -> dict[str, Any]:
+        """What an attempt gives, as JSON values. Its cost is that of the precision which would be deployed: where the
+        budget was lost in float32 already and int8 was not made, the quote in int8 counts."""
         own = self.context.apart()
         self.last = None
-        model = self.attempts.take(steps, tag, own)
-        result = self.attempts.deploy(model, name, int8=self.int8)
+        model = self.attempts.take(steps, name, own)
+        result = self.attempts.deploy(model, name, int8=self.int8, compact=False)
         self.last = (name, result)
-        quote = self.pricer(name, lambda: result.model)
-        sizes = [need for gain, need in quote.needs.items() if gain not in self.goal.time_gains]
-        need = max([self.pricer.check(result.deployed, result.model, result.precision), *sizes])
+        with timed(self.attempts.seconds, "quotes"):
+            alike = (result.precision == "int8") == self.int8
+            shipped = (result.deployed, result.model, result.precision)
+            quote = self.pricer.shipped(*shipped) if alike else self.pricer(name, lambda: result.model)
         top1, drop = 100 * float(result.scores.mean()), result.drop.points
         mark = state(name, quote, top1, self.pricer, drop=drop, accepted=fits(drop, self.goal.max_drop))
         rows = {"edits": to_json(own.log.edits), "states": to_json([mark]), "curves": to_json(own.log.curves)}
-        return {"need": need, "drop": drop, **rows}
+        return {"need": quote.worst, "drop": drop, **rows}
 
     def _delivered(self, attempt: Attempt) -> exporting.ExportedArtifacts:
-        """The attempt as it is deployed, its files in the folder."""
+        """The attempt as it is deployed, all its files in the folder."""
         if self.last is not None and self.last[0] == attempt.name:
-            return self.last[1]
+            with timed(self.attempts.seconds, f"deploy {attempt.name}"):
+                where = self.attempts.task, self.context, self.attempts.folder
+                return exporting.with_compact(self.last[1], *where)
         scratch = self.context.apart()
-        model = self.attempts.take(attempt.steps, attempt.tag, scratch)
+        model = self.attempts.take(attempt.steps, attempt.name, scratch)
         return self.attempts.deploy(model, attempt.name, int8=self.int8)
 
     def _pricer(self) -> tuple[CostModel, bool]:
         """A pricer in the precision that is faster here, or smaller where the goal does not ask for time."""
-        plain = self._priced(int8=False)
+        exports = Exports(self.attempts.task)
+        plain = self._priced(exports, int8=False)
         if self.goal.runtime in ("torch", "torch.compile"):
             return plain, False  # these run float32
-        small, original = self._priced(int8=True), self.attempts.original
-        before = plain("original int8=False", lambda: original)
+        small, original = self._priced(exports, int8=True), self.attempts.original
+        before = plain("original", lambda: original)
         key = "original int8=True"
         after = self.attempts.trials("int8", key, small, key, lambda: original)
         if after is not None and after.worst <= before.worst:
@@ -209,11 +263,10 @@ class ShapeSearch:
         self.context.progress.say("int8 is not faster than float32 here: it is left out")
         return plain, False
 
-    def _priced(self, *, int8: bool) -> CostModel:
-        attempts = self.attempts
-        return CostModel(
-            attempts.original, attempts.task, self.goal, attempts.journal, attempts.folder / "work", int8=int8
-        )
+    def _priced(self, exports: Exports, *, int8: bool) -> CostModel:
+        attempts, folder = self.attempts, self.attempts.folder / "work"
+        networks = attempts.original, attempts.task, self.goal, attempts.journal
+        return CostModel(*networks, folder, int8=int8, exports=exports)
 
     def why(self, rows: Sequence[Record]) -> list[str]:
         """Why the goal was missed, and what is reachable: from the attempts and the measured rows."""

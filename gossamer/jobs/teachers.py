@@ -20,7 +20,7 @@ from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.runtime.runners import open_runner
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import AIM, CostModel
-from gossamer.search.plan import Planner
+from gossamer.search.plan import Planner, shape_of
 from gossamer.train.teacher_outputs import LAYOUT, TeacherOutputs
 from gossamer.train.teachers import Ensemble, ExternalModel, gives_outputs_only
 from gossamer.train.trainable_export import TrainableExport, trainable_export
@@ -126,7 +126,7 @@ def searched(
     if steps is None:
         raise BadInput("no shape of the teacher meets the goal; ask for more, or name a student")
     student = teacher
-    for step in steps[:-1]:  # whose edits belong to the job's record
+    for step in shape_of(steps):  # whose edits belong to the job's record
         changed = step(student, task, context)
         context.log.edits.extend(changed.edits)
         student = changed.model

@@ -10,7 +10,7 @@ from gossamer.measure.accuracy import (
     whole_samples,
     wilson,
 )
-from gossamer.measure.latency import Latency, latency
+from gossamer.measure.latency import Latency, latency, steady_latency
 from gossamer.measure.memory import peak_memory
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "mcnemar",
     "paired_drop",
     "peak_memory",
+    "steady_latency",
     "top1_record",
     "whole_samples",
     "wilson",

@@ -35,7 +35,12 @@ class Latency:
     @property
     def unsteady(self) -> bool:
         """Whether the quartiles are so far apart that something else ran on the machine."""
-        return self.q3_ms - self.q1_ms > WIDE * self.median_ms
+        return self.scatter > WIDE
+
+    @property
+    def scatter(self) -> float:
+        """Distance of the quartiles over the median."""
+        return (self.q3_ms - self.q1_ms) / self.median_ms
 
     def to_record(self, subject: str, **conditions: Any) -> Record:
         """As a measured row; low and high are the quartiles."""
@@ -96,6 +101,27 @@ def latency(
             run(ready)
             times[label].append(1000 * (time.perf_counter() - start))
     return {label: summary(runner, times[label], batch=len(inputs[0])) for label, runner in runners.items()}
+
+
+def steady_latency(
+    runners: Mapping[str, Runner], inputs: tuple[Tensor, ...], *, tries: int = 3, **how: Any
+) -> dict[str, Latency]:
+    """As `latency`, measured again where something else ran on the machine; the steadiest of the measurements counts,
+    for all runners together.
+
+    Args:
+        runners: by label.
+        inputs: one batch.
+        tries: measurements, at most.
+        how: options of `latency`.
+
+    Returns:
+        The times of one measurement, by label.
+    """
+    found: list[dict[str, Latency]] = []
+    while len(found) < tries and (not found or any(one.unsteady for one in found[-1].values())):
+        found.append(latency(runners, inputs, **how))
+    return min(found, key=lambda times: max(one.scatter for one in times.values()))
 
 
 def summary(runner: Runner, times_ms: list[float], *, batch: int) -> Latency:

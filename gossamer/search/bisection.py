@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 UNSPENT = 0.1  # points of the budget that may be left, and at most a fifth of it
+FAR = 1.4  # times: between needs so far apart there is something to try although the budget is spent
 DIVIDES = 1.04  # times: needs that are nearer are not told apart
 LEAST, MOST = 0.2, 0.8  # of the way from inside to outside, in ratios: the next attempt makes either side shorter
 NEAR = 1.5, 0.1  # times the budget, and points more: what lost no more may come back by training on
@@ -26,12 +27,13 @@ def bracket(points: Sequence[Point], whole: Point, budget: float) -> tuple[Point
 
 
 def next_need(inside: Point, outside: Point, budget: float) -> float | None:
-    """The need to try next, None where little of the budget is left or both ends are too near to be divided.
+    """The need to try next, None where both ends are too near to be divided: the nearer where little of the budget is
+    left, since what a network loses is known to a few samples only and depends on its training, too.
 
     Losses grow about with the square of how far a network is cut, in ratios, so the roots of the losses are divided.
     """
     left = min(UNSPENT, budget / 5)
-    if budget - inside.drop <= left or inside.need < DIVIDES * outside.need:
+    if inside.need < (FAR if budget - inside.drop <= left else DIVIDES) * outside.need:
         return None
     share = 0.5
     if math.isfinite(outside.drop):

@@ -1,9 +1,10 @@
 """What a job has already found out, on disk, so that a killed job goes on where it was."""
 
+import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,22 @@ def take_step(
     context.log.edits.extend(Edit.parse(edit) for edit in kept["edits"])
     context.log.curves.extend(Curve(**curve) for curve in kept["curves"])
     return model
+
+
+def take_steps(
+    original: nn.Module, steps: Sequence[Method], task: Task, context: Context, journal: CheckpointStore
+) -> nn.Module:
+    """The network after the steps. A step is in the journal under all that was done until then, so that what another
+    candidate began with is not done again."""
+    model = copy.deepcopy(original)
+    for number, step in enumerate(steps):
+        model = take_step(step, model, step_name(steps[: number + 1]), task, context, journal)
+    return model.eval()
+
+
+def step_name(steps: Sequence[Method]) -> str:
+    """The name of the last step, and a digest of all of them."""
+    return f"{steps[-1].name()} {hashlib.sha256(repr(tuple(steps)).encode()).hexdigest()[:12]}"
 
 
 def _layout(model: nn.Module) -> list[tuple[str, str]]:

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from gossamer.core.goal import Goal
 from gossamer.core.task import Loader, Task, split
-from gossamer.measure import Latency, Runner, latency
+from gossamer.measure import Latency, Runner, steady_latency
 from gossamer.modules.cost import layer_costs
 from gossamer.ptq.isolated_layers import quantize_roughly
-from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.profiling import layer_times
 from gossamer.runtime.runners import open_runner
 from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.exports import Exports
 
+ROUNDS, SECONDS = 24, 3  # of one timing, at most: where the machine is busy, it needs as many
+ROUGH = 8  # samples that rough ranges are taken from: no time depends on them
 AIM = 0.97  # of what the goal allows: the final measurement, at another moment, should still be inside
 
 
@@ -48,9 +50,18 @@ class CostModel:
     """Gives quotes. Deployed networks are timed with int8 weights and activations where the goal's runtime has them."""
 
     def __init__(
-        self, original: nn.Module, task: Task, goal: Goal, journal: CheckpointStore, folder: Path, *, int8: bool
+        self,
+        original: nn.Module,
+        task: Task,
+        goal: Goal,
+        journal: CheckpointStore,
+        folder: Path,
+        *,
+        int8: bool,
+        exports: Exports | None = None,
     ) -> None:
         self.original, self.task, self.goal, self.journal, self.int8 = original, task, goal, journal, int8
+        self.exports = exports or Exports(task)
         self.inputs = first_samples(task.validation, goal.batch)
         self.timed = bool(goal.time_gains)
         self.deployed = goal.runtime in ("onnxruntime", "openvino")
@@ -69,45 +80,52 @@ class CostModel:
         self.anew += 1
 
     def _quote(self, model: nn.Module) -> CostEstimate:
+        source, precision = self._deploy(model, "candidate") if self.timed else (None, "float32")
+        return self._of(model, source, precision, shipped=False)
+
+    def shipped(self, deployed: Path, model: nn.Module, precision: str) -> CostEstimate:
+        """The quote of what will really be shipped, by medians as in the final table.
+
+        Args:
+            deployed: the exported file.
+            model: the network that is in it.
+            precision: of the file.
+
+        Returns:
+            Its costs, measured now.
+        """
+        return self._of(model, deployed if self.deployed else model, precision, shipped=True)
+
+    def _of(self, model: nn.Module, source: Any, precision: str, *, shipped: bool) -> CostEstimate:
+        """shipped: whether the needs go by medians, else by the fastest runs."""
+
+        def typical(found: Latency) -> float:
+            return found.median_ms if shipped else found.min_ms
+
         costs = layer_costs(model, self.task.example_inputs)
         macs, params = sum(c.macs for c in costs), sum(p.numel() for p in model.parameters())
-        latency_ms = fastest_ms = speedup = None
-        precision = "float32"
+        median = speedup = asked = None
         if self.timed:
-            source, precision = self._deploy(model, "candidate")
             runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
-            times = self._time({"candidate": runner, "original": self.reference()})
-            latency_ms, fastest_ms = times["candidate"].median_ms, times["candidate"].min_ms
-            speedup = times["original"].min_ms / fastest_ms
-        costs_by_gain = {"macs": macs, "params": params, "latency_ms": fastest_ms}
+            times = self._time({"candidate": runner, "original": self.reference()}, tries=3 if shipped else 1)
+            median, asked = times["candidate"].median_ms, typical(times["candidate"])
+            speedup = typical(times["original"]) / asked
+        costs_by_gain = {"macs": macs, "params": params, "latency_ms": asked}
         return CostEstimate(
             macs=macs,
             params=params,
-            latency_ms=latency_ms,
+            latency_ms=median,
             speedup=speedup,
             precision=precision,
             needs=needs(self.goal.shape_gains, speedup=speedup, **costs_by_gain),
         )
-
-    def check(self, deployed: Path, model: nn.Module, precision: str) -> float:
-        """The need in time of what will really be shipped, by medians as in the final table; at most 1 where it is met
-        or where the goal does not ask for time."""
-        if not self.timed:
-            return 0.0
-        source: Any = deployed if self.deployed else model
-        runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
-        times = self._time({"candidate": runner, "original": self.reference()})
-        median = times["candidate"].median_ms
-        found = needs(self.goal.time_gains, speedup=times["original"].median_ms / median, latency_ms=median)
-        return max(found.values())
 
     def reference(self) -> Runner:
         """The original in float32 on the goal's runtime."""
         if self._reference is None:
             source: Any = self.original
             if self.deployed:
-                path = self.folder / "original.onnx"
-                source = export_onnx(self.original, self.task.example_inputs, path)
+                source = self.exports.write(self.original, self.folder / "original.onnx")
             self._reference = open_runner(self.goal.runtime, source, threads=self.goal.threads)
         return self._reference
 
@@ -128,19 +146,17 @@ class CostModel:
 
     def _deploy(self, model: nn.Module, name: str) -> tuple[Any, str]:
         """What the runtime opens, and its precision."""
-        path = self.folder / f"{name}.onnx"
-        export_onnx(model, self.task.example_inputs, path)
-        precision = "float32"
-        if self.int8:
-            small = path.with_suffix(".int8.onnx")
-            quantize_roughly(path, small, self.inputs, threads=self.goal.threads)
-            path, precision = small, "int8"
         if not self.deployed:
             return copy.deepcopy(model).eval(), "float32"
-        return path, precision
+        path = self.exports.write(model, self.folder / f"{name}.onnx")
+        if not self.int8:
+            return path, "float32"
+        small = path.with_suffix(".int8.onnx")
+        quantize_roughly(path, small, tuple(x[:ROUGH] for x in self.inputs), threads=self.goal.threads)
+        return small, "int8"
 
-    def _time(self, runners: dict[str, Runner]) -> dict[str, Latency]:
-        return latency(runners, self.inputs, repeats=40, warmup=5, seconds=2)
+    def _time(self, runners: dict[str, Runner], *, tries: int) -> dict[str, Latency]:
+        return steady_latency(runners, self.inputs, tries=tries, repeats=ROUNDS, warmup=3, seconds=SECONDS)
 
 
 def needs(gains: Mapping[str, float], **costs: float | None) -> dict[str, float]:

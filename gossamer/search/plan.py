@@ -1,6 +1,5 @@
 """Choose the steps for a goal: shapes that meet it by measurement, then a race that training decides."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.core.context import Context
+from gossamer.core.context import Context, Labelled
 from gossamer.core.record import Edit, Trial
-from gossamer.core.task import Loader, Task
+from gossamer.core.task import Task
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.modules.blocks import find_blocks
 from gossamer.search.axes import (
@@ -23,14 +22,12 @@ from gossamer.search.axes import (
     shape_only,
     width_family,
 )
-from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.checkpoint_store import CheckpointStore, take_steps
 from gossamer.search.cost_model import AIM, CostEstimate, CostModel
 from gossamer.search.failures import FailureGuard, left_alone
 from gossamer.search.network_rewrites import rewrite_families
 from gossamer.search.output_invariant import OutputInvariant
 from gossamer.search.replacement_search import ReplacementSearch
-from gossamer.train import fit, recalibrate
-from gossamer.train.train_mode import teacher_terms
 
 QUOTES = 7  # at most, for one family of shapes
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
@@ -65,14 +62,15 @@ class Planner:
     pricer: CostModel
     recover: RecoveryDistillation
     reference: float  # of the original on validation data, percent
-    prepared: dict[str, nn.Module] = field(default_factory=dict)  # candidates before their training, by their steps
+    recovery_steps: int | None = None  # of the recovery that follows; None: its epochs say it
     dropped: dict[str, str] = field(default_factory=dict)  # rewrites that the last plan did without, and why
     won: set[str] = field(default_factory=set)  # the kind of shape that won the last race
     kinds: set[str] = field(default_factory=set)  # that are looked at; none: all
 
     def plan(self, whole: CostEstimate, *, ease: float = 1.0, kinds: Iterable[str] = ()) -> Steps | None:
-        """The steps to take, or None where no shape meets the goal. whole: the quote of the uncut network. ease: how
-        far the needs may exceed the goal's. kinds: of shapes that are looked at, without a race; none: all."""
+        """The steps to the shape and the short trainings that it has had in the race, or None where no shape meets the
+        goal. whole: the quote of the uncut network. ease: how far the needs may exceed the goal's. kinds: of shapes
+        that are looked at, without a race; none: all."""
         self.kinds.clear()
         self.kinds.update(kinds)
         candidates = self._candidates(whole, AIM * ease)
@@ -81,13 +79,17 @@ class Planner:
             self.context.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
         # At equal measured cost more capacity is better.
         winner = max(found, key=lambda one: one.quote.macs, default=None) if self.kinds else self._race(found)
-        self.prepared.clear()
         if winner is None:
             return None
         self.won.clear()
         self.won.add(kind_of_shape(winner.name))
         self.dropped.pop(winner.name.removesuffix(REST), None)
-        return (*winner.steps, self.recover)
+        return winner.steps
+
+    def macs(self, steps: Steps) -> int:
+        """Multiply-adds of the shape that these steps lead to, which was quoted."""
+        shape = shape_of(steps)
+        return self.pricer(repr(shape), partial(self._shape, shape, Context(seed=self.context.seed))).macs
 
     @property
     def trials(self) -> FailureGuard:
@@ -271,7 +273,8 @@ class Planner:
 
     def _race(self, candidates: Sequence[Candidate]) -> Candidate | None:
         """The best after a short training of all, and a longer one of the two that lead: what keeps the original's
-        outputs best at first is not always what learns best. None where nothing is left to go on with."""
+        outputs best at first is not always what learns best. What was trained is trained on, in the next heat and in
+        the recovery of the winner. None where nothing is left to go on with."""
         for heat in range(1, len(HEATS) + 1):
             if len(candidates) > 1:
                 candidates = self._heat(candidates, heat=heat)[:2]
@@ -281,7 +284,8 @@ class Planner:
         """The candidates that can be trained, the best first, after a share of the recovery's batches."""
         note = f"after {100 * HEATS[heat - 1]:.0f} % of the training"
         merits: list[tuple[float, Candidate]] = []
-        for one in candidates:
+        for before in candidates:
+            one = replace(before, steps=(*before.steps, self._short(heat)))
             score, name = self._score(one, heat=heat), f"race, heat {heat}: {one.name}"
             if score is None:
                 continue
@@ -300,38 +304,29 @@ class Planner:
 
     def _score(self, candidate: Candidate, *, heat: int) -> float | None:
         """Accuracy after the training of a heat, which is done once; None where it fails."""
-        train = partial(self._short_training, candidate, HEATS[heat - 1])
         key = f"race, heat {heat}: {candidate.steps}"
+        train = partial(self._trained_score, candidate)
         return self.trials(candidate.name, key, lambda: float(self.journal.remember(key, train)))
 
-    def _short_training(self, candidate: Candidate, share: float) -> float:
-        """Accuracy after a recovery of this share of the batches, with a whole schedule of its own."""
-        scratch = self.context.apart(folder=None)
-        model = copy.deepcopy(self._prepare(candidate.steps))
-        size = len(self.task.train)
-        batches = max(round(share * min(self.recover.passes(self.task) * size, RACE_MOST)), RACE_LEAST)
-        epochs = math.ceil(batches / size)
-        short = replace(self.task, train=Limited(self.task.train, batches // epochs))
-        # The last weights: what a shape learns is asked, not what the cut left.
-        training = replace(self.recover.training(self.task), epochs=epochs, lr=GENTLE * self._usual_lr, keep="last")
-        softness = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
-        teach = teacher_terms(self.original, model, short, scratch, **softness)
-        return fit(model, short, training, scratch, teach=teach, label=f"race, {candidate.name}").top1 or 0.0
+    def _trained_score(self, candidate: Candidate) -> float:
+        """Accuracy after all steps of the candidate, percent: what it learns is asked, not what the cut left."""
+        progress = Labelled(self.context.progress, f"race, {candidate.name}")
+        scratch = self.context.apart(progress=progress)
+        take_steps(self.original, candidate.steps, self.task, scratch, self.journal)
+        return next((top1 for top1 in reversed(scratch.log.curves[-1].top1) if top1 is not None), 0.0)
+
+    def _short(self, heat: int) -> RecoveryDistillation:
+        """The training of a heat: a share of the recovery, with a whole schedule of its own."""
+        size, recovery = len(self.task.train), self.recover
+        whole = self.recovery_steps or recovery.passes(self.task) * size
+        steps = max(round(HEATS[heat - 1] * min(whole, RACE_MOST)), RACE_LEAST)
+        return replace(recovery, epochs=None, steps=steps, lr=GENTLE * self._usual_lr)
 
     @property
     def _usual_lr(self) -> float:
         """Of a recovery, as far as it can be said without trials, which would take as long as a heat. Batch norms let a
         network take large steps; without them the loss explodes at the same rate."""
         return self.recover.lr or (0.1 if any(isinstance(m, BATCH_NORMS) for m in self.original.modules()) else 0.02)
-
-    def _prepare(self, steps: Steps) -> nn.Module:
-        """The network that the training of these steps starts from."""
-        key = repr(steps)
-        if key not in self.prepared:
-            scratch = self.context.apart(folder=None)
-            self.prepared[key] = apply_steps(self.original, steps, self.task, scratch)
-            recalibrate(self.prepared[key], self.task.calibration)
-        return self.prepared[key]
 
 
 def _guess(low: int, high: int, need: dict[int, float], limit: float, *, end: int) -> int:
@@ -346,6 +341,11 @@ def _guess(low: int, high: int, need: dict[int, float], limit: float, *, end: in
     return min(max(index, low + 1), high - 1)
 
 
+def shape_of(steps: Steps) -> Steps:
+    """Steps without the trainings at their end."""
+    return steps if not steps or not isinstance(steps[-1], RecoveryDistillation) else shape_of(steps[:-1])
+
+
 def kind_of_shape(name: str) -> str:
     """What shapes of a kind have in common: "depth" of "depth 3 and width"."""
     return name.removesuffix(REST).rstrip("0123456789").rstrip()
@@ -353,7 +353,7 @@ def kind_of_shape(name: str) -> str:
 
 def shape_key(steps: Steps) -> str:
     """Under which a shape stands that failed in its training or its deployment."""
-    return f"shape {steps!r}"
+    return f"shape {shape_of(steps)!r}"
 
 
 def _removed(candidate: Candidate) -> Sequence[str]:
@@ -368,19 +368,6 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
         if kind not in best or candidate.quote.macs > best[kind].quote.macs:
             best[kind] = candidate
     return list(best.values())
-
-
-class Limited:
-    """The first batches of every epoch of a loader."""
-
-    def __init__(self, loader: Loader, batches: int) -> None:
-        self.loader, self.batches = loader, min(batches, len(loader))
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return (batch for batch, _ in zip(self.loader, range(self.batches)))
 
 
 def state(

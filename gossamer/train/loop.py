@@ -1,5 +1,6 @@
 """The training loop."""
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +29,7 @@ from gossamer.train.batches import (
 from gossamer.train.distillation import LossTerm
 from gossamer.train.hyperparameters import Training, evaluated_every, learning_rate, make_optimizer
 from gossamer.train.processes import in_processes, make_fabric
-from gossamer.train.rate_search import chosen, trial_steps, trials
+from gossamer.train.rate_search import RateTrial, chosen, trial_steps, trials
 from gossamer.train.state import (
     Checkpoint,
     Epoch,
@@ -222,15 +223,58 @@ def _begin(stepper: Stepper, job: TrainingRun, context: Context) -> None:
         _keep(state, weights(job.model), stepper.score())
     if training.lr is not None:
         return
-    total = training.epochs * len(job.task.train)
-    steps = trial_steps(total)
-    with context.progress.busy(f"{job.label}: looking for a learning rate"):
-        tried = trials(stepper, training, job.task.train, context.seed, total)
-    state.numbers.lr = lr = chosen(tried, total / steps).lr
-    results = ", ".join(f"{one.lr:g}: {one.described}" for one in tried)
-    context.progress.say(f"{job.label}: learning rate {lr:g}; after trials of {steps} steps, {results}")
+    state.numbers.lr, tried = _look_for_rate(stepper, job.task, training, context, job.label)
     for one in tried if training.keep == "best" else ():
         _keep(state, one.weights, one.score)
+
+
+def _look_for_rate(
+    stepper: Stepper, task: Task, training: Training, context: Context, label: str
+) -> tuple[float, Sequence[RateTrial]]:
+    """The learning rate, and the trials that found it."""
+    total = training.epochs * len(task.train)
+    steps = trial_steps(total)
+    with context.progress.busy(f"{label}: looking for a learning rate"):
+        tried = trials(stepper, training, task.train, context.seed, total)
+    lr = chosen(tried, total / steps).lr
+    results = ", ".join(f"{one.lr:g}: {one.described}" for one in tried)
+    context.progress.say(f"{label}: learning rate {lr:g}; after trials of {steps} steps, {results}")
+    return lr, tried
+
+
+def find_rate(
+    model: nn.Module,
+    task: Task,
+    training: Training,
+    context: Context,
+    *,
+    teach: Sequence[LossTerm] = (),
+    label: str = "training",
+) -> float:
+    """The learning rate that `fit` would find for this network, which is left alone.
+
+    Args:
+        model: the network, with the weights that the training starts from.
+        task: its data.
+        training: of which the rate is wanted; its own does not count.
+        context: seed, device and progress.
+        teach: terms besides the task's loss.
+        label: names the search in the log.
+
+    Returns:
+        The peak of the schedule.
+    """
+    model, context = copy.deepcopy(model), replace(context, devices=1)
+    with (
+        own_randomness(),
+        weights_channels_last(model, layout := takes_channels_last(model, task)),
+        helped(model, task, training) as heads,
+    ):
+        fabric = make_fabric(context, training)
+        optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)
+        place = Placement(fabric.device, rank=0, world=1, channels_last=layout)
+        stepper = Stepper(fabric, TrainingState(model, optimizer, training), task, training, [*teach, *heads], place)
+        return _look_for_rate(stepper, task, training, context, label)[0]
 
 
 def _keep(state: TrainingState, tensors: dict[str, Tensor], score: float | None) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from gossamer.cli import app
 from gossamer.cli.console import Bars, Console, Lines, _plain, _Work
 from gossamer.cli.deploy import _bench_row
-from gossamer.cli.options import parse_bytes, parse_count, parse_shape
+from gossamer.cli.options import parse_bytes, parse_count, parse_minutes, parse_shape
 from gossamer.jobs.recipe import Recipe
 from gossamer.measure import Latency, calibration
 from gossamer.methods import catalogue
@@ -60,6 +60,18 @@ def test_sizes(text: str, size: int) -> None:
 @pytest.mark.parametrize(("text", "number"), [("250k", 250_000), ("10M", 10**7), ("1_000", 1000), ("1.2M", 1_200_000)])
 def test_counts(text: str, number: int) -> None:
     assert parse_count(text) == number
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("5m", 5), ("5min", 5), ("300s", 5), ("1.5h", 90)])
+def test_times(text: str, minutes: float) -> None:
+    assert parse_minutes(text) == pytest.approx(minutes)
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "0s", "-5m", "5 days"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    assert (
+        "is not a time, such as 300s, 5m or 1h" in call("compress", "resnet20", f"--time-budget={text}", status=2).err
+    )
 
 
 @pytest.mark.parametrize("text", ["", "kB", "-3kB", "3 apples", "3iB", "3MiBB", "1e", "0x10"])

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -35,6 +36,7 @@ from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.modules.cost import dense_bytes
 from gossamer.runtime.pt2.file import export_pt2, load_pt2
 from gossamer.runtime.runners import torch_threads
+from gossamer.search.cost_model import CostEstimate, CostModel
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]  # but for the job of the fixture `result`
 
@@ -229,8 +231,12 @@ def test_a_result_slower_than_planned_is_cut_further_where_that_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made(name: str, *needs: float) -> gossamer.Artifact:
-        measured = iter(needs)
-        monkeypatch.setattr("gossamer.search.cost_model.CostModel.check", lambda *_: next(measured))
+        measured, shipped = iter(needs), CostModel.shipped
+
+        def slower(self: CostModel, *network: Any) -> CostEstimate:
+            return replace(shipped(self, *network), needs={"params": next(measured)})
+
+        monkeypatch.setattr(CostModel, "shipped", slower)
         goal = Goal(max_drop=50, params=2_500)
         return gossamer.compress(learned(), stripes(), goal=goal, epochs=2, out=tmp_path / name)
 

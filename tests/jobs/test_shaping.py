@@ -2,20 +2,26 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import stripes, tiny
 
 from gossamer import Context, Goal
 from gossamer.core.context import Silent
 from gossamer.core.record import Record
 from gossamer.errors import Diverged
 from gossamer.jobs.exporting import other_runtimes
+from gossamer.jobs.schedule import Schedule
 from gossamer.jobs.shape_goal import TRAININGS, ShapeSearch
+from gossamer.jobs.stages import PLANNED, Stages
+from gossamer.measure import paired_drop, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.search.axes import Steps
@@ -30,8 +36,10 @@ from gossamer.search.bisection import (
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import AIM, CostEstimate
 from gossamer.search.failures import FailureGuard
+from gossamer.search.plan import shape_key
 
-RECOVER = RecoveryDistillation(epochs=1)
+OUTCOME = ShapeSearch._outcome
+RECOVER = RecoveryDistillation(epochs=1, lr=0.1)
 WHOLE = 5 / 1.8  # of a goal of 5x where int8 alone gives 1.8x
 
 
@@ -70,6 +78,7 @@ def test_the_bracket_is_the_fastest_inside_and_the_slowest_outside() -> None:
 
 def test_nothing_more_is_tried_where_the_budget_is_spent_or_nothing_lies_between() -> None:
     assert next_need(Point(1.8, 0.41), Point(1.4, 0.6), 0.5) is None
+    assert next_need(Point(2.0, 0.5), Point(1.4, 0.6), 0.5) is not None  # far apart: there is something to find
     assert next_need(Point(1.8, 0.1), Point(1.79, 0.6), 0.5) is None
     assert next_need(Point(4.0, 0.0), Point(1.0, math.inf), 0.5) == pytest.approx(
         2.0
@@ -83,8 +92,12 @@ def test_what_just_misses_is_near() -> None:
     assert not near_miss(0.5, 0.5) and not near_miss(1.88, 0.5)
 
 
+def shape(need: float) -> Steps:
+    return (BlockRemoval(names=(f"{need:.4f}",)),)
+
+
 def network(need: float) -> Steps:
-    return (BlockRemoval(names=(f"{need:.4f}",)), RECOVER)
+    return (*shape(need), RECOVER)
 
 
 class World:
@@ -94,14 +107,17 @@ class World:
     def __init__(self, outcome: Callable[[Steps], tuple[float, float]], grid: Sequence[float] | None = None) -> None:
         self.outcome, self.grid = outcome, grid
         self.trained, self.planned, self.said = list[Steps](), list[tuple[float, tuple[str, ...]]](), list[str]()
-        self.won = {"depth"}
+        self.won, self.recover = {"depth"}, RECOVER
 
     def plan(self, whole: CostEstimate, *, ease: float, kinds: Sequence[str] = ()) -> Steps | None:
         self.planned.append((ease, tuple(kinds)))
         if self.grid is None:
-            return network(AIM * ease)
-        found = [n for n in self.grid if n <= AIM * ease and f"shape {network(n)[:1]!r}" not in self.journal.left]
-        return network(max(found)) if found else None
+            return shape(AIM * ease)
+        found = [n for n in self.grid if n <= AIM * ease and shape_key(shape(n)) not in self.journal.left]
+        return shape(max(found)) if found else None
+
+    def macs(self, steps: Steps) -> int:
+        return 1
 
     def left(self, steps: Steps) -> list[Any]:
         return []
@@ -115,21 +131,25 @@ class World:
         made.goal = Goal(max_drop=0.5, speedup=5, **goal)
         made.context = Context(progress=Said())
         attempts: Any = SimpleNamespace(journal=journal, seconds={}, untouched=lambda: "untouched", goal=made.goal)
+        attempts.stages = Stages(made.context.progress, PLANNED)
         attempts.trials = FailureGuard(journal, made.context.progress)
         planner: Any = self
-        made.attempts, made.planner, made.recover, made.int8 = attempts, planner, RECOVER, True
+        made.attempts, made.planner, made.recover, made.int8 = attempts, planner, self.recover, True
         made.whole = CostEstimate(
             macs=1, params=1, latency_ms=1.0, speedup=1.8, precision="int8", needs={"speedup": WHOLE}
         )
         pricer: Any = SimpleNamespace(measure_anew=lambda: None)
         made.pricer = pricer
         made.tried, made.bounds, made.trainings, made.pushed, made.gain, made.last = [], [], 0, False, math.inf, None
+        made.out_of_time = False
+        parts: Any = {"original": None, "task": None, "goal": made.goal, "context": made.context}
+        made.schedule = Schedule(**parts, journal=journal, seconds=attempts.seconds, recover=self.recover)
         return made
 
 
 @pytest.fixture(autouse=True)
 def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def outcome(self: Any, steps: Steps, name: str, tag: str) -> dict[str, Any]:
+    def outcome(self: Any, steps: Steps, name: str) -> dict[str, Any]:
         self.planner.trained.append(steps)
         need, drop = self.planner.outcome(steps)
         self.attempts.seconds[name] = 60.0
@@ -161,7 +181,7 @@ def test_a_near_miss_is_trained_on_before_another_shape_is_tried() -> None:
     world = World(trained_on, grid=(0.9, 1.4, 2.5))  # 1.4 misses by little
     steps, best = world.shaping(CheckpointStore(None, "")).search()
     assert steps == (*network(1.4), RECOVER)
-    assert best.tag == "attempt 2" and best.name == "attempt 3"  # type: ignore[attr-defined]
+    assert best.name == "attempt 3"  # type: ignore[attr-defined]
 
 
 def test_where_shapes_are_few_the_fastest_within_the_budget_is_delivered() -> None:
@@ -226,7 +246,7 @@ def test_the_kind_of_shape_that_won_is_taken_for_easier_goals() -> None:
 
 def test_no_attempt_starts_that_would_end_too_late() -> None:
     world = World(smooth)
-    world.shaping(CheckpointStore(None, ""), time_budget=2.5).search()
+    world.shaping(CheckpointStore(None, ""), time_budget=3.5).search()
     assert len([steps for steps in world.trained if steps]) == 2  # each takes a minute
     assert any("minutes are left" in line for line in world.said)
 
@@ -256,3 +276,61 @@ def test_the_runtime_that_reaches_the_goal_is_named() -> None:
 
 def test_the_budget_is_kept_to_the_point() -> None:
     assert fits(0.5, 0.5) and not fits(0.51, 0.5)
+    lost = torch.cat([torch.zeros(2), torch.ones(298)])
+    assert fits(paired_drop(torch.ones(300), lost).points, whole_samples(0.5, torch.ones(300)))  # two of 300 samples
+
+
+def made_quote(need: float) -> CostEstimate:
+    return CostEstimate(macs=1, params=1, latency_ms=1.0, speedup=1.0, precision="int8", needs={"speedup": need})
+
+
+@pytest.mark.parametrize(("precision", "need"), [("int8", 1.5), ("float32", 0.9)])
+def test_what_lost_the_budget_in_float32_costs_what_it_would_in_int8(precision: str, need: float) -> None:
+    """Else the step back would begin at the cost of another precision."""
+
+    class Prices:
+        goal = Goal(speedup=5)
+
+        def shipped(self, *network: Any) -> CostEstimate:
+            return made_quote(1.5)
+
+        def __call__(self, key: str, build: Any) -> CostEstimate:
+            return made_quote(0.9)
+
+    shaping = World(smooth).shaping(CheckpointStore(None, ""))
+    drop = SimpleNamespace(points=1.3)
+    result = SimpleNamespace(precision=precision, deployed=None, model=None, scores=torch.ones(3), drop=drop)
+    attempts: Any = shaping.attempts
+    attempts.take, attempts.deploy = lambda *steps: None, lambda *network, **how: result
+    prices: Any = Prices()
+    shaping.pricer = prices
+    assert OUTCOME(shaping, (), "attempt 1")["need"] == need
+
+
+def test_the_learning_rate_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all recoveries of the job have it."""
+    found = iter([0.03])
+    monkeypatch.setattr("gossamer.jobs.shape_goal.find_rate", lambda *network, **how: next(found))
+    monkeypatch.setattr("gossamer.jobs.shape_goal.take_steps", lambda *steps: None)
+    monkeypatch.setattr("gossamer.jobs.shape_goal.recalibrate", lambda *network: None)
+    world = World(smooth)
+    world.recover = RecoveryDistillation(epochs=1)
+    shaping = world.shaping(CheckpointStore(None, ""))
+    attempts: Any = shaping.attempts
+    attempts.task, attempts.original = SimpleNamespace(calibration=[]), None
+    shaping.search()
+    assert len(world.trained) > 1 and {steps[-1] for steps in world.trained if steps} == {
+        RecoveryDistillation(epochs=1, lr=0.03)
+    }
+
+
+def test_without_time_for_another_training_the_job_ends() -> None:
+    world = World(smooth)
+    world.recover = RecoveryDistillation(lr=0.1)
+    shaping = world.shaping(CheckpointStore(None, ""), time_budget=3)
+    shaping.schedule = replace(shaping.schedule, original=tiny(), task=stripes())
+    shaping.attempts.journal.results["seconds per step"] = 0.2
+    shaping.search()
+    lengths = [steps[-1].options()["steps"] for steps in world.trained if steps]
+    assert lengths == sorted(lengths, reverse=True) and 1 <= len(lengths) <= 3
+    assert any("too little time is left" in line for line in world.said)

@@ -14,7 +14,7 @@ from torch import nn
 
 from gossamer import Context, Goal
 from gossamer.errors import BadInput, Diverged
-from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.methods.distill.recover import Limited, RecoveryDistillation
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.methods.restructure.global_pool import GlobalAveragePooling
@@ -43,7 +43,6 @@ from gossamer.search.plan import (
     RACE_LEAST,
     RACE_MOST,
     Candidate,
-    Limited,
     Planner,
     _distinct,
 )
@@ -158,19 +157,22 @@ def racers(names: str) -> list[Candidate]:
 
 
 def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What leads at first does not go on when it learns less; what is last at first is not trained again."""
+    """What leads at first does not go on when it learns less; what is last at first is not trained again; and the
+    longer training goes on from the shorter one."""
     first, later = {"a": 80.0, "b": 75.0, "c": 60.0}, {"a": 85.0, "b": 88.0}
-    trained = list[tuple[str, float]]()
+    trained = list[tuple[str, int]]()
 
-    def train(self: Planner, candidate: Candidate, share: float) -> float:
-        trained.append((candidate.name, share))
-        return (first if share == HEATS[0] else later)[candidate.name]
+    def train(self: Planner, candidate: Candidate) -> float:
+        heat = len(candidate.steps) - 1
+        trained.append((candidate.name, heat))
+        return (first if heat == 1 else later)[candidate.name]
 
-    monkeypatch.setattr(Planner, "_short_training", train)
+    monkeypatch.setattr(Planner, "_trained_score", train)
     plan = planner()
     winner = plan._race(racers("cab"))
     assert winner is not None and winner.name == "b"
-    assert sorted(trained) == [*product("ab", HEATS), ("c", HEATS[0])]
+    assert winner.steps[1:] == (plan._short(1), plan._short(2))
+    assert sorted(trained) == [*product("ab", (1, 2)), ("c", 1)]
     assert [row.name for row in plan.context.log.trials[3:]] == ["race, heat 2: a", "race, heat 2: b"]
 
 
@@ -185,26 +187,25 @@ def test_what_saves_more_than_is_asked_for_may_be_further_behind(
     assert best is not None and best.name == winner
 
 
-def test_a_race_trains_its_share_of_the_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over several epochs where one is too short, and never less than is needed to tell anything."""
-    lengths, rates = list[tuple[int, int]](), list[float]()
-
-    def fit(model: nn.Module, task: Any, training: Any, *rest: Any, **options: Any) -> Any:
-        lengths.append((training.epochs, len(task.train)))
-        rates.append(training.lr)
-        return type("Fitted", (), {"top1": 1.0})
-
-    monkeypatch.setattr("gossamer.search.plan.fit", fit)
-    size, one = len(task().train), Candidate("x", (), quote(1))
+def test_a_race_trains_its_share_of_the_recovery() -> None:
+    """And never less than is needed to tell anything."""
+    size = len(task().train)
     epochs = 200 * RACE_LEAST // size
-    planner(epochs=epochs)._short_training(one, 0.1)
-    assert lengths[-1][1] <= size and lengths[-1][0] * lengths[-1][1] == pytest.approx(
-        0.1 * min(epochs * size, RACE_MOST), rel=0.05
-    )
-    planner(epochs=1)._short_training(one, 0.05)
-    assert lengths[-1][0] * lengths[-1][1] == pytest.approx(RACE_LEAST, rel=0.05)
-    planner(lr=0.3)._short_training(one, 0.05)
-    assert rates == [pytest.approx(GENTLE * lr) for lr in (0.1, 0.1, 0.3)]
+    assert planner(epochs=epochs)._short(2).steps == round(HEATS[1] * min(epochs * size, RACE_MOST))
+    assert planner(epochs=1)._short(1).steps == RACE_LEAST
+    assert replace(planner(), recovery_steps=2000)._short(1).steps == 100
+    assert planner()._short(1).lr == pytest.approx(GENTLE * 0.1)
+    assert planner(lr=0.3)._short(1).lr == pytest.approx(GENTLE * 0.3)
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(5, 1), (8, 1), (9, 2), (30, 4)])
+def test_a_recovery_of_so_many_steps_has_passes_of_equal_length(steps: int, passes: int) -> None:
+    given = replace(task(), train=list(range(8)))
+    recovery = RecoveryDistillation(steps=steps)
+    taken = recovery.passes(given) * len(recovery.data(given).train)
+    assert recovery.passes(given) == passes and steps <= taken < steps + passes
+    with pytest.raises(BadInput, match="either steps or epochs"):
+        RecoveryDistillation(steps=steps, epochs=1)
 
 
 @pytest.mark.parametrize(("timed", "multiples"), [(True, {8, 16}), (False, {1})])
@@ -220,7 +221,7 @@ def test_what_diverges_is_out_of_the_race(monkeypatch: pytest.MonkeyPatch) -> No
     def fit(*rest: Any, **options: Any) -> Any:
         raise Diverged("the loss rose to 32, from 0.6 at the start")
 
-    monkeypatch.setattr("gossamer.search.plan.fit", fit)
+    monkeypatch.setattr("gossamer.methods._training.fit", fit)
     plan = planner()
     assert plan._heat([Candidate("x", (), quote(1))], heat=1) == []
     assert "the loss rose to 32" in plan.trials.rows()[0].note
@@ -411,7 +412,7 @@ def test_a_rewrite_that_leads_the_race_is_planned_and_recovered(
 ) -> None:
     monkeypatch.setattr(Planner, "_score", lambda self, one, heat: 89.0 if one.name == "pooled head" else 50.0)
     plan, whole = rewriter(with_head(), tmp_path, params=8_000)
-    assert plan.plan(whole) == (GlobalAveragePooling(whole=False), plan.recover)
+    assert plan.plan(whole) == (GlobalAveragePooling(whole=False), *(plan._short(heat) for heat in (1, 2)))
     targets = {edit.target for edit in plan.left((GlobalAveragePooling(whole=False),))}
     assert "strides for pools" in targets and "pooled head" not in targets
 

@@ -9,31 +9,68 @@ Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
 """
 
 import copy
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
 from gossamer.core.context import Context
-from gossamer.core.task import Task
+from gossamer.core.task import Loader, Task
+from gossamer.core.validation import Range
+from gossamer.errors import BadInput
 from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.train import Training, recalibrate
 
 
+class Limited:
+    """The first batches of every epoch of a loader."""
+
+    def __init__(self, loader: Loader, batches: int) -> None:
+        self.loader, self.batches = loader, min(batches, len(loader))
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return (batch for batch, _ in zip(self.loader, range(self.batches)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecoveryDistillation(Retrain):
     """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule, None to find one by
-    short trials. The weights that it starts with, and those after the trials, count like those of the epochs."""
+    short trials. steps: the length of the training instead of epochs, where that follows from a budget of time; its
+    passes are of equal length. The weights that it starts with, and those after the trials, count like those of the
+    epochs."""
 
     stage: ClassVar[int | None] = None  # may stand anywhere
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
+    steps: Annotated[int | None, Range(1, 1_000_000_000)] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None and self.epochs is not None:
+            raise BadInput(f"{self.name()}: give either steps or epochs")
+
+    def passes(self, task: Task) -> int:
+        """Passes over the training data, the last of which may end early."""
+        return super().passes(task) if self.steps is None else math.ceil(self.steps / len(task.train))
+
     def training(self, task: Task) -> Training:
         """The weights that are best on validation data are kept."""
-        return replace(super().training(task), keep="best")
+        return replace(super().training(task), epochs=self.passes(task), keep="best")
+
+    def data(self, task: Task) -> Task:
+        """The task with as much of its training data in every pass as the steps allow."""
+        if self.steps is None:
+            return task
+        return replace(task, train=Limited(task.train, math.ceil(self.steps / self.passes(task))))
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         model = copy.deepcopy(model)
         recalibrate(model, task.calibration)
-        return self.noted(self.train(model, task, context), context).model
+        fitted = self.train(model, self.data(task), context, epochs=self.passes(task))
+        return self.noted(fitted, context).model

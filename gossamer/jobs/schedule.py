@@ -1,0 +1,137 @@
+"""How long the trainings of a job are where only its time is given: as many steps as fit, and at least some 400."""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from time import monotonic as clock
+
+from torch import nn
+
+from gossamer.core.context import Context, Silent
+from gossamer.core.goal import Goal
+from gossamer.core.task import Task
+from gossamer.methods._training import LEAST_STEPS
+from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.modules.cost import total_macs
+from gossamer.report.text import duration
+from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.train import Step, Training, fit
+from gossamer.train.train_mode import teacher_terms
+
+FINISH = 0.18  # of the time: to measure the result and to write its files
+DEPLOY = 0.04  # of the time: to export, quantize and judge one attempt
+ENOUGH = 3 * LEAST_STEPS  # steps: few data are not gone through more often, however much time is left
+FEWEST = LEAST_STEPS // 4  # steps: a shorter training is not worth an attempt
+QUOTED = 20  # shapes of one plan, about
+TIMED = 8  # steps that are timed; the first two are not counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Divides the time of a job among its trainings. All that was measured is in the journal, so that a job that goes
+    on trains as long as it would have. seconds: of the parts of the job so far."""
+
+    original: nn.Module
+    task: Task
+    goal: Goal
+    context: Context
+    journal: CheckpointStore
+    seconds: dict[str, float]
+    recover: RecoveryDistillation
+
+    @property
+    def by_time(self) -> bool:
+        """Whether lengths follow from the time: where it is limited and nobody gave the epochs."""
+        return self.goal.time_budget is not None and self.recover.epochs is None
+
+    def spent(self) -> float:
+        """Seconds of the job so far."""
+        return sum(self.seconds.values())
+
+    def left(self, moment: str) -> float:
+        """Seconds that trainings may still take, as of a moment of this name."""
+        total = 60 * (self.goal.time_budget or math.inf)
+        spent: float = self.journal.remember(f"seconds before {moment}", self.spent)
+        return total * (1 - FINISH) - spent
+
+    def recovery(self, name: str, macs: int) -> RecoveryDistillation | None:
+        """The recovery of the attempt of this name; None where the time is too short for one. What a network learns in
+        too short a training says little of it: the first has most of the time.
+
+        Args:
+            name: of the attempt.
+            macs: multiply-adds of its network.
+
+        Returns:
+            As it was asked for, or with the steps that fit: two thirds of these where that leaves 400 for a second
+            training, and no more than the usual epochs, or 1,200 steps where these are fewer.
+        """
+        if not self.by_time:
+            return self.recover
+        fits = self._steps_in(self.left(name) - 60 * DEPLOY * (self.goal.time_budget or 0.0), macs)
+        if fits < FEWEST:
+            return None
+        first = fits * 2 // 3
+        return replace(self.recover, steps=min(first if fits - first >= LEAST_STEPS else fits, self._most()))
+
+    def first_steps(self) -> int | None:
+        """About how many steps the first recovery will have, for the length of the race before it; None where epochs
+        say it."""
+        if not self.by_time:
+            return None
+        macs = total_macs(self.original, self.task.example_inputs)
+        return max(min(self._steps_in(self.left("the plan") * 2 / 3, macs), self._most()), 1)
+
+    def _most(self) -> int:
+        """Steps of a training, however much time there is."""
+        return max(self.recover.passes(self.task) * len(self.task.train), ENOUGH)
+
+    def estimate(self, trainings: int, quote: float) -> str:
+        """What will be tried and how long that takes, for the start of a job.
+
+        Args:
+            trainings: recoveries, at most.
+            quote: seconds of one quote.
+
+        Returns:
+            One line.
+        """
+        macs = total_macs(self.original, self.task.example_inputs)
+        steps = self.first_steps() or self.recover.passes(self.task) * len(self.task.train)
+        one, shapes = steps * self.seconds_per_step(macs), QUOTED * quote
+        parts = [f"some {QUOTED} shapes are quoted ({duration(shapes)})", "those that meet the goal race"]
+        parts.append(f"then up to {trainings} trainings of about {steps:,} steps ({duration(one)} each)")
+        whole = (
+            f"within {duration(60 * self.goal.time_budget)}"
+            if self.by_time and self.goal.time_budget
+            else (f"about {duration(shapes + 1.5 * one)} to {duration(shapes + (trainings + 0.5) * one)}")
+        )
+        return f"estimate: {whole}: {', '.join(parts)}"
+
+    def _steps_in(self, seconds: float, macs: int) -> int:
+        return max(int(seconds / self.seconds_per_step(macs)), 0)
+
+    def seconds_per_step(self, macs: int) -> float:
+        """Of the training of a network of so many multiply-adds, by those of the original: one run of the teacher, and
+        three as long as one run of the student."""
+        measured: float = self.journal.remember("seconds per step", self._measured)
+        whole = total_macs(self.original, self.task.example_inputs)
+        return measured * (whole + 3 * macs) / (4 * max(whole, 1))
+
+    def _measured(self) -> float:
+        """Seconds of one step in which the original learns from itself."""
+        times = list[float]()
+        context = self.context.apart(folder=None, devices=1, progress=Silent())
+        student = RecoveryDistillation(steps=TIMED).data(self.task)
+        training = Training(epochs=math.ceil(TIMED / len(student.train)), lr=1e-9, keep="last", evaluate_every=TIMED)
+        model = copy.deepcopy(self.original)
+        softness = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
+        teach = teacher_terms(self.original, model, student, context, **softness)
+
+        def note(step: Step) -> None:
+            times.append(clock())
+
+        fit(model, replace(student, validation=[]), training, context, teach=teach, after_step=note)
+        gaps = sorted(after - before for before, after in pairwise(times[1:]))
+        return gaps[len(gaps) // 2] if gaps else 1.0
