@@ -178,12 +178,12 @@ def test_whatever_fails_in_one_family_leaves_the_others(
 ) -> None:
     plan, whole = planner(tmp_path)
 
-    def train(self: Planner, one: Candidate, share: float) -> float:
+    def train(self: Planner, one: Candidate) -> float:
         if place != "race" or one.name == "depth":
             return 80.0
         raise Diverged("the loss rose") if "smaller" in one.name else torch.cuda.OutOfMemoryError("none left")
 
-    monkeypatch.setattr(Planner, "_short_training", train)
+    monkeypatch.setattr(Planner, "_trained_score", train)
     if place == "make":
         monkeypatch.setattr("gossamer.search.plan.width_family", broken)
     elif place == "measure":
@@ -199,13 +199,13 @@ def test_whatever_fails_in_one_family_leaves_the_others(
 def test_a_shape_that_failed_in_its_training_is_not_planned_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Planner, "_short_training", lambda self, one, share: 80.0)
+    monkeypatch.setattr(Planner, "_trained_score", lambda self, one: 80.0)
     plan, whole = planner(tmp_path)
     seen = set[str]()
     while (steps := plan.plan(whole)) is not None:
         assert repr(steps) not in seen
         seen.add(repr(steps))
-        plan.trials("a shape", shape_key(steps[:-1]), broken)
+        plan.trials("a shape", shape_key(steps), broken)
     assert len(seen) > 1
 
 
