@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from time import monotonic as clock
@@ -11,6 +12,7 @@ from torch import nn
 from gossamer.core.context import Context, Silent
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
+from gossamer.errors import Diverged
 from gossamer.methods._training import LEAST_STEPS
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.modules.cost import total_macs
@@ -132,6 +134,7 @@ class Schedule:
         def note(step: Step) -> None:
             times.append(clock())
 
-        fit(model, replace(student, validation=[]), training, context, teach=teach, after_step=note)
+        with suppress(Diverged):  # the training itself says so
+            fit(model, replace(student, validation=[]), training, context, teach=teach, after_step=note)
         gaps = sorted(after - before for before, after in pairwise(times[1:]))
         return gaps[len(gaps) // 2] if gaps else 1.0

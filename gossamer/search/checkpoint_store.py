@@ -22,7 +22,7 @@ from gossamer.errors import BadInput, CorruptFile
 from gossamer.methods._base import Method
 from gossamer.models.weights import read_tensors, save_weights
 
-FORMAT = "journal 3"  # what is remembered of a step; work in another format is another job's
+FORMAT = "journal 4"  # what is remembered of a step; work in another format is another job's
 
 
 class CheckpointStore:

@@ -69,9 +69,8 @@ def test_times(text: str, minutes: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "m", "0s", "-5m", "5 days"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    assert (
-        "is not a time, such as 300s, 5m or 1h" in call("compress", "resnet20", f"--time-budget={text}", status=2).err
-    )
+    said = call("compress", "resnet20", f"--time-budget={text}", status=2).stderr
+    assert "is not a time" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("text", ["", "kB", "-3kB", "3 apples", "3iB", "3MiBB", "1e", "0x10"])
