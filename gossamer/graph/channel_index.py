@@ -1,9 +1,11 @@
-"""Which parameter slots each element of each tensor of a trace goes with.
+"""Which channel indices each element of each tensor of a trace goes with.
 
-A slot is one index of one dimension of one parameter or buffer; slots are numbered from 1, and 0 means "fixed".
-A tensor carries, for every dimension that can shrink, an integer array of slots that has the tensor's rank and size 1
-where it does not vary. Parameters and activations are the same thing. Going through the operations only ever appends
-facts to the Graph: ties (cut together), rows (every row keeps the same count), pins (cannot be cut, and why).
+A channel index is one position of one dimension of one parameter or buffer. Indices are numbered from 1 over the whole
+network; 0 means "fixed". A tensor carries, for every dimension that can shrink, an integer array of channel indices
+with the tensor's rank and size 1 where it does not vary. Parameters and activations are described alike.
+
+Operations only append facts to the `CouplingGraph`: couplings (removed together), equal counts (every row keeps the
+same number), and fixed indices (never removed, and why). Nothing is decided until all operations have been seen.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,81 +14,102 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-Slots = NDArray[np.int64]
+Indices = NDArray[np.int64]
 Shape = tuple[int, ...]
 
 
 @dataclass(slots=True)
 class Value:
-    """What is known of a tensor. layers: slots by the dimension that shrinks; free: dimensions of any size, because
-    one value is repeated along them; view: it shares memory with another tensor."""
+    """The channel indices of one tensor of a trace.
 
-    layers: dict[int, Slots] = field(default_factory=dict)
+    Args:
+        axes: for every dimension that can shrink, the channel indices of its positions: an array of the tensor's rank,
+            size 1 along dimensions on which the indices do not depend.
+        free: dimensions of any size, because one value is repeated along them.
+        view: whether it shares memory with another tensor.
+    """
+
+    axes: dict[int, Indices] = field(default_factory=dict)
     free: frozenset[int] = frozenset()
     view: bool = False
 
 
 @dataclass
 class CouplingGraph:
-    """The facts. parameters: layers by name; emitted: slots that a weighted operation produces, with its index."""
+    """The facts that the operations of a network state about its channel indices.
+
+    Args:
+        size: one more than the largest channel index.
+        parameters: the axes of every parameter and buffer, by name.
+        couplings: pairs of arrays; what stands at the same place is removed together.
+        equal_counts: matrices of channel indices; all rows of one matrix keep the same number.
+        fixed: channel indices that cannot be removed, with the reason.
+        produced: channel indices that a weighted operation produces, with the number of the operation.
+    """
 
     size: int = 1
     parameters: dict[str, Value] = field(default_factory=dict)
-    ties: list[tuple[Slots, Slots]] = field(default_factory=list)
-    rows: dict[tuple[Shape, bytes], Slots] = field(default_factory=dict)
-    pins: list[tuple[Slots, str]] = field(default_factory=list)
-    emitted: list[tuple[int, Slots]] = field(default_factory=list)
+    couplings: list[tuple[Indices, Indices]] = field(default_factory=list)
+    equal_counts: dict[tuple[Shape, bytes], Indices] = field(default_factory=dict)
+    fixed: list[tuple[Indices, str]] = field(default_factory=list)
+    produced: list[tuple[int, Indices]] = field(default_factory=list)
 
-    def fresh(self, count: int) -> Slots:
-        """New slots."""
+    def new_indices(self, count: int) -> Indices:
+        """Number `count` new channel indices, shape (count,)."""
         self.size += count
         return np.arange(self.size - count, self.size, dtype=np.int64)
 
-    def tie(self, a: Slots, b: Slots) -> None:
-        """What stands at the same place goes together."""
+    def couple(self, a: Indices, b: Indices) -> None:
+        """State that what stands at the same place of two arrays is removed together."""
         if a is not b:
             a, b = np.broadcast_arrays(a, b)
-            self.ties.append((a.ravel(), b.ravel()))
+            self.couplings.append((a.ravel(), b.ravel()))
 
-    def tie_along(self, t: Slots, dim: int) -> Slots:
-        """Everything along a dimension goes together; the array without it (size 1)."""
-        if t.shape[dim] == 1:
-            return t
-        first = t.take([0], axis=dim)
-        self.tie(t, first)
+    def couple_along(self, indices: Indices, dim: int) -> Indices:
+        """State that everything along a dimension is removed together; returns the array with size 1 there."""
+        if indices.shape[dim] == 1:
+            return indices
+        # Coupling all with the first is enough: `find_coupled_channels` takes connected components.
+        first = indices.take([0], axis=dim)
+        self.couple(indices, first)
         return first
 
-    def pin(self, t: Slots, reason: str) -> None:
-        """Cannot be cut."""
-        self.pins.append((distinct(t), reason))
+    def fix(self, indices: Indices, reason: str) -> None:
+        """State that these channel indices cannot be removed."""
+        self.fixed.append((distinct(indices), reason))
 
-    def even(self, t: Slots, dim: int) -> None:
-        """Every row along `dim` keeps the same count."""
-        rows = np.ascontiguousarray(np.moveaxis(t, dim, -1)).reshape(-1, t.shape[dim])
-        if len(rows) > 1:
-            self.rows.setdefault((rows.shape, rows.tobytes()), rows)
+    def require_equal_counts(self, indices: Indices, dim: int) -> None:
+        """State that every line of the array along `dim` keeps the same number of channel indices."""
+        # A tensor stays rectangular only if each of its lines loses the same number of elements.
+        rows = np.ascontiguousarray(np.moveaxis(indices, dim, -1)).reshape(-1, indices.shape[dim])
+        if len(rows) > 1:  # the bytes are the key: deep networks state the same fact many times
+            self.equal_counts.setdefault((rows.shape, rows.tobytes()), rows)
 
 
-def distinct(numbers: Slots) -> Slots:
-    """The different numbers, in order; `np.unique` takes ten times as long for long runs of integers."""
-    ordered: Slots = np.sort(numbers, axis=None)
-    result: Slots = ordered[np.append(True, ordered[1:] != ordered[:-1])]
+def distinct(numbers: Indices) -> Indices:
+    """The different numbers in ascending order; ten times as fast as `np.unique` on long runs of integers."""
+    ordered: Indices = np.sort(numbers, axis=None)
+    result: Indices = ordered[np.append(True, ordered[1:] != ordered[:-1])]
     return result
 
 
-def is_constant(t: Slots, dim: int) -> bool:
-    """Nothing changes along the dimension."""
-    return bool((t == t.take([0], axis=dim)).all())
+def is_constant(indices: Indices, dim: int) -> bool:
+    """Whether nothing changes along the dimension."""
+    return bool((indices == indices.take([0], axis=dim)).all())
 
 
 def regroup(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
-    """Dimensions of the old and the new shape that a view maps to each other, smallest groups first to last."""
+    """The dimensions of the old and the new shape that a view maps to each other, in order.
+
+    Each pair is as small as possible: (6, 4) to (2, 3, 4) gives [([0], [0, 1]), ([1], [2])].
+    """
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
         olds, news = list(range(i, min(i + 1, len(old)))), list(range(j, min(j + 1, len(new))))
         i, j = i + 1, j + 1
         a, b = (old[olds[0]] if olds else 1), (new[news[0]] if news else 1)
+        # The smaller side takes its next dimension until both hold the same number of elements.
         while a != b:
             if a < b:
                 a *= old[i]
@@ -114,103 +137,135 @@ def first(dims: Sequence[int], shape: Shape) -> int:
 
 
 def reshape(graph: CouplingGraph, value: Value, old: Shape, new: Shape, where: str, choose: Choose = last) -> Value:
-    """A view. Slots are expanded only in the groups of dimensions in which they vary."""
-    if not value.layers and not value.free:
+    """The channel indices of a view: the same reshape, done on the index arrays.
+
+    Args:
+        graph: receives the facts that the view implies.
+        value: what is known of the tensor before the view.
+        old: its shape before.
+        new: its shape after.
+        where: the operation and its place, for reasons.
+        choose: which of several new dimensions shrinks where a channel dimension is split.
+
+    Returns:
+        What is known of the tensor after the view.
+    """
+    if not value.axes and not value.free:
         return Value(view=True)
     groups = regroup(old, new)
-    layers: dict[int, Slots] = {}
-    for f in sorted(value.layers):
-        t = value.layers[f]
-        home = next(group for group in groups if f in group[0])
+    axes: dict[int, Indices] = {}
+    for axis in sorted(value.axes):
+        indices = value.axes[axis]
+        home = next(group for group in groups if axis in group[0])
         for d in home[0]:
-            if d > f and t.shape[d] > 1:  # compaction would change the order if these kept different places
-                t = graph.tie_along(t, d)
-        wide, target = list(t.shape), [1] * len(new)
+            # Merging (c, d): elements of row c follow each other. If rows kept different positions of d, compaction
+            # would move elements between positions, so all rows must keep the same ones.
+            if d > axis and indices.shape[d] > 1:
+                indices = graph.couple_along(indices, d)
+        # Index arrays are expanded only in the groups of dimensions in which they vary: they stay small.
+        wide, target = list(indices.shape), [1] * len(new)
         for olds, news in groups:
-            if any(t.shape[d] > 1 for d in olds):
+            if any(indices.shape[d] > 1 for d in olds):
                 for d in olds:
                     wide[d] = old[d]
                 for d in news:
                     target[d] = new[d]
-        t = np.broadcast_to(t, wide).reshape(target)
+        indices = np.broadcast_to(indices, wide).reshape(target)
         for d, size in enumerate(target):
-            if size > 1 and is_constant(t, d):
-                t = t.take([0], axis=d)
-        varying = [d for d in home[1] if t.shape[d] > 1]
+            if size > 1 and is_constant(indices, d):
+                indices = indices.take([0], axis=d)
+        varying = [d for d in home[1] if indices.shape[d] > 1]
         if not varying:
-            graph.pin(t, f"a dimension of size 1 after {where}")
+            graph.fix(indices, f"a dimension of size 1 after {where}")
             continue
-        f_new = choose(varying, new)
+        # Only one of the new dimensions can shrink: heads, or channels of a head, but not both.
+        new_axis = choose(varying, new)
         for d in varying:
-            if d > f_new:
-                t = graph.tie_along(t, d)
-        graph.even(t, f_new)
-        if f_new in layers:
-            graph.pin(layers[f_new], f"two kinds of channels in one dimension after {where}")
-        layers[f_new] = t
+            if d > new_axis:
+                indices = graph.couple_along(indices, d)
+        graph.require_equal_counts(indices, new_axis)
+        if new_axis in axes:
+            graph.fix(axes[new_axis], f"two kinds of channels in one dimension after {where}")
+        axes[new_axis] = indices
     free = frozenset(n[0] for o, n in groups if len(o) == len(n) == 1 and o[0] in value.free)
-    return Value(layers, free, view=True)
+    return Value(axes, free, view=True)
 
 
 def permute(value: Value, dims: Sequence[int]) -> Value:
     """Dimensions in another order."""
     place = {d: i for i, d in enumerate(dims)}
     return Value(
-        {place[f]: t.transpose(dims) for f, t in value.layers.items()},
+        {place[axis]: indices.transpose(dims) for axis, indices in value.axes.items()},
         frozenset(place[d] for d in value.free),
         view=True,
     )
 
 
+# A tensor with a label for each of its dimensions, as an operand of einsum.
 Operand = tuple[Value, Shape, Sequence[int]]
 
 
 def join(graph: CouplingGraph, operands: Sequence[Operand], out: Sequence[int], where: str) -> Value:
-    """Operands whose dimensions have axis numbers meet, as in einsum; axes that are not in `out` are contracted.
+    """Let operands meet as in einsum: dimensions with the same label run together.
 
-    Slots that meet on one axis are tied. An operand that has a real size on an axis but no slots for it fixes the
-    others, unless it is free there.
+    Channel indices that meet on one label are coupled. An operand that has a real size on a label but no channel
+    indices for it fixes those of the others, unless it is free there.
+
+    Args:
+        graph: receives the facts.
+        operands: tensors with their shapes and the labels of their dimensions.
+        out: labels of the result's dimensions; a label that is missing here is contracted.
+        where: the operation and its place, for reasons.
+
+    Returns:
+        What is known of the result.
     """
-    axes = sorted({a for _, _, names in operands for a in names} | set(out))
-    place = {a: i for i, a in enumerate(axes)}
-    found: dict[int, list[Slots]] = {}
+    labels = sorted({label for _, _, names in operands for label in names} | set(out))
+    position = {label: i for i, label in enumerate(labels)}
+    # All index arrays in one common layout, one dimension for each label, so that they broadcast against each other.
+    found: dict[int, list[Indices]] = {}
     for value, _, names in operands:
-        for f, t in value.layers.items():
-            order = sorted(range(t.ndim), key=lambda d: place[names[d]])
-            shape = [1] * len(axes)
+        for dim, indices in value.axes.items():
+            order = sorted(range(indices.ndim), key=lambda d: position[names[d]])
+            shape = [1] * len(labels)
             for d in order:
-                shape[place[names[d]]] = t.shape[d]
-            found.setdefault(names[f], []).append(t.transpose(order).reshape(shape))
-    layers: dict[int, Slots] = {}
-    for axis, arrays in found.items():
-        bare = any(
-            shape[d] > 1 and d not in value.layers and d not in value.free
-            for value, shape, names in operands
-            for d in range(len(shape))
-            if names[d] == axis
-        )
-        if bare:
-            for t in arrays:
-                graph.pin(t, f"meets something of fixed size at {where}")
+                shape[position[names[d]]] = indices.shape[d]
+            found.setdefault(names[dim], []).append(indices.transpose(order).reshape(shape))
+    axes: dict[int, Indices] = {}
+    for label, arrays in found.items():
+        if _meets_fixed_size(operands, label):
+            for indices in arrays:
+                graph.fix(indices, f"meets something of fixed size at {where}")
             continue
-        t = min(arrays, key=lambda array: array.size)
+        indices = min(arrays, key=lambda array: array.size)
         for other in arrays:
-            graph.tie(t, other)
-        if axis not in out:
-            continue
-        for a in axes:
-            if a not in out:
-                t = graph.tie_along(t, place[a])
-        kept = t.reshape([n for a, n in zip(axes, t.shape) if a in out])
+            graph.couple(indices, other)
+        if label not in out:
+            continue  # contracted: the coupling of the operands is all that is left of it
+        # The result has no dimension for a contracted label, so its indices must not depend on it.
+        for contracted in labels:
+            if contracted not in out:
+                indices = graph.couple_along(indices, position[contracted])
+        kept = indices.reshape([n for a, n in zip(labels, indices.shape) if a in out])
         ordered = sorted(out)
-        layers[list(out).index(axis)] = kept.transpose([ordered.index(a) for a in out])
-    free = frozenset(i for i, a in enumerate(out) if a not in found and _free_axis(operands, a))
-    return Value(layers, free)
+        axes[list(out).index(label)] = kept.transpose([ordered.index(a) for a in out])
+    free = frozenset(i for i, label in enumerate(out) if label not in found and _is_free(operands, label))
+    return Value(axes, free)
 
 
-def _free_axis(operands: Sequence[Operand], axis: int) -> bool:
+def _meets_fixed_size(operands: Sequence[Operand], label: int) -> bool:
+    """Whether an operand has more than one element along the label, and nothing is known of them."""
+    return any(
+        shape[d] > 1 and d not in value.axes and d not in value.free
+        for value, shape, names in operands
+        for d in range(len(shape))
+        if names[d] == label
+    )
+
+
+def _is_free(operands: Sequence[Operand], label: int) -> bool:
     sizes = [
-        (shape[d], d in value.free) for value, shape, names in operands for d in range(len(shape)) if names[d] == axis
+        (shape[d], d in value.free) for value, shape, names in operands for d in range(len(shape)) if names[d] == label
     ]
     return any(free for _, free in sizes) and all(free or size == 1 for size, free in sizes)
 

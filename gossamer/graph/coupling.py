@@ -1,143 +1,122 @@
-"""From ties, rows and pins to units: what is cut together, in which groups, and which counts are possible."""
+"""From facts about channel indices to coupled channels, and to the groups that they form.
 
-import math
+A coupled channel is a connected component of the couplings: the channel indices that are removed together. It can be
+removed if a weighted operation produces it and nothing fixes it. Coupled channels that occur in the same parameter
+dimensions form a group; groups whose counts depend on each other are one.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from gossamer.graph.channel_index import CouplingGraph, Slots, distinct
+from gossamer.graph.channel_index import CouplingGraph, Indices, distinct
+from gossamer.graph.counts import EquivalenceClasses
 
 Mask = NDArray[np.bool_]
+NEVER = np.iinfo(np.int64).max  # number of the operation that produces what none produces
 
 
 @dataclass
-class EquivalenceClasses:
-    """Units of a group that are alike to every constraint. members: unit numbers of each cell; rows: pairs of a matrix
-    (rows, cells) and a constant (rows,): `matrix @ counts + constant` must be the same number in every row."""
+class CoupledChannels:
+    """All coupled channels of a network. Groups that cannot be pruned come after the others.
 
-    members: list[NDArray[np.int64]]
-    rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+    Args:
+        of_index: the coupled channel of every channel index, -1 where the index always stays.
+        group_of: the group of every coupled channel that can be removed.
+        first: for every group, the operation and the channel index that first produce it.
+        indices: the channel indices of every group.
+        reasons: why a group cannot be pruned, None where it can.
+        classes: the equivalence classes of every group that can be pruned.
+    """
 
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        return np.array([len(m) for m in self.members], dtype=np.int64)
-
-    @property
-    def parts(self) -> int:
-        """The group can keep any multiple of 1/parts of itself."""
-        return math.gcd(*self.sizes.tolist()) if self.rows else int(self.sizes.sum())
-
-    def allowed(self, counts: NDArray[np.int64]) -> bool:
-        """Whether every constraint holds."""
-        return all(len(set((matrix @ counts + constant).tolist())) == 1 for matrix, constant in self.rows)
-
-    def counts(self, fraction: float, held: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Counts to keep in each cell, nearest to the fraction: at least 1, and every constraint holds.
-
-        held: units (of the whole network) that must stay.
-        """
-        least = np.array([max(1, int(held[m].sum())) for m in self.members], dtype=np.int64)
-        wanted = np.maximum(self.sizes * fraction, least)
-        near: NDArray[np.int64] = np.floor(wanted + 0.5).astype(np.int64)
-        if self.allowed(near):
-            return near
-        parts = self.parts
-        if parts > 1:
-            j = min(max(int(fraction * parts + 0.5), 1), parts)
-            exact: NDArray[np.int64] = self.sizes * j // parts
-            if self.allowed(exact) and bool((exact >= least).all()):
-                return exact
-        return self._programmed(wanted, least)
-
-    def _programmed(self, wanted: NDArray[Any], least: NDArray[np.int64]) -> NDArray[np.int64]:
-        n = len(self.members)
-        differences, constants = [], []
-        for matrix, constant in self.rows:
-            differences.append(matrix[1:] - matrix[:1])
-            constants.append(constant[0] - constant[1:])
-        equal, right = np.concatenate(differences), np.concatenate(constants)
-        eye = np.eye(n)
-        constraints = [
-            LinearConstraint(np.hstack([equal, np.zeros_like(equal)]), right, right),
-            LinearConstraint(np.hstack([eye, -eye]), -np.inf, wanted),
-            LinearConstraint(np.hstack([eye, eye]), wanted, np.inf),
-        ]
-        solved = milp(
-            np.concatenate([np.zeros(n), np.ones(n)]),
-            constraints=constraints,
-            integrality=np.concatenate([np.ones(n), np.zeros(n)]),
-            bounds=Bounds(np.concatenate([least, np.zeros(n)]), np.concatenate([self.sizes, self.sizes])),
-            options={"time_limit": 5.0},
-        )
-        return self.sizes if solved.x is None else np.round(solved.x[:n]).astype(np.int64)
-
-
-@dataclass
-class CoupledUnits:
-    """of_slot: unit of every slot, -1 where it stays. group_of: group of every unit. first: for every group, pinned
-    ones after the others, the operation and the slot that first produce it. reasons: why a group cannot be cut."""
-
-    of_slot: NDArray[np.int64]
+    of_index: NDArray[np.int64]
     group_of: NDArray[np.int64]
     first: list[tuple[int, int]]
-    slots: list[Slots]
+    indices: list[Indices]
     reasons: list[str | None]
-    cells: list[EquivalenceClasses] = field(default_factory=list)
+    classes: list[EquivalenceClasses] = field(default_factory=list)
 
 
-def find_units(graph: CouplingGraph, kind_of_slot: NDArray[np.int64]) -> CoupledUnits:
-    """Connected components of the ties; those that a weighted operation produces and nothing pins are units.
+@dataclass(frozen=True)
+class _Components:
+    """Connected components of the couplings.
 
-    kind_of_slot: a number for the parameter dimension that a slot belongs to. Units that occur in the same parameter
-    dimensions form a group, and groups whose counts depend on each other are one.
+    of: the component of every channel index. count: their number. first_op, first_index: where each is first produced.
+    reason: number of the fact that fixes it, -1 for none. signature: equal for equal sets of parameter dimensions.
     """
-    component, count = _components(graph)
-    first_op, first_slot = _first_emission(graph, component, count)
-    reason = _pinned(graph, component, count)
-    kinds = int(kind_of_slot.max()) + 1
-    signature = _signatures(component, kind_of_slot, count, kinds)
-    made = first_op < np.iinfo(np.int64).max
-    free = made & (reason < 0)
-    order = np.lexsort((np.arange(count), first_slot))
-    units = order[free[order]]
-    unit_of_component = np.full(count, -1, dtype=np.int64)
-    unit_of_component[units] = np.arange(len(units))
-    of_slot = unit_of_component[component]
-    of_slot[0] = -1
-    rows = _unit_rows(graph, of_slot)
-    group_of = _merge(signature[units], rows)
-    fixed = order[(made & (reason >= 0))[order]]
-    slots_of = _Slots(component, count)
+
+    of: Indices
+    count: int
+    first_op: Indices
+    first_index: Indices
+    reason: Indices
+    signature: NDArray[np.uint64]
+
+    def earliest(self, members: Indices) -> tuple[int, int]:
+        """The first operation, and its first channel index, that produces one of these components."""
+        m = members[np.lexsort((self.first_index[members], self.first_op[members]))[0]]
+        return int(self.first_op[m]), int(self.first_index[m])
+
+
+def find_coupled_channels(graph: CouplingGraph, dimension_of_index: NDArray[np.int64]) -> CoupledChannels:
+    """Group what is coupled.
+
+    Args:
+        graph: all facts about the network.
+        dimension_of_index: a number for the parameter dimension that each channel index belongs to.
+    """
+    components = _describe(graph, dimension_of_index)
+    produced = components.first_op < NEVER
+    by_index = np.lexsort((np.arange(components.count), components.first_index))
+    channels = by_index[(produced & (components.reason < 0))[by_index]]
+    fixed = by_index[(produced & (components.reason >= 0))[by_index]]
+
+    channel_of_component = np.full(components.count, -1, dtype=np.int64)
+    channel_of_component[channels] = np.arange(len(channels))
+    of_index = channel_of_component[components.of]
+    of_index[0] = -1
+    equal_counts = _channel_rows(graph, of_index)
+    group_of = _merge(components.signature[channels], equal_counts)
     n_groups = int(group_of.max()) + 1 if len(group_of) else 0
-    first: list[tuple[int, int]] = []
-    slots: list[Slots] = []
-    reasons: list[str | None] = []
-    for members in [units[group_of == g] for g in range(n_groups)]:
-        first.append(_earliest(members, first_op, first_slot))
-        slots.append(slots_of.of(members))
-        reasons.append(None)
-    texts = [text for _, text in graph.pins]
-    for key in np.unique(signature[fixed]):
-        members = fixed[signature[fixed] == key]
-        first.append(_earliest(members, first_op, first_slot))
-        slots.append(slots_of.of(members))
-        why = reason[members[0]]
-        reasons.append(texts[why] if why < len(texts) else "meets something of fixed size")
-    result = CoupledUnits(of_slot, group_of, first, slots, reasons)
-    result.cells = _cells(group_of, n_groups, signature[units], rows)
-    return result
+
+    groups = [channels[group_of == g] for g in range(n_groups)]
+    fixed_groups = [fixed[components.signature[fixed] == key] for key in np.unique(components.signature[fixed])]
+    members_of = _IndicesOfComponents(components.of, components.count)
+    texts = [text for _, text in graph.fixed]
+    reasons = [components.reason[members[0]] for members in fixed_groups]
+    return CoupledChannels(
+        of_index=of_index,
+        group_of=group_of,
+        first=[components.earliest(members) for members in [*groups, *fixed_groups]],
+        indices=[members_of.of(members) for members in [*groups, *fixed_groups]],
+        reasons=[None] * n_groups + [texts[r] if r < len(texts) else "meets something of fixed size" for r in reasons],
+        classes=_equivalence_classes(group_of, n_groups, components.signature[channels], equal_counts),
+    )
+
+
+def _describe(graph: CouplingGraph, dimension_of_index: Indices) -> _Components:
+    component, count = _components(graph)
+    first_op, first_index = _first_production(graph, component, count)
+    return _Components(
+        component,
+        count,
+        first_op,
+        first_index,
+        _fixed_reasons(graph, component, count),
+        _signatures(component, dimension_of_index, count),
+    )
 
 
 def _components(graph: CouplingGraph) -> tuple[NDArray[np.int64], int]:
-    if not graph.ties:
+    """The component of every channel index, and their number."""
+    if not graph.couplings:
         return np.arange(graph.size), graph.size
-    a, b = (np.concatenate([pair[i] for pair in graph.ties]) for i in (0, 1))
+    a, b = (np.concatenate([pair[i] for pair in graph.couplings]) for i in (0, 1))
+    # 0 means "fixed" and is no channel index: as a node it would join all that meets something fixed.
     real = (a != 0) & (b != 0)
     a, b = a[real], b[real]
     links = coo_array((np.ones(len(a), dtype=np.bool_), (a, b)), shape=(graph.size, graph.size))
@@ -145,39 +124,46 @@ def _components(graph: CouplingGraph) -> tuple[NDArray[np.int64], int]:
     return component.astype(np.int64), int(count)
 
 
-def _first_emission(graph: CouplingGraph, component: Slots, count: int) -> tuple[Slots, Slots]:
-    op = np.full(count, np.iinfo(np.int64).max, dtype=np.int64)
-    slot = np.full(count, graph.size, dtype=np.int64)
-    for index, t in reversed(graph.emitted):
-        flat = t.ravel()
+def _first_production(graph: CouplingGraph, component: Indices, count: int) -> tuple[Indices, Indices]:
+    """The first operation that produces each component (NEVER for none), and its first channel index there."""
+    op = np.full(count, NEVER, dtype=np.int64)
+    first_index = np.full(count, graph.size, dtype=np.int64)
+    # From the last to the first: with repeated places numpy keeps what is written last, so the earliest wins.
+    for number, indices in reversed(graph.produced):
+        flat = indices.ravel()
         flat = flat[flat != 0]
-        op[component[flat]] = index
-        slot[component[flat[::-1]]] = flat[::-1]
-    return op, slot
+        op[component[flat]] = number
+        first_index[component[flat[::-1]]] = flat[::-1]
+    return op, first_index
 
 
-def _pinned(graph: CouplingGraph, component: Slots, count: int) -> Slots:
+def _fixed_reasons(graph: CouplingGraph, component: Indices, count: int) -> Indices:
+    """Number of the first fact that fixes each component, -1 for none; one more than the last: it meets index 0."""
+    unnamed = len(graph.fixed)
     reason = np.full(count, -1, dtype=np.int64)
-    for a, b in graph.ties:
+    for a, b in graph.couplings:
         for x, y in ((a, b), (b, a)):
             if (y == 0).any():
-                reason[component[x[y == 0]]] = len(graph.pins)
-    for i in range(len(graph.pins) - 1, -1, -1):
-        reason[component[graph.pins[i][0]]] = i
-    for rows in graph.rows.values():
-        if rows.shape[1] == 1:
-            reason[component[rows.ravel()]] = np.where(
-                reason[component[rows.ravel()]] < 0, len(graph.pins), reason[component[rows.ravel()]]
-            )
+                reason[component[x[y == 0]]] = unnamed
+    for i in range(len(graph.fixed) - 1, -1, -1):
+        reason[component[graph.fixed[i][0]]] = i
+    for rows in graph.equal_counts.values():
+        if rows.shape[1] == 1:  # rows of one index each: they stay, or a whole dimension would go
+            found = component[rows.ravel()]
+            reason[found] = np.where(reason[found] < 0, unnamed, reason[found])
     return reason
 
 
-def _signatures(component: Slots, kind: Slots, count: int, kinds: int) -> NDArray[np.uint64]:
-    pairs = distinct(component * kinds + kind)
-    hashes = _hashes(kinds)
+def _signatures(component: Indices, dimension_of_index: Indices, count: int) -> NDArray[np.uint64]:
+    """A number for the set of parameter dimensions in which each component occurs."""
+    # The sum of one random number for each member of the set: equal sets have equal sums, and different ones collide
+    # with a probability of about 2**-64. Sets of Python objects take minutes for large networks.
+    n_dimensions = int(dimension_of_index.max()) + 1
+    pairs = distinct(component * n_dimensions + dimension_of_index)
+    hashes = _hashes(n_dimensions)
     hashes[0] = 0
     signature = np.zeros(count, dtype=np.uint64)
-    np.add.at(signature, pairs // kinds, hashes[pairs % kinds])
+    np.add.at(signature, pairs // n_dimensions, hashes[pairs % n_dimensions])
     return signature
 
 
@@ -185,39 +171,36 @@ def _hashes(n: int, seed: int = 0) -> NDArray[np.uint64]:
     return np.random.default_rng(seed).integers(1, 2**63, size=n, dtype=np.uint64)
 
 
-class _Slots:
-    """Slots of components."""
+class _IndicesOfComponents:
+    """The channel indices of components, sorted once for all of them."""
 
-    def __init__(self, component: Slots, count: int) -> None:
+    def __init__(self, component: Indices, count: int) -> None:
         self.order = np.argsort(component, kind="stable")
         self.ends = np.cumsum(np.bincount(component, minlength=count))
 
-    def of(self, members: Slots) -> Slots:
+    def of(self, members: Indices) -> Indices:
         starts = np.where(members > 0, self.ends[members - 1], 0)
         return np.concatenate([self.order[a:b] for a, b in zip(starts.tolist(), self.ends[members].tolist())])
 
 
-def _earliest(members: Slots, first_op: Slots, first_slot: Slots) -> tuple[int, int]:
-    m = members[np.lexsort((first_slot[members], first_op[members]))[0]]
-    return int(first_op[m]), int(first_slot[m])
-
-
-def _unit_rows(graph: CouplingGraph, of_slot: Slots) -> list[Slots]:
-    found: dict[tuple[tuple[int, ...], bytes], Slots] = {}
-    for rows in graph.rows.values():
-        units = np.sort(of_slot[rows], axis=1)
-        units = np.unique(units, axis=0)
-        if len(units) > 1 and (units >= 0).any():
-            found.setdefault((units.shape, units.tobytes()), units)
+def _channel_rows(graph: CouplingGraph, of_index: Indices) -> list[Indices]:
+    """The equal-count constraints over coupled channels instead of channel indices, each different one once."""
+    found: dict[tuple[tuple[int, ...], bytes], Indices] = {}
+    for rows in graph.equal_counts.values():
+        # Neither the order inside a row nor that of the rows matters to a count.
+        channels = np.unique(np.sort(of_index[rows], axis=1), axis=0)
+        if len(channels) > 1 and (channels >= 0).any():
+            found.setdefault((channels.shape, channels.tobytes()), channels)
     return list(found.values())
 
 
-def _merge(signature: NDArray[np.uint64], rows: Sequence[Slots]) -> Slots:
-    """Number of the group of every unit, in the order of their first units."""
+def _merge(signature: NDArray[np.uint64], equal_counts: Sequence[Indices]) -> Indices:
+    """Number of the group of every coupled channel, in the order of their first channels."""
     if not len(signature):
         return np.zeros(0, dtype=np.int64)
-    _, of_unit = np.unique(signature, return_inverse=True)
-    parent = list(range(int(of_unit.max()) + 1))
+    _, of_channel = np.unique(signature, return_inverse=True)
+    # Union-find: sets of dimensions that meet in one constraint are one group.
+    parent = list(range(int(of_channel.max()) + 1))
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -225,44 +208,49 @@ def _merge(signature: NDArray[np.uint64], rows: Sequence[Slots]) -> Slots:
             i = parent[i]
         return i
 
-    for units in rows:
-        present = np.unique(of_unit[units[units >= 0]]).tolist()
+    for channels in equal_counts:
+        present = np.unique(of_channel[channels[channels >= 0]]).tolist()
         for other in present[1:]:
             parent[root(other)] = root(present[0])
-    roots = np.array([root(i) for i in range(len(parent))])[of_unit]
+    roots = np.array([root(i) for i in range(len(parent))])[of_channel]
     _, first, inverse = np.unique(roots, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))
     return rank[inverse].astype(np.int64)
 
 
-def _cells(
-    group_of: Slots, n_groups: int, signature: NDArray[np.uint64], rows: Sequence[Slots]
+def _equivalence_classes(
+    group_of: Indices, n_groups: int, signature: NDArray[np.uint64], equal_counts: Sequence[Indices]
 ) -> list[EquivalenceClasses]:
-    n = len(group_of)
+    """The classes of every group, with the constraints as matrices over their counts."""
+    # A channel's class: its dimensions, and how often each row of each constraint has it. Summed random numbers again.
     key = signature.copy()
-    owned: list[list[Slots]] = [[] for _ in range(n_groups)]
-    for i, units in enumerate(rows):
-        real = units >= 0
-        hashes = np.broadcast_to(_hashes(len(units), seed=i + 1)[:, None], units.shape)
+    owned: list[list[Indices]] = [[] for _ in range(n_groups)]
+    for i, channels in enumerate(equal_counts):
+        real = channels >= 0
+        hashes = np.broadcast_to(_hashes(len(channels), seed=i + 1)[:, None], channels.shape)
         with np.errstate(over="ignore"):
-            np.add.at(key, units[real], hashes[real])
-        owned[int(group_of[units[real][0]])].append(units)
+            np.add.at(key, channels[real], hashes[real])
+        owned[int(group_of[channels[real][0]])].append(channels)
     result = []
     for g in range(n_groups):
         members = np.flatnonzero(group_of == g)
-        _, cell = np.unique(key[members], return_inverse=True)
-        n_cells = int(cell.max()) + 1
-        cell_of = np.full(n + 1, n_cells, dtype=np.int64)
-        cell_of[members] = cell
-        matrices = []
-        for units in owned[g]:
-            full = np.zeros((len(units), n_cells + 1), dtype=np.int64)
-            line = np.broadcast_to(np.arange(len(units))[:, None], units.shape)
-            np.add.at(full, (line.ravel(), cell_of[units].ravel()), 1)
-            sizes = np.bincount(cell, minlength=n_cells)
-            matrix, constant = full[:, :n_cells] // sizes, full[:, n_cells]
-            unique = np.unique(np.hstack([matrix, constant[:, None]]), axis=0)
-            if len(unique) > 1:
-                matrices.append((unique[:, :-1], unique[:, -1]))
-        result.append(EquivalenceClasses([members[cell == c] for c in range(n_cells)], matrices))
+        _, class_index = np.unique(key[members], return_inverse=True)
+        n_classes = int(class_index.max()) + 1
+        # Everything that is not of this group, and the place of -1, counts in one more column: the constant part.
+        class_of = np.full(len(group_of) + 1, n_classes, dtype=np.int64)
+        class_of[members] = class_index
+        sizes = np.bincount(class_index, minlength=n_classes)
+        found = [_as_matrix(class_of[channels], sizes) for channels in owned[g]]
+        matrices = [(rows[:, :-1], rows[:, -1]) for rows in found if len(rows) > 1]
+        result.append(EquivalenceClasses([members[class_index == c] for c in range(n_classes)], matrices))
     return result
+
+
+def _as_matrix(classes: Indices, sizes: Indices) -> Indices:
+    """One constraint as different rows of coefficients, the constant part last; classes: of every element."""
+    counted = np.zeros((len(classes), len(sizes) + 1), dtype=np.int64)
+    row = np.broadcast_to(np.arange(len(classes))[:, None], classes.shape)
+    np.add.at(counted, (row.ravel(), classes.ravel()), 1)
+    # Every member of a class occurs equally often in a row, so the occurrences divide by the size of the class.
+    matrix, constant = counted[:, :-1] // sizes, counted[:, -1]
+    return np.unique(np.hstack([matrix, constant[:, None]]), axis=0)

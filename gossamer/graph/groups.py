@@ -1,9 +1,9 @@
-"""Which channels are coupled: what must be cut together, what can be cut, and why not where not."""
+"""Which channels are coupled: what must be removed together, what can be removed, and why not where not."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,27 +12,27 @@ from torch.utils._pytree import tree_map_only
 
 from gossamer.constraints.base import refuse_constrained
 from gossamer.errors import BadInput, unknown
-from gossamer.graph.channel_index import (
-    Choose,
-    CouplingGraph,
-    Shape,
-    Slots,
-    Value,
-    distinct,
-    last,
-)
-from gossamer.graph.coupling import CoupledUnits, Mask, find_units
-from gossamer.graph.rules import Propagation, propagate
+from gossamer.graph.channel_index import Choose, CouplingGraph, Indices, Shape, Value, distinct, last
+from gossamer.graph.coupling import CoupledChannels, Mask, find_coupled_channels
+from gossamer.graph.propagation import Propagations
+from gossamer.graph.rules import propagate
 from gossamer.graph.tracer import Op, Trace, trace
+
+if TYPE_CHECKING:
+    from gossamer.graph.solver import CutSolver
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Channels that are cut by one count.
+    """Channels that are pruned by one count.
 
-    name: the first layer that produces them. size: how many units can be cut one by one; a unit is everything that
-    goes together. step: a count to keep is a multiple of it (more constraints may round further). members: the
-    parameter dimensions that shrink, as (name, dimension). reason: why it cannot be cut, or None.
+    Args:
+        name: the first layer that produces them.
+        size: the number of coupled channels, which can be removed one by one.
+        members: the parameter dimensions that shrink, as (name, dimension).
+        layers: the layers that own these parameters.
+        step: a count to keep is a multiple of it; more constraints may round further.
+        reason: why it cannot be pruned, None where it can.
     """
 
     name: str
@@ -45,76 +45,104 @@ class Group:
 
 @dataclass
 class ChannelGroups:
-    """What find_channels knows of a network. groups: those that can be cut first, then those that cannot."""
+    """What `find_groups` knows of a network.
+
+    Args:
+        model: the network, which is only read.
+        example_inputs: what it was traced on.
+        graph: all facts about its channel indices.
+        coupled: the coupled channels that follow from them.
+        propagations: the traced runs with the channel indices of all their tensors.
+        groups: those that can be pruned first, then those that cannot.
+        notes: what a user should know about the result.
+        training_inputs: what it was traced on in training mode, if it was.
+        solver: what earlier prunings have learned about this network; later ones are cheap because of it.
+    """
 
     model: nn.Module
     example_inputs: Any
     graph: CouplingGraph
-    units: CoupledUnits
-    walks: dict[bool, Propagation]
+    coupled: CoupledChannels
+    propagations: Propagations
     groups: list[Group]
     notes: list[str] = field(default_factory=list)
     training_inputs: Any = None
-    fitter: Any = None  # what earlier cuts have found out, see fit.py
+    solver: "CutSolver | None" = None
 
     def inputs(self, training: bool) -> Any:
         """The example inputs; for a run in training mode perhaps a larger batch."""
         return self.training_inputs if training else self.example_inputs
 
-    def cuttable(self) -> list[Group]:
-        """The groups that can be cut."""
+    def prunable(self) -> list[Group]:
+        """The groups that can be pruned."""
         return [group for group in self.groups if group.reason is None]
 
     def index(self, name: str) -> int:
-        """Number of the group of this name."""
+        """Number of the group of this name. Raises BadInput if it is unknown or cannot be pruned."""
         for i, group in enumerate(self.groups):
             if group.name == name:
                 if group.reason is not None:
-                    raise BadInput(f"group {name!r} cannot be cut: {group.reason}")
+                    raise BadInput(f"group {name!r} cannot be pruned: {group.reason}")
                 return i
-        raise unknown("group", name, [group.name for group in self.cuttable()], listed="`gossamer analyze`")
+        raise unknown("group", name, [group.name for group in self.prunable()], listed="`gossamer analyze`")
 
-    def unit_scores(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Element-wise scores, by parameter name, summed over everything that a unit cuts; shape (units,) by group."""
-        total = np.zeros(len(self.units.group_of) + 1)
+    def channel_scores(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sum element-wise scores over everything that is removed with each coupled channel.
+
+        Args:
+            scores: one score for each element, by parameter name.
+
+        Returns:
+            Scores by group name, float64, shape (group size,).
+        """
+        total = np.zeros(len(self.coupled.group_of) + 1)  # the first place is for what always stays
         for name, score in scores.items():
             value = self.graph.parameters.get(name)
             if value is None:
                 continue
             array = score.detach().float()
-            for t in value.layers.values():
-                units = self.units.of_slot[t].ravel()
-                if (units >= 0).any():
-                    rest = [d for d in range(array.ndim) if t.shape[d] == 1]
+            for indices in value.axes.values():
+                channels = self.coupled.of_index[indices].ravel()
+                if (channels >= 0).any():
+                    rest = [d for d in range(array.ndim) if indices.shape[d] == 1]
                     sums = (array.sum(rest) if rest else array).double().cpu().numpy().ravel()
-                    total += np.bincount(units + 1, weights=sums, minlength=len(total))  # the first place is no unit's
+                    total += np.bincount(channels + 1, weights=sums, minlength=len(total))
         result = {}
-        for i, group in enumerate(self.cuttable()):
-            result[group.name] = torch.from_numpy(total[1:][self.units.group_of == i])
+        for i, group in enumerate(self.prunable()):
+            result[group.name] = torch.from_numpy(total[1:][self.coupled.group_of == i])
         return result
 
-    def select(self, counts: Mapping[str, Slots], scores: Mapping[str, Tensor], held: Mask) -> Mask:
-        """Which units stay, shape (units,): in each cell of a group the given count of those with the largest scores;
-        those that are held first."""
-        keep = np.ones(len(self.units.group_of), dtype=np.bool_)
-        for name, per_cell in counts.items():
+    def select(self, counts: Mapping[str, Indices], scores: Mapping[str, Tensor], required: Mask) -> Mask:
+        """Choose which coupled channels stay: of each equivalence class those with the largest scores.
+
+        Args:
+            counts: how many stay of each class, by group name; other groups stay whole.
+            scores: shape (group size,), by group name.
+            required: coupled channels that must stay, shape (coupled channels,).
+
+        Returns:
+            True where a coupled channel stays, shape (coupled channels,).
+        """
+        keep = np.ones(len(self.coupled.group_of), dtype=np.bool_)
+        for name, per_class in counts.items():
             i = self.index(name)
             if name not in scores:
                 raise BadInput(f"no scores for group {name!r}")
             values = np.zeros(len(keep))
-            values[self.units.group_of == i] = scores[name].detach().cpu().double().numpy()
-            values[held] = np.inf
-            for members, count in zip(self.units.cells[i].members, per_cell.tolist()):
-                order = np.argsort(-values[members], kind="stable")
+            values[self.coupled.group_of == i] = scores[name].detach().cpu().double().numpy()
+            values[required] = np.inf
+            for members, count in zip(self.coupled.classes[i].members, per_class.tolist()):
+                order = np.argsort(-values[members], kind="stable")  # of equal scores the first stay
                 keep[members[order[count:]]] = False
         return keep
 
-    def slot_mask(self, keep: Mask) -> Mask:
-        """Which slots stay, shape (slots,)."""
-        return np.append(keep, True)[self.units.of_slot]
+    def index_mask(self, keep: Mask) -> Mask:
+        """Which channel indices stay, shape (channel indices,), if these coupled channels do."""
+        # The appended True is where -1 points: an index without a coupled channel stays.
+        return np.append(keep, True)[self.coupled.of_index]
 
 
-def _kernel_free(model: nn.Module, traces: list[Trace]) -> dict[str, int]:
+def _convolution_weights(model: nn.Module, traces: list[Trace]) -> dict[str, int]:
     """Convolution weights by name, with their groups: dimensions after the second are no channels."""
     found: dict[str, int] = {}
     names = {id(p): name for name, p in model.named_parameters()}
@@ -128,33 +156,33 @@ def _kernel_free(model: nn.Module, traces: list[Trace]) -> dict[str, int]:
     return found
 
 
-def _number_slots(graph: CouplingGraph, model: nn.Module, kernels: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Give every dimension of every floating point parameter and buffer its slots; the list of (name, dimension)."""
-    kinds: list[tuple[str, int]] = []
+def _number_indices(graph: CouplingGraph, model: nn.Module, kernels: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Number the channel indices of all floating point parameters and buffers; the list of (name, dimension)."""
+    dimensions: list[tuple[str, int]] = []
     seen: set[int] = set()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if id(tensor) in seen or not tensor.is_floating_point() or isinstance(tensor, nn.UninitializedParameter):
             continue
         seen.add(id(tensor))
         shape: Shape = tuple(tensor.shape)
-        layers = {}
+        axes = {}
         for d in range(min(len(shape), 2) if name in kernels else len(shape)):
             if shape[d] < 2:
                 continue
             groups = kernels.get(name, 1) if d == 1 else 1
-            slots = graph.fresh(shape[d] * groups)
-            kinds.append((name, d))
-            if groups > 1:  # every group of a grouped convolution has its own
-                t = np.repeat(slots.reshape(groups, shape[d]), shape[0] // groups, axis=0)
-                layers[d] = t.reshape(*t.shape, *[1] * (len(shape) - 2))
+            indices = graph.new_indices(shape[d] * groups)
+            dimensions.append((name, d))
+            if groups > 1:  # position i of a grouped weight is another input channel in every group: it has its own
+                by_row = np.repeat(indices.reshape(groups, shape[d]), shape[0] // groups, axis=0)
+                axes[d] = by_row.reshape(*by_row.shape, *[1] * (len(shape) - 2))
             else:
-                layers[d] = slots.reshape([-1 if i == d else 1 for i in range(len(shape))])
-        graph.parameters[name] = Value(layers)
-    return kinds
+                axes[d] = indices.reshape([-1 if i == d else 1 for i in range(len(shape))])
+        graph.parameters[name] = Value(axes)
+    return dimensions
 
 
 def _head_split(model: nn.Module) -> Any:
-    """Which part of a split shrinks when whole heads are cut: the one that the module counts as heads."""
+    """Which part of a split shrinks when whole heads are pruned: the one that the module counts as heads."""
     modules = dict(model.named_modules())
 
     def choose(op: Op) -> Choose:
@@ -166,6 +194,7 @@ def _head_split(model: nn.Module) -> Any:
         }
 
         def of_split(dims: Any, shape: Shape) -> int:
+            # One dimension may count several things for each head: 3 x heads where queries, keys and values are packed.
             heads = [d for d in dims if any(shape[d] % n == 0 and shape[d] // n in (1, 2, 3, 4, 8) for n in counts)]
             exact = [d for d in dims if shape[d] in counts and d != dims[-1]]
             if exact:
@@ -183,7 +212,7 @@ def _unused(model: nn.Module, t: Trace) -> list[str]:
 
 
 def _training_trace(model: nn.Module, example_inputs: Any) -> tuple[Trace, Any] | None:
-    """A run in training mode; with the batch twice if batch norm refuses a batch of one."""
+    """A run in training mode, and its inputs: the batch twice if batch norm refuses a batch of one."""
     doubled = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.ndim > 0 else t, example_inputs)
     for inputs in (example_inputs, doubled):
         with contextlib.suppress(BadInput):
@@ -192,56 +221,81 @@ def _training_trace(model: nn.Module, example_inputs: Any) -> tuple[Trace, Any] 
 
 
 def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -> ChannelGroups:
-    """Trace a run of the model and group its channels. Nothing of the model changes.
+    """Trace a run of a network and group its coupled channels. Nothing of the network changes.
 
-    heads: where channels are split into heads, cut whole heads instead of dimensions of every head. Parameters that
-    only a run in training mode uses (auxiliary heads) follow; parameters that no run uses stay.
+    Parameters that only a run in training mode uses (auxiliary heads) are pruned too. Parameters that no run uses stay
+    as they are, and a note says so.
+
+    Args:
+        model: any network that runs, without constraints.
+        example_inputs: a tensor, a tuple of positional arguments, or a mapping of keyword arguments.
+        heads: where channels are split into heads, prune whole heads instead of dimensions of every head.
+
+    Returns:
+        The groups, with everything that pruning needs.
+
+    Raises:
+        BadInput: if the network is constrained, or rejects the example inputs.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> [(group.name, group.size) for group in find_groups(model, torch.zeros(1, 4)).prunable()]
+        [('0', 8)]
     """
     refuse_constrained(model, "resize")
-    traces = {False: trace(model, example_inputs)}
+    run = trace(model, example_inputs)
+    training_run, training_inputs = None, None
     notes = []
-    unused = _unused(model, traces[False])
-    training_inputs = None
+    unused = _unused(model, run)
     if unused:
         training = _training_trace(model, example_inputs)
         if training is not None:
-            traces[True], training_inputs = training
-            unused = [name for name in unused if name in _unused(model, traces[True])]
+            training_run, training_inputs = training
+            unused = [name for name in unused if name in _unused(model, training_run)]
         if unused:
             notes.append(f"no run uses {', '.join(unused[:4])}{' ...' if len(unused) > 4 else ''}: left as is")
     graph = CouplingGraph()
-    kinds = _number_slots(graph, model, _kernel_free(model, list(traces.values())))
-    choose = _head_split(model) if heads else lambda op: last
-    walks = {key: propagate(graph, t, choose) for key, t in traces.items()}
-    units, groups = group(graph, kinds, walks)
-    return ChannelGroups(model, example_inputs, graph, units, walks, groups, notes, training_inputs)
+    runs = [run] if training_run is None else [run, training_run]
+    dimensions = _number_indices(graph, model, _convolution_weights(model, runs))
+    choose: Callable[[Op], Choose] = _head_split(model) if heads else lambda op: last
+    # Both runs state their facts about the same channel indices of the same parameters.
+    propagations = Propagations(*(propagate(graph, one, choose) for one in runs))
+    coupled, groups = group(graph, dimensions)
+    return ChannelGroups(model, example_inputs, graph, coupled, propagations, groups, notes, training_inputs)
 
 
-def group(
-    graph: CouplingGraph, kinds: list[tuple[str, int]], walks: dict[bool, Propagation]
-) -> tuple[CoupledUnits, list[Group]]:
-    """Units and groups from the facts so far."""
-    kind_of_slot = np.zeros(graph.size, dtype=np.int64)
-    owner: list[str] = [""] + [name for name, _ in kinds]
-    for k, (name, d) in enumerate(kinds, 1):
-        kind_of_slot[graph.parameters[name].layers[d].ravel()] = k
-    units = find_units(graph, kind_of_slot)
+def group(graph: CouplingGraph, dimensions: list[tuple[str, int]]) -> tuple[CoupledChannels, list[Group]]:
+    """The coupled channels and the groups that follow from the facts so far.
+
+    Args:
+        graph: the facts.
+        dimensions: every parameter dimension that has channel indices, as (name, dimension).
+    """
+    dimension_of_index = np.zeros(graph.size, dtype=np.int64)
+    owner: list[str] = [""] + [name for name, _ in dimensions]
+    for k, (name, d) in enumerate(dimensions, 1):
+        dimension_of_index[graph.parameters[name].axes[d].ravel()] = k
+    coupled = find_coupled_channels(graph, dimension_of_index)
     groups: list[Group] = []
     taken: dict[str, int] = {}
-    for i, ((_, slot), slots, reason) in enumerate(zip(units.first, units.slots, units.reasons)):
-        member_kinds = distinct(kind_of_slot[slots])
-        members = tuple(kinds[k - 1] for k in member_kinds.tolist() if k > 0)
-        name = layer_of(owner[kind_of_slot[slot]])
+    for i, ((_, first_index), indices, reason) in enumerate(zip(coupled.first, coupled.indices, coupled.reasons)):
+        numbers = distinct(dimension_of_index[indices])
+        members = tuple(dimensions[k - 1] for k in numbers.tolist() if k > 0)
+        name = layer_of(owner[dimension_of_index[first_index]])
         taken[name] = taken.get(name, 0) + 1
         if taken[name] > 1:
             name = f"{name}#{taken[name]}"
-        cells = units.cells[i] if reason is None else None
-        made = int((kind_of_slot[slots] == kind_of_slot[slot]).sum())  # what is fixed is not counted in its bias again
-        size = int(cells.sizes.sum()) if cells is not None else made
-        step = size // cells.parts if cells is not None and cells.rows else 1
+        if reason is None:
+            classes = coupled.classes[i]
+            size = int(classes.sizes.sum())
+            step = size // classes.divisor if classes.equal_counts else 1
+        else:  # counted in the weight that produces them; their bias has the same channels again
+            size, step = int((dimension_of_index[indices] == dimension_of_index[first_index]).sum()), 1
         layers = tuple(dict.fromkeys(layer_of(member) for member, _ in members))
         groups.append(Group(name=name, size=size, members=members, layers=layers, step=step, reason=reason))
-    return units, groups
+    return coupled, groups
 
 
 def layer_of(parameter: str) -> str:

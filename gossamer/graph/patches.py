@@ -1,39 +1,142 @@
-"""Integer attributes of modules that count channels, and so must follow a cut."""
+"""Integer attributes of modules that count channels, and so must follow a pruning."""
 
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from gossamer.graph.channel_index import Slots
+from gossamer.graph.channel_index import Indices
 from gossamer.graph.coupling import Mask
+from gossamer.graph.propagation import Propagation
+from gossamer.graph.shapes import counted_indices
+from gossamer.graph.slicing import get_attribute
+from gossamer.graph.tracer import Op
+
+LONGEST = 16  # elements of a tuple or list, and combinations of attributes, that are looked at
 
 
 @dataclass(frozen=True)
 class Patch:
-    """An integer attribute that counts slots: it shrinks as they do. old: its value, a multiple or a part of their
-    number."""
+    """An integer attribute that counts channel indices: it shrinks as they do.
+
+    Args:
+        module: name of the module.
+        path: the attribute; `sizes.1` is the second element of `sizes`.
+        old: its value, a multiple or a part of the number of indices.
+        indices: the channel indices that it counts.
+    """
 
     module: str
     path: str
     old: int
-    slots: Slots
+    indices: Indices
 
     def value(self, mask: Mask) -> int | None:
         """The new value, None if it is no whole number."""
-        new, rest = divmod(self.old * int(mask[self.slots].sum()), len(self.slots))
+        new, rest = divmod(self.old * int(mask[self.indices].sum()), len(self.indices))
         return new if rest == 0 else None
 
 
-def combinations(options: Mapping[tuple[str, str], list[Patch]]) -> Iterator[dict[tuple[str, str], Patch]]:
-    """Each attribute alone, then several at once, not too many."""
+Patches = dict[tuple[str, str], Patch]
+
+
+def patched_attributes(patches: Patches, mask: Mask) -> dict[str, dict[str, int]]:
+    """New values by module name and attribute, where they differ."""
+    found: dict[str, dict[str, int]] = {}
+    for (module, path), patch in patches.items():
+        value = patch.value(mask)
+        if value is not None and value != patch.old:
+            found.setdefault(module, {})[path] = value
+    return found
+
+
+def norms_without_parameters(propagation: Propagation, modules: Mapping[str, nn.Module]) -> Patches:
+    """Patches for batch norms that have no tensors: their width is that of what goes in, not a parameter's."""
+    patches: Patches = {}
+    for name, module in modules.items():
+        if not isinstance(module, nn.modules.batchnorm._NormBase) or module.affine or module.track_running_stats:
+            continue
+        for op in propagation.trace.inside(name)[:1]:
+            for axis, indices in propagation.values[op.args[0].index].axes.items():
+                if indices.size == indices.shape[axis] == module.num_features:
+                    patch = Patch(name, "num_features", module.num_features, indices.ravel())
+                    patches[name, "num_features"] = patch
+    return patches
+
+
+def candidates(
+    propagation: Propagation, op: Op, name: str, module: nn.Module, known: Patches, mask: Mask, *, exact: bool
+) -> Iterator[Patches]:
+    """Attributes of a module that may count a dimension of the operation.
+
+    Args:
+        propagation: the run.
+        op: the operation that fails.
+        name: name of the module.
+        module: the module.
+        known: patches that are already made.
+        mask: the channel indices that stay.
+        exact: attributes that equal the size of a dimension; else multiples and parts of it.
+    """
+    lines = [line for line in counted_indices(propagation, op) if not mask[line].all()]
+    found: dict[tuple[str, str], list[Patch]] = {}
+    for path, old in integers(module):
+        if (name, path) in known:
+            continue
+        for line in lines:
+            patch, size = Patch(name, path, old, line), len(line)
+            new = patch.value(mask)
+            fits = old == size if exact else old != size and (old % size == 0 or size % old == 0)
+            options = found.get((name, path), [])
+            # Two lines that give the same new value are one option.
+            if fits and new is not None and new != old and all(p.value(mask) != new for p in options):
+                found.setdefault((name, path), []).append(patch)
+    yield from combinations(found)
+
+
+def of_siblings(
+    propagation: Propagation, op: Op, name: str, patches: Patches, modules: Mapping[str, nn.Module], known: Patches
+) -> Patches:
+    """The same patches for modules of the same class, at the same place of their forward.
+
+    Args:
+        propagation: the run.
+        op: the operation that failed.
+        name: name of the module that was patched.
+        patches: the patches that helped.
+        modules: all modules by name.
+        known: patches that are already made.
+    """
+    result: Patches = {}
+    inside = propagation.trace.inside(name)
+    position, lines = inside.index(op), counted_indices(propagation, op)
+    for other_name, other in modules.items():
+        if type(other) is not type(modules[name]) or other_name == name:
+            continue
+        ops = propagation.trace.inside(other_name)
+        if len(ops) != len(inside) or ops[position].name != op.name:
+            continue
+        theirs = counted_indices(propagation, ops[position])
+        for (_, path), patch in patches.items():
+            i = next(i for i, line in enumerate(lines) if line is patch.indices or np.array_equal(line, patch.indices))
+            if len(theirs) == len(lines):
+                old = get_attribute(other, path)
+                # It must stand in the same proportion to what it counts, here and there.
+                if (other_name, path) not in known and old * len(lines[i]) == patch.old * len(theirs[i]):
+                    result[other_name, path] = Patch(other_name, path, old, theirs[i])
+    return result
+
+
+def combinations(options: Mapping[tuple[str, str], list[Patch]]) -> Iterator[Patches]:
+    """Each attribute alone, then one option of every attribute at once, the first LONGEST of these."""
     for key, patches in options.items():
         for patch in patches:
             yield {key: patch}
     if len(options) > 1:
-        for chosen in itertools.islice(itertools.product(*options.values()), 16):
+        for chosen in itertools.islice(itertools.product(*options.values()), LONGEST):
             yield dict(zip(options, chosen))
 
 
@@ -48,7 +151,7 @@ def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
 def _integers(path: str, value: Any, *, deep: bool) -> Iterator[tuple[str, int]]:
     if isinstance(value, int) and not isinstance(value, bool) and value > 1:
         yield path, value
-    elif isinstance(value, list | tuple) and len(value) <= 16:
+    elif isinstance(value, list | tuple) and len(value) <= LONGEST:
         for i, item in enumerate(value):
             if isinstance(item, int) and not isinstance(item, bool) and item > 1:
                 yield f"{path}.{i}", item

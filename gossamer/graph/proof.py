@@ -1,4 +1,4 @@
-"""The proof of a cut: the small network gives what the original gives when everything that was cut is silenced.
+"""The proof of a pruning: the small network gives what the original gives with the removed channels masked.
 
 The original is replayed from its recorded operations with the removed rows and columns of all parameters set to zero.
 Operations that reduce over channels (layer norm, softmax over channels, L2 norm) see the kept channels only, and
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gossamer.graph.channel_index import Value
 from gossamer.graph.coupling import Mask
+from gossamer.graph.isolation import plain_kernels
 from gossamer.graph.propagation import Propagation
 from gossamer.graph.shapes import compact, scatter
 from gossamer.graph.slicing import Kept
@@ -25,7 +26,6 @@ from gossamer.graph.tracer import (
     mode,
     output_tensors,
     own_arguments,
-    plain_kernels,
 )
 
 
@@ -37,9 +37,15 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """max_relative: largest difference of an output over the largest absolute value of that output. statistics:
-    operations whose statistics are now over fewer channels; scalars: numbers in the forward that follow a width. Where
-    both are empty, the small network equals the original with silenced channels as it stands."""
+    """How far a pruned network is from the masked original.
+
+    Where `statistics` and `scalars` are empty, it equals the original with the removed channels set to zero.
+
+    Args:
+        max_relative: largest difference of an output over the largest absolute value of that output.
+        statistics: operations whose statistics are now over fewer channels (layer norm, softmax over channels).
+        scalars: numbers in the forward that follow a width (the scale of attention).
+    """
 
     max_relative: float
     statistics: tuple[str, ...] = ()
@@ -50,7 +56,7 @@ class Proof:
 class Substitution:
     """How the replay of the original differs from its run."""
 
-    walk: Propagation
+    propagation: Propagation
     mask: Mask
     small: Trace
     statistics: dict[str, None] = field(default_factory=dict)
@@ -79,15 +85,25 @@ def replay(
     inputs: Any,
     substitution: Substitution | None = None,
 ) -> Iterator[tuple[int, list[Any]]]:
-    """Run recorded operations again on real tensors; yields each operation's number and results, and at the end -1 and
-    the network's outputs. Results are freed after their last use. Callers switch gradients off: a generator that is
-    left half-way must not."""
+    """Run recorded operations again on real tensors, freeing each result after its last use.
+
+    Callers switch gradients off: `no_grad` inside a generator that is left half-way would stay on.
+
+    Args:
+        trace: the recorded run.
+        parameter: the tensor to use for a parameter or buffer, by name.
+        inputs: the example inputs.
+        substitution: how the replay differs from the run; None for a faithful one.
+
+    Yields:
+        Each operation's number and results; at the end -1 and the outputs of the network.
+    """
     env: dict[int, Tensor] = {ref.index: t.clone() for ref, t in zip(trace.inputs, output_tensors(arguments(inputs)))}
     last_use = {ref.index: i for i, op in enumerate(trace.ops) for ref in (*op.refs(), *(o for o in op.outs if o))}
     last_use |= {ref.index: len(trace.ops) for ref in trace.outputs}
-    dead: dict[int, list[int]] = {}
+    freed_after: dict[int, list[int]] = {}
     for index, i in last_use.items():
-        dead.setdefault(i, []).append(index)
+        freed_after.setdefault(i, []).append(index)
 
     def fetch(value: Any) -> Any:
         if isinstance(value, Ref):
@@ -102,6 +118,7 @@ def replay(
 
     for i, op in enumerate(trace.ops):
         args, kwargs = fetch(op.args), {key: fetch(value) for key, value in op.kwargs.items()}
+        # An operation in place must not change the caller's parameters and constants.
         if op.name.endswith("_") and isinstance(op.args[0], Ref) and op.args[0].index not in env:
             args = (args[0].clone(), *args[1:])
         out = _apply(i, op, args, kwargs, substitution)
@@ -110,13 +127,13 @@ def replay(
             if ref is not None:
                 env[ref.index] = result
         yield i, results
-        for index in dead.get(i, ()):
+        for index in freed_after.get(i, ()):
             env.pop(index, None)
     yield -1, [fetch(ref) for ref in trace.outputs]
 
 
 def _apply(i: int, op: Op, args: Any, kwargs: Any, substitution: Substitution | None) -> Any:
-    if op.name == "aten.view":  # what was put back to its places may lie differently in memory
+    if op.name == "aten.view":  # `scatter` may have laid it out differently in memory
         return args[0].reshape(args[1])
     if substitution is None:
         return op.func(*args, **kwargs)
@@ -124,7 +141,9 @@ def _apply(i: int, op: Op, args: Any, kwargs: Any, substitution: Substitution | 
     if i not in s.small.matched:
         return op.func(*args, **kwargs)
     other = s.small.ops[s.small.matched[i]]
-    if i in s.walk.statistics and _shrinks(s, op):
+    # Means, variances and softmax over channels would see the zeros of the masked ones. They are computed on the kept
+    # channels with the small network's arguments, and the result is scattered back to its places.
+    if i in s.propagation.statistics and _shrinks(s, op):
         s.statistics.setdefault(op.where)
         small_args = _merge(op.args, other.args, args, s)
         small_kwargs = {key: _merge(op.kwargs[key], other.kwargs.get(key), kwargs[key], s) for key in kwargs}
@@ -133,8 +152,8 @@ def _apply(i: int, op: Op, args: Any, kwargs: Any, substitution: Substitution | 
             s.scalars.setdefault(f"scale of {op.where}")
         results = list(out) if isinstance(out, list | tuple) else [out]
         wide = [
-            scatter(r, s.walk.trace.shapes[ref.index], s.walk.values[ref.index], s.mask)
-            if isinstance(r, Tensor) and ref is not None and _changes(s.walk.values[ref.index], s.mask)
+            scatter(r, s.propagation.trace.shapes[ref.index], s.propagation.values[ref.index], s.mask)
+            if isinstance(r, Tensor) and ref is not None and _changes(s.propagation.values[ref.index], s.mask)
             else r
             for r, ref in zip(results, op.outs)
         ]
@@ -143,24 +162,24 @@ def _apply(i: int, op: Op, args: Any, kwargs: Any, substitution: Substitution | 
 
 
 def _changes(value: Value, mask: Mask) -> bool:
-    return any(not mask[t].all() for t in value.layers.values())
+    return any(not mask[t].all() for t in value.axes.values())
 
 
 def _shrinks(s: Substitution, op: Op) -> bool:
-    return any(_changes(s.walk.values[ref.index], s.mask) for ref in op.refs())
+    return any(_changes(s.propagation.values[ref.index], s.mask) for ref in op.refs())
 
 
 def _merge(recorded: Any, small: Any, real: Any, s: Substitution) -> Any:
     """Tensors of the original restricted to what stays, everything else from the small network."""
     if isinstance(recorded, Ref):
-        return compact(real, s.walk.values[recorded.index], s.mask)
+        return compact(real, s.propagation.values[recorded.index], s.mask)
     if isinstance(recorded, list | tuple):
         return type(recorded)([_merge(r, m, x, s) for r, m, x in zip(recorded, small, real)])
     return small
 
 
 def _floats(op: Op, recorded: Any, small: Any, real: Any, s: Substitution) -> Any:
-    """Numbers with a fraction from the small network."""
+    """Floats from the small network: scales such as 1 / sqrt(width). Integers are sizes, and stay as they are."""
     result = list(real)
     for k, (a, b) in enumerate(zip(recorded, small)):
         if isinstance(a, float) and isinstance(b, float | int) and a != b:
@@ -192,15 +211,15 @@ def compare(
     model: nn.Module,
     small: nn.Module,
     inputs: Any,
-    walk: Propagation,
+    propagation: Propagation,
     mask: Mask,
     small_trace: Trace,
     kept: Mapping[str, Any],
 ) -> Proof:
-    """Run the small network for real and replay the silenced original; how far their outputs are apart."""
-    substitution = Substitution(walk, mask, small_trace)
+    """Run the small network for real and replay the masked original; how far their outputs are apart."""
+    substitution = Substitution(propagation, mask, small_trace)
     with plain_kernels():
-        reference = _last(replay(walk.trace, _silencer(model, kept), inputs, substitution))
+        reference = _last(replay(propagation.trace, _masked_parameters(model, kept), inputs, substitution))
     args, kwargs = own_arguments(inputs)
     with mode(small, False), plain_kernels():
         outputs = output_tensors(small(*args, **kwargs))
@@ -211,7 +230,7 @@ def compare(
     return Proof(max_relative=worst, statistics=tuple(substitution.statistics), scalars=tuple(substitution.scalars))
 
 
-def _silencer(model: nn.Module, kept: Mapping[str, Any]) -> Callable[[str], Tensor]:
+def _masked_parameters(model: nn.Module, kept: Mapping[str, Any]) -> Callable[[str], Tensor]:
     named: dict[str, Tensor] = dict([*model.named_parameters(), *model.named_buffers()])
     return lambda name: masked_original(named[name], kept[name]) if name in kept else named[name].detach()
 
@@ -228,7 +247,7 @@ def first_difference(
     model: nn.Module,
     small: nn.Module,
     inputs: Any,
-    walk: Propagation,
+    propagation: Propagation,
     mask: Mask,
     small_trace: Trace,
     kept: Mapping[str, Any],
@@ -239,14 +258,16 @@ def first_difference(
     narrow = replay(small_trace, lambda name: named[name].detach(), inputs)
     results: list[Any] = []
     reached = -1
-    for i, wide in replay(walk.trace, _silencer(model, kept), inputs, Substitution(walk, mask, small_trace)):
+    for i, wide in replay(
+        propagation.trace, _masked_parameters(model, kept), inputs, Substitution(propagation, mask, small_trace)
+    ):
         if i < 0 or i not in small_trace.matched:
             continue
         while reached < small_trace.matched[i]:
             reached, results = next(narrow)
-        for ref, a, b in zip(walk.trace.ops[i].outs, wide, results):
-            if isinstance(a, Tensor) and ref is not None and not walk.values[ref.index].free:
-                kept_part = compact(a, walk.values[ref.index], mask)
+        for ref, a, b in zip(propagation.trace.ops[i].outs, wide, results):
+            if isinstance(a, Tensor) and ref is not None and not propagation.values[ref.index].free:
+                kept_part = compact(a, propagation.values[ref.index], mask)
                 if a.is_floating_point() and relative_difference(b, kept_part) > tolerance:
                     return i
     return -1

@@ -1,4 +1,8 @@
-"""Sending slots through the operations of a trace. An operation without a rule pins what enters it, by name."""
+"""Send channel indices through the operations of a trace.
+
+Each rule says what one ATen operation does to the channel indices of its inputs, and states facts on the way
+(`CouplingGraph`). An operation without a rule fixes what enters it and names itself: never a wrong cut.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +27,16 @@ F = TypeVar("F", bound=Rule)
 
 @dataclass
 class Propagation:
-    """Going through one trace. values: of every tensor, by number; statistics: operations that reduce over channels;
-    choose: which part of a split channel dimension shrinks."""
+    """The channel indices of all tensors of one trace.
+
+    Args:
+        graph: receives the facts.
+        trace: the recorded run.
+        choose: which part of a split channel dimension shrinks.
+        values: what is known of every tensor, by its number in the trace.
+        statistics: operations that reduce over channels, by number: they see fewer channels after pruning.
+        index: number of the operation that is looked at.
+    """
 
     graph: CouplingGraph
     trace: Trace
@@ -46,13 +58,29 @@ class Propagation:
         ref = op.outs[i]
         return () if ref is None else self.shape(ref)
 
-    def pin(self, value: Value, reason: str, dims: Iterable[int] | None = None) -> None:
-        for f, t in value.layers.items():
-            if dims is None or f in dims:
-                self.graph.pin(t, reason)
+    def fix(self, value: Value, reason: str, dims: Iterable[int] | None = None) -> None:
+        for axis, indices in value.axes.items():
+            if dims is None or axis in dims:
+                self.graph.fix(indices, reason)
 
     def statistic(self, op: Op) -> None:
         self.statistics[self.index] = op.where
+
+
+@dataclass(frozen=True)
+class Propagations:
+    """The runs of one network: in eval mode, and in training mode where that uses more parameters."""
+
+    eval: Propagation
+    train: Propagation | None = None
+
+    def runs(self) -> list[tuple[bool, Propagation]]:
+        """(training, propagation) of every run."""
+        return [(False, self.eval)] if self.train is None else [(False, self.eval), (True, self.train)]
+
+    def of(self, training: bool) -> Propagation:
+        """The run in this mode."""
+        return dict(self.runs())[training]
 
 
 def rule(*names: str) -> Callable[[F], F]:
@@ -67,60 +95,61 @@ def rule(*names: str) -> Callable[[F], F]:
 
 
 def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose] = lambda op: last) -> Propagation:
-    """Send the slots of the parameters through a trace."""
-    w = Propagation(graph, trace, choose, [Value() for _ in trace.shapes])
+    """Send the channel indices of the parameters through a trace, operation by operation."""
+    prop = Propagation(graph, trace, choose, [Value() for _ in trace.shapes])
     for index, name in trace.names.items():
-        w.values[index] = graph.parameters.get(name, Value())
-    for w.index, op in enumerate(trace.ops):
-        _step(w, op)
+        prop.values[index] = graph.parameters.get(name, Value())
+    for prop.index, op in enumerate(trace.ops):
+        _step(prop, op)
     for out in trace.outputs:
-        w.pin(w.value(out), "output of the network")
-    return w
+        prop.fix(prop.value(out), "output of the network")
+    return prop
 
 
-def _step(w: Propagation, op: Op) -> None:
+def _step(prop: Propagation, op: Op) -> None:
     function = RULES.get(op.name) or (RULES.get(op.name[:-1]) if op.name.endswith("_") else None)
+    # PyTorch tags its elementwise operations; only those that combine dimensions need a rule of their own.
     if function is None and torch.Tag.pointwise in op.func.tags:
         function = pointwise
     if function is None:
         for ref in op.refs():
-            w.pin(w.value(ref), f"no rule for {op.where}")
+            prop.fix(prop.value(ref), f"no rule for {op.where}")
         return
-    result = function(w, op)
+    result = function(prop, op)
     results = [result] if isinstance(result, Value) else list(result)
     if len(results) == 1:
         results *= len(op.outs)
     if op.name.endswith("_") and isinstance(op.args[0], Ref):
-        _written(w, op, w.value(op.args[0]), results)
+        _written(prop, op, prop.value(op.args[0]), results)
     for out, value in zip(op.outs, results):
         if out is not None:
-            w.values[out.index] = value
+            prop.values[out.index] = value
 
 
-def _written(w: Propagation, op: Op, target: Value, results: list[Value]) -> None:
-    """Channels written through a view into memory that has none stay where they are."""
+def _written(prop: Propagation, op: Op, target: Value, results: list[Value]) -> None:
+    """Fix channels that are written through a view into memory that has none: the memory keeps its size."""
     if target.view:
         for value in results:
             value.view = True
-            for f in [f for f in value.layers if f not in target.layers]:
-                w.graph.pin(value.layers.pop(f), f"written into a tensor of fixed size at {op.where}")
+            for axis in [axis for axis in value.axes if axis not in target.axes]:
+                prop.graph.fix(value.axes.pop(axis), f"written into a tensor of fixed size at {op.where}")
 
 
 @rule("clone", "_to_copy", "detach", "alias", "lift_fresh", "lift_fresh_copy", "copy", "contiguous", "bernoulli",
       "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "dropout", "native_dropout",
       "as_strided", "masked_fill", "uniform", "normal", "zero", "fill", "where", "bitwise_not", "hardswish", "hardtanh",
       "hardsigmoid")  # fmt: skip
-def pointwise(w: Propagation, op: Op) -> Value:
+def pointwise(prop: Propagation, op: Op) -> Value:
     refs = op.refs()
     if op.name in ("aten.as_strided", "aten.as_strided_"):
         refs = refs[:1]
-        if w.shape(refs[0]) != w.out_shape(op):
-            w.pin(w.value(refs[0]), f"no rule for {op.where}")
+        if prop.shape(refs[0]) != prop.out_shape(op):
+            prop.fix(prop.value(refs[0]), f"no rule for {op.where}")
             return Value()
-    value = broadcast(w.graph, [w.operand(ref) for ref in refs], op.where)
-    source = w.value(refs[0])
+    value = broadcast(prop.graph, [prop.operand(ref) for ref in refs], op.where)
+    source = prop.value(refs[0])
     aliases = op.name in ("aten.detach", "aten.alias", "aten.lift_fresh") or (op.name.endswith("_") and source.view)
-    return Value(value.layers, value.free, aliases)
+    return Value(value.axes, value.free, aliases)
 
 
 @rule(
@@ -135,19 +164,19 @@ def pointwise(w: Propagation, op: Op) -> Value:
     "new_empty",
     "empty_permuted",
 )
-def constant(w: Propagation, op: Op) -> Value:
-    return Value({}, frozenset(range(len(w.out_shape(op)))))
+def constant(prop: Propagation, op: Op) -> Value:
+    return Value({}, frozenset(range(len(prop.out_shape(op)))))
 
 
-def through(w: Propagation, op: Op, ref: Ref, touched: Iterable[int]) -> Value:
-    """Channels go through an operation that mixes other dimensions."""
+def through(prop: Propagation, op: Op, ref: Ref, touched: Iterable[int]) -> Value:
+    """Channels pass an operation that mixes the `touched` dimensions, and must not vary along them afterwards."""
     touched = set(touched)
-    value = w.value(ref)
-    w.pin(value, f"{op.where} works along this dimension", touched)
-    layers = {}
-    for f, t in value.layers.items():
-        if f not in touched:
+    value = prop.value(ref)
+    prop.fix(value, f"{op.where} works along this dimension", touched)
+    axes = {}
+    for axis, indices in value.axes.items():
+        if axis not in touched:
             for d in touched:
-                t = w.graph.tie_along(t, d)
-            layers[f] = t
-    return Value(layers, value.free - touched)
+                indices = prop.graph.couple_along(indices, d)
+            axes[axis] = indices
+    return Value(axes, value.free - touched)

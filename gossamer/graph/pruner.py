@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
-from gossamer.graph.channel_index import Slots
+from gossamer.graph.channel_index import Indices
 from gossamer.graph.groups import ChannelGroups, find_groups
 from gossamer.graph.proof import Proof, compare, first_difference, listed
 from gossamer.graph.shapes import expected
@@ -19,122 +19,169 @@ from gossamer.graph.tracer import Mismatch, fake_mode, mode, record
 
 @dataclass(frozen=True, kw_only=True)
 class PruningResult:
-    """A smaller copy of a network. cut: replays it on the same network with other weights. proof: None where it was not
-    asked for. widths: units before and after, by group. put_back: groups that stay whole, with the reason."""
+    """A smaller copy of a network.
+
+    Args:
+        model: the copy, of the user's own class.
+        plan: replays the pruning on the same network with other weights (`resize`).
+        proof: None where it was not asked for.
+        widths: coupled channels before and after, by group.
+        skipped: groups that stay whole, with the reason.
+        notes: what a user should know.
+    """
 
     model: nn.Module
-    cut: PruningPlan
+    plan: PruningPlan
     proof: Proof | None
     widths: Mapping[str, tuple[int, int]]
-    put_back: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def prune(
     channels: ChannelGroups,
     fractions: Mapping[str, float],
-    unit_scores: Mapping[str, Tensor],
+    channel_scores: Mapping[str, Tensor],
     *,
     tolerance: float = 1e-5,
     prove: bool = True,
 ) -> PruningResult:
-    """Keep about these fractions of the groups, in each the units with the largest scores.
+    """Keep about these fractions of the groups, in each the channels with the largest scores.
 
-    fractions: in (0, 1], by group name; other groups stay whole. Counts are rounded so that all constraints hold:
-    `widths` has what they became. A group whose cut does not run, or fails the proof by more than `tolerance`
-    (relative), stays whole. The same Channels may be used for many cuts; later ones are cheap.
+    Counts are rounded so that all constraints hold: `widths` has what they became. The same `ChannelGroups` may be
+    used many times; later prunings are cheap.
+
+    Args:
+        channels: what `find_groups` knows of the network.
+        fractions: to keep, in (0, 1], by group name; other groups stay whole.
+        channel_scores: shape (group size,), by group name.
+        tolerance: largest relative difference that the proof accepts. A group that fails it stays whole, as does one
+            whose pruning does not run.
+        prove: compare the smaller network with the original.
+
+    Returns:
+        The smaller network, the plan and the proof.
+
+    Raises:
+        BadInput: for a group that does not exist or cannot be pruned.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> channels = find_groups(model, torch.randn(1, 4))
+        >>> scores = channels.channel_scores({"0.weight": model[0].weight.abs()})
+        >>> prune(channels, {"0": 0.5}, scores).model[0]
+        Linear(in_features=4, out_features=4, bias=True)
     """
     for name in fractions:
         channels.index(name)
-    if channels.fitter is None:
-        channels.fitter = CutSolver(channels)
-    fitter: CutSolver = channels.fitter
-    while True:
-        fitted = fitter.fit(fractions, unit_scores)
-        small = resize(channels.model, None, fitted.cut)
-        proof = _prove(channels, small, fitted) if prove else None
-        if proof is None or proof.max_relative <= tolerance or not fitted.cut.widths:
+    if channels.solver is None:
+        channels.solver = CutSolver(channels)
+    solver = channels.solver
+    while True:  # ends: every round that is not accepted leaves at least one more group whole
+        solution = solver.solve(fractions, channel_scores)
+        small = resize(channels.model, None, solution.plan)
+        proof = _compare(channels, small, solution) if prove else None
+        if proof is None or proof.max_relative <= tolerance or not solution.plan.widths:
             break
-        _put_back(channels, fitter, small, fitted, proof, tolerance)
-    widths = {name: fitted.cut.widths.get(name, (fitter.size(name),) * 2) for name in fractions}
-    widths |= fitted.cut.widths
-    put_back = {name: fitter.put_back[name] for name in fractions if name in fitter.put_back}
-    notes = [*channels.notes, *_rounded(fractions, widths, put_back), *_statistics(proof)]
-    return PruningResult(model=small, cut=fitted.cut, proof=proof, widths=widths, put_back=put_back, notes=tuple(notes))
+        _skip_failing(channels, solver, small, solution, proof, tolerance)
+    widths = {name: solution.plan.widths.get(name, (solver.widths.size(name),) * 2) for name in fractions}
+    widths |= solution.plan.widths
+    skipped = {name: solver.skipped[name] for name in fractions if name in solver.skipped}
+    notes = [*channels.notes, *_rounded(fractions, widths, skipped), *_statistics(proof)]
+    return PruningResult(
+        model=small, plan=solution.plan, proof=proof, widths=widths, skipped=skipped, notes=tuple(notes)
+    )
 
 
-def prove(original: nn.Module, small: nn.Module, cut: PruningPlan, example_inputs: Any) -> Proof:
-    """Compare a network that `resize` made, with whatever weights both now have, with the silenced original.
+def prove(original: nn.Module, small: nn.Module, plan: PruningPlan, example_inputs: Any) -> Proof:
+    """Compare a pruned network, with whatever weights both now have, with the masked original.
 
-    Raises BadInput if the small network does not do the original's operations in the sizes that the cut gives.
+    Args:
+        original: the network before `resize`.
+        small: what `resize` made of it.
+        plan: the pruning.
+        example_inputs: what both are run on.
+
+    Returns:
+        How far their outputs are apart.
+
+    Raises:
+        BadInput: if the small network does not do the operations of the original in the sizes that the plan gives.
     """
     channels = find_groups(original, example_inputs)
-    walk = channels.walks[False]
-    keep = np.ones(len(channels.units.group_of) + 1, dtype=np.bool_)  # the last place is for slots of no unit
-    for name, dims in cut.kept.items():
+    propagation = channels.propagations.eval
+    # The plan as a mask of coupled channels; the last place takes what -1 points to: indices that always stay.
+    keep = np.ones(len(channels.coupled.group_of) + 1, dtype=np.bool_)
+    for name, dims in plan.kept.items():
         for d, kept in dims.items():
-            keep[channels.units.of_slot[_removed(channels.graph.parameters[name].layers[d], kept)]] = False
-    mask = channels.slot_mask(keep[:-1])
+            keep[channels.coupled.of_index[_removed(channels.graph.parameters[name].axes[d], kept)]] = False
+    mask = channels.index_mask(keep[:-1])
     with mode(small, False):
         try:
             trace = record(
-                small, example_inputs, fake=fake_mode() if walk.trace.fake else None, expected=expected(walk, mask)
+                small,
+                example_inputs,
+                fake=fake_mode() if propagation.trace.fake else None,
+                expected=expected(propagation, mask),
             )
         except Mismatch as mismatch:
-            raise BadInput(f"the small network is not what the cut makes of the original: {mismatch}") from mismatch
-    return compare(original, small, example_inputs, walk, mask, trace, cut.kept)
+            raise BadInput(f"the small network is not what the plan makes of the original: {mismatch}") from mismatch
+    return compare(original, small, example_inputs, propagation, mask, trace, plan.kept)
 
 
-def _removed(t: Slots, kept: Kept) -> Slots:
-    """Slots that are not kept."""
+def _removed(indices: Indices, kept: Kept) -> Indices:
+    """Channel indices that are not kept."""
     if kept and isinstance(kept[0], list):
-        rows = t.reshape(t.shape[0], t.shape[1])[:: t.shape[0] // len(kept)]
+        rows = indices.reshape(indices.shape[0], indices.shape[1])[:: indices.shape[0] // len(kept)]
         return np.concatenate([np.delete(row, inner) for row, inner in zip(rows, kept)])
-    return np.delete(t.ravel(), kept)
+    return np.delete(indices.ravel(), kept)
 
 
-def _prove(channels: ChannelGroups, small: nn.Module, fitted: Solution) -> Proof:
+def _compare(channels: ChannelGroups, small: nn.Module, solution: Solution) -> Proof:
     return compare(
         channels.model,
         small,
         channels.example_inputs,
-        channels.walks[False],
-        fitted.mask,
-        fitted.traces[False],
-        fitted.cut.kept,
+        channels.propagations.eval,
+        solution.mask,
+        solution.trace,
+        solution.plan.kept,
     )
 
 
-def _put_back(
-    channels: ChannelGroups, fitter: CutSolver, small: nn.Module, fitted: Solution, proof: Proof, tolerance: float
+def _skip_failing(
+    channels: ChannelGroups, solver: CutSolver, small: nn.Module, solution: Solution, proof: Proof, tolerance: float
 ) -> None:
     """Leave the groups whole at which the two networks first differ; all of them if that cannot be told."""
-    walk = channels.walks[False]
+    propagation = channels.propagations.eval
     index = first_difference(
         channels.model,
         small,
         channels.example_inputs,
-        walk,
-        fitted.mask,
-        fitted.traces[False],
-        fitted.cut.kept,
+        propagation,
+        solution.mask,
+        solution.trace,
+        solution.plan.kept,
         tolerance,
     )
-    names = set(fitted.cut.widths)
+    names = set(solution.plan.widths)
     where = ""
     if index >= 0:
-        where = f" from {walk.trace.ops[index].where} on"
-        names = (fitter.groups_of([walk.trace.ops[index]], walk) & names) or names
-    for name in names:
-        fitter.put_back[name] = f"the proof fails ({proof.max_relative:.1e}{where})"
+        op = propagation.trace.ops[index]
+        where = f" from {op.where} on"
+        names = (solver.widths.groups_in([op], propagation) & names) or names
+    for name in sorted(names):
+        solver.skipped[name] = f"the proof fails ({proof.max_relative:.1e}{where})"
 
 
 def _rounded(
-    fractions: Mapping[str, float], widths: Mapping[str, tuple[int, int]], put_back: Mapping[str, str]
+    fractions: Mapping[str, float], widths: Mapping[str, tuple[int, int]], skipped: Mapping[str, str]
 ) -> list[str]:
     notes = []
     for name, (before, after) in widths.items():
-        if name in put_back:
+        if name in skipped:
             continue
         asked = fractions.get(name, 1.0) * before
         if abs(asked - after) >= 1:

@@ -1,4 +1,4 @@
-"""What sizes everything will have after a cut: predicted from the slots, before anything runs."""
+"""The sizes of all tensors after pruning, predicted from the channel indices before anything runs."""
 
 from collections.abc import Mapping
 
@@ -6,44 +6,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.graph.channel_index import Shape, Slots, Value
+from gossamer.graph.channel_index import Indices, Shape, Value
 from gossamer.graph.coupling import Mask
 from gossamer.graph.propagation import Propagation
 from gossamer.graph.slicing import Kept
 from gossamer.graph.tracer import LAYOUT, Expected, Op, Ref
 
 
-def kept_along(t: Slots, dim: int, mask: Mask) -> int:
-    """How many entries stay along the dimension; every row keeps the same count."""
-    line = t[tuple(slice(None) if d == dim else 0 for d in range(t.ndim))]
+def kept_along(indices: Indices, dim: int, mask: Mask) -> int:
+    """How many positions stay along the dimension; equal counts make this the same for every line, so one is read."""
+    line = indices[tuple(slice(None) if d == dim else 0 for d in range(indices.ndim))]
     return int(mask[line].sum())
 
 
 def shape_after(shape: Shape, value: Value, mask: Mask) -> Shape:
-    """The shape of a tensor after the cut; -1 where any size will do."""
+    """The shape of a tensor after pruning; -1 where any size will do."""
     sizes = list(shape)
     for d in value.free:
         sizes[d] = -1
-    for d, t in value.layers.items():
-        sizes[d] = kept_along(t, d, mask)
+    for d, indices in value.axes.items():
+        sizes[d] = kept_along(indices, d, mask)
     return tuple(sizes)
 
 
-def expected(walk: Propagation, mask: Mask) -> list[Expected]:
-    """What each operation of the trace must give after the cut."""
+def expected(propagation: Propagation, mask: Mask) -> list[Expected]:
+    """What each operation of the trace must give after pruning."""
     found: dict[int, Shape] = {}
 
     def after(index: int) -> Shape:
         if index not in found:
-            found[index] = shape_after(walk.trace.shapes[index], walk.values[index], mask)
+            found[index] = shape_after(propagation.trace.shapes[index], propagation.values[index], mask)
         return found[index]
 
     result = []
-    for op in walk.trace.ops:
+    for op in propagation.trace.ops:
         shapes = tuple(None if ref is None else after(ref.index) for ref in op.outs)
         source = op.args[0] if op.args else None
-        idle = op.name in LAYOUT and isinstance(source, Ref) and after(source.index) == shapes[0]
-        result.append(Expected(op.name, shapes, idle))
+        optional = op.name in LAYOUT and isinstance(source, Ref) and after(source.index) == shapes[0]
+        result.append(Expected(op.name, shapes, optional))
     return result
 
 
@@ -52,15 +52,17 @@ def kept_indices(values: Mapping[str, Value], mask: Mask) -> dict[str, dict[int,
     result: dict[str, dict[int, Kept]] = {}
     for name, value in values.items():
         dims: dict[int, Kept] = {}
-        for d, t in value.layers.items():
-            keep = mask[t]
+        for d, indices in value.axes.items():
+            keep = mask[indices]
             if keep.all():
                 continue
-            if t.size == t.shape[d]:
+            if indices.size == indices.shape[d]:
                 dims[d] = np.flatnonzero(keep).tolist()
-            else:  # a grouped convolution: rows of one group are alike
-                rows = keep.reshape(t.shape[0], t.shape[1])
-                starts = np.flatnonzero(np.r_[True, (t.reshape(rows.shape)[1:] != t.reshape(rows.shape)[:-1]).any(1)])
+            else:  # a grouped convolution: the rows of one group are alike, so a new group starts at a change
+                rows = keep.reshape(indices.shape[0], indices.shape[1])
+                starts = np.flatnonzero(
+                    np.r_[True, (indices.reshape(rows.shape)[1:] != indices.reshape(rows.shape)[:-1]).any(1)]
+                )
                 dims[d] = [np.flatnonzero(rows[s]).tolist() for s in starts]
         if dims:
             result[name] = dims
@@ -76,24 +78,27 @@ def size_after(shape: Shape, kept: Mapping[int, Kept]) -> Shape:
     return tuple(sizes)
 
 
-def sized_slots(walk: Propagation, op: Op) -> list[Slots]:
-    """Slots along every dimension of the operation's tensors that can shrink, then those of paddings and offsets: an
-    integer in the forward that counts one of these must follow the cut."""
+def counted_indices(propagation: Propagation, op: Op) -> list[Indices]:
+    """The channel indices that an integer in the forward may count, one array for each possibility.
+
+    These are the lines along every dimension of the operation's tensors that can shrink, then paddings and offsets.
+    """
     lines = []
     for ref in [*(r for r in op.outs if r is not None), *op.refs()]:
-        for d, t in sorted(walk.values[ref.index].layers.items()):
-            line = t[tuple(slice(None) if i == d else 0 for i in range(t.ndim))]
+        for d, indices in sorted(propagation.values[ref.index].axes.items()):
+            line = indices[tuple(slice(None) if i == d else 0 for i in range(indices.ndim))]
             lines.append(line)
     if op.name == "aten.constant_pad_nd" and op.outs[0] is not None:
-        amounts, n = op.args[1], len(walk.trace.shapes[op.outs[0].index])
+        amounts, n = op.args[1], len(propagation.trace.shapes[op.outs[0].index])
         for i in range(len(amounts) // 2):
-            full = walk.values[op.outs[0].index].layers.get(n - 1 - i)
+            full = propagation.values[op.outs[0].index].axes.get(n - 1 - i)
             if full is not None and any(amounts[2 * i : 2 * i + 2]):
                 flat = full.ravel()
                 before, after = amounts[2 * i : 2 * i + 2]
                 lines += [flat[:before], flat[len(flat) - after :]]
     if op.name == "aten.slice":
-        full = walk.values[op.args[0].index].layers.get(op.arg("dim") % len(walk.trace.shapes[op.args[0].index]))
+        source = op.args[0].index
+        full = propagation.values[source].axes.get(op.arg("dim") % len(propagation.trace.shapes[source]))
         for end in (op.arg("start"), op.arg("end")):
             if full is not None and end and 0 < end < full.size:
                 lines.append(full.ravel()[:end])
@@ -101,33 +106,36 @@ def sized_slots(walk: Propagation, op: Op) -> list[Slots]:
 
 
 def compact(tensor: Tensor, value: Value, mask: Mask) -> Tensor:
-    """The part of a tensor that stays."""
-    layers = dict(value.layers)
-    for f in sorted(layers):
-        t = layers.pop(f)
-        keep = mask[t]
+    """The part of a tensor that stays, one dimension after the other."""
+    axes = dict(value.axes)
+    for axis in sorted(axes):
+        indices = axes.pop(axis)
+        keep = mask[indices]
         if keep.all():
             continue
-        moved = tensor.movedim(f, -1)
-        full = np.broadcast_to(np.moveaxis(keep, f, -1), tuple(moved.shape))
-        count = kept_along(t, f, mask)
-        tensor = moved[torch.from_numpy(full.copy())].reshape(*moved.shape[:-1], count).movedim(-1, f)
-        for g, other in layers.items():
-            if other.shape[f] > 1:
-                layers[g] = _compact_slots(other, t, f, mask)
+        # A mask over (other dimensions, axis) selects whole lines' worth of elements in order, and equal counts make
+        # the result rectangular again.
+        moved = tensor.movedim(axis, -1)
+        full = np.broadcast_to(np.moveaxis(keep, axis, -1), tuple(moved.shape))
+        count = kept_along(indices, axis, mask)
+        tensor = moved[torch.from_numpy(full.copy())].reshape(*moved.shape[:-1], count).movedim(-1, axis)
+        for g, other in axes.items():
+            if other.shape[axis] > 1:
+                axes[g] = _compact_indices(other, indices, axis, mask)
     return tensor.contiguous()
 
 
-def _compact_slots(other: Slots, t: Slots, f: int, mask: Mask) -> Slots:
-    keep = np.broadcast_to(
-        np.moveaxis(mask[t], f, -1), np.broadcast_shapes(np.moveaxis(t, f, -1).shape, np.moveaxis(other, f, -1).shape)
-    )
-    wide = np.broadcast_to(np.moveaxis(other, f, -1), keep.shape)
-    return np.moveaxis(wide[keep].reshape(*keep.shape[:-1], -1), -1, f)
+def _compact_indices(other: Indices, indices: Indices, axis: int, mask: Mask) -> Indices:
+    """Index arrays that vary along a compacted dimension shrink with it."""
+    moved = np.moveaxis(other, axis, -1)
+    keep = np.moveaxis(mask[indices], axis, -1)
+    keep = np.broadcast_to(keep, np.broadcast_shapes(keep.shape, moved.shape))
+    wide = np.broadcast_to(moved, keep.shape)
+    return np.moveaxis(wide[keep].reshape(*keep.shape[:-1], -1), -1, axis)
 
 
 def scatter(small: Tensor, shape: Shape, value: Value, mask: Mask) -> Tensor:
-    """A compacted tensor put back to its places, zero elsewhere."""
+    """The inverse of `compact`: a tensor of the original shape, zero where something was removed."""
     places = torch.arange(int(np.prod(shape))).reshape(shape)
     out = small.new_zeros(shape)
     out.view(-1)[compact(places, value, mask).reshape(-1).to(small.device)] = small.reshape(-1)

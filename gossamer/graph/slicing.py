@@ -1,4 +1,4 @@
-"""Make a smaller copy of a network from a list of what stays."""
+"""Pruning plans, and the smaller networks that they describe."""
 
 import copy
 import json
@@ -21,9 +21,17 @@ Attribute = int | list[int]
 class PruningPlan:
     """What stays of a network; replaying it needs neither weights nor randomness.
 
-    kept: indices by parameter or buffer name and dimension; for the second dimension of a grouped convolution one list
-    for each group. shapes: of those tensors before. attributes: new values by module name and attribute.
-    widths: units before and after, by group.
+    Args:
+        kept: positions by parameter or buffer name and dimension; for the second dimension of a grouped convolution one
+            list for each group.
+        shapes: of those tensors before.
+        attributes: new values by module name and attribute.
+        widths: coupled channels before and after, by group.
+
+    Example:
+        >>> plan = PruningPlan({"weight": {0: [0, 2]}}, {"weight": (4, 8)})
+        >>> PruningPlan.from_json(plan.to_json()) == plan
+        True
     """
 
     kept: Mapping[str, Mapping[int, Kept]]
@@ -44,7 +52,7 @@ class PruningPlan:
 
     @classmethod
     def from_json(cls, text: str) -> "PruningPlan":
-        """The cut of a JSON text."""
+        """The plan of a JSON text. Raises BadInput if it is none."""
         try:
             raw = json.loads(text)
             return cls(
@@ -54,7 +62,7 @@ class PruningPlan:
                 {name: (before, after) for name, (before, after) in raw["widths"].items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"not the JSON text of a cut: {type(error).__name__}: {error}") from error
+            raise BadInput(f"not the JSON text of a pruning plan: {type(error).__name__}: {error}") from error
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -65,7 +73,7 @@ def is_channels_last(tensor: Tensor) -> bool:
 def take(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
     """The part of a parameter that stays, a new contiguous tensor of the same memory format."""
     out = tensor.detach()
-    for d in sorted(kept, reverse=True):  # the rows of a group are told by their old numbers: columns first
+    for d in sorted(kept, reverse=True):  # rows of a group are found by their old positions, so columns are taken first
         indices = kept[d]
         if indices and isinstance(indices[0], list):
             rows = out.chunk(len(indices), 0)
@@ -78,29 +86,43 @@ def take(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
     return out.contiguous(memory_format=torch.channels_last) if is_channels_last(tensor) else out
 
 
-def resize(model: nn.Module, example_inputs: Any, cut: PruningPlan) -> nn.Module:
-    """A smaller copy of the model, of the user's own class. The model stays as it is.
+def resize(model: nn.Module, example_inputs: Any, plan: PruningPlan) -> nn.Module:
+    """Make a smaller copy of a model, of the user's own class. The model stays as it is.
 
-    example_inputs: shapes of a run are checked on them, None: nothing is checked. Raises BadInput if the cut is not of
-    this network.
+    Args:
+        model: the network that the plan was made for, with any weights.
+        example_inputs: what the copy is run on, shapes only; None for no such check.
+        plan: what stays.
+
+    Returns:
+        The smaller copy.
+
+    Raises:
+        BadInput: if the plan is of another network, or the copy does not run.
+
+    Example:
+        >>> from torch import nn
+        >>> resize(nn.Linear(4, 3), None, PruningPlan({"weight": {1: [0, 3]}}, {"weight": (3, 4)}))
+        Linear(in_features=2, out_features=3, bias=True)
     """
     refuse_constrained(model, "resize")
     named = dict([*model.named_parameters(), *model.named_buffers()])
+    # `deepcopy` takes what its memo has for a tensor instead of copying it: ties between modules stay ties.
     memo: dict[int, Any] = {}
-    for name, kept in cut.kept.items():
+    for name, kept in plan.kept.items():
         if name not in named:
-            raise BadInput(f"the cut is of another network: it has {name!r}, {type(model).__name__} has not")
+            raise BadInput(f"the plan is of another network: it has {name!r}, {type(model).__name__} has not")
         tensor = named[name]
-        if tuple(tensor.shape) != tuple(cut.shapes[name]):
+        if tuple(tensor.shape) != tuple(plan.shapes[name]):
             raise BadInput(
-                f"the cut is of another network: {name!r} was {list(cut.shapes[name])}, here {list(tensor.shape)}"
+                f"the plan is of another network: {name!r} was {list(plan.shapes[name])}, here {list(tensor.shape)}"
             )
         small = take(tensor, kept)
         memo[id(tensor)] = (
             nn.Parameter(small, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
         )
     result = copy.deepcopy(model, memo)
-    set_attributes(result, cut.attributes)
+    set_attributes(result, plan.attributes)
     if example_inputs is not None:
         check_runs(result, example_inputs)
     return result

@@ -1,7 +1,10 @@
-"""The ATen operations of one run, recorded at the dispatcher: nothing has to be exportable, Python just runs."""
+"""The ATen operations of one run, recorded at PyTorch's dispatcher.
+
+Nothing has to be exportable: the forward runs as it is, on tensors without data where possible. Optionally the run is
+compared with an expected one, operation by operation.
+"""
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.errors import BadInput
+from gossamer.graph.isolation import plain_kernels, untouched
 
 Shape = tuple[int, ...]
 
@@ -62,9 +66,18 @@ class Op:
 
 @dataclass
 class Trace:
-    """What one run did. shapes: of every tensor, by number; names: parameters and buffers; constants: other tensors
-    that the run met and did not make; outputs: of the whole network; matched: for a run that was compared with an
-    expected one, the operation here by the number of the one there; fake: whether only shapes were computed."""
+    """What one run did. Tensors are numbered in the order in which the run met or made them.
+
+    Args:
+        ops: the operations, in order.
+        shapes: of every tensor, by number.
+        names: of parameters and buffers, by number.
+        constants: other tensors that the run used and did not make, by number.
+        inputs: the tensors among the example inputs.
+        matched: for a run that was compared with an expected one, the operation here by the number of the one there.
+        outputs: what the network returned.
+        fake: whether only shapes were computed.
+    """
 
     ops: list[Op] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
@@ -74,6 +87,10 @@ class Trace:
     matched: dict[int, int] = field(default_factory=dict)
     outputs: list[Ref] = field(default_factory=list)
     fake: bool = True
+
+    def inside(self, module: str) -> list[Op]:
+        """The operations that ran inside a module, in order."""
+        return [op for op in self.ops if module in op.modules]
 
 
 class Mismatch(Exception):
@@ -85,11 +102,14 @@ class Mismatch(Exception):
 
 
 class Expected(NamedTuple):
-    """What an operation must be and give; a size of -1 is not compared. idle: it changes nothing and may be missing."""
+    """What an operation must be and give; a size of -1 is not compared.
+
+    optional: it only lays out memory and may be missing.
+    """
 
     name: str
     shapes: tuple[Shape | None, ...]
-    idle: bool = False
+    optional: bool = False
 
 
 LAYOUT = frozenset(
@@ -156,6 +176,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.by_id: dict[int, Ref] = {}
 
     def ref(self, tensor: Tensor) -> Ref:
+        # Tensors of the run carry their number: by id, a new tensor could be taken for one that was freed. Parameters
+        # and constants outlive the run, and their __dict__ is the user's.
         known = tensor.__dict__.get("_gossamer_ref")
         if known is not None and known[0] is self:
             return known[1]  # type: ignore[no-any-return]
@@ -171,7 +193,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.trace.constants[ref.index] = tensor
         return ref
 
-    def made(self, tensor: Any) -> Ref | None:
+    def new_ref(self, tensor: Any) -> Ref | None:
         if not isinstance(tensor, Tensor):
             return None
         ref = Ref(len(self.trace.shapes))
@@ -196,20 +218,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(func.overloadpacket)
         modules = tuple(self.stack)
         refs = self.to_refs(args), {key: self.to_refs(value) for key, value in kwargs.items()}
+        # Its shape function in PyTorch is slow, and there are hundreds of batch norms in one run.
         if self.fake and name in ("aten.native_batch_norm", "aten.cudnn_batch_norm") and len(args) > 5:
             out = _batch_norm_shapes(args)
             out = (*out, args[0].new_empty(0, dtype=torch.uint8)) if "cudnn" in name else out
         else:
             out = func(*args, **kwargs)
         flat = list(out) if isinstance(out, list | tuple) else [out]
-        outs = tuple(self.made(tensor) for tensor in flat)
+        outs = tuple(self.new_ref(tensor) for tensor in flat)
         index = len(self.trace.ops)
         self.trace.ops.append(Op(name, func, refs[0], refs[1], outs, modules))
         if self.expected is not None:
             self.compare(index, self.trace.ops[index])
         return out
 
-    def at(self) -> int:
+    def position(self) -> int:
         """Number of the expected operation that is next."""
         return len(self.trace.matched) + self.skipped
 
@@ -219,22 +242,22 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         assert self.expected is not None
         shapes = [None if ref is None else self.trace.shapes[ref.index] for ref in op.outs]
         while True:
-            at = self.at()
-            here = self.expected[at] if at < len(self.expected) else None
-            if here is not None and _same(here.name) == _same(op.name) and _fits(here.shapes, shapes):
-                self.trace.matched[at] = index
+            position = self.position()
+            here = self.expected[position] if position < len(self.expected) else None
+            if here is not None and _canonical(here.name) == _canonical(op.name) and _fits(here.shapes, shapes):
+                self.trace.matched[position] = index
                 return
-            if op.name in LAYOUT and _idle(self.trace, op):
+            if op.name in LAYOUT and _keeps_shape(self.trace, op):
                 return
-            if here is None or not here.idle:
+            if here is None or not here.optional:
                 break
             self.skipped += 1
         if here is None:
-            raise Mismatch(at, tuple(self.stack), f"an operation more: {op.name}")
+            raise Mismatch(position, tuple(self.stack), f"an operation more: {op.name}")
         if here.name != op.name:
-            raise Mismatch(at, tuple(self.stack), f"{op.name} where {here.name} was expected")
+            raise Mismatch(position, tuple(self.stack), f"{op.name} where {here.name} was expected")
         got, wanted = ([list(s) for s in given if s is not None] for given in (shapes, here.shapes))
-        raise Mismatch(at, tuple(self.stack), f"{op.name} gives {got}, not {wanted}")
+        raise Mismatch(position, tuple(self.stack), f"{op.name} gives {got}, not {wanted}")
 
     def enter(self, module: nn.Module, args: Any) -> None:
         name = self.modules.get(id(module))
@@ -244,7 +267,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.stack.pop()
 
 
-def _same(name: str) -> str:
+def _canonical(name: str) -> str:
     return "aten.view" if name in ("aten._unsafe_view", "aten.reshape") else name
 
 
@@ -257,7 +280,7 @@ def _fits(expected: Sequence[Shape | None], got: Sequence[Shape | None]) -> bool
     )
 
 
-def _idle(trace: Trace, op: Op) -> bool:
+def _keeps_shape(trace: Trace, op: Op) -> bool:
     source, out = op.args[0], op.outs[0]
     return isinstance(source, Ref) and out is not None and trace.shapes[source.index] == trace.shapes[out.index]
 
@@ -270,45 +293,6 @@ def _batch_norm_shapes(args: Sequence[Any]) -> tuple[Tensor, ...]:
             raise RuntimeError(f"batch norm of {x.shape[1]} channels has a tensor of {list(p.shape)}")
     saved = x.new_empty(x.shape[1] if training else 0)
     return torch.empty_like(x), saved, saved.clone()
-
-
-@contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Whatever a forward stores in its modules (caches, counters, mode, buffers) is as before afterwards, and so is
-    torch's generator."""
-    saved = []
-    for module in model.modules():
-        inner = [(v, type(v)(v)) for v in module.__dict__.values() if type(v) in (dict, list, set)]
-        saved.append((module, dict(module.__dict__), inner))
-    values = [(b, b.clone(), b._version) for b in model.buffers()]
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            for module, attributes, inner in saved:
-                module.__dict__.clear()
-                module.__dict__.update(attributes)
-                for container, before in inner:
-                    container.clear()
-                    container.extend(before) if isinstance(container, list) else container.update(before)
-            with torch.no_grad():
-                for buffer, value, version in values:
-                    if buffer._version != version:
-                        buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def plain_kernels() -> Iterator[None]:
-    """No fused transformer kernels, which hide their operations, and no log lines about fake tensors."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level, fast = logger.level, torch.backends.mha.get_fastpath_enabled()
-    logger.setLevel(logging.CRITICAL)
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        logger.setLevel(level)
 
 
 def record(
@@ -327,7 +311,7 @@ def record(
         if fake is not None:
             args, kwargs = tree_map_only(Tensor, lambda t: _to_fake(fake, t), (args, kwargs))
             context.enter_context(fake)
-        trace.inputs = [ref for t in output_tensors((args, kwargs)) if (ref := recorder.made(t)) is not None]
+        trace.inputs = [ref for t in output_tensors((args, kwargs)) if (ref := recorder.new_ref(t)) is not None]
         for register, hook in (
             (register_module_forward_pre_hook, recorder.enter),
             (register_module_forward_hook, recorder.leave),
@@ -342,9 +326,9 @@ def record(
             if expected is None:
                 raise
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Mismatch(recorder.at(), tuple(recorder.stack), message) from error
-    if expected is not None and any(not e.idle for e in expected[recorder.at() :]):
-        raise Mismatch(recorder.at(), (), "the run ends too early")
+            raise Mismatch(recorder.position(), tuple(recorder.stack), message) from error
+    if expected is not None and any(not e.optional for e in expected[recorder.position() :]):
+        raise Mismatch(recorder.position(), (), "the run ends too early")
     trace.outputs = [recorder.ref(t) for t in output_tensors(output)]
     return trace
 
@@ -367,10 +351,25 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 def trace(model: nn.Module, example_inputs: Any, *, training: bool = False) -> Trace:
-    """The operations of one run on fake tensors, or on real ones where fake ones fail.
+    """Record the operations of one run, on fake tensors, or on real ones where fake ones fail.
 
-    example_inputs: a tensor, a tuple of positional arguments, or a mapping of keyword arguments. The model, its buffers
-    and torch's generator stay as they are. Raises BadInput with the model's own error if it rejects the inputs.
+    The model, its buffers and torch's generator stay as they are.
+
+    Args:
+        model: any network that runs.
+        example_inputs: a tensor, a tuple of positional arguments, or a mapping of keyword arguments.
+        training: run in training mode instead of eval mode.
+
+    Returns:
+        The recorded run.
+
+    Raises:
+        BadInput: with the model's own error, if it rejects the inputs.
+
+    Example:
+        >>> import torch
+        >>> [op.name for op in trace(torch.nn.ReLU(), torch.zeros(2)).ops]
+        ['aten.relu']
     """
     with mode(model, training):
         try:

@@ -75,15 +75,15 @@ def remove_dead(model: nn.Module, example_inputs: Any) -> Cleared:
 
 def liveness(found: ChannelGroups) -> Liveness:
     """What the weights of the network say about its units."""
-    count = len(found.units.group_of) + 1  # the last place is for slots of no unit
+    count = len(found.coupled.group_of) + 1  # the last place is for slots of no unit
     fed, used, read, unknown = (np.zeros(count, dtype=np.bool_) for _ in range(4))
     roles = _roles(found.model)
     for name, p in found.model.named_parameters():
         value = found.graph.parameters.get(name)
         if value is None or p.ndim < 2:
             continue
-        for d, slots in value.layers.items():
-            units = found.units.of_slot[slots.ravel()]
+        for d, slots in value.axes.items():
+            units = found.coupled.of_index[slots.ravel()]
             rest = [k for k in range(p.ndim) if k >= slots.ndim or slots.shape[k] == 1]
             alive = (
                 (p.detach() != 0).any(rest).cpu().numpy().ravel() if rest else (p.detach() != 0).cpu().numpy().ravel()
@@ -144,11 +144,11 @@ def _readers(found: ChannelGroups) -> dict[str, NDArray[np.int64]]:
     """The unit of every input column (-1: none), by name of the layers that read units in undivided columns."""
     readers = {}
     for name, role in _roles(found.model).items():
-        layers = found.graph.parameters[name].layers if name in found.graph.parameters else {}
+        axes = found.graph.parameters[name].axes if name in found.graph.parameters else {}
         owner = name.rpartition(".")[0]
-        if role == 0 and 1 in layers:
+        if role == 0 and 1 in axes:
             grouped = getattr(found.model.get_submodule(owner), "groups", 1) > 1
-            columns = found.units.of_slot[layers[1].ravel()]
+            columns = found.coupled.of_index[axes[1].ravel()]
             readers[owner] = np.full(len(columns), -1) if grouped else columns
     return readers
 
@@ -206,7 +206,7 @@ def _cut(found: ChannelGroups) -> tuple[nn.Module, PruningPlan] | None:
     """Remove unused units; None if there are none, or none whose removal leaves the outputs as they are."""
     live = liveness(found)
     dead = live.known & live.read & ~live.used
-    groups = [(i, g) for i, g in enumerate(found.cuttable()) if dead[found.units.group_of == i].any()]
+    groups = [(i, g) for i, g in enumerate(found.prunable()) if dead[found.coupled.group_of == i].any()]
     whole = _try(found, dead, groups)
     if whole is not None or len(groups) < 2:
         return whole
@@ -216,7 +216,7 @@ def _cut(found: ChannelGroups) -> tuple[nn.Module, PruningPlan] | None:
 def _try(found: ChannelGroups, dead: Flags, groups: list[Any]) -> tuple[nn.Module, PruningPlan] | None:
     fractions, scores = {}, {}
     for i, group in groups:
-        gone = dead[found.units.group_of == i]
+        gone = dead[found.coupled.group_of == i]
         if gone.all():
             gone[0] = False  # a layer must keep one
         if gone.any():
@@ -225,13 +225,13 @@ def _try(found: ChannelGroups, dead: Flags, groups: list[Any]) -> tuple[nn.Modul
     if not fractions:
         return None
     pruned = prune(found, fractions, scores)
-    if not any(after < before for before, after in pruned.cut.widths.values()):
+    if not any(after < before for before, after in pruned.plan.widths.values()):
         return None
     if _difference(found.model, pruned.model, found.example_inputs) > TOLERANCE or _removed_alive(
-        found, pruned.cut, dead
+        found, pruned.plan, dead
     ):
         return None
-    return pruned.model, pruned.cut
+    return pruned.model, pruned.plan
 
 
 def _removed_alive(found: ChannelGroups, cut: PruningPlan, dead: Flags) -> bool:
@@ -240,10 +240,10 @@ def _removed_alive(found: ChannelGroups, cut: PruningPlan, dead: Flags) -> bool:
     touched = np.zeros(len(dead) + 1, dtype=np.bool_)
     for name, dims in cut.kept.items():
         for d, indices in dims.items():
-            slots = found.graph.parameters[name].layers[d]
-            touched[found.units.of_slot[slots.ravel()]] = True
+            slots = found.graph.parameters[name].axes[d]
+            touched[found.coupled.of_index[slots.ravel()]] = True
             if indices and not isinstance(indices[0], list) and slots.size == slots.shape[d]:
-                kept[found.units.of_slot[slots.ravel()[indices]]] = True
+                kept[found.coupled.of_index[slots.ravel()[indices]]] = True
     return bool((touched & ~kept)[:-1][~dead].any())
 
 
@@ -273,12 +273,12 @@ class Neurons:
 def find_neurons(model: nn.Module, example_inputs: Any) -> list[Neurons]:
     """The neurons of every linear layer that go through elementwise operations to one other linear layer."""
     found = find_groups(model, example_inputs)
-    cuttable = {i for i, _ in enumerate(found.cuttable())}
+    cuttable = {i for i, _ in enumerate(found.prunable())}
     places: dict[int, list[tuple[str, int, int]]] = {}  # of a unit: parameter, dimension, index
     for name, value in found.graph.parameters.items():
-        for d, slots in value.layers.items():
-            for index, unit in enumerate(found.units.of_slot[slots.ravel()].tolist()):
-                if unit >= 0 and found.units.group_of[unit] in cuttable:
+        for d, slots in value.axes.items():
+            for index, unit in enumerate(found.coupled.of_index[slots.ravel()].tolist()):
+                if unit >= 0 and found.coupled.group_of[unit] in cuttable:
                     places.setdefault(unit, []).append((name, d, index))
     roles, pairs = _roles(model), dict[tuple[str, str], list[tuple[int, int]]]()
     for where in places.values():

@@ -14,7 +14,7 @@ from torch import nn
 
 from gossamer.calibration.moments import evaluating
 from gossamer.errors import BadInput, GossamerError
-from gossamer.graph.channel_index import Slots
+from gossamer.graph.channel_index import Indices
 from gossamer.graph.groups import ChannelGroups
 from gossamer.graph.proof import relative_difference
 from gossamer.graph.slicing import PruningPlan, changed_attributes, resize
@@ -77,24 +77,24 @@ def _tried(
 
 
 def _wider(channels: ChannelGroups, widths: Mapping[str, int], generator: torch.Generator) -> nn.Module:
-    shares = [np.ones(1)] * len(channels.units.group_of)
+    shares = [np.ones(1)] * len(channels.coupled.group_of)
     for name, width in widths.items():
         index = channels.index(name)
-        if channels.units.cells[index].rows:
+        if channels.coupled.classes[index].equal_counts:
             raise BadInput(f"{name} has parts that would have to grow alike, as the groups of a convolution")
-        units = np.flatnonzero(channels.units.group_of == index)
+        units = np.flatnonzero(channels.coupled.group_of == index)
         drawn = torch.randint(len(units), (width - len(units),), generator=generator).numpy()
         for unit, copies in zip(units.tolist(), (1 + np.bincount(drawn, minlength=len(units))).tolist()):
             shares[unit] = _shares(copies, generator)
     read = np.ones(channels.graph.size, dtype=np.bool_)
-    for _, made in channels.graph.emitted:
+    for _, made in channels.graph.produced:
         read[made] = False
     named = dict([*channels.model.named_parameters(), *channels.model.named_buffers()])
     kept: dict[str, dict[int, list[int]]] = {}
     weighed: dict[str, dict[int, NDArray[np.float64]]] = {}
     for name, value in channels.graph.parameters.items():
-        for d, t in value.layers.items():
-            of_place = channels.units.of_slot[t]
+        for d, t in value.axes.items():
+            of_place = channels.coupled.of_index[t]
             if all(len(shares[unit]) == 1 for unit in np.unique(of_place[of_place >= 0]).tolist()):
                 continue
             if t.size != t.shape[d]:
@@ -124,7 +124,7 @@ def _shares(copies: int, generator: torch.Generator) -> NDArray[np.float64]:
     return shares
 
 
-def repeated(units: Slots, shares: list[NDArray[np.float64]]) -> tuple[list[int], NDArray[np.float64]]:
+def repeated(units: Indices, shares: list[NDArray[np.float64]]) -> tuple[list[int], NDArray[np.float64]]:
     """Indices with the copies, and the share of each, for a dimension whose places belong to these units (-1: to none).
 
     A run of places of one unit (the positions of a flattened map) is copied as a whole.

@@ -168,7 +168,9 @@ def width_family(
     channels = find_groups(base, task.example_inputs)
     groups = {group.name: group for group in channels.groups if group.reason is None}
     sizes = {name: group.size for name, group in groups.items()}
-    scores = {name: score for name, score in channels.unit_scores(element_scores(base, "l2")).items() if name in groups}
+    scores = {
+        name: score for name, score in channels.channel_scores(element_scores(base, "l2")).items() if name in groups
+    }
 
     def steps(strength: float) -> Steps:
         if costs is None:

@@ -69,7 +69,7 @@ def check(model: nn.Module, inputs: Any, result: PruningResult) -> None:
     small = outputs(result.model, inputs)
     assert [t.shape for t in small] == [t.shape for t in outputs(model, inputs)]
     if not result.proof.statistics:
-        assert difference(small, outputs(silence(model, result.cut), inputs)) < 1e-10
+        assert difference(small, outputs(silence(model, result.plan), inputs)) < 1e-10
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -79,7 +79,7 @@ def test_half_of_the_channels_go_everywhere(name: str) -> None:
     result = prune_channels(model, inputs, 0.5)
     check(model, inputs, result)
     assert count(result.model) <= LEFT[name] * count(model)
-    assert not result.put_back
+    assert not result.skipped
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
@@ -90,7 +90,7 @@ def test_inconvenient_sparsities(name: str, sparsity: float) -> None:
     result = prune_channels(model, inputs, sparsity)
     check(model, inputs, result)
     assert count(result.model) < count(model)
-    assert not result.put_back
+    assert not result.skipped
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -99,7 +99,7 @@ def test_whole_heads(name: str, sparsity: float) -> None:
     model, inputs = pattern(name)
     result = prune_channels(model, inputs, sparsity, heads=True)
     check(model, inputs, result)
-    assert not result.put_back
+    assert not result.skipped
     heads = [m.num_heads for m in result.model.modules() if isinstance(getattr(m, "num_heads", None), int)]
     assert set(heads) == {max(1, math.floor(4 * (1 - sparsity) + 0.5))}
 
@@ -137,10 +137,10 @@ def test_what_one_layer_needs_is_taken_over_by_its_siblings(name: str, most: int
     model, inputs = pattern(name)
     channels = find_groups(model, inputs, heads=True)
     first = prune_channels(model, inputs, 0.3, channels=channels)
-    assert channels.fitter.tries <= most
-    assert any("attention.0" in fact and "attention.1" in fact for fact in channels.fitter.learned())
+    assert channels.solver.tries <= most
+    assert any("attention.0" in fact and "attention.1" in fact for fact in channels.solver.learned())
     again = prune_channels(model, inputs, 0.3, channels=channels)
-    assert channels.fitter.tries == 1
+    assert channels.solver.tries == 1
     assert again.widths == first.widths
 
 
@@ -172,8 +172,8 @@ def test_groups_say_what_is_cut_together() -> None:
 def test_a_missing_tie_never_gives_a_wrong_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: forget one tie, and the proof, or the predicted shapes, must see it."""
     model, inputs = pattern(name)
-    tie, caught = CouplingGraph.tie, 0
-    n = len(find_groups(model, inputs).graph.ties)
+    couple, caught = CouplingGraph.couple, 0
+    n = len(find_groups(model, inputs).graph.couplings)
     for missing in range(0, n, max(1, n // 8)):
         calls = [0]
 
@@ -182,14 +182,14 @@ def test_a_missing_tie_never_gives_a_wrong_network(name: str, monkeypatch: pytes
                 calls[0] += 1
                 if calls[0] - 1 == missing:
                     return
-            tie(self, a, b)
+            couple(self, a, b)
 
-        monkeypatch.setattr(CouplingGraph, "tie", forgetful)
+        monkeypatch.setattr(CouplingGraph, "couple", forgetful)
         result = prune_channels(model, inputs, 0.4)
         monkeypatch.undo()
         check(model, inputs, result)
         assert torch.is_grad_enabled()
-        caught += bool(result.put_back)
+        caught += bool(result.skipped)
     assert caught > 0
 
 
@@ -249,4 +249,4 @@ def test_random_networks(seed: int, sparsity: float) -> None:
     model, inputs = random_network(seed), IMAGE.double()
     result = prune_channels(model, inputs, sparsity)
     check(model, inputs, result)
-    assert not result.put_back
+    assert not result.skipped

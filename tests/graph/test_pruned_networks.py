@@ -36,7 +36,7 @@ USABLE = (
 def test_a_cut_replays_from_json_on_other_weights(name: str) -> None:
     model, inputs = pattern(name)
     result = prune_channels(model, inputs, 0.4)
-    cut = PruningPlan.from_json(result.cut.to_json())
+    cut = PruningPlan.from_json(result.plan.to_json())
     other, _ = pattern(name, seed=5)
     small = resize(other, inputs, cut)
     small.load_state_dict(result.model.state_dict())
@@ -73,7 +73,7 @@ def test_frozen_stays_frozen_and_channels_last_stays_so() -> None:
     model.get_parameter("a.0.weight").requires_grad_(False)
     result = prune_channels(model, inputs, 0.5)
     small, weight = result.model, result.model.get_parameter("a.0.weight")
-    assert not result.put_back
+    assert not result.skipped
     assert weight.shape == (6, 3, 3, 3)
     assert not weight.requires_grad
     assert small.get_parameter("down.weight").requires_grad
@@ -188,8 +188,8 @@ def test_sparsity_by_layer_ignored_layers_and_multiples() -> None:
     assert result.widths == {"conv1": (16, 8), "stage1.0.conv1": (16, 8), "stage2.0.conv1": (32, 20)} or all(
         kept % 4 == 0 for _, kept in result.widths.values()
     )
-    assert not any(name.startswith("stage3") for name in result.cut.kept)
-    assert not any("shortcut" in name for name in result.cut.kept)
+    assert not any(name.startswith("stage3") for name in result.plan.kept)
+    assert not any("shortcut" in name for name in result.plan.kept)
 
 
 def test_the_weakest_channels_go() -> None:
@@ -201,7 +201,7 @@ def test_the_weakest_channels_go() -> None:
         model.get_parameter("b.0.weight")[6:12, 2] = 0
         model.get_parameter("b.0.weight")[12:18, 3] = 0
         model.get_parameter("b.0.weight")[18:24, 0] = 0
-    cut = prune_channels(model, inputs, {"a.0": 0.25}).cut
+    cut = prune_channels(model, inputs, {"a.0": 0.25}).plan
     assert cut.kept["a.0.weight"][0] == [i for i in range(16) if i not in (1, 6, 11, 12)]
     assert cut.kept["b.0.weight"][1] == [[0, 2, 3], [0, 1, 3], [0, 1, 2], [1, 2, 3]]
 
@@ -209,7 +209,7 @@ def test_the_weakest_channels_go() -> None:
 def test_scores_by_parameter_replace_the_criterion() -> None:
     model, inputs = pattern("two_inputs")
     scores = {"a.weight": torch.arange(10.0)[:, None].expand(10, 6)}
-    cut = prune_channels(model, inputs, 0.5, scores=scores).cut
+    cut = prune_channels(model, inputs, 0.5, scores=scores).plan
     assert cut.kept["a.weight"][0] == [5, 6, 7, 8, 9]
 
 
@@ -223,7 +223,7 @@ def test_scores_by_parameter_replace_the_criterion() -> None:
         ({"sparsity": 1.0}, BadInput, r"sparsity = 1.0: must be in \[0, 1\)"),
         ({"sparsity": {"fc": 0.5}}, NoEffect, "output of the network"),
         ({"widths": {"conv1": 17}}, BadInput, "between 1 and its 16"),
-        ({"widths": {"fc": 3}}, BadInput, "cannot be cut: output of the network"),
+        ({"widths": {"fc": 3}}, BadInput, "cannot be pruned: output of the network"),
         ({"round_to": 0}, BadInput, "round_to = 0"),
         ({"criterion": "l3"}, BadInput, "did you mean 'l"),
     ],
@@ -242,10 +242,10 @@ def test_inputs_that_the_model_rejects() -> None:
 
 def test_a_cut_of_another_network() -> None:
     model, inputs = pattern("dense")
-    cut = prune_channels(model, inputs, 0.5).cut
-    with pytest.raises(BadInput, match="the cut is of another network"):
+    cut = prune_channels(model, inputs, 0.5).plan
+    with pytest.raises(BadInput, match="the plan is of another network"):
         resize(build("resnet8"), None, cut)
-    with pytest.raises(BadInput, match="not the JSON text of a cut"):
+    with pytest.raises(BadInput, match="not the JSON text of a pruning plan"):
         PruningPlan.from_json('{"kept": 3}')
 
 
@@ -253,15 +253,15 @@ def test_a_cut_of_another_network() -> None:
 def test_a_proof_of_two_networks_and_a_cut(name: str) -> None:
     model, inputs = pattern(name)
     result = prune_channels(model, inputs, 0.4)
-    proof = prove(model, result.model, result.cut, inputs)
+    proof = prove(model, result.model, result.plan, inputs)
     assert proof.max_relative < 1e-12
     assert result.proof is not None
     assert proof.statistics == result.proof.statistics
     with torch.no_grad():
         next(p for p in result.model.parameters() if p.ndim > 1).flatten()[0] += 0.1
-    assert prove(model, result.model, result.cut, inputs).max_relative > 1e-6
-    with pytest.raises(BadInput, match="is not what the cut makes"):
-        prove(model, model, result.cut, inputs)
+    assert prove(model, result.model, result.plan, inputs).max_relative > 1e-6
+    with pytest.raises(BadInput, match="is not what the plan makes"):
+        prove(model, model, result.plan, inputs)
 
 
 def test_attention_with_linked_widths_survives_a_state_dict_round_trip() -> None:
@@ -269,6 +269,6 @@ def test_attention_with_linked_widths_survives_a_state_dict_round_trip() -> None
     model = randomized(Transformer(lambda dim: Attention(dim, 2, 5), dim=24))
     result = prune_channels(model, IMAGE.double(), 0.37)
     check(model, IMAGE.double(), result)
-    fresh = resize(Transformer(lambda dim: Attention(dim, 2, 5), dim=24).double(), None, result.cut)
+    fresh = resize(Transformer(lambda dim: Attention(dim, 2, 5), dim=24).double(), None, result.plan)
     fresh.load_state_dict(result.model.state_dict())
     assert torch.equal(outputs(fresh.eval(), IMAGE.double())[0], outputs(result.model, IMAGE.double())[0])

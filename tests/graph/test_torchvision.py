@@ -50,7 +50,7 @@ def test_networks_as_their_authors_wrote_them(name: str) -> None:
     inputs = torch.randn(1, 3, side, side, dtype=torch.float64)
     result = prune_channels(model, inputs, sparsity)
     check(model, inputs, result)
-    assert not result.put_back
+    assert not result.skipped
     assert count(result.model) / count(model) <= left
 
 
@@ -69,7 +69,7 @@ def test_whole_heads_of_transformers(factory: Callable[[], nn.Module]) -> None:
     inputs = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     result = prune_channels(model, inputs, 0.5, heads=True)
     check(model, inputs, result)
-    assert not result.put_back
+    assert not result.skipped
     old, new = (
         [m.num_heads for m in net.modules() if hasattr(m, "qkv") or hasattr(m, "in_proj_weight")]
         for net in (model, result.model)

@@ -1,4 +1,4 @@
-"""What each ATen operation does to slots: importing this module fills the table."""
+"""What each ATen operation does to channel indices: importing this module fills the table."""
 
 from gossamer.graph.propagation import RULES, Propagation, propagate
 from gossamer.graph.rules import compute, layout

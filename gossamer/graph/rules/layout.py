@@ -1,10 +1,14 @@
-"""Operations that only move elements: views, parts, joins, look-ups. They are executed on the slots themselves."""
+"""Operations that only move elements: views, parts, joins, look-ups. They are executed on the index arrays.
+
+Where an operation selects or repeats positions, the same numpy operation on the arrays of channel indices gives the
+indices of the result. What cannot follow a pruning (one position picked by number) is fixed.
+"""
 
 import numpy as np
 
 from gossamer.graph.channel_index import (
+    Indices,
     Operand,
-    Slots,
     Value,
     first,
     join,
@@ -16,15 +20,15 @@ from gossamer.graph.tracer import Op, Ref
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten", "squeeze", "unsqueeze", "view_copy")
-def view(w: Propagation, op: Op) -> Value:
+def view(prop: Propagation, op: Op) -> Value:
     ref = op.args[0]
-    return reshape(w.graph, w.value(ref), w.shape(ref), w.out_shape(op), op.where, w.choose(op))
+    return reshape(prop.graph, prop.value(ref), prop.shape(ref), prop.out_shape(op), op.where, prop.choose(op))
 
 
 @rule("t", "transpose", "permute", "movedim", "swapaxes", "numpy_T")
-def transposed(w: Propagation, op: Op) -> Value:
+def transposed(prop: Propagation, op: Op) -> Value:
     ref = op.args[0]
-    n = len(w.shape(ref))
+    n = len(prop.shape(ref))
     dims = list(range(n))
     if op.name.startswith("aten.permute"):
         dims = [d % n for d in op.args[1]]
@@ -33,268 +37,285 @@ def transposed(w: Propagation, op: Op) -> Value:
         dims[a], dims[b] = b, a
     else:
         dims.reverse()
-    return permute(w.value(ref), dims)
+    return permute(prop.value(ref), dims)
 
 
 @rule("expand")
-def expand(w: Propagation, op: Op) -> Value:
+def expand(prop: Propagation, op: Op) -> Value:
     ref = op.args[0]
-    old, new = w.shape(ref), w.out_shape(op)
+    old, new = prop.shape(ref), prop.out_shape(op)
     extra = len(new) - len(old)
-    layers = {f + extra: t.reshape((1,) * extra + t.shape) for f, t in w.value(ref).layers.items()}
+    axes = {
+        axis + extra: indices.reshape((1,) * extra + indices.shape) for axis, indices in prop.value(ref).axes.items()
+    }
+    # One value is repeated along a grown dimension, so any size will do there.
     grown = {d + extra for d, n in enumerate(old) if n == 1 and new[d + extra] != 1}
-    free = grown | set(range(extra)) | {d + extra for d in w.value(ref).free}
-    return Value(layers, frozenset(free - set(layers)), True)
+    free = grown | set(range(extra)) | {d + extra for d in prop.value(ref).free}
+    return Value(axes, frozenset(free - set(axes)), True)
 
 
 @rule("repeat", "tile")
-def repeat(w: Propagation, op: Op) -> Value:
+def repeat(prop: Propagation, op: Op) -> Value:
     ref, times = op.args[0], list(op.args[1])
-    extra = len(times) - len(w.shape(ref))
-    layers = {}
-    for f, t in w.value(ref).layers.items():
-        t = t.reshape((1,) * extra + t.shape)
-        layers[f + extra] = np.tile(t, [r if n > 1 else 1 for r, n in zip(times, t.shape)])
-    return Value(layers)
+    extra = len(times) - len(prop.shape(ref))
+    axes = {}
+    for axis, indices in prop.value(ref).axes.items():
+        indices = indices.reshape((1,) * extra + indices.shape)
+        axes[axis + extra] = np.tile(indices, [r if n > 1 else 1 for r, n in zip(times, indices.shape)])
+    return Value(axes)
 
 
 @rule("select")
-def select(w: Propagation, op: Op) -> Value:
+def select(prop: Propagation, op: Op) -> Value:
     ref, dim, index = op.args[0], op.arg("dim"), op.arg("index")
-    return _picked(w, op, ref, dim % len(w.shape(ref)), index)
+    return _picked(prop, op, ref, dim % len(prop.shape(ref)), index)
 
 
-def _picked(w: Propagation, op: Op, ref: Ref, dim: int, index: int) -> Value:
-    value = w.value(ref)
-    w.pin(value, f"one channel is picked at {op.where}", [dim])
-    layers = {}
-    for f, t in value.layers.items():
-        if f != dim:
-            i = index if t.shape[dim] > 1 else 0
-            layers[f - (f > dim)] = t[(slice(None),) * dim + (i,)]
-    return Value(layers, frozenset(d - (d > dim) for d in value.free if d != dim), True)
+def _picked(prop: Propagation, op: Op, ref: Ref, dim: int, index: int) -> Value:
+    value = prop.value(ref)
+    prop.fix(value, f"one channel is picked at {op.where}", [dim])
+    axes = {}
+    for axis, indices in value.axes.items():
+        if axis != dim:
+            i = index if indices.shape[dim] > 1 else 0
+            axes[axis - (axis > dim)] = indices[(slice(None),) * dim + (i,)]
+    return Value(axes, frozenset(d - (d > dim) for d in value.free if d != dim), True)
 
 
 @rule("unbind")
-def unbind(w: Propagation, op: Op) -> list[Value]:
+def unbind(prop: Propagation, op: Op) -> list[Value]:
     ref = op.args[0]
-    dim = op.arg("dim") % len(w.shape(ref))
-    return [_picked(w, op, ref, dim, i) for i in range(len(op.outs))]
+    dim = op.arg("dim") % len(prop.shape(ref))
+    return [_picked(prop, op, ref, dim, i) for i in range(len(op.outs))]
 
 
 @rule("slice")
-def sliced(w: Propagation, op: Op) -> Value:
+def sliced(prop: Propagation, op: Op) -> Value:
     ref = op.args[0]
-    dim = op.arg("dim") % len(w.shape(ref))
-    size = w.shape(ref)[dim]
+    dim = op.arg("dim") % len(prop.shape(ref))
+    size = prop.shape(ref)[dim]
     start, end, step = slice(op.arg("start"), op.arg("end"), op.arg("step")).indices(size)
-    return _range(w, op, ref, dim, start, max(start, end), step)
+    return _range(prop, op, ref, dim, start, max(start, end), step)
 
 
 @rule("narrow")
-def narrow(w: Propagation, op: Op) -> Value:
+def narrow(prop: Propagation, op: Op) -> Value:
     ref, start = op.args[0], op.args[2]
-    return _range(w, op, ref, op.args[1] % len(w.shape(ref)), start, start + op.args[3], 1)
+    return _range(prop, op, ref, op.args[1] % len(prop.shape(ref)), start, start + op.args[3], 1)
 
 
-def _range(w: Propagation, op: Op, ref: Ref, dim: int, start: int, end: int, step: int) -> Value:
-    value, size = w.value(ref), w.shape(ref)[dim]
-    layers = {}
-    for f, t in value.layers.items():
-        part = t[(slice(None),) * dim + (slice(start, end, step),)] if t.shape[dim] > 1 else t
-        if f == dim and (start, end, step) != (0, size, 1):
+def _range(prop: Propagation, op: Op, ref: Ref, dim: int, start: int, end: int, step: int) -> Value:
+    value, size = prop.value(ref), prop.shape(ref)[dim]
+    axes = {}
+    for axis, indices in value.axes.items():
+        part = indices[(slice(None),) * dim + (slice(start, end, step),)] if indices.shape[dim] > 1 else indices
+        if axis == dim and (start, end, step) != (0, size, 1):
             length = end - start
-            if step != 1 or length < 2:
-                w.graph.pin(t, f"picked at {op.where}")
+            if step != 1 or length < 2:  # every second channel, or one: no rule would hold for the kept ones
+                prop.graph.fix(indices, f"picked at {op.where}")
                 continue
+            # A slice of 1 / n of the channels is taken for one of n equal parts (chunk, packed q, k, v), so that all n
+            # parts keep the same number.
             if size % length == 0 and start % length == 0:
-                parts = np.moveaxis(t, dim, -1).reshape(-1, length)
-                w.graph.even(parts, 1)
-            w.graph.even(part, dim)
-        layers[f] = part
-    return Value(layers, value.free, True)
+                parts = np.moveaxis(indices, dim, -1).reshape(-1, length)
+                prop.graph.require_equal_counts(parts, 1)
+            prop.graph.require_equal_counts(part, dim)
+        axes[axis] = part
+    return Value(axes, value.free, True)
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
-def split(w: Propagation, op: Op) -> list[Value]:
+def split(prop: Propagation, op: Op) -> list[Value]:
     ref = op.args[0]
-    dim = op.arg("dim") % len(w.shape(ref))
-    sizes = [w.out_shape(op, i)[dim] for i in range(len(op.outs))]
-    value = w.value(ref)
-    if dim in value.layers and len(set(sizes)) > 1 and "with_sizes" not in op.name:
-        w.pin(value, f"split into unequal parts at {op.where}", [dim])
-        value = Value({f: t for f, t in value.layers.items() if f != dim})
+    dim = op.arg("dim") % len(prop.shape(ref))
+    sizes = [prop.out_shape(op, i)[dim] for i in range(len(op.outs))]
+    value = prop.value(ref)
+    # `split(3)` of 8 channels gives 3, 3, 2: the size in the forward stays 3, and the parts cannot follow.
+    if dim in value.axes and len(set(sizes)) > 1 and "with_sizes" not in op.name:
+        prop.fix(value, f"split into unequal parts at {op.where}", [dim])
+        value = Value({axis: indices for axis, indices in value.axes.items() if axis != dim})
     ends = np.cumsum(sizes).tolist()
-    saved, w.values[ref.index] = w.values[ref.index], value
-    parts = [_range(w, op, ref, dim, end - size, end, 1) for size, end in zip(sizes, ends)]
-    w.values[ref.index] = saved
+    saved, prop.values[ref.index] = prop.values[ref.index], value
+    parts = [_range(prop, op, ref, dim, end - size, end, 1) for size, end in zip(sizes, ends)]
+    prop.values[ref.index] = saved
     return parts
 
 
 @rule("cat", "concat", "concatenate")
-def cat(w: Propagation, op: Op) -> Value:
-    refs: list[Ref] = [ref for ref in op.args[0] if w.shape(ref) != (0,)]
-    n = len(w.shape(refs[0]))
+def cat(prop: Propagation, op: Op) -> Value:
+    refs: list[Ref] = [ref for ref in op.args[0] if prop.shape(ref) != (0,)]
+    n = len(prop.shape(refs[0]))
     dim = (op.arg("dim") or 0) % n
-    values = [w.value(ref) for ref in refs]
-    layers: dict[int, Slots] = {}
-    if any(dim in value.layers for value in values):
+    values = [prop.value(ref) for ref in refs]
+    axes: dict[int, Indices] = {}
+    if any(dim in value.axes for value in values):
         parts = []
         for ref, value in zip(refs, values):
-            t = value.layers.get(dim)
-            if t is None:
-                t = np.zeros([w.shape(ref)[dim] if d == dim else 1 for d in range(n)], dtype=np.int64)
-            parts.append(t)
-        shape = np.broadcast_shapes(*[(*t.shape[:dim], 1, *t.shape[dim + 1 :]) for t in parts])
-        wide = [np.broadcast_to(t, (*shape[:dim], t.shape[dim], *shape[dim + 1 :])) for t in parts]
-        layers[dim] = np.concatenate(wide, axis=dim)
-        w.graph.even(layers[dim], dim)
+            indices = value.axes.get(dim)
+            if indices is None:  # 0 is "fixed": what nothing is known of keeps its size
+                indices = np.zeros([prop.shape(ref)[dim] if d == dim else 1 for d in range(n)], dtype=np.int64)
+            parts.append(indices)
+        shape = np.broadcast_shapes(*[(*indices.shape[:dim], 1, *indices.shape[dim + 1 :]) for indices in parts])
+        wide = [np.broadcast_to(indices, (*shape[:dim], indices.shape[dim], *shape[dim + 1 :])) for indices in parts]
+        axes[dim] = np.concatenate(wide, axis=dim)
+        prop.graph.require_equal_counts(axes[dim], dim)
     others = [
-        (Value({f: _whole(w, t, dim) for f, t in v.layers.items() if f != dim}, v.free - {dim}), w.shape(ref), range(n))
+        (
+            Value(
+                {axis: _whole(prop, indices, dim) for axis, indices in v.axes.items() if axis != dim}, v.free - {dim}
+            ),
+            prop.shape(ref),
+            range(n),
+        )
         for v, ref in zip(values, refs)
     ]
-    # the joined dimension is no meeting: give each operand its own axis there
+    # Operands follow each other along the joined dimension and do not meet there: each gets a label of its own.
     operands: list[Operand] = [
         (v, s, [n + 1 + i if d == dim else d for d in range(n)]) for i, (v, s, _) in enumerate(others)
     ]
-    rest = join(w.graph, operands, [n if d == dim else d for d in range(n)], op.where)
-    return Value(layers | rest.layers, rest.free - {dim})
+    rest = join(prop.graph, operands, [n if d == dim else d for d in range(n)], op.where)
+    return Value(axes | rest.axes, rest.free - {dim})
 
 
-def _whole(w: Propagation, t: Slots, dim: int) -> Slots:
-    return w.graph.tie_along(t, dim)
+def _whole(prop: Propagation, indices: Indices, dim: int) -> Indices:
+    return prop.graph.couple_along(indices, dim)
 
 
 @rule("stack")
-def stack(w: Propagation, op: Op) -> Value:
+def stack(prop: Propagation, op: Op) -> Value:
     refs: list[Ref] = list(op.args[0])
-    n = len(w.shape(refs[0]))
+    n = len(prop.shape(refs[0]))
     dim = op.arg("dim") % (n + 1)
-    layers = {}
-    for f in sorted({f for ref in refs for f in w.value(ref).layers}):
-        parts = [w.value(ref).layers.get(f) for ref in refs]
-        known = [t for t in parts if t is not None]
+    axes = {}
+    for axis in sorted({axis for ref in refs for axis in prop.value(ref).axes}):
+        parts = [prop.value(ref).axes.get(axis) for ref in refs]
+        known = [indices for indices in parts if indices is not None]
         if len(known) < len(parts):
-            for t in known:
-                w.graph.pin(t, f"meets something of fixed size at {op.where}")
+            for indices in known:
+                prop.graph.fix(indices, f"meets something of fixed size at {op.where}")
             continue
-        shape = np.broadcast_shapes(*[t.shape for t in known])
-        t = np.stack([np.broadcast_to(t, shape) for t in known], axis=dim)
-        new_f = f + (f >= dim)
-        w.graph.even(t, new_f)
-        layers[new_f] = t
-    return Value(layers)
+        shape = np.broadcast_shapes(*[indices.shape for indices in known])
+        indices = np.stack([np.broadcast_to(indices, shape) for indices in known], axis=dim)
+        new_axis = axis + (axis >= dim)
+        prop.graph.require_equal_counts(indices, new_axis)
+        axes[new_axis] = indices
+    return Value(axes)
 
 
 @rule("constant_pad_nd")
-def pad(w: Propagation, op: Op) -> Value:
+def pad(prop: Propagation, op: Op) -> Value:
     ref, amounts = op.args[0], op.args[1]
-    n = len(w.shape(ref))
-    layers = dict(w.value(ref).layers)
+    n = len(prop.shape(ref))
+    axes = dict(prop.value(ref).axes)
     for i in range(len(amounts) // 2):
         dim, before, after = n - 1 - i, amounts[2 * i], amounts[2 * i + 1]
-        for f, t in list(layers.items()):
+        for axis, indices in list(axes.items()):
             if before == after == 0:
                 continue
-            if f != dim:
-                layers[f] = w.graph.tie_along(t, dim)
-            elif before < 0 or after < 0 or t.size > t.shape[dim]:
-                w.graph.pin(layers.pop(f), f"no rule for {op.where}")
+            if axis != dim:
+                axes[axis] = prop.graph.couple_along(indices, dim)
+            elif before < 0 or after < 0 or indices.size > indices.shape[dim]:
+                prop.graph.fix(axes.pop(axis), f"no rule for {op.where}")
             else:
-                slots = [w.graph.fresh(before), t.ravel(), w.graph.fresh(after)]
-                layers[f] = np.concatenate(slots).reshape([-1 if d == f else 1 for d in range(n)])
-    return Value(layers)
+                # The border of the padding is like new channels: equal counts tell how many of them may go.
+                padded = [prop.graph.new_indices(before), indices.ravel(), prop.graph.new_indices(after)]
+                axes[axis] = np.concatenate(padded).reshape([-1 if d == axis else 1 for d in range(n)])
+    return Value(axes)
 
 
 @rule("cumsum", "cumprod", "flip", "roll", "cummax", "logcumsumexp")
-def along(w: Propagation, op: Op) -> Value:
+def along(prop: Propagation, op: Op) -> Value:
     ref = op.args[0]
     dims = op.arg("dims", None) if op.name in ("aten.flip", "aten.roll") else op.arg("dim")
-    n = len(w.shape(ref))
+    n = len(prop.shape(ref))
     touched = [dims] if isinstance(dims, int) else list(dims or range(n))
-    return through(w, op, ref, [d % n for d in touched])
+    return through(prop, op, ref, [d % n for d in touched])
 
 
 @rule("embedding")
-def embedding(w: Propagation, op: Op) -> Value:
-    weight = w.value(op.args[0])
-    n = len(w.out_shape(op))
-    w.pin(weight, f"rows are looked up at {op.where}", [0])
-    if 1 not in weight.layers:
+def embedding(prop: Propagation, op: Op) -> Value:
+    weight = prop.value(op.args[0])
+    n = len(prop.out_shape(op))
+    prop.fix(weight, f"rows are looked up at {op.where}", [0])
+    if 1 not in weight.axes:
         return Value()
-    t = weight.layers[1].reshape([1] * (n - 1) + [-1])
-    w.graph.emitted.append((w.index, t))
-    return Value({n - 1: t})
+    indices = weight.axes[1].reshape([1] * (n - 1) + [-1])
+    prop.graph.produced.append((prop.index, indices))
+    return Value({n - 1: indices})
 
 
 @rule("index", "_unsafe_index")
-def index(w: Propagation, op: Op) -> Value:
-    ref, indices = op.args[0], op.args[1]
-    value, n = w.value(ref), len(w.shape(op.args[0]))
-    used = [d for d, i in enumerate(indices) if i is not None]
-    rank = max(len(w.shape(indices[d])) for d in used)
+def index(prop: Propagation, op: Op) -> Value:
+    ref, lookups = op.args[0], op.args[1]
+    value, n = prop.value(ref), len(prop.shape(op.args[0]))
+    used = [d for d, i in enumerate(lookups) if i is not None]
+    # As in numpy: adjacent index tensors put their dimensions in the place of those they index, others at the front.
+    rank = max(len(prop.shape(lookups[d])) for d in used)
     for d in used:
-        w.pin(w.value(indices[d]), f"used as an index at {op.where}")
-    w.pin(value, f"looked up at {op.where}", used)
-    if len(w.out_shape(op)) != n - len(used) + rank:  # a mask selects a number of elements that depends on data
-        w.pin(value, f"selected by a mask at {op.where}")
+        prop.fix(prop.value(lookups[d]), f"used as an index at {op.where}")
+    prop.fix(value, f"looked up at {op.where}", used)
+    if len(prop.out_shape(op)) != n - len(used) + rank:  # a mask selects a number of elements that depends on data
+        prop.fix(value, f"selected by a mask at {op.where}")
         return Value()
     adjacent = used == list(range(used[0], used[-1] + 1))
     at = used[0] if adjacent else 0
-    layers = {}
-    for f, t in value.layers.items():
-        if f in used:
+    axes = {}
+    for axis, indices in value.axes.items():
+        if axis in used:
             continue
         for d in used:
-            t = w.graph.tie_along(t, d)
+            indices = prop.graph.couple_along(indices, d)
         kept = [d for d in range(n) if d not in used]
-        shape = [t.shape[d] for d in kept]
-        place = kept.index(f)
-        layers[place + (rank if place >= at else 0)] = t.reshape(shape[:at] + [1] * rank + shape[at:])
-    return Value(layers)
+        shape = [indices.shape[d] for d in kept]
+        place = kept.index(axis)
+        axes[place + (rank if place >= at else 0)] = indices.reshape(shape[:at] + [1] * rank + shape[at:])
+    return Value(axes)
 
 
 @rule("index_select", "gather")
-def index_select(w: Propagation, op: Op) -> Value:
+def index_select(prop: Propagation, op: Op) -> Value:
     ref = op.args[0]
-    return through(w, op, ref, [op.args[1] % len(w.shape(ref))])
+    return through(prop, op, ref, [op.args[1] % len(prop.shape(ref))])
 
 
 @rule("im2col", "pixel_unshuffle")
-def unfold(w: Propagation, op: Op) -> Value:
+def unfold(prop: Propagation, op: Op) -> Value:
     ref = op.args[0]
-    n, out = len(w.shape(ref)), w.out_shape(op)
-    value = through(w, op, ref, [n - 2, n - 1])
+    n, out = len(prop.shape(ref)), prop.out_shape(op)
+    value = through(prop, op, ref, [n - 2, n - 1])
     c = n - 3
-    times = out[1] // w.shape(ref)[1] if op.name == "aten.im2col" else int(op.args[1]) ** 2
-    layers = {}
-    for f, t in value.layers.items():
-        t = np.repeat(t, times, axis=c) if t.shape[c] > 1 else t
-        layers[f] = t.reshape([*t.shape[:c], t.shape[c], *[1] * (len(out) - c - 1)])
-    return Value(layers)
+    # Every channel becomes one row for each kernel position (im2col), or each position of a square (pixel_unshuffle).
+    times = out[1] // prop.shape(ref)[1] if op.name == "aten.im2col" else int(op.args[1]) ** 2
+    axes = {}
+    for axis, indices in value.axes.items():
+        indices = np.repeat(indices, times, axis=c) if indices.shape[c] > 1 else indices
+        axes[axis] = indices.reshape([*indices.shape[:c], indices.shape[c], *[1] * (len(out) - c - 1)])
+    return Value(axes)
 
 
 @rule("col2im", "pixel_shuffle")
-def fold(w: Propagation, op: Op) -> Value:
+def fold(prop: Propagation, op: Op) -> Value:
     ref = op.args[0]
-    shape, out = w.shape(ref), w.out_shape(op)
+    shape, out = prop.shape(ref), prop.out_shape(op)
     c = 1 if op.name == "aten.col2im" else len(shape) - 3
-    value = through(w, op, ref, range(c + 1, len(shape)))
+    value = through(prop, op, ref, range(c + 1, len(shape)))
     split_shape = (*shape[:c], out[c], shape[c] // out[c], *shape[c + 1 :])
-    apart = reshape(w.graph, value, shape, split_shape, op.where, first)
-    layers = {}
-    for f, t in apart.layers.items():
-        t = w.graph.tie_along(t, c + 1)
-        layers[f] = t.reshape([*t.shape[: c + 1], *[1] * (len(out) - c - 1)])
-    return Value(layers)
+    # The reverse of `unfold`: C * k positions become C channels, and the k of one channel are coupled.
+    apart = reshape(prop.graph, value, shape, split_shape, op.where, first)
+    axes = {}
+    for axis, indices in apart.axes.items():
+        indices = prop.graph.couple_along(indices, c + 1)
+        axes[axis] = indices.reshape([*indices.shape[: c + 1], *[1] * (len(out) - c - 1)])
+    return Value(axes)
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(w: Propagation, op: Op) -> Value:
+def channel_shuffle(prop: Propagation, op: Op) -> Value:
     ref, groups = op.args[0], op.args[1]
-    shape = w.shape(ref)
+    shape = prop.shape(ref)
     split_shape = (shape[0], groups, shape[1] // groups, *shape[2:])
-    value = reshape(w.graph, w.value(ref), shape, split_shape, op.where)
+    value = reshape(prop.graph, prop.value(ref), shape, split_shape, op.where)
+    # (groups, C / groups) -> (C / groups, groups): a reshape, a transpose and a reshape back.
     swapped = permute(value, [0, 2, 1, *range(3, len(split_shape))])
     turned = (shape[0], split_shape[2], groups, *shape[2:])
-    return reshape(w.graph, swapped, turned, shape, op.where)
+    return reshape(prop.graph, swapped, turned, shape, op.where)

@@ -46,7 +46,7 @@ class Net2Wider(Method):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         found = find_groups(model, task.example_inputs)
-        grown = {group.name: round((self.factor or 1.0) * group.size) for group in found.cuttable()}
+        grown = {group.name: round((self.factor or 1.0) * group.size) for group in found.prunable()}
         result = widen(found, self.widths or grown, seed=context.seed)
         why = "; ".join(dict.fromkeys(f"{name}: {reason}" for name, reason in result.left.items()))
         if self.widths and result.left:

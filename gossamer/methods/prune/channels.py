@@ -68,7 +68,7 @@ def prune_channels(
     found = channels if channels is not None else find_groups(model, example_inputs, heads=heads)
     groups = _selected(found, ignore)
     wanted = _counts_of(groups, found, widths) if widths is not None else _counts(groups, found, sparsity, round_to)
-    unit_scores = found.unit_scores(scores if scores is not None else element_scores(model, criterion, seed=seed))
+    unit_scores = found.channel_scores(scores if scores is not None else element_scores(model, criterion, seed=seed))
     fractions = {name: count / size for name, (count, size) in wanted.items() if count < size}
     return prune(found, fractions, unit_scores, prove=prove)
 
@@ -82,7 +82,7 @@ def _selected(found: FoundChannels, ignore: Iterable[str]) -> list[Group]:
             if any(mark in pattern for mark in "*?["):
                 raise NoEffect(f"ignore={pattern!r} matches no layer of {sorted(known)}")
             raise unknown("layer", pattern, known, listed="`gossamer analyze`")
-    groups = found.cuttable()
+    groups = found.prunable()
     if not groups:
         reasons = sorted({group.reason for group in found.groups if group.reason})
         raise NoEffect(f"no channels of this network can be cut: {'; '.join(reasons[:5]) or 'no weighted layers'}")
@@ -197,7 +197,7 @@ class ChannelPruning(Method):
             round_to=self.round_to,
         )
         if pruned.proof is None or all(after == before for before, after in pruned.widths.values()):
-            raise NoEffect(f"{self.name()}: no group of channels got smaller; {'; '.join(pruned.put_back.values())}")
+            raise NoEffect(f"{self.name()}: no group of channels got smaller; {'; '.join(pruned.skipped.values())}")
         fitted = self._fit_again(pruned, model, task, context) if self.refit else []
         note = listed(pruned.proof.statistics)
         for name, (before, after) in pruned.widths.items():
@@ -223,7 +223,7 @@ class ChannelPruning(Method):
 
     def _fit_again(self, pruned: PruningResult, model: nn.Module, task: Task, context: Context) -> list[str]:
         """The layers whose inputs were cut, fitted to what they gave on the channels that they still make."""
-        kept = pruned.cut.kept
+        kept = pruned.plan.kept
         modules = dict(pruned.model.named_modules())
         lost = [name for name in modules if 1 in kept.get(f"{name}.weight", {})]
         lost = [name for name in lost if isinstance(modules[name], Layer)]
