@@ -13,6 +13,7 @@ from torch import nn
 from gossamer.constraints.base import constraints, materialize
 from gossamer.core.record import LayerCost
 from gossamer.graph.groups import Group, find_groups, layer_of
+from gossamer.graph.isolation import plain_kernels
 from gossamer.graph.tracer import (
     Op,
     Ref,
@@ -20,7 +21,6 @@ from gossamer.graph.tracer import (
     Trace,
     arguments,
     mode,
-    plain_kernels,
     tensor_names,
     trace,
 )

@@ -63,11 +63,11 @@ def test_a_wider_network_computes_the_same_in_float64(name: str) -> None:
     model, data, run = NETWORKS[name](), double_task(), Context(seed=3)
     wider = Net2Wider(factor=1.5).apply(model, data, run)
     torch.testing.assert_close(wider(*data.example_inputs), model(*data.example_inputs), rtol=1e-10, atol=1e-10)
-    groups = find_groups(model, data.example_inputs).cuttable()
+    groups = find_groups(model, data.example_inputs).prunable()
     assert {edit.target: edit.after for edit in run.log.edits} == {
         g.name: f"{round(1.5 * g.size)} channels" for g in groups
     }
-    after = {g.name: g.size for g in find_groups(wider, data.example_inputs).cuttable()}
+    after = {g.name: g.size for g in find_groups(wider, data.example_inputs).prunable()}
     assert after == {g.name: round(1.5 * g.size) for g in groups}
 
 
