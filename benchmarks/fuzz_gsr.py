@@ -5,45 +5,35 @@
 Every damaged file must be refused with CorruptFile, or give exactly what the whole file gives. Half of the files are
 resealed: their checksums are made right again, so that the damage gets past them; such a file may be another valid one,
 but must not crash, hang, or take more memory than its size allows. Stopped and started again, it goes on where it was.
-One process, one thread.
-
-With --structure what the files say is changed (`gsr_structure.py`), again with right checksums.
-A process of its own does that, and is watched: it must raise nothing but gossamer's errors, take at most SLOW_SECONDS
-and the memory that docs/format.md states, and write nowhere.
+One process, one thread. What files say is changed by `fuzz_inputs.py`.
 """
 
 import argparse
 import json
-import os
 import random
 import resource
-import signal
 import struct
 import tempfile
 import time
 import zlib
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from gsr_structure import mutated, taken_apart
 from torch import Tensor, nn
 
 from gossamer import compact
 from gossamer.compact.reading import network, read_tensors
 from gossamer.constraints.base import constrain
-from gossamer.errors import CorruptFile, GossamerError, own_error
+from gossamer.errors import CorruptFile
 from gossamer.gsr.format.dictionary import DICTIONARY
 from gossamer.gsr.format.file import CODERS, File
-from gossamer.gsr.format.ledger import Limit
 from gossamer.gsr.format.stream import Reader, Writer
 from gossamer.methods.share.hashed import Hashed
 from gossamer.methods.share.product import product_code
 from gossamer.methods.share.residual import residual_code
 
 SLOW_SECONDS = 10.0
-HEADER_BYTES = 1 << 27  # of the names, entries and steps that the limits allow, as objects of Python
-MOST_ADDRESSES = 4 << 30
 IMAGES = (torch.zeros(2, 1, 6, 6),)
 
 
@@ -206,107 +196,21 @@ def fuzz(files: list[bytes], first: int, last: int) -> list[str]:
     return faults
 
 
-def structural_fault(data: bytes) -> str | None:
-    """What is wrong about how a file is taken that says something else; None where all is well."""
-    before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
-    try:
-        file = File(data)
-        tensors = read_tensors(file)
-        if file.header.graph is not None:
-            network(file, tensors, None)
-    except GossamerError as error:
-        return _too_much(error, before, _reading_bytes(data))
-    except Exception as error:
-        return f"loading: {type(error).__name__}: {error}"
-    return _too_much(None, before, _reading_bytes(data))
-
-
-def _reading_bytes(data: bytes) -> int:
-    return Limit.TENSORS.most(len(data)) + Limit.WORK.most(len(data)) + HEADER_BYTES
-
-
-def _too_much(error: Exception | None, before: int, most: int) -> str | None:
-    if error is not None and "allocate" in str(error):
-        return f"asked for too much: {error}"
-    taken = _memory("VmHWM") - before
-    return f"took {taken >> 20} MB" if taken > most else None
-
-
-def _memory(what: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) << 10
-
-
-def warm_up(files: list[bytes]) -> None:
-    """Load whole files: what is compiled or imported on first use is not to be done in every process."""
-    for data in files:
-        structural_fault(data)
-
-
-def watched(files: list[bytes], first: int, last: int) -> list[str]:
-    """Faults found in the files with changed structure from number `first` up to `last`; each try has 10 s."""
-    faults = []
-    while first < last:
-        reading, writing = os.pipe()
-        process = os.fork()
-        if process == 0:
-            os.close(reading)
-            _tries(files, first, last, writing)
-        os.close(writing)
-        with os.fdopen(reading) as answers:
-            for line in answers:
-                told, at, text = line.rstrip("\n").split(" ", 2)
-                first = int(at) + 1
-                faults += [f"file {at}: {text}"] if told == "fault" else []
-        status = os.waitpid(process, 0)[1]
-        if status:
-            ended = signal.Signals(status & 127).name if status & 127 else f"status {status >> 8}"
-            slow = ended == "SIGPROF"
-            faults.append(f"file {first - 1}: " + (f"took more than {SLOW_SECONDS} s" if slow else f"ended by {ended}"))
-    return faults
-
-
-def _tries(files: list[bytes], first: int, last: int, answers: int) -> NoReturn:
-    """Never comes back: a process of its own."""
-    status, number = 1, first
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + MOST_ADDRESSES,) * 2)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # whatever writes into a file ends the process
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        whole = [taken_apart(data) for data in files]
-        for number in range(first, last):
-            os.write(answers, f"begun {number} \n".encode())
-            signal.setitimer(signal.ITIMER_PROF, SLOW_SECONDS)  # of the processor's time; the signal ends the process
-            random_ = random.Random(number)
-            found = structural_fault(mutated(random_.choice(whole), random_))
-            if found is not None:
-                os.write(answers, f"fault {number} {found[:300]!r}\n".encode())
-        status = 0
-    except BaseException as error:
-        os.write(answers, f"fault {number} the fuzzer itself: {own_error(error)!r}\n".encode())
-    finally:
-        os._exit(status)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fuzz_gsr.json")
     parser.add_argument("--step", type=int, default=10_000)
-    parser.add_argument("--structure", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     done: dict[str, Any] = {"files": 0, "seconds": 0.0, "faults": []}
     if arguments.out.is_file():
         done = json.loads(arguments.out.read_text())
     files = sample_files()
-    warm_up(files)
     while done["files"] < arguments.count:
         start, first = time.perf_counter(), done["files"]
         last = min(first + arguments.step, arguments.count)
-        done["faults"] += (watched if arguments.structure else fuzz)(files, first, last)
+        done["faults"] += fuzz(files, first, last)
         done["files"], done["seconds"] = last, done["seconds"] + time.perf_counter() - start
         done["files_per_second"] = round(last / done["seconds"])
         done["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -250,7 +250,7 @@ def _entry(found: Parts, random_: random.Random) -> None:
         case 10:
             entry = Entry(coding=Coding.SAME, dtype=entry.dtype, shape=entry.shape, same=random_.randrange(at + 1))
         case _:
-            found.entries += [entry] * random_.choice((1, 1, 3, 2000))
+            found.entries += [entry] * random_.choice((1, 1, 1, 3, 3, 3, 20, 2000))
             found.unnamed = len(found.entries) - len(found.names)
     found.entries[at] = entry
 
@@ -292,7 +292,7 @@ def _names(found: Parts, random_: random.Random) -> None:
         case 2:
             found.names.append((0, ["a" * random_.choice((1, 1000))] * random_.choice((1, 60)), 0, "x", True))
             again = (random_.choice((1, 7, 60)), [], random_.randrange(8), "y", False)
-            found.names += [again] * random_.choice((1, 100, 5000))
+            found.names += [again] * random_.choice((1, 1, 1, 9, 9, 100, 5000))
         case 3:
             found.names.append((0, [], 0, random_.choice(WORDS), bool(random_.randrange(2))))
         case _:
@@ -380,7 +380,7 @@ def _graph(found: Parts, random_: random.Random) -> None:
             at = random_.randrange(len(steps) + 1)
             steps[at:at] = [_step(graph.inputs + at, states, random_)]
         case 4 if steps:
-            steps += [random_.choice(steps)] * random_.choice((1, 1, 50, 3000))
+            steps += [random_.choice(steps)] * random_.choice((1, 1, 1, 1, 20, 20, 20, 3000))
         case _:
             graph = Graph(random_.choice((1, 1, 1, 2)), (), Value(0))
             steps = []

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.compact.watch import DEPENDS_ON_DATA, MOST_SIZES, Watch, sizes_of
+from gossamer.compact.watch import DEPENDS_ON_DATA, MOST_SIZES, NotForeseen, Watch, first_line, sizes_of
 from gossamer.core.outputs import has_marks, unmarked
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, GossamerError
 from gossamer.gsr.format.graph import Device, Graph, State, Value, values_in
 from gossamer.gsr.format.operations import function_of
 from gossamer.gsr.format.stream import damaged
@@ -22,11 +22,14 @@ class Network(nn.Module):
 
     out_of_file = True
 
-    def __init__(self, graph: Graph, names: list[str], tensors: list[Tensor], parameters: list[bool]) -> None:
+    def __init__(
+        self, graph: Graph, names: list[str], tensors: list[Tensor], parameters: list[bool], *, file_bytes: int
+    ) -> None:
         super().__init__()
         self.training = False
         self._graph = graph
         self._names = names
+        self._file_bytes = file_bytes
         self._functions = [_function(step.op) for step in graph.steps]
         self._last_use = _last_uses(graph)
         self._classes = has_marks(graph.output)
@@ -36,15 +39,30 @@ class Network(nn.Module):
             _register(self, name, tensor, parameter)
 
     def forward(self, x: Tensor, *more: Tensor) -> Any:
-        graph, inputs = self._graph, (x, *more)
-        if len(inputs) != graph.inputs:
-            raise BadInput(f"this network takes {graph.inputs} inputs, not {len(inputs)}")
-        values: list[Any] = [*inputs, *[None] * len(graph.steps)]
+        inputs = (x, *more)
+        if len(inputs) != self._graph.inputs:
+            raise BadInput(f"this network takes {self._graph.inputs} inputs, not {len(inputs)}")
         state = [_find(self, name) for name in self._names]
+        sizes = sizes_of(inputs)
+        if sizes is None:
+            return self._run(inputs, state, None)
+        watch = None if sizes in self._seen else Watch(state, inputs, self._file_bytes)
+        try:
+            output = self._run(inputs, state, watch)
+        except (GossamerError, NotForeseen):
+            raise
+        except Exception as error:
+            shapes = ", ".join("x".join(map(str, x.shape)) for x in inputs if isinstance(x, Tensor))
+            raise BadInput(f"this network cannot run on inputs of shape {shapes}: {first_line(error)}") from error
+        if not self._always and len(self._seen) < MOST_SIZES:
+            self._seen.add(sizes)
+        return output
+
+    def _run(self, inputs: tuple[Any, ...], state: list[Tensor], watch: Watch | None) -> Any:
+        graph = self._graph
+        values: list[Any] = [*inputs, *[None] * len(graph.steps)]
         device = next((value.device for value in inputs if isinstance(value, Tensor)), torch.device("cpu"))
         context = _Context(values, state, device)
-        sizes = sizes_of(inputs)
-        watch = None if sizes is None or sizes in self._seen else Watch([*state, *inputs])
         for number, step in enumerate(graph.steps):
             args = [context.fill(value) for value in step.args]
             kwargs = {key: context.fill(value) for key, value in step.kwargs.items()}
@@ -57,8 +75,6 @@ class Network(nn.Module):
                 if watch is not None and index >= graph.inputs:
                     watch.freed(values[index])
                 values[index] = None
-        if watch is not None and not self._always and len(self._seen) < MOST_SIZES:
-            self._seen.add(sizes)
         output = context.fill(graph.output)
         return unmarked(output) if self._classes else output
 

@@ -99,4 +99,5 @@ def network(file: File, tensors: dict[str, Tensor], dtype: torch.dtype | None) -
         converted = {key: tensor.to(dtype) for key, tensor in different.items()}
     names = header.names[: header.shown]
     parameters = [name not in header.buffers and number < header.named for number, name in enumerate(names)]
-    return Network(header.graph, names, [converted.get(id(t), t) for t in tensors.values()], parameters)
+    stored = [converted.get(id(tensor), tensor) for tensor in tensors.values()]
+    return Network(header.graph, names, stored, parameters, file_bytes=file.ledger.file_bytes)

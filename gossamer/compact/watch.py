@@ -1,7 +1,9 @@
-"""What a network out of a file may allocate while it runs: looked at before every operation of the first run on inputs
-of new sizes. Each operation first runs on the "meta" device, which computes sizes and holds no data."""
+"""What a network out of a file may allocate and compute while it runs.
 
-import contextlib
+It is looked at before every operation of the first run on inputs of new sizes. Each operation first runs on the "meta"
+device, which computes sizes and holds no data.
+"""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +12,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
+from gossamer.compact.work import OPERATION, STEP, hidden_bytes, most_work, recurrent_work, work_of
 from gossamer.errors import BadInput
 from gossamer.gsr.format.operations import WRITES
 
 MOST_MADE = 1 << 30  # bytes of what an operation makes without any tensor: zeros, full, arange
 MOST_RESULT = 4 << 30  # bytes of every other result
 MOST_ALIVE = 16 << 30  # bytes of all results that are needed at the same time
-DEPENDS_ON_DATA = frozenset(("index.Tensor", "one_hot"))  # sizes that are not known before
+DEPENDS_ON_DATA = frozenset(("index.Tensor", "index_put", "index_put_", "one_hot"))  # sizes are not known before
 RECURRENT = frozenset(("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input"))
 PIECES = frozenset(("unbind.int", "split.Tensor", "chunk", "tensor_split.sections"))
+MASKS = (torch.bool, torch.uint8)
 _TENSOR = torch._C.TensorType.get()
 MOST_CLASSES = 1 << 24
 MOST_REHEARSED = 4096
@@ -32,34 +36,65 @@ class NotForeseen(Exception):
 
 
 class Watch:
-    """Follows one run of a graph."""
+    """Follows one run of a graph.
 
-    def __init__(self, outside: list[Any]) -> None:
-        self.outside = {_memory(tensor) for tensor in outside if isinstance(tensor, Tensor)}
+    Args:
+        stored: Tensors of the file.
+        inputs: What the graph is given.
+        file_bytes: Size of the file.
+    """
+
+    def __init__(self, stored: list[Tensor], inputs: tuple[Any, ...], file_bytes: int) -> None:
+        self.outside = {_memory(tensor) for tensor in (*stored, *inputs) if isinstance(tensor, Tensor)}
         self.users: dict[int, int] = {}  # how many values use a piece of memory
         self.alive = 0
+        self.work, self.most_work = 0, most_work(inputs, stored, file_bytes)
 
     def before(self, op: str, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Raise BadInput where the operation would make more than is admitted, or write where it must not."""
+        """Look at an operation.
+
+        Raises:
+            BadInput: It would make or compute too much, or write where it must not.
+            RuntimeError: It cannot run on tensors of these sizes and types.
+        """
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         _check_numbers(op, args, given)
         if op in WRITES and _memory(args[0]) in self.outside:
             raise BadInput(f"the network writes into what is stored or what it is given, with {op}; it is not run")
         if op.startswith("py.") and not (args and isinstance(args[0], Tensor)):
+            self.charge(op, 0, MOST_MADE, OPERATION)
             return
         if op in RECURRENT and given[0].is_meta and given[0].numel() // max(1, given[0].shape[-1]) > MOST_REHEARSED:
             raise NotForeseen
-        with _disable_current_modes(), torch.no_grad():
-            inside = _Inside(op in WRITES)
-            made = _recurrent_bytes(given[0], args) if op in RECURRENT else inside.largest(function, args, kwargs)
+        most = MOST_RESULT if given else MOST_MADE
+        self.charge(op, 0, most, STEP)
+        if op in RECURRENT:
+            self.charge(op, _recurrent_bytes(given[0], args), most, recurrent_work(args))
+            return
+        inside = _Inside(op in WRITES, lambda made, work: self.charge(op, made, most, work))
+        try:
+            with _disable_current_modes(), torch.no_grad():
+                inside.run(function, sizes_known(op, args), kwargs)
+        except (BadInput, NotForeseen):
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{op}: {first_line(error)}") from error
         if inside.writes:
             raise BadInput(f"the network writes into what it only reads, with {inside.writes} in {op}; it is not run")
-        most = MOST_RESULT if given else MOST_MADE
+
+    def charge(self, op: str, made: int, most: int, work: int) -> None:
+        """Count operations in, and look at the bytes of what they make. Raises BadInput where it is too much."""
         if made > most or self.alive + made > MOST_ALIVE:
             raise BadInput(
                 f"the network would make {made / 2**30:,.1f} GiB in {op}, with {self.alive / 2**30:.1f} GiB in use; "
                 f"networks out of files may make {most >> 30} at a time and {MOST_ALIVE >> 30} in all; give it a "
                 "smaller batch, or distrust the file"
+            )
+        self.work += work
+        if self.work > self.most_work:
+            raise BadInput(
+                f"the network would take more than {self.most_work:.2g} operations, in {op}, the most for a file and "
+                "inputs of these sizes; distrust the file, or run the network in its own class"
             )
 
     def made(self, value: Any) -> None:
@@ -87,34 +122,72 @@ def sizes_of(inputs: tuple[Any, ...]) -> Any:
     return tuple((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in inputs)
 
 
-class _Inside(TorchDispatchMode):
-    """What an operation is made of. bytes: of the largest result. writes: what writes into what was given."""
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
-    def __init__(self, may_write: bool) -> None:
+
+class _Inside(TorchDispatchMode):
+    """What an operation is made of.
+
+    charge is told the bytes and the work of each part; writes is what writes into what was given.
+    """
+
+    def __init__(self, may_write: bool, charge: Callable[[int, int], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes, self.writes = 0, ""
+        self.writes = ""
         self.reads: set[int] = set()
         self.may_write = may_write
+        self.charge = charge
 
-    def largest(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> int:
-        """Bytes of the largest result; of what is known before where the operation fails, which then says why."""
+    def run(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Call an operation on tensors without data."""
         args, kwargs = tree_map(on_meta, args), tree_map(on_meta, kwargs)
         if needs_device(function, args, kwargs):
             kwargs["device"] = torch.device("meta")
         self.reads = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        with contextlib.suppress(Exception), self:
+        with self:
             function(*args, **kwargs)
-        return self.bytes
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.may_write and any(_memory(t) in self.reads for t in _written(function, args, kwargs or {})):
+        kwargs = kwargs or {}
+        if not self.may_write and any(_memory(t) in self.reads for t in _written(function, args, kwargs)):
             self.writes = str(function)
-        result = function(*args, **(kwargs or {}))
+        result = function(*args, **kwargs)
         given = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _memory(leaf) not in given:
-                self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
+        new = [t for t in tree_leaves(result) if isinstance(t, Tensor) and _memory(t) not in given]
+        if new or function._schema.is_mutable:
+            sizes = [tensor.untyped_storage().nbytes() for tensor in new]
+            self.charge(max([hidden_bytes(function, args, result), *sizes]), work_of(function, args, result))
+        else:
+            self.charge(0, OPERATION)  # a view
         return result
+
+
+def sizes_known(op: str, args: list[Any]) -> list[Any]:
+    """The arguments of an operation whose result has sizes that depend on data, with others whose sizes say it.
+
+    Masks become as many positions as they hold, and classes are counted. Raises NotForeseen where there are no data.
+    """
+    if op not in DEPENDS_ON_DATA:
+        return args
+    if op == "one_hot":
+        if args[1:] not in ([], [-1]):
+            return args
+        if args[0].is_meta:
+            raise NotForeseen
+        return [args[0], int(args[0].max()) + 1 if args[0].numel() else -1]
+    if any(isinstance(index, Tensor) and index.dtype in MASKS and index.is_meta for index in args[1]):
+        raise NotForeseen
+    return [args[0], [place for index in args[1] for place in _positions(index)], *args[2:]]
+
+
+def _positions(index: Any) -> list[Any]:
+    """What a mask stands for as an index: one row of positions for each of its dimensions."""
+    if not isinstance(index, Tensor) or index.dtype not in MASKS:
+        return [index]
+    found = torch.empty(int(index.count_nonzero()), dtype=torch.int64, device="meta")
+    return [found] * index.dim()
 
 
 def needs_device(function: Any, args: Any, kwargs: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,10 @@ from gossamer.core.task import BYTE_RANGE, Preprocessing
 from gossamer.errors import BadInput, CorruptFile
 
 T = TypeVar("T")
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, OverflowError, Image.DecompressionBombError)
+# What Pillow's readers raise for broken files.
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, OverflowError, Image.DecompressionBombError,
+)  # fmt: skip
 INTEGERS, FLOATS = ("I;16", "I;16L", "I;16B", "I;16N", "I"), ("F",)
 DEEP = (*INTEGERS, *FLOATS)  # modes of more than 8 bits
 GREY = ("1", "L", "LA", "La", *DEEP)
@@ -225,26 +229,45 @@ def selected(paths: Sequence[Path]) -> Sequence[Path]:
     return paths[:: 1 + len(paths) // CHECKED_AT_ONCE]
 
 
-def refuse_broken(paths: Sequence[Path], work: Callable[[Path, float], object]) -> None:
-    """Do the work with every file, and name all that it fails for in one message: CorruptFile."""
+@dataclass(frozen=True)
+class _Broken:
+    """Why an image cannot be used."""
 
-    def attempt(path: Path, most: float) -> str | None:
+    why: str
+
+
+def refuse_broken(paths: Sequence[Path], work: Callable[[Path, float], T]) -> list[T]:
+    """Do the work with every file, and name all that it fails for in one message.
+
+    Args:
+        paths: Files of images.
+        work: Takes a path and how many pixels its image may have.
+
+    Returns:
+        What the work gives for every path, in order.
+
+    Raises:
+        CorruptFile: The work failed with some of the files.
+    """
+
+    def attempt(path: Path, most: float) -> T | _Broken:
         try:
-            work(path, most)
+            return work(path, most)
         except CorruptFile as error:
-            return str(error).removesuffix("; repair or remove it")
+            return _Broken(str(error).removesuffix("; repair or remove it"))
         except UNREADABLE as error:
-            return unreadable(path, error)
-        return None
+            return _Broken(unreadable(path, error))
 
     with large_images():
-        broken = [text for text in each(paths, attempt) if text is not None]
+        found = each(paths, attempt)
+    broken = [one.why for one in found if isinstance(one, _Broken)]
     if len(broken) == 1:
         raise CorruptFile(f"{broken[0]}; repair or remove it")
     if broken:
         more = f"\n  and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         listed = "\n  ".join(broken[:NAMED])
         raise CorruptFile(f"{len(broken)} images cannot be used; repair or remove them:\n  {listed}{more}")
+    return [one for one in found if not isinstance(one, _Broken)]
 
 
 def look(path: Path, most: float) -> tuple[str, tuple[int, int]]:
@@ -278,8 +301,7 @@ def find_range(paths: Sequence[Path], modes: Mapping[Path, str]) -> tuple[float,
             low, high = image.getextrema()
         return float(low), float(high)  # type: ignore[arg-type]
 
-    with large_images():
-        found = each(deep[:: 1 + len(deep) // RANGED], ends)
+    found = refuse_broken(deep[:: 1 + len(deep) // RANGED], ends)
     low, high = min(low for low, _ in found), max(high for _, high in found)
     if not math.isfinite(low - high):
         refuse_broken(deep, lambda path, most: _refuse_infinite(*ends(path, most)))

@@ -1,11 +1,13 @@
 """Small files with right checksums that ask for much: refused before it is allocated, and before it is done."""
 
 import os
+import re
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-import fuzz_gsr
+import fuzz_worker
 import pytest
 import torch
 from places import ROOT
@@ -13,6 +15,7 @@ from test_gsr_corrupt import header_bytes, one_tensor, packed
 from torch import Tensor, nn
 
 import gossamer
+from gossamer.compact import work
 from gossamer.compact.network import Network
 from gossamer.compact.reading import network, read_tensors
 from gossamer.errors import BadInput, CorruptFile
@@ -26,7 +29,6 @@ from gossamer.gsr.format.stored_values import Coding, MadeOf
 from gossamer.gsr.format.stream import Writer
 
 X, W = Value(0), State(0)
-FILES = fuzz_gsr.sample_files()
 MUCH = 32 << 20  # more than what any of these files may cost before it is refused
 
 
@@ -154,6 +156,102 @@ def test_graphs_that_would_change_something_are_refused(steps: tuple[Step, ...],
         graph_of(*steps)
 
 
+def power(*numbers: object) -> tuple[Step, ...]:
+    return (Step("sym_size.int", (X, 0), {}), *(Step("py.pow", (Value(1), n), {}) for n in numbers))
+
+
+def pooled(op: str, dims: int) -> tuple[Step, ...]:
+    """A pool of a megabyte, with a window half as large for each of its elements."""
+    sides = [1] * (dims - 1)
+    return (
+        Step("zeros", ([1, 1, *sides, 1 << 18],), {}),
+        Step(op, (Value(1), [*sides, 1 << 17], [1] * dims, [*[0] * (dims - 1), 1 << 16]), {}),
+    )
+
+
+def sequence(op: str, gates: int, states: object) -> tuple[Step, ...]:
+    """A recurrent layer of one number that goes through a long time."""
+    weights = [Value(2), Value(2)]
+    return (
+        Step("zeros", ([1 << 17, 1, 1],), {}),
+        Step("ones", ([gates, 1],), {}),
+        Step("zeros", ([1, 1, 1],), {}),
+        Step(op, (Value(1), states, weights, False, 1, 0.0, False, False, False), {}),
+    )
+
+
+ROW = Step("zeros", ([1, 1, 1, 1 << 15],), {})
+GREEDY = {
+    "windows in one dimension": (Step("zeros", ([1, 1 << 18],), {}),
+                                 Step("avg_pool1d", (Value(1), [1 << 17], [1], [1 << 16]), {})),
+    "windows in two": pooled("avg_pool2d", 2),
+    "windows in three": pooled("avg_pool3d", 3),
+    "largest in windows": pooled("max_pool2d", 2),
+    "largest in three": pooled("max_pool3d", 3),
+    "adaptive windows": (Step("unsqueeze", (X, 0), {}),
+                         Step("adaptive_avg_pool2d", (Value(1), [1 << 15, 1 << 14]), {})),
+    "a kernel over padding": (ROW, Step("ones", ([1, 1, 1, 1 << 14],), {}),
+                              Step("conv2d", (Value(1), Value(2), None, [1, 1], [0, 1 << 13]), {})),
+    "a kernel that spreads": (ROW, Step("ones", ([1, 1, 1, 1 << 14],), {}),
+                              Step("conv_transpose2d.input", (Value(1), Value(2)), {})),
+    "products": (Step("ones", ([1 << 12, 1 << 12],), {}), Step("matmul", (Value(1), Value(1)), {})),
+    "products of a chain": (Step("einsum", ("ab,cd,ef,gh,ij,kl,mn->abcdefghijklmn", [X] * 7), {}),),
+    "distances": (Step("ones", ([1 << 12, 1 << 10],), {}), Step("cdist", (Value(1), Value(1), 1.0), {})),
+    "attention": (Step("ones", ([1, 1, 1 << 12, 256],), {}),
+                  Step("scaled_dot_product_attention", (Value(1), Value(1), Value(1)), {})),
+    "products of three": (Step("ones", ([1 << 11, 64],), {}), Step("ones", ([1 << 8, 64, 64],), {}),
+                          Step("bilinear", (Value(1), Value(1), Value(2)), {})),
+    "a norm by decomposition": (Step("ones", ([1024, 1024],), {}), Step("linalg_norm", (Value(1), 2), {})),
+    "turns": (Step("zeros", ([1 << 21],), {}), Step("roll", (Value(1), [1] * 99, [0] * 99), {})),
+    "an LSTM": sequence("lstm.input", 4, [Value(3), Value(3)]),
+    "a GRU": sequence("gru.input", 3, Value(3)),
+    "a tanh layer": sequence("rnn_tanh.input", 1, Value(3)),
+    "sums that go on": tuple(Step("cumsum", (Value(n), 0), {}) if n else Step("zeros", ([1 << 20],), {})
+                             for n in range(40)),
+    "many steps": (Step("relu", (X,), {}),) * 300,
+    "many steps with numbers": (Step("sym_size.int", (X, 0), {}), *(Step("py.add", (Value(1), 1), {}),) * 3000),
+    "slow elements": (Step("zeros", ([1 << 20],), {}), *(Step("erfinv", (Value(1),), {}),) * 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GREEDY)
+def test_a_graph_that_takes_long_is_refused_before_the_step_that_would(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "FREE_WORK", 1 << 26)  # less than usual, so that the test is quick
+    loaded = graph_of(*GREEDY[kind])
+    with pytest.raises(BadInput, match=r"the network would take more than [\d.e+]+ operations, in \w+"):
+        loaded(torch.ones(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        (power(1 << 40), "a power above 64"),
+        ((*power(60), Step("py.pow", (Value(2), 60), {})), "numbers of more than 64 bits"),
+        ((Step("lt.Scalar", (X, 2), {}), Step("arange", (1 << 18,), {}), Step("reshape", (Value(2), [-1, 1]), {}),
+          Step("reshape", (X, [1, 16]), {}), Step("reshape", (Value(1), [16]), {}),
+          Step("zeros", ([1, 1 << 14],), {}), Step("fill_.Scalar", (Value(3), 0), {}),
+          Step("reshape", (Value(6), [1, 1 << 14]), {}), Step("ones", ([1 << 14],), {"dtype": torch.bool}),
+          Step("index.Tensor", (Value(8), [Value(3), Value(9)]), {})), "would make 16.0 GiB in index.Tensor"),
+        ((Step("full", ([1 << 12], 1 << 20), {"dtype": torch.int64}), Step("one_hot", (Value(1), -1), {})),
+         "would make 4.0 GiB in one_hot"),
+        ((Step("zeros", ([1, 1, 1, 1],), {"dtype": torch.float64}),
+          Step("ones", ([1, 1, 64, 64],), {"dtype": torch.float64}),
+          Step("conv2d", (Value(1), Value(2), None, [1, 1], [256, 256]), {})), "would make"),
+        ((Step("expand", (X, [1 << 20, 1 << 16, 4, 4]), {}), Step("sum", (Value(1),), {})), "would make"),
+        ((Step("add.Tensor", (X, "zeros"), {}),), "cannot run on inputs of shape 4x4: add.Tensor: "),
+        ((Step("lstm.input", (1, 2), {}),), "cannot run on inputs of shape 4x4: "),
+        ((Step("py.add", (1, 1), {}), Step("zero_", (Value(1),), {})), "cannot run on inputs of shape 4x4: "),
+        ((Step("reshape", (X, [3, 3]), {}),), "cannot run on inputs of shape 4x4: "),
+    ],
+)  # fmt: skip
+def test_what_grows_with_numbers_and_data_is_foreseen(steps: tuple[Step, ...], why: str) -> None:
+    loaded = graph_of(*steps)
+    with pytest.raises(BadInput, match=why):
+        loaded(torch.ones(4, 4))
+
+
 class Deep(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -209,20 +307,90 @@ def test_the_description_of_the_format_states_the_limits() -> None:
         assert row in text, limit
 
 
-def test_thousands_of_files_that_say_something_else_do_no_harm() -> None:
-    assert fuzz_gsr.watched(FILES, 0, 300) == []
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.lstm, self.out = nn.Embedding(50, 16), nn.LSTM(16, 16, 2, batch_first=True), nn.Linear(16, 50)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(self.lstm(self.embed(x))[0])
+        return found
+
+
+class Patches(nn.Module):
+    """A vision transformer for images of 224 pixels, with one narrow layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 16, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(self.patch(x).flatten(2).transpose(1, 2)).mean(1)
+        return found
+
+
+def convolutions() -> nn.Module:
+    """As wide at its start as a ResNet for images of 224 pixels."""
+    return nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(64, 64, 3, padding=1))
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (Recurrent, torch.zeros(4, 30, dtype=torch.int64)),
+        (Patches, torch.zeros(1, 3, 224, 224)),
+        (convolutions, torch.zeros(1, 3, 224, 224)),
+    ],
+)
+def test_networks_as_they_are_take_a_small_part_of_the_operations_that_they_may(
+    make: Callable[[], nn.Module], inputs: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "WORK_PER_PAIR", work.WORK_PER_PAIR >> 3)
+    loaded = gossamer.load(gossamer.save(make().eval(), tmp_path / "net.gsr", (inputs,), effort="fast"))
+    monkeypatch.setattr(work, "FREE_WORK", work.FREE_WORK >> 4)
+    loaded(inputs)
+
+
+def test_a_file_of_zeros_is_no_large_network() -> None:
+    stored, given = [torch.zeros(1 << 20)], [torch.zeros(10)]
+    assert work.most_work(given, stored, 1 << 13) - work.most_work(given, stored, 100) == 320 * ((1 << 20) - 12800)
+    twice = [stored[0], stored[0][:5], torch.zeros(3)]
+    assert work.most_work(given, twice, 1 << 20) - work.most_work(given, stored, 1 << 20) == 320 * 3
+
+
+def foreign(number: int) -> str | None:
+    raise KeyError("x")
+
+
+def writing(number: int) -> str | None:
+    Path("written").write_bytes(b"x")
+    return None
 
 
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (lambda data: (_ for _ in ()).throw(KeyError("x")), "KeyError"),
-        (lambda data: os.kill(os.getpid(), 9), "ended by SIGKILL"),
-        (lambda data: Path("written").write_bytes(b"x"), "ended by SIGXFSZ"),
-        (lambda data: torch.ones(1 << 34), "allocate"),
+        (foreign, "the fuzzer itself: .*KeyError"),
+        (lambda number: os.kill(os.getpid(), 9), "7: ended by SIGKILL"),
+        (writing, "7: ended by SIGXFSZ"),
+        (lambda number: str(torch.ones(1 << 34)), "allocate"),
+        (lambda number: "wrong", "7: 'wrong'"),
+        (lambda number: None, "^$"),
     ],
 )
-def test_the_watched_fuzzer_notices(harm, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_the_watched_process_notices(
+    harm: fuzz_worker.Attempt, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fuzz_gsr, "File", harm)
-    assert told in "".join(fuzz_gsr.watched(FILES, 7, 8))
+    assert re.search(told, "".join(fuzz_worker.watched(harm, 7, 8)))
+
+
+def test_the_watched_process_goes_on_after_a_try_that_ends_it() -> None:
+    def harm(number: int) -> str | None:
+        if number % 2:
+            os._exit(3)
+        return f"number {number}"
+
+    assert fuzz_worker.watched(harm, 0, 4) == ["0: 'number 0'", "1: ended by status 3", "2: 'number 2'",
+                                              "3: ended by status 3"]  # fmt: skip

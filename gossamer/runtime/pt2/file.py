@@ -1,5 +1,6 @@
 """A torch module as a `.pt2`: a graph with its weights, for torch itself, without the class and without pickle."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.compact.network import Network
 from gossamer.compact.torch_export import free_batch, plain_outputs, reason, silent
-from gossamer.compact.watch import DEPENDS_ON_DATA, NotForeseen, on_meta, sizes_of
+from gossamer.compact.watch import NotForeseen, first_line, on_meta
 from gossamer.constraints.base import materialize
 from gossamer.core import record
 from gossamer.core.outputs import has_marks, places, put, tensors
@@ -61,6 +62,7 @@ def load_pt2(path: Path | str) -> nn.Module:
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:
+        file_bytes = path.stat().st_size
         with Archive(path) as archive:
             stored = archive.tensors("weights")
             constants = archive.tensors("constants")
@@ -71,14 +73,14 @@ def load_pt2(path: Path | str) -> nn.Module:
             structure = archive.outputs()
         if structure is not None and not fits(structure, _count(program.graph.output)):
             raise CorruptFile("what it says of its outputs is not what gossamer writes")
-        _rehearse(program, stored)
-        return Frozen(_network(program, stored), program.takes, structure)
+        _rehearse(program, stored, file_bytes)
+        return Frozen(_network(program, stored, file_bytes), program.takes, structure)
     except GossamerError as error:
         raise CorruptFile(f"{path} is not a .pt2 file that can be read: {error}") from error
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError, OverflowError) as error:
-        told = f"{type(error).__name__}: {_line(error)}"
+        told = f"{type(error).__name__}: {first_line(error)}"
         raise CorruptFile(f"{path} is not a .pt2 file that can be read: incomplete archive: {told}") from error
 
 
@@ -87,26 +89,17 @@ def _count(output: Any) -> int:
     return sum(isinstance(leaf, Value | State) for leaf in tree_leaves(output))
 
 
-def _network(program: Program, stored: dict[str, tuple[Tensor, bool]]) -> Network:
+def _network(program: Program, stored: dict[str, tuple[Tensor, bool]], file_bytes: int) -> Network:
     tensors, kept = [tensor for tensor, _ in stored.values()], [parameter for _, parameter in stored.values()]
-    return Network(program.graph, list(stored), tensors, kept)
+    return Network(program.graph, list(stored), tensors, kept, file_bytes=file_bytes)
 
 
-def _rehearse(program: Program, stored: dict[str, tuple[Tensor, bool]]) -> None:
-    """Run the graph on sizes alone. Raises BadInput where it asks for too much, CorruptFile where it cannot run."""
-    network = _network(program, {name: (on_meta(tensor), kept) for name, (tensor, kept) in stored.items()})
-    try:
+def _rehearse(program: Program, stored: dict[str, tuple[Tensor, bool]], file_bytes: int) -> None:
+    """Run the graph on sizes alone. Raises BadInput where it asks for too much or cannot run."""
+    without_data = {name: (on_meta(tensor), kept) for name, (tensor, kept) in stored.items()}
+    network = _network(program, without_data, file_bytes)
+    with contextlib.suppress(NotForeseen):
         network(*(taken.example() for taken in program.takes if taken.enters))
-    except (GossamerError, NotForeseen) as error:
-        if isinstance(error, GossamerError):
-            raise
-    except Exception as error:
-        if not any(step.op in DEPENDS_ON_DATA for step in program.graph.steps):
-            raise CorruptFile(f"its graph cannot run: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no details"])[0][:200]
 
 
 class Frozen(nn.Module):
@@ -128,14 +121,8 @@ class Frozen(nn.Module):
         for number, (leaf, taken) in enumerate(zip(leaves, self.takes), 1):
             taken.check(leaf, number)
         given = tuple(leaf for leaf, taken in zip(leaves, self.takes) if taken.enters)
-        try:
-            output = self.network(*given)
-            return output if self.structure is None else put(list(tensors(output)), self.structure)
-        except (RuntimeError, TypeError, LookupError, ValueError) as error:
-            if isinstance(error, GossamerError) or sizes_of(given) is None:
-                raise
-            shapes = ", ".join("x".join(map(str, x.shape)) for x in given if isinstance(x, Tensor))
-            raise BadInput(f"this network cannot run on inputs of shape {shapes}: {_line(error)}") from error
+        output = self.network(*given)
+        return output if self.structure is None else put(list(tensors(output)), self.structure)
 
     def train(self, mode: bool = True) -> "Frozen":
         if mode:
