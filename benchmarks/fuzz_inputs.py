@@ -17,6 +17,7 @@ import random
 import resource
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -230,8 +231,10 @@ def fault(kind: str, data: bytes, folder: Path) -> str | None:
 def attempts(kind: str, folder: Path) -> Callable[[int], str | None]:
     """Tries of one kind, by number. What they need is made here, once."""
     whole, grown = KINDS[kind].whole(), [0]
-    for number in range(WARM_UP):  # so that each worker need not import and compile again
-        fault(kind, KINDS[kind].changed(whole, random.Random(number)), folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(WARM_UP):  # so that no worker has to import and compile again
+            fault(kind, KINDS[kind].changed(whole, random.Random(number)), folder)
 
     def attempt(number: int) -> str | None:
         if not grown[0]:

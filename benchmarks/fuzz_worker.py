@@ -7,6 +7,7 @@ import resource
 import signal
 import struct
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -63,6 +64,10 @@ def _work(attempt: Attempt, first: int, last: int, place: mmap.mmap, answers: in
     try:
         gc.freeze()
         sys.dont_write_bytecode = True  # of what is imported late
+        # What libraries say of broken files beside refusing them; it would go into a file where output is captured.
+        warnings.simplefilter("ignore")
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + MOST_ADDRESSES,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, WRITABLE))

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,35 @@ def test_damage_that_only_decoding_shows_is_named_all_at_once(tmp_path: Path) ->
     with pytest.raises(CorruptFile) as caught:
         list(task.train)
     assert all(str(path) in str(caught.value) for path in damaged)
+
+
+def with_chunks(path: Path, change: Callable[[bytes, bytes], bytes]) -> None:
+    """Change the chunks of a PNG, by kind and content; their checksums are right again."""
+    data, at = path.read_bytes(), 8
+    found = data[:8]
+    while at < len(data):
+        [length] = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        body = change(kind, body)
+        found += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        at += 12 + length
+    path.write_bytes(found)
+
+
+def test_deep_images_whose_damage_only_decoding_shows_are_named_when_the_range_is_looked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RAMP.astype(np.uint16)).save(path)
+    with_chunks(path, lambda kind, body: zlib.compress(b"") if kind == b"IDAT" else body)
+    with pytest.raises(CorruptFile, match=r"a\.png is not an image that can be read.*repair or remove it"):
+        find_range([path], {path: "I;16"})
+
+
+def test_a_chunk_that_ends_too_early_is_damage_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path, icc_profile=b"profile")
+    with_chunks(path, lambda kind, body: b"name" if kind == b"iCCP" else body)
+    with pytest.raises(CorruptFile, match=r"a\.png is not an image that can be read"):
+        decode(path, form(8))
 
 
 def test_long_and_large_images_take_little_more_memory_than_their_decoder(tmp_path: Path) -> None:

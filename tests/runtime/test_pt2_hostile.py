@@ -443,6 +443,7 @@ def test_the_fuzzer_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monk
 
     def taken(take: Callable[[Path], None]) -> str | None:
         monkeypatch.setitem(fuzz_inputs.KINDS, "yaml", replace(fuzz_inputs.KINDS["yaml"], take=take))
+        (tmp_path / "victim").unlink(missing_ok=True)
         return fuzz_inputs.fault("yaml", b"", tmp_path)
 
     assert taken(wrong) == "wrote into a file"
