@@ -1,5 +1,6 @@
 """Layers behind a cut: which these are, and that least squares brings them back as far as anything linear can."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_cutting_twins_loses_nothing() -> None:
     torch.manual_seed(0)
     model, data = Twins().double().eval(), batches(2)
     [group] = [g.name for g in find_groups(model, (data[0],)).groups if "one" in g.layers]
-    task: Any = type("T", (), {"example_inputs": (data[0],), "train": data, "loss": None})
+    task = replace(stripes(), example_inputs=(data[0],), train=data)
     # The same scores for both of a pair: whichever are kept, one of every pair must be.
     with torch.no_grad():
         model.one.weight[4:] *= 0.5
@@ -168,7 +169,7 @@ def test_fitting_brings_a_trained_network_nearer_to_what_it_was() -> None:
 def test_what_is_behind_a_plain_layer_is_fitted_when_it_goes() -> None:
     torch.manual_seed(0)
     model, data, run = Chain().double().eval(), batches(2), Context()
-    task: Any = type("T", (), {"example_inputs": (data[0],), "train": data, "loss": None})
+    task = replace(stripes(), example_inputs=(data[0],), train=data)
     step = BlockRemoval(names=("two",))
     with torch.no_grad():
         wanted = model(data[0])

@@ -259,13 +259,12 @@ def test_export_int8_is_smaller_in_its_tensors(trained: Path) -> None:
 
 
 def test_a_failed_export_leaves_nothing(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gossamer import runtime
     from gossamer.errors import ExportMismatch
 
     def mismatch(*_: object) -> None:
         raise ExportMismatch("does not compute what the network does")
 
-    monkeypatch.setattr(runtime, "verify", mismatch)
+    monkeypatch.setattr("gossamer.runtime.verification.verify", mismatch)
     said = call("export", "mycode:Net", "--input", "2x1x8x8", "--out", "sub/net.onnx", status=2).stderr
     assert "does not compute" in said
     assert list((user / "sub").iterdir()) == []

@@ -332,7 +332,7 @@ def test_a_missed_goal_is_status_3_and_still_shows_the_result(user: Path, monkey
     assert "before" in result.stdout and "Goal missed" in result.stdout and "report.html" in result.stdout
     goal = calls[0]["goal"]
     assert (goal.speedup, goal.file_bytes, goal.threads, goal.max_drop) == (3, 30_000, 1, 1.5)
-    assert calls[0]["out"] == Path("there") and calls[0]["run"].seed == 5
+    assert calls[0]["out"] == Path("there") and calls[0]["context"].seed == 5
     found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert found["document"]["missed"] == document.missed
 
