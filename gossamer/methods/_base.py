@@ -1,7 +1,7 @@
 """What a method is: a frozen value of hyper-parameters that can be called on a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +36,21 @@ class MethodResult:
 
     def __repr__(self) -> str:
         return f"MethodResult({type(self.model).__name__}, {len(self.edits)} edits)"
+
+
+@dataclass(frozen=True)
+class NetworkCandidate:
+    """A way to rewrite a whole network that the planner may consider.
+
+    Attributes:
+        axis: what it is one of, the candidates of an axis going from gentle to strong.
+        what: it does, in words.
+        step: the method that does it.
+    """
+
+    axis: str
+    what: str
+    step: "Method"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +121,25 @@ class Method(KnownArguments, ABC):
     def needed(self) -> Needs:
         """Return what the method needs with these settings: `needs`, unless one of them asks for more or less."""
         return self.needs
+
+    @classmethod
+    def layer_candidates(cls, layer: nn.Module, name: str) -> Iterator["Method"]:
+        """What the planner may try in the place of one layer.
+
+        Args:
+            layer: a linear layer or an ungrouped convolution.
+            name: of the layer in its network, for the steps.
+
+        Returns:
+            Steps that may make this layer cheaper, the gentlest first; none where the method is not for single layers.
+            The planner times what they make beside the layer.
+        """
+        return iter(())
+
+    @classmethod
+    def network_candidates(cls) -> Sequence[NetworkCandidate]:
+        """Return ways to rewrite a whole network that the planner may try, the gentlest first; none by default."""
+        return ()
 
     def roughly(self) -> "Method":
         """A method that gives the same shapes with as little fitting as it can: for measuring what they cost."""

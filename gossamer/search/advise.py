@@ -25,7 +25,7 @@ from gossamer.ptq.isolated_layers import isolated_costs
 from gossamer.search.axes import apply_steps
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CostModel
-from gossamer.search.network_rewrites import KINDS, taken
+from gossamer.search.network_rewrites import kinds, taken
 from gossamer.search.replacements import (
     Found,
     Replacement,
@@ -171,7 +171,7 @@ class Adviser:
 
     def _rewrites(self) -> list[Advice]:
         """Those of the whole network that can be made here and save something, the heaviest of each kind."""
-        heaviest = {kind: next(taken(self.model, self.task, forms[::-1]), None) for kind, forms in KINDS.items()}
+        heaviest = {kind: next(taken(self.model, self.task, forms[::-1]), None) for kind, forms in kinds().items()}
         rows = [self._whole(kind, form.step, form.what) for kind, form in heaviest.items() if form is not None]
         return [row for row in rows if row.helps]
 

@@ -12,15 +12,9 @@ from gossamer.core.context import Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method
+from gossamer.methods._catalogue import catalogue
 from gossamer.methods.lowrank._common import LowRank
-from gossamer.methods.lowrank.channel import ChannelDecomposition
-from gossamer.methods.lowrank.spatial import SpatialDecomposition
-from gossamer.methods.lowrank.svd import SVD
-from gossamer.methods.lowrank.tucker import Tucker
-from gossamer.methods.restructure._rewrite import BlockReplacement, first_inputs
-from gossamer.methods.restructure.fire import FireModule
-from gossamer.methods.restructure.grouped import GroupedConvolution
-from gossamer.methods.restructure.separable import DepthwiseSeparable
+from gossamer.methods.restructure._rewrite import first_inputs
 from gossamer.modules.cost import total_macs
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.failures import FailureGuard
@@ -28,10 +22,7 @@ from gossamer.search.failures import FailureGuard
 MATTERS = 0.05  # of the network's cost: layers of one shape that have less together are left alone
 NARROW = 32  # channels: below, kernels run as fast with as many channels as with fewer
 GAINS = 0.9  # of a layer's cost: a module that costs more is no gain
-SHARES = (0.5, 0.25, 0.125)  # of the channels or features that a factor keeps
 SAMPLES = 2  # of an input, to build modules for it
-GROUPS = 4  # of two convolutions with a shuffle between
-MULTIPLE = 8  # ranks are multiples of it, as widths are
 
 # What modules cost: for groups of modules, and the input of each group.
 Compare = Callable[[Sequence[Sequence[nn.Module]], Sequence[Tensor]], list[list[float]]]
@@ -57,28 +48,11 @@ class Found:
     left: dict[str, str]
 
 
-def choices(layer: Any, name: str) -> Iterator[LowRank | BlockReplacement]:
-    """Steps that may make this one layer cheaper, the gentlest of each kind first."""
-    outputs, inputs = layer.weight.shape[:2]
-    if layer.weight[0, 0].numel() == 1:
-        for rank in _ranks(min(outputs, inputs)):
-            yield SVD(ranks={name: rank}, layers=(name,), data="inputs")
-        return
-    yield from (ChannelDecomposition(ranks={name: r}, layers=(name,), data="inputs") for r in _ranks(outputs)[:1])
-    if layer.weight.dim() > 3:
-        yield from (SpatialDecomposition(ranks={name: r}, layers=(name,), data="inputs") for r in _ranks(outputs)[:2])
-    for a, b in list(zip(_ranks(outputs), _ranks(inputs)))[:2]:
-        yield Tucker(ranks={name: (a, b)}, layers=(name,), data="inputs")
-    yield DepthwiseSeparable(layers=(name,))
-    if not outputs % GROUPS and not inputs % GROUPS:
-        yield GroupedConvolution(layers=(name,), groups=GROUPS)
-    if isinstance(layer, nn.Conv2d):
-        yield FireModule(layers=(name,))
-
-
-def _ranks(size: int) -> list[int]:
-    ranks = [max(MULTIPLE, MULTIPLE * round(share * size / MULTIPLE)) for share in SHARES]
-    return list(dict.fromkeys(rank for rank in ranks if rank < size))
+def choices(layer: Any, name: str) -> Iterator[Method]:
+    """Steps that may make this one layer cheaper: what the methods themselves propose for it, the gentlest of each
+    method first."""
+    for method in catalogue().values():
+        yield from method.layer_candidates(layer, name)
 
 
 def kind_of(layer: Any) -> str:

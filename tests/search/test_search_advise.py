@@ -11,6 +11,7 @@ from nets import tiny
 from torch import Tensor, nn
 
 from gossamer import Goal, advise
+from gossamer.methods._base import NetworkCandidate
 from gossamer.methods.lowrank.channel import ChannelDecomposition
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tucker import Tucker
@@ -22,6 +23,7 @@ from gossamer.ptq.isolated_layers import Many, isolated_costs
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
 from gossamer.search.advise import entropy_bits, where
+from gossamer.search.network_rewrites import kinds
 from gossamer.search.replacements import choices, compared, find_swaps, reasons_to_leave, together
 
 IMAGES = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
@@ -70,12 +72,24 @@ def test_choices_keep_multiples_of_eight() -> None:
     assert steps[0] == ChannelDecomposition(ranks={"a": 16}, layers=("a",), data="inputs")
     assert Tucker(ranks={"a": (16, 32)}, layers=("a",), data="inputs") in steps
     assert steps[-3:] == [
-        DepthwiseSeparable(layers=("a",)),
-        GroupedConvolution(layers=("a",), groups=4),
         FireModule(layers=("a",)),
+        GroupedConvolution(layers=("a",), groups=4),
+        DepthwiseSeparable(layers=("a",)),
     ]
     assert not any(isinstance(step, GroupedConvolution) for step in choices(nn.Conv2d(62, 32, 3), "a"))
     assert [step.options()["ranks"]["fc"] for step in choices(nn.Linear(300, 100), "fc")] == [48, 24, 16]
+
+
+def test_what_methods_propose_is_considered_without_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(DepthwiseSeparable):
+        @classmethod
+        def network_candidates(cls) -> Any:
+            return (NetworkCandidate("own", "a way of one's own", cls()),)
+
+    monkeypatch.setattr("gossamer.search.replacements.catalogue", lambda: {"own": Own})
+    monkeypatch.setattr("gossamer.search.network_rewrites.catalogue", lambda: {"own": Own})
+    assert list(choices(nn.Conv2d(64, 32, 3), "a")) == [Own(layers=("a",))]
+    assert kinds() == {"own": [NetworkCandidate("own", "a way of one's own", Own())]}
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,15 @@ the metric of the channels' second moments, H then by least squares on the outpu
 Source: Zhang et al. 2015, arXiv:1505.06798, sections 3.1 to 3.3; Denton et al. 2014, arXiv:1404.0736.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
-from gossamer.methods._base import Settings
+from gossamer.methods._base import Method, Settings
+from gossamer.methods._candidates import is_pointwise, planned_ranks
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import (
@@ -75,6 +76,13 @@ class ChannelDecomposition(LowRank):
     example: ClassVar[Settings] = {"macs": 0.5}
 
     across: Literal["outputs", "inputs"] = "outputs"
+
+    @classmethod
+    def layer_candidates(cls, layer: Any, name: str) -> Iterator[Method]:
+        if is_pointwise(layer):
+            return
+        for rank in planned_ranks(len(layer.weight))[:1]:
+            yield cls(ranks={name: rank}, layers=(name,), data="inputs")
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape

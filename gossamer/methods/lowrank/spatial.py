@@ -10,15 +10,16 @@ is the sum of the squares of the singular values left out.
 Source: Tai et al. 2016, arXiv:1511.06067, section 2 (theorem 1); Jaderberg et al. 2014, arXiv:1405.3866, scheme 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
-from gossamer.methods._base import Settings
+from gossamer.methods._base import Method, Settings
+from gossamer.methods._candidates import is_pointwise, planned_ranks
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import balance, best_last_factor, channel_gram, split
@@ -77,6 +78,13 @@ class SpatialDecomposition(LowRank):
     """
 
     example: ClassVar[Settings] = {"energy": 0.7}
+
+    @classmethod
+    def layer_candidates(cls, layer: Any, name: str) -> Iterator[Method]:
+        if is_pointwise(layer) or layer.weight.dim() < 4:
+            return
+        for rank in planned_ranks(len(layer.weight))[:2]:
+            yield cls(ranks={name: rank}, layers=(name,), data="inputs")
 
     def refusal(self, layer: Layer) -> str:
         kernel = kernel_of(layer)

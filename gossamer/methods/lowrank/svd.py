@@ -11,14 +11,15 @@ Source: Denton et al. 2014, arXiv:1404.0736, section 3.3; Sainath et al. 2013, I
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
-from gossamer.methods._base import Settings
+from gossamer.methods._base import Method, Settings
+from gossamer.methods._candidates import is_pointwise, planned_ranks
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import split
@@ -41,6 +42,13 @@ class SVD(LowRank):
     """
 
     example: ClassVar[Settings] = {"ranks": {"head": 1}, "data": "inputs"}
+
+    @classmethod
+    def layer_candidates(cls, layer: Any, name: str) -> Iterator[Method]:
+        if not is_pointwise(layer):
+            return
+        for rank in planned_ranks(min(layer.weight.shape[:2])):
+            yield cls(ranks={name: rank}, layers=(name,), data="inputs")
 
     def refusal(self, layer: Layer) -> str:
         size = math.prod(kernel_of(layer))

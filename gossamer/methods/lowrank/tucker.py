@@ -10,15 +10,16 @@ Source: Kim et al. 2016, arXiv:1511.06530, sections 3.1 to 3.3.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from gossamer.calibration.moments import Layer, groups_of
-from gossamer.methods._base import Settings
+from gossamer.methods._base import Method, Settings
+from gossamer.methods._candidates import is_pointwise, planned_ranks
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import (
@@ -100,6 +101,14 @@ class Tucker(LowRank):
 
     modes: ClassVar[tuple[str, ...]] = ("rank of outputs", "rank of inputs")
     example: ClassVar[Settings] = {"macs": 0.6, "data": "accumulated", "batches": 2}
+
+    @classmethod
+    def layer_candidates(cls, layer: Any, name: str) -> Iterator[Method]:
+        if is_pointwise(layer):
+            return
+        outputs, inputs = map(planned_ranks, layer.weight.shape[:2])
+        for pair in list(zip(outputs, inputs))[:2]:
+            yield cls(ranks={name: pair}, layers=(name,), data="inputs")
 
     def chain(self, layer: Layer, rank: Sequence[Count]) -> list[Factor]:
         groups, [outputs, inputs, *_] = groups_of(layer), layer.weight.shape

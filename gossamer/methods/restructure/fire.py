@@ -11,6 +11,7 @@ Equation: W[n] = E[n] S, S the leading directions of input channels; half of the
 Source: Iandola et al. 2016, arXiv:1602.07360, section 3.2.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -21,7 +22,8 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.methods._base import Settings
+from gossamer.methods._base import Method, Settings
+from gossamer.methods._candidates import is_pointwise
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
@@ -69,6 +71,11 @@ class FireModule(BlockReplacement):
 
     squeeze: Annotated[float, Range(0, 1, open_=("low",))] = 0.25
     spatial: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.5
+
+    @classmethod
+    def layer_candidates(cls, layer: Any, name: str) -> Iterator[Method]:
+        if isinstance(layer, nn.Conv2d) and not is_pointwise(layer):
+            yield cls(layers=(name,))
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         return self.rewrite(model, task, context, lambda layer: fire(layer, self.squeeze, self.spatial))

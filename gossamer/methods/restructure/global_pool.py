@@ -11,6 +11,7 @@ Equation: sum_{c, p} W[f, c, p] x[c, p] becomes sum_c U[f, c] mean_p x[c, p]; at
 Source: Lin et al. 2013, arXiv:1312.4400, section 3.2.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from gossamer.calibration.moments import evaluating, layer_inputs, place
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Ref, Trace, trace
-from gossamer.methods._base import Settings
+from gossamer.methods._base import NetworkCandidate, Settings
 from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 
 HEAD = (nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.Sigmoid, nn.Tanh, nn.GELU, nn.Flatten, _BatchNorm)
@@ -118,6 +119,13 @@ class GlobalAveragePooling(BlockReplacement):
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     whole: bool = True
+
+    @classmethod
+    def network_candidates(cls) -> Sequence[NetworkCandidate]:
+        return (
+            NetworkCandidate("pooled head", "the head's first layer reads the mean of the map", cls(whole=False)),
+            NetworkCandidate("pooled head", "the head reads the mean of the map", cls()),
+        )
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         t = trace(model, task.example_inputs)

@@ -13,6 +13,7 @@ Source: Zhang et al. 2018, arXiv:1707.01083, section 3.1 (the shuffle); Dao et a
 (projection of dense matrices on this structure).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -23,7 +24,8 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.methods._base import Settings
+from gossamer.methods._base import Method, Settings
+from gossamer.methods._candidates import is_pointwise
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
@@ -64,6 +66,9 @@ def grouped(layer: Any, groups: int) -> Block:
     return Block(nn.Sequential(spatial, Shuffle(groups), last), {"2": None})
 
 
+PLANNED = 4  # groups that the planner tries
+
+
 @dataclass(frozen=True, kw_only=True)
 class GroupedConvolution(BlockReplacement):
     """groups: of both convolutions; there are as many channels between them as outputs, rounded up to groups^2."""
@@ -71,6 +76,11 @@ class GroupedConvolution(BlockReplacement):
     example: ClassVar[Settings] = {"groups": 2, "steps": 2, "batches": 2}
 
     groups: Annotated[int, Range(2, 65_536)] = 4
+
+    @classmethod
+    def layer_candidates(cls, layer: Any, name: str) -> Iterator[Method]:
+        if not is_pointwise(layer) and not any(size % PLANNED for size in layer.weight.shape[:2]):
+            yield cls(layers=(name,), groups=PLANNED)
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         return self.rewrite(model, task, context, lambda layer: grouped(layer, self.groups))

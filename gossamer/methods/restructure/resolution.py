@@ -11,6 +11,7 @@ Source: Howard et al. 2017, arXiv:1704.04861, section 3.4.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -23,7 +24,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods._base import Method, Needs, Settings
+from gossamer.methods._base import Method, Needs, NetworkCandidate, Settings
 from gossamer.methods.restructure._rewrite import Conv, first_inputs
 
 
@@ -33,6 +34,13 @@ def readers(model: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, Tens
     given = [x for x in place(model, (example_inputs, None)) if isinstance(x, Tensor)]
     seen = first_inputs(model, example_inputs, names) if names else {}
     return {name: x for name, x in seen.items() if any(x.shape == y.shape and torch.equal(x, y) for y in given)}
+
+
+PLANNED = (0.875, 0.75, 0.625, 0.5)  # shares of the height and width that the planner tries
+
+
+def _size(share: float) -> str:
+    return "half the height and width" if share == 0.5 else f"{100 * share:g} % of the height and width"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,10 @@ class ResolutionMultiplier(Method):
     example: ClassVar[Settings] = {}
 
     share: Annotated[float, Range(0, 1, open_=("low", "high"))] = 0.5
+
+    @classmethod
+    def network_candidates(cls) -> Sequence[NetworkCandidate]:
+        return tuple(NetworkCandidate("smaller images", _size(share), cls(share=share)) for share in PLANNED)
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         new: dict[str, nn.Module] = {}

@@ -11,6 +11,7 @@ Source: Howard et al. 2017, arXiv:1704.04861, section 3.1; no activation between
 section 4.7; Guo et al. 2018, arXiv:1808.02167 (the decomposition of trained kernels).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -21,7 +22,8 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.methods._base import Settings
+from gossamer.methods._base import Method, Settings
+from gossamer.methods._candidates import is_pointwise
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     bias_of,
@@ -59,6 +61,11 @@ class DepthwiseSeparable(BlockReplacement):
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     multiplier: Annotated[int, Range(1, 1024)] = 1
+
+    @classmethod
+    def layer_candidates(cls, layer: Any, name: str) -> Iterator[Method]:
+        if not is_pointwise(layer):
+            yield cls(layers=(name,))
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         return self.rewrite(model, task, context, lambda layer: separable(layer, self.multiplier))

@@ -12,6 +12,7 @@ Source: Springenberg et al. 2015, arXiv:1412.6806, section 2.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from gossamer.calibration.block_reconstruction import Block
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Trace, trace
-from gossamer.methods._base import Settings
+from gossamer.methods._base import NetworkCandidate, Settings
 from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 
 POOLS = ("aten.max_pool2d_with_indices", "aten.max_pool2d")
@@ -105,6 +106,11 @@ class PoolingToStride(BlockReplacement):
     """Nothing of its own."""
 
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
+
+    @classmethod
+    def network_candidates(cls) -> Sequence[NetworkCandidate]:
+        what = "convolutions that take the steps of the pools behind them"
+        return (NetworkCandidate("strides for pools", what, cls()),)
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         t = trace(model, task.example_inputs)
