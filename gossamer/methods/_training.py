@@ -20,9 +20,16 @@ LEAST_STEPS = 400  # of a training whose length nobody gave: few data need more 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(Method):
-    """epochs: None for the usual number, or as many as give 400 steps. lr: the peak of the schedule; None: found by
-    short trials. clip: largest gradient norm, None for none: what networks with batch norms hardly ever reach, and
-    without which others explode."""
+    """Base of the methods that train the network on labelled data.
+
+    Args:
+        epochs: passes over the training data. None: the method's usual number, or as many as make 400 steps where the
+            data are few.
+        lr: peak learning rate of the schedule, in (0, 10]. None: found by short trials.
+        weight_decay: of the optimizer, in [0, 1]; it acts on weights, not on biases and norms.
+        clip: largest norm of the gradient; larger ones are scaled down to it. None: no limit. Networks with batch norms
+            hardly ever reach the default; without it, others can diverge.
+    """
 
     usual_epochs: ClassVar[int] = 12
     needs: ClassVar[Needs] = "labels"
@@ -45,7 +52,16 @@ class Trained(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Retrain(Trained):
-    """alpha weighs the hard loss; 1 trains without the original. epochs and lr: None for what the data ask for."""
+    """Base of the methods that train the network on the labels and on a teacher's outputs (Hinton et al. 2015).
+
+    The teacher is the context's `teacher`, else the uncompressed network of the job. Without either, the network is
+    trained on the labels alone. The loss is alpha * task loss + (1 - alpha) * distillation loss.
+
+    Args:
+        temperature: divides the logits of both networks before the softmax, > 0.
+        alpha: weight of the task loss, in [0, 1]. 1: train without a teacher.
+        epochs, lr, weight_decay, clip: the training; see `Trained`.
+    """
 
     temperature: Annotated[float, Range(0, 1000, open_=("low",))] = 4.0
     alpha: Annotated[float, Range(0, 1)] = 0.1
@@ -61,8 +77,20 @@ class Retrain(Trained):
         after_step: AfterStep | None = None,
         **changes: Any,
     ) -> TrainingResult:
-        """Train `model` in place. part: names this training where a method has several. teach:
-        terms besides the teacher's. changes: of `training()`."""
+        """Train `model` in place, with the teacher's terms if there is a teacher.
+
+        Args:
+            model: the network to train.
+            task: data, loss and metric.
+            context: seed, devices, teacher and folder for checkpoints.
+            part: names this training where a method has several.
+            teach: loss terms besides those of the teacher.
+            after_step: called after every step, for example to move masks.
+            changes: fields of `training()` to replace.
+
+        Returns:
+            The trained model and its history.
+        """
         terms = [*teach]
         if self.alpha < 1 and context.guide is not None:
             terms += teacher_terms(context.guide, model, task, context, temperature=self.temperature, alpha=self.alpha)
@@ -79,7 +107,7 @@ class Retrain(Trained):
         after_step: AfterStep | None = None,
         **changes: Any,
     ) -> TrainingResult:
-        """As `train`, with these terms and no others."""
+        """Train `model` in place with these loss terms and no others. Arguments as of `train`."""
         name = self.name().replace(".", "-") + part.replace(" ", "-")
         checkpoint = context.folder / f"{name}.ckpt" if context.folder else None
         training, label = replace(self.training(task), **changes), f"{self.name()}{part}"

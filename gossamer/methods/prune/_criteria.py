@@ -1,4 +1,4 @@
-"""How much a weight matters: element-wise scores, summed later over everything that is cut together."""
+"""Importance criteria: a score for every weight. The scores of everything that is removed together are summed later."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
@@ -19,17 +19,29 @@ Scores = dict[str, Tensor]
 
 
 def l1_scores(model: nn.Module) -> Scores:
-    """|w| (Li et al. 2017, arXiv:1608.08710, section 3.1)."""
+    """Return |w| for every parameter with at least two dimensions.
+
+    Source: Li et al. 2017, arXiv:1608.08710, section 3.1.
+    """
     return {name: p.detach().abs() for name, p in model.named_parameters() if p.ndim > 1}
 
 
 def l2_scores(model: nn.Module) -> Scores:
-    """w squared: summed over a group, its squared norm (Fang et al. 2023, arXiv:2301.12900, section 3.2)."""
+    """Return w^2 for every parameter with at least two dimensions; summed over a group, it is the squared norm.
+
+    Source: Fang et al. 2023, arXiv:2301.12900, section 3.2.
+    """
     return {name: p.detach().square() for name, p in model.named_parameters() if p.ndim > 1}
 
 
 def bn_scale_scores(model: nn.Module) -> Scores:
-    """|gamma| of the batch norms, nothing for other parameters (Liu et al. 2017, arXiv:1708.06519, section 3)."""
+    """Return |gamma| of the batch norms, and nothing for other parameters (network slimming).
+
+    Raises:
+        BadInput: the network has no batch norms with a scale.
+
+    Source: Liu et al. 2017, arXiv:1708.06519, section 3.
+    """
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     scores = {
         f"{name}.weight": module.weight.detach().abs()
@@ -42,7 +54,7 @@ def bn_scale_scores(model: nn.Module) -> Scores:
 
 
 def random_scores(model: nn.Module, *, generator: torch.Generator) -> Scores:
-    """The control: uniform noise."""
+    """Return uniform noise in [0, 1) for every parameter with at least two dimensions: the control of an experiment."""
     return {
         name: torch.rand(p.shape, generator=generator).to(p.device)
         for name, p in model.named_parameters()
@@ -57,11 +69,22 @@ def gradient_scores(
     *,
     second_order: bool,
 ) -> Scores:
-    """Change of the loss when a weight goes to zero, from the gradients g of the batches.
+    """Return the estimated change of the loss when a weight becomes zero, from the gradients g of the batches.
 
-    First order: |mean(g) w| (Molchanov et al. 2019, arXiv:1906.10771, equation 8). Second order: mean(g^2) w^2 / 2, the
-    diagonal Fisher estimate of optimal brain damage's saliency (Theis et al. 2018, arXiv:1801.05787, equation 6);
-    g is the gradient of a batch's mean loss, so the scores rank, and small batches estimate better.
+    First order (Taylor): |mean(g) w|. Second order (Fisher): mean(g^2) w^2 / 2, the diagonal Fisher estimate of the
+    saliency of Optimal Brain Damage. g is the gradient of a batch's mean loss, so the scores give a ranking; small
+    batches estimate better.
+
+    Args:
+        model: is run in eval mode and not changed.
+        loss: of the model on a batch.
+        batches: of labelled data.
+        second_order: which of the two.
+
+    Returns:
+        Scores by parameter name, of the parameters' shapes.
+
+    Source: Molchanov et al. 2019, arXiv:1906.10771, equation 8; Theis et al. 2018, arXiv:1801.05787, equation 6.
     """
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with evaluating(model):  # batch statistics of small batches would blur the gradients
@@ -79,7 +102,21 @@ def element_scores(
     batches: Iterable[Any] = (),
     seed: int = 0,
 ) -> Scores:
-    """Scores by parameter name, each of its parameter's shape. Parameters that are left out count nothing."""
+    """Return the scores of one criterion.
+
+    Args:
+        model: is not changed.
+        criterion: "l1", "l2", "bn_scale", "random", or with data "taylor", "fisher".
+        loss: of the model on a batch, for "taylor" and "fisher".
+        batches: of labelled data, for "taylor" and "fisher".
+        seed: of "random".
+
+    Returns:
+        Scores by parameter name, of the parameters' shapes. Parameters that are left out count as zero.
+
+    Raises:
+        BadInput: an unknown criterion, or one that needs data without them.
+    """
     match criterion:
         case "l1":
             return l1_scores(model)

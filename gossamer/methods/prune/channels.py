@@ -1,15 +1,15 @@
-"""Cut the least important channels, with everything that is coupled to them.
+"""Structured channel pruning (filter pruning): remove the least important channels with everything coupled to them.
 
-What it does: finds which channels must go together (through shortcuts, concatenations, shared weights, norms, heads),
-scores each such unit, cuts the lowest, and proves that the smaller network computes what the original computes with
-those channels silenced. Then the layers that lost inputs are fitted again, in the order of the run, to give what they
-gave.
-Cost: one trace of the network; the criteria "taylor" and "fisher" also take gradients of a few batches; fitting takes
-runs of both networks on some batches for each layer, and one system of equations.
-When it fails: operations that gossamer does not know fix the channels that enter them, and the result names them.
-Widths that the kernels do not like make a runtime slower although multiply-adds fall: round to 8 or 16.
-Equation: a unit's score is the sum of the criterion over all weights that are cut with it. W = argmin |W x' - z|^2, x'
-what a layer now gets, z what it gave on the channels that it still makes.
+What it does: finds which channels must be removed together (through shortcuts, concatenations, shared weights, norms,
+heads), scores each group of coupled channels, removes the lowest, and proves that the smaller network computes what the
+original computes with those channels masked. Then the weights of the layers that lost inputs are reconstructed by least
+squares, in the order of execution.
+Cost: one trace of the network; the criteria "taylor" and "fisher" also take gradients of a few batches. The
+reconstruction runs both networks on some batches and solves one linear system, for each layer.
+When it fails: operations that gossamer does not know make the channels that enter them unprunable, and the result names
+them. Widths that suit the kernels badly can make a runtime slower although multiply-adds fall: round to 8 or 16.
+Equation: a channel's score is the sum of the criterion over all weights that are removed with it. W = argmin
+|W x' - z|^2, x' the layer's inputs now, z its former outputs on the channels that it still has.
 Source: Li et al. 2017, arXiv:1608.08710 (filters); Fang et al. 2023, arXiv:2301.12900 (groups); He et al. 2017,
 arXiv:1707.06168, section 3.1 (least squares behind the cut).
 """
@@ -55,15 +55,39 @@ def prune_channels(
     prove: bool = True,
     seed: int = 0,
 ) -> PruningResult:
-    """A smaller copy of a network, of the user's own class, and the proof that it computes what the original computes
-    with the cut channels silenced. Needs no data; the model stays as it is, and so do its outputs' shapes.
+    """Remove channels and prove that the result computes what the original computes with those channels masked.
 
-    example_inputs: a tensor, a tuple of positional arguments, or a mapping of keyword arguments. sparsity: fraction of
-    the channels to cut in every group of coupled channels, or by name of a group or layer. ignore: layers, or patterns
-    (`*.conv1`), that keep their shape. round_to: kept counts are multiples of it where the group is that large. widths:
-    channels to keep by group, instead of sparsity. scores: importance of each weight by parameter name, instead of
-    `criterion`. heads: cut whole attention heads instead of dimensions of every head. channels: of this model, from
-    `find_groups`; many cuts then share one trace.
+    It needs no training data. The model is not changed; the result is of the user's own class, with outputs of the same
+    shapes.
+
+    Args:
+        model: any network that runs on the example inputs.
+        example_inputs: a tensor, a tuple of positional arguments, or a mapping of keyword arguments.
+        sparsity: fraction of the channels to remove in every group of coupled channels, in [0, 1); or fractions by name
+            of a group or layer.
+        criterion: importance of a weight: "l1", "l2", "bn_scale" or "random"; see `element_scores`.
+        ignore: names or patterns ("*.conv1") of layers that keep their shape.
+        round_to: kept counts are multiples of it where the group is that large.
+        widths: channels to keep by group, instead of sparsity.
+        scores: importance of each weight by parameter name, of its shape, instead of `criterion`.
+        heads: remove whole attention heads instead of dimensions of every head.
+        channels: the groups of this model from `find_groups`; many cuts can share one trace.
+        prove: whether to verify the result against the masked original.
+        seed: of the criterion "random".
+
+    Returns:
+        The smaller network with its widths, the proof, and the groups that were left whole and why.
+
+    Raises:
+        BadInput: an unknown layer or group, or a number outside its range.
+        NoEffect: no channels can be removed.
+
+    Example:
+        >>> import torch, gossamer
+        >>> model = gossamer.data.tiny_network()
+        >>> result = gossamer.prune_channels(model, torch.zeros(1, 1, 8, 8), sparsity=0.5)
+        >>> result.widths["conv1"], result.model.conv1
+        ((8, 4), Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)))
     """
     found = channels if channels is not None else find_groups(model, example_inputs, heads=heads)
     groups = _selected(found, ignore)
@@ -147,7 +171,9 @@ def _by_group(groups: list[Group], found: FoundChannels, sparsity: Mapping[str, 
 
 
 def rounded(group: Group, sparsity: float, round_to: int) -> int:
-    """Channels to keep: the nearest multiple of `round_to` and of the group's step, at least one multiple."""
+    """Return how many channels to keep: the nearest multiple of `round_to` and of the group's step, at least one
+    multiple.
+    """
     multiple = math.lcm(group.step, round_to)
     if multiple > group.size:
         multiple = group.step
@@ -157,10 +183,26 @@ def rounded(group: Group, sparsity: float, round_to: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelPruning(Method):
-    """Give sparsity (the fraction of every group that is cut) or widths (channels to keep, by group).
+    """Structured channel pruning (Li et al. 2017; Fang et al. 2023). Give `sparsity` or `widths`.
 
-    round_to: kept counts are multiples of it. batches: of labelled training data, for "taylor" and "fisher". refit: fit
-    the layers that lost inputs again.
+    Args:
+        sparsity: fraction of the channels to remove in every group of coupled channels, in (0, 1).
+        widths: channels to keep by name of the group, as `gossamer analyze` lists them; other groups stay whole.
+        criterion: importance of a weight: "l1", "l2", "taylor", "fisher", "bn_scale" or "random"; see `element_scores`.
+        round_to: kept counts are multiples of it where the group is that large.
+        batches: batches of labelled training data for "taylor" and "fisher".
+        refit: reconstruct the weights of the layers that lost inputs, by least squares on training inputs (no labels).
+
+    Raises:
+        BadInput: neither or both of sparsity and widths are given.
+
+    Example:
+        >>> import torch, gossamer
+        >>> model = gossamer.data.tiny_network()
+        >>> method = gossamer.methods.prune.ChannelPruning(sparsity=0.5, refit=False)
+        >>> smaller, edits = method(model, torch.zeros(1, 1, 8, 8))
+        >>> smaller.conv1
+        Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
     """
 
     stage: ClassVar[int | None] = 30

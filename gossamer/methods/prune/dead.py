@@ -1,12 +1,12 @@
-"""Remove units that zeros have cut off.
+"""Dead unit removal: remove neurons and channels whose connections are all zero.
 
-What it does: removes neurons and channels that no weight reads any more, and those that no weight feeds, whose constant
-value goes into the biases behind them; again and again, until none is left. The outputs stay what they were. Masks go
-on holding what is left of their weights.
+What it does: removes neurons and channels that no weight reads, and those that no weight feeds, whose constant output
+is added to the biases of the next layers. This is repeated until none is left. The network's outputs do not change.
+Masks stay on the remaining weights.
 Cost: a few traces of the network.
 When it fails: a constant in front of a convolution that pads with zeros, or that has no bias, cannot be folded: the
-unit stays. At moderate sparsity nothing is dead, and nothing happens.
-Equation: x_j = c for all inputs: b <- b + W_j c, then W_j is gone.
+unit stays. At moderate sparsity no unit is dead, and nothing happens.
+Equation: x_j = c for all inputs: b <- b + W_j c, then W_j is removed.
 Source: Han et al. 2015, arXiv:1506.02626, section 3.5.
 """
 
@@ -26,7 +26,21 @@ from gossamer.modules.dead_units import remove_dead
 
 @dataclass(frozen=True, kw_only=True)
 class DeadUnits(Method):
-    """Comes after everything that makes zeros, and before everything that shares values."""
+    """Removal of dead units (Han et al. 2015). It has no settings.
+
+    In a recipe it comes after the methods that make zeros and before those that share or quantize values.
+
+    Raises:
+        BadInput: a weight has a constraint that is not a mask.
+
+    Example:
+        >>> import torch, gossamer
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+        >>> model[0].weight.data[:2] = 0
+        >>> smaller, edits = gossamer.methods.prune.DeadUnits()(model, torch.zeros(1, 4))
+        >>> smaller[0]
+        Linear(in_features=4, out_features=4, bias=True)
+    """
 
     stage: ClassVar[int | None] = 55
     needs: ClassVar[Needs] = "inputs"
@@ -38,7 +52,7 @@ class DeadUnits(Method):
             for constraint in stack:
                 if not isinstance(constraint, Mask):
                     raise BadInput(
-                        f"{self.name()}: {name} is held by {type(constraint).__name__}; put prune.dead first"
+                        f"{self.name()}: {name} is constrained by {type(constraint).__name__}; put prune.dead first"
                     )
                 masks[name] = masks[name] & constraint.mask if name in masks else constraint.mask
         cleared = remove_dead(materialize(model), task.example_inputs)

@@ -1,14 +1,15 @@
-"""Prune layer by layer so that every layer's outputs change least: Optimal Brain Compression, and SparseGPT's one shot.
+"""Optimal Brain Compression (OBC, ExactOBS) and SparseGPT: prune layer by layer and reconstruct each layer's outputs.
 
-What it does: gathers the second moments of a layer's inputs over calibration data (no labels), drops weights, and moves
-the remaining ones to where the layer's outputs are nearest to what they were. Layers go in the order of a run, so each
-one sees what the pruned ones before it give. Linear layers and convolutions, grouped ones too.
+What it does: estimates the second moments of a layer's inputs on calibration data (no labels), drops weights, and
+updates the remaining ones so that the layer's outputs change least. Layers are pruned in the order of execution, so
+each one sees the outputs of the pruned ones before it. Linear layers and convolutions, grouped ones too.
 Cost: "exact" takes O * D^3 operations for O outputs of D inputs, "one_shot" D^3 + O * D^2; a run over the calibration
 data for every layer.
-When it fails: with fewer calibration samples than inputs of a layer the moments are rough; raise dampening.
-Equation: per output, "exact" drops argmin w_p^2 / [H^-1]_pp, H = X^T X, again and again, and solves least squares on
-what is left; "one_shot" goes through the inputs once, by w^2 / [chol(H^-1)]_jj^2, and moves only later weights.
-Source: Frantar, Singh, Alistarh 2022, arXiv:2208.11580, algorithm 1; Frantar, Alistarh 2023, arXiv:2301.00774.
+When it fails: with fewer calibration samples than inputs of a layer the moments are inaccurate; raise dampening.
+Equation: per output, "exact" repeatedly drops argmin w_p^2 / [H^-1]_pp, H = X^T X, and solves least squares for the
+rest; "one_shot" makes one pass over the inputs, by w^2 / [chol(H^-1)]_jj^2, and updates only later weights.
+Source: Frantar, Singh, Alistarh 2022, arXiv:2208.11580, algorithm 1 (OBC); Frantar, Alistarh 2023, arXiv:2301.00774
+(SparseGPT).
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,18 @@ Pruned = tuple[Tensor, Tensor]
 
 
 def dampened(moments_DD: Tensor, dampening: float) -> Tensor:
-    """H with `dampening` times its mean diagonal added to the diagonal, float64. Raises BadInput where all is zero."""
+    """Return the matrix with `dampening` times its mean diagonal added to the diagonal.
+
+    Args:
+        moments_DD: second moments of a layer's inputs, H = X^T X.
+        dampening: >= 0; at least 1e-8 is used.
+
+    Returns:
+        Shape (D, D), float64.
+
+    Raises:
+        BadInput: all moments are zero.
+    """
     h_DD = moments_DD.double()
     mean = float(h_DD.diagonal().mean())
     if not mean > 0:
@@ -46,10 +58,18 @@ def dampened(moments_DD: Tensor, dampening: float) -> Tensor:
 
 
 def greedy_order(weight_OD: Tensor, h_DD: Tensor, n_of_m: Kept | None = None) -> Pruned:
-    """For every output alone, the weights in the order in which they are best dropped, and how much each one costs.
+    """Return, for every output alone, the order in which its weights are best dropped, and the cost of each.
 
-    Shapes (O, steps): steps is D, or with n_of_m the D / m * (m - n) that may go. Costs are in the units of
-    dw @ h @ dw, given that all before it were dropped and the rest moved (arXiv:2208.11580, algorithm 1).
+    Args:
+        weight_OD: weights of O outputs.
+        h_DD: dampened second moments of the inputs, float64.
+        n_of_m: only weights that n-of-m sparsity allows to drop. None: all.
+
+    Returns:
+        Indices and costs, both of shape (O, steps). steps is D, or D / m * (m - n) with n_of_m. A cost is in units of
+        dw @ h @ dw, given that all weights before it were dropped and the others updated.
+
+    Source: Frantar et al. 2022, arXiv:2208.11580, algorithm 1.
     """
     width = weight_OD.shape[1]
     inverse_DD = torch.linalg.inv(h_DD)
@@ -83,9 +103,18 @@ def _greedy_rows(w_RD: Tensor, inverse_DD: Tensor, n_of_m: Kept | None) -> Prune
 
 
 def cheapest(order: Tensor, cost: Tensor, width: int, count: int) -> Tensor:
-    """Mask (O, width), True keeps, that drops `count` weights of all outputs together where that costs least.
+    """Return the mask that drops `count` weights over all outputs where that costs least.
 
-    An output's weights go in its order: one that is cheap only after a dear one waits for it.
+    Within an output, weights are dropped in its order: a cheap one that comes after an expensive one waits for it.
+
+    Args:
+        order: of `greedy_order`, shape (O, steps).
+        cost: of `greedy_order`, shape (O, steps).
+        width: number of inputs, D.
+        count: weights to drop in all.
+
+    Returns:
+        Bool tensor of shape (O, D); True keeps.
     """
     waiting = cost.cummax(1).values
     taken = torch.zeros(waiting.numel(), dtype=torch.bool, device=cost.device)
@@ -96,8 +125,16 @@ def cheapest(order: Tensor, cost: Tensor, width: int, count: int) -> Tensor:
 
 
 def refit(weight_OD: Tensor, mask_OD: Tensor, h_DD: Tensor) -> Tensor:
-    """The kept weights of every output that change its values least: minimize (v - w) @ h @ (v - w), v zero where
-    the mask is False."""
+    """Return the kept weights that change every output least: minimize (v - w) @ h @ (v - w), v zero where masked.
+
+    Args:
+        weight_OD: weights w before pruning.
+        mask_OD: bool; True keeps.
+        h_DD: dampened second moments of the inputs, float64.
+
+    Returns:
+        Shape (O, D), float64.
+    """
     parts = []
     eye_DD = torch.eye(len(h_DD), dtype=h_DD.dtype, device=h_DD.device)
     rows = max(ROWS_BYTES // (8 * len(h_DD) ** 2), 1)
@@ -109,9 +146,18 @@ def refit(weight_OD: Tensor, mask_OD: Tensor, h_DD: Tensor) -> Tensor:
 
 
 def exact(weight_GOD: Tensor, h_GDD: Tensor, count: int, n_of_m: Kept | None = None) -> Pruned:
-    """(new weights, mask), shapes (groups, O, D), after the greedy choice over all groups together and least squares.
+    """Prune by the greedy choice over all groups together, then solve least squares (ExactOBS).
 
-    Weights that are zero already are dropped first.
+    Args:
+        weight_GOD: weights by group of the convolution, output and input.
+        h_GDD: dampened second moments of each group's inputs, float64.
+        count: weights to drop in all. Weights that are zero already are dropped first.
+        n_of_m: keep n of every m inputs instead.
+
+    Returns:
+        The new weights and the mask, both of shape (G, O, D).
+
+    Source: Frantar et al. 2022, arXiv:2208.11580, algorithm 1.
     """
     groups, rows, width = weight_GOD.shape
     orders, costs = zip(*(greedy_order(w_OD, h_DD, n_of_m) for w_OD, h_DD in zip(weight_GOD, h_GDD)))
@@ -123,10 +169,22 @@ def exact(weight_GOD: Tensor, h_GDD: Tensor, count: int, n_of_m: Kept | None = N
 
 
 def one_shot(weight_OD: Tensor, h_DD: Tensor, count: int, n_of_m: Kept | None = None, block: int = 128) -> Pruned:
-    """(new weights, mask) after one pass over the inputs (arXiv:2301.00774, algorithm 1).
+    """Prune in one pass over the inputs (SparseGPT).
 
-    A block's share of the `count` is chosen when the pass comes to it, with n_of_m every m inputs. Errors move the
-    weights of later inputs, those of later blocks all at once at the end of a block, which only saves time.
+    Errors update the weights of later inputs. Those of later blocks are updated together at the end of a block, which
+    only saves time.
+
+    Args:
+        weight_OD: weights of O outputs.
+        h_DD: dampened second moments of the inputs, float64.
+        count: weights to drop in all; every block drops its part when the pass comes to it.
+        n_of_m: keep n of every m inputs instead.
+        block: inputs in a block.
+
+    Returns:
+        The new weights and the mask, both of shape (O, D).
+
+    Source: Frantar & Alistarh 2023, arXiv:2301.00774, algorithm 1.
     """
     w_OD, held_OD = weight_OD.double().clone(), weight_OD != 0
     upper_DD = torch.linalg.cholesky(torch.linalg.inv(h_DD), upper=True)
@@ -164,10 +222,29 @@ def _choose(scores: Tensor, count: int, n_of_m: Kept | None) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerwisePruning(Method):
-    """Give sparsity (fraction of zeros in every layer), or n_of_m: keep n of every m consecutive inputs.
+    """Layer-wise pruning with reconstruction: OBC (Frantar et al. 2022) or SparseGPT. Give `sparsity` or `n_of_m`.
 
-    solver: "exact" for small layers, "one_shot" for large ones; "auto" by size, and solves least squares after one pass
-    where that takes seconds. batches: of calibration data.
+    Args:
+        sparsity: fraction of zeros in every selected layer, in (0, 1).
+        n_of_m: (n, m): keep n of every m consecutive inputs.
+        solver: "exact" (OBC) for small layers, "one_shot" (SparseGPT) for large ones. "auto" chooses by size, and
+            solves least squares after the one pass where that takes seconds.
+        batches: batches of calibration data.
+        dampening: fraction of the mean diagonal of H that is added to its diagonal, in [0, 10].
+        block: inputs that "one_shot" treats together; a multiple of m.
+        layers: names or patterns of the layers to prune, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+
+    Raises:
+        BadInput: neither or both of sparsity and n_of_m are given, or they do not fit a layer.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.prune.LayerwisePruning(sparsity=0.5, layers=("fc1",))
+        >>> pruned, edits = method(model, task)
+        >>> int((pruned.fc1.weight == 0).sum()), pruned.fc1.weight.numel()
+        (128, 256)
     """
 
     stage: ClassVar[int | None] = 50
@@ -210,7 +287,19 @@ class LayerwisePruning(Method):
         return model
 
     def solve(self, weight: Tensor, h_GDD: Tensor, groups: int) -> Pruned:
-        """(new weight, mask) of one layer, both of the weight's shape."""
+        """Prune one layer.
+
+        Args:
+            weight: shape (O, I / groups, ...).
+            h_GDD: second moments of each group's inputs, in the order of `weight.flatten(1)`.
+            groups: of the convolution; 1 for linear layers.
+
+        Returns:
+            The new weight and its mask, both of the weight's shape.
+
+        Raises:
+            BadInput: the number of inputs is not a multiple of m, or the layer received only zeros.
+        """
         m = self.n_of_m[1] if self.n_of_m else 1
         if weight.shape[1] % m:
             raise BadInput(f"its {weight.shape[1]} inputs are not a multiple of m = {m}; list it under `ignore`")

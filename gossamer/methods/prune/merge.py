@@ -1,9 +1,10 @@
-"""Merge neurons that do nearly the same, without data.
+"""Data-free neuron merging (data-free parameter pruning): merge similar neurons of fully connected layers.
 
-What it does: in fully connected layers finds the two neurons whose weights are most alike, up to a positive factor
-where the activation lets it through, removes one and adds its outgoing weights to the other's; again and again.
-Cost: a matrix of all pairs of a layer's neurons; no data.
-When it fails: convolutions, and layers with a norm between, are left out. Neurons are rarely alike in narrow layers.
+What it does: finds the two neurons of a layer whose weights are most similar, up to a positive factor where the
+activation allows it, removes one and adds its outgoing weights to those of the other. This is repeated.
+Cost: a matrix of all pairs of a layer's neurons. No data.
+When it fails: convolutions, and layers with a norm behind them, are left out. Neurons of narrow layers are rarely
+similar.
 Equation: saliency of removing j for i: s_ij = <a_j^2> ||w_i - w_j||^2, w with the bias, a outgoing; then a_i += a_j.
 Where f(c x) = c f(x) (ReLU), w and b are first divided by ||w||, and a multiplied by it.
 Source: Srinivas & Babu 2015, arXiv:1507.06149, sections 3 and 4; without `sparsity` it stops at the mode of the
@@ -30,21 +31,40 @@ BINS = 50  # of the histogram whose mode is the end
 
 
 def saliencies(incoming_NI: Tensor, outgoing_ON: Tensor) -> Tensor:
-    """s_ij, shape (N, N): row i stays, column j goes; infinite on the diagonal."""
+    """Return what it costs to remove neuron j and add its outgoing weights to those of neuron i, for all pairs.
+
+    Args:
+        incoming_NI: incoming weights of N neurons, the bias among them.
+        outgoing_ON: their outgoing weights.
+
+    Returns:
+        Shape (N, N): row i stays, column j is removed; infinite on the diagonal.
+
+    Source: Srinivas & Babu 2015, arXiv:1507.06149, section 3.
+    """
     distance = torch.cdist(incoming_NI, incoming_NI, compute_mode="donot_use_mm_for_euclid_dist").square()
     return (outgoing_ON.square().mean(0) * distance).fill_diagonal_(torch.inf)
 
 
 def mode_of(values: Tensor) -> float:
-    """The middle of the fullest of equally wide bins."""
+    """Return the middle of the fullest of 50 equally wide bins of the values."""
     heights, edges = np.histogram(values.numpy(), bins=BINS)
     fullest = int(heights.argmax())
     return float(edges[fullest : fullest + 2].mean())
 
 
 def merged(incoming_NI: Tensor, outgoing_ON: Tensor, most: int | None) -> tuple[Tensor, list[int]]:
-    """Outgoing weights after the merges, columns of removed neurons zero, and who was removed, in order. most: so many;
-    None: all below the mode of the saliencies of before."""
+    """Merge neurons one after another.
+
+    Args:
+        incoming_NI: incoming weights of N neurons, the bias among them.
+        outgoing_ON: their outgoing weights.
+        most: how many neurons to remove. None: all whose saliency is below the mode of the initial saliencies.
+
+    Returns:
+        The outgoing weights (O, N), zero in the columns of removed neurons, and the indices of the removed neurons in
+        order.
+    """
     outgoing, gone = outgoing_ON.clone(), list[int]()
     s = saliencies(incoming_NI, outgoing)
     limit = mode_of(s[s.isfinite()]) if most is None else torch.inf
@@ -64,7 +84,16 @@ def merged(incoming_NI: Tensor, outgoing_ON: Tensor, most: int | None) -> tuple[
 
 @torch.no_grad()
 def merge_layer(model: nn.Module, found: Neurons, sparsity: float | None) -> int:
-    """Merge neurons of a layer in place: the outgoing weights of those that are to go become zero; how many."""
+    """Merge neurons of a layer in place: the outgoing weights of the removed ones become zero.
+
+    Args:
+        model: is changed.
+        found: the layer whose neurons are merged and the layer that reads them.
+        sparsity: fraction of the neurons to remove; None: those below the mode of the saliencies.
+
+    Returns:
+        How many neurons were removed.
+    """
     maker: Any = model.get_submodule(found.maker)
     reader: Any = model.get_submodule(found.reader)
     rows, columns = torch.from_numpy(found.rows), torch.from_numpy(found.columns)
@@ -81,7 +110,25 @@ def merge_layer(model: nn.Module, found: Neurons, sparsity: float | None) -> int
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronMerging(Method):
-    """sparsity: share of the neurons of every layer that goes; None: those below the mode of the saliencies."""
+    """Data-free neuron merging (Srinivas & Babu 2015).
+
+    Args:
+        sparsity: fraction of the neurons of every selected layer to remove, in (0, 1). None: those whose saliency is
+            below the mode of the saliencies.
+        layers: names or patterns of the layers whose neurons are merged, such as ("fc1",).
+        ignore: names or patterns of layers to leave as they are.
+
+    Raises:
+        BadInput: the network has constraints on its weights.
+        NoEffect: no selected layer feeds a single linear layer without a norm between them.
+
+    Example:
+        >>> import torch, gossamer
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+        >>> smaller, edits = gossamer.methods.prune.NeuronMerging(sparsity=0.5)(model, torch.zeros(1, 4))
+        >>> smaller[0]
+        Linear(in_features=4, out_features=3, bias=True)
+    """
 
     stage: ClassVar[int | None] = 30
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")

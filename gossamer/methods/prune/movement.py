@@ -1,11 +1,11 @@
-"""Drop the weights that training moves towards zero.
+"""Movement pruning: prune the weights that training moves towards zero.
 
-What it does: while training, every weight has a score that grows when a step moves the weight away from zero and falls
-when it moves it towards zero; the lowest scores are dropped, more and more of them on a cubic schedule. Scores of
-dropped weights go on learning, so that a weight can come back.
-Cost: one training, a second number for every weight, a sort at every move.
-When it fails: it is made for transferring a network to a new task, where sizes say little; at moderate sparsity of a
-network that stays on its task, magnitudes are as good.
+What it does: while training, every weight has a score. It grows when a step moves the weight away from zero and falls
+when a step moves the weight towards zero. The lowest scores are dropped, more and more of them on a cubic schedule.
+Scores of dropped weights are still trained, so that a weight can return.
+Cost: one training, a second number for every weight, a sort at every update of the masks.
+When it fails: it is made for transferring a network to a new task, where magnitudes say little. On the network's own
+task at moderate sparsity, magnitude pruning is as good.
 Equation: S = - sum over steps of lr (dL/dW') w, W' the masked weight; keep the largest S of every layer.
 Source: Sanh et al. 2020, arXiv:2005.07683, section 4 (hard movement pruning).
 """
@@ -25,18 +25,21 @@ from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.methods.prune._masks import (
     Schedule,
-    held_weights,
     moving,
     note_edits,
     scoped_masks,
+    selected_weights,
     zeros,
 )
 from gossamer.train import Step
 
 
 class Scored(Mask):
-    """A mask with a trained score for each weight. The gradient of a score is that of the masked weight times the
-    weight, also where the weight is dropped; the weight's own gradient is masked."""
+    """A mask with a trained score for each weight.
+
+    The gradient of a score is that of the masked weight times the weight, also where the weight is dropped. The
+    gradient of the weight itself is masked.
+    """
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask)
@@ -52,7 +55,13 @@ class Scored(Mask):
 
 @dataclass(frozen=True, kw_only=True)
 class Follow:
-    """Moves the masks of these weights on a schedule, by their scores."""
+    """Update the masks of these weights on a schedule, by their scores; called after every step.
+
+    Attributes:
+        names: of the weights ("conv1.weight").
+        schedule: the sparsity at each step.
+        scope: "layer": the same sparsity in every layer; "global": one ranking of the scores.
+    """
 
     names: Sequence[str]
     schedule: Schedule
@@ -63,19 +72,36 @@ class Follow:
         sparsity = self.schedule.sparsity(step)
         if sparsity is None:
             return
-        held = moving(step.model, self.names)
+        masks = moving(step.model, self.names)
         scores = {}
-        for name, h in held.items():
+        for name, h in masks.items():
             assert isinstance(h.mask, Scored)
             scores[name] = h.mask.scores.view(h.raw.shape).where(h.allowed, -torch.inf)
         for name, mask in scoped_masks(scores, sparsity, self.scope).items():
-            held[name].mask.mask.copy_(mask)
+            masks[name].mask.mask.copy_(mask)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MovementPruning(Retrain):
-    """sparsity: at the end. scope: "layer" (the same in each) or "global" (one ranking of scores). every: steps from
-    one move to the next. until: share of the training after which nothing moves."""
+    """Movement pruning (Sanh et al. 2020).
+
+    Args:
+        sparsity: fraction of zeros at the end over all selected layers together, in (0, 1).
+        scope: "layer": the same sparsity in every layer; "global": one ranking of the scores.
+        every: steps between two updates of the masks.
+        until: fraction of the training, in (0, 1], after which the masks stay as they are.
+        layers: names or patterns of the layers to prune, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+        epochs, lr, weight_decay, clip, temperature, alpha: the training; see `Retrain`.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.prune.MovementPruning(sparsity=0.5, layers=("fc1",), every=1, epochs=1, lr=0.01)
+        >>> pruned, edits = method(model, task)
+        >>> int((pruned.fc1.weight == 0).sum()), pruned.fc1.weight.numel()
+        (128, 256)
+    """
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
@@ -89,7 +115,7 @@ class MovementPruning(Retrain):
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        weights = held_weights(model, self.layers, self.ignore)
+        weights = selected_weights(model, self.layers, self.ignore)
         schedule = Schedule(start=zeros(weights), final=self.sparsity, every=self.every, until=self.until)
         scored = {name: Scored(torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
         follow = Follow(names=tuple(weights), schedule=schedule, scope=self.scope)

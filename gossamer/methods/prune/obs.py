@@ -1,10 +1,11 @@
-"""Drop weights one by one and let all others make up for it: Optimal Brain Surgeon.
+"""Optimal Brain Surgeon (OBS): prune weights one by one with the full inverse Hessian and update all others.
 
-What it does: builds the inverse of the whole matrix of second derivatives, drops the weight that costs least, moves all
-remaining weights to where the loss is least again, and goes on. For small networks, where it is the best there is.
+What it does: computes the inverse of the full matrix of second derivatives, drops the weight that costs least, moves
+all remaining weights to the minimum of the quadratic model of the loss, and repeats. For small networks, where it is
+the most accurate method.
 Cost: memory for the square of the number of weights, and time for its square with every weight that is dropped.
-When it fails: above a few thousand weights (refused; `prune.layerwise` does the same layer by layer), and where so many
-are dropped that the loss is not quadratic any more: use more rounds.
+When it fails: above 8,192 weights (refused; `prune.layerwise` does the same layer by layer), and where so many weights
+are dropped that the loss is no longer quadratic: use more rounds.
 Equation: L_q = w_q^2 / (2 [H^-1]_qq), dw = -w_q / [H^-1]_qq H^-1 e_q.
 Source: Hassibi, Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon", NIPS 5.
 """
@@ -27,17 +28,27 @@ from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods._base import Method, Needs, Settings
-from gossamer.methods.prune._masks import held_weights, note_edits
+from gossamer.methods.prune._masks import note_edits, selected_weights
 
 # Beyond this many weights the matrix takes more than 0.5 GB, and dropping most of them hours.
 MOST_WEIGHTS = 8192
 
 
 def inverse_hessian(rows: Iterable[Tensor], patterns: int, alpha: float, size: int) -> Tensor:
-    """(alpha I + sum of X^T X / patterns)^-1, shape (size, size), float64, by the recursion over patterns.
+    """Return (alpha I + sum of X^T X / patterns)^-1, by the recursion over patterns.
 
-    rows: tensors X (any number, size). Several rows at a time is the same recursion by Woodbury's identity. The start
-    is H_0^-1 = I / alpha (section 3; they take alpha from 1e-8 to 1e-4).
+    Several rows at a time are the same recursion by Woodbury's identity.
+
+    Args:
+        rows: tensors X of shape (any number, size): gradients of single outputs.
+        patterns: number of samples that the rows are from.
+        alpha: the recursion starts with H_0^-1 = I / alpha. The source uses 1e-8 to 1e-4.
+        size: number of weights.
+
+    Returns:
+        Shape (size, size), float64, on the CPU.
+
+    Source: Hassibi & Stork 1993, section 3.
     """
     inverse = torch.eye(size, dtype=torch.float64) / alpha
     for x in rows:
@@ -49,10 +60,18 @@ def inverse_hessian(rows: Iterable[Tensor], patterns: int, alpha: float, size: i
 
 
 def surgery(weight: Tensor, inverse: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Drop `count` weights one by one: (new weights (n,), mask (n,) True keeps, loss of every step (count,)).
+    """Drop weights one by one and update the others.
 
-    inverse: of the Hessian by these weights, (n, n); after every step it is that of the reduced Hessian. Arguments stay
-    as they are.
+    Args:
+        weight: shape (n,).
+        inverse: inverse Hessian by these weights, shape (n, n), float64. After every step the reduced Hessian is used.
+        count: how many weights to drop.
+
+    Returns:
+        The new weights (n,), the mask (n,) with True for kept weights, and the loss of every step (count,). The
+        arguments are not changed.
+
+    Source: Hassibi & Stork 1993, section 2.
     """
     weight, inverse = weight.double().clone(), inverse.clone()
     keep = torch.ones_like(weight, dtype=torch.bool)
@@ -72,7 +91,12 @@ def surgery(weight: Tensor, inverse: Tensor, count: int) -> tuple[Tensor, Tensor
 
 
 def refuse_large(count: int, limit: int = MOST_WEIGHTS) -> None:
-    """Raise BadInput for a network that is too large for the exact method."""
+    """Raise BadInput for a network with too many weights for the exact method.
+
+    Args:
+        count: weights that are not zero.
+        limit: the largest number that is admitted.
+    """
     if count > limit:
         raise BadInput(
             f"prune.obs: {count:,} weights need two matrices of {count:,} x {count:,}, {count**2 * 16 / 1e9:,.1f} GB, "
@@ -83,9 +107,30 @@ def refuse_large(count: int, limit: int = MOST_WEIGHTS) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimalBrainSurgeon(Method):
-    """sparsity: fraction of zeros over all chosen layers together. rounds: how often the second derivatives are
-    estimated anew on the way there. batches: of labelled training data. alpha: added to the Hessian's diagonal; the
-    source has 1e-8 to 1e-4, and more keeps weights where the loss is still quadratic."""
+    """Optimal Brain Surgeon (Hassibi & Stork 1993).
+
+    Args:
+        sparsity: fraction of zeros over all selected layers together, in (0, 1).
+        rounds: the sparsity is reached in so many equal steps, each with a new Hessian.
+        batches: batches of labelled training data for the Hessian.
+        alpha: added to the diagonal of the Hessian, in (0, 1]. The source uses 1e-8 to 1e-4; a larger value keeps the
+            weights where the loss is still quadratic.
+        layers: names or patterns of the layers to prune, such as ("conv*", "fc1"). Together they may have at most 8,192
+            nonzero weights.
+        ignore: names or patterns of layers to leave as they are.
+
+    Raises:
+        BadInput: the selected layers have too many weights.
+        NoEffect: they already have so many zeros.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.prune.OptimalBrainSurgeon(sparsity=0.5, batches=1, layers=("fc2",))
+        >>> pruned, edits = method(model, task)
+        >>> int((pruned.fc2.weight == 0).sum()), pruned.fc2.weight.numel()
+        (24, 48)
+    """
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
@@ -100,7 +145,7 @@ class OptimalBrainSurgeon(Method):
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        before = held_weights(model, self.layers, self.ignore)
+        before = selected_weights(model, self.layers, self.ignore)
         alive = torch.cat([(w != 0).flatten().cpu() for w in before.values()])
         refuse_large(int(alive.sum()))
         total, count = len(alive), round(self.sparsity * len(alive)) - int((~alive).sum())
@@ -124,11 +169,11 @@ class OptimalBrainSurgeon(Method):
         patterns = sum(len(split(batch)[0][0]) for batch in batches)
         rows = gauss_newton_rows(model, partial(loss_of, task), batches, [layer_name(name) for name in names])
         inverse = inverse_hessian((x.cpu()[:, alive] for x in rows), patterns, self.alpha, int(alive.sum()))
-        held = {name: effective_weight(model, name).cpu() for name in names}
-        flat = torch.cat([w.flatten() for w in held.values()])
+        effective = {name: effective_weight(model, name).cpu() for name in names}
+        flat = torch.cat([w.flatten() for w in effective.values()])
         found, keep, _ = surgery(flat[alive], inverse, drop)
         flat[alive] = found.to(flat.dtype)
         left = alive.clone()
         left[alive] = keep
-        parts = torch.split(flat, [w.numel() for w in held.values()])
-        return dict(zip(held, parts)), left
+        parts = torch.split(flat, [w.numel() for w in effective.values()])
+        return dict(zip(effective, parts)), left

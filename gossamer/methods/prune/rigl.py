@@ -1,11 +1,12 @@
-"""Train a sparse network whose connections move.
+"""Rigged Lottery (RigL): train a sparse network whose connections are dropped and regrown.
 
-What it does: starts from a sparse network and trains it at constant sparsity; every so often the smallest weights are
-dropped and as many dropped ones, those with the largest gradients, are grown from zero.
+What it does: starts from a sparse network and trains it at constant sparsity. Every few steps the smallest weights are
+dropped, and as many dropped connections, those with the largest gradients, are grown from zero.
 Cost: one training; the gradients of dropped weights are computed as well.
-When it fails: short trainings move few connections and end below a network that was pruned after training.
-Equation: a share a/2 (1 + cos(pi t / T)) of a layer's connections moves at step t; drop the smallest |w|, grow the
-largest |dL/dw| of those that are then not there.
+When it fails: short trainings exchange few connections, and the result is worse than a network that was pruned after
+training.
+Equation: a fraction a/2 (1 + cos(pi t / T)) of a layer's connections is exchanged at step t; drop the smallest |w|,
+grow the largest |dL/dw| among the connections that are then absent.
 Source: Evci et al. 2020, arXiv:1911.11134, section 3.
 """
 
@@ -26,17 +27,17 @@ from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.methods.prune._masks import (
     Scope,
-    held_weights,
     moving,
     note_edits,
     scoped_masks,
+    selected_weights,
     smallest_mask,
 )
 from gossamer.train import Step
 
 
 class Probed(Mask):
-    """A mask that notes the gradient of the masked weight everywhere, as that of `probe`, which adds nothing."""
+    """A mask that records the gradient of the masked weight everywhere, as that of `probe`, which adds nothing."""
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask)
@@ -50,9 +51,19 @@ class Probed(Mask):
 
 
 def moved(mask: Tensor, weight: Tensor, gradient: Tensor, share: float, allowed: Tensor) -> Tensor:
-    """The mask after the smallest `share` of its weights made room for as many with the largest gradients.
+    """Return the mask after the smallest weights were exchanged for connections with the largest gradients.
 
-    What has no gradient does not grow: it would stay zero, and the network would be sparser than was asked for.
+    Connections without a gradient do not grow: they would stay zero, and the network would be sparser than requested.
+
+    Args:
+        mask: bool; True keeps.
+        weight: of the mask's shape.
+        gradient: of the masked weight, of the mask's shape.
+        share: fraction of the kept connections to exchange, in [0, 1].
+        allowed: bool of the mask's shape; False where other masks forbid a connection.
+
+    Returns:
+        Bool tensor of the same shape that keeps as many connections as `mask`.
     """
     active = int(mask.sum())
     count = min(round(share * active), int((allowed & ~mask & (gradient != 0)).sum()))
@@ -62,7 +73,7 @@ def moved(mask: Tensor, weight: Tensor, gradient: Tensor, share: float, allowed:
 
 
 def forget(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor) -> None:
-    """Set the optimizer's averages to zero there."""
+    """Set the optimizer's running averages of a parameter to zero where `where` is True, in place."""
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.shape == where.shape:
             value[where] = 0.0
@@ -70,7 +81,14 @@ def forget(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor) -> None
 
 @dataclass(frozen=True, kw_only=True)
 class Rewire:
-    """Moves the connections of these weights every `every` steps, until the share `until` of all steps."""
+    """Exchange connections of these weights during a training; called after every step.
+
+    Attributes:
+        names: of the weights ("conv1.weight").
+        moves: fraction of a layer's connections that is exchanged at first; it falls to zero as a half cosine.
+        every: steps between two exchanges.
+        until: fraction of all steps after which nothing is exchanged.
+    """
 
     names: Sequence[str]
     moves: float
@@ -97,8 +115,27 @@ class Rewire:
 
 @dataclass(frozen=True, kw_only=True)
 class RigL(Retrain):
-    """sparsity: of all named layers together, shared out by `scope`. moves: share of connections that moves at first.
-    start: "random" connections, or those of largest "magnitude" (for a trained network)."""
+    """Rigged Lottery (Evci et al. 2020).
+
+    Args:
+        sparsity: fraction of zeros over all selected layers together, in (0, 1), from the first step to the last.
+        scope: how it is spread: "layer", "global", "lamp" or "erk"; see `prune.magnitude`.
+        moves: fraction of a layer's connections that is exchanged at first, in (0, 1].
+        every: steps between two exchanges.
+        until: fraction of the training, in (0, 1], after which the connections stay as they are.
+        start: "random": random connections; "magnitude": those with the largest weights, for a trained network.
+        layers: names or patterns of the layers to prune, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+        epochs, lr, weight_decay, clip, temperature, alpha: the training; see `Retrain`.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.prune.RigL(sparsity=0.5, layers=("fc1",), every=1, epochs=1, lr=0.01)
+        >>> sparse, edits = method(model, task)
+        >>> 128 <= int((sparse.fc1.weight == 0).sum()) < 256
+        True
+    """
 
     stage: ClassVar[int | None] = 50
     saves: ClassVar[tuple[str, ...]] = ("nonzeros",)
@@ -114,7 +151,7 @@ class RigL(Retrain):
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        weights = held_weights(model, self.layers, self.ignore)
+        weights = selected_weights(model, self.layers, self.ignore)
         draw = torch.Generator().manual_seed(context.seed)
         scores = {name: w.abs() for name, w in weights.items()}
         if self.start == "random":

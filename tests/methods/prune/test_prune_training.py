@@ -24,7 +24,7 @@ from gossamer.constraints.base import (
 )
 from gossamer.errors import BadInput
 from gossamer.methods._training import Retrain
-from gossamer.methods.prune._masks import Schedule, cubic, held_weights, moving
+from gossamer.methods.prune._masks import Schedule, cubic, moving, selected_weights
 from gossamer.methods.prune.gradual import GradualPruning, Tighten
 from gossamer.methods.prune.iterative import IterativePruning, quality_mask, rewind, rewound_dropout, weaker_dropout
 from gossamer.methods.prune.movement import Follow, MovementPruning, Scored
@@ -39,7 +39,7 @@ def free(model: nn.Module, kind: type[Mask] = Mask) -> nn.Module:
 
 
 def sparsity(model: nn.Module) -> float:
-    weights = held_weights(model, ["*"], [])
+    weights = selected_weights(model, ["*"], [])
     return sum(int((w == 0).sum()) for w in weights.values()) / sum(w.numel() for w in weights.values())
 
 
@@ -147,7 +147,7 @@ def test_gradual_pruning_ends_at_exactly_its_sparsity_and_starts_from_what_is_th
 
     watched = Watched(*start)
     result = method(watched, task(), run()).model
-    total = sum(w.numel() for w in held_weights(result, ["*"], []).values())
+    total = sum(w.numel() for w in selected_weights(result, ["*"], []).values())
     assert sparsity(result) == pytest.approx(round(0.7 * total) / total)
     assert history[0] == there and min(history) == there
     assert history[8 + 4 :] == [sparsity(result)] * len(history[12:])

@@ -7,7 +7,7 @@ from torch import nn
 from gossamer.constraints.base import constraints, effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
-from gossamer.methods.prune._masks import held_weights
+from gossamer.methods.prune._masks import selected_weights
 from gossamer.methods.prune.snip import SNIP, connection_scores
 from gossamer.methods.prune.synflow import SynFlow, absolute, flow_masks, flow_scores
 
@@ -34,7 +34,7 @@ def test_snip_scores_are_the_gradients_of_gates_on_the_connections() -> None:
 
 def test_snip_drops_exactly_its_share_and_draws_the_same_for_the_same_seed() -> None:
     results = [SNIP(sparsity=0.8, batches=2)(tiny(), task(), Context(seed=3)).model for _ in range(2)]
-    weights = [held_weights(r, ["*"], []) for r in results]
+    weights = [selected_weights(r, ["*"], []) for r in results]
     total = sum(w.numel() for w in weights[0].values())
     assert sum(int((w == 0).sum()) for w in weights[0].values()) == round(0.8 * total)
     assert all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
@@ -58,7 +58,7 @@ def test_synflow_keeps_every_layer_where_one_round_of_it_empties_some() -> None:
     model = nn.Sequential(nn.Flatten(), *(nn.Linear(36, 36) for _ in range(4)), nn.Linear(36, 3))
     with torch.no_grad():
         model[2].weight *= 1e-3  # scores do not depend on the scale of a layer
-    weights = held_weights(model, ["*"], [])
+    weights = selected_weights(model, ["*"], [])
     masks = flow_masks(model, task().example_inputs, weights, 0.99, 100)
     total = sum(m.numel() for m in masks.values())
     assert sum(int((~m).sum()) for m in masks.values()) == round(0.99 * total)
