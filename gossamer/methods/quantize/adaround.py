@@ -1,12 +1,12 @@
-"""Learn for every weight whether to round it up or down, from unlabelled data: AdaRound.
+"""Adaptive rounding (AdaRound): learn on unlabelled data whether to round each weight up or down.
 
-What it does: layer by layer, in the order of a run, chooses the directions of rounding so that the layer gives what the
-unquantized network gives there, on inputs that come from the layers quantized before. Nothing else is trained.
+What it does: layer by layer, in the order of execution, learns the direction of rounding so that the layer's outputs
+match those of the unquantized network, on inputs from the layers quantized before. Nothing else is trained.
 Cost: two runs over the calibration data for every layer, then `iterations` products of a layer's weights with the
 second moments of its inputs.
 When it fails: with fewer calibration samples than inputs of a layer; and at 2 or 3 bits, where only training helps.
 Equation: min over V of |W Z - W' X|^2 + a sum(1 - |2h - 1|^b), W' = s clamp(floor(W/s) + h), h = clamp(1.2 sigmoid(V) -
-0.1, 0, 1), b falling from 20 to 2; no output is left with a larger error than nearest rounding gives it.
+0.1, 0, 1), b falling from 20 to 2. No output is left with a larger error than nearest rounding gives it.
 Source: Nagel et al. 2020, arXiv:2004.10568, equations 21 to 25, without the activation function.
 """
 
@@ -41,16 +41,38 @@ WARM_UP = 0.2  # share of the iterations without the penalty
 
 
 def reconstruction_error(value_GOD: Tensor, weight_GOD: Tensor, same_GDD: Tensor, cross_GDD: Tensor) -> Tensor:
-    """|w Z - v X|^2 less the constant |w Z|^2, for every output, shape (groups, O). same: X^T X, cross: Z^T X."""
+    """Return |w Z - v X|^2 without the constant |w Z|^2, for every output.
+
+    Args:
+        value_GOD: quantized weights v, by group of the convolution, output and input.
+        weight_GOD: original weights w.
+        same_GDD: X^T X, X the inputs of the quantized layer.
+        cross_GDD: Z^T X, Z the inputs in the original network.
+
+    Returns:
+        Shape (G, O).
+    """
     return ((value_GOD @ same_GDD - 2 * weight_GOD @ cross_GDD) * value_GOD).sum(2)
 
 
 def learn_rounding(
     weight_GOD: Tensor, scale_GOD: Tensor, high: int, same_GDD: Tensor, cross_GDD: Tensor, iterations: int
 ) -> Tensor:
-    """Integer codes in [-high, high], each floor(w / scale) or one above; 0 where a weight is zero. Same shape.
+    """Learn the direction of rounding of each weight.
 
-    scale: broadcasts with the weight.
+    Args:
+        weight_GOD: weights by group of the convolution, output and input.
+        scale_GOD: step of the grid; broadcasts with the weight.
+        high: largest code.
+        same_GDD: X^T X, X the inputs of the quantized layer.
+        cross_GDD: Z^T X, Z the inputs in the original network.
+        iterations: steps of Adam.
+
+    Returns:
+        Codes of shape (G, O, D): integers in [-high, high], each floor(w / scale) or one above; 0 where a weight is
+        zero.
+
+    Source: Nagel et al. 2020, arXiv:2004.10568, equations 21 to 25.
     """
     ratio = weight_GOD / scale_GOD
     floor, used = ratio.floor(), weight_GOD != 0
@@ -79,7 +101,11 @@ def learn_rounding(
 def best_rounding(
     weight_GOD: Tensor, scale_GOD: Tensor, high: int, same_GDD: Tensor, cross_GDD: Tensor, iterations: int
 ) -> Tensor:
-    """Learned codes for the outputs where they are better than nearest rounding, nearest for the others."""
+    """Return the learned codes for the outputs where their error is smaller than that of nearest rounding, else the
+    nearest.
+
+    Arguments and result as of `learn_rounding`.
+    """
     learned = learn_rounding(weight_GOD, scale_GOD, high, same_GDD.float(), cross_GDD.float(), iterations)
     nearest = (weight_GOD / scale_GOD).round().clamp(-high, high)
     errors = [
@@ -91,7 +117,26 @@ def best_rounding(
 
 @dataclass(frozen=True, kw_only=True)
 class AdaRound(Method):
-    """batches: of calibration data. layer_bits: other bits for some layers, by name or pattern."""
+    """Adaptive rounding (Nagel et al. 2020).
+
+    Args:
+        bits: bits of a code, in [2, 8].
+        granularity: one scale per tensor (`PerTensor`), per channel (`PerChannel`, the default) or per group
+            (`PerGroup`).
+        iterations: optimization steps for each layer.
+        batches: batches of calibration data.
+        layer_bits: other bits for some layers, by name or pattern, such as {"conv1": 8}.
+        layers: names or patterns of the layers to quantize, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.quantize.AdaRound(bits=3, iterations=20, layers=("fc1",))
+        >>> quantized, edits = method(model, task)
+        >>> edits[0].after
+        '7 values, 16 scales'
+    """
 
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)

@@ -1,10 +1,10 @@
-"""Train in 16-bit fixed point with stochastic rounding.
+"""Fixed-point training with stochastic rounding: train in limited numerical precision (16 bits by default).
 
-What it does: during training holds weights, layer inputs and outputs, gradients and updates to fixed-point numbers with
-the given bits before and after the point; sums inside a layer are wide. Afterwards weights stay on that grid, and
-activations are ordinary again. The momentum of the optimizer is kept in float32.
-Cost: a training of the network, about twice as slow as in float32: this computes what the hardware would give.
-When it fails: with few bits after the point and rounding to nearest, updates below half a step vanish.
+What it does: during training, weights, layer inputs and outputs, gradients and updates are rounded to fixed-point
+numbers with the given bits before and after the point; sums inside a layer are wide. Afterwards weights stay on that
+grid, and activations are ordinary again. The optimizer's momentum stays in float32.
+Cost: a training of the network, about twice as slow as in float32: the arithmetic of such hardware is simulated.
+When it fails: with few bits after the point and rounding to nearest, updates below half a step are lost.
 Equation: step 2^-F, range [-2^(I-1), 2^(I-1) - 2^-F]; x is rounded up with the probability (x - floor(x)) / step.
 Source: Gupta et al. 2015, arXiv:1502.02551, sections 3 and 4.
 """
@@ -32,7 +32,13 @@ Rounding = Literal["stochastic", "nearest"]
 
 @dataclass(frozen=True)
 class Format:
-    """<I, F>: bits before the point (the sign is one of them) and after it."""
+    """The fixed-point format <I, F>.
+
+    Attributes:
+        integer_bits: bits before the point, I; the sign is one of them.
+        fraction_bits: bits after the point, F.
+        rounding: "stochastic" or "nearest".
+    """
 
     integer_bits: int
     fraction_bits: int
@@ -40,24 +46,34 @@ class Format:
 
     @property
     def step(self) -> float:
-        """The distance of neighbouring numbers."""
+        """Distance of neighbouring numbers, 2^-F."""
         return float(2.0**-self.fraction_bits)
 
     @property
     def high(self) -> int:
-        """Numbers are step times the integers from -high - 1 to high."""
+        """Largest code; the numbers are step times the integers from -high - 1 to high."""
         return int(2 ** (self.integer_bits + self.fraction_bits - 1)) - 1
 
 
 def convert(x: Tensor, format: Format) -> Tensor:
-    """The nearest number of the format, or one of the two neighbours at random so that the mean is x; saturates."""
+    """Round to the numbers of the format; values outside its range saturate.
+
+    Args:
+        x: any shape.
+        format: with rounding "stochastic", one of the two neighbours is drawn so that the mean is x.
+
+    Returns:
+        Same shape.
+
+    Source: Gupta et al. 2015, arXiv:1502.02551, section 3.
+    """
     scaled = x / format.step
     codes = scaled.round() if format.rounding == "nearest" else (scaled + torch.rand_like(scaled)).floor()
     return codes.clamp(-format.high - 1, format.high) * format.step
 
 
 class _Convert(torch.autograd.Function):
-    """Converts on the way forwards, and the gradient on the way back."""
+    """Rounds the values in the forward pass and the gradients in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, format: Format) -> Tensor:
@@ -70,15 +86,18 @@ class _Convert(torch.autograd.Function):
 
 
 def parameters_of(model: nn.Module) -> list[nn.Parameter]:
-    """Weights, biases and norms; not what belongs to a constraint, such as its scale."""
+    """Return weights, biases and parameters of norms, without those of constraints, such as scales."""
     owners = (m for m in model.modules() if not isinstance(m, Constraint))
     return list(dict.fromkeys(p for m in owners for p in m._parameters.values() if p is not None))
 
 
 @contextmanager
 def fixed_point(model: nn.Module, format: Format) -> Iterator[None]:
-    """Inside, every training step of the model is in fixed point: before a forward pass in training mode parameters are
-    converted (which rounds the last update), layers convert what goes in and comes out, gradients are converted."""
+    """Make every training step of the model a fixed-point one while the context is open.
+
+    Before a forward pass in training mode the parameters are rounded, which rounds the last update. Layers round their
+    inputs and outputs, and gradients are rounded.
+    """
 
     def whole(_: nn.Module, inputs: Any) -> None:
         if model.training:
@@ -112,8 +131,28 @@ def fixed_point(model: nn.Module, format: Format) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class FixedPointTraining(Trained):
-    """integer_bits: before the point, with the sign. rounding: "nearest" is the control. layers, ignore: which weights
-    stay on the grid afterwards; the training is in fixed point everywhere."""
+    """Training in fixed point (Gupta et al. 2015).
+
+    Args:
+        integer_bits: bits before the point, with the sign, in [1, 16].
+        fraction_bits: bits after the point, in [1, 22].
+        rounding: "stochastic", or "nearest" as the control of an experiment.
+        layers: names or patterns of the layers whose weights stay on the grid afterwards. The training is in fixed
+            point everywhere.
+        ignore: names or patterns of layers to leave out of that.
+        epochs, lr, weight_decay, clip: the training; see `Trained`.
+
+    Raises:
+        BadInput: more than 24 bits in all, or more than one device.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.quantize.FixedPointTraining(integer_bits=2, fraction_bits=6, epochs=1, lr=0.01)
+        >>> trained, edits = method(model, task)
+        >>> bool((trained.fc1.weight * 64 == (trained.fc1.weight * 64).round()).all())
+        True
+    """
 
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)

@@ -1,15 +1,16 @@
-"""Train the network into a file that is a given number of times smaller.
+"""Rate-constrained quantization: train the network into a compact file of a given size (entropy-constrained
+quantization).
 
-What it does: puts all weights on grids whose spacing is trained, and adds to the loss what the integers would cost an
-adaptive entropy coder, times an exchange rate that is steered until the file has the size asked for. Which weights
-become zero, which rows die, how fine each layer's grid is: all follow from the one rate. Batch norms are folded into
-two vectors, and vectors are put on grids as well.
+What it does: puts all weights on grids with trained step sizes, and adds to the loss the estimated code length of the
+integers under an adaptive entropy coder, times a Lagrange multiplier. The multiplier is adjusted until the file has the
+requested size. It decides which weights become zero, which rows are removed, and how fine the grid of each layer is.
+Batch norms are folded into two vectors, and vectors are put on grids as well.
 Cost: a training of the network, with one forward pass of the teacher per batch.
-When it fails: a size that the network cannot be squeezed into costs accuracy; the size itself is nearly always met.
+When it fails: a size that is too small for the network costs accuracy. The size itself is nearly always reached.
 Equation: min loss + rate * sum_i length(q_i), w_i = step * q_i; length(0) = -log(1 - d_i), length(q) = -log d_i + log 2
 + |q| - 1 geometric, d_i = row density * column density / density of the tensor.
 Source: entropy-constrained quantization, Choi et al. 2017, arXiv:1612.01543, section 4, by gradient descent as in Oktay
-et al. 2020, arXiv:1906.06624, with the densities that an adaptive coder sees in the place of a learned model.
+et al. 2020, arXiv:1906.06624, with the densities that an adaptive coder estimates instead of a learned model.
 """
 
 import copy
@@ -49,7 +50,12 @@ WORTH = 6.0  # bits that a weight is thought to save when it becomes zero
 
 
 def file_bytes(model: nn.Module, task: Task | None = None) -> int:
-    """Bytes of the network as a compact file; with a task, with its graph, if a file can hold it."""
+    """Return the size of the network as a compact file, in bytes.
+
+    Args:
+        model: is not changed.
+        task: whose example inputs give the graph, which is stored as well where a file can hold it. None: no graph.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gsr"
         try:
@@ -61,20 +67,20 @@ def file_bytes(model: nn.Module, task: Task | None = None) -> int:
 
 
 def least_bytes(model: nn.Module, task: Task, layers: Sequence[str] = ("*",), ignore: Sequence[str] = ()) -> int:
-    """Bytes of the file if all weights were zero: no training makes it as small."""
-    return file_bytes(_silenced(model, list(weights_of(model, layers, ignore, every=True))), task)
+    """Return the size of the file if all selected weights were zero, in bytes: no training makes it smaller."""
+    return file_bytes(_zeroed(model, list(weights_of(model, layers, ignore, every=True))), task)
 
 
 def shortened(model: nn.Module) -> nn.Module:
-    """A plain copy with batch norms folded, and all vectors on grids of 8 bits."""
+    """Return an unconstrained copy with folded batch norms and all vectors on 8-bit grids."""
     return materialize(on_grids(fold_batch_norm(model)))
 
 
 def on_grids(model: nn.Module) -> nn.Module:
-    """A copy in which all parameters that nothing holds are on grids of 8 bits, each tensor with its own step."""
-    held, steps = constraints(model), {}
+    """Return a copy in which all unconstrained parameters are on 8-bit grids, each tensor with its own step."""
+    stacks, steps = constraints(model), {}
     for name, p in materialize(model).named_parameters():
-        if name not in held and p.is_floating_point() and float(p.detach().abs().max()) > 0:
+        if name not in stacks and p.is_floating_point() and float(p.detach().abs().max()) > 0:
             high = 2 ** (VECTOR_BITS - 1) - 1
             step = short(float(p.detach().abs().max()) / high)
             steps[name] = Grid(step, -high - 1, high)
@@ -82,16 +88,34 @@ def on_grids(model: nn.Module) -> nn.Module:
 
 
 def short(step: float) -> float:
-    """The number next to it, not below, that bfloat16 holds: a step that costs two bytes."""
+    """Return the next number that is not below `step` and that bfloat16 represents: it is stored in two bytes."""
     up = step * (1 + 2**-8)
     return float(torch.tensor(up).to(torch.bfloat16))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateConstrainedQuantization(Retrain):
-    """compression_ratio: bytes of the original in float32 over bytes of the whole compact file. step: spacing of the
-    grids at first, in standard deviations of the weights. ramp: share of the training in which the size is brought
-    down. layers, ignore: patterns. Trained with AdamW; the rest as in `distill.recover`."""
+    """Training into a file of a given size (Choi et al. 2017; Oktay et al. 2020). The optimizer is AdamW.
+
+    Args:
+        compression_ratio: bytes of the original in float32 over bytes of the whole compact file, > 1.
+        step: initial step of the grids, in standard deviations of the weights, in (0, 100].
+        ramp: fraction of the training, in (0, 1], in which the size is reduced to its goal.
+        layers: names or patterns of the layers to quantize, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave out.
+        epochs, lr, weight_decay, clip, temperature, alpha: the training; see `Retrain`.
+
+    Raises:
+        BadInput: the file would be larger than requested even without the weights.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.quantize.RateConstrainedQuantization(compression_ratio=2, epochs=1, lr=0.01)
+        >>> small, edits = method(model, task)
+        >>> edits[0].kind, edits[0].target
+        ('constrain', 'conv1.weight')
+    """
 
     stage: ClassVar[int | None] = 60
     saves: ClassVar[tuple[str, ...]] = ("distinct",)
@@ -127,39 +151,51 @@ class RateConstrainedQuantization(Retrain):
             w = effective_weight(model, name)
             spread = float(w[w != 0].std()) if int((w != 0).sum()) > 1 else 1.0
             grids[name] = RateGrid(w, self.step * (spread if math.isfinite(spread) and spread > 0 else 1.0))
-        held = constrain(model, grids)
-        graph = file_bytes(held, task) - file_bytes(held)
-        trained = trimmed(self._train(held, graph, least, wanted, task, context), names, wanted, task)
+        constrained = constrain(model, grids)
+        graph = file_bytes(constrained, task) - file_bytes(constrained)
+        trained = trimmed(self._train(constrained, graph, least, wanted, task, context), names, wanted, task)
         for name in names:
             w = effective_weight(trained, name)
             after = f"{len(torch.unique(w))} values, {int((w == 0).sum()):,} zeros"
             self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=after)
         return trained
 
-    def _train(self, held: nn.Module, graph: int, least: int, wanted: float, task: Task, context: Context) -> nn.Module:
-        """Trains `held` itself. graph, least: bytes of the graph alone, and of the file without these weights."""
+    def _train(
+        self, constrained: nn.Module, graph: int, least: int, wanted: float, task: Task, context: Context
+    ) -> nn.Module:
+        """Train `constrained` in place. graph: bytes of the graph alone; least: bytes of the file without the selected
+        weights.
+        """
 
         def size(model: nn.Module) -> int:
             return file_bytes(Rate.leave(copy.deepcopy(model))) + graph - least
 
-        rate = Rate(held, wanted - least, self.ramp, size)
+        rate = Rate(constrained, wanted - least, self.ramp, size)
         try:
-            self.train(held, task, context, teach=[rate], after_step=rate.after_step)
+            self.train(constrained, task, context, teach=[rate], after_step=rate.after_step)
         finally:
-            Rate.leave(held)
-        return on_grids(fold_batch_norm(finalize(held)))
+            Rate.leave(constrained)
+        return on_grids(fold_batch_norm(finalize(constrained)))
 
 
 @torch.no_grad()
 def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn.Module:
-    """A copy whose file is not larger than `wanted`: where training ended above it, the weights that were nearest to
-    zero become zero, a few at a time."""
+    """Return a copy whose file is not larger than `wanted` bytes.
+
+    Where the training ended above it, the weights nearest to zero are set to zero, a few at a time.
+
+    Args:
+        model: with a grid as the last constraint of the named weights.
+        names: of the weights ("conv1.weight").
+        wanted: bytes.
+        task: gives the graph of the file.
+    """
     model = copy.deepcopy(model)
-    held, raws = constraints(model), weights_of(model, every=True)
+    stacks, raws = constraints(model), weights_of(model, every=True)
     while (over := file_bytes(model, task) - wanted) > 0:
         distance = {}
         for name in names:
-            [*_, grid] = held[name]
+            [*_, grid] = stacks[name]
             assert isinstance(grid, Grid)
             distance[name] = (raws[name] / grid.scale).abs().masked_fill(effective_weight(model, name) == 0, math.inf)
         every = torch.cat([d.flatten() for d in distance.values()])
@@ -172,8 +208,8 @@ def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn
     return model
 
 
-def _silenced(model: nn.Module, names: list[str]) -> nn.Module:
-    """A plain copy in which these weights are zero."""
+def _zeroed(model: nn.Module, names: list[str]) -> nn.Module:
+    """Return an unconstrained copy in which these weights are zero."""
     plain = materialize(model)
     with torch.no_grad():
         for name in names:

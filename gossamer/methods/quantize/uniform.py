@@ -1,10 +1,11 @@
-"""Round weights to equally spaced values. Needs no data; the baseline of everything that learns where to round.
+"""Uniform weight quantization: round weights to equally spaced values (round-to-nearest post-training quantization).
 
-What it does: every weight becomes scale * integer, with one scale per tensor or per channel; zero stays zero.
-Cost: none to speak of.
+What it does: every weight becomes scale * integer, with one scale per tensor or per channel. Zeros stay zero. It needs
+no data, and is the baseline of all methods that learn the rounding.
+Cost: negligible.
 When it fails: below about 6 bits without training afterwards; `quantize.lsq` trains the scales and the weights, and
-`quantize.adaround` learns the directions of rounding from unlabelled data.
-Equation: w = s clamp(round(w / s), -q, q), q = 2^(bits-1) - 1; s = max |w| / q, or that with the least squared error.
+`quantize.adaround` learns the rounding from unlabelled data.
+Equation: w = s clamp(round(w / s), -q, q), q = 2^(bits-1) - 1; s = max |w| / q, or the s with the least squared error.
 Source: Vanhoucke, Senior, Mao 2011, NIPS workshop; Krishnamoorthi 2018, arXiv:1806.08342, section 2.
 """
 
@@ -37,24 +38,48 @@ SCALES = {"max": max_scales, "mse": mse_scales}
 
 
 def bits_grid(weight: Tensor, bits: int, granularity: Granularity, scale: str = "max") -> Grid:
-    """The grid of 2^bits - 1 values, symmetric about zero, that fits a weight."""
+    """Return the symmetric grid of 2^bits - 1 values that fits a weight.
+
+    Args:
+        weight: any shape.
+        bits: of the codes, at least 2.
+        granularity: one scale per tensor, per channel or per group.
+        scale: "max": the largest weight is on the grid; "mse": the least squared error.
+    """
     high = qmax(bits)
     scales = SCALES[scale](rows(weight, granularity), high)
     return Grid(grid_scale(scales, granularity), -high, high, dim=grid_dim(granularity))
 
 
 def step_grid(weight: Tensor, step: float) -> Grid:
-    """All multiples of `step` that the weight needs."""
+    """Return the grid of the multiples of `step` up to the largest weight."""
     high = max(round(float(weight.abs().max()) / step), 1)
     return Grid(step, -high, high)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniformQuantization(Method):
-    """Give bits, or step: the distance of neighbouring values, the same in all layers.
+    """Uniform weight quantization (Krishnamoorthi 2018). Give `bits` or `step`.
 
-    scale: "max" reaches the largest weight, "mse" has the least squared error. layer_bits: other bits for some layers,
-    by name or pattern, such as {"conv1": 8}.
+    Args:
+        bits: bits of a code, in [2, 16].
+        step: distance of neighbouring values, > 0, the same in all layers.
+        granularity: one scale per tensor (`PerTensor`), per channel (`PerChannel`, the default) or per group
+            (`PerGroup`).
+        scale: "max": the largest weight is on the grid; "mse": the scale with the least squared error.
+        layer_bits: other bits for some layers, by name or pattern, such as {"conv1": 8}.
+        layers: names or patterns of the layers to quantize, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+
+    Raises:
+        BadInput: neither or both of bits and step are given, or step with layer_bits.
+
+    Example:
+        >>> import torch, gossamer
+        >>> model = torch.nn.Linear(64, 4)
+        >>> quantized, edits = gossamer.methods.quantize.UniformQuantization(bits=3)(model)
+        >>> max(len(row.unique()) for row in quantized.weight) <= 7
+        True
     """
 
     stage: ClassVar[int | None] = 60

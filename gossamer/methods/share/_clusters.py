@@ -1,4 +1,4 @@
-"""k-means on a line (exact, or Lloyd from three starts) and on vectors; what several methods share."""
+"""k-means of scalars (exact, or Lloyd's iteration from three starts) and of vectors; shared by several methods."""
 
 import itertools
 from typing import Literal, get_args
@@ -21,11 +21,21 @@ Floats = NDArray[np.float64]
 
 
 def optimal_centers(values: Tensor, k: int, weights: Tensor | None = None) -> Tensor:
-    """The at most k centers, ascending, that minimize sum_i h_i min_j (x_i - c_j)^2 over a line: the global optimum.
+    """Return the centers of optimal scalar k-means: they minimize sum_i h_i min_j (x_i - c_j)^2 globally.
 
-    Dynamic programming over the sorted values; the best border moves only to the right, so each of the k stages takes
-    O(n log n) (Wu 1991; Wang & Song 2011). Exact for up to 8192 different values; beyond, borders lie between groups of
-    neighbours, and Lloyd's iteration on all values follows. Fewer than k centers where there are fewer values.
+    Dynamic programming over the sorted values. The best border moves only to the right, so each of the k stages takes
+    O(n log n). Exact for up to 8,192 different values; beyond, borders lie between groups of neighbours, and Lloyd's
+    iteration on all values follows.
+
+    Args:
+        values: any shape.
+        k: how many centers.
+        weights: h, of the values' shape; None: 1.
+
+    Returns:
+        Ascending, shape (at most k,); fewer where there are fewer different values.
+
+    Source: Wu 1991; Wang & Song 2011.
     """
     x, h = _distinct(values, weights)
     if len(x) <= k:
@@ -40,7 +50,9 @@ def optimal_centers(values: Tensor, k: int, weights: Tensor | None = None) -> Te
 
 
 def _distinct(values: Tensor, weights: Tensor | None) -> tuple[Floats, Floats]:
-    """Different values, ascending, and the weight of each; values of weight 0 count a little, to be covered."""
+    """Return the different values, ascending, and the weight of each; values of weight 0 get a tiny one, to be
+    covered.
+    """
     x, place = np.unique(values.detach().flatten().double().cpu().numpy(), return_inverse=True)
     h = np.ones(len(place)) if weights is None else weights.detach().flatten().double().cpu().numpy()
     h = np.bincount(place.ravel(), weights=h, minlength=len(x))
@@ -48,7 +60,7 @@ def _distinct(values: Tensor, weights: Tensor | None) -> tuple[Floats, Floats]:
 
 
 def _borders(sums: Floats, k: int) -> NDArray[np.int64]:
-    """Where the k optimal intervals begin and end, k + 1 indices, from prefix sums of h, h x, h x^2."""
+    """Return the k + 1 borders of the k optimal intervals, from prefix sums of h, h x, h x^2."""
     n = sums.shape[1] - 1
     best = _cost(sums, np.zeros(n + 1, dtype=np.int64), np.arange(n + 1))
     chosen = []
@@ -62,13 +74,13 @@ def _borders(sums: Floats, k: int) -> NDArray[np.int64]:
 
 
 def _cost(sums: Floats, begin: NDArray[np.int64], end: NDArray[np.int64]) -> Floats:
-    """Weighted squared error of the intervals begin <= i < end about their means."""
+    """Return the weighted squared error of the intervals begin <= i < end about their means."""
     h, hx, hxx = sums[:, end] - sums[:, begin]
     return np.asarray(hxx - np.divide(hx * hx, h, out=np.zeros_like(h), where=h > 0))
 
 
 def _stage(sums: Floats, before: Floats, stage: int, n: int) -> tuple[Floats, NDArray[np.int64]]:
-    """Costs with one interval more for every end, and where that interval begins: halves, quarters, ... of the line."""
+    """Return the costs with one interval more for every end, and where that interval begins, by halving strides."""
     best, first = np.full(n + 1, np.inf), np.full(n + 1, n, dtype=np.int64)
     first[: stage + 1] = stage - 1
     stride = 1 << n.bit_length()
@@ -92,8 +104,20 @@ def _stage(sums: Floats, before: Floats, stage: int, n: int) -> tuple[Floats, ND
 
 
 def start_centers(values: Tensor, k: int, how: str, generator: torch.Generator) -> Tensor:
-    """k centers, ascending: equally spaced between the extremes, at equal steps of the distribution, or k of the values
-    (Han et al. 2015, arXiv:1510.00149, section 3.2)."""
+    """Return the initial centers of Lloyd's iteration.
+
+    Args:
+        values: any shape.
+        k: how many centers.
+        how: "linear": equally spaced between the extremes; "density": at equal steps of the distribution; "random": k
+            of the values.
+        generator: for "random".
+
+    Returns:
+        Ascending, shape (k,).
+
+    Source: Han et al. 2015, arXiv:1510.00149, section 3.2 ("random" is its Forgy initialization).
+    """
     x = values.detach().flatten()
     match how:
         case "linear":
@@ -109,9 +133,16 @@ def start_centers(values: Tensor, k: int, how: str, generator: torch.Generator) 
 
 
 def lloyd(values: Tensor, centers: Tensor, weights: Tensor | None = None, iterations: int = 200) -> Tensor:
-    """Lloyd's iteration on a line: nearest center, weighted mean, until nothing moves. The error never grows.
+    """Run Lloyd's iteration on scalars: nearest center, weighted mean, until nothing moves. The error never grows.
 
-    A center that is nobody's nearest stays where it is.
+    Args:
+        values: any shape.
+        centers: shape (k,).
+        weights: of the values' shape; None: 1.
+        iterations: the largest number.
+
+    Returns:
+        Ascending, shape (k,). A center without members stays where it is.
     """
     x, h = _distinct(values, weights)
     sums = np.stack([np.concatenate([[0.0], np.cumsum(term)]) for term in (h, h * x)])
@@ -128,7 +159,7 @@ def lloyd(values: Tensor, centers: Tensor, weights: Tensor | None = None, iterat
 
 
 def nearest(values: Tensor, centers: Tensor) -> Tensor:
-    """Index of the nearest of the ascending centers, of the values' shape; int64."""
+    """Return the index of the nearest of the ascending centers, of the values' shape; int64."""
     wide = centers.double()
     return torch.bucketize(values.detach().double().contiguous(), (wide[1:] + wide[:-1]) / 2)
 
@@ -136,9 +167,20 @@ def nearest(values: Tensor, centers: Tensor) -> Tensor:
 def cluster_vectors(
     points_MND: Tensor, k: int, generator: torch.Generator, iterations: int = 25
 ) -> tuple[Tensor, Tensor]:
-    """k-means of M sets of N vectors each: centers (M, min(k, N), D) and indices (M, N).
+    """Run k-means on M sets of N vectors each.
 
-    Starts by D^2 sampling (Arthur & Vassilvitskii 2007), so k of at least the number of different vectors is lossless.
+    It starts by D^2 sampling (k-means++), so a k that is at least the number of different vectors is lossless.
+
+    Args:
+        points_MND: the vectors.
+        k: centers of each set.
+        generator: for the sampling.
+        iterations: the largest number.
+
+    Returns:
+        Centers (M, min(k, N), D) and indices (M, N).
+
+    Source: Arthur & Vassilvitskii 2007.
     """
     sets, count, width = points_MND.shape
     k = min(k, count)
@@ -160,7 +202,9 @@ def cluster_vectors(
 
 
 def _spread(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """k starting centers for each set: each next one is drawn with probability ~ squared distance to the nearest."""
+    """Return k initial centers for each set: each is drawn with a probability ~ squared distance to the nearest
+    before it.
+    """
     sets, count, _ = points.shape
     rows = torch.arange(sets, device=points.device)
     draw = torch.randint(count, (sets,), generator=generator).to(points.device)
@@ -174,13 +218,27 @@ def _spread(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def nearest_vectors(points: Tensor, centers: Tensor) -> Tensor:
-    """Index of the nearest center of the same set, (M, N)."""
+    """Return the index of the nearest center of the same set.
+
+    Args:
+        points: shape (M, N, D).
+        centers: shape (M, K, D).
+
+    Returns:
+        Shape (M, N).
+    """
     distance = centers.square().sum(2)[:, None] - 2 * points @ centers.mT  # without |x|^2, which all share
     return distance.argmin(2)
 
 
 def mean_vectors(points: Tensor, indices: Tensor, centers: Tensor) -> Tensor:
-    """The mean of every center's members; a center without members stays."""
+    """Return the mean of every center's members, shape (M, K, D); a center without members stays.
+
+    Args:
+        points: shape (M, N, D).
+        indices: center of each point, shape (M, N).
+        centers: shape (M, K, D).
+    """
     sums = torch.zeros_like(centers).scatter_add_(1, indices[..., None].expand(-1, -1, points.shape[2]), points)
     counts = torch.zeros(centers.shape[:2], dtype=centers.dtype, device=centers.device)
     counts.scatter_add_(1, indices, torch.ones_like(indices, dtype=centers.dtype))

@@ -1,4 +1,4 @@
-"""Constraints that make a whole weight from a few stored numbers; what several methods share."""
+"""Constraints that decode a whole weight from a few stored numbers; shared by several methods."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -29,9 +29,10 @@ Books = Literal["network", "layer"]
 
 
 class Decoded(Constraint):
-    """The held value is `decode()`, of the weight's shape; the raw weight is not used and gets no gradient.
+    """A constraint whose effective weight is `decode()`; the raw weight is not used and gets no gradient.
 
-    keep: bool of the weight's shape where the weight had zeros, which stay zero; None where it had none.
+    Attributes:
+        keep: bool of the weight's shape, False where the weight was zero and stays zero; None if it had no zeros.
     """
 
     keep: Tensor | None
@@ -42,6 +43,7 @@ class Decoded(Constraint):
         self.register_buffer("keep", None if bool(keep.all()) else keep)
 
     def decode(self) -> Tensor:
+        """Return the decoded values, as many as the weight has."""
         raise NotImplementedError(type(self).__name__)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -53,7 +55,15 @@ class Decoded(Constraint):
 
 
 def blocks_of(rows_RI: Tensor, width: int) -> Tensor:
-    """(M, R, d): rows cut into M parts of d = min(width, I) neighbouring columns, the last one filled up with zeros."""
+    """Cut rows into blocks of neighbouring columns.
+
+    Args:
+        rows_RI: R rows of I columns.
+        width: columns in a block; at most I are used.
+
+    Returns:
+        Shape (M, R, d), d = min(width, I); the last block is padded with zeros.
+    """
     count, columns = rows_RI.shape
     width = min(width, columns)
     padded = nn.functional.pad(rows_RI, (0, -columns % width))
@@ -61,10 +71,14 @@ def blocks_of(rows_RI: Tensor, width: int) -> Tensor:
 
 
 class Vectors(Decoded):
-    """The weight is made (`rule`) of vectors that indices (M, R) name in trained codebooks (M, K, d), for the R rows of
-    `rows_of`.
+    """A weight that a rule assembles from codebook vectors.
 
-    Gradients are means over the users, so that learning rates for single weights fit.
+    The gradient of an entry is the mean over the places that use it, so that learning rates for single weights fit.
+
+    Args:
+        weight: shape (O, I, ...); its R rows are those of `rows_of`.
+        codebook_MKD: M trained codebooks of K vectors.
+        indices_MR: the entry of each codebook and row.
     """
 
     rule: ClassVar[Rule]
@@ -79,18 +93,18 @@ class Vectors(Decoded):
         self.register_buffer("users", users_of(self.places(), codebook_MKD.shape[:2].numel()))
 
     def places(self) -> Tensor:
-        """Indices into all entries of all codebooks, (M R,)."""
+        """Return indices into all entries of all codebooks, shape (M R,)."""
         sets, entries, _ = self.codebook.shape
         first = entries * torch.arange(sets, device=self.indices.device, dtype=torch.int32)[:, None]
         return (self.indices + first).flatten()
 
     def vectors(self) -> Tensor:
-        """What the indices name, (M, R, d)."""
+        """Return the vectors of the indices, shape (M, R, d)."""
         sets, _, width = self.codebook.shape
         return take(self.codebook.flatten(0, 1), self.places(), self.users).view(sets, -1, width)
 
-    def said(self) -> str:
-        """What is stored, for the history."""
+    def description(self) -> str:
+        """Describe what is stored, for the log."""
         sets, entries, width = self.codebook.shape
         return f"{sets} codebooks of {entries} vectors of {width}"
 
@@ -100,7 +114,9 @@ class Vectors(Decoded):
 
 
 class Product(Vectors):
-    """Row r of the weight is the concatenation over m of codebook[m, indices[m, r]], cut to its length."""
+    """Product code: row r of the weight is the concatenation over m of codebook[m, indices[m, r]], cut to its
+    length.
+    """
 
     rule: ClassVar[Rule] = Rule.PRODUCT
 
@@ -109,7 +125,7 @@ class Product(Vectors):
 
 
 class Residual(Vectors):
-    """Row r of the weight is the sum over m of codebook[m, indices[m, r]]."""
+    """Residual code: row r of the weight is the sum over m of codebook[m, indices[m, r]]."""
 
     rule: ClassVar[Rule] = Rule.RESIDUAL
 
@@ -119,7 +135,13 @@ class Residual(Vectors):
 
 @dataclass(frozen=True, kw_only=True)
 class ShareVectors(Method):
-    """entries: K of every codebook. layers, ignore: patterns."""
+    """Base of the methods that constrain each weight to vectors from codebooks.
+
+    Args:
+        entries: vectors in each codebook, K, in [1, 65536].
+        layers: names or patterns of the layers whose weights are shared, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+    """
 
     stage: ClassVar[int | None] = 60
 
@@ -129,41 +151,58 @@ class ShareVectors(Method):
 
     @abstractmethod
     def code(self, weight: Tensor, generator: torch.Generator) -> Vectors:
-        """The weight made of vectors."""
+        """Return the constraint of one weight, shape (O, I, ...)."""
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        """A copy in which all these layers are held so."""
+        """Return a copy in which the selected weights are constrained."""
         generator = torch.Generator().manual_seed(context.seed)
-        held = {}
+        constrained = {}
         for name in weights_of(model, self.layers, self.ignore):
             w = effective_weight(model, name)
-            held[name] = self.code(w, generator)
-            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=held[name].said())
-        return constrain(model, held)
+            constrained[name] = self.code(w, generator)
+            self.note(
+                context, "constrain", name, before=f"{w.numel():,} weights", after=constrained[name].description()
+            )
+        return constrain(model, constrained)
 
 
 def groups(names: Iterable[str], codebook: Books) -> list[list[str]]:
-    """The weights that share a codebook."""
+    """Return the lists of weights that share a codebook: all of them ("network"), or each alone ("layer")."""
     return [list(names)] if codebook == "network" else [[name] for name in names]
 
 
 def shared_values(weights: Mapping[str, Tensor], centers: Tensor, *, mean: bool = True) -> dict[str, Codebook]:
-    """Every weight at its nearest center; weights that are zero at an entry 0 of their own. mean: as in `Codebook`."""
+    """Constrain every weight to its nearest center; zeros get an entry 0 of their own.
+
+    Args:
+        weights: by name, of any shapes.
+        centers: shape (K,).
+        mean: as in `Codebook`: gradients of entries are means, not sums.
+
+    Returns:
+        The constraints by name, which share one codebook.
+    """
     centers = centers.sort().values
     zeros = {name: w.detach() == 0 for name, w in weights.items()}
     if not any(bool(zero.any()) for zero in zeros.values()):
-        return held_together(centers, {name: nearest(w, centers) for name, w in weights.items()}, mean=mean)
+        return joint_codebooks(centers, {name: nearest(w, centers) for name, w in weights.items()}, mean=mean)
     indices = {
         name: (1 + nearest(w, centers) if len(centers) else torch.zeros_like(w, dtype=torch.int64)).masked_fill(
             zeros[name], 0
         )
         for name, w in weights.items()
     }
-    return held_together(torch.cat([centers.new_zeros(1), centers]), indices, mean=mean)
+    return joint_codebooks(torch.cat([centers.new_zeros(1), centers]), indices, mean=mean)
 
 
-def held_together(codebook: Tensor, indices: Mapping[str, Tensor], *, mean: bool = True) -> dict[str, Codebook]:
-    """Weights held at entries of one codebook."""
+def joint_codebooks(codebook: Tensor, indices: Mapping[str, Tensor], *, mean: bool = True) -> dict[str, Codebook]:
+    """Return the constraints of several weights to entries of one codebook.
+
+    Args:
+        codebook: shape (K,).
+        indices: by name, of the weights' shapes.
+        mean: as in `Codebook`: gradients of entries are means, not sums.
+    """
     if len(indices) > 1:
         return joint_codebook(codebook, indices, mean=mean)
     return {name: Codebook(codebook, one, mean=mean) for name, one in indices.items()}

@@ -1,4 +1,4 @@
-"""How much the loss minds an error in each weight: the weights h of h (w - w')^2; what several methods share."""
+"""The importance of each weight's squared error to the loss: h in h (w - w')^2; shared by several methods."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -23,11 +23,25 @@ FLOOR = 1e-3
 def importance_of(
     model: nn.Module, names: Iterable[str], how: str, task: Task, context: Context, samples: int
 ) -> dict[str, Tensor]:
-    """h by weight name, each of its weight's shape, at least 0.001 of its layer's mean.
+    """Return the importance h of each weight, at least 0.001 of its layer's mean.
 
-    "hessian": the diagonal of the Gauss-Newton matrix (Choi et al. 2016, arXiv:1612.01543, section 3.3, take LeCun's
-    recursion, which approximates it); "fisher": of squared gradients of single samples; "adam": the square root of the
-    second moment of mini-batch gradients, as Adam holds it (section 3.5).
+    Args:
+        model: may have constraints; it is not changed.
+        names: of the weights ("conv1.weight").
+        how: "none": 1; "hessian": the diagonal of the Gauss-Newton matrix; "fisher": mean squared gradients of single
+            samples; "adam": the square root of the second moment of mini-batch gradients.
+        task: labelled training data and loss; not used with "none".
+        context: where progress is reported.
+        samples: training samples for the estimate.
+
+    Returns:
+        By name, of the weights' shapes.
+
+    Raises:
+        BadInput: an unknown kind of importance.
+
+    Source: Choi et al. 2016, arXiv:1612.01543, sections 3.3 (with LeCun's recursion, which approximates the
+    Gauss-Newton diagonal) and 3.5.
     """
     if how == "none":
         return {name: torch.ones_like(effective_weight(model, name)) for name in names}
@@ -53,7 +67,7 @@ def importance_of(
 
 
 def _batches(loader: Iterable[Any], samples: int) -> Iterator[Any]:
-    """As many whole batches as it takes."""
+    """Yield whole batches until `samples` are reached."""
     for batch in loader:
         yield batch
         samples -= len(split(batch)[0][0])

@@ -1,11 +1,12 @@
-"""Give all weights together the values that cost the fewest bits for their error: entropy-constrained quantization.
+"""Entropy-constrained scalar quantization (ECSQ): share values that minimize error plus code length.
 
-What it does: puts weights on uniform steps, then alternates between choosing for each the cheapest value (error plus
-price of its code) and moving values and code lengths to what was chosen. All layers have one codebook, or each its own,
-with wider steps where the loss minds less, at one price. The price is found so that the network takes
-`bits_per_weight`. Weights may become zero; zeros stay. Training that follows moves the values.
+What it does: quantizes weights to uniform steps, then alternates between two updates: each weight takes the value with
+the smallest cost (error plus price of its code), and values and code lengths are computed anew from these choices. All
+layers share one codebook, or each has its own, with wider steps where the loss is less sensitive, at one price. The
+price is searched so that the network takes `bits_per_weight`. Weights may become zero; zeros stay. Later training moves
+the values.
 Cost: gradients of `samples` training samples, and some seconds for a million weights.
-When it fails: the price list is of order 0; a coder that knows the neighbours gains more, and prefers plain steps
+When it fails: the code lengths are of order 0; a coder with context gains more, and prefers plain steps
 (iterations=0). Without training, accuracy falls below about 1 bit per weight.
 Equation: min sum_i h_i (w_i - c_j)^2 - lambda log2 p_j; steps sqrt(6 lambda / (h ln 2)), where dD/dR = -lambda.
 Source: Choi et al. 2016, arXiv:1612.01543, section 4; Chou, Lookabaugh & Gray 1989.
@@ -24,7 +25,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method, Needs, Settings
-from gossamer.methods.share._decoded import Books, groups, held_together
+from gossamer.methods.share._decoded import Books, groups, joint_codebooks
 from gossamer.methods.share._importance import Importance, importance_of
 
 # A weight chooses among so many values on either side of its nearest, zero, and the one it has.
@@ -33,7 +34,14 @@ REACH = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """A quantized layer. weights, importance (n,) in float64; centers (K,) ascending, one of them 0; chosen (n,)."""
+    """The quantization of a layer.
+
+    Attributes:
+        weights: shape (n,), float64.
+        importance: weight of each squared error, shape (n,), float64.
+        centers: shape (K,), ascending; one of them is 0.
+        chosen: index of each weight's center, shape (n,).
+    """
 
     weights: Tensor
     importance: Tensor
@@ -42,17 +50,17 @@ class Levels:
 
     @property
     def counts(self) -> Tensor:
-        """How many weights chose each center."""
+        """How many weights have each center, shape (K,)."""
         return torch.bincount(self.chosen, minlength=len(self.centers))
 
     @property
     def zero(self) -> int:
-        """Which center is 0."""
+        """Index of the center that is 0."""
         return int((self.centers == 0).nonzero()[0])
 
     @property
     def prices(self) -> Tensor:
-        """-log2 p of each center, in bits."""
+        """Code length -log2 p of each center in bits, shape (K,)."""
         return -(self.counts.clamp(min=1) / len(self.chosen)).log2()
 
     @property
@@ -67,7 +75,15 @@ class Levels:
 
 
 def uniform(weights: Tensor, importance: Tensor, price: float) -> Levels:
-    """Steps of the width at which one more bit lowers the error by `price`; centers are the members' weighted means."""
+    """Quantize to uniform steps; the centers are the weighted means of their members.
+
+    Args:
+        weights: any shape.
+        importance: of the weights' shape.
+        price: Lagrange multiplier, error per bit. The step is that at which one more bit lowers the error by `price`.
+
+    Source: Choi et al. 2016, arXiv:1612.01543, section 4.
+    """
     w, h = weights.detach().flatten().double(), importance.detach().flatten().double()
     step = math.sqrt(6 * price / (float(h.mean()) * math.log(2)))
     codes = (w / step).round()
@@ -76,7 +92,7 @@ def uniform(weights: Tensor, importance: Tensor, price: float) -> Levels:
 
 
 def centered(levels: Levels) -> Levels:
-    """Centers at the weighted means of their members, zero at zero; centers that nobody chose are dropped."""
+    """Move the centers to the weighted means of their members, zero stays zero, and drop centers without members."""
     zero, counts = levels.zero, levels.counts
     mass = torch.zeros_like(levels.centers).index_add_(0, levels.chosen, levels.importance)
     moment = torch.zeros_like(levels.centers).index_add_(0, levels.chosen, levels.importance * levels.weights)
@@ -91,7 +107,7 @@ def centered(levels: Levels) -> Levels:
 
 
 def cheapest(levels: Levels, price: float) -> Levels:
-    """Every weight at the center of the least h (w - c)^2 - price log2 p; weights that are zero stay zero."""
+    """Give every weight the center with the least h (w - c)^2 - price log2 p; weights that are zero stay zero."""
     centers, prices, w = levels.centers, price * levels.prices, levels.weights
     near = torch.bucketize(w, (centers[1:] + centers[:-1]) / 2)
     offered = [(near + reach).clamp(0, len(centers) - 1) for reach in range(-REACH, REACH + 1)]
@@ -105,7 +121,15 @@ def cheapest(levels: Levels, price: float) -> Levels:
 
 
 def iterate(levels: Levels, price: float, iterations: int) -> Levels:
-    """Choose and center in turn; `lagrangian` never grows."""
+    """Alternate `cheapest` and `centered` until nothing changes; `lagrangian` never grows.
+
+    Args:
+        levels: the start.
+        price: Lagrange multiplier, error per bit.
+        iterations: the largest number of rounds.
+
+    Source: Choi et al. 2016, arXiv:1612.01543, section 4, algorithm 1.
+    """
     for _ in range(iterations):
         moved = centered(cheapest(levels, price))
         if torch.equal(moved.chosen, levels.chosen) and torch.equal(moved.centers, levels.centers):
@@ -115,21 +139,35 @@ def iterate(levels: Levels, price: float, iterations: int) -> Levels:
 
 
 def lagrangian(levels: Levels, price: float) -> float:
-    """Distortion plus price times the entropy of the codes in bits."""
+    """Return the distortion plus price times the entropy of the codes in bits."""
     return levels.distortion + price * float((levels.counts * levels.prices).sum())
 
 
 def quantize(
     weights: Mapping[str, Tensor], importance: Mapping[str, Tensor], price: float, iterations: int
 ) -> dict[str, Levels]:
-    """Every layer at the same price of a bit."""
+    """Quantize every layer at the same price of a bit.
+
+    Args:
+        weights: by name, of any shapes.
+        importance: by name, of the weights' shapes.
+        price: Lagrange multiplier, error per bit.
+        iterations: the largest number of rounds; 0: uniform steps.
+    """
     return {n: iterate(uniform(w, importance[n], price), price, iterations) for n, w in weights.items()}
 
 
 def price_for(
     weights: Mapping[str, Tensor], importance: Mapping[str, Tensor], bits_per_weight: float, iterations: int
 ) -> float:
-    """The lowest price found (to 1 %) at which the whole takes at most so many bits per weight, codebooks included."""
+    """Return the lowest price, to 1 %, at which all layers take at most `bits_per_weight`, codebooks included.
+
+    Args:
+        weights: by name, of any shapes.
+        importance: by name, of the weights' shapes.
+        bits_per_weight: mean over all weights.
+        iterations: as of `quantize`.
+    """
     budget = bits_per_weight * sum(w.numel() for w in weights.values())
 
     def fits(price: float, rounds: int) -> bool:
@@ -153,7 +191,7 @@ def price_for(
 
 
 def _lowest(fits: Callable[[float], bool], low: float, high: float) -> float:
-    """The lowest price that fits, between one that doesn't and one that does."""
+    """Return the lowest price that fits, between one that does not and one that does."""
     while high / low > 1.01:
         middle = math.sqrt(high * low)
         low, high = (low, middle) if fits(middle) else (middle, high)
@@ -162,9 +200,25 @@ def _lowest(fits: Callable[[float], bool], low: float, high: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ECSQ(Method):
-    """bits_per_weight: over all weights of the layers, zeros and codebooks included. codebook: one for the network, or
-    one for each layer. iterations: 0 for uniform steps.
-    importance: what errors are weighed by; samples: of training data, to estimate it. layers, ignore: patterns."""
+    """Entropy-constrained scalar quantization (Choi et al. 2016).
+
+    Args:
+        bits_per_weight: mean over all weights of the layers, zeros and codebooks included, in (0, 16].
+        codebook: "network": one for all layers; "layer": one for each layer.
+        iterations: the largest number of rounds; 0: uniform steps.
+        importance: weights of the squared errors: "none", "hessian", "fisher" or "adam"; see `importance_of`.
+        samples: training samples for the estimate of the importance.
+        layers: names or patterns of the layers whose weights are shared, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+
+    Example:
+        >>> import torch, gossamer
+        >>> model = gossamer.data.tiny_network()
+        >>> method = gossamer.methods.share.ECSQ(bits_per_weight=3, importance="none", layers=("fc1",))
+        >>> shared, edits = method(model)
+        >>> len(shared.fc1.weight.unique()) < 16
+        True
+    """
 
     stage: ClassVar[int | None] = 60
     needs: ClassVar[Needs] = "labels"
@@ -190,13 +244,13 @@ class ECSQ(Method):
         )
         with context.progress.busy("looking for the price of a bit"):
             price = price_for(pooled, minds, self.bits_per_weight, self.iterations)
-        held: dict[str, Codebook] = {}
+        constrained: dict[str, Codebook] = {}
         for names, found in zip(books, quantize(pooled, minds, price, self.iterations).values()):
             chosen = dict(zip(names, torch.split(found.chosen, [weights[name].numel() for name in names])))
             indices = {name: one.view(weights[name].shape) for name, one in chosen.items()}
-            held |= held_together(found.centers.to(weights[names[0]].dtype), indices)
+            constrained |= joint_codebooks(found.centers.to(weights[names[0]].dtype), indices)
             for name, one in chosen.items():
                 zeros, bits = int((one == found.zero).sum()), float(found.prices[one].mean())
                 after = f"{len(found.centers)} values, {zeros:,} zeros, {bits:.2f} bits"
                 self.note(context, "constrain", name, before=f"{one.numel():,} weights", after=after)
-        return constrain(model, held)
+        return constrain(model, constrained)

@@ -1,13 +1,14 @@
-"""Let weights share values by a hash of their place: nothing is stored but K values and a seed.
+"""HashedNets (the hashing trick): share weights by a hash of their position, so that only K values and a seed are
+stored.
 
-What it does: every weight of a layer is one of K values, or its negative; a hash of its place decides which. The values
-start at the least-squares fit to the network that is given (the mean of a bucket's signed weights), or, fresh=True, at
-random for training from scratch. Training that follows moves the values. Weights that are zero stay zero.
+What it does: every weight of a layer is one of K values, or its negative; a hash of its position decides which. The
+initial values are the least-squares fit to the given network (the mean of a bucket's signed weights), or, with
+fresh=True, random for training from scratch. Later training moves the values. Weights that are zero stay zero.
 Cost: nothing to compute; K numbers and a seed for each layer in the compact file.
-When it fails: a trained network is destroyed by random sharing and must be trained as if from scratch; one that is
-already small loses. It saves bytes, never time.
+When it fails: random sharing destroys a trained network, which must then be trained as if from scratch. A network that
+is already small loses accuracy. It reduces bytes, never time.
 Equation: w_ij = v[h(i, j)] xi(i, j), xi = +-1; dL/dv_k = sum over its n_k places of dL/dw xi, here over sqrt(mean n).
-Source: Chen et al. 2015, arXiv:1504.04788, section 4. The hash is SplitMix64 (Steele et al. 2014) of seed and place.
+Source: Chen et al. 2015, arXiv:1504.04788, section 4. The hash is SplitMix64 (Steele et al. 2014) of seed and position.
 """
 
 import hashlib
@@ -27,16 +28,17 @@ from gossamer.methods.share._decoded import Decoded
 
 
 def layer_seed(seed: int, name: str) -> int:
-    """A 63-bit seed for the layer of this name."""
+    """Return a 63-bit seed for the layer of this name."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()) >> 1
 
 
 class Hashed(Decoded):
-    """values (K,) are trained; buckets and signs follow from the seed and are in no state dict.
+    """The constraint of hashed weights: `values` (K,) are trained; buckets and signs follow from the seed.
 
-    A value's gradient is the signed sum over its bucket. Signs are random, so its mean square is that of a single
-    weight times the weights in a bucket; it is divided by the root of their number, so that learning rates for single
-    weights fit. (As a sum it explodes at a usual rate with 64 weights in a bucket; as a mean it hardly learns.)
+    Buckets and signs are in no state dict. A value's gradient is the signed sum over its bucket. Signs are random, so
+    its mean square is that of a single weight times the weights in a bucket. It is divided by the root of their number,
+    so that learning rates for single weights fit. (The plain sum diverges at a usual rate with 64 weights in a bucket;
+    the mean hardly learns.)
     """
 
     buckets: Tensor
@@ -65,7 +67,16 @@ class Hashed(Decoded):
 
 
 def bucket_means(weight: Tensor, k: int, seed: int) -> Tensor:
-    """The K values nearest to the weight in least squares: means of the signed members; 0 for an empty bucket."""
+    """Return the K values that are nearest to the weight in least squares: the means of the signed members.
+
+    Args:
+        weight: any shape. Zeros do not count.
+        k: how many values.
+        seed: of the hash.
+
+    Returns:
+        Shape (K,); 0 for an empty bucket.
+    """
     buckets, signs = (x.to(weight.device).flatten() for x in hashed_places(weight.shape, k, seed))
     alive = (weight.detach() != 0).flatten()
     members, signed = buckets[alive].long(), (weight.detach().flatten() * signs)[alive].double()
@@ -75,7 +86,21 @@ def bucket_means(weight: Tensor, k: int, seed: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class HashedNet(Method):
-    """share: K over the number of weights, in every layer. fresh: start from random values, not from the weights."""
+    """HashedNets (Chen et al. 2015).
+
+    Args:
+        share: number of values K over the number of weights, in every layer, in (0, 1].
+        fresh: start from random values instead of the least-squares fit, for training from scratch.
+        layers: names or patterns of the layers whose weights are shared, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+
+    Example:
+        >>> import torch, gossamer
+        >>> model = torch.nn.Linear(64, 4)
+        >>> shared, edits = gossamer.methods.share.HashedNet(share=0.125)(model)
+        >>> len(shared.weight.abs().unique()) <= 32
+        True
+    """
 
     stage: ClassVar[int | None] = 60
     example: ClassVar[Settings] = {"share": 0.5}
@@ -87,7 +112,7 @@ class HashedNet(Method):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         generator = torch.Generator().manual_seed(context.seed)
-        held = {}
+        constrained = {}
         for name in weights_of(model, self.layers, self.ignore):
             w = effective_weight(model, name)
             k, seed = max(1, round(self.share * w.numel())), layer_seed(context.seed, name)
@@ -95,6 +120,6 @@ class HashedNet(Method):
                 values = torch.randn(k, generator=generator).to(w) * (2 / w[0].numel()) ** 0.5
             else:
                 values = bucket_means(w, k, seed)
-            held[name] = Hashed(w, values, seed)
+            constrained[name] = Hashed(w, values, seed)
             self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=f"{k:,} values, seed {seed}")
-        return constrain(model, held)
+        return constrain(model, constrained)

@@ -1,11 +1,11 @@
-"""Product quantization whose errors are corrected on the layer's outputs: quantized networks (Q-CNN).
+"""Quantized convolutional networks (Q-CNN): product quantization with error correction on the layer outputs.
 
-What it does: product quantization of linear layers and convolutions, in the order in which they run. Each layer's
-codewords and choices are then improved on calibration data so that the layer, given the inputs that the quantized
-layers before it make, gives what it gave in the original network. No labels, no training of the whole.
+What it does: product quantization of linear layers and convolutions, in the order of execution. The codewords and
+choices of each layer are then improved on calibration data: given the inputs from the quantized layers before it, its
+outputs shall match those of the original network. No labels, no training of the whole network.
 Cost: two runs of the calibration data per layer, and a matrix of (inputs x positions)^2 numbers: linear layers with
 25,000 inputs need gigabytes.
-When it fails: grouped convolutions are refused. Few calibration samples fit the codewords to themselves.
+When it fails: grouped convolutions are refused. With few calibration samples the codewords overfit them.
 Equation: min over D, B of sum_n |T_n - sum_m (D_m B_m)^T S_nm|^2, one block m after another.
 Source: Wu et al. 2016, arXiv:1512.06473, sections 3 and 4.
 """
@@ -33,10 +33,17 @@ from gossamer.methods.share._decoded import Product, blocks_of
 
 @dataclass(kw_only=True)
 class Fit:
-    """A layer's code while it is improved, and what its output error depends on; float64. M blocks of d inputs, t taps.
+    """The code of a layer while it is improved, with what its output error depends on; all in float64.
 
-    gram (M, t, d, M, t, d): E[s s^T], s the inputs. wanted (M, t, d, O): E[s u^T], u the wanted outputs without bias.
-    codebook (M, K, d); indices (M, O, t); keep (M, O, t, d): 0 where the weight is zero, else 1; decoded: the weight.
+    M blocks of d input channels, t kernel positions, O outputs, K codewords.
+
+    Attributes:
+        gram: E[s s^T] of the inputs s, shape (M, t, d, M, t, d).
+        wanted: E[s u^T], u the target outputs without bias, shape (M, t, d, O).
+        codebook: shape (M, K, d).
+        indices: shape (M, O, t).
+        keep: 0 where the weight is zero, else 1; shape (M, O, t, d).
+        decoded: the weight, shape (M, O, t, d).
     """
 
     gram: Tensor
@@ -47,28 +54,30 @@ class Fit:
     decoded: Tensor
 
     def decode(self, m: int) -> Tensor:
-        """Block m of the weight, (O, t, d)."""
+        """Return block m of the weight, shape (O, t, d)."""
         return self.codebook[m][self.indices[m]] * self.keep[m]
 
     def slopes(self, m: int) -> Tensor:
-        """E[s_m (u - what all blocks but m give)^T], (t, d, O)."""
+        """Return E[s_m (u - outputs of all blocks but m)^T], shape (t, d, O)."""
         given = torch.einsum("tdNse,Nose->tdo", self.gram[m], self.decoded)
         own = torch.einsum("tdse,ose->tdo", self.gram[m, :, :, m], self.decoded[m])
         return self.wanted[m] - given + own
 
     def part(self, m: int, slopes: Tensor, block: Tensor) -> float:
-        """What the error would be with this block m, up to what does not depend on it."""
+        """Return the error with this block m, without what does not depend on it."""
         own = torch.einsum("tdse,otd,ose->", self.gram[m, :, :, m], block, block)
         return float(own - 2 * torch.einsum("tdo,otd->", slopes, block))
 
     def error(self) -> float:
-        """Output error: E|u - w s|^2 less E|u|^2."""
+        """Return the output error E|u - w s|^2 without the constant E|u|^2."""
         given = torch.einsum("MtdNse,Nose->Motd", self.gram, self.decoded)
         return float((given * self.decoded).sum() - 2 * torch.einsum("Mtdo,Motd->", self.wanted, self.decoded))
 
 
 def choose(fit: Fit, m: int, slopes: Tensor) -> None:
-    """For every tap of block m in turn, each output's codeword with the least error, all else as it is."""
+    """For every kernel position of block m in turn, take each output's codeword with the least error, all else
+    fixed.
+    """
     block = fit.decode(m)
     for tap in range(fit.indices.shape[2]):
         block[:, tap] = 0
@@ -80,7 +89,7 @@ def choose(fit: Fit, m: int, slopes: Tensor) -> None:
 
 
 def solve(fit: Fit, m: int, slopes: Tensor) -> None:
-    """The least-squares codewords of block m, all choices as they are; unused ones stay."""
+    """Compute the least-squares codewords of block m, all choices fixed; unused codewords stay."""
     entries, width = fit.codebook.shape[1:]
     matrix = fit.gram.new_zeros(entries * entries, width, width)
     right = fit.gram.new_zeros(entries, width)
@@ -102,7 +111,17 @@ def solve(fit: Fit, m: int, slopes: Tensor) -> None:
 
 
 def correct(fit: Fit, rounds: int) -> list[float]:
-    """Improve all blocks in turn, in place; the errors before and after every round, which do not grow."""
+    """Improve all blocks in turn, in place.
+
+    Args:
+        fit: is changed.
+        rounds: how often.
+
+    Returns:
+        The errors before the first and after every round; they do not grow.
+
+    Source: Wu et al. 2016, arXiv:1512.06473, section 4.
+    """
     errors = [fit.error()]
     for _ in range(rounds):
         for m in range(len(fit.codebook)):
@@ -115,8 +134,16 @@ def correct(fit: Fit, rounds: int) -> list[float]:
 
 
 def fit_of(weight: Tensor, gram: Tensor, cross: Tensor, width: int, entries: int, generator: torch.Generator) -> Fit:
-    """Plain product quantization of a weight (O, I, ...) and its moments: gram E[x x^T], cross E[z x^T], both (D, D) in
-    the order of `weight.flatten(1)`; x the layer's inputs now, z its inputs in the original network."""
+    """Return the plain product quantization of a weight, with its moments.
+
+    Args:
+        weight: shape (O, I, ...).
+        gram: E[x x^T], x the layer's inputs now, shape (D, D) in the order of `weight.flatten(1)`.
+        cross: E[z x^T], z its inputs in the original network, shape (D, D).
+        width: neighbouring input channels in a vector, d.
+        entries: vectors in a block's codebook, K.
+        generator: for the start of k-means.
+    """
     outputs, channels = weight.shape[:2]
     taps = weight[0, 0].numel()
     codebook, indices = cluster_vectors(blocks_of(rows_of(weight), width), entries, generator)
@@ -146,8 +173,27 @@ def fit_of(weight: Tensor, gram: Tensor, cross: Tensor, width: int, entries: int
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedNetwork(Method):
-    """width: d, input channels in a piece. entries: K of a block's codebook. rounds: of correction, 0 for none.
-    batches: of calibration data. layers, ignore: patterns."""
+    """Product quantization with error correction (Wu et al. 2016).
+
+    Args:
+        width: neighbouring input channels in a vector, d, in [1, 4096].
+        entries: vectors in each block's codebook, K, in [1, 65536].
+        rounds: of correction; 0: none.
+        batches: batches of calibration data.
+        layers: names or patterns of the layers whose weights are shared, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are. Grouped convolutions must be listed here.
+
+    Raises:
+        BadInput: a selected layer is a grouped convolution.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.share.QuantizedNetwork(width=4, entries=8, layers=("fc1",))
+        >>> shared, edits = method(model, task)
+        >>> len(shared.fc1.weight[:, :4].unique(dim=0)) <= 8
+        True
+    """
 
     stage: ClassVar[int | None] = 60
     needs: ClassVar[Needs] = "samples"
@@ -178,24 +224,48 @@ class QuantizedNetwork(Method):
             code = Product(w, fit.codebook.to(w.dtype), fit.indices.flatten(1))
             model = constrain(model, {name: code})
             note = f"output error {errors[0]:.4g} to {errors[-1]:.4g}, less the outputs' own power"
-            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=code.said(), note=note)
+            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=code.description(), note=note)
         return model
 
 
 def tables_of(rows_NI: Tensor, codebook_MKD: Tensor) -> Tensor:
-    """Inner products of every block of the rows with every codeword, (N, M, K): I K multiplications for each row."""
+    """Return the inner products of every block of the inputs with every codeword.
+
+    Args:
+        rows_NI: N inputs.
+        codebook_MKD: codebooks of M blocks.
+
+    Returns:
+        Shape (N, M, K). It takes I K multiplications for each row.
+    """
     return torch.einsum("mnd,mkd->nmk", blocks_of(rows_NI, codebook_MKD.shape[2]), codebook_MKD)
 
 
 def look_up(tables_NMK: Tensor, indices_MO: Tensor) -> Tensor:
-    """Outputs (N, O): for each the sum of one entry of every block's table, M additions and no multiplication."""
+    """Return the outputs as sums of table entries.
+
+    Args:
+        tables_NMK: of `tables_of`.
+        indices_MO: codeword of each block and output.
+
+    Returns:
+        Shape (N, O). It takes M additions for each output, and no multiplication.
+    """
     return tables_NMK.gather(2, indices_MO.long().expand(len(tables_NMK), -1, -1)).sum(1)
 
 
 class LookUp(nn.Module):
-    """A linear layer, or a convolution without groups, whose weight is held by a product code, computed by look-ups.
+    """A linear layer, or a convolution without groups, whose product-quantized weight is applied by table look-up.
 
-    Each position of the input makes its tables once; all positions of the kernel that cover it share them.
+    Each position of the input computes its tables once; all kernel positions that cover it share them.
+
+    Args:
+        layer: whose weight is constrained by a product code without zeros.
+
+    Raises:
+        BadInput: it is not such a layer.
+
+    Source: Wu et al. 2016, arXiv:1512.06473, section 3.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -203,7 +273,8 @@ class LookUp(nn.Module):
         [code] = constraints(layer).get("weight", (None,))[-1:]
         if not isinstance(code, Product) or code.keep is not None or not isinstance(layer, nn.Linear | nn.Conv2d):
             raise BadInput(
-                f"look-up inference needs a linear layer or Conv2d held by a product code without zeros, got {layer}"
+                f"look-up inference needs a linear layer or Conv2d constrained by a product code without zeros, got
+                {layer}"
             )
         self.layer, self.code = layer, code
 

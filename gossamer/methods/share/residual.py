@@ -1,10 +1,10 @@
-"""Let whole rows of weights be sums of a few shared rows: residual quantization.
+"""Residual quantization (RQ): share whole rows of weights as sums of rows from several codebooks.
 
-What it does: clusters the rows of a weight (for convolutions: the input channels of every filter and position), then
-the rows of what is left, and so on; each row is held at the sum of its centers. Training that follows moves the
-centers. Weights that are zero stay zero.
-Cost: `stages` times k-means of whole rows. Each stage stores K rows: only layers with many more rows get smaller.
-When it fails: rows of trained layers have little in common; the source itself finds product quantization better.
+What it does: clusters the rows of a weight (for convolutions: the input channels of every filter and kernel position),
+then the residuals, and so on. Each row is constrained to the sum of its centers. Later training moves the centers.
+Weights that are zero stay zero.
+Cost: `stages` times k-means of whole rows. Each stage stores K rows: only layers with many more rows become smaller.
+When it fails: rows of trained layers are rarely similar; the source itself finds product quantization better.
 Equation: w_r ~ sum_t c_t[i_t(r)]; rate 32 m n / (t (32 k n + m log2 k)).
 Source: Gong et al. 2014, arXiv:1412.6115, section 3.3.
 """
@@ -24,12 +24,22 @@ from gossamer.methods.share._decoded import Residual, ShareVectors
 
 
 def residual_rate(m: int, n: int, entries: int, stages: int) -> float:
-    """Dense float32 bits over the bits of the codebooks and indices of an (m, n) matrix."""
+    """Return the compression ratio of residual quantization of an (m, n) matrix: float32 bits over stored bits.
+
+    Source: Gong et al. 2014, arXiv:1412.6115, section 3.3.
+    """
     return 32 * m * n / (stages * (32 * entries * n + m * math.log2(entries)))
 
 
 def residual_code(weight: Tensor, entries: int, stages: int, generator: torch.Generator) -> Residual:
-    """Residual quantization of one weight. The squared error falls, or stays, with every stage."""
+    """Return the residual quantization of one weight as a constraint. No stage increases the squared error.
+
+    Args:
+        weight: shape (O, I, ...).
+        entries: rows in each stage's codebook, K.
+        stages: number of codebooks.
+        generator: for the start of k-means.
+    """
     left, codebooks, indices = rows_of(weight.detach()), [], []
     for _ in range(stages):
         c, i = cluster_vectors(left[None], entries, generator)
@@ -41,7 +51,21 @@ def residual_code(weight: Tensor, entries: int, stages: int, generator: torch.Ge
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualQuantization(ShareVectors):
-    """entries: K rows in each stage's codebook. layers, ignore: patterns."""
+    """Residual quantization (Gong et al. 2014).
+
+    Args:
+        entries: rows in each stage's codebook, K, in [1, 65536].
+        stages: number of codebooks, in [1, 64].
+        layers: names or patterns of the layers whose weights are shared, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+
+    Example:
+        >>> import torch, gossamer
+        >>> model = torch.nn.Linear(8, 64)
+        >>> shared, edits = gossamer.methods.share.ResidualQuantization(entries=4, stages=2)(model)
+        >>> len(shared.weight.unique(dim=0)) <= 16
+        True
+    """
 
     example: ClassVar[Settings] = {"entries": 8, "stages": 3}
 

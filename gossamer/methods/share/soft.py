@@ -1,10 +1,11 @@
-"""Draw weights towards a few values while training: soft weight-sharing.
+"""Soft weight-sharing: train under a Gaussian mixture prior that pulls the weights towards a few values.
 
-What it does: trains the network under a mixture of Gaussians as prior of its weights. One component sits at zero and
-holds most of the mass, so most weights become zero; the others move to where the weights want to be. Then components
-that are nearly the same are merged, and every weight takes the mean of the component that most likely made it.
+What it does: trains the network with a mixture of Gaussians as prior of its weights. One component is fixed at zero and
+has most of the mass, so most weights become zero; the means of the others are trained. Afterwards, components that are
+nearly equal are merged, and every weight takes the mean of its most probable component.
 Cost: a training with (components + 1) exponentials for each weight in every step.
-When it fails: tau too large or components too narrow at the start pull the weights apart; large networks take long.
+When it fails: too large a tau, or components that are too narrow at the start, destroy the weights; large networks
+take long.
 Equation: -log p(T | X, w) - tau log sum_j pi_j N(w | mu_j, sigma_j^2); mu_0 = 0, pi_0 fixed; Gamma on 1 / sigma^2.
 Source: Ullrich et al. 2017, arXiv:1702.04008; Nowlan & Hinton 1992.
 """
@@ -40,7 +41,13 @@ PIECE = 2**13
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Proportions, means and variances of J + 1 components, each (J + 1,); the first is the one at zero."""
+    """A mixture of J + 1 Gaussians; the first is the one at zero.
+
+    Attributes:
+        proportions: shape (J + 1,), with the sum 1.
+        means: shape (J + 1,).
+        variances: shape (J + 1,).
+    """
 
     proportions: Tensor
     means: Tensor
@@ -48,13 +55,28 @@ class Mixture:
 
 
 def log_joint(weights: Tensor, mixture: Mixture) -> Tensor:
-    """log pi_j N(w_i | mu_j, sigma_j^2), shape (n, J + 1)."""
+    """Return log pi_j N(w_i | mu_j, sigma_j^2).
+
+    Args:
+        weights: shape (n,).
+        mixture: of J + 1 components.
+
+    Returns:
+        Shape (n, J + 1).
+    """
     error = (weights[:, None] - mixture.means).square() / mixture.variances
     return mixture.proportions.log() - 0.5 * (error + mixture.variances.log() + LOG_2PI)
 
 
 def negative_log_prior(weights: Tensor, mixture: Mixture) -> Tensor:
-    """-sum_i log p(w_i), a scalar, in nats."""
+    """Return -sum_i log p(w_i), a scalar in nats.
+
+    Args:
+        weights: shape (n,).
+        mixture: the prior.
+
+    Source: Nowlan & Hinton 1992; Ullrich et al. 2017, arXiv:1702.04008, equation 3.
+    """
     value: Tensor = _NegativeLogPrior.apply(  # type: ignore[no-untyped-call]
         weights, mixture.proportions, mixture.means, mixture.variances
     )
@@ -62,7 +84,7 @@ def negative_log_prior(weights: Tensor, mixture: Mixture) -> Tensor:
 
 
 class _NegativeLogPrior(torch.autograd.Function):
-    """The value and, in the same pass over pieces that fit into the cache, its gradients."""
+    """Computes the value and, in the same pass over pieces that fit into the cache, its gradients."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, proportions: Tensor, means: Tensor, variances: Tensor) -> Tensor:
@@ -90,12 +112,15 @@ class _NegativeLogPrior(torch.autograd.Function):
 
 
 def responsibilities(weights: Tensor, mixture: Mixture) -> Tensor:
-    """p(j | w_i), shape (n, J + 1); rows sum to 1."""
+    """Return p(j | w_i), shape (n, J + 1); rows sum to 1."""
     return log_joint(weights, mixture).softmax(1)
 
 
 def negative_log_hyperprior(mixture: Mixture) -> Tensor:
-    """-sum_j log Gamma(1 / sigma_j^2) up to a constant: keeps the variances from collapsing."""
+    """Return -sum_j log Gamma(1 / sigma_j^2) without the constant: it keeps the variances from collapsing.
+
+    Source: Ullrich et al. 2017, arXiv:1702.04008, section 3.
+    """
     precision = 1 / mixture.variances
     shape, rate = torch.full_like(precision, GAMMA[0]), torch.full_like(precision, GAMMA[1])
     shape[0], rate[0] = ZERO_GAMMA
@@ -103,17 +128,21 @@ def negative_log_hyperprior(mixture: Mixture) -> Tensor:
 
 
 def divergence(a: Mixture, i: int, j: int) -> float:
-    """Symmetric Kullback-Leibler divergence of two components, in nats."""
+    """Return the symmetric Kullback-Leibler divergence of components i and j, in nats."""
     v, w = a.variances[i], a.variances[j]
     gap = (a.means[i] - a.means[j]).square()
     return float(0.5 * ((v + gap) / w + (w + gap) / v - 2))
 
 
 def merged(mixture: Mixture, below: float) -> Mixture:
-    """Join the two nearest components again and again while their divergence is below the limit.
+    """Join the two nearest components repeatedly while their divergence is below the limit.
 
-    Mean and variance of the whole mixture stay the same: the joint variance holds the distance of the two means, which
-    the source leaves out. What joins the component at zero takes the mean zero.
+    Mean and variance of the whole mixture do not change: the joint variance includes the distance of the two means,
+    which the source omits. A component that is joined with the one at zero takes the mean zero.
+
+    Args:
+        mixture: is not changed.
+        below: limit of the divergence, in nats.
     """
     while len(mixture.means) > 1:
         pairs = [(i, j) for j in range(len(mixture.means)) for i in range(j)]
@@ -125,7 +154,7 @@ def merged(mixture: Mixture, below: float) -> Mixture:
 
 
 def join(mixture: Mixture, i: int, j: int) -> Mixture:
-    """One component in the place of i < j, with their proportion, mean and variance together."""
+    """Replace components i < j by one with their joint proportion, mean and variance."""
     pair = torch.tensor([i, j], device=mixture.means.device)
     p, m, v = mixture.proportions[pair], mixture.means[pair], mixture.variances[pair]
     total = p.sum()
@@ -146,10 +175,17 @@ def join(mixture: Mixture, i: int, j: int) -> Mixture:
 
 
 class Prior(nn.Module):
-    """The trained mixture, a part of the network while it trains.
+    """The trained mixture, attached to the network during the training.
 
     Every number is start + paces * moved, and `moved` is trained: with Adam, whose steps have the size of the learning
-    rate, it then learns so many times as fast as the weights. paces: `pace` times those of the source.
+    rate, a number is trained `paces` times as fast as the weights.
+
+    Args:
+        weights: all weights, shape (n,); they give the range of the initial means.
+        components: Gaussians besides the one at zero.
+        zero: proportion of the one at zero.
+        sigma: initial standard deviation of all components.
+        pace: factor on the paces of the source.
     """
 
     start: Tensor
@@ -167,7 +203,7 @@ class Prior(nn.Module):
         self.moved = nn.Parameter(torch.zeros_like(self.start))
 
     def mixture(self) -> Mixture:
-        """The mixture as it stands."""
+        """Return the current mixture."""
         values = self.start + self.paces * self.moved
         count = (len(values) - 1) // 3
         means, log_precision, logits = torch.split(values, [count, count + 1, count])
@@ -180,7 +216,15 @@ class Prior(nn.Module):
 
 
 class SoftSharing:
-    """A term for `fit`: tau / samples * (-log p(w) - log p(mixture)), beside a loss that is a mean over samples."""
+    """A loss term: tau / samples * (-log p(w) - log p(mixture)), beside a loss that is a mean over samples.
+
+    Args:
+        model: whose weights have the prior.
+        weights: their names.
+        prior: the mixture.
+        tau: weight of the prior.
+        samples: number of training samples.
+    """
 
     hard_weight = 1.0
 
@@ -196,7 +240,12 @@ class SoftSharing:
 
 
 def assigned(weight: Tensor, mixture: Mixture) -> Codebook:
-    """Every weight at the mean of the component that most likely made it; zeros, and the first component's, at zero."""
+    """Give every weight the mean of its most probable component; the first component's members and zeros become zero.
+
+    Args:
+        weight: any shape.
+        mixture: after the training.
+    """
     chosen = torch.cat([log_joint(part, mixture).argmax(1) for part in torch.split(weight.detach().flatten(), PIECE)])
     means = mixture.means.detach().to(weight.dtype).clone()
     means[0] = 0
@@ -208,7 +257,7 @@ def assigned(weight: Tensor, mixture: Mixture) -> Codebook:
 def train_under(
     model: nn.Module, weights: list[str], prior: Prior, tau: float, training: Training, task: Task, context: Context
 ) -> nn.Module:
-    """The copy of the model that has been trained, with the mixture as a part of it while it was."""
+    """Train a copy of the model with the mixture attached, and return it without the mixture."""
     model = copy.deepcopy(model)
     samples = len(task.train) * len(split(next(iter(task.train)))[0][0])
     teach: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
@@ -220,9 +269,27 @@ def train_under(
 
 @dataclass(frozen=True, kw_only=True)
 class SoftWeightSharing(Trained):
-    """components: besides the one at zero, which has the proportion `zero`. tau: weight of the prior. sigma: of all
-    components at the start. pace: of the mixture, 1 as in the source. merge: components that diverge
-    by less (nats) are joined. layers, ignore: patterns."""
+    """Soft weight-sharing (Nowlan & Hinton 1992; Ullrich et al. 2017).
+
+    Args:
+        components: Gaussians besides the one at zero, in [1, 4096].
+        zero: fixed proportion of the component at zero, in (0, 1). A larger value gives more zeros.
+        tau: weight of the prior beside the loss, in [0, 1000].
+        sigma: initial standard deviation of all components, in (0, 1000].
+        merge: components whose divergence is below it (in nats) are joined after the training.
+        pace: speed at which the mixture is trained; 1: as in the source.
+        layers: names or patterns of the layers whose weights are shared, such as ("conv*", "fc1").
+        ignore: names or patterns of layers to leave as they are.
+        epochs, lr, weight_decay, clip: the training; see `Trained`.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.share.SoftWeightSharing(components=4, layers=("fc1",), epochs=1, lr=1e-3)
+        >>> shared, edits = method(model, task)
+        >>> len(shared.fc1.weight.unique()) <= 5
+        True
+    """
 
     stage: ClassVar[int | None] = 60
     usual_epochs: ClassVar[int] = 20
@@ -246,11 +313,11 @@ class SoftWeightSharing(Trained):
         model = train_under(model, names, prior, self.tau, training, task, context)
         with torch.no_grad():
             mixture = merged(prior.mixture(), self.merge)
-        held = {}
+        constrained = {}
         for name in names:
             w = effective_weight(model, name)
-            held[name] = assigned(w, mixture)
-            zeros, values = int((held[name](w) == 0).sum()), len(torch.unique(held[name].indices))
+            constrained[name] = assigned(w, mixture)
+            zeros, values = int((constrained[name](w) == 0).sum()), len(torch.unique(constrained[name].indices))
             after = f"{values} values, {zeros:,} zeros"
             self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=after)
-        return constrain(model, held)
+        return constrain(model, constrained)

@@ -161,5 +161,5 @@ def test_nothing_dead_is_said_and_shared_values_are_refused() -> None:
     same = DeadUnits().apply(tiny(), task(), run)
     assert torch.equal(same(task().example_inputs[0]), tiny()(task().example_inputs[0]))
     assert [(e.before, e.after) for e in run.log.edits] == [("no dead units", "nothing to remove")]
-    with pytest.raises(BadInput, match=r"head\.weight is held by Grid; put prune\.dead first"):
+    with pytest.raises(BadInput, match=r"head\.weight is constrained by Grid; put prune\.dead first"):
         DeadUnits()(constrain(tiny(), {"head.weight": Grid(0.1, -7, 7)}), task(), Context())
