@@ -161,21 +161,28 @@ class RateConstrainedQuantization(Retrain):
         return trained
 
     def _train(
-        self, constrained: nn.Module, graph: int, least: int, wanted: float, task: Task, context: Context
+        self, network: nn.Module, graph: int, least: int, wanted: float, task: Task, context: Context
     ) -> nn.Module:
-        """Train `constrained` in place. graph: bytes of the graph alone; least: bytes of the file without the selected
-        weights.
+        """Train a constrained network in place.
+
+        Args:
+            network: with grids on its weights.
+            graph: bytes of the graph alone.
+            least: bytes of the file without the selected weights.
+            wanted: bytes of the file.
+            task: data and loss.
+            context: of the training.
         """
 
         def size(model: nn.Module) -> int:
             return file_bytes(Rate.leave(copy.deepcopy(model))) + graph - least
 
-        rate = Rate(constrained, wanted - least, self.ramp, size)
+        rate = Rate(network, wanted - least, self.ramp, size)
         try:
-            self.train(constrained, task, context, teach=[rate], after_step=rate.after_step)
+            self.train(network, task, context, teach=[rate], after_step=rate.after_step)
         finally:
-            Rate.leave(constrained)
-        return on_grids(fold_batch_norm(finalize(constrained)))
+            Rate.leave(network)
+        return on_grids(fold_batch_norm(finalize(network)))
 
 
 @torch.no_grad()

@@ -156,14 +156,12 @@ class ShareVectors(Method):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         """Return a copy in which the selected weights are constrained."""
         generator = torch.Generator().manual_seed(context.seed)
-        constrained = {}
+        codes = {}
         for name in weights_of(model, self.layers, self.ignore):
             w = effective_weight(model, name)
-            constrained[name] = self.code(w, generator)
-            self.note(
-                context, "constrain", name, before=f"{w.numel():,} weights", after=constrained[name].description()
-            )
-        return constrain(model, constrained)
+            codes[name] = self.code(w, generator)
+            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=codes[name].description())
+        return constrain(model, codes)
 
 
 def groups(names: Iterable[str], codebook: Books) -> list[list[str]]:

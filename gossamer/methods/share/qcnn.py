@@ -273,8 +273,7 @@ class LookUp(nn.Module):
         [code] = constraints(layer).get("weight", (None,))[-1:]
         if not isinstance(code, Product) or code.keep is not None or not isinstance(layer, nn.Linear | nn.Conv2d):
             raise BadInput(
-                f"look-up inference needs a linear layer or Conv2d constrained by a product code without zeros, got
-                {layer}"
+                f"look-up inference needs a linear layer or Conv2d with a product code without zeros, got {layer}"
             )
         self.layer, self.code = layer, code
 
