@@ -1,5 +1,4 @@
-"""Rate-constrained quantization: train the network into a compact file of a given size (entropy-constrained
-quantization).
+"""Rate-constrained quantization (entropy-constrained): train the network into a compact file of a given size.
 
 What it does: puts all weights on grids with trained step sizes, and adds to the loss the estimated code length of the
 integers under an adaptive entropy coder, times a Lagrange multiplier. The multiplier is adjusted until the file has the
@@ -109,12 +108,12 @@ class RateConstrainedQuantization(Retrain):
         BadInput: the file would be larger than requested even without the weights.
 
     Example:
-        >>> import gossamer
-        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
-        >>> method = gossamer.methods.quantize.RateConstrainedQuantization(compression_ratio=2, epochs=1, lr=0.01)
-        >>> small, edits = method(model, task)
+        >>> import torch, gossamer
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> method = gossamer.methods.quantize.RateConstrainedQuantization(compression_ratio=1.2, epochs=1, lr=0.01)
+        >>> small, edits = method(model, gossamer.data.tiny_task())
         >>> edits[0].kind, edits[0].target
-        ('constrain', 'conv1.weight')
+        ('constrain', '1.weight')
     """
 
     stage: ClassVar[int | None] = 60

@@ -1,5 +1,4 @@
-"""HashedNets (the hashing trick): share weights by a hash of their position, so that only K values and a seed are
-stored.
+"""HashedNets (the hashing trick): share weights by a hash of their position, storing K values and a seed.
 
 What it does: every weight of a layer is one of K values, or its negative; a hash of its position decides which. The
 initial values are the least-squares fit to the given network (the mean of a bucket's signed weights), or, with
