@@ -53,7 +53,7 @@ def dampened(moments_DD: Tensor, dampening: float) -> Tensor:
     h_DD = moments_DD.double()
     mean = float(h_DD.diagonal().mean())
     if not mean > 0:
-        raise BadInput("the layer saw nothing but zeros in the calibration data; list it under `ignore`")
+        raise BadInput("its inputs are nothing but zeros in the calibration data; list it under `ignore`")
     return h_DD + max(dampening, 1e-8) * mean * torch.eye(len(h_DD), dtype=h_DD.dtype, device=h_DD.device)
 
 

@@ -58,7 +58,7 @@ def flow_scores(plain: nn.Module, inputs: tuple[Any, ...], names: Iterable[str])
     ones = [torch.ones_like(x[:1], dtype=torch.double) if isinstance(x, Tensor) else x for x in inputs]
     flow = plain(*ones)
     if not isinstance(flow, Tensor):
-        raise BadInput(f"prune.synflow: the network gives {type(flow).__name__}, it must give one tensor")
+        raise BadInput(f"prune.synflow: the network returns {type(flow).__name__}; it must give one tensor")
     gradients = torch.autograd.grad(flow.sum(), list(weights.values()), allow_unused=True)
     return {n: torch.zeros_like(w) if g is None else (w * g).detach() for (n, w), g in zip(weights.items(), gradients)}
 
@@ -87,7 +87,7 @@ def flow_masks(
     for done in range(1, rounds + 1):
         scores = flow_scores(plain, inputs, weights)
         if not all(bool(torch.isfinite(s).all()) for s in scores.values()):
-            raise BadInput("prune.synflow: what flows through the network is too large for double precision")
+            raise BadInput("prune.synflow: the flow through the network overflows float64; scale its weights down")
         left = {name: s.where(masks[name], -1.0) for name, s in scores.items()}
         masks = joint_masks(left, round((1 - (1 - sparsity) ** (done / rounds)) * total))
         with torch.no_grad():

@@ -223,7 +223,7 @@ class QuantizedNetwork(Method):
             errors = correct(fit, self.rounds)
             code = Product(w, fit.codebook.to(w.dtype), fit.indices.flatten(1))
             model = constrain(model, {name: code})
-            note = f"output error {errors[0]:.4g} to {errors[-1]:.4g}, less the outputs' own power"
+            note = f"output error {errors[0]:.4g} to {errors[-1]:.4g}, relative to outputs of zero"
             self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=code.description(), note=note)
         return model
 
