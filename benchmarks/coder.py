@@ -1,7 +1,7 @@
 """gossamer's entropy coders against NNCodec (ISO/IEC 15938-17), Huffman, Deep Compression's gaps, zstd and gzip.
 
 The same integers for all: weights of the shipped networks, whole and magnitude-pruned, rounded to multiples of one
-step per set. Then each side's own trellis quantizer at equal squared error. README.md says how to read it.
+step per set. Then each side's own trellis quantizer at equal squared error. docs/comparisons.md says how to read it.
 
     python benchmarks/coder.py --peers-python peers/bin/python
     python benchmarks/coder.py --table

@@ -1,4 +1,4 @@
-"""Teachers and students: what distillation is worth, row by row of the table in README.md.
+"""Teachers and students: what distillation is worth, row by row of the table in docs/comparisons.md.
 
     python benchmarks/distill.py --rows hinton quarter --seeds 0 1 2
 

@@ -1,6 +1,6 @@
 """The peers' side of `speed.py`: a network pruned, fine-tuned and deployed with tools that a user combines by hand.
 
-Runs in a Python of its own, which has torch-pruning, nncf, openvino and onnxruntime (README.md says how to make it).
+Runs in a Python of its own, which has torch-pruning, nncf, openvino and onnxruntime (see docs/comparisons.md).
 gossamer gives it the data, the network's definition and the training loop, and nothing else: what differs from
 gossamer's rows is how the network is pruned and deployed. `speed.py` calls it once for every network.
 

@@ -2,7 +2,7 @@
 
 The hand's tools are Torch-Pruning with fine-tuning, ONNX Runtime int8, and NNCF int8 on OpenVINO; `hand.py` runs them
 in a Python of their own. Finished steps are kept in the work folder: killed and started again, the benchmark goes on.
-README.md beside this file says what is compared with what.
+docs/comparisons.md says what is compared with what.
 
     python benchmarks/speed.py --peers-python peers/bin/python
     python benchmarks/speed.py --model vgg16_small --goals openvino:8 --peers-python peers/bin/python
@@ -91,7 +91,7 @@ def write_results(bench: Bench) -> bool:
 
 
 def command(arguments: Sequence[str], peers_python: str | None) -> str:
-    """As README.md writes it, wherever the peers' Python lies."""
+    """As docs/comparisons.md writes it, wherever the peers' Python lies."""
     plain = ["peers/bin/python" if argument == peers_python else argument for argument in arguments]
     return shlex.join(["python", "benchmarks/speed.py", *plain])
 
@@ -169,7 +169,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     except ValueError as error:
         parser.error(str(error))
     if not options.table and options.peers_python is None and {"int8", "tune", "hand"} & set(options.stages):
-        parser.error("--peers-python is needed for the stages int8, tune and hand; README.md says how to make it")
+        parser.error(
+            "--peers-python is needed for the stages int8, tune and hand; docs/comparisons.md says how to make it"
+        )
     name = options.model if options.data == "fashion-mnist" else f"{options.model}-{options.data}"
     options.out = options.out or RESULTS / f"speed-{name}.json"
     return options

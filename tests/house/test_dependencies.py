@@ -12,7 +12,7 @@ sys.path.append(str(ROOT / "scripts"))
 
 import licences
 
-LOCKS = ("requirements.lock", "requirements-test.lock", "requirements-zoo.lock")
+LOCKS = ("requirements.lock", "requirements-test.lock", "requirements-zoo.lock", "requirements-docs.lock")
 
 
 def test_every_dependency_has_a_licence_that_is_allowed() -> None:
@@ -60,8 +60,16 @@ def test_the_locks_have_all_that_the_package_asks_for() -> None:
             *project["dependencies"],
             *(one for extra in extras for one in project["optional-dependencies"][extra]),
         ]
-        names = {re.split(r"[\[<>=]", one)[0].lower() for one in asked} | {"hatchling", "editables"}
-        assert names <= set(re.findall(r"^([a-z0-9-]+)==", (ROOT / name).read_text(), re.MULTILINE))
+        assert names_of(asked) | {"hatchling", "editables"} <= locked_in(name)
+    assert names_of(project["optional-dependencies"]["docs"]) <= locked_in("requirements-docs.lock")
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=]", one)[0].lower() for one in requirements}
+
+
+def locked_in(name: str) -> set[str]:
+    return set(re.findall(r"^([a-z0-9-]+)==", (ROOT / name).read_text(), re.MULTILINE))
 
 
 def test_every_optional_library_names_an_extra_that_brings_it() -> None:

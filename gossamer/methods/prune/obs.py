@@ -150,9 +150,7 @@ class OptimalBrainSurgeon(Method):
         refuse_large(int(alive.sum()))
         total, count = len(alive), round(self.sparsity * len(alive)) - int((~alive).sum())
         if count <= 0:
-            raise NoEffect(
-                f"{self.name()}: sparsity = {self.sparsity} of {total} weights is reached already"
-            )
+            raise NoEffect(f"{self.name()}: sparsity = {self.sparsity} of {total} weights is reached already")
         result, batches = model, list(islice(task.train, self.batches))
         for step in context.progress.bar(range(self.rounds), label=self.name(), total=self.rounds):
             drop = count * (step + 1) // self.rounds - count * step // self.rounds
