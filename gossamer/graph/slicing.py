@@ -102,8 +102,9 @@ def resize(model: nn.Module, example_inputs: Any, plan: PruningPlan) -> nn.Modul
 
     Example:
         >>> from torch import nn
-        >>> resize(nn.Linear(4, 3), None, PruningPlan({"weight": {1: [0, 3]}}, {"weight": (3, 4)}))
-        Linear(in_features=2, out_features=3, bias=True)
+        >>> smaller = resize(nn.Linear(4, 3), None, PruningPlan({"weight": {1: [0, 3]}}, {"weight": (3, 4)}))
+        >>> smaller.weight.shape
+        torch.Size([3, 2])
     """
     refuse_constrained(model, "resize")
     named = dict([*model.named_parameters(), *model.named_buffers()])
