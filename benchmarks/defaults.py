@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
 from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task

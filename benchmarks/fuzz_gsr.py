@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gossamer import compact
 from gossamer.compact.reading import network, read_tensors
-from gossamer.constraints.base import constrain
+from gossamer.constraints.apply import constrain
 from gossamer.errors import CorruptFile
 from gossamer.gsr.format.dictionary import DICTIONARY
 from gossamer.gsr.format.file import CODERS, File

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.constraints.base import constraints, effective_weight, materialize, weights_of
+from gossamer.constraints.apply import constraints, materialize
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.data import load_task

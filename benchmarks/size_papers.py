@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gossamer.constraints.base import constraints, materialize
+from gossamer.constraints.apply import constraints, materialize
 from gossamer.core.context import Context
 from gossamer.jobs.recipe import Recipe, load
 from gossamer.methods._base import Method

@@ -1,5 +1,11 @@
-"""Blocks in the place of layers, made to give what the layers gave: least squares on their last weights, then a few
-steps of training of each block alone, on what the old layer got and gave."""
+"""Block reconstruction: fit a new block to the inputs and outputs of the layer that it replaces.
+
+1. Least squares for the weights of the block's last layers, in closed form.
+2. A few steps of fine-tuning of each block alone.
+
+Both need only the inputs and outputs of the old layers on calibration data, no labels and no run of the new network. A
+stage that makes a block worse is undone.
+"""
 
 import copy
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -11,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.calibration.inputs import layer_inputs
 from gossamer.calibration.least_squares import Normal, add_system, correct
-from gossamer.calibration.moments import evaluating, layer_inputs, place
+from gossamer.core.placement import evaluating, place
 from gossamer.errors import BadInput
 
 # Blocks that are nearer to their layer than this are left as they are: what is left is rounding.
@@ -25,10 +32,13 @@ Track = Callable[[Iterable[int]], Iterable[int]]
 class Block:
     """A module for the place of a layer.
 
-    last: the linear layers and convolutions inside it that make its outputs, by name, each with the output channels
-    that it makes, in its own order; None: all of them, in order. until: the module of the network whose output the
-    block is to give, where that is not the layer itself; wanted: what it is to give instead of an output. idle: other
-    modules of the network that have nothing to do any more.
+    Args:
+        module: the new block.
+        last: the linear layers and convolutions inside it that produce its outputs, by name, each with the output
+            channels that it produces, in its own order; None for all of them, in order.
+        until: the module of the network whose output the block reproduces, where that is not the layer itself.
+        wanted: what it reproduces instead, as a function of that output.
+        idle: other modules of the network that are not needed any more.
     """
 
     module: nn.Module
@@ -40,12 +50,11 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockErrors:
-    """Relative errors of a block on the calibration data, |new - old| / |old| over all outputs: as it was built, after
-    least squares, after training."""
+    """Relative errors of a block on the calibration data, |new - old| / |old| over all outputs."""
 
-    built: float
-    solved: float
-    trained: float
+    at_init: float
+    after_least_squares: float
+    after_fine_tuning: float
 
 
 @contextmanager
@@ -117,6 +126,8 @@ def solve_last(model: nn.Module, blocks: Mapping[str, Block], loader: Iterable[A
     for name, x, y in given(model, fitted, loader, batches):
         block = blocks[name]
         with layer_inputs(block.module, list(block.last)) as features:
+            # Least squares for a *change* of the weights: its target is what the block's outputs lack so far, and
+            # dampening then pulls towards the weights that are there, not towards zero.
             rest = y - block.module(x)
         for key, channels in block.last.items():
             layer: Any = block.module.get_submodule(key)
@@ -147,6 +158,7 @@ def train_blocks(
 
     done, stream = dict.fromkeys(optimizers, 0), calls()
     for step in track(range(steps)):
+        # Every block takes one step for each call of its layer that the data gives; a slower one waits for nobody.
         while optimizers and min(done.values()) <= step:
             name, x, y = next(stream)
             if done[name] >= steps:
@@ -156,6 +168,7 @@ def train_blocks(
                 group["lr"] = lr * (1 - done[name] / steps)
             optimizer.zero_grad()
             with torch.enable_grad():
+                # Relative to the variance, one learning rate suits blocks with outputs of any size.
                 loss = (blocks[name].module(x) - y).square().mean() / y.var(unbiased=False).clamp_min(1e-30)
                 loss.backward()
             optimizer.step()
@@ -176,10 +189,22 @@ def reconstruct_blocks(
     lr: float,
     track: Track = iter,
 ) -> dict[str, BlockErrors]:
-    """Bring blocks near to the layers of `model` whose names they have, in place; how near they came.
+    """Fit blocks to the layers of `model` whose names they have, in place.
 
-    A stage that makes a block worse on the calibration data is taken back. model: with the old layers; it is only
-    looked at. loader: the same batches every time. Memory: one batch's inputs and outputs of the layers.
+    Args:
+        model: the network with the old layers; it is only read.
+        blocks: the new blocks, by the name of the layer.
+        loader: calibration data, the same batches every time it is iterated.
+        batches: how many of them are used.
+        steps: of fine-tuning; 0 for none.
+        lr: the learning rate of the fine-tuning at its start.
+        track: wraps the steps, for a progress bar.
+
+    Returns:
+        Errors before and after each stage, by name. Memory: one batch's inputs and outputs of the layers.
+
+    Raises:
+        BadInput: if there is no batch, or a layer is never called.
     """
     built = relative_errors(model, blocks, loader, batches)
     rough = {name: block for name, block in blocks.items() if not built[name] <= EXACT}
@@ -193,7 +218,10 @@ def reconstruct_blocks(
         before = _states(rough)
         train_blocks(model, rough, loader, batches, steps=steps, lr=lr, track=track)
         trained.update(_better(model, rough, before, solved, loader, batches))
-    return {name: BlockErrors(built=built[name], solved=solved[name], trained=trained[name]) for name in blocks}
+    return {
+        name: BlockErrors(at_init=built[name], after_least_squares=solved[name], after_fine_tuning=trained[name])
+        for name in blocks
+    }
 
 
 def _states(blocks: Mapping[str, Block]) -> dict[str, dict[str, Tensor]]:

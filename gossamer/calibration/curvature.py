@@ -1,7 +1,8 @@
-"""Derivatives of the loss by weights: gradients over batches; second ones, as diagonals, and as the rows whose products
-sum to the Gauss-Newton matrix.
+"""Derivatives of the loss by weights: gradients, diagonals of the Hessian, and rows of the Gauss-Newton matrix.
 
-Second ones are the mean over samples, of a loss that is itself a mean over the samples of a batch.
+The Gauss-Newton matrix is J^T H J, with J the derivatives of the outputs by the weights and H the Hessian of the loss
+by the outputs. With H = S S^T, one backward run for each column s of S gives J^T s, and the matrix is the sum of
+(J^T s)(J^T s)^T. All second derivatives are means over samples, of a loss that is itself a mean over a batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,16 +12,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import (
-    Layer,
-    evaluating,
-    input_rows,
-    output_rows,
-    place,
-    place_whole,
-    sample_chunks,
-)
-from gossamer.constraints.base import effective_weight, weights_of
+from gossamer.calibration.inputs import Layer, input_rows, output_rows, sample_chunks
+from gossamer.constraints.weights import effective_weight, weights_of
+from gossamer.core.placement import evaluating, place, place_whole
 from gossamer.core.task import Model, split
 from gossamer.errors import BadInput, GossamerError, own_error, unknown
 
@@ -83,12 +77,15 @@ def output_factors(loss: Loss, batch: Any, z: Tensor) -> list[Tensor]:
     if not slope.requires_grad:
         raise BadInput("curvature 'gauss_newton' needs a loss that is curved in the outputs; use 'fisher'")
     rows = [torch.autograd.grad(slope[:, c].sum(), z, retain_graph=True)[0] for c in range(z.shape[1])]
+    # The loss is a mean over the batch, so that of one sample is len(z) times as curved. The root of the Hessian comes
+    # from its eigenvectors; rounding may make an eigenvalue slightly negative.
     values, vectors = torch.linalg.eigh(len(z) * torch.stack(rows, 1).double())
     factors = vectors * values.clamp(min=0).sqrt()[:, None]
     return [s for s in factors.to(z.dtype).unbind(2) if bool(s.any())]
 
 
 def _own_gradient(loss: Loss, batch: Any, z: Tensor) -> list[Tensor]:
+    # The empirical Fisher: the gradient of the loss itself is the only cotangent.
     z = z.detach().requires_grad_()
     return [len(z) * torch.autograd.grad(_loss_at(loss, batch, z), z)[0]]
 

@@ -1,5 +1,7 @@
-"""Layers behind a cut, made to give again what they gave: least squares for their weights, one layer after the other,
-each on what it now gets (the asymmetric form: the error of one layer is corrected by the next).
+"""Weight reconstruction (He et al. 2017): after pruning, fit the weights of the following layers to their old outputs.
+
+Least squares, one layer after the other, each on the inputs that it now has: the asymmetric form, in which the error of
+one layer is corrected by the next. No labels and no training.
 
 Source: He et al. 2017, arXiv:1707.06168, section 3.1 and 3.2 (reconstruction behind pruned channels).
 """
@@ -11,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.calibration.inputs import Layer
 from gossamer.calibration.least_squares import Normal, add_system, correct
-from gossamer.calibration.moments import Layer, evaluating, place
+from gossamer.core.placement import evaluating, place
 from gossamer.graph.tracer import LAYER_OPS, Trace
 
 ROWS = 2  # rows of a least-squares problem for each of its unknowns, where the data has so many
 LEAST, MOST = 4, 64  # batches
-# More than where nothing is trained afterwards: weights that are large because features are nearly alike train badly.
+# More than the default: nearly equal features give large weights of opposite signs, which train badly afterwards.
 DAMPENING = 1e-3
 
 Track = Callable[[Iterable[str]], Iterable[str]]
@@ -58,22 +61,30 @@ def reconstruct_weights(
     kept: Mapping[str, Sequence[int]] | None = None,
     track: Track = iter,
 ) -> list[str]:
-    """Bring the outputs of these layers of `model` near to those of the same layers of `original`, in place; the layers
-    that were fitted.
+    """Fit the outputs of layers of `model` to those of the same layers of `original`, in place.
 
-    layers: linear layers and convolutions, in the order of the run. loader: data to fit on; as much is used as the
-    largest problem needs. kept: of the original's output channels, by layer, those that the layer still has. Layers
-    that a run calls more than once or not at all, and such with a shared weight, stay as they are.
+    Layers that a run calls more than once or not at all, and those with a shared weight, stay as they are.
+
+    Args:
+        model: the pruned network.
+        original: the network before.
+        layers: linear layers and convolutions, in the order of the run.
+        loader: data to fit on; as much is used as the largest problem needs.
+        kept: the output channels of the original that the layer still has, by layer; None for all.
+        track: wraps the layers, for a progress bar.
+
+    Returns:
+        The layers that were reconstructed.
     """
-    fitted = []
+    reconstructed = []
     for name in track(layers):
         layer = model.get_submodule(name)
         if isinstance(layer, Layer) and owners(model, layer.weight) == 1:
             system = _system(model, original, name, loader, (kept or {}).get(name))
             if system is not None:
                 correct(layer, system, dampening=DAMPENING)
-                fitted.append(name)
-    return fitted
+                reconstructed.append(name)
+    return reconstructed
 
 
 def _system(

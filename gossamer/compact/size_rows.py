@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gossamer.compact.inspection import StoredTensor, inspect_file
 from gossamer.compact.reading import opened, read_tensors
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.core.record import StoredRow
 from gossamer.gsr.codec import gaps
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gossamer.compact.batch_norm import fold_batch_norm
 from gossamer.compact.capture import capture
 from gossamer.compact.reading import opened_bytes
-from gossamer.constraints.base import constraints, materialize
+from gossamer.constraints.apply import constraints, materialize
 from gossamer.core import record
 from gossamer.core.outputs import tensors as in_order
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch, unknown
@@ -69,7 +69,7 @@ def save(
         raise unknown("effort", effort, MODES)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
-    made = {name: how for name, stack in constraints(model).items() if (how := stack[-1].made())}
+    made = {name: how for name, stack in constraints(model).items() if (how := stack[-1].generated())}
     if constraints(model):
         model = materialize(model)
     if fold:

@@ -1,24 +1,26 @@
-"""A constrained network on disk: which constraints hold which weights, as plain values beside the tensors."""
+"""A constrained network on disk: which weights have which constraints, as plain values beside the tensors."""
 
 import importlib
 from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Constraint, attach, constraints, materialize, tie
+from gossamer.constraints.apply import attach, constraints, materialize
+from gossamer.constraints.base import Constraint
+from gossamer.constraints.codebook import share_codebooks
 from gossamer.errors import CorruptFile
 
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 def constraint_spec(model: nn.Module) -> dict[str, list[dict[str, Any]]]:
-    """For every weight that is held, its constraints as JSON values; their tensors are in the state_dict."""
+    """The constraints of every constrained weight as JSON values; their tensors are in the state_dict."""
     return {name: [_spec(constraint) for constraint in stack] for name, stack in constraints(model).items()}
 
 
 def _spec(constraint: Constraint) -> dict[str, Any]:
     own = {k: v for k, v in vars(constraint).items() if not k.startswith("_") and isinstance(v, PLAIN)}
-    passing = constraint._non_persistent_buffers_set  # the constraint makes them again by itself
+    passing = constraint._non_persistent_buffers_set  # `rebuild` recomputes them
     return {
         "class": f"{type(constraint).__module__}:{type(constraint).__qualname__}",
         "options": {key: value for key, value in own.items() if key != "training"},
@@ -31,14 +33,14 @@ def _spec(constraint: Constraint) -> dict[str, Any]:
 def restore_constraints(
     model: nn.Module, spec: dict[str, list[dict[str, Any]]], tensors: dict[str, Tensor]
 ) -> nn.Module:
-    """A network like `model`, held as `spec` says, with these tensors. Whatever held `model` itself is left out."""
+    """A network like `model`, constrained as `spec` says, with these tensors; its own constraints are removed."""
     plain = materialize(model)
     stacks = {}
     for name, stack in spec.items():
         owner, _, key = name.rpartition(".")
         prefix = f"{owner}.parametrizations.{key}".removeprefix(".")
         stacks[name] = tuple(_build(one, tensors, f"{prefix}.{number}") for number, one in enumerate(stack))
-    tie(constraint for stack in stacks.values() for constraint in stack)
+    share_codebooks(constraint for stack in stacks.values() for constraint in stack)
     attach(plain, stacks)
     plain.load_state_dict(tensors)
     return plain

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import weights_of
+from gossamer.constraints.weights import weights_of
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from gossamer.constraints.base import refuse_constrained
+from gossamer.constraints.apply import refuse_constrained
 from gossamer.errors import unknown
 
 

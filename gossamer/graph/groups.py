@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.constraints.base import refuse_constrained
+from gossamer.constraints.apply import refuse_constrained
 from gossamer.errors import BadInput, unknown
 from gossamer.graph.channel_index import Choose, CouplingGraph, Indices, Shape, Value, distinct, last
 from gossamer.graph.coupling import CoupledChannels, Mask, find_coupled_channels

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import refuse_constrained
+from gossamer.constraints.apply import refuse_constrained
 from gossamer.errors import BadInput
 from gossamer.graph.tracer import fake_mode, mode, record, rejected, tensor_names
 

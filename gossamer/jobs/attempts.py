@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.record import Trial

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating
+from gossamer.core.placement import evaluating
 from gossamer.core.record import (
     ClassRow,
     Curve,

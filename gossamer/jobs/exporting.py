@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.compact.writing import save
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.record import ClassRow, FallbackStep, LayerCost, Record, write_text

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from gossamer.calibration.moments import place_whole
 from gossamer.compact.capture import capture
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.outputs import tensors
+from gossamer.core.placement import place_whole
 from gossamer.core.task import (
     Model,
     Task,

@@ -2,7 +2,7 @@
 
 import math
 
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts
 from gossamer.methods.quantize.rate import RateConstrainedQuantization, least_bytes

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.constraints.base import Codebook, Constraint, Mask, constrain
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.base import Constraint
+from gossamer.constraints.codebook import Codebook
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task

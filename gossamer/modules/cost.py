@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.constraints.base import constraints, materialize
+from gossamer.constraints.apply import constraints, materialize
 from gossamer.core.record import LayerCost
 from gossamer.graph.groups import Group, find_groups, layer_of
 from gossamer.graph.isolation import plain_kernels

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.graph.groups import ChannelGroups, find_groups, layer_of
 from gossamer.graph.proof import relative_difference
 from gossamer.graph.pruner import prune

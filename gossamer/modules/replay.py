@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gossamer.calibration.moments import evaluating, place
+from gossamer.core.placement import evaluating, place
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.graph.slicing import get_attribute, set_attribute
 from gossamer.modules.structure import (

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from gossamer.calibration.moments import evaluating
+from gossamer.core.placement import evaluating
 from gossamer.errors import BadInput, GossamerError
 from gossamer.graph.channel_index import Indices
 from gossamer.graph.groups import ChannelGroups

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.compact.torch_export import free_batch, plain_outputs, reason, silent
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.outputs import places, tensors
 from gossamer.errors import BadInput

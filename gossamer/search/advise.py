@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.constraints.grid import PerTensor
 from gossamer.core.context import Context, Progress, Silent
 from gossamer.core.goal import Goal

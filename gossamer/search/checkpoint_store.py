@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.constraints.serialization import constraint_spec, restore_constraints
 from gossamer.core.context import Context
 from gossamer.core.record import Curve, Edit, to_json, write_text

@@ -11,8 +11,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating
 from gossamer.core.outputs import tensors
+from gossamer.core.placement import evaluating
 from gossamer.core.task import Task
 from gossamer.graph.tracer import trace
 from gossamer.modules.folding import norms_after, with_norm

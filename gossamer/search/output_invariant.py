@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating, place
 from gossamer.core.outputs import places, tensors
+from gossamer.core.placement import evaluating, place
 from gossamer.errors import BadInput
 
 SAMPLES = 2  # of an input

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.calibration.moments import place
+from gossamer.core.placement import place
 from gossamer.core.task import Model, Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.modules.blocks import find_blocks

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating
+from gossamer.core.placement import evaluating
 from gossamer.errors import BadInput, unknown
 from gossamer.train.attached_modules import attached
 from gossamer.train.batches import own_randomness, seed_everything

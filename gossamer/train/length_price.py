@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Constraint, Grid, constraints
+from gossamer.constraints.apply import constraints
+from gossamer.constraints.base import Constraint
+from gossamer.constraints.grid import Grid
 from gossamer.train.loop import Step
 
 LARGEST = (1 << 15) - 1  # of an integer in a file
@@ -88,7 +90,7 @@ class RateGrid(Constraint):
         self.further.copy_(further)
         return float(total_length(matrix, zero, one, further))
 
-    def settled(self) -> Constraint:
+    def finalized(self) -> Constraint:
         return Grid(self.step.detach(), -LARGEST, LARGEST)
 
 

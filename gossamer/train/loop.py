@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gossamer.calibration.moments import device_of
 from gossamer.core.context import Context
+from gossamer.core.placement import device_of
 from gossamer.core.record import Curve
 from gossamer.core.task import Task, count
 from gossamer.train.auxiliary import helped

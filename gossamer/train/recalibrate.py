@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gossamer.calibration.moments import evaluating, place
+from gossamer.core.placement import evaluating, place
 from gossamer.errors import BadInput
 
 

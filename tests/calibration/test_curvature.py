@@ -9,8 +9,11 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import diagonal, exact_diagonal, gauss_newton_rows
-from gossamer.calibration.moments import call_order, input_moments, input_rows, moments
-from gossamer.constraints.base import Mask, constrain, effective_weight
+from gossamer.calibration.inputs import call_order, input_rows
+from gossamer.calibration.moments import input_moments, moments
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight
 from gossamer.core.task import Model, cross_entropy, split
 from gossamer.errors import BadInput
 
@@ -66,7 +69,7 @@ def test_moments_of_two_networks_are_products_of_their_inputs() -> None:
 def test_large_inputs_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = layer_and_data("conv2d")
     whole = input_moments(nn.Sequential(layer), ["0"], [x])["0"]
-    monkeypatch.setattr("gossamer.calibration.moments.UNFOLDED_BYTES", 4000)
+    monkeypatch.setattr("gossamer.calibration.inputs.UNFOLDED_BYTES", 4000)
     parts = input_moments(nn.Sequential(layer), ["0"], [x])["0"]
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
 

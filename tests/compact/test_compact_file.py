@@ -17,7 +17,8 @@ import gossamer
 from gossamer.cli.app import app
 from gossamer.compact.batch_norm import fold_batch_norm
 from gossamer.compact.inspection import inspect_file
-from gossamer.constraints.base import Mask, constrain
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.gsr.format.file import OWN_SECTION

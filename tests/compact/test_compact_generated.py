@@ -12,7 +12,9 @@ import gossamer
 from gossamer.compact.inspection import inspect_file
 from gossamer.compact.reading import read_tensor
 from gossamer.compact.writing import describe
-from gossamer.constraints.base import Mask, constrain, constraints, effective_weight, materialize
+from gossamer.constraints.apply import constrain, constraints, materialize
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import CorruptFile
 from gossamer.gsr.format.file import File, build
@@ -37,7 +39,7 @@ def wide(channels: int = 3) -> nn.Module:
 
 
 def made_of(model: nn.Module, name: str) -> GeneratedWeight:
-    made = constraints(model)[name][-1].made()
+    made = constraints(model)[name][-1].generated()
     assert made is not None
     return made
 

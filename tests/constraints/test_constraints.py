@@ -14,18 +14,12 @@ from hypothesis import strategies as st
 from nets import task, tiny
 from torch import Tensor, nn
 
-from gossamer.constraints.base import (
-    Codebook,
-    Constraint,
-    Grid,
-    Mask,
-    constrain,
-    constraints,
-    effective_weight,
-    finalize,
-    materialize,
-    weights_of,
-)
+from gossamer.constraints.apply import constrain, constraints, finalize, materialize
+from gossamer.constraints.base import Constraint
+from gossamer.constraints.codebook import Codebook
+from gossamer.constraints.grid import Grid
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
 from gossamer.graph.slicing import PruningPlan, resize
@@ -186,7 +180,7 @@ def test_frozen_weights_stay_frozen() -> None:
 
 def test_settled_constraints_replace_those_of_one_training() -> None:
     class Passing(Mask):
-        def settled(self) -> Constraint:
+        def finalized(self) -> Constraint:
             return Mask(self.mask)
 
     held = constrain(nn.Linear(3, 2), {"weight": Passing(half((2, 3)))})
@@ -237,7 +231,7 @@ def test_a_falling_order_is_refused_with_the_reason() -> None:
 
 def test_values_that_bring_back_dropped_weights_are_refused() -> None:
     held = constrain(tiny(), {"head.weight": Mask(torch.zeros(3, 8, dtype=torch.bool))})
-    with pytest.raises(BadInput, match="Codebook brings back 24 weights that a Mask holds at zero"):
+    with pytest.raises(BadInput, match="Codebook brings back 24 weights that a Mask sets to zero"):
         constrain(held, {"head.weight": Codebook(torch.ones(1), torch.zeros(3, 8, dtype=torch.int))})
 
 
@@ -246,7 +240,7 @@ def test_edits_that_change_shapes_are_refused_on_a_constrained_network() -> None
     x = task().example_inputs
     edits = [lambda: prune_channels(held, x), lambda: swap(held, {}), lambda: resize(held, None, PruningPlan({}, {}))]
     for edit in edits:
-        with pytest.raises(BadInput, match=r"stem\.weight is held by Mask \(8 weights in all\).*bake"):
+        with pytest.raises(BadInput, match=r"stem\.weight is constrained by Mask \(8 weights in all\).*materialize"):
             edit()
 
 

@@ -203,7 +203,7 @@ def test_the_papers_rows_are_recipes_with_folders_of_their_own(name: str) -> Non
 
 @pytest.mark.parametrize("part", size_papers.PARTS)
 def test_a_hashed_network_and_the_dense_one_beside_it_have_as_many_weights(part: int) -> None:
-    from gossamer.constraints.base import constraints
+    from gossamer.constraints.apply import constraints
     from gossamer.models import build
 
     hashed, dense = size_papers.hashed_pair(build("lenet300"), part, 0)

@@ -21,7 +21,9 @@ from torch import nn
 
 import gossamer
 from gossamer import BadInput, Context, Goal
-from gossamer.constraints.base import Grid, constrain, weights_of
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.grid import Grid
+from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Silent
 from gossamer.core.folder import lock_folder
 from gossamer.core.record import JobDocument

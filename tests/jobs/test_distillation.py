@@ -20,14 +20,11 @@ from torch import Tensor, nn
 
 import gossamer
 from gossamer import BadInput, Context, Goal
-from gossamer.constraints.base import (
-    Codebook,
-    Grid,
-    Mask,
-    constrain,
-    constraints,
-    effective_weight,
-)
+from gossamer.constraints.apply import constrain, constraints
+from gossamer.constraints.codebook import Codebook
+from gossamer.constraints.grid import Grid
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight
 from gossamer.core.record import JobDocument
 from gossamer.jobs import diagnostics
 from gossamer.jobs.distillation import distill, without_teacher

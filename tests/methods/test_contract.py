@@ -15,16 +15,13 @@ import torch.nn.functional as F
 from nets import task, tiny
 from torch import nn
 
-from gossamer.constraints.base import (
-    Codebook,
-    Constraint,
-    Grid,
-    Mask,
-    constraints,
-    effective_weight,
-    materialize,
-)
+from gossamer.constraints.apply import constraints, materialize
+from gossamer.constraints.base import Constraint
+from gossamer.constraints.codebook import Codebook
+from gossamer.constraints.grid import Grid
+from gossamer.constraints.mask import Mask
 from gossamer.constraints.serialization import constraint_spec, restore_constraints
+from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.core.record import Edit
 from gossamer.core.task import PartialTask
@@ -328,4 +325,4 @@ def assert_still_held(weight: torch.Tensor, stack: tuple[Constraint, ...]) -> No
                 assert len(vectors.unique(dim=0)) <= len(constraint.codebook)
             case Grid():
                 per_channel = weight.movedim(constraint.dim, 0).reshape(constraint.scale.numel(), -1)
-                assert all(len(row.unique()) <= constraint.high - constraint.low + 1 for row in per_channel)
+                assert all(len(row.unique()) <= constraint.qmax - constraint.qmin + 1 for row in per_channel)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating, place
-from gossamer.constraints.base import refuse_constrained
+from gossamer.constraints.apply import refuse_constrained
 from gossamer.core.context import Context
+from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, unknown

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gossamer.calibration.moments import evaluating, place
 from gossamer.core.context import Context
+from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Model, Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput

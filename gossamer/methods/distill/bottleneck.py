@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import nn
 
-from gossamer.constraints.base import refuse_constrained, weights_of
+from gossamer.constraints.apply import refuse_constrained
+from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task

@@ -19,8 +19,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating, place
 from gossamer.core.context import Context
+from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput

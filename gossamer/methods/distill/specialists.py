@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating, place
 from gossamer.core.context import Context
+from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Loader, Model, Task, split
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, require

@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating
-from gossamer.constraints.base import constraints, unconstrained
+from gossamer.constraints.apply import constraints, unconstrained
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.placement import evaluating
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.measure import calibration

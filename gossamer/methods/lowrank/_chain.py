@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer, evaluating, groups_of, place
+from gossamer.calibration.inputs import Layer, groups_of
+from gossamer.core.placement import evaluating, place
 from gossamer.modules.inserted import Reorder
 
 Count = int | Tensor

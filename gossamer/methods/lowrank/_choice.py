@@ -8,9 +8,10 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer, evaluating, place_whole
+from gossamer.calibration.inputs import Layer
 from gossamer.core.context import Context
 from gossamer.core.layer_names import by_pattern
+from gossamer.core.placement import evaluating, place_whole
 from gossamer.core.task import Task, loss_of
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput

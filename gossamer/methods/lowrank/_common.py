@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer, moments
-from gossamer.constraints.base import refuse_constrained, weights_of
+from gossamer.calibration.inputs import Layer
+from gossamer.calibration.moments import moments
+from gossamer.constraints.apply import refuse_constrained
+from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name, reasons
 from gossamer.core.record import SwapRecord

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer, groups_of, input_moments
+from gossamer.calibration.inputs import Layer, groups_of
+from gossamer.calibration.moments import input_moments
 
 # Moments that are kept at a time, in bytes.
 KEPT = 1 << 30

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating, layer_inputs, place
+from gossamer.calibration.inputs import layer_inputs
+from gossamer.core.placement import evaluating, place
 from gossamer.errors import BadInput
 
 NORMS = {nn.Linear: nn.BatchNorm1d, nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}

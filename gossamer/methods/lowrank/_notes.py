@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer
+from gossamer.calibration.inputs import Layer
 from gossamer.core.record import SpectrumRow, SwapRecord
 from gossamer.methods.lowrank._matrices import energy_of
 from gossamer.modules.inserted import Reorder

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer
+from gossamer.calibration.inputs import Layer
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method, Needs

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer, evaluating, layer_inputs, place
+from gossamer.calibration.inputs import Layer, layer_inputs
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
+from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task
 from gossamer.errors import require
 from gossamer.methods.lowrank._ranks import Options

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer, groups_of
+from gossamer.calibration.inputs import Layer, groups_of
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import (

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from gossamer.calibration.moments import Layer, groups_of
+from gossamer.calibration.inputs import Layer, groups_of
 from gossamer.methods._base import Method, Settings
 from gossamer.methods._candidates import is_pointwise, planned_ranks
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer, groups_of
+from gossamer.calibration.inputs import Layer, groups_of
 from gossamer.errors import BadInput
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, make_chain, reordered

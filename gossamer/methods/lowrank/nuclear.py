@@ -15,7 +15,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import refuse_constrained, weights_of
+from gossamer.constraints.apply import refuse_constrained
+from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range

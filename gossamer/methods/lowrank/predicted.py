@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer, groups_of
+from gossamer.calibration.inputs import Layer, groups_of
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.methods._base import Settings

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gossamer.calibration.moments import Layer, groups_of
+from gossamer.calibration.inputs import Layer, groups_of
 from gossamer.methods._base import Settings
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_of
 from gossamer.methods.lowrank._common import LowRank

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import summed_gradients
-from gossamer.calibration.moments import evaluating
+from gossamer.core.placement import evaluating
 from gossamer.core.task import Model
 from gossamer.errors import BadInput, unknown
 

@@ -8,7 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Mask, constrain, constraints, effective_weight, weights_of
+from gossamer.constraints.apply import constrain, constraints
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import by_pattern, layer_name
 from gossamer.core.record import Edit

@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer
+from gossamer.calibration.inputs import Layer
 from gossamer.calibration.weight_reconstruction import layers_of, reconstruct_weights
 from gossamer.core.context import Context
 from gossamer.core.task import Task, loss_of

@@ -15,7 +15,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Mask, constrain, constraints, materialize
+from gossamer.constraints.apply import constrain, constraints, materialize
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput

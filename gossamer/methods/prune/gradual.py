@@ -17,7 +17,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import nn
 
-from gossamer.constraints.base import Mask, constrain
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range

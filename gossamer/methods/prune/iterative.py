@@ -23,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from gossamer.constraints.base import Mask, constrain, effective_weight, weights_of
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task

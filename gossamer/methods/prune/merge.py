@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import materialize, refuse_constrained, weights_of
+from gossamer.constraints.apply import materialize, refuse_constrained
+from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task

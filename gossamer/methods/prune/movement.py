@@ -17,7 +17,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Constraint, Mask, constrain, finalize
+from gossamer.constraints.apply import constrain, finalize
+from gossamer.constraints.base import Constraint
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -49,7 +51,7 @@ class Scored(Mask):
         nothing = (self.scores - self.scores.detach()).view(weight.shape)
         return super().forward(weight) + nothing * weight.detach()
 
-    def settled(self) -> Constraint:
+    def finalized(self) -> Constraint:
         return Mask(self.mask)
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
-from gossamer.constraints.base import effective_weight, materialize, weights_of
+from gossamer.constraints.apply import materialize
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task

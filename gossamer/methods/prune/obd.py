@@ -18,7 +18,8 @@ from typing import Annotated, ClassVar
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import Curvature, diagonal
-from gossamer.constraints.base import Mask, constrain
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of

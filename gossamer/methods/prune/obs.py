@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import gauss_newton_rows
-from gossamer.constraints.base import Mask, constrain, effective_weight
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of, split

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gossamer.constraints.base import Constraint, Mask, constrain, finalize
+from gossamer.constraints.apply import constrain, finalize
+from gossamer.constraints.base import Constraint
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -46,7 +48,7 @@ class Probed(Mask):
     def forward(self, weight: Tensor) -> Tensor:
         return super().forward(weight) + (self.probe - self.probe.detach()).view(weight.shape)
 
-    def settled(self) -> Constraint:
+    def finalized(self) -> Constraint:
         return Mask(self.mask)
 
 

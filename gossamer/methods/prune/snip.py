@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import summed_gradients
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range

@@ -17,10 +17,12 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import call_order, moments
-from gossamer.constraints.base import Grid, constrain, effective_weight, weights_of
+from gossamer.calibration.inputs import call_order
+from gossamer.calibration.moments import moments
+from gossamer.constraints.apply import constrain
 from gossamer.constraints.grid import (
     Granularity,
+    Grid,
     PerChannel,
     bits_by_layer,
     grid_dim,
@@ -29,6 +31,7 @@ from gossamer.constraints.grid import (
     qmax,
     rows,
 )
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task

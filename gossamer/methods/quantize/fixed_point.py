@@ -18,7 +18,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Constraint, Grid, constrain, weights_of
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.base import Constraint
+from gossamer.constraints.grid import Grid
+from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range

@@ -17,9 +17,10 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Grid, constrain, effective_weight, weights_of
+from gossamer.constraints.apply import constrain
 from gossamer.constraints.grid import (
     Granularity,
+    Grid,
     PerTensor,
     bits_by_layer,
     grid_dim,
@@ -27,6 +28,7 @@ from gossamer.constraints.grid import (
     qmax,
     rows,
 )
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task

@@ -25,15 +25,9 @@ from torch import nn
 
 from gossamer.compact.batch_norm import fold_batch_norm
 from gossamer.compact.writing import save
-from gossamer.constraints.base import (
-    Grid,
-    constrain,
-    constraints,
-    effective_weight,
-    finalize,
-    materialize,
-    weights_of,
-)
+from gossamer.constraints.apply import constrain, constraints, finalize, materialize
+from gossamer.constraints.grid import Grid
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range

@@ -15,9 +15,10 @@ from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Grid, constrain, effective_weight, weights_of
+from gossamer.constraints.apply import constrain
 from gossamer.constraints.grid import (
     Granularity,
+    Grid,
     PerChannel,
     bits_by_layer,
     grid_dim,
@@ -27,6 +28,7 @@ from gossamer.constraints.grid import (
     qmax,
     rows,
 )
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
@@ -111,6 +113,6 @@ class UniformQuantization(Method):
                 grids[name] = step_grid(weight, self.step)
             else:
                 grids[name] = bits_grid(weight, bits[layer], self.granularity, self.scale)
-            after = f"{grids[name].high - grids[name].low + 1} values, {grids[name].scale.numel()} scales"
+            after = f"{grids[name].qmax - grids[name].qmin + 1} values, {grids[name].scale.numel()} scales"
             self.note(context, "constrain", name, before="32-bit floats", after=after)
         return constrain(model, grids)

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.block_reconstruction import Block, BlockErrors, reconstruct_blocks
-from gossamer.calibration.moments import call_order, evaluating, layer_inputs, place
-from gossamer.constraints.base import refuse_constrained, weights_of
+from gossamer.calibration.inputs import call_order, layer_inputs
+from gossamer.constraints.apply import refuse_constrained
+from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import by_reason, layer_name, reasons
+from gossamer.core.placement import evaluating, place
 from gossamer.core.record import SwapRecord
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -139,14 +141,14 @@ class BlockReplacement(Method):
 
     def rewrite(self, model: nn.Module, task: Task, context: Context, build: Callable[[Any], Block]) -> nn.Module:
         """A copy of the model with `build(layer)` in the place of every selected layer that it saves multiply-adds of,
-        healed on calibration data. `build` raises Unfit with the reason where it cannot."""
+        reconstructed on calibration data. `build` raises Unfit with the reason where it cannot."""
         refuse_constrained(model, self.name())
         names = [layer_name(weight) for weight in weights_of(model, self.layers, self.ignore)]
         blocks, macs, left = self.blocks_for(model, task, names, build)
         if not blocks:
             raise NoEffect(f"{self.name()}: no layer was rewritten: {'; '.join(reasons(left)[:5])}")
-        healed = self.heal(model, blocks, task, context)
-        self.note_blocks(model, blocks, macs, healed, left, task, context)
+        errors = self.reconstruct(model, blocks, task, context)
+        self.note_blocks(model, blocks, macs, errors, left, task, context)
         idle = {name: nn.Identity() for block in blocks.values() for name in block.idle}
         return swap(model, {**idle, **{name: block.module for name, block in blocks.items()}})
 
@@ -173,11 +175,13 @@ class BlockReplacement(Method):
                 left[name] = "the new block would not take fewer multiply-adds"
         return blocks, macs, left
 
-    def heal(self, model: nn.Module, blocks: dict[str, Block], task: Task, context: Context) -> dict[str, BlockErrors]:
-        """Heal the blocks in place."""
+    def reconstruct(
+        self, model: nn.Module, blocks: dict[str, Block], task: Task, context: Context
+    ) -> dict[str, BlockErrors]:
+        """Reconstruct the outputs of the layers with the blocks, in place."""
 
         def track(items: Iterable[int]) -> Iterable[int]:
-            return context.progress.bar(items, label=f"{self.name()}: healing", total=self.steps)
+            return context.progress.bar(items, label=f"{self.name()}: block reconstruction", total=self.steps)
 
         batches, steps, lr = self.batches, self.steps, self.lr
         return reconstruct_blocks(model, blocks, task.calibration, batches=batches, steps=steps, lr=lr, track=track)
@@ -187,24 +191,25 @@ class BlockReplacement(Method):
         model: nn.Module,
         blocks: dict[str, Block],
         macs: dict[str, tuple[int, int]],
-        healed: dict[str, BlockErrors],
+        errors: dict[str, BlockErrors],
         left: dict[str, str],
         task: Task,
         context: Context,
     ) -> None:
         """Tell the history what was rewritten, how well, and what was left."""
         for name, block in blocks.items():
-            error, shown = healed[name], diagram(model, name, block.module, task, context, block.idle)
+            error, shown = errors[name], diagram(model, name, block.module, task, context, block.idle)
             if shown is not None:
-                shown = replace(shown, error=error.trained, of="outputs")
+                shown = replace(shown, error=error.after_fine_tuning, of="outputs")
             self.note(
                 context,
                 "swap",
                 name,
                 before=describe(model.get_submodule(name)),
                 after=describe(block.module) + (f"; no {', '.join(block.idle)}" if block.idle else ""),
-                note=f"relative error of its outputs {error.built:.3g} as built, {error.solved:.3g} by least "
-                f"squares, {error.trained:.3g} trained; {macs[name][0]:,} to {macs[name][1]:,} multiply-adds",
+                note=f"relative error of its outputs {error.at_init:.3g} at initialization, "
+                f"{error.after_least_squares:.3g} after least squares, {error.after_fine_tuning:.3g} after fine-"
+                f"tuning; {macs[name][0]:,} to {macs[name][1]:,} multiply-adds",
                 swapped=shown,
             )
         for reason, those in by_reason(left).items():

@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating, layer_inputs, place
-from gossamer.constraints.base import refuse_constrained
+from gossamer.calibration.inputs import layer_inputs
+from gossamer.constraints.apply import refuse_constrained
 from gossamer.core.context import Context
+from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect

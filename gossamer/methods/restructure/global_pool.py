@@ -20,8 +20,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer.calibration.block_reconstruction import Block
-from gossamer.calibration.moments import evaluating, layer_inputs, place
+from gossamer.calibration.inputs import layer_inputs
 from gossamer.core.context import Context
+from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Ref, Trace, trace
 from gossamer.methods._base import NetworkCandidate, Settings

@@ -18,8 +18,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import evaluating, place
 from gossamer.core.context import Context
+from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap

@@ -8,16 +8,10 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import (
-    Codebook,
-    Constraint,
-    constrain,
-    effective_weight,
-    joint_codebook,
-    take,
-    users_of,
-    weights_of,
-)
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.base import Constraint
+from gossamer.constraints.codebook import Codebook, joint_codebook, take, users_of
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -50,7 +44,7 @@ class Decoded(Constraint):
         value = self.decode().view(weight.shape)
         return value if self.keep is None else value.where(self.keep, 0.0)
 
-    def made(self) -> GeneratedWeight:
+    def generated(self) -> GeneratedWeight:
         raise NotImplementedError(type(self).__name__)
 
 
@@ -108,7 +102,7 @@ class Vectors(Decoded):
         sets, entries, width = self.codebook.shape
         return f"{sets} codebooks of {entries} vectors of {width}"
 
-    def made(self) -> GeneratedWeight:
+    def generated(self) -> GeneratedWeight:
         numbers = self.codebook.detach()
         return GeneratedWeight(rule=self.rule, shape=self.shape, numbers=numbers, indices=self.indices, keep=self.keep)
 

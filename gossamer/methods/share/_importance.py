@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import diagonal, summed_gradients
-from gossamer.constraints.base import effective_weight, materialize
+from gossamer.constraints.apply import materialize
+from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of, split

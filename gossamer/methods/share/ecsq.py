@@ -20,7 +20,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Codebook, constrain, effective_weight, weights_of
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.codebook import Codebook
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range

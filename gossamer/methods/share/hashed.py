@@ -17,7 +17,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.constraints.base import constrain, effective_weight, take, weights_of
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.codebook import take
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -60,7 +62,7 @@ class Hashed(Decoded):
     def decode(self) -> Tensor:
         return take(self.values, self.buckets.flatten(), self.spread).view(self.signs.shape) * self.signs
 
-    def made(self) -> GeneratedWeight:
+    def generated(self) -> GeneratedWeight:
         numbers = self.values.detach()
         return GeneratedWeight(rule=Rule.HASHED, shape=self.shape, numbers=numbers, seed=self.seed, keep=self.keep)
 

@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import call_order, groups_of, moments
-from gossamer.constraints.base import constrain, constraints, effective_weight, materialize, weights_of
+from gossamer.calibration.inputs import call_order, groups_of
+from gossamer.calibration.moments import moments
+from gossamer.constraints.apply import constrain, constraints, materialize
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gossamer.compact.network import Network
 from gossamer.compact.torch_export import free_batch, plain_outputs, reason, silent
 from gossamer.compact.watch import NotForeseen, first_line, on_meta
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.outputs import has_marks, places, put, tensors
 from gossamer.errors import BadInput, CorruptFile, GossamerError

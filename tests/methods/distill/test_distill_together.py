@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Mask, constrain
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.losses import combined_opinion, dustbin, kd_loss
@@ -66,7 +67,7 @@ def test_weights_that_cannot_be_drawn_anew_are_named() -> None:
     with pytest.raises(BadInput, match=r"x: 1\.scale cannot be drawn anew"):
         fresh(nn.Sequential(nn.Linear(2, 2), Own()), 0, method="x")
     held = constrain(tiny(), {"head.weight": Mask(torch.ones(3, 8, dtype=torch.bool))})
-    with pytest.raises(BadInput, match=r"head\.weight is held by Mask"):
+    with pytest.raises(BadInput, match=r"head\.weight is constrained by Mask"):
         fresh(held, 0, method="x")
 
 

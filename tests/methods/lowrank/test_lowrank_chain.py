@@ -10,7 +10,7 @@ from torch import nn
 
 import gossamer
 from gossamer.compact.writing import save
-from gossamer.constraints.base import materialize
+from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank.channel import ChannelDecomposition

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nets import task, tiny
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import input_rows
+from gossamer.calibration.inputs import input_rows
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.lowrank._chain import chain_params, grouped, kernel_of

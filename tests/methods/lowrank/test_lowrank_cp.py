@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import input_rows
+from gossamer.calibration.inputs import input_rows
 from gossamer.methods.lowrank import _cpd
 from gossamer.methods.lowrank._chain import chain_macs, grouped, make_chain
 from gossamer.methods.lowrank._cpd import cp, equal_norms, rebuild

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import Layer, input_rows
+from gossamer.calibration.inputs import Layer, input_rows
 from gossamer.errors import BadInput
 from gossamer.methods.lowrank import _matrices
 from gossamer.methods.lowrank._chain import chain_macs, chain_params, dense_factor, grouped, kernel_of

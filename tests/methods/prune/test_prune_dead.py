@@ -9,14 +9,9 @@ from hypothesis import strategies as st
 from nets import stripes, task, tiny
 from torch import Tensor, nn
 
-from gossamer.constraints.base import (
-    Grid,
-    constrain,
-    constraints,
-    effective_weight,
-    materialize,
-    weights_of,
-)
+from gossamer.constraints.apply import constrain, constraints, materialize
+from gossamer.constraints.grid import Grid
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.distill.recover import RecoveryDistillation

@@ -15,7 +15,9 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
-from gossamer.constraints.base import Mask, constraints, effective_weight, materialize, weights_of
+from gossamer.constraints.apply import constraints, materialize
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.prune._masks import (

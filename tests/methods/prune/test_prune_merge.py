@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from nets import task
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Mask, constrain
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.prune.merge import NeuronMerging, merged, mode_of, saliencies
@@ -102,5 +103,5 @@ def test_what_cannot_be_merged_is_left_or_refused() -> None:
     with pytest.raises(NoEffect, match="without a norm"):
         NeuronMerging(sparsity=0.5)(normed, DATA, Context())
     held = constrain(mlp(nn.ReLU()), {"0.weight": Mask(torch.ones(10, 6, dtype=torch.bool))})
-    with pytest.raises(BadInput, match=r"prune\.merge: 0\.weight is held by Mask"):
+    with pytest.raises(BadInput, match=r"prune\.merge: 0\.weight is constrained by Mask"):
         NeuronMerging(sparsity=0.5)(held, DATA, Context())

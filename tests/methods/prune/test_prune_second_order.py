@@ -11,7 +11,8 @@ from nets import learned, stripes, task
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import input_moments
-from gossamer.constraints.base import effective_weight, materialize, weights_of
+from gossamer.constraints.apply import materialize
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect

@@ -14,14 +14,9 @@ from nets import stripes, tiny
 from torch import Tensor, nn
 from train_toy import Ending, Stop, checkpoint_every_step, net, run, same, task, training
 
-from gossamer.constraints.base import (
-    Mask,
-    constrain,
-    constraints,
-    effective_weight,
-    materialize,
-    weights_of,
-)
+from gossamer.constraints.apply import constrain, constraints, materialize
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.errors import BadInput
 from gossamer.methods._training import Retrain
 from gossamer.methods.prune._masks import Schedule, cubic, moving, selected_weights

@@ -4,7 +4,8 @@ import torch
 from nets import task, tiny
 from torch import nn
 
-from gossamer.constraints.base import constraints, effective_weight
+from gossamer.constraints.apply import constraints
+from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.prune._masks import selected_weights

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from nets import learned, stripes, task, tiny
 from torch import nn
 
-from gossamer.constraints.base import Mask, constrain, effective_weight
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.quantize.fixed_point import FixedPointTraining, Format, convert, fixed_point, parameters_of

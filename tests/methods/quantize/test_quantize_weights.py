@@ -12,16 +12,9 @@ from nets import learned, stripes, task, tiny
 from torch import Tensor, nn
 
 from gossamer.calibration.moments import moments
-from gossamer.constraints.base import (
-    Grid,
-    Mask,
-    constrain,
-    constraints,
-    effective_weight,
-    materialize,
-    weights_of,
-)
+from gossamer.constraints.apply import constrain, constraints, materialize
 from gossamer.constraints.grid import (
+    Grid,
     PerChannel,
     PerTensor,
     bits_by_layer,
@@ -30,6 +23,8 @@ from gossamer.constraints.grid import (
     rows,
     squared_error,
 )
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.jobs.recipe import parse
@@ -95,8 +90,8 @@ def test_zero_stays_zero_and_a_channel_of_zeros_does_no_harm() -> None:
 def test_a_step_gives_its_multiples() -> None:
     w = torch.tensor([0.26, -0.61, 0.1, 0.0])
     grid = step_grid(w, 0.25)
-    assert grid(w).tolist() == [0.25, -0.5, 0.0, 0.0] and (grid.low, grid.high) == (-2, 2)
-    assert step_grid(w / 100, 0.25).high == 1
+    assert grid(w).tolist() == [0.25, -0.5, 0.0, 0.0] and (grid.qmin, grid.qmax) == (-2, 2)
+    assert step_grid(w / 100, 0.25).qmax == 1
 
 
 def test_uniform_holds_every_layer_with_the_bits_that_it_was_given() -> None:
@@ -172,14 +167,14 @@ def slow_gradient(w: float, s: float, low: int, high: int) -> float:
 def test_gradient_of_the_step_size_is_that_of_the_paper(bits: int) -> None:
     w, up = weight(1, 5, 12), weight(2, 5, 12)
     grid = learned_grid(w, bits, PerTensor())
-    assert (grid.low, grid.high) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    assert (grid.qmin, grid.qmax) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     (grid(w) * up).sum().backward()
     slow = sum(
-        u * slow_gradient(v, grid.scale.item(), grid.low, grid.high)
+        u * slow_gradient(v, grid.scale.item(), grid.qmin, grid.qmax)
         for v, u in zip(w.flatten().tolist(), up.flatten().tolist())
     )
     assert isinstance(grid.scale, nn.Parameter) and grid.scale.grad is not None
-    torch.testing.assert_close(float(grid.scale.grad), slow / (60 * grid.high) ** 0.5, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(float(grid.scale.grad), slow / (60 * grid.qmax) ** 0.5, rtol=1e-4, atol=1e-5)
 
 
 def accuracy(model: nn.Module) -> float:

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 import gossamer
 from gossamer.compact.writing import save
-from gossamer.constraints.base import Grid, Mask, constrain, constraints, effective_weight, materialize
+from gossamer.constraints.apply import constrain, constraints, materialize
+from gossamer.constraints.grid import Grid
+from gossamer.constraints.mask import Mask
 from gossamer.constraints.serialization import constraint_spec, restore_constraints
+from gossamer.constraints.weights import effective_weight
 from gossamer.errors import BadInput
 from gossamer.methods.quantize.rate import RateConstrainedQuantization, file_bytes, least_bytes, shortened, trimmed
 from gossamer.modules.cost import dense_bytes

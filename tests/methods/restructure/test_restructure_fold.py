@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from nets import task, tiny
 from torch import Tensor, nn
 
-from gossamer.constraints.base import Mask, constrain
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect

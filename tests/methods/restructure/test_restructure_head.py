@@ -77,7 +77,7 @@ def test_a_head_that_looks_at_all_positions_alike_is_pooled_exactly() -> None:
     pixels = model[:2](x).flatten(2).transpose(1, 2)  # type: ignore[index]
     torch.testing.assert_close(linear(pixels).mean(1), model(x), rtol=1e-9, atol=1e-9)
     assert run.log.edits[0].before == "linear 36-5" and run.log.edits[0].after == "linear 4-5"
-    assert "0 as built" not in run.log.edits[0].note or "trained" in run.log.edits[0].note
+    assert "0 at initialization" not in run.log.edits[0].note or "fine-tuning" in run.log.edits[0].note
 
 
 def test_the_whole_head_is_fitted_by_least_squares_and_its_other_layers_go() -> None:

@@ -130,7 +130,7 @@ def test_least_squares_brings_an_inception_block_nearer() -> None:
     run = Context()
     model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)).eval()
     InceptionBlock(layers=("2",), steps=0).apply(model, task(), run)
-    built, solved = (float(run.log.edits[0].note.split(mark)[0].split()[-1]) for mark in (" as built", " by least"))
+    built, solved = (float(run.log.edits[0].note.split(mark)[0].split()[-1]) for mark in (" at init", " after least"))
     assert solved < built
 
 

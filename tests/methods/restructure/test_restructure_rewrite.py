@@ -158,17 +158,17 @@ def test_training_goes_down_and_nothing_is_made_worse() -> None:
     assert relative_errors(model, blocks, data, 3)["0"] < before
     assert all(p.grad is None for p in [*model.parameters(), *blocks["0"].module.parameters()])
     wild = pair()[2]
-    healed = reconstruct_blocks(model, wild, data, batches=3, steps=3, lr=1.0)["0"]
-    assert healed.trained == healed.solved <= healed.built
-    assert relative_errors(model, wild, data, 3)["0"] == pytest.approx(healed.trained)
+    errors = reconstruct_blocks(model, wild, data, batches=3, steps=3, lr=1.0)["0"]
+    assert errors.after_fine_tuning == errors.after_least_squares <= errors.at_init
+    assert relative_errors(model, wild, data, 3)["0"] == pytest.approx(errors.after_fine_tuning)
 
 
 def test_what_is_exact_is_left_to_the_bit() -> None:
     model, data, _ = pair()
     exact = Block(nn.Sequential(nn.Identity(), copy.deepcopy(model[0])), {"1": None})
     before = {key: value.clone() for key, value in exact.module.state_dict().items()}
-    healed = reconstruct_blocks(model, {"0": exact}, data, batches=3, steps=5, lr=0.1)["0"]
-    assert healed.built == healed.trained == 0
+    errors = reconstruct_blocks(model, {"0": exact}, data, batches=3, steps=5, lr=0.1)["0"]
+    assert errors.at_init == errors.after_fine_tuning == 0
     assert all(torch.equal(value, before[key]) for key, value in exact.module.state_dict().items())
 
 

@@ -12,15 +12,10 @@ from hypothesis import strategies as st
 from nets import learned, stripes, tiny
 from torch import Tensor, nn
 
-from gossamer.constraints.base import (
-    Mask,
-    constrain,
-    constraints,
-    effective_weight,
-    materialize,
-    weights_of,
-)
+from gossamer.constraints.apply import constrain, constraints, materialize
+from gossamer.constraints.mask import Mask
 from gossamer.constraints.serialization import constraint_spec, restore_constraints
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.gsr.format.generated import rows_of, weight_of

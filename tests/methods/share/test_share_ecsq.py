@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from nets import stripes, tiny
 from torch import Tensor
 
-from gossamer.constraints.base import Mask, constrain, effective_weight, weights_of
+from gossamer.constraints.apply import constrain
+from gossamer.constraints.mask import Mask
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.share._decoded import Books

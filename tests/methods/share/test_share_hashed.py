@@ -8,7 +8,8 @@ import torch
 from nets import stripes, task, tiny
 from torch import nn
 
-from gossamer.constraints.base import constrain, constraints, effective_weight, materialize, weights_of
+from gossamer.constraints.apply import constrain, constraints, materialize
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.gsr.format.generated import hashed_places
 from gossamer.methods.distill.recover import RecoveryDistillation

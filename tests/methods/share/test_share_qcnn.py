@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from nets import stripes, task, tiny
 from torch import Tensor, nn
 
-from gossamer.calibration.moments import input_rows, moments
-from gossamer.constraints.base import constrain, constraints, effective_weight, materialize
+from gossamer.calibration.inputs import input_rows
+from gossamer.calibration.moments import moments
+from gossamer.constraints.apply import constrain, constraints, materialize
+from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.share import qcnn

@@ -1,0 +1,40 @@
+"""Where and how a network runs: its mode, its device, and batches brought there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from gossamer.core.task import split
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into eval mode; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its parameters are; the CPU where it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def place(model: nn.Module, batch: Any) -> tuple[Any, ...]:
+    """The inputs of a batch on the model's device."""
+    device = device_of(model)
+    return tuple(x.to(device) if isinstance(x, Tensor) else x for x in split(batch)[0])
+
+
+def place_whole(model: nn.Module, batch: Any) -> Any:
+    """A batch on the model's device, as it is."""
+    device = device_of(model)
+    return apply_to_collection(batch, Tensor, lambda x: x.to(device))
