@@ -24,7 +24,7 @@ from gossamer.constraints.serialization import constraint_spec, restore_constrai
 from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.core.record import Edit
-from gossamer.core.task import PartialTask
+from gossamer.core.task import PartialTask, task_of
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.jobs.recipe import Recipe, parse
@@ -202,10 +202,13 @@ def test_it_works_with_no_more_than_it_declares_to_need(name: str) -> None:
 
 @each
 def test_it_declares_no_more_than_it_needs(name: str) -> None:
+    """With less a call is refused with the reason, and the method itself would fail."""
     one = method(name)
     for less in NEEDS[: NEEDS.index(one.needed())]:
         with pytest.raises(BadInput, match=r"needs|runs the network|inputs alone"):
             one(subject(name), given(less), teacher=tiny())
+        with pytest.raises((BadInput, AttributeError, TypeError)):
+            one.apply(subject(name), task_of(given(less), name), Context(teacher=tiny()))
 
 
 @each
