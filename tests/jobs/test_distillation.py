@@ -190,7 +190,7 @@ INSIDE = ("attention", "bayesian", "crd", "data_free", "fsp", "gradients", "hint
 def test_methods_that_look_inside_refuse_a_teacher_that_only_answers(name: str, tmp_path: Path) -> None:
     path = gossamer.export_onnx(tiny(), stripes().example_inputs, tmp_path / "teacher.onnx")
     for teacher in (OnnxTeacher(path), Ensemble([tiny(), OnnxTeacher(path)])):
-        with pytest.raises(BadInput, match=f"distill.{name}: learns from what is inside the teacher"):
+        with pytest.raises(BadInput, match=f"distill.{name}: needs the layers of the teacher"):
             catalogue()[f"distill.{name}"]()(small(), stripes(), Context(teacher=teacher))
 
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a network learns from another one, or from itself."""
+"""Knowledge distillation: train a student on the outputs or layers of a teacher, or of itself."""
 
 from gossamer.methods._catalogue import offered
 

@@ -1,4 +1,4 @@
-"""What the methods that teach a student share: whom it learns from, on what data, and which layers are compared."""
+"""The base of the distillation methods: the teacher, the training data, and the layers that are compared."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,9 +33,17 @@ from gossamer.train.teachers import gives_outputs_only
 
 @dataclass(frozen=True, kw_only=True)
 class Student(Retrain):
-    """alpha weighs the hard loss, 1 - alpha what the teacher's outputs teach; temperature_end, alpha_end: what both
-    become, linearly, until the end. lr: the peak of a cosine schedule, None to find one. mixup, cutmix: images are
-    mixed, for student and teacher alike, by shares from Beta(a, a); 0 for none."""
+    """The options of all methods that train a student on a teacher.
+
+    The loss is alpha * task loss + (1 - alpha) * loss on the teacher's outputs. The learning rate follows a cosine
+    schedule; of its length and peak see `Retrain`.
+
+    Args:
+        temperature_end: temperature at the end of the training, reached linearly, in (0, 1000]; None: it stays.
+        alpha_end: alpha at the end of the training, reached linearly, in [0, 1]; None: it stays.
+        mixup: images are mixed, for student and teacher alike, in proportions drawn from Beta(mixup, mixup); 0: not.
+        cutmix: the same, by pasting rectangles; 0: not.
+    """
 
     temperature_end: Annotated[float | None, Range(0, 1000, open_=("low",))] = None
     alpha_end: Annotated[float | None, Range(0, 1)] = None
@@ -43,26 +51,34 @@ class Student(Retrain):
     cutmix: Annotated[float, Range(0, 100)] = 0.0
 
     def training(self, task: Task) -> Training:
-        """The weights that are best on validation data are kept."""
+        """Return the schedule; the weights that are best on validation data are kept."""
         return replace(super().training(task), keep="best")
 
     def teacher(self, context: Context, *, inside: bool = False) -> nn.Module:
-        """Raises `BadInput` where there is none. inside: one whose layers, weights or gradients can be had."""
+        """Return the teacher.
+
+        Args:
+            context: holds the teacher.
+            inside: whether its layers, weights or gradients are needed.
+
+        Raises:
+            BadInput: there is none, or it gives only outputs where more is needed.
+        """
         if context.guide is None:
             raise BadInput(f"{self.name()}: there is no teacher; give one: method(model, task, teacher=network)")
         if inside and gives_outputs_only(context.guide):
             raise BadInput(
-                f"{self.name()}: learns from what is inside the teacher; an .onnx file or recorded answers only show "
-                "outputs: give the network itself, or take distill.kd"
+                f"{self.name()}: needs the layers of the teacher; an .onnx file or cached outputs give outputs "
+                "only: give the network itself, or take distill.kd"
             )
         return context.guide
 
     def distillation(self, teacher: nn.Module, loss: SoftLoss | None = None) -> Distillation:
-        """What the outputs of a teacher teach, under the options of this method."""
+        """Return the loss term on a teacher's outputs, with the options of this method."""
         return Distillation(teacher, loss=loss, **self.softness())
 
     def softness(self) -> dict[str, Any]:
-        """The options of `train.distill.Soft`."""
+        """Return the options of `train.distillation.Soft`."""
         return {name: getattr(self, name) for name in ("temperature", "alpha", "temperature_end", "alpha_end")}
 
     def learn(
@@ -75,7 +91,7 @@ class Student(Retrain):
         part: str = "",
         **changes: Any,
     ) -> TrainingResult:
-        """Train the student in place and note it in the history."""
+        """Train the student in place under these loss terms, and log it."""
         own = [term for term in teach if isinstance(term, Distillation)]
         for term in own:
             term.compiled = context.compile_teacher
@@ -91,12 +107,16 @@ class Student(Retrain):
 
 
 def regression(student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
-    """`logit_loss`, for `Distillation`."""
+    """Return `logit_loss`, in the form that `Distillation` takes."""
     return logit_loss(student, teacher)
 
 
-def fresh(model: nn.Module, seed: int, *, method: str) -> nn.Module:
-    """A copy whose weights are drawn anew, by the `reset_parameters` of its modules."""
+def reinitialized(model: nn.Module, seed: int, *, method: str) -> nn.Module:
+    """Return a copy of the model with new random weights, by the `reset_parameters` of its modules.
+
+    Raises:
+        BadInput: a weight belongs to no module that has `reset_parameters`, or the weights are constrained.
+    """
     refuse_constrained(model, method)
     found, undrawn = copy.deepcopy(model), dict(model.named_parameters())
     with own_randomness():
@@ -114,7 +134,7 @@ def fresh(model: nn.Module, seed: int, *, method: str) -> nn.Module:
 
 
 class Samples:
-    """Inputs (N, ...) and their targets in memory, as batches in another order each time; fit seeds the order."""
+    """Inputs (N, ...) and their targets in memory, in batches of a new order each time, seeded by the training."""
 
     def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int) -> None:
         self.inputs, self.targets, self.batch_size = inputs, targets, batch_size
@@ -129,8 +149,10 @@ class Samples:
 
 @torch.no_grad()
 def labelled(teacher: nn.Module, inputs: Tensor, like: Any, batch_size: int) -> Tensor:
-    """What the teacher says about inputs (N, ...), as targets: its classes where `like`, a target of the task, holds
-    classes, its outputs otherwise."""
+    """Return the teacher's outputs for inputs (N, ...) as targets.
+
+    They are its classes where `like`, a target of the task, holds classes, and its outputs otherwise.
+    """
     rows = []
     with evaluating(teacher):
         for part in torch.split(inputs, batch_size):
@@ -144,13 +166,17 @@ def labelled(teacher: nn.Module, inputs: Tensor, like: Any, batch_size: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerStudent(Student):
-    """layers: the teacher's layer for a layer of the student, by name; where it is empty, the last layers of equal
-    resolution learn from each other; where none is equal and both networks have as many resolutions, in their order."""
+    """The option of all methods that compare layers.
+
+    Args:
+        layers: the teacher's layer by layer of the student. Empty: the last layers of equal resolution are compared,
+            or, where no resolution is equal and both networks have as many, those of each resolution in their order.
+    """
 
     layers: Mapping[str, str] = field(default_factory=dict)
 
     def pairs(self, student: nn.Module, task: Task, context: Context, *, firsts: bool = False) -> list[Pair]:
-        """Layers to compare. firsts: the first layer of each resolution, too, before its last."""
+        """Return the layers to compare. firsts: the first layer of each resolution as well, before its last."""
         teacher = self.teacher(context, inside=True)
         names = {name for name, _ in student.named_modules() if name}
         for name in self.layers:
@@ -178,13 +204,12 @@ class LayerStudent(Student):
 
 
 def pooled(features: Tensor) -> Tensor:
-    """Embeddings (N, C): the mean over the positions of images; vectors as they are."""
+    """Return embeddings (N, C): the mean over the positions of images; vectors as they are."""
     return features.flatten(2).mean(2) if features.dim() > 2 else features
 
 
 def relative_hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """`hint_loss` over half the mean square of the hint, so that its size depends on neither network; mean over
-    pairs."""
+    """Return the mean over pairs of `hint_loss` over half the mean square of the hint."""
     return torch.stack(
         [
             2 * hint_loss(s, t) / t.float().pow(2).mean().clamp_min(torch.finfo(torch.float32).tiny)
@@ -195,14 +220,18 @@ def relative_hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class HintedStudent(LayerStudent):
-    """hint_epochs: on the layers alone, before `epochs` on the outputs."""
+    """The option of all methods that train in two stages: first on layers, then on the outputs.
+
+    Args:
+        hint_epochs: passes over the data in the first stage, at least 1.
+    """
 
     hint_epochs: Annotated[int, Range(1, 10_000)] = 4
 
     def in_two_stages(
         self, pairs: Sequence[Pair], loss: FeatureLoss, adapt: Adapt, student: nn.Module, task: Task, context: Context
     ) -> nn.Module:
-        """Train the student in place: first the layers, then the outputs."""
+        """Train the student in place: first on the layers, then on the outputs."""
         term = self.distillation(self.teacher(context))
         # Layers behind the hint get no gradient: without weight decay they stay as they are.
         stage: dict[str, Any] = {
@@ -213,6 +242,6 @@ class HintedStudent(LayerStudent):
         }
         with hooked(
             student, term, pairs, loss, inputs=task.example_inputs, adapt=adapt, alone=True, seed=context.seed
-        ) as lesson:
-            self.learn([lesson], student, task, context, part=" on hints", **stage)
+        ) as layer_term:
+            self.learn([layer_term], student, task, context, part=" on hints", **stage)
         return self.learn([term], student, task, context).model

@@ -1,9 +1,9 @@
-"""Learn where the teacher looks.
+"""Attention transfer (AT): train a student to have the spatial attention maps of a teacher.
 
-What it does: adds to soft targets the difference of attention maps, the energy over channels at each position, between
-layers of equal depth. The number of channels may differ, and no weights are added.
+What it does: adds to knowledge distillation the difference of attention maps, the energy over channels at each
+position, between layers of equal resolution. The numbers of channels may differ, and no weights are added.
 Cost: one forward pass of the teacher for each batch, and a sum over channels for each pair of layers.
-When it fails: layers without positions (vectors, 1 x 1 images) have no map. Where resolutions differ, the larger is
+When it fails: layers without positions (vectors, 1 x 1 images) have no map. Where resolutions differ, the larger map is
 averaged down.
 Equation: alpha CE + (1 - alpha) KD + beta sum over pairs of mean (Q_S / |Q_S| - Q_T / |Q_T|)^2, Q = sum_c |A_c|^2.
 Source: Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.1.
@@ -27,14 +27,31 @@ from gossamer.train.feature_hooks import hooked, positions
 
 
 def attention_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The sum over the pairs."""
+    """Return the sum of `attention_loss` over pairs of layers."""
     return torch.stack([attention_loss(s, t) for s, t in zip(student, teacher)]).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionTransfer(LayerStudent):
-    """beta: weight of the maps. layers: the teacher's layer for a layer of the student; where it is empty, the last of
-    each resolution."""
+    """Train a student on the teacher's outputs and attention maps.
+
+    The other options are those of `LayerStudent`, `Student` and `Retrain`.
+
+    Args:
+        beta: weight of the attention maps, in (0, 1e6].
+
+    Raises:
+        BadInput: there is no teacher, or no layers to compare.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> teacher = gossamer.data.tiny_network()
+        >>> method = gossamer.methods.distill.AttentionTransfer(epochs=1, lr=0.01, layers={"conv2": "conv2"})
+        >>> trained, edits = method(student, task, teacher=teacher)
+        >>> edits[-1].target
+        'all weights'
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
@@ -44,5 +61,7 @@ class AttentionTransfer(LayerStudent):
         student = copy.deepcopy(model)
         pairs, inputs = self.pairs(student, task, context), task.example_inputs
         term = self.distillation(self.teacher(context))
-        with hooked(student, term, pairs, attention_losses, inputs=inputs, adapt=positions, weight=self.beta) as lesson:
-            return self.learn([lesson], student, task, context).model
+        with hooked(
+            student, term, pairs, attention_losses, inputs=inputs, adapt=positions, weight=self.beta
+        ) as layer_term:
+            return self.learn([layer_term], student, task, context).model

@@ -1,13 +1,12 @@
-"""Learn the average opinion of many networks, drawn from the posterior while the student learns (Bayesian dark
-knowledge).
+"""Bayesian dark knowledge: train a student on the mean prediction of networks drawn from the teacher's posterior.
 
-What it does: walks the teacher through its posterior by Langevin dynamics, one step for each batch, and teaches the
-student what it says at each step, near the training data. The student becomes the whole ensemble's average, which is
-better calibrated than any one network, at the cost of one; no draw is stored. For regressions the student learns the
-average; one with twice the teacher's outputs learns mean and log variance.
+What it does: samples the teacher's weights from their posterior by Langevin dynamics, one step for each batch, and
+trains the student on the outputs of each sample, near the training data. The student becomes the average of the whole
+ensemble, which is better calibrated than a single network, at the cost of one network. No sample is stored. For
+regressions the student learns the average; one with twice the teacher's outputs learns mean and log variance.
 Cost: one training step and one forward pass of the teacher for each batch, after `burn_in` epochs of the teacher alone.
-When it fails: too large a `sampler_lr` draws from something hotter than the posterior; too small a one hardly moves.
-Batch norms of the teacher stay as they are.
+When it fails: too large a `sampler_lr` samples from a wider distribution than the posterior; with too small a one the
+samples hardly differ. Batch norms of the teacher stay as they are.
 Equation: theta += (h / 2) grad log p(theta | data) + N(0, h), h = 2 sampler_lr / N; the student's loss:
 KL(teacher(x') || student(x')), x' = x + N(0, spread^2), or (log s^2 + ((v - m)^2 + 1 / precision) / s^2) / 2.
 Source: Korattikara Balan et al. 2015, arXiv:1506.04416, section 2; Welling & Teh 2011 (Langevin dynamics).
@@ -38,9 +37,14 @@ from gossamer.train.distillation import Soft, soft_loss
 
 @dataclass
 class Posterior:
-    """A network that walks through its posterior, given `samples` labelled samples.
+    """A network whose weights are sampled from their posterior.
 
-    precision: of the observations, where the targets are real numbers. prior: precision of the weights.
+    Attributes:
+        network: the current sample; its weights are changed in place.
+        samples: number of labelled training samples.
+        lr: learning rate on the mean loss.
+        prior: precision of the weights (of a normal prior with mean 0).
+        precision: of the observations, where the targets are real numbers.
     """
 
     network: nn.Module
@@ -50,7 +54,7 @@ class Posterior:
     precision: float
 
     def step(self, inputs: tuple[Any, ...], target: Tensor) -> None:
-        """One step of the walk, on one batch."""
+        """Take one step of Langevin dynamics, on one batch."""
         with torch.enable_grad():
             leaves = {name: p.detach().requires_grad_() for name, p in self.network.named_parameters()}
             outputs = functional_call(self.network, leaves, inputs)
@@ -60,14 +64,14 @@ class Posterior:
         langevin_step(list(self.network.parameters()), [-g for g in gradients], 2 * self.lr / self.samples)
 
     def surprise(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """-log p(target | outputs) without constants, the mean over samples."""
+        """Return -log p(target | outputs) without constants, the mean over samples."""
         if target.is_floating_point():
             return self.precision / 2 * (outputs - target.view_as(outputs)).pow(2).flatten(1).sum(1).mean()
         return F.cross_entropy(outputs, target)
 
 
-class Opinions(Soft):
-    """A term of `teach`: a step of the posterior, then what it says near the batch."""
+class PosteriorTerm(Soft):
+    """A loss term: one step of the posterior, then its outputs near the batch."""
 
     def __init__(self, posterior: Posterior, alpha: float, spread: float, alpha_end: float | None = None) -> None:
         super().__init__(1.0, alpha, alpha_end=alpha_end)
@@ -75,7 +79,7 @@ class Opinions(Soft):
         self.near: tuple[Any, ...] = ()
 
     def perturb(self, student: nn.Module, inputs: tuple[Any, ...]) -> Any:
-        """A hook before the student's forward: in training, inputs near those that are given."""
+        """Hook before the student's forward pass: in training, replace the inputs by inputs near them."""
         if not student.training:
             return None
         noisy = self.spread > 0
@@ -86,7 +90,7 @@ class Opinions(Soft):
         return self.near
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Tensor, target: Tensor) -> Tensor:
-        """A scalar."""
+        """Return the loss, a scalar."""
         self.posterior.step(inputs, target)
         with torch.no_grad():
             expected = self.posterior.network(*self.near)
@@ -99,12 +103,12 @@ class Opinions(Soft):
 
 
 def has_variance(outputs: Tensor, expected: Tensor) -> bool:
-    """Whether the student gives mean and log variance of what the teacher gives."""
+    """Return whether the student gives mean and log variance of what the teacher gives."""
     return outputs.dim() == 2 and outputs.shape[1] == 2 * expected.shape[1]
 
 
 def on_means(task: Task) -> Task:
-    """The task, of the first half of the outputs."""
+    """Return the task for the first half of the outputs, the means."""
 
     def means(model: Model) -> Model:
         return lambda *inputs: model(*inputs).chunk(2, 1)[0]
@@ -117,8 +121,29 @@ def on_means(task: Task) -> Task:
 
 @dataclass(frozen=True, kw_only=True)
 class BayesianDarkKnowledge(Student):
-    """burn_in: epochs of the teacher alone. sampler_lr: rate on the mean loss, as of SGD. spread: standard deviation of
-    what is added to the inputs. prior, precision: of the weights and of the observations. temperature has no effect."""
+    """Train a student on the outputs of samples from the teacher's posterior.
+
+    `temperature` has no effect. The other options are those of `Student` and `Retrain`.
+
+    Args:
+        alpha: weight of the task loss, in [0, 1]; 0 trains on the posterior alone.
+        burn_in: epochs of the teacher alone, before the student trains; at least 0.
+        sampler_lr: learning rate of the sampler on the mean loss, in (0, 10].
+        spread: standard deviation of the noise that is added to the inputs; 0 adds none.
+        prior: precision of the weights.
+        precision: of the observations, for regressions.
+
+    Raises:
+        BadInput: there is no teacher, or the targets are not one tensor.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.BayesianDarkKnowledge(epochs=1, lr=0.01, burn_in=1)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> edits[-1].target
+        'all weights'
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "burn_in": 1, "sampler_lr": 0.001}
 
@@ -132,7 +157,7 @@ class BayesianDarkKnowledge(Student):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         posterior = self.posterior(task, context)
         student = copy.deepcopy(model)
-        term = Opinions(posterior, self.alpha, self.spread, self.alpha_end)
+        term = PosteriorTerm(posterior, self.alpha, self.spread, self.alpha_end)
         with torch.no_grad(), evaluating(student):
             ours, theirs = (net(*place(net, (task.example_inputs, None))) for net in (student, posterior.network))
         if has_variance(ours, theirs):
@@ -145,7 +170,7 @@ class BayesianDarkKnowledge(Student):
             hook.remove()
 
     def posterior(self, task: Task, context: Context) -> Posterior:
-        """The teacher after its burn-in."""
+        """Return the teacher after its burn-in."""
         network = copy.deepcopy(self.teacher(context, inside=True)).requires_grad_(False).eval()
         samples = len(task.train) * batch_size(next(iter(task.train)))
         result = Posterior(network, samples, self.sampler_lr, self.prior, self.precision)

@@ -1,9 +1,9 @@
-"""Learn the teacher's logits with large linear layers in two thin ones.
+"""Linear bottleneck for mimic learning: factor wide linear layers in two and train on the teacher's logits.
 
-What it does: puts W = U V, without an activation between, in the place of linear layers, and trains the student to give
-the teacher's logits. Wide shallow students learn many times faster so, and are smaller.
+What it does: replaces linear layers by W = U V, without an activation between, and trains the student to give the
+teacher's logits. Wide shallow students learn many times faster this way, and are smaller.
 Cost: a singular value decomposition of each layer; one forward pass of the teacher for each batch.
-When it fails: a rank below that of what the layer has to pass on; it is not needed where layers are small.
+When it fails: a rank that is too low for what the layer has to pass on. Small layers do not need it.
 Equation: |z - v|^2 / 2 with W ~ U V, U (outputs, rank) and V (rank, inputs), at first the best such approximation.
 Source: Ba & Caruana 2014, arXiv:1312.6184, section 2.3.
 """
@@ -26,8 +26,8 @@ from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student, regression
 
 
-def thin(layer: nn.Linear, rank: int) -> nn.Sequential:
-    """V, then U: the nearest layer of this rank; the same one at full rank."""
+def factored(layer: nn.Linear, rank: int) -> nn.Sequential:
+    """Return V, then U: the nearest layer of this rank; at full rank the same function."""
     left, values, right = torch.linalg.svd(layer.weight.detach().double(), full_matrices=False)
     roots = values[:rank].sqrt()
     like = dict[str, Any](device=layer.weight.device, dtype=layer.weight.dtype)
@@ -43,8 +43,29 @@ def thin(layer: nn.Linear, rank: int) -> nn.Sequential:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearBottleneck(Student):
-    """rank: features between U and V. layers, ignore: patterns; linear layers under them that would not become smaller
-    stay as they are. alpha weighs the hard loss; temperature has no effect."""
+    """Replace wide linear layers by two thin ones and train on the teacher's logits.
+
+    `temperature` has no effect. The other options are those of `Student` and `Retrain`.
+
+    Args:
+        rank: features between U and V, at least 1. Layers that would not become smaller stay as they are.
+        alpha: weight of the task loss, in [0, 1]; 0 trains on the logits alone.
+        lr: peak of the learning rate, in (0, 10].
+        layers: patterns of layers.
+        ignore: patterns of layers to leave.
+
+    Raises:
+        BadInput: there is no teacher.
+        NoEffect: no layer would become smaller.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.LinearBottleneck(rank=4, epochs=1)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> [tuple(layer.weight.shape) for layer in trained.fc1]
+        [(4, 16), (16, 4)]
+    """
 
     stage: ClassVar[int | None] = 20
     saves: ClassVar[tuple[str, ...]] = ("macs", "params")
@@ -66,7 +87,7 @@ class LinearBottleneck(Student):
                 large[name] = layer
         if not large:
             raise NoEffect(f"{self.name()}: rank = {self.rank} makes no linear layer of {names} smaller")
-        student = swap(model, {name: thin(layer, self.rank) for name, layer in large.items()})
+        student = swap(model, {name: factored(layer, self.rank) for name, layer in large.items()})
         for name, layer in large.items():
             before = f"linear, {layer.in_features} to {layer.out_features}"
             after = f"two, with {self.rank} features between"

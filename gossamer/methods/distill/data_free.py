@@ -1,10 +1,11 @@
-"""Learn from a teacher without any data: on images that look to it like those it was trained on.
+"""Data-free distillation (DeepInversion): train a student on images that are reconstructed from the teacher.
 
-What it does: turns noise into images to which the teacher gives a chosen class, and in which all its batch norms see
-the statistics that they remember; then trains the student on them. Training data are not looked at; validation data
-still choose the best weights.
+What it does: turns noise into images to which the teacher gives a chosen class, and whose statistics in all its batch
+norms are those of its training data; then trains the student on these images. No training data are used; validation
+data still choose the best weights.
 Cost: `steps` forward and backward passes of the teacher for every batch of images, then a training.
-When it fails: teachers without batch norm remember too little; the student stays behind one trained on real data.
+When it fails: teachers without batch norm hold too little of their data. The student stays behind one that was trained
+on real data.
 Equation: min over x of CE(y, teacher(x)) + statistics * mean over batch norms (|m - mean| + |s^2 - variance|) +
 smoothness * TV(x); then as `distill.kd` on x.
 Source: Yin et al. 2020, arXiv:1912.08795, section 3.2 (DeepInversion, without its competition with the student).
@@ -32,8 +33,12 @@ from gossamer.train.batches import own_randomness, seed_everything
 
 
 @contextmanager
-def remembered(teacher: nn.Module) -> Iterator[list[Tensor]]:
-    """Within, `statistics_loss` of what enters each batch norm in a run is appended to the list."""
+def batch_norm_losses(teacher: nn.Module) -> Iterator[list[Tensor]]:
+    """Within, `statistics_loss` of the inputs of each batch norm in a run is appended to the list.
+
+    Raises:
+        BadInput: the teacher has no batch norm with running statistics.
+    """
     losses: list[Tensor] = []
 
     def note(norm: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -41,7 +46,7 @@ def remembered(teacher: nn.Module) -> Iterator[list[Tensor]]:
 
     norms = [m for m in teacher.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
-        raise BadInput("distill.data_free: the teacher has no batch norm that remembers its training data")
+        raise BadInput("distill.data_free: the teacher has no batch norm with running statistics")
     hooks = [norm.register_forward_pre_hook(note) for norm in norms]
     try:
         yield losses
@@ -53,11 +58,22 @@ def remembered(teacher: nn.Module) -> Iterator[list[Tensor]]:
 def invert(
     teacher: nn.Module, labels: Tensor, shape: tuple[int, ...], *, steps: int, lr: float, weights: tuple[float, float]
 ) -> Tensor:
-    """Images (N, *shape) that the teacher, in eval mode, takes for these classes, from noise of torch's global
-    generator. weights: of the statistics and of the smoothness."""
+    """Reconstruct images that the teacher takes for given classes, from noise of torch's global generator.
+
+    Args:
+        teacher: in eval mode.
+        labels: classes, integers (N,).
+        shape: of one image.
+        steps: of Adam.
+        lr: its learning rate at the start; it falls linearly to 0.
+        weights: of the batch-norm statistics and of the smoothness.
+
+    Returns:
+        Images (N, *shape).
+    """
     images = torch.randn(len(labels), *shape, device=labels.device).requires_grad_()
     optimizer = torch.optim.Adam([images], lr, betas=(0.5, 0.9))
-    with remembered(teacher) as unlike, torch.enable_grad():
+    with batch_norm_losses(teacher) as unlike, torch.enable_grad():
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1 - step / steps)
@@ -73,8 +89,29 @@ def invert(
 
 @dataclass(frozen=True, kw_only=True)
 class DataFreeDistillation(Student):
-    """samples: images to make, `batch` at a time, in so many steps of Adam at image_lr. statistics, smoothness: weights
-    of the equation."""
+    """Train a student on images that are reconstructed from the teacher.
+
+    The other options are those of `Student` and `Retrain`.
+
+    Args:
+        samples: number of images, at least 1.
+        batch: images that are made at a time, at least 2.
+        steps: steps of Adam for each batch of images, at least 1.
+        image_lr: learning rate of the images, in (0, 100].
+        statistics: weight of the batch-norm statistics, at least 0.
+        smoothness: weight of the total variation, at least 0.
+
+    Raises:
+        BadInput: there is no teacher, it has no batch norms, or it does not give logits (N, classes).
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.DataFreeDistillation(samples=16, batch=8, steps=3, epochs=1, lr=0.01)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> edits[-1].target
+        'all weights'
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "samples": 16, "batch": 8, "steps": 3}
 

@@ -1,9 +1,9 @@
-"""Insert layers that at first change nothing (Net2DeeperNet).
+"""Net2DeeperNet: insert layers that at first change nothing.
 
-What it does: puts an identity convolution (or linear layer), batch normalization that undoes itself, and a ReLU behind
-modules whose outputs are not negative. The deeper network gives the outputs of the original and has more to learn:
+What it does: puts an identity convolution (or linear layer), a batch normalization that undoes itself, and a ReLU
+behind modules whose outputs are not negative. The deeper network gives the outputs of the original and can learn more:
 train it on, at about a tenth of the original's learning rate.
-Cost: one run over the calibration data. The network grows: this is how a trained one becomes the start of a better one.
+Cost: one run over the calibration data. The network grows: it is the start of a more accurate one, or of a teacher.
 When it fails: behind outputs that can be negative, which the ReLU would change; such modules are refused.
 Equation: ReLU(BN(I x)) = x for x >= 0, with BN's scale sqrt(var + eps) and shift mean, var and mean those of x.
 Source: Chen, Goodfellow & Shlens 2015, arXiv:1511.05641, section 2.3.
@@ -28,8 +28,15 @@ from gossamer.modules.widening import difference
 
 
 def identity_stage(mean_C: Tensor, variance_C: Tensor, *, images: bool) -> nn.Sequential:
-    """Layer, batch normalization and ReLU that together give back what is not negative: in eval mode up to rounding, in
-    training mode for batches of this mean and variance."""
+    """Return a layer, a batch normalization and a ReLU that together pass on what is not negative.
+
+    In eval mode they are exact up to rounding, in training mode for batches of this mean and variance.
+
+    Args:
+        mean_C: mean of the inputs by channel, shape (C,).
+        variance_C: variance of the inputs by channel, shape (C,).
+        images: whether the inputs are (N, C, H, W); otherwise (N, C).
+    """
     channels, like = len(mean_C), dict[str, Any](device=mean_C.device, dtype=mean_C.dtype)
     norm: nn.BatchNorm1d | nn.BatchNorm2d
     if images:
@@ -50,7 +57,14 @@ def identity_stage(mean_C: Tensor, variance_C: Tensor, *, images: bool) -> nn.Se
 def output_statistics(
     model: nn.Module, names: Sequence[str], batches: Iterable[Any]
 ) -> dict[str, tuple[Tensor, Tensor, Tensor, bool]]:
-    """By module: mean, variance and minimum of its outputs by channel, (C,) float64; and whether they are images."""
+    """Return the statistics of the outputs of modules.
+
+    Returns:
+        By module: mean, variance and minimum by channel, each (C,) in float64, and whether the outputs are images.
+
+    Raises:
+        BadInput: a module gives neither (N, C, H, W) nor (N, C).
+    """
     sums: dict[str, Tensor] = {}
     images: dict[str, bool] = {}
 
@@ -81,7 +95,21 @@ def output_statistics(
 
 @dataclass(frozen=True, kw_only=True)
 class Net2Deeper(Method):
-    """names: the modules behind which to insert, as `gossamer analyze` lists them."""
+    """Insert identity layers behind modules, for training on (Net2DeeperNet).
+
+    Args:
+        names: the modules behind which to insert, as `gossamer analyze` lists them.
+
+    Raises:
+        BadInput: names is empty, a name is unknown, or a module gives negative outputs.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> deeper, edits = gossamer.methods.distill.Net2Deeper(names=("relu1",))(model, task)
+        >>> edits[0].proof < 1e-4  # the outputs are the same
+        True
+    """
 
     stage: ClassVar[int | None] = 10
     needs: ClassVar[Needs] = "samples"

@@ -1,10 +1,11 @@
-"""Learn how the teacher ranks the wrong classes, however sure it is of the right one.
+"""Decoupled knowledge distillation (DKD): train a student with separate weights for the target and the other classes.
 
-What it does: splits the loss of soft targets into target against the rest, and the classes of the rest among
-themselves, and weighs each on its own, where soft targets weigh the second by the teacher's doubt.
+What it does: splits the loss of knowledge distillation into target class against all others, and the other classes
+among themselves, with a weight for each. In plain knowledge distillation the second part counts little where the
+teacher is confident.
 Cost: one forward pass of the teacher for each batch.
-When it fails: needs one class for each prediction, and more than two classes. Large weights of the rest want a smaller
-learning rate.
+When it fails: it needs one class for each prediction, and more than two classes. Large weights of the other classes
+need a smaller learning rate.
 Equation: alpha CE(y, z) + (1 - alpha) T^2 (a TCKD + b NCKD), where KL = TCKD + (1 - p_target) NCKD.
 Source: Zhao et al. 2022, arXiv:2203.08679, section 3.
 """
@@ -25,7 +26,25 @@ from gossamer.methods.distill._student import Student
 
 @dataclass(frozen=True, kw_only=True)
 class DKD(Student):
-    """target_weight, others_weight: a and b of the equation."""
+    """Train a student on the decoupled loss of the teacher's probabilities.
+
+    The other options are those of `Student` and `Retrain`.
+
+    Args:
+        target_weight: a of the equation, the weight of the target class against the rest, in [0, 1000].
+        others_weight: b of the equation, the weight of the other classes among themselves, in [0, 1000].
+
+    Raises:
+        BadInput: there is no teacher, or the targets are not one class for each prediction.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.DKD(epochs=1, lr=0.01)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> edits[-1].target
+        'all weights'
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
@@ -37,5 +56,5 @@ class DKD(Student):
         return self.learn([term], copy.deepcopy(model), task, context).model
 
     def loss(self, student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
-        """`dkd_loss` with the weights of this method."""
+        """Return `dkd_loss` with the weights of this method."""
         return dkd_loss(student, teacher, target, temperature, self.target_weight, self.others_weight)

@@ -1,10 +1,10 @@
-"""Learn how the teacher's features flow from layer to layer.
+"""Flow of solution procedure (FSP): train a student to have the teacher's relations between layers.
 
-What it does: first trains the student until the products of its channels at the beginning and at the end of a stage are
-the teacher's, then trains all of it on soft targets.
+What it does: first trains the student until the inner products of its channels at the beginning and at the end of a
+stage are the teacher's, then trains all of it by knowledge distillation.
 Cost: one forward pass of the teacher for each batch of both stages, and a product of channels by channels by positions.
-When it fails: stages must begin and end with images; where channels differ, adapters, trained along, carry the
-student's, and with them a part of what was learned is thrown away.
+When it fails: stages must begin and end with images. Where the numbers of channels differ, adapters are trained with
+the student and then dropped, and with them a part of what was learned.
 Equation: stage 1: |G_T - G_S|^2 / |G_T|^2, G_ij = mean over positions of F1_i F2_j; stage 2: as `distill.kd`.
 Source: Yim et al. 2017, doi:10.1109/CVPR.2017.754, section 3.
 """
@@ -27,7 +27,7 @@ from gossamer.train.feature_hooks import projection
 
 
 def relative_fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """`fsp_loss` of layers (0, 1), (2, 3) and so on, each over the square of the teacher's matrix; the mean."""
+    """Return the mean `fsp_loss` of layers (0, 1), (2, 3) and so on, each over the square of the teacher's matrix."""
     losses = []
     for i in range(0, len(student), 2):
         size = fsp_matrix(teacher[i], teacher[i + 1]).pow(2).sum((1, 2)).mean()
@@ -38,8 +38,22 @@ def relative_fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> T
 
 @dataclass(frozen=True, kw_only=True)
 class FSP(HintedStudent):
-    """layers: the teacher's layer for a layer of the student, two after the other for each matrix; where it is empty,
-    the first and last of each resolution."""
+    """Train a student on the teacher's FSP matrices, then on its outputs.
+
+    `layers` names two layers, one after the other, for each matrix; empty: the first and last of each resolution. The
+    other options are those of `HintedStudent`, `Student` and `Retrain`.
+
+    Raises:
+        BadInput: there is no teacher, no layers to compare, or an odd number of layers.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.FSP(epochs=1, hint_epochs=1, lr=0.01)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> [edit.target for edit in edits]
+        ['all weights on hints', 'all weights']
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "hint_epochs": 1, "lr": 0.01}
 

@@ -1,11 +1,12 @@
-"""Learn the teacher's softened outputs.
+"""Knowledge distillation (KD): train a student on the teacher's softened outputs (soft targets).
 
-What it does: trains all weights on the task's own loss and on the teacher's outputs: softened probabilities for
-classes and for labels of which several may be true, and outputs relative to their variance for everything else (boxes,
-embeddings, regressions, also in tuples or dicts).
+What it does: trains all weights on the task's own loss and on the teacher's outputs. For classes, and for labels of
+which several may be true, these are softened probabilities; for everything else (boxes, embeddings, regressions, also
+in tuples or dicts) the outputs relative to their variance.
 Cost: one forward pass of the teacher for each batch.
-When it fails: a student that is far too small for its teacher learns better from one in between; teachers trained with
-smoothed labels teach less. `standardize` helps where the student cannot reach the size of the teacher's logits.
+When it fails: a student that is far too small for its teacher learns better from one in between. Teachers that were
+trained with label smoothing are of less use. `standardize` helps where the student cannot reach the scale of the
+teacher's logits.
 Equation: alpha CE(y, z) + (1 - alpha) T^2 KL(softmax(v / T) || softmax(z / T)); standardize: of (z - mean) / deviation.
 Source: Hinton et al. 2015, arXiv:1503.02531, section 2; Sun et al. 2024, arXiv:2403.01733, section 3.3.
 """
@@ -25,8 +26,25 @@ from gossamer.methods.distill._student import Student
 
 @dataclass(frozen=True, kw_only=True)
 class KD(Student):
-    """standardize: logits over their standard deviation, for classes only; lower the temperature to about 2. alpha = 1
-    trains without a teacher."""
+    """Train a student on the teacher's softened outputs.
+
+    alpha=1 trains without a teacher. The other options are those of `Student` and `Retrain`.
+
+    Args:
+        standardize: divide the logits by their standard deviation over classes. For classes only; lower the temperature
+            to about 2.
+
+    Raises:
+        BadInput: there is no teacher.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.KD(temperature=4.0, alpha=0.1, epochs=1, lr=0.01)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> edits[-1].target
+        'all weights'
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
@@ -39,5 +57,5 @@ class KD(Student):
         return self.learn(terms, copy.deepcopy(model), task, context).model
 
     def standard(self, student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
-        """`kd_loss` of standardized logits."""
+        """Return `kd_loss` of standardized logits."""
         return kd_loss(standardized(student), standardized(teacher), temperature)

@@ -1,10 +1,10 @@
-"""Learn the teacher's logits themselves, by regression.
+"""Logit regression (mimic learning): train a student to give the teacher's logits.
 
-What it does: trains all weights to give the teacher's logits, before the softmax; with the default alpha = 0 labels do
-not count, so that unlabelled or made-up inputs serve as well. What shallow and wide students were first trained with.
+What it does: trains all weights on the squared error of the logits, before the softmax. With the default alpha=0
+labels do not count, so unlabelled or synthetic inputs serve as well. Shallow and wide students were first trained so.
 Cost: one forward pass of the teacher for each batch.
-When it fails: logits of classes that are out of the question weigh as much as the others; a student that cannot reach
-the teacher's logits does better with soft targets.
+When it fails: logits of improbable classes count as much as the others. A student that cannot reach the teacher's
+logits does better with `distill.kd`.
 Equation: alpha CE(y, z) + (1 - alpha) |z - v|^2 / 2.
 Source: Ba & Caruana 2014, arXiv:1312.6184, section 2.2; Bucila et al. 2006, doi:10.1145/1150402.1150464.
 """
@@ -24,7 +24,25 @@ from gossamer.methods.distill._student import Student, regression
 
 @dataclass(frozen=True, kw_only=True)
 class LogitRegression(Student):
-    """alpha weighs the hard loss. lr: the peak of a cosine schedule; temperature has no effect."""
+    """Train a student on the teacher's logits, by regression.
+
+    `temperature` has no effect. The other options are those of `Student` and `Retrain`.
+
+    Args:
+        alpha: weight of the task loss, in [0, 1]; 0 trains on the logits alone.
+        lr: peak of the learning rate, in (0, 10].
+
+    Raises:
+        BadInput: there is no teacher.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.LogitRegression(epochs=1)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> edits[-1].target
+        'all weights'
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 

@@ -1,15 +1,15 @@
-"""Learn from the teacher on made-up data near the real ones (MUNGE).
+"""MUNGE: train a student on the teacher's outputs for synthetic data near the real ones.
 
-What it does: makes new inputs by exchanging attributes between training samples and their nearest neighbours, asks the
-teacher about them, and trains the student on these and the real ones. For tables and small images, where the teacher
-knows more than the labelled data show.
+What it does: makes new inputs by exchanging attributes between training samples and their nearest neighbours, computes
+the teacher's outputs for them, and trains the student on these and the real ones. For tables and small images, where
+the teacher knows more than the labelled data show.
 Cost: distances of `samples` training samples to each other, (1 + copies) * samples inputs in memory, and one forward
 pass of the teacher for each batch.
-When it fails: where neighbours are not alike attribute by attribute, as in large natural images.
-Equation: with probability p, e_a ~ N(e'_a, sd) and e'_a ~ N(e_a, sd), sd = |e_a - e'_a| / s; nominal attributes change
-places. The student's loss is that of `distill.kd`, where the label is what the teacher says.
+When it fails: where neighbours are not similar attribute by attribute, as in large natural images.
+Equation: with probability p, e_a ~ N(e'_a, sd) and e'_a ~ N(e_a, sd), sd = |e_a - e'_a| / s; nominal attributes are
+exchanged. The student's loss is that of `distill.kd`, with the teacher's outputs as labels.
 Source: Bucila, Caruana & Niculescu-Mizil 2006, doi:10.1145/1150402.1150464, section 3. Neighbours are those of the
-original data, where the paper looks for them anew after every exchange.
+original data; the paper looks for them again after every exchange.
 """
 
 import copy
@@ -31,8 +31,28 @@ from gossamer.train.batches import own_randomness, seed_everything
 
 @dataclass(frozen=True, kw_only=True)
 class MUNGE(Student):
-    """probability, spread: p and s of the equation. copies: made-up sets, each as large as the real one. samples: of
-    the training data, at most. nominal: columns of tables whose values are names, as numbers."""
+    """Train a student on real and synthetic data that the teacher labels.
+
+    The other options are those of `Student` and `Retrain`.
+
+    Args:
+        probability: p of the equation, that an attribute is exchanged, in [0, 1].
+        spread: s of the equation, above 0; larger values add less noise.
+        copies: number of synthetic sets, each as large as the real one, at least 1.
+        samples: largest number of training samples that are used, at least 2.
+        nominal: columns of tables whose values are names, given as numbers.
+
+    Raises:
+        BadInput: there is no teacher, or the inputs are not one tensor of real numbers.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.MUNGE(copies=1, epochs=1, lr=0.01)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> edits[-1].target
+        'all weights'
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "copies": 1}
 
@@ -64,7 +84,7 @@ class MUNGE(Student):
         return self.learn([term], copy.deepcopy(model), data, context).model
 
     def gathered(self, task: Task) -> tuple[Tensor, Any, int]:
-        """Training inputs (N, ...), a target, and the size of a batch."""
+        """Return training inputs (N, ...), a target, and the size of a batch."""
         found: list[Tensor] = []
         target: Any = None
         for batch in task.train:

@@ -1,11 +1,11 @@
-"""Learn the few neurons of the teacher's top layer that tell most and repeat least (as for faces on phones).
+"""Neuron selection (face model compression, MobileID): train a student on the most useful neurons of the teacher.
 
-What it does: selects neurons of a layer of the teacher, usually its embedding, that tell the classes apart and do not
-say the same as others, trains the student to predict these, through a linear layer that is thrown away, then all of it
-on the teacher's outputs. Works on the layers of any two networks, with labels of classes or of attributes.
+What it does: selects the neurons of a layer of the teacher, usually its embedding, that tell the classes apart and do
+not repeat others. First trains the student to predict them through a linear layer, which is then dropped, then trains
+all of it on the teacher's outputs. Works on layers of any two networks, with labels of classes or of attributes.
 Cost: `batches` forward passes of the teacher to select, then one for each batch of both stages.
-When it fails: where labels say nothing about what the embedding is for.
-Equation: E(y) = -sum u_i y_i + beta sum over i < j of r_ij y_i y_j, minimised in mean field; stage 1: the squared error
+When it fails: where labels say nothing about the purpose of the embedding.
+Equation: E(y) = -sum u_i y_i + beta sum over i < j of r_ij y_i y_j, minimized in mean field; stage 1: the squared error
 of the selected neurons over their mean square; stage 2: as `distill.kd`.
 Source: Luo et al. 2016, doi:10.1609/aaai.v30i1.10452, section 3.
 """
@@ -39,8 +39,28 @@ class Pooled(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronSelection(HintedStudent):
-    """layers: the teacher's layer for a layer of the student, one pair, usually those before the classifier; where it
-    is empty, the last of the lowest resolution. share: of the layer's neurons that is kept. beta: of the equation."""
+    """Train a student on selected neurons of the teacher, then on its outputs.
+
+    `layers` is one pair, usually the layers before the classifier; empty: the last of the lowest resolution. The other
+    options are those of `HintedStudent`, `Student` and `Retrain`.
+
+    Args:
+        share: fraction of the layer's neurons that is selected, in (0, 1].
+        beta: of the equation, the weight of the redundancy, at least 0.
+        batches: number of batches of training data from which to select, at least 1.
+
+    Raises:
+        BadInput: there is no teacher, more than one pair of layers, or targets are neither classes nor attributes.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> layers = {"fc1": "fc1"}
+        >>> method = gossamer.methods.distill.NeuronSelection(layers=layers, epochs=1, hint_epochs=1, lr=0.01)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> [edit.target for edit in edits]
+        ['all weights on hints', 'all weights']
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "hint_epochs": 1, "lr": 0.01, "layers": {"head": "body"}}
 
@@ -65,7 +85,7 @@ class NeuronSelection(HintedStudent):
 
     @torch.no_grad()
     def select(self, teacher: nn.Module, layer: str, task: Task) -> Tensor:
-        """Indices of the neurons to learn."""
+        """Return the indices of the neurons to learn."""
         taps = FeatureHooks(teacher, [layer], "teacher")
         rows: list[tuple[Tensor, Tensor]] = []
         try:
@@ -81,7 +101,7 @@ class NeuronSelection(HintedStudent):
         return select_neurons(features, torch.cat([y for _, y in rows]), count, self.beta)
 
     def labels(self, target: Any) -> Tensor:
-        """Classes (N,) or attributes (N, A), integers."""
+        """Return classes (N,) or attributes (N, A), integers."""
         if isinstance(target, Tensor):
             attributes = target.dim() == 2 and bool(((target == 0) | (target == 1)).all())
             if attributes or (target.dim() == 1 and not target.is_floating_point()):

@@ -1,7 +1,7 @@
-"""Train the changed network to behave like the original again.
+"""Recovery distillation: train a compressed network on the outputs of the original to win its accuracy back.
 
 What it does: trains all weights on the task's own loss and on the original network's softened outputs, from the weights
-that the cut left, with batch-norm statistics estimated anew first.
+that the compression left. The batch-norm statistics are estimated again first.
 Cost: one forward pass of the original and one training step of the small network per batch.
 When it fails: too few epochs or too small a network leave a gap, which the record shows.
 Equation: alpha CE(y, z) + (1 - alpha) T^2 KL(softmax(v / T) || softmax(z / T)), v the original's logits.
@@ -40,10 +40,28 @@ class Limited:
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveryDistillation(Retrain):
-    """alpha weighs the hard loss; 1 trains without the original. lr: the peak of a cosine schedule, None to find one by
-    short trials. steps: the length of the training instead of epochs, where that follows from a budget of time; its
-    passes are of equal length. The weights that it starts with, and those after the trials, count like those of the
-    epochs."""
+    """Train a compressed network with the uncompressed one as its teacher.
+
+    alpha=1 trains without a teacher. The weights at the start, and those after the short trials that find a learning
+    rate, count like those of the epochs: the best on validation data are kept. The other options are those of
+    `Retrain`.
+
+    Args:
+        steps: training steps in all, instead of `epochs`, where they follow from a time budget; the passes are of equal
+            length. None: as many as the epochs have.
+
+    Raises:
+        BadInput: both steps and epochs are given.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> pruned, _ = gossamer.methods.prune.Magnitude(sparsity=0.5)(model)
+        >>> method = gossamer.methods.distill.RecoveryDistillation(epochs=1, lr=0.01)
+        >>> recovered, edits = method(pruned, task, teacher=model)
+        >>> edits[-1].target
+        'all weights'
+    """
 
     stage: ClassVar[int | None] = None  # may stand anywhere
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
@@ -56,15 +74,15 @@ class RecoveryDistillation(Retrain):
             raise BadInput(f"{self.name()}: give either steps or epochs")
 
     def passes(self, task: Task) -> int:
-        """Passes over the training data, the last of which may end early."""
+        """Return the number of passes over the training data, of which the last may end early."""
         return super().passes(task) if self.steps is None else math.ceil(self.steps / len(task.train))
 
     def training(self, task: Task) -> Training:
-        """The weights that are best on validation data are kept."""
+        """Return the schedule; the weights that are best on validation data are kept."""
         return replace(super().training(task), epochs=self.passes(task), keep="best")
 
     def data(self, task: Task) -> Task:
-        """The task with as much of its training data in every pass as the steps allow."""
+        """Return the task with as much of its training data in every pass as the steps allow."""
         if self.steps is None:
             return task
         return replace(task, train=Limited(task.train, math.ceil(self.steps / self.passes(task))))

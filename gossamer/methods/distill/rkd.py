@@ -1,9 +1,9 @@
-"""Learn how samples lie to one another in the teacher's embedding.
+"""Relational knowledge distillation (RKD): train a student to have the teacher's distances and angles between samples.
 
-What it does: adds to soft targets the differences of relative distances between pairs, and of angles between triplets,
-of the batch. Student and teacher may have embeddings of different widths, and outputs that are no classes at all.
+What it does: adds to knowledge distillation the differences of relative distances between pairs, and of angles between
+triplets, of the batch. Student and teacher may have embeddings of different widths, and outputs that are no classes.
 Cost: one forward pass of the teacher for each batch; the angles take batch^2 (batch + width) numbers.
-When it fails: batches of a few samples say little; batches of many hundreds take much memory for the angles.
+When it fails: batches of a few samples show few relations; batches of many hundreds take much memory for the angles.
 Equation: alpha CE + (1 - alpha) KD + a Huber(d_S - d_T) + b Huber(cos_S - cos_T), d over its mean.
 Source: Park et al. 2019, arXiv:1904.05068, section 3.2.
 """
@@ -28,8 +28,26 @@ from gossamer.train.feature_hooks import hooked, samples
 
 @dataclass(frozen=True, kw_only=True)
 class RKD(LayerStudent):
-    """layers: the teacher's layer for a layer of the student, usually the one before the classifier; where it is empty,
-    the last of the lowest resolution. distance_weight, angle_weight: a and b of the equation."""
+    """Train a student on the teacher's outputs and on the relations between its embeddings.
+
+    `layers` is usually the layer before the classifier; empty: the last layer of the lowest resolution. The other
+    options are those of `Student` and `Retrain`.
+
+    Args:
+        distance_weight: a of the equation, in [0, 1e6].
+        angle_weight: b of the equation, in [0, 1e6].
+
+    Raises:
+        BadInput: there is no teacher, both weights are 0, or there are no layers to compare.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.RKD(epochs=1, lr=0.01, layers={"fc1": "fc1"})
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> edits[-1].target
+        'all weights'
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "layers": {"head": "head"}}
 
@@ -44,11 +62,11 @@ class RKD(LayerStudent):
         if not self.layers:
             pairs = pairs[-1:]
         term = self.distillation(self.teacher(context))
-        with hooked(student, term, pairs, self.relations, inputs=inputs, adapt=samples) as lesson:
-            return self.learn([lesson], student, task, context).model
+        with hooked(student, term, pairs, self.relations, inputs=inputs, adapt=samples) as layer_term:
+            return self.learn([layer_term], student, task, context).model
 
     def relations(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """Both terms, summed over the pairs. Of images: their mean over positions."""
+        """Return both terms, summed over the pairs of layers. Of images, the mean over positions is compared."""
         total = torch.zeros(())
         for s, t in zip(map(pooled, student), map(pooled, teacher)):
             if self.distance_weight:

@@ -1,7 +1,7 @@
-"""Learn from what the student itself was a while ago.
+"""Self-distillation (mean teacher): train a student on the predictions of the running mean of its own weights.
 
-What it does: keeps a running mean of the student's weights while it trains, and teaches it what that mean says: softer
-targets than labels, without any teacher.
+What it does: keeps a running mean of the student's weights while it trains, and uses it as the teacher: softer targets
+than labels, without another network.
 Cost: one forward pass of the mean for each batch.
 When it fails: over a few epochs the mean knows nothing that the student does not.
 Equation: alpha CE(y, z) + (1 - alpha) T^2 KL(softmax(z' / T) || softmax(z / T)), z' of the network with weights
@@ -27,22 +27,22 @@ from gossamer.train.attached_modules import attached
 from gossamer.train.distillation import Soft, soft_loss
 
 
-class Past(Soft):
-    """A term of `teach`, and what follows the student after every step."""
+class MeanTeacherTerm(Soft):
+    """A loss term on the predictions of the running mean, which follows the student after every step."""
 
     def __init__(self, mean: nn.Module, alpha: float, temperature: float, decay: float, **ends: float | None) -> None:
         super().__init__(temperature, alpha, **ends)
         self.mean, self.decay = mean, decay
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
-        """A scalar."""
+        """Return the loss, a scalar."""
         with torch.no_grad():
             expected = self.mean(*inputs)
         return (1 - self.hard_weight) * soft_loss(outputs, expected, target, self.temperature)
 
     @torch.no_grad()
     def follow(self, step: Step) -> None:
-        """A step of the mean: faster at first, so that it forgets where it started."""
+        """Update the mean: faster at first, so that it does not keep the weights of the start."""
         d, now = min(self.decay, step.number / (step.number + 10)), step.model.state_dict()
         for name, mean in self.mean.state_dict().items():
             if mean.is_floating_point():
@@ -51,7 +51,21 @@ class Past(Soft):
 
 @dataclass(frozen=True, kw_only=True)
 class SelfDistillation(Student):
-    """decay: d of the equation."""
+    """Train a student on the predictions of the running mean of its own weights.
+
+    The other options are those of `Student` and `Retrain`.
+
+    Args:
+        alpha: weight of the task loss, in [0, 1].
+        decay: d of the equation, in [0, 1); larger values look further back.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> trained, edits = gossamer.methods.distill.SelfDistillation(epochs=1, lr=0.01)(student, task)
+        >>> edits[-1].target
+        'all weights'
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
@@ -62,5 +76,5 @@ class SelfDistillation(Student):
         student = copy.deepcopy(model)
         mean = copy.deepcopy(model).requires_grad_(False).eval()
         with attached(student, [mean]):
-            term = Past(mean, decay=self.decay, **self.softness())
+            term = MeanTeacherTerm(mean, decay=self.decay, **self.softness())
             return self.learn([term], student, task, context, after_step=term.follow).model

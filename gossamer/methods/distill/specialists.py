@@ -1,8 +1,8 @@
-"""Learn from a generalist and from specialists for the classes that it confuses.
+"""Specialist ensemble distillation: train a student on a generalist and on specialists for the classes it confuses.
 
-What it does: finds groups of classes that the teacher confuses, trains for each a copy of it that tells these classes
-apart, with one dustbin class for all others, on data in which half the samples are of the group, and teaches the
-student what the generalist and all specialists together say.
+What it does: finds groups of classes that the teacher confuses. For each it trains a copy of the teacher that tells
+these classes apart, with one dustbin class for all others, on data in which half the samples are of the group. Then it
+trains the student on the combined prediction of the generalist and all specialists.
 Cost: a short training for each specialist on a part of the data; the forward passes of all for each batch.
 When it fails: few classes, or a teacher that confuses none of them.
 Equation: q = argmin KL(p_g || q) + sum over k of KL(p_k || q), where q of the dustbin of k is that of all classes
@@ -30,9 +30,15 @@ from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 
 
-class Team(nn.Module):
-    """Generalist and specialists as one network, whose logits are log q. shifts: what is added to a dustbin's logit,
-    because its classes were rarer in the specialist's training than they are."""
+class SpecialistEnsemble(nn.Module):
+    """Generalist and specialists as one network, whose logits are log q.
+
+    Args:
+        generalist: gives logits (N, classes).
+        specialists: one for each group, with logits of all classes.
+        groups: numbers of the classes of each group.
+        shifts: added to a dustbin's logit, because its classes were rarer in the specialist's training than they are.
+    """
 
     def __init__(self, generalist: nn.Module, specialists: Sequence[nn.Module], groups: Any, shifts: Any) -> None:
         super().__init__()
@@ -40,7 +46,7 @@ class Team(nn.Module):
         self.groups, self.shifts = groups, shifts
 
     def forward(self, *inputs: Any) -> Tensor:
-        """Logits (N, classes)."""
+        """Return logits (N, classes)."""
         special = []
         for network, group, shift in zip(self.specialists, self.groups, self.shifts):
             logits = dustbin(network(*inputs), group)
@@ -50,7 +56,7 @@ class Team(nn.Module):
 
 
 class Enriched:
-    """Batches in which half the samples are of the group: all there are of it, and as many others, at least two."""
+    """Batches in which half the samples are of a group: all there are of it, and as many others, at least two."""
 
     def __init__(self, loader: Loader, group: Sequence[int]) -> None:
         self.loader, self.group = loader, torch.tensor(group)
@@ -70,8 +76,10 @@ class Enriched:
 
 @torch.no_grad()
 def confused(network: nn.Module, task: Task, count: int, seed: int) -> tuple[list[list[int]], Tensor]:
-    """Groups of classes that are expected together, from the covariance of the network's probabilities on calibration
-    data, and the mean probabilities of all classes."""
+    """Return groups of classes that the network confuses, and the mean probabilities of all classes.
+
+    The classes are clustered by the covariance of the network's probabilities on calibration data.
+    """
     rows = []
     with evaluating(network):
         for batch in task.calibration:
@@ -90,7 +98,26 @@ def confused(network: nn.Module, task: Task, count: int, seed: int) -> tuple[lis
 
 @dataclass(frozen=True, kw_only=True)
 class Specialists(Student):
-    """count: of specialists; each trains for so many epochs, from the teacher's weights."""
+    """Train a student on a generalist together with specialists.
+
+    The other options are those of `Student` and `Retrain`.
+
+    Args:
+        count: number of specialists, at least 2.
+        specialist_epochs: passes over the data for each specialist, from the teacher's weights; at least 1.
+        specialist_lr: learning rate of the specialists, in (0, 10].
+
+    Raises:
+        BadInput: there is no teacher, or there are not more classes than specialists.
+
+    Example:
+        >>> import gossamer
+        >>> student, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.distill.Specialists(count=2, specialist_epochs=1, epochs=1, lr=0.01)
+        >>> trained, edits = method(student, task, teacher=gossamer.data.tiny_network())
+        >>> [edit.target for edit in edits]
+        ['all weights of specialist 1', 'all weights of specialist 2', 'all weights']
+    """
 
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01, "count": 2, "specialist_epochs": 1}
 
@@ -104,13 +131,13 @@ class Specialists(Student):
         specialists = [self.specialist(generalist, group, task, context, k) for k, group in enumerate(groups, 1)]
         shares = [float(expected[group].sum().clamp(1e-6, 1 - 1e-6)) for group in groups]
         shifts = [float(torch.tensor((1 - share) / share).log()) for share in shares]
-        team = Team(generalist, specialists, groups, shifts)
+        team = SpecialistEnsemble(generalist, specialists, groups, shifts)
         return self.learn([self.distillation(team)], copy.deepcopy(model), task, context).model
 
     def specialist(
         self, generalist: nn.Module, group: Sequence[int], task: Task, context: Context, number: int
     ) -> nn.Module:
-        """A copy of the generalist, trained on a group."""
+        """Return a copy of the generalist, trained on a group."""
 
         def loss(model: Model, batch: Any) -> Tensor:
             inputs, target = split(batch)

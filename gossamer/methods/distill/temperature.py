@@ -1,10 +1,10 @@
-"""Make a classifier as sure as it is right: temperature scaling.
+"""Temperature scaling: calibrate the confidence of a classifier.
 
 What it does: finds the temperature that fits the validation data best and divides the weights of the last layer by it,
-so that the outputs are divided. No prediction changes, only how sure it is.
+so that the logits are divided. No prediction changes, only its confidence.
 Cost: one pass through the validation data.
-When it fails: it cannot mend classes that are sure in different ways; outputs that do not come straight from one last
-layer are refused.
+When it fails: it cannot correct classes whose confidence is wrong in different ways. Outputs that do not come straight
+from one last layer are refused.
 Equation: T = argmin mean(-log softmax(z / T)_y); W <- W / T, b <- b / T.
 Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
 """
@@ -28,7 +28,11 @@ from gossamer.methods._base import Method, Needs, Settings
 
 
 def last_layer(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
-    """The linear layer or convolution that runs last. Raises BadInput where there is none."""
+    """Return the name of the linear layer or convolution that runs last.
+
+    Raises:
+        BadInput: there is none.
+    """
     ran: list[str] = []
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
@@ -45,8 +49,12 @@ def last_layer(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
 
 
 def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...]) -> tuple[nn.Module, str]:
-    """A copy whose outputs are divided, and the layer whose weights were. All weights stay held as they are, but those
-    of this layer are plain where what holds them cannot be divided. Raises BadInput where no layer gives the outputs.
+    """Return a copy whose outputs are divided by a temperature, and the name of the layer whose weights were divided.
+
+    Constraints on weights stay, except on those of this layer where they do not allow the division.
+
+    Raises:
+        BadInput: no single last layer gives the outputs.
     """
     layer = last_layer(model, example_inputs)
     held = [name for name in constraints(model) if layer_name(name) == layer]
@@ -63,7 +71,20 @@ def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureScaling(Method):
-    """The last step of all: what trains afterwards undoes it."""
+    """Divide the last layer by the temperature that fits the validation data best.
+
+    It has no options. Apply it last: any training afterwards undoes it.
+
+    Raises:
+        BadInput: the outputs do not come straight from one last layer.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> calibrated, edits = gossamer.methods.distill.TemperatureScaling()(model, task)
+        >>> edits[-1].target
+        'fc2'
+    """
 
     needs: ClassVar[Needs] = "labels"
     example: ClassVar[Settings] = {}

@@ -1,15 +1,15 @@
-"""Give a trained network more channels, at first without changing what it computes (Net2WiderNet).
+"""Net2WiderNet: add channels to a trained network, at first without changing what it computes.
 
 What it does: copies channels drawn at random, with everything that is coupled to them (through shortcuts,
 concatenations, batch norms), and divides the weights that read them among the copies. The wider network gives the
-outputs of the original and has more to learn: train it on, at about a tenth of the original's learning rate.
-Cost: a trace of the network and a few runs of the example inputs. The network grows: this is how a trained one becomes
-the start of a better one, or of a teacher.
-When it fails: where something normalises over channels (layer norm), where a `forward` has its widths written into it,
-and in grouped convolutions; such groups stay as they are, and the history says why.
+outputs of the original and can learn more: train it on, at about a tenth of the original's learning rate.
+Cost: a trace of the network and a few runs of the example inputs. The network grows: it is the start of a more accurate
+one, or of a teacher.
+When it fails: where something normalizes over channels (layer norm), where a `forward` has its widths written into it,
+and in grouped convolutions; such groups stay as they are, and the log says why.
 Equation: W1'[j] = W1[g(j)], W2'[:, j] = s_j W2[:, g(j)], where the shares s of a channel's copies add up to 1.
-Source: Chen, Goodfellow & Shlens 2015, arXiv:1511.05641, section 2.2. Shares differ a little between copies, which
-keeps them from getting equal gradients for ever; the paper adds noise, which changes the function.
+Source: Chen, Goodfellow & Shlens 2015, arXiv:1511.05641, section 2.2. Shares differ a little between copies, so that
+their gradients differ; the paper adds noise, which changes the function.
 """
 
 from collections.abc import Mapping
@@ -29,8 +29,23 @@ from gossamer.modules.widening import widen
 
 @dataclass(frozen=True, kw_only=True)
 class Net2Wider(Method):
-    """Give factor (times the channels of every group that can grow) or widths (channels by group, as `gossamer analyze`
-    lists them)."""
+    """Add channels to a network, for training on (Net2WiderNet). Give either `factor` or `widths`.
+
+    Args:
+        factor: ratio of the new to the old number of channels, in (1, 64], for every group that can grow.
+        widths: number of channels by group, as `gossamer analyze` lists them.
+
+    Raises:
+        BadInput: both or neither are given, or a named group cannot grow.
+        NoEffect: no group grew.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> wider, edits = gossamer.methods.distill.Net2Wider(factor=1.5)(model, task.example_inputs)
+        >>> [(edit.target, edit.after) for edit in edits]
+        [('conv1', '12 channels'), ('conv2', '24 channels'), ('fc1', '24 channels')]
+    """
 
     stage: ClassVar[int | None] = 10
     needs: ClassVar[Needs] = "inputs"

@@ -12,7 +12,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.losses import gaussian_loss, kd_loss, langevin_step
-from gossamer.methods.distill.bayesian import BayesianDarkKnowledge, Opinions, Posterior, has_variance, on_means
+from gossamer.methods.distill.bayesian import BayesianDarkKnowledge, Posterior, PosteriorTerm, has_variance, on_means
 
 
 def test_langevin_steps_draw_from_a_gaussian_whose_variance_is_one_but_for_the_step() -> None:
@@ -68,7 +68,7 @@ def still(network: nn.Module) -> Posterior:
 
 def test_one_draw_teaches_as_soft_targets_of_temperature_one_on_the_inputs_that_the_student_saw() -> None:
     teacher, student, (images, labels) = tiny(), tiny(), next(iter(task().train))
-    term = Opinions(still(teacher), alpha=0.25, spread=0.5)
+    term = PosteriorTerm(still(teacher), alpha=0.25, spread=0.5)
     [near] = term.perturb(student.train(), (images,))
     torch.testing.assert_close(float((near - images).std()), 0.5, rtol=0.1, atol=0)
     outputs = torch.randn(8, 3)
@@ -80,7 +80,7 @@ def test_one_draw_teaches_as_soft_targets_of_temperature_one_on_the_inputs_that_
 def test_a_student_with_twice_the_outputs_learns_mean_and_log_variance() -> None:
     x, y = line(2.0)
     teacher = nn.Linear(2, 1).double()
-    term = Opinions(still(teacher), alpha=0.0, spread=0.0)
+    term = PosteriorTerm(still(teacher), alpha=0.0, spread=0.0)
     term.perturb(nn.Identity(), (x,))
     outputs = torch.randn(50, 2, dtype=torch.float64)
     expected = gaussian_loss(outputs[:, :1], outputs[:, 1:], teacher(x), 0.5)

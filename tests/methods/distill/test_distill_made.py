@@ -15,7 +15,7 @@ from gossamer.errors import BadInput
 from gossamer.losses import munge, statistics_loss, synthetic
 from gossamer.losses.synthetic import nearest
 from gossamer.methods.distill._student import Samples, labelled
-from gossamer.methods.distill.data_free import DataFreeDistillation, invert, remembered
+from gossamer.methods.distill.data_free import DataFreeDistillation, batch_norm_losses, invert
 from gossamer.methods.distill.munge import MUNGE
 
 
@@ -123,7 +123,7 @@ class Twice(nn.Module):
 
 def test_what_batch_norms_remember_is_compared_with_what_enters_them() -> None:
     teacher, x = tiny(), task().example_inputs[0]
-    with remembered(teacher) as losses, torch.no_grad():
+    with batch_norm_losses(teacher) as losses, torch.no_grad():
         teacher(x)
         block: Any = teacher.get_submodule("body.0")
         entered = block.conv1(torch.relu(teacher.get_submodule("stem")(x)))
@@ -141,7 +141,7 @@ def test_inverted_images_have_their_class_and_fitting_statistics() -> None:
     noise = torch.randn(24, 1, 6, 6)
     unlike = []
     for x in (images, noise):
-        with remembered(teacher) as losses, torch.no_grad():
+        with batch_norm_losses(teacher) as losses, torch.no_grad():
             teacher(x)
             unlike.append(float(torch.stack(losses).sum()))
     assert unlike[0] < 0.5 * unlike[1]

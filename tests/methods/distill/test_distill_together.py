@@ -18,15 +18,15 @@ from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.losses import combined_opinion, dustbin, kd_loss
 from gossamer.losses.specialists import in_group
-from gossamer.methods.distill._student import fresh
+from gossamer.methods.distill._student import reinitialized
 from gossamer.methods.distill.bayesian import BayesianDarkKnowledge
 from gossamer.methods.distill.born_again import BornAgain
-from gossamer.methods.distill.bottleneck import LinearBottleneck, thin
-from gossamer.methods.distill.gradients import GradientAttention, Sensitivity
-from gossamer.methods.distill.mutual import DeepMutualLearning, Together
+from gossamer.methods.distill.bottleneck import LinearBottleneck, factored
+from gossamer.methods.distill.gradients import GradientAttention, GradientTerm
+from gossamer.methods.distill.mutual import DeepMutualLearning, MutualTerm
 from gossamer.methods.distill.neurons import NeuronSelection
-from gossamer.methods.distill.self import Past, SelfDistillation
-from gossamer.methods.distill.specialists import Enriched, Specialists, Team, confused
+from gossamer.methods.distill.self import MeanTeacherTerm, SelfDistillation
+from gossamer.methods.distill.specialists import Enriched, SpecialistEnsemble, Specialists, confused
 from gossamer.train import Distillation, Step
 
 IMAGES, LABELS = next(iter(task().train))
@@ -47,7 +47,7 @@ def score(model: nn.Module) -> float:
 
 def test_fresh_weights_are_others_and_the_same_for_the_same_seed() -> None:
     model = learned()
-    one, same, other = (fresh(model, seed, method="x") for seed in (1, 1, 2))
+    one, same, other = (reinitialized(model, seed, method="x") for seed in (1, 1, 2))
     convolution = "body.0.conv1.weight"
     weights = [net.state_dict()[convolution] for net in (model, one, same, other)]
     assert torch.equal(weights[1], weights[2])
@@ -65,15 +65,15 @@ class Own(nn.Module):
 
 def test_weights_that_cannot_be_drawn_anew_are_named() -> None:
     with pytest.raises(BadInput, match=r"x: 1\.scale cannot be drawn anew"):
-        fresh(nn.Sequential(nn.Linear(2, 2), Own()), 0, method="x")
+        reinitialized(nn.Sequential(nn.Linear(2, 2), Own()), 0, method="x")
     held = constrain(tiny(), {"head.weight": Mask(torch.ones(3, 8, dtype=torch.bool))})
     with pytest.raises(BadInput, match=r"head\.weight is constrained by Mask"):
-        fresh(held, 0, method="x")
+        reinitialized(held, 0, method="x")
 
 
 def test_peers_learn_from_the_task_and_all_learn_from_each_other() -> None:
     peers = [network(1), network(2)]
-    term = Together(peers, task(), alpha=0.3, temperature=2.0)
+    term = MutualTerm(peers, task(), alpha=0.3, temperature=2.0)
     outputs = network(0)(IMAGES)
     a, b, c = outputs, peers[0](IMAGES), peers[1](IMAGES)
     soft = sum((kd_loss(x, y, 2.0) + kd_loss(x, z, 2.0)) / 2 for x, y, z in ((a, b, c), (b, a, c), (c, a, b)))
@@ -84,7 +84,7 @@ def test_peers_learn_from_the_task_and_all_learn_from_each_other() -> None:
 def test_nobody_learns_through_what_the_others_say() -> None:
     """The gradient of a peer is that of its own terms alone."""
     peer, own = network(1), network(0)(IMAGES)
-    term = Together([peer], task(), alpha=0.0, temperature=1.0)
+    term = MutualTerm([peer], task(), alpha=0.0, temperature=1.0)
     torch.autograd.backward(term((IMAGES,), own, LABELS))
     alone = copy.deepcopy(peer)
     alone.zero_grad()
@@ -101,7 +101,7 @@ def test_a_student_among_peers_learns() -> None:
 
 def test_the_mean_of_the_past_follows_slower_and_slower() -> None:
     student, mean = network(0), network(1).requires_grad_(False)
-    term = Past(mean, alpha=0.5, temperature=2.0, decay=0.75)
+    term = MeanTeacherTerm(mean, alpha=0.5, temperature=2.0, decay=0.75)
     before = {name: t.clone() for name, t in mean.state_dict().items()}
     optimizer = torch.optim.SGD(student.parameters(), 0.1)
     for number, d in ((1, 1 / 11), (10, 0.5), (1000, 0.75)):
@@ -170,12 +170,12 @@ def test_every_generation_teaches_the_next(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_bottleneck_of_full_rank_is_the_layer_and_a_narrower_one_the_nearest() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(6, 4).double(), torch.randn(5, 6, dtype=torch.float64)
-    torch.testing.assert_close(thin(layer, 4)(x), layer(x))
-    two: Any = thin(layer, 2)
+    torch.testing.assert_close(factored(layer, 4)(x), layer(x))
+    two: Any = factored(layer, 2)
     values = torch.linalg.svdvals(layer.weight)
     missed = (two[1].weight @ two[0].weight - layer.weight).norm()
     torch.testing.assert_close(missed, values[2:].norm())
-    assert thin(nn.Linear(6, 4, bias=False), 2)[1].bias is None
+    assert factored(nn.Linear(6, 4, bias=False), 2)[1].bias is None
 
 
 def test_only_linear_layers_that_become_smaller_are_replaced() -> None:
@@ -190,7 +190,7 @@ def test_only_linear_layers_that_become_smaller_are_replaced() -> None:
 
 def test_a_student_is_as_sensitive_as_its_teacher_where_their_gradients_agree() -> None:
     teacher, student = network(1), network(0)
-    term = Sensitivity(Distillation(teacher, temperature=2.0, alpha=0.25), task(), weight=3.0)
+    term = GradientTerm(Distillation(teacher, temperature=2.0, alpha=0.25), task(), weight=3.0)
     student.register_forward_pre_hook(term.begin)
     student.register_forward_hook(term.end)
     got = term((IMAGES,), student.train()(IMAGES), LABELS)
@@ -207,7 +207,7 @@ def test_a_student_is_as_sensitive_as_its_teacher_where_their_gradients_agree() 
     relative = (own - other).pow(2).sum() / (own.pow(2).sum() + other.pow(2).sum())
     soft = 0.75 * kd_loss(network(0)(IMAGES), teacher(IMAGES), 2.0)
     torch.testing.assert_close(got, 3 * relative + soft)
-    same = Sensitivity(Distillation(teacher, alpha=0.25), task(), weight=3.0)
+    same = GradientTerm(Distillation(teacher, alpha=0.25), task(), weight=3.0)
     twin = copy.deepcopy(teacher)
     twin.register_forward_pre_hook(same.begin)
     twin.register_forward_hook(same.end)
@@ -260,9 +260,9 @@ def test_of_one_specialist_the_combined_opinion_is_the_mean() -> None:
 
 def test_specialists_that_learned_nothing_say_what_the_generalist_says() -> None:
     net = tiny()
-    team = Team(net, [net, net], [[0], [1, 2]], [0.0, 0.0])
+    team = SpecialistEnsemble(net, [net, net], [[0], [1, 2]], [0.0, 0.0])
     torch.testing.assert_close(team(IMAGES).softmax(1), net(IMAGES).softmax(1))
-    shifted = Team(net, [net, net], [[0], [1, 2]], [9.0, 0.0])
+    shifted = SpecialistEnsemble(net, [net, net], [[0], [1, 2]], [9.0, 0.0])
     assert bool((shifted(IMAGES).softmax(1)[:, 0] < net(IMAGES).softmax(1)[:, 0]).all())
 
 
