@@ -175,7 +175,7 @@ def test_what_is_behind_a_plain_layer_is_fitted_when_it_goes() -> None:
         wanted = model(data[0])
         errors = [float((one.apply(model, task, run)(data[0]) - wanted).norm()) for one in (step.roughly(), step)]
     assert errors[1] < 0.01 * errors[0]
-    assert [(edit.proof, edit.note) for edit in run.log.edits] == [(0.0, ""), (None, "fitted again: three")]
+    assert [(edit.proof, edit.note) for edit in run.log.edits] == [(0.0, ""), (None, "weights reconstructed: three")]
 
 
 def test_what_is_behind_a_residual_block_stays_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""Configuration reset: another structure in the place of blocks, layers or heads."""
+"""Configuration reset: replace blocks, layers or heads of a trained network by cheaper structures."""
 
 from gossamer.methods._catalogue import offered
 

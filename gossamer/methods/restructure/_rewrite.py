@@ -1,4 +1,4 @@
-"""What the methods share that put cheaper blocks in the place of trained layers."""
+"""The base of the methods that replace trained layers by cheaper blocks, and what they share."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +27,19 @@ Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class Unfit(Exception):
-    """A layer that a method cannot rewrite; the message is the reason."""
+    """A layer that a method cannot replace; the message is the reason."""
 
 
 def dense_convolution(layer: nn.Module, *, planar: bool = False) -> Any:
-    """The layer, if it is a convolution without groups whose kernel has more than one position; else Unfit."""
+    """Return the layer if it is a convolution without groups whose kernel has more than one position.
+
+    Args:
+        layer: the layer.
+        planar: whether it must be two-dimensional.
+
+    Raises:
+        Unfit: it is not.
+    """
     if not isinstance(layer, Conv):
         raise Unfit(f"{type(layer).__name__} is not a convolution")
     if planar and not isinstance(layer, nn.Conv2d):
@@ -44,12 +52,16 @@ def dense_convolution(layer: nn.Module, *, planar: bool = False) -> Any:
 
 
 def geometry(layer: Any) -> dict[str, Any]:
-    """How a convolution goes over its input."""
+    """Return stride, padding, dilation and padding mode of a convolution."""
     return {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "padding_mode")}
 
 
 def padding_of(layer: Any) -> tuple[int, ...]:
-    """Padding of each dimension, the same on both sides. Raises Unfit where "same" pads more on one side."""
+    """Return the padding of each dimension, the same on both sides.
+
+    Raises:
+        Unfit: "same" pads more on one side.
+    """
     if layer.padding == "valid":
         return (0,) * len(layer.kernel_size)
     if layer.padding != "same":
@@ -61,25 +73,33 @@ def padding_of(layer: Any) -> tuple[int, ...]:
 
 
 def bias_of(layer: Any) -> Tensor | None:
-    """The bias of a layer. A block gets none where the layer has none: there, a norm may stand behind."""
+    """Return the bias of a layer. A block gets none where the layer has none: a norm may follow there."""
     return None if layer.bias is None else layer.bias.detach()
 
 
 def leading(rows: Tensor, count: int) -> Tensor:
-    """The leading left singular vectors of a matrix, (len(rows), count), orthonormal."""
+    """Return the leading left singular vectors of a matrix, shape (rows, count), orthonormal."""
     vectors: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors
     return vectors.flip(1)[:, :count]
 
 
 def leading_inputs(weight: Tensor, count: int) -> Tensor:
-    """The leading directions (count, C) of the input channels of kernels (N, C, ...), orthonormal."""
+    """Return the leading directions (count, C) of the input channels of kernels (N, C, ...), orthonormal."""
     return leading(weight.transpose(0, 1).flatten(1), count).T.contiguous()
 
 
 def convolution(
     like: Any, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1, **geometry: Any
 ) -> nn.Module:
-    """A convolution with these values, of the class, precision and device of another."""
+    """Return a convolution with these weights, of the class, precision and device of another.
+
+    Args:
+        like: a convolution.
+        weight: shape (O, I / groups, ...).
+        bias: shape (O,); None: no bias.
+        groups: of the convolution.
+        geometry: stride, padding, dilation and padding mode; the defaults are those of PyTorch.
+    """
     layer: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         type(like),
         weight.shape[1] * groups,
@@ -99,12 +119,12 @@ def convolution(
 
 
 def pointwise(like: Any, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1) -> nn.Module:
-    """A 1x1 convolution with weights (O, I / groups)."""
+    """Return a 1 x 1 convolution with weights (O, I / groups)."""
     return convolution(like, weight.view(*weight.shape, *[1] * len(like.kernel_size)), bias, groups=groups)
 
 
 def describe(module: nn.Module) -> str:
-    """A layer, or the weighted layers of a block, in a few words."""
+    """Describe a layer, or the weighted layers of a block, in a few words."""
     parts = [part for part in module.modules() if isinstance(part, nn.Linear | Conv)]
     words = []
     for part in parts:
@@ -120,10 +140,24 @@ def describe(module: nn.Module) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReplacement(Method):
-    """batches: of calibration data, seen again and again. steps, lr: of the training of each new block alone.
+    """The options of all methods that replace layers by cheaper blocks.
 
-    layers, ignore: patterns. Layers under a pattern that cannot be rewritten, or would not save multiply-adds, are left
-    alone, and the history says why; a layer named in full that cannot be rewritten is an error.
+    A block is first built from the weights, then its last layer is fitted by least squares to the outputs of the old
+    layer, then the block alone is trained on them (block reconstruction). Labels are not used.
+
+    Layers that match a pattern and cannot be replaced, or would not save multiply-adds, are left, and the log says
+    why. A layer that is named in full and cannot be replaced raises BadInput.
+
+    Args:
+        batches: number of batches of calibration data, seen again and again, at least 1.
+        steps: training steps of each block; 0 stops after least squares.
+        lr: learning rate of these steps, in (0, 1].
+        layers: patterns of layers.
+        ignore: patterns of layers to leave.
+
+    Raises:
+        BadInput: a layer that is named in full cannot be replaced.
+        NoEffect: no layer was replaced.
     """
 
     stage: ClassVar[int | None] = 10
@@ -140,8 +174,17 @@ class BlockReplacement(Method):
         return replace(self, steps=0, batches=1)
 
     def rewrite(self, model: nn.Module, task: Task, context: Context, build: Callable[[Any], Block]) -> nn.Module:
-        """A copy of the model with `build(layer)` in the place of every selected layer that it saves multiply-adds of,
-        reconstructed on calibration data. `build` raises Unfit with the reason where it cannot."""
+        """Replace every selected layer for which this saves multiply-adds, and reconstruct its outputs.
+
+        Args:
+            model: the network; it is left as it was.
+            task: gives calibration data.
+            context: seed and progress.
+            build: makes the block for a layer, or raises Unfit with the reason why it cannot.
+
+        Returns:
+            The changed copy.
+        """
         refuse_constrained(model, self.name())
         names = [layer_name(weight) for weight in weights_of(model, self.layers, self.ignore)]
         blocks, macs, left = self.blocks_for(model, task, names, build)
@@ -155,7 +198,7 @@ class BlockReplacement(Method):
     def blocks_for(
         self, model: nn.Module, task: Task, names: list[str], build: Callable[[Any], Block]
     ) -> tuple[dict[str, Block], dict[str, tuple[int, int]], dict[str, str]]:
-        """Blocks by layer, multiply-adds of one sample before and after, and why the others were left."""
+        """Return the blocks by layer, multiply-adds of one sample before and after, and why other layers were left."""
         inputs, left = first_inputs(model, task.example_inputs, names), dict[str, str]()
         blocks, macs = dict[str, Block](), dict[str, tuple[int, int]]()
         for name in names:
@@ -178,7 +221,7 @@ class BlockReplacement(Method):
     def reconstruct(
         self, model: nn.Module, blocks: dict[str, Block], task: Task, context: Context
     ) -> dict[str, BlockErrors]:
-        """Reconstruct the outputs of the layers with the blocks, in place."""
+        """Fit the blocks, in place, to the outputs of their layers."""
 
         def track(items: Iterable[int]) -> Iterable[int]:
             return context.progress.bar(items, label=f"{self.name()}: block reconstruction", total=self.steps)
@@ -196,7 +239,7 @@ class BlockReplacement(Method):
         task: Task,
         context: Context,
     ) -> None:
-        """Tell the history what was rewritten, how well, and what was left."""
+        """Log what was replaced, with what error, and what was left."""
         for name, block in blocks.items():
             error, shown = errors[name], diagram(model, name, block.module, task, context, block.idle)
             if shown is not None:
@@ -219,7 +262,11 @@ class BlockReplacement(Method):
 
 @torch.no_grad()
 def first_inputs(model: nn.Module, example_inputs: tuple[Any, ...], names: list[str]) -> dict[str, Tensor]:
-    """What every layer gets first in a run on the example inputs. Raises BadInput for a layer that is never called."""
+    """Return what every layer gets first in a run on the example inputs.
+
+    Raises:
+        BadInput: a layer is never called.
+    """
     call_order(model, example_inputs, names)
     with evaluating(model), layer_inputs(model, names) as seen:
         model(*place(model, (example_inputs, None)))
@@ -229,7 +276,7 @@ def first_inputs(model: nn.Module, example_inputs: tuple[Any, ...], names: list[
 def diagram(
     model: nn.Module, name: str, new: nn.Module, task: Task, context: Context, gone: Sequence[str] = ()
 ) -> SwapRecord | None:
-    """What stood in a place and what stands there now, for the report of a job; None outside of one."""
+    """Return the structure before and after a swap, for the report of a job; None outside of one."""
     if context.original is None:
         return None
     x = first_inputs(model, task.example_inputs, [name])[name]

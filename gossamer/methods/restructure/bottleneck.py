@@ -1,8 +1,8 @@
-"""Convolutions to bottlenecks: 1 x 1 to fewer channels, k x k among those, 1 x 1 back.
+"""Bottleneck block (ResNet): replace a convolution by 1 x 1 to fewer channels, k x k among those, and 1 x 1 back.
 
-What it does: puts the three convolutions in the place of one, fitted to the old kernel by its leading directions of
-input and of output channels, then to the old outputs on calibration data, without labels. No activation stands
-between them, so a kernel of that multilinear rank is reproduced exactly.
+What it does: fits three convolutions to the old kernel, by its leading directions of input and of output channels, then
+to the old outputs on calibration data, without labels. There is no activation between them, so a kernel of that
+multilinear rank is reproduced exactly.
 Cost: a few small eigendecompositions; about two runs of the calibration data, then `steps` runs of single batches.
 When it fails: kernels that use all of their channels need recovery with distillation afterwards.
 Equation: W[n, c] = sum_{o, i} V[n, o] G[o, i] U[c, i], U and V the leading eigenvectors of the kernel's unfoldings,
@@ -36,7 +36,11 @@ SWEEPS = 5
 
 
 def squeezed(weight_NCK: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    """U (C, inputs), G (outputs, inputs, K), V (N, outputs): V G U^T is near to the weight; U and V orthonormal."""
+    """Factor a kernel (N, C, K): V G U^T is near to it, U and V orthonormal.
+
+    Returns:
+        U (C, inputs), G (outputs, inputs, K) and V (N, outputs).
+    """
     w = weight_NCK.double()
     v = leading(w.flatten(1), outputs)
     for _ in range(SWEEPS):
@@ -46,7 +50,7 @@ def squeezed(weight_NCK: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Ten
 
 
 def bottleneck(layer: Any, reduction: int) -> Block:
-    """The block for a convolution."""
+    """Return the block for a convolution. Raises Unfit where there is none."""
     layer, weight = dense_convolution(layer), layer.weight.detach()
     inputs, outputs = -(-layer.in_channels // reduction), -(-layer.out_channels // reduction)
     u, core, v = squeezed(weight.flatten(2), inputs, outputs)
@@ -57,7 +61,21 @@ def bottleneck(layer: Any, reduction: int) -> Block:
 
 @dataclass(frozen=True, kw_only=True)
 class BottleneckBlock(BlockReplacement):
-    """reduction: so many times fewer channels between than outside, rounded up."""
+    """Replace convolutions by bottlenecks.
+
+    The other options are those of `BlockReplacement`.
+
+    Args:
+        reduction: ratio of the channels outside to those inside, rounded up, at least 2.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.restructure.BottleneckBlock(reduction=2, layers=("conv2",), steps=2)
+        >>> smaller, edits = method(model, task)
+        >>> print(edits[0].before, "->", edits[0].after)
+        3x3 8-16 -> 1x1 8-4, 3x3 4-8, 1x1 8-16
+    """
 
     example: ClassVar[Settings] = {"reduction": 2, "steps": 2, "batches": 2}
 

@@ -1,8 +1,8 @@
-"""Branches beside convolutions, for training only.
+"""RepVGG training branches (structural re-parameterization): add branches beside convolutions, for training only.
 
-What it does: every convolution gets a 1 x 1 branch, and one that is its input, each with a batch norm that starts at
-zero: the network computes what it did, and trains as a wider one. `restructure.fold` makes one convolution of it again,
-exactly, after the training; the norms behind it go when it is applied once more.
+What it does: gives every convolution a 1 x 1 branch and an identity branch, each with a batch norm that starts at zero.
+The network computes what it did before, and trains as a wider one. After the training `restructure.fold` makes one
+convolution of it again, exactly; the norms behind it are folded when it is applied once more.
 Cost: a tenth more multiply-adds while training; none after folding.
 When it fails: it is of use only together with training. Even kernels, groups, dilations and paddings that move the
 output are left.
@@ -28,7 +28,11 @@ from gossamer.modules.inserted import Branched
 
 
 def branched(layer: Any, generator: torch.Generator) -> Branched:
-    """The convolution with branches. Raises Unfit with the reason where their sum would not be one convolution."""
+    """Return the convolution with branches.
+
+    Raises:
+        Unfit: their sum would not be one convolution.
+    """
     conv = dense_convolution(layer, planar=True)
     if set(conv.dilation) != {1} or conv.padding_mode != "zeros":
         raise Unfit("it is dilated, or does not pad with zeros")
@@ -42,7 +46,22 @@ def branched(layer: Any, generator: torch.Generator) -> Branched:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBranches(Method):
-    """layers, ignore: patterns. A layer named in full that cannot have branches is an error."""
+    """Add training branches to convolutions.
+
+    Args:
+        layers: patterns of layers. A layer that is named in full and cannot have branches raises BadInput.
+        ignore: patterns of layers to leave.
+
+    Raises:
+        NoEffect: no convolution can have branches.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> wider, edits = gossamer.methods.restructure.TrainingBranches(layers=("conv2",))(model, inputs)
+        >>> torch.equal(wider(inputs), model(inputs))
+        True
+    """
 
     stage: ClassVar[int | None] = 10
     example: ClassVar[Settings] = {}

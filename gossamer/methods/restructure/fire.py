@@ -1,11 +1,11 @@
-"""Convolutions to Fire modules: a 1 x 1 that squeezes, then 1 x 1 and k x k side by side.
+"""Fire module (SqueezeNet): replace a convolution by a 1 x 1 squeeze, then 1 x 1 and k x k side by side.
 
-What it does: the outputs that use the middle of their kernel most are made by 1 x 1 convolutions, the others by k x k
-ones, both on few squeezed channels. Fitted to the old kernel, then to the old outputs on calibration data, without
-labels. Other than in SqueezeNet no activation stands behind the squeeze, so that the start is as near as it can be;
-the activation behind the block is the network's own.
+What it does: makes the outputs whose kernels use their middle position most by 1 x 1 convolutions, the others by k x k
+ones, both on few squeezed channels. The block is fitted to the old kernel, then to the old outputs on calibration data,
+without labels. Unlike in SqueezeNet there is no activation behind the squeeze, so that the start is as near as
+possible; the activation behind the block is the network's own.
 Cost: an eigendecomposition; about two runs of the calibration data, then `steps` runs of single batches.
-When it fails: it is a strong change, recover with distillation. Even kernels, and paddings that move the output,
+When it fails: it is a strong change; recover with distillation. Even kernels, and paddings that move the output,
 cannot be mixed with 1 x 1.
 Equation: W[n] = E[n] S, S the leading directions of input channels; half of the E[n] have their middle position only.
 Source: Iandola et al. 2016, arXiv:1602.07360, section 3.2.
@@ -39,7 +39,7 @@ from gossamer.modules.inserted import Fire
 
 
 def fire(layer: Any, squeeze: float, spatial: float) -> Block:
-    """The block for a convolution."""
+    """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer, planar=True)
     sizes, gaps = layer.kernel_size, layer.dilation
     if layer.out_channels < 2:
@@ -65,7 +65,21 @@ def fire(layer: Any, squeeze: float, spatial: float) -> Block:
 
 @dataclass(frozen=True, kw_only=True)
 class FireModule(BlockReplacement):
-    """squeeze: squeezed channels as a share of the outputs. spatial: share of the outputs that keep a k x k kernel."""
+    """Replace convolutions by Fire modules.
+
+    The other options are those of `BlockReplacement`.
+
+    Args:
+        squeeze: squeezed channels as a fraction of the outputs, in (0, 1].
+        spatial: fraction of the outputs that keep a k x k kernel, in (0, 1).
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> smaller, edits = gossamer.methods.restructure.FireModule(layers=("conv2",), steps=2)(model, task)
+        >>> print(edits[0].before, "->", edits[0].after)
+        3x3 8-16 -> 1x1 8-4, 1x1 4-8, 3x3 4-8
+    """
 
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 

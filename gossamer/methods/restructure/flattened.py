@@ -1,8 +1,8 @@
-"""Convolutions to flattened ones: lateral, vertical, horizontal.
+"""Flattened convolution: replace a convolution by lateral, vertical and horizontal ones.
 
-What it does: every filter becomes an outer product of three vectors, computed as a 1 x 1 convolution, then a k x 1 and
-a 1 x k convolution of every channel alone. Fitted to the old filters, then to the old outputs on calibration data,
-without labels. No activation stands between them, so filters of rank one are reproduced exactly.
+What it does: approximates every filter by an outer product of three vectors, computed as a 1 x 1 convolution and then a
+k x 1 and a 1 x k convolution of every channel alone. The layers are fitted to the old filters, then to the old outputs
+on calibration data, without labels. There is no activation between them, so filters of rank one are reproduced exactly.
 Cost: a power iteration on the kernel; about two runs of the calibration data, then `steps` runs of single batches.
 When it fails: trained filters are far from rank one: expect to recover with distillation, and keep the first layer.
 Equation: W[n, c, y, x] = a[n, c] b[n, y] g[n, x]: C + k + k numbers for each filter instead of C k k.
@@ -33,8 +33,16 @@ SWEEPS = 50
 
 
 def rank_one(weight_NCyx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """a (N, C), b (N, y), g (N, x): every filter's near best outer product, by alternating least squares that start at
-    the singular vectors of its unfoldings; b and g have length one."""
+    """Return the best outer product of every filter that alternating least squares finds.
+
+    They start at the singular vectors of the unfoldings.
+
+    Args:
+        weight_NCyx: kernels.
+
+    Returns:
+        a (N, C), and b (N, y) and g (N, x), both of length one.
+    """
     w = weight_NCyx.double()
     b = torch.linalg.svd(w.permute(0, 2, 1, 3).flatten(2), full_matrices=False).U[..., 0]
     g = torch.linalg.svd(w.permute(0, 3, 1, 2).flatten(2), full_matrices=False).U[..., 0]
@@ -47,7 +55,7 @@ def rank_one(weight_NCyx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def flattened(layer: Any) -> Block:
-    """The block for a convolution."""
+    """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer, planar=True)
     if 1 in layer.kernel_size:
         raise Unfit(f"its kernel is {'x'.join(map(str, layer.kernel_size))} already")
@@ -62,7 +70,17 @@ def flattened(layer: Any) -> Block:
 
 @dataclass(frozen=True, kw_only=True)
 class FlattenedConvolution(BlockReplacement):
-    """Nothing of its own."""
+    """Replace convolutions by lateral, vertical and horizontal ones.
+
+    The options are those of `BlockReplacement`.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.restructure.FlattenedConvolution(layers=("conv2",), steps=2)
+        >>> [layer.kernel_size for layer in method(model, task).model.conv2]
+        [(1, 1), (3, 1), (1, 3)]
+    """
 
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 

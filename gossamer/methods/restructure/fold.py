@@ -1,12 +1,12 @@
-"""Folding what is linear anyway: parallel branches and batch norms into one convolution; drop ReLUs that do nothing.
+"""Batch-norm folding and structural re-parameterization: merge branches and norms into one convolution.
 
 What it does: a block that sums convolutions, batch norms and its own input becomes one convolution (structural
-re-parameterization); a batch norm behind a convolution or linear layer goes into its weight and bias; a ReLU whose
-input is never negative becomes an identity. All by what the network computes, whatever its classes are, and exact up to
-rounding. No data, no training.
-Cost: two looks at the network. It saves the branches' and the norms' time and parameters.
-When it fails: without batch norms a network is harder to train, so this belongs behind the last training. Norms whose
-layer is used twice, or whose input is read by something else, stay.
+re-parameterization). A batch norm behind a convolution or linear layer is merged into its weight and bias. A ReLU whose
+input is never negative becomes an identity. All of it follows from what the network computes, whatever its classes are,
+and is exact up to rounding. No data, no training.
+Cost: two traces of the network. It saves the branches' and the norms' time and parameters.
+When it fails: without batch norms a network is harder to train, so apply it after the last training. Norms whose layer
+is used twice, or whose input is read by something else, stay.
 Equation: W'_o = g_o / sqrt(v_o + e) W_o, b'_o = (b_o - m_o) g_o / sqrt(v_o + e) + h_o; kernels of branches, padded to
 one size, add up.
 Source: Ding et al. 2021, arXiv:2101.03697, section 3.3; Jacob et al. 2018, arXiv:1712.05877, section 3.2.
@@ -39,7 +39,11 @@ ROUNDING = 1e-4
 
 
 def matching(names: Iterable[str], layers: tuple[str, ...], ignore: tuple[str, ...]) -> set[str]:
-    """The names that a pattern of `layers` and none of `ignore` fits; NoEffect for a pattern that fits none."""
+    """Return the names that match a pattern of `layers` and none of `ignore`.
+
+    Raises:
+        NoEffect: a pattern matches no name.
+    """
     names = list(names)
     for field, patterns in (("layers", layers), ("ignore", ignore)):
         for pattern in patterns:
@@ -54,7 +58,7 @@ def matching(names: Iterable[str], layers: tuple[str, ...], ignore: tuple[str, .
 
 @torch.no_grad()
 def branched_blocks(model: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, nn.Module]:
-    """For every outermost module that is one convolution written as several branches, that convolution."""
+    """Return, for every outermost module that is one convolution written as several branches, that convolution."""
     names = [name for name, module in model.named_modules() if name and any(module.children())]
     with evaluating(model), layer_inputs(model, names) as seen:
         model(*place(model, (example_inputs, None)))
@@ -82,14 +86,30 @@ def _is_image(x: Any) -> bool:
 
 @torch.no_grad()
 def outputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
-    """What the model gives in eval mode."""
+    """Return the outputs of the model in eval mode."""
     with mode(model, False):
         return output_tensors(model(*place(model, (example_inputs, None))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folding(Method):
-    """layers, ignore: patterns of names of blocks with branches, of layers with a norm behind, and of idle ReLUs."""
+    """Fold branches and batch norms into convolutions, and remove ReLUs without effect.
+
+    Args:
+        layers: patterns of names: of blocks with branches, of layers with a norm behind, and of ReLUs without effect.
+        ignore: patterns of names to leave.
+
+    Raises:
+        BadInput: weights are constrained.
+        NoEffect: there is nothing to fold, or a pattern matches nothing.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> folded, edits = gossamer.methods.restructure.Folding()(model, inputs)
+        >>> [(edit.before, edit.after) for edit in edits]
+        [('Conv2d and bn1', 'one layer'), ('Conv2d and bn2', 'one layer')]
+    """
 
     saves: ClassVar[tuple[str, ...]] = ("params",)
     needs: ClassVar[Needs] = "inputs"

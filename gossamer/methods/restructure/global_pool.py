@@ -1,12 +1,12 @@
-"""Fully connected heads to global average pooling.
+"""Global average pooling (GAP): replace fully connected heads by a mean over positions and a small linear layer.
 
-What it does: where a feature map is flattened into a linear layer, takes the mean over positions instead and reads that
-with a small linear layer. By default it is fitted to what the whole head gave, and the head's other layers go; with
-`whole: false` only the first linear layer is rewritten. Least squares on calibration data, without labels; exact where
-the old weights are the same at every position and the head is one layer.
+What it does: where a feature map is flattened into a linear layer, takes the mean over positions instead and reads it
+with a small linear layer. By default that is fitted to the outputs of the whole head, and the head's other layers are
+removed; with `whole: false` only the first linear layer is replaced. Least squares on calibration data, without labels;
+exact where the old weights are the same at every position and the head is one layer.
 Cost: about two runs of the calibration data, then `steps` runs of single batches.
-When it fails: heads that look at where things are (digits, faces in place) lose most of what they know; recover with
-distillation. Heads with functional activations in their `forward` can only be rewritten with `whole: false`.
+When it fails: heads that depend on where things are (digits, aligned faces) lose most of their accuracy; recover with
+distillation. Heads with functional activations in their `forward` can only be replaced with `whole: false`.
 Equation: sum_{c, p} W[f, c, p] x[c, p] becomes sum_c U[f, c] mean_p x[c, p]; at first U[f, c] = sum_p W[f, c, p].
 Source: Lin et al. 2013, arXiv:1312.4400, section 3.2.
 """
@@ -34,7 +34,11 @@ WEIGHT_VIEWS = ("aten.t", "aten.detach", "aten.transpose")
 
 
 def channels_of(t: Trace, layer: str) -> int:
-    """Channels of the map that is flattened into a linear layer. Raises Unfit if none is."""
+    """Return the number of channels of the map that is flattened into a linear layer.
+
+    Raises:
+        Unfit: there is no such map.
+    """
     makers = {out.index: op for op in t.ops for out in op.outs if out is not None}
     ops = [op for op in _ops_of(t, layer) if op.name not in WEIGHT_VIEWS]
     if len(ops) != 1:
@@ -67,8 +71,11 @@ def _ops_of(t: Trace, layer: str) -> list[Op]:
 
 
 def head_behind(model: nn.Module, t: Trace, layer: str) -> list[str]:
-    """The modules that work between a layer and the network's output, in order. Raises Unfit where something else than
-    an element by element or linear module does, or where a result is used twice."""
+    """Return the modules between a layer and the network's output, in order.
+
+    Raises:
+        Unfit: there is another operation than element-wise and linear modules, or a result is used twice.
+    """
     last = max(i for i, op in enumerate(t.ops) if op.modules and op.modules[-1] == layer)
     names: dict[str, None] = {}
     before = {name for op in t.ops[:last] for name in op.modules[-1:]}
@@ -84,7 +91,7 @@ def head_behind(model: nn.Module, t: Trace, layer: str) -> list[str]:
 
 @torch.no_grad()
 def dropouts_behind(model: nn.Module, example_inputs: tuple[Any, ...], layer: str) -> list[str]:
-    """Dropout modules that are called after a layer: in eval mode they leave no operation."""
+    """Return the dropout modules that are called after a layer: in eval mode they leave no operation."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
     with evaluating(model), layer_inputs(model, [layer, *names]) as seen:
         model(*place(model, (example_inputs, None)))
@@ -93,8 +100,10 @@ def dropouts_behind(model: nn.Module, example_inputs: tuple[Any, ...], layer: st
 
 
 def pooled(layer: Any, channels: int, last: Any) -> nn.Module:
-    """A module for the place of `layer` that gives as many outputs as the linear layer `last`; of its own weights if
-    that is itself."""
+    """Return a pooled head for the place of `layer` with the outputs of the linear layer `last`.
+
+    If both are the same layer, it gets weights made of the old ones.
+    """
     linear: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Linear,
         channels,
@@ -115,7 +124,23 @@ def pooled(layer: Any, channels: int, last: Any) -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalAveragePooling(BlockReplacement):
-    """whole: replace the whole head, not its first linear layer alone."""
+    """Replace fully connected heads by global average pooling.
+
+    The other options are those of `BlockReplacement`.
+
+    Args:
+        whole: whether the whole head is replaced; False: its first linear layer alone.
+
+    Example:
+        >>> import gossamer
+        >>> from torch import nn
+        >>> features = (nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        >>> model = nn.Sequential(*features, nn.Flatten(), nn.Linear(64, 3))
+        >>> method = gossamer.methods.restructure.GlobalAveragePooling(steps=2)
+        >>> smaller, edits = method(model, gossamer.data.tiny_task())
+        >>> print(edits[0].before, "->", edits[0].after)
+        linear 64-3 -> linear 4-3
+    """
 
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 

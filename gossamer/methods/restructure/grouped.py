@@ -1,12 +1,12 @@
-"""Convolutions to two grouped convolutions with a channel shuffle between them.
+"""Grouped convolution with channel shuffle (ShuffleNet): replace a convolution by two grouped ones and a shuffle.
 
 What it does: a k x k convolution of g groups, a shuffle that gives every later group an equal part of every earlier
-one, and a 1x1 convolution of g groups. For dense kernels the best such pair is known in closed form: every block of the
-kernel between a group of inputs and a group of outputs gets the same rank. Then least squares and training on the old
-outputs, without labels.
+one, and a 1 x 1 convolution of g groups. For dense kernels the best such pair is known in closed form: every block of
+the kernel between a group of inputs and a group of outputs gets the same rank. Then least squares and training on the
+old outputs, without labels.
 Cost: a small singular value decomposition for each pair of groups; about two runs of the calibration data, then `steps`
 runs of single batches.
-When it fails: channels must be multiples of `groups`; runtimes may compute grouped convolutions slowly.
+When it fails: channels must be multiples of `groups`; some runtimes compute grouped convolutions slowly.
 Equation: W[j, b] = P[j, b] B[b, j], the singular vectors of the (N/g x C k^2/g) block from group b to group j, of rank
 h/g^2 where h is the number of channels between.
 Source: Zhang et al. 2018, arXiv:1707.01083, section 3.1 (the shuffle); Dao et al. 2022, arXiv:2204.00595, section 3.3
@@ -39,7 +39,7 @@ from gossamer.modules.inserted import Shuffle
 
 
 def factors(weight_NCK: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]:
-    """Nearest B (h, C / g, K) and P (N, h / g), h = rank g^2, of grouped convolutions with a shuffle between."""
+    """Return the nearest B (h, C / g, K) and P (N, h / g) of two grouped convolutions with a shuffle, h = rank g^2."""
     n, c, k = weight_NCK.shape
     blocks = weight_NCK.double().view(groups, n // groups, groups, c // groups * k).transpose(1, 2)  # (j, b, N/g, Ck/g)
     u, s, v = torch.linalg.svd(blocks, full_matrices=False)
@@ -53,7 +53,7 @@ def factors(weight_NCK: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]
 
 
 def grouped(layer: Any, groups: int) -> Block:
-    """The block for a convolution."""
+    """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer)
     for what, channels in (("input", layer.in_channels), ("output", layer.out_channels)):
         if channels % groups:
@@ -71,7 +71,20 @@ PLANNED = 4  # groups that the planner tries
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedConvolution(BlockReplacement):
-    """groups: of both convolutions; there are as many channels between them as outputs, rounded up to groups^2."""
+    """Replace convolutions by two grouped ones with a channel shuffle.
+
+    The other options are those of `BlockReplacement`.
+
+    Args:
+        groups: of both convolutions, at least 2. They have as many channels between as outputs, rounded up to groups^2.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.restructure.GroupedConvolution(groups=2, layers=("conv2",), steps=2)
+        >>> print(method(model, task).edits[0].after)
+        3x3 8-16 in 2 groups, 1x1 16-16 in 2 groups
+    """
 
     example: ClassVar[Settings] = {"groups": 2, "steps": 2, "batches": 2}
 

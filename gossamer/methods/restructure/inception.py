@@ -1,12 +1,13 @@
-"""Convolutions to Inception blocks with reductions: 1 x 1, 3 x 3, 5 x 5 and a pool side by side.
+"""Inception block (GoogLeNet): replace a convolution by 1 x 1, 3 x 3, 5 x 5 and a pool side by side.
 
-What it does: the eighth of the outputs whose kernels are flattest is made from a 3 x 3 average pool; of the others
-those that use the middle of their kernel most by 1 x 1 convolutions, the next (where the kernel is larger) by 3 x 3,
-the rest by the whole kernel, both behind a 1 x 1 to few channels. Fitted to the old kernel, then to the old outputs on
-calibration data, without labels. No activation stands behind the reductions, so that the start is as near as can be.
+What it does: makes the eighth of the outputs whose kernels are flattest from a 3 x 3 average pool. Of the others, those
+that use the middle of their kernel most are made by 1 x 1 convolutions, the next (where the kernel is larger) by 3 x 3,
+the rest by the whole kernel, both behind a 1 x 1 to few channels. The block is fitted to the old kernel, then to the
+old outputs on calibration data, without labels. There is no activation behind the reductions, so that the start is as
+near as possible.
 Cost: two eigendecompositions; about two runs of the calibration data, then `steps` runs of single batches.
-When it fails: a strong change, recover with distillation. Even kernels, strides, dilations and paddings that move the
-output cannot be mixed.
+When it fails: it is a strong change; recover with distillation. Even kernels, strides, dilations and paddings that move
+the output cannot be mixed.
 Equation: W[n] = E[n] S_k for the outputs of kernel k, S_k the leading directions of input channels of these kernels.
 Source: Szegedy et al. 2015, arXiv:1409.4842, section 4 and figure 2b (there with the maximum in the pool).
 """
@@ -36,13 +37,13 @@ from gossamer.modules.inserted import Inception
 
 
 def centre(weight: Tensor, size: int) -> Tensor:
-    """The middle size x size of kernels."""
+    """Return the middle size x size of kernels."""
     top, left = ((side - size) // 2 for side in weight.shape[2:])
     return weight[:, :, top : top + size, left : left + size]
 
 
 def inception(layer: Any, squeeze: float, spatial: float) -> Block:
-    """The block for a convolution."""
+    """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer, planar=True)
     size, outputs = layer.kernel_size[0], layer.out_channels
     plain = set(layer.stride) == set(layer.dilation) == {1} and layer.kernel_size == (size, size) and size % 2
@@ -77,8 +78,21 @@ def inception(layer: Any, squeeze: float, spatial: float) -> Block:
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionBlock(BlockReplacement):
-    """squeeze: channels behind a reduction as a share of the outputs of its branch. spatial: share of the outputs that
-    see more than one place."""
+    """Replace convolutions by Inception blocks.
+
+    The other options are those of `BlockReplacement`.
+
+    Args:
+        squeeze: channels behind a reduction as a fraction of the outputs of its branch, in (0, 1].
+        spatial: fraction of the outputs that see more than one position, in (0, 0.75].
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.restructure.InceptionBlock(layers=("conv2",), steps=2)
+        >>> print(method(model, task).edits[0].after)
+        1x1 8-2, 1x1 8-6, 1x1 8-4, 3x3 4-8
+    """
 
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 

@@ -1,11 +1,11 @@
-"""Strided convolution to max-pooling: the way back from `restructure.stride`.
+"""Stride to max-pooling: replace a strided convolution by a dense one and a max-pool (reverse of `restructure.stride`).
 
-What it does: a convolution with a stride goes over every position, and a max-pool of the size of the stride takes the
-largest of them. It starts with the old weights, and is fitted to the old outputs on calibration data, without labels.
+What it does: computes the convolution at every position, and takes the largest value by a max-pool of the size of the
+stride. It starts with the old weights, and is fitted to the old outputs on calibration data, without labels.
 Cost: `steps` runs of single batches. The convolution takes stride^2 times its multiply-adds: this is for accuracy, or
 for runtimes that stride badly, not for speed.
-When it fails: a maximum is above what the old layer gave, which training has to take back: the fit is rough, expect to
-recover with distillation. Dilated layers and strides above the kernel's size are left.
+When it fails: a maximum is above the old output, which the training has to correct: the fit is rough, expect to recover
+with distillation. Dilated layers and strides above the kernel's size are left.
 Equation: w * x + b at every s-th position becomes the maximum of w' * x + b' over s x s positions.
 Source: Springenberg et al. 2015, arXiv:1412.6806, section 2 (there the other way).
 """
@@ -26,7 +26,7 @@ POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d, nn.Conv3d: nn.MaxPool
 
 
 def pooled(layer: Any) -> Block:
-    """The convolution at every position, and a pool."""
+    """Return the convolution at every position, and a pool. Raises Unfit where there is none."""
     if type(layer) not in POOLS or set(layer.stride) == {1}:
         raise Unfit("it is no convolution with a stride")
     if set(layer.dilation) != {1} or any(step > size for step, size in zip(layer.stride, layer.kernel_size)):
@@ -40,7 +40,19 @@ def pooled(layer: Any) -> Block:
 
 @dataclass(frozen=True, kw_only=True)
 class StrideToPooling(BlockReplacement):
-    """Nothing of its own."""
+    """Replace strided convolutions by dense ones and a max-pool.
+
+    The options are those of `BlockReplacement`.
+
+    Example:
+        >>> import gossamer
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+        >>> method = gossamer.methods.restructure.StrideToPooling(steps=2)
+        >>> changed, edits = method(model, gossamer.data.tiny_task())
+        >>> changed[0][1]
+        MaxPool2d(kernel_size=(2, 2), stride=(2, 2), padding=0, dilation=1, ceil_mode=True)
+    """
 
     saves: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}

@@ -1,11 +1,11 @@
-"""Smaller images: the resolution multiplier.
+"""Resolution multiplier (MobileNet): scale the input images down inside the network.
 
-What it does: the layers that read the network's input get it scaled down, bilinearly; at 0.5 that is the mean of 2 x 2
-pixels. The network takes images of the size that it took. For fewer channels, the width multiplier, there is
-`prune.channels` with one sparsity for all.
-Cost: nothing to compute. It saves the square of the share of all multiply-adds that go over the map.
-When it fails: details that are gone stay gone: train afterwards. Networks whose head is made for one size of map are
-refused (`restructure.global_pool` makes others of them).
+What it does: scales the network's input down, bilinearly, in front of the layers that read it; at 0.5 that is the mean
+of 2 x 2 pixels. The network takes images of the size that it took before. For fewer channels, the width multiplier,
+there is `prune.channels` with one sparsity for all.
+Cost: nothing to compute. The multiply-adds that go over the map fall with the square of `share`.
+When it fails: details are lost: train afterwards. Networks whose head is made for one size of map are refused
+(`restructure.global_pool` removes that limit).
 Equation: multiply-adds times share^2.
 Source: Howard et al. 2017, arXiv:1704.04861, section 3.4.
 """
@@ -29,7 +29,7 @@ from gossamer.methods.restructure._rewrite import Conv, first_inputs
 
 
 def readers(model: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, Tensor]:
-    """The convolutions that read an input of the network as it is, with this input."""
+    """Return the convolutions that read an input of the network directly, with this input."""
     names = [name for name, module in model.named_modules() if isinstance(module, Conv)]
     given = [x for x in place(model, (example_inputs, None)) if isinstance(x, Tensor)]
     seen = first_inputs(model, example_inputs, names) if names else {}
@@ -45,7 +45,22 @@ def _size(share: float) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolutionMultiplier(Method):
-    """share: of the height and width that is left, rounded to whole pixels."""
+    """Scale the input images down inside the network.
+
+    Args:
+        share: fraction of the height and width that is left, rounded to whole pixels, in (0, 1).
+
+    Raises:
+        BadInput: the network needs maps of the size that it was made for.
+        NoEffect: no convolution reads images directly.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> faster, edits = gossamer.methods.restructure.ResolutionMultiplier(share=0.5)(model, inputs)
+        >>> print(edits[0].before, "->", edits[0].after)
+        8x8 -> 4x4
+    """
 
     stage: ClassVar[int | None] = 10
     saves: ClassVar[tuple[str, ...]] = ("macs",)

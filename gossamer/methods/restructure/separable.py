@@ -1,8 +1,8 @@
-"""Convolutions to depthwise separable ones.
+"""Depthwise separable convolution (MobileNet): replace a convolution by a depthwise and a 1 x 1 convolution.
 
-What it does: puts a depthwise convolution (every input channel alone) and a 1x1 convolution in the place of a
-convolution, fitted to the old kernel, then to the old outputs on calibration data, without labels. No activation stands
-between the two, so a kernel that is separable is reproduced exactly.
+What it does: fits a depthwise convolution (every input channel alone) and a 1 x 1 convolution to the old kernel, then
+to the old outputs on calibration data, without labels. There is no activation between the two, so a kernel that is
+separable is reproduced exactly.
 Cost: about two runs of the calibration data, then `steps` runs of single batches.
 When it fails: a trained kernel has k^2 directions per input channel, of which `multiplier` are kept: with 1, expect to
 recover with distillation afterwards. First layers of one or three channels save little.
@@ -35,7 +35,7 @@ from gossamer.methods.restructure._rewrite import (
 
 
 def separate(weight_NCK: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """Nearest p (N, C, m) and d (C, m, K) with W[n, c] = sum_m p[n, c, m] d[c, m]; of less than m terms, zeros."""
+    """Return the nearest p (N, C, m) and d (C, m, K): W[n, c] = sum_m p[n, c, m] d[c, m]; missing terms are 0."""
     u, s, v = torch.linalg.svd(weight_NCK.transpose(0, 1).double(), full_matrices=False)
     root = s.sqrt()
     p = (u * root[:, None, :])[..., :multiplier].transpose(0, 1)
@@ -44,7 +44,7 @@ def separate(weight_NCK: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
 
 
 def separable(layer: Any, multiplier: int) -> Block:
-    """The block for a convolution."""
+    """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer)
     weight = layer.weight.detach()
     multiplier = min(multiplier, len(weight), weight[0, 0].numel())  # there are no more singular vectors
@@ -56,7 +56,20 @@ def separable(layer: Any, multiplier: int) -> Block:
 
 @dataclass(frozen=True, kw_only=True)
 class DepthwiseSeparable(BlockReplacement):
-    """multiplier: depthwise filters for each input channel."""
+    """Replace convolutions by depthwise separable ones.
+
+    The other options are those of `BlockReplacement`.
+
+    Args:
+        multiplier: depthwise filters for each input channel, at least 1; k^2 of them are exact.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.restructure.DepthwiseSeparable(layers=("conv2",), steps=2)
+        >>> print(method(model, task).edits[0].after)
+        3x3 8-8 in 8 groups, 1x1 8-16
+    """
 
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 

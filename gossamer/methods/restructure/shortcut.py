@@ -1,7 +1,7 @@
-"""Shortcuts around modules of a trained network.
+"""Shortcut connections (residual connections, ReZero): add shortcuts around modules of a trained network.
 
-What it does: a module whose output has the shape of its input gets a shortcut with a gain for every channel, which is
-zero at first: the network computes what it did, and training decides how much of the shortcut it uses.
+What it does: gives a module whose output has the shape of its input a shortcut with a gain for every channel, which is
+zero at first. The network computes what it did before, and training decides how much of the shortcut it uses.
 Cost: nothing to compute; a multiplication and an addition for every activation.
 When it fails: in networks that are shallow or have shortcuts already it brings nothing.
 Equation: F(x) becomes F(x) + g x, g = 0 at first, by channel.
@@ -27,7 +27,11 @@ from gossamer.modules.inserted import Residual
 
 @torch.no_grad()
 def seen_input(model: nn.Module, example_inputs: tuple[Any, ...], name: str) -> Tensor:
-    """What a module gets in a run. Raises BadInput where a shortcut cannot go around it."""
+    """Return the input of a module in a run.
+
+    Raises:
+        BadInput: a shortcut cannot go around the module.
+    """
     outputs: list[Any] = []
     handle = model.get_submodule(name).register_forward_hook(lambda _, inputs, output: outputs.append(output))
     try:
@@ -44,7 +48,21 @@ def seen_input(model: nn.Module, example_inputs: tuple[Any, ...], name: str) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class ShortcutConnections(Method):
-    """names: modules to go around, such as a Sequential; their layers are called `NAME.block` afterwards."""
+    """Add shortcuts around modules, for training on.
+
+    Args:
+        names: the modules to go around, such as a Sequential. Their layers are called `NAME.block` afterwards.
+
+    Raises:
+        BadInput: names is empty, a name is unknown, or the shapes of input and output differ.
+
+    Example:
+        >>> import gossamer, torch
+        >>> model, inputs = gossamer.data.tiny_network(), torch.zeros(1, 1, 8, 8)
+        >>> changed, edits = gossamer.methods.restructure.ShortcutConnections(names=("fc1",))(model, inputs)
+        >>> torch.equal(changed(inputs), model(inputs))
+        True
+    """
 
     stage: ClassVar[int | None] = 10
     needs: ClassVar[Needs] = "inputs"

@@ -1,8 +1,8 @@
-"""Large kernels to stacks of small ones.
+"""Kernel factorization into small kernels (VGG, Inception-v3): replace a large kernel by a stack of small ones.
 
-What it does: a k x k convolution (k odd) to a stack of (k - 1) / 2 convolutions of 3 x 3, or any k x k to one of 1 x k
-and one of k x 1. No activation stands between them, so a kernel that is such a composition is reproduced. The new
-kernels are fitted to the old one, then to the old outputs on calibration data, without labels.
+What it does: replaces a k x k convolution (k odd) by a stack of (k - 1) / 2 convolutions of 3 x 3, or any k x k by one
+of 1 x k and one of k x 1. There is no activation between them, so a kernel that is such a composition is reproduced.
+The new kernels are fitted to the old one, then to the old outputs on calibration data, without labels.
 Cost: "3x3": `iterations` of L-BFGS on the kernel, each about k^2 C H N multiply-adds; "1xn": one singular value
 decomposition. Then two runs of the calibration data and `steps` runs of single batches.
 When it fails: 3 x 3 kernels have no smaller stack; 1 x 3 and 3 x 1 save a third at most.
@@ -37,13 +37,13 @@ Form = Literal["3x3", "1xn"]
 
 
 def composed(first_HCab: Tensor, second_NHcd: Tensor) -> Tensor:
-    """The kernel (N, C, a + c - 1, b + d - 1) of the second convolution of the first."""
+    """Return the kernel (N, C, a + c - 1, b + d - 1) of the second convolution of the first."""
     more = (second_NHcd.shape[2] - 1, second_NHcd.shape[3] - 1)
     return F.conv2d(first_HCab.transpose(0, 1), second_NHcd.flip(2, 3), padding=more).transpose(0, 1)
 
 
 def composition(kernels: list[Tensor]) -> Tensor:
-    """The kernel of a stack, the first convolution first."""
+    """Return the kernel of a stack, the first convolution first."""
     result = kernels[0]
     for kernel in kernels[1:]:
         result = composed(result, kernel)
@@ -51,9 +51,15 @@ def composition(kernels: list[Tensor]) -> Tensor:
 
 
 def small_kernels(weight_NCkk: Tensor, channels: int, iterations: int, generator: torch.Generator) -> list[Tensor]:
-    """3 x 3 kernels with `channels` between them whose composition is near to the weight; float64.
+    """Return 3 x 3 kernels whose composition is near to the weight, float64.
 
-    Starts at random kernels that keep the size of what passes.
+    They start at random kernels that keep the scale of the signal.
+
+    Args:
+        weight_NCkk: the kernel.
+        channels: between the new convolutions.
+        iterations: of L-BFGS.
+        generator: of the random start.
     """
     weight = weight_NCkk.double()
     outputs, inputs, size = weight.shape[:3]
@@ -86,7 +92,7 @@ def small_kernels(weight_NCkk: Tensor, channels: int, iterations: int, generator
 
 
 def row_and_column(weight_NCyx: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """Nearest kernels (H, C, 1, x) and (N, H, y, 1) with `channels` between, or as many as there are directions."""
+    """Return the nearest kernels (H, C, 1, x) and (N, H, y, 1); H is `channels` or the number of directions."""
     n, c, y, x = weight_NCyx.shape
     u, s, v = torch.linalg.svd(weight_NCyx.double().permute(0, 2, 1, 3).reshape(n * y, c * x), full_matrices=False)
     root = s.sqrt()[:channels]
@@ -96,8 +102,10 @@ def row_and_column(weight_NCyx: Tensor, channels: int) -> tuple[Tensor, Tensor]:
 
 
 def three_by_three(layer: Any, channels: int | None, iterations: int, generator: torch.Generator) -> Block:
-    """The stack of 3 x 3 for a convolution. All padding is in front of the first and the stride in the last, so that
-    the stack sees the same borders."""
+    """Return the stack of 3 x 3 for a convolution. Raises Unfit where there is none.
+
+    All padding is in the first and the stride in the last convolution, so that the stack sees the same borders.
+    """
     layer, dense = dense_convolution(layer, planar=True), layer.weight.detach()
     size = layer.kernel_size[0]
     if size % 2 == 0 or size < 5 or size != layer.kernel_size[1]:
@@ -115,7 +123,7 @@ def three_by_three(layer: Any, channels: int | None, iterations: int, generator:
 
 
 def one_by_n(layer: Any, channels: int | None) -> Block:
-    """1 x k and k x 1 for a convolution."""
+    """Return 1 x k and k x 1 for a convolution. Raises Unfit where there are none."""
     layer, dense = dense_convolution(layer, planar=True), layer.weight.detach()
     if 1 in layer.kernel_size:
         raise Unfit(f"its kernel is {'x'.join(map(str, layer.kernel_size))} already")
@@ -131,8 +139,22 @@ def one_by_n(layer: Any, channels: int | None) -> Block:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelStacking(BlockReplacement):
-    """form: "3x3" or "1xn". channels: between the new convolutions; None: as many as outputs. iterations: of the fit of
-    3x3 kernels."""
+    """Replace convolutions of large kernels by stacks of small ones.
+
+    The other options are those of `BlockReplacement`.
+
+    Args:
+        form: "3x3" or "1xn".
+        channels: between the new convolutions; None: as many as outputs.
+        iterations: of the fit of 3 x 3 kernels, at least 1.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> method = gossamer.methods.restructure.KernelStacking(form="1xn", channels=4, layers=("conv2",), steps=2)
+        >>> print(method(model, task).edits[0].after)
+        1x3 8-4, 3x1 4-16
+    """
 
     example: ClassVar[Settings] = {"form": "1xn", "channels": 4, "steps": 2, "batches": 2, "ignore": ("stem",)}
 

@@ -1,8 +1,8 @@
-"""Max-pooling to strided convolution.
+"""Pooling to stride (all-convolutional network): replace max-pooling by a stride of the convolution before it.
 
-What it does: a convolution whose result is max-pooled (a batch norm and a ReLU may stand between) takes the pool's
-stride itself, and the pool goes. Its weights are fitted by least squares, then training, to what the pool let through
-on calibration data, without labels.
+What it does: gives a convolution whose result is max-pooled (a batch norm and a ReLU may be between) the pool's stride,
+and removes the pool. Its weights are fitted by least squares, then training, to what the pool passed on, on calibration
+data, without labels.
 Cost: about two runs of the calibration data, then `steps` runs of single batches. It saves the pool and, of a pool of
 2 x 2, three quarters of the convolution.
 When it fails: a maximum is not linear: expect to recover with distillation. Pools that overlap or pad, and pools that a
@@ -33,14 +33,17 @@ RISING = ("aten.relu", "aten.relu_", "aten.native_batch_norm", "aten._native_bat
 
 
 def readers_of(t: Trace, op: Op) -> list[Op]:
-    """The operations that read the first result of another."""
+    """Return the operations that read the first result of another."""
     assert op.outs[0] is not None
     return [other for other in t.ops if any(ref.index == op.outs[0].index for ref in other.refs())]
 
 
 def pool_behind(model: nn.Module, t: Trace, layer: str) -> tuple[str, list[str]]:
-    """The pool module behind a convolution, and the batch norms between. Raises Unfit where there is none, or where
-    something else reads what it reads."""
+    """Return the pool module behind a convolution, and the batch norms between.
+
+    Raises:
+        Unfit: there is none, or something else reads what it reads.
+    """
     ops = [op for op in t.ops if op.modules and op.modules[-1] == layer and op.name == "aten.convolution"]
     if len(ops) != 1:
         raise Unfit(f"a run calls it {len(ops)} times")
@@ -63,12 +66,12 @@ def pool_behind(model: nn.Module, t: Trace, layer: str) -> tuple[str, list[str]]
 
 
 def pair(number: int | tuple[int, ...]) -> tuple[int, ...]:
-    """One number as two."""
+    """Return one number as two."""
     return (number, number) if isinstance(number, int) else tuple(number)
 
 
 def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> Block:
-    """The convolution with the pool's stride, for the place of the layer."""
+    """Return the convolution with the pool's stride, for the place of the layer. Raises Unfit where there is none."""
     if not isinstance(layer, nn.Conv2d):
         raise Unfit(f"{type(layer).__name__} is not a two-dimensional convolution")
     at, norms = pool_behind(model, t, name)
@@ -103,7 +106,20 @@ def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> Block:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingToStride(BlockReplacement):
-    """Nothing of its own."""
+    """Replace max-pooling by the stride of the convolution before it.
+
+    The options are those of `BlockReplacement`.
+
+    Example:
+        >>> import gossamer
+        >>> from torch import nn
+        >>> conv = nn.Conv2d(1, 4, 3, padding=1)
+        >>> model = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3))
+        >>> method = gossamer.methods.restructure.PoolingToStride(steps=2)
+        >>> smaller, edits = method(model, gossamer.data.tiny_task())
+        >>> print(edits[0].after)
+        3x3 1-4 stride 2; no 2
+    """
 
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
