@@ -44,12 +44,12 @@ class BlockRemoval(Method):
         BadInput: names is empty, or holds an unknown block or layer.
 
     Example:
-        >>> import torch
+        >>> import gossamer, torch
         >>> from torch import nn
-        >>> from gossamer.methods.restructure import BlockRemoval
         >>> first, middle = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
         >>> model = nn.Sequential(first, nn.ReLU(), middle, nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
-        >>> smaller, edits = BlockRemoval(names=("2",), refit=False)(model, torch.zeros(1, 1, 8, 8))
+        >>> method = gossamer.methods.restructure.BlockRemoval(names=("2",), refit=False)
+        >>> smaller, edits = method(model, torch.zeros(1, 1, 8, 8))
         >>> print(edits[0].before, "->", edits[0].after)
         148 parameters -> identity
     """
