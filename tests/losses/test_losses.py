@@ -1,6 +1,5 @@
 """Losses of teacher and student against slow loops in NumPy, their gradients, and what their papers say of them."""
 
-import doctest
 import inspect
 import itertools
 from collections.abc import Callable
@@ -468,8 +467,8 @@ def test_what_cannot_be_compared_is_named(call: Callable[[], Any], message: str)
 
 
 @pytest.mark.parametrize("name", losses.__all__)
-def test_every_public_function_has_an_example_that_runs(name: str) -> None:
+def test_every_public_function_says_what_it_returns_and_has_an_example(name: str) -> None:
+    """`tests/house/test_doctests.py` runs the examples."""
     text = inspect.getdoc(getattr(losses, name)) or ""
+    assert "Args:" in text and "Example:\n    >>> " in text
     assert "Returns:" in text or name == "langevin_step"  # which works in place
-    example = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
-    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
