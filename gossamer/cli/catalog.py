@@ -13,6 +13,13 @@ from gossamer.cli.console import Console
 from gossamer.cli.options import JsonOption
 from gossamer.errors import BadInput, unknown
 
+# What a method is called with besides the network, by its `needs`.
+NEEDS = {
+    "weights": "nothing",
+    "inputs": "example inputs",
+    "samples": "samples, which need no labels",
+    "labels": "training data with labels",
+}
 recipes = typer.Typer(no_args_is_help=True, help="The recipes that come with gossamer.")
 
 
@@ -44,9 +51,10 @@ def methods(
     if name not in known:
         raise unknown("method", name, known, listed="`gossamer methods`")
     page, options = _page(known[name]), _options(known[name])
-    console.line("\n\n".join([name, page, *_notes(known[name])]) + "\n")
+    needs = NEEDS[known[name].needs]
+    console.line("\n\n".join([name, page, *_notes(known[name]), f"Needs besides the network: {needs}."]) + "\n")
     console.table("Options", ("option", "default", "admitted"), [tuple(row.values()) for row in options])
-    console.document({"name": name, "page": page, "options": options})
+    console.document({"name": name, "page": page, "needs": known[name].needs, "options": options})
 
 
 def _page(cls: type) -> str:

@@ -367,6 +367,8 @@ def test_methods_lists_all_and_shows_a_page() -> None:
     lines = call("methods").stdout.splitlines()[1:]
     assert [line.split()[0] for line in lines] == list(catalogue()) and all(len(line.split()) > 2 for line in lines)
     page = call("methods", "distill.recover").stdout
+    assert "Needs besides the network: training data with labels." in page
+    assert document("methods", "prune.magnitude")["needs"] == "weights"
     assert "Source: Hinton" in page and "temperature" in page and "(0, 1000]" in page
 
 
