@@ -1,5 +1,7 @@
-"""Canonical polyadic decomposition with bounded factors: three starts, alternating least squares, then damped
-Gauss-Newton steps on all factors together."""
+"""Canonical polyadic decomposition (CP, CANDECOMP/PARAFAC) with bounded factors.
+
+Three starts, alternating least squares, then damped Gauss-Newton steps on all factors together.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,7 +26,7 @@ DOUBLE_SIZE = 1 << 18
 
 
 def rebuild(factors: Sequence[Tensor]) -> Tensor:
-    """The tensor: sum over r of the outer products of the columns r."""
+    """Return the tensor of factors (size, rank): the sum over r of the outer products of the columns r."""
     letters = LETTERS[: len(factors)]
     return torch.einsum(",".join(f"{a}z" for a in letters) + f"->{letters}", *factors)
 
@@ -37,12 +39,22 @@ def equal_norms(factors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def cp(tensor: Tensor, rank: int, *, penalty: float, sweeps: int, generator: torch.Generator) -> list[Tensor]:
-    """Factors (size, rank) of every mode that make |T - [[..]]|^2 + mu sum |factor|^2 small, float64.
+    """Decompose a tensor: make |T - [[factors]]|^2 + mu sum |factor|^2 small, where mu = penalty |T|^(2 - 2 / modes).
 
-    mu = penalty |T|^(2 - 2 / modes). The penalty keeps terms from growing without bound while they cancel each other:
-    tensors of rank above two may be approached by such sequences, without a best approximation (de Silva & Lim 2008,
-    arXiv:math/0607647). Of all factors with the error that is reached, those found have the smallest norms, which is
-    what the error-preserving correction of Phan et al. 2020 (arXiv:2008.05441) asks for.
+    The penalty keeps terms from growing without bound while they cancel each other: tensors of rank above two may be
+    approached by such sequences, without a best approximation (de Silva & Lim 2008, arXiv:math/0607647). Of all factors
+    with the same error, those with the smallest norms are found, which is what the error-preserving correction of
+    Phan et al. 2020 (arXiv:2008.05441) asks for.
+
+    Args:
+        tensor: any number of modes from 2 to 7.
+        rank: number of terms.
+        penalty: in units in which the tensor has energy 1.
+        sweeps: largest number of passes of alternating least squares, or of Gauss-Newton steps.
+        generator: of the random starts.
+
+    Returns:
+        Factors (size, rank) of every mode, float64.
     """
     fit = _Fit(tensor, penalty)
     if fit.energy == 0:
@@ -60,9 +72,9 @@ def cp(tensor: Tensor, rank: int, *, penalty: float, sweeps: int, generator: tor
 
 
 def products(tensor: Tensor, factors: Sequence[Tensor]) -> Iterator[Tensor]:
-    """T times all factors but that of a mode, (size, rank), mode after mode; a factor may be changed in between.
+    """Yield T times all factors but that of a mode, (size, rank), mode after mode. A factor may be changed in between.
 
-    Two products with the whole tensor for all modes: the later ones share that with the first factor.
+    Two products with the whole tensor serve all modes: the later ones share that with the first factor.
     """
     heavy = tensor if tensor.numel() <= DOUBLE_SIZE else tensor.float()
     rest = factors[-1]

@@ -1,4 +1,8 @@
-"""Best low-rank approximation in the metric of a layer's outputs, exact or randomized; least-squares last factors."""
+"""Best low-rank approximation of a matrix in the metric of a layer's outputs, and least-squares last factors.
+
+In all shapes g is the number of groups, N of outputs, D of inputs. A gram matrix G (g, D, D) is E[x x^T] of the inputs;
+without one the metric is the identity, and the error that of the weights.
+"""
 
 from collections.abc import Sequence
 
@@ -12,16 +16,17 @@ POWER_STEPS = 4
 
 
 def energy_of(matrix: Tensor, gram: Tensor | None = None) -> Tensor:
-    """trace(W G W^T) of every group, (g,): with G = E[x x^T] the mean squared output; without, the sum of squares."""
+    """Return trace(W G W^T) of every group, (g,): the mean squared output; without G, the sum of squares."""
     return (matrix * (matrix if gram is None else matrix @ gram)).sum((1, 2))
 
 
 def principal(matrix: Tensor, gram: Tensor | None = None, count: int = 0) -> tuple[Tensor, Tensor]:
-    """Orthonormal directions U (g, N, R) of the outputs, and their energies (g, R), falling; at least `count` of them.
+    """Return orthonormal directions U (g, N, R) of the outputs, and their energies (g, R), falling; at least `count`
+    of them.
 
-    matrix W (g, N, D), gram G (g, D, D). U_r U_r^T W, with the first r directions, is the W' of rank r with the least
-    trace((W - W') G (W - W')^T), which is the sum of the energies after the first r. U holds the left singular vectors
-    of W G^(1/2); no inverse of G is needed, which may be singular. Without a gram the metric is the identity.
+    With the first r directions, U_r U_r^T W is the matrix W' of rank r with the least trace((W - W') G (W - W')^T),
+    which is the sum of the energies after the first r. U holds the left singular vectors of W G^(1/2). No inverse of G
+    is needed, so it may be singular.
     """
     if matrix.shape[1] > matrix.shape[2]:
         q, r = torch.linalg.qr(matrix)
@@ -52,17 +57,17 @@ def _leading(matrix: Tensor, gram: Tensor | None, count: int) -> tuple[Tensor, T
 
 
 def split(matrix: Tensor, rank: int, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """A (g, N, rank) and B (g, rank, D) with A B the best approximation of that rank; columns of A and rows of B
-    are equally long.
+    """Return A (g, N, rank) and B (g, rank, D): A B is the best approximation of that rank.
 
-    Such factors are as small as they can be, which makes them good to train and to quantize.
+    The columns of A are as long as the rows of B. Such factors are as small as they can be, which makes them good to
+    train and to quantize.
     """
     left = principal(matrix, gram, rank)[0][:, :, :rank]
     return balance(left, left.mT @ matrix)
 
 
 def balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product with every column of the first as long as the row of the second that it meets."""
+    """Return the same product with every column of the first as long as the row of the second that it meets."""
     columns, rows = left.norm(dim=1), right.norm(dim=2)
     used = (columns > 0) & (rows > 0)
     scale = (rows / columns).sqrt().where(used, 1.0)
@@ -85,9 +90,14 @@ def best_last_factor(target: Tensor, maps: Sequence[Tensor], gram: Tensor) -> tu
 
 
 def corrected(matrix: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
-    """W' (g, N, D) that gives from the inputs x that a layer gets now what W gave from the original's inputs z.
+    """Return W' (g, N, D), which gives from the inputs x of a changed network what W gave from the original's inputs z.
 
-    gram: E[x x^T], cross: E[z x^T]. Least squares with a little pull to W, for directions that few samples show.
+    Least squares with a ridge towards W, for directions that few samples show.
+
+    Args:
+        matrix: W, shape (g, N, D).
+        gram: E[x x^T], shape (g, D, D).
+        cross: E[z x^T], shape (g, D, D).
     """
     size = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     ridge = 1e-3 * size * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
@@ -95,9 +105,9 @@ def corrected(matrix: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
 
 
 def channel_gram(gram: Tensor, channels: int, taps: tuple[int, ...], keep: tuple[int, ...] = ()) -> Tensor:
-    """E[x x^T] of the inputs of single taps of a kernel, from that of whole windows (g, C taps, C taps).
+    """Return E[x x^T] of the inputs at single taps of a kernel, from that of whole windows (g, C taps, C taps).
 
-    The mean over the axes of the kernel that are not in `keep`; those in `keep` stay beside the channels.
+    It is the mean over the axes of the kernel that are not in `keep`; those in `keep` stay beside the channels.
     """
     view = gram.reshape(len(gram), channels, *taps, channels, *taps)
     letters = "ijklm"[: len(taps)]
@@ -110,11 +120,11 @@ def channel_gram(gram: Tensor, channels: int, taps: tuple[int, ...], keep: tuple
 
 
 def by_inputs(weight: Tensor) -> Tensor:
-    """(g, O, I, taps ...) as (g, O taps, I)."""
+    """Return (g, O, I, taps ...) as (g, O taps, I)."""
     return weight.flatten(3).transpose(2, 3).flatten(1, 2)
 
 
 def over_taps(mix: Tensor, taps: int) -> Tensor:
-    """What a mix of channels (g, R, I) does to windows: (g, R taps, I taps)."""
+    """Return the matrix (g, R taps, I taps) that applies a mix of channels (g, R, I) to every tap of a window."""
     same = torch.eye(taps, dtype=mix.dtype, device=mix.device)
     return torch.einsum("gri,st->grsit", mix, same).flatten(3, 4).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Batch normalization between the layers of a chain: it changes nothing until the network is trained."""
+"""Batch normalization between the layers of a chain, which changes nothing until the network is trained."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -15,7 +15,7 @@ NORMS = {nn.Linear: nn.BatchNorm1d, nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.Bat
 
 
 def with_norms(chain: nn.Sequential) -> nn.Sequential:
-    """The chain with a normalization behind every layer with weights but the last of them."""
+    """Return the chain with a batch norm behind every layer with weights but the last."""
     *inner, _ = (layer for layer in chain if type(layer) in NORMS)
     made: list[nn.Module] = []
     for layer in chain:

@@ -1,4 +1,4 @@
-"""What the history says of a layer that was factored: what stands there now, how far it is off, what its rank left."""
+"""The log of a factorization: what a layer was replaced by, its error, and the spectrum that its rank cut off."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ POINTS = 80  # of a spectrum, at most about
 
 
 def describe(layer: Any) -> str:
-    """A layer in a few words."""
+    """Describe a layer in a few words."""
     if not hasattr(layer, "weight"):
         return type(layer).__name__
     if isinstance(layer, nn.Linear):
@@ -29,7 +29,7 @@ def describe(layer: Any) -> str:
 
 
 def product(layer: Layer, chain: Sequence[Any]) -> Tensor:
-    """The weight (groups, outputs, D) that a chain has as one layer, float32."""
+    """Return the weight (groups, outputs, D) of a chain as one layer, float32."""
     if isinstance(layer, nn.Linear):
         total = torch.eye(layer.out_features, device=layer.weight.device)
         for one in reversed(chain):
@@ -48,7 +48,7 @@ def product(layer: Layer, chain: Sequence[Any]) -> Tensor:
 
 
 def relative_error(layer: Layer, chain: Sequence[Any], weight: Tensor, gram: Tensor | None) -> float:
-    """|W - W'| / |W| of what a chain was fitted to, in the metric that it was fitted in."""
+    """Return |W - W'| / |W| between a weight and its chain, in the metric of the outputs if a gram matrix is given."""
     target = weight.flatten(2)
     change = target - product(layer, chain).to(target)
     wrong, whole = (float(energy_of(m, gram).sum()) for m in (change, target))
@@ -58,8 +58,14 @@ def relative_error(layer: Layer, chain: Sequence[Any], weight: Tensor, gram: Ten
 def spectrum_rows(
     lost: Sequence[Tensor], rank: Sequence[int], modes: Sequence[str], *, singular: bool
 ) -> list[SpectrumRow]:
-    """Of the shares of energy lost at every rank from 0 on: singular values where the modes are ranks of matrices, else
-    the relative errors."""
+    """Return the spectra of a layer for the report.
+
+    Args:
+        lost: for every mode, the fraction of energy lost at ranks 0, 1, ...
+        rank: the rank that was taken in every mode.
+        modes: what each rank counts.
+        singular: whether the ranks are those of matrices. Then singular values are shown, else relative errors.
+    """
     rows = []
     for tail, taken, mode in zip(lost, rank, modes):
         if singular:

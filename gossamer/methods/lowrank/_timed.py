@@ -1,4 +1,4 @@
-"""Time as what ranks cost: chains of some ranks beside their layer, on its own input, on the runtime of the job."""
+"""Rank selection by time: chains of some ranks are timed beside their layer, on the runtime of the job."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,16 @@ def with_times(
     task: Task,
     context: Context,
 ) -> dict[str, Options]:
-    """The options that were timed, with their times and that of the layer. build: a chain, whatever its weights."""
+    """Return the options that were timed, with their times and that of the layer.
+
+    Args:
+        model: the network.
+        layers: the layers by name.
+        options: their options.
+        build: makes a chain of given ranks, with any weights.
+        task: gives the example inputs.
+        context: gives the goal's runtime, threads and batch.
+    """
     picked = {name: timed_rows(o) for name, o in options.items()}
     groups = {
         name: [layers[name], *(build(layers[name], options[name].ranks[row].tolist()) for row in rows)]
@@ -60,7 +69,7 @@ def with_times(
 def times_alone(
     model: nn.Module, groups: Mapping[str, Sequence[nn.Module]], task: Task, context: Context
 ) -> dict[str, list[float]]:
-    """Milliseconds of modules that may stand in the place of a layer, float32; layers that are alike are timed once."""
+    """Return the milliseconds of modules that may replace a layer, in float32. Equal layers are timed once."""
     goal = replace(context.goal or Goal(speedup=1), speedup=1)
     with evaluating(model), layer_inputs(model, list(groups)) as seen:
         model(*place(model, (task.example_inputs, None)))
@@ -77,7 +86,7 @@ def times_alone(
 
 
 def slower(model: nn.Module, chains: Mapping[str, nn.Module], task: Task, context: Context) -> dict[str, float]:
-    """The chains that take longer than their layers, by how many times."""
+    """Return the chains that take longer than their layers, with the ratio of the times."""
     groups = {name: [model.get_submodule(name), chain] for name, chain in chains.items()}
     times = times_alone(model, groups, task, context)
     return {name: after / before for name, (before, after) in times.items() if after > before}
