@@ -83,7 +83,7 @@ class Student(Retrain):
 
     def learn(
         self,
-        teach: Sequence[LossTerm],
+        terms: Sequence[LossTerm],
         student: nn.Module,
         task: Task,
         context: Context,
@@ -92,14 +92,14 @@ class Student(Retrain):
         **changes: Any,
     ) -> TrainingResult:
         """Train the student in place under these loss terms, and log it."""
-        own = [term for term in teach if isinstance(term, Distillation)]
+        own = [term for term in terms if isinstance(term, Distillation)]
         for term in own:
             term.compiled = context.compile_teacher
             if context.cache is not None:
                 term.remember(context.cache)
         data = mixed(task, mixup=self.mixup, cutmix=self.cutmix)
         try:
-            return self.noted(self.train_with(teach, student, data, context, part=part, **changes), context, part=part)
+            return self.noted(self.train_with(terms, student, data, context, part=part, **changes), context, part=part)
         finally:
             for term in own:
                 if term.answers is not None:

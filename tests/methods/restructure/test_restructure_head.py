@@ -206,18 +206,18 @@ def test_a_pool_of_equal_neighbours_is_the_stride() -> None:
     torch.testing.assert_close(with_pool(layer).module(x), layer(x))
 
 
-def test_pools_are_healed_towards_the_strides() -> None:
+def test_block_reconstruction_moves_pools_towards_the_strides() -> None:
     torch.manual_seed(0)
     first = nn.Conv2d(1, 4, 3, 2, 1)
     model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 1, 2)).eval()
     run, x = Context(original=model), task_of_noise().example_inputs[0]
     result = StrideToPooling(steps=80, lr=0.02, batches=2).apply(model, task_of_noise(), run)
     assert [type(m) for m in result.get_submodule("0").children()] == [nn.Conv2d, nn.MaxPool2d]
-    rough, healed = (
+    rough, reconstructed = (
         float((block(x) - first(x)).detach().square().mean())
         for block in (with_pool(first).module, result.get_submodule("0"))
     )
-    assert healed < 0.5 * rough
+    assert reconstructed < 0.5 * rough
     notes = {edit.target: edit.note for edit in run.log.edits}
     assert "leaves positions out" in notes["3"]
     assert notes["2"] == "it is no convolution with a stride"
