@@ -36,7 +36,7 @@ def constrain(model: nn.Module, added: Mapping[str, Constraint]) -> nn.Module:
     Example:
         >>> import torch
         >>> model = constrain(nn.Linear(2, 1), {"weight": Mask(torch.tensor([[True, False]]))})
-        >>> float(model.weight[0, 1])
+        >>> model.weight[0, 1].item()
         0.0
     """
     if not added:
