@@ -94,9 +94,9 @@ def result(method: str, model: nn.Module, task: Task, seed: int, steps: int, lr:
 
 def fresh(model: nn.Module, seed: int) -> nn.Module:
     """The same network with other weights."""
-    from gossamer.methods.distill._student import fresh
+    from gossamer.methods.distill._student import reinitialized
 
-    return fresh(model, seed + 1, method="benchmark")
+    return reinitialized(model, seed + 1, method="benchmark")
 
 
 def row(method: str, network: nn.Module, task: Task, options: argparse.Namespace) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.methods import catalogue
-from gossamer.methods.distill._student import fresh
+from gossamer.methods.distill._student import reinitialized
 from gossamer.train import Training, fit
 
 EPOCHS, LR = 10, 0.02
@@ -57,7 +57,7 @@ def table(seed: int) -> dict[str, float]:
         grown = catalogue()[f"distill.{name}"](**options)(
             small, task(seed), Context(seed=seed, accelerator="cpu")
         ).model
-        scratch = fresh(grown, seed, method="benchmark")
+        scratch = reinitialized(grown, seed, method="benchmark")
         rows[f"{name}, as it grew"] = top1(grown, seed)
         rows[f"{name}, {EPOCHS // 2} epochs more"] = top1(trained(grown, seed, EPOCHS // 2, LR), seed)
         rows[f"{name}, from scratch, {EPOCHS} epochs"] = top1(trained(scratch, seed, EPOCHS, LR), seed)

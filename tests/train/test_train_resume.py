@@ -17,7 +17,7 @@ from gossamer.data.batches import Batches, Normalisation
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.methods.distill._student import regression, relative_hint_loss
 from gossamer.methods.distill.dkd import DKD
-from gossamer.methods.distill.self import Past
+from gossamer.methods.distill.self import MeanTeacherTerm
 from gossamer.runtime.runners import torch_threads
 from gossamer.train import Distillation, LossTerm, Training, fit
 from gossamer.train.distillation import described
@@ -118,7 +118,7 @@ def test_the_checkpoint_of_another_training_is_refused(
         [Distillation(net(5), temperature=5.0)],
         [Distillation(net(5), alpha_end=0.5)],
         [Distillation(net(5), loss=regression)],
-        [Distillation(net(5)), Past(net(5), 0.5, 4.0, 0.9)],
+        [Distillation(net(5)), MeanTeacherTerm(net(5), 0.5, 4.0, 0.9)],
     ],
     ids=["no teacher", "another teacher", "temperature", "schedule", "loss", "one term more"],
 )
@@ -132,7 +132,7 @@ def test_a_checkpoint_does_not_go_on_under_another_teacher(tmp_path: Path, teach
 
 
 def test_a_term_is_told_from_others_by_its_numbers_layers_and_loss() -> None:
-    terms: list[LossTerm] = [Past(net(5), 0.5, 4.0, 0.9), Past(net(5), 0.5, 4.0, 0.99)]
+    terms: list[LossTerm] = [MeanTeacherTerm(net(5), 0.5, 4.0, 0.9), MeanTeacherTerm(net(5), 0.5, 4.0, 0.99)]
     terms.append(Distillation(net(5), loss=DKD().loss))
     terms.append(Distillation(net(5), loss=DKD(others_weight=2.0).loss))
     for layer, weight in (("0", 1.0), ("2", 1.0), ("0", 2.0)):
