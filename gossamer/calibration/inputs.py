@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.core.placement import evaluating, place
-from gossamer.errors import BadInput
-
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 # Unfolded inputs are made for so many samples at a time that they take about this much.
@@ -73,14 +70,3 @@ def layer_inputs(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, 
     finally:
         for handle in handles:
             handle.remove()
-
-
-@torch.no_grad()
-def call_order(model: nn.Module, example_inputs: tuple[Any, ...], layers: Sequence[str]) -> list[str]:
-    """The layers in the order in which a run calls them first. Raises BadInput for one that it never calls."""
-    with evaluating(model), layer_inputs(model, layers) as seen:
-        model(*place(model, (example_inputs, None)))
-    for name in layers:
-        if name not in seen:
-            raise BadInput(f"layer {name!r} is not called in a run on the example inputs; list it under `ignore`")
-    return list(seen)

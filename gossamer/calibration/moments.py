@@ -13,6 +13,17 @@ from gossamer.errors import BadInput
 
 
 @torch.no_grad()
+def call_order(model: nn.Module, example_inputs: tuple[Any, ...], layers: Sequence[str]) -> list[str]:
+    """The layers in the order in which a run calls them first. Raises BadInput for one that it never calls."""
+    with evaluating(model), layer_inputs(model, layers) as seen:
+        model(*place(model, (example_inputs, None)))
+    for name in layers:
+        if name not in seen:
+            raise BadInput(f"layer {name!r} is not called in a run on the example inputs; list it under `ignore`")
+    return list(seen)
+
+
+@torch.no_grad()
 def input_moments(
     model: nn.Module, layers: Sequence[str], loader: Iterable[Any], batches: int | None = None
 ) -> dict[str, Tensor]:

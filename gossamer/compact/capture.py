@@ -23,10 +23,9 @@ from gossamer.gsr.format.graph import (
     Value,
     values_in,
 )
-from gossamer.gsr.format.operations import VIEWS, WRITES, name_of
+from gossamer.gsr.format.operations import IDENTITIES, VIEWS, WRITES, name_of
 from gossamer.gsr.format.safety import unsafe
 
-IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout")
 WEIGHTS_ONLY = "save the weights alone with example_inputs=None and load them with load(path, into=model)"
 
 

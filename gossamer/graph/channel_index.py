@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 Shape = tuple[int, ...]
+# Positions of one dimension that stay; for the second dimension of a grouped convolution one list for each group.
+Kept = list[int] | list[list[int]]
 
 
 @dataclass(slots=True)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from gossamer.graph.attributes import get_attribute
 from gossamer.graph.channel_index import Indices
 from gossamer.graph.coupling import Mask
 from gossamer.graph.propagation import Propagation
 from gossamer.graph.shapes import counted_indices
-from gossamer.graph.slicing import get_attribute
 from gossamer.graph.tracer import Op
 
 LONGEST = 16  # elements of a tuple or list, and combinations of attributes, that are looked at

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.graph.channel_index import Value
+from gossamer.graph.channel_index import Kept, Value
 from gossamer.graph.coupling import Mask
 from gossamer.graph.isolation import plain_kernels
 from gossamer.graph.propagation import Propagation
 from gossamer.graph.shapes import compact, scatter
-from gossamer.graph.slicing import Kept
 from gossamer.graph.tracer import (
     Op,
     Ref,

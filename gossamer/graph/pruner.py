@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput
-from gossamer.graph.channel_index import Indices
+from gossamer.graph.channel_index import Indices, Kept
 from gossamer.graph.groups import ChannelGroups, find_groups
 from gossamer.graph.proof import Proof, compare, first_difference, listed
 from gossamer.graph.shapes import expected
-from gossamer.graph.slicing import Kept, PruningPlan, resize
+from gossamer.graph.slicing import PruningPlan, resize
 from gossamer.graph.solver import CutSolver, Solution
 from gossamer.graph.tracer import Mismatch, fake_mode, mode, record
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gossamer.graph.coupling import Mask
 from gossamer.graph.patches import candidates, of_siblings
-from gossamer.graph.shape_run import Failure
+from gossamer.graph.shapes import Failure
 from gossamer.graph.tracer import Op
 
 if TYPE_CHECKING:

@@ -7,37 +7,23 @@ fake tensors have no data. Networks that fake tensors cannot run are tried on re
 import contextlib
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from gossamer.graph.attributes import Attribute, get_attribute, set_attribute
+from gossamer.graph.channel_index import Kept
 from gossamer.graph.coupling import Mask
-from gossamer.graph.groups import ChannelGroups
 from gossamer.graph.isolation import untouched
-from gossamer.graph.shapes import expected, kept_indices, size_after
-from gossamer.graph.slicing import Attribute, Kept, get_attribute, is_channels_last, set_attribute, take
+from gossamer.graph.shapes import Failure, expected, kept_indices, size_after
+from gossamer.graph.slicing import is_channels_last, take
 from gossamer.graph.tracer import Mismatch, Trace, fake_mode, mode, record, tensor_names
 
+if TYPE_CHECKING:
+    from gossamer.graph.groups import ChannelGroups
+
 Attributes = Mapping[str, Mapping[str, Attribute]]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Where a run leaves the predicted path.
-
-    Args:
-        training: whether it was the run in training mode.
-        mismatch: the operation that differs, and how.
-    """
-
-    training: bool
-    mismatch: Mismatch
-
-    def is_before(self, other: "Failure") -> bool:
-        """Whether the other run got further: eval mode runs first, then training mode."""
-        return (self.training, self.mismatch.index) < (other.training, other.mismatch.index)
 
 
 class ShapeRunner:
@@ -47,7 +33,7 @@ class ShapeRunner:
         channels: the network, its traces and its channel indices.
     """
 
-    def __init__(self, channels: ChannelGroups) -> None:
+    def __init__(self, channels: "ChannelGroups") -> None:
         self.channels = channels
         model = channels.model
         self.tensors: dict[str, Tensor] = dict([*model.named_parameters(), *model.named_buffers()])

@@ -1,16 +1,33 @@
 """The sizes of all tensors after pruning, predicted from the channel indices before anything runs."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.graph.channel_index import Indices, Shape, Value
+from gossamer.graph.channel_index import Indices, Kept, Shape, Value
 from gossamer.graph.coupling import Mask
 from gossamer.graph.propagation import Propagation
-from gossamer.graph.slicing import Kept
-from gossamer.graph.tracer import LAYOUT, Expected, Op, Ref
+from gossamer.graph.tracer import LAYOUT, Expected, Mismatch, Op, Ref
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Where a run leaves the predicted path.
+
+    Args:
+        training: whether it was the run in training mode.
+        mismatch: the operation that differs, and how.
+    """
+
+    training: bool
+    mismatch: Mismatch
+
+    def is_before(self, other: "Failure") -> bool:
+        """Whether the other run got further: eval mode runs first, then training mode."""
+        return (self.training, self.mismatch.index) < (other.training, other.mismatch.index)
 
 
 def kept_along(indices: Indices, dim: int, mask: Mask) -> int:

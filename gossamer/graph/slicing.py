@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from gossamer.constraints.apply import refuse_constrained
 from gossamer.errors import BadInput
+from gossamer.graph.attributes import Attribute, set_attribute
+from gossamer.graph.channel_index import Kept
 from gossamer.graph.tracer import fake_mode, mode, record, rejected, tensor_names
-
-Kept = list[int] | list[list[int]]
-Attribute = int | list[int]
 
 
 @dataclass(frozen=True)
@@ -147,31 +146,6 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Attri
     for name, values in attributes.items():
         for path, value in values.items():
             set_attribute(modules[name], path, value)
-
-
-def get_attribute(owner: Any, path: str) -> Any:
-    """The value at a path of attribute names and element numbers."""
-    for key in path.split("."):
-        owner = owner[int(key)] if isinstance(owner, list | tuple) else getattr(owner, key)
-    return owner
-
-
-def set_attribute(owner: Any, path: str, value: Any) -> None:
-    """Set the value at a path of attribute names and element numbers; containers are replaced, not changed."""
-    head, _, rest = path.partition(".")
-    old = getattr(owner, head)
-    if not rest:
-        setattr(owner, head, type(old)(value) if isinstance(old, list | tuple | torch.Size) else value)
-    elif isinstance(old, list | tuple):
-        items = list(old)
-        items[int(rest)] = value
-        setattr(owner, head, _like(old, items))
-    else:
-        set_attribute(old, rest, value)
-
-
-def _like(old: Any, items: list[Any]) -> Any:
-    return type(old)(*items) if hasattr(old, "_fields") else type(old)(items)
 
 
 def described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Attribute]:

@@ -12,17 +12,21 @@ What was learned is remembered, so that later prunings of the same network take 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from gossamer.graph.attributes import Attribute
 from gossamer.graph.coupling import Mask
-from gossamer.graph.groups import ChannelGroups
 from gossamer.graph.patches import Patches, norms_without_parameters, patched_attributes
 from gossamer.graph.repair import Repair
-from gossamer.graph.shape_run import Failure, ShapeRunner
-from gossamer.graph.shapes import kept_indices
-from gossamer.graph.slicing import Attribute, PruningPlan, changed_attributes
+from gossamer.graph.shape_run import ShapeRunner
+from gossamer.graph.shapes import Failure, kept_indices
+from gossamer.graph.slicing import PruningPlan, changed_attributes
 from gossamer.graph.tracer import Trace
+
+if TYPE_CHECKING:
+    from gossamer.graph.groups import ChannelGroups
 from gossamer.graph.widths import Counts, Widths
 
 
@@ -48,7 +52,7 @@ class CutSolver:
         channels: the network and its groups.
     """
 
-    def __init__(self, channels: ChannelGroups) -> None:
+    def __init__(self, channels: "ChannelGroups") -> None:
         self.channels = channels
         self.runner = ShapeRunner(channels)
         self.widths = Widths(channels)

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.graph.channel_index import Indices
 from gossamer.graph.coupling import Mask
-from gossamer.graph.groups import ChannelGroups
 from gossamer.graph.propagation import Propagation
 from gossamer.graph.shapes import counted_indices
 from gossamer.graph.tracer import Op
+
+if TYPE_CHECKING:
+    from gossamer.graph.groups import ChannelGroups
 
 Counts = dict[str, NDArray[np.int64]]
 
@@ -27,7 +30,7 @@ class Widths:
         required: coupled channels that must stay, shape (coupled channels,).
     """
 
-    channels: ChannelGroups
+    channels: "ChannelGroups"
     linked: list[set[str]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     required: Mask = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))

@@ -10,9 +10,9 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method, Needs
-from gossamer.train import AfterStep, Training, TrainingResult, fit
 from gossamer.train.distillation import LossTerm
-from gossamer.train.hyperparameters import passes
+from gossamer.train.hyperparameters import Training, passes
+from gossamer.train.loop import AfterStep, TrainingResult, fit
 from gossamer.train.train_mode import teacher_terms
 
 LEAST_STEPS = 400  # of a training whose length nobody gave: few data need more passes for as many

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from gossamer.core.placement import evaluating, place
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.graph.slicing import get_attribute, set_attribute
+from gossamer.graph.attributes import get_attribute, set_attribute
 from gossamer.modules.structure import (
     Node,
     Plain,

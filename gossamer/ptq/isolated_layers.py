@@ -10,7 +10,8 @@ from onnx.utils import Extractor
 from torch import Tensor, nn
 
 from gossamer.core.goal import Goal
-from gossamer.measure import Runner, latency
+from gossamer.core.runner import Runner
+from gossamer.measure.latency import latency
 from gossamer.modules.cost import layer_costs
 from gossamer.ptq import activation_ranges, qdq
 from gossamer.runtime.onnx_export import export_onnx, write_onnx

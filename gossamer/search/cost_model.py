@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.goal import Goal
+from gossamer.core.runner import Runner
 from gossamer.core.task import Loader, Task, split
-from gossamer.measure import Latency, Runner, steady_latency
+from gossamer.measure.latency import Latency, steady_latency
 from gossamer.modules.cost import layer_costs
 from gossamer.ptq.isolated_layers import quantize_roughly
 from gossamer.runtime.profiling import layer_times

@@ -9,8 +9,8 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import diagonal, exact_diagonal, gauss_newton_rows
-from gossamer.calibration.inputs import call_order, input_rows
-from gossamer.calibration.moments import input_moments, moments
+from gossamer.calibration.inputs import input_rows
+from gossamer.calibration.moments import call_order, input_moments, moments
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight

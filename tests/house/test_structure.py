@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,62 @@ def test_imports_point_down() -> None:
 )
 def test_an_import_that_points_up_or_sideways_is_found(name: str, source: str) -> None:
     assert len(wrong_imports(name, source)) == 1
+
+
+def test_the_file_format_needs_nothing_but_the_errors() -> None:
+    """`gsr` is a library of its own: whoever only reads files needs no network code."""
+    parts = {part_of(t) for name, text in sources().items() if name.startswith("gossamer.gsr") for t in imported(text)}
+    assert parts == {"gsr", "errors"}
+
+
+LONGEST_CHAIN = 15
+
+
+def at_import(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that run when a file is imported: not those of functions, nor those for type checkers."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            yield from at_import([*node.body, *node.orelse])
+        elif isinstance(node, ast.Try):
+            yield from at_import([*node.body, *node.orelse, *(s for handler in node.handlers for s in handler.body)])
+
+
+def import_graph(texts: dict[str, str]) -> dict[str, set[str]]:
+    """The files that each file imports from, by their dotted names."""
+    graph: dict[str, set[str]] = {}
+    for name, text in texts.items():
+        found = set[str]()
+        for node in at_import(ast.parse(text).body):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            else:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {full if full in texts else str(node.module) for full in names}
+        graph[name] = (found & texts.keys()) - {name}
+    return graph
+
+
+def longest_chain(graph: dict[str, set[str]]) -> list[str]:
+    """The longest chain of imports. Raises CycleError, which names the cycle."""
+    chains: dict[str, list[str]] = {}
+    for name in TopologicalSorter(graph).static_order():
+        chains[name] = [name, *max((chains[other] for other in sorted(graph[name])), key=len, default=[])]
+    return max(chains.values(), key=len)
+
+
+def test_chains_of_imports_are_short_and_have_no_cycle() -> None:
+    """Too long? Import from the module that defines a name, and move what two modules need into a third."""
+    chain = longest_chain(import_graph(sources()))
+    assert len(chain) <= LONGEST_CHAIN, "\n".join(chain)
+
+
+def test_a_cycle_and_a_chain_are_found() -> None:
+    files = {"a": "from b import x", "b": "import c", "c": "def f():\n    import a"}
+    assert longest_chain(import_graph(files)) == ["a", "b", "c"]
+    with pytest.raises(CycleError):
+        longest_chain(import_graph(files | {"c": "import a"}))
 
 
 def test_methods_never_import_one_another() -> None:

@@ -63,6 +63,7 @@ adjoint split.sizes tensor_split.sections tensor_split.indices detach alias to.d
 to.device to.other pad matmul meshgrid.indexing lift_fresh_copy
 """
 VIEWS = frozenset(_VIEWS.split())  # what they give may share memory with their first argument
+IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout")  # operations that change nothing in eval mode
 WRITES = frozenset(name for name in NAMES if name.partition(".")[0].endswith("_") and not name.startswith("__"))
 _PYTHON: dict[str, Callable[..., Any]] = {
     "py.getitem": operator.getitem,

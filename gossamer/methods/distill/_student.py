@@ -16,9 +16,8 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput, unknown
 from gossamer.losses import hint_loss, logit_loss
 from gossamer.methods._training import Retrain
-from gossamer.train import Distillation, Training, TrainingResult
 from gossamer.train.batches import own_randomness, seed_everything
-from gossamer.train.distillation import LossTerm, SoftLoss
+from gossamer.train.distillation import Distillation, LossTerm, SoftLoss
 from gossamer.train.feature_hooks import (
     Adapt,
     FeatureLoss,
@@ -27,6 +26,8 @@ from gossamer.train.feature_hooks import (
     listed,
     stages,
 )
+from gossamer.train.hyperparameters import Training
+from gossamer.train.loop import TrainingResult
 from gossamer.train.mixup import mixed
 from gossamer.train.teachers import gives_outputs_only
 

@@ -26,7 +26,7 @@ from gossamer.errors import BadInput
 from gossamer.losses import gradient_attention_loss, input_gradient
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
-from gossamer.train import Distillation
+from gossamer.train.distillation import Distillation
 
 
 class GradientTerm:

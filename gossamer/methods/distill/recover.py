@@ -22,7 +22,8 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
-from gossamer.train import Training, recalibrate
+from gossamer.train import recalibrate
+from gossamer.train.hyperparameters import Training
 
 
 class Limited:

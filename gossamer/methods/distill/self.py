@@ -22,9 +22,9 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
-from gossamer.train import Step
 from gossamer.train.attached_modules import attached
 from gossamer.train.distillation import Soft, soft_loss
+from gossamer.train.loop import Step
 
 
 class MeanTeacherTerm(Soft):

@@ -15,7 +15,7 @@ from gossamer.core.context import Context
 from gossamer.core.layer_names import by_pattern, layer_name
 from gossamer.core.record import Edit
 from gossamer.errors import BadInput, NoEffect
-from gossamer.train import Step
+from gossamer.train.loop import Step
 
 Scope = Literal["layer", "global", "lamp", "erk"]
 SCOPES: tuple[str, ...] = get_args(Scope)

@@ -34,7 +34,7 @@ from gossamer.methods.prune._masks import (
     selected_weights,
     zeros,
 )
-from gossamer.train import Step
+from gossamer.train.loop import Step
 
 
 @dataclass(frozen=True, kw_only=True)

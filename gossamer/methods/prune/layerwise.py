@@ -18,8 +18,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.inputs import call_order
-from gossamer.calibration.moments import input_moments
+from gossamer.calibration.moments import call_order, input_moments
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight, weights_of

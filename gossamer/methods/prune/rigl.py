@@ -35,7 +35,7 @@ from gossamer.methods.prune._masks import (
     selected_weights,
     smallest_mask,
 )
-from gossamer.train import Step
+from gossamer.train.loop import Step
 
 
 class Probed(Mask):

@@ -17,8 +17,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.inputs import call_order
-from gossamer.calibration.moments import moments
+from gossamer.calibration.moments import call_order, moments
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.grid import (
     Granularity,

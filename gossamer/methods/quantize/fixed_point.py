@@ -28,7 +28,7 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.methods._base import Settings
 from gossamer.methods._training import Trained
-from gossamer.train import fit
+from gossamer.train.loop import fit
 
 Rounding = Literal["stochastic", "nearest"]
 

@@ -35,7 +35,7 @@ from gossamer.errors import BadInput
 from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
 from gossamer.modules.cost import dense_bytes
-from gossamer.train import Training
+from gossamer.train.hyperparameters import Training
 from gossamer.train.length_price import Rate, RateGrid
 
 VECTOR_BITS = 8

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.block_reconstruction import Block, BlockErrors, reconstruct_blocks
-from gossamer.calibration.inputs import call_order, layer_inputs
+from gossamer.calibration.inputs import layer_inputs
+from gossamer.calibration.moments import call_order
 from gossamer.constraints.apply import refuse_constrained
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context

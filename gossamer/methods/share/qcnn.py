@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.calibration.inputs import call_order, groups_of
-from gossamer.calibration.moments import moments
+from gossamer.calibration.inputs import groups_of
+from gossamer.calibration.moments import call_order, moments
 from gossamer.constraints.apply import constrain, constraints, materialize
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context

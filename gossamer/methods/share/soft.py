@@ -28,8 +28,9 @@ from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
 from gossamer.methods._training import Trained
-from gossamer.train import Training, fit
 from gossamer.train.attached_modules import attached
+from gossamer.train.hyperparameters import Training
+from gossamer.train.loop import fit
 
 LOG_2PI = math.log(2 * math.pi)
 # Gamma(shape, rate) on the precision: of the component at zero, and of the others (as in the source's own code).

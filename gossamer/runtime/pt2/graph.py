@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.compact.capture import IDENTITIES
 from gossamer.compact.watch import needs_device
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.gsr.format.graph import (
@@ -22,7 +21,7 @@ from gossamer.gsr.format.graph import (
     Step,
     Value,
 )
-from gossamer.gsr.format.operations import WRITES, function_of
+from gossamer.gsr.format.operations import IDENTITIES, WRITES, function_of
 from gossamer.gsr.format.safety import writes_outside
 from gossamer.runtime.pt2.archive import DTYPES
 from gossamer.runtime.pt2.operations import (
