@@ -117,7 +117,7 @@ class Model:
         self.contexts = contexts
         self.counters: defaultdict[tuple[int, int, int], Counter] = defaultdict(Counter)
         self.weights = [[{4: 24576, 8: 12288}[contexts]] * contexts for _ in range(192)]
-        self.haste = [22] * 192
+        self.learning_rate = [22] * 192
         self.sign_counters: defaultdict[tuple[int, int], Counter] = defaultdict(Counter)
         self.sign_weights = [20000] * 4
         self.rest_counters: defaultdict[tuple[int, int], Counter] = defaultdict(Counter)
@@ -138,8 +138,8 @@ class Model:
         while True:
             node = parity * 96 + way * 32 + j
             counters = [self.counters[m, place[m], node] for m in range(self.contexts)]
-            bit = self.mix(counters, self.weights[node], self.haste[node])
-            self.haste[node] = max(2, self.haste[node] - 1)
+            bit = self.mix(counters, self.weights[node], self.learning_rate[node])
+            self.learning_rate[node] = max(2, self.learning_rate[node] - 1)
             if way == 1 and bit == 0:
                 return j
             if way == 2 and bit == 1:

@@ -18,7 +18,7 @@ from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import CorruptFile
 from gossamer.gsr.format.file import File, build
-from gossamer.gsr.format.generated import GeneratedWeight, Rule, fault
+from gossamer.gsr.format.generated import GeneratedWeight, Rule, reason
 from gossamer.gsr.format.header import Header, entry_of
 from gossamer.gsr.format.stored_values import Coding, Stored
 from gossamer.jobs.recipe import Recipe
@@ -154,13 +154,13 @@ def test_one_tensor_twice_is_made_once(tmp_path: Path) -> None:
 
 
 def test_faults_of_shapes() -> None:
-    assert not fault(Rule.HASHED, (3, 4), (5,), None)
-    assert fault(Rule.HASHED, (3, 4), (5, 1), None)
-    assert fault(Rule.PRODUCT, (12,), (2, 3, 2), (2, 3))
-    assert not fault(Rule.PRODUCT, (3, 5), (3, 7, 2), (3, 3))
-    assert fault(Rule.PRODUCT, (3, 5), (2, 7, 2), (2, 3))
-    assert not fault(Rule.RESIDUAL, (3, 5, 2, 2), (4, 7, 5), (4, 12))
-    assert fault(Rule.RESIDUAL, (3, 5, 2, 2), (4, 7, 4), (4, 12))
+    assert not reason(Rule.HASHED, (3, 4), (5,), None)
+    assert reason(Rule.HASHED, (3, 4), (5, 1), None)
+    assert reason(Rule.PRODUCT, (12,), (2, 3, 2), (2, 3))
+    assert not reason(Rule.PRODUCT, (3, 5), (3, 7, 2), (3, 3))
+    assert reason(Rule.PRODUCT, (3, 5), (2, 7, 2), (2, 3))
+    assert not reason(Rule.RESIDUAL, (3, 5, 2, 2), (4, 7, 5), (4, 12))
+    assert reason(Rule.RESIDUAL, (3, 5, 2, 2), (4, 7, 4), (4, 12))
 
 
 def test_a_network_without_rules_has_no_parts(tmp_path: Path) -> None:

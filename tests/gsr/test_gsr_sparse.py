@@ -161,7 +161,7 @@ def joined(q: np.ndarray, split: Split, low: bytes) -> np.ndarray | None:
 def test_any_floats_are_joined_again(bits: np.ndarray) -> None:
     values = bits.view(np.float32)
     for split, q, low in splits(values) if bits.any() else ():
-        assert split.fault(bits.size) == ""
+        assert split.reason(bits.size) == ""
         assert len(low) == split.bytes
         found = joined(q, split, low)
         assert found is not None

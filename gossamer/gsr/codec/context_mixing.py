@@ -22,6 +22,7 @@ def encode(tensors: Sequence[Integers], contexts: int) -> bytes:
     for tensor in tensors:
         if tensor.trellis:
             trellis.indices_of(tensor.q)
+    # Two bytes a weight are enough for nearly all; else again with more room.
     room = 4096 + sum(2 * t.q.size for t in tensors)
     while (payload := _encode(tensors, contexts, room)) is None:
         room *= 8
@@ -36,6 +37,7 @@ def _encode(tensors: Sequence[Integers], contexts: int, room: int) -> bytes | No
         if h.weights and h.largest:
             q = tensor.q.reshape(-1).copy()
             code_tensor(True, stream, q, h.columns, h.lag, h.largest, h.trellis, model)
+    # The number may end anywhere in the last interval: as few bytes as identify it.
     low, span, at = int(model.coder[LOW]), int(model.coder[RANGE]), int(model.coder[AT])
     if at > room:
         return None
@@ -61,6 +63,7 @@ def decode(data: bytes, headers: Sequence[Header], contexts: int) -> list[IntMat
                 raise CorruptFile(f"a section has a magnitude above {h.largest}, the largest that its header declares")
         found.append(q.reshape(h.rows, h.columns))
     used = int(model.coder[AT])
+    # The decoder reads four bytes ahead, and the encoder leaves out trailing zeros.
     if not used - 4 <= len(data) <= used:
         raise CorruptFile(f"a section has {len(data)} bytes where its weights take {used - 4} to {used}")
     return found

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
-"""The compiled part of the context-mixing coder; one file, because numba's cache looks at the file's date only.
+"""The compiled part of the context-mixing coder, in one file because numba's cache looks at the file's date only.
 
 A weight is a magnitude class (found by tests "is it above class j?" from a pivot up or down), a sign, and the rest of
 the magnitude within its class. Each test is predicted by counters, one for each context, whose logits a mixer adds with
@@ -36,7 +36,7 @@ class Model(NamedTuple):
 
     counters: NDArray[np.int32]
     weights: NDArray[np.int32]
-    haste: NDArray[np.int32]
+    learning_rate: NDArray[np.int32]
     sign_counters: NDArray[np.int32]
     sign_weights: NDArray[np.int32]
     rest_counters: NDArray[np.int32]
@@ -48,7 +48,7 @@ def fresh_model(contexts: int) -> Model:
     return Model(
         counters=np.zeros(contexts * SLOTS * NODES, np.int32),
         weights=np.full(NODES * contexts, 3 * 65536 // (2 * contexts), np.int32),
-        haste=np.full(NODES, 22, np.int32),
+        learning_rate=np.full(NODES, 22, np.int32),
         sign_counters=np.zeros(SIGNS * 1024, np.int32),
         sign_weights=np.full(SIGNS, 20000, np.int32),
         rest_counters=np.zeros(32 * 8, np.int32),
@@ -60,6 +60,8 @@ def fresh_model(contexts: int) -> Model:
 def decide(encoding, wanted, probability, coder, stream):
     """Code one decision that is 1 with a probability (16 bits). Past the end of the stream: zeros, nothing written."""
     span, at, size = coder[RANGE], coder[AT], stream.size
+    # A binary range coder: the current interval [low, low + span) is split in proportion to the probability, and the
+    # decision selects the lower part (1) or the upper part (0). A likely decision shrinks it little: few bits.
     bound = (span >> 16) * probability
     bit = wanted if encoding else np.int64(coder[VALUE] < bound)
     if bit:
@@ -69,7 +71,7 @@ def decide(encoding, wanted, probability, coder, stream):
         coder[VALUE] -= bound
         if encoding:
             coder[LOW] += bound
-            if coder[LOW] >= 1 << 32:
+            if coder[LOW] >= 1 << 32:  # a carry: it moves into the bytes that are already written, through all 255s
                 coder[LOW] -= 1 << 32
                 back = min(at, size) - 1
                 while back >= 0 and stream[back] == 255:
@@ -77,6 +79,7 @@ def decide(encoding, wanted, probability, coder, stream):
                     back -= 1
                 if back >= 0:
                     stream[back] += np.uint8(1)
+    # Less than 24 bits of precision are left, so the top byte is settled: write it (or read the next).
     while span < 1 << 24:
         span <<= 8
         if encoding:
@@ -109,6 +112,7 @@ def toward(mean, magnitude, age):
 @inlined
 def updated(counter, bit):
     """A counter after a decision: a step of 1 / (count + 1.8)."""
+    # Fast at first, then slower up to a limit, so that a counter learns soon and still follows a change.
     count = counter & COUNT_LIMIT
     probability = counter >> COUNT_BITS
     probability += ((bit << 22) - (1 << 21) - probability) * np.int64(RATE[count]) >> 16
@@ -118,6 +122,8 @@ def updated(counter, bit):
 @inlined
 def predict(counters, places, offset, weights, first, logits):
     """The mixed probability of the decision whose counters are at places + offset; their logits go to `logits`."""
+    # Logistic mixing: probabilities are stretched to logits, added with learned weights, and squashed back. A context
+    # that is sure has a large logit, and so a say that one that knows nothing has not.
     total = np.int64(0)
     for m in range(places.size):
         logits[m] = STRETCH[(counters[places[m] + offset] >> 20) + 2048]
@@ -129,6 +135,7 @@ def predict(counters, places, offset, weights, first, logits):
 @inlined
 def learn(counters, places, offset, weights, first, logits, error, bit):
     """Move the mixer along its gradient, and each counter towards the decision."""
+    # The gradient of the coding length by a mixer weight is error x logit: online gradient descent.
     for m in range(places.size):
         moved = weights[first + m] + (logits[m] * error + 65536 >> 17)
         weights[first + m] = max(-(1 << 20), min(1 << 20, moved))
@@ -139,6 +146,8 @@ def learn(counters, places, offset, weights, first, logits, error, bit):
 @inlined
 def code_class(encoding, wanted, pivot, top, parity, places, logits, model, stream):
     """The class of a magnitude, 0..top: tests upwards from the pivot while true, or downwards while false."""
+    # Starting at the expected class, most magnitudes need two tests. A test of a class has another meaning on the way
+    # up than on the way down, so each way has counters and mixer weights of its own.
     contexts = places.size
     j, way = min(pivot, top - 1), 0
     while True:
@@ -146,9 +155,10 @@ def code_class(encoding, wanted, pivot, top, parity, places, logits, model, stre
         first = node * contexts
         probability = predict(model.counters, places, node, model.weights, first, logits)
         bit = decide(encoding, np.int64(wanted > j), probability, model.coder, stream)
-        error = ((bit << 16) - probability) * np.int64(model.haste[node])
-        model.haste[node] = max(2, model.haste[node] - 1)
+        error = ((bit << 16) - probability) * np.int64(model.learning_rate[node])
+        model.learning_rate[node] = max(2, model.learning_rate[node] - 1)
         learn(model.counters, places, node, model.weights, first, logits, error, bit)
+        # The way is decided by the first test; the first answer that turns round ends the search.
         if way == 0:
             way = 1 if bit else 2
         elif (way == 1) != (bit == 1):
@@ -163,6 +173,7 @@ def code_rest(encoding, rest, found, model, stream):
     """The place of a magnitude within class `found`; its first three bits are adaptive."""
     if found < 5:
         return np.int64(0)
+    # Binary digits, the highest first. Densities fall within a class, so the first digits are worth predicting.
     got, node = np.int64(0), 1
     for b in range((found - 5) // 2, -1, -1):
         wanted = rest >> b & 1
@@ -201,6 +212,8 @@ def find_contexts(places, here, above, p, lag, logs, state, r, c, shift):
     up, far = abs(np.int64(above[p])), abs(np.int64(here[p - lag])) if lag else np.int64(0)
     local = log16((a1 + a2 + a3 + far) << (shift - 2))
     k1, k2, k3 = min(np.int64(CLASS[a1]), 15), min(np.int64(CLASS[a2]), 15), min(np.int64(CLASS[up]), 15)
+    # The contexts: neighbours; means of row and column; expected size with trellis state and the weight one lag back;
+    # local size. With more contexts, also other pairs of sizes, the row itself and the column itself.
     places[0] = (k1 * 16 + k2) * 16 + k3
     places[1] = (row >> 3) * 64 + (column >> 3)
     places[2] = (state >> 1) * 2048 + (expected >> 2) * 16 + min(np.int64(CLASS[far]), 15)
@@ -233,6 +246,7 @@ def find_sign_contexts(places, here, above, p, lag, row, row_sign, column_sign, 
 @compiled
 def code_tensor(encoding, stream, q, columns, lag, largest, trellis, model):
     """Code a tensor (q: flat, row by row) into or out of the stream, and learn from it."""
+    # Rows are padded in front by zeros, so that neighbours and lags need no test of borders.
     pad, shift = max(lag, 3), 7 if trellis else 8
     top = np.int64(CLASS[(largest + 1) >> 1 if trellis else largest])
     above, here = np.zeros(columns + pad + 1, np.int32), np.zeros(columns + pad + 1, np.int32)
@@ -248,6 +262,7 @@ def code_tensor(encoding, stream, q, columns, lag, largest, trellis, model):
             row_mean, row_sign = mean, np.int64(0)
         if r == 0:
             column_means[c] = row_mean
+        # Rank-one model of sizes: row mean x column mean / mean of the tensor, as logarithms.
         row, column = log16(row_mean), log16(column_means[c])
         expected = max(0, min(row + column - log16(mean), tables.LOG_LIMIT - 1))
         parity = state & 1
@@ -266,6 +281,7 @@ def code_tensor(encoding, stream, q, columns, lag, largest, trellis, model):
             negative = code_sign(encoding, np.int64(q[i] < 0), sign_places, logits, model, stream)
             column_signs[c] += (32767 - 65535 * negative - signs) >> 4
             row_sign += (32767 - 65535 * negative - row_sign) >> 4
+        # From here on encoder and decoder know the weight, and both learn from it alike.
         size = level << shift
         row_mean = toward(row_mean, size, min(c, ROW_WINDOW))
         column_means[c] = toward(column_means[c], size, min(r, COLUMN_WINDOW))

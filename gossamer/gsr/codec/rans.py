@@ -52,6 +52,7 @@ def encode(tensors: Sequence[Integers]) -> bytes:
     joint = classes.astype(np.int32) * 256 + symbols
     counts = np.bincount(joint, minlength=CLASSES * 256).reshape(CLASSES, 256)
     tables = np.stack([frequencies(row) for row in counts])
+    # What a class has no frequency for is escaped: its symbol is 255, and the value follows as a plain integer.
     escaped = tables.reshape(-1)[joint] == 0
     joint[escaped] |= ESCAPE
     plain = values[joint & 255 == ESCAPE].astype(_plain_type(headers)).tobytes()
@@ -122,6 +123,8 @@ def _read_side_information(data: bytes, headers: Sequence[Header]) -> tuple[list
 
 def _encode_states(joint: NDArray[np.int32], tables: Frequencies) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Final states and words, in the order in which the decoder reads them. joint: class x 256 + symbol."""
+    # rANS: a state x takes in a symbol of frequency f out of 2^BITS as x -> (x // f) 2^BITS + first + x % f, which adds
+    # log2(2^BITS / f) bits to it. It works backwards, since decoding gives back the last symbol first.
     frequency = tables.reshape(-1).astype(np.uint64)
     first = np.concatenate([np.zeros((CLASSES, 1), np.uint64), tables.cumsum(1, dtype=np.uint64)[:, :-1]], 1).reshape(
         -1
@@ -131,6 +134,7 @@ def _encode_states(joint: NDArray[np.int32], tables: Frequencies) -> tuple[NDArr
     for at in range((joint.size - 1) // width * width, -1, -width):
         step = joint[at : at + width]
         f, x = frequency[step], states[: step.size]
+        # A state that would leave 32 bits first puts out its low 16 bits as a word.
         full = x >= f << np.uint64(32 - BITS)
         words.append(x[full] & np.uint64(0xFFFF))
         x = np.where(full, x >> np.uint64(16), x)
@@ -149,11 +153,13 @@ def _decode_states(
     for start in range(0, found.size, width):
         entry = found[start : start + width]
         x = states[: entry.size]
+        # The low BITS of a state say which symbol it took in last: one table gives symbol, frequency and offset.
         entry += x & mask
         table.take(entry, out=entry, mode="clip")
         x >>= bits
         x *= (entry >> eight & mask) + np.uint32(1)
         x += entry >> twenty
+        # Refill states below 2^16, in the order in which the encoder put the words out.
         short = np.flatnonzero(x < low)
         x[short] = x[short] << np.uint32(16) | words[at : at + short.size]
         at += short.size

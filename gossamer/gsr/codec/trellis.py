@@ -71,7 +71,9 @@ def quantize(weights: Weights, step: float, lagrangian: float, importance: Weigh
     if not scaled.size:
         return levels
     flat, classes = scaled.reshape(-1), rates.classes.reshape(-1)
+    # Levels and their prices depend on each other: quantize, learn the prices of what came out, and again.
     for _ in range(PASSES if lagrangian > 0 else 1):
+        # The path goes on from chunk to chunk; only the choice is made chunk by chunk, which bounds the memory.
         state = 0
         for at in range(0, flat.size, CHUNK):
             part = slice(at, at + CHUNK)

@@ -17,7 +17,9 @@ def bits_of(bits, magnitude):
 
 @compiled
 def choose(x, gain, lagrangian, bits, classes, levels):
-    """Fill in the cheapest level of each weight."""
+    """Fill in the cheapest level of each weight: error + lagrangian x bits."""
+    # From just above the weight down towards zero, where bits get fewer: the cost falls, then rises, so the first rise
+    # ends the search.
     for i in range(x.size):
         target, row = abs(x[i]), bits[classes[i]]
         best, best_cost = 0, gain[i] * target * target + lagrangian * row[0]
@@ -64,6 +66,8 @@ def levels_from_indices(indices, table, levels):
 @compiled
 def viterbi(x, gain, lagrangian, bits, classes, table, start, levels):
     """Fill in the levels of the cheapest path from the state `start`; give the state after it."""
+    # Dynamic programming over 8 states. Of all paths into a state only the cheapest can be part of the best one, so one
+    # predecessor for each state and weight is kept.
     count = x.size
     picked = np.empty((count, 4), np.int32)
     came = np.empty((count, 8), np.uint8)
@@ -71,6 +75,7 @@ def viterbi(x, gain, lagrangian, bits, classes, table, start, levels):
     costs = np.full(8, np.inf)
     costs[start] = 0.0
     for i in range(count):
+        # Four prices serve all 16 transitions: a state matters only through its parity, a branch through that of k.
         for choice in range(4):
             price[choice], picked[i, choice] = best_index(
                 abs(x[i]), gain[i], lagrangian, bits[choice >> 1, classes[i]], choice >> 1, choice & 1
@@ -84,6 +89,7 @@ def viterbi(x, gain, lagrangian, bits, classes, table, start, levels):
                     after[to] = cost
                     came[i, to] = state
         costs = after
+    # From the cheapest last state back along the predecessors.
     end = np.argmin(costs)
     state = end
     for i in range(count - 1, -1, -1):

@@ -9,7 +9,7 @@ import torch
 
 from gossamer.gsr.format.dictionary import DICTIONARY
 from gossamer.gsr.format.float_grid import LARGEST
-from gossamer.gsr.format.generated import Rule, fault
+from gossamer.gsr.format.generated import Rule, reason
 from gossamer.gsr.format.graph import DTYPES, Graph, read_graph, write_graph
 from gossamer.gsr.format.ledger import Ledger, Limit
 from gossamer.gsr.format.names import MOST_NAMES, read_names, write_names
@@ -255,7 +255,7 @@ def _made_of_fault(entry: Entry, made_of: MadeOf, named: int, entries: Sequence[
         return f"its indices are {indices.dtype}"
     if kept is not None and (kept.dtype != torch.bool or kept.shape != entry.shape):
         return "its mask does not fit"
-    return fault(made_of.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
+    return reason(made_of.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
 
 
 def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
@@ -333,7 +333,7 @@ def _fault(entry: Entry) -> str:
         return "it is made of float32 numbers, but is none itself"
     if entry.part and entry.coding not in CODED:
         return "it has parts, but no integers"
-    if entry.split and (why := entry.split.fault(entry.elements)):
+    if entry.split and (why := entry.split.reason(entry.elements)):
         return why
     if entry.coding in (Coding.SPLIT, Coding.PACKED) and entry.width:
         return "its floats have no width"

@@ -47,7 +47,7 @@ class Split:
         pieces = [q[at : at + rows] for at in range(0, len(q), rows)]
         return replace(self, counts=tuple(int(np.count_nonzero(self.there(piece))) for piece in pieces))
 
-    def fault(self, elements: int) -> str:
+    def reason(self, elements: int) -> str:
         """What contradicts itself in a tensor of so many elements, or an empty text."""
         if not self.cut <= self.shift <= BITS:
             return f"{self.cut} of {self.shift} bits are left out"
