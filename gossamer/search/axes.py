@@ -159,11 +159,11 @@ def width_family(
     before: Steps = (),
     costs: Mapping[str, float] | None = None,
     round_to: int,
-    refit: bool,
+    reconstruct: bool,
     seed: int,
 ) -> SearchAxis:
     """Cut channels of the network that `before` leaves: all groups by the same share, or with the costs of layers, in
-    any one unit, by importance per cost. refit: whether what is behind a cut is fitted again."""
+    any one unit, by importance per cost. reconstruct: whether what is behind a cut is fitted again."""
     base = apply_steps(model, shape_only(before), task, Context(seed=seed))
     channels = find_groups(base, task.example_inputs)
     groups = {group.name: group for group in channels.groups if group.reason is None}
@@ -179,7 +179,7 @@ def width_family(
             per_unit = {n: sum(costs.get(layer, 0.0) for layer in g.layers) / g.size for n, g in groups.items()}
             widths = ranked_widths(scores, per_unit, strength, round_to=round_to)
         smaller = {name: width for name, width in widths.items() if width < sizes[name]}
-        return (*before, ChannelPruning(widths=smaller, refit=refit)) if smaller else before
+        return (*before, ChannelPruning(widths=smaller, reconstruct=reconstruct)) if smaller else before
 
     distinct: dict[str, float] = {}
     for k in range(1, STRENGTHS):

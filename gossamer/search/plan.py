@@ -149,7 +149,7 @@ class Planner:
                 before=before,
                 costs=costs() if costs else None,
                 round_to=round_to or self._multiple,
-                refit=self._plain,
+                reconstruct=self._plain,
                 seed=self.context.seed,
             )
 

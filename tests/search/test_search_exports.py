@@ -45,7 +45,7 @@ def test_networks_of_other_widths_and_weights_take_the_graph_that_is_there(
     exported: list[nn.Module], tmp_path: Path
 ) -> None:
     model, task, known = learned(), stripes(), Exports(stripes())
-    narrow = ChannelPruning(sparsity=0.5, refit=False)(model, task, Context()).model
+    narrow = ChannelPruning(sparsity=0.5, reconstruct=False)(model, task, Context()).model
     for number, one in enumerate((model, narrow, tiny().eval())):
         gives(known.write(one, tmp_path / f"{number}.onnx"), one, task.example_inputs[0])
     assert exported == [model]

@@ -245,7 +245,7 @@ def test_a_block_that_does_nothing_is_the_least_missed() -> None:
 
 def test_width_families_grow_heavier_along_their_grid() -> None:
     costs = {"stem": 1.0, "body.0.conv1": 5.0, "body.1.conv1": 5.0, "body.2.conv1": 5.0}
-    family = width_family(tiny(), task(), name="width", costs=costs, round_to=1, refit=False, seed=0)
+    family = width_family(tiny(), task(), name="width", costs=costs, round_to=1, reconstruct=False, seed=0)
     kept = [sum(family.steps(s)[0].options()["widths"].values()) for s in family.grid]
     assert len(kept) > 5
     assert all(len(family.steps(s)) == 1 for s in family.grid)

@@ -191,7 +191,7 @@ class ChannelPruning(Method):
         criterion: importance of a weight: "l1", "l2", "taylor", "fisher", "bn_scale" or "random"; see `element_scores`.
         round_to: kept counts are multiples of it where the group is that large.
         batches: batches of labelled training data for "taylor" and "fisher".
-        refit: reconstruct the weights of the layers that lost inputs, by least squares on training inputs (no labels).
+        reconstruct: fit the weights of the layers that lost inputs, by least squares on training inputs (no labels).
 
     Raises:
         BadInput: neither or both of sparsity and widths are given.
@@ -199,7 +199,7 @@ class ChannelPruning(Method):
     Example:
         >>> import torch, gossamer
         >>> model = gossamer.data.tiny_network()
-        >>> method = gossamer.methods.prune.ChannelPruning(sparsity=0.5, refit=False)
+        >>> method = gossamer.methods.prune.ChannelPruning(sparsity=0.5, reconstruct=False)
         >>> smaller, edits = method(model, torch.zeros(1, 1, 8, 8))
         >>> smaller.conv1
         Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
@@ -215,7 +215,7 @@ class ChannelPruning(Method):
     criterion: Criterion = "l2"
     round_to: Annotated[int, Range(1, 4096)] = 1
     batches: Annotated[int, Range(1, 100_000)] = 8
-    refit: bool = True
+    reconstruct: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,7 +225,7 @@ class ChannelPruning(Method):
     def needed(self) -> Needs:
         if self.criterion in NEEDS_LABELS:
             return "labels"
-        return "samples" if self.refit else "inputs"
+        return "samples" if self.reconstruct else "inputs"
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         sample = islice(task.train, self.batches) if self.criterion in NEEDS_LABELS else ()
@@ -240,7 +240,7 @@ class ChannelPruning(Method):
         )
         if pruned.proof is None or all(after == before for before, after in pruned.widths.values()):
             raise NoEffect(f"{self.name()}: no group of channels got smaller; {'; '.join(pruned.skipped.values())}")
-        fitted = self._fit_again(pruned, model, task, context) if self.refit else []
+        fitted = self._reconstruct_weights(pruned, model, task, context) if self.reconstruct else []
         note = listed(pruned.proof.statistics)
         for name, (before, after) in pruned.widths.items():
             if after < before:
@@ -263,7 +263,7 @@ class ChannelPruning(Method):
             )
         return pruned.model
 
-    def _fit_again(self, pruned: PruningResult, model: nn.Module, task: Task, context: Context) -> list[str]:
+    def _reconstruct_weights(self, pruned: PruningResult, model: nn.Module, task: Task, context: Context) -> list[str]:
         """The layers whose inputs were cut, fitted to what they gave on the channels that they still make."""
         kept = pruned.plan.kept
         modules = dict(pruned.model.named_modules())
@@ -277,4 +277,4 @@ class ChannelPruning(Method):
         )
 
     def roughly(self) -> "ChannelPruning":
-        return replace(self, refit=False)
+        return replace(self, reconstruct=False)

@@ -38,7 +38,7 @@ class BlockRemoval(Method):
 
     Args:
         names: the blocks or layers to remove, as `gossamer analyze` lists them.
-        refit: whether the weights of the layers behind plain ones are reconstructed, which needs sample inputs.
+        reconstruct: whether the weights of the layers behind plain ones are reconstructed, which needs sample inputs.
 
     Raises:
         BadInput: names is empty, or holds an unknown block or layer.
@@ -48,7 +48,7 @@ class BlockRemoval(Method):
         >>> from torch import nn
         >>> first, middle = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
         >>> model = nn.Sequential(first, nn.ReLU(), middle, nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
-        >>> method = gossamer.methods.restructure.BlockRemoval(names=("2",), refit=False)
+        >>> method = gossamer.methods.restructure.BlockRemoval(names=("2",), reconstruct=False)
         >>> smaller, edits = method(model, torch.zeros(1, 1, 8, 8))
         >>> print(edits[0].before, "->", edits[0].after)
         148 parameters -> identity
@@ -57,10 +57,10 @@ class BlockRemoval(Method):
     stage: ClassVar[int] = 10
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")
     needs: ClassVar[Needs] = "samples"
-    example: ClassVar[Settings] = {"names": ("body.1",), "refit": False}
+    example: ClassVar[Settings] = {"names": ("body.1",), "reconstruct": False}
 
     names: tuple[str, ...]
-    refit: bool = True
+    reconstruct: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +68,7 @@ class BlockRemoval(Method):
             raise BadInput(f"{self.name()}: names is empty; name at least one block to remove")
 
     def needed(self) -> Needs:
-        return "samples" if self.refit else "inputs"
+        return "samples" if self.reconstruct else "inputs"
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         found = [*find_blocks(model, task.example_inputs), *find_layers(model, task.example_inputs)]
@@ -79,7 +79,7 @@ class BlockRemoval(Method):
         smaller = remove_blocks(model, [blocks[name] for name in self.names])
         fitted = list[str]()
         plain = [name for name in self.names if is_plain(model, blocks[name])]
-        if plain and self.refit:
+        if plain and self.reconstruct:
             behind = readers(trace(model, task.example_inputs), plain)
             track = partial(context.progress.bar, label="reconstructing the layers behind", total=len(behind))
             fitted = reconstruct_weights(smaller, model, behind, Replayed(task.train, context.seed), track=track)
@@ -98,4 +98,4 @@ class BlockRemoval(Method):
         return smaller
 
     def roughly(self) -> "BlockRemoval":
-        return replace(self, refit=False)
+        return replace(self, reconstruct=False)
