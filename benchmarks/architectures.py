@@ -27,7 +27,7 @@ from gossamer.core.folder import lock_folder
 from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task
 from gossamer.data import load_task
-from gossamer.measure import accuracy, latency
+from gossamer.measure import evaluate, latency
 from gossamer.models.densenet import densenet_cifar
 from gossamer.models.fractalnet import FractalNet
 from gossamer.models.resnet import ResNet
@@ -76,9 +76,9 @@ def train(name: str, task: Task, seed: int, options: argparse.Namespace, folder:
     fitted = fit(
         model, task, training(options), Context(seed=seed), checkpoint=checkpoint, label=f"{name}, seed {seed}"
     )
-    scores = accuracy(open_runner("torch", fitted.model, threads=options.threads), task, "test")
+    scores = evaluate(open_runner("torch", fitted.model, threads=options.threads), task, "test")
     save_weights(fitted.model, stem.with_suffix(".safetensors"), {"network": name})
-    error = 100 - 100 * float(scores.mean())
+    error = 100 - scores.shown
     found = {"network": name, "seed": seed, "error": error, "backed_off": fitted.backed_off}
     write_text(facts, json.dumps(found, indent=1))
     checkpoint.unlink(missing_ok=True)

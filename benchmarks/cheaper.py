@@ -19,7 +19,7 @@ from speed_steps import Lines
 import gossamer
 from gossamer.core.record import environment, write_text
 from gossamer.jobs.recipe import Recipe
-from gossamer.measure import accuracy, latency, paired_drop, wilson
+from gossamer.measure import evaluate, latency, paired_drop, wilson
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tucker import Tucker
@@ -64,8 +64,8 @@ def run(options: argparse.Namespace, row: str) -> dict[str, Any]:
     runner = open_runner("onnxruntime", file, threads=options.threads, precision=precision)
     found: dict[str, Any] = {"macs": total_macs(made.model, task.example_inputs), "seconds": made.document.seconds}
     for split in ("validation", "test"):
-        before, after = accuracy(dense, task, split), accuracy(runner, task, split)
-        found[split] = {"top1": 100 * float(after.mean()), "drop": paired_drop(before, after).points}
+        before, after = evaluate(dense, task, split), evaluate(runner, task, split)
+        found[split] = {"top1": after.shown, "drop": paired_drop(before, after).points}
     found["interval"] = wilson(after)
     return found
 

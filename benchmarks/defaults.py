@@ -25,7 +25,7 @@ from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.data.batches import Batches
 from gossamer.errors import GossamerError
-from gossamer.measure import accuracy
+from gossamer.measure import evaluate
 from gossamer.methods import catalogue
 from gossamer.methods._training import Trained
 from gossamer.models import build_for
@@ -88,7 +88,7 @@ def result(method: str, model: nn.Module, task: Task, seed: int, steps: int, lr:
         made = open_runner("torch", materialize(step.apply(student, task, run)).eval(), threads=1)
     except GossamerError as error:
         return {"lr": lr, "validation": None, "test": None, "error": str(error)}
-    scores = {split: 100 * float(accuracy(made, task, split).mean()) for split in ("validation", "test")}
+    scores = {split: evaluate(made, task, split).shown for split in ("validation", "test")}
     return {"lr": lr, **scores}
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Context, Silent
+from gossamer.core.context import Context
 from gossamer.core.placement import evaluating
+from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.losses import kd_loss

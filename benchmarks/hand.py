@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gossamer.core.context import Context
 from gossamer.core.record import write_text
-from gossamer.core.task import Task, top1_correct
+from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.models import build_for, load_weights, save_weights
 from gossamer.train import Distillation, Training, fit
@@ -164,8 +164,8 @@ def nncf_int8(task: Task, folder: Path) -> dict[str, float]:
         network = core.read_model(folder / FLOAT)
         models[name] = nncf.quantize(network, nncf.Dataset(samples), subset_size=len(samples), **options)
         compiled = core.compile_model(models[name], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        scores = top1_correct(lambda x, run=compiled: torch.from_numpy(run(x.numpy())[0].copy()), task.validation)
-        found[name] = 100 * float(scores.double().mean())
+        run = lambda x, run=compiled: torch.from_numpy(run(x.numpy())[0].copy())  # noqa: E731
+        found[name] = 100 * task.metric.score(run, task.validation)
     best = max(settings, key=lambda name: found[name])  # the default where both are equal
     openvino.save_model(models[best], folder / f"part.{NNCF_INT8}")
     binary = Path(NNCF_INT8).with_suffix(".bin")

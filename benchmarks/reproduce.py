@@ -75,7 +75,7 @@ def data(name: str) -> Task:
 
 def top1(model: nn.Module, task: Task) -> float:
     """Percent on the test split."""
-    return 100 * task.metric(model.eval(), task.test).mean().item()
+    return 100 * task.metric.score(model.eval(), task.test)
 
 
 def apply(method: str, model: nn.Module, task: Task, seed: int, **options: Any) -> nn.Module:

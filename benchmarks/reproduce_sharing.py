@@ -39,7 +39,7 @@ def lenet() -> nn.Module:
 
 def top1(model: nn.Module) -> float:
     """Percent on the test split."""
-    return 100 * task().metric(materialize(model).eval(), task().test).mean().item()
+    return 100 * task().metric.score(materialize(model).eval(), task().test)
 
 
 def apply(method: str, model: nn.Module, seed: int, **options: Any) -> nn.Module:

@@ -37,7 +37,7 @@ from gossamer.core.folder import lock_folder
 from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task
 from gossamer.jobs.recipe import Recipe, load
-from gossamer.measure import accuracy
+from gossamer.measure import evaluate
 from gossamer.methods.quantize.rate import RateConstrainedQuantization
 from gossamer.models import build_for, load_weights, save_weights
 from gossamer.modules.cost import dense_bytes
@@ -93,7 +93,7 @@ class Bench:
 
 
 def top1(model: nn.Module, task: Task, split: str) -> float:
-    return 100 * float(accuracy(model.eval(), task, split).mean())
+    return evaluate(model.eval(), task, split).shown
 
 
 def dense_row(bench: Bench) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gossamer.core.record import write_text
 from gossamer.core.task import Task
-from gossamer.measure import Runner, accuracy, latency, paired_drop, wilson
+from gossamer.measure import Evaluation, Runner, Top1, evaluate, latency, paired_drop, wilson
 from gossamer.modules.cost import layer_costs
 from gossamer.runtime.pt2.file import load_pt2
 from gossamer.runtime.runners import open_runner
@@ -103,10 +103,10 @@ def measure_accuracy(cells: list[Cell], task: Task, file: Path, threads: int, sa
         if known.get(cell.key, {}).get("digest") == digest:
             continue
         runner = cell.open(threads)
-        scores = {split: accuracy(runner, task, split) for split in SPLITS}
-        known[cell.key] = {"digest": digest} | {split: _packed(row) for split, row in scores.items()}
+        scores = {split: evaluate(runner, task, split) for split in SPLITS}
+        known[cell.key] = {"digest": digest} | {split: _packed(row.evidence["score"]) for split, row in scores.items()}
         write_text(file, json.dumps(known))
-        say(f"accuracy: {cell.key}: test {100 * float(scores['test'].mean()):.2f} %")
+        say(f"accuracy: {cell.key}: test {scores['test']}")
 
 
 def _packed(scores: Tensor) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def rows(cells: list[Cell], seed: int, folder: Path, task: Task) -> list[dict[st
                 "low": low,
                 "high": high,
                 "n": len(own),
-                "drop": asdict(paired_drop(reference, own)),
+                "drop": asdict(paired_drop(*(Evaluation(Top1(), {"score": one}) for one in (reference, own)))),
             }
         found.append(row)
     return [row | costs[row["network"]] for row in found]

@@ -22,10 +22,10 @@ from gossamer.core.record import write_text
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.jobs.recipe import load, shipped
-from gossamer.measure import accuracy
+from gossamer.measure import evaluate
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.models import build_for, checkpoints, load_weights, save_weights
-from gossamer.ptq.fallback import float32_correct
+from gossamer.ptq.fallback import float32_scores
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
@@ -113,20 +113,20 @@ def train_dense(bench: Bench, seed: int) -> dict[str, Any]:
         checkpoint.unlink()
         found = {"source": f"trained as {name}" if recipe else "trained", "training": training.options()}
     model = bench.dense(seed, task)
-    return found | {split: 100 * float(accuracy(model, task, split).mean()) for split in speed_measure.SPLITS}
+    return found | {split: evaluate(model, task, split).shown for split in speed_measure.SPLITS}
 
 
 def int8_alone(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
     """gossamer's int8 ladder on the dense network, nothing cut, nothing trained."""
     task = bench.task(seed)
     model = bench.dense(seed, task)
-    reference = float32_correct(model, task)
+    reference = float32_scores(model, task)
     made = gossamer.quantize_int8(
         model,
         task,
         folder,
         budget_points=INT8_BUDGET,
-        reference_correct=reference,
+        reference=reference,
         threads=bench.options.threads,
         context=bench.run(seed),
     )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import gossamer
-from gossamer.edits.assign import assign
+from gossamer.edits import EditKind, assign
 
 
 def nearest_power(weight: torch.Tensor) -> torch.Tensor:
@@ -23,7 +23,7 @@ class PowersOfTwo(gossamer.Method):
     def apply(self, model: nn.Module, task: gossamer.Task, context: gossamer.Context) -> nn.Module:
         weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
         for name, weight in weights.items():
-            self.note(context, "assign", name, before=f"{len(weight.unique())} values", after="powers of two")
+            self.note(context, EditKind.ASSIGN, name, before=f"{len(weight.unique())} values", after="powers of two")
         return assign(model, {name: nearest_power(p.detach()) for name, p in weights.items()})
 
 
@@ -33,5 +33,5 @@ model = gossamer.models.build_for("lenet300", task)
 model = gossamer.fit(model, task, gossamer.Training(epochs=2), gossamer.Context()).model
 rounded, edits = PowersOfTwo()(model)
 for name, network in (("before", model), ("after", rounded)):
-    print(f"{name}: {100 * gossamer.measure.accuracy(network, task).mean():.2f} %")
+    print(f"{name}: {gossamer.measure.evaluate(network, task)}")
 print(*edits, sep="\n")

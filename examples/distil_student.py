@@ -16,6 +16,6 @@ result = gossamer.distill(teacher, student, task, method, out="out/student")
 
 # "alone" is the same student, trained as long without a teacher.
 for record in result.records:
-    if record.what == "top1" and record.conditions["split"] == "test":
+    if record.what == "score" and record.conditions["split"] == "test":
         low, high = record.low, record.high
         print(f"{record.subject:10} {record.value:.2f} % (95 % interval {low:.2f} to {high:.2f})")

@@ -21,14 +21,11 @@ def two_best(model, loader):
     return torch.cat(best).float()
 
 
-task = gossamer.Task(
-    name="digits of mine",
-    train=DataLoader(train, batch_size=64, shuffle=True),
-    validation=DataLoader(held_out, batch_size=200),
-    test=DataLoader(held_out, batch_size=200),
-    calibration=DataLoader(train, batch_size=64),
-    example_inputs=(x_NCHW[:2],),
+task = gossamer.Task.from_loaders(
+    DataLoader(train, batch_size=64, shuffle=True),
+    DataLoader(held_out, batch_size=200),
     metric=two_best,
+    name="digits of mine",
 )
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 model = gossamer.fit(model, task, gossamer.Training(epochs=5), gossamer.Context()).model

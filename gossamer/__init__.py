@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gossamer.compact.writing import save
     from gossamer.core.context import Context
     from gossamer.core.goal import Goal
+    from gossamer.core.metric import Metric
     from gossamer.core.record import Record
     from gossamer.core.task import Task
     from gossamer.data import load_task
@@ -52,6 +53,7 @@ _HOME = {
     "gossamer.jobs.distillation": ("distill",),
     "gossamer.errors": ("BadInput", "GossamerError"),
     "gossamer.core.goal": ("Goal",),
+    "gossamer.core.metric": ("Metric",),
     "gossamer.measure": ("latency",),
     "gossamer.methods._base": ("Method",),
     "gossamer.methods.prune.channels": ("prune_channels",),
@@ -76,6 +78,7 @@ __all__ = [
     "Goal",
     "GossamerError",
     "Method",
+    "Metric",
     "Recipe",
     "Record",
     "Task",

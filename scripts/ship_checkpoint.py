@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from gossamer.data import load_task
-from gossamer.measure import accuracy
+from gossamer.measure import evaluate
 from gossamer.models import build_for, load_weights, save_weights
 from gossamer.models.shipped import FOLDER
 
@@ -21,7 +21,7 @@ def main(name: str, data: str, source: str) -> None:
     target = FOLDER / f"{name}-{data}.safetensors"
     FOLDER.mkdir(exist_ok=True)
     save_weights(model, target, meta, half=True)
-    top1 = 100 * float(accuracy(load_weights(model, target).eval(), task, "test").mean())
+    top1 = evaluate(load_weights(model, target).eval(), task, "test").shown
     save_weights(model, target, meta | {"top1": f"{top1:.2f}"}, half=True)
     print(f"{target}: {target.stat().st_size:,} bytes, {top1:.2f} % on the test set")
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.core.task import Preprocessing, Task
+from gossamer.core.preprocessing import Preprocessing
+from gossamer.core.task import Task
 
 
 class Block(nn.Module):

@@ -7,6 +7,7 @@ from gossamer.core.record import (
     ClassRow,
     Curve,
     Edit,
+    EditKind,
     FallbackStep,
     JobDocument,
     LayerCost,
@@ -75,14 +76,21 @@ def _latency(subject: str, runtime: str, value: float, low: float, high: float, 
 def _records() -> list[Record]:
     return [
         Record(
-            subject="original", what="top1", value=93.20, unit="%", low=92.69, high=93.68, n=10000, conditions=_ACCURACY
+            subject="original",
+            what="score",
+            value=93.20,
+            unit="%",
+            low=92.69,
+            high=93.68,
+            n=10000,
+            conditions=_ACCURACY,
         ),
         Record(
-            subject="result", what="top1", value=92.94, unit="%", low=92.42, high=93.43, n=10000, conditions=_ACCURACY
+            subject="result", what="score", value=92.94, unit="%", low=92.42, high=93.43, n=10000, conditions=_ACCURACY
         ),
         Record(
             subject="result int8",
-            what="top1",
+            what="score",
             value=92.88,
             unit="%",
             low=92.36,
@@ -161,7 +169,7 @@ def _records() -> list[Record]:
 def _states() -> list[Trial]:
     def state(
         name: str,
-        top1: float,
+        score: float,
         ort: float,
         vino: float,
         macs: int,
@@ -172,10 +180,10 @@ def _states() -> list[Trial]:
         brief: bool = False,
     ) -> Trial:
         latency = {"onnxruntime": ort, "openvino": vino}
-        drop = round(93.32 - top1, 2)
+        drop = round(93.32 - score, 2)
         return Trial(
             name=name,
-            top1=top1,
+            score=score,
             drop=drop,
             latency_ms=latency,
             macs=macs,
@@ -215,7 +223,7 @@ def _edits() -> list[Edit]:
     rows = [
         Edit(
             method="prune.channels",
-            kind="resize",
+            kind=EditKind.RESIZE,
             target=f"layers.{stage}.{block}.conv1",
             before=f"{before} channels",
             after=f"{after} channels",
@@ -227,7 +235,7 @@ def _edits() -> list[Edit]:
     rows.append(
         Edit(
             method="prune.channels",
-            kind="resize",
+            kind=EditKind.RESIZE,
             target="conv1, layers.0.*.conv2",
             before="16 channels",
             after="16 channels",
@@ -238,7 +246,7 @@ def _edits() -> list[Edit]:
     rows.append(
         Edit(
             method="distill.logits",
-            kind="teach",
+            kind=EditKind.TRAIN,
             target="whole network",
             before="cross entropy",
             after="0.1 cross entropy + 0.9 teacher (temperature 4)",
@@ -250,11 +258,11 @@ def _edits() -> list[Edit]:
 
 def _ladder() -> list[FallbackStep]:
     return [
-        FallbackStep(name="min-max", top1=92.76, drop=0.56, accepted=False, note="0.06 points over the budget"),
+        FallbackStep(name="min-max", score=92.76, drop=0.56, accepted=False, note="0.06 points over the budget"),
         FallbackStep(
-            name="percentile 99.99", top1=92.80, drop=0.52, accepted=False, note="0.02 points over the budget"
+            name="percentile 99.99", score=92.80, drop=0.52, accepted=False, note="0.02 points over the budget"
         ),
-        FallbackStep(name="bias correction", top1=93.04, drop=0.28, accepted=True),
+        FallbackStep(name="bias correction", score=93.04, drop=0.28, accepted=True),
     ]
 
 
@@ -295,7 +303,7 @@ def sample() -> JobDocument:
         task={
             "model": "resnet20",
             "name": "fashion-mnist",
-            "measure": "top1",
+            "metric": "top-1",
             "train": 55000,
             "validation": 5000,
             "test": 10000,
@@ -330,7 +338,7 @@ def sample() -> JobDocument:
         },
         stored=_stored(),
         curves=[
-            Curve(name="distill.recover", loss=[0.9, 0.5, 0.4], top1=[90.1, 92.5, 93.08], seconds=[61.0, 60.2, 60.5]),
+            Curve(name="distill.recover", loss=[0.9, 0.5, 0.4], score=[90.1, 92.5, 93.08], seconds=[61.0, 60.2, 60.5]),
         ],
         classes=[
             ClassRow(name="shirt", samples=1000, top1={"original": 80.1, "result int8": 78.9}),
@@ -376,7 +384,7 @@ def replaced() -> JobDocument:
     rows["layers.2.2.conv1"] = ("lowrank.cp", cp)
     for target, (method, swapped) in rows.items():
         document.edits.append(
-            Edit(method=method, kind="swap", target=target, before="3x3", after="cheaper", swapped=swapped)
+            Edit(method=method, kind=EditKind.SWAP, target=target, before="3x3", after="cheaper", swapped=swapped)
         )
         [at] = [n for n, row in enumerate(document.layers_after) if row.name == target]
         old = document.layers_after[at]

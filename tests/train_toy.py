@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Context, Silent
+from gossamer.core.context import Context
+from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.train import Training
 

@@ -15,8 +15,8 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gossamer.core.context import Progress as RunProgress
-from gossamer.core.context import Silent
+from gossamer.core.progress import Progress as RunProgress
+from gossamer.core.progress import Quiet
 from gossamer.report.text import duration
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def _plain(data: Any) -> Any:
 
 def _progress(quiet: bool) -> RunProgress:
     if quiet:
-        return Silent()
+        return Quiet()
     return Bars() if sys.stderr.isatty() else Lines()
 
 

@@ -119,24 +119,24 @@ def _int8(
 ) -> tuple[bool, list[tuple[str, str]]]:
     """Climb the int8 ladder as far as the budget needs."""
     from gossamer.core.context import Context
-    from gossamer.measure import accuracy, whole_samples
+    from gossamer.measure import evaluate, whole_samples
     from gossamer.ptq.fallback import quantize_int8
     from gossamer.runtime.runners import open_runner
 
-    before = accuracy(open_runner("torch", source.model, threads=threads), task)
+    before = evaluate(open_runner("torch", source.model, threads=threads), task)
     with tempfile.TemporaryDirectory() as work:
         int8 = quantize_int8(
             source.model,
             task,
             Path(work),
             budget_points=whole_samples(max_drop, before),
-            reference_correct=before,
+            reference=before,
             threads=threads,
             context=Context(progress=console.progress),
         )
         shutil.copyfile(int8.path, path)
     drop = f"{int8.drop.points:+.2f} points on validation"
-    return int8.met, [("int8", int8.rung), ("drop", drop), (task.measure, f"{int8.top1:.2f} % on validation")]
+    return int8.met, [("int8", int8.rung), ("drop", drop), (task.metric.name, f"{int8.scores} on validation")]
 
 
 def bench(

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.context import Progress, Silent
-from gossamer.core.task import Preprocessing, Task, description, refuse_outputs
+from gossamer.core.preprocessing import Preprocessing
+from gossamer.core.progress import Progress, Silent
+from gossamer.core.task import Task, description, refuse_outputs
 from gossamer.core.user_code import call, is_reference, resolve
 from gossamer.errors import BadInput, CorruptFile, own_error, unknown
 
@@ -101,7 +102,7 @@ def load_data(
             form = next((one for one in known if one is not None), None)
         task = _loaded(text, form, batch_size=batch_size, seed=seed, augment=augment, progress=progress)
         for loader in (task.train, task.validation, task.test, task.calibration):
-            loader.workers = workers or 0  # type: ignore[attr-defined]
+            loader.workers = workers or 0  # type: ignore[union-attr]
         return task
     given = {"--batch-size": batch_size, "--workers": workers}
     for option, value in given.items():

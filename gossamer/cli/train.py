@@ -111,9 +111,9 @@ def train(
         request = Request(model=model, task=task, weights=weights, random=bare, new_head=not bare, seed=seed)
         source = load_model(request, console.progress)
         row = _train(source.model, task, training, run, target, model)
-    _show(console, {"split": "test"}, task, row)
+    _show(console, {"split": task.final_split}, row)
     console.line(f"weights: {target}")
-    console.document({"out": target, "measure": task.measure, "top1": row})
+    console.document({"out": target, "metric": task.metric.name, "score": row})
 
 
 def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "Training":
@@ -126,10 +126,10 @@ def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "T
 def _train(
     model: "nn.Module", task: "Task", training: "Training", context: "Context", target: Path, name: str
 ) -> "Record":
-    """Train, measure on test, and write the weights with a note of what network they are for."""
+    """Train, measure on test data, and write the weights with a note of what network they are for."""
     from gossamer.core.folder import writing
     from gossamer.core.task import check
-    from gossamer.measure import accuracy, top1_record
+    from gossamer.measure import evaluate, score_record
     from gossamer.models import save_weights
     from gossamer.train import fit
 
@@ -137,19 +137,22 @@ def _train(
     checkpoint = target.with_suffix(".ckpt")
     with resumable(checkpoint):
         fitted = fit(model, task, training, context, checkpoint=checkpoint)
-    row = top1_record("trained", accuracy(fitted.model.eval(), task, "test"), split="test")
+    last = task.final_split
+    row = score_record("trained", evaluate(fitted.model.eval(), task, last), split=last)
     with writing(target):
-        save_weights(fitted.model, target, _note(name, task, row.value))
+        save_weights(fitted.model, target, _note(name, task, row))
     checkpoint.unlink(missing_ok=True)
     return row
 
 
-def _note(model: str, task: "Task", top1: float) -> dict[str, str]:
+def _note(model: str, task: "Task", row: "Record") -> dict[str, str]:
     """The header of the file of weights, from which `gossamer.cli.loading` makes the network again."""
     from gossamer.cli.loading import PREPROCESSING
+    from gossamer.core.record import shown_text
     from gossamer.core.task import description
 
-    note = {"model": model, "data": task.name, "top1": f"{top1:.2f}", "classes": str(len(task.classes))}
+    score = f"{row.conditions['metric']} {shown_text(row.value, row.unit)}"
+    note = {"model": model, "data": task.name, "score": score, "classes": str(len(task.classes))}
     if task.example_inputs[0].ndim == 4:
         _, channels, _, side = task.example_inputs[0].shape
         note |= {"in_channels": str(channels), "input_size": str(side)}
@@ -162,7 +165,7 @@ def evaluate(
     data: DataOption,
     weights: WeightsOption = None,
     random: RandomOption = False,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    split: Annotated[str | None, typer.Option(help="validation or test; default: test, where there is one.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Default: onnxruntime for .onnx, else torch.")] = None,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
@@ -172,33 +175,33 @@ def evaluate(
     """Measure a network on data; of classifiers also the calibration."""
     if weights is not None:
         refuse_idle(context, ["random"], "the weights are those of --weights")
-    if split not in SPLITS:
+    if split is not None and split not in SPLITS:
         raise unknown("split", split, SPLITS)
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
         from gossamer.cli.loading import Request, load_data
         from gossamer.cli.runners import open_model
-        from gossamer.measure import accuracy, calibration, top1_record
+        from gossamer.measure import calibration, evaluate, score_record
 
         task = load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
         request = Request(model=model, task=task, weights=weights, random=random, seed=seed)
         runner = open_model(request, runtime=runtime, threads=threads).runner
+    split = split or task.final_split
     with console.progress.busy(f"{model} on {split}"):
-        scores = accuracy(runner, task, split)
+        scores = evaluate(runner, task, split)
         sure = calibration.confidence(runner, getattr(task, split))
-    conditions = {"data": task.name, "measure": task.measure}
-    row = top1_record(model, scores, split=split, **conditions, runtime=runner.runtime, precision=runner.precision)
+    row = score_record(model, scores, split=split, data=task.name, runtime=runner.runtime, precision=runner.precision)
     more = {"calibration error %": f"{100 * sure['ece']:.2f}", "NLL": f"{sure['nll']:.4f}"} if sure else {}
-    _show(console, {"model": model, "runtime": runner.runtime, "split": split}, task, row, more)
+    _show(console, {"model": model, "runtime": runner.runtime, "split": split}, row, more)
     console.document({**asdict(row), **sure})
 
 
-def _show(
-    console: Console, what: dict[str, str], task: "Task", row: "Record", more: dict[str, str] | None = None
-) -> None:
-    """One line: what was measured, the measure, and more columns."""
-    from gossamer.report.text import measure
+def _show(console: Console, what: dict[str, str], row: "Record", more: dict[str, str] | None = None) -> None:
+    """One line: what was measured, the score with its unit, and more columns."""
+    from gossamer.core.record import shown_text
 
-    found = {f"{measure(task.measure)} %": f"{row.value:.2f}", "95 % interval": f"{row.low:.2f} to {row.high:.2f}"}
-    shown = {**what, **found, "samples": str(row.n), **(more or {})}
-    console.table("", tuple(shown), [tuple(shown.values())])
+    shown = (shown_text(x or 0.0, row.unit) for x in (row.low, row.value, row.high))
+    low, value, high = (one.removesuffix(row.unit).strip() for one in shown)
+    score = f"{row.conditions['metric']} {row.unit}".strip()
+    columns = {**what, score: value, "95 % interval": f"{low} to {high}", "samples": str(row.n), **(more or {})}
+    console.table("", tuple(columns), [tuple(columns.values())])

@@ -1,61 +1,17 @@
 """The context of a method: what it may read besides model and task, and where its log goes."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from gossamer.core.goal import Goal
+from gossamer.core.progress import Logged, Progress, Quiet, Silent
 from gossamer.core.record import Curve, Edit, Trial
 from gossamer.core.validation import KnownArguments, refuse_unknown
 
 if TYPE_CHECKING:  # the command line starts without torch
     from torch import nn
-
-T = TypeVar("T")
-
-
-class Progress(Protocol):
-    """Where a job says what it does. The command line draws bars; a library call is silent."""
-
-    def say(self, message: str) -> None:
-        """One line of plain text."""
-
-    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
-        """Go through the items under a progress bar."""
-
-    def busy(self, label: str) -> AbstractContextManager[None]:
-        """Work of unknown length."""
-
-
-class Silent:
-    """Says nothing."""
-
-    def say(self, message: str) -> None: ...
-
-    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
-        yield from items
-
-    def busy(self, label: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Progress of a part of a job: the label of the part stands before every line and bar."""
-
-    progress: Progress
-    label: str
-
-    def say(self, message: str) -> None:
-        self.progress.say(f"{self.label}: {message}")
-
-    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
-        return self.progress.bar(items, label=f"{self.label}: {label}", total=total)
-
-    def busy(self, label: str) -> AbstractContextManager[None]:
-        return self.progress.busy(f"{self.label}: {label}")
 
 
 @dataclass
@@ -82,7 +38,8 @@ class Context(KnownArguments):
         accelerator: Lightning Fabric's: "auto", "cpu", "cuda".
         devices: processes; 2 on "cpu" means two processes over gloo.
         folder: where checkpoints of trainings go; None: nowhere.
-        progress: where is said what is being done.
+        progress: where is said what is being done. Library calls take `Logged` where none is chosen: messages to the
+            logger "gossamer", and a bar on a terminal.
         original: the uncompressed network of a job; networks learn from it.
         teacher: a network to learn from that is better than the original; where there is none, the original is.
         compile_teacher: whether torch.compile runs it, where only its outputs count.
@@ -114,3 +71,10 @@ class Context(KnownArguments):
         """The same with an empty log, and with these fields changed. Raises BadInput for an unknown field."""
         refuse_unknown(changes, [f.name for f in fields(self) if f.name != "log"], "Context")
         return replace(self, log=Log(), **changes)
+
+    def spoken(self, verbose: bool) -> "Context":
+        """The same for a library call: it says what it does (`Logged`) unless another progress was chosen; with
+        verbose False it is quiet."""
+        if not verbose:
+            return replace(self, progress=Quiet())
+        return replace(self, progress=Logged()) if type(self.progress) is Silent else self

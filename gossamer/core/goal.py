@@ -1,21 +1,21 @@
 """What the user can afford to lose and needs to gain."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
 
 from gossamer.core.processors import available, usual_threads
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput, unknown
 
 RuntimeName = Literal["torch", "torch.compile", "onnxruntime", "openvino"]
-NO_BUDGET = 100.0  # points: nobody can lose more
+NO_BUDGET = math.inf  # points
 RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Goal(KnownArguments):
-    """`max_drop` in points of the task's measure, and the gains. Where nothing is to be gained (`gains` is empty) it
+    """`max_drop` in points of the task's metric, and the gains. Where nothing is to be gained (`gains` is empty) it
     judges what a recipe or a teacher made: by `max_drop`, measured under `runtime`, `threads` and `batch`.
 
     speedup: latency of the float32 original over latency of the result, both on `runtime`, same batch and threads.
@@ -40,8 +40,8 @@ class Goal(KnownArguments):
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise unknown("runtime", self.runtime, RUNTIMES)
-        if not 0 <= self.max_drop <= 100:
-            raise self._bad("max_drop", "must be between 0 and 100 points")
+        if not self.max_drop >= 0:  # NaN is wrong, too
+            raise self._bad("max_drop", "must be at least 0 points")
         for name in ("speedup", "compression_ratio"):
             value = getattr(self, name)
             if value is not None and not 1 <= value < math.inf:
@@ -59,6 +59,30 @@ class Goal(KnownArguments):
     def judges(self) -> bool:
         """Whether a result can miss it; else it only says how to measure."""
         return bool(self.gains) or self.max_drop < NO_BUDGET
+
+    def __repr__(self) -> str:
+        """What was asked for: all but what is None."""
+        shown = {name: value for name, value in asdict(self).items() if value is not None}
+        return f"Goal({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def summary(self) -> str:
+        """In words, one line for each thing asked for.
+
+        Example:
+            >>> print(Goal(max_drop=0.5, speedup=4, threads=2).summary())
+            at most 0.5 points lost on validation data
+            speedup: at least 4
+            measured on onnxruntime, 2 threads, batch 64
+        """
+        lost = "any loss" if self.max_drop == NO_BUDGET else f"at most {self.max_drop:g} points lost on validation data"
+        gains = [
+            f"{n.replace('_', ' ')}: at {'least' if n in AT_LEAST else 'most'} {x:,g}" for n, x in self.gains.items()
+        ]
+        return "\n".join([lost, *gains, f"measured on {self.runtime}, {self.threads} threads, batch {self.batch}"])
+
+    def row(self) -> dict[str, Any]:
+        """As JSON values; max_drop None where nothing limits it."""
+        return asdict(self) | {"max_drop": self.max_drop if self.max_drop < NO_BUDGET else None}
 
     def to_plan(self) -> "Goal":
         """The goal itself, which asks for something that can be planned."""
@@ -101,5 +125,6 @@ class Goal(KnownArguments):
 
 UNASKED = Goal(max_drop=NO_BUDGET)  # judges nothing, measures as usual
 TIME = ("speedup", "latency_ms")
+AT_LEAST = ("speedup", "compression_ratio")
 SIZE = ("file_bytes", "compression_ratio")
 GAINS = (*TIME, "macs", "params", *SIZE)

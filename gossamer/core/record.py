@@ -7,18 +7,34 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from gossamer.errors import unknown
+
+PERCENT = "%"
+
+
+def shown_text(shown: float, unit: str) -> str:
+    """A value in its unit with its digits: two decimals, of small errors four digits.
+
+    Example:
+        >>> shown_text(93.2, "%"), shown_text(0.01234567, "m"), shown_text(12.5, "")
+        ('93.20 %', '0.01235 m', '12.50')
+    """
+    small = unit != PERCENT and 0 < abs(shown) < 10
+    return f"{shown:#.4g} {unit}".strip() if small else f"{shown:.2f} {unit}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One measured number with its conditions.
 
-    subject: what was measured ("original", "result", "result int8"). what: "top1", "drop", "latency", "macs",
-    "params", "file_bytes", "peak_memory", "agreement", "ece", "nll". low, high: an interval whose meaning is in
-    `conditions` (95 % for top1, quartiles for latency). n: samples or repeats.
+    subject: what was measured ("original", "result", "result int8"). what: "score", "drop", "latency", "macs",
+    "params", "file_bytes", "peak_memory", "agreement", "ece", "nll"; a score is of the metric in `conditions`. low,
+    high: an interval whose meaning is in `conditions` (95 % for scores, quartiles for latency). n: samples or repeats.
     """
 
     subject: str
@@ -76,20 +92,47 @@ class SwapRecord:
         return cls(**raw | {key: [row(**values) for values in raw[key]] for key, row in rows.items()})
 
 
+class EditKind(StrEnum):
+    """The five ways in which a network is changed; there are no others. Documents hold the lower-case names.
+
+    Attributes:
+        RESIZE: coupled channels are cut or widened wherever they occur.
+        SWAP: another module stands in the place of a module, or one is inserted.
+        CONSTRAIN: a weight is held to a set while it trains: a mask, a codebook, a grid, signs.
+        ASSIGN: weights get new values in closed form: reconstruction, folding, rounding, merging.
+        TRAIN: weights are trained.
+
+    Example:
+        >>> EditKind("swap") is EditKind.SWAP, f"{EditKind.SWAP}"
+        (True, 'swap')
+    """
+
+    RESIZE = "resize"
+    SWAP = "swap"
+    CONSTRAIN = "constrain"
+    ASSIGN = "assign"
+    TRAIN = "train"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One change of the network. kind: resize, swap, constrain or teach. proof: the largest relative difference between
+    """One change of the network. proof: the largest relative difference between
     the outputs of the changed network and of the original with the cut parts silenced; None where training followed.
     swapped: where one layer gave its place to others, what they are."""
 
     method: str
-    kind: str
+    kind: EditKind
     target: str
     before: str
     after: str
     proof: float | None = None
     note: str = ""
     swapped: SwapRecord | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in tuple(EditKind):
+            raise unknown("kind of edit", str(self.kind), tuple(EditKind))
+        object.__setattr__(self, "kind", EditKind(self.kind))  # documents hold the name
 
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> "Edit":
@@ -100,11 +143,11 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One network that the job tried; all points of the Pareto plot. top1 and drop are of the validation split. brief:
-    whether it had only a few per cent of its training yet."""
+    """One network that the job tried; all points of the Pareto plot. score, in the unit of the metric, and drop
+    are of the validation split. brief: whether it had only a few per cent of its training yet."""
 
     name: str
-    top1: float | None
+    score: float | None
     drop: float | None
     latency_ms: Mapping[str, float]
     macs: int
@@ -184,10 +227,10 @@ class LayerCost:
 
 @dataclass(frozen=True, kw_only=True)
 class FallbackStep:
-    """One step of the int8 ladder, as tried. top1 and drop are of the validation split."""
+    """One step of the int8 ladder, as tried. score, in the unit of the metric, and drop are of the validation split."""
 
     name: str
-    top1: float
+    score: float
     drop: float
     accepted: bool
     note: str = ""
@@ -225,12 +268,12 @@ class StoredRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """How a training went, epoch by epoch. top1: on validation data, percent, None where it was not evaluated.
-    seconds: of each epoch, its evaluation included."""
+    """How a training went, epoch by epoch. score: on validation data, in the unit of the metric, None where it
+    was not evaluated. seconds: of each epoch, its evaluation included."""
 
     name: str
     loss: list[float]
-    top1: list[float | None]
+    score: list[float | None]
     seconds: list[float]
 
 

@@ -1,168 +1,207 @@
-"""The user's data and measure."""
+"""The user's data and metric."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Protocol, cast
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import Dataset
 
+from gossamer.core.batches import (
+    FirstBatches,
+    Loader,
+    Loss,
+    Model,
+    count,
+    cross_entropy,
+    described,
+    labelled,
+    samples,
+    split,
+)
+from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
+from gossamer.core.metrics import Top1
+from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput, GossamerError, own_error
 
+# What a batch is belongs to what a task is: the rest of the package takes both from here.
+__all__ = [
+    "Loader",
+    "Model",
+    "PartialTask",
+    "Task",
+    "as_in_training",
+    "check",
+    "count",
+    "cross_entropy",
+    "description",
+    "evaluation",
+    "labelled",
+    "loss_of",
+    "refuse_outputs",
+    "samples",
+    "split",
+    "task_of",
+    "task_row",
+    "train_mode",
+]
 
-class Loader(Protocol):
-    """Batches that can be gone through again and again: a `DataLoader`, gossamer's `Batches`, or a list."""
-
-    def __iter__(self) -> Any: ...
-
-    def __len__(self) -> int: ...
-
-
-Model = Callable[..., Any]
-BYTE_RANGE = (0.0, 255.0)
-INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-ROUNDING = 1e-6  # scores may be beyond 0 and 1 by so much
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """What is done to an image before the network sees it: by gossamer, and by whoever deploys the network.
-
-    The shorter side is scaled to `size / crop` pixels and the middle of `size` x `size` is cut out; crop None: the
-    whole image is scaled to `size` x `size`. channels: 3 for RGB, 1 for grey. Values of `range` become 0 to 1, then
-    (x - mean) / std; one number a channel. background: what shows through where an image is transparent.
-    """
-
-    size: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop: float | None = 1.0
-    interpolation: str = "bilinear"
-    range: tuple[float, float] = BYTE_RANGE
-    background: str = "white"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be computed with."""
-        try:
-            one_each = len(self.mean) == len(self.std) == self.channels and self.channels in (1, 3)
-            sound = self.size >= 1 and (self.crop is None or self.crop > 0) and self.range[0] < self.range[1]
-            numbers = (self.size, *self.mean, *self.std, *self.range, self.crop or 1.0)
-            sound = sound and min(self.std) > 0 and all(math.isfinite(number) for number in numbers)
-        except (TypeError, ValueError, IndexError):
-            sound = one_each = False
-        if not sound or not one_each or self.interpolation not in INTERPOLATIONS:
-            raise BadInput(
-                f"{self} is no preprocessing: needs a size, 1 or 3 channels with mean and std > 0 each, crop > 0, a "
-                f"range from low to high, and an interpolation of {', '.join(INTERPOLATIONS)}"
-            )
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any]) -> "Preprocessing":
-        """From JSON values, such as `description` gives; BadInput where they are none."""
-        names = [field.name for field in fields(cls)]
-        values: dict[str, Any] = {key: _frozen(raw[key]) for key in names if key in raw}
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise BadInput(f"it does not say how images become inputs: {error}") from error
+CALIBRATION = 512  # samples of the training data, where a task has no calibration data of its own
+EXAMPLES = 2  # samples of the example inputs that are taken from the data
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def count(loader: Loader, what: str) -> int:
-    """The number of batches, at least one."""
-    try:
-        batches = len(loader)
-    except TypeError as error:
-        raise BadInput(f"{what} has no length; give it a `__len__`, the number of batches of an epoch") from error
-    if not batches:
-        raise BadInput(f"{what} has no batches; give it at least one")
-    return batches
-
-
-def split(batch: Any) -> tuple[tuple[Any, ...], Any]:
-    """The positional inputs and the target of a batch: `(x, y)`, `((x1, x2), y)`, or inputs alone (target None), which
-    are `x` or, as a `TensorDataset` gives them, `(x,)`."""
-    if isinstance(batch, Tensor):
-        return (batch,), None
-    if isinstance(batch, tuple | list) and len(batch) == 1:
-        return split(batch[0])
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        inputs, target = batch
-        return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), target
-    many = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
-    raise BadInput(f"a batch must be (inputs, target) or one tensor of inputs, got {type(batch).__name__}{many}")
-
-
-def labelled(batch: Any) -> tuple[tuple[Any, ...], Any]:
-    """The inputs and the target of a batch that must have one."""
-    inputs, target = split(batch)
-    if target is None:
-        raise BadInput("the batches have inputs alone; training and measuring need (inputs, target)")
-    return inputs, target
-
-
-def cross_entropy(model: Model, batch: Any) -> Tensor:
-    """Mean cross entropy of the logits, in nats."""
-    inputs, target = labelled(batch)
-    logits = model(*inputs)
-    try:
-        return F.cross_entropy(logits, target)
-    except IndexError:  # torch says only which number it is
-        _refuse_labels(logits, target)
-        raise
-
-
-def _refuse_labels(logits_NC: Tensor, target: Tensor) -> None:
-    low, high = (int(x) for x in target.aminmax())
-    if low < 0 or high >= logits_NC.shape[1]:
-        labels = f"labels from {low} to {high}"
-        raise BadInput(f"{labels} where the network has {logits_NC.shape[1]} outputs; they count from 0")
-
-
-@torch.no_grad()
-def top1_correct(model: Model, loader: Iterable[Any]) -> Tensor:
-    """1.0 for every sample whose largest logit is at its label, else 0.0; shape (samples,)."""
-    correct = []
-    for batch in loader:
-        inputs, target = labelled(batch)
-        logits = model(*inputs)
-        _refuse_labels(logits, target)
-        correct.append((logits.argmax(1).cpu() == target.cpu()).float())
-    return torch.cat(correct)
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Task(KnownArguments):
-    """The user's data and measure. Validation decides, test is only reported, calibration needs no labels.
+    """The user's data and metric; `Task.from_loaders` is the short way to one.
 
-    `loss(model, batch)` gives a scalar. `metric(model, loader)` gives one score in [0, 1] for every sample, in the
-    order of the loader, so that two networks can be compared sample by sample: a tensor, an array or a list. Its mean
-    times 100 is what is called top-1 (percent) below. `metric` gets a plain callable: a module in eval mode, or an
-    exported network. classes: names of the outputs; preprocessing: how images become inputs. Both are written into what
-    is delivered.
+    Validation data decide, test data are only reported, calibration data need no labels.
+
+    Attributes:
+        name: of the data, in reports.
+        train, validation, test, calibration: loaders: batches that can be gone through again, with a length. test None:
+            results are those on validation data, which also decided, and reports say so.
+        example_inputs: the positional inputs of the network, as a batch of few samples.
+        loss: `loss(model, batch)` gives a scalar.
+        metric: what networks are judged by. A function(model, loader) that gives one score in [0, 1] for every sample
+            becomes a `PerSample` of its name.
+        classes: names of the outputs. With `preprocessing` they are written into what is delivered.
+        preprocessing: how images become inputs.
     """
 
     name: str
     train: Loader
     validation: Loader
-    test: Loader
     calibration: Loader
     example_inputs: tuple[Any, ...]
-    loss: Callable[[Model, Any], Tensor] = cross_entropy
-    metric: Callable[[Model, Iterable[Any]], Tensor] = top1_correct
-    measure: str = "top1"
+    test: Loader | None = None
+    loss: Loss = cross_entropy
+    metric: Metric = field(default_factory=Top1)
     classes: tuple[str, ...] = field(default=())
     preprocessing: Preprocessing | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", metric_of(self.metric))
+
+    @classmethod
+    def from_loaders(
+        cls,
+        train: Loader,
+        validation: Loader,
+        test: Loader | None = None,
+        *,
+        metric: Metric | Callable[[Model, Iterable[Any]], Any] | None = None,
+        loss: Loss | None = None,
+        name: str = "data",
+        calibration: Loader | None = None,
+        example_inputs: Any = None,
+    ) -> "Task":
+        """A task from the loaders of a training.
+
+        Args:
+            train: batches (inputs, target); a `DataLoader` or a list.
+            validation: the same; it must give the same samples in the same order every time.
+            test: the same; None: results are those on validation data, and reports say so.
+            metric: a `gossamer.Metric`, or a function(model, loader) that gives one score in [0, 1] for every sample;
+                None: top-1 accuracy.
+            loss: `loss(model, batch)` gives a scalar; None: the usual one of the metric, cross entropy of classes.
+            name: of the data, in reports.
+            calibration: batches, targets are not looked at; None: the first batches of `train` with 512 samples.
+            example_inputs: a tensor or a tuple of tensors, the positional inputs of the network; None: of the first
+                batch of `validation`, two samples.
+
+        Returns:
+            The task. Nothing is run yet: jobs check it with the network before they begin.
+
+        Raises:
+            BadInput: what was given is no loader, or its batches are none.
+
+        Example:
+            >>> import torch, gossamer
+            >>> batches = [(torch.rand(8, 3), torch.randint(4, (8,)))]
+            >>> task = gossamer.Task.from_loaders(batches, batches, metric=gossamer.measure.TopK(k=2))
+            >>> task.example_inputs[0].shape, task.final_split
+            (torch.Size([2, 3]), 'validation')
+        """
+        chosen = Top1() if metric is None else metric_of(metric)
+        for what, loader in (("train", train), ("validation", validation), ("test", test)):
+            if loader is not None or what != "test":
+                _check_loader(loader, what)
+        if calibration is None:
+            calibration = _some_of(train)
+        else:
+            _check_loader(calibration, "calibration")
+        return cls(
+            name=name,
+            train=train,
+            validation=validation,
+            test=test,
+            calibration=calibration,
+            example_inputs=_inputs(example_inputs, validation),
+            loss=chosen.usual_loss() if loss is None else loss,
+            metric=chosen,
+        )
+
+    @property
+    def final_split(self) -> str:
+        """The split that results are reported on: "test", or "validation" where there is none."""
+        return "test" if self.test is not None else "validation"
+
+    @property
+    def final(self) -> Loader:
+        """The data that results are reported on."""
+        return self.test if self.test is not None else self.validation
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r}, {self.metric.name})"
+
+    def summary(self) -> str:
+        """The splits with their numbers of batches and samples, the metric and the loss, one a line."""
+        lines = [f"task {self.name}"]
+        for split_name in ("train", "validation", "test", "calibration"):
+            loader = getattr(self, split_name)
+            known = samples(loader) if loader is not None else None
+            many = f", {known:,} samples" if known is not None else ""
+            shown = f"{len(loader):,} batches{many}" if loader is not None else "none: results are on validation data"
+            lines.append(f"  {split_name}: {shown}")
+        shapes = ", ".join("x".join(map(str, getattr(x, "shape", ()))) for x in self.example_inputs)
+        direction = "higher" if self.metric.higher_is_better else "lower"
+        point = self.metric.text(self.metric.points)
+        lines.append(f"  metric: {self.metric.name}, {direction} is better, one point is {point}")
+        lines.append(f"  loss: {getattr(self.loss, '__name__', type(self.loss).__name__)}")
+        return "\n".join([*lines, f"  example inputs: {shapes}"])
+
+
+def _check_loader(loader: Any, what: str) -> None:
+    """Refuse what is no loader, kindly."""
+    if isinstance(loader, Dataset):
+        raise BadInput(f"{what}: a data set is no loader; give DataLoader({what}, batch_size=64)")
+    if isinstance(loader, Tensor | str | bytes) or not hasattr(loader, "__iter__"):
+        raise BadInput(
+            f"{what}: batches are expected, a DataLoader or a list of (inputs, target), not {described(loader)}"
+        )
+    count(loader, f"{what}: a {type(loader).__name__}")
+
+
+def _some_of(train: Loader) -> FirstBatches:
+    """The first batches with `CALIBRATION` samples."""
+    inputs, _ = split(next(iter(FirstBatches(train, 1))))
+    size = len(inputs[0]) if isinstance(inputs[0], Tensor) and inputs[0].ndim else 1
+    return FirstBatches(train, math.ceil(CALIBRATION / max(size, 1)))
+
+
+def _inputs(given: Any, validation: Loader) -> tuple[Any, ...]:
+    """Example inputs as a tuple; of the first validation batch where none were given."""
+    if isinstance(given, tuple | list):
+        return tuple(given)
+    if given is not None:
+        return (given,)
+    inputs, _ = split(next(iter(FirstBatches(validation, 1))))
+    return tuple(tree_map_only(Tensor, lambda x: x[:EXAMPLES] if x.ndim else x, list(inputs)))
 
 
 class PartialTask:
@@ -205,7 +244,7 @@ def task_of(given: Any, who: str) -> Task:
         return cast(Task, PartialTask(who, (given,)))
     if isinstance(given, tuple | list) and given:
         return cast(Task, PartialTask(who, tuple(given)))
-    raise BadInput(f"{who}: a task or example inputs are expected, not {_described(given)}")
+    raise BadInput(f"{who}: a task or example inputs are expected, not {described(given)}")
 
 
 def description(task: Task) -> dict[str, Any]:
@@ -218,49 +257,19 @@ def task_row(task: Task, validation: int) -> dict[str, Any]:
     """What the document of a job says of the task. validation: how many samples decided."""
     return {
         "name": task.name,
-        "measure": task.measure,
+        "metric": task.metric.name,
+        "unit": task.metric.unit,
+        "point": task.metric.shown(task.metric.points),
+        "higher_is_better": task.metric.higher_is_better,
+        "split": task.final_split,
         "validation": validation,
         "preprocessing": description(task),
     }
 
 
-def scores(task: Task, model: Model, loader: Iterable[Any]) -> Tensor:
-    """The task's score of every sample of a loader, shape (n,), on the CPU.
-
-    The measure may give a tensor, an array or a list. Raises BadInput where it is not one number in [0, 1] for every
-    sample, as far as the loader tells how many there are.
-    """
-    rule = f"the measure of {task.name} must give one score a sample"
-    found = task.metric(model, loader)
-    try:
-        values = torch.as_tensor(found).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{rule}, it gives {_described(found)}") from error
-    values = values if values.is_floating_point() else values.float()
-    if values.ndim != 1:
-        raise BadInput(f"{rule}, it gives {_described(found)}")
-    expected = samples(loader)
-    if expected is not None and len(values) != expected:
-        raise BadInput(f"{rule}, it gives {len(values)} scores for {expected} samples")
-    wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # NaN is wrong, too
-    if wrong.any():
-        first = int(wrong.nonzero()[0])
-        others = f" ({int(wrong.sum())} of {len(values)} are outside)" if wrong.sum() > 1 else ""
-        shown = f"{float(values[first]):g}{others}"
-        raise BadInput(f"{rule} in [0, 1], that of sample {first} is {shown}; scale them, 1 the best")
-    return values.clamp(0, 1)
-
-
-def samples(loader: Iterable[Any]) -> int | None:
-    """How many samples a loader gives; None where it does not tell without being gone through."""
-    if isinstance(loader, DataLoader):
-        whole = type(loader.batch_sampler) is BatchSampler and not loader.drop_last
-        return len(loader.sampler) if whole and isinstance(loader.sampler, Sized) else None
-    if isinstance(loader, list | tuple):
-        firsts = [split(batch)[0][0] for batch in loader]
-        return sum(map(len, firsts)) if all(isinstance(x, Tensor) and x.ndim for x in firsts) else None
-    known = getattr(loader, "samples", None)
-    return known if isinstance(known, int) else None
+def evaluation(task: Task, model: Model, loader: Iterable[Any]) -> Evaluation:
+    """The evidence of every sample of a loader and its score. Raises BadInput where it is not of every sample."""
+    return evaluated(task.metric, model, loader, samples(loader))
 
 
 def loss_of(task: Task, model: Model, batch: Any) -> Tensor:
@@ -310,7 +319,7 @@ def _one_number(loss: object) -> bool:
 
 def refuse_outputs(output: Any, task: Task, network: str) -> None:
     """Refuse a classifier of other classes: its largest output of all is no answer where the data has fewer."""
-    if task.metric is not top1_correct or not task.classes or not isinstance(output, Tensor) or output.ndim != 2:
+    if not isinstance(task.metric, Top1) or not task.classes or not isinstance(output, Tensor) or output.ndim != 2:
         return
     if output.shape[1] != (classes := len(task.classes)):
         more = (
@@ -325,13 +334,14 @@ def refuse_outputs(output: Any, task: Task, network: str) -> None:
 
 @torch.no_grad()
 def check(task: Task, model: nn.Module) -> None:
-    """Run network, loss and measure on the first batches, so that what does not fit shows before the work begins.
+    """Run network, loss and metric on the first batches, so that what does not fit shows before the work begins.
 
     Of the test set only the length is asked for. Raises BadInput with the error of what failed.
     """
     name = task.name
     for split_name in ("train", "validation", "test", "calibration"):
-        count(getattr(task, split_name), f"the {split_name} data of {name}")
+        if split_name != "test" or task.test is not None:
+            count(getattr(task, split_name), f"the {split_name} data of {name}")
     with torch.random.fork_rng(devices=[]):
         shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
         what = f"the network does not accept the inputs of {name} (shapes {shapes})"
@@ -339,9 +349,9 @@ def check(task: Task, model: nn.Module) -> None:
         batch = _first_batch(task, "train", model)
         loss = _attempt(f"the loss of {name}", lambda: loss_of(task, model, batch))
         if not _one_number(loss):
-            raise BadInput(f"the loss of {name} must be a tensor with one number, it is {_described(loss)}")
+            raise BadInput(f"the loss of {name} must be a tensor with one number, it is {described(loss)}")
         held_out = _first_batch(task, "validation", model)
-        _attempt(f"the measure of {name}", lambda: scores(task, model, [held_out]))
+        _attempt(f"the metric of {name}", lambda: evaluation(task, model, [held_out]).value)
         if not _same(held_out, _first_batch(task, "validation", model)):
             raise BadInput(
                 f"the validation data of {name} is another one each time: networks are compared sample by sample; "
@@ -376,9 +386,3 @@ def _first_batch(task: Task, name: str, model: nn.Module) -> Any:
 def _same(one: Any, other: Any) -> bool:
     pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
     return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
-
-
-def _described(value: object) -> str:
-    kind = "tensor" if isinstance(value, Tensor) else type(value).__name__
-    shape = getattr(value, "shape", None)
-    return f"a {kind} of shape {tuple(shape)}" if shape is not None else f"a {kind}"

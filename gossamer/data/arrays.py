@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gossamer.core.task import BYTE_RANGE, Preprocessing, Task
+from gossamer.core.preprocessing import BYTE_RANGE, Preprocessing
+from gossamer.core.task import Task
 from gossamer.data.batches import (
     BATCH,
     Augmentation,

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from gossamer.core.context import Progress, Silent
+from gossamer.core.progress import Progress, Silent
 from gossamer.errors import BadInput, CorruptFile
 
 TRIES = 3

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gossamer.core.task import Preprocessing, Task
+from gossamer.core.preprocessing import Preprocessing
+from gossamer.core.task import Task
 from gossamer.data import images
 from gossamer.data.arrays import Split, cut, make_task
 from gossamer.data.batches import Augmentation, Normalisation

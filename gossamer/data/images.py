@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from gossamer.core.task import BYTE_RANGE, Preprocessing
+from gossamer.core.preprocessing import BYTE_RANGE, Preprocessing
 from gossamer.errors import BadInput, CorruptFile
 
 T = TypeVar("T")

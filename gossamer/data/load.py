@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-from gossamer.core.context import Progress
-from gossamer.core.task import Preprocessing, Task
+from gossamer.core.preprocessing import Preprocessing
+from gossamer.core.progress import Progress
+from gossamer.core.task import Task
 from gossamer.data.arrays import make_task
 from gossamer.data.catalog import DATASETS, DataSet, File
 from gossamer.data.fetch import fetch

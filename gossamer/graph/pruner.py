@@ -17,7 +17,7 @@ from gossamer.graph.solver import CutSolver, Solution
 from gossamer.graph.tracer import Mismatch, fake_mode, mode, record
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PruningResult:
     """A smaller copy of a network.
 
@@ -36,6 +36,18 @@ class PruningResult:
     widths: Mapping[str, tuple[int, int]]
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        cut = sum(after != before for before, after in self.widths.values())
+        return f"PruningResult({type(self.model).__name__}, {cut} groups cut, {len(self.skipped)} left whole)"
+
+    def summary(self) -> str:
+        """One line for each group: `body.0.conv1: 16 to 8 channels`, and why others are whole; then the proof."""
+        lines = [f"{name}: {before} to {after} channels" for name, (before, after) in self.widths.items()]
+        lines += [f"{name}: left whole, {reason}" for name, reason in self.skipped.items()]
+        if self.proof is not None:
+            lines.append(f"largest relative difference to the masked original: {self.proof.max_relative:.1e}")
+        return "\n".join([*lines, *self.notes])
 
 
 def prune(

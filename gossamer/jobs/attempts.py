@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
@@ -16,7 +16,7 @@ from gossamer.core.record import Trial
 from gossamer.core.task import Task
 from gossamer.jobs import exporting
 from gossamer.jobs.stages import Stages
-from gossamer.measure import Drop, accuracy, paired_drop
+from gossamer.measure import Drop, Evaluation, evaluate, paired_drop
 from gossamer.methods._base import Method
 from gossamer.modules.cost import layer_costs
 from gossamer.runtime.runners import open_runner
@@ -27,7 +27,7 @@ from gossamer.search.failures import FailureGuard
 
 @dataclass(frozen=True, kw_only=True)
 class Attempts:
-    """What the parts of a job share. reference: scores of the original on validation data. judged: whether there is a
+    """What the parts of a job share. reference: what the original gives on validation data. judged: whether there is a
     goal; without one nothing is rejected. seconds: of the parts of the job so far."""
 
     original: nn.Module
@@ -36,7 +36,7 @@ class Attempts:
     context: Context
     journal: CheckpointStore
     folder: Path
-    reference: Tensor
+    reference: Evaluation
     judged: bool
     seconds: dict[str, float]
     stages: Stages
@@ -78,12 +78,12 @@ class Attempts:
         """The original, deployed in float32."""
         return self.deploy(self.original, "the original", int8=False)
 
-    def note_size(self, name: str, model: nn.Module, scores: Tensor, drop: Drop, file_bytes: int) -> None:
+    def note_size(self, name: str, model: nn.Module, scores: Evaluation, drop: Drop, file_bytes: int) -> None:
         """A mark in the plot of accuracy over file size. Without a goal, nothing is rejected."""
         self.context.log.trials.append(
             Trial(
                 name=name,
-                top1=100 * float(scores.mean()),
+                score=scores.shown,
                 drop=drop.points,
                 latency_ms={},
                 macs=sum(cost.macs for cost in layer_costs(model, self.task.example_inputs)),
@@ -96,7 +96,7 @@ class Attempts:
     def _note_step(self, held: nn.Module, name: str) -> None:
         model = materialize(held).eval()
         with timed(self.seconds, "judge steps"):
-            scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
+            scores = evaluate(open_runner("torch", model, threads=self.goal.threads), self.task)
             size = exporting.save_compact(held.eval(), self.task, self.folder / "work" / "step.gsr", self.context)
         self.note_size(name, model, scores, paired_drop(self.reference, scores), size)
 

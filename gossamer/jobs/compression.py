@@ -3,10 +3,10 @@
 import copy
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer.compact.size_rows import stored_rows
 from gossamer.core.context import Context
@@ -22,17 +22,19 @@ from gossamer.jobs.recipe import Recipe
 from gossamer.jobs.shape_goal import ShapeSearch
 from gossamer.jobs.size_goal import to_size
 from gossamer.jobs.stages import ATTEMPTS, MEASURING, PLANNED, TAKING, TRYING, Stages
-from gossamer.measure import accuracy, whole_samples
+from gossamer.measure import Evaluation, evaluate, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.models.weights import load_weights
 from gossamer.report import write_report
+from gossamer.report.table import markdown, summary_rows
+from gossamer.report.verdict import sentence
 from gossamer.runtime.runners import open_runner
 from gossamer.search.axes import Steps
 from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint, fingerprint
 from gossamer.train.trainable_export import trainable_export
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Artifact:
     """The result: the compressed network, all that was measured, and the folder with its files."""
 
@@ -48,6 +50,14 @@ class Artifact:
     @property
     def records(self) -> list[Record]:
         return self.document.records
+
+    def __repr__(self) -> str:
+        goal = ("goal met" if self.met else "goal missed") if self.document.goal else "no goal"
+        return f"Artifact({type(self.model).__name__}, {goal}, {str(self.folder)!r})"
+
+    def summary(self) -> str:
+        """The verdict, and the headline table in Markdown: score, latency on each runtime, sizes, before and after."""
+        return f"{sentence(self.document)}\n\n{markdown(summary_rows(self.document))}"
 
     def save(self, folder: Path | str) -> Path:
         """Copy the files of the artifact to another folder."""
@@ -67,6 +77,7 @@ def compress(
     lr: float | None = None,
     out: Path | str | None = None,
     context: Context | None = None,
+    verbose: bool = True,
     command: str = "gossamer.compress(...)",
 ) -> Artifact:
     """Make a trained network smaller and faster; the network itself is left alone.
@@ -75,8 +86,8 @@ def compress(
     measurement, a race between them, recovery with the original as teacher, int8, and a step back where the budget is
     exceeded. recipe: steps to take instead. epochs: of every recovery; None: 12, or as many as give 400 steps. lr: its
     highest learning rate; None: found by short trials. Both are for planned jobs, the steps of a recipe have their own.
-    out: the folder of the result; it makes the job resumable. A missed goal is no error: `document.missed` says by how
-    much.
+    out: the folder of the result; it makes the job resumable. verbose: messages to the logger "gossamer" and a bar on a
+    terminal; False: nothing. A missed goal is no error: `document.missed` says by how much.
 
     Raises BadInput for arguments, models and data that cannot be used, Diverged, ExportMismatch.
     """
@@ -86,7 +97,7 @@ def compress(
         raise BadInput("epochs and lr are for planned jobs; with a recipe, write them into its steps")
     if goal is not None:
         goal = goal.here() if recipe is not None else goal.to_plan().here()
-    context = context or Context()
+    context = (context or Context()).spoken(verbose)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
         recover = RecoveryDistillation(epochs=epochs, lr=lr)
@@ -149,8 +160,8 @@ class CompressionJob:
         if known := len(self.journal.results.keys() - {"seconds", "left out"}):
             self.context.progress.say(f"going on where the job was: {known} results are in {self.work}")
         with timed(self.seconds, "original"):
-            reference = accuracy(open_runner("torch", self.original, threads=self.goal.threads), self.task)
-        self.context.progress.say(f"original: validation {100 * float(reference.mean()):.2f} %")
+            reference = evaluate(open_runner("torch", self.original, threads=self.goal.threads), self.task)
+        self.context.progress.say(f"original: {self.task.metric.name} {reference} on validation")
         self._round_budget(reference)
         self.attempts = Attempts(
             original=self.original,
@@ -172,13 +183,13 @@ class CompressionJob:
         self.journal.remember("finished", lambda: document.files)
         return artifact
 
-    def _round_budget(self, reference: Tensor) -> None:
+    def _round_budget(self, reference: Evaluation) -> None:
         """A budget that is worth a part of a sample is rounded up, and said so at the start."""
-        asked, n = self.goal.max_drop, reference.numel()
+        asked, n, point = self.goal.max_drop, len(reference), reference.metric.points
         allowed = whole_samples(asked, reference)
         if allowed != asked:
-            samples = f"{asked:g} points are {asked * n / 100:.1f} of {n} validation samples"
-            self.budget = f"{samples}: {allowed * n / 100:.0f} may be lost"
+            samples = f"{asked:g} points are {asked * n * point:.1f} of {n} validation samples"
+            self.budget = f"{samples}: {allowed * n * point:.0f} may be lost"
             self.context.progress.say(f"budget: {self.budget}")
             self.goal = replace(self.goal, max_drop=allowed)
             self.context = replace(self.context, goal=self.goal)
@@ -228,7 +239,7 @@ class CompressionJob:
         chosen.save(self.folder / "recipe.yaml")
         return JobDocument(
             command=self.command,
-            goal=asdict(goal) if self.asked else {},
+            goal=goal.row() if self.asked else {},
             task={
                 "model": self.context.note.get("model", type(self.original).__name__),
                 **task_row(task, len(self.attempts.reference)),
@@ -272,7 +283,7 @@ class CompressionJob:
         }
         first = Trial(
             name="original float32",
-            top1=100 * float(self.attempts.reference.mean()),
+            score=self.attempts.reference.shown,
             drop=0.0,
             latency_ms=times,
             macs=value["macs", exporting.ORIGINAL],

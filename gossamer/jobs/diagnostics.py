@@ -41,7 +41,7 @@ def gathered(
     if not gives_classes(asked["result"], task):
         return whole, []
     logits, labels = gather_diagnostics(asked, task)
-    rows, reliability = confidence(logits, labels)
+    rows, reliability = confidence(logits, labels, task.final_split)
     layers, examples = attention_maps({s: model for s, model in asked.items() if not gives_outputs_only(model)}, task)
     found = replace(
         whole,
@@ -63,11 +63,11 @@ def gives_classes(model: nn.Module, task: Task) -> bool:
 
 
 def gather_diagnostics(networks: Mapping[str, nn.Module], task: Task) -> tuple[dict[str, Tensor], Tensor]:
-    """Logits of every network for the test samples, and their labels."""
+    """Logits of every network for the samples that results are reported on, and their labels."""
     logits, labels = {}, torch.zeros(0)
     for subject, model in networks.items():
         with evaluating(model):
-            logits[subject], labels = calibration.outputs(model, task.test)
+            logits[subject], labels = calibration.outputs(model, task.final)
     return logits, labels
 
 
@@ -88,12 +88,12 @@ def per_class(logits: Logits, labels: Tensor, classes: Sequence[str]) -> list[Cl
     return rows
 
 
-def confidence(logits: Logits, labels: Tensor) -> tuple[list[Record], list[Reliability]]:
-    """Calibration error and negative log likelihood of each network on test, and its reliability diagram."""
+def confidence(logits: Logits, labels: Tensor, split_name: str) -> tuple[list[Record], list[Reliability]]:
+    """Calibration error and negative log likelihood of each network, and its reliability diagram."""
     rows, diagrams = [], []
     for subject, z in logits.items():
         bins = calibration.reliability(z, labels)
-        conditions = {"split": "test"}
+        conditions = {"split": split_name}
         ece, nll = calibration.calibration_error(z, labels), calibration.negative_log_likelihood(z, labels)
         bins_said = {**conditions, "bins": len(bins)}
         rows.append(Record(subject=subject, what="ece", value=ece, unit="", n=len(labels), conditions=bins_said))
@@ -114,7 +114,7 @@ def attention_maps(
 ) -> tuple[dict[str, str], list[Example]]:
     """Attention maps (mean square over channels) of networks with a layer of one resolution in common, on the first
     test images of different classes; and the layers. Nothing where there are none."""
-    inputs, labels = split(next(iter(task.test)))
+    inputs, labels = split(next(iter(task.final)))
     if len(inputs) != 1 or inputs[0].dim() != 4 or not isinstance(labels, Tensor):
         return {}, []
     found = {subject: stages(model, task.example_inputs) for subject, model in networks.items()}

@@ -24,7 +24,7 @@ from gossamer.jobs.compression import Artifact, finished
 from gossamer.jobs.preflight import preflight
 from gossamer.jobs.recipe import Recipe
 from gossamer.jobs.teachers import foreign, only_remembers, searched, trainable
-from gossamer.measure import accuracy, paired_drop, top1_record
+from gossamer.measure import Evaluation, evaluate, paired_drop, score_record
 from gossamer.methods import catalogue
 from gossamer.methods._base import Method
 from gossamer.methods._training import Retrain
@@ -54,6 +54,7 @@ def distill(
     calibrate: bool = False,
     out: Path | str | None = None,
     context: Context | None = None,
+    verbose: bool = True,
     command: str = "gossamer.distill(...)",
 ) -> Artifact:
     """Train `student` from `teacher`; both are left alone. The artifact's network is the student.
@@ -89,7 +90,7 @@ def distill(
     )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
-        return DistillationJob(lesson, folder, context or Context(), command).execute()
+        return DistillationJob(lesson, folder, (context or Context()).spoken(verbose), command).execute()
 
 
 def opened(path: Path) -> nn.Module:
@@ -221,7 +222,7 @@ class DistillationJob:
             self.context.log.edits.extend(own.log.edits)
         if own.log.curves:
             parts = [asdict(one) for one in own.log.curves]
-            joined = {key: [x for part in parts for x in part[key]] for key in ("loss", "top1", "seconds")}
+            joined = {key: [x for part in parts for x in part[key]] for key in ("loss", "score", "seconds")}
             self.curves.append(Curve(name=name, **joined))
         return model.eval()
 
@@ -246,14 +247,14 @@ class DistillationJob:
         )
         return mode == compiled_teacher.COMPILED
 
-    def _judged(self, subject: str, name: str, model: nn.Module) -> Tensor | None:
+    def _judged(self, subject: str, name: str, model: nn.Module) -> Evaluation | None:
         """Scores on validation data; None for a teacher that knows its training data alone."""
         if only_remembers(model):
             return None
         with timed(self.seconds, "validation"):
-            scores = accuracy(open_runner("torch", model, threads=self.goal.threads), self.task)
-        self.context.progress.say(f"{name}: validation {100 * float(scores.mean()):.2f} %")
-        self.rows.append(top1_record(subject, scores, split="validation"))
+            scores = evaluate(open_runner("torch", model, threads=self.goal.threads), self.task)
+        self.context.progress.say(f"{name}: {self.task.metric.name} {scores} on validation")
+        self.rows.append(score_record(subject, scores, split="validation"))
         return scores
 
     def _document(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> JobDocument:
@@ -266,7 +267,7 @@ class DistillationJob:
         Recipe(name="taught", seed=self.context.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
         return JobDocument(
             command=self.command,
-            goal=asdict(goal) if goal.judges else {},
+            goal=goal.row() if goal.judges else {},
             task=task_row(task, len(result.scores)),
             met=not missed,
             missed=missed,
@@ -283,22 +284,24 @@ class DistillationJob:
         )
 
     def _measured(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> list[Record]:
-        """Costs and accuracy on test of teacher and student, and of the networks in between and beside them."""
+        """Costs and scores of teacher and student, and of the networks in between and beside them."""
+        last = self.task.final_split
         scores = {
-            subject: accuracy(open_runner("torch", model, threads=self.goal.threads), self.task, "test")
+            subject: evaluate(open_runner("torch", model, threads=self.goal.threads), self.task, last)
             for subject, model in networks.items()
             if not only_remembers(model)
         }
         costly = None if gives_outputs_only(self.teacher) else self.teacher
         rows, _ = exporting.measure(costly, result, self.task, self.goal, self.context, self.work)
         if costly is None and TEACHER in scores:
-            rows.append(top1_record(TEACHER, scores[TEACHER], split="test"))
-            rows.append(paired_drop(scores[TEACHER], scores[STUDENT]).to_record(STUDENT, split="test"))
+            rows.append(score_record(TEACHER, scores[TEACHER], split=last))
+            if last != "validation":
+                rows.append(paired_drop(scores[TEACHER], scores[STUDENT]).to_record(STUDENT, split=last))
             rows.append(result.drop.to_record(STUDENT, split="validation"))
-        rows += [top1_record(s, one, split="test") for s, one in scores.items() if s not in (TEACHER, STUDENT)]
+        rows += [score_record(s, one, split=last) for s, one in scores.items() if s not in (TEACHER, STUDENT)]
         if ALONE in scores:
             gap = paired_drop(scores[ALONE], scores[STUDENT])
-            rows.append(gap.to_record(STUDENT, split="test", against=ALONE))
+            rows.append(gap.to_record(STUDENT, split=last, against=ALONE))
         return rows
 
 

@@ -13,18 +13,19 @@ from torch import Tensor, nn
 from gossamer.compact.writing import save
 from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
-from gossamer.core.goal import Goal
+from gossamer.core.goal import AT_LEAST, Goal
 from gossamer.core.record import ClassRow, FallbackStep, LayerCost, Record, write_text
 from gossamer.core.task import Task, description, split
 from gossamer.errors import BadInput
 from gossamer.measure import (
     Drop,
+    Evaluation,
     Runner,
-    accuracy,
+    evaluate,
     paired_drop,
     peak_memory,
+    score_record,
     steady_latency,
-    top1_record,
 )
 from gossamer.models.weights import save_weights
 from gossamer.modules.cost import dense_bytes, layer_costs
@@ -41,7 +42,6 @@ from gossamer.search.failures import ends_the_job, reason
 
 PREPROCESSING = "preprocessing.json"  # in a result folder: how images become inputs, and the names of the classes
 EXPORTED = ("onnxruntime", "openvino")
-AT_LEAST = ("speedup", "compression_ratio")
 INT8_LUCK = 0.1  # points: a float32 network that is over the budget by more will not be saved by rounding
 ORIGINAL, RESULT, INT8 = "original", "result", "result int8"
 
@@ -56,7 +56,7 @@ class ExportedArtifacts:
     float_path: Path
     int8_path: Path | None
     compact_bytes: int
-    scores: Tensor
+    scores: Evaluation
     drop: Drop
     ladder: tuple[FallbackStep, ...]
     records: tuple[Record, ...]
@@ -79,7 +79,7 @@ def export_artifacts(
     context: Context,
     folder: Path,
     *,
-    reference_scores: Tensor,
+    reference_scores: Evaluation,
     int8: bool,
     compact: bool = True,
 ) -> ExportedArtifacts:
@@ -95,7 +95,7 @@ def export_artifacts(
         float_path = export_onnx(model, task.example_inputs, folder / "model.onnx", about=description(task))
         runner = open_runner("onnxruntime", float_path, threads=goal.threads)
         records = list(verify(model, runner, task.validation))
-        scores = accuracy(runner, task)
+        scores = evaluate(runner, task)
     int8_path: Path | None = None
     ladder: tuple[FallbackStep, ...] = ()
     if int8 and paired_drop(reference_scores, scores).within(goal.max_drop + INT8_LUCK):
@@ -104,12 +104,12 @@ def export_artifacts(
             task,
             folder,
             budget_points=goal.max_drop,
-            reference_correct=reference_scores,
+            reference=reference_scores,
             runtime=goal.runtime if goal.runtime in EXPORTED else "onnxruntime",
             threads=goal.threads,
             context=context,
         )
-        int8_path, ladder, scores = quantized.path, tuple(quantized.rungs), quantized.correct
+        int8_path, ladder, scores = quantized.path, tuple(quantized.rungs), quantized.scores
     result = ExportedArtifacts(
         held=held,
         model=model,
@@ -157,7 +157,7 @@ def save_compact(model: nn.Module, task: Task, path: Path, context: Context) -> 
 def measure(
     original: nn.Module | None, result: ExportedArtifacts, task: Task, goal: Goal, context: Context, folder: Path
 ) -> tuple[list[Record], list[ClassRow]]:
-    """All rows of the headline table: accuracy on the test set, latency on every runtime here, sizes, peak memory; and
+    """All rows of the headline table: scores on the test set, latency on every runtime here, sizes, peak memory; and
     what of each class is right.
 
     original: None measures the result alone.
@@ -171,14 +171,16 @@ def measure(
         path = export_onnx(original, task.example_inputs, folder / "original.onnx")
         files = {ORIGINAL: (path, "float32"), **files}
         compact = {ORIGINAL: (dense_bytes(original), "weights in float32"), **compact}
-    with context.progress.busy("measuring accuracy on the test set"):
+    last = task.final_split
+    with context.progress.busy(f"measuring {task.metric.name} on {last} data"):
         scores = {
-            name: accuracy(open_runner("onnxruntime", path, threads=goal.threads, precision=kind), task, "test")
+            name: evaluate(open_runner("onnxruntime", path, threads=goal.threads, precision=kind), task, last)
             for name, (path, kind) in files.items()
         }
-    rows = [top1_record(name, one, split="test") for name, one in scores.items()]
+    rows = [score_record(name, one, split=last) for name, one in scores.items()]
     if original is not None:
-        rows.append(paired_drop(scores[ORIGINAL], scores[subject]).to_record(subject, split="test"))
+        if last != "validation":
+            rows.append(paired_drop(scores[ORIGINAL], scores[subject]).to_record(subject, split=last))
         rows.append(result.drop.to_record(subject, split="validation"))
     with context.progress.busy("measuring latency"):
         for runtime in runtimes(goal):
@@ -200,14 +202,16 @@ def measure(
     return rows, by_class(scores, task)
 
 
-def by_class(scores: Mapping[str, Tensor], task: Task) -> list[ClassRow]:
-    """The share of test samples of each class that is right, percent, where scores are hits and misses and every target
-    is a class."""
-    targets = [split(batch)[1] for batch in task.test]
+def by_class(scores: Mapping[str, Evaluation], task: Task) -> list[ClassRow]:
+    """The share of samples of each class that is right, percent, where scores are hits and misses and every target is a
+    class."""
+    hits = {name: found for name, one in scores.items() if (found := one.per_sample) is not None}
+    if len(hits) < len(scores):
+        return []
+    targets = [split(batch)[1] for batch in task.final]
     if not all(isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point() for y in targets):
         return []
     labels = torch.cat([y.cpu() for y in targets])
-    hits = {name: one.cpu().double() for name, one in scores.items()}
     if not all(len(one) == len(labels) and bool(((one == 0) | (one == 1)).all()) for one in hits.values()):
         return []
     rows = []

@@ -17,18 +17,18 @@ from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.outputs import tensors
 from gossamer.core.placement import place_whole
+from gossamer.core.record import PERCENT
 from gossamer.core.task import (
     Model,
     Task,
     cross_entropy,
-    scores,
+    evaluation,
     split,
-    top1_correct,
 )
 from gossamer.data.probing import Found, Look, look, parts, shapes
 from gossamer.errors import BadInput
 from gossamer.jobs import exporting
-from gossamer.measure import Runner
+from gossamer.measure import Evaluation, Runner, Top1
 from gossamer.modules.cost import layer_costs
 from gossamer.ptq.isolated_layers import quantize_roughly
 from gossamer.runtime.onnx_export import export_onnx
@@ -38,10 +38,9 @@ from gossamer.search.failures import ends_the_job, reason
 from gossamer.train.batches import own_randomness
 from gossamer.train.distillation import are_logits
 
-SPLITS = ("train", "validation", "test", "calibration")
 WORK = 50_000_000_000  # multiply-adds of one batch: a larger one is tried with fewer samples
 FEWEST = 2  # samples of a batch that is cut
-FAR = 0.05  # scores of a sample that differ by more are other scores
+FAR = 0.05  # scores of a sample that differ by more, of errors by such a part of the largest, are other scores
 ALIKE = 0.9  # at least so many of the scores, all but one of few
 PAD = "exported networks take any number of samples of the example inputs' sizes: pad, crop or scale the data to these"
 IGNORED = -100  # what torch's losses leave out
@@ -50,8 +49,8 @@ T = TypeVar("T")
 
 
 def preflight(model: nn.Module, task: Task, goal: Goal, context: Context, *, trains: bool, int8: bool | None) -> None:
-    """Run what will be run after hours: batches of every shape through loss, measure and network, the exported network
-    on every runtime, the measure on what it gives there, and a look at the labels of all splits.
+    """Run what will be run after hours: batches of every shape through loss, metric and network, the exported network
+    on every runtime, the metric on what it gives there, and a look at the labels of all splits.
 
     Of the test set no score is computed. trains: whether the network is trained. int8: None where the job itself
     decides. Raises BadInput with what failed, where, and what would help.
@@ -81,7 +80,7 @@ class PreflightCheck:
     def __post_init__(self) -> None:
         self.plain = materialize(self.model).eval()
         self.looks: dict[str, Look] = {}
-        self.scores: dict[int, Tensor] = {}  # of batches of the validation data
+        self.scores: dict[int, Evaluation] = {}  # of batches of the validation data
         try:
             macs = sum(cost.macs for cost in layer_costs(self.plain, self.task.example_inputs))
         except Exception:  # a wrong bound costs time alone
@@ -90,7 +89,10 @@ class PreflightCheck:
 
     def look(self) -> None:
         """Look through the loaders."""
-        for name in SPLITS:
+        for name in ("train", "validation", "test", "calibration"):
+            if name == "test" and self.task.test is None:
+                self.looks[name] = Look()
+                continue
             self.looks[name] = _tried(f"the {name} data of {self.task.name}", "", look, getattr(self.task, name))
 
     def train(self) -> None:
@@ -108,11 +110,11 @@ class PreflightCheck:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Network and measure in eval mode. The measure sees nothing of the test set."""
+        """Network and metric in eval mode. The metric sees nothing of the test set."""
         for one in self.looks["validation"].batches():
             batch = self._few(one)
-            what = f"{self._where('validation', batch, one)}: the measure"
-            self.scores[one.number] = _tried(what, "", scores, self.task, self.plain, [batch])
+            what = f"{self._where('validation', batch, one)}: the metric"
+            self.scores[one.number] = _tried(what, "", evaluation, self.task, self.plain, [batch])
         for name in ("test", "calibration"):
             for one in self.looks[name].by_shape.values():
                 batch = self._few(one)
@@ -126,12 +128,12 @@ class PreflightCheck:
         if len(outputs) != 1 or not are_logits(outputs[0], target):
             return
         classes = outputs[0].shape[1]
-        taken = {IGNORED} if self.task.metric is not top1_correct else set[int]()
+        taken = {IGNORED} if not isinstance(self.task.metric, Top1) else set[int]()
         for name in ("validation", "train", "test"):
             found = self.looks[name]
             ends = [end for end in (found.low, found.high) if end is not None and not 0 <= end[0] < classes]
-            own = self.task.loss is not cross_entropy if name == "train" else self.task.metric is not top1_correct
-            if name != "test" and own:  # loss or measure have taken a batch with them
+            own = self.task.loss is not cross_entropy if name == "train" else not isinstance(self.task.metric, Top1)
+            if name != "test" and own:  # loss or metric have taken a batch with them
                 taken |= {label for label, _ in ends}
             allowed = taken | ({IGNORED} if name == "train" else set())
             for label, where in ends:
@@ -173,7 +175,7 @@ class PreflightCheck:
             )
 
     def _on(self, runner: Runner, *, int8: bool = False) -> None:
-        """Network and measure on one runtime, with batches of every shape."""
+        """Network and metric on one runtime, with batches of every shape."""
         for name in ("validation", "test"):
             for one in self.looks[name].by_shape.values():
                 batch = self._few(one)
@@ -183,7 +185,7 @@ class PreflightCheck:
                 if name == "validation":
                     if runner.runtime == "onnxruntime" and not int8:
                         _tried(where, "", verify, self.plain, runner, [batch])
-                    got = _tried(f"{where}: the measure", "", scores, self.task, runner, [batch])
+                    got = _tried(f"{where}: the metric", "", evaluation, self.task, runner, [batch])
                     if not int8:
                         _compare(self.scores[one.number], got, where)
                 if runner.runtime == "torch.compile":
@@ -230,12 +232,27 @@ def _first(batch: Any) -> Tensor:
     return first if isinstance(first, Tensor) and first.dim() else torch.empty(0)
 
 
-def _compare(expected: Tensor, got: Tensor, where: str) -> None:
-    other = int(((expected - got).abs() > FAR).sum())
-    if other > max(1, (1 - ALIKE) * len(expected)):
+def _compare(expected: Evaluation, got: Evaluation, where: str) -> None:
+    """Scores of the same samples must be the same, but for rounding: sample by sample where there is one each."""
+    rule = "it must depend on nothing but what the network gives"
+    old, new = expected.per_sample, got.per_sample
+    if old is None or new is None:
+        scale = max(abs(expected.value), abs(got.value))
+        if abs(expected.value - got.value) > FAR * (scale + expected.metric.points):
+            raise BadInput(
+                f"{where}: the metric gives {got}, for the network in torch {expected}, on {len(got)} samples; {rule}"
+            )
+        return
+    far = (
+        FAR * old.abs().clamp_min(1.0)
+        if expected.metric.unit == PERCENT
+        else FAR * (old.abs().max() + expected.metric.points)
+    )
+    other = int(((old - new).abs() > far).sum())
+    if other > max(1, (1 - ALIKE) * len(old)):
         raise BadInput(
-            f"{where}: the measure gives other scores than for the network in torch, for {other} of {len(expected)} "
-            "samples; it must depend on nothing but what the network gives"
+            f"{where}: the metric gives other scores than for the network in torch, for {other} of {len(old)} "
+            f"samples; {rule}"
         )
 
 

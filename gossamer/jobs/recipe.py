@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Claims(dict[str, Any]):
         self.of = of
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe(KnownArguments):
     """model and data are the command line's arguments that it was written for; others may be given to it.
 
@@ -66,6 +66,25 @@ class Recipe(KnownArguments):
         moved = isinstance(self.claims, Claims) and self.claims.of != of
         object.__setattr__(self, "claims", Claims({} if moved else self.claims, of))
 
+    def __repr__(self) -> str:
+        return f"Recipe({self.name!r}, {len(self.steps)} steps{', int8' if self.int8 else ''})"
+
+    def summary(self) -> str:
+        """The name, and each step with the settings that are not its defaults.
+
+        Example:
+            >>> from gossamer.methods.prune.magnitude import Magnitude
+            >>> print(Recipe(name="sparse", steps=(Magnitude(sparsity=0.75),)).summary())
+            recipe sparse, seed 0
+              1. prune.magnitude: sparsity=0.75
+              int8
+        """
+        lines = [f"recipe {self.name}, seed {self.seed}"]
+        for number, step in enumerate(self.steps, 1):
+            told = ", ".join(f"{name}={value!r}" for name, value in step.options().items() if _chosen(step, name))
+            lines.append(f"  {number}. {step.name()}{': ' if told else ''}{told}")
+        return "\n".join([*lines, *(["  int8"] if self.int8 else [])])
+
     def to_yaml(self) -> str:
         """The text that `parse` reads back to an equal recipe."""
         raw: dict[str, Any] = {"name": self.name}
@@ -86,6 +105,13 @@ class Recipe(KnownArguments):
 
     def save(self, path: Path) -> None:
         write_text(path, self.to_yaml())
+
+
+def _chosen(step: Method, name: str) -> bool:
+    """Whether a setting of a step is not its default."""
+    one = next(f for f in fields(step) if f.name == name)
+    default = one.default_factory() if one.default_factory is not MISSING else one.default
+    return bool(getattr(step, name) != default)
 
 
 def check_order(steps: tuple[Method, ...]) -> None:

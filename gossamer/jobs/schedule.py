@@ -9,8 +9,9 @@ from time import monotonic as clock
 
 from torch import nn
 
-from gossamer.core.context import Context, Silent
+from gossamer.core.context import Context
 from gossamer.core.goal import Goal
+from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.errors import Diverged
 from gossamer.methods._training import LEAST_STEPS

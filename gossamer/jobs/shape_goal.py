@@ -64,7 +64,7 @@ class ShapeSearch:
             self.whole: CostEstimate = self.pricer("original int8=True" if self.int8 else "original", lambda: original)
             steps = self.schedule.first_steps()
         self.context.progress.say(self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3))
-        reference = 100 * float(attempts.reference.mean())
+        reference = attempts.reference.value
         self.planner = Planner(original, task, self.context, journal, self.pricer, recover, reference, steps)
         self.tried: list[Attempt] = []
         self.bounds: list[Point] = []  # needs for which there is no new shape
@@ -233,8 +233,8 @@ class ShapeSearch:
             alike = (result.precision == "int8") == self.int8
             shipped = (result.deployed, result.model, result.precision)
             quote = self.pricer.shipped(*shipped) if alike else self.pricer(name, lambda: result.model)
-        top1, drop = 100 * float(result.scores.mean()), result.drop.points
-        mark = state(name, quote, top1, self.pricer, drop=drop, accepted=fits(drop, self.goal.max_drop))
+        drop = result.drop.points
+        mark = state(name, quote, result.scores.shown, self.pricer, drop=drop, accepted=fits(drop, self.goal.max_drop))
         rows = {"edits": to_json(own.log.edits), "states": to_json([mark]), "curves": to_json(own.log.curves)}
         return {"need": quote.worst, "drop": drop, **rows}
 

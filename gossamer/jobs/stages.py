@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from time import monotonic as clock
 
-from gossamer.core.context import Progress
+from gossamer.core.progress import Progress
 from gossamer.report.text import duration
 
 TRYING = "trying everything on a few samples"

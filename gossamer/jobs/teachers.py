@@ -18,7 +18,7 @@ from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
-from gossamer.measure import Runner, accuracy
+from gossamer.measure import Runner, evaluate
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.runtime.runners import open_runner
 from gossamer.search.checkpoint_store import CheckpointStore
@@ -121,7 +121,7 @@ def searched(
     whole = pricer("original", lambda: teacher)
     if whole.worst <= AIM:
         raise BadInput("the teacher itself meets the goal; ask for less, or name a student")
-    reference = 100 * float(accuracy(open_runner("torch", teacher, threads=goal.threads), task).mean())
+    reference = evaluate(open_runner("torch", teacher, threads=goal.threads), task).value
     planner = Planner(
         teacher, task, replace(context, original=teacher), journal, pricer, RecoveryDistillation(epochs=4), reference
     )

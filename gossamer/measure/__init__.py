@@ -1,12 +1,14 @@
-"""Measuring: latency on each runtime, accuracy with intervals, peak memory."""
+"""Measuring: scores with intervals and comparisons of two networks, latency on each runtime, peak memory."""
 
+from gossamer.core.metric import Evaluation, Metric, PerSample
+from gossamer.core.metrics import MAE, RMSE, MeanIoU, MultiLabelF1, MultiLabelMAP, Top1, TopK
 from gossamer.core.runner import Runner
 from gossamer.measure.accuracy import (
     Drop,
-    accuracy,
+    evaluate,
     mcnemar,
     paired_drop,
-    top1_record,
+    score_record,
     whole_samples,
     wilson,
 )
@@ -14,16 +16,26 @@ from gossamer.measure.latency import Latency, latency, steady_latency
 from gossamer.measure.memory import peak_memory
 
 __all__ = [
+    "MAE",
+    "RMSE",
     "Drop",
+    "Evaluation",
     "Latency",
+    "MeanIoU",
+    "Metric",
+    "MultiLabelF1",
+    "MultiLabelMAP",
+    "PerSample",
     "Runner",
-    "accuracy",
+    "Top1",
+    "TopK",
+    "evaluate",
     "latency",
     "mcnemar",
     "paired_drop",
     "peak_memory",
+    "score_record",
     "steady_latency",
-    "top1_record",
     "whole_samples",
     "wilson",
 ]

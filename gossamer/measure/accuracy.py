@@ -1,6 +1,7 @@
-"""Accuracy with its uncertainty: an interval for one network, a paired test for two."""
+"""Scores with their uncertainty: an interval for one network, a paired comparison of two."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from gossamer.core.metric import Evaluation, Metric
 from gossamer.core.record import Record
-from gossamer.core.task import count, scores
+from gossamer.core.task import Task, count, evaluation
 from gossamer.errors import BadInput
 
 RESAMPLES = 2000
+CHUNK = 20_000_000  # counts of a bootstrap that are held at once
 FEW = 10  # samples that a budget is worth: of fewer, a part of one matters
 
 
@@ -44,24 +47,52 @@ def hits_and_misses(*scores: Tensor) -> bool:
     return all(bool(((one == 0) | (one == 1)).all()) for one in scores)
 
 
-def bootstrap(scores: Tensor, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean score in percent, by the percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552): the
-    mean of as many scores, drawn with replacement, 2,000 times. The same scores always give the same interval."""
-    values = scores.detach().double().cpu().flatten()
-    if not len(values):
-        raise BadInput("the bootstrap interval needs at least one score")
-    generator = torch.Generator().manual_seed(0)
-    means = [values[torch.randint(len(values), (len(values),), generator=generator)].mean() for _ in range(RESAMPLES)]
+def resamples(n: int, seed: int = 0) -> Iterator[Tensor]:
+    """Sets of n samples drawn with replacement, `RESAMPLES` of them: how often each sample is in each set.
+
+    Yields:
+        Shape (sets, n), int64; as many sets at once as `CHUNK` allows. The same n always gives the same sets.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    left = RESAMPLES
+    while left:
+        sets = max(1, min(left, CHUNK // n))
+        drawn = torch.randint(n, (sets, n), generator=generator) + n * torch.arange(sets)[:, None]
+        yield torch.bincount(drawn.flatten(), minlength=sets * n).view(sets, n)
+        left -= sets
+
+
+def resampled(*evaluations: Evaluation) -> list[Tensor]:
+    """The values of several networks on the same resamples of the same samples, each of shape (RESAMPLES,)."""
+    n = len(evaluations[0])
+    if not n:
+        raise BadInput("the bootstrap needs at least one sample")
+    rows = [[one.metric.resampled(one.evidence, counts) for one in evaluations] for counts in resamples(n)]
+    return [torch.cat(parts) for parts in zip(*rows, strict=True)]
+
+
+def quantiles(values: Tensor, confidence: float = 0.95) -> tuple[float, float]:
+    """The two ends between which the middle values lie. NaN, of draws without a single sample that counts, are left
+    out."""
     tails = torch.tensor([0.5 - confidence / 2, 0.5 + confidence / 2], dtype=torch.float64)
-    low, high = torch.stack(means).quantile(tails).tolist()
-    return 100 * low, 100 * high
+    low, high = values.double().nanquantile(tails).tolist()
+    return low, high
+
+
+def bootstrap(evaluation: Evaluation, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a score in its unit, by the percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552).
+
+    The value of as many samples, drawn with replacement, 2,000 times. The same evidence always gives the same interval.
+    """
+    low, high = quantiles(resampled(evaluation)[0], confidence)
+    return evaluation.metric.shown(low), evaluation.metric.shown(high)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
     """What a network lost against another on the same samples, in points; low and high are the 95 % interval.
 
-    p_value: of the hypothesis that both are equally good, two-sided.
+    p_value: of the hypothesis that both are equally good, two-sided. interval: how it was computed.
     """
 
     points: float
@@ -69,6 +100,7 @@ class Drop:
     high: float
     p_value: float
     n: int
+    interval: str = "95 % paired"
 
     def within(self, budget_points: float) -> bool:
         """The decision rule: the measured drop is at most the budget.
@@ -88,43 +120,68 @@ class Drop:
             low=self.low,
             high=self.high,
             n=self.n,
-            conditions={"interval": "95 % paired", "p_value": self.p_value, **conditions},
+            conditions={"interval": self.interval, "p_value": self.p_value, **conditions},
         )
 
 
-def whole_samples(budget_points: float, scores: Tensor) -> float:
+def whole_samples(budget_points: float, reference: Evaluation) -> float:
     """A budget in points as far as these samples can tell: of few hits and misses it is rounded up to a whole sample.
 
     0.5 points of 300 samples are one and a half; the loss of two is not told apart from that. Budgets of `FEW` samples
     and more, and of graded scores, stay as they are.
     """
-    samples = budget_points / 100 * scores.numel()
-    if not hits_and_misses(scores) or samples >= FEW or not scores.numel():
+    scores, points = reference.per_sample, reference.metric.points
+    if scores is None or not len(scores) or not hits_and_misses(scores):
         return budget_points
-    return 100 * math.ceil(samples - 1e-9) / scores.numel()
+    lost = budget_points * points * len(scores)
+    return budget_points if lost >= FEW else math.ceil(lost - 1e-9) / len(scores) / points
 
 
-def paired_drop(before: Tensor, after: Tensor) -> Drop:
-    """Mean drop of the scores in points, from two networks' scores of the same samples, shape (n,) in [0, 1].
+def paired_drop(before: Evaluation, after: Evaluation) -> Drop:
+    """What the second network lost, in points of the metric, on the same samples.
 
-    p_value: exact McNemar (1947, doi:10.1007/BF02295996) where all scores are 0 or 1, else a paired t test. The
-    interval is normal, from the standard deviation of the per-sample differences: samples on which both networks agree
-    add nothing to it, which is why it is so much narrower than the difference of two separate intervals.
+    Where there is one score a sample, the interval is normal, from the standard deviation of the differences: samples
+    on which both networks agree add nothing to it, which is why it is so much narrower than the difference of two
+    separate intervals; the p value is McNemar's (1947, doi:10.1007/BF02295996, exact) of hits and misses, else that of
+    a paired t test. Other metrics: both networks on the same 2,000 resamples of the samples (Efron 1979), the
+    interval by percentiles.
     """
-    before, after = before.detach().flatten().double().cpu(), after.detach().flatten().double().cpu()
-    n = before.numel()
-    if n == 0 or n != after.numel():
-        raise BadInput(f"paired scores must be of the same samples, got {n} and {after.numel()}")
-    lost = before - after
+    if len(before) != len(after) or not len(before):
+        raise BadInput(f"paired scores must be of the same samples, got {len(before)} and {len(after)}")
+    old, new = before.per_sample, after.per_sample
+    if old is None or new is None:
+        return _paired_bootstrap(before, after)
+    return _paired_means(before.metric, old, new)
+
+
+def _paired_means(metric: Metric, before: Tensor, after: Tensor) -> Drop:
+    n = len(before)
+    lost = (before - after) / metric.points if metric.higher_is_better else (after - before) / metric.points
     mean = float(lost.mean())
-    half = 1.959964 * float(lost.std(correction=1)) / n**0.5 if n > 1 else 1.0
+    half = 1.959964 * float(lost.std(correction=1)) / n**0.5 if n > 1 else 1 / metric.points
     if hits_and_misses(before, after):
         p_value = mcnemar(int((lost > 0).sum()), int((lost < 0).sum()))
     elif bool((lost == lost[0]).all()):
         p_value = 1.0 if float(lost[0]) == 0 else 0.0
     else:
         p_value = float(stats.ttest_1samp(lost.numpy(), 0.0).pvalue)
-    return Drop(points=100 * mean, low=100 * (mean - half), high=100 * (mean + half), p_value=p_value, n=n)
+    return Drop(points=mean, low=mean - half, high=mean + half, p_value=p_value, n=n)
+
+
+def _paired_bootstrap(before: Evaluation, after: Evaluation) -> Drop:
+    metric = before.metric
+    old, new = resampled(before, after)
+    lost = (old - new) / metric.points if metric.higher_is_better else (new - old) / metric.points
+    low, high = quantiles(lost)
+    rarer = min(int((lost <= 0).sum()), int((lost >= 0).sum()))
+    return Drop(
+        points=metric.lost(before.value, after.value),
+        low=low,
+        high=high,
+        p_value=min(1.0, 2 * (rarer + 1) / (RESAMPLES + 1)),
+        n=len(before),
+        interval=f"95 % paired bootstrap, {RESAMPLES:,} resamples",
+    )
 
 
 def mcnemar(lost: int, won: int) -> float:
@@ -132,28 +189,43 @@ def mcnemar(lost: int, won: int) -> float:
     return float(stats.binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0
 
 
-def top1_record(subject: str, scores: Tensor, *, split: str, **conditions: Any) -> Record:
-    """Mean score in percent with its 95 % interval, from the scores of every sample: Wilson's of hits and misses, else
-    by the bootstrap."""
-    counted = hits_and_misses(scores)
-    low, high = wilson(scores) if counted else bootstrap(scores)
+def score_record(subject: str, evaluation: Evaluation, *, split: str, **conditions: Any) -> Record:
+    """The score in its unit with its 95 % interval: Wilson's of hits and misses, else by the bootstrap."""
+    metric, scores = evaluation.metric, evaluation.per_sample
+    if scores is not None and hits_and_misses(scores):
+        low, high = (metric.shown(end / 100) for end in wilson(scores))
+        interval = "95 % Wilson"
+    else:
+        low, high = bootstrap(evaluation)
+        interval = f"95 % bootstrap, {RESAMPLES:,} resamples"
     return Record(
         subject=subject,
-        what="top1",
-        value=100 * float(scores.double().mean()),
-        unit="%",
+        what="score",
+        value=evaluation.shown,
+        unit=metric.unit,
         low=low,
         high=high,
-        n=scores.numel(),
-        conditions={"split": split, "interval": "95 % Wilson" if counted else "95 % bootstrap", **conditions},
+        n=len(evaluation),
+        conditions={"metric": metric.name, "split": split, "interval": interval, **conditions},
     )
 
 
-def accuracy(runner: Any, task: Any, split: str = "validation") -> Tensor:
-    """The task's score of every sample of a split, shape (n,)."""
+def evaluate(runner: Any, task: Task, split: str = "validation") -> Evaluation:
+    """A network's evidence of every sample of a split, and its score.
+
+    Args:
+        runner: a module in eval mode, or a deployed network.
+        task: data and metric.
+        split: "validation" or "test".
+
+    Raises:
+        BadInput: the task has no such data, or the metric does not fit them.
+    """
     if split not in ("validation", "test"):
         raise BadInput(f"split = {split!r}: must be 'validation' or 'test'")
     loader = getattr(task, split)
+    if loader is None:
+        raise BadInput(f"{task.name} has no {split} data; give the task some, or take split='validation'")
     count(loader, f"the {split} data of {task.name}")
     with torch.no_grad():
-        return scores(task, runner, loader)
+        return evaluation(task, runner, loader)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from gossamer.core.context import Context
-from gossamer.core.record import Curve, Edit
+from gossamer.core.record import Curve, Edit, EditKind
 from gossamer.core.task import PartialTask, Task, task_of
 from gossamer.core.validation import KnownArguments, check_fields
 from gossamer.errors import BadInput
@@ -145,7 +145,7 @@ class Method(KnownArguments, ABC):
         """A method that gives the same shapes with as little fitting as it can: for measuring what they cost."""
         return self
 
-    def note(self, context: Context, kind: str, target: str, *, before: str, after: str, **more: Any) -> None:
+    def note(self, context: Context, kind: EditKind, target: str, *, before: str, after: str, **more: Any) -> None:
         """An edit for the log. more: proof, note and swapped of an `Edit`."""
         context.log.edits.append(Edit(method=self.name(), kind=kind, target=target, before=before, after=after, **more))
 

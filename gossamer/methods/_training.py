@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 from torch import nn
 
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method, Needs
@@ -120,5 +121,5 @@ class Retrain(Trained):
         rows = fitted.history
         before = f"loss {rows[0].loss:.4f} in epoch 1"
         after = f"loss {rows[-1].loss:.4f} in epoch {len(rows)}, lr {fitted.lr:g}{'' if self.lr else ' (found)'}"
-        self.note(context, "teach", f"all weights{part}", before=before, after=after)
+        self.note(context, EditKind.TRAIN, f"all weights{part}", before=before, after=after)
         return fitted

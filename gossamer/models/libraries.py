@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gossamer.core.task import Preprocessing
+from gossamer.core.preprocessing import Preprocessing
 from gossamer.errors import BadInput, MissingExtra, own_error, require, unknown
 
 LIBRARIES = ("timm", "torchvision")

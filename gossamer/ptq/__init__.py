@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gossamer.core.lazy import lazily
 
 if TYPE_CHECKING:
-    from gossamer.ptq.fallback import Quantized, float32_correct, quantize_int8
+    from gossamer.ptq.fallback import Quantized, float32_scores, quantize_int8
 
-__all__ = ["Quantized", "float32_correct", "quantize_int8"]
-__getattr__, __dir__ = lazily(__name__, {"fallback": ("Quantized", "float32_correct", "quantize_int8")})
+__all__ = ["Quantized", "float32_scores", "quantize_int8"]
+__getattr__, __dir__ = lazily(__name__, {"fallback": ("Quantized", "float32_scores", "quantize_int8")})

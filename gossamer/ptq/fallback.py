@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from gossamer.core.context import Context
+from gossamer.core.metric import Evaluation
 from gossamer.core.record import FallbackStep
 from gossamer.core.task import Task, description
 from gossamer.errors import BadInput, NoEffect
-from gossamer.measure.accuracy import Drop, accuracy, paired_drop
+from gossamer.measure.accuracy import Drop, evaluate, paired_drop
 from gossamer.ptq import activation_ranges, equalization, qdq
 from gossamer.ptq.activation_ranges import ActivationHistogram, Range
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
@@ -31,14 +32,13 @@ RULES: dict[str, Callable[[ActivationHistogram], Range]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """The int8 file and how it came about. correct: score of every validation sample; top1 and drop are of them."""
+    """The int8 file and how it came about. scores: of the validation samples; drop is of them."""
 
     path: Path
     rungs: list[FallbackStep]
     rung: str
-    top1: float
     drop: Drop
-    correct: Tensor
+    scores: Evaluation
     met: bool
 
 
@@ -63,7 +63,7 @@ def quantize_int8(
     folder: Path,
     *,
     budget_points: float,
-    reference_correct: Tensor,
+    reference: Evaluation,
     runtime: str = "onnxruntime",
     threads: int = 2,
     samples: int = 512,
@@ -72,10 +72,10 @@ def quantize_int8(
     """Write `folder/model.int8.onnx`: static post-training quantization, no training and no labels for calibration.
 
     model: a module, or the path of its float32 `.onnx`. Rungs, climbed until one loses at most `budget_points` of the
-    task's validation score on `runtime` against `reference_correct` (score of every validation sample in float32):
-    ranges by min-max; weights of seven bits; ranges by least squares, percentile; cross-layer equalization; bias
-    correction; the layers measured to be the worst left in float32, 1, 2, 4, ... of them. If none is within the budget,
-    the best one. samples: how many of the calibration loader are looked at, streamed.
+    task's validation score on `runtime` against `reference` (what the float32 network gives of every validation
+    sample): ranges by min-max; weights of seven bits; ranges by least squares, percentile; cross-layer equalization;
+    bias correction; the layers measured to be the worst left in float32, 1, 2, 4, ... of them. If none is within the
+    budget, the best one. samples: how many of the calibration loader are looked at, streamed.
     """
     if runtime not in ("onnxruntime", "openvino"):
         raise BadInput(f"int8 runs on onnxruntime or openvino, not on {runtime!r}")
@@ -85,21 +85,22 @@ def quantize_int8(
     float_path = model if isinstance(model, Path) else _exported(model, task, folder)
     ladder = FallbackSequence(onnx.load(float_path), task, folder, threads=threads, samples=samples)
     rungs: list[FallbackStep] = []
-    best: tuple[Drop, Tensor] | None = None
+    best: tuple[Drop, Evaluation] | None = None
     try:
         for candidate in ladder.climb():
             write_onnx(candidate.build(), trial)
             runner = open_runner(runtime, trial, threads=threads, precision="int8")
-            correct = accuracy(runner, task)
-            drop = paired_drop(reference_correct, correct)
+            scores = evaluate(runner, task)
+            drop = paired_drop(reference, scores)
             accepted = drop.within(budget_points)
-            top1 = 100 * float(correct.double().mean())
             rungs.append(
-                FallbackStep(name=candidate.name, top1=top1, drop=drop.points, accepted=accepted, note=candidate.note)
+                FallbackStep(
+                    name=candidate.name, score=scores.shown, drop=drop.points, accepted=accepted, note=candidate.note
+                )
             )
-            context.progress.say(f"int8 {candidate.name}: {top1:.2f} %, drop {drop.points:+.2f} points")
-            if best is None or accepted or better(best[1], correct, slower=bool(candidate.exclude)):
-                best = drop, correct
+            context.progress.say(f"int8 {candidate.name}: {scores}, drop {drop.points:+.2f} points")
+            if best is None or accepted or better(best[1], scores, slower=bool(candidate.exclude)):
+                best = drop, scores
                 ladder.best = candidate
                 trial.replace(path)
             if accepted:
@@ -109,17 +110,16 @@ def quantize_int8(
         if not isinstance(model, Path):
             float_path.unlink(missing_ok=True)
     assert best is not None
-    drop, correct = best
-    top1 = 100 * float(correct.double().mean())
+    drop, scores = best
     met = drop.within(budget_points)
-    return Quantized(path=path, rungs=rungs, rung=ladder.best.name, top1=top1, drop=drop, correct=correct, met=met)
+    return Quantized(path=path, rungs=rungs, rung=ladder.best.name, drop=drop, scores=scores, met=met)
 
 
 def _exported(model: nn.Module, task: Task, folder: Path) -> Path:
     return export_onnx(model, task.example_inputs, folder / ".float.onnx", about=description(task))
 
 
-def better(before: Tensor, after: Tensor, *, slower: bool) -> bool:
+def better(before: Evaluation, after: Evaluation, *, slower: bool) -> bool:
     """Whether scores went up; where the price is speed, by more than chance explains (95 %)."""
     change = paired_drop(before, after)
     return change.high < 0 if slower else change.points < 0
@@ -225,11 +225,11 @@ def rounded_weights(quantized: onnx.ModelProto) -> dict[str, Any]:
     return weights
 
 
-def float32_correct(model: nn.Module, task: Task) -> Tensor:
-    """The reference of the ladder: score of every validation sample of the float32 module, in eval mode."""
+def float32_scores(model: nn.Module, task: Task) -> Evaluation:
+    """The reference of the ladder: what the float32 module gives of every validation sample, in eval mode."""
     training = model.training
     model.eval()
     try:
-        return accuracy(model, task)
+        return evaluate(model, task)
     finally:
         model.train(training)

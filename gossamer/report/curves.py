@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gossamer.core.record import ClassRow, Curve, JobDocument
+from gossamer.core.record import PERCENT, ClassRow, Curve, JobDocument
 from gossamer.report import text
 from gossamer.report.plot import Frame, axes, curve, figure, line
+from gossamer.report.score import Score
 from gossamer.report.sections import grid, section
-from gossamer.report.table import AFTER, ORIGINAL, measure
+from gossamer.report.table import AFTER, ORIGINAL
 from gossamer.report.text import escape
 
 
@@ -23,7 +24,7 @@ class Line:
 def job_curves_section(document: JobDocument) -> str:
     """The trainings that the result went through; nothing where there was none."""
     lines = [Line(one.name, number % 3, one) for number, one in enumerate(document.curves)]
-    return learning_section(document, "How the accuracy came back", lines, reference="original")
+    return learning_section(document, "How the score came back", lines, reference="original")
 
 
 def job_classes_section(document: JobDocument) -> str:
@@ -36,50 +37,66 @@ def job_classes_section(document: JobDocument) -> str:
 def learning_section(
     document: JobDocument, title: str, lines: Sequence[Line], *, reference: str, more: str = ""
 ) -> str:
-    """The measure on validation after each epoch, and that of the original or teacher as a line."""
-    points = {one.name: [(epoch, y) for epoch, y in enumerate(one.curve.top1, 1) if y is not None] for one in lines}
+    """The score on validation data after each epoch, and that of the original or teacher as a line."""
+    points = {one.name: [(epoch, y) for epoch, y in enumerate(one.curve.score, 1) if y is not None] for one in lines}
     lines = [one for one in lines if points[one.name]]
     if not lines:
         return ""
-    goal = _validation_top1(document)
-    values = [y for one in lines for _, y in points[one.name]]
-    high = min(100.0, max([*values, goal or 0.0]) + 1)
-    # The first epochs may be far below all others; what matters is where the curves end.
-    low = max(0.0, min(min(values), high - 2), min(points[one.name][-1][1] for one in lines) - 15)
+    goal, score = _validation_score(document), Score.of(document)
+    low, high = _range([points[one.name] for one in lines], goal, score)
     last = max(x for one in lines for x, _ in points[one.name])
     frame = Frame(0, last, low, high, height=300)
-    body = [axes(frame, "epoch", x_ticks=min(8, last), y_title=f"{measure(document)} on validation, %")]
+    unit = f", {score.unit}" if score.unit else ""
+    body = [axes(frame, "epoch", x_ticks=min(8, last), y_title=f"{score.name} on validation{unit}")]
     if goal is not None:
         body.append(line(frame, (0, goal), (last, goal), "budget"))
     for one in lines:
-        shown = [(x, max(y, low)) for x, y in points[one.name]]
-        tip = [one.name, f"epoch {shown[-1][0]}: {text.percent(points[one.name][-1][1])}"]
+        worst = max if score.sign > 0 else min
+        shown = [(x, worst(y, low)) for x, y in points[one.name]]
+        tip = [one.name, f"epoch {shown[-1][0]}: {score.text(points[one.name][-1][1])}"]
         shown = shown if len(shown) > 1 else [(0, shown[0][1]), *shown]
         body.append(curve(frame, shown, f"curve named-{one.hue}", tip))
     key = "".join(f'<span><i class="named-{one.hue}"></i>{escape(one.name)}</span>' for one in lines)
     key += f'<span><i class="dashed"></i>{escape(reference)}</span>' if goal is not None else ""
-    listing = grid(("Training", "Last epoch", "Best", "One epoch"), [_row(one, points[one.name]) for one in lines])
-    what = text.titled(measure(document))
+    listing = grid(
+        ("Training", "Last epoch", "Best", "One epoch"), [_row(one, points[one.name], score) for one in lines]
+    )
+    what = text.titled(score.name)
     label = f"{what} on validation data after each epoch"
     page = figure("".join(body), frame, label) + f'<p class="key">{key}</p>' + listing
     return section(title, page, f"{escape(label)}.{more}")
 
 
-def _row(one: Line, points: Sequence[tuple[int, float]]) -> tuple[str, ...]:
+def _range(curves: Sequence[Sequence[tuple[int, float]]], goal: float | None, score: Score) -> tuple[float, float]:
+    """The worst and the best value of the axis. The first epochs may be far worse than all others; what matters is
+    where the curves end."""
+    sign = score.sign  # the larger the better from here on
+    values = [sign * y for points in curves for _, y in points]
+    best, last = max([*values, *([sign * goal] if goal is not None else [])]), min(sign * p[-1][1] for p in curves)
+    if score.unit == PERCENT:
+        high = min(100.0, best + 1) if sign > 0 else min(0.0, best + 1)
+        low = max(min(min(values), high - 2), last - 15)
+        return sign * (max(0.0, low) if sign > 0 else low), sign * high
+    span = max(best - last, 0.02 * abs(best), 1e-9)
+    return sign * max(min(values), last - 5 * span), sign * (best + 0.1 * span)
+
+
+def _row(one: Line, points: Sequence[tuple[int, float]], score: Score) -> tuple[str, ...]:
+    best = max if score.higher_is_better else min
     seconds = one.curve.seconds
     return (
         escape(one.name),
-        text.percent(points[-1][1]),
-        text.percent(max(y for _, y in points)),
+        score.text(points[-1][1]),
+        score.text(best(y for _, y in points)),
         text.duration(sum(seconds) / len(seconds)) if seconds else "–",
     )
 
 
-def _validation_top1(document: JobDocument) -> float | None:
+def _validation_score(document: JobDocument) -> float | None:
     """Of the original or the teacher."""
-    rows = (r for r in document.records if r.what == "top1" and r.subject == ORIGINAL)
+    rows = (r for r in document.records if r.what == "score" and r.subject == ORIGINAL)
     found = next((r.value for r in rows if r.conditions.get("split") == "validation"), None)
-    return found if found is not None or not document.states else document.states[0].top1
+    return found if found is not None or not document.states else document.states[0].score
 
 
 def classes_section(rows: Sequence[ClassRow], named: Mapping[str, str], *, against: str, note: str) -> str:

@@ -1,10 +1,10 @@
-"""Accuracy against cost of every state that the job tried."""
+"""Score against cost of every state that the job tried."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from gossamer.core.record import JobDocument, Trial
+from gossamer.core.record import PERCENT, JobDocument, Trial
 from gossamer.report import text
 from gossamer.report.plot import (
     Frame,
@@ -15,7 +15,8 @@ from gossamer.report.plot import (
     mark,
     path,
 )
-from gossamer.report.table import AFTER, ORIGINAL, drop_record, measure
+from gossamer.report.score import Score
+from gossamer.report.table import AFTER, ORIGINAL, drop_record
 from gossamer.report.text import escape
 
 _SIZE = "File size"
@@ -37,13 +38,13 @@ class Axis:
 
 def pareto(document: JobDocument) -> list[tuple[str, str]]:
     """(name, plot as HTML) for each cost that at least two states have; what the goal is about first."""
-    states = [state for state in document.states if state.top1 is not None]
+    states = [state for state in document.states if state.score is not None]
     plots = []
     for axis in _axes(document, states):
         shown = [
-            (state, cost, state.top1)
+            (state, cost, state.score)
             for state in states
-            if (cost := axis.value(state)) is not None and state.top1 is not None
+            if (cost := axis.value(state)) is not None and state.score is not None
         ]
         if len({cost for _, cost, _ in shown}) >= 2:
             plots.append((axis.name, _plot(document, axis, shown)))
@@ -80,14 +81,14 @@ def standing(state: Trial) -> str:
         return "accepted"
     if state.brief:
         return "after a brief training"
-    return "rejected" if state.top1 is not None else "cost measured, not judged"
+    return "rejected" if state.score is not None else "cost measured, not judged"
 
 
-def describe(state: Trial) -> list[str]:
+def describe(state: Trial, score: Score) -> list[str]:
     """All that is known of a state, line by line."""
     lines = [state.name if state.accepted else f"{state.name} ({standing(state)})"]
-    if state.top1 is not None:
-        lines.append(f"{text.percent(state.top1)} on validation")
+    if state.score is not None:
+        lines.append(f"{score.text(state.score)} on validation")
     if state.drop is not None:
         lines.append(f"{text.points(abs(state.drop))} points {'lost' if state.drop >= 0 else 'gained'}")
     lines += [f"{text.milliseconds(ms)} on {text.runtime(name)}" for name, ms in state.latency_ms.items()]
@@ -120,50 +121,60 @@ def _latency(name: str, state: Trial) -> float | None:
 def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[Trial, float, float]]) -> str:
     original = document.states[0]
     allowed = document.goal.get("max_drop")
-    floor = None if allowed is None or original.top1 is None else original.top1 - float(allowed)
+    score = Score.of(document)
+    floor = None if allowed is None or original.score is None else score.worse(original.score, float(allowed))
     final = final_state(document)
     limit = _limit(document, axis, original)
-    frame = _frame(axis, shown, floor, limit)
+    frame = _frame(axis, shown, floor, limit, score)
     title = f"{axis.title}, logarithmic" if frame.log_x else axis.title
-    what = f"{measure(document)} on validation"
-    body = [axes(frame, title, f"{what}, %"), _goal_region(frame, floor, limit and limit / axis.unit)]
-    body.append(path(frame, _front([(c / axis.unit, t) for s, c, t in shown if s.accepted]), "front"))
+    what = f"{score.name} on validation"
+    body = [
+        axes(frame, title, f"{what}, {score.unit}" if score.unit else what),
+        _goal_region(frame, floor, limit and limit / axis.unit),
+    ]
+    body.append(path(frame, _front([(c / axis.unit, t) for s, c, t in shown if s.accepted], score.sign), "front"))
     low = 0
     # Rejected states first: what was accepted lies on top where dots meet.
-    for state, cost, top1 in sorted(shown, key=lambda row: (row[0].accepted, row[0] is final)):
+    for state, cost, value in sorted(shown, key=lambda row: (row[0].accepted, row[0] is final)):
         x = cost / axis.unit
-        if top1 < frame.y_low:
+        if score.sign * value < score.sign * frame.y_low:
             low += 1
             css = "brief" if state.brief else "rejected"
-            body.append(mark(frame, (x, frame.y_low), css, describe(state), "below"))
+            body.append(mark(frame, (x, frame.y_low), css, describe(state, score), "below"))
         elif state is original:
-            body.append(mark(frame, (x, top1), "original", describe(state), "diamond"))
+            body.append(mark(frame, (x, value), "original", describe(state, score), "diamond"))
         elif state is final:
-            body.append(mark(frame, (x, top1), "accepted final", describe(state), "star"))
+            body.append(mark(frame, (x, value), "accepted final", describe(state, score), "star"))
         elif state.accepted:
-            body.append(mark(frame, (x, top1), "accepted", describe(state), "dot"))
+            body.append(mark(frame, (x, value), "accepted", describe(state, score), "dot"))
         elif state.brief:
-            body.append(mark(frame, (x, top1), "brief", describe(state), "dot"))
+            body.append(mark(frame, (x, value), "brief", describe(state, score), "dot"))
         else:
-            body.append(mark(frame, (x, top1), "rejected", describe(state), "cross"))
-    for state, cost, top1 in shown:
-        if state in (original, final) and top1 >= frame.y_low:
-            body.append(_label(frame, (cost / axis.unit, top1), "original" if state is original else "result"))
+            body.append(mark(frame, (x, value), "rejected", describe(state, score), "cross"))
+    for state, cost, value in shown:
+        if state in (original, final) and score.sign * value >= score.sign * frame.y_low:
+            body.append(_label(frame, (cost / axis.unit, value), "original" if state is original else "result"))
     label = f"{text.titled(what)} against {axis.title}, one mark per state that was tried"
     plot = figure("".join(body), frame, label)
     verb = "lies" if low == 1 else "lie"
     return plot + (f'<p class="note">{text.plural(low, "state")} {verb} below this axis (▼).</p>' if low else "")
 
 
-def _frame(axis: Axis, shown: Sequence[tuple[Trial, float, float]], floor: float | None, limit: float | None) -> Frame:
+def _frame(
+    axis: Axis, shown: Sequence[tuple[Trial, float, float]], floor: float | None, limit: float | None, score: Score
+) -> Frame:
     """x from 0, or logarithmic; y around what was accepted and the budget: one that collapsed must not flatten all."""
-    accepted = [top1 for state, _, top1 in shown if state.accepted] or [top1 for _, _, top1 in shown]
-    high, low = max(top1 for _, _, top1 in shown), min([*accepted, *([floor] if floor is not None else [])])
-    span = max(high - low, 0.2)
-    inside = [top1 for _, _, top1 in shown if top1 >= low - 1.6 * span]
-    low = min([low, *inside])
-    pad = 0.12 * max(high - low, 0.2)
-    low, high = max(low - pad, 0.0), high + pad
+    sign = score.sign  # the larger the better from here on
+    every = [sign * value for _, _, value in shown]
+    accepted = [sign * value for state, _, value in shown if state.accepted] or every
+    high, low = max(every), min([*accepted, *([sign * floor] if floor is not None else [])])
+    least = 0.2 if score.unit == PERCENT else 0.01 * max(abs(high), abs(low), 1e-9)
+    low = min([low, *(value for value in every if value >= low - 1.6 * max(high - low, least))])
+    pad = 0.12 * max(high - low, least)
+    low, high = low - pad, high + pad
+    if min(value for _, _, value in shown) >= 0:  # no axis beyond what there can be
+        low, high = (max(low, 0.0), high) if sign > 0 else (low, min(high, 0.0))
+    low, high = sign * low, sign * high
     costs = [cost / axis.unit for _, cost, _ in shown]
     if axis.far and max(costs) > _FAR * min(costs) > 0:
         left = min([*costs, limit / axis.unit] if limit else costs)
@@ -191,9 +202,7 @@ def _goal_region(frame: Frame, floor: float | None, limit: float | None) -> str:
     parts = []
     if floor is not None:
         parts.append(line(frame, (frame.x_low, floor), (frame.x_high, floor), "budget"))
-        parts.append(
-            f'<text class="budget" x="100%" y="{frame.y(floor)}" dy="15" text-anchor="end">accuracy budget</text>'
-        )
+        parts.append(f'<text class="budget" x="100%" y="{frame.y(floor)}" dy="15" text-anchor="end">budget</text>')
     if limit is not None and limit > 0:
         bottom = frame.y_low if floor is None else floor
         height = float(frame.y(bottom))
@@ -203,11 +212,11 @@ def _goal_region(frame: Frame, floor: float | None, limit: float | None) -> str:
     return "".join(parts)
 
 
-def _front(points: Sequence[Point]) -> list[Point]:
-    """The staircase of points that no other one beats in both accuracy and cost."""
+def _front(points: Sequence[Point], sign: float) -> list[Point]:
+    """The staircase of points that no other one beats in both score and cost. sign: -1 where lower is better."""
     front: list[Point] = []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if front and y <= front[-1][1]:
+    for x, y in sorted(points, key=lambda p: (p[0], -sign * p[1])):
+        if front and sign * y <= sign * front[-1][1]:
             continue
         if front:
             front.append((x, front[-1][1]))

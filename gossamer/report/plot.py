@@ -16,7 +16,8 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Frame:
-    """A plot area: x from 0 to 100 percent of the width, y from `height` pixels (low) to 0 (high).
+    """A plot area: x from 0 to 100 percent of the width, y from `height` pixels (y_low) to 0 (y_high, which may be the
+    smaller number of the two: of errors the best lies at the top).
 
     log_x: x is logarithmic; x_low must be above 0 then.
     """
@@ -71,7 +72,8 @@ def number(value: float, step: float) -> str:
 def axes(frame: Frame, x_title: str, y_title: str, *, x_ticks: int = 8, y_ticks: int = 7) -> str:
     """Grid lines, tick labels and titles; every second label of x can be left out on a narrow page (`minor`)."""
     parts = [f'<text class="title" x="0" y="-16">{escape(y_title)}</text>']
-    ys = ticks(frame.y_low, frame.y_high, y_ticks)
+    bottom, top = sorted((frame.y_low, frame.y_high))
+    ys = ticks(bottom, top, y_ticks)
     for value in ys:
         label = number(value, ys[1] - ys[0] if len(ys) > 1 else value or 1.0)
         parts.append(line(frame, (frame.x_low, value), (frame.x_high, value), "grid"))

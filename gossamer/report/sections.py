@@ -3,20 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gossamer.core.record import Edit, JobDocument, Record
+from gossamer.core.record import PERCENT, Edit, JobDocument, Record
 from gossamer.report import text
 from gossamer.report.layers import layer_tables
 from gossamer.report.pareto import pareto, size_limit, standing
+from gossamer.report.score import Score
 from gossamer.report.table import (
     ORIGINAL,
     Cell,
     Row,
-    measure,
     show,
     summary_rows,
 )
 from gossamer.report.text import escape
-from gossamer.report.verdict import parts
+from gossamer.report.verdict import NO_TEST, parts
 
 _SHOWN_EDITS = 12
 _PURPOSE = {
@@ -91,9 +91,9 @@ def tiles(document: JobDocument) -> str:
     goal_runtime = str(document.goal.get("runtime", ""))
     there = [row for row in rows if row.what != "latency" or goal_runtime in ("", row.runtime)]
     first = {row.what: row for row in reversed(there)}
-    order = ("latency", "top1", "file_bytes", "macs")
+    order = ("latency", "score", "file_bytes", "macs")
     if size_limit(document) is not None:
-        order = ("compact_bytes", "top1", "latency", "macs")
+        order = ("compact_bytes", "score", "latency", "macs")
     picked = [first[what] for what in order if what in first]
     shown = [_tile(row, _tone(document, row)) for row in picked if row.before and row.after]
     return f'<ul class="tiles">{"".join(shown)}</ul>' if shown else ""
@@ -110,7 +110,7 @@ def _tile(row: Row, tone: str) -> str:
 def _tone(document: JobDocument, row: Row) -> str:
     """The verdict to colour a row with: accuracy that was allowed to be lost is no alarm."""
     allowed, lost = document.goal.get("max_drop"), row.change.value
-    fine = row.what == "top1" and allowed is not None and lost is not None and lost <= float(allowed)
+    fine = row.what == "score" and allowed is not None and lost is not None and lost <= float(allowed)
     return "" if fine else row.verdict
 
 
@@ -145,7 +145,13 @@ def summary_section(document: JobDocument) -> str:
         )
         for row in rows
     ]
-    lead = f"{escape(text.titled(measure(document)))} in percent with 95 % interval, latency as median with quartiles."
+    score = Score.of(document)
+    unit = "in percent" if score.unit == PERCENT else f"in {score.unit}" if score.unit else ""
+    better = "" if score.higher_is_better else " (lower is better)"
+    name = " ".join(word for word in (escape(text.titled(score.name)), escape(unit)) if word)
+    lead = f"{name}{better} with 95 % interval, latency as median with quartiles."
+    if score.split == "validation":
+        lead += f" <b>{escape(NO_TEST)}</b>"
     slow = [text.runtime(row.runtime) for row in rows if row.what == "latency" and row.verdict in ("same", "worse")]
     if slow:
         lead += f" <b>Not faster on {escape(' and '.join(dict.fromkeys(slow)))}.</b>"
@@ -193,13 +199,13 @@ def _latency_bar(record: Record, top: float) -> str:
 
 def pareto_section(document: JobDocument) -> str:
     """Every state that was tried."""
-    plots = pareto(document)
+    plots, score = pareto(document), Score.of(document)
     if not document.states:
         return section("What was tried", "", "No state was recorded.")
     rows = [
         (
             escape(s.name),
-            "–" if s.top1 is None else text.percent(s.top1),
+            "–" if s.score is None else score.text(s.score),
             "–" if s.drop is None else text.points(s.drop),
             "<br>".join(f"{text.milliseconds(ms)} {escape(text.runtime(name))}" for name, ms in s.latency_ms.items())
             or "–",
@@ -210,16 +216,14 @@ def pareto_section(document: JobDocument) -> str:
         )
         for s in document.states
     ]
-    columns = ("State", text.titled(measure(document)), "Drop", "Latency", "MACs", "Parameters", "File", "Verdict")
+    columns = ("State", text.titled(score.name), "Drop", "Latency", "MACs", "Parameters", "File", "Verdict")
     listing = f"<details><summary>{text.plural(len(rows), 'state')} as a table</summary>{grid(columns, rows)}</details>"
     marks = {"original": "◆ original", "accepted": "● accepted", "rejected": "✕ rejected"}
     marks |= {"brief": "○ after a brief training"} if any(s.brief for s in document.states) else {}
     key = " ".join(f'<span class="k {css}">{shown}</span>' for css, shown in marks.items())
     key = f'<p class="key">{key} <span><i class="front"></i>best of the accepted</span></p>'
     body = (tabs("pareto", plots) + key if plots else "") + listing
-    return section(
-        "What was tried", body, "One mark per network whose accuracy was judged, always on the validation split."
-    )
+    return section("What was tried", body, "One mark per network that was judged, always on the validation split.")
 
 
 def layers_section(document: JobDocument) -> str:
@@ -267,20 +271,20 @@ def _edit(edit: Edit) -> tuple[str, ...]:
 
 def ladder_section(document: JobDocument) -> str:
     """The steps to int8, climbed only as far as needed."""
-    rungs = document.int8_ladder
+    rungs, score = document.int8_ladder, Score.of(document)
     if not rungs:
         return section("Steps to int8", "", "The network was not quantized.")
     rows = [
         (
             f"{i}. {escape(rung.name)}" + (f"<small>{escape(rung.note)}</small>" if rung.note else ""),
-            f'<data value="{rung.top1}">{text.percent(rung.top1)}</data>',
+            f'<data value="{rung.score}">{score.text(rung.score)}</data>',
             f'<data value="{rung.drop}">{text.points(rung.drop)} points</data>',
             '<b class="met">accepted</b>' if rung.accepted else '<b class="missed">rejected</b>',
         )
         for i, rung in enumerate(rungs, 1)
     ]
     lead = "Climbed only as far as needed, judged on the validation split."
-    return section("Steps to int8", grid(("Step", text.titled(measure(document)), "Drop", "Verdict"), rows), lead)
+    return section("Steps to int8", grid(("Step", text.titled(score.name), "Drop", "Verdict"), rows), lead)
 
 
 def files_section(document: JobDocument) -> str:

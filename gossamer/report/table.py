@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gossamer.core.record import JobDocument, Record
+from gossamer.core.record import PERCENT, JobDocument, Record
 from gossamer.report import text
+from gossamer.report.score import Score
 
 Verdict = Literal["better", "same", "worse", ""]
 Key = tuple[str, ...]
@@ -46,17 +47,12 @@ class Row:
 
 
 def summary_rows(document: JobDocument) -> list[Row]:
-    """The measure on test, latency on each runtime, MACs, parameters, file bytes, peak memory, as far as measured."""
+    """The score, latency on each runtime, MACs, parameters, file bytes, peak memory, as far as measured."""
     return [
-        _top1_row(document, *pair) if what == "top1" else _cost_row(what, *pair)
-        for what in ("top1", "latency", "macs", "params", "compact_bytes", "file_bytes", "peak_memory")
+        _score_row(document, *pair) if what == "score" else _cost_row(what, *pair)
+        for what in ("score", "latency", "macs", "params", "compact_bytes", "file_bytes", "peak_memory")
         for pair in _pairs(document, what)
     ]
-
-
-def measure(document: JobDocument) -> str:
-    """What the task measures, as it stands in a sentence."""
-    return text.measure(str(document.task.get("measure", "top1")))
 
 
 def markdown(rows: list[Row]) -> str:
@@ -80,10 +76,11 @@ def show(record: Record) -> Cell:
     """A record's number in the notation of its kind."""
     value, span = record.value, ""
     if record.low is not None and record.high is not None:
-        number = text.significant if record.what == "latency" else text.points
-        span = f"{number(record.low)} to {number(record.high)}"
+        span = f"{_end(record, record.low)} to {_end(record, record.high)}"
     match record.what:
-        case "top1" | "agreement":
+        case "score":
+            shown = text.score(value, record.unit)
+        case "agreement":
             shown = text.percent(value)
         case "drop":
             shown = f"{text.points(value)} points"
@@ -101,6 +98,15 @@ def show(record: Record) -> Cell:
         case _:
             shown = f"{text.significant(value)} {record.unit}".strip()
     return Cell(text=shown, detail=span, value=value)
+
+
+def _end(record: Record, value: float) -> str:
+    """An end of an interval: the number without its unit."""
+    if record.what == "latency":
+        return text.significant(value)
+    if record.what == "score" and record.unit != PERCENT:
+        return text.score(value, "")
+    return text.points(value)
 
 
 def drop_record(document: JobDocument, split: str) -> Record | None:
@@ -122,7 +128,8 @@ def _key(record: Record) -> Key:
 
 def _pairs(document: JobDocument, what: str) -> Iterator[tuple[Record | None, Record | None]]:
     """Before and after under equal conditions, in the order of the records."""
-    rows = [r for r in document.records if r.what == what and (what != "top1" or _split(r) == "test")]
+    last = Score.of(document).split
+    rows = [r for r in document.records if r.what == what and (what != "score" or _split(r) == last)]
     for key in dict.fromkeys(_key(r) for r in rows):
         same = {r.subject: r for r in rows if _key(r) == key}
         after = next((same[subject] for subject in AFTER if subject in same), None)
@@ -130,12 +137,13 @@ def _pairs(document: JobDocument, what: str) -> Iterator[tuple[Record | None, Re
             yield same.get(ORIGINAL), after
 
 
-def _top1_row(document: JobDocument, before: Record | None, after: Record | None) -> Row:
-    drop = drop_record(document, "test")
+def _score_row(document: JobDocument, before: Record | None, after: Record | None) -> Row:
+    score = Score.of(document)
+    drop = drop_record(document, score.split)
     verdict: Verdict = ""
     change = Cell(text="–")
     if drop is None and before and after:
-        drop = Record(subject=after.subject, what="drop", value=before.value - after.value, unit="points")
+        drop = Record(subject=after.subject, what="drop", value=score.lost(before.value, after.value), unit="points")
     if drop is not None:
         lost = drop.value >= 0
         span = show(drop).detail
@@ -150,8 +158,8 @@ def _top1_row(document: JobDocument, before: Record | None, after: Record | None
         )
     samples = next((f"{text.count(r.n)} samples" for r in (after, before) if r and r.n), "")
     return Row(
-        what="top1",
-        name=f"{text.titled(measure(document))} on test",
+        what="score",
+        name=f"{text.titled(score.name)} on {score.split}",
         conditions=samples,
         before=show(before) if before else None,
         after=show(after) if after else None,

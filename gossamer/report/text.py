@@ -3,6 +3,8 @@
 import html
 import math
 
+from gossamer.core.record import shown_text
+
 _RUNTIMES = {
     "torch": "PyTorch",
     "torch.compile": "torch.compile",
@@ -55,11 +57,6 @@ def milliseconds(value: float) -> str:
     return f"{significant(value)} ms"
 
 
-def measure(name: str) -> str:
-    """A task's measure as it stands in a sentence: `top-1`."""
-    return "top-1" if name == "top1" else name
-
-
 def points(value: float) -> str:
     """`0.32`, with a true minus sign."""
     return f"{value:.2f}".replace("-", "−")
@@ -68,6 +65,11 @@ def points(value: float) -> str:
 def percent(value: float) -> str:
     """`93.20 %`."""
     return f"{points(value)} %"
+
+
+def score(value: float, unit: str) -> str:
+    """`93.20 %`, `0.1234 m`, with a true minus sign."""
+    return shown_text(value, unit).replace("-", "−")
 
 
 def times(value: float) -> str:

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from gossamer.core.record import JobDocument
 from gossamer.report import text
-from gossamer.report.table import Row, drop_record, measure, summary_rows
+from gossamer.report.score import Score
+from gossamer.report.table import Row, drop_record, summary_rows
 
 # Points. A loss is far too large when its whole 95 % interval on test lies above: what the goal allows, or FAR where no
 # goal says so. Students are smaller than their teachers by design: they are set against their training alone by FAR.
 FAR = 2.0
 BEHIND_TEACHER = 10.0
+NO_TEST = "There are no test data: results are those on the validation data, which also chose the network."
 WIDE = 0.25  # of the median: quartiles further apart are those of a machine that does something else, too
 
 
@@ -28,18 +30,19 @@ def warnings(document: JobDocument) -> list[str]:
     """What went far worse than random fluctuation explains, in words with the numbers."""
     taught = document.teaching is not None
     budget = document.goal.get("max_drop")
+    split = Score.of(document).split
     bound = float(budget) if budget is not None else BEHIND_TEACHER if taught else FAR
     alone = next((r for r in document.records if r.what == "drop" and r.conditions.get("against") == "alone"), None)
     found = []
     for drop, limit, than in (
-        (drop_record(document, "test"), bound, "the teacher" if taught else "the original"),
+        (drop_record(document, split), bound, "the teacher" if taught else "the original"),
         (alone, FAR, "the same student trained alone"),
     ):
         if drop is not None and drop.low is not None and drop.high is not None and drop.low > limit:
             span = f"95 % interval {text.points(drop.low)} to {text.points(drop.high)}"
             found.append(
-                f"{text.points(drop.value)} points worse on test than {than} ({span}): more than chance explains above "
-                f"{limit:g}"
+                f"{text.points(drop.value)} points worse on {split} than {than} ({span}): more than chance explains "
+                f"above {limit:g}"
             )
     return found
 
@@ -59,6 +62,11 @@ def unsteady(document: JobDocument) -> str:
 
 def sentence(document: JobDocument) -> str:
     """`Goal met: 4.06× faster on ONNX Runtime (at least 4× asked), 0.32 points of top-1 lost on test.`"""
+    without = f" {NO_TEST}" if Score.of(document).split == "validation" else ""
+    return _sentence(document) + without
+
+
+def _sentence(document: JobDocument) -> str:
     if document.teaching is not None:
         return _taught(document)
     if not document.goal:
@@ -76,12 +84,12 @@ def sentence(document: JobDocument) -> str:
 def _taught(document: JobDocument) -> str:
     """`Student: 93.10 % on test, 1.20 points better than alone, 0.40 points below its teacher, 16.0× fewer MACs.`"""
     rows = {row.what: row for row in summary_rows(document)}
-    top1 = rows.get("top1")
-    said = [f"{top1.after.text} on test"] if top1 and top1.after else []
+    score, split = rows.get("score"), Score.of(document).split
+    said = [f"{score.after.text} on {split}"] if score and score.after else []
     gap = next((r for r in document.records if r.what == "drop" and r.conditions.get("against") == "alone"), None)
     if gap is not None:
         said.append(f"{text.points(abs(gap.value))} points {'below' if gap.value > 0 else 'above'} training alone")
-    drop = drop_record(document, "test")
+    drop = drop_record(document, split)
     if drop is not None:
         said.append(f"{text.points(abs(drop.value))} points {'below' if drop.value > 0 else 'above'} its teacher")
     macs = rows.get("macs")
@@ -100,15 +108,16 @@ def _without_goal(document: JobDocument) -> str:
 
 
 def _lost(document: JobDocument) -> list[str]:
-    drop = drop_record(document, "test")
+    score = Score.of(document)
+    drop = drop_record(document, score.split)
     if drop is None:
         return []
     became = "lost" if drop.value >= 0 else "gained"
-    return [f"{text.points(abs(drop.value))} points of {measure(document)} {became} on test"]
+    return [f"{text.points(abs(drop.value))} points of {score.name} {became} on {score.split}"]
 
 
 def parts(document: JobDocument) -> list[Part]:
-    """The accuracy budget first, then every gain that was asked for; nothing where no goal was set."""
+    """The budget of the metric first, then every gain that was asked for; nothing where no goal was set."""
     if not document.goal:
         return []
     rows = summary_rows(document)
@@ -118,13 +127,13 @@ def parts(document: JobDocument) -> list[Part]:
 
 def _budget(document: JobDocument) -> Part:
     allowed = document.goal.get("max_drop")
-    split = "validation" if drop_record(document, "validation") else "test"
-    drop = drop_record(document, split)
+    split = "validation" if drop_record(document, "validation") else Score.of(document).split
+    drop, name = drop_record(document, split), text.titled(Score.of(document).name)
     if drop is None:
-        return Part(name="Accuracy", asked=_allowed(allowed), got="not measured", met=None)
+        return Part(name=name, asked=_allowed(allowed), got="not measured", met=None)
     lost = f"{text.points(abs(drop.value))} points {'lost' if drop.value >= 0 else 'gained'} on {split}"
     return Part(
-        name="Accuracy",
+        name=name,
         asked=_allowed(allowed),
         got=lost,
         met=None if allowed is None else drop.value <= float(allowed),

@@ -11,8 +11,9 @@ from torch import nn
 
 from gossamer.constraints.apply import materialize
 from gossamer.constraints.grid import PerTensor
-from gossamer.core.context import Context, Progress, Silent
+from gossamer.core.context import Context
 from gossamer.core.goal import Goal
+from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gossamer.core.context import Context, Silent
+from gossamer.core.context import Context
+from gossamer.core.progress import Silent
 from gossamer.core.task import Task, loss_of
 from gossamer.edits.swap import swap as with_modules
 from gossamer.graph.groups import find_groups

@@ -153,10 +153,12 @@ def fingerprint(model: nn.Module, *parts: object) -> str:
 
 
 def data_fingerprint(task: Task) -> str:
-    """A digest of what tells a task's data from others': lengths of its splits and the first batch of validation."""
+    """A digest of what tells a task from others: lengths of its splits, the first batch of validation, the metric."""
     leaves = tree_leaves(next(iter(task.validation)))
     tensors = {str(at): leaf for at, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
-    return _digest(tensors, task.name, *(len(split) for split in (task.train, task.validation, task.test)))
+    lengths = [len(one) for one in (task.train, task.validation, task.test) if one is not None]
+    metric = task.metric
+    return _digest(tensors, task.name, *lengths, metric.name, metric.unit, metric.points, metric.higher_is_better)
 
 
 def _digest(tensors: Mapping[str, Tensor], *parts: object) -> str:

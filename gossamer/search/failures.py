@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
-from gossamer.core.context import Progress
 from gossamer.core.folder import disk_trouble
-from gossamer.core.record import Edit
+from gossamer.core.progress import Progress
+from gossamer.core.record import Edit, EditKind
 from gossamer.errors import FolderBusy, GossamerError, MissingExtra, own_error
 from gossamer.search.checkpoint_store import CheckpointStore
 
@@ -68,4 +68,4 @@ def reason(error: BaseException) -> str:
 
 def left_alone(what: str, why: str) -> Edit:
     """A row of the history."""
-    return Edit(method="plan", kind="swap", target=what, before="as it is", after="left alone", note=why)
+    return Edit(method="plan", kind=EditKind.SWAP, target=what, before="as it is", after="left alone", note=why)

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from gossamer.core.context import Context, Silent
+from gossamer.core.context import Context
+from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods._base import NetworkCandidate

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.core.context import Context, Labelled
+from gossamer.core.context import Context
+from gossamer.core.progress import Labelled
 from gossamer.core.record import Edit, Trial
 from gossamer.core.task import Task
 from gossamer.methods.distill.recover import RecoveryDistillation
@@ -61,7 +62,7 @@ class Planner:
     journal: CheckpointStore
     pricer: CostModel
     recover: RecoveryDistillation
-    reference: float  # of the original on validation data, percent
+    reference: float  # value of the original on validation data
     recovery_steps: int | None = None  # of the recovery that follows; None: its epochs say it
     dropped: dict[str, str] = field(default_factory=dict)  # rewrites that the last plan did without, and why
     won: set[str] = field(default_factory=set)  # the kind of shape that won the last race
@@ -76,7 +77,7 @@ class Planner:
         candidates = self._candidates(whole, AIM * ease)
         found = _distinct([c for c in candidates if not self.trials.failed(shape_key(c.steps))])
         for candidate in found:
-            self.context.progress.say(f"{candidate.name}: {describe(candidate.quote)}")
+            self.context.progress.say(f"{candidate.name}: {candidate.quote.summary()}")
         # At equal measured cost more capacity is better.
         winner = max(found, key=lambda one: one.quote.macs, default=None) if self.kinds else self._race(found)
         if winner is None:
@@ -190,7 +191,7 @@ class Planner:
                 families = self._narrower(f"{kind}{REST}", part.steps)
                 found = next((c for f in families if (c := self.largest(f, whole, limit))), None)
             if found is not None:
-                self.dropped[kind] = f"{describe(found.quote)}, but another shape did better"
+                self.dropped[kind] = f"{found.quote.summary()}, but another shape did better"
                 yield found
                 continue
             heaviest = self._measured(family, family.grid[-1])
@@ -284,13 +285,14 @@ class Planner:
         """The candidates that can be trained, the best first, after a share of the recovery's batches."""
         note = f"after {100 * HEATS[heat - 1]:.0f} % of the training"
         merits: list[tuple[float, Candidate]] = []
+        metric = self.task.metric
         for before in candidates:
             one = replace(before, steps=(*before.steps, self._short(heat)))
             score, name = self._score(one, heat=heat), f"race, heat {heat}: {one.name}"
             if score is None:
                 continue
-            self.context.progress.say(f"{name}: validation {score:.2f} %")
-            mark = state(name, one.quote, score, self.pricer, note=note)
+            self.context.progress.say(f"{name}: {metric.name} {metric.text(score)} on validation")
+            mark = state(name, one.quote, metric.shown(score), self.pricer, note=note)
             self.context.log.trials.append(replace(mark, brief=True))
             merits.append((self._merit(score, one.quote), one))
         return [one for _, one in sorted(merits, key=lambda pair: -pair[0])]
@@ -300,7 +302,7 @@ class Planner:
         What a shape saves beyond the goal counts, because most of a lead after a short training is gone after the whole
         one: ResNet-14 at a goal of 3x, three blocks less (4.4x) against two and some width (3.2x), points behind after
         10, 20, 35 and 100 % of four epochs: 3.8, 1.8, 1.1, 0.3 against 2.2, 1.2, 0.7, 0.5."""
-        return -max(self.reference - score, LEAST_LOSS) * quote.worst**2
+        return -max(self.task.metric.lost(self.reference, score), LEAST_LOSS) * quote.worst**2
 
     def _score(self, candidate: Candidate, *, heat: int) -> float | None:
         """Accuracy after the training of a heat, which is done once; None where it fails."""
@@ -309,11 +311,11 @@ class Planner:
         return self.trials(candidate.name, key, lambda: float(self.journal.remember(key, train)))
 
     def _trained_score(self, candidate: Candidate) -> float:
-        """Accuracy after all steps of the candidate, percent: what it learns is asked, not what the cut left."""
+        """The metric's value after all steps of the candidate: what it learns is asked, not what the cut left."""
         progress = Labelled(self.context.progress, f"race, {candidate.name}")
         scratch = self.context.apart(progress=progress)
         take_steps(self.original, candidate.steps, self.task, scratch, self.journal)
-        return next((top1 for top1 in reversed(scratch.log.curves[-1].top1) if top1 is not None), 0.0)
+        return self.task.metric.from_shown([x for x in scratch.log.curves[-1].score if x is not None][-1])
 
     def _short(self, heat: int) -> RecoveryDistillation:
         """The training of a heat: a share of the recovery, with a whole schedule of its own."""
@@ -373,7 +375,7 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 def state(
     name: str,
     quote: CostEstimate,
-    top1: float | None,
+    score: float | None,
     pricer: CostModel,
     *,
     drop: float | None = None,
@@ -384,7 +386,7 @@ def state(
     times: dict[str, float] = {pricer.goal.runtime: quote.latency_ms} if quote.latency_ms is not None else {}
     return Trial(
         name=name,
-        top1=top1,
+        score=score,
         drop=drop,
         latency_ms=times,
         macs=quote.macs,
@@ -393,11 +395,3 @@ def state(
         accepted=accepted,
         note=note,
     )
-
-
-def describe(quote: CostEstimate) -> str:
-    """Cost in words, for the log."""
-    parts = [f"{quote.macs / 1e6:.2f} M MACs", f"{quote.params:,} parameters"]
-    if quote.latency_ms is not None and quote.speedup is not None:
-        parts.insert(0, f"{quote.latency_ms:.2f} ms ({quote.speedup:.1f}x)")
-    return ", ".join(parts)

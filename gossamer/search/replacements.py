@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.core.context import Silent
+from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method

@@ -9,7 +9,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import NoEffect
 from gossamer.graph.groups import find_groups
-from gossamer.measure import accuracy, paired_drop
+from gossamer.measure import evaluate, paired_drop
 from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.train import recalibrate
 
@@ -38,13 +38,13 @@ def sensitivity(
     groups = [group for group in find_groups(model, task.example_inputs).groups if group.reason is None]
     if not groups:
         raise NoEffect("this network has no channels that can be cut; `gossamer analyze` says why")
-    before = accuracy(model.eval(), task)
+    before = evaluate(model.eval(), task)
     rows = []
     trials = [(group, sparsity) for group in groups for sparsity in sparsities]
     for group, sparsity in context.progress.bar(trials, label="sensitivity"):
         kept = max(1, round(group.size * (1 - sparsity)))
         small = ChannelPruning(widths={group.name: kept})(model, task, seed=context.seed).model
         recalibrate(small, task.calibration)
-        drop = paired_drop(before, accuracy(small.eval(), task)).points
+        drop = paired_drop(before, evaluate(small.eval(), task)).points
         rows.append(Sensitivity(group=group.name, sparsity=sparsity, kept=kept, size=group.size, drop=drop))
     return rows

@@ -8,6 +8,7 @@ from typing import Any
 import safetensors.torch
 
 from gossamer.core.context import Context
+from gossamer.core.metric import Metric
 from gossamer.core.record import write_bytes
 from gossamer.errors import Diverged
 from gossamer.train.state import Numbers, TrainingState
@@ -15,8 +16,8 @@ from gossamer.train.state import Numbers, TrainingState
 LR_FACTOR = 0.3
 MOST_BACK_OFFS = 2
 # A loss so many times the first one (or 1, if that is more: a network that was good before may lose that for a while),
-# or a score so many times below the best, is an explosion.
-WORSE_LOSS, WORSE_SCORE = 10.0, 3.0
+# a score so many times below the best, or an error so many times above it, is an explosion.
+WORSE_LOSS, WORSE_SCORE, WORSE_ERROR = 10.0, 3.0, 10.0
 # Where masks are moved between the steps, the loss rises by that alone, and comes down again.
 MOVED = 10.0
 
@@ -43,16 +44,21 @@ def check_weights(finite: float) -> None:
         raise Exploded("a weight or a statistic is no longer finite")
 
 
-def check_score(score: float | None, numbers: Numbers, *, moved: bool = False) -> None:
-    """Look at the score on validation data, in [0, 1]."""
+def check_score(score: float | None, numbers: Numbers, metric: Metric, *, moved: bool = False) -> None:
+    """Look at the metric's value on validation data."""
     if score is None:
         return
     if not math.isfinite(score):
         raise Exploded(f"the score on validation data became {score}")
     if moved or (numbers.best_epoch == 0 and numbers.backed_off == MOST_BACK_OFFS):
         return  # in the second case what it started with is the result
-    if numbers.best_score is not None and score * WORSE_SCORE < numbers.best_score:
-        raise Exploded(f"the score on validation data fell from {numbers.best_score:.4g} to {score:.4g}")
+    best = numbers.best_score
+    if best is None:
+        return
+    if metric.higher_is_better and score * WORSE_SCORE < best:
+        raise Exploded(f"the score on validation data fell from {best:.4g} to {score:.4g}")
+    if not metric.higher_is_better and score > WORSE_ERROR * best > 0:
+        raise Exploded(f"the error on validation data rose from {best:.4g} to {score:.4g}")
 
 
 def back_off(state: TrainingState, good: dict[str, Any], why: Exploded, context: Context, label: str) -> None:

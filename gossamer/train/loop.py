@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gossamer.core.context import Context
+from gossamer.core.metric import Metric
 from gossamer.core.placement import device_of
 from gossamer.core.record import Curve
 from gossamer.core.task import Task, count
@@ -56,14 +57,14 @@ class TrainingResult:
     """The trained network (the object that was given, in eval mode) and how it went.
 
     best_epoch: of the weights that were kept, counted from 1, 0 for those before the first step or after a trial of a
-    rate; top1: theirs on validation data, percent, None where it was not evaluated; lr: the peak that was given or
-    found; backed_off: how often it was lowered.
+    rate; score: theirs on validation data, the metric's value, None where it was not evaluated; lr: the peak that was
+    given or found; backed_off: how often it was lowered.
     """
 
     model: nn.Module
     history: tuple[Epoch, ...]
     best_epoch: int
-    top1: float | None
+    score: float | None
     lr: float
     backed_off: int
 
@@ -106,6 +107,7 @@ def fit(
     after_step: AfterStep | None = None,
     checkpoint: Path | None = None,
     label: str = "training",
+    verbose: bool = True,
 ) -> TrainingResult:
     """Train `model` in place on `task.train`, and keep the weights that are best on `task.validation`.
 
@@ -120,6 +122,7 @@ def fit(
     The model comes back on its device, in eval mode. Raises Diverged, BadInput, NoEffect, CorruptFile.
     """
     count(task.train, f"task {task.name!r}: the train loader")
+    context = context.spoken(verbose)
     device = device_of(model)
     with (
         own_randomness(),
@@ -144,7 +147,7 @@ def fit(
             if context.devices > 1:
                 in_processes(_train, job, context, training)
             fitted = _train(make_fabric(context, training), job, context)
-            context.log.curves.append(curve(label, fitted.history))
+            context.log.curves.append(curve(label, fitted.history, task.metric))
             return fitted
         finally:
             model.zero_grad(set_to_none=True)
@@ -194,7 +197,7 @@ def _train(fabric: "Fabric", job: TrainingRun, context: Context) -> TrainingResu
             check_weights(stepper.mean(state.finite()))
             looked = (at.epoch + 1) % every == 0 or at.epoch + 1 == training.epochs
             score = stepper.score() if looked else None
-            check_score(score, at, moved=job.after_step is not None)
+            check_score(score, at, task.metric, moved=job.after_step is not None)
         except Exploded as why:
             refuse_nan(task.train, f"task {task.name!r}: the train loader")
             if (at.epoch, at.batch) == (good["numbers"]["epoch"], good["numbers"]["batch"]):
@@ -202,12 +205,11 @@ def _train(fabric: "Fabric", job: TrainingRun, context: Context) -> TrainingResu
             back_off(state, good, why, context, job.label)
             file.write(state.capture())
             continue
-        top1 = None if score is None else 100 * score
-        row = Epoch(epoch=at.epoch + 1, loss=at.loss_sum / steps, top1=top1, lr=lr, seconds=clock() - began)
-        _end_epoch(state, training, row, score)
+        row = Epoch(epoch=at.epoch + 1, loss=at.loss_sum / steps, score=score, lr=lr, seconds=clock() - began)
+        _end_epoch(state, training, row, task.metric)
         before = good
         file.write(good := state.capture())
-        shown = "" if top1 is None else f", {task.measure} {top1:.2f} %"
+        shown = "" if score is None else f", {task.metric.name} {task.metric.text(score)}"
         context.progress.say(f"{name}: loss {row.loss:.4f}{shown}, lr {lr:.2g}, {row.seconds:.1f} s")
 
     fill(weights(model), state.best)
@@ -220,12 +222,12 @@ def _begin(stepper: Stepper, job: TrainingRun, context: Context) -> None:
     state, training = stepper.state, job.training
     state.numbers.lr = training.lr
     if training.keep == "best":
-        _keep(state, weights(job.model), stepper.score())
+        _keep(state, weights(job.model), stepper.score(), job.task.metric)
     if training.lr is not None:
         return
     state.numbers.lr, tried = _look_for_rate(stepper, job.task, training, context, job.label)
     for one in tried if training.keep == "best" else ():
-        _keep(state, one.weights, one.score)
+        _keep(state, one.weights, one.score, job.task.metric)
 
 
 def _look_for_rate(
@@ -277,22 +279,22 @@ def find_rate(
         return _look_for_rate(stepper, task, training, context, label)[0]
 
 
-def _keep(state: TrainingState, tensors: dict[str, Tensor], score: float | None) -> None:
+def _keep(state: TrainingState, tensors: dict[str, Tensor], score: float | None, metric: Metric) -> None:
     """Weights from before the first epoch as a result, if there is no better one."""
     at = state.numbers
-    if score is not None and (at.best_score is None or score > at.best_score):
+    if score is not None and (at.best_score is None or metric.better(score, at.best_score)):
         state.best, at.best_score = copied(tensors), score
 
 
-def _end_epoch(state: TrainingState, training: Training, row: Epoch, score: float | None) -> None:
+def _end_epoch(state: TrainingState, training: Training, row: Epoch, metric: Metric) -> None:
     """Note the epoch that has just ended, keep its weights if they are to be kept, decide whether it was the last."""
-    at = state.numbers
+    at, score = state.numbers, row.score
     at.rows.append(asdict(row))
     at.epoch, at.batch, at.loss_sum, at.seconds = row.epoch, 0, 0.0, 0.0
     if score is not None:
-        at.stale = 0 if at.best_score is None or score > at.best_score else at.stale + 1
+        at.stale = 0 if at.best_score is None or metric.better(score, at.best_score) else at.stale + 1
     at.finished = at.epoch == training.epochs or (training.patience is not None and at.stale >= training.patience)
-    best = score is not None and (at.best_score is None or score >= at.best_score)
+    best = score is not None and (at.best_score is None or not metric.better(at.best_score, score))
     if best:
         at.best_score = score
     if best if training.keep == "best" and at.best_score is not None else at.finished:
@@ -305,13 +307,13 @@ def _fitted(model: nn.Module, at: Numbers) -> TrainingResult:
         model=model,
         history=tuple(Epoch(**row) for row in at.rows),
         best_epoch=at.best_epoch,
-        top1=None if at.best_score is None else 100 * at.best_score,
+        score=at.best_score,
         lr=at.lr or 0.0,
         backed_off=at.backed_off,
     )
 
 
-def curve(name: str, rows: Sequence[Epoch]) -> Curve:
+def curve(name: str, rows: Sequence[Epoch], metric: Metric) -> Curve:
     """A history as it stands in a document."""
-    columns = ([row.loss for row in rows], [row.top1 for row in rows], [row.seconds for row in rows])
-    return Curve(name=name, loss=columns[0], top1=columns[1], seconds=columns[2])
+    scores = [None if row.score is None else metric.shown(row.score) for row in rows]
+    return Curve(name=name, loss=[row.loss for row in rows], score=scores, seconds=[row.seconds for row in rows])

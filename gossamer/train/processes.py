@@ -17,7 +17,8 @@ import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from gossamer import errors
-from gossamer.core.context import Context, Progress, Silent
+from gossamer.core.context import Context
+from gossamer.core.progress import Progress, Silent
 from gossamer.train.hyperparameters import Training, computes_in_bfloat16
 
 if TYPE_CHECKING:

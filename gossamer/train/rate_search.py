@@ -28,17 +28,19 @@ PATIENCE = 0.1  # power of how many times longer than a trial the training is, b
 
 @dataclass(frozen=True)
 class RateTrial:
-    """What came of a short training. error: 1 - score, or the loss where nothing is scored; weights: what it left."""
+    """What came of a short training. error: how far the score is from a perfect one, or the loss where that says
+    nothing; weights: what it left; shown: the score in its unit."""
 
     lr: float
     score: float | None
     error: float
     weights: dict[str, Tensor]
+    shown: str = ""
 
     @property
     def described(self) -> str:
         """For the log."""
-        return f"loss {self.error:.4g}" if self.score is None else f"{100 * self.score:.2f} %"
+        return self.shown or f"loss {self.error:.4g}"
 
 
 def trial_steps(total: int) -> int:
@@ -77,10 +79,16 @@ def _trial(stepper: Stepper, plan: Training, loader: Loader, seed: int, steps: i
     loss = stepper.mean(torch.stack(losses[-math.ceil(steps / 4) :]).mean())
     finite = math.isfinite(loss) and stepper.mean(stepper.state.finite()) == 1
     score = stepper.score() if finite else None
-    error = 1 - score if score is not None and math.isfinite(score) else loss
+    metric = stepper.task.metric
+    error = metric.error(score) if score is not None else math.inf
+    error = error if math.isfinite(error) else loss
     assert plan.lr is not None
     return RateTrial(
-        plan.lr, score, error if finite and not math.isnan(error) else math.inf, copied(weights(stepper.state.model))
+        plan.lr,
+        score,
+        error if finite and not math.isnan(error) else math.inf,
+        copied(weights(stepper.state.model)),
+        "" if score is None else metric.text(score),
     )
 
 

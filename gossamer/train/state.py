@@ -22,12 +22,12 @@ from gossamer.train.hyperparameters import Training
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One row of the history. epoch counts from 1. loss: mean over the steps. top1: on validation data, percent, None
-    where it was not evaluated. lr: of the last step."""
+    """One row of the history. epoch counts from 1. loss: mean over the steps. score: the metric's value on validation
+    data, None where it was not evaluated. lr: of the last step."""
 
     epoch: int
     loss: float
-    top1: float | None
+    score: float | None
     lr: float
     seconds: float
 

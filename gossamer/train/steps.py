@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gossamer.core.task import Task, scores
+from gossamer.core.metric import Evaluation, Evidence
+from gossamer.core.task import Task, evaluation
 from gossamer.train.batches import Placement
 from gossamer.train.distillation import LossTerm
 from gossamer.train.hyperparameters import Training, set_rate
@@ -54,16 +55,24 @@ class Stepper:
         return float(reduced)
 
     def score(self) -> float | None:
-        """Mean score on validation data, in float32, as the result will run; None where there are no such data."""
+        """The metric's value on validation data, in float32, as the result will run; None where there are no such
+        data. Every process measures its share of the batches; the evidence of all is put together."""
         task = self.task
         if not len(task.validation):
             return None
-        total, count = 0.0, 0
+        found: Evaluation | None = None
         world = min(self.fabric.world_size, len(task.validation))
         if self.fabric.global_rank < world:
             self.state.model.eval()
             with self.state.averaged(), torch.no_grad():
                 part = islice(task.validation, self.fabric.global_rank, None, world)
-                found = scores(task, self.state.model, self.place.whole(part))
-            total, count = float(found.double().sum()), len(found)
-        return self.mean(total) / self.mean(count)
+                found = evaluation(task, self.state.model, self.place.whole(part))
+        return task.metric.value(self.gathered({} if found is None else found.evidence))
+
+    def gathered(self, evidence: Evidence) -> Evidence:
+        """The evidence of all processes, so that all decide alike; {} from those that had no batch."""
+        if self.fabric.world_size == 1:
+            return evidence
+        every: list[dict[str, Tensor]] = [{} for _ in range(self.fabric.world_size)]
+        torch.distributed.all_gather_object(every, dict(evidence))
+        return {name: torch.cat([part[name] for part in every if part]) for name in every[0]}

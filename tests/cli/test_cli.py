@@ -202,13 +202,17 @@ def test_evaluate_says_how_sure_a_classifier_is(trained: Path) -> None:
     assert calibration.confidence(lambda x: x, [(torch.zeros(2, 3), torch.zeros(2, 3))]) == {}
 
 
-def test_train_and_evaluate_call_the_measure_by_its_name(trained: Path) -> None:
-    code = "import dataclasses, mycode\ndef task(): return dataclasses.replace(mycode.task(), measure='brightness')"
+def test_train_and_evaluate_call_the_metric_by_its_name(trained: Path) -> None:
+    code = (
+        "import dataclasses, mycode, torch\n"
+        "def brightness(model, loader): return torch.cat([model(x).softmax(1)[:, 0] for x, _ in loader])\n"
+        "def task(): return dataclasses.replace(mycode.task(), metric=brightness)"
+    )
     (trained.parent / "bright.py").write_text(code)
     words = ("mycode:Net", "--data", "bright:task")
     assert "brightness %" in call("evaluate", *words, "--weights", trained).stdout
     assert "brightness %" in call("train", *words, "--epochs", 1, "--out", "b.safetensors").stdout
-    assert document("evaluate", *words, "--weights", trained)["conditions"]["measure"] == "brightness"
+    assert document("evaluate", *words, "--weights", trained)["conditions"]["metric"] == "brightness"
     assert "top-1 %" in call("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained).stdout
 
 

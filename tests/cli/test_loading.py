@@ -10,7 +10,7 @@ from conftest import USER_CODE
 from torch import nn
 
 from gossamer.cli.loading import Request, load_data, load_model
-from gossamer.core.context import Silent
+from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, CorruptFile, MissingExtra
 from gossamer.methods.prune.channels import prune_channels

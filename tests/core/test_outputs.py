@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from gossamer import Context, Task
 from gossamer.compact.reading import load
 from gossamer.compact.writing import save
-from gossamer.core.context import Silent
 from gossamer.core.outputs import Fields, places, plain, put, tensors
+from gossamer.core.progress import Silent
 from gossamer.core.task import check, loss_of
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method

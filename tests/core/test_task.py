@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from train_toy import net, task
 
-from gossamer.core.task import check, cross_entropy, samples, scores, split
+from gossamer.core.task import check, cross_entropy, evaluation, samples, split
 from gossamer.errors import BadInput
 
 X, Y = torch.zeros(4, 2, 6, 6), torch.tensor([0, 1, 2, 3])
@@ -56,15 +56,15 @@ def raising(*_: Any) -> Tensor:
         ({"train": [(X, Y - 1)]}, "labels from -1 to 2"),
         ({"train": [(X, Y.float())]}, "the loss of quadrants: RuntimeError"),
         ({"train": [{"image": X, "label": Y}]}, "the loss of quadrants: a batch must be .* got dict"),
-        ({"validation": [X]}, "the measure of quadrants: the batches have inputs alone"),
-        ({"validation": [(X, Y + 5)]}, "the measure of quadrants: labels from 5 to 8 where the network has 4 outputs"),
+        ({"validation": [X]}, "the metric of quadrants: the batches have inputs alone"),
+        ({"validation": [(X, Y + 5)]}, "the metric of quadrants: labels from 5 to 8 where the network has 4 outputs"),
         *(({name: []}, f"the {name} data of quadrants has no batches") for name in ("train", "validation", "test")),
         ({"calibration": iter([X])}, "the calibration data of quadrants has no length"),
         ({"calibration": [{"image": X}]}, "the calibration data of quadrants: a batch must be"),
         ({"loss": raising}, r"the loss of quadrants: KeyError: 'the moon is full' \(.*test_task.py:"),
         ({"loss": lambda model, batch: model(batch[0])}, r"one number, it is a tensor of shape \(4, 4\)"),
         ({"loss": lambda model, batch: 1.0}, "one number, it is a float"),
-        ({"metric": raising}, "the measure of quadrants: KeyError"),
+        ({"metric": raising}, "the metric of quadrants: KeyError"),
         ({"metric": lambda model, loader: torch.tensor(0.5)}, r"one score a sample, it gives a tensor of shape \(\)"),
         ({"validation": SHUFFLED}, "the validation data of quadrants is another one each time.* turn its shuffling"),
     ],
@@ -85,7 +85,8 @@ def test_labels_out_of_range_are_told_from_other_errors_of_the_network() -> None
 
 def scored(found: Any) -> Tensor:
     """What comes of a measure that gives this for four samples."""
-    return scores(task(metric=lambda model, loader: found), net(), [(X, Y)])
+    measured = evaluation(task(metric=lambda model, loader: found), net(), [(X, Y)])
+    return measured.per_sample
 
 
 @pytest.mark.parametrize(
@@ -111,8 +112,8 @@ def test_scores_may_be_an_array_a_list_or_a_tensor(found: Any) -> None:
         (0.5, "a sample, it gives a float$"),
         ("good", "a sample, it gives a str"),
         (np.zeros((4, 1)), r"a sample, it gives a ndarray of shape \(4, 1\)"),
-        ([0.5] * 3, "a sample, it gives 3 scores for 4 samples"),
-        ([0.5] * 5, "a sample, it gives 5 scores for 4 samples"),
+        ([0.5] * 3, "of every sample, it gives 3 rows for 4 samples"),
+        ([0.5] * 5, "of every sample, it gives 5 rows for 4 samples"),
         ([0, 1, math.nan, 0], r"a sample in \[0, 1\], that of sample 2 is nan; scale"),
         ([0, 71.5, 30, -1], r"a sample in \[0, 1\], that of sample 1 is 71\.5 \(3 of 4 are outside\)"),
         ([-0.1, 0, 0, 0], r"a sample in \[0, 1\], that of sample 0 is -0\.1"),

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gossamer.core.task import Preprocessing
+from gossamer.core.preprocessing import Preprocessing
 from gossamer.data import images, load_task
 from gossamer.data.images import ImageFiles, decode
 from gossamer.errors import BadInput, CorruptFile

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from gossamer.core.task import Preprocessing
+from gossamer.core.preprocessing import Preprocessing
 from gossamer.data import images, load_task
 from gossamer.data.images import decode, find_range, kept_box, scaled_side
 from gossamer.errors import BadInput, CorruptFile

@@ -17,6 +17,7 @@ PUBLIC = [
     "Goal",
     "GossamerError",
     "Method",
+    "Metric",
     "Recipe",
     "Record",
     "Task",

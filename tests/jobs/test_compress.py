@@ -24,8 +24,8 @@ from gossamer import BadInput, Context, Goal
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.grid import Grid
 from gossamer.constraints.weights import weights_of
-from gossamer.core.context import Silent
 from gossamer.core.folder import lock_folder
+from gossamer.core.progress import Silent
 from gossamer.core.record import JobDocument
 from gossamer.core.task import Loader
 from gossamer.errors import Diverged, FolderBusy
@@ -87,7 +87,7 @@ def test_the_document_tells_which_network_how_it_learned_and_what_classes_lost(r
     *race, curve = document.curves  # the short trainings of the race come first
     assert curve.name.startswith("attempt 1, distill.recover") and len(curve.loss) == 2
     assert all(one.name == curve.name for one in race)
-    [before, after] = (r for r in document.records if r.what == "top1" and r.conditions["split"] == "test")
+    [before, after] = (r for r in document.records if r.what == "score" and r.conditions["split"] == "test")
     rows = document.classes
     assert sum(row.samples for row in rows) == before.n
     for record in (before, after):

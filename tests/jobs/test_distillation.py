@@ -25,6 +25,7 @@ from gossamer.constraints.codebook import Codebook
 from gossamer.constraints.grid import Grid
 from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight
+from gossamer.core.metric import PerSample
 from gossamer.core.record import JobDocument
 from gossamer.jobs import diagnostics
 from gossamer.jobs.distillation import distill, without_teacher
@@ -80,7 +81,7 @@ def test_the_document_says_who_was_taught_by_whom_and_what_came_of_it(result: go
     taught = document.teaching
     assert taught is not None and list(taught.networks) == ["original", "assistant 1", "result", "alone"]
     assert taught.networks["original"] == "Ensemble"
-    assert [(c.name, len(c.top1), len(c.seconds)) for c in taught.curves] == [
+    assert [(c.name, len(c.score), len(c.seconds)) for c in taught.curves] == [
         ("assistant 1", 3, 3), ("result", 3, 3), ("alone", 3, 3)
     ]  # fmt: skip
     measured = {(r.what, r.subject) for r in document.records}
@@ -95,7 +96,7 @@ def test_the_numbers_are_those_of_the_network_in_hand(result: gossamer.Artifact)
     logits, labels = calibration.outputs(result.model, stripes().test)
     value = {(r.what, r.subject, r.conditions.get("split")): r.value for r in result.records}
     assert value["nll", "result", "test"] == pytest.approx(calibration.negative_log_likelihood(logits, labels))
-    assert value["top1", "result", "test"] == pytest.approx(100 * float((logits.argmax(1) == labels).float().mean()))
+    assert value["score", "result", "test"] == pytest.approx(100 * float((logits.argmax(1) == labels).float().mean()))
     taught = result.document.teaching
     assert taught is not None
     for number, row in enumerate(taught.classes):
@@ -177,7 +178,7 @@ def test_an_ensemble_of_which_one_only_answers_has_no_costs_and_one_that_remembe
     brief, cache = replace(BRIEF, epochs=1), tmp_path / "answers"
     run = Context(cache=cache)
     made = distill([learned(), path], small(), stripes(), brief, alone=False, out=tmp_path / "a", context=run)
-    assert {r.what for r in made.records if r.subject == "original"} == {"top1", "teacher_time", "ece", "nll"}
+    assert {r.what for r in made.records if r.subject == "original"} == {"score", "teacher_time", "ece", "nll"}
     assert only_remembers(Ensemble([learned(), RecordedTeacher(next(cache.iterdir()))]))
     known = distill([learned(), cache], small(), stripes(), brief, alone=False, out=tmp_path / "b")
     assert not [r for r in known.records if r.subject == "original"]
@@ -428,7 +429,7 @@ def test_a_regression_goes_through_the_whole_job_without_sections_on_classes(tmp
 
     data = replace(
         task(), train=batches, validation=batches, test=batches, calibration=[x for x, _ in batches],
-        example_inputs=(batches[0][0],), loss=loss, metric=score, measure="closeness",
+        example_inputs=(batches[0][0],), loss=loss, metric=PerSample(function=score, name="closeness"),
     )  # fmt: skip
     made = distill(teacher, student, data, KD(epochs=1, lr=0.01), out=tmp_path)
     assert made.document.teaching is not None and not made.document.teaching.reliability

@@ -133,8 +133,8 @@ def other_elsewhere(model: Any, loader: Any) -> Tensor:
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        (in_torch_alone, r"\(inputs of 4x5\), on onnxruntime: the measure: AttributeError: .*'eval'"),
-        (other_elsewhere, "on onnxruntime: the measure gives other scores than .*, for 4 of 4 samples"),
+        (in_torch_alone, r"\(inputs of 4x5\), on onnxruntime: the metric: AttributeError: .*'eval'"),
+        (other_elsewhere, "on onnxruntime: the metric gives other scores than .*, for 4 of 4 samples"),
     ],
 )
 def test_the_measure_must_work_on_exported_networks(metric: Callable[..., Tensor], message: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from nets import learned, stripes, task, tiny
 
 from gossamer import Context, Goal
-from gossamer.core.context import Labelled, Silent
+from gossamer.core.progress import Labelled, Silent
 from gossamer.jobs.schedule import DEPLOY, ENOUGH, FEWEST, FINISH, Schedule
 from gossamer.jobs.stages import Stages
 from gossamer.methods.distill.recover import RecoveryDistillation

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nets import stripes, tiny
 
 from gossamer import Context, Goal
-from gossamer.core.context import Silent
+from gossamer.core.progress import Silent
 from gossamer.core.record import Record
 from gossamer.errors import Diverged
 from gossamer.jobs.exporting import other_runtimes

@@ -23,7 +23,7 @@ from gossamer.constraints.mask import Mask
 from gossamer.constraints.serialization import constraint_spec, restore_constraints
 from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
-from gossamer.core.record import Edit
+from gossamer.core.record import Edit, EditKind
 from gossamer.core.task import PartialTask, task_of
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -103,7 +103,7 @@ def test_history_names_what_changed(name: str) -> None:
     assert run.log.edits
     for edit in run.log.edits:
         assert edit.method == name
-        assert edit.kind in ("resize", "swap", "constrain", "teach")
+        assert edit.kind in EditKind
         assert edit.target and edit.before and edit.after
 
 

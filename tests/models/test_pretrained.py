@@ -15,8 +15,9 @@ from torch import nn
 
 from gossamer.cli import loading
 from gossamer.cli.loading import PRETRAINED, Request, load_data, load_model, preprocessing_for
-from gossamer.core.context import Silent
-from gossamer.core.task import Preprocessing, check, description
+from gossamer.core.preprocessing import Preprocessing
+from gossamer.core.progress import Silent
+from gossamer.core.task import check, description
 from gossamer.data import load_task
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.jobs import exporting

@@ -9,8 +9,10 @@ from deploy_nets import batches, images, task, trained
 from onnx import numpy_helper
 from torch import nn
 
-from gossamer.core.context import Context, Silent
+from gossamer.core.context import Context
+from gossamer.core.progress import Silent
 from gossamer.errors import BadInput, NoEffect
+from gossamer.measure import RMSE, Evaluation, Top1
 from gossamer.ptq.activation_ranges import (
     BINS,
     EDGES,
@@ -23,7 +25,7 @@ from gossamer.ptq.activation_ranges import (
     percentile,
 )
 from gossamer.ptq.equalization import correct_biases, equalize
-from gossamer.ptq.fallback import better, float32_correct, quantize_int8, rounded_weights
+from gossamer.ptq.fallback import better, float32_scores, quantize_int8, rounded_weights
 from gossamer.ptq.qdq import quantize
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.runners import open_runner
@@ -36,7 +38,16 @@ def network(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference():
-    return float32_correct(trained(), task())
+    return float32_scores(trained(), task())
+
+
+def hits(scores):
+    """What a network gave that was right on these samples."""
+    return Evaluation(Top1(), {"score": scores})
+
+
+def same_evidence(runner, scores):
+    return torch.equal(task().metric.evidence(runner, task().validation)["score"], scores.evidence["score"])
 
 
 def ranges_of(network, folder):
@@ -52,21 +63,18 @@ def run(model, folder, x):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_first_rung_does_for_an_easy_network(runtime, network, reference, tmp_path):
-    found = quantize_int8(
-        network, task(), tmp_path, budget_points=1, reference_correct=reference, runtime=runtime, threads=1
-    )
+    found = quantize_int8(network, task(), tmp_path, budget_points=1, reference=reference, runtime=runtime, threads=1)
     assert found.met and [rung.name for rung in found.rungs] == ["min-max"] and found.rung == "min-max"
     assert found.rungs[0].accepted and found.drop.points <= 1
     runner = open_runner(runtime, found.path, threads=1, precision="int8")
-    assert torch.equal(task().metric(runner, task().validation), found.correct)
-    assert found.top1 == pytest.approx(100 * float(found.correct.mean()))
-    assert float(found.correct.mean()) > float(reference.mean()) - 0.01
+    assert same_evidence(runner, found.scores)
+    assert found.scores.value > reference.value - 0.01
     assert [path.name for path in tmp_path.iterdir()] == ["model.int8.onnx"]
 
 
 def test_a_module_is_exported_on_the_way_and_left_alone(reference, tmp_path):
     model = trained().train()
-    found = quantize_int8(model, task(), tmp_path, budget_points=1, reference_correct=reference, threads=1, samples=64)
+    found = quantize_int8(model, task(), tmp_path, budget_points=1, reference=reference, threads=1, samples=64)
     assert model.training and found.met and [path.name for path in tmp_path.iterdir()] == ["model.int8.onnx"]
 
 
@@ -132,18 +140,18 @@ class Listener(Silent):
 
 def test_unequal_channels_fail_min_max_and_are_saved_by_equalization(tmp_path):
     model = Bottleneck(3000.0).eval()
-    exact = float32_correct(model, task())
-    assert exact.mean() > 0.9
+    exact = float32_scores(model, task())
+    assert exact.value > 0.9
     listener = Listener()
     found = quantize_int8(
-        model, task(), tmp_path, budget_points=1, reference_correct=exact, threads=1, context=Context(progress=listener)
+        model, task(), tmp_path, budget_points=1, reference=exact, threads=1, context=Context(progress=listener)
     )
     first, last = found.rungs[0], found.rungs[-1]
     assert not first.accepted and first.drop > 5
     assert last.accepted and last.name == "cross-layer equalization" == found.rung and found.met
     assert len(listener.said) == len(found.rungs) and "min-max" in listener.said[0]
     runner = open_runner("onnxruntime", found.path, threads=1, precision="int8")
-    assert torch.equal(task().metric(runner, task().validation), found.correct)
+    assert same_evidence(runner, found.scores)
 
 
 def test_weights_of_seven_bits_never_saturate_on_any_processor(tmp_path):
@@ -171,24 +179,22 @@ def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
     calibration[0][0][0, 0, 0, 0] = 300.0
     spiked = type(plain)(**{**plain.__dict__, "calibration": calibration})
     found = quantize_int8(
-        trained(), spiked, tmp_path, budget_points=1, reference_correct=float32_correct(trained(), plain), threads=1
+        trained(), spiked, tmp_path, budget_points=1, reference=float32_scores(trained(), plain), threads=1
     )
     assert not found.rungs[0].accepted and found.met and found.rung in ("least squares", "percentile 99.99")
 
 
 def test_an_impossible_budget_climbs_to_the_top_and_gives_the_best(network, tmp_path):
-    everything_right = torch.ones(1280)
-    found = quantize_int8(
-        network, task(), tmp_path, budget_points=0, reference_correct=everything_right, threads=1, samples=64
-    )
+    everything_right = hits(torch.ones(1280))
+    found = quantize_int8(network, task(), tmp_path, budget_points=0, reference=everything_right, threads=1, samples=64)
     names = [rung.name for rung in found.rungs]
     assert names[:4] == ["min-max", "min-max, 7-bit weights", "least squares", "percentile 99.99"]
     assert "bias correction" in names and "float layers: 1" in names
     assert not found.met and not any(rung.accepted for rung in found.rungs)
-    assert found.drop.points == pytest.approx(100 - found.top1, abs=1e-4)
+    assert found.drop.points == pytest.approx(100 - found.scores.shown, abs=1e-4)
     assert next(rung for rung in found.rungs if rung.name == found.rung).drop == found.drop.points
     runner = open_runner("onnxruntime", found.path, threads=1, precision="int8")
-    assert torch.equal(task().metric(runner, task().validation), found.correct)
+    assert same_evidence(runner, found.scores)
 
 
 def test_layers_are_left_in_float_only_for_a_gain_beyond_chance():
@@ -196,19 +202,30 @@ def test_layers_are_left_in_float_only_for_a_gain_beyond_chance():
     little, much = before.clone(), before.clone()
     little[:2] = 1
     much[:50] = 1
+    before, little, much = hits(before), hits(little), hits(much)
     assert better(before, little, slower=False) and not better(before, little, slower=True)
     assert better(before, much, slower=True) and not better(much, before, slower=False)
 
 
+def test_of_errors_the_lower_one_is_better_and_chance_is_that_of_a_paired_bootstrap():
+    squares = torch.rand(300, generator=torch.Generator().manual_seed(0))
+    one, little, much = (
+        Evaluation(RMSE(), {"squares": x, "samples": torch.ones(300)})
+        for x in (squares, squares * torch.where(torch.arange(300) == 0, 0.5, 1.0), 0.5 * squares)
+    )
+    assert better(one, little, slower=False) and not better(one, little, slower=True)
+    assert better(one, much, slower=True) and not better(much, one, slower=False)
+
+
 def test_int8_on_torch_is_refused(network, reference, tmp_path):
     with pytest.raises(BadInput, match="onnxruntime or openvino"):
-        quantize_int8(network, task(), tmp_path, budget_points=1, reference_correct=reference, runtime="torch")
+        quantize_int8(network, task(), tmp_path, budget_points=1, reference=reference, runtime="torch")
 
 
 def test_a_network_without_weighted_layers_is_refused(tmp_path):
     path = export_onnx(nn.ReLU(), (torch.zeros(2, 4),), tmp_path / "net.onnx")
     with pytest.raises(NoEffect, match="no layer"):
-        quantize_int8(path, task(), tmp_path, budget_points=1, reference_correct=torch.ones(1280), threads=1)
+        quantize_int8(path, task(), tmp_path, budget_points=1, reference=hits(torch.ones(1280)), threads=1)
 
 
 def test_histograms_streamed_in_chunks_are_those_of_all_data_at_once(network, tmp_path):

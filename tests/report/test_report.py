@@ -67,7 +67,7 @@ def numbers(document: JobDocument) -> set[float]:
     for swapped in (edit.swapped for edit in document.edits if edit.swapped):
         found |= {swapped.error} if swapped.error is not None else set()
         found |= {float(row.rank) for row in swapped.spectra}
-    found |= {rung.top1 for rung in document.int8_ladder} | {rung.drop for rung in document.int8_ladder}
+    found |= {rung.score for rung in document.int8_ladder} | {rung.drop for rung in document.int8_ladder}
     for row in (*document.layers_before, *document.layers_after):
         found |= {float(row.params), float(row.macs), float(row.out_channels)}
         found |= {row.time_ms} if row.time_ms is not None else set()
@@ -101,7 +101,7 @@ def test_every_number_of_the_document_is_on_the_page():
     assert "3.2 · 10⁻⁶" in words
     for state in sample().states:
         assert state.name in words
-        assert text.percent(state.top1) in words
+        assert text.percent(state.score) in words
 
 
 def test_the_document_survives_its_file_and_gives_the_same_page():
@@ -281,7 +281,7 @@ def test_the_deployed_network_is_the_int8_one_where_there_is_one():
 
 
 def test_a_gain_of_accuracy_has_its_interval_the_right_way_round():
-    top1 = [Record(subject=s, what="top1", value=v, unit="%") for s, v in (("original", 90.0), ("result", 91.0))]
+    top1 = [Record(subject=s, what="score", value=v, unit="%") for s, v in (("original", 90.0), ("result", 91.0))]
     drop = Record(subject="result", what="drop", value=-1.0, unit="points", low=-1.5, high=-0.5)
     (row,) = summary_rows(only(*top1, drop))
     assert (row.change.text, row.change.detail, row.verdict) == ("1.00 points gained", "0.50 to 1.50", "better")
@@ -312,7 +312,7 @@ def test_the_result_is_the_state_with_its_drop_else_the_last_accepted():
 def test_states_that_only_have_a_price_are_not_called_rejected():
     document = bare()
     document.states = [
-        Trial(name="priced", top1=None, drop=None, latency_ms={}, macs=1, params=1, file_bytes=None, accepted=False)
+        Trial(name="priced", score=None, drop=None, latency_ms={}, macs=1, params=1, file_bytes=None, accepted=False)
     ]
     assert "cost measured, not judged" in render(document)
     assert "rejected" not in "".join(Page(render(document)).words).split("State")[-1]
@@ -367,7 +367,7 @@ def test_the_page_says_which_network_when_and_what_the_files_are_for():
 def test_a_brief_training_is_no_rejection_and_the_recovery_has_its_curve():
     page = render(sample())
     words = " ".join(Page(page).words)
-    assert "after a brief training" in words and "How the accuracy came back" in words and "distill.recover" in words
+    assert "after a brief training" in words and "How the score came back" in words and "distill.recover" in words
     assert 'class="mark brief"' in page
 
 

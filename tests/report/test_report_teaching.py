@@ -41,8 +41,8 @@ def taught() -> JobDocument:
         maps={subject: picture(map_HW) for subject in SUBJECTS},
     )  # fmt: skip
     curves = [
-        Curve(name="result", loss=[2.0, 1.0], top1=[71.5, 88.5], seconds=[1.0, 1.0]),
-        Curve(name="alone", loss=[2.5, 1.5], top1=[61.5, 85.5], seconds=[1.0, 1.0]),
+        Curve(name="result", loss=[2.0, 1.0], score=[71.5, 88.5], seconds=[1.0, 1.0]),
+        Curve(name="alone", loss=[2.5, 1.5], score=[61.5, 85.5], seconds=[1.0, 1.0]),
     ]
     teaching = Teaching(
         method="distill.kd", networks=SUBJECTS, curves=curves, agreement=agreement, classes=classes,

@@ -77,7 +77,7 @@ def planner(curve: dict[str, float] | None = None, *, timed: bool = True, **reco
     pricer: Any = Curve(curve or {})
     pricer.goal, pricer.timed, pricer.layer_costs = Goal(macs=1), timed, dict
     return Planner(
-        tiny(), task(), Context(), CheckpointStore(None, ""), pricer, RecoveryDistillation(**recover), reference=90.0
+        tiny(), task(), Context(), CheckpointStore(None, ""), pricer, RecoveryDistillation(**recover), reference=0.9
     )
 
 
@@ -159,7 +159,7 @@ def racers(names: str) -> list[Candidate]:
 def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """What leads at first does not go on when it learns less; what is last at first is not trained again; and the
     longer training goes on from the shorter one."""
-    first, later = {"a": 80.0, "b": 75.0, "c": 60.0}, {"a": 85.0, "b": 88.0}
+    first, later = {"a": 0.80, "b": 0.75, "c": 0.60}, {"a": 0.85, "b": 0.88}
     trained = list[tuple[str, int]]()
 
     def train(self: Planner, candidate: Candidate) -> float:
@@ -181,7 +181,7 @@ def test_what_saves_more_than_is_asked_for_may_be_further_behind(
     width: float, winner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Points behind times the square of the need: three points at 0.7 are worth about 1.5 at 1."""
-    monkeypatch.setattr(Planner, "_score", lambda self, one, heat: {"depth": 87.0, "width": width}[one.name])
+    monkeypatch.setattr(Planner, "_score", lambda self, one, heat: {"depth": 0.87, "width": width / 100}[one.name])
     candidates = [Candidate("depth", (), quote(0.7)), Candidate("width", (), quote(1))]
     best = planner()._race(candidates)
     assert best is not None and best.name == winner

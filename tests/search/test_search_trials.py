@@ -11,7 +11,7 @@ from nets import learned, stripes, tiny
 from torch import Tensor, nn
 
 from gossamer import Context, Goal
-from gossamer.core.context import Silent
+from gossamer.core.progress import Silent
 from gossamer.errors import BadInput, Diverged, MissingExtra
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.lowrank.svd import SVD

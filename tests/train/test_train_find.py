@@ -51,7 +51,7 @@ def test_what_is_steep_gets_a_small_rate_and_learns() -> None:
     found = fit(steep(1.0), task(), training(epochs=5, lr=None, keep="last"), run())
     small = fit(steep(30.0), task(), training(epochs=5, lr=None, keep="last"), run())
     assert small.lr < found.lr and small.lr in [f * HIGHEST["sgd"] for f in FACTORS]
-    assert small.backed_off == 0 and small.top1 is not None and small.top1 > 60
+    assert small.backed_off == 0 and small.score is not None and small.score > 0.6
 
 
 def test_the_search_changes_nothing_but_the_rate() -> None:
@@ -99,7 +99,7 @@ def test_what_a_trial_left_counts_where_the_training_does_harm() -> None:
     fitted = fit(net(), spoilt_after(20), training(lr=None, epochs=5), run(progress=notes))
     told = next(line for line in notes.said if "after trials of 20 steps" in line)
     first = float(told.split("0.1: ")[1].split(" %")[0])
-    assert fitted.best_epoch == 0 and fitted.top1 == pytest.approx(first, abs=0.01) and first > 60
+    assert fitted.best_epoch == 0 and 100 * fitted.score == pytest.approx(first, abs=0.01) and first > 60
 
 
 def test_few_data_get_more_passes_and_what_is_asked_for_is_done() -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from train_toy import Forbidden, Notes, batches, distance, linear, net, run, same, task, training
 
-from gossamer.core.task import Task, cross_entropy, top1_correct
+from gossamer.core.metric import PerSample
+from gossamer.core.task import Task, cross_entropy
 from gossamer.errors import BadInput
 from gossamer.train import TrainingResult, fit
 from gossamer.train.batches import Placement, batches_of_epoch, takes_channels_last
@@ -18,11 +19,11 @@ from gossamer.train.state import TrainingState, weights
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "lr": 0.01}, {"precision": "bf16-mixed"}, {"ema": 0.5}])
 def test_it_learns(options: dict[str, Any]) -> None:
     model, toy = net(), task()
-    before = float(top1_correct(model.eval(), toy.validation).mean())
+    before = toy.metric.score(model.eval(), toy.validation)
     fitted = fit(model, toy, training(epochs=8, **options), run())
     assert fitted.model is model and not model.training
-    assert fitted.top1 == pytest.approx(100 * float(top1_correct(model, toy.validation).mean()))
-    assert fitted.top1 is not None and fitted.top1 > 100 * before + 30
+    assert fitted.score == pytest.approx(toy.metric.score(model, toy.validation))
+    assert fitted.score is not None and fitted.score > before + 0.3
     assert fitted.history[-1].loss < fitted.history[0].loss / 1.5
 
 
@@ -98,23 +99,23 @@ def kept(epoch: int, **options: Any) -> TrainingResult:
 
 def test_the_weights_of_the_best_epoch_are_kept_and_the_latest_of_equals() -> None:
     equal = fit(net(), with_scores([0.2, 0.7, 0.7, 0.6]), training(epochs=4), run())
-    assert equal.best_epoch == 3 and equal.top1 == pytest.approx(70.0)
+    assert equal.best_epoch == 3 and equal.score == pytest.approx(0.7)
     assert same(equal.model, kept(3).model)
     assert not same(equal.model, kept(2).model)
     last = fit(net(), with_scores([0.7, 0.7, 0.6], start=0.2), training(epochs=4, keep="last"), run())
-    assert last.best_epoch == 4 and last.top1 == pytest.approx(60.0)
+    assert last.best_epoch == 4 and last.score == pytest.approx(0.6)
     assert same(last.model, kept(4).model)
 
 
 def test_nothing_is_lost_that_was_there_before_the_first_step() -> None:
     """A training that only does harm gives back what it was given; one that is as good as that counts."""
     harm = fit(net(), with_scores([0.5, 0.6, 0.6], start=0.7), training(), run())
-    assert harm.best_epoch == 0 and harm.top1 == pytest.approx(70.0) and same(harm.model, net())
+    assert harm.best_epoch == 0 and harm.score == pytest.approx(0.7) and same(harm.model, net())
     equal = fit(net(), with_scores([0.5, 0.7, 0.6], start=0.7), training(), run())
     assert equal.best_epoch == 2 and not same(equal.model, net())
     # A method that has to change the weights keeps the last ones, and does not look at the start.
     last = fit(net(), with_scores([0.5, 0.6, 0.6], start=0.7), training(epochs=4, keep="last"), run())
-    assert last.best_epoch == 4 and last.top1 == pytest.approx(60.0)
+    assert last.best_epoch == 4 and last.score == pytest.approx(0.6)
 
 
 def test_a_collapse_below_the_start_is_noticed() -> None:
@@ -122,21 +123,37 @@ def test_a_collapse_below_the_start_is_noticed() -> None:
     assert fitted.backed_off == 1 and fitted.history[0].lr < 0.3 * 0.05
 
 
+def with_errors(errors: list[float], *, start: float) -> Task:
+    """A task by a metric of which lower is better, that gives these values."""
+    given = iter([start, *errors])
+    function = lambda model, loader: torch.full((4,), next(given))  # noqa: E731
+    return task(metric=PerSample(function=function, unit="mm", higher_is_better=False, points=0.1))
+
+
+def test_of_errors_the_smallest_is_kept_and_one_that_rises_ten_times_is_noticed() -> None:
+    fitted = fit(net(), with_errors([0.5, 0.2, 0.3], start=0.9), training(), run())
+    assert fitted.best_epoch == 2 and fitted.score == pytest.approx(0.2)
+    harm = fit(net(), with_errors([0.5, 0.6, 0.6], start=0.4), training(), run())
+    assert harm.best_epoch == 0 and same(harm.model, net()) and harm.backed_off == 0
+    exploded = fit(net(), with_errors([2.0, 0.1, 0.1, 0.1], start=0.1), training(), run())
+    assert exploded.backed_off == 1
+
+
 def test_tiny_epochs_are_not_evaluated_each() -> None:
     """20 steps lie between two evaluations, and as many as there are batches of validation data."""
     few = fit(net(), task(), training(epochs=7, evaluate_every=None), run())  # 8 steps an epoch, 4 batches
-    assert [row.epoch for row in few.history if row.top1 is not None] == [3, 6, 7]
+    assert [row.epoch for row in few.history if row.score is not None] == [3, 6, 7]
     many = fit(net(), task(validation=batches(800, seed=1)), training(epochs=8, evaluate_every=None), run())
-    assert [row.epoch for row in many.history if row.top1 is not None] == [7, 8]
+    assert [row.epoch for row in many.history if row.score is not None] == [7, 8]
     assert evaluated_every(training(evaluate_every=None), 429, 40) == 1
     assert evaluated_every(training(evaluate_every=5), 1, 40) == 5
 
 
 def test_without_validation_data_the_last_weights_are_kept() -> None:
     fitted = fit(net(), task(validation=[]), training(epochs=4), run())
-    assert (fitted.best_epoch, fitted.top1) == (4, None)
+    assert (fitted.best_epoch, fitted.score) == (4, None)
     assert same(fitted.model, kept(4).model)
-    assert [row.top1 for row in fitted.history] == [None] * 4
+    assert [row.score for row in fitted.history] == [None] * 4
 
 
 def test_it_ends_after_so_many_evaluations_without_a_new_best() -> None:
@@ -149,8 +166,14 @@ def test_it_ends_after_so_many_evaluations_without_a_new_best() -> None:
 
 def test_only_every_so_many_epochs_and_the_last_are_evaluated() -> None:
     fitted = fit(net(), with_scores([0.3, 0.6, 0.5]), training(epochs=5, evaluate_every=2), run())
-    assert [row.top1 for row in fitted.history] == [None, pytest.approx(30), None, pytest.approx(60), pytest.approx(50)]
-    assert fitted.best_epoch == 4 and fitted.top1 == pytest.approx(60)
+    assert [row.score for row in fitted.history] == [
+        None,
+        pytest.approx(0.3),
+        None,
+        pytest.approx(0.6),
+        pytest.approx(0.5),
+    ]
+    assert fitted.best_epoch == 4 and fitted.score == pytest.approx(0.6)
 
 
 def test_a_row_for_each_epoch_and_a_line() -> None:
@@ -160,7 +183,7 @@ def test_a_row_for_each_epoch_and_a_line() -> None:
     assert fitted.history[1].lr == learning_rate(training(), 15, 16)
     first = fit(linear(), task(train=batches(16, seed=0)), training(epochs=1, warmup=0.0), run()).history[0]
     assert first.loss == pytest.approx(float(cross_entropy(linear(), batches(16, seed=0)[0]).detach()))
-    assert notes.said[0].startswith(f"recover: epoch 1 of 2: loss {fitted.history[0].loss:.4f}, top1 ")
+    assert notes.said[0].startswith(f"recover: epoch 1 of 2: loss {fitted.history[0].loss:.4f}, top-1 ")
 
 
 def test_equal_seeds_give_equal_bits_and_others_do_not_whatever_the_caller_drew() -> None:

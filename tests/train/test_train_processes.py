@@ -24,7 +24,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     two = fit(linear(), toy, plan, run(devices=2, progress=notes), teach=teach, checkpoint=tmp_path / "checkpoint")
     assert distance(one.model, two.model) < 1e-6
     assert [row.loss for row in two.history] == pytest.approx([row.loss for row in one.history], rel=1e-5)
-    assert two.top1 == one.top1
+    assert two.score == one.score
     assert len(notes.said) == 2 and notes.said[1].startswith("training: epoch 2 of 2: loss")
     assert dict(os.environ) == before and not torch.distributed.is_initialized()
     # The checkpoint is that of a finished training.

@@ -47,7 +47,7 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(
     assert same(resumed.model, whole.model)
     assert len(stepped) == 3 * 8 - (8 * epoch + at)
     assert [replace(row, seconds=0) for row in resumed.history] == [replace(row, seconds=0) for row in whole.history]
-    assert (resumed.best_epoch, resumed.top1) == (whole.best_epoch, whole.top1)
+    assert (resumed.best_epoch, resumed.score) == (whole.best_epoch, whole.score)
 
 
 def test_a_shuffled_data_loader_and_gossamers_own_batches_go_on_where_they_were(

@@ -13,7 +13,7 @@ Source: Korattikara Balan et al. 2015, arXiv:1506.04416, section 2; Welling & Te
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gossamer.core.context import Context
+from gossamer.core.metric import Evidence, Metric
 from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Model, Task, split
 from gossamer.core.validation import Range
@@ -107,16 +108,36 @@ def has_variance(outputs: Tensor, expected: Tensor) -> bool:
     return outputs.dim() == 2 and outputs.shape[1] == 2 * expected.shape[1]
 
 
+class OnMeans(Metric):
+    """A metric, of the first half of the outputs."""
+
+    def __init__(self, whole: Metric) -> None:
+        self.whole, self.name, self.unit, self.points = whole, whole.name, whole.unit, whole.points
+        self.higher_is_better, self.perfect = whole.higher_is_better, whole.perfect
+
+    def evidence(self, model: Model, loader: Iterable[Any]) -> Evidence:
+        return self.whole.evidence(means(model), loader)
+
+    def value(self, evidence: Evidence) -> float:
+        return self.whole.value(evidence)
+
+    def per_sample(self, evidence: Evidence) -> Tensor | None:
+        return self.whole.per_sample(evidence)
+
+    def resampled(self, evidence: Evidence, counts: Tensor) -> Tensor:
+        return self.whole.resampled(evidence, counts)
+
+
+def means(model: Model) -> Model:
+    """The first half of the outputs."""
+    return lambda *inputs: model(*inputs).chunk(2, 1)[0]
+
+
 def on_means(task: Task) -> Task:
     """Return the task for the first half of the outputs, the means."""
 
-    def means(model: Model) -> Model:
-        return lambda *inputs: model(*inputs).chunk(2, 1)[0]
-
-    def of_means(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda model, data: function(means(model), data)
-
-    return replace(task, loss=of_means(task.loss), metric=of_means(task.metric))
+    loss = task.loss
+    return replace(task, loss=lambda model, batch: loss(means(model), batch), metric=OnMeans(task.metric))
 
 
 @dataclass(frozen=True, kw_only=True)

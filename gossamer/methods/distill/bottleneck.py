@@ -18,6 +18,7 @@ from gossamer.constraints.apply import refuse_constrained
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
@@ -91,6 +92,6 @@ class LinearBottleneck(Student):
         for name, layer in large.items():
             before = f"linear, {layer.in_features} to {layer.out_features}"
             after = f"two, with {self.rank} features between"
-            self.note(context, "swap", name, before=before, after=after)
+            self.note(context, EditKind.SWAP, name, before=before, after=after)
         term = self.distillation(self.teacher(context), regression)
         return self.learn([term], student, task, context).model

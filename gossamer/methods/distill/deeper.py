@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gossamer.core.context import Context
 from gossamer.core.placement import evaluating, place
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, unknown
@@ -143,5 +144,5 @@ class Net2Deeper(Method):
         proof = difference(model, deeper, task.example_inputs)
         after = "the same, identity layer, batch norm, ReLU"
         for name in self.names:
-            self.note(context, "swap", name, before="module", after=after, proof=proof)
+            self.note(context, EditKind.SWAP, name, before="module", after=after, proof=proof)
         return deeper

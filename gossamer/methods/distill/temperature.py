@@ -21,6 +21,7 @@ from gossamer.constraints.apply import constraints, unconstrained
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.placement import evaluating
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.measure import calibration
@@ -96,5 +97,5 @@ class TemperatureScaling(Method):
         found, layer = divided(model, temperature, task.example_inputs)
         before, after = (calibration.negative_log_likelihood(z, labels) for z in (logits, logits / temperature))
         said = f"negative log likelihood {before:.4f} on validation"
-        self.note(context, "swap", layer, before=said, after=f"{after:.4f} at temperature {temperature:.3f}")
+        self.note(context, EditKind.ASSIGN, layer, before=said, after=f"{after:.4f} at temperature {temperature:.3f}")
         return found

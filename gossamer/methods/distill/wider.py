@@ -19,6 +19,7 @@ from typing import Annotated, ClassVar
 from torch import nn
 
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect
@@ -70,8 +71,13 @@ class Net2Wider(Method):
             raise NoEffect(f"{self.name()}: no group of channels got wider{f': {why}' if why else ''}")
         for name, (before, after) in result.widths.items():
             self.note(
-                context, "resize", name, before=f"{before} channels", after=f"{after} channels", proof=result.proof
+                context,
+                EditKind.RESIZE,
+                name,
+                before=f"{before} channels",
+                after=f"{after} channels",
+                proof=result.proof,
             )
         for name, reason in result.left.items():
-            self.note(context, "resize", name, before="channels", after="left alone", note=reason)
+            self.note(context, EditKind.RESIZE, name, before="channels", after="left alone", note=reason)
         return result.model

@@ -13,7 +13,7 @@ from gossamer.constraints.apply import refuse_constrained
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name, reasons
-from gossamer.core.record import SwapRecord
+from gossamer.core.record import EditKind, SwapRecord
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
@@ -44,7 +44,7 @@ class LowRank(Scheme):
         left |= why
         for name, reason in left.items():
             text = describe(model.get_submodule(name))
-            self.note(context, "swap", name, before=text, after=text, note=reason)
+            self.note(context, EditKind.SWAP, name, before=text, after=text, note=reason)
         if not chosen:
             raise NoEffect(f"{self.name()}: no layer was factored: {'; '.join(reasons(left)[:5])}")
         chosen = {name: chosen[name] for name in calls if name in chosen}
@@ -123,7 +123,7 @@ def _factored(
         rows[name] = {"before": text, "after": text, "note": note}
         chains.pop(name)
     for name, row in rows.items():
-        method.note(run, "swap", name, **row)
+        method.note(run, EditKind.SWAP, name, **row)
     if not chains:
         raise NoEffect(f"{method.name()}: the runtime gains by no layer")
     changed = swap(model, chains)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gossamer.constraints.apply import refuse_constrained
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
@@ -107,5 +108,5 @@ class NuclearNorm(Retrain):
         for name in names:
             before, after = (separable_share(m.get_parameter(name)) for m in (model, result))
             was, now = (f"{100 * share:.1f} % separable" for share in (before, after))
-            self.note(context, "teach", name, before=was, after=now)
+            self.note(context, EditKind.TRAIN, name, before=was, after=now)
         return result

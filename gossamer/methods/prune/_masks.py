@@ -13,7 +13,7 @@ from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import by_pattern, layer_name
-from gossamer.core.record import Edit
+from gossamer.core.record import Edit, EditKind
 from gossamer.errors import BadInput, NoEffect
 from gossamer.train.loop import Step
 
@@ -184,15 +184,25 @@ def mask_weights(model: nn.Module, masks: Mapping[str, Tensor], context: Context
     return result
 
 
-def note_edits(before: nn.Module, after: nn.Module, names: Iterable[str], context: Context, method: str) -> None:
-    """Log one edit for each of these weights, with the counts of nonzero values before and after."""
+def note_edits(
+    before: nn.Module,
+    after: nn.Module,
+    names: Iterable[str],
+    context: Context,
+    method: str,
+    kind: EditKind = EditKind.CONSTRAIN,
+) -> None:
+    """Log one edit for each of these weights, with the counts of nonzero values before and after.
+
+    kind: ASSIGN where the weights that are left got other values, too.
+    """
     for name in names:
         was, value = effective_weight(before, name), effective_weight(after, name)
         kept = int(value.count_nonzero())
         context.log.edits.append(
             Edit(
                 method=method,
-                kind="constrain",
+                kind=kind,
                 target=name,
                 before=f"{int(was.count_nonzero()):,} weights that are not zero",
                 after=f"{kept:,} ({100 * kept / value.numel():.2f} %)",

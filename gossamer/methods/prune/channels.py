@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from gossamer.calibration.inputs import Layer
 from gossamer.calibration.weight_reconstruction import layers_of, reconstruct_weights
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task, loss_of
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect, unknown
@@ -246,7 +247,7 @@ class ChannelPruning(Method):
             if after < before:
                 self.note(
                     context,
-                    "resize",
+                    EditKind.RESIZE,
                     name,
                     before=f"{before} channels",
                     after=f"{after} channels",
@@ -256,7 +257,7 @@ class ChannelPruning(Method):
         if fitted:
             self.note(
                 context,
-                "teach",
+                EditKind.ASSIGN,
                 f"{len(fitted)} layers that lost inputs",
                 before="weights of the larger network",
                 after="least squares on what they gave there",

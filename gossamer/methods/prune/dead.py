@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gossamer.constraints.apply import constrain, constraints, materialize
 from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.graph.slicing import take
@@ -62,7 +63,7 @@ class DeadUnits(Method):
         for name, (before, after) in (cleared.widths or {"all layers": (0, 0)}).items():
             self.note(
                 context,
-                "resize",
+                EditKind.RESIZE,
                 name,
                 before=f"{before} units" if before else "no dead units",
                 after=f"{after} units" if after else "nothing to remove",

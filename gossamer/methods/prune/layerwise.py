@@ -24,6 +24,7 @@ from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
@@ -284,7 +285,7 @@ class LayerwisePruning(Method):
             except BadInput as error:
                 raise BadInput(f"{self.name()}: layer {layer!r}: {error}") from error
             result = constrain(assign(model, {name: value}), {name: Mask(mask)})
-            note_edits(model, result, [name], context, self.name())
+            note_edits(model, result, [name], context, self.name(), EditKind.ASSIGN)
             model = result
         return model
 

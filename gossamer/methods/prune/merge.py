@@ -22,6 +22,7 @@ from gossamer.constraints.apply import materialize, refuse_constrained
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import NoEffect
@@ -150,5 +151,7 @@ class NeuronMerging(Method):
         for found in layers:
             count = merge_layer(plain, found, self.sparsity)
             before, after = (f"{n} neurons" for n in (len(found.rows), len(found.rows) - count))
-            self.note(context, "resize", found.maker, before=before, after=after)
+            self.note(context, EditKind.RESIZE, found.maker, before=before, after=after)
+            merged = "weights of the merged neurons added to those that are left"
+            self.note(context, EditKind.ASSIGN, found.reader, before=f"inputs of {before}", after=merged)
         return remove_dead(plain, task.example_inputs).model

@@ -25,6 +25,7 @@ from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task, loss_of, split
 from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
@@ -161,7 +162,7 @@ class OptimalBrainSurgeon(Method):
         parts = torch.split(alive, [w.numel() for w in before.values()])
         masks = {name: part.view_as(w).to(w.device) for part, (name, w) in zip(parts, before.items())}
         result = constrain(result, {name: Mask(mask) for name, mask in masks.items()})
-        note_edits(model, result, masks, context, self.name())
+        note_edits(model, result, masks, context, self.name(), EditKind.ASSIGN)
         return result
 
     def _round(

@@ -33,6 +33,7 @@ from gossamer.constraints.grid import (
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
@@ -170,5 +171,5 @@ class AdaRound(Method):
             value = scale * codes.view_as(weight)
             model = constrain(assign(model, {names[layer]: value}), {names[layer]: grid})
             after = f"{2 * high + 1} values, {scales.numel()} scales"
-            self.note(context, "constrain", names[layer], before="32-bit floats", after=after)
+            self.note(context, EditKind.ASSIGN, names[layer], before="32-bit floats", after=after)
         return model

@@ -23,6 +23,7 @@ from gossamer.constraints.base import Constraint
 from gossamer.constraints.grid import Grid
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -191,5 +192,5 @@ class FixedPointTraining(Trained):
         for name in names:
             most = f"2^{format.integer_bits - 1}"
             after = f"multiples of 2^-{format.fraction_bits} in [-{most}, {most})"
-            self.note(context, "constrain", name, before="32-bit floats", after=after)
+            self.note(context, EditKind.CONSTRAIN, name, before="32-bit floats", after=after)
         return constrain(model, {name: Grid(format.step, -format.high - 1, format.high) for name in names})

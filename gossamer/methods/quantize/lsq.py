@@ -31,6 +31,7 @@ from gossamer.constraints.grid import (
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
@@ -109,5 +110,5 @@ class LearnedStepSize(Retrain):
         result = self.train(constrain(model, grids), task, context, keep="best").model
         for layer, name in names.items():
             after = f"{2 ** bits[layer]} values, {grids[name].scale.numel()} trained scales"
-            self.note(context, "constrain", name, before="32-bit floats", after=after)
+            self.note(context, EditKind.CONSTRAIN, name, before="32-bit floats", after=after)
         return result

@@ -29,6 +29,7 @@ from gossamer.constraints.apply import constrain, constraints, finalize, materia
 from gossamer.constraints.grid import Grid
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -150,7 +151,7 @@ class RateConstrainedQuantization(Retrain):
         for name in names:
             w = effective_weight(trained, name)
             after = f"{len(torch.unique(w))} values, {int((w == 0).sum()):,} zeros"
-            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=after)
+            self.note(context, EditKind.CONSTRAIN, name, before=f"{w.numel():,} weights", after=after)
         return trained
 
     def _train(

@@ -31,6 +31,7 @@ from gossamer.constraints.grid import (
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -114,5 +115,5 @@ class UniformQuantization(Method):
             else:
                 grids[name] = bits_grid(weight, bits[layer], self.granularity, self.scale)
             after = f"{grids[name].qmax - grids[name].qmin + 1} values, {grids[name].scale.numel()} scales"
-            self.note(context, "constrain", name, before="32-bit floats", after=after)
+            self.note(context, EditKind.CONSTRAIN, name, before="32-bit floats", after=after)
         return constrain(model, grids)

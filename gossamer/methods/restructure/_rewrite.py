@@ -15,7 +15,7 @@ from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import by_reason, layer_name, reasons
 from gossamer.core.placement import evaluating, place
-from gossamer.core.record import SwapRecord
+from gossamer.core.record import EditKind, SwapRecord
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
@@ -247,7 +247,7 @@ class BlockReplacement(Method):
                 shown = replace(shown, error=error.after_fine_tuning, of="outputs")
             self.note(
                 context,
-                "swap",
+                EditKind.SWAP,
                 name,
                 before=describe(model.get_submodule(name)),
                 after=describe(block.module) + (f"; no {', '.join(block.idle)}" if block.idle else ""),
@@ -258,7 +258,7 @@ class BlockReplacement(Method):
             )
         for reason, those in by_reason(left).items():
             what = f"{len(those)} layers" if len(those) > 1 else describe(model.get_submodule(those[0]))
-            self.note(context, "swap", ", ".join(those), before=what, after="left alone", note=reason)
+            self.note(context, EditKind.SWAP, ", ".join(those), before=what, after="left alone", note=reason)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from torch import nn
 
 from gossamer.calibration.weight_reconstruction import readers, reconstruct_weights
 from gossamer.core.context import Context
-from gossamer.core.record import Edit
+from gossamer.core.record import Edit, EditKind
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, unknown
 from gossamer.graph.tracer import trace
@@ -87,7 +87,7 @@ class BlockRemoval(Method):
             context.log.edits.append(
                 Edit(
                     method=self.name(),
-                    kind="swap",
+                    kind=EditKind.SWAP,
                     target=name,
                     before=f"{blocks[name].params:,} parameters",
                     after="identity",

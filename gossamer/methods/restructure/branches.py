@@ -19,6 +19,7 @@ from torch import nn
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
@@ -81,7 +82,7 @@ class TrainingBranches(Method):
                 continue
             shown = diagram(model, name, new[name], task, context)
             after = "convolution and branches"
-            self.note(context, "swap", name, before="convolution", after=after, proof=0.0, swapped=shown)
+            self.note(context, EditKind.SWAP, name, before="convolution", after=after, proof=0.0, swapped=shown)
         if not new:
             raise NoEffect(f"{self.name()}: layers={list(self.layers)} has no convolution that can have branches")
         return swap(model, new)

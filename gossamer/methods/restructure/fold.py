@@ -24,6 +24,7 @@ from gossamer.calibration.inputs import layer_inputs
 from gossamer.constraints.apply import refuse_constrained
 from gossamer.core.context import Context
 from gossamer.core.placement import evaluating, place
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
@@ -146,5 +147,6 @@ class Folding(Method):
         pairs = zip(outputs(result, inputs), outputs(model, inputs))
         proof = max(relative_difference(after, before) for after, before in pairs)
         for target, before, after in edits:
-            self.note(context, "swap", target, before=before, after=after, proof=proof, swapped=shown.get(target))
+            kind = EditKind.ASSIGN if target in norms else EditKind.SWAP  # a layer takes its norm into its weights
+            self.note(context, kind, target, before=before, after=after, proof=proof, swapped=shown.get(target))
         return result

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gossamer.core.context import Context
 from gossamer.core.placement import evaluating, place
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
@@ -83,7 +84,7 @@ class ResolutionMultiplier(Method):
             layer = copy.deepcopy(model.get_submodule(name))
             new[name] = nn.Sequential(nn.Upsample(size=after, mode="bilinear"), layer).train(layer.training)
             sizes = ["x".join(map(str, side)) for side in (before, after)]
-            self.note(context, "swap", name, before=sizes[0], after=sizes[1])
+            self.note(context, EditKind.SWAP, name, before=sizes[0], after=sizes[1])
         if not new:
             raise NoEffect(f"{self.name()}: no convolution reads images as they come in, of more than a pixel")
         result = swap(model, new)

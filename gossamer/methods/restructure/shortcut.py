@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gossamer.calibration.inputs import layer_inputs
 from gossamer.core.context import Context
 from gossamer.core.placement import evaluating, place
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, unknown
@@ -83,5 +84,5 @@ class ShortcutConnections(Method):
                 raise unknown("module", name, known)
             new[name] = Residual(swap(model, {}).get_submodule(name), seen_input(model, task.example_inputs, name))
             kind = type(model.get_submodule(name)).__name__
-            self.note(context, "swap", name, before=kind, after=f"{kind} and shortcut", proof=0.0)
+            self.note(context, EditKind.SWAP, name, before=kind, after=f"{kind} and shortcut", proof=0.0)
         return swap(model, new)

@@ -13,6 +13,7 @@ from gossamer.constraints.base import Constraint
 from gossamer.constraints.codebook import Codebook, joint_codebook, take, users_of
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.gsr.format.generated import GeneratedWeight, Rule, sum_in_order, weight_of
@@ -154,7 +155,9 @@ class ShareVectors(Method):
         for name in weights_of(model, self.layers, self.ignore):
             w = effective_weight(model, name)
             codes[name] = self.code(w, generator)
-            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=codes[name].description())
+            self.note(
+                context, EditKind.CONSTRAIN, name, before=f"{w.numel():,} weights", after=codes[name].description()
+            )
         return constrain(model, codes)
 
 

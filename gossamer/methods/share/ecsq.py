@@ -24,6 +24,7 @@ from gossamer.constraints.apply import constrain
 from gossamer.constraints.codebook import Codebook
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method, Needs, Settings
@@ -254,5 +255,5 @@ class ECSQ(Method):
             for name, one in chosen.items():
                 zeros, bits = int((one == found.zero).sum()), float(found.prices[one].mean())
                 after = f"{len(found.centers)} values, {zeros:,} zeros, {bits:.2f} bits"
-                self.note(context, "constrain", name, before=f"{one.numel():,} weights", after=after)
+                self.note(context, EditKind.CONSTRAIN, name, before=f"{one.numel():,} weights", after=after)
         return constrain(model, constrained)

@@ -21,6 +21,7 @@ from gossamer.constraints.apply import constrain
 from gossamer.constraints.codebook import take
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.gsr.format.generated import GeneratedWeight, Rule, hashed_places
@@ -122,5 +123,7 @@ class HashedNet(Method):
             else:
                 values = bucket_means(w, k, seed)
             constrained[name] = Hashed(w, values, seed)
-            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=f"{k:,} values, seed {seed}")
+            self.note(
+                context, EditKind.CONSTRAIN, name, before=f"{w.numel():,} weights", after=f"{k:,} values, seed {seed}"
+            )
         return constrain(model, constrained)

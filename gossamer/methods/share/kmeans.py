@@ -20,6 +20,7 @@ from gossamer.constraints.apply import constrain
 from gossamer.constraints.codebook import Codebook
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method, Needs, Settings
@@ -102,5 +103,5 @@ class KMeans(Method):
             constrained |= shared_values({name: weights[name] for name in names}, centers, mean=self.gradient == "mean")
         for name, one in constrained.items():
             after = f"{len(one.codebook)} values" + (" of all layers" if one.joint else "")
-            self.note(context, "constrain", name, before=f"{weights[name].numel():,} weights", after=after)
+            self.note(context, EditKind.CONSTRAIN, name, before=f"{weights[name].numel():,} weights", after=after)
         return constrain(model, constrained)

@@ -24,6 +24,7 @@ from gossamer.constraints.apply import constrain, constraints, materialize
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -226,7 +227,9 @@ class QuantizedNetwork(Method):
             code = Product(w, fit.codebook.to(w.dtype), fit.indices.flatten(1))
             model = constrain(model, {name: code})
             note = f"output error {errors[0]:.4g} to {errors[-1]:.4g}, relative to outputs of zero"
-            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=code.description(), note=note)
+            self.note(
+                context, EditKind.CONSTRAIN, name, before=f"{w.numel():,} weights", after=code.description(), note=note
+            )
         return model
 
 

@@ -24,6 +24,7 @@ from gossamer.constraints.apply import constrain
 from gossamer.constraints.codebook import Codebook
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task, split
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
@@ -322,5 +323,5 @@ class SoftWeightSharing(Trained):
             constrained[name] = assigned(w, mixture)
             zeros, values = int((constrained[name](w) == 0).sum()), len(torch.unique(constrained[name].indices))
             after = f"{values} values, {zeros:,} zeros"
-            self.note(context, "constrain", name, before=f"{w.numel():,} weights", after=after)
+            self.note(context, EditKind.CONSTRAIN, name, before=f"{w.numel():,} weights", after=after)
         return constrain(model, constrained)

@@ -102,7 +102,7 @@ def regression() -> Task:
     batches: Any = list(zip(torch.split(x, 32), torch.split(y, 32)))
     inputs = (x[:4],)
     data = {"train": batches, "validation": batches[:2], "test": batches[:2], "calibration": [x]}
-    return Task(name="line", example_inputs=inputs, loss=squares, metric=close, measure="closeness", **data)
+    return Task(name="line", example_inputs=inputs, loss=squares, metric=close, **data)
 
 
 def test_regressions_are_learned_with_their_uncertainty() -> None:
@@ -123,14 +123,14 @@ def test_a_task_is_measured_on_the_means() -> None:
     narrow = lambda a: wide(a)[:, :1]  # noqa: E731
     batch = (x, torch.ones(4, 1))
     assert torch.equal(on_means(data).loss(wide, batch), data.loss(narrow, batch))
-    assert torch.equal(on_means(data).metric(wide, [batch]), data.metric(narrow, [batch]))
+    assert on_means(data).metric.score(wide, [batch]) == data.metric.score(narrow, [batch])
 
 
 def test_a_classifier_learns_from_the_walk_alone_and_nothing_is_left_in_it() -> None:
     run = Context(accelerator="cpu", teacher=learned())
     before = {name: t.clone() for name, t in run.teacher.state_dict().items()}  # type: ignore[union-attr]
     result = BayesianDarkKnowledge(epochs=3, lr=0.05, burn_in=1, sampler_lr=0.001).apply(tiny(), stripes(), run)
-    assert float(stripes().metric(result.eval(), stripes().test).mean()) > 0.9
+    assert float(stripes().metric.score(result.eval(), stripes().test)) > 0.9
     assert result.state_dict().keys() == tiny().state_dict().keys()
     assert not result._forward_pre_hooks and not result._forward_hooks
     assert all(torch.equal(t, before[name]) for name, t in run.teacher.state_dict().items())  # type: ignore[union-attr]

@@ -42,7 +42,7 @@ def run(teacher: nn.Module | None = None, folder: Path | None = None) -> Context
 
 
 def score(model: nn.Module) -> float:
-    return float(stripes().metric(model.eval(), stripes().test).mean())
+    return float(stripes().metric.score(model.eval(), stripes().test))
 
 
 def test_fresh_weights_are_others_and_the_same_for_the_same_seed() -> None:
@@ -182,7 +182,7 @@ def test_only_linear_layers_that_become_smaller_are_replaced() -> None:
     history = run(learned())
     result: Any = LinearBottleneck(rank=2, epochs=2, lr=0.02).apply(learned(), stripes(), history)
     assert [tuple(p.weight.shape) for p in result.head] == [(2, 8), (3, 2)]
-    assert [(edit.kind, edit.target) for edit in history.log.edits] == [("swap", "head"), ("teach", "all weights")]
+    assert [(edit.kind, edit.target) for edit in history.log.edits] == [("swap", "head"), ("train", "all weights")]
     assert score(result) > 0.9
     with pytest.raises(NoEffect, match="rank = 3 makes no linear layer"):
         LinearBottleneck(rank=3)(tiny(), task(), run(tiny()))

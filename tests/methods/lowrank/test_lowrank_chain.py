@@ -20,7 +20,7 @@ from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.methods.prune.magnitude import Magnitude
 from gossamer.modules.cost import total_macs
-from gossamer.ptq.fallback import float32_correct, quantize_int8
+from gossamer.ptq.fallback import float32_scores, quantize_int8
 from gossamer.runtime.runners import open_runner
 
 SCHEMES = [
@@ -41,8 +41,8 @@ def test_low_rank_then_pruned_then_int8_then_coded(scheme: LowRank, tmp_path: Pa
     weights = [m.weight for m in plain.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert sum(int((w == 0).sum()) for w in weights) >= 0.45 * sum(w.numel() for w in weights)
 
-    right = float32_correct(plain, data)
-    found = quantize_int8(plain, data, tmp_path, budget_points=5, reference_correct=right, threads=1)
+    right = float32_scores(plain, data)
+    found = quantize_int8(plain, data, tmp_path, budget_points=5, reference=right, threads=1)
     assert found.met
     assert open_runner("onnxruntime", found.path, threads=1, precision="int8")(*inputs).shape == (len(inputs[0]), 3)
 

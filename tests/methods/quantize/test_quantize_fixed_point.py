@@ -86,7 +86,7 @@ def test_weights_end_on_the_grid_and_stay_there() -> None:
 
 
 def accuracy(model: nn.Module) -> float:
-    return float(stripes().metric(model, stripes().test).mean())
+    return float(stripes().metric.score(model, stripes().test))
 
 
 def test_few_bits_train_with_stochastic_rounding_and_not_to_nearest() -> None:

@@ -111,7 +111,7 @@ def digits() -> tuple[nn.Module, gossamer.Task]:
 
 
 def accuracy_of(model: nn.Module, data: gossamer.Task) -> float:
-    return float(data.metric(model.eval(), data.validation).mean())
+    return float(data.metric.score(model.eval(), data.validation))
 
 
 def test_real_data_into_a_twentieth_of_the_bytes(digits: tuple[nn.Module, gossamer.Task], tmp_path: Path) -> None:

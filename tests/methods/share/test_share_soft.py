@@ -192,4 +192,4 @@ def test_training_under_the_prior_draws_weights_together() -> None:
     assert len(together.unique()) <= 9
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any("prior" in name for name in shared.state_dict())
-    assert float(stripes().metric(shared, stripes().validation).mean()) >= 0.6
+    assert float(stripes().metric.score(shared, stripes().validation)) >= 0.6

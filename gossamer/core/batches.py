@@ -1,0 +1,122 @@
+"""Batches of the user's loaders: how many there are, what is in them, and the loss of classifiers on them."""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader
+
+from gossamer.errors import BadInput
+
+
+class Loader(Protocol):
+    """Batches that can be gone through again and again: a `DataLoader`, gossamer's `Batches`, or a list."""
+
+    def __iter__(self) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+
+Model = Callable[..., Any]
+Loss = Callable[[Model, Any], Tensor]
+
+
+def count(loader: Loader, what: str) -> int:
+    """The number of batches, at least one."""
+    try:
+        batches = len(loader)
+    except TypeError as error:
+        raise BadInput(f"{what} has no length; give it a `__len__`, the number of batches of an epoch") from error
+    if not batches:
+        raise BadInput(f"{what} has no batches; give it at least one")
+    return batches
+
+
+def split(batch: Any) -> tuple[tuple[Any, ...], Any]:
+    """The positional inputs and the target of a batch: `(x, y)`, `((x1, x2), y)`, or inputs alone (target None), which
+    are `x` or, as a `TensorDataset` gives them, `(x,)`."""
+    if isinstance(batch, Tensor):
+        return (batch,), None
+    if isinstance(batch, tuple | list) and len(batch) == 1:
+        return split(batch[0])
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        inputs, target = batch
+        return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), target
+    many = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+    raise BadInput(f"a batch must be (inputs, target) or one tensor of inputs, got {type(batch).__name__}{many}")
+
+
+def labelled(batch: Any) -> tuple[tuple[Any, ...], Any]:
+    """The inputs and the target of a batch that must have one."""
+    inputs, target = split(batch)
+    if target is None:
+        raise BadInput("the batches have inputs alone; training and measuring need (inputs, target)")
+    return inputs, target
+
+
+def samples(loader: Iterable[Any]) -> int | None:
+    """How many samples a loader gives; None where it does not tell without being gone through."""
+    if isinstance(loader, DataLoader):
+        whole = type(loader.batch_sampler) is BatchSampler and not loader.drop_last
+        return len(loader.sampler) if whole and isinstance(loader.sampler, Sized) else None
+    if isinstance(loader, list | tuple):
+        firsts = [split(batch)[0][0] for batch in loader]
+        return sum(map(len, firsts)) if all(isinstance(x, Tensor) and x.ndim for x in firsts) else None
+    known = getattr(loader, "samples", None)
+    return known if isinstance(known, int) else None
+
+
+class FirstBatches:
+    """The first batches of a loader, the same ones every time, also of a loader that shuffles.
+
+    torch's random numbers are the loader's own while it is asked for a batch: nobody else's are moved by it.
+
+    Args:
+        loader: whose batches they are.
+        count: how many, at most.
+    """
+
+    def __init__(self, loader: Loader, count: int) -> None:
+        self.loader, self.count = loader, count
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.loader))
+
+    def __iter__(self) -> Iterator[Any]:
+        state = torch.Generator().manual_seed(0).get_state()
+        batches: Iterator[Any] | None = None
+        for _ in range(len(self)):
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(state)
+                batches = iter(self.loader) if batches is None else batches
+                batch = next(batches)
+                state = torch.get_rng_state()
+            yield batch
+
+
+def cross_entropy(model: Model, batch: Any) -> Tensor:
+    """Mean cross entropy of the logits, in nats."""
+    inputs, target = labelled(batch)
+    logits = model(*inputs)
+    try:
+        return F.cross_entropy(logits, target)
+    except IndexError:  # torch says only which number it is
+        refuse_labels(logits, target)
+        raise
+
+
+def refuse_labels(logits_NC: Tensor, target: Tensor) -> None:
+    """Raise BadInput for labels that the network has no output for."""
+    low, high = (int(x) for x in target.aminmax())
+    if low < 0 or high >= logits_NC.shape[1]:
+        labels = f"labels from {low} to {high}"
+        raise BadInput(f"{labels} where the network has {logits_NC.shape[1]} outputs; they count from 0")
+
+
+def described(value: object) -> str:
+    """What a wrong value is, for a message."""
+    kind = "tensor" if isinstance(value, Tensor) else type(value).__name__
+    shape = getattr(value, "shape", None)
+    return f"a {kind} of shape {tuple(shape)}" if shape is not None else f"a {kind}"
