@@ -102,7 +102,7 @@ def no_test(model: Any, loader: Any) -> Tensor:
             {"train": wrong_label(3)},
             "the train data of text, batch 1 .*: the loss in train mode: labels from 0 to 3 where",
         ),
-        ({"validation": wrong_label(9)}, r"the validation data of text, batch 1 .*the measure: labels from 0 to 9"),
+        ({"validation": wrong_label(9)}, r"the validation data of text, batch 1 .*the metric: labels from 0 to 9"),
         ({"test": wrong_label(7)}, "the test data of text, batch 1: label 7, where the network has 3 outputs"),
         ({"test": wrong_label(-1), "metric": no_test}, "the test data of text, batch 1: label -1"),
         (
