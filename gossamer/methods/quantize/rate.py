@@ -107,7 +107,7 @@ class RateConstrainedQuantization(Retrain):
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
         >>> method = gossamer.methods.quantize.RateConstrainedQuantization(compression_ratio=1.2, epochs=1, lr=0.01)
         >>> small, edits = method(model, gossamer.data.tiny_task())
-        >>> edits[0].kind, edits[0].target
+        >>> str(edits[0].kind), edits[0].target
         ('constrain', '1.weight')
     """
 
