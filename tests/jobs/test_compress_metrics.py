@@ -85,7 +85,7 @@ def test_a_regression_is_judged_by_how_much_its_error_grows(tmp_path: Path) -> N
     metric = RMSE(unit="mm", points=0.1)
     task = Task.from_loaders(sums(64, 0), sums(32, 1), sums(32, 2), metric=metric, name="sums")
     model = regressor()
-    steps = (ChannelPruning(sparsity=0.5, refit=False),)
+    steps = (ChannelPruning(sparsity=0.5, reconstruct=False),)
     goal = Goal(max_drop=0.2, params=250)
     made = gossamer.compress(model, task, recipe=Recipe(name="cut", steps=steps, int8=False), goal=goal, out=tmp_path)
     document = made.document
