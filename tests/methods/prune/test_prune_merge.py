@@ -95,7 +95,8 @@ def test_without_a_sparsity_it_stops_at_the_mode() -> None:
     run = Context()
     small = NeuronMerging().apply(model, DATA, run)
     assert small.get_parameter("0.weight").shape[0] < 10
-    assert [edit.target for edit in run.log.edits] == ["0", "2"]
+    told = [(edit.kind.value, edit.target) for edit in run.log.edits]
+    assert told == [("resize", "0"), ("assign", "2"), ("resize", "2"), ("assign", "4")]
 
 
 def test_what_cannot_be_merged_is_left_or_refused() -> None:
