@@ -21,7 +21,7 @@ from gossamer.measure import calibration, wilson
 from gossamer.methods import catalogue
 from gossamer.models import pretrained
 from gossamer.models.resnet import ResNet
-from gossamer.train import Distillation, Step, Training, TrainingResult, fit
+from gossamer.train import Distillation, Training, TrainingResult, TrainingStep, fit
 from gossamer.train.batches import own_randomness
 from gossamer.train.hyperparameters import computes_in_bfloat16
 
@@ -116,7 +116,7 @@ class Limit:
     length: float
 
     @torch.no_grad()
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainingStep) -> None:
         for module in step.model.modules():
             if isinstance(module, nn.Linear):
                 norms = module.weight.norm(dim=1, keepdim=True)

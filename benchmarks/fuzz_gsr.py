@@ -27,7 +27,7 @@ from gossamer.compact.reading import network, read_tensors
 from gossamer.constraints.apply import constrain
 from gossamer.errors import CorruptFile
 from gossamer.gsr.format.dictionary import DICTIONARY
-from gossamer.gsr.format.file import CODERS, File
+from gossamer.gsr.format.file import CODERS, GsrFile
 from gossamer.gsr.format.stream import Reader, Writer
 from gossamer.methods.share.hashed import Hashed
 from gossamer.methods.share.product import product_code
@@ -116,7 +116,7 @@ def damaged_inside(data: bytes, random_: random.Random) -> bytes:
     packed, length = reader.varint(1 << 24), reader.varint(1 << 24)
     plain = zlib.decompressobj(-15, zdict=DICTIONARY).decompress(reader.take(packed), length)
     before = reader.at
-    file = File(data)
+    file = GsrFile(data)
     directory = data[before : file.header_bytes - 4]
     payloads = data[file.header_bytes :]
     match random_.randrange(4):
@@ -152,7 +152,7 @@ def _directory_entry(section: Any, payload: bytes) -> bytes:
 
 def content(data: bytes) -> tuple[Any, dict[str, Tensor]]:
     """The graph and the tensors of a file, checked as `gossamer.load` does. Raises CorruptFile."""
-    file = File(data)
+    file = GsrFile(data)
     tensors = read_tensors(file)
     if file.header.graph is not None:
         network(file, tensors, None)

@@ -81,4 +81,4 @@ def take_image(path: Path) -> None:
     with contextlib.suppress(CorruptFile):
         folder.common_form([path], [path], size=8, background="white")
     with images.large_images():
-        images.decode(path, FORM)
+        images.decode_image(path, FORM)

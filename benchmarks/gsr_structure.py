@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from gossamer.errors import GossamerError
-from gossamer.gsr.codec.integers import Header
+from gossamer.gsr.codec.integers import IntegersHeader
 from gossamer.gsr.codec.section import decode_section
 from gossamer.gsr.format import header as parts
 from gossamer.gsr.format.dictionary import DICTIONARY
-from gossamer.gsr.format.file import CODERS, File, Kind, alone, digest
+from gossamer.gsr.format.file import CODERS, GsrFile, Kind, alone, section_digest
 from gossamer.gsr.format.generated import Rule
 from gossamer.gsr.format.graph import (
     DEVICE_OF_INPUT,
@@ -26,7 +26,7 @@ from gossamer.gsr.format.graph import (
     Value,
     write_graph,
 )
-from gossamer.gsr.format.header import CODED, Entry
+from gossamer.gsr.format.header import CODED, TensorEntry
 from gossamer.gsr.format.names import LEAVES
 from gossamer.gsr.format.operations import NAMES, function_of
 from gossamer.gsr.format.stored_values import Coding, MadeOf, Width, matrix_shape
@@ -80,7 +80,7 @@ class Parts:
 
     names: list[tuple[int, list[str], int, str, bool]]
     unnamed: int
-    entries: list[Entry]
+    entries: list[TensorEntry]
     graph: Graph | None
     sections: list[tuple[int, bytes, int, int]]
     structure: str = ""
@@ -88,7 +88,7 @@ class Parts:
 
 def taken_apart(data: bytes) -> Parts:
     """The parts of a file that is whole."""
-    file = File(data)
+    file = GsrFile(data)
     header = file.header
     names = []
     for name in header.names[: header.named]:
@@ -187,7 +187,7 @@ def _checked(found: Parts, section: tuple[int, bytes, int, int]) -> tuple[int, b
         if rows * columns > 1 << 18 or entry.part or len(entry.largest) != 1:
             return section
         told.append(
-            Header(
+            IntegersHeader(
                 rows=rows,
                 columns=columns,
                 lag=entry.lag,
@@ -196,7 +196,7 @@ def _checked(found: Parts, section: tuple[int, bytes, int, int]) -> tuple[int, b
             )
         )
     try:
-        return kind, payload, 0, digest(decode_section(payload, told, CODERS[Kind(kind)]))
+        return kind, payload, 0, section_digest(decode_section(payload, told, CODERS[Kind(kind)]))
     except (GossamerError, KeyError, ValueError):
         return section
 
@@ -246,16 +246,18 @@ def _entry(found: Parts, random_: random.Random) -> None:
                 coding, 1
             )
             count = matrix_shape(entry.shape)[0] if coding == Coding.ROWS else count
-            entry = Entry(coding=coding, dtype=entry.dtype, shape=entry.shape, count=count, largest=largest)
+            entry = TensorEntry(coding=coding, dtype=entry.dtype, shape=entry.shape, count=count, largest=largest)
         case 10:
-            entry = Entry(coding=Coding.SAME, dtype=entry.dtype, shape=entry.shape, same=random_.randrange(at + 1))
+            entry = TensorEntry(
+                coding=Coding.SAME, dtype=entry.dtype, shape=entry.shape, same=random_.randrange(at + 1)
+            )
         case _:
             found.entries += [entry] * random_.choice((1, 1, 1, 3, 3, 3, 20, 2000))
             found.unnamed = len(found.entries) - len(found.names)
     found.entries[at] = entry
 
 
-def _made(found: Parts, random_: random.Random) -> Entry:
+def _made(found: Parts, random_: random.Random) -> TensorEntry:
     """A tensor that is made of others, which are added and fit where that is possible."""
     rule = random_.choice(list(Rule))
     outputs, inputs, kernel = number(random_), number(random_), random_.choice((1, 1, 1, 2))
@@ -270,14 +272,16 @@ def _made(found: Parts, random_: random.Random) -> Entry:
     }[rule]
     indices = None if rule == Rule.HASHED else first + 1
     zeros = {"coding": Coding.ZEROS}
-    found.entries.append(Entry(**zeros, dtype=torch.float32, shape=shape))
+    found.entries.append(TensorEntry(**zeros, dtype=torch.float32, shape=shape))
     if indices is not None:
         rows = books if rule == Rule.PRODUCT else stages
-        found.entries.append(Entry(**zeros, dtype=random_.choice((torch.uint8, torch.int32)), shape=(rows, lines)))
+        found.entries.append(
+            TensorEntry(**zeros, dtype=random_.choice((torch.uint8, torch.int32)), shape=(rows, lines))
+        )
     found.unnamed = len(found.entries) - len(found.names)
     own = (outputs, inputs) if kernel == 1 else (outputs, inputs, kernel)
     made_of = MadeOf(rule=rule, seed=number(random_), numbers=first, indices=indices)
-    return Entry(coding=Coding.MADE, dtype=torch.float32, shape=own, made_of=made_of)
+    return TensorEntry(coding=Coding.MADE, dtype=torch.float32, shape=own, made_of=made_of)
 
 
 def _names(found: Parts, random_: random.Random) -> None:
@@ -299,7 +303,7 @@ def _names(found: Parts, random_: random.Random) -> None:
             found.names.append((number(random_), [], random_.randrange(len(LEAVES)), "z", False))
     if random_.random() < 0.5:
         missing = len(found.names) - len(found.entries)
-        found.entries += [Entry(coding=Coding.ZEROS, dtype=torch.float32, shape=(1,))] * max(0, missing)
+        found.entries += [TensorEntry(coding=Coding.ZEROS, dtype=torch.float32, shape=(1,))] * max(0, missing)
         found.unnamed = max(0, len(found.entries) - len(found.names))
     else:
         found.unnamed = number(random_)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.gsr.codec.integers import Header, Integers
+from gossamer.gsr.codec.integers import Integers, IntegersHeader
 
 
 def laplacian(rows: int, columns: int, scale: float, seed: int = 0) -> NDArray[np.int32]:
@@ -23,7 +23,7 @@ def arithmetic(rows: int, columns: int, largest: int) -> NDArray[np.int32]:
     return np.array(found, np.int32).reshape(rows, columns)
 
 
-def headers(tensors: list[Integers]) -> list[Header]:
+def headers(tensors: list[Integers]) -> list[IntegersHeader]:
     return [t.header() for t in tensors]
 
 

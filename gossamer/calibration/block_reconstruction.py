@@ -29,7 +29,7 @@ Track = Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
-class Block:
+class FittedBlock:
     """A module for the place of a layer.
 
     Args:
@@ -78,7 +78,7 @@ def _noted(model: nn.Module, ends: Mapping[str, str]) -> Iterator[dict[str, tupl
 
 
 def given(
-    model: nn.Module, blocks: Mapping[str, Block], loader: Iterable[Any], batches: int
+    model: nn.Module, blocks: Mapping[str, FittedBlock], loader: Iterable[Any], batches: int
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, input, wanted output) of every call of the layers, batch after batch; the model is in eval mode meanwhile.
 
@@ -106,7 +106,7 @@ def given(
 
 @torch.no_grad()
 def relative_errors(
-    model: nn.Module, blocks: Mapping[str, Block], loader: Iterable[Any], batches: int
+    model: nn.Module, blocks: Mapping[str, FittedBlock], loader: Iterable[Any], batches: int
 ) -> dict[str, float]:
     """|new - old| / |old| of every block's outputs over the calibration data."""
     sums = {name: [0.0, 0.0] for name in blocks}
@@ -117,7 +117,7 @@ def relative_errors(
 
 
 @torch.no_grad()
-def solve_last(model: nn.Module, blocks: Mapping[str, Block], loader: Iterable[Any], batches: int) -> None:
+def solve_last(model: nn.Module, blocks: Mapping[str, FittedBlock], loader: Iterable[Any], batches: int) -> None:
     """Least squares for the weights and biases of the blocks' last layers, in place, all else of them as it is."""
     systems: dict[tuple[str, str], Normal] = {}
     fitted = {name: block for name, block in blocks.items() if block.last}
@@ -139,7 +139,7 @@ def solve_last(model: nn.Module, blocks: Mapping[str, Block], loader: Iterable[A
 
 def train_blocks(
     model: nn.Module,
-    blocks: Mapping[str, Block],
+    blocks: Mapping[str, FittedBlock],
     loader: Iterable[Any],
     batches: int,
     *,
@@ -181,7 +181,7 @@ def train_blocks(
 
 def reconstruct_blocks(
     model: nn.Module,
-    blocks: Mapping[str, Block],
+    blocks: Mapping[str, FittedBlock],
     loader: Iterable[Any],
     *,
     batches: int,
@@ -224,13 +224,13 @@ def reconstruct_blocks(
     }
 
 
-def _states(blocks: Mapping[str, Block]) -> dict[str, dict[str, Tensor]]:
+def _states(blocks: Mapping[str, FittedBlock]) -> dict[str, dict[str, Tensor]]:
     return {name: copy.deepcopy(block.module.state_dict()) for name, block in blocks.items()}
 
 
 def _better(
     model: nn.Module,
-    blocks: Mapping[str, Block],
+    blocks: Mapping[str, FittedBlock],
     before: Mapping[str, dict[str, Tensor]],
     errors: Mapping[str, float],
     loader: Iterable[Any],

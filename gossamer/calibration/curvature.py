@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gossamer.calibration.inputs import Layer, input_rows, output_rows, sample_chunks
 from gossamer.constraints.weights import effective_weight, weights_of
+from gossamer.core.batches import Model, split
 from gossamer.core.placement import evaluating, place, place_whole
-from gossamer.core.task import Model, split
 from gossamer.errors import BadInput, GossamerError, own_error, unknown
 
 Loss = Callable[[Model, Any], Tensor]

@@ -11,7 +11,7 @@ from gossamer.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredWeights:
     """One tensor in a file. bytes: of its values, as they are stored."""
 
     name: str
@@ -26,7 +26,7 @@ class Contents:
 
     file: str
     file_bytes: int
-    tensors: tuple[Stored, ...]
+    tensors: tuple[StoredWeights, ...]
 
     @property
     def other_bytes(self) -> int:
@@ -43,7 +43,7 @@ def read_contents(path: Path) -> Contents:
     return Contents(file=str(path), file_bytes=path.stat().st_size + extra, tensors=tuple(tensors))
 
 
-def _onnx(path: Path) -> tuple[list[Stored], int]:
+def _onnx(path: Path) -> tuple[list[StoredWeights], int]:
     """Initializers and constants; the second number is the size of a data file beside it."""
     from onnx import TensorProto
 
@@ -53,7 +53,7 @@ def _onnx(path: Path) -> tuple[list[Stored], int]:
     graph = model.graph
     constants = (a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value")
     tensors = [
-        Stored(
+        StoredWeights(
             name=tensor.name,
             dtype=TensorProto.DataType.Name(tensor.data_type).lower(),
             shape=tuple(tensor.dims),
@@ -64,21 +64,21 @@ def _onnx(path: Path) -> tuple[list[Stored], int]:
     return tensors, sum(file.stat().st_size for file in outside_files(model, path))
 
 
-def _weights(path: Path) -> tuple[list[Stored], int]:
+def _weights(path: Path) -> tuple[list[StoredWeights], int]:
     from gossamer.models.weights import read_tensors
 
     return _stored(read_tensors(path)), 0
 
 
-def _pt2(path: Path) -> tuple[list[Stored], int]:
+def _pt2(path: Path) -> tuple[list[StoredWeights], int]:
     from gossamer.runtime.pt2.file import load_pt2
 
     return _stored({name.removeprefix("network."): t for name, t in load_pt2(path).state_dict().items()}), 0
 
 
-def _stored(tensors: Mapping[str, Tensor]) -> list[Stored]:
+def _stored(tensors: Mapping[str, Tensor]) -> list[StoredWeights]:
     return [
-        Stored(
+        StoredWeights(
             name=name,
             dtype=str(tensor.dtype).removeprefix("torch."),
             shape=tuple(tensor.shape),
@@ -88,7 +88,7 @@ def _stored(tensors: Mapping[str, Tensor]) -> list[Stored]:
     ]
 
 
-_READERS: dict[str, Callable[[Path], tuple[list[Stored], int]]] = {
+_READERS: dict[str, Callable[[Path], tuple[list[StoredWeights], int]]] = {
     ".onnx": _onnx,
     ".pt2": _pt2,
     ".safetensors": _weights,

@@ -40,14 +40,14 @@ def resumable(kept: Path) -> Iterator[None]:
 def conclude(console: Console, artifact: "Artifact", columns: Sequence[str]) -> None:
     """Show what came of a job, in so many columns, and exit with status 3 if it missed its goal."""
     from gossamer.report import summary_rows
-    from gossamer.report.table import plain
+    from gossamer.report.table import plain_rows
     from gossamer.report.verdict import sentence, unsteady, warnings
 
     document, folder = artifact.document, artifact.folder
     rows = []
     for row in summary_rows(document):
         name = f"{row.name} ({row.conditions})" if row.conditions else row.name
-        rows.append((name, plain(row.before), plain(row.after), plain(row.change))[: 1 + len(columns)])
+        rows.append((name, plain_rows(row.before), plain_rows(row.after), plain_rows(row.change))[: 1 + len(columns)])
     console.table("", ("", *columns), rows)
     console.line(sentence(document))
     for missed in document.missed:

@@ -148,8 +148,8 @@ def _train(
 def _note(model: str, task: "Task", row: "Record") -> dict[str, str]:
     """The header of the file of weights, from which `gossamer.cli.loading` makes the network again."""
     from gossamer.cli.loading import PREPROCESSING
-    from gossamer.core.record import shown_text
     from gossamer.core.task import description
+    from gossamer.core.units import shown_text
 
     score = f"{row.conditions['metric']} {shown_text(row.value, row.unit)}"
     note = {"model": model, "data": task.name, "score": score, "classes": str(len(task.classes))}
@@ -198,7 +198,7 @@ def evaluate(
 
 def _show(console: Console, what: dict[str, str], row: "Record", more: dict[str, str] | None = None) -> None:
     """One line: what was measured, the score with its unit, and more columns."""
-    from gossamer.core.record import shown_text
+    from gossamer.core.units import shown_text
 
     shown = (shown_text(x or 0.0, row.unit) for x in (row.low, row.value, row.high))
     low, value, high = (one.removesuffix(row.unit).strip() for one in shown)

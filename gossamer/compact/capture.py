@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from gossamer.compact.torch_export import free_batch, plain_outputs, reason, silent
+from gossamer.compact.torch_export import export_failure, free_batch, plain_outputs, silent
 from gossamer.core.outputs import has_marks, marked, places
 from gossamer.errors import BadInput
 from gossamer.gsr.format.graph import (
@@ -43,7 +43,7 @@ def capture(
             structure = places(copied.forward(*inputs))
         except Exception as error:
             raise BadInput(
-                f"{reason(type(model).__name__, '.gsr', error, dynamic_batch)}; or {WEIGHTS_ONLY}"
+                f"{export_failure(type(model).__name__, '.gsr', error, dynamic_batch)}; or {WEIGHTS_ONLY}"
             ) from error
     graph, constants = _Converter(program, names, type(model).__name__).graph()
     if has_marks(structure):

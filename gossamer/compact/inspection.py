@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gossamer.compact.reading import opened, read_tensors
 from gossamer.compact.writing import entropy_bytes
-from gossamer.gsr.format.header import Entry
+from gossamer.gsr.format.header import TensorEntry
 from gossamer.gsr.format.stored_values import Codes, Coding
 
 
@@ -93,7 +93,7 @@ def _share_out(length: int, parts: list[tuple[_Cost, Codes]]) -> None:
         cost.signs &= bool((abs(q) == 1).all())
 
 
-def _coding(entry: Entry, signs: bool, same: str) -> str:
+def _coding(entry: TensorEntry, signs: bool, same: str) -> str:
     if entry.made_of:
         return entry.made_of.rule.name.lower()
     match entry.coding:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gossamer.compact.network import Network
 from gossamer.errors import BadInput, CorruptFile, unknown
-from gossamer.gsr.format.file import File
+from gossamer.gsr.format.file import GsrFile
 from gossamer.gsr.format.ledger import Limit
 from gossamer.gsr.format.source import OnDisk
 from gossamer.gsr.format.stream import damaged
@@ -56,7 +56,7 @@ def read_tensor(path: Path | str, name: str) -> Tensor:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[File]:
+def opened(path: Path) -> Iterator[GsrFile]:
     """A file with its header checked. What is found to be wrong inside the block names the file."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
@@ -65,7 +65,7 @@ def opened(path: Path) -> Iterator[File]:
             data = OnDisk(handle)
             if not len(data):
                 raise CorruptFile("it is empty")
-            yield File(data)
+            yield GsrFile(data)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
     except CorruptFile as error:
@@ -74,11 +74,11 @@ def opened(path: Path) -> Iterator[File]:
 
 def opened_bytes(data: bytes) -> Network:
     """The network of a file that is in memory."""
-    file = File(data)
+    file = GsrFile(data)
     return network(file, read_tensors(file), None)
 
 
-def read_tensors(file: File) -> dict[str, Tensor]:
+def read_tensors(file: GsrFile) -> dict[str, Tensor]:
     """All tensors by name, in the order of the file; equal ones share their memory."""
     for section in file.sections:
         file.payload(section)  # all checksums before the first integer: a damaged file is refused quickly
@@ -86,7 +86,7 @@ def read_tensors(file: File) -> dict[str, Tensor]:
     return {name: reading.one(number) for number, name in enumerate(file.header.names[: file.header.shown])}
 
 
-def network(file: File, tensors: dict[str, Tensor], dtype: torch.dtype | None) -> Network:
+def network(file: GsrFile, tensors: dict[str, Tensor], dtype: torch.dtype | None) -> Network:
     """The callable network of a file that holds a graph."""
     header = file.header
     if header.graph is None:

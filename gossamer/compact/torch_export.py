@@ -41,7 +41,7 @@ def free_batch(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[tuple[Any, ..
     return inputs, shapes
 
 
-def reason(name: str, target: str, error: BaseException, dynamic_batch: bool) -> str:
+def export_failure(name: str, target: str, error: BaseException, dynamic_batch: bool) -> str:
     """One line out of the exporter's report: the innermost cause."""
     cause = error
     while cause.__cause__ is not None:

@@ -19,11 +19,11 @@ from gossamer.core.outputs import tensors as in_order
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch, unknown
 from gossamer.gsr.codec.integers import Integers
 from gossamer.gsr.codec.section import encode_section
-from gossamer.gsr.format.file import MODES, File, build
+from gossamer.gsr.format.file import MODES, GsrFile, build_file
 from gossamer.gsr.format.float_grid import BLOCK
 from gossamer.gsr.format.generated import GeneratedWeight
 from gossamer.gsr.format.graph import DTYPES, Graph
-from gossamer.gsr.format.header import Header, constant_names, entry_of
+from gossamer.gsr.format.header import FileHeader, constant_names, entry_of
 from gossamer.gsr.format.ledger import Limit
 from gossamer.gsr.format.packed import pack, worth_packing
 from gossamer.gsr.format.stored_values import Coding, MadeOf, Stored, as_stored, raw_bytes
@@ -83,8 +83,8 @@ def save(
         graph, constants = capture(model, example_inputs, names, dynamic_batch=dynamic_batch)
     buffers = set(names) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
     known = {number: made[name] for number, name in enumerate(names) if name in made}
-    stored = describe([*state.values(), *constants], effort, known)
-    header = Header(
+    stored = describe_file([*state.values(), *constants], effort, known)
+    header = FileHeader(
         names=[*names, *constant_names(len(names), len(stored) - len(names))],
         named=len(names),
         buffers=buffers,
@@ -92,9 +92,9 @@ def save(
         graph=graph,
         structure=_structure(original, model, example_inputs),
     )
-    data = build(header, stored, effort)
+    data = build_file(header, stored, effort)
     try:
-        File(data)
+        GsrFile(data)
     except CorruptFile as error:  # nothing is written that cannot be read
         why = str(error).rpartition("is damaged: ")[2]
         raise BadInput(
@@ -114,7 +114,9 @@ def _structure(
     return "" if found is None else found.text()
 
 
-def describe(tensors: Sequence[Tensor], effort: str, made: Mapping[int, GeneratedWeight] | None = None) -> list[Stored]:
+def describe_file(
+    tensors: Sequence[Tensor], effort: str, made: Mapping[int, GeneratedWeight] | None = None
+) -> list[Stored]:
     """The shortest exact coding of every tensor; tensors that are equal bit by bit are stored once.
 
     made: what tensors may be made of, by their numbers. Their parts follow all others.

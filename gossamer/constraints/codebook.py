@@ -54,7 +54,7 @@ class Codebook(Constraint):
         self.register_buffer("users", users_of(self.indices, len(codebook)) if mean else None)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return take(self.codebook.where(self.alive, 0.0), self.indices.flatten(), self.users).view(weight.shape)
+        return take_entries(self.codebook.where(self.alive, 0.0), self.indices.flatten(), self.users).view(weight.shape)
 
 
 def joint_codebook(codebook: Tensor, indices: Mapping[str, Tensor], *, mean: bool) -> dict[str, Codebook]:
@@ -80,7 +80,7 @@ def users_of(indices: Tensor, entries: int) -> Tensor:
     return torch.bincount(indices.flatten(), minlength=entries).clamp(min=1).float()
 
 
-def take(entries: Tensor, indices: Tensor, users: Tensor | None) -> Tensor:
+def take_entries(entries: Tensor, indices: Tensor, users: Tensor | None) -> Tensor:
     """entries[indices]. The gradient of an entry is the sum over its users, or, where `users` counts them, the mean."""
     if users is not None:
         fixed = entries.detach()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gossamer.core.batches import Loss, Model, cross_entropy, described, labelled
-from gossamer.core.record import PERCENT, shown_text
+from gossamer.core.units import PERCENT, shown_text
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput
 

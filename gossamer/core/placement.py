@@ -8,7 +8,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from gossamer.core.task import split
+from gossamer.core.batches import split
 
 
 @contextmanager
@@ -38,3 +38,12 @@ def place_whole(model: nn.Module, batch: Any) -> Any:
     """A batch on the model's device, as it is."""
     device = device_of(model)
     return apply_to_collection(batch, Tensor, lambda x: x.to(device))
+
+
+_STAY_IN_EVAL = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Train mode, but for norms and dropout."""
+    for module in model.modules():
+        module.training = not isinstance(module, _STAY_IN_EVAL)

@@ -25,6 +25,7 @@ from gossamer.core.batches import (
 )
 from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
 from gossamer.core.metrics import Top1
+from gossamer.core.placement import train_mode
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput, GossamerError, own_error
@@ -302,15 +303,6 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before.items():
             module.training = training
-
-
-def train_mode(model: nn.Module) -> None:
-    """Train mode, but for norms and dropout."""
-    for module in model.modules():
-        module.training = not isinstance(module, _STAY_IN_EVAL)
-
-
-_STAY_IN_EVAL = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 
 def _one_number(loss: object) -> bool:

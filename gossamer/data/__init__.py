@@ -1,6 +1,6 @@
 """Data sets as tasks."""
 
-from gossamer.data.arrays import Split, make_task
+from gossamer.data.arrays import DataSplit, make_task
 from gossamer.data.batches import Augmentation, Batches, Normalisation
 from gossamer.data.example import tiny_network, tiny_task
 from gossamer.data.load import default_task, load_task
@@ -8,8 +8,8 @@ from gossamer.data.load import default_task, load_task
 __all__ = [
     "Augmentation",
     "Batches",
+    "DataSplit",
     "Normalisation",
-    "Split",
     "default_task",
     "load_task",
     "make_task",

@@ -23,14 +23,14 @@ EXAMPLES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class DataSplit:
     """Images (N, C, H, W), uint8 or floating point, and int64 labels (N,)."""
 
     images: Images
     labels: Tensor
 
 
-def check_split(split: Split, classes: int, where: str) -> None:
+def check_split(split: DataSplit, classes: int, where: str) -> None:
     """Refuse what cannot be trained on: no samples, NaN, labels out of range, one class only."""
     images, labels = split.images, split.labels
     if len(images.shape) != 4 or images.shape[0] != len(labels):
@@ -77,12 +77,12 @@ def cut(labels: Tensor, size: int, where: str) -> tuple[Tensor, Tensor]:
 def make_task(
     name: str,
     *,
-    train: Split,
-    test: Split,
+    train: DataSplit,
+    test: DataSplit,
     classes: tuple[str, ...],
     normalisation: Normalisation,
     augmentation: Augmentation | None = None,
-    validation: int | Split,
+    validation: int | DataSplit,
     calibration: int = 512,
     batch_size: int | None = None,
     seed: int = 0,
@@ -96,7 +96,7 @@ def make_task(
     """
     channels = train.images.shape[1]
     for where, part in (("train", train), ("test", test), ("validation", validation)):
-        if isinstance(part, Split):
+        if isinstance(part, DataSplit):
             check_split(part, len(classes), f"{name}, {where}")
             if tuple(part.images.shape[1:]) != tuple(train.images.shape[1:]):
                 shapes = f"{tuple(part.images.shape[1:])}, the training images {tuple(train.images.shape[1:])}"
@@ -109,7 +109,7 @@ def make_task(
     if calibration < 1:
         raise BadInput(f"{name}: calibration = {calibration} must be at least 1")
     kept, taken = torch.arange(len(train.labels)), None
-    if not isinstance(validation, Split):
+    if not isinstance(validation, DataSplit):
         kept, taken = cut(train.labels, validation, f"{name}, validation")
         validation = train
     picked = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(SPLIT_SEED))[:calibration]]
@@ -117,7 +117,7 @@ def make_task(
     largest = largest_batch(train.images.shape)
     batch_size = min(BATCH, largest) if batch_size is None else batch_size
 
-    def batches(split: Split, index: Tensor | None, labels: Tensor | None) -> Batches:
+    def batches(split: DataSplit, index: Tensor | None, labels: Tensor | None) -> Batches:
         size = min(batch_size, largest)
         return Batches(split.images, labels, index=index, batch_size=size, normalisation=normalisation, seed=seed)
 

@@ -12,7 +12,7 @@ DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
+class DataFile:
     """One file as published. checksum: "md5:..." or "sha256:..." of the file as it is downloaded.
 
     also: other names under which the same content is accepted: unpacked, or in the authors' other format.
@@ -39,20 +39,20 @@ class DataSet:
     augmentation: Augmentation
     read: Callable[[Sequence[Path]], Published]
     names: tuple[str, ...] = ()
-    files: tuple[File, ...] = ()
+    files: tuple[DataFile, ...] = ()
     package: str | None = None
 
 
-def _idx_files(base: str, checksums: Sequence[str]) -> tuple[File, ...]:
+def _idx_files(base: str, checksums: Sequence[str]) -> tuple[DataFile, ...]:
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     return tuple(
-        File(name=f"{name}.gz", url=f"{base}{name}.gz", checksum=checksum, also=(name,))
+        DataFile(name=f"{name}.gz", url=f"{base}{name}.gz", checksum=checksum, also=(name,))
         for name, checksum in zip(names, checksums, strict=True)
     )
 
 
-def _file(base: str, name: str, checksum: str, also: tuple[str, ...] = ()) -> File:
-    return File(name=name, url=base + name, checksum=checksum, also=also)
+def _file(base: str, name: str, checksum: str, also: tuple[str, ...] = ()) -> DataFile:
+    return DataFile(name=name, url=base + name, checksum=checksum, also=also)
 
 
 TORONTO = "https://www.cs.toronto.edu/~kriz/"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gossamer.data.arrays import Split
+from gossamer.data.arrays import DataSplit
 from gossamer.data.formats import Published, read_members, to_tensor
 from gossamer.data.unpickle import load_arrays
 from gossamer.errors import CorruptFile
@@ -43,23 +43,23 @@ def _read_cifar(
         parts = {n: _cifar_rows(raw[f"{n}.bin"], label_bytes, f"{path}: {n}.bin") for n in [*train, test]}
     images = torch.cat([parts[n].images for n in train])  # type: ignore[misc]
     labels = torch.cat([parts[n].labels for n in train])
-    return Published(train=Split(images=images, labels=labels), test=parts[test], classes=classes)
+    return Published(train=DataSplit(images=images, labels=labels), test=parts[test], classes=classes)
 
 
-def _cifar_rows(raw: bytes, label_bytes: int, where: str) -> Split:
+def _cifar_rows(raw: bytes, label_bytes: int, where: str) -> DataSplit:
     """Records of label bytes (the last one is the fine label) and 3x32x32 pixels."""
     size = label_bytes + 3072
     if not raw or len(raw) % size:
         raise CorruptFile(f"{where} is truncated: {len(raw)} bytes are not a multiple of the {size} of one image")
     rows = np.frombuffer(raw, np.uint8).reshape(-1, size)
     labels = torch.from_numpy(rows[:, label_bytes - 1].astype(np.int64))
-    return Split(images=to_tensor(rows[:, label_bytes:].reshape(-1, 3, 32, 32)), labels=labels)
+    return DataSplit(images=to_tensor(rows[:, label_bytes:].reshape(-1, 3, 32, 32)), labels=labels)
 
 
-def _cifar_dictionary(content: dict[str, Any], key: str, where: str) -> Split:
+def _cifar_dictionary(content: dict[str, Any], key: str, where: str) -> DataSplit:
     data, labels = content.get("data"), content.get(key)
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072 or data.dtype != np.uint8:
         raise CorruptFile(f"{where}: 'data' must be a uint8 array of shape (N, 3072)")
     if not isinstance(labels, list) or len(labels) != len(data) or not all(isinstance(n, int) for n in labels):
         raise CorruptFile(f"{where}: {key!r} must be a list of {len(data)} integers")
-    return Split(images=to_tensor(data.reshape(-1, 3, 32, 32)), labels=torch.tensor(labels, dtype=torch.int64))
+    return DataSplit(images=to_tensor(data.reshape(-1, 3, 32, 32)), labels=torch.tensor(labels, dtype=torch.int64))

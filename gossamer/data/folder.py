@@ -10,7 +10,7 @@ from torch import Tensor
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.task import Task
 from gossamer.data import images
-from gossamer.data.arrays import Split, cut, make_task
+from gossamer.data.arrays import DataSplit, cut, make_task
 from gossamer.data.batches import Augmentation, Normalisation
 from gossamer.data.images import ImageFiles
 from gossamer.errors import BadInput
@@ -131,8 +131,8 @@ def folder_task(
     if preprocessing is not None:
         form = replace(preprocessing, range=form.range, background=images.check_background(preprocessing.background))
 
-    def split(part: Labelled) -> Split:
-        return Split(images=ImageFiles(part.paths, form), labels=part.labels)
+    def split(part: Labelled) -> DataSplit:
+        return DataSplit(images=ImageFiles(part.paths, form), labels=part.labels)
 
     return make_task(
         folder.resolve().name,

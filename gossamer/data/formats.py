@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gossamer.data.arrays import Split, cut
+from gossamer.data.arrays import DataSplit, cut
 from gossamer.errors import CorruptFile, require
 
 IDX_UINT8 = 8
@@ -32,8 +32,8 @@ DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError)
 class Published:
     """A data set as published: training and test split. classes is empty where the files do not name them."""
 
-    train: Split
-    test: Split
+    train: DataSplit
+    test: DataSplit
     classes: tuple[str, ...] = ()
 
 
@@ -41,8 +41,8 @@ def read_idx_set(paths: Sequence[Path]) -> Published:
     """MNIST and its kin: training images and labels, test images and labels."""
     images, labels, test_images, test_labels = (read_idx(p, 3 if "images" in p.name else 1) for p in paths)
     return Published(
-        train=Split(images=images.unsqueeze(1), labels=labels.long()),
-        test=Split(images=test_images.unsqueeze(1), labels=test_labels.long()),
+        train=DataSplit(images=images.unsqueeze(1), labels=labels.long()),
+        test=DataSplit(images=test_images.unsqueeze(1), labels=test_labels.long()),
     )
 
 
@@ -76,7 +76,7 @@ def read_svhn(paths: Sequence[Path]) -> Published:
     return Published(train=train, test=test)
 
 
-def _read_mat(path: Path) -> Split:
+def _read_mat(path: Path) -> DataSplit:
     from scipy.io import loadmat  # slow to import, needed here only
 
     try:
@@ -88,7 +88,7 @@ def _read_mat(path: Path) -> Split:
     if images is None or labels is None or images.ndim != 4 or images.shape[3] != labels.size:
         raise CorruptFile(f"{path} must hold X of shape (32, 32, 3, N) and y with N labels")
     target = torch.from_numpy(labels.astype(np.int64).reshape(-1))
-    return Split(images=to_tensor(images.transpose(3, 2, 0, 1)), labels=target.where(target != 10, 0))
+    return DataSplit(images=to_tensor(images.transpose(3, 2, 0, 1)), labels=target.where(target != 10, 0))
 
 
 def read_members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
@@ -126,7 +126,8 @@ def read_digits(_: Sequence[Path]) -> Published:
     target = torch.from_numpy(labels).long()
     kept, taken = cut(target, DIGITS_TEST, "digits, test")
     return Published(
-        train=Split(images=large[kept], labels=target[kept]), test=Split(images=large[taken], labels=target[taken])
+        train=DataSplit(images=large[kept], labels=target[kept]),
+        test=DataSplit(images=large[taken], labels=target[taken]),
     )
 
 

@@ -79,10 +79,10 @@ class ImageFiles:
         try:
             with large_images():
                 paths = [self.paths[i] for i in index.tolist()]
-                return torch.stack(each(paths, lambda path, most: decode(path, self.form, most)))
+                return torch.stack(each(paths, lambda path, most: decode_image(path, self.form, most)))
         except CorruptFile:
             # Who has to repair images wants to hear of all of them at once.
-            refuse_broken(selected(self.paths), lambda path, most: decode(path, self.form, most))
+            refuse_broken(selected(self.paths), lambda path, most: decode_image(path, self.form, most))
             raise
 
 
@@ -125,7 +125,7 @@ def large_images() -> Iterator[None]:
         yield
 
 
-def decode(path: Path, form: Preprocessing, most: float = math.inf) -> Tensor:
+def decode_image(path: Path, form: Preprocessing, most: float = math.inf) -> Tensor:
     """One image as (C, size, size): uint8, or float32 in [0, 1] where the form's range is not that of 8 bits.
 
     Only the part that is kept is converted, and what is much larger than asked for is averaged down strip by strip, so

@@ -7,7 +7,7 @@ from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Progress
 from gossamer.core.task import Task
 from gossamer.data.arrays import make_task
-from gossamer.data.catalog import DATASETS, DataSet, File
+from gossamer.data.catalog import DATASETS, DataFile, DataSet
 from gossamer.data.fetch import fetch
 from gossamer.data.formats import Published
 from gossamer.errors import BadInput, CorruptFile, require, unknown
@@ -135,7 +135,7 @@ def find_files(
         raise BadInput(f"{name} was not found in {looked}, and {error}; {_remedy(name, data, folders[0])}") from error
 
 
-def _present(folder: Path, file: File) -> Path | None:
+def _present(folder: Path, file: DataFile) -> Path | None:
     return next((folder / name for name in (file.name, *file.also) if (folder / name).exists()), None)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 
-from gossamer.core.task import Loader, split
+from gossamer.core.batches import Loader, split
 from gossamer.data.batches import Batches
 from gossamer.errors import BadInput
 
@@ -22,7 +22,7 @@ Shapes = tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class Probed:
     """A batch and its number, from 0."""
 
     number: int
@@ -34,19 +34,19 @@ class Look:
     """The first batch of every shape; of many shapes the first, the last, the smallest, the largest and some others.
     low, high: the smallest and the largest label of a class, with a batch that holds it, where that was looked at."""
 
-    by_shape: dict[Shapes, Found] = field(default_factory=dict)
-    low: tuple[int, Found | None] | None = None
-    high: tuple[int, Found | None] | None = None
+    by_shape: dict[Shapes, Probed] = field(default_factory=dict)
+    low: tuple[int, Probed | None] | None = None
+    high: tuple[int, Probed | None] | None = None
 
     def add(self, number: int, batch: Any) -> None:
         """Take in one batch."""
-        found, (inputs, target) = Found(number, batch), parts(batch)
+        found, (inputs, target) = Probed(number, batch), batch_parts(batch)
         self.by_shape.setdefault((*shapes(inputs), *dtypes(inputs)), found)
         if len(self.by_shape) > MOST_SHAPES:
             self._forget()
         self.note(target, found)
 
-    def note(self, target: Any, found: Found | None) -> None:
+    def note(self, target: Any, found: Probed | None) -> None:
         """Take in labels, where they are whole numbers."""
         if not isinstance(target, Tensor) or not target.numel() or target.is_floating_point():
             return
@@ -58,7 +58,7 @@ class Look:
         if self.high is None or high > self.high[0]:
             self.high = high, found
 
-    def batches(self) -> list[Found]:
+    def batches(self) -> list[Probed]:
         """Those of every shape, and those with the smallest and the largest label."""
         ends = [end[1] for end in (self.low, self.high) if end is not None and end[1] is not None]
         return sorted(
@@ -75,7 +75,7 @@ class Look:
         del self.by_shape[[shape for shape in self.by_shape if shape not in kept][-1]]
 
 
-def parts(batch: Any) -> tuple[Any, Any]:
+def batch_parts(batch: Any) -> tuple[Any, Any]:
     """Inputs and target; all of a batch that is built in the user's own way are inputs."""
     try:
         return split(batch)

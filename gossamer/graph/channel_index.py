@@ -21,7 +21,7 @@ Kept = list[int] | list[list[int]]
 
 
 @dataclass(slots=True)
-class Value:
+class IndexedValue:
     """The channel indices of one tensor of a trace.
 
     Args:
@@ -50,7 +50,7 @@ class CouplingGraph:
     """
 
     size: int = 1
-    parameters: dict[str, Value] = field(default_factory=dict)
+    parameters: dict[str, IndexedValue] = field(default_factory=dict)
     couplings: list[tuple[Indices, Indices]] = field(default_factory=list)
     equal_counts: dict[tuple[Shape, bytes], Indices] = field(default_factory=dict)
     fixed: list[tuple[Indices, str]] = field(default_factory=list)
@@ -138,7 +138,9 @@ def first(dims: Sequence[int], shape: Shape) -> int:
     return dims[0]
 
 
-def reshape(graph: CouplingGraph, value: Value, old: Shape, new: Shape, where: str, choose: Choose = last) -> Value:
+def reshape(
+    graph: CouplingGraph, value: IndexedValue, old: Shape, new: Shape, where: str, choose: Choose = last
+) -> IndexedValue:
     """The channel indices of a view: the same reshape, done on the index arrays.
 
     Args:
@@ -153,7 +155,7 @@ def reshape(graph: CouplingGraph, value: Value, old: Shape, new: Shape, where: s
         What is known of the tensor after the view.
     """
     if not value.axes and not value.free:
-        return Value(view=True)
+        return IndexedValue(view=True)
     groups = regroup(old, new)
     axes: dict[int, Indices] = {}
     for axis in sorted(value.axes):
@@ -190,13 +192,13 @@ def reshape(graph: CouplingGraph, value: Value, old: Shape, new: Shape, where: s
             graph.fix(axes[new_axis], f"two kinds of channels in one dimension after {where}")
         axes[new_axis] = indices
     free = frozenset(n[0] for o, n in groups if len(o) == len(n) == 1 and o[0] in value.free)
-    return Value(axes, free, view=True)
+    return IndexedValue(axes, free, view=True)
 
 
-def permute(value: Value, dims: Sequence[int]) -> Value:
+def permute(value: IndexedValue, dims: Sequence[int]) -> IndexedValue:
     """Dimensions in another order."""
     place = {d: i for i, d in enumerate(dims)}
-    return Value(
+    return IndexedValue(
         {place[axis]: indices.transpose(dims) for axis, indices in value.axes.items()},
         frozenset(place[d] for d in value.free),
         view=True,
@@ -204,10 +206,10 @@ def permute(value: Value, dims: Sequence[int]) -> Value:
 
 
 # A tensor with a label for each of its dimensions, as an operand of einsum.
-Operand = tuple[Value, Shape, Sequence[int]]
+Operand = tuple[IndexedValue, Shape, Sequence[int]]
 
 
-def join(graph: CouplingGraph, operands: Sequence[Operand], out: Sequence[int], where: str) -> Value:
+def join_values(graph: CouplingGraph, operands: Sequence[Operand], out: Sequence[int], where: str) -> IndexedValue:
     """Let operands meet as in einsum: dimensions with the same label run together.
 
     Channel indices that meet on one label are coupled. An operand that has a real size on a label but no channel
@@ -252,7 +254,7 @@ def join(graph: CouplingGraph, operands: Sequence[Operand], out: Sequence[int], 
         ordered = sorted(out)
         axes[list(out).index(label)] = kept.transpose([ordered.index(a) for a in out])
     free = frozenset(i for i, label in enumerate(out) if label not in found and _is_free(operands, label))
-    return Value(axes, free)
+    return IndexedValue(axes, free)
 
 
 def _meets_fixed_size(operands: Sequence[Operand], label: int) -> bool:
@@ -272,7 +274,7 @@ def _is_free(operands: Sequence[Operand], label: int) -> bool:
     return any(free for _, free in sizes) and all(free or size == 1 for size, free in sizes)
 
 
-def broadcast(graph: CouplingGraph, operands: Sequence[tuple[Value, Shape]], where: str) -> Value:
+def broadcast(graph: CouplingGraph, operands: Sequence[tuple[IndexedValue, Shape]], where: str) -> IndexedValue:
     """Operands of an elementwise operation, aligned at their last dimensions."""
     rank = max(len(shape) for _, shape in operands)
-    return join(graph, [(v, s, range(rank - len(s), rank)) for v, s in operands], range(rank), where)
+    return join_values(graph, [(v, s, range(rank - len(s), rank)) for v, s in operands], range(rank), where)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from gossamer.constraints.apply import refuse_constrained
 from gossamer.errors import BadInput, unknown
-from gossamer.graph.channel_index import Choose, CouplingGraph, Indices, Shape, Value, distinct, last
+from gossamer.graph.channel_index import Choose, CouplingGraph, IndexedValue, Indices, Shape, distinct, last
 from gossamer.graph.coupling import CoupledChannels, Mask, find_coupled_channels
 from gossamer.graph.propagation import Propagations
 from gossamer.graph.rules import propagate
@@ -177,7 +177,7 @@ def _number_indices(graph: CouplingGraph, model: nn.Module, kernels: Mapping[str
                 axes[d] = by_row.reshape(*by_row.shape, *[1] * (len(shape) - 2))
             else:
                 axes[d] = indices.reshape([-1 if i == d else 1 for i in range(len(shape))])
-        graph.parameters[name] = Value(axes)
+        graph.parameters[name] = IndexedValue(axes)
     return dimensions
 
 

@@ -83,7 +83,7 @@ def candidates(
     """
     lines = [line for line in counted_indices(propagation, op) if not mask[line].all()]
     found: dict[tuple[str, str], list[Patch]] = {}
-    for path, old in integers(module):
+    for path, old in channel_integers(module):
         if (name, path) in known:
             continue
         for line in lines:
@@ -140,7 +140,7 @@ def combinations(options: Mapping[tuple[str, str], list[Patch]]) -> Iterator[Pat
             yield dict(zip(options, chosen))
 
 
-def integers(module: nn.Module) -> Iterator[tuple[str, int]]:
+def channel_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
     """Integer attributes that may be sizes, also in tuples, lists and plain configuration objects."""
     for key, value in vars(module).items():
         if key.startswith("__") or key == "training":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.graph.channel_index import Kept, Value
+from gossamer.graph.channel_index import IndexedValue, Kept
 from gossamer.graph.coupling import Mask
 from gossamer.graph.isolation import plain_kernels
 from gossamer.graph.propagation import Propagation
@@ -78,7 +78,7 @@ def masked_original(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
     return out
 
 
-def replay(
+def replay_operations(
     trace: Trace,
     parameter: Callable[[str], Tensor],
     inputs: Any,
@@ -160,7 +160,7 @@ def _apply(i: int, op: Op, args: Any, kwargs: Any, substitution: Substitution | 
     return op.func(*_floats(op, op.args, other.args, args, s), **kwargs)
 
 
-def _changes(value: Value, mask: Mask) -> bool:
+def _changes(value: IndexedValue, mask: Mask) -> bool:
     return any(not mask[t].all() for t in value.axes.values())
 
 
@@ -218,7 +218,7 @@ def compare(
     """Run the small network for real and replay the masked original; how far their outputs are apart."""
     substitution = Substitution(propagation, mask, small_trace)
     with plain_kernels():
-        reference = _last(replay(propagation.trace, _masked_parameters(model, kept), inputs, substitution))
+        reference = _last(replay_operations(propagation.trace, _masked_parameters(model, kept), inputs, substitution))
     args, kwargs = own_arguments(inputs)
     with mode(small, False), plain_kernels():
         outputs = output_tensors(small(*args, **kwargs))
@@ -254,10 +254,10 @@ def first_difference(
 ) -> int:
     """The first operation whose kept channels differ between the replays of the two networks, or -1."""
     named: dict[str, Tensor] = dict([*small.named_parameters(), *small.named_buffers()])
-    narrow = replay(small_trace, lambda name: named[name].detach(), inputs)
+    narrow = replay_operations(small_trace, lambda name: named[name].detach(), inputs)
     results: list[Any] = []
     reached = -1
-    for i, wide in replay(
+    for i, wide in replay_operations(
         propagation.trace, _masked_parameters(model, kept), inputs, Substitution(propagation, mask, small_trace)
     ):
         if i < 0 or i not in small_trace.matched:

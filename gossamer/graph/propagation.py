@@ -13,14 +13,14 @@ import torch
 from gossamer.graph.channel_index import (
     Choose,
     CouplingGraph,
+    IndexedValue,
     Shape,
-    Value,
     broadcast,
     last,
 )
 from gossamer.graph.tracer import Op, Ref, Trace
 
-Rule = Callable[["Propagation", Op], "Value | Sequence[Value]"]
+Rule = Callable[["Propagation", Op], "IndexedValue | Sequence[IndexedValue]"]
 RULES: dict[str, Rule] = {}
 F = TypeVar("F", bound=Rule)
 
@@ -41,24 +41,24 @@ class Propagation:
     graph: CouplingGraph
     trace: Trace
     choose: Callable[[Op], Choose] = lambda op: last
-    values: list[Value] = field(default_factory=list)
+    values: list[IndexedValue] = field(default_factory=list)
     statistics: dict[int, str] = field(default_factory=dict)
     index: int = 0
 
-    def value(self, ref: Ref) -> Value:
+    def value(self, ref: Ref) -> IndexedValue:
         return self.values[ref.index]
 
     def shape(self, ref: Ref) -> Shape:
         return self.trace.shapes[ref.index]
 
-    def operand(self, ref: Ref) -> tuple[Value, Shape]:
+    def operand(self, ref: Ref) -> tuple[IndexedValue, Shape]:
         return self.value(ref), self.shape(ref)
 
     def out_shape(self, op: Op, i: int = 0) -> Shape:
         ref = op.outs[i]
         return () if ref is None else self.shape(ref)
 
-    def fix(self, value: Value, reason: str, dims: Iterable[int] | None = None) -> None:
+    def fix(self, value: IndexedValue, reason: str, dims: Iterable[int] | None = None) -> None:
         for axis, indices in value.axes.items():
             if dims is None or axis in dims:
                 self.graph.fix(indices, reason)
@@ -96,9 +96,9 @@ def rule(*names: str) -> Callable[[F], F]:
 
 def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose] = lambda op: last) -> Propagation:
     """Send the channel indices of the parameters through a trace, operation by operation."""
-    prop = Propagation(graph, trace, choose, [Value() for _ in trace.shapes])
+    prop = Propagation(graph, trace, choose, [IndexedValue() for _ in trace.shapes])
     for index, name in trace.names.items():
-        prop.values[index] = graph.parameters.get(name, Value())
+        prop.values[index] = graph.parameters.get(name, IndexedValue())
     for prop.index, op in enumerate(trace.ops):
         _step(prop, op)
     for out in trace.outputs:
@@ -116,7 +116,7 @@ def _step(prop: Propagation, op: Op) -> None:
             prop.fix(prop.value(ref), f"no rule for {op.where}")
         return
     result = function(prop, op)
-    results = [result] if isinstance(result, Value) else list(result)
+    results = [result] if isinstance(result, IndexedValue) else list(result)
     if len(results) == 1:
         results *= len(op.outs)
     if op.name.endswith("_") and isinstance(op.args[0], Ref):
@@ -126,7 +126,7 @@ def _step(prop: Propagation, op: Op) -> None:
             prop.values[out.index] = value
 
 
-def _written(prop: Propagation, op: Op, target: Value, results: list[Value]) -> None:
+def _written(prop: Propagation, op: Op, target: IndexedValue, results: list[IndexedValue]) -> None:
     """Fix channels that are written through a view into memory that has none: the memory keeps its size."""
     if target.view:
         for value in results:
@@ -139,17 +139,17 @@ def _written(prop: Propagation, op: Op, target: Value, results: list[Value]) -> 
       "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "dropout", "native_dropout",
       "as_strided", "masked_fill", "uniform", "normal", "zero", "fill", "where", "bitwise_not", "hardswish", "hardtanh",
       "hardsigmoid")  # fmt: skip
-def pointwise(prop: Propagation, op: Op) -> Value:
+def pointwise(prop: Propagation, op: Op) -> IndexedValue:
     refs = op.refs()
     if op.name in ("aten.as_strided", "aten.as_strided_"):
         refs = refs[:1]
         if prop.shape(refs[0]) != prop.out_shape(op):
             prop.fix(prop.value(refs[0]), f"no rule for {op.where}")
-            return Value()
+            return IndexedValue()
     value = broadcast(prop.graph, [prop.operand(ref) for ref in refs], op.where)
     source = prop.value(refs[0])
     aliases = op.name in ("aten.detach", "aten.alias", "aten.lift_fresh") or (op.name.endswith("_") and source.view)
-    return Value(value.axes, value.free, aliases)
+    return IndexedValue(value.axes, value.free, aliases)
 
 
 @rule(
@@ -164,11 +164,11 @@ def pointwise(prop: Propagation, op: Op) -> Value:
     "new_empty",
     "empty_permuted",
 )
-def constant(prop: Propagation, op: Op) -> Value:
-    return Value({}, frozenset(range(len(prop.out_shape(op)))))
+def constant(prop: Propagation, op: Op) -> IndexedValue:
+    return IndexedValue({}, frozenset(range(len(prop.out_shape(op)))))
 
 
-def through(prop: Propagation, op: Op, ref: Ref, touched: Iterable[int]) -> Value:
+def through(prop: Propagation, op: Op, ref: Ref, touched: Iterable[int]) -> IndexedValue:
     """Channels pass an operation that mixes the `touched` dimensions, and must not vary along them afterwards."""
     touched = set(touched)
     value = prop.value(ref)
@@ -179,4 +179,4 @@ def through(prop: Propagation, op: Op, ref: Ref, touched: Iterable[int]) -> Valu
             for d in touched:
                 indices = prop.graph.couple_along(indices, d)
             axes[axis] = indices
-    return Value(axes, value.free - touched)
+    return IndexedValue(axes, value.free - touched)

@@ -17,7 +17,7 @@ from gossamer.graph.channel_index import Kept
 from gossamer.graph.coupling import Mask
 from gossamer.graph.isolation import untouched
 from gossamer.graph.shapes import Failure, expected, kept_indices, size_after
-from gossamer.graph.slicing import is_channels_last, take
+from gossamer.graph.slicing import is_channels_last, take_channels
 from gossamer.graph.tracer import Mismatch, Trace, fake_mode, mode, record, tensor_names
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class ShapeRunner:
             with self.fake:
                 new = torch.empty(shape, dtype=old.dtype, device=old.device, memory_format=layout)
         else:
-            new = take(old, dims)
+            new = take_channels(old, dims)
         # A parameter stays one, with its requires_grad: torch.matmul dispatches to other operations without it.
         if not isinstance(old, nn.Parameter):
             return new

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.graph.channel_index import Indices, Kept, Shape, Value
+from gossamer.graph.channel_index import IndexedValue, Indices, Kept, Shape
 from gossamer.graph.coupling import Mask
 from gossamer.graph.propagation import Propagation
 from gossamer.graph.tracer import LAYOUT, Expected, Mismatch, Op, Ref
@@ -36,7 +36,7 @@ def kept_along(indices: Indices, dim: int, mask: Mask) -> int:
     return int(mask[line].sum())
 
 
-def shape_after(shape: Shape, value: Value, mask: Mask) -> Shape:
+def shape_after(shape: Shape, value: IndexedValue, mask: Mask) -> Shape:
     """The shape of a tensor after pruning; -1 where any size will do."""
     sizes = list(shape)
     for d in value.free:
@@ -64,7 +64,7 @@ def expected(propagation: Propagation, mask: Mask) -> list[Expected]:
     return result
 
 
-def kept_indices(values: Mapping[str, Value], mask: Mask) -> dict[str, dict[int, Kept]]:
+def kept_indices(values: Mapping[str, IndexedValue], mask: Mask) -> dict[str, dict[int, Kept]]:
     """What stays of every parameter and buffer that changes, by dimension."""
     result: dict[str, dict[int, Kept]] = {}
     for name, value in values.items():
@@ -122,7 +122,7 @@ def counted_indices(propagation: Propagation, op: Op) -> list[Indices]:
     return [line for line in lines if len(line) > 0]
 
 
-def compact(tensor: Tensor, value: Value, mask: Mask) -> Tensor:
+def compact(tensor: Tensor, value: IndexedValue, mask: Mask) -> Tensor:
     """The part of a tensor that stays, one dimension after the other."""
     axes = dict(value.axes)
     for axis in sorted(axes):
@@ -151,7 +151,7 @@ def _compact_indices(other: Indices, indices: Indices, axis: int, mask: Mask) ->
     return np.moveaxis(wide[keep].reshape(*keep.shape[:-1], -1), -1, axis)
 
 
-def scatter(small: Tensor, shape: Shape, value: Value, mask: Mask) -> Tensor:
+def scatter(small: Tensor, shape: Shape, value: IndexedValue, mask: Mask) -> Tensor:
     """The inverse of `compact`: a tensor of the original shape, zero where something was removed."""
     places = torch.arange(int(np.prod(shape))).reshape(shape)
     out = small.new_zeros(shape)

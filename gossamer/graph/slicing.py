@@ -69,7 +69,7 @@ def is_channels_last(tensor: Tensor) -> bool:
     return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
-def take(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
+def take_channels(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
     """The part of a parameter that stays, a new contiguous tensor of the same memory format."""
     out = tensor.detach()
     for d in sorted(kept, reverse=True):  # rows of a group are found by their old positions, so columns are taken first
@@ -117,7 +117,7 @@ def resize(model: nn.Module, example_inputs: Any, plan: PruningPlan) -> nn.Modul
             raise BadInput(
                 f"the plan is of another network: {name!r} was {list(plan.shapes[name])}, here {list(tensor.shape)}"
             )
-        small = take(tensor, kept)
+        small = take_channels(tensor, kept)
         memo[id(tensor)] = (
             nn.Parameter(small, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
         )

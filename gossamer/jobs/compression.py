@@ -30,7 +30,7 @@ from gossamer.report.table import markdown, summary_rows
 from gossamer.report.verdict import sentence
 from gossamer.runtime.runners import open_runner
 from gossamer.search.axes import Steps
-from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint, fingerprint
+from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint, job_fingerprint
 from gossamer.train.trainable_export import trainable_export
 
 
@@ -144,8 +144,8 @@ class CompressionJob:
                     self.original, task, self.goal, context, trains=trains, int8=recipe.int8 if recipe else shaped
                 )
         steps = recipe.steps if recipe else None
-        teacher = fingerprint(context.teacher) if context.teacher is not None else None
-        key = fingerprint(self.original, goal, steps, self.recover, context.seed, data_fingerprint(task), teacher)
+        teacher = job_fingerprint(context.teacher) if context.teacher is not None else None
+        key = job_fingerprint(self.original, goal, steps, self.recover, context.seed, data_fingerprint(task), teacher)
         self.journal = CheckpointStore(self.work, key)
         self.context = replace(context, folder=self.work, original=self.original, goal=self.goal)
         self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", began)
@@ -231,7 +231,7 @@ class CompressionJob:
 
     def _document(self, steps: Steps, result: exporting.ExportedArtifacts) -> JobDocument:
         task, goal = self.task, self.goal
-        measured, classes = exporting.measure(self.original, result, task, goal, self.context, self.work)
+        measured, classes = exporting.measure_networks(self.original, result, task, goal, self.context, self.work)
         rows = [*measured, *result.records]
         missed = exporting.missed(goal, rows, result.drop) if self.asked else []
         name = self.recipe.name if self.recipe else "planned"

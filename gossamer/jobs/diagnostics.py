@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.batches import split
 from gossamer.core.placement import evaluating
 from gossamer.core.record import (
     ClassRow,
@@ -18,11 +19,10 @@ from gossamer.core.record import (
     Reliability,
     Teaching,
 )
-from gossamer.core.task import Task, split
-from gossamer.jobs.teachers import only_remembers
+from gossamer.core.task import Task
 from gossamer.measure import calibration
 from gossamer.train.feature_hooks import FeatureHooks, stages
-from gossamer.train.teachers import gives_outputs_only
+from gossamer.train.teachers import gives_outputs_only, only_remembers
 
 EXAMPLES = 6
 LEAST_SIDE = 4  # pixels of an attention map, where there are layers that have them
@@ -41,7 +41,7 @@ def gathered(
     if not gives_classes(asked["result"], task):
         return whole, []
     logits, labels = gather_diagnostics(asked, task)
-    rows, reliability = confidence(logits, labels, task.final_split)
+    rows, reliability = class_confidence(logits, labels, task.final_split)
     layers, examples = attention_maps({s: model for s, model in asked.items() if not gives_outputs_only(model)}, task)
     found = replace(
         whole,
@@ -88,7 +88,7 @@ def per_class(logits: Logits, labels: Tensor, classes: Sequence[str]) -> list[Cl
     return rows
 
 
-def confidence(logits: Logits, labels: Tensor, split_name: str) -> tuple[list[Record], list[Reliability]]:
+def class_confidence(logits: Logits, labels: Tensor, split_name: str) -> tuple[list[Record], list[Reliability]]:
     """Calibration error and negative log likelihood of each network, and its reliability diagram."""
     rows, diagrams = [], []
     for subject, z in logits.items():

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.apply import materialize
+from gossamer.core.batches import split
 from gossamer.core.context import Context
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import NO_BUDGET, UNASKED, Goal
 from gossamer.core.record import Curve, JobDocument, Record, environment
-from gossamer.core.task import Task, split, task_row
+from gossamer.core.task import Task, task_row
 from gossamer.errors import BadInput, GossamerError, unknown
 from gossamer.jobs import diagnostics, exporting
 from gossamer.jobs.attempts import timed
 from gossamer.jobs.compression import Artifact, finished
 from gossamer.jobs.preflight import preflight
 from gossamer.jobs.recipe import Recipe
-from gossamer.jobs.teachers import foreign, only_remembers, searched, trainable
+from gossamer.jobs.teachers import foreign, searched, trainable
 from gossamer.measure import Evaluation, evaluate, paired_drop, score_record
 from gossamer.methods import catalogue
 from gossamer.methods._base import Method
@@ -32,9 +33,9 @@ from gossamer.methods.distill._student import HintedStudent, Student
 from gossamer.methods.distill.kd import KD
 from gossamer.methods.distill.temperature import TemperatureScaling, divided
 from gossamer.runtime.runners import open_runner
-from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint, fingerprint, take_step
+from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint, job_fingerprint, take_step
 from gossamer.train import compiled_teacher
-from gossamer.train.teachers import Ensemble, gives_outputs_only
+from gossamer.train.teachers import Ensemble, gives_outputs_only, only_remembers
 
 TEACHER, STUDENT, ALONE = exporting.ORIGINAL, exporting.RESULT, "alone"
 METHOD = "distill.kd"
@@ -77,12 +78,12 @@ def distill(
         raise BadInput(f"{', '.join(goal.gains)}: only student 'auto' is cut for a goal, this one is trained as it is")
     goal = (goal or UNASKED).here()
     several = [teacher] if isinstance(teacher, Teacher) else list(teacher)
-    networks = [one if isinstance(one, nn.Module) else opened(Path(one)) for one in several]
+    networks = [one if isinstance(one, nn.Module) else opened_teacher(Path(one)) for one in several]
     lesson = DistillationConfig(
         teacher=copy.deepcopy(networks[0] if len(networks) == 1 else Ensemble(networks)).eval(),
         student=None if isinstance(student, str) else copy.deepcopy(student),
         task=task,
-        method=chosen(method),
+        method=chosen_method(method),
         goal=goal,
         assistants=tuple(copy.deepcopy(one) for one in assistants),
         alone=alone,
@@ -93,7 +94,7 @@ def distill(
         return DistillationJob(lesson, folder, (context or Context()).spoken(verbose), command).execute()
 
 
-def opened(path: Path) -> nn.Module:
+def opened_teacher(path: Path) -> nn.Module:
     """The teacher of a path."""
     found = foreign(path)
     if found is None:
@@ -103,7 +104,7 @@ def opened(path: Path) -> nn.Module:
     return found
 
 
-def chosen(method: Method | str) -> Method:
+def chosen_method(method: Method | str) -> Method:
     """The method of a name, which must be one below `distill`."""
     if isinstance(method, str):
         known = {name: cls for name, cls in catalogue().items() if name.startswith("distill.")}
@@ -131,7 +132,7 @@ class DistillationConfig:
         networks = [self.teacher, *self.assistants, *([self.student] if self.student is not None else [])]
         data = data_fingerprint(self.task)
         goal = self.goal if self.student is None else None  # else it says how to measure, which trains nothing
-        return fingerprint(self.teacher, *map(fingerprint, networks), self.method, goal, seed, data)
+        return job_fingerprint(self.teacher, *map(job_fingerprint, networks), self.method, goal, seed, data)
 
 
 class DistillationJob:
@@ -292,7 +293,7 @@ class DistillationJob:
             if not only_remembers(model)
         }
         costly = None if gives_outputs_only(self.teacher) else self.teacher
-        rows, _ = exporting.measure(costly, result, self.task, self.goal, self.context, self.work)
+        rows, _ = exporting.measure_networks(costly, result, self.task, self.goal, self.context, self.work)
         if costly is None and TEACHER in scores:
             rows.append(score_record(TEACHER, scores[TEACHER], split=last))
             if last != "validation":

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from gossamer.compact.writing import save
 from gossamer.constraints.apply import materialize
+from gossamer.core.batches import split
 from gossamer.core.context import Context
 from gossamer.core.goal import AT_LEAST, Goal
 from gossamer.core.record import ClassRow, FallbackStep, LayerCost, Record, write_text
-from gossamer.core.task import Task, description, split
+from gossamer.core.task import Task, description
 from gossamer.errors import BadInput
 from gossamer.measure import (
     Drop,
@@ -154,7 +155,7 @@ def save_compact(model: nn.Module, task: Task, path: Path, context: Context) -> 
     return path.stat().st_size
 
 
-def measure(
+def measure_networks(
     original: nn.Module | None, result: ExportedArtifacts, task: Task, goal: Goal, context: Context, folder: Path
 ) -> tuple[list[Record], list[ClassRow]]:
     """All rows of the headline table: scores on the test set, latency on every runtime here, sizes, peak memory; and

@@ -13,19 +13,14 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.compact.capture import capture
 from gossamer.constraints.apply import materialize
+from gossamer.core.batches import Model, cross_entropy, split
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.outputs import tensors
 from gossamer.core.placement import place_whole
-from gossamer.core.record import PERCENT
-from gossamer.core.task import (
-    Model,
-    Task,
-    cross_entropy,
-    evaluation,
-    split,
-)
-from gossamer.data.probing import Found, Look, look, parts, shapes
+from gossamer.core.task import Task, evaluation
+from gossamer.core.units import PERCENT
+from gossamer.data.probing import Look, Probed, batch_parts, look, shapes
 from gossamer.errors import BadInput
 from gossamer.jobs import exporting
 from gossamer.measure import Evaluation, Runner, Top1
@@ -213,7 +208,7 @@ class PreflightCheck:
             raise BadInput("it must be a tensor with one number")
         return loss
 
-    def _few(self, found: Found) -> Any:
+    def _few(self, found: Probed) -> Any:
         """A batch where the network is; fewer of its samples where the network takes long."""
         batch = place_whole(self.plain, found.batch)
         first = _first(batch)
@@ -222,13 +217,13 @@ class PreflightCheck:
             return batch
         return tree_map_only(Tensor, lambda x: x[: self.most], batch)
 
-    def _where(self, name: str, batch: Any, found: Found) -> str:
-        listed = ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes(parts(batch)[0]))
+    def _where(self, name: str, batch: Any, found: Probed) -> str:
+        listed = ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes(batch_parts(batch)[0]))
         return f"the {name} data of {self.task.name}, batch {found.number} (inputs of {listed})"
 
 
 def _first(batch: Any) -> Tensor:
-    first = next((x for x in tree_leaves(parts(batch)[0]) if isinstance(x, Tensor)), None)
+    first = next((x for x in tree_leaves(batch_parts(batch)[0]) if isinstance(x, Tensor)), None)
     return first if isinstance(first, Tensor) and first.dim() else torch.empty(0)
 
 

@@ -19,7 +19,7 @@ from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.modules.cost import total_macs
 from gossamer.report.text import duration
 from gossamer.search.checkpoint_store import CheckpointStore
-from gossamer.train import Step, Training, fit
+from gossamer.train import Training, TrainingStep, fit
 from gossamer.train.train_mode import teacher_terms
 
 FINISH = 0.18  # of the time: to measure the result and to write its files
@@ -31,7 +31,7 @@ TIMED = 8  # steps that are timed; the first two are not counted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class JobSchedule:
     """Divides the time of a job among its trainings. All that was measured is in the journal, so that a job that goes
     on trains as long as it would have. seconds: of the parts of the job so far."""
 
@@ -132,7 +132,7 @@ class Schedule:
         softness = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
         teach = teacher_terms(self.original, model, student, context, **softness)
 
-        def note(step: Step) -> None:
+        def note(step: TrainingStep) -> None:
             times.append(clock())
 
         with suppress(Diverged):  # the training itself says so

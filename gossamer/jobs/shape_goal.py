@@ -9,11 +9,11 @@ from typing import Any
 from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, timed
-from gossamer.jobs.schedule import Schedule
+from gossamer.jobs.schedule import JobSchedule
 from gossamer.jobs.stages import ATTEMPTS, PRICING
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.search.axes import Steps
-from gossamer.search.bisection import Point, bracket, fits, near_miss, next_need
+from gossamer.search.bisection import Point, bracket, near_miss, next_need, within_budget
 from gossamer.search.checkpoint_store import take_steps
 from gossamer.search.cost_model import AIM, CostEstimate, CostModel
 from gossamer.search.exports import Exports
@@ -49,7 +49,7 @@ class ShapeSearch:
     def __init__(self, attempts: Attempts, recover: RecoveryDistillation) -> None:
         self.attempts, self.recover, self.goal, self.context = attempts, recover, attempts.goal, attempts.context
         original, task, journal = attempts.original, attempts.task, attempts.journal
-        self.schedule = Schedule(
+        self.schedule = JobSchedule(
             original=original,
             task=task,
             goal=self.goal,
@@ -82,7 +82,7 @@ class ShapeSearch:
         best = self._best()
         if best is None and () not in [attempt.steps for attempt in self.tried]:
             best = self._attempt((), "deployment alone")
-            best = best if best and fits(best.drop, self.goal.max_drop) else None
+            best = best if best and within_budget(best.drop, self.goal.max_drop) else None
         if best is None:
             self.context.log.edits[:] = self.attempts.trials.rows()
             return (), self.attempts.untouched()
@@ -90,7 +90,7 @@ class ShapeSearch:
         return best.steps, self._delivered(best)
 
     def _best(self) -> Attempt | None:
-        inside = [attempt for attempt in self.tried if fits(attempt.drop, self.goal.max_drop)]
+        inside = [attempt for attempt in self.tried if within_budget(attempt.drop, self.goal.max_drop)]
         return min(inside, key=lambda attempt: attempt.need, default=None)
 
     def _approach(self, ease: float) -> None:
@@ -104,7 +104,7 @@ class ShapeSearch:
         if steps is None or same:
             if steps is None:
                 self.context.progress.say(f"no shape reaches the goal with {ease:.2f} times what it allows")
-            over = same and not fits(min(same), self.goal.max_drop)
+            over = same and not within_budget(min(same), self.goal.max_drop)
             self.bounds.append(Point(ease, min(same) if over else math.inf))
             return
         found = self._recovered(steps) if steps else self._attempt((), self._next_name)
@@ -234,7 +234,9 @@ class ShapeSearch:
             shipped = (result.deployed, result.model, result.precision)
             quote = self.pricer.shipped(*shipped) if alike else self.pricer(name, lambda: result.model)
         drop = result.drop.points
-        mark = state(name, quote, result.scores.shown, self.pricer, drop=drop, accepted=fits(drop, self.goal.max_drop))
+        mark = state(
+            name, quote, result.scores.shown, self.pricer, drop=drop, accepted=within_budget(drop, self.goal.max_drop)
+        )
         rows = {"edits": to_json(own.log.edits), "states": to_json([mark]), "curves": to_json(own.log.curves)}
         return {"need": quote.worst, "drop": drop, **rows}
 

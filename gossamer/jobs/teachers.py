@@ -4,7 +4,7 @@ import hashlib
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class OnnxTeacher(ExternalModel):
 class RecordedTeacher(ExternalModel):
     """A teacher of which only its answers are left: a folder of `gossamer.train.teacher_outputs`."""
 
+    recorded: ClassVar[bool] = True
+
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.answers = TeacherOutputs(folder)
@@ -65,11 +67,6 @@ class RecordedTeacher(ExternalModel):
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.answers(inputs, None)
-
-
-def only_remembers(teacher: nn.Module) -> bool:
-    """Whether it, or one of an ensemble, answers for what it was asked before, and for nothing else."""
-    return any(isinstance(part, RecordedTeacher) for part in teacher.modules())
 
 
 def foreign(path: Path) -> ExternalModel | None:

@@ -14,7 +14,7 @@ from gossamer.errors import BadInput
 ROWS = 512
 
 
-def nearest(rows_ND: Tensor, nominal_D: Tensor) -> Tensor:
+def nearest_samples(rows_ND: Tensor, nominal_D: Tensor) -> Tensor:
     """Nearest other row of each row.
 
     Numeric attributes are scaled to [0, 1] and compared by squared distance; nominal attributes that differ add 1.
@@ -58,7 +58,7 @@ def munge(
         probability: that an attribute is exchanged, in [0, 1].
         spread: s > 0; larger values add less noise.
         nominal_D: bool (D,), True for attributes whose values are names, which get no noise; None: none of them.
-        neighbours_N: index of each row's neighbour, as `nearest` gives it; None: it is computed.
+        neighbours_N: index of each row's neighbour, as `nearest_samples` gives it; None: it is computed.
 
     Returns:
         New rows, shape (N, D).
@@ -80,7 +80,7 @@ def munge(
         True
     """
     nominal = torch.zeros(rows_ND.shape[1], dtype=torch.bool) if nominal_D is None else nominal_D
-    neighbours: Tensor = nearest(rows_ND, nominal) if neighbours_N is None else neighbours_N
+    neighbours: Tensor = nearest_samples(rows_ND, nominal) if neighbours_N is None else neighbours_N
     rows = rows_ND.clone()
     for i, j in enumerate(neighbours.tolist()):
         a, b = rows[i].clone(), rows[j].clone()

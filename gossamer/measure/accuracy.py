@@ -9,9 +9,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from gossamer.core.batches import count
 from gossamer.core.metric import Evaluation, Metric
 from gossamer.core.record import Record
-from gossamer.core.task import Task, count, evaluation
+from gossamer.core.task import Task, evaluation
 from gossamer.errors import BadInput
 
 RESAMPLES = 2000

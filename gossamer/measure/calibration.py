@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from gossamer.core.task import Model, split
+from gossamer.core.batches import Model, split
 from gossamer.errors import BadInput
 
 # Temperatures are looked for between these.

@@ -14,7 +14,7 @@ def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
-def join(paths: list[Tensor], drop: float) -> Tensor:
+def join_columns(paths: list[Tensor], drop: float) -> Tensor:
     """The mean of the paths that are left when each is dropped with probability `drop`; never all: one is drawn."""
     if drop:
         keep = (torch.rand(len(paths)) >= drop).tolist()
@@ -45,7 +45,7 @@ class FractalBlock(nn.Module):
             ending = [c for c in range(len(self.columns)) if step % (steps >> c) == 0]
             # column c has done step / (steps / 2**c) convolutions when this one ends
             paths = [self.columns[c][step // (steps >> c) - 1](state[c]) for c in ending]  # type: ignore[index]
-            joined = join(paths, drop)
+            joined = join_columns(paths, drop)
             for c in ending:
                 state[c] = joined
         return state[-1]

@@ -23,7 +23,7 @@ BLOCKS = {
 AUXILIARY_AFTER = {"4a": "aux1", "4d": "aux2"}
 
 
-class Inception(nn.Module):
+class InceptionModule(nn.Module):
     """Four branches side by side: 1x1, 3x3 and 5x5 behind reducing 1x1, max-pool before a 1x1."""
 
     def __init__(self, in_channels: int, widths: tuple[int, int, int, int, int, int]) -> None:
@@ -87,7 +87,7 @@ class GoogLeNet(nn.Module):
             if widths is None:
                 self.blocks[name] = nn.MaxPool2d(3, 2, ceil_mode=True)
                 continue
-            block = Inception(channels, widths)
+            block = InceptionModule(channels, widths)
             self.blocks[name] = block
             channels = block.out_channels
             if auxiliary and name in AUXILIARY_AFTER:

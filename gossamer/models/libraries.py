@@ -92,17 +92,17 @@ def class_names(text: str, outputs: int) -> dict[str, int]:
     for names in lists:
         for number, given in enumerate(names):
             for one in {given, *given.split(",")}:
-                found.setdefault(plain(one), set()).add(number)
+                found.setdefault(plain_values(one), set()).add(number)
     return {one: min(numbers) for one, numbers in found.items() if len(numbers) == 1}
 
 
-def plain(name: str) -> str:
+def plain_values(name: str) -> str:
     """A class name as it is compared: without case, `_` as a space."""
     return " ".join(name.replace("_", " ").lower().split())
 
 
 def outputs_of(classes: Iterable[str], names: Mapping[str, int]) -> list[int] | None:
     """The output of every class of the data, by name; None where a class has none, or two have the same."""
-    found = [names.get(plain(one), math.nan) for one in classes]
+    found = [names.get(plain_values(one), math.nan) for one in classes]
     known = [int(one) for one in found if not math.isnan(one)]
     return known if len(set(known)) == len(found) else None

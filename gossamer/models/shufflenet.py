@@ -11,7 +11,7 @@ STAGE2 = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 DEPTHS = (4, 8, 4)
 
 
-def channel_shuffle(x_NCHW: Tensor, groups: int) -> Tensor:
+def shuffle_groups(x_NCHW: Tensor, groups: int) -> Tensor:
     """Channel i of group j becomes channel j of group i: each group of the next layer sees all groups of this one."""
     n, c, h, w = x_NCHW.shape
     return x_NCHW.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
@@ -34,7 +34,7 @@ class ShuffleUnit(nn.Module):
         self.bn3 = nn.BatchNorm2d(branch)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        y_NCHW = channel_shuffle(F.relu(self.bn1(self.conv1(x_NCHW))), self.groups)
+        y_NCHW = shuffle_groups(F.relu(self.bn1(self.conv1(x_NCHW))), self.groups)
         y_NCHW = self.bn3(self.conv3(self.bn2(self.conv2(y_NCHW))))
         if self.stride == 2:
             return F.relu(torch.cat([F.avg_pool2d(x_NCHW, 3, 2, 1), y_NCHW], 1))

@@ -10,7 +10,7 @@ from gossamer.models.layers import conv_relu
 FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 
 
-class Fire(nn.Module):
+class FireBlock(nn.Module):
     """A 1x1 that squeezes, then 1x1 and 3x3 side by side. `bypass` is added to the result: None, identity or a 1x1."""
 
     def __init__(self, in_channels: int, squeeze: int, expand: int, bypass: nn.Module | None = None) -> None:
@@ -49,7 +49,7 @@ class SqueezeNet(nn.Module):
                 way = nn.Identity()
             elif bypass == "complex":
                 way = nn.Conv2d(channels, 2 * expand, 1)
-            layers.append(Fire(channels, squeeze, expand, way))
+            layers.append(FireBlock(channels, squeeze, expand, way))
             channels = 2 * expand
             if number in pool_after:
                 layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))

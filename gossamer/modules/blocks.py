@@ -23,7 +23,7 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class RemovableBlock:
     """What can be removed: the modules `parts` become identities. params: their number of parameters. alone: whether
     it is called with its input and nothing else."""
 
@@ -33,13 +33,13 @@ class Block:
     alone: bool = True
 
 
-def removable(model: nn.Module, example_inputs: Any) -> list[Block]:
+def removable(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
     """The residual blocks of a network; of one that has none, its plain layers."""
     return find_blocks(model, example_inputs) or find_layers(model, example_inputs)
 
 
 @torch.no_grad()
-def find_blocks(model: nn.Module, example_inputs: Any) -> list[Block]:
+def find_blocks(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
     """The innermost modules that are a shortcut plus something weighted (He et al. 2016, arXiv:1603.05027, section 2).
 
     The test is the definition: each module sees its real input with its parameters set to zero. If the output equals
@@ -67,7 +67,8 @@ def find_blocks(model: nn.Module, example_inputs: Any) -> list[Block]:
     found = [name for name, identity in silent_is_identity.items() if identity]
     inner = [name for name in found if not any(other.startswith(name + ".") for other in found)]
     return [
-        Block(name=name, params=_parameters(looked, (name,)), parts=(name,), alone=name not in more) for name in inner
+        RemovableBlock(name=name, params=_parameters(looked, (name,)), parts=(name,), alone=name not in more)
+        for name in inner
     ]
 
 
@@ -87,7 +88,7 @@ def _silent_is_identity(module: nn.Module, x: Tensor, inputs: tuple[Any, ...], n
 
 
 @torch.no_grad()
-def find_layers(model: nn.Module, example_inputs: Any) -> list[Block]:
+def find_layers(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
     """Convolutions that an identity kernel would turn into an identity, each with the batch norm behind it and the ReLU
     that then does nothing: the layers that Net2DeeperNet (Chen et al. 2016, arXiv:1511.05641, section 2.2) could have
     inserted. What such a layer has learned is lost, so removing it needs training."""
@@ -112,19 +113,19 @@ def find_layers(model: nn.Module, example_inputs: Any) -> list[Block]:
         parts = (name, *([norms[name]] if name in norms else []))
         smaller = swap(model, {part: nn.Identity() for part in parts})
         parts += tuple(relu for relu in idle_relus(smaller, trace(smaller, example_inputs)) if relu not in idle)
-        found.append(Block(name=name, params=_parameters(looked, parts), parts=parts))
+        found.append(RemovableBlock(name=name, params=_parameters(looked, parts), parts=parts))
     return found
 
 
-def is_plain(model: nn.Module, block: Block) -> bool:
+def is_plain(model: nn.Module, block: RemovableBlock) -> bool:
     """Whether it is a layer, not a residual block."""
     return isinstance(model.get_submodule(block.name), Convolution)
 
 
-def pixelwise(model: nn.Module, layers: Sequence[Block], loader: Iterable[Any]) -> dict[str, nn.Module]:
+def pixelwise(model: nn.Module, layers: Sequence[RemovableBlock], loader: Iterable[Any]) -> dict[str, nn.Module]:
     """For each of these plain layers the 1 x 1 convolution that comes nearest to it, norm and ReLU included, on some
     batches: what a layer behind it could take over."""
-    maps: dict[str, block_reconstruction.Block] = {}
+    maps: dict[str, block_reconstruction.FittedBlock] = {}
     for block in layers:
         layer: Any = model.get_submodule(block.name)
         one = type(layer)(
@@ -132,7 +133,7 @@ def pixelwise(model: nn.Module, layers: Sequence[Block], loader: Iterable[Any]) 
         )
         for p in one.parameters():
             nn.init.zeros_(p)
-        maps[block.name] = block_reconstruction.Block(module=one.eval(), last={"": None}, until=block.parts[-1])
+        maps[block.name] = block_reconstruction.FittedBlock(module=one.eval(), last={"": None}, until=block.parts[-1])
     block_reconstruction.solve_last(model, maps, loader, PIXELWISE_BATCHES)
     return {name: block.module for name, block in maps.items()}
 
@@ -141,7 +142,7 @@ def _parameters(model: nn.Module, names: Sequence[str]) -> int:
     return sum(p.numel() for name in names for p in model.get_submodule(name).parameters())
 
 
-def remove_blocks(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
+def remove_blocks(model: nn.Module, blocks: Sequence[RemovableBlock]) -> nn.Module:
     """A copy of the model with identities in the place of the blocks."""
     if not blocks:
         raise NoEffect("no blocks to remove were named")

@@ -170,7 +170,7 @@ def total_params(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def layer_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dict[str, float]:
+def shared_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dict[str, float]:
     """Median milliseconds of every module in plain torch, on the example inputs, by name. Inner modules included."""
     found: dict[str, list[float]] = {}
     starts: list[float] = []
@@ -214,7 +214,7 @@ def analyze(model: nn.Module, example_inputs: Any) -> Analysis:
     """Layers with parameters, MACs, bytes and time, and the groups of coupled channels, with the reason where one
     cannot be cut."""
     channels = find_groups(model, example_inputs)
-    times = layer_times(model, example_inputs)
+    times = shared_times(model, example_inputs)
     layers = [replace(row, time_ms=times.get(row.name)) for row in layer_costs(model, example_inputs)]
     return Analysis(
         layers=layers,

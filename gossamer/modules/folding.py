@@ -56,7 +56,7 @@ class Affine:
         return tuple(self.kernel.shape[2:]) == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
 
 
-def identity(channels: int, like: Tensor) -> Affine:
+def identity_kernel(channels: int, like: Tensor) -> Affine:
     """The convolution that changes nothing."""
     eye = torch.eye(channels, dtype=torch.float64, device=like.device)
     return Affine(eye[:, :, None, None], eye.new_zeros(channels), (1, 1), (0, 0), channels)
@@ -114,7 +114,7 @@ def as_one_convolution(module: nn.Module, x: Tensor) -> nn.Module | None:
     if not any(op.name in ("aten.add", "aten.add_") for op in t.ops):
         return None
     tensors = dict([*module.named_parameters(), *module.named_buffers()])
-    known = {t.inputs[0].index: identity(x.shape[1], x)}
+    known = {t.inputs[0].index: identity_kernel(x.shape[1], x)}
     found, at, active = known[t.inputs[0].index], t.inputs[0].index, False
     for op in t.ops:
         out = op.outs[0] if op.outs else None

@@ -19,7 +19,7 @@ from gossamer.modules.structure import (
     Structure,
     Unreplayable,
     difference,
-    join,
+    join_path,
     known_class,
 )
 
@@ -103,19 +103,19 @@ class _Replay:
             else:
                 _set_known(module, key, value, path)
         for name, shape in node.parameters.items():
-            new = self._tensor(module._parameters.get(name), shape, join(path, name))
+            new = self._tensor(module._parameters.get(name), shape, join_path(path, name))
             module._parameters[name] = new if new is None or isinstance(new, nn.Parameter) else _parameter(new)
         for name, shape in node.buffers.items():
-            module._buffers[name] = self._tensor(module._buffers.get(name), shape, join(path, name))
+            module._buffers[name] = self._tensor(module._buffers.get(name), shape, join_path(path, name))
         for name, child in node.children.items():
             if child is None:
                 module._modules[name] = None
             elif child is False:
                 module._modules.pop(name, None)
             else:
-                inner = self._child(child, module, name, join(path, name))
+                inner = self._child(child, module, name, join_path(path, name))
                 module._modules[name] = inner
-                self.apply(child, inner, join(path, name))
+                self.apply(child, inner, join_path(path, name))
         if node.order is not None:
             if sorted(node.order) != sorted(module._modules):
                 raise CorruptFile(f"its structure orders modules of {path or 'the network'} that are not there")
@@ -167,9 +167,9 @@ def _set_known(module: nn.Module, path: str, value: Plain, where: str) -> None:
             raise AttributeError(path)
         old = get_attribute(module, path)
     except (AttributeError, IndexError, KeyError, ValueError) as error:
-        raise CorruptFile(f"its structure sets {join(where, path)}, which is not there") from error
+        raise CorruptFile(f"its structure sets {join_path(where, path)}, which is not there") from error
     if _kind(old) is not _kind(value) and old is not None and value is not None:
-        raise CorruptFile(f"its structure sets {join(where, path)} to {value!r}, where it is {old!r}")
+        raise CorruptFile(f"its structure sets {join_path(where, path)} to {value!r}, where it is {old!r}")
     set_attribute(module, path, value)
 
 

@@ -69,7 +69,7 @@ class Structure:
 
     def fits(self, model: nn.Module) -> bool:
         """Whether the model has the tensors of the original, by names and shapes."""
-        return digest(model) == self.digest
+        return structure_digest(model) == self.digest
 
     def text(self) -> str:
         """As it is stored: compact JSON."""
@@ -90,7 +90,7 @@ class Structure:
         return cls(root, of, sum_)
 
 
-def digest(model: nn.Module) -> str:
+def structure_digest(model: nn.Module) -> str:
     """Of the names and shapes of the tensors of the state."""
     rows = sorted(f"{name} {list(tensor.shape)}" for name, tensor in model.state_dict().items())
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
@@ -107,7 +107,7 @@ def difference(original: nn.Module, changed: nn.Module) -> Structure | None:
     if type(original) is not type(changed):
         raise Unreplayable(f"the network was a {type(original).__name__} and is a {type(changed).__name__}")
     root = _changes(original, changed, original, "")
-    return None if root.empty else Structure(root, type(original).__name__, digest(original))
+    return None if root.empty else Structure(root, type(original).__name__, structure_digest(original))
 
 
 def _changes(old: nn.Module, new: nn.Module, root: nn.Module, path: str) -> Node:
@@ -116,10 +116,10 @@ def _changes(old: nn.Module, new: nn.Module, root: nn.Module, path: str) -> Node
     theirs = {key: value for key, value in vars(new).items() if key not in _TORCH_OWN}
     for key, value in vars(old).items():
         if key in theirs:
-            node.attributes.update(_attribute_changes(key, value, theirs[key], join(path, key), 0))
+            node.attributes.update(_attribute_changes(key, value, theirs[key], join_path(path, key), 0))
     node.parameters, node.buffers = _tensor_changes(old, new, path)
     for name in {**old._modules, **new._modules}:
-        before, after, at = old._modules.get(name), new._modules.get(name), join(path, name)
+        before, after, at = old._modules.get(name), new._modules.get(name), join_path(path, name)
         if after is None:
             gone: Literal[False] | None = None if name in new._modules else False
             if before is not None or (gone is None) != (name in old._modules):
@@ -146,13 +146,13 @@ def _new(module: nn.Module, root: nn.Module, path: str) -> Node:
     node = Node(made=name)
     for key, value in vars(module).items():
         if key not in _TORCH_OWN:
-            node.attributes[key] = _plain(value, join(path, key))
+            node.attributes[key] = _plain(value, join_path(path, key))
     node.parameters = {key: _spec(p) for key, p in module._parameters.items()}
     node.buffers = {key: _spec(b) for key, b in module._buffers.items()}
     if module._non_persistent_buffers_set:
         raise Unreplayable(f"{path} has buffers that are not part of its state")
     for key, child in module._modules.items():
-        node.children[key] = None if child is None else _new(child, root, join(path, key))
+        node.children[key] = None if child is None else _new(child, root, join_path(path, key))
     return node
 
 
@@ -196,7 +196,7 @@ def _tensor_changes(old: nn.Module, new: nn.Module, path: str) -> tuple[dict[str
             if (None if a is None else a.shape) == (None if b is None else b.shape):
                 continue
             if name in new._non_persistent_buffers_set:
-                raise Unreplayable(f"{join(path, name)} has another shape and is not part of the state")
+                raise Unreplayable(f"{join_path(path, name)} has another shape and is not part of the state")
             result[name] = None if b is None else _spec(b)
     return found
 
@@ -232,7 +232,7 @@ def _known_name(kind: type) -> str | None:
     return next((name for name in (f"{home}.{kind.__name__}" for home in _HOMES) if known_class(name) is kind), None)
 
 
-def join(path: str, name: str) -> str:
+def join_path(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 

@@ -68,7 +68,7 @@ def _tried(
     """The wider network and its proof, or why there is none."""
     try:
         model = _wider(channels, widths, torch.Generator().manual_seed(seed))
-        proof = difference(channels.model, model, channels.example_inputs)
+        proof = output_difference(channels.model, model, channels.example_inputs)
     except (GossamerError, RuntimeError, ValueError) as error:
         return str(error).splitlines()[0]
     if not proof <= tolerance:
@@ -144,7 +144,7 @@ def repeated(units: Indices, shares: list[NDArray[np.float64]]) -> tuple[list[in
 
 
 @torch.no_grad()
-def difference(one: nn.Module, other: nn.Module, inputs: object) -> float:
+def output_difference(one: nn.Module, other: nn.Module, inputs: object) -> float:
     """The largest relative difference of an output, both in eval mode."""
     results = []
     for model in (one, other):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from gossamer.core.task import split
+from gossamer.core.batches import split
 from gossamer.errors import BadInput
 from gossamer.runtime.runners import open_session
 

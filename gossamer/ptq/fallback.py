@@ -43,7 +43,7 @@ class Quantized:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class QuantizedCandidate:
     """All that determines an int8 network."""
 
     name: str
@@ -54,7 +54,7 @@ class Candidate:
     narrow: bool = False
 
     def build(self) -> onnx.ModelProto:
-        return qdq.quantize(self.network, self.ranges, exclude=self.exclude, narrow=self.narrow)
+        return qdq.quantize_graph(self.network, self.ranges, exclude=self.exclude, narrow=self.narrow)
 
 
 def quantize_int8(
@@ -131,28 +131,28 @@ class FallbackSequence:
     def __init__(self, network: onnx.ModelProto, task: Task, folder: Path, *, threads: int, samples: int) -> None:
         self.network, self.loader, self.folder = network, task.calibration, folder
         self.threads, self.samples = threads, samples
-        self.best = Candidate("", network, {})
+        self.best = QuantizedCandidate("", network, {})
 
-    def climb(self) -> Iterator[Candidate]:
+    def climb(self) -> Iterator[QuantizedCandidate]:
         """Candidates from the simplest to the costliest."""
         if not any(node.op_type in WEIGHTED for node in self.network.graph.node):
             raise NoEffect(f"int8: the network has no layer with weights ({', '.join(WEIGHTED)})")
         seen = self.observe(self.network)
         rule, narrow = "min-max", False
         for name in RULES:
-            yield Candidate(name, self.network, self.ranges(seen, name), narrow=narrow)
+            yield QuantizedCandidate(name, self.network, self.ranges(seen, name), narrow=narrow)
             if self.best.name == name:
                 rule = name
             if name == "min-max":
                 # Kernels without VNNI saturate; where that costs more than the eighth bit, all that follows has seven.
                 note = "for processors whose 16-bit sums of 8-bit products saturate"
-                yield Candidate(SEVEN, self.network, self.ranges(seen, name), note=note, narrow=True)
+                yield QuantizedCandidate(SEVEN, self.network, self.ranges(seen, name), note=note, narrow=True)
                 narrow = self.best.name == SEVEN
         equalized = equalization.equalize(self.network)
         if equalized.SerializeToString() != self.network.SerializeToString():
             seen = self.observe(equalized)
             ranges, note = self.ranges(seen, rule), f"ranges: {rule}"
-            yield Candidate("cross-layer equalization", equalized, ranges, note=note, narrow=narrow)
+            yield QuantizedCandidate("cross-layer equalization", equalized, ranges, note=note, narrow=narrow)
         yield self.bias_corrected(self.best)
         yield from self.float_layers(self.best)
 
@@ -162,7 +162,7 @@ class FallbackSequence:
     def ranges(self, seen: Mapping[str, ActivationHistogram], rule: str) -> dict[str, Range]:
         return {name: RULES[rule](one) for name, one in seen.items()}
 
-    def bias_corrected(self, base: Candidate) -> Candidate:
+    def bias_corrected(self, base: QuantizedCandidate) -> QuantizedCandidate:
         """The best so far with the mean error of the rounded weights taken out of the biases."""
         rounded = rounded_weights(base.build())
         names = [node.input[0] for node in base.network.graph.node if node.name in rounded]
@@ -177,7 +177,7 @@ class FallbackSequence:
         corrected = equalization.correct_biases(base.network, rounded, means)
         return replace(base, name="bias correction", network=corrected, note=f"on top of: {base.name}")
 
-    def float_layers(self, base: Candidate) -> Iterator[Candidate]:
+    def float_layers(self, base: QuantizedCandidate) -> Iterator[QuantizedCandidate]:
         """The best so far with the 1, 2, 4, ... worst layers in float32, at most half of them."""
         errors = self.layer_errors(base)
         worst = sorted(errors, key=lambda name: -errors[name])
@@ -187,7 +187,7 @@ class FallbackSequence:
             yield replace(base, name=f"float layers: {count}", exclude=exclude, note=", ".join(exclude))
             count *= 2
 
-    def layer_errors(self, base: Candidate) -> dict[str, float]:
+    def layer_errors(self, base: QuantizedCandidate) -> dict[str, float]:
         """Mean squared error of the network's outputs when one weighted node alone is in int8, by node."""
         names = list(rounded_weights(base.build()))
         exact = self.outputs(base.network)

@@ -92,4 +92,6 @@ def quantize_roughly(source: Path, target: Path, inputs: tuple[Tensor, ...], *, 
     network = onnx.load(source)
     batch = inputs[0] if len(inputs) == 1 else (inputs, None)
     seen = activation_ranges.observe(network, [batch], target.parent, threads=threads)
-    write_onnx(qdq.quantize(network, {name: activation_ranges.min_max(one) for name, one in seen.items()}), target)
+    write_onnx(
+        qdq.quantize_graph(network, {name: activation_ranges.min_max(one) for name, one in seen.items()}), target
+    )

@@ -15,7 +15,7 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def quantize(
+def quantize_graph(
     model: onnx.ModelProto,
     ranges: Mapping[str, tuple[float, float]],
     *,

@@ -2,6 +2,6 @@
 
 from gossamer.report.page import write_report
 from gossamer.report.sensitivity import write_sensitivity
-from gossamer.report.table import Cell, Row, markdown, summary_rows
+from gossamer.report.table import Row, TableCell, markdown, summary_rows
 
-__all__ = ["Cell", "Row", "markdown", "summary_rows", "write_report", "write_sensitivity"]
+__all__ = ["Row", "TableCell", "markdown", "summary_rows", "write_report", "write_sensitivity"]

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gossamer.core.record import PERCENT, ClassRow, Curve, JobDocument
+from gossamer.core.record import ClassRow, Curve, JobDocument
+from gossamer.core.units import PERCENT
 from gossamer.report import text
 from gossamer.report.plot import Frame, axes, curve, figure, line
 from gossamer.report.score import Score
-from gossamer.report.sections import grid, section
+from gossamer.report.sections import grid_of_pairs, section
 from gossamer.report.table import AFTER, ORIGINAL
 from gossamer.report.text import escape
 
@@ -58,7 +59,7 @@ def learning_section(
         body.append(curve(frame, shown, f"curve named-{one.hue}", tip))
     key = "".join(f'<span><i class="named-{one.hue}"></i>{escape(one.name)}</span>' for one in lines)
     key += f'<span><i class="dashed"></i>{escape(reference)}</span>' if goal is not None else ""
-    listing = grid(
+    listing = grid_of_pairs(
         ("Training", "Last epoch", "Best", "One epoch"), [_row(one, points[one.name], score) for one in lines]
     )
     what = text.titled(score.name)

@@ -35,7 +35,7 @@ def _curves(document: JobDocument, taught: Teaching) -> str:
             f"{escape(asked.conditions.get('batch', ''))} ({escape(asked.conditions.get('mode', ''))})."
         )
     hues = {"result": 1, ALONE: 0}
-    lines = [Line(named(c.name), hues.get(c.name, 2), c) for c in taught.curves]
+    lines = [Line(named_networks(c.name), hues.get(c.name, 2), c) for c in taught.curves]
     return learning_section(document, "How the student learned", lines, reference="teacher", more=more)
 
 
@@ -43,11 +43,11 @@ def _classes(taught: Teaching) -> str:
     """Class by class, and what the teacher was worth there."""
     against = ALONE if any(ALONE in row.top1 for row in taught.classes) else ""
     note = "points of the taught student over the same student trained alone"
-    columns = {subject: named(subject) for subject in taught.networks}
+    columns = {subject: named_networks(subject) for subject in taught.networks}
     return classes_section(taught.classes, columns, against=against, note=note)
 
 
-def named(subject: str) -> str:
+def named_networks(subject: str) -> str:
     """What a network of the records is called."""
     return _KNOWN.get(subject, subject)
 
@@ -57,7 +57,7 @@ def _agreement(taught: Teaching) -> str:
     if not taught.agreement:
         return ""
     subjects = list(taught.networks)
-    head = "".join(f'<th scope="col">{escape(named(s))}</th>' for s in subjects)
+    head = "".join(f'<th scope="col">{escape(named_networks(s))}</th>' for s in subjects)
     rows = []
     for subject, shares in zip(subjects, taught.agreement, strict=True):
         cells = "".join(
@@ -67,7 +67,7 @@ def _agreement(taught: Teaching) -> str:
             f"{text.percent(share)}</data></td>"
             for other, share in zip(subjects, shares, strict=True)
         )
-        rows.append(f'<tr><th scope="row">{escape(named(subject))}</th>{cells}</tr>')
+        rows.append(f'<tr><th scope="row">{escape(named_networks(subject))}</th>{cells}</tr>')
     lead = "Share of test samples for which two networks name the same class, right or wrong."
     return section("Who agrees with whom", heat("agreement", "", head, rows), lead)
 
@@ -83,7 +83,7 @@ def _sureness(document: JobDocument, taught: Teaching) -> str:
         said = [f'error <data value="{ece.value}">{100 * ece.value:.2f} %</data>'] if ece else []
         said += [f'NLL <data value="{nll.value}">{nll.value:.3f}</data>'] if nll else []
         plots.append(
-            f"<figure><figcaption>{escape(named(one.subject))}<small>{', '.join(said)}</small></figcaption>"
+            f"<figure><figcaption>{escape(named_networks(one.subject))}<small>{', '.join(said)}</small></figcaption>"
             f'<div class="plot">{_diagram(one)}</div></figure>'
         )
     lead = (
@@ -105,7 +105,7 @@ def _diagram(one: Reliability) -> str:
                 f'<g class="mark"><g tabindex="0" role="img" aria-label="{escape(tip)}" data-tip="{escape(tip)}">'
                 f'<circle cx="{frame.x(100 * sure)}" cy="{frame.y(100 * right)}" r="{radius:.1f}"/></g></g>'
             )
-    label = f"Reliability diagram of the {named(one.subject)}"
+    label = f"Reliability diagram of the {named_networks(one.subject)}"
     return f'<svg role="group" aria-label="{escape(label)}" width="100%" height="{_SIDE}">{"".join(body)}</svg>'
 
 
@@ -113,14 +113,18 @@ def _looks(taught: Teaching) -> str:
     """Attention maps side by side."""
     if not taught.examples:
         return ""
-    layers = ", ".join(f"{escape(named(s))}: <code>{escape(layer)}</code>" for s, layer in taught.layers.items())
+    layers = ", ".join(
+        f"{escape(named_networks(s))}: <code>{escape(layer)}</code>" for s, layer in taught.layers.items()
+    )
     lead = f"Mean square over the channels of layers of one resolution, bright is much. {layers}."
     return section("Where they look", f'<div class="looks">{"".join(map(_look, taught.examples))}</div>', lead)
 
 
 def _look(example: Example) -> str:
     figures = [("", example.image, "image")]
-    figures += [(named(s), image, f"attention of the {named(s)}") for s, image in example.maps.items()]
+    figures += [
+        (named_networks(s), image, f"attention of the {named_networks(s)}") for s, image in example.maps.items()
+    ]
     shown = "".join(
         f'<figure><img src="data:image/png;base64,{escape(image)}" alt="{escape(alt)}">'
         f"<figcaption>{escape(name) or '&nbsp;'}<small>{_said(example, name)}</small></figcaption></figure>"
@@ -131,5 +135,5 @@ def _look(example: Example) -> str:
 
 def _said(example: Example, name: str) -> str:
     """The class that a network names, where it is the wrong one."""
-    said = next((y for subject, y in example.said.items() if named(subject) == name), example.label)
+    said = next((y for subject, y in example.said.items() if named_networks(subject) == name), example.label)
     return f'<span class="missed">{escape(said)}</span>' if said != example.label else ""

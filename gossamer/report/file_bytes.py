@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gossamer.core.record import JobDocument, StoredRow
 from gossamer.report import text
 from gossamer.report.pareto import compact_sizes
-from gossamer.report.sections import grid, section
+from gossamer.report.sections import grid_of_pairs, section
 from gossamer.report.text import escape
 
 SMALL = 0.9  # of the network in float32: a file above it has no story to tell
@@ -18,7 +18,7 @@ _SHOWN = 12  # tensors in sight, the largest of the file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class BytesPart:
     """What belongs together in the bars. before, after: bytes in float32 and in the file. css: its colour."""
 
     name: str
@@ -39,7 +39,7 @@ def bytes_section(document: JobDocument) -> str:
     if sizes is None or not is_small(document):
         return ""
     dense, size = sizes
-    found = parts(document, dense, size)
+    found = byte_parts(document, dense, size)
     ratio = text.times(dense / size)
     bars = (
         _bar("Before, in float32", dense, [(p, p.before / dense) for p in found])
@@ -57,7 +57,7 @@ def bytes_section(document: JobDocument) -> str:
     return section("Where the bytes are", f'<div class="stack">{bars}</div><ul class="parts">{key}</ul>{table}')
 
 
-def parts(document: JobDocument, dense: float, size: float) -> list[Part]:
+def byte_parts(document: JobDocument, dense: float, size: float) -> list[BytesPart]:
     """The layers that take most of the bytes before or after, in the order of the network; the rest; the header."""
     before: dict[str, float] = {}
     after: dict[str, float] = {}
@@ -70,21 +70,21 @@ def parts(document: JobDocument, dense: float, size: float) -> list[Part]:
     weight = {layer: max(before[layer] / dense, after.get(layer, 0.0) / size) for layer in before}
     large = sorted(weight, key=lambda layer: -weight[layer])[:_NAMED]
     found = [
-        Part(name=layer, css=f"part-{number}", before=before[layer], after=after.get(layer, 0.0))
+        BytesPart(name=layer, css=f"part-{number}", before=before[layer], after=after.get(layer, 0.0))
         for number, layer in enumerate(layer for layer in before if layer in large)
     ]
     left = max(0.0, dense - sum(p.before for p in found)), sum(after.values()) - sum(p.after for p in found)
     if max(left) >= 0.5:
-        found.append(Part(name="everything else", css="part-rest", before=left[0], after=left[1]))
+        found.append(BytesPart(name="everything else", css="part-rest", before=left[0], after=left[1]))
     header = max(0.0, size - sum(after.values()))
-    return [*found, Part(name="header and graph", css="part-header", before=0.0, after=header)]
+    return [*found, BytesPart(name="header and graph", css="part-header", before=0.0, after=header)]
 
 
 def _layer(row: StoredRow) -> str:
     return row.name.rpartition(".")[0] or row.name
 
 
-def _bar(title: str, size: float, shares: Sequence[tuple[Part, float]]) -> str:
+def _bar(title: str, size: float, shares: Sequence[tuple[BytesPart, float]]) -> str:
     """One bar; shares: of its length. A label is only seen where it fits."""
     whole = sum(share for _, share in shares)
     pieces = "".join(
@@ -100,7 +100,7 @@ def _bar(title: str, size: float, shares: Sequence[tuple[Part, float]]) -> str:
     )
 
 
-def _key(part: Part) -> str:
+def _key(part: BytesPart) -> str:
     change = text.size(part.after)
     if part.before:
         change = f'{text.size(part.before)} <span class="quiet">→</span> {change}'
@@ -129,9 +129,9 @@ def _table(rows: Sequence[StoredRow], dense: float, size: float) -> str:
     body.append(("Header and graph", "", "", "", "", "", *_bytes(header, size), ""))
     bits = f"{8 * size / max(1, sum(row.weights for row in rows)):.2f}"
     body.append((*_together("The file", rows, size)[:4], bits, "", *_bytes(size, size), _rate(dense, size)))
-    table = grid(columns, body, "cards stored totals")
+    table = grid_of_pairs(columns, body, "cards stored totals")
     if rest:
-        others = grid(columns, [_row(row, size) for row in rest], "cards stored")
+        others = grid_of_pairs(columns, [_row(row, size) for row in rest], "cards stored")
         table += f"<details><summary>The {text.plural(len(rest), 'smaller tensor')}</summary>{others}</details>"
     return table
 
@@ -162,7 +162,7 @@ def _as_published(rows: Sequence[StoredRow]) -> str:
     )
     large = sorted(rows, key=lambda row: -row.weights)[:_SHOWN]
     body = [_published(f"<code>{escape(row.name)}</code>", [row]) for row in rows if row in large]
-    table = grid(_PUBLISHED, [*body, _published("All weights", rows)], "cards stored totals")
+    table = grid_of_pairs(_PUBLISHED, [*body, _published("All weights", rows)], "cards stored totals")
     return f'<h3>As Deep Compression would store it</h3><p class="lead">{lead}</p>{table}'
 
 

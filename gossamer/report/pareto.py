@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from gossamer.core.record import PERCENT, JobDocument, Trial
+from gossamer.core.record import JobDocument, Trial
+from gossamer.core.units import PERCENT
 from gossamer.report import text
 from gossamer.report.plot import (
     Frame,
@@ -84,7 +85,7 @@ def standing(state: Trial) -> str:
     return "rejected" if state.score is not None else "cost measured, not judged"
 
 
-def describe(state: Trial, score: Score) -> list[str]:
+def describe_trial(state: Trial, score: Score) -> list[str]:
     """All that is known of a state, line by line."""
     lines = [state.name if state.accepted else f"{state.name} ({standing(state)})"]
     if state.score is not None:
@@ -140,17 +141,17 @@ def _plot(document: JobDocument, axis: Axis, shown: Sequence[tuple[Trial, float,
         if score.sign * value < score.sign * frame.y_low:
             low += 1
             css = "brief" if state.brief else "rejected"
-            body.append(mark(frame, (x, frame.y_low), css, describe(state, score), "below"))
+            body.append(mark(frame, (x, frame.y_low), css, describe_trial(state, score), "below"))
         elif state is original:
-            body.append(mark(frame, (x, value), "original", describe(state, score), "diamond"))
+            body.append(mark(frame, (x, value), "original", describe_trial(state, score), "diamond"))
         elif state is final:
-            body.append(mark(frame, (x, value), "accepted final", describe(state, score), "star"))
+            body.append(mark(frame, (x, value), "accepted final", describe_trial(state, score), "star"))
         elif state.accepted:
-            body.append(mark(frame, (x, value), "accepted", describe(state, score), "dot"))
+            body.append(mark(frame, (x, value), "accepted", describe_trial(state, score), "dot"))
         elif state.brief:
-            body.append(mark(frame, (x, value), "brief", describe(state, score), "dot"))
+            body.append(mark(frame, (x, value), "brief", describe_trial(state, score), "dot"))
         else:
-            body.append(mark(frame, (x, value), "rejected", describe(state, score), "cross"))
+            body.append(mark(frame, (x, value), "rejected", describe_trial(state, score), "cross"))
     for state, cost, value in shown:
         if state in (original, final) and score.sign * value >= score.sign * frame.y_low:
             body.append(_label(frame, (cost / axis.unit, value), "original" if state is original else "result"))

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from gossamer.core.record import PERCENT, JobDocument
+from gossamer.core.record import JobDocument
+from gossamer.core.units import PERCENT
 from gossamer.report import text
 
 

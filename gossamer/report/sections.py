@@ -3,20 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gossamer.core.record import PERCENT, Edit, JobDocument, Record
+from gossamer.core.record import Edit, JobDocument, Record
+from gossamer.core.units import PERCENT
 from gossamer.report import text
 from gossamer.report.layers import layer_tables
 from gossamer.report.pareto import pareto, size_limit, standing
 from gossamer.report.score import Score
 from gossamer.report.table import (
     ORIGINAL,
-    Cell,
     Row,
+    TableCell,
     show,
     summary_rows,
 )
 from gossamer.report.text import escape
-from gossamer.report.verdict import NO_TEST, parts
+from gossamer.report.verdict import NO_TEST, clauses
 
 _SHOWN_EDITS = 12
 _PURPOSE = {
@@ -36,7 +37,7 @@ def section(title: str, body: str, lead: str = "") -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
-def grid(columns: Sequence[str], rows: Sequence[Sequence[str]], css: str = "cards") -> str:
+def grid_of_pairs(columns: Sequence[str], rows: Sequence[Sequence[str]], css: str = "cards") -> str:
     """A table whose first cells are row headers; `cards` fall apart on a narrow page. Cells are HTML."""
     head = "".join(f'<th scope="col" role="columnheader">{escape(name)}</th>' for name in columns)
     body = []
@@ -66,13 +67,13 @@ def tabs(group: str, panels: Sequence[tuple[str, str]]) -> str:
 def pairs(values: Mapping[str, Any]) -> str:
     """Names and values as a description list."""
     items = "".join(
-        f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text.plain(value))}</dd></div>"
+        f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text.plain_text(value))}</dd></div>"
         for name, value in values.items()
     )
     return f'<dl class="pairs">{items}</dl>'
 
 
-def cell(value: Cell | None) -> str:
+def cell(value: TableCell | None) -> str:
     """A number with what stands beside it in small type."""
     if value is None:
         return '<span class="quiet">not measured</span>'
@@ -121,8 +122,8 @@ def goal_section(document: JobDocument) -> str:
         False: '<b class="missed">missed</b>',
         None: '<b class="quiet">unknown</b>',
     }
-    rows = [(escape(p.name), escape(p.asked), escape(p.got), words[p.met]) for p in parts(document)]
-    return section("The goal", grid(("Asked for", "Limit", "Reached", "Verdict"), rows))
+    rows = [(escape(p.name), escape(p.asked), escape(p.got), words[p.met]) for p in clauses(document)]
+    return section("The goal", grid_of_pairs(("Asked for", "Limit", "Reached", "Verdict"), rows))
 
 
 def asked_section(document: JobDocument) -> str:
@@ -156,7 +157,7 @@ def summary_section(document: JobDocument) -> str:
     if slow:
         lead += f" <b>Not faster on {escape(' and '.join(dict.fromkeys(slow)))}.</b>"
     columns = ("", before.capitalize(), after.capitalize(), "Change")
-    return section(title, grid(columns, body, "cards summary"), lead)
+    return section(title, grid_of_pairs(columns, body, "cards summary"), lead)
 
 
 def latency_section(document: JobDocument) -> str:
@@ -193,7 +194,7 @@ def _latency_bar(record: Record, top: float) -> str:
     return (
         f'<span class="dtype">{escape(record.conditions.get("dtype", record.subject))}</span>'
         f'<div class="track" aria-hidden="true"><i class="{css}" style="width:{100 * record.value / top:.2f}%"></i>'
-        f'{whisker}</div><span class="ms">{cell(Cell(text=show(record).text, value=record.value))}</span>'
+        f'{whisker}</div><span class="ms">{cell(TableCell(text=show(record).text, value=record.value))}</span>'
     )
 
 
@@ -217,7 +218,8 @@ def pareto_section(document: JobDocument) -> str:
         for s in document.states
     ]
     columns = ("State", text.titled(score.name), "Drop", "Latency", "MACs", "Parameters", "File", "Verdict")
-    listing = f"<details><summary>{text.plural(len(rows), 'state')} as a table</summary>{grid(columns, rows)}</details>"
+    table = grid_of_pairs(columns, rows)
+    listing = f"<details><summary>{text.plural(len(rows), 'state')} as a table</summary>{table}</details>"
     marks = {"original": "◆ original", "accepted": "● accepted", "rejected": "✕ rejected"}
     marks |= {"brief": "○ after a brief training"} if any(s.brief for s in document.states) else {}
     key = " ".join(f'<span class="k {css}">{shown}</span>' for css, shown in marks.items())
@@ -249,9 +251,9 @@ def edits_section(document: JobDocument) -> str:
             f'<b><data value="{max(proofs)}">{text.proof(max(proofs))}</data></b>.'
         )
     columns = ("Target", "Edit", "Change", "Proof")
-    body = grid(columns, [_edit(edit) for edit in edits[:_SHOWN_EDITS]])
+    body = grid_of_pairs(columns, [_edit(edit) for edit in edits[:_SHOWN_EDITS]])
     if len(edits) > _SHOWN_EDITS:
-        rest = grid(columns, [_edit(edit) for edit in edits[_SHOWN_EDITS:]])
+        rest = grid_of_pairs(columns, [_edit(edit) for edit in edits[_SHOWN_EDITS:]])
         body += f"<details><summary>{len(edits) - _SHOWN_EDITS} more</summary>{rest}</details>"
     return section("History of edits", body, lead)
 
@@ -284,7 +286,7 @@ def ladder_section(document: JobDocument) -> str:
         for i, rung in enumerate(rungs, 1)
     ]
     lead = "Climbed only as far as needed, judged on the validation split."
-    return section("Steps to int8", grid(("Step", text.titled(score.name), "Drop", "Verdict"), rows), lead)
+    return section("Steps to int8", grid_of_pairs(("Step", text.titled(score.name), "Drop", "Verdict"), rows), lead)
 
 
 def files_section(document: JobDocument) -> str:
@@ -299,7 +301,7 @@ def files_section(document: JobDocument) -> str:
         )
         for name, size in document.files.items()
     ]
-    return section("Files", grid(("File", "Size", "Bytes"), rows, "narrow"))
+    return section("Files", grid_of_pairs(("File", "Size", "Bytes"), rows, "narrow"))
 
 
 def making_section(document: JobDocument) -> str:
@@ -327,7 +329,7 @@ def records_section(document: JobDocument) -> str:
     rows = []
     for record in document.records:
         shown = show(record)
-        conditions = ", ".join(f"{k.replace('_', ' ')} {text.plain(v)}" for k, v in record.conditions.items())
+        conditions = ", ".join(f"{k.replace('_', ' ')} {text.plain_text(v)}" for k, v in record.conditions.items())
         rows.append(
             (
                 f"{escape(record.what.replace('_', ' '))}<small>{escape(record.subject)}</small>",
@@ -336,7 +338,7 @@ def records_section(document: JobDocument) -> str:
                 escape(conditions),
             )
         )
-    table = grid(("What", "Value", "n", "Conditions"), rows)
+    table = grid_of_pairs(("What", "Value", "n", "Conditions"), rows)
     return section(
         "All measurements", f"<details><summary>{text.plural(len(rows), 'record')}</summary>{table}</details>"
     )

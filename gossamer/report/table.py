@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gossamer.core.record import PERCENT, JobDocument, Record
+from gossamer.core.record import JobDocument, Record
+from gossamer.core.units import PERCENT
 from gossamer.report import text
 from gossamer.report.score import Score
 
@@ -21,7 +22,7 @@ NOTICED = 0.005  # share by which two numbers must differ to be shown as differe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class TableCell:
     """One number: as text, the interval or exact count beside it, and as a value in the unit of its record."""
 
     text: str
@@ -37,9 +38,9 @@ class Row:
     what: str
     name: str
     conditions: str
-    before: Cell | None
-    after: Cell | None
-    change: Cell
+    before: TableCell | None
+    after: TableCell | None
+    change: TableCell
     verdict: Verdict
     ratio: float | None = None
     runtime: str = ""
@@ -60,19 +61,19 @@ def markdown(rows: list[Row]) -> str:
     lines = ["| | before | after | change |", "|---|---:|---:|---|"]
     for row in rows:
         title = f"{row.name} ({row.conditions})" if row.conditions else row.name
-        cells = (title, plain(row.before), plain(row.after), plain(row.change))
+        cells = (title, plain_rows(row.before), plain_rows(row.after), plain_rows(row.change))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def plain(cell: Cell | None) -> str:
+def plain_rows(cell: TableCell | None) -> str:
     """A cell in one line: `18.7 ms (18.0–20.1)`."""
     if cell is None:
         return "–"
     return f"{cell.text} ({cell.detail})" if cell.detail else cell.text
 
 
-def show(record: Record) -> Cell:
+def show(record: Record) -> TableCell:
     """A record's number in the notation of its kind."""
     value, span = record.value, ""
     if record.low is not None and record.high is not None:
@@ -97,7 +98,7 @@ def show(record: Record) -> Cell:
             shown = text.proof(value)
         case _:
             shown = f"{text.significant(value)} {record.unit}".strip()
-    return Cell(text=shown, detail=span, value=value)
+    return TableCell(text=shown, detail=span, value=value)
 
 
 def _end(record: Record, value: float) -> str:
@@ -141,7 +142,7 @@ def _score_row(document: JobDocument, before: Record | None, after: Record | Non
     score = Score.of(document)
     drop = drop_record(document, score.split)
     verdict: Verdict = ""
-    change = Cell(text="–")
+    change = TableCell(text="–")
     if drop is None and before and after:
         drop = Record(subject=after.subject, what="drop", value=score.lost(before.value, after.value), unit="points")
     if drop is not None:
@@ -153,7 +154,7 @@ def _score_row(document: JobDocument, before: Record | None, after: Record | Non
         verdict = "worse" if low > 0 else "better" if high < 0 else "same"
         if span and not lost:
             span = f"{text.points(-high)} to {text.points(-low)}"
-        change = Cell(
+        change = TableCell(
             text=f"{text.points(abs(drop.value))} points {'lost' if lost else 'gained'}", detail=span, value=drop.value
         )
     samples = next((f"{text.count(r.n)} samples" for r in (after, before) if r and r.n), "")
@@ -219,11 +220,11 @@ def _conditions(what: str, before: Record | None, after: Record | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _change(what: str, before: Record | None, after: Record | None, ratio: float | None) -> tuple[Cell, Verdict]:
+def _change(what: str, before: Record | None, after: Record | None, ratio: float | None) -> tuple[TableCell, Verdict]:
     if before is None or after is None:
-        return Cell(text="not measured before" if before is None else "not measured after"), ""
+        return TableCell(text="not measured before" if before is None else "not measured after"), ""
     if ratio is None:
-        return Cell(text="–"), ""
+        return TableCell(text="–"), ""
     faster, slower = ("faster", "slower") if what == "latency" else ("smaller", "larger")
     verdict: Verdict = "same"
     if abs(ratio - 1) < NOTICED:
@@ -233,11 +234,11 @@ def _change(what: str, before: Record | None, after: Record | None, ratio: float
     elif _bottom(after) > _top(before):
         verdict = "worse"
     if verdict == "better":
-        return Cell(text=f"{text.times(ratio)} {faster}", value=ratio), verdict
+        return TableCell(text=f"{text.times(ratio)} {faster}", value=ratio), verdict
     if verdict == "worse":
-        return Cell(text=f"{text.times(1 / ratio)} {slower}", value=ratio), verdict
+        return TableCell(text=f"{text.times(1 / ratio)} {slower}", value=ratio), verdict
     detail = "quartiles overlap" if before.low is not None and before.value != after.value else ""
-    return Cell(text=f"not {faster}", detail=detail, value=ratio), verdict
+    return TableCell(text=f"not {faster}", detail=detail, value=ratio), verdict
 
 
 def _bottom(record: Record) -> float:

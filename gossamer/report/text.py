@@ -3,7 +3,7 @@
 import html
 import math
 
-from gossamer.core.record import shown_text
+from gossamer.core.units import shown_text
 
 _RUNTIMES = {
     "torch": "PyTorch",
@@ -98,7 +98,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def plain(value: object) -> str:
+def plain_text(value: object) -> str:
     """Any value of the document: thousands set apart, no needless decimals, lists joined."""
     match value:
         case bool() | str() | None:
@@ -108,7 +108,7 @@ def plain(value: object) -> str:
         case float():
             return f"{value:g}"
         case list() | tuple():
-            return ", ".join(plain(item) for item in value)
+            return ", ".join(plain_text(item) for item in value)
         case _:
             return str(value)
 

@@ -16,7 +16,7 @@ WIDE = 0.25  # of the median: quartiles further apart are those of a machine tha
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Clause:
     """One thing that was asked for. met: None where it was not measured. short: how far a missed one is away."""
 
     name: str
@@ -71,7 +71,7 @@ def _sentence(document: JobDocument) -> str:
         return _taught(document)
     if not document.goal:
         return _without_goal(document)
-    budget, *gains = parts(document)
+    budget, *gains = clauses(document)
     said = [f"{part.got} ({part.asked} asked{part.short})" for part in gains if part.met is not None]
     if budget.met is False:
         said.append(f"{budget.got} ({budget.asked})")
@@ -116,7 +116,7 @@ def _lost(document: JobDocument) -> list[str]:
     return [f"{text.points(abs(drop.value))} points of {score.name} {became} on {score.split}"]
 
 
-def parts(document: JobDocument) -> list[Part]:
+def clauses(document: JobDocument) -> list[Clause]:
     """The budget of the metric first, then every gain that was asked for; nothing where no goal was set."""
     if not document.goal:
         return []
@@ -125,14 +125,14 @@ def parts(document: JobDocument) -> list[Part]:
     return [_budget(document), *(_gain(document, rows, name) for name in gains)]
 
 
-def _budget(document: JobDocument) -> Part:
+def _budget(document: JobDocument) -> Clause:
     allowed = document.goal.get("max_drop")
     split = "validation" if drop_record(document, "validation") else Score.of(document).split
     drop, name = drop_record(document, split), text.titled(Score.of(document).name)
     if drop is None:
-        return Part(name=name, asked=_allowed(allowed), got="not measured", met=None)
+        return Clause(name=name, asked=_allowed(allowed), got="not measured", met=None)
     lost = f"{text.points(abs(drop.value))} points {'lost' if drop.value >= 0 else 'gained'} on {split}"
-    return Part(
+    return Clause(
         name=name,
         asked=_allowed(allowed),
         got=lost,
@@ -155,7 +155,7 @@ _MEASURED = {
 }
 
 
-def _gain(document: JobDocument, rows: list[Row], name: str) -> Part:
+def _gain(document: JobDocument, rows: list[Row], name: str) -> Clause:
     asked = float(document.goal[name])
     row = next((r for r in rows if r.what == _MEASURED[name] and _on_goal_runtime(document, r)), None)
     where = f" on {text.runtime(document.goal['runtime'])}" if row and row.what == "latency" and row.runtime else ""
@@ -163,9 +163,9 @@ def _gain(document: JobDocument, rows: list[Row], name: str) -> Part:
         title = "Speed-up" if name == "speedup" else "Compression ratio"
         wanted = f"at least {asked:g}×"
         if row is None or row.ratio is None:
-            return Part(name=title, asked=wanted, got="not measured", met=None)
+            return Clause(name=title, asked=wanted, got="not measured", met=None)
         got = row.change.text if row.verdict != "same" else f"not faster ({text.times(row.ratio)})"
-        return Part(
+        return Clause(
             name=title,
             asked=wanted,
             got=got + where,
@@ -175,10 +175,10 @@ def _gain(document: JobDocument, rows: list[Row], name: str) -> Part:
     title, unit = _TITLES[name]
     wanted = f"at most {_amount(name, asked)}"
     if row is None or row.after is None or row.after.value is None:
-        return Part(name=title, asked=wanted, got="not measured", met=None)
+        return Clause(name=title, asked=wanted, got="not measured", met=None)
     got = f"{_amount(name, row.after.value)}{unit}{where}"
     over = row.after.value / asked - 1
-    return Part(
+    return Clause(
         name=title,
         asked=wanted,
         got=got,

@@ -20,7 +20,7 @@ def read_structure(text: str, outputs: int, path: Path) -> Any:
     """Where the outputs stand in what the network gave, from the metadata of a file."""
     try:
         found = json.loads(text) if len(text) <= MOST_STRUCTURE else None
-        if found is not None and fits(found, outputs, 0):
+        if found is not None and says_places(found, outputs, 0):
             return found
         if found is None and text.strip() == "null":
             return None
@@ -29,13 +29,13 @@ def read_structure(text: str, outputs: int, path: Path) -> Any:
     raise CorruptFile(f"{path}: its metadata about outputs is not what gossamer writes: {text[:60]!r}")
 
 
-def fits(found: Any, outputs: int, depth: int = 0) -> bool:
+def says_places(found: Any, outputs: int, depth: int = 0) -> bool:
     """Whether this says where so many outputs stand, as `gossamer.core.outputs.places` does."""
     if depth > MOST_NESTED:
         return False
     if is_mark(found):
-        return fits(found[1], outputs, depth + 1)
+        return says_places(found[1], outputs, depth + 1)
     if isinstance(found, dict | list):
         inner = found.values() if isinstance(found, dict) else found
-        return all(item is None or fits(item, outputs, depth + 1) for item in inner)
+        return all(item is None or says_places(item, outputs, depth + 1) for item in inner)
     return type(found) is int and 0 <= found < outputs

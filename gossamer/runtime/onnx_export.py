@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from gossamer.compact.torch_export import free_batch, plain_outputs, reason, silent
+from gossamer.compact.torch_export import export_failure, free_batch, plain_outputs, silent
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.outputs import places, tensors
@@ -49,7 +49,7 @@ def export_onnx(
         try:
             program = torch.onnx.export(copied, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes)
         except Exception as error:
-            raise BadInput(reason(type(model).__name__, "ONNX", error, dynamic_batch)) from error
+            raise BadInput(export_failure(type(model).__name__, "ONNX", error, dynamic_batch)) from error
     assert program is not None
     note_structure(program, copied, inputs)
     if about:

@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 def rewrite(model: onnx.ModelProto) -> None:
     """Apply all rewrites in place. Shapes must be known: infer them first."""
-    graph = Graph(model.graph)
+    graph = OnnxGraph(model.graph)
     for node in list(model.graph.node):
         match node.op_type:
             case "ReduceMean":
@@ -23,7 +23,7 @@ def rewrite(model: onnx.ModelProto) -> None:
                 padded_slice_as_convolution(graph, node)
 
 
-class Graph:
+class OnnxGraph:
     """A graph with its constants, ranks and readers at hand."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -62,7 +62,7 @@ class Graph:
             self.proto.node.insert(index + offset, made)
 
 
-def pool_mean(graph: Graph, node: onnx.NodeProto) -> None:
+def pool_mean(graph: OnnxGraph, node: onnx.NodeProto) -> None:
     """ReduceMean over the image as GlobalAveragePool, then Flatten where the dimensions are dropped."""
     axes = graph.constant(node, 1)
     if axes is None or len(graph.shapes.get(node.input[0], ())) != 4 or sorted(a % 4 for a in axes) != [2, 3]:
@@ -76,7 +76,7 @@ def pool_mean(graph: Graph, node: onnx.NodeProto) -> None:
     graph.replace(node, *new)
 
 
-def norm_as_convolution(graph: Graph, node: onnx.NodeProto) -> None:
+def norm_as_convolution(graph: OnnxGraph, node: onnx.NodeProto) -> None:
     """A BatchNormalization that could not be folded, of an image, as a depthwise 1x1 convolution.
 
     Integer kernels know convolutions only; a norm between them would go to float and back.
@@ -97,7 +97,7 @@ def norm_as_convolution(graph: Graph, node: onnx.NodeProto) -> None:
     graph.replace(node, new)
 
 
-def padded_slice_as_convolution(graph: Graph, node: onnx.NodeProto) -> None:
+def padded_slice_as_convolution(graph: OnnxGraph, node: onnx.NodeProto) -> None:
     """Every n-th pixel, then new channels of zeros (the parameter-free shortcut of residual networks), as a strided
     1x1 convolution with a weight of zeros and ones."""
     pads, value = graph.constant(node, 1), graph.constant(node, 2)
@@ -125,7 +125,7 @@ def padded_slice_as_convolution(graph: Graph, node: onnx.NodeProto) -> None:
         graph.proto.node.remove(old)
 
 
-def slice_steps(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
+def slice_steps(graph: OnnxGraph, node: onnx.NodeProto) -> list[int] | None:
     """Steps in height and width of a Slice that takes every n-th pixel from the first on, None for any other."""
     starts, ends, axes, steps = (graph.constant(node, place) for place in (1, 2, 3, 4))
     if starts is None or ends is None or axes is None or any(starts):

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.batches import split
 from gossamer.core.outputs import tensors
 from gossamer.core.record import Record
 from gossamer.core.runner import Runner
-from gossamer.core.task import split
 from gossamer.errors import BadInput, ExportMismatch
 
 AGREEMENT = 99.9  # percent of the samples

@@ -28,11 +28,11 @@ from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CostModel
 from gossamer.search.network_rewrites import kinds, taken
 from gossamer.search.replacements import (
-    Found,
+    FoundReplacements,
     Replacement,
     compared,
     find_swaps,
-    kind_of,
+    layer_kind,
     reasons_to_leave,
     together,
 )
@@ -189,7 +189,7 @@ class Adviser:
     def _compare(self, groups: Any, inputs: Any) -> list[list[float]]:
         return isolated_costs(groups, inputs, self.goal, self.folder, int8=False)
 
-    def _swaps(self, found: Found, scheme: str, belongs: Callable[[Method], bool]) -> Advice:
+    def _swaps(self, found: FoundReplacements, scheme: str, belongs: Callable[[Method], bool]) -> Advice:
         """The cheapest swap of every layer that gains by this scheme."""
         best: dict[str, Replacement] = {}
         for name, swaps in found.swaps.items():
@@ -204,7 +204,7 @@ class Adviser:
         share = sum(self.costs[name] for name in best) / max(sum(self.costs.values()), 1e-12)
         reason = (
             f"gains in {len(best)} of {len(self.costs)} layers, {100 * share:.0f} % of the {UNITS[self.unit]}; most: "
-            f"{top.layer} ({kind_of(self.model.get_submodule(top.layer))}), alone {1 / top.ratio:.1f} times cheaper"
+            f"{top.layer} ({layer_kind(self.model.get_submodule(top.layer))}), alone {1 / top.ratio:.1f} times cheaper"
         )
         tried = ", ".join(dict.fromkeys(step.name() for step in steps))
         return self._row(scheme, self._times(steps), tried, reason, layers=tuple(best), left=found.left)
@@ -223,10 +223,10 @@ def where(model: nn.Module, costs: Mapping[str, float], unit: str) -> str:
         return f"no layer has {unit}"
     name, most = max(costs.items(), key=lambda pair: pair[1])
     if most >= total / 2 and name in modules:
-        return f"{100 * most / total:.0f} % of the {unit} is in {name} ({kind_of(modules[name])})"
+        return f"{100 * most / total:.0f} % of the {unit} is in {name} ({layer_kind(modules[name])})"
     kinds, stages = dict[str, float](), dict[tuple[str, str], float]()
     for name, cost in costs.items():
-        kind = kind_of(modules[name]) if name in modules else "operations without weights"
+        kind = layer_kind(modules[name]) if name in modules else "operations without weights"
         stage = name.split(".")[0]
         kinds[kind] = kinds.get(kind, 0.0) + cost
         stages[kind, stage] = stages.get((kind, stage), 0.0) + cost

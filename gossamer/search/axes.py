@@ -16,7 +16,7 @@ from gossamer.methods._base import Method
 from gossamer.methods.prune._criteria import element_scores
 from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.methods.restructure.blocks import BlockRemoval
-from gossamer.modules.blocks import Block, is_plain, pixelwise, removable, remove_blocks
+from gossamer.modules.blocks import RemovableBlock, is_plain, pixelwise, removable, remove_blocks
 from gossamer.modules.cost import layer_costs
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.failures import FailureGuard
@@ -71,7 +71,7 @@ def block_order(model: nn.Module, task: Task, *, batches: int = 4, trials: Failu
 
 
 def _loss_without(
-    block: Block, model: nn.Module, task: Task, sample: Sequence[object], maps: Mapping[str, nn.Module]
+    block: RemovableBlock, model: nn.Module, task: Task, sample: Sequence[object], maps: Mapping[str, nn.Module]
 ) -> float:
     without = remove_blocks(model, [block])
     if block.name in maps:

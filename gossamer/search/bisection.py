@@ -21,8 +21,8 @@ class Point:
 
 def bracket(points: Sequence[Point], whole: Point, budget: float) -> tuple[Point, Point | None]:
     """The fastest point within the budget, `whole` where there is none, and the slowest one outside that is faster."""
-    inside = min([whole, *(p for p in points if fits(p.drop, budget))], key=lambda p: p.need)
-    outside = [p for p in points if not fits(p.drop, budget) and p.need < inside.need]
+    inside = min([whole, *(p for p in points if within_budget(p.drop, budget))], key=lambda p: p.need)
+    outside = [p for p in points if not within_budget(p.drop, budget) and p.need < inside.need]
     return inside, max(outside, key=lambda p: p.need) if outside else None
 
 
@@ -42,11 +42,11 @@ def next_need(inside: Point, outside: Point, budget: float) -> float | None:
     return float(inside.need ** (1 - share) * outside.need**share)
 
 
-def fits(drop: float, budget: float) -> bool:
+def within_budget(drop: float, budget: float) -> bool:
     """The decision rule, as `Drop.within`."""
     return drop <= budget + 1e-9
 
 
 def near_miss(drop: float, budget: float) -> bool:
     """Whether a longer recovery may bring the loss within the budget."""
-    return not fits(drop, budget) and drop <= NEAR[0] * budget + NEAR[1]
+    return not within_budget(drop, budget) and drop <= NEAR[0] * budget + NEAR[1]

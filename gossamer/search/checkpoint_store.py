@@ -43,13 +43,13 @@ class CheckpointStore:
             raise BadInput(f"{folder} holds files that are not of a job of gossamer; name another output folder")
         if path.exists():
             known = _read(path)
-            if known["fingerprint"] != fingerprint:
+            if known["fingerprint"] != job_fingerprint:
                 raise BadInput(
                     f"{folder.parent} holds the work of another job (another network, data, goal or recipe); "
                     f"name another folder, or delete {folder} to start over there"
                 )
             self.results = known["results"]
-        self.fingerprint = fingerprint
+        self.fingerprint = job_fingerprint
         self._write()
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
@@ -147,7 +147,7 @@ def _layout(model: nn.Module) -> list[tuple[str, str]]:
     return [*modules, *((name, str(tuple(t.shape))) for name, t in plain.state_dict().items())]
 
 
-def fingerprint(model: nn.Module, *parts: object) -> str:
+def job_fingerprint(model: nn.Module, *parts: object) -> str:
     """A digest of a network's weights and of whatever else makes a job the same job."""
     return _digest(model.state_dict(), FORMAT, *parts)
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.batches import Loader, split
 from gossamer.core.goal import Goal
 from gossamer.core.runner import Runner
-from gossamer.core.task import Loader, Task, split
+from gossamer.core.task import Task
 from gossamer.measure.latency import Latency, steady_latency
 from gossamer.modules.cost import layer_costs
 from gossamer.ptq.isolated_layers import quantize_roughly

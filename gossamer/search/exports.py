@@ -59,7 +59,7 @@ class Exports:
         Raises:
             BadInput: the network cannot be exported.
         """
-        example, layers = self.task.example_inputs, layers_of(model)
+        example, layers = self.task.example_inputs, exported_layers(model)
         for base in self.known:
             if base.layers == layers and _rewritten(base, model, example, path):
                 return path
@@ -82,7 +82,7 @@ class Exports:
         self.known.append(Exported(layers, proto, norms, frozenset(transposed)))
 
 
-def layers_of(model: nn.Module) -> list[tuple[str, type]]:
+def exported_layers(model: nn.Module) -> list[tuple[str, type]]:
     """Names and classes of all modules."""
     return [(name, type(module)) for name, module in model.named_modules()]
 

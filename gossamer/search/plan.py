@@ -42,7 +42,7 @@ RACE_LEAST, RACE_MOST = 40, 8000  # batches; the most is of the recovery that a 
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ShapeCandidate:
     """A shape that meets the goal, by measurement."""
 
     name: str
@@ -97,7 +97,7 @@ class Planner:
         """What fails is left out."""
         return FailureGuard(self.journal, self.context.progress)
 
-    def _candidates(self, whole: CostEstimate, limit: float) -> list[Candidate]:
+    def _candidates(self, whole: CostEstimate, limit: float) -> list[ShapeCandidate]:
         """Of each family the lightest cut that is within the limit."""
         order = self._block_order() if self._wanted("depth") else []
         depth = depth_family(order)
@@ -176,7 +176,7 @@ class Planner:
         if some is not None:
             yield from self._narrower(f"{name}{REST}", some)
 
-    def _rewritten(self, whole: CostEstimate, limit: float) -> Iterator[Candidate]:
+    def _rewritten(self, whole: CostEstimate, limit: float) -> Iterator[ShapeCandidate]:
         """The whole network rewritten. Where that is not enough: half of the way so (in ratios), and the rest in width;
         what does not come as far is dropped, because nearly all of the way would be width, which has its own race."""
         self.dropped.clear()
@@ -215,12 +215,12 @@ class Planner:
         """Cheaper modules for single layers, as far as they are measured."""
         return ReplacementSearch(self.original, self.task, self.context, self.journal, self.pricer)
 
-    def largest(self, family: SearchAxis, whole: CostEstimate, limit: float) -> Candidate | None:
+    def largest(self, family: SearchAxis, whole: CostEstimate, limit: float) -> ShapeCandidate | None:
         """The lightest cut of a family whose worst need is within the limit, by interpolation over its grid."""
         grid = list(family.grid)
         low, high = -1, len(grid)
         need = {low: whole.worst}
-        found: Candidate | None = None
+        found: ShapeCandidate | None = None
         sides = list[bool]()
         for _ in range(QUOTES):
             if high - low <= 1:
@@ -247,7 +247,7 @@ class Planner:
             found = again if again is not None and again.quote.worst <= limit else found
         return found
 
-    def _measured(self, family: SearchAxis, strength: float, *, again: bool = False) -> Candidate | None:
+    def _measured(self, family: SearchAxis, strength: float, *, again: bool = False) -> ShapeCandidate | None:
         """A shape of a family with its quote; `again` measures anew what may be in the journal. None where it cannot be
         made, deployed or measured."""
         steps = family.steps(strength)
@@ -259,7 +259,7 @@ class Planner:
 
         with self.context.progress.busy(f"measuring {family.name}"):
             quote = self.trials(f"{family.name}, strength {strength:.2f}", f"measuring {key}", measure)
-        return None if quote is None else Candidate(family.name, steps, quote)
+        return None if quote is None else ShapeCandidate(family.name, steps, quote)
 
     def _shape(self, steps: Steps, scratch: Context) -> nn.Module:
         """The network after the steps, roughly fitted. What gives other outputs than the original is no candidate."""
@@ -272,7 +272,7 @@ class Planner:
         """Structure, shapes and dtypes of what the original gives."""
         return OutputInvariant(self.original, self.task.example_inputs)
 
-    def _race(self, candidates: Sequence[Candidate]) -> Candidate | None:
+    def _race(self, candidates: Sequence[ShapeCandidate]) -> ShapeCandidate | None:
         """The best after a short training of all, and a longer one of the two that lead: what keeps the original's
         outputs best at first is not always what learns best. What was trained is trained on, in the next heat and in
         the recovery of the winner. None where nothing is left to go on with."""
@@ -281,10 +281,10 @@ class Planner:
                 candidates = self._heat(candidates, heat=heat)[:2]
         return candidates[0] if candidates else None
 
-    def _heat(self, candidates: Sequence[Candidate], *, heat: int) -> list[Candidate]:
+    def _heat(self, candidates: Sequence[ShapeCandidate], *, heat: int) -> list[ShapeCandidate]:
         """The candidates that can be trained, the best first, after a share of the recovery's batches."""
         note = f"after {100 * HEATS[heat - 1]:.0f} % of the training"
-        merits: list[tuple[float, Candidate]] = []
+        merits: list[tuple[float, ShapeCandidate]] = []
         metric = self.task.metric
         for before in candidates:
             one = replace(before, steps=(*before.steps, self._short(heat)))
@@ -304,13 +304,13 @@ class Planner:
         10, 20, 35 and 100 % of four epochs: 3.8, 1.8, 1.1, 0.3 against 2.2, 1.2, 0.7, 0.5."""
         return -max(self.task.metric.lost(self.reference, score), LEAST_LOSS) * quote.worst**2
 
-    def _score(self, candidate: Candidate, *, heat: int) -> float | None:
+    def _score(self, candidate: ShapeCandidate, *, heat: int) -> float | None:
         """Accuracy after the training of a heat, which is done once; None where it fails."""
         key = f"race, heat {heat}: {candidate.steps}"
         train = partial(self._trained_score, candidate)
         return self.trials(candidate.name, key, lambda: float(self.journal.remember(key, train)))
 
-    def _trained_score(self, candidate: Candidate) -> float:
+    def _trained_score(self, candidate: ShapeCandidate) -> float:
         """The metric's value after all steps of the candidate: what it learns is asked, not what the cut left."""
         progress = Labelled(self.context.progress, f"race, {candidate.name}")
         scratch = self.context.apart(progress=progress)
@@ -358,13 +358,13 @@ def shape_key(steps: Steps) -> str:
     return f"shape {shape_of(steps)!r}"
 
 
-def _removed(candidate: Candidate) -> Sequence[str]:
+def _removed(candidate: ShapeCandidate) -> Sequence[str]:
     return list(candidate.steps[0].options()["names"])
 
 
-def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+def _distinct(candidates: Sequence[ShapeCandidate]) -> list[ShapeCandidate]:
     """Per kind of cut the one with the most multiply-adds: at equal measured cost more capacity is better."""
-    best: dict[str, Candidate] = {}
+    best: dict[str, ShapeCandidate] = {}
     for candidate in candidates:
         kind = candidate.name.split(",")[0]
         if kind not in best or candidate.quote.macs > best[kind].quote.macs:

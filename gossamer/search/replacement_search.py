@@ -17,7 +17,7 @@ from gossamer.search.axes import SearchAxis, Steps, cheapest_first, layer_family
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CostModel
 from gossamer.search.failures import FailureGuard, left_alone
-from gossamer.search.replacements import Found, Replacement, compared, find_swaps, reasons_to_leave
+from gossamer.search.replacements import FoundReplacements, Replacement, compared, find_swaps, reasons_to_leave
 
 MOST = 0.75  # of a layer's cost: what a cheaper module saves at best, as long as nothing is measured
 DOUBT = 1.15  # times: what is measured alone may be so far from what it is in the network
@@ -93,7 +93,7 @@ class ReplacementSearch:
     def _measured(self) -> bool:
         return self._key in self.journal.results
 
-    def _found(self) -> Found:
+    def _found(self) -> FoundReplacements:
         names = [name for name, reason in self._reasons().items() if not reason]
 
         def measure() -> Any:
@@ -114,7 +114,7 @@ class ReplacementSearch:
     def _compare(self, groups: Any, inputs: Any) -> list[list[float]]:
         return isolated_costs(groups, inputs, self.pricer.goal, self.pricer.folder, int8=self.pricer.int8)
 
-    def _moves(self, found: Found) -> list[Replacement]:
+    def _moves(self, found: FoundReplacements) -> list[Replacement]:
         rises = self.journal.remember(
             f"{self._key}: losses",
             lambda: swap_losses(self.original, self.task, found.swaps, self.context, trials=self.trials),

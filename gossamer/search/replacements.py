@@ -41,7 +41,7 @@ class Replacement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundReplacements:
     """swaps: that gain, by layer, the gentlest first. left: why a layer keeps what it has."""
 
     swaps: dict[str, list[Replacement]]
@@ -55,7 +55,7 @@ def choices(layer: Any, name: str) -> Iterator[Method]:
         yield from method.layer_candidates(layer, name)
 
 
-def kind_of(layer: Any) -> str:
+def layer_kind(layer: Any) -> str:
     """What a layer is, in words."""
     if isinstance(layer, nn.Linear):
         return "linear layer"
@@ -70,9 +70,9 @@ def kind_of(layer: Any) -> str:
 def unfit(layer: Any) -> str:
     """Why no swap is tried for a layer; "" where some are."""
     if type(layer) not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
-        return f"{kind_of(layer)}: no cheaper module is known"
+        return f"{layer_kind(layer)}: no cheaper module is known"
     if not isinstance(layer, nn.Linear) and layer.groups > 1:
-        return f"{kind_of(layer)}: cheap already"
+        return f"{layer_kind(layer)}: cheap already"
     if min(layer.weight.shape[:2]) < NARROW:
         return f"narrow: below {NARROW} channels nothing is gained by fewer"
     return ""
@@ -139,7 +139,7 @@ def compared(
 Table = Mapping[str, Mapping[str, Sequence[float]]]
 
 
-def find_swaps(model: nn.Module, costs: Mapping[str, float], table: Table) -> Found:
+def find_swaps(model: nn.Module, costs: Mapping[str, float], table: Table) -> FoundReplacements:
     """The swaps that gain, from what `compared` measured. Of two for one layer the one that costs more must compute
     more, else it is of no use."""
     total = sum(costs.values()) or 1.0
@@ -164,7 +164,7 @@ def find_swaps(model: nn.Module, costs: Mapping[str, float], table: Table) -> Fo
             left[name] = f"nothing tried gains: {best.step.name()} costs {best.ratio:.2f} times what the layer does"
         else:
             left[name] = "no method takes it"
-    return Found(swaps=swaps, left=left)
+    return FoundReplacements(swaps=swaps, left=left)
 
 
 def together(steps: Iterable[Any]) -> tuple[Method, ...]:

@@ -3,7 +3,7 @@
 from gossamer.losses import kd_loss, output_loss
 from gossamer.train.distillation import Distillation, LossTerm
 from gossamer.train.hyperparameters import Training, learning_rate
-from gossamer.train.loop import AfterStep, Step, TrainingResult, fit
+from gossamer.train.loop import AfterStep, TrainingResult, TrainingStep, fit
 from gossamer.train.recalibrate import recalibrate
 from gossamer.train.state import Epoch
 
@@ -12,9 +12,9 @@ __all__ = [
     "Distillation",
     "Epoch",
     "LossTerm",
-    "Step",
     "Training",
     "TrainingResult",
+    "TrainingStep",
     "fit",
     "kd_loss",
     "learning_rate",

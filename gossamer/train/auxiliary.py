@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gossamer.core.batches import Model
 from gossamer.core.placement import place
-from gossamer.core.task import Model, Task
+from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.modules.blocks import find_blocks
 from gossamer.train.hyperparameters import Training

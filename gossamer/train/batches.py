@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gossamer.core.task import Loader, Task
+from gossamer.core.batches import Loader
 from gossamer.errors import BadInput
+
+if TYPE_CHECKING:
+    from gossamer.core.task import Task
 
 
 def seed_everything(*place: int) -> int:
@@ -133,7 +136,7 @@ def batch_size(batch: Any) -> int:
     return sizes[0] if sizes else 0
 
 
-def takes_channels_last(model: nn.Module, task: Task) -> bool:
+def takes_channels_last(model: nn.Module, task: "Task") -> bool:
     """Whether images come, in a layout that all convolutions of the network take.
 
     oneDNN's gradient of a strided 1x1 convolution writes past its memory there when the channels are not a multiple of

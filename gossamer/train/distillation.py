@@ -9,12 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.batches import Model
 from gossamer.core.outputs import plain, tensors
-from gossamer.core.task import Model, train_mode
+from gossamer.core.placement import train_mode
 from gossamer.errors import BadInput
 from gossamer.losses import kd_loss, multi_label_loss, output_loss
 from gossamer.train.batches import to_channels_last
-from gossamer.train.teacher_outputs import TeacherOutputs, identity
+from gossamer.train.teacher_outputs import TeacherOutputs, teacher_identity
 
 
 class LossTerm(Protocol):
@@ -44,7 +45,7 @@ class DescribedTerm(Protocol):
         """One line, equal for equal terms."""
 
 
-def described(term: LossTerm) -> str:
+def described_term(term: LossTerm) -> str:
     """What a term teaches, so that no checkpoint goes on under another one: its class and its numbers, where it does
     not say more."""
     if isinstance(term, DescribedTerm):
@@ -118,7 +119,7 @@ class Distillation(Soft):
 
     def described(self) -> str:
         """With a digest of the teacher, where it is a module."""
-        teacher = identity(self.teacher) if isinstance(self.teacher, nn.Module) else called(self.teacher)
+        teacher = teacher_identity(self.teacher) if isinstance(self.teacher, nn.Module) else called(self.teacher)
         loss = "" if self.loss is None else f", {called(self.loss)}"
         return (
             f"Distillation(teacher {teacher}, temperature {self.first_temperature} to {self.temperature_end}, "
@@ -135,7 +136,7 @@ class Distillation(Soft):
         """Keep what the teacher gives below a folder, and take what is there. Raises BadInput where it cannot be."""
         if not isinstance(self.teacher, nn.Module):
             raise BadInput("distillation: a teacher without modules cannot be told from others; give it as a module")
-        self.answers = TeacherOutputs(folder / identity(self.teacher))
+        self.answers = TeacherOutputs(folder / teacher_identity(self.teacher))
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """(1 - alpha) * soft loss, a scalar."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gossamer.constraints.apply import constraints
 from gossamer.constraints.base import Constraint
 from gossamer.constraints.grid import Grid
-from gossamer.train.loop import Step
+from gossamer.train.loop import TrainingStep
 
 LARGEST = (1 << 15) - 1  # of an integer in a file
 PRIOR = 1.0  # how many weights of the tensor's mean density a row and a column are thought to have seen already
@@ -143,7 +143,7 @@ class Rate:
         """Bytes of the integers by the estimate, prices renewed."""
         return sum(grid.reprice(weight) for grid, weight in self.grids().values()) / 8 / math.log(2)
 
-    def after_step(self, step: Step) -> None:
+    def after_step(self, step: TrainingStep) -> None:
         """Every few steps: look at the length, move the exchange rate. Often enough: measure a real file."""
         done = step.number / step.steps
         looks = max(step.steps // 12, 1)

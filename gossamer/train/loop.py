@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gossamer.core.batches import count
 from gossamer.core.context import Context
 from gossamer.core.metric import Metric
 from gossamer.core.placement import device_of
 from gossamer.core.record import Curve
-from gossamer.core.task import Task, count
+from gossamer.core.task import Task
 from gossamer.train.auxiliary import helped
 from gossamer.train.backoff import Exploded, back_off, check_loss, check_score, check_weights
 from gossamer.train.batches import (
@@ -30,7 +31,7 @@ from gossamer.train.batches import (
 from gossamer.train.distillation import LossTerm
 from gossamer.train.hyperparameters import Training, evaluated_every, learning_rate, make_optimizer
 from gossamer.train.processes import in_processes, make_fabric
-from gossamer.train.rate_search import RateTrial, chosen, trial_steps, trials
+from gossamer.train.rate_search import RateTrial, chosen_rate, trial_steps, trials
 from gossamer.train.state import (
     Checkpoint,
     Epoch,
@@ -70,7 +71,7 @@ class TrainingResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class TrainingStep:
     """A step of the optimizer that has just been done. number: counted from 1; steps: of the whole training. The
     gradients of the step are still in the parameters."""
 
@@ -80,7 +81,7 @@ class Step:
     steps: int
 
 
-AfterStep = Callable[[Step], None]
+AfterStep = Callable[[TrainingStep], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,7 @@ def fit(
             if context.devices > 1:
                 in_processes(_train, job, context, training)
             fitted = _train(make_fabric(context, training), job, context)
-            context.log.curves.append(curve(label, fitted.history, task.metric))
+            context.log.curves.append(training_curve(label, fitted.history, task.metric))
             return fitted
         finally:
             model.zero_grad(set_to_none=True)
@@ -185,7 +186,7 @@ def _train(fabric: "Fabric", job: TrainingRun, context: Context) -> TrainingResu
                 stepper.objective.at(done / total)
                 losses.append(stepper.take(batch, lr))
                 if job.after_step is not None:
-                    job.after_step(Step(model=model, optimizer=optimizer, number=done + 1, steps=total))
+                    job.after_step(TrainingStep(model=model, optimizer=optimizer, number=done + 1, steps=total))
                 state.average()
                 if index % CHECK_STEPS == 0 or index + 1 == steps:
                     mean = stepper.mean(torch.stack(losses).mean())
@@ -238,7 +239,7 @@ def _look_for_rate(
     steps = trial_steps(total)
     with context.progress.busy(f"{label}: looking for a learning rate"):
         tried = trials(stepper, training, task.train, context.seed, total)
-    lr = chosen(tried, total / steps).lr
+    lr = chosen_rate(tried, total / steps).lr
     results = ", ".join(f"{one.lr:g}: {one.described}" for one in tried)
     context.progress.say(f"{label}: learning rate {lr:g}; after trials of {steps} steps, {results}")
     return lr, tried
@@ -313,7 +314,7 @@ def _fitted(model: nn.Module, at: Numbers) -> TrainingResult:
     )
 
 
-def curve(name: str, rows: Sequence[Epoch], metric: Metric) -> Curve:
+def training_curve(name: str, rows: Sequence[Epoch], metric: Metric) -> Curve:
     """A history as it stands in a document."""
     scores = [None if row.score is None else metric.shown(row.score) for row in rows]
     return Curve(name=name, loss=[row.loss for row in rows], score=scores, seconds=[row.seconds for row in rows])

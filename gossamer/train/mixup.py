@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gossamer.core.task import Loader, Model, Task, split
+from gossamer.core.batches import Loader, Model, split
 from gossamer.errors import BadInput
+
+if TYPE_CHECKING:
+    from gossamer.core.task import Task
 
 
 class Mixture(NamedTuple):
@@ -70,7 +73,7 @@ def pasted(x_NCHW: Tensor, other_NCHW: Tensor, share: Tensor) -> tuple[Tensor, T
     return x_NCHW, torch.tensor(1 - h * w / (height * width))
 
 
-def mixed(task: Task, *, mixup: float = 0.0, cutmix: float = 0.0) -> Task:
+def mixed(task: "Task", *, mixup: float = 0.0, cutmix: float = 0.0) -> Task:
     """The task with mixed training batches, on which its loss is the mean of both targets', by their shares."""
     if not mixup and not cutmix:
         return task

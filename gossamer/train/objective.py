@@ -8,7 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from gossamer.core.task import Model, Task, cross_entropy, split
+from gossamer.core.batches import Model, cross_entropy, split
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.train.distillation import LossTerm, ScheduledTerm
 from gossamer.train.mixup import Mixture

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.core.task import Loader
+from gossamer.core.batches import Loader
 from gossamer.train.batches import batches_of_epoch
 from gossamer.train.hyperparameters import OptimizerName, Training, learning_rate
 from gossamer.train.state import copied, weights
@@ -61,7 +61,7 @@ def trials(stepper: Stepper, training: Training, loader: Loader, seed: int, tota
     return found
 
 
-def chosen(trials: Sequence[RateTrial], longer: float) -> RateTrial:
+def chosen_rate(trials: Sequence[RateTrial], longer: float) -> RateTrial:
     """The largest rate that is good enough for a training so many times longer than the trials."""
     best = min(trial.error for trial in trials)
     limit = best * max(longer, 1.0) ** PATIENCE

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from gossamer.core.record import write_bytes
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.train.distillation import LossTerm, described
+from gossamer.train.distillation import LossTerm, described_term
 from gossamer.train.hyperparameters import Training
 
 
@@ -159,7 +159,7 @@ def fingerprint(
         digest.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     extra: dict[str, Any] = {"after_step": repr(after_step)} if is_dataclass(after_step) else {}
     if teach:
-        extra["teach"] = [described(term) for term in teach]
+        extra["teach"] = [described_term(term) for term in teach]
     return {**training.options(), **extra, "seed": seed, "batches": batches, "starting weights": digest.hexdigest()}
 
 

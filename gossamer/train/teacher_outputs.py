@@ -95,7 +95,10 @@ class TeacherOutputs:
 
     def _note(self, keys: list[bytes], outputs: Any) -> None:
         leaves: list[Tensor] = []
-        known = {"layout": describe(outputs, leaves), "leaves": [(kind_of(x), tuple(x.shape[1:])) for x in leaves]}
+        known = {
+            "layout": describe_inputs(outputs, leaves),
+            "leaves": [(teacher_kind(x), tuple(x.shape[1:])) for x in leaves],
+        }
         if self.row is None:
             self._take(known)
             write_text(self.folder / LAYOUT, json.dumps(known))
@@ -192,26 +195,26 @@ def _flat(x: Tensor) -> Tensor:
     return x[:, None] if x.dim() == 1 else x
 
 
-def kind_of(x: Tensor) -> str:
+def teacher_kind(x: Tensor) -> str:
     """How its numbers are kept."""
     return "float" if x.is_floating_point() else str(x.dtype).removeprefix("torch.")
 
 
-def describe(value: Any, leaves: list[Tensor]) -> Any:
+def describe_inputs(value: Any, leaves: list[Tensor]) -> Any:
     """The structure of outputs as JSON; their tensors are appended to `leaves`, and stand in it as their numbers."""
     match value:
         case Tensor():
             leaves.append(value)
             return len(leaves) - 1
         case tuple() | list():
-            return [type(value).__name__ == "tuple", [describe(one, leaves) for one in value]]
+            return [type(value).__name__ == "tuple", [describe_inputs(one, leaves) for one in value]]
         case dict():
-            return {str(key): describe(one, leaves) for key, one in value.items()}
+            return {str(key): describe_inputs(one, leaves) for key, one in value.items()}
     raise BadInput(f"answers can be kept of tensors, tuples, lists and dicts of them, not of {type(value).__name__}")
 
 
 def rebuilt(layout: Any, leaves: list[Tensor]) -> Any:
-    """The outputs that `describe` described."""
+    """The outputs that `describe_inputs` described."""
     match layout:
         case int():
             return leaves[layout]
@@ -223,7 +226,7 @@ def rebuilt(layout: Any, leaves: list[Tensor]) -> Any:
     raise CorruptFile(f"{LAYOUT}: {layout!r} is no structure of outputs")
 
 
-def identity(teacher: nn.Module) -> str:
+def teacher_identity(teacher: nn.Module) -> str:
     """A digest of what a teacher computes with: its modules as they print, and its weights."""
     digest = hashlib.blake2b(repr(teacher).encode(), digest_size=16)
     for name, tensor in sorted(teacher.state_dict().items()):

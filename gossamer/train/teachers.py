@@ -1,7 +1,7 @@
 """Teachers that are more than one network."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,15 @@ from gossamer.errors import BadInput
 class ExternalModel(nn.Module):
     """A teacher that only answers: no layers and no weights to learn from, and no costs that could be counted."""
 
+    recorded: ClassVar[bool] = False  # whether it knows nothing but what it was asked before
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExternalModel":
         return self
+
+
+def only_remembers(teacher: nn.Module) -> bool:
+    """Whether it, or one of an ensemble, answers for what it was asked before, and for nothing else."""
+    return any(isinstance(part, ExternalModel) and part.recorded for part in teacher.modules())
 
 
 def gives_outputs_only(teacher: nn.Module) -> bool:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gossamer.core.batches import Model, split
 from gossamer.core.context import Context
 from gossamer.core.outputs import plain, tensors
-from gossamer.core.task import Model, Task, split
+from gossamer.core.task import Task
 from gossamer.errors import own_error
 from gossamer.train.distillation import Distillation
 

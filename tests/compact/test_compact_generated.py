@@ -11,15 +11,15 @@ from torch import Tensor, nn
 import gossamer
 from gossamer.compact.inspection import inspect_file
 from gossamer.compact.reading import read_tensor
-from gossamer.compact.writing import describe
+from gossamer.compact.writing import describe_file
 from gossamer.constraints.apply import constrain, constraints, materialize
 from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import CorruptFile
-from gossamer.gsr.format.file import File, build
+from gossamer.gsr.format.file import GsrFile, build_file
 from gossamer.gsr.format.generated import GeneratedWeight, Rule, reason
-from gossamer.gsr.format.header import Header, entry_of
+from gossamer.gsr.format.header import FileHeader, entry_of
 from gossamer.gsr.format.stored_values import Coding, Stored
 from gossamer.jobs.recipe import Recipe
 from gossamer.methods.share.hashed import HashedNet
@@ -88,15 +88,15 @@ def test_hashed_layers_cost_k_numbers(tmp_path: Path) -> None:
 
 def test_values_that_are_shorter_than_the_rule_are_stored_as_values() -> None:
     made = GeneratedWeight(rule=Rule.HASHED, shape=(2, 3), numbers=torch.rand(6), seed=3)
-    assert describe([made.weight()], "default", {0: made})[0].coding == Coding.RAW
+    assert describe_file([made.weight()], "default", {0: made})[0].coding == Coding.RAW
 
 
 def test_a_rule_that_does_not_give_the_tensor_is_not_used() -> None:
     made = GeneratedWeight(rule=Rule.HASHED, shape=(60, 50), numbers=torch.rand(6), seed=3)
     changed = made.weight().clone()
     changed[3, 3] += 1e-7
-    assert describe([made.weight()], "default", {0: made})[0].coding == Coding.MADE
-    assert describe([changed], "default", {0: made})[0].coding != Coding.MADE
+    assert describe_file([made.weight()], "default", {0: made})[0].coding == Coding.MADE
+    assert describe_file([changed], "default", {0: made})[0].coding != Coding.MADE
 
 
 def product() -> tuple[Tensor, list[Stored]]:
@@ -105,14 +105,16 @@ def product() -> tuple[Tensor, list[Stored]]:
     made = GeneratedWeight(
         rule=Rule.PRODUCT, shape=(400, 10), numbers=torch.rand(5, 8, 2, generator=generator), indices=indices
     )
-    return made.weight(), describe([made.weight()], "default", {0: made})
+    return made.weight(), describe_file([made.weight()], "default", {0: made})
 
 
 def file_of(stored: list[Stored], named: int = 1) -> bytes:
     names = [f"w{number}" for number in range(named)]
     names += [f"_constants.{number}" for number in range(named, len(stored))]
     entries = [entry_of(s) for s in stored]
-    return build(Header(names=names, named=named, buffers=set(), entries=entries, graph=None), stored, "default")
+    return build_file(
+        FileHeader(names=names, named=named, buffers=set(), entries=entries, graph=None), stored, "default"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_recipes_that_cannot_be(changes: dict[str, int], why: str) -> None:
     assert stored[0].made_of is not None
     stored[0].made_of = replace(stored[0].made_of, **changes)  # type: ignore[arg-type]
     with pytest.raises(CorruptFile, match=why):
-        File(file_of(stored))
+        GsrFile(file_of(stored))
 
 
 def test_indices_outside_their_codebook_are_damage(tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_indices_outside_their_codebook_are_damage(tmp_path: Path) -> None:
 def test_one_tensor_twice_is_made_once(tmp_path: Path) -> None:
     weight, _ = product()
     made = GeneratedWeight(rule=Rule.HASHED, shape=(400, 10), numbers=torch.rand(40), seed=3)
-    stored = describe([made.weight(), weight, made.weight()], "default", {0: made, 2: made})
+    stored = describe_file([made.weight(), weight, made.weight()], "default", {0: made, 2: made})
     (tmp_path / "x.gsr").write_bytes(file_of(stored, named=3))
     assert stored[2].coding == Coding.SAME
     assert torch.equal(read_tensor(tmp_path / "x.gsr", "w2"), made.weight())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.data import images, load_task
-from gossamer.data.images import ImageFiles, decode
+from gossamer.data.images import ImageFiles, decode_image
 from gossamer.errors import BadInput, CorruptFile
 
 
@@ -100,13 +100,13 @@ def test_the_shorter_side_is_scaled_and_the_middle_cut_out(tmp_path: Path) -> No
     pixels[:4, 8:16, 1] = 100
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     assert torch.equal(
-        decode(tmp_path / "wide.png", form(8, "RGB")), torch.from_numpy(pixels[:, 8:16]).permute(2, 0, 1)
+        decode_image(tmp_path / "wide.png", form(8, "RGB")), torch.from_numpy(pixels[:, 8:16]).permute(2, 0, 1)
     )
     Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "tall.png")
     tall = torch.from_numpy(pixels.transpose(1, 0, 2)[8:16].copy()).permute(2, 0, 1)
-    assert torch.equal(decode(tmp_path / "tall.png", form(8, "RGB")), tall)
-    assert decode(tmp_path / "wide.png", form(5, "L")).shape == (1, 5, 5)
-    assert int(decode(tmp_path / "wide.png", form(2, "RGB"))[0].min()) > 150
+    assert torch.equal(decode_image(tmp_path / "tall.png", form(8, "RGB")), tall)
+    assert decode_image(tmp_path / "wide.png", form(5, "L")).shape == (1, 5, 5)
+    assert int(decode_image(tmp_path / "wide.png", form(2, "RGB"))[0].min()) > 150
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_orientation_of_a_camera_is_followed(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    image = decode(tmp_path / "a.png", form(8, "L"))
+    image = decode_image(tmp_path / "a.png", form(8, "L"))
     assert image[0, 7].eq(255).all()
     assert not image[0, :7].any()
 
@@ -142,7 +142,7 @@ def test_the_orientation_of_a_camera_is_followed(tmp_path: Path) -> None:
 def test_every_usual_kind_of_image_is_read(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
     Image.new(mode, (9, 9)).save(path)
-    assert decode(path, form(8, "RGB")).shape == (3, 8, 8)
+    assert decode_image(path, form(8, "RGB")).shape == (3, 8, 8)
 
 
 def test_images_are_decoded_once_if_they_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_images_are_decoded_once_if_they_fit_into_memory(tmp_path: Path, monkeyp
 
     def counting(path: Path, form: Preprocessing, most: float) -> Tensor:
         decoded.append(path.name)
-        return decode(path, form, most)
+        return decode_image(path, form, most)
 
     monkeypatch.setattr(images, "decode", counting)
     files = ImageFiles(paths, form(4))
@@ -178,7 +178,7 @@ def test_an_image_that_ends_early_is_named_when_it_is_read(tmp_path: Path) -> No
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(CorruptFile, match=r"a\.png is not an image"):
-        decode(path, form(8, "RGB"))
+        decode_image(path, form(8, "RGB"))
 
 
 def test_folders_that_cannot_be_used_say_why(tmp_path: Path) -> None:

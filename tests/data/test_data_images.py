@@ -14,7 +14,7 @@ from PIL import Image
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.data import images, load_task
-from gossamer.data.images import decode, find_range, kept_box, scaled_side
+from gossamer.data.images import decode_image, find_range, kept_box, scaled_side
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.measure.memory import peak_growth
 
@@ -94,7 +94,7 @@ def png(values: NDArray[np.uint16], kind: int) -> bytes:
 def test_colours_of_16_bits_have_their_range(tmp_path: Path) -> None:
     values = np.stack([RAMP, RAMP.T, RAMP[::-1]], 2).astype(np.uint16)
     (tmp_path / "a.png").write_bytes(png(values, 2))
-    seen = decode(tmp_path / "a.png", form(8)).permute(1, 2, 0).numpy()
+    seen = decode_image(tmp_path / "a.png", form(8)).permute(1, 2, 0).numpy()
     np.testing.assert_allclose(seen / 255, values / 65535, atol=1 / 255)
 
 
@@ -105,9 +105,9 @@ def test_deep_grey_images_among_colours_have_their_range(tmp_path: Path) -> None
     assert task.preprocessing == Preprocessing(
         size=8, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), range=(0, 65535)
     )
-    deep = decode(tmp_path / "a" / "0.png", task.preprocessing)
+    deep = decode_image(tmp_path / "a" / "0.png", task.preprocessing)
     np.testing.assert_allclose(deep.numpy(), np.stack([RAMP / 65535] * 3), atol=2e-5)
-    colour = decode(tmp_path / "b" / "colour.png", task.preprocessing)
+    colour = decode_image(tmp_path / "b" / "colour.png", task.preprocessing)
     assert colour[:, 3, 3].tolist() == pytest.approx([1, 0, 0.2])
 
 
@@ -122,7 +122,7 @@ def test_integers_beside_floats_are_refused(tmp_path: Path) -> None:
 def test_values_above_the_range_of_training_are_refused_by_name(tmp_path: Path) -> None:
     Image.fromarray(RAMP.astype(np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(CorruptFile, match=r"a\.png .*its values go beyond 255"):
-        decode(tmp_path / "a.png", form(8, 1))
+        decode_image(tmp_path / "a.png", form(8, 1))
 
 
 def test_floats_that_are_not_finite_are_named(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_transparent_images_lie_on_the_background(tmp_path: Path, background: st
                 data[:at] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at:]
             )
     grey = kind == "tRNS 16"
-    seen = decode(path, form(8, background=background))
+    seen = decode_image(path, form(8, background=background))
     expected = Image.new("RGB", (1, 1), background)
     behind = [expected.convert("L").getpixel((0, 0))] * 3 if grey else list(expected.getpixel((0, 0)))  # type: ignore[arg-type, call-overload]
     assert seen[:, 0, 0].tolist() == [40, 40, 40]
@@ -172,7 +172,7 @@ def test_transparent_images_lie_on_the_background(tmp_path: Path, background: st
 
 def test_half_transparent_is_half_way(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(tmp_path / "a.png")
-    assert decode(tmp_path / "a.png", form(4))[0, 0, 0] == 127
+    assert decode_image(tmp_path / "a.png", form(4))[0, 0, 0] == 127
 
 
 def test_a_background_that_is_no_colour_is_refused(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_background_that_is_no_colour_is_refused(tmp_path: Path) -> None:
 
 def test_printed_colours_are_the_screen_s(tmp_path: Path) -> None:
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.tif")
-    assert decode(tmp_path / "a.tif", form(8))[:, 0, 0].tolist() == [255, 0, 0]
+    assert decode_image(tmp_path / "a.tif", form(8))[:, 0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
@@ -197,7 +197,7 @@ def test_every_orientation_of_a_camera_is_followed(tmp_path: Path, orientation: 
     exif = Image.Exif()
     exif[images.ORIENTATION] = orientation
     stored.save(tmp_path / f"a{suffix}", exif=exif)
-    seen = decode(tmp_path / f"a{suffix}", form(16, 1))[0].int()
+    seen = decode_image(tmp_path / f"a{suffix}", form(16, 1))[0].int()
     corners = [int(seen[at]) for at in ((2, 2), (2, 13), (13, 2), (13, 13))]
     assert corners == pytest.approx([255, 128, 0, 0], abs=3)
 
@@ -277,7 +277,7 @@ def test_a_chunk_that_ends_too_early_is_damage_as_well(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(path, icc_profile=b"profile")
     with_chunks(path, lambda kind, body: b"name" if kind == b"iCCP" else body)
     with pytest.raises(CorruptFile, match=r"a\.png is not an image that can be read"):
-        decode(path, form(8))
+        decode_image(path, form(8))
 
 
 def test_long_and_large_images_take_little_more_memory_than_their_decoder(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_strips_and_boxes_give_what_scaling_the_whole_and_cutting_gives(
     stored = stored if mode in ("F", "I;16") else whole.convert("L").convert(mode, dither=Image.Dither.NONE)
     stored.save(tmp_path / f"a{suffix}")
     wanted = form(16, 1, crop=crop)
-    seen = decode(tmp_path / f"a{suffix}", wanted)[0].float().numpy()
+    seen = decode_image(tmp_path / f"a{suffix}", wanted)[0].float().numpy()
     plain = stored if mode in ("F", "I;16") else stored.convert("L")
     plain = Image.fromarray(np.asarray(plain).astype(np.float32))
     if crop is None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from gossamer.core.task import Task
 from gossamer.data import (
     Augmentation,
+    DataSplit,
     Normalisation,
-    Split,
     default_task,
     load_task,
     make_task,
@@ -26,10 +26,10 @@ from gossamer.errors import BadInput
 PLAIN = Normalisation(mean=(0.0,), std=(1.0,))
 
 
-def numbered(start: int, n: int) -> Split:
+def numbered(start: int, n: int) -> DataSplit:
     """Floating-point image i has the value start + i everywhere."""
     images = torch.arange(start, start + n).float().view(n, 1, 1, 1).expand(n, 1, 3, 3).contiguous()
-    return Split(images=images, labels=torch.arange(n) % 3)
+    return DataSplit(images=images, labels=torch.arange(n) % 3)
 
 
 TRAIN, TEST = numbered(0, 60), numbered(1000, 20)
@@ -42,7 +42,7 @@ def values(loader: Any) -> list[int]:
     return [round(float(v)) for x in batches for v in x[:, 0, 1, 1]]
 
 
-def tensor(split: Split) -> Tensor:
+def tensor(split: DataSplit) -> Tensor:
     assert isinstance(split.images, Tensor)
     return split.images.clone()
 
@@ -131,16 +131,16 @@ def test_a_cut_that_leaves_nothing_is_refused(size: int) -> None:
         make(train=TRAIN, test=TEST, validation=size)
 
 
-def broken(**changes: Any) -> Split:
+def broken(**changes: Any) -> DataSplit:
     images, labels = tensor(TRAIN), TRAIN.labels.clone()
     if "nan" in changes:
         images[changes["nan"], 0, 2, 2] = float("nan")
     if "label" in changes:
         labels[changes["label"][0]] = changes["label"][1]
-    return Split(images=images, labels=labels)
+    return DataSplit(images=images, labels=labels)
 
 
-COLOUR = Split(images=torch.zeros(20, 3, 3, 3), labels=TEST.labels)
+COLOUR = DataSplit(images=torch.zeros(20, 3, 3, 3), labels=TEST.labels)
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,19 @@ COLOUR = Split(images=torch.zeros(20, 3, 3, 3), labels=TEST.labels)
         ({"train": broken(nan=[7, 9])}, "toy, train: 2 images hold NaN or infinite values, the first is 7"),
         ({"train": broken(label=(4, 3))}, r"toy, train: the label of image 4 is 3, must be in 0\.\.2"),
         ({"train": broken(label=(5, -1))}, "the label of image 5 is -1"),
-        ({"test": Split(images=TEST.images, labels=TEST.labels * 0)}, "toy, test: all 20 images are of class 0"),
-        ({"train": Split(images=torch.zeros(0, 1, 3, 3), labels=TRAIN.labels[:0])}, "toy, train: there are no images"),
+        ({"test": DataSplit(images=TEST.images, labels=TEST.labels * 0)}, "toy, test: all 20 images are of class 0"),
         (
-            {"train": Split(images=TRAIN.images, labels=TRAIN.labels[1:])},
+            {"train": DataSplit(images=torch.zeros(0, 1, 3, 3), labels=TRAIN.labels[:0])},
+            "toy, train: there are no images",
+        ),
+        (
+            {"train": DataSplit(images=TRAIN.images, labels=TRAIN.labels[1:])},
             r"labels \(N,\), got \(60, 1, 3, 3\) and \(59,\)",
         ),
-        ({"train": Split(images=tensor(TRAIN)[:, 0], labels=TRAIN.labels)}, r"shape \(N, channels, height, width\)"),
+        (
+            {"train": DataSplit(images=tensor(TRAIN)[:, 0], labels=TRAIN.labels)},
+            r"shape \(N, channels, height, width\)",
+        ),
         (
             {"test": COLOUR},
             r"test images have \(channels, height, width\) = \(3, 3, 3\), the training images \(1, 3, 3\)",

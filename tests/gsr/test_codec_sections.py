@@ -16,7 +16,7 @@ from places import importing
 
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.gsr.codec import trellis
-from gossamer.gsr.codec.integers import LARGEST, Header, Integers
+from gossamer.gsr.codec.integers import LARGEST, Integers, IntegersHeader
 from gossamer.gsr.codec.length import code_length
 from gossamer.gsr.codec.section import MODES, decode_section, encode_section
 
@@ -188,7 +188,7 @@ def test_random_bytes_never_crash_the_decoder(mode: str) -> None:
     rng = np.random.default_rng(2)
     for _ in range(600):
         rows, columns = rng.integers(0, 12, 2)
-        told = Header(
+        told = IntegersHeader(
             rows=int(rows),
             columns=int(columns),
             lag=int(rng.integers(0, columns + 1)),
@@ -207,24 +207,24 @@ def test_random_bytes_never_crash_the_decoder(mode: str) -> None:
 @pytest.mark.parametrize(
     "told",
     [
-        Header(rows=1 << 20, columns=1 << 20),
-        Header(rows=-1, columns=4),
-        Header(rows=4, columns=-1),
-        Header(rows=-4, columns=-4),
-        Header(rows=2, columns=2, largest=LARGEST + 1),
-        Header(rows=2, columns=2, largest=-1),
-        Header(rows=2, columns=2, lag=3),
-        Header(rows=2, columns=2, lag=-1),
+        IntegersHeader(rows=1 << 20, columns=1 << 20),
+        IntegersHeader(rows=-1, columns=4),
+        IntegersHeader(rows=4, columns=-1),
+        IntegersHeader(rows=-4, columns=-4),
+        IntegersHeader(rows=2, columns=2, largest=LARGEST + 1),
+        IntegersHeader(rows=2, columns=2, largest=-1),
+        IntegersHeader(rows=2, columns=2, lag=3),
+        IntegersHeader(rows=2, columns=2, lag=-1),
     ],
 )
-def test_impossible_headers_are_refused_before_anything_is_allocated(mode: str, told: Header) -> None:
+def test_impossible_headers_are_refused_before_anything_is_allocated(mode: str, told: IntegersHeader) -> None:
     with pytest.raises(CorruptFile, match="tensor 1 of a section"):
-        decode_section(b"\0" * 99, [Header(rows=1, columns=1), told], mode)
+        decode_section(b"\0" * 99, [IntegersHeader(rows=1, columns=1), told], mode)
 
 
 def test_many_headers_are_refused_together() -> None:
     with pytest.raises(CorruptFile, match="4294967296 weights"):
-        decode_section(b"", [Header(rows=1 << 15, columns=1 << 15)] * 4, "cm4")
+        decode_section(b"", [IntegersHeader(rows=1 << 15, columns=1 << 15)] * 4, "cm4")
 
 
 @pytest.mark.parametrize(

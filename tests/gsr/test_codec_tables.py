@@ -83,7 +83,7 @@ def test_huffman_gives_the_values_back(q: np.ndarray) -> None:
 
 @given(counts=st.lists(st.integers(0, 1000), min_size=1, max_size=60).filter(any))
 def test_huffman_is_optimal_between_entropy_and_one_more_and_kraft_is_one(counts: list[int]) -> None:
-    lengths = huffman.code_lengths(np.array(counts, np.int64))
+    lengths = huffman.huffman_lengths(np.array(counts, np.int64))
     present = [(n, int(length)) for n, length in zip(counts, lengths) if n]
     total = sum(n for n, _ in present)
     entropy = sum(n / total * math.log2(total / n) for n, _ in present)
@@ -128,9 +128,9 @@ def slow_gaps(flat: list[int], bits: int) -> tuple[list[int], list[int]]:
 @given(q=st.lists(st.sampled_from([0, 0, 0, 0, 0, 1, -2]), max_size=120), bits=st.integers(1, 5))
 def test_gaps_are_those_of_a_loop_and_lead_back(q: list[int], bits: int) -> None:
     flat = np.array(q, np.int32)
-    found, values = gaps.split(flat, bits)
+    found, values = gaps.split_gaps(flat, bits)
     assert (found.tolist(), values.tolist()) == slow_gaps(q, bits)
-    assert np.array_equal(gaps.join(found, values, flat.size), flat)
+    assert np.array_equal(gaps.join_gaps(found, values, flat.size), flat)
     assert np.array_equal(gaps.decode(gaps.encode(flat, bits), flat.size), flat)
 
 
@@ -147,7 +147,7 @@ def test_the_row_of_a_layer() -> None:
 @pytest.mark.parametrize("bits", [0, 17])
 def test_impossible_gap_widths_are_refused(bits: int) -> None:
     with pytest.raises(BadInput, match="1 to 16"):
-        gaps.split(np.ones(3, np.int32), bits)
+        gaps.split_gaps(np.ones(3, np.int32), bits)
 
 
 def test_damaged_huffman_and_gap_streams_are_refused_or_decode_within_bounds() -> None:

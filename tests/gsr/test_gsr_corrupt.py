@@ -18,7 +18,7 @@ from torch import nn
 import gossamer
 from gossamer.errors import CorruptFile
 from gossamer.gsr.format.dictionary import DICTIONARY
-from gossamer.gsr.format.file import File
+from gossamer.gsr.format.file import GsrFile
 from gossamer.gsr.format.graph import (
     Graph,
     State,
@@ -270,4 +270,4 @@ def test_an_old_file_still_opens(tmp_path: Path) -> None:
         assert torch.allclose(
             model(x), torch.tensor([[6.22416, -0.776488, -5.118089], [6.366894, -1.26282, -5.519461]]), atol=1e-5
         )
-    assert File(path.read_bytes()).header.graph is not None
+    assert GsrFile(path.read_bytes()).header.graph is not None

@@ -19,10 +19,10 @@ from gossamer.compact import work
 from gossamer.compact.network import Network
 from gossamer.compact.reading import network, read_tensors
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.gsr.format.file import File
+from gossamer.gsr.format.file import GsrFile
 from gossamer.gsr.format.generated import Rule
 from gossamer.gsr.format.graph import Graph, State, Step, Value, write_graph
-from gossamer.gsr.format.header import Entry, _write_entry
+from gossamer.gsr.format.header import TensorEntry, _write_entry
 from gossamer.gsr.format.ledger import Ledger, Limit
 from gossamer.gsr.format.names import write_names
 from gossamer.gsr.format.stored_values import Coding, MadeOf
@@ -32,7 +32,7 @@ X, W = Value(0), State(0)
 MUCH = 32 << 20  # more than what any of these files may cost before it is refused
 
 
-def header_of(entries: list[Entry], named: int = 1, graph: Graph | None = None) -> bytes:
+def header_of(entries: list[TensorEntry], named: int = 1, graph: Graph | None = None) -> bytes:
     writer = Writer()
     write_names([f"t{number}" for number in range(named)], set(), writer)
     writer.varint(len(entries) - named)
@@ -44,14 +44,14 @@ def header_of(entries: list[Entry], named: int = 1, graph: Graph | None = None) 
     return bytes(writer.data)
 
 
-def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Entry:
-    return Entry(coding=Coding.ZEROS, dtype=dtype, shape=shape)
+def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> TensorEntry:
+    return TensorEntry(coding=Coding.ZEROS, dtype=dtype, shape=shape)
 
 
 def made(rule: Rule, shape: tuple[int, ...], numbers: tuple[int, ...], indices: tuple[int, ...]) -> bytes:
     """A file of a few dozen bytes: a tensor that is made of zeros."""
     made_of = MadeOf(rule=rule, numbers=1, indices=2)
-    entry = Entry(coding=Coding.MADE, dtype=torch.float32, shape=shape, made_of=made_of)
+    entry = TensorEntry(coding=Coding.MADE, dtype=torch.float32, shape=shape, made_of=made_of)
     return packed(header_of([entry, zeros(*numbers), zeros(*indices, dtype=torch.uint8)]))
 
 
@@ -83,12 +83,14 @@ def long_lists(count: int) -> bytes:
 
 
 def pieces(count: int) -> bytes:
-    entry = Entry(coding=Coding.GRID, dtype=torch.float32, shape=(count, 1), count=1, part=1, largest=(0,) * count)
+    entry = TensorEntry(
+        coding=Coding.GRID, dtype=torch.float32, shape=(count, 1), count=1, part=1, largest=(0,) * count
+    )
     return packed(header_of([entry]))
 
 
 def bulk(shape: tuple[int, ...], largest: int = 0) -> bytes:
-    return packed(header_of([Entry(coding=Coding.GRID, dtype=torch.int8, shape=shape, largest=(largest,))]))
+    return packed(header_of([TensorEntry(coding=Coding.GRID, dtype=torch.int8, shape=shape, largest=(largest,))]))
 
 
 HOSTILE = {
@@ -119,10 +121,10 @@ def test_a_small_file_that_asks_for_much_is_refused_cheaply(kind: str, tmp_path:
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
 def test_a_constant_takes_the_memory_of_its_tensor(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry(coding=Coding.CONSTANT, dtype=dtype, shape=(1 << 10, 1 << 10), count=1)
+    entry = TensorEntry(coding=Coding.CONSTANT, dtype=dtype, shape=(1 << 10, 1 << 10), count=1)
     values = b"\0\0\x80\x3f"
     directory = b"\1\0\4" + zlib.crc32(values).to_bytes(4, "little")
-    file = File(packed(header_of([entry]), directory, values))
+    file = GsrFile(packed(header_of([entry]), directory, values))
     tracemalloc.start()
     tensor = read_tensors(file)["t0"]
     taken = tracemalloc.get_traced_memory()[1]
@@ -134,7 +136,7 @@ def test_a_constant_takes_the_memory_of_its_tensor(dtype: torch.dtype, monkeypat
 def graph_of(*steps: Step, output: object = None) -> Network:
     last = Value(len(steps)) if output is None else output
     data = packed(header_of([zeros(4, 4)], graph=Graph(1, steps, last)))
-    file = File(data)
+    file = GsrFile(data)
     return network(file, read_tensors(file), None)
 
 

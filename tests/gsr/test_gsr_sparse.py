@@ -16,12 +16,12 @@ from test_gsr_values import noise, same, stored_bytes
 from torch import Tensor
 
 from gossamer.compact.reading import read_tensors
-from gossamer.compact.writing import describe
+from gossamer.compact.writing import describe_file
 from gossamer.errors import CorruptFile
-from gossamer.gsr.format.file import File, build
-from gossamer.gsr.format.header import Header, entry_of
+from gossamer.gsr.format.file import GsrFile, build_file
+from gossamer.gsr.format.header import FileHeader, entry_of
 from gossamer.gsr.format.packed import pack, unpack, worth_packing
-from gossamer.gsr.format.split import Joiner, Split, pack_bits, splits, unpack_bits
+from gossamer.gsr.format.split import FloatSplit, Joiner, pack_bits, splits, unpack_bits
 from gossamer.gsr.format.stored_values import Coding, as_stored, raw_bytes
 from gossamer.models.shipped import pretrained
 
@@ -106,7 +106,7 @@ def test_a_file_is_never_larger_than_gzip_or_xz_of_the_raw_bytes(name: str) -> N
     """Counted without the header of the file (names, shapes, checksums), which raw bytes do not have; theirs counts."""
     tensors = CASES[name]()
     data = stored_bytes(tensors)
-    file = File(data)
+    file = GsrFile(data)
     assert all(same(found, tensor) for found, tensor in zip(read_tensors(file).values(), tensors, strict=True))
     raw = b"".join(raw_bytes(tensor).tobytes() for tensor in tensors)
     smallest = min(len(gzip.compress(raw, 9)), len(lzma.compress(raw, preset=9)))
@@ -123,8 +123,8 @@ def test_zeros_make_a_network_small() -> None:
 
 def test_floats_that_gain_little_stay_raw_where_they_shall_open_fast() -> None:
     dense, pruned = random(200, 300), sparse(random(200, 300), 0.9)
-    assert [one.coding for one in describe([dense, pruned], "fast")] == [Coding.RAW, Coding.SPLIT]
-    assert describe([dense], "default")[0].coding == Coding.SPLIT
+    assert [one.coding for one in describe_file([dense, pruned], "fast")] == [Coding.RAW, Coding.SPLIT]
+    assert describe_file([dense], "default")[0].coding == Coding.SPLIT
 
 
 @given(st.integers(0, 31), st.integers(0, 40), st.integers(0, 2**32))
@@ -147,7 +147,7 @@ def test_many_numbers_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(unpack_bits(np.frombuffer(pack_bits(numbers, 13), np.uint8), 0, 1000, 13), numbers)
 
 
-def joined(q: np.ndarray, split: Split, low: bytes) -> np.ndarray | None:
+def joined(q: np.ndarray, split: FloatSplit, low: bytes) -> np.ndarray | None:
     """In two steps, as a tensor of several blocks is."""
     joiner, half = Joiner(split, 0, 0, low), q.size // 2
     parts = [joiner.join(q[:half]), joiner.join(q[half:])]
@@ -212,6 +212,6 @@ def test_a_file_whose_split_contradicts_itself_is_refused(change: dict[str, Any]
     stored = next(one for one in as_stored(random(3, 3)) if one.coding == Coding.SPLIT)
     assert stored.split is not None
     entry = replace(entry_of(stored), split=replace(stored.split, **change))
-    header = Header(names=["t"], named=1, buffers=set(), entries=[entry], graph=None)
+    header = FileHeader(names=["t"], named=1, buffers=set(), entries=[entry], graph=None)
     with pytest.raises(CorruptFile, match=message):
-        read_tensors(File(build(header, [stored], "default")))
+        read_tensors(GsrFile(build_file(header, [stored], "default")))

@@ -9,26 +9,28 @@ from hypothesis.extra import numpy as npst
 from torch import Tensor
 
 from gossamer.compact.reading import read_tensors
-from gossamer.compact.writing import describe
+from gossamer.compact.writing import describe_file
 from gossamer.gsr.codec import trellis
-from gossamer.gsr.format.file import File, build
+from gossamer.gsr.format.file import GsrFile, build_file
 from gossamer.gsr.format.float_grid import common_step, grid
 from gossamer.gsr.format.graph import DTYPES
-from gossamer.gsr.format.header import Header, entry_of
+from gossamer.gsr.format.header import FileHeader, entry_of
 from gossamer.gsr.format.stored_values import Coding, Width
 
 GENERATOR = torch.Generator().manual_seed(0)
 
 
 def stored_bytes(tensors: list[Tensor], effort: str = "default") -> bytes:
-    stored = describe(tensors, effort)
+    stored = describe_file(tensors, effort)
     names = [f"t{i}" for i in range(len(tensors))]
-    header = Header(names=names, named=len(names), buffers=set(), entries=[entry_of(one) for one in stored], graph=None)
-    return build(header, stored, effort)
+    header = FileHeader(
+        names=names, named=len(names), buffers=set(), entries=[entry_of(one) for one in stored], graph=None
+    )
+    return build_file(header, stored, effort)
 
 
 def back(tensors: list[Tensor], effort: str = "default") -> list[Tensor]:
-    return list(read_tensors(File(stored_bytes(tensors, effort))).values())
+    return list(read_tensors(GsrFile(stored_bytes(tensors, effort))).values())
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -76,13 +78,13 @@ CASES = {
 def test_each_coding_is_chosen_and_exact(coding: Coding, effort: str) -> None:
     tensor = CASES[coding]
     expected = Coding.GRID if (coding, effort) == (Coding.TRELLIS, "fast") else coding
-    assert describe([tensor], effort)[0].coding == expected
+    assert describe_file([tensor], effort)[0].coding == expected
     assert same(back([tensor], effort)[0], tensor)
 
 
 def test_signs_cost_a_bit() -> None:
     tensor = (torch.rand(64, 64, generator=GENERATOR) < 0.5).float().mul(2).sub(1) * 0.0371
-    assert describe([tensor], "default")[0].coding == Coding.GRID
+    assert describe_file([tensor], "default")[0].coding == Coding.GRID
     assert len(stored_bytes([tensor])) < 64 * 64 / 8 + 80
 
 
@@ -113,7 +115,7 @@ def test_every_nan_keeps_its_bits(bits: int) -> None:
 def test_whole_numbers_up_to_the_ends_of_their_range_come_back() -> None:
     ends = torch.tensor([-(2**63), 2**63 - 1, 0])
     assert same(back([ends])[0], ends)
-    assert describe([torch.arange(-300, 300)], "default")[0].coding == Coding.GRID
+    assert describe_file([torch.arange(-300, 300)], "default")[0].coding == Coding.GRID
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_whole_numbers_up_to_the_ends_of_their_range_come_back() -> None:
     [([1.0, 0.5, 3.0], Width.BFLOAT16), ([1.0009765625, 2.0], Width.FLOAT16), ([0.1, 2.0], Width.FLOAT32)],
 )
 def test_floats_are_as_narrow_as_is_exact(values: list[float], width: Width) -> None:
-    assert describe([torch.tensor(values)], "default")[0].width == width
+    assert describe_file([torch.tensor(values)], "default")[0].width == width
 
 
 def test_equal_tensors_are_stored_once() -> None:
@@ -185,6 +187,6 @@ def test_a_large_tensor_is_cut_into_sections_of_whole_rows(monkeypatch: pytest.M
     tensors = [CASES[Coding.GRID], on_grid((100, 30), 0.5), CASES[Coding.TRELLIS], CASES[Coding.CODEBOOK]]
     tensors[0][0] = 0
     tensors[0][3] *= 100
-    file = File(stored_bytes(tensors))
+    file = GsrFile(stored_bytes(tensors))
     assert len(file.coded) > 6
     assert all(same(a, b) for a, b in zip(read_tensors(file).values(), tensors, strict=True))

@@ -34,7 +34,6 @@ from gossamer.jobs.teachers import (
     RecordedTeacher,
     as_found,
     foreign,
-    only_remembers,
     searched,
     trainable,
 )
@@ -47,7 +46,7 @@ from gossamer.methods.distill.wider import Net2Wider
 from gossamer.methods.share.hashed import HashedNet
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.train import compiled_teacher
-from gossamer.train.teachers import Ensemble
+from gossamer.train.teachers import Ensemble, only_remembers
 from gossamer.train.trainable_export import TrainableExport
 
 BRIEF = KD(epochs=3, lr=0.05)

@@ -7,7 +7,7 @@ from nets import learned, stripes, task, tiny
 
 from gossamer import Context, Goal
 from gossamer.core.progress import Labelled, Silent
-from gossamer.jobs.schedule import DEPLOY, ENOUGH, FEWEST, FINISH, Schedule
+from gossamer.jobs.schedule import DEPLOY, ENOUGH, FEWEST, FINISH, JobSchedule
 from gossamer.jobs.stages import Stages
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.modules.cost import total_macs
@@ -16,11 +16,11 @@ from gossamer.search.checkpoint_store import CheckpointStore
 WHOLE = total_macs(tiny(), task().example_inputs)
 
 
-def schedule(spent: float, *, minutes: float | None = 5.0, recover: RecoveryDistillation | None = None) -> Schedule:
+def schedule(spent: float, *, minutes: float | None = 5.0, recover: RecoveryDistillation | None = None) -> JobSchedule:
     """Of a job in which a step of the original takes 0.1 s."""
     journal = CheckpointStore(None, "")
     journal.results["seconds per step"] = 0.1
-    return Schedule(
+    return JobSchedule(
         original=tiny(),
         task=task(),
         goal=Goal(speedup=3, time_budget=minutes),
@@ -68,7 +68,7 @@ def test_the_seconds_of_a_step_are_measured_once_and_the_original_stays_as_it_is
     model = learned()
     before = {name: x.clone() for name, x in model.state_dict().items()}
     one = schedule(0)
-    one = Schedule(**{**vars(one), "original": model, "task": stripes(), "journal": CheckpointStore(None, "")})
+    one = JobSchedule(**{**vars(one), "original": model, "task": stripes(), "journal": CheckpointStore(None, "")})
     assert one.seconds_per_step(WHOLE) == one.seconds_per_step(WHOLE) > 0
     assert all(bool((x == before[name]).all()) for name, x in model.state_dict().items())
 

@@ -18,7 +18,7 @@ from gossamer.core.progress import Silent
 from gossamer.core.record import Record
 from gossamer.errors import Diverged
 from gossamer.jobs.exporting import other_runtimes
-from gossamer.jobs.schedule import Schedule
+from gossamer.jobs.schedule import JobSchedule
 from gossamer.jobs.shape_goal import TRAININGS, ShapeSearch
 from gossamer.jobs.stages import PLANNED, Stages
 from gossamer.measure import paired_drop, whole_samples
@@ -29,9 +29,9 @@ from gossamer.search.bisection import (
     DIVIDES,
     Point,
     bracket,
-    fits,
     near_miss,
     next_need,
+    within_budget,
 )
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import AIM, CostEstimate
@@ -143,7 +143,7 @@ class World:
         made.tried, made.bounds, made.trainings, made.pushed, made.gain, made.last = [], [], 0, False, math.inf, None
         made.out_of_time = False
         parts: Any = {"original": None, "task": None, "goal": made.goal, "context": made.context}
-        made.schedule = Schedule(**parts, journal=journal, seconds=attempts.seconds, recover=self.recover)
+        made.schedule = JobSchedule(**parts, journal=journal, seconds=attempts.seconds, recover=self.recover)
         return made
 
 
@@ -275,9 +275,11 @@ def test_the_runtime_that_reaches_the_goal_is_named() -> None:
 
 
 def test_the_budget_is_kept_to_the_point() -> None:
-    assert fits(0.5, 0.5) and not fits(0.51, 0.5)
+    assert within_budget(0.5, 0.5) and not within_budget(0.51, 0.5)
     lost = torch.cat([torch.zeros(2), torch.ones(298)])
-    assert fits(paired_drop(torch.ones(300), lost).points, whole_samples(0.5, torch.ones(300)))  # two of 300 samples
+    assert within_budget(
+        paired_drop(torch.ones(300), lost).points, whole_samples(0.5, torch.ones(300))
+    )  # two of 300 samples
 
 
 def made_quote(need: float) -> CostEstimate:

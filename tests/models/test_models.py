@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gossamer.data import Normalisation, Split, make_task
+from gossamer.data import DataSplit, Normalisation, make_task
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.models import (
     ENTRIES,
@@ -160,12 +160,12 @@ def test_smallest_sizes_work() -> None:
 
 
 def test_build_for_takes_channels_size_and_classes_from_the_task() -> None:
-    split = Split(images=torch.rand(12, 2, 20, 20), labels=torch.arange(12) % 3)
+    split = DataSplit(images=torch.rand(12, 2, 20, 20), labels=torch.arange(12) % 3)
     normalisation = Normalisation(mean=(0.5, 0.5), std=(1.0, 1.0))
     make = partial(make_task, "toy", validation=3, classes=("a", "b", "c"), normalisation=normalisation)
     task = make(train=split, test=split)
     assert build_for("lenet5", task)(task.example_inputs[0]).shape == (3, 3)
-    wide = Split(images=torch.rand(12, 2, 20, 24), labels=split.labels)
+    wide = DataSplit(images=torch.rand(12, 2, 20, 24), labels=split.labels)
     with pytest.raises(BadInput, match="square"):
         build_for("lenet5", make(train=wide, test=wide))
 

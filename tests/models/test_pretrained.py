@@ -181,7 +181,7 @@ def test_what_a_network_has_to_be_fed_is_in_the_onnx_file_in_float_and_int8(tmp_
     from gossamer.ptq import activation_ranges
 
     ranges = dict.fromkeys(activation_ranges.float_values(onnx.load(path)), (-1.0, 1.0))
-    int8 = qdq.quantize(onnx.load(path), ranges)
+    int8 = qdq.quantize_graph(onnx.load(path), ranges)
     assert next(p.value for p in int8.metadata_props if p.key == PREPROCESSING) == about(path)
     assert preprocessing_for(str(path)) == task.preprocessing
 

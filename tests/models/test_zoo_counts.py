@@ -15,12 +15,12 @@ from gossamer.models import ENTRIES, build
 from gossamer.models.densenet import DenseLayer
 from gossamer.models.dsod import DSOD, DSODBody
 from gossamer.models.flattened import flattened
-from gossamer.models.fractalnet import FractalBlock, FractalNet, join
+from gossamer.models.fractalnet import FractalBlock, FractalNet, join_columns
 from gossamer.models.googlenet import GoogLeNet
 from gossamer.models.nasnet import FactorizedReduction
 from gossamer.models.resnet import ResNet
-from gossamer.models.shufflenet import channel_shuffle
-from gossamer.models.squeezenet import Fire
+from gossamer.models.shufflenet import shuffle_groups
+from gossamer.models.squeezenet import FireBlock
 from gossamer.models.stochastic import StochasticBlock, StochasticResNet
 from gossamer.modules.cost import total_macs
 
@@ -176,8 +176,8 @@ def test_every_shufflenet_has_groups_that_divide(groups: int, width: str) -> Non
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 6, 12])
 def test_shuffling_by_the_other_factor_undoes_a_shuffle(groups: int) -> None:
     x = torch.arange(2 * 12 * 2.0).view(2, 12, 1, 2)
-    shuffled = channel_shuffle(x, groups)
-    assert torch.equal(channel_shuffle(shuffled, 12 // groups), x)
+    shuffled = shuffle_groups(x, groups)
+    assert torch.equal(shuffle_groups(shuffled, 12 // groups), x)
     for group in range(groups):
         for i in range(12 // groups):
             assert torch.equal(shuffled[:, i * groups + group], x[:, group * (12 // groups) + i])
@@ -195,9 +195,9 @@ def test_bypasses_of_squeezenet_go_around_the_fires_that_the_paper_names() -> No
         with torch.device("meta"):
             model = build(f"squeezenet1_0_{bypass}")
         kinds = {type(None): "-", nn.Identity: "I", nn.Conv2d: "C"}
-        assert "".join(kinds[type(m.bypass)] for m in model.modules() if isinstance(m, Fire)) == expected
-    fire = Fire(4, 2, 2, nn.Identity()).eval()
-    plain = Fire(4, 2, 2)
+        assert "".join(kinds[type(m.bypass)] for m in model.modules() if isinstance(m, FireBlock)) == expected
+    fire = FireBlock(4, 2, 2, nn.Identity()).eval()
+    plain = FireBlock(4, 2, 2)
     plain.load_state_dict(fire.state_dict())
     x = torch.randn(1, 4, 3, 3)
     assert torch.equal(fire(x), plain(x) + x)
@@ -242,10 +242,10 @@ def test_a_fractal_block_follows_the_expansion_rule() -> None:
 def test_a_join_keeps_at_least_one_path_and_drops_as_often_as_it_is_told() -> None:
     torch.manual_seed(0)
     ones = [torch.ones(1)] * 3
-    assert all(torch.equal(join(ones, drop), torch.ones(1)) for drop in (0.0, 0.5, 1.0) for _ in range(20))
+    assert all(torch.equal(join_columns(ones, drop), torch.ones(1)) for drop in (0.0, 0.5, 1.0) for _ in range(20))
     powers = [torch.tensor(1.0), torch.tensor(10.0), torch.tensor(100.0)]
-    assert {float(join(powers, 1.0)) for _ in range(40)} == {1.0, 10.0, 100.0}
-    alone = sum(float(join(powers, 0.15)) == pytest.approx(37.0) for _ in range(1000))
+    assert {float(join_columns(powers, 1.0)) for _ in range(40)} == {1.0, 10.0, 100.0}
+    alone = sum(float(join_columns(powers, 0.15)) == pytest.approx(37.0) for _ in range(1000))
     # all three are kept with probability 0.85**3 = 0.614; five standard deviations are 77
     assert abs(alone - 614) < 77
 

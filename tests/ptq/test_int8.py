@@ -26,7 +26,7 @@ from gossamer.ptq.activation_ranges import (
 )
 from gossamer.ptq.equalization import correct_biases, equalize
 from gossamer.ptq.fallback import better, float32_scores, quantize_int8, rounded_weights
-from gossamer.ptq.qdq import quantize
+from gossamer.ptq.qdq import quantize_graph
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.runners import open_runner
 
@@ -80,7 +80,7 @@ def test_a_module_is_exported_on_the_way_and_left_alone(reference, tmp_path):
 
 def test_nothing_but_integer_kernels_runs_between_input_and_output(network, tmp_path):
     path = tmp_path / "int8.onnx"
-    write_onnx(quantize(onnx.load(network), ranges_of(network, tmp_path)), path)
+    write_onnx(quantize_graph(onnx.load(network), ranges_of(network, tmp_path)), path)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 4
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -91,7 +91,7 @@ def test_nothing_but_integer_kernels_runs_between_input_and_output(network, tmp_
 
 
 def test_the_file_holds_a_byte_a_weight_and_little_else(network, tmp_path):
-    model = quantize(onnx.load(network), ranges_of(network, tmp_path))
+    model = quantize_graph(onnx.load(network), ranges_of(network, tmp_path))
     kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer}
     assert kinds == {"INT8", "UINT8", "INT32", "FLOAT"}
     large = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) > 64]
@@ -106,7 +106,7 @@ def test_the_file_holds_a_byte_a_weight_and_little_else(network, tmp_path):
 
 
 def test_excluded_nodes_stay_in_float(network, tmp_path):
-    model = quantize(onnx.load(network), ranges_of(network, tmp_path), exclude=["conv4"])
+    model = quantize_graph(onnx.load(network), ranges_of(network, tmp_path), exclude=["conv4"])
     assert "conv4" not in rounded_weights(model) and "conv3" in rounded_weights(model)
     original = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(network).graph.initializer}
     kept = [numpy_helper.to_array(t) for t in model.graph.initializer if list(t.dims) == [16, 16, 3, 3]]
@@ -163,7 +163,7 @@ def test_weights_of_seven_bits_never_saturate_on_any_processor(tmp_path):
     x = 1 - 0.1 * torch.rand(4, 64, 5, 5)
     network = onnx.load(export_onnx(model, (x,), tmp_path / "net.onnx"))
     seen = observe(network, [(x, None)], tmp_path, threads=1)
-    narrow = quantize(network, {name: min_max(one) for name, one in seen.items()}, narrow=True)
+    narrow = quantize_graph(network, {name: min_max(one) for name, one in seen.items()}, narrow=True)
     [weight] = rounded_weights(narrow).values()
     codes = [t for t in map(numpy_helper.to_array, narrow.graph.initializer) if t.dtype == np.int8 and t.ndim == 4]
     assert [int(np.abs(code).max()) for code in codes] == [64]

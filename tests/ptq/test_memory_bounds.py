@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer.data import Normalisation, Split, make_task
+from gossamer.data import DataSplit, Normalisation, make_task
 from gossamer.data.batches import largest_batch
 from gossamer.ptq import activation_ranges
 from gossamer.runtime.onnx_export import export_onnx
@@ -62,7 +62,7 @@ def test_a_training_step_is_as_large_as_asked_for_and_measuring_never_larger_tha
     monkeypatch: pytest.MonkeyPatch, asked: int | None, train: int, held_out: int
 ) -> None:
     monkeypatch.setattr("gossamer.data.batches.BATCH_NUMBERS", 3 * 16)
-    split = Split(images=torch.zeros(40, 1, 4, 4), labels=torch.arange(40) % 2)
+    split = DataSplit(images=torch.zeros(40, 1, 4, 4), labels=torch.arange(40) % 2)
     task = make_task(
         "zeros", train=split, test=split, classes=("a", "b"), validation=10, batch_size=asked,
         normalisation=Normalisation(mean=(0.0,), std=(1.0,)),

@@ -26,14 +26,14 @@ from gossamer.core.record import (
 )
 from gossamer.errors import BadInput
 from gossamer.report import markdown, summary_rows, text, write_report, write_sensitivity
+from gossamer.report.file_bytes import byte_parts as parts_of_file
 from gossamer.report.file_bytes import bytes_section
-from gossamer.report.file_bytes import parts as parts_of_file
 from gossamer.report.layers import layer_tables
 from gossamer.report.page import render
 from gossamer.report.pareto import final_state, pareto, size_limit
 from gossamer.report.plot import Frame, log_ticks, ticks
 from gossamer.report.replacements import spent, swaps_section
-from gossamer.report.verdict import parts, sentence
+from gossamer.report.verdict import clauses, sentence
 from gossamer.report.weights import weights_section
 
 HOSTILE = "<script>alert('x')</script>\"onload=&"
@@ -218,7 +218,7 @@ def test_a_page_without_one_part_has_all_others(field):
 def test_a_job_without_a_goal_is_not_said_to_have_met_one():
     document = sample()
     document.goal = {}
-    assert parts(document) == []
+    assert clauses(document) == []
     assert sentence(document).startswith("Recipe done: 4.06× faster on ONNX Runtime, 0.32 points")
     assert "Goal met" not in render(document)
 
@@ -234,7 +234,7 @@ def test_the_verdict_says_by_how_much():
         "Goal missed: 94,378 parameters (at most 90,000 asked, 4.9 % over), 71.3 kB on disk (at most 200 kB asked), "
         "0.28 points lost on validation (at most 0.2 points lost)."
     )
-    assert [part.met for part in parts(document)] == [False, False, True]
+    assert [part.met for part in clauses(document)] == [False, False, True]
 
 
 def test_the_goal_is_judged_on_its_own_runtime_and_batch():
@@ -247,8 +247,8 @@ def test_the_goal_is_judged_on_its_own_runtime_and_batch():
         latency("original", 30, 29, 31),
         latency("result", 10, 9, 11),
     ]
-    assert parts(document)[1].got == "3.00× faster on ONNX Runtime"
-    assert parts(document)[1].met is False
+    assert clauses(document)[1].got == "3.00× faster on ONNX Runtime"
+    assert clauses(document)[1].met is False
 
 
 @pytest.mark.parametrize(

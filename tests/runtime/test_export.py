@@ -114,7 +114,7 @@ def test_nested_outputs_survive_export_and_int8(tmp_path):
     model, x = Nested().eval(), torch.randn(4, 1, 8, 8)
     path = export_onnx(model, (x,), tmp_path / "net.onnx")
     seen = dict.fromkeys(value_names(onnx.load(path)), (-9.0, 9.0))
-    write_onnx(qdq.quantize(onnx.load(path), seen), tmp_path / "int8.onnx")
+    write_onnx(qdq.quantize_graph(onnx.load(path), seen), tmp_path / "int8.onnx")
     for file, precision in (("net.onnx", "float32"), ("int8.onnx", "int8")):
         for runtime in ("onnxruntime", "openvino"):
             got = open_runner(runtime, tmp_path / file, threads=1, precision=precision)(x)

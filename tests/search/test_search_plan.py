@@ -34,7 +34,7 @@ from gossamer.search.axes import (
     swap_losses,
     width_family,
 )
-from gossamer.search.checkpoint_store import CheckpointStore, fingerprint
+from gossamer.search.checkpoint_store import CheckpointStore, job_fingerprint
 from gossamer.search.cost_model import CostEstimate, CostModel, first_samples, needs
 from gossamer.search.plan import (
     GENTLE,
@@ -42,8 +42,8 @@ from gossamer.search.plan import (
     QUOTES,
     RACE_LEAST,
     RACE_MOST,
-    Candidate,
     Planner,
+    ShapeCandidate,
     _distinct,
 )
 from gossamer.search.replacement_search import ReplacementSearch
@@ -148,12 +148,12 @@ def test_first_samples_cross_batches_and_repeat_where_there_are_too_few() -> Non
 
 
 def test_of_one_kind_the_larger_network_races() -> None:
-    candidates = [Candidate(n, (), quote(1, macs=m)) for n, m in (("width, 8", 5), ("depth", 1), ("width, 16", 7))]
+    candidates = [ShapeCandidate(n, (), quote(1, macs=m)) for n, m in (("width, 8", 5), ("depth", 1), ("width, 16", 7))]
     assert [c.name for c in _distinct(candidates)] == ["width, 16", "depth"]
 
 
-def racers(names: str) -> list[Candidate]:
-    return [Candidate(name, (BlockRemoval(names=(name,)),), quote(1)) for name in names]
+def racers(names: str) -> list[ShapeCandidate]:
+    return [ShapeCandidate(name, (BlockRemoval(names=(name,)),), quote(1)) for name in names]
 
 
 def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_the_two_that_lead_a_short_race_run_a_longer_one(monkeypatch: pytest.Mon
     first, later = {"a": 0.80, "b": 0.75, "c": 0.60}, {"a": 0.85, "b": 0.88}
     trained = list[tuple[str, int]]()
 
-    def train(self: Planner, candidate: Candidate) -> float:
+    def train(self: Planner, candidate: ShapeCandidate) -> float:
         heat = len(candidate.steps) - 1
         trained.append((candidate.name, heat))
         return (first if heat == 1 else later)[candidate.name]
@@ -182,7 +182,7 @@ def test_what_saves_more_than_is_asked_for_may_be_further_behind(
 ) -> None:
     """Points behind times the square of the need: three points at 0.7 are worth about 1.5 at 1."""
     monkeypatch.setattr(Planner, "_score", lambda self, one, heat: {"depth": 0.87, "width": width / 100}[one.name])
-    candidates = [Candidate("depth", (), quote(0.7)), Candidate("width", (), quote(1))]
+    candidates = [ShapeCandidate("depth", (), quote(0.7)), ShapeCandidate("width", (), quote(1))]
     best = planner()._race(candidates)
     assert best is not None and best.name == winner
 
@@ -223,7 +223,7 @@ def test_what_diverges_is_out_of_the_race(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("gossamer.methods._training.fit", fit)
     plan = planner()
-    assert plan._heat([Candidate("x", (), quote(1))], heat=1) == []
+    assert plan._heat([ShapeCandidate("x", (), quote(1))], heat=1) == []
     assert "the loss rose to 32" in plan.trials.rows()[0].note
 
 
@@ -391,7 +391,7 @@ def test_images_are_as_large_as_the_goal_allows(tmp_path: Path) -> None:
 
 def test_what_does_not_bring_half_of_the_way_is_left_with_the_reason(tmp_path: Path) -> None:
     plan, whole = rewriter(with_head(), tmp_path, params=8_000)
-    winner = Candidate("depth", (), quote(1))
+    winner = ShapeCandidate("depth", (), quote(1))
     assert [candidate.name for candidate in plan._rewritten(whole, 1.0)] == ["pooled head"]
     assert "1.00 times cheaper, where the goal needs 2.94" in plan.dropped["strides for pools"]
     rows = {edit.target: edit for edit in plan.left(winner.steps)}
@@ -435,11 +435,11 @@ def test_prices_are_measured_once_and_remembered(tmp_path: Path) -> None:
 
 def test_the_fingerprint_sees_weights_names_and_parts() -> None:
     model = tiny()
-    same, other = fingerprint(model, "a"), fingerprint(model, "b")
-    assert fingerprint(tiny(), "a") == same != other
+    same, other = job_fingerprint(model, "a"), job_fingerprint(model, "b")
+    assert job_fingerprint(tiny(), "a") == same != other
     with torch.no_grad():
         model.stem.bias[0] += 1
-    assert fingerprint(model, "a") != same
+    assert job_fingerprint(model, "a") != same
 
 
 def test_sensitivity_cuts_whole_groups() -> None:

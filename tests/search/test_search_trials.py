@@ -23,7 +23,7 @@ from gossamer.search.axes import SearchAxis, block_order, cheapest_first, swap_l
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CostEstimate, CostModel
 from gossamer.search.failures import FailureGuard, reason
-from gossamer.search.plan import Candidate, Planner, shape_key
+from gossamer.search.plan import Planner, ShapeCandidate, shape_key
 from gossamer.search.replacements import Replacement, compared
 
 RECOVER = RecoveryDistillation(epochs=1, lr=0.01)
@@ -178,7 +178,7 @@ def test_whatever_fails_in_one_family_leaves_the_others(
 ) -> None:
     plan, whole = planner(tmp_path)
 
-    def train(self: Planner, one: Candidate) -> float:
+    def train(self: Planner, one: ShapeCandidate) -> float:
         if place != "race" or one.name == "depth":
             return 80.0
         raise Diverged("the loss rose") if "smaller" in one.name else torch.cuda.OutOfMemoryError("none left")

@@ -16,7 +16,7 @@ from gossamer.losses import kd_loss
 from gossamer.train import Distillation, fit
 from gossamer.train.mixup import Mixed, Mixture, mixed, pasted
 from gossamer.train.objective import Objective
-from gossamer.train.teacher_outputs import TeacherOutputs, identity
+from gossamer.train.teacher_outputs import TeacherOutputs, teacher_identity
 
 
 class Counting(torch.nn.Module):
@@ -122,11 +122,11 @@ def test_a_training_with_kept_answers_asks_once_and_gives_the_same_bits_the_seco
     second = taught()
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
     assert sorted(tmp_path.rglob("shard-*")) == files
-    assert [f.name for f in tmp_path.iterdir()] == [identity(linear(0))]
+    assert [f.name for f in tmp_path.iterdir()] == [teacher_identity(linear(0))]
 
 
 def test_another_teacher_has_other_answers() -> None:
-    assert identity(linear(0)) == identity(copy.deepcopy(linear(0))) != identity(linear(1))
+    assert teacher_identity(linear(0)) == teacher_identity(copy.deepcopy(linear(0))) != teacher_identity(linear(1))
 
 
 def test_shards_are_written_when_they_are_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

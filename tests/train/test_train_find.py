@@ -14,7 +14,7 @@ from gossamer.methods._training import LEAST_STEPS
 from gossamer.methods.prune.gradual import GradualPruning
 from gossamer.train import fit
 from gossamer.train.hyperparameters import passes
-from gossamer.train.rate_search import FACTORS, HIGHEST, RateTrial, chosen, trial_steps
+from gossamer.train.rate_search import FACTORS, HIGHEST, RateTrial, chosen_rate, trial_steps
 
 
 def trial(lr: float, error: float) -> RateTrial:
@@ -23,12 +23,12 @@ def trial(lr: float, error: float) -> RateTrial:
 
 def test_the_largest_rate_that_is_good_enough_for_the_length_is_taken() -> None:
     tried = [trial(0.1, 0.2), trial(0.03, 0.11), trial(0.01, 0.1), trial(0.003, 0.12)]
-    assert chosen(tried, 1).lr == 0.01
-    assert chosen(tried, 3).lr == 0.03  # 3^0.1 = 1.116
-    assert chosen(tried, 900).lr == 0.03
-    assert chosen(tried, 1100).lr == 0.1  # 1100^0.1 = 2.014
-    assert chosen([trial(0.1, 0.1), trial(0.03, 0.1)], 1).lr == 0.1
-    assert chosen([trial(0.1, math.inf), trial(0.03, math.inf)], 1000).lr == 0.03
+    assert chosen_rate(tried, 1).lr == 0.01
+    assert chosen_rate(tried, 3).lr == 0.03  # 3^0.1 = 1.116
+    assert chosen_rate(tried, 900).lr == 0.03
+    assert chosen_rate(tried, 1100).lr == 0.1  # 1100^0.1 = 2.014
+    assert chosen_rate([trial(0.1, 0.1), trial(0.03, 0.1)], 1).lr == 0.1
+    assert chosen_rate([trial(0.1, math.inf), trial(0.03, math.inf)], 1000).lr == 0.03
 
 
 def test_a_trial_is_a_small_share_of_the_training() -> None:

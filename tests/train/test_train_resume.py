@@ -20,7 +20,7 @@ from gossamer.methods.distill.dkd import DKD
 from gossamer.methods.distill.self import MeanTeacherTerm
 from gossamer.runtime.runners import torch_threads
 from gossamer.train import Distillation, LossTerm, Training, fit
-from gossamer.train.distillation import described
+from gossamer.train.distillation import described_term
 from gossamer.train.feature_hooks import hooked, projection
 from gossamer.train.hyperparameters import OptimizerName
 
@@ -140,7 +140,7 @@ def test_a_term_is_told_from_others_by_its_numbers_layers_and_loss() -> None:
         pairs, loss = [(layer, layer)], relative_hint_loss
         with hooked(net(), term, pairs, loss, inputs=inputs, adapt=projection, weight=weight) as lesson:
             terms.append(lesson)
-    assert len({described(term) for term in terms}) == len(terms)
+    assert len({described_term(term) for term in terms}) == len(terms)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 500, -30])

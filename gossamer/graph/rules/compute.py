@@ -1,18 +1,19 @@
 """Operations that compute: pooling, reductions, norms, and the weighted ones, which produce channels.
 
-Weighted operations are written as einsum: dimensions with one label meet (`join`), and those that are missing in the
-result are contracted. Reductions and norms over channels are noted as statistics: they see fewer channels afterwards.
+Weighted operations are written as einsum: dimensions with one label meet (`join_values`), and those that are missing in
+the result are contracted. Reductions and norms over channels are noted as statistics: they see fewer channels
+afterwards.
 """
 
 from collections.abc import Sequence
 
 from gossamer.graph.channel_index import (
+    IndexedValue,
     Operand,
     Shape,
-    Value,
     broadcast,
     first,
-    join,
+    join_values,
     last,
     reshape,
 )
@@ -21,7 +22,7 @@ from gossamer.graph.tracer import Op, Ref
 
 
 def _spatial(rank: int) -> Rule:
-    def apply(prop: Propagation, op: Op) -> Value:
+    def apply(prop: Propagation, op: Op) -> IndexedValue:
         refs = op.refs()
         for ref in refs[1:]:
             prop.fix(prop.value(ref), f"no rule for {op.where}")
@@ -47,7 +48,7 @@ rule("max_pool1d_with_indices", "avg_pool1d", "_adaptive_avg_pool1d", "upsample_
 
 @rule("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "logsumexp",
       "prod", "any", "all", "argmax", "argmin", "max", "min", "_log_softmax_backward_data")  # fmt: skip
-def reduce(prop: Propagation, op: Op) -> Value:
+def reduce(prop: Propagation, op: Op) -> IndexedValue:
     if len(op.refs()) > 1:
         return pointwise(prop, op)
     ref = op.args[0]
@@ -65,16 +66,16 @@ def reduce(prop: Propagation, op: Op) -> Value:
         prop.statistic(op)
     kept = [d for d in range(n) if d not in touched]
     if not keep:
-        return join(prop.graph, [(value, prop.shape(ref), range(n))], kept, op.where)
+        return join_values(prop.graph, [(value, prop.shape(ref), range(n))], kept, op.where)
     axes = {axis: indices for axis, indices in value.axes.items() if axis not in touched}
     for axis in axes:
         for d in touched:
             axes[axis] = prop.graph.couple_along(axes[axis], d)
-    return Value(axes, value.free - set(touched))
+    return IndexedValue(axes, value.free - set(touched))
 
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
-def softmax(prop: Propagation, op: Op) -> Value:
+def softmax(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     dim = op.args[1] % len(prop.shape(ref))
     if dim in prop.value(ref).axes:
@@ -85,68 +86,72 @@ def softmax(prop: Propagation, op: Op) -> Value:
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
       "_native_batch_norm_legit_functional", "batch_norm", "miopen_batch_norm", "_batch_norm_with_update",
       "_batch_norm_no_update")  # fmt: skip
-def batch_norm(prop: Propagation, op: Op) -> list[Value]:
+def batch_norm(prop: Propagation, op: Op) -> list[IndexedValue]:
     x, *others = op.refs()
     n = len(prop.shape(x))
     operands: list[Operand] = [(*prop.operand(x), range(n)), *[(*prop.operand(ref), [1]) for ref in others]]
     # Over the batch and the pixels statistics stay the same; where one of these shrinks, they change.
     if bool(op.arg("training", False)) and any(axis != 1 for axis in prop.value(x).axes):
         prop.statistic(op)
-    out = join(prop.graph, operands, range(n), op.where)
+    out = join_values(prop.graph, operands, range(n), op.where)
     return [out, *_per_channel(prop, op, out)]
 
 
-def _per_channel(prop: Propagation, op: Op, out: Value) -> list[Value]:
+def _per_channel(prop: Propagation, op: Op, out: IndexedValue) -> list[IndexedValue]:
     rest = []
     for i in range(1, len(op.outs)):
         indices = out.axes.get(1)
         fits = indices is not None and prop.out_shape(op, i) == (indices.shape[1],) and indices.size == indices.shape[1]
-        rest.append(Value({0: indices.ravel()}) if indices is not None and fits else Value())
+        rest.append(IndexedValue({0: indices.ravel()}) if indices is not None and fits else IndexedValue())
     return rest
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm")
-def layer_norm(prop: Propagation, op: Op) -> list[Value]:
+def layer_norm(prop: Propagation, op: Op) -> list[IndexedValue]:
     x, *others = op.refs()
     n = len(prop.shape(x))
     out = broadcast(prop.graph, [prop.operand(ref) for ref in (x, *others)], op.where)
     if any(axis >= n - len(op.args[1]) for axis in prop.value(x).axes):
         prop.statistic(op)
-    return [out] + [Value()] * (len(op.outs) - 1)
+    return [out] + [IndexedValue()] * (len(op.outs) - 1)
 
 
 @rule("native_group_norm", "group_norm")
-def group_norm(prop: Propagation, op: Op) -> list[Value]:
+def group_norm(prop: Propagation, op: Op) -> list[IndexedValue]:
     x, *others = op.refs()
     shape, groups = prop.shape(x), op.arg("group", op.arg("num_groups"))
     n, channels = len(shape), shape[1]
     operands: list[Operand] = [(*prop.operand(x), range(n)), *[(*prop.operand(ref), [1]) for ref in others]]
-    out = join(prop.graph, operands, range(n), op.where)
+    out = join_values(prop.graph, operands, range(n), op.where)
     if 1 in out.axes:
         # Every group keeps the same number of channels, as a reshape to (groups, channels) says. The statistics of a
         # group are then over fewer channels.
         if groups < channels:
             reshape(
-                prop.graph, Value({1: out.axes[1]}), shape, (shape[0], groups, channels // groups, *shape[2:]), op.where
+                prop.graph,
+                IndexedValue({1: out.axes[1]}),
+                shape,
+                (shape[0], groups, channels // groups, *shape[2:]),
+                op.where,
             )
         prop.statistic(op)
     each = groups == channels and 1 in out.axes and out.axes[1].size == channels
-    rest = Value({1: out.axes[1].reshape(1, channels)}) if each else Value()
+    rest = IndexedValue({1: out.axes[1].reshape(1, channels)}) if each else IndexedValue()
     return [out] + [rest] * (len(op.outs) - 1)
 
 
 @rule("_weight_norm_interface")
-def weight_norm(prop: Propagation, op: Op) -> list[Value]:
+def weight_norm(prop: Propagation, op: Op) -> list[IndexedValue]:
     v, g = op.args[0], op.args[1]
     out = broadcast(prop.graph, [prop.operand(v), prop.operand(g)], op.where)
     if len(out.axes) > 1:  # the norm of a filter is taken over its inputs, which shrink too
         prop.statistic(op)
-    return [out] + [Value()] * (len(op.outs) - 1)
+    return [out] + [IndexedValue()] * (len(op.outs) - 1)
 
 
-def contract(prop: Propagation, op: Op, operands: Sequence[Operand], out: Sequence[int]) -> Value:
+def contract(prop: Propagation, op: Op, operands: Sequence[Operand], out: Sequence[int]) -> IndexedValue:
     """A weighted operation: its operands meet as in einsum, and the channels of its result are produced here."""
-    value = join(prop.graph, operands, out, op.where)
+    value = join_values(prop.graph, operands, out, op.where)
     for source, _, names in operands:
         for axis, indices in source.axes.items():
             if names[axis] in out:
@@ -155,32 +160,32 @@ def contract(prop: Propagation, op: Op, operands: Sequence[Operand], out: Sequen
 
 
 @rule("mm", "matmul")
-def mm(prop: Propagation, op: Op) -> Value:
+def mm(prop: Propagation, op: Op) -> IndexedValue:
     a, b = op.args
     return contract(prop, op, [(*prop.operand(a), [0, 1]), (*prop.operand(b), [1, 2])], [0, 2])
 
 
 @rule("mv")
-def mv(prop: Propagation, op: Op) -> Value:
+def mv(prop: Propagation, op: Op) -> IndexedValue:
     a, b = op.args
     return contract(prop, op, [(*prop.operand(a), [0, 1]), (*prop.operand(b), [1])], [0])
 
 
 @rule("dot")
-def dot(prop: Propagation, op: Op) -> Value:
+def dot(prop: Propagation, op: Op) -> IndexedValue:
     a, b = op.args
     return contract(prop, op, [(*prop.operand(a), [0]), (*prop.operand(b), [0])], [])
 
 
 @rule("addmm")
-def addmm(prop: Propagation, op: Op) -> Value:
+def addmm(prop: Propagation, op: Op) -> IndexedValue:
     c, a, b = op.args[:3]
     bias = (*prop.operand(c), [0, 2][2 - len(prop.shape(c)) :])
     return contract(prop, op, [bias, (*prop.operand(a), [0, 1]), (*prop.operand(b), [1, 2])], [0, 2])
 
 
 @rule("linear")
-def linear(prop: Propagation, op: Op) -> Value:
+def linear(prop: Propagation, op: Op) -> IndexedValue:
     refs = op.refs()
     n = len(prop.shape(refs[0]))
     inputs: list[Operand] = [(*prop.operand(refs[0]), range(n)), (*prop.operand(refs[1]), [n, n - 1])]
@@ -188,13 +193,13 @@ def linear(prop: Propagation, op: Op) -> Value:
 
 
 @rule("bmm")
-def bmm(prop: Propagation, op: Op) -> Value:
+def bmm(prop: Propagation, op: Op) -> IndexedValue:
     a, b = op.args[:2]
     return contract(prop, op, [(*prop.operand(a), [0, 1, 2]), (*prop.operand(b), [0, 2, 3])], [0, 1, 3])
 
 
 @rule("baddbmm")
-def baddbmm(prop: Propagation, op: Op) -> Value:
+def baddbmm(prop: Propagation, op: Op) -> IndexedValue:
     c, a, b = op.args[:3]
     bias = (*prop.operand(c), [0, 1, 3][3 - len(prop.shape(c)) :])
     return contract(prop, op, [bias, (*prop.operand(a), [0, 1, 2]), (*prop.operand(b), [0, 2, 3])], [0, 1, 3])
@@ -205,7 +210,7 @@ def baddbmm(prop: Propagation, op: Op) -> Value:
       "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
       "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_fused_attention_overrideable",
       "_scaled_dot_product_attention_math_for_mps")  # fmt: skip
-def attention(prop: Propagation, op: Op) -> list[Value]:
+def attention(prop: Propagation, op: Op) -> list[IndexedValue]:
     """softmax(q k' + mask) v. Axes: batch and heads 0.., queries 90, keys 91, head dimension 92, value dimension 93."""
     q, k, v, *masks = op.refs()
     lead = list(range(len(prop.shape(q)) - 2))
@@ -223,14 +228,20 @@ def attention(prop: Propagation, op: Op) -> list[Value]:
         prop.statistic(op)  # the scale follows the head dimension
     out = contract(prop, op, operands, [*lead, 90, 93])
     rest = [
-        Value({axis: indices[..., 0] for axis, indices in out.axes.items() if axis < n - 1 and indices.shape[-1] == 1})
+        IndexedValue(
+            {axis: indices[..., 0] for axis, indices in out.axes.items() if axis < n - 1 and indices.shape[-1] == 1}
+        )
     ]
     fits = len(op.outs) > 1 and len(prop.out_shape(op, 1)) == n - 1
-    return [out] + (rest if fits else [Value()]) + [Value()] * (len(op.outs) - 2) if len(op.outs) > 1 else [out]
+    return (
+        [out] + (rest if fits else [IndexedValue()]) + [IndexedValue()] * (len(op.outs) - 2)
+        if len(op.outs) > 1
+        else [out]
+    )
 
 
 @rule("convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution", "conv1d", "conv2d", "conv3d")
-def convolution(prop: Propagation, op: Op) -> Value:
+def convolution(prop: Propagation, op: Op) -> IndexedValue:
     x, weight = op.args[0], op.args[1]
     bias = op.args[2] if len(op.args) > 2 and isinstance(op.args[2], Ref) else None
     groups, is_transposed = op.arg("groups", 1), bool(op.arg("transposed", False))
@@ -238,7 +249,7 @@ def convolution(prop: Propagation, op: Op) -> Value:
     rank = len(xs) - 2
     xv = through(prop, op, x, range(2, 2 + rank))
     wv = through(prop, op, weight, range(2, 2 + rank))
-    bv: tuple[Value, Shape] | None = prop.operand(bias) if bias is not None else None
+    bv: tuple[IndexedValue, Shape] | None = prop.operand(bias) if bias is not None else None
     # Labels: 0 batch, 1 input channel of a group, 2 output channel of a group, 4 group; 10.., 20.. and 30.. are the
     # spatial dimensions of input, kernel and output, which differ in size and do not meet.
     sx, sw, so = [list(range(base, base + rank)) for base in (10, 20, 30)]

@@ -7,11 +7,11 @@ indices of the result. What cannot follow a pruning (one position picked by numb
 import numpy as np
 
 from gossamer.graph.channel_index import (
+    IndexedValue,
     Indices,
     Operand,
-    Value,
     first,
-    join,
+    join_values,
     permute,
     reshape,
 )
@@ -20,13 +20,13 @@ from gossamer.graph.tracer import Op, Ref
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten", "squeeze", "unsqueeze", "view_copy")
-def view(prop: Propagation, op: Op) -> Value:
+def view(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     return reshape(prop.graph, prop.value(ref), prop.shape(ref), prop.out_shape(op), op.where, prop.choose(op))
 
 
 @rule("t", "transpose", "permute", "movedim", "swapaxes", "numpy_T")
-def transposed(prop: Propagation, op: Op) -> Value:
+def transposed(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     n = len(prop.shape(ref))
     dims = list(range(n))
@@ -41,7 +41,7 @@ def transposed(prop: Propagation, op: Op) -> Value:
 
 
 @rule("expand")
-def expand(prop: Propagation, op: Op) -> Value:
+def expand(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     old, new = prop.shape(ref), prop.out_shape(op)
     extra = len(new) - len(old)
@@ -51,27 +51,27 @@ def expand(prop: Propagation, op: Op) -> Value:
     # One value is repeated along a grown dimension, so any size will do there.
     grown = {d + extra for d, n in enumerate(old) if n == 1 and new[d + extra] != 1}
     free = grown | set(range(extra)) | {d + extra for d in prop.value(ref).free}
-    return Value(axes, frozenset(free - set(axes)), True)
+    return IndexedValue(axes, frozenset(free - set(axes)), True)
 
 
 @rule("repeat", "tile")
-def repeat(prop: Propagation, op: Op) -> Value:
+def repeat(prop: Propagation, op: Op) -> IndexedValue:
     ref, times = op.args[0], list(op.args[1])
     extra = len(times) - len(prop.shape(ref))
     axes = {}
     for axis, indices in prop.value(ref).axes.items():
         indices = indices.reshape((1,) * extra + indices.shape)
         axes[axis + extra] = np.tile(indices, [r if n > 1 else 1 for r, n in zip(times, indices.shape)])
-    return Value(axes)
+    return IndexedValue(axes)
 
 
 @rule("select")
-def select(prop: Propagation, op: Op) -> Value:
+def select(prop: Propagation, op: Op) -> IndexedValue:
     ref, dim, index = op.args[0], op.arg("dim"), op.arg("index")
     return _picked(prop, op, ref, dim % len(prop.shape(ref)), index)
 
 
-def _picked(prop: Propagation, op: Op, ref: Ref, dim: int, index: int) -> Value:
+def _picked(prop: Propagation, op: Op, ref: Ref, dim: int, index: int) -> IndexedValue:
     value = prop.value(ref)
     prop.fix(value, f"one channel is picked at {op.where}", [dim])
     axes = {}
@@ -79,18 +79,18 @@ def _picked(prop: Propagation, op: Op, ref: Ref, dim: int, index: int) -> Value:
         if axis != dim:
             i = index if indices.shape[dim] > 1 else 0
             axes[axis - (axis > dim)] = indices[(slice(None),) * dim + (i,)]
-    return Value(axes, frozenset(d - (d > dim) for d in value.free if d != dim), True)
+    return IndexedValue(axes, frozenset(d - (d > dim) for d in value.free if d != dim), True)
 
 
 @rule("unbind")
-def unbind(prop: Propagation, op: Op) -> list[Value]:
+def unbind(prop: Propagation, op: Op) -> list[IndexedValue]:
     ref = op.args[0]
     dim = op.arg("dim") % len(prop.shape(ref))
     return [_picked(prop, op, ref, dim, i) for i in range(len(op.outs))]
 
 
 @rule("slice")
-def sliced(prop: Propagation, op: Op) -> Value:
+def sliced(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     dim = op.arg("dim") % len(prop.shape(ref))
     size = prop.shape(ref)[dim]
@@ -99,12 +99,12 @@ def sliced(prop: Propagation, op: Op) -> Value:
 
 
 @rule("narrow")
-def narrow(prop: Propagation, op: Op) -> Value:
+def narrow(prop: Propagation, op: Op) -> IndexedValue:
     ref, start = op.args[0], op.args[2]
     return _range(prop, op, ref, op.args[1] % len(prop.shape(ref)), start, start + op.args[3], 1)
 
 
-def _range(prop: Propagation, op: Op, ref: Ref, dim: int, start: int, end: int, step: int) -> Value:
+def _range(prop: Propagation, op: Op, ref: Ref, dim: int, start: int, end: int, step: int) -> IndexedValue:
     value, size = prop.value(ref), prop.shape(ref)[dim]
     axes = {}
     for axis, indices in value.axes.items():
@@ -121,11 +121,11 @@ def _range(prop: Propagation, op: Op, ref: Ref, dim: int, start: int, end: int, 
                 prop.graph.require_equal_counts(parts, 1)
             prop.graph.require_equal_counts(part, dim)
         axes[axis] = part
-    return Value(axes, value.free, True)
+    return IndexedValue(axes, value.free, True)
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
-def split(prop: Propagation, op: Op) -> list[Value]:
+def split(prop: Propagation, op: Op) -> list[IndexedValue]:
     ref = op.args[0]
     dim = op.arg("dim") % len(prop.shape(ref))
     sizes = [prop.out_shape(op, i)[dim] for i in range(len(op.outs))]
@@ -133,7 +133,7 @@ def split(prop: Propagation, op: Op) -> list[Value]:
     # `split(3)` of 8 channels gives 3, 3, 2: the size in the forward stays 3, and the parts cannot follow.
     if dim in value.axes and len(set(sizes)) > 1 and "with_sizes" not in op.name:
         prop.fix(value, f"split into unequal parts at {op.where}", [dim])
-        value = Value({axis: indices for axis, indices in value.axes.items() if axis != dim})
+        value = IndexedValue({axis: indices for axis, indices in value.axes.items() if axis != dim})
     ends = np.cumsum(sizes).tolist()
     saved, prop.values[ref.index] = prop.values[ref.index], value
     parts = [_range(prop, op, ref, dim, end - size, end, 1) for size, end in zip(sizes, ends)]
@@ -142,7 +142,7 @@ def split(prop: Propagation, op: Op) -> list[Value]:
 
 
 @rule("cat", "concat", "concatenate")
-def cat(prop: Propagation, op: Op) -> Value:
+def cat(prop: Propagation, op: Op) -> IndexedValue:
     refs: list[Ref] = [ref for ref in op.args[0] if prop.shape(ref) != (0,)]
     n = len(prop.shape(refs[0]))
     dim = (op.arg("dim") or 0) % n
@@ -161,7 +161,7 @@ def cat(prop: Propagation, op: Op) -> Value:
         prop.graph.require_equal_counts(axes[dim], dim)
     others = [
         (
-            Value(
+            IndexedValue(
                 {axis: _whole(prop, indices, dim) for axis, indices in v.axes.items() if axis != dim}, v.free - {dim}
             ),
             prop.shape(ref),
@@ -173,8 +173,8 @@ def cat(prop: Propagation, op: Op) -> Value:
     operands: list[Operand] = [
         (v, s, [n + 1 + i if d == dim else d for d in range(n)]) for i, (v, s, _) in enumerate(others)
     ]
-    rest = join(prop.graph, operands, [n if d == dim else d for d in range(n)], op.where)
-    return Value(axes | rest.axes, rest.free - {dim})
+    rest = join_values(prop.graph, operands, [n if d == dim else d for d in range(n)], op.where)
+    return IndexedValue(axes | rest.axes, rest.free - {dim})
 
 
 def _whole(prop: Propagation, indices: Indices, dim: int) -> Indices:
@@ -182,7 +182,7 @@ def _whole(prop: Propagation, indices: Indices, dim: int) -> Indices:
 
 
 @rule("stack")
-def stack(prop: Propagation, op: Op) -> Value:
+def stack(prop: Propagation, op: Op) -> IndexedValue:
     refs: list[Ref] = list(op.args[0])
     n = len(prop.shape(refs[0]))
     dim = op.arg("dim") % (n + 1)
@@ -199,11 +199,11 @@ def stack(prop: Propagation, op: Op) -> Value:
         new_axis = axis + (axis >= dim)
         prop.graph.require_equal_counts(indices, new_axis)
         axes[new_axis] = indices
-    return Value(axes)
+    return IndexedValue(axes)
 
 
 @rule("constant_pad_nd")
-def pad(prop: Propagation, op: Op) -> Value:
+def pad(prop: Propagation, op: Op) -> IndexedValue:
     ref, amounts = op.args[0], op.args[1]
     n = len(prop.shape(ref))
     axes = dict(prop.value(ref).axes)
@@ -220,11 +220,11 @@ def pad(prop: Propagation, op: Op) -> Value:
                 # The border of the padding is like new channels: equal counts tell how many of them may go.
                 padded = [prop.graph.new_indices(before), indices.ravel(), prop.graph.new_indices(after)]
                 axes[axis] = np.concatenate(padded).reshape([-1 if d == axis else 1 for d in range(n)])
-    return Value(axes)
+    return IndexedValue(axes)
 
 
 @rule("cumsum", "cumprod", "flip", "roll", "cummax", "logcumsumexp")
-def along(prop: Propagation, op: Op) -> Value:
+def along(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     dims = op.arg("dims", None) if op.name in ("aten.flip", "aten.roll") else op.arg("dim")
     n = len(prop.shape(ref))
@@ -233,19 +233,19 @@ def along(prop: Propagation, op: Op) -> Value:
 
 
 @rule("embedding")
-def embedding(prop: Propagation, op: Op) -> Value:
+def embedding(prop: Propagation, op: Op) -> IndexedValue:
     weight = prop.value(op.args[0])
     n = len(prop.out_shape(op))
     prop.fix(weight, f"rows are looked up at {op.where}", [0])
     if 1 not in weight.axes:
-        return Value()
+        return IndexedValue()
     indices = weight.axes[1].reshape([1] * (n - 1) + [-1])
     prop.graph.produced.append((prop.index, indices))
-    return Value({n - 1: indices})
+    return IndexedValue({n - 1: indices})
 
 
 @rule("index", "_unsafe_index")
-def index(prop: Propagation, op: Op) -> Value:
+def index(prop: Propagation, op: Op) -> IndexedValue:
     ref, lookups = op.args[0], op.args[1]
     value, n = prop.value(ref), len(prop.shape(op.args[0]))
     used = [d for d, i in enumerate(lookups) if i is not None]
@@ -256,7 +256,7 @@ def index(prop: Propagation, op: Op) -> Value:
     prop.fix(value, f"looked up at {op.where}", used)
     if len(prop.out_shape(op)) != n - len(used) + rank:  # a mask selects a number of elements that depends on data
         prop.fix(value, f"selected by a mask at {op.where}")
-        return Value()
+        return IndexedValue()
     adjacent = used == list(range(used[0], used[-1] + 1))
     at = used[0] if adjacent else 0
     axes = {}
@@ -269,17 +269,17 @@ def index(prop: Propagation, op: Op) -> Value:
         shape = [indices.shape[d] for d in kept]
         place = kept.index(axis)
         axes[place + (rank if place >= at else 0)] = indices.reshape(shape[:at] + [1] * rank + shape[at:])
-    return Value(axes)
+    return IndexedValue(axes)
 
 
 @rule("index_select", "gather")
-def index_select(prop: Propagation, op: Op) -> Value:
+def index_select(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     return through(prop, op, ref, [op.args[1] % len(prop.shape(ref))])
 
 
 @rule("im2col", "pixel_unshuffle")
-def unfold(prop: Propagation, op: Op) -> Value:
+def unfold(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     n, out = len(prop.shape(ref)), prop.out_shape(op)
     value = through(prop, op, ref, [n - 2, n - 1])
@@ -290,11 +290,11 @@ def unfold(prop: Propagation, op: Op) -> Value:
     for axis, indices in value.axes.items():
         indices = np.repeat(indices, times, axis=c) if indices.shape[c] > 1 else indices
         axes[axis] = indices.reshape([*indices.shape[:c], indices.shape[c], *[1] * (len(out) - c - 1)])
-    return Value(axes)
+    return IndexedValue(axes)
 
 
 @rule("col2im", "pixel_shuffle")
-def fold(prop: Propagation, op: Op) -> Value:
+def fold(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     shape, out = prop.shape(ref), prop.out_shape(op)
     c = 1 if op.name == "aten.col2im" else len(shape) - 3
@@ -306,11 +306,11 @@ def fold(prop: Propagation, op: Op) -> Value:
     for axis, indices in apart.axes.items():
         indices = prop.graph.couple_along(indices, c + 1)
         axes[axis] = indices.reshape([*indices.shape[: c + 1], *[1] * (len(out) - c - 1)])
-    return Value(axes)
+    return IndexedValue(axes)
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(prop: Propagation, op: Op) -> Value:
+def channel_shuffle(prop: Propagation, op: Op) -> IndexedValue:
     ref, groups = op.args[0], op.args[1]
     shape = prop.shape(ref)
     split_shape = (shape[0], groups, shape[1] // groups, *shape[2:])

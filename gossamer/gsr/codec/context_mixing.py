@@ -6,7 +6,7 @@ import numpy as np
 
 from gossamer.errors import CorruptFile
 from gossamer.gsr.codec import trellis
-from gossamer.gsr.codec.integers import Header, Integers, IntMatrix
+from gossamer.gsr.codec.integers import Integers, IntegersHeader, IntMatrix
 from gossamer.gsr.codec.kernel import (
     AT,
     LOW,
@@ -48,7 +48,7 @@ def _encode(tensors: Sequence[Integers], contexts: int, room: int) -> bytes | No
     return whole.to_bytes(at + 4, "big")[: at + keep]
 
 
-def decode(data: bytes, headers: Sequence[Header], contexts: int) -> list[IntMatrix]:
+def decode(data: bytes, headers: Sequence[IntegersHeader], contexts: int) -> list[IntMatrix]:
     """What `encode` was given. CorruptFile for anything that it cannot have written, as far as can be told."""
     if data[:4] == b"\xff" * 4:
         raise CorruptFile("a section starts outside the range of its coder")

@@ -26,7 +26,7 @@ class LayerBits:
     rate: float
 
 
-def split(q: Symbols, bits: int) -> tuple[Symbols, Symbols]:
+def split_gaps(q: Symbols, bits: int) -> tuple[Symbols, Symbols]:
     """Gaps - 1 (0..2^bits - 1) and values of the stored weights of a flat array, row by row.
 
     A gap is the distance to the stored weight before (to position -1 for the first). Where it is above 2^bits, a
@@ -45,8 +45,8 @@ def split(q: Symbols, bits: int) -> tuple[Symbols, Symbols]:
     return gaps, values
 
 
-def join(gaps: Symbols, values: Symbols, size: int) -> Symbols:
-    """The flat array of `size` weights that `split` was given. CorruptFile if a weight lies outside of it."""
+def join_gaps(gaps: Symbols, values: Symbols, size: int) -> Symbols:
+    """The flat array of `size` weights that `split_gaps` was given. CorruptFile if a weight lies outside of it."""
     at = np.cumsum(gaps.astype(np.int64) + 1) - 1
     if gaps.size != values.size or (gaps < 0).any() or (at.size and at[-1] >= size):
         raise CorruptFile(f"gaps lead outside of the {size} weights")
@@ -57,7 +57,7 @@ def join(gaps: Symbols, values: Symbols, size: int) -> Symbols:
 
 def encode(q: Symbols, bits: int) -> bytes:
     """Huffman streams of gaps and values: number of stored weights, length of the first stream (4 bytes each), both."""
-    gaps, values = split(q, bits)
+    gaps, values = split_gaps(q, bits)
     first, second = huffman.encode(gaps), huffman.encode(values)
     return gaps.size.to_bytes(4, "little") + len(first).to_bytes(4, "little") + first + second
 
@@ -68,14 +68,14 @@ def decode(data: bytes, size: int) -> Symbols:
     if stored > size or len(data) < 8 + length:
         raise CorruptFile(f"{stored} stored weights in {len(data)} bytes for a layer of {size} weights")
     gaps, values = huffman.decode(data[8 : 8 + length], stored), huffman.decode(data[8 + length :], stored)
-    return join(gaps, values, size)
+    return join_gaps(gaps, values, size)
 
 
 def layer_bits(q: Symbols, bits: int) -> LayerBits:
     """The row of a layer in the paper's tables; the paper has 5 bits for fully connected layers, 8 for convolutions."""
     if not q.size:
         raise BadInput("a layer without weights has no density")
-    gaps, values = split(q, bits)
+    gaps, values = split_gaps(q, bits)
     stored = gaps.size
     coded_code, coded_index = huffman.coded_bits(values), huffman.coded_bits(gaps)
     return LayerBits(

@@ -17,7 +17,7 @@ ABSENT = 255
 LARGEST_SPAN = 1 << 16
 
 
-def code_lengths(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+def huffman_lengths(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
     """The length in bits of the code of each symbol, by how often it occurs; ABSENT for those that do not.
 
     A symbol that is alone gets 0 bits, so that the Kraft sum is 1 whenever there is a symbol.
@@ -49,7 +49,7 @@ def canonical_codes(lengths: NDArray[np.uint8]) -> list[int]:
 def coded_bits(values: Symbols) -> int:
     """Bits of the values in their Huffman code, without the table."""
     _, counts = np.unique(values, return_counts=True)
-    return int((counts * code_lengths(counts.astype(np.int64))).sum())
+    return int((counts * huffman_lengths(counts.astype(np.int64))).sum())
 
 
 def encode(values: Symbols) -> bytes:
@@ -60,7 +60,7 @@ def encode(values: Symbols) -> bytes:
     low, span = int(flat.min()), int(flat.max()) - int(flat.min()) + 1
     if span > LARGEST_SPAN:
         raise BadInput(f"symbols from {low} to {low + span - 1}; a Huffman table has at most {LARGEST_SPAN} entries")
-    lengths = code_lengths(np.bincount(flat - low, minlength=span))
+    lengths = huffman_lengths(np.bincount(flat - low, minlength=span))
     codes = canonical_codes(lengths)
     texts = [format(code, f"0{n}b") if 0 < n < ABSENT else "" for code, n in zip(codes, lengths)]
     bits = np.frombuffer("".join([texts[s] for s in flat - low]).encode(), np.uint8) - ord("0")

@@ -15,7 +15,7 @@ IntMatrix = NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Header:
+class IntegersHeader:
     """What a decoder is told of one tensor.
 
     lag: distance in columns to a weight that is likely of similar size (image or kernel width), 0 for none.
@@ -41,7 +41,7 @@ class Integers:
     lag: int = 0
     trellis: bool = False
 
-    def header(self) -> Header:
+    def header(self) -> IntegersHeader:
         """What the decoder must be told. BadInput if the tensor is no coder's business."""
         if self.q.ndim != 2 or self.q.dtype != np.int32:
             raise BadInput(
@@ -49,14 +49,14 @@ class Integers:
             )
         largest = max(-int(self.q.min()), int(self.q.max())) if self.q.size else 0
         rows, columns = self.q.shape
-        found = Header(rows=rows, columns=columns, lag=self.lag, largest=largest, trellis=self.trellis)
+        found = IntegersHeader(rows=rows, columns=columns, lag=self.lag, largest=largest, trellis=self.trellis)
         fault = header_fault(found)
         if fault:
             raise BadInput(f"integers to code: {fault}")
         return found
 
 
-def header_fault(header: Header) -> str:
+def header_fault(header: IntegersHeader) -> str:
     """Why a coder refuses a tensor, or an empty string."""
     if header.rows < 0 or header.columns < 0 or header.weights > MOST_WEIGHTS:
         return f"{header.rows} x {header.columns} weights; at most {MOST_WEIGHTS} can be coded"
@@ -67,7 +67,7 @@ def header_fault(header: Header) -> str:
     return ""
 
 
-def check_headers(headers: Sequence[Header]) -> None:
+def check_headers(headers: Sequence[IntegersHeader]) -> None:
     """CorruptFile if the headers of a section cannot be true; nothing has been allocated yet."""
     for number, header in enumerate(headers):
         fault = header_fault(header)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.errors import CorruptFile
-from gossamer.gsr.codec.integers import LARGEST, Header, Integers, IntMatrix
+from gossamer.gsr.codec.integers import LARGEST, Integers, IntegersHeader, IntMatrix
 from gossamer.gsr.codec.rans_classes import CLASSES, Scales, best_scales, read_side, write_side
 from gossamer.gsr.codec.rans_tables import (
     BITS,
@@ -25,7 +25,7 @@ from gossamer.gsr.codec.rans_tables import (
     OFFSET,
     TOTAL,
     Frequencies,
-    check,
+    check_table,
     decoding_table,
     frequencies,
     symbols_of,
@@ -62,7 +62,7 @@ def encode(tensors: Sequence[Integers]) -> bytes:
     return b"".join([sizes[0], side, sizes[1], plain, states.astype("<u4").tobytes(), words.astype("<u2").tobytes()])
 
 
-def decode(data: bytes, headers: Sequence[Header]) -> list[IntMatrix]:
+def decode(data: bytes, headers: Sequence[IntegersHeader]) -> list[IntMatrix]:
     """What `encode` was given. CorruptFile for anything that it cannot have written."""
     coded = [h for h in headers if h.weights]
     total = sum(h.weights for h in coded)
@@ -78,7 +78,7 @@ def decode(data: bytes, headers: Sequence[Header]) -> list[IntMatrix]:
     if reader.left:
         raise CorruptFile("a section ends in half a word")
     classes = np.concatenate([s.classes(h) for s, h in zip(scales, coded)])
-    check(tables, np.bincount(classes, minlength=CLASSES) > 0)
+    check_table(tables, np.bincount(classes, minlength=CLASSES) > 0)
     symbols = _decode_states(classes, tables, states, words)
     values = symbols.astype(np.int32) - OFFSET
     escaped = symbols == ESCAPE
@@ -99,7 +99,7 @@ def _indices(tensor: Integers) -> IntMatrix:
     return trellis.indices_of(tensor.q)[0]
 
 
-def _plain_type(headers: Sequence[Header]) -> np.dtype[np.int16] | np.dtype[np.int32]:
+def _plain_type(headers: Sequence[IntegersHeader]) -> np.dtype[np.int16] | np.dtype[np.int32]:
     return np.dtype("<i4") if max(h.largest for h in headers) >= LARGEST else np.dtype("<i2")
 
 
@@ -107,7 +107,7 @@ def _tables_to_bytes(tables: Frequencies) -> bytes:
     return (tables & 255).astype(np.uint8).tobytes() + (tables >> 8).astype(np.uint8).tobytes()
 
 
-def _read_side_information(data: bytes, headers: Sequence[Header]) -> tuple[list[Scales], Frequencies]:
+def _read_side_information(data: bytes, headers: Sequence[IntegersHeader]) -> tuple[list[Scales], Frequencies]:
     most = sum(1 + h.rows + h.columns for h in headers) + CLASSES * 512
     unpacker = zlib.decompressobj()
     try:
@@ -170,7 +170,7 @@ def _decode_states(
     return (found & np.uint32(255)).astype(np.uint8)
 
 
-def _split(values: NDArray[np.int32], headers: Sequence[Header]) -> list[IntMatrix]:
+def _split(values: NDArray[np.int32], headers: Sequence[IntegersHeader]) -> list[IntMatrix]:
     found, at = [], 0
     for header in headers:
         part = values[at : at + header.weights].reshape(header.rows, header.columns)

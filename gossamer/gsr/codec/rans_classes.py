@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.errors import CorruptFile
-from gossamer.gsr.codec.integers import Header, IntMatrix
+from gossamer.gsr.codec.integers import IntegersHeader, IntMatrix
 
 CLASSES = 24
 PLAIN, ROWS, BOTH = range(3)
@@ -21,7 +21,7 @@ class Scales:
     def __init__(self, kind: int, rows: NDArray[np.uint8], columns: NDArray[np.uint8]) -> None:
         self.kind, self.rows, self.columns = kind, rows, columns
 
-    def classes(self, header: Header) -> NDArray[np.uint8]:
+    def classes(self, header: IntegersHeader) -> NDArray[np.uint8]:
         """The class of each weight, flat, row by row."""
         rows = self.rows.astype(np.int16) if self.kind else np.full(header.rows, self.rows[0], np.int16)
         columns = self.columns.astype(np.int16) - 128 if self.kind == BOTH else np.zeros(header.columns, np.int16)
@@ -35,7 +35,7 @@ def _quarters(means: NDArray[np.float64]) -> NDArray[np.int64]:
     return found
 
 
-def choices(q: IntMatrix) -> list[Scales]:
+def class_choices(q: IntMatrix) -> list[Scales]:
     """The scales of a tensor in each kind."""
     magnitudes = np.abs(q.astype(np.float32))
     mean, none = float(magnitudes.mean(dtype=np.float64)), np.zeros(0, np.uint8)
@@ -52,10 +52,10 @@ def _entropy_bits(counts: NDArray[np.int64]) -> float:
     return float((counts * np.log2(np.maximum(totals, 1) / np.maximum(counts, 1))).sum())
 
 
-def best_scales(q: IntMatrix, symbols: NDArray[np.uint8], header: Header) -> Scales:
+def best_scales(q: IntMatrix, symbols: NDArray[np.uint8], header: IntegersHeader) -> Scales:
     """The scales with which a tensor takes the fewest bits, what is told of them included (8 bits a table entry)."""
-    best, best_bits = choices(q)[0], np.inf
-    for scales in choices(q):
+    best, best_bits = class_choices(q)[0], np.inf
+    for scales in class_choices(q):
         joint = scales.classes(header).astype(np.int32) * 256 + symbols
         counts = np.bincount(joint, minlength=CLASSES * 256).reshape(CLASSES, 256)
         told = [np.bincount(codes, minlength=256) for codes in (scales.rows, scales.columns)]
@@ -70,7 +70,7 @@ def write_side(scales: Sequence[Scales]) -> bytes:
     return b"".join(bytes([s.kind]) + s.rows.tobytes() + s.columns.tobytes() for s in scales)
 
 
-def read_side(data: bytes, headers: Sequence[Header]) -> tuple[list[Scales], int]:
+def read_side(data: bytes, headers: Sequence[IntegersHeader]) -> tuple[list[Scales], int]:
     """The scales of the tensors, and how many bytes they took."""
     found, at = [], 0
     for header in headers:

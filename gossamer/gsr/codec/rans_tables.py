@@ -38,7 +38,7 @@ def frequencies(counts: NDArray[np.int64]) -> Frequencies:
     return found.astype(np.uint16)
 
 
-def check(tables: Frequencies, used: NDArray[np.bool_]) -> None:
+def check_table(tables: Frequencies, used: NDArray[np.bool_]) -> None:
     """CorruptFile unless every class that is used has frequencies that sum to TOTAL."""
     sums = tables.astype(np.int64).sum(1)
     if ((sums != TOTAL) & (used | (sums != 0))).any():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gossamer.errors import unknown
 from gossamer.gsr.codec import rans
-from gossamer.gsr.codec.integers import Header, Integers, IntMatrix, check_headers
+from gossamer.gsr.codec.integers import Integers, IntegersHeader, IntMatrix, check_headers
 
 # Contexts per decision; 0 for the coder that has none.
 MODES = {"cm4": 4, "cm8": 8, "rans": 0}
@@ -30,7 +30,7 @@ def encode_section(tensors: Sequence[Integers], mode: str) -> bytes:
     return rans.encode(tensors)
 
 
-def decode_section(data: bytes, headers: Sequence[Header], mode: str) -> list[IntMatrix]:
+def decode_section(data: bytes, headers: Sequence[IntegersHeader], mode: str) -> list[IntMatrix]:
     """What `encode_section` was given, int32 of shape (rows, columns) each. CorruptFile if that cannot be.
 
     Work and memory are bounded by the weights that the headers declare, whatever the payload is.
@@ -43,7 +43,7 @@ def decode_section(data: bytes, headers: Sequence[Header], mode: str) -> list[In
     return rans.decode(data, headers)
 
 
-def decoding_bytes(payload: int, headers: Sequence[Header], mode: str) -> int:
+def decoding_bytes(payload: int, headers: Sequence[IntegersHeader], mode: str) -> int:
     """The memory that decoding a payload of so many bytes takes at most, its result included; from what the headers
     declare. Nothing is allocated to find it."""
     weights, columns = sum(header.weights for header in headers), max((h.columns for h in headers), default=0)

@@ -17,8 +17,8 @@ from gossamer.gsr.codec.section import decode_section, decoding_bytes, encode_se
 from gossamer.gsr.format.header import (
     MOST_HEADER,
     SECTION_WEIGHTS,
-    Entry,
-    Header,
+    FileHeader,
+    TensorEntry,
     entry_of,
     read_header,
     write_header,
@@ -76,7 +76,7 @@ class Piece:
     largest: int
 
 
-def build(header: Header, stored: Sequence[Stored], effort: str) -> bytes:
+def build_file(header: FileHeader, stored: Sequence[Stored], effort: str) -> bytes:
     """The bytes of a file."""
     packed, length = write_header(header)
     small = b"".join(s.floats for s in stored if not alone(entry_of(s)))
@@ -112,12 +112,12 @@ def build(header: Header, stored: Sequence[Stored], effort: str) -> bytes:
     return b"".join(chunks)
 
 
-def alone(entry: Entry) -> bool:
+def alone(entry: TensorEntry) -> bool:
     """Whether a tensor's floats have a section of their own, which can be mapped into memory."""
     return entry.coding == Coding.RAW and entry.float_bytes >= OWN_SECTION
 
 
-def pieces_of(entries: Sequence[Entry]) -> list[Piece]:
+def pieces_of(entries: Sequence[TensorEntry]) -> list[Piece]:
     """What is coded, in the order of the sections."""
     found = []
     for number, entry in enumerate(entries):
@@ -164,7 +164,7 @@ def _encode(stored: Sequence[Stored], group: list[Piece], modes: Sequence[str]) 
         length=len(payload),
         crc=zlib.crc32(payload),
         pieces=len(group),
-        digest=digest([t.q for t in tensors]),
+        digest=section_digest([t.q for t in tensors]),
     )
     return section, payload
 
@@ -175,7 +175,7 @@ def _integers(stored: Stored, piece: Piece) -> coder.Integers:
     return coder.Integers(q=q, lag=stored.lag, trellis=stored.coding == Coding.TRELLIS)
 
 
-def digest(arrays: Sequence[Codes]) -> int:
+def section_digest(arrays: Sequence[Codes]) -> int:
     """CRC-32 over the integers as little-endian int32."""
     value = 0
     for array in arrays:
@@ -183,7 +183,7 @@ def digest(arrays: Sequence[Codes]) -> int:
     return value
 
 
-class File:
+class GsrFile:
     """A file that was opened: its header and directory are checked, its sections are when they are read."""
 
     def __init__(self, data: Any) -> None:
@@ -247,13 +247,13 @@ class File:
             self.right[section.start] = view
         return self.right[section.start]
 
-    def _told(self, pieces: Sequence[Piece]) -> list[coder.Header]:
+    def _told(self, pieces: Sequence[Piece]) -> list[coder.IntegersHeader]:
         """What the decoder is told of some pieces."""
         told = []
         for piece in pieces:
             entry = self.header.entries[piece.tensor]
             shape = {"rows": piece.rows, "columns": piece.columns, "lag": entry.lag, "largest": piece.largest}
-            told.append(coder.Header(**shape, trellis=entry.coding == Coding.TRELLIS))
+            told.append(coder.IntegersHeader(**shape, trellis=entry.coding == Coding.TRELLIS))
         return told
 
     def codes(self, number: int) -> Sequence[Codes]:
@@ -264,7 +264,7 @@ class File:
             found = decode_section(payload, self._told(self.pieces[number]), CODERS[section.kind])
         except CorruptFile as error:
             raise damaged(section.name, str(error)) from error
-        if digest(found) != section.digest:
+        if section_digest(found) != section.digest:
             raise damaged(section.name, "the digest of its integers is wrong")
         return found
 

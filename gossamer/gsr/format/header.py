@@ -14,7 +14,7 @@ from gossamer.gsr.format.graph import DTYPES, Graph, read_graph, write_graph
 from gossamer.gsr.format.ledger import Ledger, Limit
 from gossamer.gsr.format.names import MOST_NAMES, read_names, write_names
 from gossamer.gsr.format.safety import unsafe
-from gossamer.gsr.format.split import Split
+from gossamer.gsr.format.split import FloatSplit
 from gossamer.gsr.format.stored_values import (
     MOST_CODES,
     WIDTH_BYTES,
@@ -36,7 +36,7 @@ CODED = (Coding.GRID, Coding.ROWS, Coding.CODEBOOK, Coding.TRELLIS, Coding.SPLIT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor as the header tells of it. count: of its floats, or of the bytes of PACKED. part: its integers are
     coded so many rows at a time, 0 for all at once. largest: magnitude of the integers of each part."""
 
@@ -51,7 +51,7 @@ class Entry:
     zero: int = 0
     same: int = 0
     made_of: MadeOf | None = None
-    split: Split | None = None
+    split: FloatSplit | None = None
 
     @property
     def elements(self) -> int:
@@ -73,7 +73,7 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Header:
+class FileHeader:
     """names: of all tensors; after the first `named`, constants of the graph and then the parts of tensors that are
     made of others. graph: None for weights alone. structure: what a network was changed by, for its class; may be
     empty."""
@@ -81,7 +81,7 @@ class Header:
     names: list[str]
     named: int
     buffers: set[str]
-    entries: list[Entry]
+    entries: list[TensorEntry]
     graph: Graph | None
     structure: str = ""
 
@@ -91,7 +91,7 @@ class Header:
         return shown(self.entries)
 
 
-def shown(entries: Sequence[Entry]) -> int:
+def shown(entries: Sequence[TensorEntry]) -> int:
     """How many tensors come before the first part."""
     return min((part for entry in entries if entry.made_of for part in entry.made_of.parts), default=len(entries))
 
@@ -102,7 +102,7 @@ def constant_names(named: int, count: int) -> list[str]:
     return [f"_constants.{number}" for number in range(named, named + count)]
 
 
-def entry_of(stored: Stored) -> Entry:
+def entry_of(stored: Stored) -> TensorEntry:
     """The header's part of a tensor that is about to be written."""
     q, part = stored.q, 0
     largest: tuple[int, ...] = ()
@@ -114,14 +114,14 @@ def entry_of(stored: Stored) -> Entry:
         largest = tuple(int(abs(q[at : at + (part or rows)]).max()) for at in range(0, rows, part or rows))
     count = len(stored.floats) if stored.coding == Coding.PACKED else stored.count
     split = None if stored.split is None or q is None else stored.split.in_parts(q, part or len(q))
-    return Entry(
+    return TensorEntry(
         coding=stored.coding, dtype=stored.dtype, shape=stored.shape, width=stored.width, count=count,
         largest=largest, part=part, lag=stored.lag, zero=stored.zero, same=stored.same, made_of=stored.made_of,
         split=split,
     )  # fmt: skip
 
 
-def write_header(header: Header) -> tuple[bytes, int]:
+def write_header(header: FileHeader) -> tuple[bytes, int]:
     """The packed header and its length before packing."""
     writer = Writer()
     write_names(header.names[: header.named], header.buffers, writer)
@@ -141,7 +141,7 @@ def write_header(header: Header) -> tuple[bytes, int]:
     return min(tried, key=len), len(plain)
 
 
-def read_header(packed: bytes, length: int, ledger: Ledger) -> Header:
+def read_header(packed: bytes, length: int, ledger: Ledger) -> FileHeader:
     """The header of a file. Nothing is allocated that the limits do not allow."""
     unpacker = zlib.decompressobj(-15, zdict=DICTIONARY)
     try:
@@ -157,7 +157,7 @@ def read_header(packed: bytes, length: int, ledger: Ledger) -> Header:
     names += constant_names(named, unnamed)
     if len(set(names)) != len(names):
         reader.fail("two tensors have one name")
-    entries: list[Entry] = []
+    entries: list[TensorEntry] = []
     for number in range(len(names)):
         entry = _read_entry(reader, number, entries)
         ledger.charge(Limit.TENSORS, 0 if entry.coding == Coding.SAME else entry.bytes)
@@ -177,10 +177,10 @@ def read_header(packed: bytes, length: int, ledger: Ledger) -> Header:
     reader.end()
     if graph is not None and (reason := unsafe(graph)):
         reader.fail(reason)
-    return Header(names=names, named=named, buffers=buffers, entries=entries, graph=graph, structure=structure)
+    return FileHeader(names=names, named=named, buffers=buffers, entries=entries, graph=graph, structure=structure)
 
 
-def _write_entry(entry: Entry, number: int, writer: Writer) -> None:
+def _write_entry(entry: TensorEntry, number: int, writer: Writer) -> None:
     """One byte: 4 bits coding, 1 bit other dtype than float32, 2 bits width, 1 bit lag or parts; then the rest."""
     other = entry.dtype != torch.float32 and entry.coding != Coding.SAME
     writer.byte(entry.coding | other << 4 | entry.width << 5 | bool(entry.lag or entry.part) << 7)
@@ -235,14 +235,14 @@ def _read_made_of(reader: Reader) -> MadeOf:
     return MadeOf(rule=Rule(rule), seed=seed, numbers=numbers, indices=indices, keep=None if keep < 0 else keep)
 
 
-def _read_split(reader: Reader, parts: int) -> Split:
+def _read_split(reader: Reader, parts: int) -> FloatSplit:
     top, minus = divmod(reader.varint(2 * LARGEST - 1), 2)
     shift, cut = reader.byte(), reader.byte()
     counts = tuple(reader.varint(MOST_SIZE) for _ in range(parts))
-    return Split(top=top, minus=bool(minus), shift=shift, cut=cut, counts=counts)
+    return FloatSplit(top=top, minus=bool(minus), shift=shift, cut=cut, counts=counts)
 
 
-def _made_of_fault(entry: Entry, made_of: MadeOf, named: int, entries: Sequence[Entry]) -> str:
+def _made_of_fault(entry: TensorEntry, made_of: MadeOf, named: int, entries: Sequence[TensorEntry]) -> str:
     """What is wrong with the tensors that another one is made of, or an empty text."""
     if any(not named <= part < len(entries) or entries[part].made_of for part in made_of.parts):
         return "it is made of tensors that are none of its parts"
@@ -258,7 +258,7 @@ def _made_of_fault(entry: Entry, made_of: MadeOf, named: int, entries: Sequence[
     return reason(made_of.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
 
 
-def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
+def _read_entry(reader: Reader, number: int, before: list[TensorEntry]) -> TensorEntry:
     code = reader.byte()
     if code & 15 > max(Coding):
         reader.fail(f"tensor {number} has coding {code & 15}, which is unknown")
@@ -267,7 +267,7 @@ def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
         same = number - 1 - reader.varint(MOST_NAMES)
         if same < 0 or before[same].coding == Coding.SAME or code != 0:
             reader.fail(f"tensor {number} is said to be the same as one that does not exist")
-        return Entry(coding=coding, dtype=before[same].dtype, shape=before[same].shape, same=same)
+        return TensorEntry(coding=coding, dtype=before[same].dtype, shape=before[same].shape, same=same)
     dtype = torch.float32
     if code & 16:
         index = reader.byte()
@@ -287,7 +287,7 @@ def _read_entry(reader: Reader, number: int, before: list[Entry]) -> Entry:
     reader.ledger.charge(Limit.PIECES, parts)
     largest = tuple(reader.varint(LARGEST) for _ in range(parts))
     count, zero = _counts(reader, coding, dtype, shape)
-    entry = Entry(
+    entry = TensorEntry(
         coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, part=part, lag=lag,
         zero=zero, made_of=_read_made_of(reader) if coding == Coding.MADE else None,
         split=_read_split(reader, parts) if coding == Coding.SPLIT else None,
@@ -316,7 +316,7 @@ def _counts(reader: Reader, coding: Coding, dtype: torch.dtype, shape: tuple[int
             return 0, 0
 
 
-def _fault(entry: Entry) -> str:
+def _fault(entry: TensorEntry) -> str:
     """What contradicts itself in an entry, or an empty text."""
     if entry.coding != Coding.ZEROS and entry.elements == 0:
         return "an empty tensor holds values"

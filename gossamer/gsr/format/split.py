@@ -21,7 +21,7 @@ Whole = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class FloatSplit:
     """How magnitudes are cut. top: the largest upper part; minus: whether -0.0 has a number; shift: bits of the lower
     part; cut: how many of its lowest bits are 0 in all values and are not stored; counts: values with a lower part, in
     each piece of the tensor."""
@@ -42,7 +42,7 @@ class Split:
         """Of all lower parts."""
         return -(-sum(self.counts) * self.width // 8)
 
-    def in_parts(self, q: NDArray[Any], rows: int) -> "Split":
+    def in_parts(self, q: NDArray[Any], rows: int) -> "FloatSplit":
         """The same with a count for each piece of so many rows."""
         pieces = [q[at : at + rows] for at in range(0, len(q), rows)]
         return replace(self, counts=tuple(int(np.count_nonzero(self.there(piece))) for piece in pieces))
@@ -61,7 +61,7 @@ class Split:
         return found
 
 
-def splits(values: Floats) -> list[tuple[Split, NDArray[np.int32], bytes]]:
+def splits(values: Floats) -> list[tuple[FloatSplit, NDArray[np.int32], bytes]]:
     """The ways to split that are worth measuring: how, integers, lower parts. values: some of them not +0.0."""
     bits = values.view(np.uint32)
     magnitudes = bits & 0x7FFFFFFF
@@ -75,7 +75,7 @@ def splits(values: Floats) -> list[tuple[Split, NDArray[np.int32], bytes]]:
             q = np.where(there, top + 1 + minus - upper.astype(np.int32), bits != 0)
             q = np.where(bits >> BITS != 0, -q, q)
             lower = (magnitudes[there] & ((1 << shift) - 1)) >> cut
-            split = Split(top=top, minus=minus, shift=shift, cut=cut, counts=(lower.size,))
+            split = FloatSplit(top=top, minus=minus, shift=shift, cut=cut, counts=(lower.size,))
             found.append((split, q, pack_bits(lower, shift - cut)))
     return found
 
@@ -83,7 +83,7 @@ def splits(values: Floats) -> list[tuple[Split, NDArray[np.int32], bytes]]:
 class Joiner:
     """Puts the values of a piece together again, some after the others."""
 
-    def __init__(self, split: Split, piece: int, before: int, low: bytes | memoryview) -> None:
+    def __init__(self, split: FloatSplit, piece: int, before: int, low: bytes | memoryview) -> None:
         """before: how many lower parts the pieces before have. low: of the whole tensor."""
         self.split, self.left, self.low = split, split.counts[piece], np.frombuffer(low, np.uint8)
         self.at, self.last = before * split.width, piece == len(split.counts) - 1

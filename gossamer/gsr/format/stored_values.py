@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gossamer.gsr.format.float_grid import BLOCK, LARGEST, Floats, grid, same_bits
 from gossamer.gsr.format.generated import Rule
-from gossamer.gsr.format.split import Split, splits
+from gossamer.gsr.format.split import FloatSplit, splits
 
 MOST_CODES = 1 << 12  # entries of a codebook
 
@@ -77,7 +77,7 @@ class Stored:
     zero: int = 0  # CODEBOOK: the entry with number 0
     same: int = 0  # SAME: which tensor
     made_of: MadeOf | None = None  # MADE: of what
-    split: Split | None = None  # SPLIT: how
+    split: FloatSplit | None = None  # SPLIT: how
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

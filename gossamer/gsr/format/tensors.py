@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.gsr.format.file import File, Kind, Piece, alone
+from gossamer.gsr.format.file import GsrFile, Kind, Piece, alone
 from gossamer.gsr.format.float_grid import BLOCK, Floats
 from gossamer.gsr.format.generated import GeneratedWeight
-from gossamer.gsr.format.header import CODED, Entry
+from gossamer.gsr.format.header import CODED, TensorEntry
 from gossamer.gsr.format.packed import unpack
 from gossamer.gsr.format.split import Joiner
 from gossamer.gsr.format.stored_values import (
@@ -36,7 +36,7 @@ PLAIN = {Width.FLOAT32: torch.float32, Width.FLOAT16: torch.float16, Width.BFLOA
 class Tensors:
     """Those of these numbers, with all that they are made of."""
 
-    def __init__(self, file: File, wanted: Iterable[int]) -> None:
+    def __init__(self, file: GsrFile, wanted: Iterable[int]) -> None:
         self.file, self.entries = file, file.header.entries
         raws = iter(section for section in file.sections if section.kind == Kind.RAW)
         self.raw = {number: next(raws) for number, entry in enumerate(self.entries) if alone(entry)}
@@ -120,7 +120,7 @@ class Tensors:
         if values is None or not lower.done:
             raise damaged("header", "the integers of a tensor and the lower bits of its values do not fit together")
 
-    def _new(self, number: int, entry: Entry) -> Tensor:
+    def _new(self, number: int, entry: TensorEntry) -> Tensor:
         if entry.made_of:
             return self._made(number, entry, entry.made_of)
         if entry.coding == Coding.ZEROS:
@@ -133,7 +133,7 @@ class Tensors:
         return torch.empty(entry.shape, dtype=entry.dtype).copy_(constant.reshape(()))
 
     @np.errstate(all="ignore")
-    def _made(self, number: int, entry: Entry, made_of: MadeOf) -> Tensor:
+    def _made(self, number: int, entry: TensorEntry, made_of: MadeOf) -> Tensor:
         numbers, indices, keep = (
             None if part is None else self.one(part) for part in (made_of.numbers, made_of.indices, made_of.keep)
         )
@@ -145,17 +145,17 @@ class Tensors:
             rule=made_of.rule, shape=shape, numbers=numbers, indices=indices, seed=seed, keep=keep
         ).weight()
 
-    def _packed(self, number: int, entry: Entry) -> Tensor:
+    def _packed(self, number: int, entry: TensorEntry) -> Tensor:
         data = np.empty(entry.bytes, np.uint8)
         if not unpack(self._floats(number, entry), data):
             raise damaged("values", f"tensor {number} is no LZMA stream of {entry.bytes} bytes")
         return torch.from_numpy(data).view(entry.dtype).reshape(entry.shape)
 
-    def _floats(self, number: int, entry: Entry) -> memoryview:
+    def _floats(self, number: int, entry: TensorEntry) -> memoryview:
         start = self.starts[number]
         return self.values[start : start + entry.float_bytes]
 
-    def _raw(self, number: int, entry: Entry) -> Tensor:
+    def _raw(self, number: int, entry: TensorEntry) -> Tensor:
         view = self.file.payload(self.raw[number]) if number in self.raw else self._floats(number, entry)
         if entry.width == Width.OWN or PLAIN[entry.width] == entry.dtype:
             # A large tensor is the section that was read, at a multiple of 64 bytes; small ones may lie at any byte.
@@ -176,7 +176,7 @@ def _blocks(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
             yield slice(row, row + high), slice(column, column + BLOCK)
 
 
-def _values(entry: Entry, floats: Floats, q: Any, row: int) -> Any:
+def _values(entry: TensorEntry, floats: Floats, q: Any, row: int) -> Any:
     """The values of some integers, the first of them in this row of the piece."""
     match entry.coding:
         case Coding.GRID if not entry.dtype.is_floating_point:

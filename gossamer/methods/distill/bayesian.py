@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gossamer.core.batches import Model, split
 from gossamer.core.context import Context
 from gossamer.core.metric import Evidence, Metric
 from gossamer.core.placement import evaluating, place
-from gossamer.core.task import Model, Task, split
+from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import gaussian_loss, langevin_step

@@ -25,7 +25,7 @@ from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, unknown
 from gossamer.methods._base import Method, Needs, Settings
-from gossamer.modules.widening import difference
+from gossamer.modules.widening import output_difference
 
 
 def identity_stage(mean_C: Tensor, variance_C: Tensor, *, images: bool) -> nn.Sequential:
@@ -141,7 +141,7 @@ class Net2Deeper(Method):
             stage = identity_stage(mean, variance, images=images).to(next(model.parameters()).dtype)
             replacements[name] = nn.Sequential(copy.deepcopy(model.get_submodule(name)), *stage).train(model.training)
         deeper = swap(model, replacements)
-        proof = difference(model, deeper, task.example_inputs)
+        proof = output_difference(model, deeper, task.example_inputs)
         after = "the same, identity layer, batch norm, ReLU"
         for name in self.names:
             self.note(context, EditKind.SWAP, name, before="module", after=after, proof=proof)

@@ -19,11 +19,12 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.batches import split
 from gossamer.core.context import Context
-from gossamer.core.task import Task, split
+from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.losses.synthetic import munge, nearest
+from gossamer.losses.synthetic import munge, nearest_samples
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Samples, Student, labelled
 from gossamer.train.batches import own_randomness, seed_everything
@@ -71,7 +72,7 @@ class MUNGE(Student):
             if self.nominal and not 0 <= min(self.nominal) <= max(self.nominal) < len(nominal):
                 raise BadInput(f"{self.name()}: nominal = {self.nominal} must be columns in [0, {len(nominal)})")
             nominal[list(self.nominal)] = True
-            neighbours = nearest(rows, nominal)
+            neighbours = nearest_samples(rows, nominal)
             made = [
                 munge(rows, self.probability, self.spread, nominal_D=nominal, neighbours_N=neighbours)
                 for _ in context.progress.bar(

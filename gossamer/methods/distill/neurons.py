@@ -19,9 +19,10 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.batches import split
 from gossamer.core.context import Context
 from gossamer.core.placement import evaluating, place
-from gossamer.core.task import Task, split
+from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import select_neurons

@@ -16,8 +16,9 @@ from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
+from gossamer.core.batches import Loader
 from gossamer.core.context import Context
-from gossamer.core.task import Loader, Task
+from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.methods._base import Settings

@@ -24,7 +24,7 @@ from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 from gossamer.train.attached_modules import attached
 from gossamer.train.distillation import Soft, soft_loss
-from gossamer.train.loop import Step
+from gossamer.train.loop import TrainingStep
 
 
 class MeanTeacherTerm(Soft):
@@ -41,7 +41,7 @@ class MeanTeacherTerm(Soft):
         return (1 - self.hard_weight) * soft_loss(outputs, expected, target, self.temperature)
 
     @torch.no_grad()
-    def follow(self, step: Step) -> None:
+    def follow(self, step: TrainingStep) -> None:
         """Update the mean: faster at first, so that it does not keep the weights of the start."""
         d, now = min(self.decay, step.number / (step.number + 10)), step.model.state_dict()
         for name, mean in self.mean.state_dict().items():

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gossamer.core.batches import Loader, Model, split
 from gossamer.core.context import Context
 from gossamer.core.placement import evaluating, place
-from gossamer.core.task import Loader, Model, Task, split
+from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput, require
 from gossamer.losses.specialists import combined_opinion, dustbin, in_group

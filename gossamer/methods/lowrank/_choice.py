@@ -67,7 +67,7 @@ class Site:
     context: Context
 
 
-def choose(method: Scheme, site: Site) -> tuple[dict[str, Rank], dict[str, str], dict[str, Sequence[Tensor]]]:
+def choose_ranks(method: Scheme, site: Site) -> tuple[dict[str, Rank], dict[str, str], dict[str, Sequence[Tensor]]]:
     """Choose the ranks of all layers.
 
     Returns:

@@ -18,11 +18,11 @@ from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.lowrank._chain import calls_of, chain_macs, dense_factor, grouped, kernel_of
-from gossamer.methods.lowrank._choice import Site, choose
+from gossamer.methods.lowrank._choice import Site, choose_ranks
 from gossamer.methods.lowrank._grams import Grams
 from gossamer.methods.lowrank._matrices import EXACT_SIZE, corrected
 from gossamer.methods.lowrank._norms import set_norms, with_norms
-from gossamer.methods.lowrank._notes import describe, spectrum_rows, swap_record
+from gossamer.methods.lowrank._notes import describe_chain, spectrum_rows, swap_record
 from gossamer.methods.lowrank._scheme import Rank, Scheme
 from gossamer.methods.lowrank._timed import slower
 
@@ -40,10 +40,10 @@ class LowRank(Scheme):
         found = {name: found[name] for name in calls}
         grams = Grams(model, found, None if self.data == "none" else task.calibration, self.batches)
         site = Site(model=model, layers=found, calls=calls, grams=grams, task=task, context=context)
-        chosen, why, lost = choose(self, site)
+        chosen, why, lost = choose_ranks(self, site)
         left |= why
         for name, reason in left.items():
-            text = describe(model.get_submodule(name))
+            text = describe_chain(model.get_submodule(name))
             self.note(context, EditKind.SWAP, name, before=text, after=text, note=reason)
         if not chosen:
             raise NoEffect(f"{self.name()}: no layer was factored: {'; '.join(reasons(left)[:5])}")
@@ -112,13 +112,13 @@ def _factored(
         factors = [dense_factor(layer)], method.chain(layer, chosen[name])
         macs = [int(chain_macs(chain, kernel_of(layer), site.calls[name])) for chain in factors]
         rows[name] = {
-            "before": f"{describe(layer)}, {macs[0]:,} MACs",
-            "after": f"{' + '.join(map(describe, made))}, {macs[1]:,} MACs",
+            "before": f"{describe_chain(layer)}, {macs[0]:,} MACs",
+            "after": f"{' + '.join(map(describe_chain, made))}, {macs[1]:,} MACs",
             "note": f"rank {', '.join(map(str, chosen[name]))}",
             "swapped": shown,
         }
     for name, times in (slower(model, chains, task, run) if method.rule == "time" else {}).items():
-        text = describe(model.get_submodule(name))
+        text = describe_chain(model.get_submodule(name))
         note = f"{rows[name]['note']}, {times:.2f} times the layer's time in the end; put back"
         rows[name] = {"before": text, "after": text, "note": note}
         chains.pop(name)

@@ -56,7 +56,7 @@ def _leading(matrix: Tensor, gram: Tensor | None, count: int) -> tuple[Tensor, T
     return (q @ inner.flip(2))[:, :, :count], energies.flip(1)[:, :count].clamp_min(0)
 
 
-def split(matrix: Tensor, rank: int, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def split_matrix(matrix: Tensor, rank: int, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return A (g, N, rank) and B (g, rank, D): A B is the best approximation of that rank.
 
     The columns of A are as long as the rows of B. Such factors are as small as they can be, which makes them good to

@@ -16,7 +16,7 @@ from gossamer.modules.outline import in_row, part
 POINTS = 80  # of a spectrum, at most about
 
 
-def describe(layer: Any) -> str:
+def describe_chain(layer: Any) -> str:
     """Describe a layer in a few words."""
     if not hasattr(layer, "weight"):
         return type(layer).__name__

@@ -28,7 +28,7 @@ from gossamer.methods.lowrank._matrices import (
     by_inputs,
     channel_gram,
     over_taps,
-    split,
+    split_matrix,
 )
 from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
@@ -44,7 +44,7 @@ def mixed_inputs(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
     channels, taps = weight.shape[2], weight[0, 0, 0].numel()
 
     def pair(metric: Tensor | None) -> tuple[Tensor, Tensor]:
-        return split(by_inputs(weight), rank, metric)
+        return split_matrix(by_inputs(weight), rank, metric)
 
     if gram is None:
         outer, mix = pair(None)
@@ -101,7 +101,7 @@ class ChannelDecomposition(LowRank):
 
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         if self.across == "outputs":
-            outer, inner = split(weight.flatten(2), rank[0], gram)
+            outer, inner = split_matrix(weight.flatten(2), rank[0], gram)
         else:
             outer, inner = mixed_inputs(weight, rank[0], gram)
         return [inner, outer]

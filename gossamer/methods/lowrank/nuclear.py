@@ -25,7 +25,7 @@ from gossamer.edits.swap import swap
 from gossamer.errors import NoEffect
 from gossamer.methods._base import Settings
 from gossamer.methods._training import Retrain
-from gossamer.train.loop import Step
+from gossamer.train.loop import TrainingStep
 
 
 def lowered(weight: Tensor, threshold: float) -> Tensor:
@@ -62,7 +62,7 @@ class Lower:
     penalty: float
 
     @torch.no_grad()
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainingStep) -> None:
         rates = {id(p): group["lr"] for group in step.optimizer.param_groups for p in group["params"]}
         for name in self.names:
             weight = step.model.get_parameter(name)

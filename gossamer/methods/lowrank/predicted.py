@@ -51,7 +51,7 @@ def smooth(grid: Sequence[int], width: float) -> Tensor:
     return torch.exp(-squares / (2 * width**2))
 
 
-def chosen(kernel: Tensor, count: int) -> Tensor:
+def chosen_rows(kernel: Tensor, count: int) -> Tensor:
     """Choose the places that together explain most of all: greedy pivots of a Cholesky decomposition.
 
     Args:
@@ -151,7 +151,7 @@ class PredictedParameters(LowRank):
 
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         kernels = gram if self.kernel == "covariance" and gram is not None else [self._smooth(weight)] * len(weight)
-        picks = [chosen(k, rank[0]) for k in kernels]
+        picks = [chosen_rows(k, rank[0]) for k in kernels]
         inner = torch.stack([predictor(k, p) for k, p in zip(kernels, picks)])
         return [inner, last_factor(weight.flatten(2), inner, gram)]
 

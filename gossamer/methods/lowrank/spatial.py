@@ -22,7 +22,7 @@ from gossamer.methods._base import Method, Settings
 from gossamer.methods._candidates import is_pointwise, planned_ranks
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank
-from gossamer.methods.lowrank._matrices import balance, best_last_factor, channel_gram, split
+from gossamer.methods.lowrank._matrices import balance, best_last_factor, channel_gram, split_matrix
 from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
 
@@ -49,7 +49,7 @@ def spatial_pair(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor
     channels, height, rest = weight.shape[2], weight.shape[3], weight[0, 0, 0, 0].numel()
 
     def pair(metric: Tensor | None) -> tuple[Tensor, Tensor]:
-        outer, vertical = split(by_columns(weight), rank, metric)
+        outer, vertical = split_matrix(by_columns(weight), rank, metric)
         return vertical, outer.unflatten(1, (-1, rest)).transpose(2, 3)  # type: ignore[no-untyped-call]
 
     if gram is None:

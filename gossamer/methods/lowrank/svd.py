@@ -22,7 +22,7 @@ from gossamer.methods._base import Method, Settings
 from gossamer.methods._candidates import is_pointwise, planned_ranks
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank
-from gossamer.methods.lowrank._matrices import split
+from gossamer.methods.lowrank._matrices import split_matrix
 from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
 
@@ -64,5 +64,5 @@ class SVD(LowRank):
         return [(weight.flatten(2), gram)]
 
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
-        outer, inner = split(weight.flatten(2), rank[0], gram)
+        outer, inner = split_matrix(weight.flatten(2), rank[0], gram)
         return [inner, outer]

@@ -29,7 +29,7 @@ from gossamer.methods.lowrank._matrices import (
     channel_gram,
     over_taps,
     principal,
-    split,
+    split_matrix,
 )
 from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
@@ -71,13 +71,13 @@ def tucker(weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         outer, inner = balance(a, core)
         return [b.mT, inner.unflatten(2, (-1, taps)), outer]  # type: ignore[no-untyped-call]
     metric = channel_gram(gram, weight.shape[2], (taps,))
-    mixes = [b.mT, split(by_inputs(weight), rank[1], metric)[1]]
+    mixes = [b.mT, split_matrix(by_inputs(weight), rank[1], metric)[1]]
     parts: list[list[Tensor]] = []
     errors: list[float] = []
     for mix in mixes:
         inner = over_taps(mix, taps)
         _, few = best_last_factor(weight.flatten(2), [inner], gram)
-        outer, core = split(few, rank[0], inner @ gram @ inner.mT)
+        outer, core = split_matrix(few, rank[0], inner @ gram @ inner.mT)
         change = weight.flatten(2) - outer @ core @ inner
         parts.append([mix, core.unflatten(2, (-1, taps)), outer])  # type: ignore[no-untyped-call]
         errors.append(float((change @ gram * change).sum()))

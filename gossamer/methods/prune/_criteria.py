@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.curvature import summed_gradients
+from gossamer.core.batches import Model
 from gossamer.core.placement import evaluating
-from gossamer.core.task import Model
 from gossamer.errors import BadInput, unknown
 
 Criterion = Literal["l1", "l2", "taylor", "fisher", "bn_scale", "random"]

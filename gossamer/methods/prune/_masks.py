@@ -15,7 +15,7 @@ from gossamer.core.context import Context
 from gossamer.core.layer_names import by_pattern, layer_name
 from gossamer.core.record import Edit, EditKind
 from gossamer.errors import BadInput, NoEffect
-from gossamer.train.loop import Step
+from gossamer.train.loop import TrainingStep
 
 Scope = Literal["layer", "global", "lamp", "erk"]
 SCOPES: tuple[str, ...] = get_args(Scope)
@@ -277,7 +277,7 @@ class Schedule:
     every: int
     until: float
 
-    def sparsity(self, step: Step) -> float | None:
+    def sparsity(self, step: TrainingStep) -> float | None:
         """Return the sparsity from this step on, or None where the masks stay as they are."""
         last = max(round(self.until * step.steps), 1)
         if step.number > last or (step.number % self.every and step.number < last):

@@ -21,7 +21,7 @@ from gossamer.core.context import Context
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
-from gossamer.graph.slicing import take
+from gossamer.graph.slicing import take_channels
 from gossamer.methods._base import Method, Needs, Settings
 from gossamer.modules.dead_units import remove_dead
 
@@ -59,7 +59,7 @@ class DeadUnits(Method):
                 masks[name] = masks[name] & constraint.mask if name in masks else constraint.mask
         cleared = remove_dead(materialize(model), task.example_inputs)
         for cut in cleared.cuts:
-            masks = {name: take(mask, cut.kept.get(name, {})) for name, mask in masks.items()}
+            masks = {name: take_channels(mask, cut.kept.get(name, {})) for name, mask in masks.items()}
         for name, (before, after) in (cleared.widths or {"all layers": (0, 0)}).items():
             self.note(
                 context,

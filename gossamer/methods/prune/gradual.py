@@ -34,7 +34,7 @@ from gossamer.methods.prune._masks import (
     selected_weights,
     zeros,
 )
-from gossamer.train.loop import Step
+from gossamer.train.loop import TrainingStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Tighten:
     scope: Scope
 
     @torch.no_grad()
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainingStep) -> None:
         sparsity = self.schedule.sparsity(step)
         if sparsity is None:
             return

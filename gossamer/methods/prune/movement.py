@@ -33,7 +33,7 @@ from gossamer.methods.prune._masks import (
     selected_weights,
     zeros,
 )
-from gossamer.train.loop import Step
+from gossamer.train.loop import TrainingStep
 
 
 class Scored(Mask):
@@ -70,7 +70,7 @@ class Follow:
     scope: Literal["layer", "global"]
 
     @torch.no_grad()
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainingStep) -> None:
         sparsity = self.schedule.sparsity(step)
         if sparsity is None:
             return

@@ -23,10 +23,11 @@ from gossamer.calibration.curvature import gauss_newton_rows
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight
+from gossamer.core.batches import split
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.record import EditKind
-from gossamer.core.task import Task, loss_of, split
+from gossamer.core.task import Task, loss_of
 from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
 from gossamer.errors import BadInput, NoEffect

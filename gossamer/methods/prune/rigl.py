@@ -35,7 +35,7 @@ from gossamer.methods.prune._masks import (
     selected_weights,
     smallest_mask,
 )
-from gossamer.train.loop import Step
+from gossamer.train.loop import TrainingStep
 
 
 class Probed(Mask):
@@ -98,7 +98,7 @@ class Rewire:
     until: float
 
     @torch.no_grad()
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainingStep) -> None:
         last = self.until * step.steps
         if step.number % self.every or step.number >= last:
             return

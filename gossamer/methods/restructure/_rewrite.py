@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.block_reconstruction import Block, BlockErrors, reconstruct_blocks
+from gossamer.calibration.block_reconstruction import BlockErrors, FittedBlock, reconstruct_blocks
 from gossamer.calibration.inputs import layer_inputs
 from gossamer.calibration.moments import call_order
 from gossamer.constraints.apply import refuse_constrained
@@ -89,7 +89,7 @@ def leading_inputs(weight: Tensor, count: int) -> Tensor:
     return leading(weight.transpose(0, 1).flatten(1), count).T.contiguous()
 
 
-def convolution(
+def convolution_like(
     like: Any, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1, **geometry: Any
 ) -> nn.Module:
     """Return a convolution with these weights, of the class, precision and device of another.
@@ -119,9 +119,9 @@ def convolution(
     return layer  # type: ignore[no-any-return]
 
 
-def pointwise(like: Any, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1) -> nn.Module:
+def pointwise_convolution(like: Any, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1) -> nn.Module:
     """Return a 1 x 1 convolution with weights (O, I / groups)."""
-    return convolution(like, weight.view(*weight.shape, *[1] * len(like.kernel_size)), bias, groups=groups)
+    return convolution_like(like, weight.view(*weight.shape, *[1] * len(like.kernel_size)), bias, groups=groups)
 
 
 def describe(module: nn.Module) -> str:
@@ -174,7 +174,7 @@ class BlockReplacement(Method):
     def roughly(self) -> "BlockReplacement":
         return replace(self, steps=0, batches=1)
 
-    def rewrite(self, model: nn.Module, task: Task, context: Context, build: Callable[[Any], Block]) -> nn.Module:
+    def rewrite(self, model: nn.Module, task: Task, context: Context, build: Callable[[Any], FittedBlock]) -> nn.Module:
         """Replace every selected layer for which this saves multiply-adds, and reconstruct its outputs.
 
         Args:
@@ -197,11 +197,11 @@ class BlockReplacement(Method):
         return swap(model, {**idle, **{name: block.module for name, block in blocks.items()}})
 
     def blocks_for(
-        self, model: nn.Module, task: Task, names: list[str], build: Callable[[Any], Block]
-    ) -> tuple[dict[str, Block], dict[str, tuple[int, int]], dict[str, str]]:
+        self, model: nn.Module, task: Task, names: list[str], build: Callable[[Any], FittedBlock]
+    ) -> tuple[dict[str, FittedBlock], dict[str, tuple[int, int]], dict[str, str]]:
         """Return the blocks by layer, multiply-adds of one sample before and after, and why other layers were left."""
         inputs, left = first_inputs(model, task.example_inputs, names), dict[str, str]()
-        blocks, macs = dict[str, Block](), dict[str, tuple[int, int]]()
+        blocks, macs = dict[str, FittedBlock](), dict[str, tuple[int, int]]()
         for name in names:
             layer = model.get_submodule(name)
             try:
@@ -220,7 +220,7 @@ class BlockReplacement(Method):
         return blocks, macs, left
 
     def reconstruct(
-        self, model: nn.Module, blocks: dict[str, Block], task: Task, context: Context
+        self, model: nn.Module, blocks: dict[str, FittedBlock], task: Task, context: Context
     ) -> dict[str, BlockErrors]:
         """Fit the blocks, in place, to the outputs of their layers."""
 
@@ -233,7 +233,7 @@ class BlockReplacement(Method):
     def note_blocks(
         self,
         model: nn.Module,
-        blocks: dict[str, Block],
+        blocks: dict[str, FittedBlock],
         macs: dict[str, tuple[int, int]],
         errors: dict[str, BlockErrors],
         left: dict[str, str],

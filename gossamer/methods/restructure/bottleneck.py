@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -25,11 +25,11 @@ from gossamer.methods._base import Settings
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     bias_of,
-    convolution,
+    convolution_like,
     dense_convolution,
     geometry,
     leading,
-    pointwise,
+    pointwise_convolution,
 )
 
 SWEEPS = 5
@@ -49,14 +49,17 @@ def squeezed(weight_NCK: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Ten
     return u, torch.einsum("nck,ci,no->oik", w, u, v), v
 
 
-def bottleneck(layer: Any, reduction: int) -> Block:
+def bottleneck(layer: Any, reduction: int) -> FittedBlock:
     """Return the block for a convolution. Raises Unfit where there is none."""
     layer, weight = dense_convolution(layer), layer.weight.detach()
     inputs, outputs = -(-layer.in_channels // reduction), -(-layer.out_channels // reduction)
     u, core, v = squeezed(weight.flatten(2), inputs, outputs)
-    middle = convolution(layer, core.view(*core.shape[:2], *layer.kernel_size), **geometry(layer))
-    first, last = pointwise(layer, u.T.contiguous()), pointwise(layer, v.contiguous(), bias_of(layer))
-    return Block(nn.Sequential(first, middle, last), {"2": None})
+    middle = convolution_like(layer, core.view(*core.shape[:2], *layer.kernel_size), **geometry(layer))
+    first, last = (
+        pointwise_convolution(layer, u.T.contiguous()),
+        pointwise_convolution(layer, v.contiguous(), bias_of(layer)),
+    )
+    return FittedBlock(nn.Sequential(first, middle, last), {"2": None})
 
 
 @dataclass(frozen=True, kw_only=True)

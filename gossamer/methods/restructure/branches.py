@@ -24,7 +24,7 @@ from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods._base import Method, Settings
-from gossamer.methods.restructure._rewrite import Unfit, dense_convolution, diagram, padding_of, pointwise
+from gossamer.methods.restructure._rewrite import Unfit, dense_convolution, diagram, padding_of, pointwise_convolution
 from gossamer.modules.inserted import Branched
 
 
@@ -40,7 +40,7 @@ def branched(layer: Any, generator: torch.Generator) -> Branched:
     if any(size % 2 == 0 or pad != size // 2 for size, pad in zip(conv.kernel_size, padding_of(conv))):
         raise Unfit("its padding is not half of its kernel, so 1x1 convolutions see other places")
     weight = torch.randn(conv.out_channels, conv.in_channels, generator=generator) / conv.in_channels**0.5
-    point: Any = pointwise(conv, weight)
+    point: Any = pointwise_convolution(conv, weight)
     point.stride = conv.stride
     return Branched(conv, point)
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import nn
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -28,17 +28,17 @@ from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
     bias_of,
-    convolution,
+    convolution_like,
     dense_convolution,
     geometry,
     leading_inputs,
     padding_of,
-    pointwise,
+    pointwise_convolution,
 )
 from gossamer.modules.inserted import Fire
 
 
-def fire(layer: Any, squeeze: float, spatial: float) -> Block:
+def fire(layer: Any, squeeze: float, spatial: float) -> FittedBlock:
     """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer, planar=True)
     sizes, gaps = layer.kernel_size, layer.dilation
@@ -55,12 +55,14 @@ def fire(layer: Any, squeeze: float, spatial: float) -> Block:
     by_share = share.argsort(stable=True)
     ones, threes = by_share[wide:].sort().values, by_share[:wide].sort().values
     block = Fire(
-        pointwise(layer, directions),
-        convolution(layer, middle[ones][..., None, None], None if bias is None else bias[ones], stride=layer.stride),
-        convolution(layer, kernels[threes], None if bias is None else bias[threes], **geometry(layer)),
+        pointwise_convolution(layer, directions),
+        convolution_like(
+            layer, middle[ones][..., None, None], None if bias is None else bias[ones], stride=layer.stride
+        ),
+        convolution_like(layer, kernels[threes], None if bias is None else bias[threes], **geometry(layer)),
         torch.cat([ones, threes]).argsort(),
     )
-    return Block(block, {"expand1": ones, "expand3": threes})
+    return FittedBlock(block, {"expand1": ones, "expand3": threes})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.methods._base import Settings
@@ -23,10 +23,10 @@ from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
     bias_of,
-    convolution,
+    convolution_like,
     dense_convolution,
     padding_of,
-    pointwise,
+    pointwise_convolution,
 )
 
 SWEEPS = 50
@@ -54,7 +54,7 @@ def rank_one(weight_NCyx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return a, b, g
 
 
-def flattened(layer: Any) -> Block:
+def flattened(layer: Any) -> FittedBlock:
     """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer, planar=True)
     if 1 in layer.kernel_size:
@@ -62,10 +62,12 @@ def flattened(layer: Any) -> Block:
     a, b, g = rank_one(layer.weight.detach())
     (py, px), (sy, sx), (dy, dx) = padding_of(layer), layer.stride, layer.dilation
     along = {"groups": layer.out_channels, "padding_mode": layer.padding_mode}
-    vertical = convolution(layer, b[:, None, :, None], stride=(sy, 1), dilation=(dy, 1), padding=(py, 0), **along)
+    vertical = convolution_like(layer, b[:, None, :, None], stride=(sy, 1), dilation=(dy, 1), padding=(py, 0), **along)
     row = g[:, None, None, :]
-    horizontal = convolution(layer, row, bias_of(layer), stride=(1, sx), dilation=(1, dx), padding=(0, px), **along)
-    return Block(nn.Sequential(pointwise(layer, a), vertical, horizontal), {"2": None})
+    horizontal = convolution_like(
+        layer, row, bias_of(layer), stride=(1, sx), dilation=(1, dx), padding=(0, px), **along
+    )
+    return FittedBlock(nn.Sequential(pointwise_convolution(layer, a), vertical, horizontal), {"2": None})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.calibration.inputs import layer_inputs
 from gossamer.core.context import Context
 from gossamer.core.placement import evaluating, place
@@ -157,7 +157,7 @@ class GlobalAveragePooling(BlockReplacement):
         t = trace(model, task.example_inputs)
         names = {id(module): name for name, module in model.named_modules()}
 
-        def build(layer: nn.Module) -> Block:
+        def build(layer: nn.Module) -> FittedBlock:
             if not isinstance(layer, nn.Linear):
                 raise Unfit(f"{type(layer).__name__} is not a linear layer")
             name = names[id(layer)]
@@ -167,6 +167,6 @@ class GlobalAveragePooling(BlockReplacement):
             last = model.get_submodule(linear[-1]) if linear else layer
             idle = (*behind, *dropouts_behind(model, task.example_inputs, name)) if behind else ()
             until = behind[-1] if behind else None
-            return Block(pooled(layer, channels, last), {"3": None}, until=until, idle=tuple(dict.fromkeys(idle)))
+            return FittedBlock(pooled(layer, channels, last), {"3": None}, until=until, idle=tuple(dict.fromkeys(idle)))
 
         return self.rewrite(model, task, context, build)

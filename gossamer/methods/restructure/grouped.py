@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -30,10 +30,10 @@ from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
     bias_of,
-    convolution,
+    convolution_like,
     dense_convolution,
     geometry,
-    pointwise,
+    pointwise_convolution,
 )
 from gossamer.modules.inserted import Shuffle
 
@@ -52,7 +52,7 @@ def factors(weight_NCK: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]
     return first.to(weight_NCK.dtype), second.to(weight_NCK.dtype)
 
 
-def grouped(layer: Any, groups: int) -> Block:
+def grouped(layer: Any, groups: int) -> FittedBlock:
     """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer)
     for what, channels in (("input", layer.in_channels), ("output", layer.out_channels)):
@@ -61,9 +61,9 @@ def grouped(layer: Any, groups: int) -> Block:
     rank = -(-layer.out_channels // groups**2)
     first, second = factors(layer.weight.detach().flatten(2), groups, rank)
     first = first.view(*first.shape[:2], *layer.kernel_size)
-    spatial = convolution(layer, first, groups=groups, **geometry(layer))
-    last = pointwise(layer, second, bias_of(layer), groups=groups)
-    return Block(nn.Sequential(spatial, Shuffle(groups), last), {"2": None})
+    spatial = convolution_like(layer, first, groups=groups, **geometry(layer))
+    last = pointwise_convolution(layer, second, bias_of(layer), groups=groups)
+    return FittedBlock(nn.Sequential(spatial, Shuffle(groups), last), {"2": None})
 
 
 PLANNED = 4  # groups that the planner tries

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -27,11 +27,11 @@ from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
     bias_of,
-    convolution,
+    convolution_like,
     dense_convolution,
     leading_inputs,
     padding_of,
-    pointwise,
+    pointwise_convolution,
 )
 from gossamer.modules.inserted import Inception
 
@@ -42,7 +42,7 @@ def centre(weight: Tensor, size: int) -> Tensor:
     return weight[:, :, top : top + size, left : left + size]
 
 
-def inception(layer: Any, squeeze: float, spatial: float) -> Block:
+def inception(layer: Any, squeeze: float, spatial: float) -> FittedBlock:
     """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer, planar=True)
     size, outputs = layer.kernel_size[0], layer.out_channels
@@ -62,18 +62,20 @@ def inception(layer: Any, squeeze: float, spatial: float) -> Block:
     parts = [part.sort().values for part in (flat[:pooled], *rest.split(counts))]
     biases = [None if bias is None else bias[part] for part in parts]
     branches: list[nn.Module] = [
-        nn.Sequential(nn.AvgPool2d(3, 1, 1), pointwise(layer, centre(weight[parts[0]], 3).sum((2, 3)), biases[0])),
-        nn.Sequential(pointwise(layer, centre(weight[parts[1]], 1).flatten(1), biases[1])),
+        nn.Sequential(
+            nn.AvgPool2d(3, 1, 1), pointwise_convolution(layer, centre(weight[parts[0]], 3).sum((2, 3)), biases[0])
+        ),
+        nn.Sequential(pointwise_convolution(layer, centre(weight[parts[1]], 1).flatten(1), biases[1])),
     ]
     for kernel, part, b in zip(kernels, parts[2:], biases[2:]):
         middle = centre(weight[part], kernel)
         few = leading_inputs(middle, max(1, round(squeeze * len(part))))
         expanded = torch.einsum("nchw,sc->nshw", middle, few)
         mode = layer.padding_mode
-        last = convolution(layer, expanded, b, padding=kernel // 2, padding_mode=mode)
-        branches.append(nn.Sequential(pointwise(layer, few), last))
+        last = convolution_like(layer, expanded, b, padding=kernel // 2, padding_mode=mode)
+        branches.append(nn.Sequential(pointwise_convolution(layer, few), last))
     last_layers = {f"branches.{n}.{0 if n == 1 else 1}": part for n, part in enumerate(parts)}
-    return Block(Inception(branches, torch.cat(parts).argsort()), last_layers)
+    return FittedBlock(Inception(branches, torch.cat(parts).argsort()), last_layers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.methods._base import Settings
@@ -25,7 +25,7 @@ from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d, nn.Conv3d: nn.MaxPool3d}
 
 
-def pooled(layer: Any) -> Block:
+def pooled(layer: Any) -> FittedBlock:
     """Return the convolution at every position, and a pool. Raises Unfit where there is none."""
     if type(layer) not in POOLS or set(layer.stride) == {1}:
         raise Unfit("it is no convolution with a stride")
@@ -35,7 +35,7 @@ def pooled(layer: Any) -> Block:
     dense.stride = (1,) * len(layer.stride)
     # As many windows as the stride takes positions: the last one may be smaller.
     pool = POOLS[type(layer)](layer.stride, ceil_mode=True)
-    return Block(nn.Sequential(dense, pool))
+    return FittedBlock(nn.Sequential(dense, pool))
 
 
 @dataclass(frozen=True, kw_only=True)

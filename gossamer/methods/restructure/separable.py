@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -27,10 +27,10 @@ from gossamer.methods._candidates import is_pointwise
 from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     bias_of,
-    convolution,
+    convolution_like,
     dense_convolution,
     geometry,
-    pointwise,
+    pointwise_convolution,
 )
 
 
@@ -43,15 +43,15 @@ def separate(weight_NCK: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return p.to(weight_NCK.dtype), d.to(weight_NCK.dtype)
 
 
-def separable(layer: Any, multiplier: int) -> Block:
+def separable(layer: Any, multiplier: int) -> FittedBlock:
     """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer)
     weight = layer.weight.detach()
     multiplier = min(multiplier, len(weight), weight[0, 0].numel())  # there are no more singular vectors
     p, d = separate(weight.flatten(2), multiplier)
     depthwise = d.reshape(layer.in_channels * multiplier, 1, *layer.kernel_size)
-    first = convolution(layer, depthwise, groups=layer.in_channels, **geometry(layer))
-    return Block(nn.Sequential(first, pointwise(layer, p.flatten(1), bias_of(layer))), {"1": None})
+    first = convolution_like(layer, depthwise, groups=layer.in_channels, **geometry(layer))
+    return FittedBlock(nn.Sequential(first, pointwise_convolution(layer, p.flatten(1), bias_of(layer))), {"1": None})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -28,7 +28,7 @@ from gossamer.methods.restructure._rewrite import (
     BlockReplacement,
     Unfit,
     bias_of,
-    convolution,
+    convolution_like,
     dense_convolution,
     padding_of,
 )
@@ -101,7 +101,7 @@ def row_and_column(weight_NCyx: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     return row, column
 
 
-def three_by_three(layer: Any, channels: int | None, iterations: int, generator: torch.Generator) -> Block:
+def three_by_three(layer: Any, channels: int | None, iterations: int, generator: torch.Generator) -> FittedBlock:
     """Return the stack of 3 x 3 for a convolution. Raises Unfit where there is none.
 
     All padding is in the first and the stride in the last convolution, so that the stack sees the same borders.
@@ -118,11 +118,11 @@ def three_by_three(layer: Any, channels: int | None, iterations: int, generator:
             where |= {"padding": padding_of(layer), "padding_mode": layer.padding_mode}
         end = number == len(kernels)
         where |= {"stride": layer.stride} if end else {}
-        parts.append(convolution(layer, kernel, bias_of(layer) if end else None, **where))
-    return Block(nn.Sequential(*parts), {str(len(parts) - 1): None})
+        parts.append(convolution_like(layer, kernel, bias_of(layer) if end else None, **where))
+    return FittedBlock(nn.Sequential(*parts), {str(len(parts) - 1): None})
 
 
-def one_by_n(layer: Any, channels: int | None) -> Block:
+def one_by_n(layer: Any, channels: int | None) -> FittedBlock:
     """Return 1 x k and k x 1 for a convolution. Raises Unfit where there are none."""
     layer, dense = dense_convolution(layer, planar=True), layer.weight.detach()
     if 1 in layer.kernel_size:
@@ -130,11 +130,11 @@ def one_by_n(layer: Any, channels: int | None) -> Block:
     row, column = row_and_column(dense, channels or layer.out_channels)
     padding, mode = padding_of(layer), layer.padding_mode
     (sy, sx), (dy, dx) = layer.stride, layer.dilation
-    first = convolution(layer, row, stride=(1, sx), dilation=(1, dx), padding=(0, padding[1]), padding_mode=mode)
-    second = convolution(
+    first = convolution_like(layer, row, stride=(1, sx), dilation=(1, dx), padding=(0, padding[1]), padding_mode=mode)
+    second = convolution_like(
         layer, column, bias_of(layer), stride=(sy, 1), dilation=(dy, 1), padding=(padding[0], 0), padding_mode=mode
     )
-    return Block(nn.Sequential(first, second), {"1": None})
+    return FittedBlock(nn.Sequential(first, second), {"1": None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class KernelStacking(BlockReplacement):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         generator = torch.Generator().manual_seed(context.seed)
 
-        def build(layer: Any) -> Block:
+        def build(layer: Any) -> FittedBlock:
             if self.form == "1xn":
                 return one_by_n(layer, self.channels)
             return three_by_three(layer, self.channels, self.iterations, generator)

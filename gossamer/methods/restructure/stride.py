@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gossamer.calibration.block_reconstruction import Block
+from gossamer.calibration.block_reconstruction import FittedBlock
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.graph.tracer import Op, Trace, trace
@@ -70,7 +70,7 @@ def pair(number: int | tuple[int, ...]) -> tuple[int, ...]:
     return (number, number) if isinstance(number, int) else tuple(number)
 
 
-def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> Block:
+def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> FittedBlock:
     """Return the convolution with the pool's stride, for the place of the layer. Raises Unfit where there is none."""
     if not isinstance(layer, nn.Conv2d):
         raise Unfit(f"{type(layer).__name__} is not a two-dimensional convolution")
@@ -101,7 +101,7 @@ def strided(model: nn.Module, t: Trace, layer: Any, name: str) -> Block:
     block.stride = tuple(a * b for a, b in zip(layer.stride, step))
     if block.padding == "same":
         raise Unfit('its padding is "same", which strides do not go with')
-    return Block(block, {"": None}, wanted=let_through, idle=(at,))
+    return FittedBlock(block, {"": None}, wanted=let_through, idle=(at,))
 
 
 @dataclass(frozen=True, kw_only=True)

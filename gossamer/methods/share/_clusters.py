@@ -158,7 +158,7 @@ def lloyd(values: Tensor, centers: Tensor, weights: Tensor | None = None, iterat
     return torch.from_numpy(c).to(values)
 
 
-def nearest(values: Tensor, centers: Tensor) -> Tensor:
+def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
     """Return the index of the nearest of the ascending centers, of the values' shape; int64."""
     wide = centers.double()
     return torch.bucketize(values.detach().double().contiguous(), (wide[1:] + wide[:-1]) / 2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.base import Constraint
-from gossamer.constraints.codebook import Codebook, joint_codebook, take, users_of
+from gossamer.constraints.codebook import Codebook, joint_codebook, take_entries, users_of
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.record import EditKind
@@ -18,7 +18,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.gsr.format.generated import GeneratedWeight, Rule, sum_in_order, weight_of
 from gossamer.methods._base import Method
-from gossamer.methods.share._clusters import nearest
+from gossamer.methods.share._clusters import nearest_center
 
 Books = Literal["network", "layer"]
 
@@ -96,7 +96,7 @@ class Vectors(Decoded):
     def vectors(self) -> Tensor:
         """Return the vectors of the indices, shape (M, R, d)."""
         sets, _, width = self.codebook.shape
-        return take(self.codebook.flatten(0, 1), self.places(), self.users).view(sets, -1, width)
+        return take_entries(self.codebook.flatten(0, 1), self.places(), self.users).view(sets, -1, width)
 
     def description(self) -> str:
         """Describe what is stored, for the log."""
@@ -119,7 +119,7 @@ class Product(Vectors):
         return weight_of(self.vectors().movedim(0, 1).flatten(1)[:, : self.shape[1]], self.shape)
 
 
-class Residual(Vectors):
+class ResidualCodebooks(Vectors):
     """Residual code: row r of the weight is the sum over m of codebook[m, indices[m, r]]."""
 
     rule: ClassVar[Rule] = Rule.RESIDUAL
@@ -180,9 +180,9 @@ def shared_values(weights: Mapping[str, Tensor], centers: Tensor, *, mean: bool 
     centers = centers.sort().values
     zeros = {name: w.detach() == 0 for name, w in weights.items()}
     if not any(bool(zero.any()) for zero in zeros.values()):
-        return joint_codebooks(centers, {name: nearest(w, centers) for name, w in weights.items()}, mean=mean)
+        return joint_codebooks(centers, {name: nearest_center(w, centers) for name, w in weights.items()}, mean=mean)
     indices = {
-        name: (1 + nearest(w, centers) if len(centers) else torch.zeros_like(w, dtype=torch.int64)).masked_fill(
+        name: (1 + nearest_center(w, centers) if len(centers) else torch.zeros_like(w, dtype=torch.int64)).masked_fill(
             zeros[name], 0
         )
         for name, w in weights.items()

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from gossamer.calibration.curvature import diagonal, summed_gradients
 from gossamer.constraints.apply import materialize
 from gossamer.constraints.weights import effective_weight
+from gossamer.core.batches import split
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
-from gossamer.core.task import Task, loss_of, split
+from gossamer.core.task import Task, loss_of
 from gossamer.errors import unknown
 
 Importance = Literal["none", "hessian", "fisher", "adam"]

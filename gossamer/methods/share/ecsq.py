@@ -146,7 +146,7 @@ def lagrangian(levels: Levels, price: float) -> float:
     return levels.distortion + price * float((levels.counts * levels.prices).sum())
 
 
-def quantize(
+def quantize_entropy_constrained(
     weights: Mapping[str, Tensor], importance: Mapping[str, Tensor], price: float, iterations: int
 ) -> dict[str, Levels]:
     """Quantize every layer at the same price of a bit.
@@ -169,12 +169,15 @@ def price_for(
         weights: by name, of any shapes.
         importance: by name, of the weights' shapes.
         bits_per_weight: mean over all weights.
-        iterations: as of `quantize`.
+        iterations: as of `quantize_entropy_constrained`.
     """
     budget = bits_per_weight * sum(w.numel() for w in weights.values())
 
     def fits(price: float, rounds: int) -> bool:
-        return sum(levels.bits for levels in quantize(weights, importance, price, rounds).values()) <= budget
+        return (
+            sum(levels.bits for levels in quantize_entropy_constrained(weights, importance, price, rounds).values())
+            <= budget
+        )
 
     # Everything is zero at this price, and needs no bits at all.
     high = 4 * max(float((importance[n] * w.square()).max()) for n, w in weights.items()) or 1.0
@@ -248,7 +251,7 @@ class ECSQ(Method):
         with context.progress.busy("looking for the price of a bit"):
             price = price_for(pooled, minds, self.bits_per_weight, self.iterations)
         constrained: dict[str, Codebook] = {}
-        for names, found in zip(books, quantize(pooled, minds, price, self.iterations).values()):
+        for names, found in zip(books, quantize_entropy_constrained(pooled, minds, price, self.iterations).values()):
             chosen = dict(zip(names, torch.split(found.chosen, [weights[name].numel() for name in names])))
             indices = {name: one.view(weights[name].shape) for name, one in chosen.items()}
             constrained |= joint_codebooks(found.centers.to(weights[names[0]].dtype), indices)

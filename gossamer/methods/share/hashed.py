@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.apply import constrain
-from gossamer.constraints.codebook import take
+from gossamer.constraints.codebook import take_entries
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.record import EditKind
@@ -61,7 +61,7 @@ class Hashed(Decoded):
         self.register_buffer("spread", size.sqrt().to(self.values), persistent=False)
 
     def decode(self) -> Tensor:
-        return take(self.values, self.buckets.flatten(), self.spread).view(self.signs.shape) * self.signs
+        return take_entries(self.values, self.buckets.flatten(), self.spread).view(self.signs.shape) * self.signs
 
     def generated(self) -> GeneratedWeight:
         numbers = self.values.detach()

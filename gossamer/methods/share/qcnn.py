@@ -77,7 +77,7 @@ class Fit:
         return float((given * self.decoded).sum() - 2 * torch.einsum("Mtdo,Motd->", self.wanted, self.decoded))
 
 
-def choose(fit: Fit, m: int, slopes: Tensor) -> None:
+def choose_entries(fit: Fit, m: int, slopes: Tensor) -> None:
     """For every kernel position of block m in turn, take each output's codeword with the least error, all else
     fixed.
     """
@@ -130,7 +130,7 @@ def correct(fit: Fit, rounds: int) -> list[float]:
         for m in range(len(fit.codebook)):
             slopes = fit.slopes(m)
             solve(fit, m, slopes)
-            choose(fit, m, slopes)
+            choose_entries(fit, m, slopes)
             fit.decoded[m] = fit.decode(m)
         errors.append(fit.error())
     return errors

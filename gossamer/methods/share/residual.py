@@ -20,7 +20,7 @@ from gossamer.core.validation import Range
 from gossamer.gsr.format.generated import rows_of
 from gossamer.methods._base import Settings
 from gossamer.methods.share._clusters import cluster_vectors
-from gossamer.methods.share._decoded import Residual, ShareVectors
+from gossamer.methods.share._decoded import ResidualCodebooks, ShareVectors
 
 
 def residual_rate(m: int, n: int, entries: int, stages: int) -> float:
@@ -31,7 +31,7 @@ def residual_rate(m: int, n: int, entries: int, stages: int) -> float:
     return 32 * m * n / (stages * (32 * entries * n + m * math.log2(entries)))
 
 
-def residual_code(weight: Tensor, entries: int, stages: int, generator: torch.Generator) -> Residual:
+def residual_code(weight: Tensor, entries: int, stages: int, generator: torch.Generator) -> ResidualCodebooks:
     """Return the residual quantization of one weight as a constraint. No stage increases the squared error.
 
     Args:
@@ -46,7 +46,7 @@ def residual_code(weight: Tensor, entries: int, stages: int, generator: torch.Ge
         left = left - c[0][i[0]]
         codebooks.append(c[0])
         indices.append(i[0])
-    return Residual(weight, torch.stack(codebooks), torch.stack(indices))
+    return ResidualCodebooks(weight, torch.stack(codebooks), torch.stack(indices))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,5 +72,5 @@ class ResidualQuantization(ShareVectors):
     entries: Annotated[int, Range(1, 65_536)] = 16
     stages: Annotated[int, Range(1, 64)] = 2
 
-    def code(self, weight: Tensor, generator: torch.Generator) -> Residual:
+    def code(self, weight: Tensor, generator: torch.Generator) -> ResidualCodebooks:
         return residual_code(weight, self.entries, self.stages, generator)

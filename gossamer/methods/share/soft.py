@@ -23,9 +23,10 @@ from torch.autograd.function import once_differentiable
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.codebook import Codebook
 from gossamer.constraints.weights import effective_weight, weights_of
+from gossamer.core.batches import split
 from gossamer.core.context import Context
 from gossamer.core.record import EditKind
-from gossamer.core.task import Task, split
+from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
 from gossamer.methods._training import Trained
@@ -153,11 +154,11 @@ def merged(mixture: Mixture, below: float) -> Mixture:
         i, j = min(pairs, key=lambda pair: divergence(mixture, *pair))
         if divergence(mixture, i, j) >= below:
             break
-        mixture = join(mixture, i, j)
+        mixture = join_components(mixture, i, j)
     return mixture
 
 
-def join(mixture: Mixture, i: int, j: int) -> Mixture:
+def join_components(mixture: Mixture, i: int, j: int) -> Mixture:
     """Replace components i < j by one with their joint proportion, mean and variance."""
     pair = torch.tensor([i, j], device=mixture.means.device)
     p, m, v = mixture.proportions[pair], mixture.means[pair], mixture.variances[pair]

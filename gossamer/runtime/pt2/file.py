@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.compact.network import Network
-from gossamer.compact.torch_export import free_batch, plain_outputs, reason, silent
+from gossamer.compact.torch_export import export_failure, free_batch, plain_outputs, silent
 from gossamer.compact.watch import NotForeseen, first_line, on_meta
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.outputs import has_marks, places, put, tensors
 from gossamer.errors import BadInput, CorruptFile, GossamerError
 from gossamer.gsr.format.graph import State, Value
-from gossamer.runtime.metadata import STRUCTURE, fits
+from gossamer.runtime.metadata import STRUCTURE, says_places
 from gossamer.runtime.pt2.archive import Archive
 from gossamer.runtime.pt2.graph import Program, Taken, read_program
 
@@ -39,7 +39,7 @@ def export_pt2(
         try:
             program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
         except Exception as error:
-            raise BadInput(reason(type(model).__name__, ".pt2", error, dynamic_batch)) from error
+            raise BadInput(export_failure(type(model).__name__, ".pt2", error, dynamic_batch)) from error
         structure = places(copied.forward(*tree_map_only(Tensor, Tensor.clone, inputs)))  # it may write into them
         # Not needed to run: the example inputs would be pickled, the stack traces name the user's folders.
         program._example_inputs = None
@@ -71,7 +71,7 @@ def load_pt2(path: Path | str) -> nn.Module:
             stored |= constants
             program = read_program(archive.graph(), list(stored))
             structure = archive.outputs()
-        if structure is not None and not fits(structure, _count(program.graph.output)):
+        if structure is not None and not says_places(structure, _count(program.graph.output)):
             raise CorruptFile("what it says of its outputs is not what gossamer writes")
         _rehearse(program, stored, file_bytes)
         return Frozen(_network(program, stored, file_bytes), program.takes, structure)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.losses import munge, statistics_loss, synthetic
-from gossamer.losses.synthetic import nearest
+from gossamer.losses.synthetic import nearest_samples
 from gossamer.methods.distill._student import Samples, labelled
 from gossamer.methods.distill.data_free import DataFreeDistillation, batch_norm_losses, invert
 from gossamer.methods.distill.munge import MUNGE
@@ -38,16 +38,16 @@ def test_neighbours_are_nearest_in_scaled_numbers_and_equal_names(monkeypatch: p
             distances.append(d)
         distances[i] = np.inf
         expected.append(int(np.argmin(distances)))
-    assert nearest(rows, nominal).tolist() == expected
+    assert nearest_samples(rows, nominal).tolist() == expected
     monkeypatch.setattr(synthetic, "ROWS", 7)
-    assert nearest(rows, nominal).tolist() == expected
+    assert nearest_samples(rows, nominal).tolist() == expected
     with pytest.raises(BadInput, match="no neighbours"):
-        nearest(rows[:1], nominal)
+        nearest_samples(rows[:1], nominal)
 
 
 def test_munge_is_its_definition() -> None:
     rows, nominal = table()
-    neighbours = nearest(rows, nominal)
+    neighbours = nearest_samples(rows, nominal)
     torch.manual_seed(5)
     got = munge(rows, 0.5, 4.0, nominal_D=nominal)
     torch.manual_seed(5)
@@ -74,7 +74,7 @@ def test_without_probability_nothing_changes_and_without_spread_values_only_chan
 
 def test_the_mean_of_every_column_is_preserved_in_expectation() -> None:
     rows, nominal = table()
-    neighbours = nearest(rows, nominal)
+    neighbours = nearest_samples(rows, nominal)
     torch.manual_seed(0)
     many = torch.stack([munge(rows, 0.5, 1.0, nominal_D=nominal, neighbours_N=neighbours) for _ in range(200)])
     assert bool(((many.mean((0, 1)) - rows.mean(0)).abs() < 0.1 * rows.std(0)).all())

@@ -17,7 +17,7 @@ from gossamer.graph.groups import find_groups
 from gossamer.methods.distill.deeper import Net2Deeper, identity_stage, output_statistics
 from gossamer.methods.distill.wider import Net2Wider
 from gossamer.models.densenet import densenet_cifar
-from gossamer.models.googlenet import Inception
+from gossamer.models.googlenet import InceptionModule
 from gossamer.models.resnet import ResNet
 from gossamer.modules.widening import repeated, widen
 
@@ -44,7 +44,7 @@ def densenet() -> nn.Module:
 
 def inception() -> nn.Module:
     torch.manual_seed(0)
-    blocks = Inception(8, (4, 3, 6, 2, 4, 3)), nn.BatchNorm2d(17), Inception(17, (4, 3, 6, 2, 4, 3))
+    blocks = InceptionModule(8, (4, 3, 6, 2, 4, 3)), nn.BatchNorm2d(17), InceptionModule(17, (4, 3, 6, 2, 4, 3))
     head = nn.Flatten(), nn.Linear(17 * 64, 3)  # reads every position of every channel
     return settled(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), *blocks, *head))
 

@@ -27,7 +27,7 @@ from gossamer.methods.distill.mutual import DeepMutualLearning, MutualTerm
 from gossamer.methods.distill.neurons import NeuronSelection
 from gossamer.methods.distill.self import MeanTeacherTerm, SelfDistillation
 from gossamer.methods.distill.specialists import Enriched, SpecialistEnsemble, Specialists, confused
-from gossamer.train import Distillation, Step
+from gossamer.train import Distillation, TrainingStep
 
 IMAGES, LABELS = next(iter(task().train))
 
@@ -105,7 +105,7 @@ def test_the_mean_of_the_past_follows_slower_and_slower() -> None:
     before = {name: t.clone() for name, t in mean.state_dict().items()}
     optimizer = torch.optim.SGD(student.parameters(), 0.1)
     for number, d in ((1, 1 / 11), (10, 0.5), (1000, 0.75)):
-        term.follow(Step(model=student, optimizer=optimizer, number=number, steps=1000))
+        term.follow(TrainingStep(model=student, optimizer=optimizer, number=number, steps=1000))
         for name, t in mean.state_dict().items():
             before[name] = d * before[name] + (1 - d) * student.state_dict()[name]
             torch.testing.assert_close(t, before[name])

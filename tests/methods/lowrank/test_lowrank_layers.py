@@ -19,12 +19,12 @@ from gossamer.methods.lowrank._matrices import (
     corrected,
     last_factor,
     principal,
-    split,
+    split_matrix,
 )
 from gossamer.methods.lowrank._notes import product, relative_error, spectrum_rows
 from gossamer.methods.lowrank.biclustered import BiclusteredFactors
 from gossamer.methods.lowrank.channel import ChannelDecomposition
-from gossamer.methods.lowrank.predicted import PredictedParameters, chosen, predictor, smooth
+from gossamer.methods.lowrank.predicted import PredictedParameters, chosen_rows, predictor, smooth
 from gossamer.methods.lowrank.separable import SeparableFilters, cosines, filters, learned
 from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
@@ -267,7 +267,7 @@ def test_the_weighted_svd_is_the_best_of_its_rank() -> None:
     root = torch.linalg.cholesky(gram)
     u, s, v = torch.linalg.svd(one.weight @ root, full_matrices=False)
     best = (u[:, :3] * s[:3]) @ v[:3] @ torch.linalg.inv(root)
-    outer, inner = split(one.weight[None], 3, gram[None])
+    outer, inner = split_matrix(one.weight[None], 3, gram[None])
     torch.testing.assert_close((outer @ inner)[0], best, rtol=1e-6, atol=1e-8)
     plain = chain_of(SVD(), one, (3,))
     assert float((plain(x) - one(x)).square().sum()) > 1.5 * len(x) * float(s[3:].square().sum())
@@ -305,7 +305,7 @@ def test_large_matrices_get_any_rank_that_is_asked_for(rank: int, monkeypatch: p
     generator = torch.Generator().manual_seed(0)
     for sizes in ((100, 120), (120, 100)):
         w = torch.randn(1, *sizes, generator=generator, dtype=D)
-        outer, inner = split(w, rank)
+        outer, inner = split_matrix(w, rank)
         assert outer.shape[2] == inner.shape[1] == rank
         left_out = torch.linalg.svdvals(w[0])[rank:].square().sum()
         assert float((w - outer @ inner).square().sum()) <= 1.05 * float(left_out)
@@ -429,7 +429,7 @@ def test_smooth_weights_are_predicted_from_few() -> None:
     errors = {}
     for name, weight in (("smooth", rough @ kernel), ("noise", rough)):
         for count in (18, 36, 72):
-            picks = chosen(kernel, count)
+            picks = chosen_rows(kernel, count)
             assert len(set(picks.tolist())) == count
             guess = weight[:, picks] @ predictor(kernel, picks)
             errors[name, count] = float((guess - weight).norm() / weight.norm())

@@ -24,7 +24,7 @@ from gossamer.methods.prune.gradual import GradualPruning, Tighten
 from gossamer.methods.prune.iterative import IterativePruning, quality_mask, rewind, rewound_dropout, weaker_dropout
 from gossamer.methods.prune.movement import Follow, MovementPruning, Scored
 from gossamer.methods.prune.rigl import Probed, Rewire, RigL, forget, moved
-from gossamer.train import AfterStep, Step, fit
+from gossamer.train import AfterStep, TrainingStep, fit
 
 ALL_OF_NET = ("0.weight", "5.weight")
 
@@ -45,16 +45,16 @@ def sparsity(model: nn.Module) -> float:
 class Noting:
     """Counts its calls in a buffer of the model."""
 
-    notes: list[Step]
+    notes: list[TrainingStep]
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainingStep) -> None:
         self.notes.append(step)
         with torch.no_grad():
             step.model.get_buffer("1.running_mean")[0] = step.number
 
 
 def test_the_hook_sees_every_step_after_it_was_done_with_its_gradients() -> None:
-    notes: list[Step] = []
+    notes: list[TrainingStep] = []
     model = net()
     fit(model, task(), training(epochs=2, keep="last"), run(), after_step=Noting(notes))
     assert [step.number for step in notes] == list(range(1, 17)) and {step.steps for step in notes} == {16}
@@ -120,7 +120,7 @@ def test_the_cubic_schedule_starts_and_ends_where_it_should_and_never_falls(a: f
 def test_masks_move_every_n_steps_and_last_where_the_schedule_ends() -> None:
     schedule = Schedule(start=0.0, final=0.9, every=4, until=0.5)
     model, optimizer = nn.Linear(1, 1), torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)
-    steps = [Step(model=model, optimizer=optimizer, number=n, steps=20) for n in range(1, 21)]
+    steps = [TrainingStep(model=model, optimizer=optimizer, number=n, steps=20) for n in range(1, 21)]
     at = {step.number: schedule.sparsity(step) for step in steps}
     assert [n for n, s in at.items() if s is not None] == [4, 8, 10]
     assert at[10] == 0.9 and at[4] == pytest.approx(0.9 - 0.9 * 0.6**3)
@@ -241,7 +241,7 @@ def test_grown_weights_start_from_zero_without_momentum() -> None:
     h = moving(held, ["weight"])["weight"]
     before = h.mask.mask.clone()
     optimizer.state[h.raw]["momentum_buffer"].fill_(1.0)
-    hook(Step(model=held, optimizer=optimizer, number=1, steps=4))
+    hook(TrainingStep(model=held, optimizer=optimizer, number=1, steps=4))
     grown = h.mask.mask & ~before
     assert grown.any() and not h.raw[grown].any()
     assert not optimizer.state[h.raw]["momentum_buffer"][grown].any()

@@ -10,7 +10,7 @@ from nets import task, tiny
 from torch import Tensor, nn
 
 from gossamer.calibration.block_reconstruction import (
-    Block,
+    FittedBlock,
     reconstruct_blocks,
     relative_errors,
     solve_last,
@@ -106,7 +106,7 @@ def test_every_block_between_two_groups_gets_its_best_low_rank_form() -> None:
 # --- least squares and training
 
 
-def pair(seed: int = 0) -> tuple[nn.Module, list[Tensor], dict[str, Block]]:
+def pair(seed: int = 0) -> tuple[nn.Module, list[Tensor], dict[str, FittedBlock]]:
     """A network of one convolution, data, and a separable block for it."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
@@ -142,7 +142,7 @@ def test_least_squares_serves_groups_and_chosen_output_channels() -> None:
 
     torch.manual_seed(1)
     model, data, _ = pair()
-    block = Block(Halves(), {"odd": torch.tensor([1, 3, 5]), "even": torch.tensor([0, 2, 4])})
+    block = FittedBlock(Halves(), {"odd": torch.tensor([1, 3, 5]), "even": torch.tensor([0, 2, 4])})
     with torch.no_grad():  # what the odd channels' groups can reproduce
         keep = torch.zeros(6, 3, 1, 1)
         keep[[1, 3, 5], [0, 1, 2]] = keep[[0, 2, 4]] = 1
@@ -165,7 +165,7 @@ def test_training_goes_down_and_nothing_is_made_worse() -> None:
 
 def test_what_is_exact_is_left_to_the_bit() -> None:
     model, data, _ = pair()
-    exact = Block(nn.Sequential(nn.Identity(), copy.deepcopy(model[0])), {"1": None})
+    exact = FittedBlock(nn.Sequential(nn.Identity(), copy.deepcopy(model[0])), {"1": None})
     before = {key: value.clone() for key, value in exact.module.state_dict().items()}
     errors = reconstruct_blocks(model, {"0": exact}, data, batches=3, steps=5, lr=0.1)["0"]
     assert errors.at_init == errors.after_fine_tuning == 0
@@ -175,7 +175,7 @@ def test_what_is_exact_is_left_to_the_bit() -> None:
 def test_what_works_in_place_behind_a_layer_does_not_change_what_is_learned() -> None:
     conv2d, data = nn.Conv2d(3, 4, 3), list(random(2, 4, 3, 5, 5).float())
     model = nn.Sequential(conv2d, nn.ReLU(inplace=True))
-    assert relative_errors(model, {"0": Block(copy.deepcopy(conv2d))}, data, 2)["0"] == 0
+    assert relative_errors(model, {"0": FittedBlock(copy.deepcopy(conv2d))}, data, 2)["0"] == 0
 
 
 def test_a_layer_that_is_never_called_or_no_data_is_an_error() -> None:

@@ -24,12 +24,12 @@ from gossamer.methods.share._clusters import (
     cluster_vectors,
     lloyd,
     mean_vectors,
-    nearest,
+    nearest_center,
     nearest_vectors,
     optimal_centers,
     start_centers,
 )
-from gossamer.methods.share._decoded import Product, Residual, blocks_of, shared_values
+from gossamer.methods.share._decoded import Product, ResidualCodebooks, blocks_of, shared_values
 from gossamer.methods.share._importance import importance_of
 from gossamer.methods.share.kmeans import KMeans, share_values
 from gossamer.methods.share.product import product_code, product_rate, scalar_rate
@@ -140,7 +140,7 @@ def test_weighted_clusters_are_better_where_it_is_weighted() -> None:
 
 def test_nearest_is_nearest() -> None:
     values, centers = torch.randn(50, generator=generator()), torch.tensor([-1.0, 0.2, 0.3])
-    assert torch.equal(nearest(values, centers), (values[:, None] - centers).abs().argmin(1))
+    assert torch.equal(nearest_center(values, centers), (values[:, None] - centers).abs().argmin(1))
 
 
 def test_zeros_keep_an_entry_of_their_own() -> None:
@@ -210,7 +210,7 @@ def test_every_stage_of_residual_codes_lowers_the_error() -> None:
 )
 def test_gradients_of_vectors_are_means_over_their_users(make: object) -> None:
     weight = torch.randn(9, 4, generator=generator())
-    code: Product | Residual = make(weight)  # type: ignore[operator]
+    code: Product | ResidualCodebooks = make(weight)  # type: ignore[operator]
     slope = torch.randn(9, 4, generator=generator(1))
     (code(weight) * slope).sum().backward()
     wanted, users = torch.zeros_like(code.codebook), torch.zeros(code.codebook.shape[:2])
@@ -262,7 +262,9 @@ def test_a_codebook_of_all_layers_is_the_optimum_of_all_weights_together() -> No
     shared = KMeans(bits=3, importance="hessian", samples=32)(model, stripes(), Context()).model
     centers = optimal_centers(every[0], 8, every[1])
     for name in h:
-        assert torch.equal(effective_weight(shared, name), centers[nearest(effective_weight(model, name), centers)])
+        assert torch.equal(
+            effective_weight(shared, name), centers[nearest_center(effective_weight(model, name), centers)]
+        )
     alone = KMeans(bits=3, codebook="layer")(model, stripes(), Context()).model
     values = {name: set(effective_weight(alone, name).unique().tolist()) for name in h}
     assert not values["stem.weight"] & values["head.weight"]

@@ -24,7 +24,7 @@ from gossamer.methods.share.ecsq import (
     iterate,
     lagrangian,
     price_for,
-    quantize,
+    quantize_entropy_constrained,
     uniform,
 )
 
@@ -105,7 +105,7 @@ def test_one_more_bit_lowers_the_error_by_its_price() -> None:
 def test_layers_that_matter_more_get_finer_steps() -> None:
     w = {"a": gaussian(3000), "b": gaussian(3000, 1)}
     h = {"a": torch.full((3000,), 100.0), "b": torch.ones(3000)}
-    found = quantize(w, h, 0.05, 0)
+    found = quantize_entropy_constrained(w, h, 0.05, 0)
     errors = {n: float((w[n] - x.centers[x.chosen]).square().mean()) for n, x in found.items()}
     assert errors["b"] / errors["a"] == pytest.approx(100, rel=0.1)
 
@@ -116,7 +116,7 @@ def test_the_price_meets_the_budget_and_hardly_wastes_any(bits: float, iteration
     w = {"a": gaussian(40_000), "b": 3 * gaussian(10_000, 1)}
     h = {name: torch.ones_like(x) for name, x in w.items()}
     price = price_for(w, h, bits, iterations)
-    total = sum(levels.bits for levels in quantize(w, h, price, iterations).values())
+    total = sum(levels.bits for levels in quantize_entropy_constrained(w, h, price, iterations).values())
     assert 0.97 * bits * 50_000 < total <= bits * 50_000
 
 
@@ -124,7 +124,7 @@ def test_the_price_meets_the_budget_and_hardly_wastes_any(bits: float, iteration
 def test_iterations_pay_where_weights_differ_in_importance(spread: float, low: float, high: float) -> None:
     """Uniform steps are nearly optimal for a Gaussian; what they cannot do is spend fewer bits on what matters less."""
     w, h = {"a": gaussian(20_000)}, {"a": (spread * gaussian(20_000, 1)).exp()}
-    error = {n: quantize(w, h, price_for(w, h, 1.5, n), n)["a"].distortion for n in (0, 10)}
+    error = {n: quantize_entropy_constrained(w, h, price_for(w, h, 1.5, n), n)["a"].distortion for n in (0, 10)}
     assert low < error[10] / error[0] < high
 
 

@@ -20,7 +20,7 @@ from gossamer.methods.share.product import ProductQuantization, product_code
 from gossamer.methods.share.qcnn import (
     LookUp,
     QuantizedNetwork,
-    choose,
+    choose_entries,
     correct,
     fit_of,
     solve,
@@ -107,7 +107,7 @@ def test_codewords_are_least_squares_and_choices_exhaustive(layer: Any) -> None:
         assert fit.error() >= best - 1e-9 * abs(best)
         fit.codebook[1] = kept
     fit.decoded[1] = fit.decode(1)
-    choose(fit, 1, slopes)
+    choose_entries(fit, 1, slopes)
     fit.decoded[1] = fit.decode(1)
     best, last = fit.error(), fit.indices.shape[2] - 1
     for output, entry in itertools.product(range(fit.indices.shape[1]), range(fit.codebook.shape[1])):

@@ -20,7 +20,7 @@ from gossamer.methods.share.soft import (
     SoftWeightSharing,
     assigned,
     divergence,
-    join,
+    join_components,
     log_joint,
     merged,
     negative_log_hyperprior,
@@ -102,7 +102,7 @@ def test_joining_keeps_proportion_mean_and_variance_of_the_mixture(seed: int, co
         means=torch.randn(count, generator=generator, dtype=torch.float64),
         variances=torch.rand(count, generator=generator, dtype=torch.float64) + 0.01,
     )
-    joint = join(m, 0, count - 1)
+    joint = join_components(m, 0, count - 1)
     assert len(joint.means) == count - 1
     assert moments(joint) == pytest.approx(moments(m), rel=1e-9, abs=1e-9)
 
