@@ -13,7 +13,6 @@ from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method
 from gossamer.methods._catalogue import catalogue
-from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.restructure._rewrite import first_inputs
 from gossamer.modules.cost import total_macs
 from gossamer.search.checkpoint_store import CheckpointStore
@@ -171,13 +170,13 @@ def together(steps: Iterable[Any]) -> tuple[Method, ...]:
     """The same with one step for each method and its options; rewrites first, as recipes want them."""
     merged: dict[str, Any] = {}
     for step in steps:
-        key = repr(replace(step, layers=("*",), **({"ranks": None} if isinstance(step, LowRank) else {})))
+        key = repr(replace(step, layers=("*",), **({"ranks": None} if "ranks" in step.options() else {})))
         known = merged.get(key)
         if known is None:
             merged[key] = step
             continue
         changes: dict[str, Any] = {"layers": (*known.layers, *step.layers)}
-        if isinstance(step, LowRank):
+        if "ranks" in step.options():
             changes["ranks"] = {**known.ranks, **(step.ranks or {})}
         merged[key] = replace(known, **changes)
     return tuple(sorted(merged.values(), key=lambda step: (step.stage, step.name())))

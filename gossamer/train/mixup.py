@@ -73,7 +73,7 @@ def pasted(x_NCHW: Tensor, other_NCHW: Tensor, share: Tensor) -> tuple[Tensor, T
     return x_NCHW, torch.tensor(1 - h * w / (height * width))
 
 
-def mixed(task: "Task", *, mixup: float = 0.0, cutmix: float = 0.0) -> Task:
+def mixed(task: "Task", *, mixup: float = 0.0, cutmix: float = 0.0) -> "Task":
     """The task with mixed training batches, on which its loss is the mean of both targets', by their shares."""
     if not mixup and not cutmix:
         return task
