@@ -43,13 +43,13 @@ class CheckpointStore:
             raise BadInput(f"{folder} holds files that are not of a job of gossamer; name another output folder")
         if path.exists():
             known = _read(path)
-            if known["fingerprint"] != job_fingerprint:
+            if known["fingerprint"] != fingerprint:
                 raise BadInput(
                     f"{folder.parent} holds the work of another job (another network, data, goal or recipe); "
                     f"name another folder, or delete {folder} to start over there"
                 )
             self.results = known["results"]
-        self.fingerprint = job_fingerprint
+        self.fingerprint = fingerprint
         self._write()
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:

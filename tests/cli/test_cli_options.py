@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 import gossamer.cli.console
 from gossamer.cli import app
 from gossamer.core.context import Context
+from gossamer.core.metric import Evaluation
+from gossamer.core.metrics import Top1
 from gossamer.core.task import Task
 from gossamer.core.user_code import resolve
 from gossamer.errors import BadInput
@@ -83,6 +85,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--student": ("--student", "resnet14"),
     "--teacher": ("--teacher", "resnet8.safetensors"),
     "--threads": ("--threads", "1"),
+    "--time-budget": ("--time-budget", "7m"),
     "--weights": ("--weights", "net.safetensors"),
     "--workers": ("--workers", "2"),
     **{flag: (flag,) for flag in ("--advise", "--calibrate", "--json", "--quiet", "--random", "--sensitivity")},
@@ -204,7 +207,7 @@ def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     record("gossamer.cli.loading", "load_data", ends=False, real=True)
     record("gossamer.cli.loading", "load_model", ends=False, real=True)
     record("gossamer.measure", "latency", ends=True)
-    record("gossamer.measure", "accuracy", ends=False, gives=torch.zeros(4))
+    record("gossamer.measure", "evaluate", ends=False, gives=Evaluation(Top1(), {"score": torch.zeros(4)}))
     record("gossamer.measure.calibration", "confidence", ends=True)
     record("gossamer.runtime.onnx_export", "export_onnx", ends=False, gives=Path("a.onnx"))
     record("gossamer.runtime.pt2.file", "export_pt2", ends=False)

@@ -153,7 +153,7 @@ def test_images_are_decoded_once_if_they_fit_into_memory(tmp_path: Path, monkeyp
         decoded.append(path.name)
         return decode_image(path, form, most)
 
-    monkeypatch.setattr(images, "decode", counting)
+    monkeypatch.setattr(images, "decode_image", counting)
     files = ImageFiles(paths, form(4))
     for _ in range(2):
         assert files[torch.tensor([3, 1, 3])][:, 0, 0, 0].tolist() == [3, 1, 3]

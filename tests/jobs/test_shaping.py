@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from nets import stripes, tiny
 
 from gossamer import Context, Goal
+from gossamer.core.metric import Evaluation
+from gossamer.core.metrics import Top1
 from gossamer.core.progress import Silent
 from gossamer.core.record import Record
 from gossamer.errors import Diverged
@@ -276,10 +278,12 @@ def test_the_runtime_that_reaches_the_goal_is_named() -> None:
 
 def test_the_budget_is_kept_to_the_point() -> None:
     assert within_budget(0.5, 0.5) and not within_budget(0.51, 0.5)
-    lost = torch.cat([torch.zeros(2), torch.ones(298)])
-    assert within_budget(
-        paired_drop(torch.ones(300), lost).points, whole_samples(0.5, torch.ones(300))
-    )  # two of 300 samples
+    whole, lost = hits(torch.ones(300)), hits(torch.cat([torch.zeros(2), torch.ones(298)]))
+    assert within_budget(paired_drop(whole, lost).points, whole_samples(0.5, whole))  # two of 300 samples
+
+
+def hits(scores: torch.Tensor) -> Evaluation:
+    return Evaluation(Top1(), {"score": scores})
 
 
 def made_quote(need: float) -> CostEstimate:
@@ -301,7 +305,7 @@ def test_what_lost_the_budget_in_float32_costs_what_it_would_in_int8(precision: 
 
     shaping = World(smooth).shaping(CheckpointStore(None, ""))
     drop = SimpleNamespace(points=1.3)
-    result = SimpleNamespace(precision=precision, deployed=None, model=None, scores=torch.ones(3), drop=drop)
+    result = SimpleNamespace(precision=precision, deployed=None, model=None, scores=hits(torch.ones(3)), drop=drop)
     attempts: Any = shaping.attempts
     attempts.take, attempts.deploy = lambda *steps: None, lambda *network, **how: result
     prices: Any = Prices()

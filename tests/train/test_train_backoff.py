@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from train_toy import Ending, Notes, Stop, linear, net, run, same, task, training
 
+from gossamer.core.metrics import Top1
 from gossamer.core.task import cross_entropy
 from gossamer.errors import BadInput, Diverged
 from gossamer.train import fit
@@ -116,29 +117,29 @@ def test_what_moved_masks_do_to_the_loss_is_no_explosion() -> None:
     numbers = Numbers(best_score=0.9, best_epoch=1)
     check_loss(0.001, numbers, moved=True)
     check_loss(99.0, numbers, moved=True)
-    check_score(0.1, numbers, moved=True)
+    check_score(0.1, numbers, Top1(), moved=True)
     with pytest.raises(Exploded, match="rose to 101"):
         check_loss(101.0, numbers, moved=True)
     with pytest.raises(Exploded, match="became nan"):
-        check_score(float("nan"), numbers, moved=True)
+        check_score(float("nan"), numbers, Top1(), moved=True)
 
 
 def test_worse_than_the_start_is_tried_more_slowly_and_then_let_be() -> None:
     numbers = Numbers(best_score=0.9)
     with pytest.raises(Exploded):
-        check_score(0.1, numbers)
+        check_score(0.1, numbers, Top1())
     numbers.backed_off = 2
-    check_score(0.1, numbers)
+    check_score(0.1, numbers, Top1())
 
 
 def test_a_collapse_on_validation_data_is_noticed() -> None:
     numbers = Numbers(best_score=0.9)
-    check_score(0.31, numbers)
-    check_score(None, numbers)
+    check_score(0.31, numbers, Top1())
+    check_score(None, numbers, Top1())
     with pytest.raises(Exploded, match=r"fell from 0\.9 to 0\.29"):
-        check_score(0.29, numbers)
+        check_score(0.29, numbers, Top1())
     with pytest.raises(Exploded, match="became nan"):
-        check_score(float("nan"), numbers)
+        check_score(float("nan"), numbers, Top1())
 
 
 def test_a_module_of_another_kind_of_number_is_fine() -> None:

@@ -187,5 +187,5 @@ def test_a_relu_is_idle_only_if_all_its_inputs_are_not_negative() -> None:
 def test_held_weights_are_refused() -> None:
     model: Any = tiny()
     held = constrain(model, {"body.0.conv1.weight": Mask(model.body[0].conv1.weight > 0)})
-    with pytest.raises(BadInput, match="bake"):
+    with pytest.raises(BadInput, match="materialize"):
         Folding()(held, task(), Context())
