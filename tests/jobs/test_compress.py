@@ -193,7 +193,7 @@ def test_a_size_out_of_reach_gives_the_smallest_file_inside_the_budget(
         return constrain(model, {name: Grid(step, -99, 99) for name in weights_of(model)})
 
     asked: list[float] = []
-    monkeypatch.setattr(RateConstrainedQuantization, "__call__", stand_in)
+    monkeypatch.setattr(RateConstrainedQuantization, "apply", stand_in)
     missed = gossamer.compress(learned(), stripes(), goal=Goal(max_drop=5, file_bytes=500), out=tmp_path)
     size = (tmp_path / "model.gsr").stat().st_size
     assert missed.document.missed == [f"file_bytes: {size:,}, asked for at most 500"]
@@ -210,7 +210,7 @@ def test_sizes_at_which_training_explodes_are_passed_over(tmp_path: Path, monkey
         raise Diverged("the loss rose")
 
     tried: list[float] = []
-    monkeypatch.setattr(RateConstrainedQuantization, "__call__", explode)
+    monkeypatch.setattr(RateConstrainedQuantization, "apply", explode)
     missed = gossamer.compress(learned(), stripes(), goal=Goal(compression_ratio=9), epochs=1, out=tmp_path)
     assert tried[0] == pytest.approx(9) and len(tried) > 1
     assert len(missed.document.missed) == 1 and "asked for at least 9" in missed.document.missed[0]
@@ -233,8 +233,10 @@ def test_every_step_of_a_recipe_is_a_state(tmp_path: Path) -> None:
 def test_a_result_slower_than_planned_is_cut_further_where_that_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shipped = CostModel.shipped
+
     def made(name: str, *needs: float) -> gossamer.Artifact:
-        measured, shipped = iter(needs), CostModel.shipped
+        measured = iter(needs)
 
         def slower(self: CostModel, *network: Any) -> CostEstimate:
             return replace(shipped(self, *network), needs={"params": next(measured)})
@@ -371,7 +373,7 @@ def test_a_finished_job_gives_its_result_at_once_and_one_that_goes_on_says_so(
     first = run()
     assert not any("finished" in line or "going on" in line for line in said)
     with monkeypatch.context() as patch:
-        patch.setattr("gossamer.jobs.compression.accuracy", None)
+        patch.setattr("gossamer.jobs.compression.evaluate", None)
         again = run()
     assert said == [f"this job is finished; its result is in {tmp_path}"]
     images = stripes().test[0][0]  # type: ignore[index]
