@@ -68,6 +68,13 @@ def samples(loader: Iterable[Any]) -> int | None:
     return known if isinstance(known, int) else None
 
 
+def unaugmented(loader: Loader) -> Loader | None:
+    """The loader with its samples as they are, in every pass the same; None where it does not offer that."""
+    offered = getattr(loader, "unaugmented", None)
+    found: Loader | None = offered() if callable(offered) else None
+    return found
+
+
 class FirstBatches:
     """The first batches of a loader, the same ones every time, also of a loader that shuffles.
 

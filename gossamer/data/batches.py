@@ -145,6 +145,14 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | Tensor]:
         return self.start(0)
 
+    def unaugmented(self) -> "Batches":
+        """The same samples in the same order, as they are; this loader itself where it does not augment."""
+        if self.augmentation is None:
+            return self
+        plain = copy.copy(self)
+        plain.augmentation = None
+        return plain
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and the augmentation of the next pass."""
         self.epoch = epoch

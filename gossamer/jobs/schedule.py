@@ -15,7 +15,7 @@ from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.errors import Diverged
 from gossamer.methods._training import LEAST_STEPS
-from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.methods.distill.recover import AUGMENTED_FROM, RecoveryDistillation
 from gossamer.modules.cost import total_macs
 from gossamer.report.text import duration
 from gossamer.search.checkpoint_store import CheckpointStore
@@ -33,7 +33,8 @@ TIMED = 8  # steps that are timed; the first two are not counted
 @dataclass(frozen=True, kw_only=True)
 class JobSchedule:
     """Divides the time of a job among its trainings. All that was measured is in the journal, so that a job that goes
-    on trains as long as it would have. seconds: of the parts of the job so far."""
+    on trains as long as it would have. seconds: of the parts of the job so far. remembered: whether the teacher's
+    outputs are kept, so that short trainings do not run it."""
 
     original: nn.Module
     task: Task
@@ -42,6 +43,7 @@ class JobSchedule:
     journal: CheckpointStore
     seconds: dict[str, float]
     recover: RecoveryDistillation
+    remembered: bool = False
 
     @property
     def by_time(self) -> bool:
@@ -72,7 +74,7 @@ class JobSchedule:
         """
         if not self.by_time:
             return self.recover
-        fits = self._steps_in(self.left(name) - 60 * DEPLOY * (self.goal.time_budget or 0.0), macs)
+        fits = self._steps_in(self._for_training(name), macs)
         if fits < FEWEST:
             return None
         first = fits * 2 // 3
@@ -85,6 +87,16 @@ class JobSchedule:
             return None
         macs = total_macs(self.original, self.task.example_inputs)
         return max(min(self._steps_in(self.left("the plan") * 2 / 3, macs), self._most()), 1)
+
+    def repeats(self) -> bool:
+        """Whether the first recovery sees the same samples several times."""
+        steps = self.first_steps()
+        recover = self.recover if steps is None else replace(self.recover, steps=steps)
+        return recover.passes(self.task) > 1 and recover.repeated(self.task) is not None
+
+    def time_for(self, moment: str, macs: int) -> bool:
+        """Whether a recovery of a network of so many multiply-adds would still fit."""
+        return not self.by_time or self._steps_in(self._for_training(moment), macs) >= FEWEST
 
     def _most(self) -> int:
         """Steps of a training, however much time there is."""
@@ -112,15 +124,23 @@ class JobSchedule:
         )
         return f"estimate: {whole}: {', '.join(parts)}"
 
-    def _steps_in(self, seconds: float, macs: int) -> int:
-        return max(int(seconds / self.seconds_per_step(macs)), 0)
+    def _for_training(self, moment: str) -> float:
+        return self.left(moment) - 60 * DEPLOY * (self.goal.time_budget or 0.0)
 
-    def seconds_per_step(self, macs: int) -> float:
-        """Of the training of a network of so many multiply-adds, by those of the original: one run of the teacher, and
-        three as long as one run of the student."""
+    def _steps_in(self, seconds: float, macs: int) -> int:
+        """Steps of one training; long ones run the teacher, because they see augmented samples."""
+        asked = int(seconds / self.seconds_per_step(macs))
+        if not self.remembered:
+            return max(asked, 0)
+        short = AUGMENTED_FROM * len(self.task.train) - 1
+        return max(asked, min(int(seconds / self.seconds_per_step(macs, taught=False)), short), 0)
+
+    def seconds_per_step(self, macs: int, *, taught: bool = True) -> float:
+        """Of the training of a network of so many multiply-adds, by those of the original: one run of the teacher, if
+        it is asked, and three as long as one run of the student."""
         measured: float = self.journal.remember("seconds per step", self._measured)
         whole = total_macs(self.original, self.task.example_inputs)
-        return measured * (whole + 3 * macs) / (4 * max(whole, 1))
+        return measured * (whole * taught + 3 * macs) / (4 * max(whole, 1))
 
     def _measured(self) -> float:
         """Seconds of one step in which the original learns from itself."""

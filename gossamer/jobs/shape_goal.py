@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from gossamer.core.batches import unaugmented
 from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, timed
@@ -19,11 +20,13 @@ from gossamer.search.cost_model import AIM, CostEstimate, CostModel
 from gossamer.search.exports import Exports
 from gossamer.search.plan import Planner, shape_key, shape_of, state
 from gossamer.train import recalibrate
+from gossamer.train.distillation import kept_outputs
 from gossamer.train.loop import find_rate
 from gossamer.train.train_mode import teacher_terms
 
 TRAININGS = 6  # whole recoveries of one job, at most
 HARDER = 1.05  # times: at least so much further is cut when a result just misses, else the same shape is found again
+MOST_OUTPUTS = 2**28  # bytes of a teacher's outputs that are kept
 SPOILED = 1.2  # times the need that was planned for: more, and the measurements that it was planned by are wrong
 
 
@@ -62,6 +65,7 @@ class ShapeSearch:
         with timed(attempts.seconds, "plan"):
             self.pricer, self.int8 = self._pricer()
             self.whole: CostEstimate = self.pricer("original int8=True" if self.int8 else "original", lambda: original)
+            self._keep_outputs()
             steps = self.schedule.first_steps()
         self.context.progress.say(self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3))
         reference = attempts.reference.value
@@ -72,6 +76,16 @@ class ShapeSearch:
         self.pushed = self.out_of_time = False
         self.gain = math.inf  # points that a longer recovery may bring, as far as that is known
         self.last: tuple[str, exporting.ExportedArtifacts] | None = None  # whose files are in the folder
+
+    def _keep_outputs(self) -> None:
+        """Ask the teacher once for what it says of the training samples, where trainings see these several times."""
+        folder, guide = self.attempts.folder / "work" / "teacher", self.context.guide
+        plain = unaugmented(self.attempts.task.train)
+        if plain is None or guide is None or not self.schedule.repeats():
+            return
+        if kept_outputs(guide, plain, folder, self.context.progress, most=MOST_OUTPUTS):
+            self.context = replace(self.context, cache=folder)
+            self.schedule = replace(self.schedule, remembered=True)
 
     def search(self) -> tuple[Steps, exporting.ExportedArtifacts]:
         """The steps to the fastest network within the budget, and that network, deployed."""
@@ -128,7 +142,9 @@ class ShapeSearch:
             lr = self.attempts.trials(name, shape_key(steps), self._rate, steps, recovery)
             if lr is None:
                 return None
-            recovery = replace(recovery, lr=lr)
+            # The trials of rates took their time.
+            rest = self.schedule.recovery(f"{name}, its rate known", self.planner.macs(steps)) or recovery
+            recovery = replace(rest, lr=lr)
         return self._attempt((*steps, recovery), name)
 
     def _rate(self, steps: Steps, recovery: RecoveryDistillation) -> float:
@@ -197,9 +213,14 @@ class ShapeSearch:
         return 1 / min(max(need, HARDER), SPOILED)
 
     def _time_is_left(self) -> bool:
-        """Whether another attempt, as long as the mean one so far, ends within the goal's budget of time."""
-        if self.goal.time_budget is None or self.schedule.by_time or not self.trainings:
+        """Whether another attempt ends within the goal's budget of time: a short training where the time says how long
+        it is, else one as long as the mean so far."""
+        if self.goal.time_budget is None or not self.trainings:
             return True
+        if self.schedule.by_time:
+            # What is tried next is no smaller than what lost too much.
+            sizes = [self.planner.macs(shape_of(one.steps)) for one in self.tried if one.steps]
+            return not sizes or self.schedule.time_for(f"a plan after {self.trainings}", min(sizes))
         left = self.schedule.left(f"attempt {self.trainings + 1}")
         if left < self.schedule.spent() / self.trainings:
             self.context.progress.say(f"{left / 60:.1f} minutes are left, too few for another attempt")

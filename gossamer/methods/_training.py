@@ -11,7 +11,7 @@ from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method, Needs
-from gossamer.train.distillation import LossTerm
+from gossamer.train.distillation import Distillation, LossTerm
 from gossamer.train.hyperparameters import Training, passes
 from gossamer.train.loop import AfterStep, TrainingResult, fit
 from gossamer.train.train_mode import teacher_terms
@@ -92,10 +92,14 @@ class Retrain(Trained):
         Returns:
             The trained model and its history.
         """
-        terms = [*teach]
+        taught: list[Distillation] = []
         if self.alpha < 1 and context.guide is not None:
-            terms += teacher_terms(context.guide, model, task, context, temperature=self.temperature, alpha=self.alpha)
-        return self.train_with(terms, model, task, context, part=part, after_step=after_step, **changes)
+            taught = teacher_terms(context.guide, model, task, context, temperature=self.temperature, alpha=self.alpha)
+        try:
+            return self.train_with([*teach, *taught], model, task, context, part=part, after_step=after_step, **changes)
+        finally:
+            for term in taught:
+                term.flush()
 
     def train_with(
         self,

@@ -8,10 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from gossamer.core.batches import Model
+from gossamer.core.batches import Loader, Model, split
 from gossamer.core.outputs import plain, tensors
-from gossamer.core.placement import train_mode
+from gossamer.core.placement import device_of, train_mode
+from gossamer.core.progress import Progress
 from gossamer.errors import BadInput
 from gossamer.losses import kd_loss, multi_label_loss, output_loss
 from gossamer.train.batches import to_channels_last
@@ -138,6 +140,11 @@ class Distillation(Soft):
             raise BadInput("distillation: a teacher without modules cannot be told from others; give it as a module")
         self.answers = TeacherOutputs(folder / teacher_identity(self.teacher))
 
+    def flush(self) -> None:
+        """Write to disk what was remembered."""
+        if self.answers is not None:
+            self.answers.flush()
+
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """(1 - alpha) * soft loss, a scalar."""
         return self.soft(outputs, self.expected(inputs), target)
@@ -181,6 +188,36 @@ class Distillation(Soft):
             if first is not None and first.device != device:
                 self.teacher.to(device)
         return self.teacher
+
+
+def kept_outputs(teacher: nn.Module, loader: Loader, folder: Path, progress: Progress, *, most: int) -> bool:
+    """Ask a teacher once for all batches of a loader, and keep its outputs for the trainings that see these again.
+
+    Args:
+        teacher: runs on its own device, in eval mode.
+        loader: whose samples are the same in every pass.
+        folder: what `Context.cache` is to be.
+        progress: where is said how far it is.
+        most: bytes that the outputs may take.
+
+    Returns:
+        Whether they are kept. False where they would take more, or where they are not one for each sample.
+    """
+    term, device = Distillation(teacher), device_of(teacher)
+    term.remember(folder)
+    try:
+        for done, batch in enumerate(progress.bar(loader, label="asking the teacher for its outputs")):
+            term.expected(tree_map_only(Tensor, lambda x: x.to(device), split(batch)[0]))
+            if (
+                not done
+                and term.answers is not None
+                and term.answers.row_bytes * len(split(batch)[0][0]) * len(loader) > most
+            ):
+                return False
+    except BadInput:  # outputs that belong to no sample
+        return False
+    term.flush()
+    return True
 
 
 def _alone(outputs: Any) -> Any:

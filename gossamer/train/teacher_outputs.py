@@ -58,6 +58,11 @@ class TeacherOutputs:
     def __len__(self) -> int:
         return len(self.place)
 
+    @property
+    def row_bytes(self) -> int:
+        """What the answer for one sample takes; 0 as long as none is known."""
+        return 0 if self.row is None else self.row.itemsize
+
     def __call__(self, inputs: tuple[Any, ...], ask: Ask | None) -> Any:
         """What the teacher gives for a batch, each input's first dimension being the samples. ask: what to call for
         samples that are not there, with inputs of those alone; None: they are an error (BadInput)."""

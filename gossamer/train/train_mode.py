@@ -20,8 +20,11 @@ def teacher_terms(
 ) -> list[Distillation]:
     """What the outputs of a teacher teach this student. Where the student gives other things in train mode, the teacher
     is put in train mode, too, but for norms and dropout; where even that gives nothing to compare, as with losses, the
-    student learns from the task's loss alone, which is said. A teacher that was asked for is kept as it is."""
+    student learns from the task's loss alone, which is said. A teacher that was asked for is kept as it is. With a
+    cache in the context, the outputs of a module are kept there."""
     term = Distillation(teacher, temperature=temperature, alpha=alpha)
+    if context.cache is not None and isinstance(teacher, nn.Module):
+        term.remember(context.cache)
     if not isinstance(teacher, nn.Module) or context.teacher is not None:
         return [term]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -33,6 +36,7 @@ def teacher_terms(
         except Exception:  # the training itself says what is wrong
             return [term]
         term.in_training()
+        term.answers = None  # those of the other mode
         try:
             if same_outputs(given, term.asked(*inputs)):
                 context.progress.say(

@@ -1,5 +1,6 @@
 """Lengths of trainings out of the time of a job, and where a job stands."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,23 @@ def test_a_training_is_not_longer_than_is_of_use_and_small_networks_get_more_ste
     usable = 300 * (1 - FINISH - DEPLOY)
     assert steps(usable - 100, WHOLE // 2) == pytest.approx(1067, abs=1)  # (1 + 3 / 2) / 4 of the time for each
     assert steps(0, 0) == ENOUGH
+
+
+def test_a_teacher_that_is_not_run_leaves_time_for_more_steps_as_long_as_these_are_no_long_training() -> None:
+    usable = 300 * (1 - FINISH - DEPLOY)
+    one = replace(schedule(usable - 30), remembered=True)
+    one = replace(one, task=replace(one.task, train=list(one.task.train) * (400 // len(one.task.train))))
+    recovery = one.recovery("attempt 1", WHOLE)
+    assert recovery is not None and recovery.steps == 400  # 30 s / (0.1 s * 3 / 4), where 300 are with a teacher
+    long = replace(one, task=replace(one.task, train=one.task.train[:40]))
+    recovery = long.recovery("attempt 2", WHOLE)
+    assert recovery is not None and recovery.steps == 8 * 40 - 1
+
+
+def test_time_for_another_attempt_is_what_its_training_takes() -> None:
+    usable = 300 * (1 - FINISH - DEPLOY)
+    assert schedule(usable - 0.11 * FEWEST).time_for("a plan", WHOLE)
+    assert not schedule(usable - 0.09 * FEWEST).time_for("a plan", WHOLE)
 
 
 def test_where_epochs_are_given_or_no_time_the_recovery_is_as_it_was_asked_for() -> None:

@@ -103,8 +103,7 @@ class Student(Retrain):
             return self.noted(self.train_with(terms, student, data, context, part=part, **changes), context, part=part)
         finally:
             for term in own:
-                if term.answers is not None:
-                    term.answers.flush()
+                term.flush()
 
 
 def regression(student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
