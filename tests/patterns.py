@@ -346,10 +346,10 @@ PATTERNS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 }
 
 
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """In double precision and eval mode, nothing constant, or a wrong cut would not be seen."""
+def randomized(model: nn.Module, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """In eval mode, nothing constant, or a wrong cut would not be seen."""
     generator = torch.Generator().manual_seed(seed)
-    model = model.double().eval()
+    model = model.to(dtype).eval()
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
@@ -359,15 +359,15 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def doubled(inputs: Any) -> Any:
-    """Floating point inputs in double precision."""
+def doubled(inputs: Any, dtype: torch.dtype = torch.float64) -> Any:
+    """Floating point inputs in double precision, or another one."""
     from torch.utils._pytree import tree_map_only
 
-    return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
+    return tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
 
 
-def pattern(name: str, seed: int = 0) -> tuple[nn.Module, Any]:
+def pattern(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Any]:
     """A network and its inputs."""
     torch.manual_seed(seed)
     factory, inputs = PATTERNS[name]
-    return randomized(factory(), seed), doubled(inputs)
+    return randomized(factory(), seed, dtype), doubled(inputs, dtype)

@@ -1,10 +1,10 @@
 """BatchNorm in two vectors instead of four: what it computes in eval mode is one scale and one shift per channel."""
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from gossamer.core.copies import copy_network
 
 
 @torch.no_grad()
@@ -15,7 +15,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     Outputs in eval mode are equal up to the rounding of float32. For deployment: training starts from other statistics.
     BatchNorms without weight, bias or running statistics are left as they are.
     """
-    folded = copy.deepcopy(model)
+    folded = copy_network(model)
     for module in folded.modules():
         if not isinstance(module, _BatchNorm) or not module.affine or module.running_mean is None:
             continue

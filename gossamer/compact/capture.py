@@ -1,6 +1,5 @@
 """The graph of a network in eval mode, from torch's exporter, with the batch size free."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,9 +9,12 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from gossamer.compact.torch_export import export_failure, free_batch, plain_outputs, silent
+from gossamer.compact.free_dimensions import free_dimensions
+from gossamer.compact.torch_export import export_failure, plain_outputs, refuse_compiled, silent
+from gossamer.core.copies import copy_network
 from gossamer.core.outputs import has_marks, marked, places
 from gossamer.errors import BadInput
+from gossamer.graph.tracer import warm_up
 from gossamer.gsr.format.graph import (
     DEVICE_OF_INPUT,
     DTYPES,
@@ -35,16 +37,16 @@ def capture(
     """The graph, and the constants that the network makes while it runs: tensors that follow those of `names`."""
     if not example_inputs or not all(isinstance(x, Tensor) for x in example_inputs):
         raise BadInput("example_inputs must be a tuple of tensors, or None to store the weights alone")
-    copied = copy.deepcopy(model).eval()
-    inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
+    refuse_compiled(model, ".gsr")
+    copied = copy_network(model).eval()
+    call = free_dimensions(copied, example_inputs, {}, {}, dynamic_batch=dynamic_batch)
     with silent(), torch.no_grad(), plain_outputs(copied):
         try:
-            program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
-            structure = places(copied.forward(*inputs))
+            warm_up(copied, call.args)
+            program = torch.export.export(copied, call.args, dynamic_shapes=call.shapes)
+            structure = places(copied.forward(*call.args))
         except Exception as error:
-            raise BadInput(
-                f"{export_failure(type(model).__name__, '.gsr', error, dynamic_batch)}; or {WEIGHTS_ONLY}"
-            ) from error
+            raise BadInput(f"{export_failure(copied, '.gsr', error, call)}; or {WEIGHTS_ONLY}") from error
     graph, constants = _Converter(program, names, type(model).__name__).graph()
     if has_marks(structure):
         graph = replace(graph, output=marked(graph.output, structure))

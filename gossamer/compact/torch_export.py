@@ -1,17 +1,19 @@
-"""What all exports through torch's exporter share: a free batch, plain outputs, silence, and one line of reason."""
+"""What all exports through torch's exporter share: plain outputs, silence, and one line of reason."""
 
-import inspect
+import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gossamer.compact.free_dimensions import Call
 from gossamer.core.outputs import plain
+from gossamer.errors import BadInput
 
 
 @contextmanager
@@ -24,30 +26,41 @@ def plain_outputs(model: nn.Module) -> Iterator[None]:
         hook.remove()
 
 
-def free_batch(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The inputs with a batch of at least 2 (some versions of torch take 1 as fixed) and which dimension is free, by
-    the parameters of `forward`: those of `*inputs` are one tuple, which must not be empty."""
-    first = next((x for x in inputs if isinstance(x, Tensor) and x.dim()), None)
-    if first is None:
-        return inputs, tuple(None for _ in inputs)
-    shares = [isinstance(x, Tensor) and x.dim() > 0 and len(x) == len(first) for x in inputs]
-    if len(first) == 1:
-        inputs = tuple(torch.cat([x, x]) if shared else x for x, shared in zip(inputs, shares))
-    shapes = tuple({0: torch.export.Dim.DYNAMIC} if shared else None for shared in shares)
-    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
-        at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-        return inputs, (*shapes[:at], shapes[at:]) if shapes[at:] else shapes
-    return inputs, shapes
+def refuse_compiled(model: nn.Module, target: str) -> None:
+    """Raise BadInput for TorchScript, from which torch exports nothing."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"its module {name!r}" if name else "it"
+            raise BadInput(
+                f"{type(model).__name__} cannot be exported to {target}: {what} is compiled by TorchScript; export the "
+                "module that it was made from"
+            )
 
 
-def export_failure(name: str, target: str, error: BaseException, dynamic_batch: bool) -> str:
-    """One line out of the exporter's report: the innermost cause."""
+def export_failure(
+    model: nn.Module, target: str, error: BaseException, call: Call, again: Callable[[], Any] | None = None
+) -> str:
+    """One line out of the exporter's report: the innermost cause, and advice where it helps.
+
+    Args:
+        model: the network.
+        target: what it was exported to, for the text.
+        error: of the exporter.
+        call: the run that failed.
+        again: exports with nothing free, to find out whether that helps; None: torch's own exporter.
+    """
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    hint = "; if its forward fixes the batch size, pass dynamic_batch=False" if dynamic_batch else ""
+    hint = ""
+    if call.shapes is not None:
+        with contextlib.suppress(Exception):
+            again() if again is not None else torch.export.export(model, call.args, call.kwargs)
+            named = f"free dimensions {sorted(set(call.names.values()))}" if call.names else "the batch size"
+            away = "leave them out of `free`" if call.names else "pass dynamic_batch=False"
+            hint = f"; its forward fixes {named}: {away}"
+    name = type(model).__name__
     return f"{name} cannot be exported to {target}: {type(cause).__name__}: {lines[0] if lines else cause}{hint}"
 
 

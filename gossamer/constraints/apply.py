@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from gossamer.constraints.base import Constraint
 from gossamer.constraints.codebook import share_codebooks
 from gossamer.constraints.mask import Mask
+from gossamer.core.copies import copy_network
 from gossamer.errors import BadInput, NoEffect, unknown
 
 Stack = parametrize.ParametrizationList
@@ -41,7 +42,7 @@ def constrain(model: nn.Module, added: Mapping[str, Constraint]) -> nn.Module:
     """
     if not added:
         raise NoEffect("constrain: no weights were named")
-    changed = copy.deepcopy(model)
+    changed = copy_network(model)
     stacks = _remove(changed, lambda stack: stack.original)
     owners = _owners(changed)
     for name, constraint in added.items():
@@ -176,7 +177,7 @@ def materialize(model: nn.Module) -> nn.Module:
 
     Classes and names are those before it was constrained, and outputs are bit-equal.
     """
-    plain = copy.deepcopy(model)
+    plain = copy_network(model)
     _remove(plain, lambda stack: stack())
     return plain
 
@@ -184,7 +185,7 @@ def materialize(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def unconstrained(model: nn.Module, names: Iterable[str]) -> nn.Module:
     """A copy in which these weights are unconstrained: plain, with their effective values."""
-    changed, wanted = copy.deepcopy(model), set(names)
+    changed, wanted = copy_network(model), set(names)
     values = {name: stack() for name, stack in constrained_stacks(changed).items() if name in wanted}
     stacks = _remove(changed, lambda stack: stack.original)
     owners = _owners(changed)
@@ -198,7 +199,7 @@ def unconstrained(model: nn.Module, names: Iterable[str]) -> nn.Module:
 
 def finalize(model: nn.Module) -> nn.Module:
     """A copy in which constraints that are made for one training (with scores, probes) are replaced by what remains."""
-    changed = copy.deepcopy(model)
+    changed = copy_network(model)
     stacks = _remove(changed, lambda stack: stack.original)
     owners = _owners(changed)
     for name, stack in stacks.items():

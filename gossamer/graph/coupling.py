@@ -70,7 +70,8 @@ def find_coupled_channels(graph: CouplingGraph, dimension_of_index: NDArray[np.i
         dimension_of_index: a number for the parameter dimension that each channel index belongs to.
     """
     components = _describe(graph, dimension_of_index)
-    produced = components.first_op < NEVER
+    # Memory that is filled later has indices too: where it meets no parameter's dimension, it is no channel.
+    produced = (components.first_op < NEVER) & (components.signature != 0)
     by_index = np.lexsort((np.arange(components.count), components.first_index))
     channels = by_index[(produced & (components.reason < 0))[by_index]]
     fixed = by_index[(produced & (components.reason >= 0))[by_index]]

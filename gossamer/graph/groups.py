@@ -16,7 +16,8 @@ from gossamer.graph.channel_index import Choose, CouplingGraph, IndexedValue, In
 from gossamer.graph.coupling import CoupledChannels, Mask, find_coupled_channels
 from gossamer.graph.propagation import Propagations
 from gossamer.graph.rules import propagate
-from gossamer.graph.tracer import Op, Trace, trace
+from gossamer.graph.slicing import convolution_weights
+from gossamer.graph.tracer import Op, Trace, tensor_names, trace
 
 if TYPE_CHECKING:
     from gossamer.graph.solver import CutSolver
@@ -145,10 +146,9 @@ class ChannelGroups:
 def _convolution_weights(model: nn.Module, traces: list[Trace]) -> dict[str, int]:
     """Convolution weights by name, with their groups: dimensions after the second are no channels."""
     found: dict[str, int] = {}
-    names = {id(p): name for name, p in model.named_parameters()}
-    for module in model.modules():
-        if isinstance(module, nn.modules.conv._ConvNd) and id(module.weight) in names:
-            found[names[id(module.weight)]] = module.groups
+    names = tensor_names(model)
+    for tensor, groups in convolution_weights(model):
+        found[names[id(tensor)]] = groups
     for t in traces:
         for op in t.ops:
             if op.name in ("aten.convolution", "aten._convolution") and op.args[1].index in t.names:
@@ -179,6 +179,16 @@ def _number_indices(graph: CouplingGraph, model: nn.Module, kernels: Mapping[str
                 axes[d] = indices.reshape([-1 if i == d else 1 for i in range(len(shape))])
         graph.parameters[name] = IndexedValue(axes)
     return dimensions
+
+
+def _fix_compiled(graph: CouplingGraph, model: nn.Module) -> None:
+    """TorchScript has its sizes in its code, and its modules cannot be copied with other tensors."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            for key, _ in module.named_parameters(name, recurse=False):
+                why = f"{name or 'the network'} is compiled by TorchScript: prune the module that it was made from"
+                for indices in graph.parameters.get(key, IndexedValue()).axes.values():
+                    graph.fix(indices, why)
 
 
 def _head_split(model: nn.Module) -> Any:
@@ -259,9 +269,11 @@ def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -
     graph = CouplingGraph()
     runs = [run] if training_run is None else [run, training_run]
     dimensions = _number_indices(graph, model, _convolution_weights(model, runs))
+    _fix_compiled(graph, model)
     choose: Callable[[Op], Choose] = _head_split(model) if heads else lambda op: last
     # Both runs state their facts about the same channel indices of the same parameters.
     propagations = Propagations(*(propagate(graph, one, choose) for one in runs))
+    notes += dict.fromkeys(why for _, run in propagations.runs() for why in run.failures)
     coupled, groups = group(graph, dimensions)
     return ChannelGroups(model, example_inputs, graph, coupled, propagations, groups, notes, training_inputs)
 

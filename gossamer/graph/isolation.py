@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 @contextlib.contextmanager
@@ -18,7 +19,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         inner = [(v, type(v)(v)) for v in module.__dict__.values() if type(v) in (dict, list, set)]
         saved.append((module, dict(module.__dict__), inner))
-    values = [(b, b.clone(), b._version) for b in model.buffers()]
+    values = [(b, b.clone()) for b in model.buffers()]
     with torch.random.fork_rng(devices=[]):
         try:
             yield
@@ -29,21 +30,47 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 for container, before in inner:
                     container.clear()
                     container.extend(before) if isinstance(container, list) else container.update(before)
-            with torch.no_grad():
-                for buffer, value, version in values:  # unchanged ones are not written: that would count as a change
-                    if buffer._version != version:
+            for buffer, value in values:
+                # Not all kernels count what they write, so values are compared; fake tensors hold nothing.
+                if not isinstance(buffer, FakeTensor) and not torch.equal(buffer, value):
+                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                         buffer.copy_(value)
 
 
 @contextlib.contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """All modules in training mode, or none."""
+    with untouched(model):
+        model.train(training)
+        yield
+
+
+@contextlib.contextmanager
 def plain_kernels() -> Iterator[None]:
-    """No fused transformer kernels, which hide their operations, and no log lines about fake tensors."""
+    """No fused kernels, which hide their operations, and no log lines about fake tensors.
+
+    Transformers have such kernels, and TorchScript makes them once it has run a few times.
+    """
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level, fast = logger.level, torch.backends.mha.get_fastpath_enabled()
     logger.setLevel(logging.CRITICAL)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def plain_recurrence() -> Iterator[None]:
+    """No fused recurrent layers: their steps are operations of their own, as in double precision on the CPU."""
+    mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    torch._C._set_mkldnn_enabled(False)  # the public switches warn, and set more than this
+    torch._C._set_cudnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(mkldnn)
+        torch._C._set_cudnn_enabled(cudnn)

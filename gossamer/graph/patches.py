@@ -1,6 +1,8 @@
 """Integer attributes of modules that count channels, and so must follow a pruning."""
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,10 @@ from gossamer.graph.propagation import Propagation
 from gossamer.graph.shapes import counted_indices
 from gossamer.graph.tracer import Op
 
-LONGEST = 16  # elements of a tuple or list, and combinations of attributes, that are looked at
+LONGEST = 16  # combinations of attributes that are tried
+DEPTH = 4  # containers in containers that are looked through
+ENTRIES = 256  # of each container
+OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True)
@@ -141,21 +146,32 @@ def combinations(options: Mapping[tuple[str, str], list[Patch]]) -> Iterator[Pat
 
 
 def channel_integers(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """Integer attributes that may be sizes, also in tuples, lists and plain configuration objects."""
-    for key, value in vars(module).items():
-        if key.startswith("__") or key == "training":
-            continue
-        yield from _integers(key, value, deep=not isinstance(value, nn.Module | Tensor))
+    """Integer attributes that may be sizes, with their paths (see `get_attribute`).
+
+    Also those of the class, and in tuples, lists, dicts, dataclasses and plain configuration objects.
+    """
+    classes = [c for c in type(module).__mro__ if issubclass(c, nn.Module) and not c.__module__.startswith("torch.")]
+    found = {key: value for c in reversed(classes) for key, value in vars(c).items() if type(value) is int}
+    for key, value in (found | vars(module)).items():
+        if key not in OF_EVERY_MODULE and not key.startswith("__"):
+            yield from _integers(key, value, DEPTH)
 
 
-def _integers(path: str, value: Any, *, deep: bool) -> Iterator[tuple[str, int]]:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 1:
-        yield path, value
-    elif isinstance(value, list | tuple) and len(value) <= LONGEST:
-        for i, item in enumerate(value):
-            if isinstance(item, int) and not isinstance(item, bool) and item > 1:
-                yield f"{path}.{i}", item
-    elif deep and hasattr(value, "__dict__") and not callable(value) and not isinstance(value, type):
-        for key, item in vars(value).items():
-            if isinstance(item, int) and not key.startswith("__"):
-                yield from _integers(f"{path}.{key}", item, deep=False)
+def _integers(path: str, value: Any, depth: int) -> Iterator[tuple[str, int]]:
+    if isinstance(value, int):
+        if not isinstance(value, bool) and value > 1:
+            yield path, value
+        return
+    if depth == 0 or isinstance(value, str | Tensor | nn.Module | type) or callable(value):
+        return
+    inner: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        inner = [(f"{path}[{json.dumps(k)}]", v) for k, v in value.items() if isinstance(k, str | int)]
+    elif isinstance(value, list | tuple):
+        inner = [(f"{path}.{i}", v) for i, v in enumerate(value)]
+    elif dataclasses.is_dataclass(value):
+        inner = [(f"{path}.{f.name}", getattr(value, f.name, None)) for f in dataclasses.fields(value)]
+    elif hasattr(value, "__dict__"):
+        inner = [(f"{path}.{k}", v) for k, v in vars(value).items() if not k.startswith("__")]
+    for name, item in inner[:ENTRIES]:
+        yield from _integers(name, item, depth - 1)

@@ -2,7 +2,9 @@
 
 The original is replayed from its recorded operations with the removed rows and columns of all parameters set to zero.
 Operations that reduce over channels (layer norm, softmax over channels, L2 norm) see the kept channels only, and
-numbers that follow a width (the scale of attention) are those of the small network; both are named.
+numbers that follow a width (the scale of attention) are those of the small network; both are named. Where the run
+depends on data (rows above a score), both networks take the decisions of the original's run, and the values that are
+decided from are compared as well.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,19 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.errors import BadInput
 from gossamer.graph.channel_index import IndexedValue, Kept
 from gossamer.graph.coupling import Mask
-from gossamer.graph.isolation import plain_kernels
+from gossamer.graph.decisions import take
+from gossamer.graph.isolation import mode, plain_kernels
 from gossamer.graph.propagation import Propagation
-from gossamer.graph.shapes import compact, scatter
+from gossamer.graph.shapes import compact, expected, scatter
 from gossamer.graph.tracer import (
     Op,
     Ref,
     Trace,
     arguments,
-    mode,
     output_tensors,
     own_arguments,
+    record,
 )
 
 
@@ -49,6 +53,14 @@ class Proof:
     max_relative: float
     statistics: tuple[str, ...] = ()
     scalars: tuple[str, ...] = ()
+
+
+class Unproven(Exception):
+    """A proof that cannot be made. index: of the operation at which it ends, -1 outside of any."""
+
+    def __init__(self, index: int, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.index = index
 
 
 @dataclass
@@ -116,11 +128,14 @@ def replay_operations(
         return value
 
     for i, op in enumerate(trace.ops):
-        args, kwargs = fetch(op.args), {key: fetch(value) for key, value in op.kwargs.items()}
-        # An operation in place must not change the caller's parameters and constants.
-        if op.name.endswith("_") and isinstance(op.args[0], Ref) and op.args[0].index not in env:
-            args = (args[0].clone(), *args[1:])
-        out = _apply(i, op, args, kwargs, substitution)
+        try:
+            args, kwargs = fetch(op.args), {key: fetch(value) for key, value in op.kwargs.items()}
+            # An operation in place must not change the caller's parameters and constants.
+            if op.name.endswith("_") and isinstance(op.args[0], Ref) and op.args[0].index not in env:
+                args = (args[0].clone(), *args[1:])
+            out = _apply(i, op, args, kwargs, trace, substitution)
+        except Exception as error:
+            raise Unproven(i, error) from error
         results = list(out) if isinstance(out, list | tuple) else [out]
         for ref, result in zip(op.outs, results):
             if ref is not None:
@@ -131,13 +146,13 @@ def replay_operations(
     yield -1, [fetch(ref) for ref in trace.outputs]
 
 
-def _apply(i: int, op: Op, args: Any, kwargs: Any, substitution: Substitution | None) -> Any:
+def _apply(i: int, op: Op, args: Any, kwargs: Any, trace: Trace, s: Substitution | None) -> Any:
     if op.name == "aten.view":  # `scatter` may have laid it out differently in memory
         return args[0].reshape(args[1])
-    if substitution is None:
-        return op.func(*args, **kwargs)
-    s = substitution
-    if i not in s.small.matched:
+    decision = trace.decisions.get(i) if s is None or i in s.small.matched else None
+    if decision is not None and (s is None or s.small.matched[i] in s.small.decisions):
+        return take(decision, op.func, args, kwargs)
+    if s is None or i not in s.small.matched:
         return op.func(*args, **kwargs)
     other = s.small.ops[s.small.matched[i]]
     # Means, variances and softmax over channels would see the zeros of the masked ones. They are computed on the kept
@@ -215,18 +230,73 @@ def compare(
     small_trace: Trace,
     kept: Mapping[str, Any],
 ) -> Proof:
-    """Run the small network for real and replay the masked original; how far their outputs are apart."""
-    substitution = Substitution(propagation, mask, small_trace)
-    with plain_kernels():
-        reference = _last(replay_operations(propagation.trace, _masked_parameters(model, kept), inputs, substitution))
-    args, kwargs = own_arguments(inputs)
-    with mode(small, False), plain_kernels():
-        outputs = output_tensors(small(*args, **kwargs))
-    if len(outputs) != len(reference):
-        worst = float("inf")
+    """Run the small network for real and replay the masked original; how far their outputs are apart.
+
+    Raises BadInput where the outputs show nothing, Unproven where one of the two does not run.
+    """
+    decisions = propagation.trace.decisions
+    outputs: list[Tensor] = []
+    try:
+        with mode(small, False), plain_kernels():
+            if decisions:
+                path = expected(propagation, mask)
+                small_trace = record(small, inputs, fake=None, expected=path, decided=decisions)
+            else:
+                torch.manual_seed(0)  # for forwards that draw numbers
+                args, kwargs = own_arguments(inputs)
+                outputs = output_tensors(small(*args, **kwargs))
+    except Exception as error:
+        raise Unproven(getattr(error, "index", -1), error) from error
+    s = Substitution(propagation, mask, small_trace)
+    with mode(model, False), plain_kernels():
+        if decisions:
+            pairs = _compared(model, small, inputs, s, kept)
+        else:
+            torch.manual_seed(0)
+            reference = _last(replay_operations(propagation.trace, _masked_parameters(model, kept), inputs, s))
+            pairs = list(zip(outputs, reference)) if len(outputs) == len(reference) else []
+    if pairs:
+        _refuse_blind([b for _, b in pairs], inputs)
+    worst = max((relative_difference(a, b) for a, b in pairs), default=float("inf"))
+    return Proof(max_relative=worst, statistics=tuple(s.statistics), scalars=tuple(s.scalars))
+
+
+def _compared(
+    model: nn.Module, small: nn.Module, inputs: Any, s: Substitution, kept: Mapping[str, Any]
+) -> list[tuple[Tensor, Tensor]]:
+    """Outputs of both networks, and the values that their decisions are made from."""
+    trace = s.propagation.trace
+    made = {ref.index: i for i, op in enumerate(trace.ops) for ref in op.outs if ref is not None}
+    before = {made[ref.index] for i in trace.decisions for ref in trace.ops[i].refs() if ref.index in made}
+    before |= {made[ref.index] for i in before for ref in trace.ops[i].refs() if ref.index in made}
+    pairs = []
+    for i, wide, narrow in lockstep(model, small, inputs, s, kept):
+        if i < 0:
+            pairs += list(zip(narrow, wide, strict=True))
+        elif i in before:
+            pairs += [(b, a) for a, b in _kept_parts(trace.ops[i], wide, narrow, s)]
+    return pairs
+
+
+def _refuse_blind(reference: list[Tensor], inputs: Any) -> None:
+    """Refuse outputs in which no cut could be seen: they prove nothing."""
+    numbers = [t for t in reference if t.numel() > 0]
+    finite = [t[t.isfinite()] for t in numbers]
+    if not numbers:
+        why = "all outputs are empty"
+    elif not any(t.numel() for t in finite):
+        given = output_tensors(arguments(inputs))
+        bad = not all(bool(t.isfinite().all()) for t in given)
+        why = f"no output has a finite number{', and neither have the example inputs everywhere' * bad}"
+    elif all(t.numel() == 0 or (t.numel() > 1 and bool((t == t[0]).all())) for t in finite):
+        value = next(t for t in finite if t.numel())[0].item()
+        why = f"the outputs are {value:g} everywhere"
     else:
-        worst = max((relative_difference(a, b) for a, b in zip(outputs, reference)), default=0.0)
-    return Proof(max_relative=worst, statistics=tuple(substitution.statistics), scalars=tuple(substitution.scalars))
+        return
+    raise BadInput(
+        f"the proof of the pruning has nothing to look at: {why}; give example inputs (and weights) with which the "
+        "network gives different finite numbers, or prove=False"
+    )
 
 
 def _masked_parameters(model: nn.Module, kept: Mapping[str, Any]) -> Callable[[str], Tensor]:
@@ -241,6 +311,44 @@ def _last(steps: Iterator[tuple[int, list[Any]]]) -> list[Any]:
     return results
 
 
+def lockstep(
+    model: nn.Module, small: nn.Module, inputs: Any, s: Substitution, kept: Mapping[str, Any]
+) -> Iterator[tuple[int, list[Any], list[Any]]]:
+    """Replay both networks together.
+
+    Yields:
+        For every operation that both have, its number in the original and the results of the original and of the small
+        one; at the end -1 and the outputs.
+    """
+    named: dict[str, Tensor] = dict([*small.named_parameters(), *small.named_buffers()])
+    torch.manual_seed(0)
+    state = torch.get_rng_state()  # of the small one: both draw the same numbers, but not at the same time
+    narrow = replay_operations(s.small, lambda name: named[name].detach(), inputs)
+    results: list[Any] = []
+    reached = -1
+    for i, wide in replay_operations(s.propagation.trace, _masked_parameters(model, kept), inputs, s):
+        if i >= 0 and i not in s.small.matched:
+            continue
+        other = torch.get_rng_state()
+        torch.set_rng_state(state)
+        if i < 0:
+            results = _last(narrow)
+        while i >= 0 and reached < s.small.matched[i]:
+            reached, results = next(narrow)
+        state = torch.get_rng_state()
+        torch.set_rng_state(other)
+        yield i, wide, results
+
+
+def _kept_parts(op: Op, wide: list[Any], narrow: list[Any], s: Substitution) -> Iterator[tuple[Tensor, Tensor]]:
+    """What stays of an operation's results, and what the small network has there; floating point numbers only."""
+    for ref, a, b in zip(op.outs, wide, narrow):
+        if isinstance(a, Tensor) and ref is not None and a.is_floating_point():
+            value = s.propagation.values[ref.index]
+            if not value.free:
+                yield compact(a, value, s.mask), b
+
+
 @torch.no_grad()
 def first_difference(
     model: nn.Module,
@@ -253,20 +361,12 @@ def first_difference(
     tolerance: float,
 ) -> int:
     """The first operation whose kept channels differ between the replays of the two networks, or -1."""
-    named: dict[str, Tensor] = dict([*small.named_parameters(), *small.named_buffers()])
-    narrow = replay_operations(small_trace, lambda name: named[name].detach(), inputs)
-    results: list[Any] = []
-    reached = -1
-    for i, wide in replay_operations(
-        propagation.trace, _masked_parameters(model, kept), inputs, Substitution(propagation, mask, small_trace)
-    ):
-        if i < 0 or i not in small_trace.matched:
-            continue
-        while reached < small_trace.matched[i]:
-            reached, results = next(narrow)
-        for ref, a, b in zip(propagation.trace.ops[i].outs, wide, results):
-            if isinstance(a, Tensor) and ref is not None and not propagation.values[ref.index].free:
-                kept_part = compact(a, propagation.values[ref.index], mask)
-                if a.is_floating_point() and relative_difference(b, kept_part) > tolerance:
-                    return i
+    s = Substitution(propagation, mask, small_trace)
+    with torch.random.fork_rng(devices=[]):
+        for i, wide, narrow in lockstep(model, small, inputs, s, kept):
+            if i < 0:
+                continue
+            parts = _kept_parts(propagation.trace.ops[i], wide, narrow, s)
+            if any(relative_difference(b, a) > tolerance for a, b in parts):
+                return i
     return -1

@@ -36,6 +36,8 @@ class Propagation:
         values: what is known of every tensor, by its number in the trace.
         statistics: operations that reduce over channels, by number: they see fewer channels after pruning.
         index: number of the operation that is looked at.
+        written: tensors that something is written into later, by number.
+        failures: rules that failed, with the reason.
     """
 
     graph: CouplingGraph
@@ -44,6 +46,8 @@ class Propagation:
     values: list[IndexedValue] = field(default_factory=list)
     statistics: dict[int, str] = field(default_factory=dict)
     index: int = 0
+    written: frozenset[int] = frozenset()
+    failures: dict[str, None] = field(default_factory=dict)
 
     def value(self, ref: Ref) -> IndexedValue:
         return self.values[ref.index]
@@ -96,7 +100,7 @@ def rule(*names: str) -> Callable[[F], F]:
 
 def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose] = lambda op: last) -> Propagation:
     """Send the channel indices of the parameters through a trace, operation by operation."""
-    prop = Propagation(graph, trace, choose, [IndexedValue() for _ in trace.shapes])
+    prop = Propagation(graph, trace, choose, [IndexedValue() for _ in trace.shapes], written=_written_later(trace))
     for index, name in trace.names.items():
         prop.values[index] = graph.parameters.get(name, IndexedValue())
     for prop.index, op in enumerate(trace.ops):
@@ -106,15 +110,49 @@ def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose]
     return prop
 
 
+def _written_later(trace: Trace) -> frozenset[int]:
+    """Tensors into which an operation writes, itself or through a view."""
+    root = list(range(len(trace.shapes)))
+    written = set()
+    for op in trace.ops:
+        source = op.args[0] if op.args and isinstance(op.args[0], Ref) else None
+        arguments = op.func._schema.arguments
+        alias = arguments[0].alias_info if arguments else None
+        if source is None or alias is None:
+            continue
+        if alias.is_write:
+            written.add(root[source.index])
+        for out in op.outs:
+            if out is not None:
+                root[out.index] = root[source.index]
+    return frozenset(written)
+
+
 def _step(prop: Propagation, op: Op) -> None:
+    """One operation. Whatever its rule raises, or gives that cannot be, fixes what enters, by name."""
+    try:
+        results = _ruled(prop, op)
+        why = f"no rule for {op.where}"
+    except Exception as error:  # a fault of a rule must not end the job of a network that works
+        results, why = None, f"the rule for {op.where} fails ({type(error).__name__}: {error})"
+        prop.failures.setdefault(why)
+    if results is None:
+        for ref in op.refs():
+            prop.fix(prop.value(ref), why)
+        return
+    for out, value in zip(op.outs, results):
+        if out is not None:
+            prop.values[out.index] = value
+
+
+def _ruled(prop: Propagation, op: Op) -> list[IndexedValue] | None:
+    """What the operation's rule gives, None without one."""
     function = RULES.get(op.name) or (RULES.get(op.name[:-1]) if op.name.endswith("_") else None)
     # PyTorch tags its elementwise operations; only those that combine dimensions need a rule of their own.
     if function is None and torch.Tag.pointwise in op.func.tags:
         function = pointwise
     if function is None:
-        for ref in op.refs():
-            prop.fix(prop.value(ref), f"no rule for {op.where}")
-        return
+        return None
     result = function(prop, op)
     results = [result] if isinstance(result, IndexedValue) else list(result)
     if len(results) == 1:
@@ -123,7 +161,15 @@ def _step(prop: Propagation, op: Op) -> None:
         _written(prop, op, prop.value(op.args[0]), results)
     for out, value in zip(op.outs, results):
         if out is not None:
-            prop.values[out.index] = value
+            _check(value, prop.shape(out))
+    return results
+
+
+def _check(value: IndexedValue, shape: Shape) -> None:
+    for axis, indices in value.axes.items():
+        fits = indices.ndim == len(shape) and indices.shape[axis] == shape[axis]
+        if not fits or any(n not in (1, m) for n, m in zip(indices.shape, shape)):
+            raise ValueError(f"channel indices of {list(indices.shape)} along {axis} for a tensor of {list(shape)}")
 
 
 def _written(prop: Propagation, op: Op, target: IndexedValue, results: list[IndexedValue]) -> None:
@@ -165,7 +211,12 @@ def pointwise(prop: Propagation, op: Op) -> IndexedValue:
     "empty_permuted",
 )
 def constant(prop: Propagation, op: Op) -> IndexedValue:
-    return IndexedValue({}, frozenset(range(len(prop.out_shape(op)))))
+    """Of any size; memory that is filled later has channel indices of its own, which go with what is written there."""
+    shape, out = prop.out_shape(op), op.outs[0]
+    if out is None or out.index not in prop.written:
+        return IndexedValue({}, frozenset(range(len(shape))))
+    sizes = [[n if i == d else 1 for i in range(len(shape))] for d, n in enumerate(shape)]
+    return IndexedValue({d: prop.graph.new_indices(n).reshape(sizes[d]) for d, n in enumerate(shape) if n > 1})
 
 
 def through(prop: Propagation, op: Op, ref: Ref, touched: Iterable[int]) -> IndexedValue:

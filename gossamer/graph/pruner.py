@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from gossamer.errors import BadInput
 from gossamer.graph.channel_index import Indices, Kept
+from gossamer.graph.expectation import Mismatch
+from gossamer.graph.fake_tensors import fake_mode
 from gossamer.graph.groups import ChannelGroups, find_groups
-from gossamer.graph.proof import Proof, compare, first_difference, listed
+from gossamer.graph.isolation import mode
+from gossamer.graph.proof import Proof, Unproven, compare, first_difference, listed
 from gossamer.graph.shapes import expected
 from gossamer.graph.slicing import PruningPlan, resize
 from gossamer.graph.solver import CutSolver, Solution
-from gossamer.graph.tracer import Mismatch, fake_mode, mode, record
+from gossamer.graph.tracer import record
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -94,10 +97,17 @@ def prune(
     while True:  # ends: every round that is not accepted leaves at least one more group whole
         solution = solver.solve(fractions, channel_scores)
         small = resize(channels.model, None, solution.plan)
-        proof = _compare(channels, small, solution) if prove else None
+        try:
+            proof = _compare(channels, small, solution) if prove else None
+        except Unproven as error:
+            if not solution.plan.widths:
+                raise BadInput(f"the proof cannot be made: {error}; prove=False prunes without one") from error
+            _skip_failing(solver, solution, error.index, f"the proof cannot be made ({error}")
+            continue
         if proof is None or proof.max_relative <= tolerance or not solution.plan.widths:
             break
-        _skip_failing(channels, solver, small, solution, proof, tolerance)
+        index = _first_difference(channels, small, solution, tolerance)
+        _skip_failing(solver, solution, index, f"the proof fails ({proof.max_relative:.1e}")
     widths = {name: solution.plan.widths.get(name, (solver.widths.size(name),) * 2) for name in fractions}
     widths |= solution.plan.widths
     skipped = {name: solver.skipped[name] for name in fractions if name in solver.skipped}
@@ -137,10 +147,14 @@ def prove(original: nn.Module, small: nn.Module, plan: PruningPlan, example_inpu
                 example_inputs,
                 fake=fake_mode() if propagation.trace.fake else None,
                 expected=expected(propagation, mask),
+                decided=propagation.trace.decisions,
             )
         except Mismatch as mismatch:
             raise BadInput(f"the small network is not what the plan makes of the original: {mismatch}") from mismatch
-    return compare(original, small, example_inputs, propagation, mask, trace, plan.kept)
+    try:
+        return compare(original, small, example_inputs, propagation, mask, trace, plan.kept)
+    except Unproven as error:
+        raise BadInput(f"the proof cannot be made: {error}") from error
 
 
 def _removed(indices: Indices, kept: Kept) -> Indices:
@@ -163,29 +177,34 @@ def _compare(channels: ChannelGroups, small: nn.Module, solution: Solution) -> P
     )
 
 
-def _skip_failing(
-    channels: ChannelGroups, solver: CutSolver, small: nn.Module, solution: Solution, proof: Proof, tolerance: float
-) -> None:
-    """Leave the groups whole at which the two networks first differ; all of them if that cannot be told."""
-    propagation = channels.propagations.eval
-    index = first_difference(
-        channels.model,
-        small,
-        channels.example_inputs,
-        propagation,
-        solution.mask,
-        solution.trace,
-        solution.plan.kept,
-        tolerance,
-    )
+def _first_difference(channels: ChannelGroups, small: nn.Module, solution: Solution, tolerance: float) -> int:
+    """The operation at which the two networks first differ, -1 if that cannot be told."""
+    try:
+        return first_difference(
+            channels.model,
+            small,
+            channels.example_inputs,
+            channels.propagations.eval,
+            solution.mask,
+            solution.trace,
+            solution.plan.kept,
+            tolerance,
+        )
+    except Unproven as error:
+        return error.index
+
+
+def _skip_failing(solver: CutSolver, solution: Solution, index: int, why: str) -> None:
+    """Leave the groups whole at an operation where the proof ends; all of them if it is none."""
+    propagation = solver.channels.propagations.eval
     names = set(solution.plan.widths)
     where = ""
-    if index >= 0:
+    if 0 <= index < len(propagation.trace.ops):
         op = propagation.trace.ops[index]
         where = f" from {op.where} on"
         names = (solver.widths.groups_in([op], propagation) & names) or names
     for name in sorted(names):
-        solver.skipped[name] = f"the proof fails ({proof.max_relative:.1e}{where})"
+        solver.skipped[name] = f"{why}{where})"
 
 
 def _rounded(

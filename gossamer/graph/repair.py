@@ -50,7 +50,10 @@ class Repair:
         return self._patch(stack, mask, exact=True) or self._link(stack) or self._patch(stack, mask, exact=False)
 
     def _gets_further(self, mask: Mask) -> bool:
-        result = self.solver.run(mask)
+        try:
+            result = self.solver.run(mask)
+        except Exception:  # an attribute that does not take another value
+            return False
         return not isinstance(result, Failure) or self.failure.is_before(result)
 
     def _patch(self, stack: Sequence[str], mask: Mask, *, exact: bool) -> bool:
@@ -118,4 +121,4 @@ class Repair:
         if not names:
             raise RuntimeError(f"the network does not run as traced: {mismatch}")
         for name in sorted(names):
-            widths.skipped[name] = f"{mismatch} ({op.where})"
+            widths.skipped[name] = f"{mismatch} ({op.where}{f'; {mismatch.line}' if mismatch.line else ''})"

@@ -5,20 +5,22 @@ fake tensors have no data. Networks that fake tensors cannot run are tried on re
 """
 
 import contextlib
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.copies import copy_network
 from gossamer.graph.attributes import Attribute, get_attribute, set_attribute
 from gossamer.graph.channel_index import Kept
 from gossamer.graph.coupling import Mask
-from gossamer.graph.isolation import untouched
+from gossamer.graph.expectation import Mismatch
+from gossamer.graph.fake_tensors import fake_mode
+from gossamer.graph.isolation import mode, untouched
 from gossamer.graph.shapes import Failure, expected, kept_indices, size_after
 from gossamer.graph.slicing import is_channels_last, take_channels
-from gossamer.graph.tracer import Mismatch, Trace, fake_mode, mode, record, tensor_names
+from gossamer.graph.tracer import Trace, record, tensor_names
 
 if TYPE_CHECKING:
     from gossamer.graph.groups import ChannelGroups
@@ -40,7 +42,7 @@ class ShapeRunner:
         # The stand-in has modules of its own but the tensors of the network: these are exchanged for a run.
         shared: list[Tensor] = [*model.parameters(), *model.buffers()]
         with untouched(model):
-            self.stand_in = copy.deepcopy(model, {id(t): t for t in shared})
+            self.stand_in = copy_network(model, {id(t): t for t in shared})
         self.modules = dict(self.stand_in.named_modules())
         self.fake = fake_mode()
         self.shapes_only = all(run.trace.fake for _, run in channels.propagations.runs())
@@ -114,6 +116,7 @@ class ShapeRunner:
                         self.channels.inputs(training),
                         fake=self.fake if self.shapes_only else None,
                         expected=expected(propagation, mask),
+                        decided=propagation.trace.decisions,
                     )
                 except Mismatch as mismatch:
                     return Failure(training, mismatch)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gossamer.graph.channel_index import IndexedValue, Indices, Kept, Shape
 from gossamer.graph.coupling import Mask
+from gossamer.graph.expectation import LAYOUT, Expected, Mismatch
 from gossamer.graph.propagation import Propagation
-from gossamer.graph.tracer import LAYOUT, Expected, Mismatch, Op, Ref
+from gossamer.graph.tracer import Op, Ref
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Pruning plans, and the smaller networks that they describe."""
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,12 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from gossamer.constraints.apply import refuse_constrained
+from gossamer.core.copies import copy_network
 from gossamer.errors import BadInput
 from gossamer.graph.attributes import Attribute, set_attribute
 from gossamer.graph.channel_index import Kept
-from gossamer.graph.tracer import fake_mode, mode, record, rejected, tensor_names
+from gossamer.graph.fake_tensors import fake_mode
+from gossamer.graph.isolation import mode
+from gossamer.graph.tracer import record, rejected, tensor_names
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def resize(model: nn.Module, example_inputs: Any, plan: PruningPlan) -> nn.Modul
         memo[id(tensor)] = (
             nn.Parameter(small, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
         )
-    result = copy.deepcopy(model, memo)
+    result = copy_network(model, memo)
     set_attributes(result, plan.attributes)
     if example_inputs is not None:
         check_runs(result, example_inputs)
@@ -141,7 +144,7 @@ def check_runs(model: nn.Module, example_inputs: Any) -> None:
 
 
 def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Attribute]]) -> None:
-    """Give modules the new values of their attributes. `sizes.1` is the second element of `sizes`."""
+    """Give modules the new values of their attributes."""
     modules = dict(model.named_modules())
     for name, values in attributes.items():
         for path, value in values.items():
@@ -152,6 +155,8 @@ def described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     """What a standard module says of its own parameters, for their new shapes (by the parameter's own name)."""
     weight = shapes.get("weight", ())
     match module:
+        case nn.modules.conv._ConvNd() | nn.Linear() | nn.Bilinear() | nn.Embedding() | nn.PReLU() if not weight:
+            return {}
         case nn.modules.conv._ConvNd():
             return _convolution(module, weight)
         case nn.Linear():
@@ -168,8 +173,12 @@ def described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[
                 return {}
             one_each = module.num_groups == module.num_channels
             return {"num_channels": weight[0], **({"num_groups": weight[0]} if one_each else {})}
-        case nn.Embedding() | nn.EmbeddingBag():
+        case nn.Embedding() | nn.EmbeddingBag() if weight:
             return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
+        case nn.RNNBase():
+            return _recurrent(module.mode, "_l0", shapes)
+        case nn.RNNCellBase():
+            return _recurrent(type(module).__name__.removesuffix("Cell"), "", shapes)
         case nn.PReLU():
             return {"num_parameters": weight[0]}
         case nn.MultiheadAttention():
@@ -179,6 +188,13 @@ def described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[
             return {"embed_dim": packed[1], "kdim": packed[1], "vdim": packed[1]}
         case _:
             return {}
+
+
+def _recurrent(kind: str, suffix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Attribute]:
+    rows, inputs = shapes[f"weight_ih{suffix}"]
+    projected = shapes.get("weight_hr_l0", (0,))[0]
+    gates = {"LSTM": 4, "GRU": 3}.get(kind, 1)
+    return {"input_size": inputs, "hidden_size": rows // gates, **({"proj_size": projected} if projected else {})}
 
 
 def _convolution(module: nn.Module, weight: tuple[int, ...]) -> dict[str, Attribute]:
@@ -216,5 +232,23 @@ def changed_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) 
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters(recurse=False)
-    yield from module.named_buffers(recurse=False)
+    """A module's tensors by name; of a weight that is computed (weight norm, spectral norm, a mask), its source."""
+    own = dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
+    yield from own.items()
+    for name, tensor in sorted(own.items(), key=lambda item: item[1].numel()):  # the largest, which comes last, counts
+        key = name.removesuffix("_orig").removesuffix("_v")
+        if key not in own and hasattr(module, key):
+            yield key, tensor
+    if parametrize.is_parametrized(module):
+        for key, stack in module.parametrizations.items():  # type: ignore[operator, union-attr]
+            yield key, max(stack.parameters(recurse=False), key=Tensor.numel)
+
+
+def convolution_weights(model: nn.Module) -> Iterator[tuple[Tensor, int]]:
+    """Weights of convolutions with their groups, also what a weight is computed from in its own shape."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            weight = dict(_own(module)).get("weight")
+            for tensor in (*module.parameters(), *module.buffers()):
+                if weight is not None and tensor.shape == weight.shape:
+                    yield tensor, module.groups

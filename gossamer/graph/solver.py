@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from gossamer.errors import BadInput, own_error
 from gossamer.graph.attributes import Attribute
 from gossamer.graph.coupling import Mask
 from gossamer.graph.patches import Patches, norms_without_parameters, patched_attributes
@@ -76,14 +77,29 @@ class CutSolver:
         """
         self.tries = 0
         while True:  # ends: every round learns something, or leaves a group whole
-            counts = self.widths.counts(wanted)
-            mask = self.mask(counts, scores)
-            result = self.run(mask)
-            if not isinstance(result, Failure):
-                return Solution(self.plan(counts, mask), mask, result[False])
-            repair = Repair(self, result, wanted, scores)
-            if not repair.succeeds(mask):
-                repair.skip(mask)
+            try:
+                found = self.step(wanted, scores)
+            except Exception as error:  # of attributes that cannot be set, or of ours: no job ends for it
+                left = [name for name in self.widths.counts(wanted) if name not in self.skipped]
+                if not left:
+                    network = type(self.channels.model).__name__
+                    raise BadInput(f"{network} cannot be pruned: {own_error(error)}") from error
+                self.skipped.update(dict.fromkeys(left, f"solving fails ({own_error(error)})"))
+                continue
+            if found is not None:
+                return found
+
+    def step(self, wanted: Mapping[str, float], scores: Mapping[str, Tensor]) -> Solution | None:
+        """Run the network that these counts make, once: its plan if it runs, else what it needs is remembered."""
+        counts = self.widths.counts(wanted)
+        mask = self.mask(counts, scores)
+        result = self.run(mask)
+        if not isinstance(result, Failure):
+            return Solution(self.plan(counts, mask), mask, result[False])
+        repair = Repair(self, result, wanted, scores)
+        if not repair.succeeds(mask):
+            repair.skip(mask)
+        return None
 
     def learned(self) -> list[str]:
         """Attributes and links that the forward of this network needs, by name."""

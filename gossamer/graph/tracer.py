@@ -5,21 +5,25 @@ compared with an expected one, operation by operation.
 """
 
 import contextlib
+import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.errors import BadInput
-from gossamer.graph.isolation import plain_kernels, untouched
-
-Shape = tuple[int, ...]
+from gossamer.graph.code_lines import code_line
+from gossamer.graph.decisions import Decision, decide, selects, take
+from gossamer.graph.expectation import LAYOUT, Expected, Mismatch, Shape, canonical, fits
+from gossamer.graph.fake_tensors import batch_norm_shapes, fake_mode, to_fake
+from gossamer.graph.isolation import mode, plain_kernels, plain_recurrence
 
 # The operations that weighted layers of torch.nn become.
 LAYER_OPS = ("aten.convolution", "aten.addmm", "aten.mm", "aten.linear")
@@ -77,6 +81,8 @@ class Trace:
         matched: for a run that was compared with an expected one, the operation here by the number of the one there.
         outputs: what the network returned.
         fake: whether only shapes were computed.
+        decisions: of a run on real tensors, what operations took or gave that depends on data, by their number.
+        masks: the tensors that hold truth values.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -87,35 +93,12 @@ class Trace:
     matched: dict[int, int] = field(default_factory=dict)
     outputs: list[Ref] = field(default_factory=list)
     fake: bool = True
+    decisions: dict[int, Decision] = field(default_factory=dict)
+    masks: set[int] = field(default_factory=set)
 
     def inside(self, module: str) -> list[Op]:
         """The operations that ran inside a module, in order."""
         return [op for op in self.ops if module in op.modules]
-
-
-class Mismatch(Exception):
-    """A run that left the expected path. index: of the first operation that differs."""
-
-    def __init__(self, index: int, modules: tuple[str, ...], message: str) -> None:
-        super().__init__(message)
-        self.index, self.modules = index, modules
-
-
-class Expected(NamedTuple):
-    """What an operation must be and give; a size of -1 is not compared.
-
-    optional: it only lays out memory and may be missing.
-    """
-
-    name: str
-    shapes: tuple[Shape | None, ...]
-    optional: bool = False
-
-
-LAYOUT = frozenset(
-    f"aten.{name}"
-    for name in ("clone", "alias", "contiguous", "expand", "slice", "view", "_unsafe_view", "detach", "as_strided_")
-)
 
 
 def _refs(value: Any) -> Iterator[Ref]:
@@ -166,9 +149,17 @@ def tensor_names(model: nn.Module) -> dict[int, str]:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, trace: Trace, model: nn.Module, expected: Sequence[Expected] | None, *, fake: bool) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        model: nn.Module,
+        expected: Sequence[Expected] | None,
+        decided: Mapping[int, Decision],
+        *,
+        fake: bool,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.trace, self.expected, self.fake = trace, expected, fake
+        self.trace, self.expected, self.decided, self.fake = trace, expected, decided, fake
         self.parameters = tensor_names(model)
         self.modules = {id(module): name for name, module in model.named_modules()}
         self.stack: list[str] = []
@@ -184,8 +175,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = self.by_id.get(id(tensor))
         if found is not None:
             return found
-        ref = Ref(len(self.trace.shapes))
-        self.trace.shapes.append(tuple(tensor.shape))
+        ref = self.numbered(tensor)
         self.by_id[id(tensor)] = ref
         if id(tensor) in self.parameters:
             self.trace.names[ref.index] = self.parameters[id(tensor)]
@@ -193,11 +183,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.trace.constants[ref.index] = tensor
         return ref
 
+    def numbered(self, tensor: Tensor) -> Ref:
+        ref = Ref(len(self.trace.shapes))
+        if tensor.dtype in (torch.bool, torch.uint8):
+            self.trace.masks.add(ref.index)
+        self.trace.shapes.append(tuple(tensor.shape))
+        return ref
+
     def new_ref(self, tensor: Any) -> Ref | None:
         if not isinstance(tensor, Tensor):
             return None
-        ref = Ref(len(self.trace.shapes))
-        self.trace.shapes.append(tuple(tensor.shape))
+        ref = self.numbered(tensor)
         if id(tensor) in self.by_id:  # an in-place operation on a parameter or a constant
             self.by_id[id(tensor)] = ref
         else:
@@ -218,19 +214,38 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(func.overloadpacket)
         modules = tuple(self.stack)
         refs = self.to_refs(args), {key: self.to_refs(value) for key, value in kwargs.items()}
+        index = len(self.trace.ops)
+        decision = self.decision(name) if self.decided else None
+        if decision is not None:
+            out = take(decision, func, args, kwargs)
         # Its shape function in PyTorch is slow, and there are hundreds of batch norms in one run.
-        if self.fake and name in ("aten.native_batch_norm", "aten.cudnn_batch_norm") and len(args) > 5:
-            out = _batch_norm_shapes(args)
+        elif self.fake and name in ("aten.native_batch_norm", "aten.cudnn_batch_norm") and len(args) > 5:
+            out = batch_norm_shapes(args)
             out = (*out, args[0].new_empty(0, dtype=torch.uint8)) if "cudnn" in name else out
         else:
             out = func(*args, **kwargs)
+            decision = None if self.fake or self.decided else decide(name, func, args, kwargs, out)
+        if decision is not None:
+            self.trace.decisions[index] = decision
         flat = list(out) if isinstance(out, list | tuple) else [out]
         outs = tuple(self.new_ref(tensor) for tensor in flat)
-        index = len(self.trace.ops)
         self.trace.ops.append(Op(name, func, refs[0], refs[1], outs, modules))
         if self.expected is not None:
             self.compare(index, self.trace.ops[index])
         return out
+
+    def decision(self, name: str) -> Decision | None:
+        """What the expected operation of this name decided, if this one can take the same."""
+        assert self.expected is not None
+        position = self.position()
+        while position < len(self.expected) and self.expected[position].name != name:
+            if not self.expected[position].optional:
+                return None
+            position += 1
+        found = self.decided.get(position)
+        if found is None or not found.fits(self.expected[position].shapes):
+            return None
+        return found if found.exact or self.fake else None
 
     def position(self) -> int:
         """Number of the expected operation that is next."""
@@ -244,7 +259,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         while True:
             position = self.position()
             here = self.expected[position] if position < len(self.expected) else None
-            if here is not None and _canonical(here.name) == _canonical(op.name) and _fits(here.shapes, shapes):
+            if here is not None and canonical(here.name) == canonical(op.name) and fits(here.shapes, shapes):
                 self.trace.matched[position] = index
                 return
             if op.name in LAYOUT and _keeps_shape(self.trace, op):
@@ -253,11 +268,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 break
             self.skipped += 1
         if here is None:
-            raise Mismatch(position, tuple(self.stack), f"an operation more: {op.name}")
-        if here.name != op.name:
-            raise Mismatch(position, tuple(self.stack), f"{op.name} where {here.name} was expected")
-        got, wanted = ([list(s) for s in given if s is not None] for given in (shapes, here.shapes))
-        raise Mismatch(position, tuple(self.stack), f"{op.name} gives {got}, not {wanted}")
+            message = f"an operation more: {op.name}"
+        elif here.name != op.name:
+            message = f"{op.name} where {here.name} was expected"
+        else:
+            got, wanted = ([list(s) for s in given if s is not None] for given in (shapes, here.shapes))
+            message = f"{op.name} gives {got}, not {wanted}"
+        line = code_line([*traceback.walk_stack(sys._getframe())], record)
+        raise Mismatch(position, tuple(self.stack), message, line)
 
     def enter(self, module: nn.Module, args: Any) -> None:
         name = self.modules.get(id(module))
@@ -267,49 +285,34 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.stack.pop()
 
 
-def _canonical(name: str) -> str:
-    return "aten.view" if name in ("aten._unsafe_view", "aten.reshape") else name
-
-
-def _fits(expected: Sequence[Shape | None], got: Sequence[Shape | None]) -> bool:
-    if len(expected) != len(got):
-        return False
-    return all(
-        e is None or g is None or (len(e) == len(g) and all(a in (-1, b) for a, b in zip(e, g)))
-        for e, g in zip(expected, got)
-    )
-
-
 def _keeps_shape(trace: Trace, op: Op) -> bool:
     source, out = op.args[0], op.outs[0]
     return isinstance(source, Ref) and out is not None and trace.shapes[source.index] == trace.shapes[out.index]
 
 
-def _batch_norm_shapes(args: Sequence[Any]) -> tuple[Tensor, ...]:
-    """What torch's own shape function gives, a hundred times faster; it refuses what batch norm refuses."""
-    x, *parameters, training = args[:6]
-    for p in parameters:
-        if p is not None and tuple(p.shape) != (x.shape[1],):
-            raise RuntimeError(f"batch norm of {x.shape[1]} channels has a tensor of {list(p.shape)}")
-    saved = x.new_empty(x.shape[1] if training else 0)
-    return torch.empty_like(x), saved, saved.clone()
-
-
 def record(
-    model: nn.Module, example_inputs: Any, *, fake: FakeTensorMode | None, expected: Sequence[Expected] | None = None
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    fake: FakeTensorMode | None,
+    expected: Sequence[Expected] | None = None,
+    decided: Mapping[int, Decision] | None = None,
 ) -> Trace:
     """One run of the model in the mode that it is in; on fake tensors (shapes only, no memory) if a mode is given.
 
-    Raises Mismatch at the first operation that is not the expected one; an exception of the forward counts as one.
+    Where the expected run decided something from its data (`decided`), this one decides the same. Raises Mismatch at
+    the first operation that is not the expected one; an exception of the forward counts as one.
     """
     trace = Trace(fake=fake is not None)
     args, kwargs = arguments(example_inputs) if fake is not None else own_arguments(example_inputs)
-    recorder = _Recorder(trace, model, expected, fake=fake is not None)
+    recorder = _Recorder(trace, model, expected, decided or {}, fake=fake is not None)
     with contextlib.ExitStack() as context:
         context.enter_context(plain_kernels())
         context.enter_context(torch.no_grad())
+        if fake is not None or any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            context.enter_context(plain_recurrence())
         if fake is not None:
-            args, kwargs = tree_map_only(Tensor, lambda t: _to_fake(fake, t), (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, lambda t: to_fake(fake, t), (args, kwargs))
             context.enter_context(fake)
         trace.inputs = [ref for t in output_tensors((args, kwargs)) if (ref := recorder.new_ref(t)) is not None]
         for register, hook in (
@@ -326,28 +329,12 @@ def record(
             if expected is None:
                 raise
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Mismatch(recorder.position(), tuple(recorder.stack), message) from error
+            line = code_line(reversed([*traceback.walk_tb(error.__traceback__)]), record)
+            raise Mismatch(recorder.position(), tuple(recorder.stack), message, line) from error
     if expected is not None and any(not e.optional for e in expected[recorder.position() :]):
         raise Mismatch(recorder.position(), (), "the run ends too early")
     trace.outputs = [recorder.ref(t) for t in output_tensors(output)]
     return trace
-
-
-def _to_fake(fake: FakeTensorMode, tensor: Tensor) -> Tensor:
-    return tensor if isinstance(tensor, FakeTensor) else fake.from_tensor(tensor, static_shapes=True)
-
-
-def fake_mode() -> FakeTensorMode:
-    """Fake tensors that may meet real ones (the parameters)."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
-
-
-@contextlib.contextmanager
-def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """All modules in training mode, or none."""
-    with untouched(model):
-        model.train(training)
-        yield
 
 
 def trace(model: nn.Module, example_inputs: Any, *, training: bool = False) -> Trace:
@@ -371,14 +358,27 @@ def trace(model: nn.Module, example_inputs: Any, *, training: bool = False) -> T
         >>> [op.name for op in trace(torch.nn.ReLU(), torch.zeros(2)).ops]
         ['aten.relu']
     """
-    with mode(model, training):
-        try:
-            return record(model, example_inputs, fake=fake_mode())
-        except Exception:
-            try:
-                return record(model, example_inputs, fake=None)
-            except Exception as error:
-                raise rejected(model, example_inputs, error) from error
+    try:
+        warm_up(model, example_inputs, training=training)
+        with mode(model, training):
+            with contextlib.suppress(Exception):
+                found = record(model, example_inputs, fake=fake_mode())
+                if not any(selects(op.name, len(op.outs)) for op in found.ops):
+                    return found
+            return record(model, example_inputs, fake=None)
+    except Exception as error:
+        raise rejected(model, example_inputs, error) from error
+
+
+def warm_up(model: nn.Module, example_inputs: Any, *, training: bool = False) -> None:
+    """Run a network once on real tensors.
+
+    What its forward keeps outside of its modules (grids by shape, in a global dict or `lru_cache`) must not be made of
+    fake tensors first.
+    """
+    args, kwargs = own_arguments(example_inputs)
+    with mode(model, training), torch.no_grad():
+        model(*args, **kwargs)
 
 
 def rejected(model: nn.Module, example_inputs: Any, error: Exception) -> BadInput:

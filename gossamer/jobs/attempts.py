@@ -1,6 +1,5 @@
 """What a job tries: steps are taken, what comes of them is deployed and judged on validation data."""
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from torch import nn
 
 from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.goal import Goal
 from gossamer.core.record import Trial
 from gossamer.core.task import Task
@@ -50,7 +50,7 @@ class Attempts:
         """The network after the steps, its weights held. What was done before a kill, or for another network that
         began with the same steps, comes from the journal. tag: names the steps in the table of time.
         note: whether the network after each step is judged, and its file written, for the plot of what was tried."""
-        model = copy.deepcopy(self.original)
+        model = copy_network(self.original)
         for number, step in enumerate(steps):
             with timed(self.seconds, f"{tag}, step {number}, {step.name()}"):
                 model = take_step(step, model, step_name(steps[: number + 1]), self.task, context, self.journal)

@@ -1,6 +1,5 @@
 """The main job: a goal or a recipe in, an artifact out. Killed and started again, it goes on where it was."""
 
-import copy
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from torch import nn
 
 from gossamer.compact.size_rows import stored_rows
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import UNASKED, Goal
 from gossamer.core.record import JobDocument, Record, Trial, environment, write_text
@@ -125,7 +125,7 @@ class CompressionJob:
         context: Context,
         command: str,
     ) -> None:
-        self.original = trainable_export(copy.deepcopy(model)).eval()
+        self.original = trainable_export(copy_network(model)).eval()
         check(task, self.original)  # before there is a journal: what is refused leaves no work
         self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
         self.budget = ""
@@ -202,7 +202,7 @@ class CompressionJob:
         if any(not (file := self.folder / name).exists() or file.stat().st_size != files[name] for name in files):
             return None
         try:
-            model = load_weights(copy.deepcopy(self.original), self.folder / "model.safetensors")
+            model = load_weights(copy_network(self.original), self.folder / "model.safetensors")
         except GossamerError:  # what changed cannot be told as data: from the journal, then
             return None
         return Artifact(model.eval(), JobDocument.parse(path.read_text()), self.folder)

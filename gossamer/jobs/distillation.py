@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gossamer.constraints.apply import materialize
 from gossamer.core.batches import split
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import NO_BUDGET, UNASKED, Goal
 from gossamer.core.record import Curve, JobDocument, Record, environment
@@ -81,11 +82,11 @@ def distill(
     networks = [one if isinstance(one, nn.Module) else opened_teacher(Path(one)) for one in several]
     lesson = DistillationConfig(
         teacher=copy.deepcopy(networks[0] if len(networks) == 1 else Ensemble(networks)).eval(),
-        student=None if isinstance(student, str) else copy.deepcopy(student),
+        student=None if isinstance(student, str) else copy_network(student),
         task=task,
         method=chosen_method(method),
         goal=goal,
-        assistants=tuple(copy.deepcopy(one) for one in assistants),
+        assistants=tuple(copy_network(one) for one in assistants),
         alone=alone,
         calibrate=calibrate,
     )

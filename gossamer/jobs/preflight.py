@@ -1,6 +1,5 @@
 """What a job tries before it begins: all that it will need at its end, on a few samples."""
 
-import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from gossamer.compact.capture import capture
 from gossamer.constraints.apply import materialize
 from gossamer.core.batches import Model, cross_entropy, split
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.goal import Goal
 from gossamer.core.outputs import tensors
 from gossamer.core.placement import place_whole
@@ -92,7 +92,7 @@ class PreflightCheck:
 
     def train(self) -> None:
         """The loss in train mode, and one run backwards."""
-        student = copy.deepcopy(self.model).train()
+        student = copy_network(self.model).train()
         found = self.looks["train"].batches()
         smallest = min(found, key=lambda one: sum(torch.Size(s).numel() for s in shapes(one.batch)))
         for one in found:

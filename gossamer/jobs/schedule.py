@@ -1,6 +1,5 @@
 """How long the trainings of a job are where only its time is given: as many steps as fit, and at least some 400."""
 
-import copy
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from time import monotonic as clock
 from torch import nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.goal import Goal
 from gossamer.core.progress import Silent
 from gossamer.core.task import Task
@@ -148,7 +148,7 @@ class JobSchedule:
         context = self.context.apart(folder=None, devices=1, progress=Silent())
         student = RecoveryDistillation(steps=TIMED).data(self.task)
         training = Training(epochs=math.ceil(TIMED / len(student.train)), lr=1e-9, keep="last", evaluate_every=TIMED)
-        model = copy.deepcopy(self.original)
+        model = copy_network(self.original)
         softness = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
         teach = teacher_terms(self.original, model, student, context, **softness)
 

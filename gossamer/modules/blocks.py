@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration import block_reconstruction
 from gossamer.calibration.weight_reconstruction import owners
+from gossamer.core.copies import copy_network
 from gossamer.edits.swap import swap
 from gossamer.errors import NoEffect
 from gossamer.graph.tracer import arguments, trace
@@ -58,7 +59,7 @@ def find_blocks(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
             if named or len(inputs) > 1:
                 more.add(name)
 
-    looked = copy.deepcopy(model).eval()
+    looked = copy_network(model).eval()
     for name, module in looked.named_modules():
         if name and any(module.children()) and any(True for _ in module.parameters()):
             module.register_forward_hook(partial(probe, name), with_kwargs=True)
@@ -99,7 +100,7 @@ def find_layers(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
         calls[name] = calls.get(name, 0) + 1
         fits[name] = inputs[0].shape == output.shape
 
-    looked = copy.deepcopy(model).eval()
+    looked = copy_network(model).eval()
     layers = {name: module for name, module in looked.named_modules() if isinstance(module, Convolution)}
     for name, layer in layers.items():
         if all(size % 2 for size in layer.kernel_size) and owners(looked, layer.weight) == 1:

@@ -12,15 +12,14 @@ from torch import nn
 
 from gossamer.constraints.apply import constraints, materialize
 from gossamer.core.record import LayerCost
+from gossamer.graph.expectation import Shape
 from gossamer.graph.groups import Group, find_groups, layer_of
-from gossamer.graph.isolation import plain_kernels
+from gossamer.graph.isolation import mode, plain_kernels
 from gossamer.graph.tracer import (
     Op,
     Ref,
-    Shape,
     Trace,
     arguments,
-    mode,
     tensor_names,
     trace,
 )
@@ -196,6 +195,8 @@ def shared_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dic
     try:
         with mode(model, False), torch.no_grad(), plain_kernels():
             for name, module in model.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                    continue
                 handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave(name))]
             for _ in range(runs + 1):
                 model(*args, **kwargs)

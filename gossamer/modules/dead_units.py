@@ -17,10 +17,11 @@ from torch.utils._pytree import tree_map_only
 
 from gossamer.constraints.apply import materialize
 from gossamer.graph.groups import ChannelGroups, find_groups, layer_of
+from gossamer.graph.isolation import mode
 from gossamer.graph.proof import relative_difference
 from gossamer.graph.pruner import prune
 from gossamer.graph.slicing import PruningPlan
-from gossamer.graph.tracer import mode, output_tensors, own_arguments
+from gossamer.graph.tracer import output_tensors, own_arguments
 
 Flags = NDArray[np.bool_]
 TOLERANCE = 1e-5

@@ -1,6 +1,7 @@
 """Make an ONNX graph small and regular, without changing what it computes."""
 
 import ast
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -13,11 +14,18 @@ from gossamer.runtime.onnx_rewrite import rewrite
 DEFAULTS = {("group", 1), ("auto_pad", b"NOTSET"), ("alpha", 1.0), ("beta", 1.0), ("transA", 0)}
 
 
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+def clean(
+    model: onnx.ModelProto, *, dims: Mapping[tuple[int, int], str] | None = None, inputs: Sequence[str] = ()
+) -> onnx.ModelProto:
     """The same network with short names, without metadata, identities and duplicate or unused tensors; a copy.
 
     Weighted nodes get the path of their torch module as name, inputs become `input`, outputs `output` (numbered where
     there are several). Some operations become others that the runtimes are faster at (`onnx_rewrite`).
+
+    Args:
+        model: is not changed.
+        dims: names of free dimensions by input and dimension.
+        inputs: names of the inputs, where they have some.
     """
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
@@ -26,7 +34,7 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     copied = onnx.shape_inference.infer_shapes(copied)
     rewrite(copied)
     merge_initializers(copied.graph)
-    rename_values(copied.graph)
+    rename_values(copied.graph, dims or {}, inputs)
     strip(copied)
     return copied
 
@@ -70,7 +78,7 @@ def _is_default(attribute: onnx.AttributeProto) -> bool:
         return set(value) == {1}
     if attribute.name == "pads":
         return set(value) == {0}
-    return not isinstance(value, list) and (attribute.name, value) in DEFAULTS
+    return isinstance(value, int | float | bytes) and (attribute.name, value) in DEFAULTS
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
@@ -127,12 +135,14 @@ def merge_initializers(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def rename_values(graph: onnx.GraphProto) -> None:
+def rename_values(graph: onnx.GraphProto, dims: Mapping[tuple[int, int], str], inputs: Sequence[str]) -> None:
     """Inputs and outputs by their place, tensors by the node that reads them first, values by number."""
     names: dict[str, str] = {"": ""}
     for kind, values in (("input", graph.input), ("output", graph.output)):
         for i, value in enumerate(values):
             names[value.name] = kind if len(values) == 1 else f"{kind}_{i}"
+    if len(inputs) == len(graph.input):
+        names |= {value.name: name for value, name in zip(graph.input, inputs)}
     taken = set(names.values())
     stored = {tensor.name for tensor in graph.initializer}
     for number, node in enumerate(graph.node):
@@ -149,10 +159,17 @@ def rename_values(graph: onnx.GraphProto) -> None:
             values[:] = [names.get(name, name) for name in values]
     for value in (*graph.input, *graph.output, *graph.initializer):
         value.name = names.get(value.name, value.name)
+    _rename_dimensions(graph, dims)
+
+
+def _rename_dimensions(graph: onnx.GraphProto, dims: Mapping[tuple[int, int], str]) -> None:
     symbols: dict[str, str] = {}
+    for i, value in enumerate(graph.input):
+        for d, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param and (i, d) in dims:
+                symbols[dim.dim_param] = dims[i, d]
     for value in (*graph.input, *graph.output):
         for i, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.dim_param:
-                dim.dim_param = symbols.setdefault(
-                    dim.dim_param, "batch" if i == 0 and not symbols else f"d{len(symbols)}"
-                )
+                new = "batch" if i == 0 and not symbols else f"d{len(symbols)}"
+                dim.dim_param = symbols.setdefault(dim.dim_param, new)

@@ -1,6 +1,5 @@
 """Networks on the runtimes that users deploy on, all with the same face."""
 
-import copy
 import os
 import shutil
 import sys
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gossamer.core.copies import copy_network
 from gossamer.core.goal import RUNTIMES
 from gossamer.core.outputs import tensors
 from gossamer.core.processors import available, usual_threads
@@ -71,7 +71,7 @@ class TorchRunner(Runner):
     def __init__(self, model: nn.Module, *, threads: int, compiled: bool = False) -> None:
         self.runtime, self.version = "torch.compile" if compiled else "torch", torch.__version__
         self.precision, self.threads = "float32", threads
-        self.model: Any = copy.deepcopy(model).eval()
+        self.model: Any = copy_network(model).eval()
         self.device = next((str(p.device.type) for p in self.model.parameters()), "cpu")
         if compiled:
             compiler = os.environ.get("CXX", "g++")

@@ -1,6 +1,5 @@
 """What a job has already found out, on disk, so that a killed job goes on where it was."""
 
-import copy
 import hashlib
 import json
 import shutil
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from gossamer.constraints.apply import materialize
 from gossamer.constraints.serialization import constraint_spec, restore_constraints
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.record import Curve, Edit, to_json, write_text
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, CorruptFile
@@ -129,7 +129,7 @@ def take_steps(
 ) -> nn.Module:
     """The network after the steps. A step is in the journal under all that was done until then, so that what another
     candidate began with is not done again."""
-    model = copy.deepcopy(original)
+    model = copy_network(original)
     for number, step in enumerate(steps):
         model = take_step(step, model, step_name(steps[: number + 1]), task, context, journal)
     return model.eval()

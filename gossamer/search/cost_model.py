@@ -1,6 +1,5 @@
 """What a network costs in the units of the goal, measured on the runtime of the goal."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.batches import Loader, split
+from gossamer.core.copies import copy_network
 from gossamer.core.goal import Goal
 from gossamer.core.runner import Runner
 from gossamer.core.task import Task
@@ -159,7 +159,7 @@ class CostModel:
     def _deploy(self, model: nn.Module, name: str) -> tuple[Any, str]:
         """What the runtime opens, and its precision."""
         if not self.deployed:
-            return copy.deepcopy(model).eval(), "float32"
+            return copy_network(model).eval(), "float32"
         path = self.exports.write(model, self.folder / f"{name}.onnx")
         if not self.int8:
             return path, "float32"

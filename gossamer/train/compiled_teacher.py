@@ -1,6 +1,5 @@
 """Whether a compiled teacher is worth its compilation, by measurement."""
 
-import copy
 import time
 import warnings
 from collections.abc import Callable
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gossamer.core.copies import copy_network
 from gossamer.train.hyperparameters import computes_in_bfloat16
 
 PLAIN, COMPILED = "plain", "compiled"
@@ -23,7 +23,7 @@ ROUNDS = 5
 def teacher_times(teacher: nn.Module, inputs: tuple[Any, ...], steps: int, device: torch.device) -> dict[str, float]:
     """Milliseconds of the fastest of some runs for a training batch, in the precision of the training: plain, and
     compiled where so many steps could repay it and it gives the same."""
-    there = copy.deepcopy(teacher).eval().to(device)
+    there = copy_network(teacher).eval().to(device)
     batch = tuple(x.to(device) if isinstance(x, Tensor) else x for x in inputs)
     half = computes_in_bfloat16(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=half), warnings.catch_warnings():

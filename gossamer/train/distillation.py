@@ -1,6 +1,5 @@
 """Learning from the outputs of another network."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.core.batches import Loader, Model, split
+from gossamer.core.copies import copy_network
 from gossamer.core.outputs import plain, tensors
 from gossamer.core.placement import device_of, train_mode
 from gossamer.core.progress import Progress
@@ -111,7 +111,7 @@ class Distillation(Soft):
         super().__init__(temperature, alpha, temperature_end, alpha_end)
         self.teacher = teacher
         if isinstance(teacher, nn.Module):
-            self.teacher = copy.deepcopy(teacher).requires_grad_(False).eval()
+            self.teacher = copy_network(teacher).requires_grad_(False).eval()
             to_channels_last(self.teacher)
         self.loss = loss
         self.mode = ""

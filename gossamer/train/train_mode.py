@@ -1,6 +1,5 @@
 """Whether a network that trains gives what its teacher gives: detectors, for one, give other things in train mode."""
 
-import copy
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch.utils._pytree import tree_map_only
 
 from gossamer.core.batches import Model, split
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.outputs import plain, tensors
 from gossamer.core.task import Task
 from gossamer.errors import own_error
@@ -74,7 +74,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _given(student: nn.Module, task: Task, batch: Any) -> Any:
     """What a copy of the student gives to the task's loss in train mode; None where the loss does not run it once."""
-    network, outputs = copy.deepcopy(student).train(), list[Any]()
+    network, outputs = copy_network(student).train(), list[Any]()
 
     def noted(*inputs: Any, **named: Any) -> Any:
         outputs.append(network(*inputs, **named))

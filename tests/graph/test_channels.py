@@ -28,6 +28,7 @@ LEFT = {
     "auxiliary": 0.33, "baked": 0.54, "transposed": 0.34, "normalized": 0.52, "recurrent": 0.31,
 }  # fmt: skip
 HEADS = ("packed_qkv", "torch_attention")
+EXACT = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
@@ -64,17 +65,19 @@ def count(model: nn.Module) -> int:
 
 def check(model: nn.Module, inputs: Any, result: PruningResult) -> None:
     assert result.proof is not None
-    assert result.proof.max_relative < 1e-10
+    exact = EXACT[next(model.parameters()).dtype]
+    assert result.proof.max_relative < exact
     assert type(result.model) is type(model)
     small = outputs(result.model, inputs)
     assert [t.shape for t in small] == [t.shape for t in outputs(model, inputs)]
     if not result.proof.statistics:
-        assert difference(small, outputs(silence(model, result.plan), inputs)) < 1e-10
+        assert difference(small, outputs(silence(model, result.plan), inputs)) < exact
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_half_of_the_channels_go_everywhere(name: str) -> None:
-    model, inputs = pattern(name)
+@pytest.mark.parametrize("dtype", EXACT)
+def test_half_of_the_channels_go_everywhere(name: str, dtype: torch.dtype) -> None:
+    model, inputs = pattern(name, dtype=dtype)
     before = copy.deepcopy(model.state_dict())
     result = prune_channels(model, inputs, 0.5)
     check(model, inputs, result)
@@ -86,7 +89,7 @@ def test_half_of_the_channels_go_everywhere(name: str) -> None:
 @pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("sparsity", [0.3, 0.37, 0.8])
 def test_inconvenient_sparsities(name: str, sparsity: float) -> None:
-    model, inputs = pattern(name, seed=1)
+    model, inputs = pattern(name, seed=1, dtype=torch.float32 if sparsity == 0.37 else torch.float64)
     result = prune_channels(model, inputs, sparsity)
     check(model, inputs, result)
     assert count(result.model) < count(model)
@@ -96,7 +99,7 @@ def test_inconvenient_sparsities(name: str, sparsity: float) -> None:
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.6])
 def test_whole_heads(name: str, sparsity: float) -> None:
-    model, inputs = pattern(name)
+    model, inputs = pattern(name, dtype=torch.float32 if sparsity == 0.5 else torch.float64)
     result = prune_channels(model, inputs, sparsity, heads=True)
     check(model, inputs, result)
     assert not result.skipped

@@ -7,6 +7,8 @@ afterwards.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from gossamer.graph.channel_index import (
     IndexedValue,
     Operand,
@@ -144,9 +146,15 @@ def group_norm(prop: Propagation, op: Op) -> list[IndexedValue]:
 def weight_norm(prop: Propagation, op: Op) -> list[IndexedValue]:
     v, g = op.args[0], op.args[1]
     out = broadcast(prop.graph, [prop.operand(v), prop.operand(g)], op.where)
-    if len(out.axes) > 1:  # the norm of a filter is taken over its inputs, which shrink too
+    if out.axes:  # the norm of a row of zeros would divide zero by zero, and that of the others is over fewer inputs
         prop.statistic(op)
-    return [out] + [IndexedValue()] * (len(op.outs) - 1)
+    norm = prop.out_shape(op, 1)
+    kept = {
+        axis: indices
+        for axis, indices in out.axes.items()
+        if indices.shape[axis] == norm[axis] and indices.size == norm[axis]
+    }
+    return [out, IndexedValue(kept)]
 
 
 def contract(prop: Propagation, op: Op, operands: Sequence[Operand], out: Sequence[int]) -> IndexedValue:
@@ -171,7 +179,7 @@ def mv(prop: Propagation, op: Op) -> IndexedValue:
     return contract(prop, op, [(*prop.operand(a), [0, 1]), (*prop.operand(b), [1])], [0])
 
 
-@rule("dot")
+@rule("dot", "vdot")
 def dot(prop: Propagation, op: Op) -> IndexedValue:
     a, b = op.args
     return contract(prop, op, [(*prop.operand(a), [0]), (*prop.operand(b), [0])], [])
@@ -182,6 +190,13 @@ def addmm(prop: Propagation, op: Op) -> IndexedValue:
     c, a, b = op.args[:3]
     bias = (*prop.operand(c), [0, 2][2 - len(prop.shape(c)) :])
     return contract(prop, op, [bias, (*prop.operand(a), [0, 1]), (*prop.operand(b), [1, 2])], [0, 2])
+
+
+@rule("addmv")
+def addmv(prop: Propagation, op: Op) -> IndexedValue:
+    c, a, b = op.args[:3]
+    operands: list[Operand] = [(*prop.operand(c), [0]), (*prop.operand(a), [0, 1]), (*prop.operand(b), [1])]
+    return contract(prop, op, operands, [0])
 
 
 @rule("linear")
@@ -216,8 +231,8 @@ def attention(prop: Propagation, op: Op) -> list[IndexedValue]:
     lead = list(range(len(prop.shape(q)) - 2))
     operands: list[Operand] = [
         (*prop.operand(q), [*lead, 90, 92]),
-        (*prop.operand(k), [*lead, 91, 92]),
-        (*prop.operand(v), [*lead, 91, 93]),
+        (*_for_all_heads(prop, k, prop.shape(q)), [*lead, 91, 92]),
+        (*_for_all_heads(prop, v, prop.shape(q)), [*lead, 91, 93]),
     ]
     for mask in masks:
         names = [*lead, 90, 91]
@@ -238,6 +253,20 @@ def attention(prop: Propagation, op: Op) -> list[IndexedValue]:
         if len(op.outs) > 1
         else [out]
     )
+
+
+def _for_all_heads(prop: Propagation, ref: Ref, query: Shape) -> tuple[IndexedValue, Shape]:
+    """Return keys or values for every query head: in grouped-query attention one serves several consecutive heads."""
+    value, shape = prop.operand(ref)
+    h = len(shape) - 3
+    if h < 0 or shape[h] in (1, query[h]):
+        return value, shape
+    times = query[h] // shape[h]
+    axes = {
+        axis: np.repeat(indices, times, axis=h) if indices.shape[h] > 1 else indices
+        for axis, indices in value.axes.items()
+    }
+    return IndexedValue(axes, value.free), (*shape[:h], query[h], *shape[h + 1 :])
 
 
 @rule("convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution", "conv1d", "conv2d", "conv3d")

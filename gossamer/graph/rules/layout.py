@@ -95,17 +95,18 @@ def sliced(prop: Propagation, op: Op) -> IndexedValue:
     dim = op.arg("dim") % len(prop.shape(ref))
     size = prop.shape(ref)[dim]
     start, end, step = slice(op.arg("start"), op.arg("end"), op.arg("step")).indices(size)
-    return _range(prop, op, ref, dim, start, max(start, end), step)
+    return _range(prop, op, prop.value(ref), dim, size, slice(start, max(start, end), step))
 
 
 @rule("narrow")
 def narrow(prop: Propagation, op: Op) -> IndexedValue:
     ref, start = op.args[0], op.args[2]
-    return _range(prop, op, ref, op.args[1] % len(prop.shape(ref)), start, start + op.args[3], 1)
+    dim = op.args[1] % len(prop.shape(ref))
+    return _range(prop, op, prop.value(ref), dim, prop.shape(ref)[dim], slice(start, start + op.args[3], 1))
 
 
-def _range(prop: Propagation, op: Op, ref: Ref, dim: int, start: int, end: int, step: int) -> IndexedValue:
-    value, size = prop.value(ref), prop.shape(ref)[dim]
+def _range(prop: Propagation, op: Op, value: IndexedValue, dim: int, size: int, taken: slice) -> IndexedValue:
+    start, end, step = taken.start, taken.stop, taken.step
     axes = {}
     for axis, indices in value.axes.items():
         part = indices[(slice(None),) * dim + (slice(start, end, step),)] if indices.shape[dim] > 1 else indices
@@ -135,10 +136,8 @@ def split(prop: Propagation, op: Op) -> list[IndexedValue]:
         prop.fix(value, f"split into unequal parts at {op.where}", [dim])
         value = IndexedValue({axis: indices for axis, indices in value.axes.items() if axis != dim})
     ends = np.cumsum(sizes).tolist()
-    saved, prop.values[ref.index] = prop.values[ref.index], value
-    parts = [_range(prop, op, ref, dim, end - size, end, 1) for size, end in zip(sizes, ends)]
-    prop.values[ref.index] = saved
-    return parts
+    whole = prop.shape(ref)[dim]
+    return [_range(prop, op, value, dim, whole, slice(end - size, end, 1)) for size, end in zip(sizes, ends)]
 
 
 @rule("cat", "concat", "concatenate")
@@ -244,35 +243,7 @@ def embedding(prop: Propagation, op: Op) -> IndexedValue:
     return IndexedValue({n - 1: indices})
 
 
-@rule("index", "_unsafe_index")
-def index(prop: Propagation, op: Op) -> IndexedValue:
-    ref, lookups = op.args[0], op.args[1]
-    value, n = prop.value(ref), len(prop.shape(op.args[0]))
-    used = [d for d, i in enumerate(lookups) if i is not None]
-    # As in numpy: adjacent index tensors put their dimensions in the place of those they index, others at the front.
-    rank = max(len(prop.shape(lookups[d])) for d in used)
-    for d in used:
-        prop.fix(prop.value(lookups[d]), f"used as an index at {op.where}")
-    prop.fix(value, f"looked up at {op.where}", used)
-    if len(prop.out_shape(op)) != n - len(used) + rank:  # a mask selects a number of elements that depends on data
-        prop.fix(value, f"selected by a mask at {op.where}")
-        return IndexedValue()
-    adjacent = used == list(range(used[0], used[-1] + 1))
-    at = used[0] if adjacent else 0
-    axes = {}
-    for axis, indices in value.axes.items():
-        if axis in used:
-            continue
-        for d in used:
-            indices = prop.graph.couple_along(indices, d)
-        kept = [d for d in range(n) if d not in used]
-        shape = [indices.shape[d] for d in kept]
-        place = kept.index(axis)
-        axes[place + (rank if place >= at else 0)] = indices.reshape(shape[:at] + [1] * rank + shape[at:])
-    return IndexedValue(axes)
-
-
-@rule("index_select", "gather")
+@rule("index_select")
 def index_select(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     return through(prop, op, ref, [op.args[1] % len(prop.shape(ref))])

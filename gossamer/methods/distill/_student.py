@@ -1,6 +1,5 @@
 """The base of the distillation methods: the teacher, the training data, and the layers that are compared."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from gossamer.constraints.apply import refuse_constrained
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -118,7 +118,7 @@ def reinitialized(model: nn.Module, seed: int, *, method: str) -> nn.Module:
         BadInput: a weight belongs to no module that has `reset_parameters`, or the weights are constrained.
     """
     refuse_constrained(model, method)
-    found, undrawn = copy.deepcopy(model), dict(model.named_parameters())
+    found, undrawn = copy_network(model), dict(model.named_parameters())
     with own_randomness():
         seed_everything(seed)
         for name, module in found.named_modules():

@@ -9,7 +9,6 @@ Equation: alpha CE + (1 - alpha) KD + beta sum over pairs of mean (Q_S / |Q_S| -
 Source: Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.1.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import attention_loss
@@ -58,7 +58,7 @@ class AttentionTransfer(LayerStudent):
     beta: Annotated[float, Range(0, 1e6, open_=("low",))] = 1000.0
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        student = copy.deepcopy(model)
+        student = copy_network(model)
         pairs, inputs = self.pairs(student, task, context), task.example_inputs
         term = self.distillation(self.teacher(context))
         with hooked(

@@ -24,6 +24,7 @@ from torch.func import functional_call
 
 from gossamer.core.batches import Model, split
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.metric import Evidence, Metric
 from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task
@@ -178,7 +179,7 @@ class BayesianDarkKnowledge(Student):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         posterior = self.posterior(task, context)
-        student = copy.deepcopy(model)
+        student = copy_network(model)
         term = PosteriorTerm(posterior, self.alpha, self.spread, self.alpha_end)
         with torch.no_grad(), evaluating(student):
             ours, theirs = (net(*place(net, (task.example_inputs, None))) for net in (student, posterior.network))

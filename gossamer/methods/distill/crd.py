@@ -9,7 +9,6 @@ Equation: alpha CE + (1 - alpha) KD - w log(exp(s_i t_i / tau) / sum_j exp(s_i t
 Source: Tian et al. 2020, arXiv:1910.10699, section 3; van den Oord et al. 2018, arXiv:1807.03748 (InfoNCE).
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import contrastive_loss
@@ -55,7 +55,7 @@ class CRD(LayerStudent):
     contrast_temperature: Annotated[float, Range(0, 100, open_=("low",))] = 0.1
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        student = copy.deepcopy(model)
+        student = copy_network(model)
         pairs, inputs = self.pairs(student, task, context), task.example_inputs
         if not self.layers:
             pairs = pairs[-1:]

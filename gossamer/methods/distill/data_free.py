@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -142,4 +143,4 @@ class DataFreeDistillation(Student):
         count = self.samples
         data = replace(task, train=Samples(torch.cat(images).cpu()[:count], labels[:count], self.batch))
         term = self.distillation(teacher)
-        return self.learn([term], copy.deepcopy(model), data, context).model
+        return self.learn([term], copy_network(model), data, context).model

@@ -8,13 +8,13 @@ Equation: alpha CE(y, z) + (1 - alpha) T^2 (b (1 - corr over classes) + c (1 - c
 Source: Huang et al. 2022, arXiv:2205.10536, section 4.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import dist_loss
@@ -51,7 +51,7 @@ class DIST(Student):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         term = self.distillation(self.teacher(context), self.loss)
-        return self.learn([term], copy.deepcopy(model), task, context).model
+        return self.learn([term], copy_network(model), task, context).model
 
     def loss(self, student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
         """Return `dist_loss` with the weights of this method."""

@@ -10,13 +10,13 @@ Equation: alpha CE(y, z) + (1 - alpha) T^2 (a TCKD + b NCKD), where KL = TCKD + 
 Source: Zhao et al. 2022, arXiv:2203.08679, section 3.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import dkd_loss
@@ -53,7 +53,7 @@ class DKD(Student):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         term = self.distillation(self.teacher(context), self.loss)
-        return self.learn([term], copy.deepcopy(model), task, context).model
+        return self.learn([term], copy_network(model), task, context).model
 
     def loss(self, student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> Tensor:
         """Return `dkd_loss` with the weights of this method."""

@@ -9,7 +9,6 @@ Equation: stage 1: |G_T - G_S|^2 / |G_T|^2, G_ij = mean over positions of F1_i F
 Source: Yim et al. 2017, doi:10.1109/CVPR.2017.754, section 3.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.losses import fsp_loss, fsp_matrix
@@ -60,6 +60,6 @@ class FSP(HintedStudent):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         if len(self.layers) % 2:
             raise BadInput(f"{self.name()}: layers has {len(self.layers)} entries; a matrix needs two, first and last")
-        student = copy.deepcopy(model)
+        student = copy_network(model)
         pairs = self.pairs(student, task, context, firsts=True)
         return self.in_two_stages(pairs, relative_fsp_loss, projection, student, task, context)

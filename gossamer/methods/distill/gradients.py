@@ -11,7 +11,6 @@ Source: Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.2. There the dif
 teacher has tiny gradients, and the loss of a less confident student is large.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -106,7 +106,7 @@ class GradientAttention(Student):
     beta: Annotated[float, Range(0, 1e6, open_=("low",))] = 0.1
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        student = copy.deepcopy(model)
+        student = copy_network(model)
         term = self.distillation(self.teacher(context, inside=True))
         gradients = GradientTerm(term, task, self.beta)
         hooks = [

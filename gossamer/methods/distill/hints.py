@@ -10,13 +10,13 @@ Equation: stage 1: |u - r(f)|^2 over the mean square of the hint u; stage 2: as 
 Source: Romero et al. 2015, arXiv:1412.6550, section 2.2.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import HintedStudent, relative_hint_loss
@@ -45,7 +45,7 @@ class FitNets(HintedStudent):
     example: ClassVar[Settings] = {"epochs": 1, "hint_epochs": 1, "lr": 0.01, "layers": {"body.0": "body.0"}}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        student = copy.deepcopy(model)
+        student = copy_network(model)
         pairs = self.pairs(student, task, context)
         if not self.layers:
             pairs = [pairs[len(pairs) // 2]]

@@ -11,13 +11,13 @@ Equation: alpha CE(y, z) + (1 - alpha) T^2 KL(softmax(v / T) || softmax(z / T));
 Source: Hinton et al. 2015, arXiv:1503.02531, section 2; Sun et al. 2024, arXiv:2403.01733, section 3.3.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.losses import kd_loss, standardized
 from gossamer.methods._base import Settings
@@ -54,7 +54,7 @@ class KD(Student):
         terms = []
         if self.alpha < 1 or self.alpha_end not in (None, 1):
             terms.append(self.distillation(self.teacher(context), self.standard if self.standardize else None))
-        return self.learn(terms, copy.deepcopy(model), task, context).model
+        return self.learn(terms, copy_network(model), task, context).model
 
     def standard(self, student: Tensor, teacher: Tensor, target: object, temperature: float) -> Tensor:
         """Return `kd_loss` of standardized logits."""

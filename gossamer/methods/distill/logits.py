@@ -9,13 +9,13 @@ Equation: alpha CE(y, z) + (1 - alpha) |z - v|^2 / 2.
 Source: Ba & Caruana 2014, arXiv:1312.6184, section 2.2; Bucila et al. 2006, doi:10.1145/1150402.1150464.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from torch import nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
@@ -51,4 +51,4 @@ class LogitRegression(Student):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         term = self.distillation(self.teacher(context), regression)
-        return self.learn([term], copy.deepcopy(model), task, context).model
+        return self.learn([term], copy_network(model), task, context).model

@@ -12,7 +12,6 @@ Source: Bucila, Caruana & Niculescu-Mizil 2006, doi:10.1145/1150402.1150464, sec
 original data; the paper looks for them again after every exchange.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from gossamer.core.batches import split
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -82,7 +82,7 @@ class MUNGE(Student):
         inputs = torch.cat([rows, *made]).view(-1, *real.shape[1:])
         data = replace(task, train=Samples(inputs, labelled(self.teacher(context), inputs, like, size), size))
         term = self.distillation(self.teacher(context))
-        return self.learn([term], copy.deepcopy(model), data, context).model
+        return self.learn([term], copy_network(model), data, context).model
 
     def gathered(self, task: Task) -> tuple[Tensor, Any, int]:
         """Return training inputs (N, ...), a target, and the size of a batch."""

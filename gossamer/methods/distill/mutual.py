@@ -8,7 +8,6 @@ Equation: alpha CE(y, z_k) + (1 - alpha) T^2 mean over the others j of KL(softma
 Source: Zhang et al. 2018, arXiv:1706.00384, section 2.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
@@ -78,7 +78,7 @@ class DeepMutualLearning(Student):
     peers: Annotated[int, Range(1, 100)] = 1
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        student = copy.deepcopy(model)
+        student = copy_network(model)
         peers = [reinitialized(model, context.seed + i, method=self.name()) for i in range(1, self.peers + 1)]
         term = MutualTerm(peers, task, **self.softness())
         with attached(student, peers):

@@ -10,7 +10,6 @@ of the selected neurons over their mean square; stage 2: as `distill.kd`.
 Source: Luo et al. 2016, doi:10.1609/aaai.v30i1.10452, section 3.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from gossamer.core.batches import split
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -70,7 +70,7 @@ class NeuronSelection(HintedStudent):
     batches: Annotated[int, Range(1, 100_000)] = 32
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        student = copy.deepcopy(model)
+        student = copy_network(model)
         pair = self.pairs(student, task, context)[-1]
         if len(self.layers) > 1:
             raise BadInput(f"{self.name()}: layers has {len(self.layers)} entries; neurons are selected in one layer")

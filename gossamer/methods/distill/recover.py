@@ -8,7 +8,6 @@ Equation: alpha CE(y, z) + (1 - alpha) T^2 KL(softmax(v / T) || softmax(z / T)),
 Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import nn
 
 from gossamer.core.batches import Loader, unaugmented
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -108,7 +108,7 @@ class RecoveryDistillation(Retrain):
         return plain if self.passes(task) < AUGMENTED_FROM or plain is task.train else None
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        model = copy.deepcopy(model)
+        model = copy_network(model)
         recalibrate(model, task.calibration)
         if self.repeated(task) is None:
             context = replace(context, cache=None)

@@ -8,7 +8,6 @@ Equation: alpha CE + (1 - alpha) KD + a Huber(d_S - d_T) + b Huber(cos_S - cos_T
 Source: Park et al. 2019, arXiv:1904.05068, section 3.2.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
@@ -57,7 +57,7 @@ class RKD(LayerStudent):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         if not self.distance_weight and not self.angle_weight:
             raise BadInput(f"{self.name()}: distance_weight and angle_weight are both 0; give one a weight")
-        student = copy.deepcopy(model)
+        student = copy_network(model)
         pairs, inputs = self.pairs(student, task, context), task.example_inputs
         if not self.layers:
             pairs = pairs[-1:]

@@ -10,7 +10,6 @@ Source: Tarvainen & Valpola 2017, arXiv:1703.01780, section 2 (the mean teacher)
 (the past self as teacher).
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
@@ -73,8 +73,8 @@ class SelfDistillation(Student):
     decay: Annotated[float, Range(0, 1, open_=("high",))] = 0.99
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        student = copy.deepcopy(model)
-        mean = copy.deepcopy(model).requires_grad_(False).eval()
+        student = copy_network(model)
+        mean = copy_network(model).requires_grad_(False).eval()
         with attached(student, [mean]):
             term = MeanTeacherTerm(mean, decay=self.decay, **self.softness())
             return self.learn([term], student, task, context, after_step=term.follow).model

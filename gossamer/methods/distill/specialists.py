@@ -11,7 +11,6 @@ Source: Hinton et al. 2015, arXiv:1503.02531, section 5. The dustbin's logit is 
 so that a specialist begins as exactly the generalist.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from gossamer.core.batches import Loader, Model, split
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.placement import evaluating, place
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -133,7 +133,7 @@ class Specialists(Student):
         shares = [float(expected[group].sum().clamp(1e-6, 1 - 1e-6)) for group in groups]
         shifts = [float(torch.tensor((1 - share) / share).log()) for share in shares]
         team = SpecialistEnsemble(generalist, specialists, groups, shifts)
-        return self.learn([self.distillation(team)], copy.deepcopy(model), task, context).model
+        return self.learn([self.distillation(team)], copy_network(model), task, context).model
 
     def specialist(
         self, generalist: nn.Module, group: Sequence[int], task: Task, context: Context, number: int
@@ -146,5 +146,5 @@ class Specialists(Student):
 
         data = replace(task, train=Enriched(task.train, group), loss=loss)
         changes: dict[str, Any] = {"epochs": self.specialist_epochs, "lr": self.specialist_lr, "keep": "last"}
-        network = copy.deepcopy(generalist).requires_grad_(True)
+        network = copy_network(generalist).requires_grad_(True)
         return self.learn([], network, data, context, part=f" of specialist {number}", **changes).model

@@ -9,7 +9,6 @@ Equation: T = argmin mean(-log softmax(z / T)_y); W <- W / T, b <- b / T.
 Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
 """
 
-import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from gossamer.constraints.apply import constraints, unconstrained
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.layer_names import layer_name
 from gossamer.core.placement import evaluating
 from gossamer.core.record import EditKind
@@ -59,7 +59,7 @@ def divided(model: nn.Module, temperature: float, example_inputs: tuple[Any, ...
     """
     layer = last_layer(model, example_inputs)
     held = [name for name in constraints(model) if layer_name(name) == layer]
-    for found in [copy.deepcopy(model), *([unconstrained(model, held)] if held else [])]:
+    for found in [copy_network(model), *([unconstrained(model, held)] if held else [])]:
         with torch.no_grad(), evaluating(found):
             before = found(*example_inputs)
             for parameter in found.get_submodule(layer).parameters():

@@ -109,7 +109,7 @@ def _selected(found: FoundChannels, ignore: Iterable[str]) -> list[Group]:
             raise unknown("layer", pattern, known, listed="`gossamer analyze`")
     groups = found.prunable()
     if not groups:
-        reasons = sorted({group.reason for group in found.groups if group.reason})
+        reasons = [*found.notes, *sorted({group.reason for group in found.groups if group.reason})]
         raise NoEffect(f"no channels of this network can be cut: {'; '.join(reasons[:5]) or 'no weighted layers'}")
     kept = [g for g in groups if not any(_matches(n, p) for p in ignore for n in (g.name, *g.layers))]
     if not kept:

@@ -9,7 +9,6 @@ Equation: step 2^-F, range [-2^(I-1), 2^(I-1) - 2^-F]; x is rounded up with the 
 Source: Gupta et al. 2015, arXiv:1502.02551, sections 3 and 4.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from gossamer.constraints.base import Constraint
 from gossamer.constraints.grid import Grid
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -180,7 +180,7 @@ class FixedPointTraining(Trained):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         if context.devices > 1:
             raise BadInput(f"{self.name()}: trains in one process; call it with devices=1")
-        names, model = list(weights_of(model, self.layers, self.ignore)), copy.deepcopy(model)
+        names, model = list(weights_of(model, self.layers, self.ignore)), copy_network(model)
         format = Format(self.integer_bits, self.fraction_bits, self.rounding)
         training = replace(self.training(task), precision="32-true", keep="best")
         checkpoint = context.folder / "fixed_point.ckpt" if context.folder else None

@@ -12,7 +12,6 @@ Source: entropy-constrained quantization, Choi et al. 2017, arXiv:1612.01543, se
 et al. 2020, arXiv:1906.06624, with the densities that an adaptive coder estimates instead of a learned model.
 """
 
-import copy
 import math
 import tempfile
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from gossamer.constraints.apply import constrain, constraints, finalize, materia
 from gossamer.constraints.grid import Grid
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -169,7 +169,7 @@ class RateConstrainedQuantization(Retrain):
         """
 
         def size(model: nn.Module) -> int:
-            return file_bytes(Rate.leave(copy.deepcopy(model))) + graph - least
+            return file_bytes(Rate.leave(copy_network(model))) + graph - least
 
         rate = Rate(network, wanted - least, self.ramp, size)
         try:
@@ -191,7 +191,7 @@ def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn
         wanted: bytes.
         task: gives the graph of the file.
     """
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     stacks, raws = constraints(model), weights_of(model, every=True)
     while (over := file_bytes(model, task) - wanted) > 0:
         distance = {}

@@ -28,8 +28,9 @@ from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
+from gossamer.graph.isolation import mode
 from gossamer.graph.proof import relative_difference
-from gossamer.graph.tracer import mode, output_tensors, trace
+from gossamer.graph.tracer import output_tensors, trace
 from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.restructure._rewrite import diagram
 from gossamer.modules.cost import total_macs

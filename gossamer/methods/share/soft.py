@@ -10,7 +10,6 @@ Equation: -log p(T | X, w) - tau log sum_j pi_j N(w | mu_j, sigma_j^2); mu_0 = 0
 Source: Ullrich et al. 2017, arXiv:1702.04008; Nowlan & Hinton 1992.
 """
 
-import copy
 import math
 import operator
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from gossamer.constraints.codebook import Codebook
 from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.batches import split
 from gossamer.core.context import Context
+from gossamer.core.copies import copy_network
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
@@ -263,7 +263,7 @@ def train_under(
     model: nn.Module, weights: list[str], prior: Prior, tau: float, training: Training, task: Task, context: Context
 ) -> nn.Module:
     """Train a copy of the model with the mixture attached, and return it without the mixture."""
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     samples = len(task.train) * len(split(next(iter(task.train)))[0][0])
     teach: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
     checkpoint = context.folder / "soft.ckpt" if context.folder else None

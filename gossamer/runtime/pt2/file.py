@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from gossamer.compact.free_dimensions import free_dimensions
 from gossamer.compact.network import Network
-from gossamer.compact.torch_export import export_failure, free_batch, plain_outputs, silent
+from gossamer.compact.torch_export import export_failure, plain_outputs, refuse_compiled, silent
 from gossamer.compact.watch import NotForeseen, first_line, on_meta
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.outputs import has_marks, places, put, tensors
 from gossamer.errors import BadInput, CorruptFile, GossamerError
+from gossamer.graph.tracer import warm_up
 from gossamer.gsr.format.graph import State, Value
 from gossamer.runtime.metadata import STRUCTURE, says_places
 from gossamer.runtime.pt2.archive import Archive
@@ -33,14 +35,16 @@ def export_pt2(
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
+    refuse_compiled(model, ".pt2")
     copied = materialize(model).eval()
-    inputs, shapes = free_batch(copied, example_inputs) if dynamic_batch else (example_inputs, None)
+    call = free_dimensions(copied, example_inputs, {}, {}, dynamic_batch=dynamic_batch)
     with silent(), torch.no_grad(), plain_outputs(copied):
         try:
-            program = torch.export.export(copied, inputs, dynamic_shapes=shapes)
+            warm_up(copied, call.args)
+            program = torch.export.export(copied, call.args, dynamic_shapes=call.shapes)
         except Exception as error:
-            raise BadInput(export_failure(type(model).__name__, ".pt2", error, dynamic_batch)) from error
-        structure = places(copied.forward(*tree_map_only(Tensor, Tensor.clone, inputs)))  # it may write into them
+            raise BadInput(export_failure(copied, ".pt2", error, call)) from error
+        structure = places(copied.forward(*tree_map_only(Tensor, Tensor.clone, call.args)))  # it may write into them
         # Not needed to run: the example inputs would be pickled, the stack traces name the user's folders.
         program._example_inputs = None
         for node in program.graph.nodes:

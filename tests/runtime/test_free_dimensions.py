@@ -1,0 +1,129 @@
+"""Free dimensions and inputs of every form in an `.onnx` file: what other sizes give is compared with torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from patterns import Function
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from gossamer.errors import BadInput
+from gossamer.runtime.onnx_export import export_onnx
+
+NUMBERS = torch.Generator().manual_seed(0)
+
+
+def r(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=NUMBERS)
+
+
+def recurrent() -> nn.Module:
+    def forward(m: Any, x: Tensor, h: Tensor, c: Tensor) -> Any:
+        y, (h, c) = m.rnn(x, (h, c))
+        return m.head(y), h
+
+    return Function(forward, rnn=nn.LSTM(4, 5), head=nn.Linear(5, 2))
+
+
+def pixels() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, stride=2))
+
+
+class Structured(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(2, 3)
+
+    def forward(self, batch: Mapping[str, Any], *, scale: float = 1.0) -> dict[str, Tensor]:
+        return {"out": self.a(batch["a"]) * scale + self.b(batch["b"][0])}
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(2, 3)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.a(left) + self.b(right).mean(1)
+
+
+def given(path: Path, inputs: Any) -> list[Tensor]:
+    session = onnxruntime.InferenceSession(path)
+    tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    feed = {i.name: (t.float() if t.is_floating_point() else t).numpy() for i, t in zip(session.get_inputs(), tensors)}
+    return [torch.from_numpy(out) for out in session.run(None, feed)]
+
+
+CASES: dict[str, tuple[Any, Any, dict[Any, dict[int, str]], Any, list[list[Any]]]] = {
+    # network, example, free dimensions, other inputs, shapes of the file's inputs
+    "time first, states": (
+        recurrent,
+        (r(7, 2, 4), r(1, 2, 5), r(1, 2, 5)),
+        {0: {0: "time", 1: "batch"}, 1: {1: "batch"}, 2: {1: "batch"}},
+        (r(3, 5, 4), r(1, 5, 5), r(1, 5, 5)),
+        [["time", "batch", 4], [1, "batch", 5], [1, "batch", 5]],
+    ),
+    "image sizes": (
+        pixels,
+        r(1, 3, 16, 16),
+        {0: {0: "batch", 2: "height", 3: "width"}},
+        (r(2, 3, 33, 20),),
+        [["batch", 3, "height", "width"]],
+    ),
+    "half precision": (lambda: pixels().half(), r(1, 3, 8, 8).half(), {}, (r(2, 3, 8, 8),), [["batch", 3, 8, 8]]),
+    "bfloat16": (lambda: pixels().bfloat16(), r(1, 3, 8, 8), {}, (r(2, 3, 8, 8),), [["batch", 3, 8, 8]]),
+    "a dict": (
+        Structured,
+        ({"a": r(1, 4), "b": [r(1, 2)]},),
+        {},
+        ({"a": r(3, 4), "b": [r(3, 2)]},),
+        [["batch", 4], ["batch", 2]],
+    ),
+    "keywords": (
+        Named,
+        {"left": r(1, 4), "right": r(1, 6, 2)},
+        {"left": {0: "n"}, "right": {0: "n", 1: "length"}},
+        {"left": r(3, 4), "right": r(3, 2, 2)},
+        [["n", 4], ["n", "length", 2]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_other_sizes_give_what_torch_gives(name: str, tmp_path: Path) -> None:
+    make, example, free, other, shapes = CASES[name]
+    torch.manual_seed(0)
+    model = make().eval()
+    path = export_onnx(model, example, tmp_path / "net.onnx", free=free)
+    inputs = onnx.load(path).graph.input
+    assert [[d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in inputs] == shapes
+    if isinstance(other, dict):
+        assert [i.name for i in inputs] == list(other)
+    with torch.no_grad():
+        wanted = tree_leaves(model.float()(**other) if isinstance(other, dict) else model.float()(*other))
+    for a, b in zip(given(path, other), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_advice_only_where_it_helps(tmp_path: Path) -> None:
+    fixed = Function(lambda m, x: m.a(x.view(2, 12)), a=nn.Linear(12, 3)).eval()
+    with pytest.raises(BadInput, match="its forward fixes the batch size: pass dynamic_batch=False"):
+        export_onnx(fixed, r(2, 3, 4), tmp_path / "net.onnx")
+    export_onnx(fixed, r(2, 3, 4), tmp_path / "net.onnx", dynamic_batch=False)
+    other = Function(lambda m, x: m.a(torch.linalg.eig(m.a(x)).eigenvalues.abs()), a=nn.Linear(3, 3)).eval()
+    with pytest.raises(BadInput) as error:
+        export_onnx(other, r(3, 3), tmp_path / "net.onnx")
+    assert "dynamic_batch" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("free", "why"), [({"imag": {0: "b"}}, "unknown argument 'imag'"), ({0: {4: "b"}}, "no dimension 4")]
+)
+def test_a_dimension_that_is_not_there(free: Any, why: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=why):
+        export_onnx(pixels().eval(), r(1, 3, 8, 8), tmp_path / "net.onnx", free=free)
