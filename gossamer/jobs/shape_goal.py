@@ -220,7 +220,10 @@ class ShapeSearch:
         if self.schedule.by_time:
             # What is tried next is no smaller than what lost too much.
             sizes = [self.planner.macs(shape_of(one.steps)) for one in self.tried if one.steps]
-            return not sizes or self.schedule.time_for(f"a plan after {self.trainings}", min(sizes))
+            if not sizes or self.schedule.time_for(f"a plan after {self.trainings}", min(sizes)):
+                return True
+            self.context.progress.say("too little time is left for another training")
+            return False
         left = self.schedule.left(f"attempt {self.trainings + 1}")
         if left < self.schedule.spent() / self.trainings:
             self.context.progress.say(f"{left / 60:.1f} minutes are left, too few for another attempt")

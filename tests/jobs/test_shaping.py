@@ -323,7 +323,7 @@ def test_the_learning_rate_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -
     world.recover = RecoveryDistillation(epochs=1)
     shaping = world.shaping(CheckpointStore(None, ""))
     attempts: Any = shaping.attempts
-    attempts.task, attempts.original = SimpleNamespace(calibration=[]), None
+    attempts.task, attempts.original = stripes(), None
     shaping.search()
     assert len(world.trained) > 1 and {steps[-1] for steps in world.trained if steps} == {
         RecoveryDistillation(epochs=1, lr=0.03)
