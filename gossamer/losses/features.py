@@ -1,11 +1,15 @@
 """Losses on the outputs of hidden layers (features), shape (N, C, ...): channels first, then positions."""
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, unknown
 from gossamer.losses.precision import same_shape, wide
+
+AttentionDistance = Literal["mean_square", "norm"]
 
 
 @wide
@@ -67,23 +71,26 @@ def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
 
 
 @wide
-def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:
-    """Attention transfer loss: the mean squared difference of the `attention_map` of two layers.
+def attention_loss(
+    student: Tensor, teacher: Tensor, power: float = 2.0, *, distance: AttentionDistance = "mean_square"
+) -> Tensor:
+    """Attention transfer loss: how far the `attention_map`s of two layers are apart.
 
     Args:
         student: features, shape (N, C1, positions...).
         teacher: features, shape (N, C2, positions...); the numbers of channels may differ, the positions may not.
         power: exponent of the attention maps.
+        distance: "mean_square": the mean squared difference over samples and positions, as in the source's code;
+            "norm": half the Euclidean norm of each sample's difference, as in the paper (equation 2 with p = 2).
 
     Returns:
-        A scalar, the mean over samples and positions.
+        A scalar, the mean over samples (and positions).
 
     Raises:
         BadInput: features without positions, or with different positions.
 
     Source:
-        Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.1; the mean square as in their code, where the paper
-        writes the norm.
+        Zagoruyko & Komodakis 2017, arXiv:1612.03928, section 3.1.
 
     Example:
         >>> import torch
@@ -94,7 +101,12 @@ def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tens
     """
     student_map, teacher_map = attention_map(student, power), attention_map(teacher, power)
     same_shape(student_map, teacher_map, "attention maps")
-    return F.mse_loss(student_map, teacher_map)
+    if distance == "norm":
+        lengths: Tensor = torch.linalg.vector_norm(student_map - teacher_map, dim=1)
+        return lengths.mean() / 2
+    if distance == "mean_square":
+        return F.mse_loss(student_map, teacher_map)
+    raise unknown("distance", distance, get_args(AttentionDistance))
 
 
 def input_gradient(loss: Tensor, inputs: Tensor) -> Tensor:

@@ -335,6 +335,21 @@ def test_attention_is_blind_to_scale_and_to_the_order_of_channels() -> None:
     assert float(attention_loss(torch.cat([teacher, teacher], 1), teacher)) == pytest.approx(0, abs=1e-12)
 
 
+def test_the_distance_of_attention_maps_is_that_of_the_paper() -> None:
+    student, teacher = pair(*MAPS)
+    total = 0.0
+    for s, t in zip(student.numpy(), teacher.numpy()):
+        maps = [(x**2).sum(0).ravel() for x in (s, t)]
+        q = [m / np.sqrt((m**2).sum()) for m in maps]
+        total += float(np.sqrt(((q[0] - q[1]) ** 2).sum())) / 2
+    assert float(attention_loss(student, teacher, distance="norm")) == pytest.approx(total / len(student), rel=1e-9)
+    own = teacher.clone().requires_grad_()
+    attention_loss(own, teacher, distance="norm").backward()  # type: ignore[no-untyped-call]
+    assert own.grad is not None and not bool(own.grad.any())  # a norm has no slope at zero: it must not be NaN
+    with pytest.raises(BadInput, match="distance"):
+        attention_loss(student, teacher, distance="l3")  # type: ignore[arg-type]
+
+
 def test_the_gradient_of_each_samples_own_loss_comes_out_of_the_mean() -> None:
     x = pair(*LOGITS)[0].requires_grad_()
     torch.testing.assert_close(input_gradient((x**3).sum(1).mean(), x), 3 * x**2)

@@ -3,12 +3,12 @@
 What it does: gives each input channel r separable filters, computed as k x 1 and 1 x k depthwise convolutions, and
 mixes all of their outputs by one 1 x 1 convolution. basis="own": every channel has its own r filters (Jaderberg's first
 scheme). "shared": all channels have the same r filters, learned from all filters of the layer (Rigamonti's).
-"dct": the r products of cosines that hold most energy, without any learning. With `data` the mix is fitted to the
-outputs (data reconstruction).
+"dct", "haar": the r products of cosines, or of wavelets, that hold most energy, without any learning. With `data` the
+mix is fitted to the outputs (data reconstruction).
 Cost: seconds; with `data`, a matrix of (inputs x positions)^2 numbers for each layer.
 When it fails: depthwise layers save less time than MACs. For 3 x 3 kernels r must be about 1 to 5. r = k^2 is exact.
 Equation: W_nc ~ sum_r A_ncr u_cr v_cr^T, by alternating least squares over A, u, v; dct: u, v columns of
-C_ij = sqrt((1 + [j > 0]) / k) cos(pi (2 i + 1) j / 2 k).
+C_ij = sqrt((1 + [j > 0]) / k) cos(pi (2 i + 1) j / 2 k); haar: columns of Haar wavelets on halves of halves.
 Source: Jaderberg et al. 2014, arXiv:1405.3866, scheme 1; Rigamonti et al. 2013, CVPR, section 3.3 (SEP-TD).
 """
 
@@ -37,6 +37,32 @@ def cosines(size: int) -> Tensor:
     basis: Tensor = torch.cos(torch.pi * (2 * i + 1) * j / (2 * size)) * (2 / size) ** 0.5
     basis[:, 0] /= 2**0.5
     return basis
+
+
+def haar(size: int) -> Tensor:
+    """Return orthonormal Haar wavelets (size, size), float64: a constant column, then differences of two halves.
+
+    Each interval is halved until it has one element. Where its length is odd, the first half has one more, and the two
+    levels are such that the column has mean 0 and norm 1.
+
+    Source: Haar 1910; Girardi & Sweldens 1997 (halves of different lengths).
+    """
+    basis = torch.zeros(size, size, dtype=torch.float64)
+    basis[:, 0] = size**-0.5
+    intervals, column = [(0, size)], 1
+    for begin, end in intervals:  # coarse to fine: the halves follow at the end of the list
+        if end - begin < 2:
+            continue
+        middle = (begin + end + 1) // 2
+        first, second = middle - begin, end - middle
+        basis[begin:middle, column] = (second / (first * (end - begin))) ** 0.5
+        basis[middle:end, column] = -((first / (second * (end - begin))) ** 0.5)
+        column += 1
+        intervals += [(begin, middle), (middle, end)]
+    return basis
+
+
+TRANSFORMS = {"dct": cosines, "haar": haar}
 
 
 def leading(stack: Tensor, bases: Sequence[Tensor], rank: int) -> list[Tensor]:
@@ -117,7 +143,7 @@ class SeparableFilters(LowRank):
     of `LowRank`.
 
     Args:
-        basis: "own" filters for each channel, filters "shared" by all channels, or cosines ("dct").
+        basis: "own" filters for each channel, filters "shared" by all channels, cosines ("dct") or wavelets ("haar").
 
     Example:
         >>> import gossamer, torch
@@ -131,7 +157,7 @@ class SeparableFilters(LowRank):
     singular: ClassVar[bool] = False
     example: ClassVar[Settings] = {"ranks": {"body.*": 2}, "data": "inputs"}
 
-    basis: Literal["own", "shared", "dct"] = "own"
+    basis: Literal["own", "shared", "dct", "haar"] = "own"
 
     def refusal(self, layer: Layer) -> str:
         return "" if sum(size > 1 for size in kernel_of(layer)) > 1 else "its kernel is not along two axes"
@@ -163,8 +189,9 @@ class SeparableFilters(LowRank):
 
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         stack, groups, channels = self._stack(weight), len(weight), weight.shape[2]
-        if self.basis == "dct":
-            bases = [cosines(size).to(weight).expand(len(stack), -1, -1) for size in weight.shape[3:]]
+        if self.basis in TRANSFORMS:
+            transform = TRANSFORMS[self.basis]
+            bases = [transform(size).to(weight).expand(len(stack), -1, -1) for size in weight.shape[3:]]
             factors = leading(stack, bases, rank[0])
         else:
             factors = learned(stack, rank[0])

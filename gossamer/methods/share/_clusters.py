@@ -1,6 +1,7 @@
 """k-means of scalars (exact, or Lloyd's iteration from three starts) and of vectors; shared by several methods."""
 
 import itertools
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -165,55 +166,72 @@ def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
 
 
 def cluster_vectors(
-    points_MND: Tensor, k: int, generator: torch.Generator, iterations: int = 25
+    points_MND: Tensor, k: int, generator: torch.Generator, *, restarts: int = 1, iterations: int = 100
 ) -> tuple[Tensor, Tensor]:
     """Run k-means on M sets of N vectors each.
 
-    It starts by D^2 sampling (k-means++), so a k that is at least the number of different vectors is lossless.
+    It starts by greedy D^2 sampling (k-means++), so a k that is at least the number of different vectors is lossless.
 
     Args:
         points_MND: the vectors.
         k: centers of each set.
         generator: for the sampling.
-        iterations: the largest number.
+        restarts: runs for each set, of which the one with the least squared error counts.
+        iterations: the largest number, in each run.
 
     Returns:
         Centers (M, min(k, N), D) and indices (M, N).
 
-    Source: Arthur & Vassilvitskii 2007.
+    Source: Arthur & Vassilvitskii 2007, section 4 (several candidates for each center).
     """
     sets, count, width = points_MND.shape
     k = min(k, count)
     centers = torch.empty(sets, k, width, dtype=points_MND.dtype, device=points_MND.device)
     indices = torch.empty(sets, count, dtype=torch.int64, device=points_MND.device)
-    at_once = max(1, PIECE // (count * k))
-    for begin in range(0, sets, at_once):
-        part = slice(begin, begin + at_once)
-        points = points_MND[part].detach().double()
-        c = _spread(points, k, generator)
-        found = nearest_vectors(points, c)
-        for _ in range(iterations):
-            c = mean_vectors(points, found, c)
-            previous, found = found, nearest_vectors(points, c)
-            if torch.equal(previous, found):
-                break
-        centers[part], indices[part] = c.to(points_MND.dtype), found
+    least = torch.full((sets,), torch.inf, dtype=torch.float64)
+    # All runs of all sets, as many at once as fit into a piece.
+    runs = torch.arange(sets).repeat_interleave(restarts)
+    for own in torch.split(runs, max(1, PIECE // (count * k))):
+        points = points_MND[own.to(points_MND.device)].detach().double()
+        c, found = _lloyd_vectors(points, k, generator, iterations)
+        errors = (points - c.gather(1, found[..., None].expand_as(points))).square().sum((1, 2))
+        for i, (m, error) in enumerate(zip(own.tolist(), errors.tolist())):
+            if error < least[m]:
+                least[m], centers[m], indices[m] = error, c[i].to(points_MND.dtype), found[i]
     return centers, indices
 
 
+def _lloyd_vectors(points: Tensor, k: int, generator: torch.Generator, iterations: int) -> tuple[Tensor, Tensor]:
+    """One run for each set of points (M, N, D): centers (M, k, D) and indices (M, N)."""
+    c = _spread(points, k, generator)
+    found = nearest_vectors(points, c)
+    for _ in range(iterations):
+        c = mean_vectors(points, found, c)
+        previous, found = found, nearest_vectors(points, c)
+        if torch.equal(previous, found):
+            break
+    return c, found
+
+
 def _spread(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Return k initial centers for each set: each is drawn with a probability ~ squared distance to the nearest
-    before it.
+    """Return k initial centers for each set, one after the other.
+
+    Candidates are drawn with a probability ~ squared distance to the nearest center before; the one that leaves the
+    least sum of these distances is taken.
     """
     sets, count, _ = points.shape
     rows = torch.arange(sets, device=points.device)
+    candidates = 2 + int(math.log(k))
     draw = torch.randint(count, (sets,), generator=generator).to(points.device)
-    chosen, far = [points[rows, draw]], torch.full((sets, count), torch.inf, dtype=points.dtype, device=points.device)
+    chosen = [points[rows, draw]]
+    far = (points - chosen[0][:, None]).square().sum(2)
     for _ in itertools.repeat(None, k - 1):
-        far = torch.minimum(far, (points - chosen[-1][:, None]).square().sum(2))
         chance = torch.where(far.sum(1, keepdim=True) > 0, far, torch.ones_like(far)).cpu()
-        draw = torch.multinomial(chance, 1, generator=generator)[:, 0].to(points.device)
-        chosen.append(points[rows, draw])
+        draws = torch.multinomial(chance, candidates, replacement=True, generator=generator).to(points.device)
+        tried = [torch.minimum(far, (points - points[rows, d][:, None]).square().sum(2)) for d in draws.T]
+        best = torch.stack([one.sum(1) for one in tried]).argmin(0)
+        chosen.append(points[rows, draws[rows, best]])
+        far = torch.stack(tried)[best, rows]
     return torch.stack(chosen, 1)
 
 

@@ -151,8 +151,8 @@ class ShareVectors(Method):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         """Return a copy in which the selected weights are constrained."""
         generator = torch.Generator().manual_seed(context.seed)
-        codes = {}
-        for name in weights_of(model, self.layers, self.ignore):
+        codes, names = {}, list(weights_of(model, self.layers, self.ignore))
+        for name in context.progress.bar(names, label=self.name(), total=len(names)):
             w = effective_weight(model, name)
             codes[name] = self.code(w, generator)
             self.note(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gossamer.calibration.inputs import Layer, input_rows
 from gossamer.errors import BadInput
 from gossamer.methods.lowrank import _matrices
+from gossamer.methods.lowrank._alternating import along_rows, alternated, fit_vertical
 from gossamer.methods.lowrank._chain import chain_macs, chain_params, dense_factor, grouped, kernel_of
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import (
@@ -25,8 +26,8 @@ from gossamer.methods.lowrank._notes import product, relative_error, spectrum_ro
 from gossamer.methods.lowrank.biclustered import BiclusteredFactors
 from gossamer.methods.lowrank.channel import ChannelDecomposition
 from gossamer.methods.lowrank.predicted import PredictedParameters, chosen_rows, predictor, smooth
-from gossamer.methods.lowrank.separable import SeparableFilters, cosines, filters, learned
-from gossamer.methods.lowrank.spatial import SpatialDecomposition
+from gossamer.methods.lowrank.separable import TRANSFORMS, SeparableFilters, cosines, filters, haar, learned
+from gossamer.methods.lowrank.spatial import SpatialDecomposition, by_columns
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tensor_train import TensorTrain, train, windows
 from gossamer.methods.lowrank.tucker import Tucker, iterate
@@ -88,6 +89,7 @@ SCHEMES: list[tuple[LowRank, tuple[str, ...]]] = [
     (BiclusteredFactors(inputs=1, outputs=5), ("odd",)),
     (SeparableFilters(basis="shared"), ("plain", "odd", "groups", "3d")),
     (SeparableFilters(basis="dct"), ("plain", "odd", "groups", "3d")),
+    (SeparableFilters(basis="haar"), ("plain", "odd", "groups", "3d")),
 ]
 CASES = [pytest.param(s, k, id=f"{s.name()}-{n}-{k}") for n, (s, kinds) in enumerate(SCHEMES) for k in kinds]
 each = pytest.mark.parametrize(("scheme", "kind"), CASES)
@@ -250,6 +252,53 @@ def test_tais_error_is_the_energy_of_the_singular_values_left_out() -> None:
 
 
 @torch.no_grad()
+def reconstruction(dtype: torch.dtype = D) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A weight, the second moment of correlated inputs, and the pair of filters after one pass."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 3, 2, 3, 3, generator=generator, dtype=D)
+    mix = torch.randn(2, 18, 18, generator=generator, dtype=D) * torch.linspace(0.05, 1, 18, dtype=D)
+    x = torch.randn(2, 90, 18, generator=generator, dtype=D) @ mix
+    gram = x.mT @ x / 90
+    vertical = split_matrix(by_columns(weight), 2)[1]
+    outer = last_factor(weight.flatten(2), along_rows(vertical, 3), gram)
+    return weight.flatten(2).to(dtype), gram.to(dtype), vertical.to(dtype), outer.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [D, torch.float32])
+def test_filters_fitted_in_turn_reach_the_optimum_of_gradient_descent(dtype: torch.dtype) -> None:
+    target, gram, vertical, outer = reconstruction(dtype)
+
+    def error(v: Tensor, h: Tensor) -> Tensor:
+        rest = target - torch.einsum("gorl,grp->gopl", h.unflatten(2, (2, 3)), v).flatten(2)  # type: ignore[no-untyped-call]
+        return torch.einsum("gop,gpq,goq->", rest, gram, rest)
+
+    fitted = float(error(*alternated(target, vertical, outer, gram, 3)))
+    pair = [vertical.contiguous().requires_grad_(), outer.contiguous().requires_grad_()]
+    descent = torch.optim.LBFGS(pair, max_iter=300, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        descent.zero_grad()
+        loss = error(pair[0], pair[1])
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    once = float(descent.step(closure).detach())
+    assert fitted < 0.9 * once
+    assert fitted == pytest.approx(float(error(pair[0], pair[1]).detach()), rel=2e-3)
+
+
+def test_each_fit_of_vertical_filters_is_the_least_squares_solution() -> None:
+    target, gram, vertical, outer = reconstruction()
+    by_column = gram.unflatten(2, (-1, 3)).movedim(3, 1)  # type: ignore[no-untyped-call]
+    found = fit_vertical(target, vertical, outer, by_column)
+    for g in range(2):  # one column of the system for each number of the filters: the obvious way
+        root = torch.linalg.cholesky(gram[g])
+        units = torch.eye(vertical[g].numel(), dtype=D).view(-1, 1, *vertical[g].shape)
+        columns = torch.stack([((outer[g] @ along_rows(unit, 3)[0]) @ root).flatten() for unit in units], 1)
+        wanted = torch.linalg.lstsq(columns, (target[g] @ root).flatten()[:, None]).solution
+        torch.testing.assert_close(found[g].flatten(), wanted[:, 0], rtol=1e-6, atol=1e-8)
+
+
 def test_a_rank_one_kernel_is_recovered_exactly() -> None:
     one = layer("plain")
     vertical, horizontal = torch.randn(5, 3, dtype=D), torch.randn(6, 3, dtype=D)
@@ -387,12 +436,27 @@ def test_cosines_are_orthonormal_and_the_first_is_flat(size: int) -> None:
     assert basis[0, 1] == pytest.approx((2 / size) ** 0.5 * math.cos(math.pi / (2 * size)))
 
 
-def test_cosines_that_are_dropped_are_what_is_lost() -> None:
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8])
+def test_wavelets_are_orthonormal_and_have_two_levels_each(size: int) -> None:
+    basis = haar(size)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(size, dtype=D), rtol=0, atol=1e-12)
+    torch.testing.assert_close(basis[:, 0], torch.full((size,), size**-0.5, dtype=D))
+    assert all(len(column[column != 0].unique()) == 2 for column in basis.T[1:].contiguous().round(decimals=12))
+
+
+def test_wavelets_of_four_are_haars() -> None:
+    r = 2**-0.5
+    wanted = [[0.5, 0.5, r, 0], [0.5, 0.5, -r, 0], [0.5, -0.5, 0, r], [0.5, -0.5, 0, -r]]
+    torch.testing.assert_close(haar(4), torch.tensor(wanted, dtype=D))
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_coefficients_that_are_dropped_are_what_is_lost(name: Any) -> None:
     """Parseval: the error is the energy of the dropped coefficients."""
     weight = grouped(layer("plain"))
-    basis = torch.kron(cosines(3), cosines(3))
+    basis = torch.kron(TRANSFORMS[name](3), TRANSFORMS[name](3))
     energies = (weight.flatten(3) @ basis).square().sum((0, 1, 2)).sort(descending=True).values
-    [lost] = SeparableFilters(basis="dct").spectrum(weight, None, "lost").lost
+    [lost] = SeparableFilters(basis=name).spectrum(weight, None, "lost").lost
     wanted = [float(energies[r:].sum() / energies.sum()) for r in range(10)]
     torch.testing.assert_close(lost, torch.tensor(wanted, dtype=D))
 

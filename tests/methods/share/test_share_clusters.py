@@ -4,6 +4,7 @@ import copy
 import itertools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from gossamer.methods.share._clusters import (
 )
 from gossamer.methods.share._decoded import Product, ResidualCodebooks, blocks_of, shared_values
 from gossamer.methods.share._importance import importance_of
+from gossamer.methods.share.binary import BinaryCodes, binary_rate
 from gossamer.methods.share.kmeans import KMeans, share_values
 from gossamer.methods.share.product import product_code, product_rate, scalar_rate
 from gossamer.methods.share.residual import residual_code, residual_rate
@@ -178,6 +180,43 @@ def test_as_many_centers_as_different_vectors_lose_nothing() -> None:
     torch.testing.assert_close(decoded, points)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_several_runs_the_best_counts(dtype: torch.dtype) -> None:
+    points = torch.randn(3, 80, 2, generator=generator(), dtype=dtype)
+    errors = {}
+    for restarts in (1, 12):
+        centers, indices = cluster_vectors(points, 10, torch.Generator().manual_seed(1), restarts=restarts)
+        errors[restarts] = float((points - centers.gather(1, indices[..., None].expand_as(points))).square().sum())
+    assert errors[12] < 0.99 * errors[1]
+
+
+def test_restarts_depend_on_the_seed_alone() -> None:
+    points = torch.randn(4, 30, 3, generator=generator())
+    runs = [cluster_vectors(points, 5, torch.Generator().manual_seed(2), restarts=3) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*runs))
+
+
+@pytest.mark.parametrize("scale", ["mean", "none"])
+def test_binary_codes_are_signs_of_the_least_error(scale: Any) -> None:
+    weight = torch.randn(6, 5, generator=generator())
+    weight[0, :2] = 0
+    model = nn.Sequential(nn.Linear(5, 6))
+    with torch.no_grad():
+        model[0].weight.copy_(weight)
+    shared, edits = BinaryCodes(scale=scale)(model)
+    a = float(weight[weight != 0].abs().mean()) if scale == "mean" else 1.0
+    torch.testing.assert_close(shared[0].weight.detach(), a * weight.sign())
+    tried = [float((weight - b * weight.sign()).square().sum()) for b in (a, 0.99 * a, 1.01 * a)]
+    assert scale == "none" or tried[0] == min(tried)
+    assert "values -" in edits[0].after
+
+
+def test_binary_codes_of_zeros_are_zeros() -> None:
+    model = nn.Linear(3, 2)
+    nn.init.zeros_(model.weight)
+    assert not bool(BinaryCodes()(model).model.weight.any())
+
+
 @pytest.mark.parametrize("shape", [(6, 10), (6, 5, 3, 2), (4, 7, 3)])
 def test_rows_and_back(shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape, generator=generator())
@@ -247,6 +286,7 @@ def test_rates_are_those_of_the_paper() -> None:
     assert product_rate(4096, 4096, 256, 1024) == pytest.approx(8.0)
     assert product_rate(4096, 4096, 128, 512) == pytest.approx(17.07, abs=5e-3)
     assert residual_rate(4096, 4096, 256, 1) == pytest.approx(15.98, abs=5e-3)
+    assert binary_rate(4096, 4096) == pytest.approx(32, abs=2e-4)
 
 
 def masked() -> tuple[nn.Module, str]:
