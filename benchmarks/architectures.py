@@ -32,7 +32,7 @@ from gossamer.models.densenet import densenet_cifar
 from gossamer.models.fractalnet import FractalNet
 from gossamer.models.resnet import ResNet
 from gossamer.models.stochastic import StochasticResNet
-from gossamer.models.weights import read_tensors, save_weights
+from gossamer.models.weights import read_weights, save_weights
 from gossamer.modules.cost import total_macs, total_params
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
@@ -91,7 +91,7 @@ def latencies(task: Task, options: argparse.Namespace, folder: Path) -> dict[str
     for name in NETWORKS:
         stem = folder / f"{name.replace(' ', '-')}-seed{options.seeds[0]}"
         model = build(name, task, 0)
-        model.load_state_dict(read_tensors(stem.with_suffix(".safetensors")))
+        model.load_state_dict(read_weights(stem.with_suffix(".safetensors")))
         paths[name] = export_onnx(model, task.example_inputs, stem.with_suffix(".onnx"))
     inputs = first_samples(task.validation, options.batch)
     found: dict[str, dict[str, float]] = {name: {} for name in NETWORKS}

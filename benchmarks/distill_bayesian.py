@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
-from gossamer.core.task import Task, split
+from gossamer.core.task import Task, inputs_and_target
 from gossamer.data import load_task
-from gossamer.measure.calibration import calibration_error, negative_log_likelihood, outputs
+from gossamer.measure.calibration import calibration_error, logits_and_labels, negative_log_likelihood
 from gossamer.methods.distill.bayesian import BayesianDarkKnowledge
 from gossamer.models.zoo import build_for
 from gossamer.train import Training, fit
@@ -48,7 +48,7 @@ def trained(seed: int) -> nn.Module:
 @torch.no_grad()
 def probabilities_on_test(network: nn.Module, seed: int) -> Tensor:
     """(samples, classes), float64."""
-    return torch.cat([network(*split(batch)[0]).double().softmax(1) for batch in task(seed).test])
+    return torch.cat([network(*inputs_and_target(batch)[0]).double().softmax(1) for batch in task(seed).test])
 
 
 def ensemble(context: Context) -> tuple[Tensor, Tensor, int]:
@@ -72,12 +72,12 @@ def table(seed: int) -> dict[str, dict[str, float]]:
     torch.manual_seed(seed + 100)
     student = METHOD.apply(build_for("lenet300", task(seed)), task(seed), run)
     mean, one, draws = ensemble(run)
-    labels = outputs(network, task(seed).test)[1]
+    labels = logits_and_labels(network, task(seed).test)[1]
     logits = {
-        "SGD": outputs(network, task(seed).test)[0],
+        "SGD": logits_and_labels(network, task(seed).test)[0],
         f"SGLD, mean of {draws} draws": mean.log(),
         "SGLD, one draw": one.log(),
-        "student": outputs(student, task(seed).test)[0],
+        "student": logits_and_labels(student, task(seed).test)[0],
     }
     return {
         name: {

@@ -83,7 +83,7 @@ def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
 def judged(model: nn.Module, task: Task) -> Numbers:
     """Errors, top-1 with its interval, negative log likelihood and calibration error on test."""
     with evaluating(model):
-        logits, labels = calibration.outputs(model, task.test)
+        logits, labels = calibration.logits_and_labels(model, task.test)
     right = (logits.argmax(1) == labels).float()
     low, high = wilson(right)
     return {

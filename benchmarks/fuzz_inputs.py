@@ -167,7 +167,7 @@ def take_onnx(path: Path) -> None:
 
 
 def take_recipe(path: Path) -> None:
-    recipe.load(path)
+    recipe.load_recipe(path)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from gossamer.compact.writing import save
 from gossamer.core.folder import lock_folder
 from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task
-from gossamer.jobs.recipe import Recipe, load
+from gossamer.jobs.recipe import Recipe, load_recipe
 from gossamer.measure import evaluate
 from gossamer.methods.quantize.rate import RateConstrainedQuantization
 from gossamer.models import build_for, load_weights, save_weights
@@ -63,7 +63,7 @@ class Bench:
         self.folder = Path(options.work) / model / f"seed{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lines = Lines()
-        self.recipe = load(Path(f"smallest-{model}"))
+        self.recipe = load_recipe(Path(f"smallest-{model}"))
 
     def task(self) -> Task:
         return gossamer.load_task("fashion-mnist", seed=self.seed, augment=self.recipe.augment)
@@ -84,7 +84,7 @@ class Bench:
         torch.manual_seed(self.seed)
         model = build_for(self.name, task)
         if not path.exists():
-            training = load(Path(f"train-{self.name}-fashion-mnist")).training
+            training = load_recipe(Path(f"train-{self.name}-fashion-mnist")).training
             assert training is not None
             self.lines.say(f"{self.name}, seed {self.seed}: dense")
             gossamer.fit(model, task, training, self.run(), checkpoint=path.with_suffix(".ckpt"), label="dense")
@@ -171,7 +171,7 @@ def parts(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
     for ratio in bench.options.ratios or RATIOS[bench.name]:
         yield f"{ratio:g}x", bench.once(f"{ratio:g}x", lambda: ours(bench, ratio))  # noqa: B023
     if bench.name.startswith("lenet"):
-        recipe = load(Path(f"deep-compression-{bench.name}"))
+        recipe = load_recipe(Path(f"deep-compression-{bench.name}"))
         yield "deep-compression", bench.once("deep-compression", lambda: by_recipe(bench, recipe, "dc"))
         last = bench.recipe.steps[-1]
         assert isinstance(last, RateConstrainedQuantization)

@@ -13,7 +13,7 @@ from torch import nn
 
 from gossamer.constraints.apply import constraints, materialize
 from gossamer.core.context import Context
-from gossamer.jobs.recipe import Recipe, load
+from gossamer.jobs.recipe import Recipe, load_recipe
 from gossamer.methods._base import Method
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.prune.magnitude import Magnitude
@@ -37,7 +37,7 @@ def recipes(name: str, epochs: int | None = None) -> dict[str, Recipe]:
         RecoveryDistillation(epochs=epochs or 10, lr=0.01, alpha=1),
     )
     if name.startswith("lenet"):
-        prune, *_ = load(Path(f"deep-compression-{name}")).steps
+        prune, *_ = load_recipe(Path(f"deep-compression-{name}")).steps
         pruned = (prune, pruned[1])
     centers = RecoveryDistillation(epochs=epochs or 5, lr=0.01, alpha=1)
     bits = BITS_PER_WEIGHT[name]

@@ -21,7 +21,7 @@ from gossamer.cli.loading import Request, load_model
 from gossamer.core.record import write_text
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
-from gossamer.jobs.recipe import load, shipped
+from gossamer.jobs.recipe import load_recipe, shipped
 from gossamer.measure import evaluate
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.models import build_for, checkpoints, load_weights, save_weights
@@ -96,7 +96,7 @@ def train_dense(bench: Bench, seed: int) -> dict[str, Any]:
     task = bench.task(seed)
     given = options.weights.get(seed)
     name = f"train-{options.model}-{options.data}"
-    recipe = load(Path(name)) if name in shipped() else None
+    recipe = load_recipe(Path(name)) if name in shipped() else None
     ships = [c for c in checkpoints() if (c.name, c.data) == (options.model, options.data) and seed == 0]
     if given is not None or (ships and options.dense_epochs is None):
         source = given or ships[0].path

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.inputs import layer_inputs
-from gossamer.calibration.least_squares import Normal, add_system, correct
+from gossamer.calibration.least_squares import Normal, add_correction, add_system
 from gossamer.core.placement import evaluating, place
 from gossamer.errors import BadInput
 
@@ -134,7 +134,7 @@ def solve_last(model: nn.Module, blocks: Mapping[str, FittedBlock], loader: Iter
             wanted = rest if channels is None else rest.index_select(1, channels.to(rest.device))
             systems[name, key] = add_system(systems.get((name, key)), layer, features[key][0], wanted)
     for (name, key), system in systems.items():
-        correct(blocks[name].module.get_submodule(key), system)
+        add_correction(blocks[name].module.get_submodule(key), system)
 
 
 def train_blocks(

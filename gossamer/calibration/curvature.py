@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.inputs import Layer, input_rows, output_rows, sample_chunks
 from gossamer.constraints.weights import effective_weight, weights_of
-from gossamer.core.batches import Model, split
+from gossamer.core.batches import Model, inputs_and_target
 from gossamer.core.placement import evaluating, place, place_whole
 from gossamer.errors import BadInput, GossamerError, own_error, unknown
 
@@ -166,7 +166,7 @@ def exact_diagonal(model: nn.Module, loss: Loss, batches: Iterable[Any], layers:
     samples = 0
     with evaluating(model), torch.enable_grad():
         for batch in batches:
-            size = len(split(batch)[0][0])
+            size = len(inputs_and_target(batch)[0][0])
             samples += size
             placed = place_whole(model, batch)
             gradients = torch.autograd.grad(loss(model, placed), list(weights.values()), create_graph=True)
@@ -195,7 +195,7 @@ def _runs(model: nn.Module, batches: Iterable[Any], layers: Sequence[str]) -> It
 
 def _placed(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], Any]:
     """(inputs, target) on the model's device."""
-    inputs, target = place(model, batch), split(batch)[1]
+    inputs, target = place(model, batch), inputs_and_target(batch)[1]
     device = next((x.device for x in inputs if isinstance(x, Tensor)), torch.device("cpu"))
     return inputs, target.to(device) if isinstance(target, Tensor) else target
 

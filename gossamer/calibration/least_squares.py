@@ -36,7 +36,7 @@ def _flat(rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def correct(layer: Any, system: Normal, *, dampening: float = DAMPENING) -> None:
+def add_correction(layer: Any, system: Normal, *, dampening: float = DAMPENING) -> None:
     """Add the change of weight and bias that takes most of the rest away; without a bias, the weight's alone."""
     same, cross = system
     diagonal = same.diagonal(dim1=1, dim2=2)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.inputs import Layer
-from gossamer.calibration.least_squares import Normal, add_system, correct
+from gossamer.calibration.least_squares import Normal, add_correction, add_system
 from gossamer.core.placement import evaluating, place
 from gossamer.graph.tracer import LAYER_OPS, Trace
 
@@ -26,7 +26,7 @@ DAMPENING = 1e-3
 Track = Callable[[Iterable[str]], Iterable[str]]
 
 
-def readers(t: Trace, modules: Collection[str]) -> list[str]:
+def reading_layers(t: Trace, modules: Collection[str]) -> list[str]:
     """The layers with weights, by name in the order of the run, that read what these modules make: directly, or with
     nothing but operations without weights between. The modules themselves are not among them."""
     changed, found = set[int](), list[str]()
@@ -82,7 +82,7 @@ def reconstruct_weights(
         if isinstance(layer, Layer) and owners(model, layer.weight) == 1:
             system = _system(model, original, name, loader, (kept or {}).get(name))
             if system is not None:
-                correct(layer, system, dampening=DAMPENING)
+                add_correction(layer, system, dampening=DAMPENING)
                 reconstructed.append(name)
     return reconstructed
 

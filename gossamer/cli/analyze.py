@@ -87,7 +87,7 @@ def analyze(
     from gossamer.core.folder import make_place
     from gossamer.modules.blocks import removable
     from gossamer.modules.cost import analyze as analyze_network
-    from gossamer.train.feature_hooks import listed, stages
+    from gossamer.train.feature_hooks import stages, stages_in_words
 
     if sensitivity:
         make_place(out)
@@ -115,7 +115,7 @@ def analyze(
     blocks = removable(source.model, source.example_inputs)
     console.line(f"blocks or layers that can be removed: {', '.join(block.name for block in blocks) or 'none'}")
     found_stages = stages(source.model, source.example_inputs)
-    console.line(f"last layers of each resolution, for students and teachers: {listed(found_stages)}")
+    console.line(f"last layers of each resolution, for students and teachers: {stages_in_words(found_stages)}")
     for note in analysis.notes:
         console.line(f"note: {note}")
     found: dict[str, Any] = {

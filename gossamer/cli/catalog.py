@@ -121,10 +121,10 @@ def models(json: JsonOption = False) -> None:
 @recipes.command("list", epilog="Example: gossamer recipes list")
 def list_recipes(json: JsonOption = False) -> None:
     """List the recipes with the numbers that were measured for them."""
-    from gossamer.jobs.recipe import load, shipped
+    from gossamer.jobs.recipe import load_recipe, shipped
 
     console = Console(as_json=json)
-    found = {name: load(path) for name, path in shipped().items()}
+    found = {name: load_recipe(path) for name, path in shipped().items()}
     rows = [
         (
             name,

@@ -116,9 +116,9 @@ def compress(
         from gossamer.cli.loading import Request, load_data, load_model
         from gossamer.core.context import Context
         from gossamer.jobs.compression import compress as run_job
-        from gossamer.jobs.recipe import load
+        from gossamer.jobs.recipe import load_recipe
 
-        plan: Recipe | None = load(recipe) if recipe is not None else None
+        plan: Recipe | None = load_recipe(recipe) if recipe is not None else None
         if plan is not None and plan.training is not None and not plan.steps:
             raise BadInput(f"{recipe} has no steps, only a training; it is for `gossamer train --recipe`")
         if augment is None:

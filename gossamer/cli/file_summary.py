@@ -65,9 +65,9 @@ def _onnx(path: Path) -> tuple[list[StoredWeights], int]:
 
 
 def _weights(path: Path) -> tuple[list[StoredWeights], int]:
-    from gossamer.models.weights import read_tensors
+    from gossamer.models.weights import read_weights
 
-    return _stored(read_tensors(path)), 0
+    return _stored(read_weights(path)), 0
 
 
 def _pt2(path: Path) -> tuple[list[StoredWeights], int]:

@@ -76,9 +76,9 @@ def train(
 
     Stopped or killed, the same command continues.
     """
-    from gossamer.jobs.recipe import load
+    from gossamer.jobs.recipe import load_recipe
 
-    plan = load(recipe) if recipe is not None else None
+    plan = load_recipe(recipe) if recipe is not None else None
     if plan is not None and plan.training is None:
         raise BadInput(f"{recipe} has no training section; it is for `gossamer compress --recipe`")
     if plan is not None:

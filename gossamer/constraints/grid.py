@@ -123,15 +123,15 @@ def max_scales(rows_SN: Tensor, qmax: int) -> Tensor:
 def mse_scales(rows_SN: Tensor, qmax: int) -> Tensor:
     """For every row the scale with the smallest squared error among shares of `max_scales`, shape (scales,)."""
     top = max_scales(rows_SN, qmax)
-    best, error = top, squared_error(rows_SN, top, qmax)
+    best, error = top, grid_errors(rows_SN, top, qmax)
     for share in torch.linspace(1 / SHARES, 1, SHARES).tolist():
         scale = (top * share).clamp_min(torch.finfo(top.dtype).tiny)
-        found = squared_error(rows_SN, scale, qmax)
+        found = grid_errors(rows_SN, scale, qmax)
         best, error = torch.where(found < error, scale, best), torch.minimum(found, error)
     return best
 
 
-def squared_error(rows_SN: Tensor, scales: Tensor, qmax: int) -> Tensor:
+def grid_errors(rows_SN: Tensor, scales: Tensor, qmax: int) -> Tensor:
     """Sum of (w - nearest value of the grid)^2 for every row, shape (scales,)."""
     codes = (rows_SN / scales[:, None]).round().clamp(-qmax, qmax)
     return (rows_SN - scales[:, None] * codes).square().sum(1)

@@ -23,7 +23,7 @@ Model = Callable[..., Any]
 Loss = Callable[[Model, Any], Tensor]
 
 
-def count(loader: Loader, what: str) -> int:
+def batch_count(loader: Loader, what: str) -> int:
     """The number of batches, at least one."""
     try:
         batches = len(loader)
@@ -34,13 +34,13 @@ def count(loader: Loader, what: str) -> int:
     return batches
 
 
-def split(batch: Any) -> tuple[tuple[Any, ...], Any]:
+def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
     """The positional inputs and the target of a batch: `(x, y)`, `((x1, x2), y)`, or inputs alone (target None), which
     are `x` or, as a `TensorDataset` gives them, `(x,)`."""
     if isinstance(batch, Tensor):
         return (batch,), None
     if isinstance(batch, tuple | list) and len(batch) == 1:
-        return split(batch[0])
+        return inputs_and_target(batch[0])
     if isinstance(batch, tuple | list) and len(batch) == 2:
         inputs, target = batch
         return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), target
@@ -48,21 +48,21 @@ def split(batch: Any) -> tuple[tuple[Any, ...], Any]:
     raise BadInput(f"a batch must be (inputs, target) or one tensor of inputs, got {type(batch).__name__}{many}")
 
 
-def labelled(batch: Any) -> tuple[tuple[Any, ...], Any]:
+def inputs_and_labels(batch: Any) -> tuple[tuple[Any, ...], Any]:
     """The inputs and the target of a batch that must have one."""
-    inputs, target = split(batch)
+    inputs, target = inputs_and_target(batch)
     if target is None:
         raise BadInput("the batches have inputs alone; training and measuring need (inputs, target)")
     return inputs, target
 
 
-def samples(loader: Iterable[Any]) -> int | None:
+def sample_count(loader: Iterable[Any]) -> int | None:
     """How many samples a loader gives; None where it does not tell without being gone through."""
     if isinstance(loader, DataLoader):
         whole = type(loader.batch_sampler) is BatchSampler and not loader.drop_last
         return len(loader.sampler) if whole and isinstance(loader.sampler, Sized) else None
     if isinstance(loader, list | tuple):
-        firsts = [split(batch)[0][0] for batch in loader]
+        firsts = [inputs_and_target(batch)[0][0] for batch in loader]
         return sum(map(len, firsts)) if all(isinstance(x, Tensor) and x.ndim for x in firsts) else None
     known = getattr(loader, "samples", None)
     return known if isinstance(known, int) else None
@@ -105,7 +105,7 @@ class FirstBatches:
 
 def cross_entropy(model: Model, batch: Any) -> Tensor:
     """Mean cross entropy of the logits, in nats."""
-    inputs, target = labelled(batch)
+    inputs, target = inputs_and_labels(batch)
     logits = model(*inputs)
     try:
         return F.cross_entropy(logits, target)
@@ -122,7 +122,7 @@ def refuse_labels(logits_NC: Tensor, target: Tensor) -> None:
         raise BadInput(f"{labels} where the network has {logits_NC.shape[1]} outputs; they count from 0")
 
 
-def described(value: object) -> str:
+def kind_and_shape(value: object) -> str:
     """What a wrong value is, for a message."""
     kind = "tensor" if isinstance(value, Tensor) else type(value).__name__
     shape = getattr(value, "shape", None)

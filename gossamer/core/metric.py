@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.core.batches import Loss, Model, cross_entropy, described, labelled
+from gossamer.core.batches import Loss, Model, cross_entropy, inputs_and_labels, kind_and_shape
 from gossamer.core.units import PERCENT, shown_text
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput
@@ -86,7 +86,7 @@ class Metric:
         Returns:
             Shape (sets,), float64. Asks for `value` set by set; override it where all can be computed at once.
         """
-        rows = [self.value(repeated(evidence, row)) for row in counts]
+        rows = [self.value(repeat_samples(evidence, row)) for row in counts]
         return torch.tensor(rows, dtype=torch.float64)
 
     def usual_loss(self) -> Loss:
@@ -128,7 +128,7 @@ class Metric:
         return f"{type(self).__name__}({self.name!r})"
 
 
-def repeated(evidence: Evidence, counts: Tensor) -> Evidence:
+def repeat_samples(evidence: Evidence, counts: Tensor) -> Evidence:
     """The evidence of a set in which each sample is so often. counts: shape (n,)."""
     index = torch.repeat_interleave(torch.arange(len(counts)), counts.long())
     return {name: one[index] for name, one in evidence.items()}
@@ -144,7 +144,7 @@ class BatchMetric(Metric):
     def evidence(self, model: Model, loader: Iterable[Any]) -> Evidence:
         found: dict[str, list[Tensor]] = {}
         for batch in loader:
-            inputs, target = labelled(batch)
+            inputs, target = inputs_and_labels(batch)
             for name, one in self.batch(model(*inputs), target).items():
                 found.setdefault(name, []).append(one.detach().cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}
@@ -210,10 +210,10 @@ class PerSample(KnownArguments, MeanMetric):
         try:
             values = torch.as_tensor(found).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise BadInput(f"{rule}, it gives {described(found)}") from error
+            raise BadInput(f"{rule}, it gives {kind_and_shape(found)}") from error
         values = values if values.is_floating_point() else values.float()
         if values.ndim != 1:
-            raise BadInput(f"{rule}, it gives {described(found)}")
+            raise BadInput(f"{rule}, it gives {kind_and_shape(found)}")
         if self.unit != PERCENT:
             return {"score": values}
         wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # NaN is wrong, too
@@ -271,7 +271,9 @@ def evaluated(metric: Metric, model: Model, loader: Iterable[Any], expected: int
     """
     found, rule = metric.evidence(model, loader), f"metric {metric.name!r} must give evidence of every sample"
     if not isinstance(found, Mapping) or not found or not all(isinstance(x, Tensor) for x in found.values()):
-        raise BadInput(f"{rule}: a dict of tensors whose first dimension is the sample, it gives {described(found)}")
+        raise BadInput(
+            f"{rule}: a dict of tensors whose first dimension is the sample, it gives {kind_and_shape(found)}"
+        )
     sizes = {len(x) if x.ndim else 0 for x in found.values()}
     if len(sizes) > 1:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in found.items())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gossamer.core.batches import Loss, Model, labelled, refuse_labels
+from gossamer.core.batches import Loss, Model, inputs_and_labels, refuse_labels
 from gossamer.core.metric import BatchMetric, Evidence, MeanMetric, SumMetric
 from gossamer.core.outputs import tensors
 from gossamer.core.validation import KnownArguments
@@ -262,25 +262,25 @@ class RMSE(KnownArguments, SumMetric):
 
 def binary_cross_entropy(model: Model, batch: Any) -> Tensor:
     """Mean binary cross entropy of logits, in nats."""
-    inputs, target = labelled(batch)
+    inputs, target = inputs_and_labels(batch)
     return F.binary_cross_entropy_with_logits(first_tensor(model(*inputs)), target.float())
 
 
 def pixel_cross_entropy(model: Model, batch: Any, *, ignore: int = IGNORED) -> Tensor:
     """Mean cross entropy of the pixels that count, in nats."""
-    inputs, target = labelled(batch)
+    inputs, target = inputs_and_labels(batch)
     return F.cross_entropy(first_tensor(model(*inputs)), target.long(), ignore_index=ignore)
 
 
 def squared_error(model: Model, batch: Any) -> Tensor:
     """Mean squared error."""
-    inputs, target = labelled(batch)
+    inputs, target = inputs_and_labels(batch)
     return _differences(model(*inputs), target).square().mean()
 
 
 def absolute_error(model: Model, batch: Any) -> Tensor:
     """Mean absolute error."""
-    inputs, target = labelled(batch)
+    inputs, target = inputs_and_labels(batch)
     return _differences(model(*inputs), target).abs().mean()
 
 

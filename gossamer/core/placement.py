@@ -8,7 +8,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def device_of(model: nn.Module) -> torch.device:
 def place(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     """The inputs of a batch on the model's device."""
     device = device_of(model)
-    return tuple(x.to(device) if isinstance(x, Tensor) else x for x in split(batch)[0])
+    return tuple(x.to(device) if isinstance(x, Tensor) else x for x in inputs_and_target(batch)[0])
 
 
 def place_whole(model: nn.Module, batch: Any) -> Any:

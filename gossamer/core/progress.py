@@ -44,7 +44,7 @@ class Quiet(Silent):
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledProgress:
     """Progress of a part of a job: the label of the part stands before every line and bar."""
 
     progress: Progress

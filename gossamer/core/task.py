@@ -16,12 +16,11 @@ from gossamer.core.batches import (
     Loader,
     Loss,
     Model,
-    count,
+    batch_count,
     cross_entropy,
-    described,
-    labelled,
-    samples,
-    split,
+    inputs_and_target,
+    kind_and_shape,
+    sample_count,
 )
 from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
 from gossamer.core.metrics import Top1
@@ -37,16 +36,15 @@ __all__ = [
     "PartialTask",
     "Task",
     "as_in_training",
+    "batch_count",
     "check",
-    "count",
     "cross_entropy",
     "description",
     "evaluation",
-    "labelled",
+    "inputs_and_target",
     "loss_of",
     "refuse_outputs",
-    "samples",
-    "split",
+    "sample_count",
     "task_of",
     "task_row",
     "train_mode",
@@ -165,7 +163,7 @@ class Task(KnownArguments):
         lines = [f"task {self.name}"]
         for split_name in ("train", "validation", "test", "calibration"):
             loader = getattr(self, split_name)
-            known = samples(loader) if loader is not None else None
+            known = sample_count(loader) if loader is not None else None
             many = f", {known:,} samples" if known is not None else ""
             shown = f"{len(loader):,} batches{many}" if loader is not None else "none: results are on validation data"
             lines.append(f"  {split_name}: {shown}")
@@ -183,14 +181,14 @@ def _check_loader(loader: Any, what: str) -> None:
         raise BadInput(f"{what}: a data set is no loader; give DataLoader({what}, batch_size=64)")
     if isinstance(loader, Tensor | str | bytes) or not hasattr(loader, "__iter__"):
         raise BadInput(
-            f"{what}: batches are expected, a DataLoader or a list of (inputs, target), not {described(loader)}"
+            f"{what}: batches are expected, a DataLoader or a list of (inputs, target), not {kind_and_shape(loader)}"
         )
-    count(loader, f"{what}: a {type(loader).__name__}")
+    batch_count(loader, f"{what}: a {type(loader).__name__}")
 
 
 def _some_of(train: Loader) -> FirstBatches:
     """The first batches with `CALIBRATION` samples."""
-    inputs, _ = split(next(iter(FirstBatches(train, 1))))
+    inputs, _ = inputs_and_target(next(iter(FirstBatches(train, 1))))
     size = len(inputs[0]) if isinstance(inputs[0], Tensor) and inputs[0].ndim else 1
     return FirstBatches(train, math.ceil(CALIBRATION / max(size, 1)))
 
@@ -201,7 +199,7 @@ def _inputs(given: Any, validation: Loader) -> tuple[Any, ...]:
         return tuple(given)
     if given is not None:
         return (given,)
-    inputs, _ = split(next(iter(FirstBatches(validation, 1))))
+    inputs, _ = inputs_and_target(next(iter(FirstBatches(validation, 1))))
     return tuple(tree_map_only(Tensor, lambda x: x[:EXAMPLES] if x.ndim else x, list(inputs)))
 
 
@@ -245,7 +243,7 @@ def task_of(given: Any, who: str) -> Task:
         return cast(Task, PartialTask(who, (given,)))
     if isinstance(given, tuple | list) and given:
         return cast(Task, PartialTask(who, tuple(given)))
-    raise BadInput(f"{who}: a task or example inputs are expected, not {described(given)}")
+    raise BadInput(f"{who}: a task or example inputs are expected, not {kind_and_shape(given)}")
 
 
 def description(task: Task) -> dict[str, Any]:
@@ -270,7 +268,7 @@ def task_row(task: Task, validation: int) -> dict[str, Any]:
 
 def evaluation(task: Task, model: Model, loader: Iterable[Any]) -> Evaluation:
     """The evidence of every sample of a loader and its score. Raises BadInput where it is not of every sample."""
-    return evaluated(task.metric, model, loader, samples(loader))
+    return evaluated(task.metric, model, loader, sample_count(loader))
 
 
 def loss_of(task: Task, model: Model, batch: Any) -> Tensor:
@@ -333,7 +331,7 @@ def check(task: Task, model: nn.Module) -> None:
     name = task.name
     for split_name in ("train", "validation", "test", "calibration"):
         if split_name != "test" or task.test is not None:
-            count(getattr(task, split_name), f"the {split_name} data of {name}")
+            batch_count(getattr(task, split_name), f"the {split_name} data of {name}")
     with torch.random.fork_rng(devices=[]):
         shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
         what = f"the network does not accept the inputs of {name} (shapes {shapes})"
@@ -341,7 +339,7 @@ def check(task: Task, model: nn.Module) -> None:
         batch = _first_batch(task, "train", model)
         loss = _attempt(f"the loss of {name}", lambda: loss_of(task, model, batch))
         if not _one_number(loss):
-            raise BadInput(f"the loss of {name} must be a tensor with one number, it is {described(loss)}")
+            raise BadInput(f"the loss of {name} must be a tensor with one number, it is {kind_and_shape(loss)}")
         held_out = _first_batch(task, "validation", model)
         _attempt(f"the metric of {name}", lambda: evaluation(task, model, [held_out]).value)
         if not _same(held_out, _first_batch(task, "validation", model)):
@@ -350,7 +348,7 @@ def check(task: Task, model: nn.Module) -> None:
                 "turn its shuffling and its random augmentation off"
             )
         seen = _first_batch(task, "calibration", model)
-        _attempt(f"the calibration data of {name}", lambda: model(*split(seen)[0]))
+        _attempt(f"the calibration data of {name}", lambda: model(*inputs_and_target(seen)[0]))
 
 
 def _attempt(what: str, run: Callable[[], Any]) -> Any:

@@ -26,14 +26,14 @@ GREY = Normalisation(mean=(0.5,), std=(0.25,))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabelledFiles:
     """Image files, sorted, and the position of each one's class."""
 
     paths: list[Path]
     labels: Tensor
 
-    def at(self, index: Tensor) -> "Labelled":
-        return Labelled(paths=[self.paths[i] for i in index.tolist()], labels=self.labels[index])
+    def at(self, index: Tensor) -> "LabelledFiles":
+        return LabelledFiles(paths=[self.paths[i] for i in index.tolist()], labels=self.labels[index])
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def left_by_system(name: str) -> bool:
     return name.startswith(".") or name in SIDE_FOLDERS
 
 
-def find_images(folder: Path, classes: tuple[str, ...]) -> Labelled:
+def find_images(folder: Path, classes: tuple[str, ...]) -> LabelledFiles:
     """All image files below the class folders; files with other suffixes are not looked at, nor a system's own."""
     if class_folders(folder) != classes:
         raise BadInput(f"{folder} must hold the class folders {', '.join(classes)}, it has {class_folders(folder)}")
@@ -57,7 +57,7 @@ def find_images(folder: Path, classes: tuple[str, ...]) -> Labelled:
             raise BadInput(f"{folder / name} holds no images ({', '.join(sorted(SUFFIXES))})")
         paths += found
         labels += [label] * len(found)
-    return Labelled(paths=paths, labels=torch.tensor(labels))
+    return LabelledFiles(paths=paths, labels=torch.tensor(labels))
 
 
 def _is_image(path: Path, below: Path) -> bool:
@@ -72,7 +72,9 @@ def common_form(paths: Sequence[Path], train: Sequence[Path], *, size: int | Non
     Opens every file, or an even selection of those of a large set, so that damage shows early: all of it at once.
     """
     seen: dict[Path, tuple[str, tuple[int, int]]] = {}
-    images.refuse_broken(images.selected(paths), lambda path, most: seen.__setitem__(path, images.look(path, most)))
+    images.refuse_broken(
+        images.selected(paths), lambda path, most: seen.__setitem__(path, images.image_header(path, most))
+    )
     modes = {path: mode for path, (mode, _) in seen.items()}
     sides = {side for _, sizes in seen.values() for side in sizes}
     grey = all(mode in images.GREY for mode in modes.values())
@@ -123,15 +125,15 @@ def folder_task(
     else:
         kept, taken = cut(train.labels, max(1, round(TEST * len(train.paths))), f"{folder}, test")
         train, test = train.at(kept), train.at(taken)
-    held_out: Labelled | int = round(VALIDATION * len(train.paths)) or 1 if validation is None else validation
+    held_out: LabelledFiles | int = round(VALIDATION * len(train.paths)) or 1 if validation is None else validation
     if parts["train"] is not None and parts["validation"] is not None and validation is None:
         held_out = find_images(parts["validation"], classes)
-    both = train.paths + test.paths + (held_out.paths if isinstance(held_out, Labelled) else [])
+    both = train.paths + test.paths + (held_out.paths if isinstance(held_out, LabelledFiles) else [])
     form = common_form(both, train.paths, size=size, background=background)
     if preprocessing is not None:
         form = replace(preprocessing, range=form.range, background=images.check_background(preprocessing.background))
 
-    def split(part: Labelled) -> DataSplit:
+    def split(part: LabelledFiles) -> DataSplit:
         return DataSplit(images=ImageFiles(part.paths, form), labels=part.labels)
 
     return make_task(
@@ -141,7 +143,7 @@ def folder_task(
         classes=classes,
         normalisation=Normalisation(mean=form.mean, std=form.std),
         augmentation=Augmentation(pad=form.size // 8, flip=True) if augment else None,
-        validation=split(held_out) if isinstance(held_out, Labelled) else held_out,
+        validation=split(held_out) if isinstance(held_out, LabelledFiles) else held_out,
         calibration=calibration,
         batch_size=batch_size,
         seed=seed,

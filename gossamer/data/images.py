@@ -270,7 +270,7 @@ def refuse_broken(paths: Sequence[Path], work: Callable[[Path, float], T]) -> li
     return [one for one in found if not isinstance(one, _Broken)]
 
 
-def look(path: Path, most: float) -> tuple[str, tuple[int, int]]:
+def image_header(path: Path, most: float) -> tuple[str, tuple[int, int]]:
     """Mode and size of an image from its header; a file that seems to end early is decoded to see whether it does."""
     with _opened(path, math.inf) as image, path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 
-from gossamer.core.batches import Loader, split
+from gossamer.core.batches import Loader, inputs_and_target
 from gossamer.data.batches import Batches
 from gossamer.errors import BadInput
 
@@ -22,7 +22,7 @@ Shapes = tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True)
-class Probed:
+class NumberedBatch:
     """A batch and its number, from 0."""
 
     number: int
@@ -30,23 +30,23 @@ class Probed:
 
 
 @dataclass
-class Look:
+class LoaderProbe:
     """The first batch of every shape; of many shapes the first, the last, the smallest, the largest and some others.
     low, high: the smallest and the largest label of a class, with a batch that holds it, where that was looked at."""
 
-    by_shape: dict[Shapes, Probed] = field(default_factory=dict)
-    low: tuple[int, Probed | None] | None = None
-    high: tuple[int, Probed | None] | None = None
+    by_shape: dict[Shapes, NumberedBatch] = field(default_factory=dict)
+    low: tuple[int, NumberedBatch | None] | None = None
+    high: tuple[int, NumberedBatch | None] | None = None
 
     def add(self, number: int, batch: Any) -> None:
         """Take in one batch."""
-        found, (inputs, target) = Probed(number, batch), batch_parts(batch)
+        found, (inputs, target) = NumberedBatch(number, batch), batch_parts(batch)
         self.by_shape.setdefault((*shapes(inputs), *dtypes(inputs)), found)
         if len(self.by_shape) > MOST_SHAPES:
             self._forget()
         self.note(target, found)
 
-    def note(self, target: Any, found: Probed | None) -> None:
+    def note(self, target: Any, found: NumberedBatch | None) -> None:
         """Take in labels, where they are whole numbers."""
         if not isinstance(target, Tensor) or not target.numel() or target.is_floating_point():
             return
@@ -58,7 +58,7 @@ class Look:
         if self.high is None or high > self.high[0]:
             self.high = high, found
 
-    def batches(self) -> list[Probed]:
+    def batches(self) -> list[NumberedBatch]:
         """Those of every shape, and those with the smallest and the largest label."""
         ends = [end[1] for end in (self.low, self.high) if end is not None and end[1] is not None]
         return sorted(
@@ -78,7 +78,7 @@ class Look:
 def batch_parts(batch: Any) -> tuple[Any, Any]:
     """Inputs and target; all of a batch that is built in the user's own way are inputs."""
     try:
-        return split(batch)
+        return inputs_and_target(batch)
     except BadInput:
         return batch, None
 
@@ -93,10 +93,10 @@ def dtypes(inputs: Any) -> tuple[tuple[Any, ...], ...]:
     return tuple((x.dtype,) for x in tree_leaves(inputs) if isinstance(x, Tensor))
 
 
-def look(loader: Loader) -> Look:
+def probe_loader(loader: Loader) -> LoaderProbe:
     """Look at the first and the last batch and, as long as that takes no more than seconds, at all others. The loader's
     own random numbers stay as they are."""
-    found = Look()
+    found = LoaderProbe()
     with _generators_kept(loader):
         end = clock() + SECONDS
         for count, (number, batch) in enumerate(_visited(loader)):

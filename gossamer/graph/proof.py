@@ -32,7 +32,7 @@ from gossamer.graph.tracer import (
 )
 
 
-def listed(names: Sequence[str], most: int = 4) -> str:
+def names_in_words(names: Sequence[str], most: int = 4) -> str:
     """The names in words, the first few of many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -13,7 +13,7 @@ from gossamer.graph.expectation import Mismatch
 from gossamer.graph.fake_tensors import fake_mode
 from gossamer.graph.groups import ChannelGroups, find_groups
 from gossamer.graph.isolation import mode
-from gossamer.graph.proof import Proof, Unproven, compare, first_difference, listed
+from gossamer.graph.proof import Proof, Unproven, compare, first_difference, names_in_words
 from gossamer.graph.shapes import expected
 from gossamer.graph.slicing import PruningPlan, resize
 from gossamer.graph.solver import CutSolver, Solution
@@ -225,7 +225,7 @@ def _statistics(proof: Proof | None) -> list[str]:
         return []
     notes = []
     if proof.statistics:
-        notes.append(f"statistics over fewer channels: {listed(proof.statistics)}")
+        notes.append(f"statistics over fewer channels: {names_in_words(proof.statistics)}")
     if proof.scalars:
-        notes.append(f"numbers that follow a width: {listed(proof.scalars)}")
+        notes.append(f"numbers that follow a width: {names_in_words(proof.scalars)}")
     return notes

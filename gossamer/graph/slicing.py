@@ -151,7 +151,7 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Attri
             set_attribute(modules[name], path, value)
 
 
-def described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Attribute]:
+def resized_attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Attribute]:
     """What a standard module says of its own parameters, for their new shapes (by the parameter's own name)."""
     weight = shapes.get("weight", ())
     match module:
@@ -224,7 +224,7 @@ def changed_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) 
         if not any(names.get(id(t)) in shapes for t in own.values()):
             continue
         new = {key: shapes.get(names[id(t)], tuple(t.shape)) for key, t in own.items()}
-        for key, value in described(module, new).items():
+        for key, value in resized_attributes(module, new).items():
             old = getattr(module, key, None)
             if (list(old) if isinstance(old, tuple | list) else old) != value and old is not None:
                 found.setdefault(module_name, {})[key] = value

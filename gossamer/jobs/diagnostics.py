@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.core.placement import evaluating
 from gossamer.core.record import (
     ClassRow,
@@ -57,7 +57,7 @@ def gathered(
 
 def gives_classes(model: nn.Module, task: Task) -> bool:
     """Whether the outputs are logits (N, classes) for integer labels (N,)."""
-    inputs, target = split(next(iter(task.validation)))
+    inputs, target = inputs_and_target(next(iter(task.validation)))
     with evaluating(model), torch.no_grad():
         return calibration.are_classes(model(*inputs), target)
 
@@ -67,7 +67,7 @@ def gather_diagnostics(networks: Mapping[str, nn.Module], task: Task) -> tuple[d
     logits, labels = {}, torch.zeros(0)
     for subject, model in networks.items():
         with evaluating(model):
-            logits[subject], labels = calibration.outputs(model, task.final)
+            logits[subject], labels = calibration.logits_and_labels(model, task.final)
     return logits, labels
 
 
@@ -114,7 +114,7 @@ def attention_maps(
 ) -> tuple[dict[str, str], list[Example]]:
     """Attention maps (mean square over channels) of networks with a layer of one resolution in common, on the first
     test images of different classes; and the layers. Nothing where there are none."""
-    inputs, labels = split(next(iter(task.final)))
+    inputs, labels = inputs_and_target(next(iter(task.final)))
     if len(inputs) != 1 or inputs[0].dim() != 4 or not isinstance(labels, Tensor):
         return {}, []
     found = {subject: stages(model, task.example_inputs) for subject, model in networks.items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.apply import materialize
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.folder import lock_folder, writing
@@ -232,7 +232,7 @@ class DistillationJob:
         """Note what a teacher takes for a training batch; gives whether it is to be compiled."""
         if teacher is None or only_remembers(teacher):
             return False
-        inputs, _ = split(next(iter(self.task.train)))
+        inputs, _ = inputs_and_target(next(iter(self.task.train)))
         method = self.lesson.method
         epochs = method.passes(self.task) if isinstance(method, Retrain) else 1
         steps = 0 if gives_outputs_only(teacher) else len(self.task.train) * epochs
@@ -241,7 +241,7 @@ class DistillationJob:
         found = self.journal.remember(
             f"times of the teacher of {pupil}", lambda: compiled_teacher.teacher_times(teacher, inputs, steps, device)
         )
-        mode, batch = compiled_teacher.better(found), len(inputs[0])
+        mode, batch = compiled_teacher.faster_form(found), len(inputs[0])
         self.context.progress.say(f"teacher of {pupil}: {found[mode]:.1f} ms for {batch} samples, {mode}")
         conditions = {"batch": batch, "mode": mode, "pupil": pupil, "device": device.type}
         self.rows.append(

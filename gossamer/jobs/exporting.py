@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gossamer.compact.writing import save
 from gossamer.constraints.apply import materialize
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.goal import AT_LEAST, Goal
 from gossamer.core.record import ClassRow, FallbackStep, LayerCost, Record, write_text
@@ -39,7 +39,7 @@ from gossamer.runtime.pt2.file import export_pt2
 from gossamer.runtime.runners import open_runner
 from gossamer.runtime.verification import verify
 from gossamer.search.cost_model import first_samples
-from gossamer.search.failures import ends_the_job, reason
+from gossamer.search.failures import ends_the_job, failure_reason
 
 PREPROCESSING = "preprocessing.json"  # in a result folder: how images become inputs, and the names of the classes
 EXPORTED = ("onnxruntime", "openvino")
@@ -190,7 +190,7 @@ def measure_networks(
             except Exception as error:
                 if ends_the_job(error) or runtime in ("onnxruntime", goal.runtime):
                     raise
-                context.progress.say(f"times on {runtime} are left out: {reason(error)}")
+                context.progress.say(f"times on {runtime} are left out: {failure_reason(error)}")
     rows += _sizes(models, files, task)
     for name, (size, what) in compact.items():
         rows.append(Record(subject=name, what="compact_bytes", value=size, unit="bytes", conditions={"format": what}))
@@ -209,7 +209,7 @@ def by_class(scores: Mapping[str, Evaluation], task: Task) -> list[ClassRow]:
     hits = {name: found for name, one in scores.items() if (found := one.per_sample) is not None}
     if len(hits) < len(scores):
         return []
-    targets = [split(batch)[1] for batch in task.final]
+    targets = [inputs_and_target(batch)[1] for batch in task.final]
     if not all(isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point() for y in targets):
         return []
     labels = torch.cat([y.cpu() for y in targets])

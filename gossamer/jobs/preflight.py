@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.compact.capture import capture
 from gossamer.constraints.apply import materialize
-from gossamer.core.batches import Model, cross_entropy, split
+from gossamer.core.batches import Model, cross_entropy, inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.goal import Goal
@@ -20,7 +20,7 @@ from gossamer.core.outputs import tensors
 from gossamer.core.placement import place_whole
 from gossamer.core.task import Task, evaluation
 from gossamer.core.units import PERCENT
-from gossamer.data.probing import Look, Probed, batch_parts, look, shapes
+from gossamer.data.probing import LoaderProbe, NumberedBatch, batch_parts, probe_loader, shapes
 from gossamer.errors import BadInput
 from gossamer.jobs import exporting
 from gossamer.measure import Evaluation, Runner, Top1
@@ -29,7 +29,7 @@ from gossamer.ptq.isolated_layers import quantize_roughly
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
 from gossamer.runtime.verification import verify
-from gossamer.search.failures import ends_the_job, reason
+from gossamer.search.failures import ends_the_job, failure_reason
 from gossamer.train.batches import own_randomness
 from gossamer.train.distillation import are_logits
 
@@ -74,7 +74,7 @@ class PreflightCheck:
 
     def __post_init__(self) -> None:
         self.plain = materialize(self.model).eval()
-        self.looks: dict[str, Look] = {}
+        self.looks: dict[str, LoaderProbe] = {}
         self.scores: dict[int, Evaluation] = {}  # of batches of the validation data
         try:
             macs = sum(cost.macs for cost in layer_costs(self.plain, self.task.example_inputs))
@@ -86,9 +86,11 @@ class PreflightCheck:
         """Look through the loaders."""
         for name in ("train", "validation", "test", "calibration"):
             if name == "test" and self.task.test is None:
-                self.looks[name] = Look()
+                self.looks[name] = LoaderProbe()
                 continue
-            self.looks[name] = _tried(f"the {name} data of {self.task.name}", "", look, getattr(self.task, name))
+            self.looks[name] = _tried(
+                f"the {name} data of {self.task.name}", "", probe_loader, getattr(self.task, name)
+            )
 
     def train(self) -> None:
         """The loss in train mode, and one run backwards."""
@@ -113,12 +115,12 @@ class PreflightCheck:
         for name in ("test", "calibration"):
             for one in self.looks[name].by_shape.values():
                 batch = self._few(one)
-                _tried(f"{self._where(name, batch, one)}: the network", "", self.plain, *split(batch)[0])
+                _tried(f"{self._where(name, batch, one)}: the network", "", self.plain, *inputs_and_target(batch)[0])
 
     @torch.no_grad()
     def labels(self) -> None:
         """Labels of classes that the network has no output for."""
-        inputs, target = split(self._few(next(iter(self.looks["validation"].by_shape.values()))))
+        inputs, target = inputs_and_target(self._few(next(iter(self.looks["validation"].by_shape.values()))))
         outputs = list(tensors(self.plain(*inputs)))
         if len(outputs) != 1 or not are_logits(outputs[0], target):
             return
@@ -156,9 +158,9 @@ class PreflightCheck:
                 if ends_the_job(error) or (isinstance(error, BadInput) and runtime in needed):
                     raise
                 if runtime in needed:
-                    raise BadInput(f"the exported network, on {runtime}: {reason(error)}") from error
+                    raise BadInput(f"the exported network, on {runtime}: {failure_reason(error)}") from error
                 self.context.progress.say(
-                    f"{runtime} does not run this network, times on it are left out: {reason(error)}"
+                    f"{runtime} does not run this network, times on it are left out: {failure_reason(error)}"
                 )
         if int8 is not False:
             self._int8(path, asked=bool(int8))
@@ -166,7 +168,7 @@ class PreflightCheck:
             capture(self.plain, example, list(self.plain.state_dict()), dynamic_batch=True)
         except Exception as error:
             self.context.progress.say(
-                f"model.gsr will hold the weights alone, for load(path, into=model): {reason(error)}"
+                f"model.gsr will hold the weights alone, for load(path, into=model): {failure_reason(error)}"
             )
 
     def _on(self, runner: Runner, *, int8: bool = False) -> None:
@@ -176,7 +178,7 @@ class PreflightCheck:
                 batch = self._few(one)
                 where = f"{self._where(name, batch, one)}, on {runner.runtime}{' in int8' if int8 else ''}"
                 advice = PAD if runner.runtime in exporting.EXPORTED else ""
-                _tried(f"{where}: the network", advice, runner, *split(batch)[0])
+                _tried(f"{where}: the network", advice, runner, *inputs_and_target(batch)[0])
                 if name == "validation":
                     if runner.runtime == "onnxruntime" and not int8:
                         _tried(where, "", verify, self.plain, runner, [batch])
@@ -191,13 +193,13 @@ class PreflightCheck:
         goal, small = self.goal, path.with_suffix(".int8.onnx")
         if not asked and goal.runtime not in exporting.EXPORTED:
             return
-        inputs = split(self._few(next(iter(self.looks["calibration"].by_shape.values()))))[0]
+        inputs = inputs_and_target(self._few(next(iter(self.looks["calibration"].by_shape.values()))))[0]
         try:
             quantize_roughly(path, small, inputs, threads=goal.threads)
         except Exception as error:
             if asked or ends_the_job(error):
-                raise BadInput(f"int8 of this network: {reason(error)}; leave int8 out") from error
-            self.context.progress.say(f"int8 is left out: {reason(error)}")
+                raise BadInput(f"int8 of this network: {failure_reason(error)}; leave int8 out") from error
+            self.context.progress.say(f"int8 is left out: {failure_reason(error)}")
             return
         runtime = goal.runtime if goal.runtime in exporting.EXPORTED else "onnxruntime"
         self._on(open_runner(runtime, small, threads=goal.threads, precision="int8"), int8=True)
@@ -208,7 +210,7 @@ class PreflightCheck:
             raise BadInput("it must be a tensor with one number")
         return loss
 
-    def _few(self, found: Probed) -> Any:
+    def _few(self, found: NumberedBatch) -> Any:
         """A batch where the network is; fewer of its samples where the network takes long."""
         batch = place_whole(self.plain, found.batch)
         first = _first(batch)
@@ -217,7 +219,7 @@ class PreflightCheck:
             return batch
         return tree_map_only(Tensor, lambda x: x[: self.most], batch)
 
-    def _where(self, name: str, batch: Any, found: Probed) -> str:
+    def _where(self, name: str, batch: Any, found: NumberedBatch) -> str:
         listed = ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes(batch_parts(batch)[0]))
         return f"the {name} data of {self.task.name}, batch {found.number} (inputs of {listed})"
 
@@ -258,4 +260,4 @@ def _tried(what: str, fix: str, compute: Callable[..., T], *args: Any) -> T:
     except Exception as error:
         if ends_the_job(error):
             raise
-        raise BadInput(f"{what}: {reason(error)}{'; ' if fix else ''}{fix}") from error
+        raise BadInput(f"{what}: {failure_reason(error)}{'; ' if fix else ''}{fix}") from error

@@ -220,7 +220,7 @@ def parse(text: str, *, source: str = "recipe") -> Recipe:
     return Recipe(**values)
 
 
-def load(path: Path) -> Recipe:
+def load_recipe(path: Path) -> Recipe:
     """Read a recipe file, or a shipped recipe by its name."""
     if not path.exists():
         names = shipped()

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from gossamer.core.batches import count
+from gossamer.core.batches import batch_count
 from gossamer.core.metric import Evaluation, Metric
 from gossamer.core.record import Record
 from gossamer.core.task import Task, evaluation
@@ -227,6 +227,6 @@ def evaluate(runner: Any, task: Task, split: str = "validation") -> Evaluation:
     loader = getattr(task, split)
     if loader is None:
         raise BadInput(f"{task.name} has no {split} data; give the task some, or take split='validation'")
-    count(loader, f"the {split} data of {task.name}")
+    batch_count(loader, f"the {split} data of {task.name}")
     with torch.no_grad():
         return evaluation(task, runner, loader)

@@ -1,6 +1,6 @@
 """Whether a classifier is as sure as it is right: calibration error, log likelihood, temperature scaling.
 
-All take logits (N, classes) and integer labels (N,); `outputs` gathers them from a network.
+All take logits (N, classes) and integer labels (N,); `logits_and_labels` gathers them from a network.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from gossamer.core.batches import Model, split
+from gossamer.core.batches import Model, inputs_and_target
 from gossamer.errors import BadInput
 
 # Temperatures are looked for between these.
@@ -39,17 +39,17 @@ def are_classes(output: object, target: object) -> bool:
 @torch.no_grad()
 def confidence(model: Model, loader: Iterable[object]) -> dict[str, float]:
     """Calibration error ("ece") and negative log likelihood ("nll", nats); nothing where the outputs are no classes."""
-    inputs, target = split(next(iter(loader)))
+    inputs, target = inputs_and_target(next(iter(loader)))
     if not are_classes(model(*inputs), target):
         return {}
-    logits, labels = outputs(model, loader)
+    logits, labels = logits_and_labels(model, loader)
     return {"ece": calibration_error(logits, labels), "nll": negative_log_likelihood(logits, labels)}
 
 
 @torch.no_grad()
-def outputs(model: Model, loader: Iterable[object]) -> tuple[Tensor, Tensor]:
+def logits_and_labels(model: Model, loader: Iterable[object]) -> tuple[Tensor, Tensor]:
     """Logits and labels of all samples of a loader, in float64 on CPU."""
-    rows = [(model(*inputs).double().cpu(), target.cpu()) for inputs, target in map(split, loader)]
+    rows = [(model(*inputs).double().cpu(), target.cpu()) for inputs, target in map(inputs_and_target, loader)]
     if not rows:
         raise BadInput("calibration: the loader has no batches")
     return torch.cat([z for z, _ in rows]), torch.cat([y for _, y in rows])

@@ -1,12 +1,12 @@
 """The zoo: the survey's architectures by name, and trained checkpoints."""
 
-from gossamer.models.shipped import Checkpoint, checkpoints, pretrained
+from gossamer.models.shipped import ShippedWeights, checkpoints, pretrained
 from gossamer.models.weights import load_weights, save_weights
 from gossamer.models.zoo import ENTRIES, build, build_for
 
 __all__ = [
     "ENTRIES",
-    "Checkpoint",
+    "ShippedWeights",
     "build",
     "build_for",
     "checkpoints",

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from gossamer.models.layers import pooled
+from gossamer.models.layers import pooled_side
 
 
 def _response_norm() -> nn.LocalResponseNorm:
@@ -47,7 +47,7 @@ class AlexNet(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(3, 2),
         )
-        side = pooled(pooled(pooled(pooled(input_size, 11, 4), 3, 2), 3, 2), 3, 2)
+        side = pooled_side(pooled_side(pooled_side(pooled_side(input_size, 11, 4), 3, 2), 3, 2), 3, 2)
         self.classifier = _head(256 * side**2, classes)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class AlexNetOneTower(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(3, 2),
         )
-        side = pooled(pooled(pooled(pooled(input_size + 4, 11, 4), 3, 2), 3, 2), 3, 2)
+        side = pooled_side(pooled_side(pooled_side(pooled_side(input_size + 4, 11, 4), 3, 2), 3, 2), 3, 2)
         self.classifier = _head(256 * side**2, classes)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, group
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
-def pooled(side: int, kernel: int, stride: int) -> int:
+def pooled_side(side: int, kernel: int, stride: int) -> int:
     """Side of the map after a convolution or pool without padding that rounds down."""
     return (side - kernel) // stride + 1
 

@@ -33,7 +33,7 @@ def project(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(out_channels, EPSILON))
 
 
-def separable(channels: int, kernel: int, stride: int) -> nn.Sequential:
+def separable_convolution(channels: int, kernel: int, stride: int) -> nn.Sequential:
     """Twice ReLU, depthwise, pointwise, BatchNorm; the first depthwise one has the stride."""
     layers: list[nn.Module] = []
     for step in (stride, 1):
@@ -53,7 +53,7 @@ def operation(name: str, channels: int, stride: int) -> nn.Module:
         case "avg":
             return nn.AvgPool2d(3, stride, 1, count_include_pad=False)
         case _:
-            return separable(channels, int(name.removeprefix("sep")), stride)
+            return separable_convolution(channels, int(name.removeprefix("sep")), stride)
 
 
 class FactorizedReduction(nn.Module):

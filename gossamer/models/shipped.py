@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class ShippedWeights:
     """One shipped file. top1: percent on the test split of `data`. recipe: what it was trained with."""
 
     name: str
@@ -27,7 +27,7 @@ class Checkpoint:
     input_size: int
 
 
-def checkpoints() -> list[Checkpoint]:
+def checkpoints() -> list[ShippedWeights]:
     """Every shipped checkpoint, by name."""
     return [_read(path) for path in sorted(FOLDER.glob("*.safetensors"))]
 
@@ -58,11 +58,11 @@ def pretrained(name: str, data: str) -> nn.Module:
     return load_weights(model, found.path).eval()
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path) -> ShippedWeights:
     name, _, data = path.stem.partition("-")
     with safe_open(path, framework="pt") as file:
         meta: dict[str, str] = file.metadata() or {}
-    return Checkpoint(
+    return ShippedWeights(
         name=name,
         data=data,
         path=path,

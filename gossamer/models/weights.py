@@ -49,7 +49,7 @@ def load_weights(model: nn.Module, path: Path | str, *, new_head: Callable[[str]
     it is told which.
     """
     path = Path(path)
-    tensors = _unwrapped(read_tensors(path), model.state_dict())
+    tensors = _unwrapped(read_weights(path), model.state_dict())
     broken = next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
     if broken is not None:
         raise BadInput(f"{path}: {broken} holds NaN or infinite values")
@@ -81,7 +81,7 @@ def _unwrapped(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Te
     return bare if len(first) == 1 and bare.keys() == set(own) else tensors
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """The named tensors of a file of weights, on the CPU."""
     if not path.is_file():
         raise BadInput(f"no such file of weights: {path}")

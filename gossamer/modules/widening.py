@@ -99,7 +99,7 @@ def _wider(channels: ChannelGroups, widths: Mapping[str, int], generator: torch.
                 continue
             if t.size != t.shape[d]:
                 raise BadInput(f"{name} has parts that would have to grow alike, as the groups of a convolution")
-            indices, parts = repeated(of_place.ravel(), shares)
+            indices, parts = repeated_indices(of_place.ravel(), shares)
             kept.setdefault(name, {})[d] = indices
             # A weight with several dimensions reads what it does not make; norms and biases, with one, do neither.
             if named[name].ndim > 1 and read[t].all():
@@ -124,7 +124,7 @@ def _shares(copies: int, generator: torch.Generator) -> NDArray[np.float64]:
     return shares
 
 
-def repeated(units: Indices, shares: list[NDArray[np.float64]]) -> tuple[list[int], NDArray[np.float64]]:
+def repeated_indices(units: Indices, shares: list[NDArray[np.float64]]) -> tuple[list[int], NDArray[np.float64]]:
     """Indices with the copies, and the share of each, for a dimension whose places belong to these units (-1: to none).
 
     A run of places of one unit (the positions of a flattened map) is copied as a whole.

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.errors import BadInput
 from gossamer.runtime.runners import open_session
 
@@ -54,7 +54,7 @@ def feeds(session: Any, loader: Iterable[Any], samples: int | None = None) -> It
     left = samples if samples is not None else 2**62
     chunk = 0
     for batch in loader:
-        inputs, _ = split(batch)
+        inputs, _ = inputs_and_target(batch)
         arrays = [x.detach().cpu().numpy() for x in inputs]
         if not chunk and len(arrays[0]):
             one = {name: array[:1] for name, array in zip(names, arrays, strict=True)}

@@ -99,7 +99,7 @@ def quantize_int8(
                 )
             )
             context.progress.say(f"int8 {candidate.name}: {scores}, drop {drop.points:+.2f} points")
-            if best is None or accepted or better(best[1], scores, slower=bool(candidate.exclude)):
+            if best is None or accepted or improves(best[1], scores, slower=bool(candidate.exclude)):
                 best = drop, scores
                 ladder.best = candidate
                 trial.replace(path)
@@ -119,7 +119,7 @@ def _exported(model: nn.Module, task: Task, folder: Path) -> Path:
     return export_onnx(model, task.example_inputs, folder / ".float.onnx", about=description(task))
 
 
-def better(before: Evaluation, after: Evaluation, *, slower: bool) -> bool:
+def improves(before: Evaluation, after: Evaluation, *, slower: bool) -> bool:
     """Whether scores went up; where the price is speed, by more than chance explains (95 %)."""
     change = paired_drop(before, after)
     return change.high < 0 if slower else change.points < 0

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.core.outputs import tensors
 from gossamer.core.record import Record
 from gossamer.core.runner import Runner
@@ -36,7 +36,7 @@ def verify(
         differences: list[list[float]] = []
         sizes: list[list[float]] = []
         for batch in loader:
-            inputs, _ = split(batch)
+            inputs, _ = inputs_and_target(batch)
             expected, got = _tensors(reference(*inputs)), _tensors(runner(*inputs))
             should, are = ([tuple(x.shape) for x in each] for each in (expected, got))
             if should != are:

@@ -20,7 +20,7 @@ from gossamer.core.record import Curve, Edit, to_json, write_text
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.methods._base import Method
-from gossamer.models.weights import read_tensors, save_weights
+from gossamer.models.weights import read_weights, save_weights
 
 FORMAT = "journal 4"  # what is remembered of a step; work in another format is another job's
 
@@ -70,7 +70,7 @@ class CheckpointStore:
         path = self.folder / f"{name}.safetensors" if self.folder else None
         if name in self.results and path is not None:
             known = self.results[name]
-            return restore_constraints(before, known["held"], read_tensors(path)), known["value"]
+            return restore_constraints(before, known["held"], read_weights(path)), known["value"]
         model, value = step(before)
         if path is not None and _layout(model) == _layout(before):
             save_weights(model, path, {"step": name})

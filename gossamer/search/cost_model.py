@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.batches import Loader, split
+from gossamer.core.batches import Loader, inputs_and_target
 from gossamer.core.copies import copy_network
 from gossamer.core.goal import Goal
 from gossamer.core.runner import Runner
@@ -185,7 +185,7 @@ def first_samples(loader: Loader, batch: int) -> tuple[Tensor, ...]:
     parts: list[tuple[Tensor, ...]] = []
     have = 0
     for raw in loader:
-        inputs, _ = split(raw)
+        inputs, _ = inputs_and_target(raw)
         parts.append(inputs)
         have += len(inputs[0])
         if have >= batch:

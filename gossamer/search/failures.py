@@ -34,7 +34,7 @@ class FailureGuard:
         except Exception as error:
             if ends_the_job(error):
                 raise
-            why = reason(error)
+            why = failure_reason(error)
         gc.collect()  # the error held what filled the memory
         self.journal.leave(key, name, why)
         self.progress.say(f"left out: {name}: {why}")
@@ -59,7 +59,7 @@ def ends_the_job(error: BaseException) -> bool:
     return "PytorchStreamWriter failed writing" in str(error)
 
 
-def reason(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """One line that says why a candidate fails."""
     text = str(error) if isinstance(error, GossamerError) else own_error(error)
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from gossamer.core.context import Context
-from gossamer.core.progress import Labelled
+from gossamer.core.progress import LabelledProgress
 from gossamer.core.record import Edit, Trial
 from gossamer.core.task import Task
 from gossamer.methods.distill.recover import RecoveryDistillation
@@ -312,7 +312,7 @@ class Planner:
 
     def _trained_score(self, candidate: ShapeCandidate) -> float:
         """The metric's value after all steps of the candidate: what it learns is asked, not what the cut left."""
-        progress = Labelled(self.context.progress, f"race, {candidate.name}")
+        progress = LabelledProgress(self.context.progress, f"race, {candidate.name}")
         scratch = self.context.apart(progress=progress)
         take_steps(self.original, candidate.steps, self.task, scratch, self.journal)
         return self.task.metric.from_shown([x for x in scratch.log.curves[-1].score if x is not None][-1])

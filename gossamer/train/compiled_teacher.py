@@ -40,7 +40,7 @@ def teacher_times(teacher: nn.Module, inputs: tuple[Any, ...], steps: int, devic
     return found
 
 
-def better(found: dict[str, float]) -> str:
+def faster_form(found: dict[str, float]) -> str:
     """The one to take."""
     return COMPILED if found.get(COMPILED, float("inf")) < GAIN * found[PLAIN] else PLAIN
 

@@ -97,7 +97,7 @@ def stages(network: nn.Module, inputs: tuple[Any, ...]) -> dict[tuple[int, int],
     return dict(sorted(found.items(), reverse=True))
 
 
-def listed(found: Mapping[tuple[int, int], Pair]) -> str:
+def stages_in_words(found: Mapping[tuple[int, int], Pair]) -> str:
     """`stages` as text: the last layer of each resolution."""
     return ", ".join(f"{last} ({height}x{width})" for (height, width), (_, last) in found.items()) or "none"
 
@@ -131,7 +131,7 @@ def positions(student: Sequence[int], teacher: Sequence[int], where: str) -> nn.
     return nn.Identity()
 
 
-def samples(student: Sequence[int], teacher: Sequence[int], where: str) -> nn.Module:
+def any_shapes(student: Sequence[int], teacher: Sequence[int], where: str) -> nn.Module:
     """Nothing, for losses that compare samples whatever their shape."""
     return nn.Identity()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gossamer.core.batches import count
+from gossamer.core.batches import batch_count
 from gossamer.core.context import Context
 from gossamer.core.metric import Metric
 from gossamer.core.placement import device_of
@@ -122,7 +122,7 @@ def fit(
     process computes a part of every batch: a step means the same as with one.
     The model comes back on its device, in eval mode. Raises Diverged, BadInput, NoEffect, CorruptFile.
     """
-    count(task.train, f"task {task.name!r}: the train loader")
+    batch_count(task.train, f"task {task.name!r}: the train loader")
     context = context.spoken(verbose)
     device = device_of(model)
     with (

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gossamer.core.batches import Loader, Model, split
+from gossamer.core.batches import Loader, Model, inputs_and_target
 from gossamer.errors import BadInput
 
 if TYPE_CHECKING:
     from gossamer.core.task import Task
 
 
-class Mixture(NamedTuple):
+class MixedTarget(NamedTuple):
     """The target of a mixed sample: share of `first`, the rest of `second`. share: a scalar, at least a half."""
 
     first: Any
@@ -45,7 +45,7 @@ class Mixed:
 
     def mix(self, batch: Any) -> Any:
         """(inputs, Mixture)."""
-        inputs, target = split(batch)
+        inputs, target = inputs_and_target(batch)
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not isinstance(target, Tensor):
             raise BadInput("mixup and cutmix need batches of one tensor of inputs and one of targets")
         x = inputs[0]
@@ -55,9 +55,9 @@ class Mixed:
         share = torch.distributions.Beta(concentration, concentration).sample()
         share = torch.maximum(share, 1 - share)
         if not cut:
-            return (share * x + (1 - share) * x[order],), Mixture(target, target[order], share)
+            return (share * x + (1 - share) * x[order],), MixedTarget(target, target[order], share)
         x, share = pasted(x, x[order], share)
-        return (x,), Mixture(target, target[order], share)
+        return (x,), MixedTarget(target, target[order], share)
 
 
 def pasted(x_NCHW: Tensor, other_NCHW: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +79,8 @@ def mixed(task: "Task", *, mixup: float = 0.0, cutmix: float = 0.0) -> "Task":
         return task
 
     def loss(model: Model, batch: Any) -> Tensor:
-        inputs, target = split(batch)
-        if not isinstance(target, Mixture):
+        inputs, target = inputs_and_target(batch)
+        if not isinstance(target, MixedTarget):
             return task.loss(model, batch)
         outputs = model(*inputs)
 

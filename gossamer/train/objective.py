@@ -8,11 +8,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from gossamer.core.batches import Model, cross_entropy, split
+from gossamer.core.batches import Model, cross_entropy, inputs_and_target
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.train.distillation import LossTerm, ScheduledTerm
-from gossamer.train.mixup import Mixture
+from gossamer.train.mixup import MixedTarget
 
 
 class Objective:
@@ -45,8 +45,8 @@ class Objective:
                 f"training: the task's loss ran the network {len(self.outputs)} times for one batch; "
                 "with terms in `teach` it must run it once"
             )
-        inputs, target = split(batch)
-        if isinstance(target, Mixture):
+        inputs, target = inputs_and_target(batch)
+        if isinstance(target, MixedTarget):
             target = target.first
         with self._context():
             for term in self.teach:
@@ -77,5 +77,5 @@ class _Smoothed:
         self.smoothing = smoothing
 
     def __call__(self, model: Model, batch: Any) -> Tensor:
-        inputs, target = split(batch)
+        inputs, target = inputs_and_target(batch)
         return F.cross_entropy(model(*inputs), target, label_smoothing=self.smoothing)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.core.batches import Model, split
+from gossamer.core.batches import Model, inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.outputs import plain, tensors
@@ -30,7 +30,7 @@ def teacher_terms(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             batch = _first_batch(task, student)
-            inputs, given = split(batch)[0], _given(student, task, batch)
+            inputs, given = inputs_and_target(batch)[0], _given(student, task, batch)
             if given is None or same_outputs(given, term.asked(*inputs)):
                 return [term]
         except Exception:  # the training itself says what is wrong

@@ -14,7 +14,7 @@ from gossamer.calibration.moments import call_order, input_moments, moments
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight
-from gossamer.core.task import Model, cross_entropy, split
+from gossamer.core.task import Model, cross_entropy, inputs_and_target
 from gossamer.errors import BadInput
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -166,7 +166,7 @@ def test_exact_is_the_diagonal_of_the_hessian() -> None:
 
 
 def squared_error(model: Model, batch: Any) -> Tensor:
-    [x], y = split(batch)
+    [x], y = inputs_and_target(batch)
     return F.mse_loss(model(x), y)
 
 

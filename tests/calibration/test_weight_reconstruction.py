@@ -10,7 +10,7 @@ from nets import learned, stripes
 from torch import Tensor, nn
 
 from gossamer import Context
-from gossamer.calibration.weight_reconstruction import DAMPENING, layers_of, readers, reconstruct_weights
+from gossamer.calibration.weight_reconstruction import DAMPENING, layers_of, reading_layers, reconstruct_weights
 from gossamer.graph.groups import find_groups
 from gossamer.graph.tracer import trace
 from gossamer.methods.prune.channels import ChannelPruning
@@ -28,14 +28,17 @@ def batches(channels: int, count: int = 4, size: int = 6) -> list[Tensor]:
 
 def test_readers_are_behind_shortcuts_too_and_not_behind_other_weights() -> None:
     model = build("resnet20", in_channels=1).eval()
-    found = readers(trace(model, (IMAGES,)), ["stage2.1"])
+    found = reading_layers(trace(model, (IMAGES,)), ["stage2.1"])
     # The stream goes on through additions until a shortcut has weights; no block's second convolution reads it.
     assert found == ["stage2.2.conv1", "stage3.0.conv1", "stage3.0.shortcut.0"]
 
 
 def test_readers_of_several_layers_in_a_row_are_behind_the_last() -> None:
     model = build("vgg16_small", in_channels=1).eval()
-    assert readers(trace(model, (IMAGES,)), ["features.17", "features.20", "features.40"]) == ["features.24", "fc1"]
+    assert reading_layers(trace(model, (IMAGES,)), ["features.17", "features.20", "features.40"]) == [
+        "features.24",
+        "fc1",
+    ]
 
 
 def test_layers_of_are_in_the_order_of_the_run() -> None:
@@ -62,7 +65,7 @@ def test_what_is_linear_in_a_removed_layer_is_taken_over_whole(monkeypatch: pyte
     data = batches(2)
     small = remove_blocks(model, find_layers(model, (data[0],)))
     before = float((small(data[0]) - model(data[0])).detach().norm())
-    assert reconstruct_weights(small, model, readers(trace(model, (data[0],)), ["two"]), data) == ["three"]
+    assert reconstruct_weights(small, model, reading_layers(trace(model, (data[0],)), ["two"]), data) == ["three"]
     after = float((small(data[0]) - model(data[0])).detach().norm())
     assert after < 1e-7 * before
 

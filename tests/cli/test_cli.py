@@ -194,7 +194,7 @@ def test_evaluate_says_how_sure_a_classifier_is(trained: Path) -> None:
     words = ("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained)
     task, model = import_module("mycode").task(), import_module("mycode").Net().eval()
     model.load_state_dict(load_file(trained))
-    logits, labels = calibration.outputs(model, task.test)
+    logits, labels = calibration.logits_and_labels(model, task.test)
     found = document(*words)
     assert found["ece"] == pytest.approx(calibration.calibration_error(logits, labels), abs=1e-5)
     assert found["nll"] == pytest.approx(calibration.negative_log_likelihood(logits, labels), abs=1e-5)

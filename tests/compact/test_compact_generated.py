@@ -18,7 +18,7 @@ from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.errors import CorruptFile
 from gossamer.gsr.format.file import GsrFile, build_file
-from gossamer.gsr.format.generated import GeneratedWeight, Rule, reason
+from gossamer.gsr.format.generated import GeneratedWeight, Rule, misfit
 from gossamer.gsr.format.header import FileHeader, entry_of
 from gossamer.gsr.format.stored_values import Coding, Stored
 from gossamer.jobs.recipe import Recipe
@@ -156,13 +156,13 @@ def test_one_tensor_twice_is_made_once(tmp_path: Path) -> None:
 
 
 def test_faults_of_shapes() -> None:
-    assert not reason(Rule.HASHED, (3, 4), (5,), None)
-    assert reason(Rule.HASHED, (3, 4), (5, 1), None)
-    assert reason(Rule.PRODUCT, (12,), (2, 3, 2), (2, 3))
-    assert not reason(Rule.PRODUCT, (3, 5), (3, 7, 2), (3, 3))
-    assert reason(Rule.PRODUCT, (3, 5), (2, 7, 2), (2, 3))
-    assert not reason(Rule.RESIDUAL, (3, 5, 2, 2), (4, 7, 5), (4, 12))
-    assert reason(Rule.RESIDUAL, (3, 5, 2, 2), (4, 7, 4), (4, 12))
+    assert not misfit(Rule.HASHED, (3, 4), (5,), None)
+    assert misfit(Rule.HASHED, (3, 4), (5, 1), None)
+    assert misfit(Rule.PRODUCT, (12,), (2, 3, 2), (2, 3))
+    assert not misfit(Rule.PRODUCT, (3, 5), (3, 7, 2), (3, 3))
+    assert misfit(Rule.PRODUCT, (3, 5), (2, 7, 2), (2, 3))
+    assert not misfit(Rule.RESIDUAL, (3, 5, 2, 2), (4, 7, 5), (4, 12))
+    assert misfit(Rule.RESIDUAL, (3, 5, 2, 2), (4, 7, 4), (4, 12))
 
 
 def test_a_network_without_rules_has_no_parts(tmp_path: Path) -> None:

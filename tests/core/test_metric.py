@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.metric import Evaluation, Metric, PerSample, evaluated, metric_of, repeated
+from gossamer.core.metric import Evaluation, Metric, PerSample, evaluated, metric_of, repeat_samples
 from gossamer.core.metrics import MAE, RMSE, MeanIoU, MultiLabelF1, MultiLabelMAP, Top1, TopK, average_precision
 from gossamer.errors import BadInput
 
@@ -41,7 +41,7 @@ def test_many_resamples_at_once_are_the_slow_loop(metric: Metric) -> None:
     """The value of drawn samples themselves, set by set, in a Python loop."""
     evidence = metric.evidence(SAME, [data(metric, 12)])
     counts = torch.randint(0, 3, (20, 12), generator=torch.Generator().manual_seed(1))
-    slow = torch.tensor([metric.value(repeated(evidence, row)) for row in counts], dtype=torch.float64)
+    slow = torch.tensor([metric.value(repeat_samples(evidence, row)) for row in counts], dtype=torch.float64)
     torch.testing.assert_close(metric.resampled(evidence, counts), slow)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from train_toy import net, task
 
-from gossamer.core.task import check, cross_entropy, evaluation, samples, split
+from gossamer.core.task import check, cross_entropy, evaluation, inputs_and_target, sample_count
 from gossamer.errors import BadInput
 
 X, Y = torch.zeros(4, 2, 6, 6), torch.tensor([0, 1, 2, 3])
@@ -127,17 +127,17 @@ def test_scores_that_say_nothing_of_every_sample_are_refused(found: Any, said: s
 
 def test_how_many_samples_a_loader_gives_is_known_where_it_tells() -> None:
     data = TensorDataset(torch.zeros(10, 2), torch.zeros(10))
-    assert samples(DataLoader(data, batch_size=4)) == 10
-    assert samples(DataLoader(data, batch_size=4, drop_last=True)) is None
-    assert samples([(torch.zeros(3, 2), torch.zeros(3)), (torch.zeros(2, 2), torch.zeros(2))]) == 5
-    assert samples(iter([])) is None
-    assert samples([([torch.zeros(3), torch.zeros(3)], None)]) == 3
+    assert sample_count(DataLoader(data, batch_size=4)) == 10
+    assert sample_count(DataLoader(data, batch_size=4, drop_last=True)) is None
+    assert sample_count([(torch.zeros(3, 2), torch.zeros(3)), (torch.zeros(2, 2), torch.zeros(2))]) == 5
+    assert sample_count(iter([])) is None
+    assert sample_count([([torch.zeros(3), torch.zeros(3)], None)]) == 3
 
 
 def test_a_data_set_of_inputs_alone_calibrates() -> None:
     loader = DataLoader(TensorDataset(X), batch_size=2)
     check(task(calibration=loader, test=Untouched()), net().eval())
-    assert split(next(iter(loader)))[1] is None
+    assert inputs_and_target(next(iter(loader)))[1] is None
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gossamer.graph.channel_index import CouplingGraph
 from gossamer.graph.groups import find_groups
-from gossamer.graph.proof import listed
+from gossamer.graph.proof import names_in_words
 from gossamer.graph.pruner import PruningResult
 from gossamer.graph.slicing import PruningPlan
 from gossamer.graph.tracer import arguments, output_tensors
@@ -116,8 +116,8 @@ def test_the_scale_of_attention_and_layer_norm_are_named() -> None:
 
 
 def test_a_long_list_is_cut_short_and_says_so() -> None:
-    assert listed(["a", "b"]) == "a, b"
-    assert listed(list("abcdef")) == "a, b, c, d and 2 more"
+    assert names_in_words(["a", "b"]) == "a, b"
+    assert names_in_words(list("abcdef")) == "a, b, c, d and 2 more"
 
 
 def test_a_head_that_only_training_uses_follows() -> None:

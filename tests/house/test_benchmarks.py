@@ -21,7 +21,7 @@ import speed_table
 import torch
 import zoo_coverage
 
-from gossamer.jobs.recipe import load
+from gossamer.jobs.recipe import load_recipe
 from gossamer.methods import catalogue
 from gossamer.methods.distill.recover import RecoveryDistillation
 
@@ -281,7 +281,7 @@ def test_the_hand_gets_five_cuts_unless_told_otherwise(model):
 
 @pytest.mark.parametrize("name", ["lenet300", "lenet5"])
 def test_deep_compression_gets_as_many_epochs_as_ours_and_a_teacher(name):
-    published, ours = load(Path(f"deep-compression-{name}")), load(Path(f"smallest-{name}"))
+    published, ours = load_recipe(Path(f"deep-compression-{name}")), load_recipe(Path(f"smallest-{name}"))
     last: Any = ours.steps[-1]
     equal = size_papers.with_budget(published, last.epochs)
     taught = [step for step in equal.steps if isinstance(step, RecoveryDistillation)]

@@ -207,3 +207,28 @@ def test_names_of_test_files_are_unique() -> None:
     """pytest imports each by its bare name, and tests import from one another."""
     names = [file.name for file in TESTS.rglob("*.py")]
     assert len(names) == len(set(names))
+
+
+def meanings(texts: dict[str, str]) -> dict[str, list[str]]:
+    """The modules that define each public function or class, by its name.
+
+    Two kinds of modules share names on purpose and are left out: the commands of the command line, named as what they
+    call, and the coders, which offer the same functions for different codes.
+    """
+    found: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        if not name.startswith(("gossamer.cli", "gossamer.gsr.codec")):
+            for node in ast.parse(text).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    found.setdefault(node.name, []).append(name)
+    return found
+
+
+def test_no_name_has_two_meanings() -> None:
+    """A public name is defined in one module, so that a reader who finds it knows what it is."""
+    assert {name: modules for name, modules in meanings(sources()).items() if len(modules) > 1} == {}
+
+
+def test_a_second_definition_is_found() -> None:
+    files = {"gossamer.a": "def split(): ...\ndef _own(): ...", "gossamer.b": "class split: ...\ndef _own(): ..."}
+    assert meanings(files) == {"split": ["gossamer.a", "gossamer.b"]}

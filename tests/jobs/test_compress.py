@@ -29,7 +29,7 @@ from gossamer.core.progress import Silent
 from gossamer.core.record import JobDocument
 from gossamer.core.task import Loader
 from gossamer.errors import Diverged, FolderBusy
-from gossamer.jobs.recipe import Recipe, load
+from gossamer.jobs.recipe import Recipe, load_recipe
 from gossamer.jobs.size_goal import larger
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.prune.channels import ChannelPruning
@@ -118,7 +118,7 @@ def test_every_output_says_what_the_network_has_to_be_fed(result: gossamer.Artif
 
 
 def test_the_recipe_that_comes_out_gives_the_same_network_again(result: gossamer.Artifact, tmp_path: Path) -> None:
-    again = gossamer.compress(learned(), stripes(), recipe=load(result.folder / "recipe.yaml"), out=tmp_path)
+    again = gossamer.compress(learned(), stripes(), recipe=load_recipe(result.folder / "recipe.yaml"), out=tmp_path)
     for first, second in zip(result.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(first, second)
 

@@ -92,7 +92,7 @@ def test_the_document_says_who_was_taught_by_whom_and_what_came_of_it(result: go
 
 
 def test_the_numbers_are_those_of_the_network_in_hand(result: gossamer.Artifact) -> None:
-    logits, labels = calibration.outputs(result.model, stripes().test)
+    logits, labels = calibration.logits_and_labels(result.model, stripes().test)
     value = {(r.what, r.subject, r.conditions.get("split")): r.value for r in result.records}
     assert value["nll", "result", "test"] == pytest.approx(calibration.negative_log_likelihood(logits, labels))
     assert value["score", "result", "test"] == pytest.approx(100 * float((logits.argmax(1) == labels).float().mean()))
@@ -239,9 +239,9 @@ def test_networks_that_do_not_fit_are_refused() -> None:
 def test_a_teacher_is_compiled_only_where_that_pays() -> None:
     x = (torch.zeros(4, 1, 6, 6),)
     found = compiled_teacher.teacher_times(tiny(), x, 10, torch.device("cpu"))
-    assert list(found) == ["plain"] and compiled_teacher.better(found) == "plain"
-    assert compiled_teacher.better({"plain": 10.0, "compiled": 8.0}) == "compiled"
-    assert compiled_teacher.better({"plain": 10.0, "compiled": 9.5}) == "plain"
+    assert list(found) == ["plain"] and compiled_teacher.faster_form(found) == "plain"
+    assert compiled_teacher.faster_form({"plain": 10.0, "compiled": 8.0}) == "compiled"
+    assert compiled_teacher.faster_form({"plain": 10.0, "compiled": 9.5}) == "plain"
 
 
 # Students
@@ -491,7 +491,7 @@ def test_temperature_scaling_divides_the_outputs_and_nothing_else() -> None:
     model, data, run = learned(), stripes(), Context()
     x = data.test[0][0]  # type: ignore[index]
     found = TemperatureScaling().apply(model, data, run)
-    logits, labels = calibration.outputs(model, data.validation)
+    logits, labels = calibration.logits_and_labels(model, data.validation)
     best = calibration.best_temperature(logits, labels)
     torch.testing.assert_close(found(x) * best, model(x), rtol=1e-4, atol=1e-4)
     assert [edit.target for edit in run.log.edits] == ["head"]

@@ -15,7 +15,7 @@ from train_toy import Notes
 
 import gossamer
 from gossamer import BadInput, Context, Goal, Task
-from gossamer.data.probing import MOST_SHAPES, look
+from gossamer.data.probing import MOST_SHAPES, probe_loader
 from gossamer.jobs.preflight import preflight
 
 GOAL = Goal(params=10, max_drop=100)
@@ -191,16 +191,16 @@ def test_a_student_is_tried_before_it_learns(tmp_path: Path) -> None:
 
 def test_every_shape_is_found_in_whatever_gives_it() -> None:
     batches = text(5, 6, 5, 7)
-    assert [one.number for one in look(batches).batches()] == [0, 1, 3]
+    assert [one.number for one in probe_loader(batches).batches()] == [0, 1, 3]
     data = TensorDataset(torch.zeros(10, 4), torch.arange(10) % 4)
     generator = torch.Generator().manual_seed(3)
     loader = DataLoader(data, batch_size=4, shuffle=True, generator=generator)
     before = generator.get_state()
-    found = look(loader)
+    found = probe_loader(loader)
     assert sorted(shape[0] for shape in found.by_shape) == [(2, 4), (4, 4)] and (found.low, found.high) != (None, None)
     assert found.low is not None and found.high is not None and (found.low[0], found.high[0]) == (0, 3)
     assert torch.equal(generator.get_state(), before)
-    assert [shape[0] for shape in look(DataLoader(data, batch_size=None)).by_shape] == [(4,)]
+    assert [shape[0] for shape in probe_loader(DataLoader(data, batch_size=None)).by_shape] == [(4,)]
 
 
 class Stream:
@@ -215,8 +215,8 @@ class Stream:
 
 def test_of_many_shapes_the_ends_are_kept() -> None:
     lengths = [30, 4, *range(40, 20, -1), 2, 17]
-    found = look(text(*lengths)).batches()
+    found = probe_loader(text(*lengths)).batches()
     assert len(found) == MOST_SHAPES
     kept = [one.batch[0].shape[1] for one in found]
     assert {30, 2, 40, 17} <= set(kept) and kept[0] == 30
-    assert [one.batch[0].shape[1] for one in look(Stream()).batches()] == [5, 6, 7]
+    assert [one.batch[0].shape[1] for one in probe_loader(Stream()).batches()] == [5, 6, 7]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.errors import BadInput
-from gossamer.jobs.recipe import Recipe, load, parse, shipped
+from gossamer.jobs.recipe import Recipe, load_recipe, parse, shipped
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.methods.restructure.blocks import BlockRemoval
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_message(content: bytes | Non
     else:
         path.write_bytes(content)
     with pytest.raises(BadInput, match=words):
-        load(path)
+        load_recipe(path)
 
 
 def test_what_occurs_twice_is_written_out() -> None:
@@ -135,18 +135,18 @@ def test_an_order_that_cannot_work_is_refused_with_the_reason() -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_shipped_recipes_load(name: str) -> None:
-    recipe = load(Path(name))
+    recipe = load_recipe(Path(name))
     assert recipe.name == name
     assert recipe.training or recipe.steps
 
 
 def test_a_missing_recipe_names_the_nearest_shipped_one() -> None:
     with pytest.raises(BadInput, match="train-lenet5-fashion-mnist"):
-        load(Path("train-lenet5-fashion-mnst"))
+        load_recipe(Path("train-lenet5-fashion-mnst"))
 
 
 def test_a_recipe_that_is_changed_loses_its_claims() -> None:
-    recipe = load(shipped()["deep-compression-lenet5"])
+    recipe = load_recipe(shipped()["deep-compression-lenet5"])
     assert recipe.claims and asdict(recipe)["claims"] == recipe.claims
     for kept in (replace(recipe, name="mine"), replace(recipe, seed=3), parse(recipe.to_yaml())):
         assert kept.claims == recipe.claims

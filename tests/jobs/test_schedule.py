@@ -7,7 +7,7 @@ import pytest
 from nets import learned, stripes, task, tiny
 
 from gossamer import Context, Goal
-from gossamer.core.progress import Labelled, Silent
+from gossamer.core.progress import LabelledProgress, Silent
 from gossamer.jobs.schedule import DEPLOY, ENOUGH, FEWEST, FINISH, JobSchedule
 from gossamer.jobs.stages import Stages
 from gossamer.methods.distill.recover import RecoveryDistillation
@@ -119,6 +119,6 @@ def test_a_stage_is_named_once_with_its_number_and_the_time_so_far(monkeypatch: 
 
 def test_a_label_stands_before_all_that_a_part_says() -> None:
     said = Said()
-    part = Labelled(said, "race, depth")
+    part = LabelledProgress(said, "race, depth")
     part.say("epoch 1")
     assert said.lines == ["race, depth: epoch 1"] and list(part.bar([1, 2], label="x")) == [1, 2]

@@ -10,8 +10,8 @@ from gossamer.errors import BadInput
 from gossamer.measure.calibration import (
     best_temperature,
     calibration_error,
+    logits_and_labels,
     negative_log_likelihood,
-    outputs,
     reliability,
 )
 
@@ -66,7 +66,7 @@ def test_every_sample_is_in_one_bin_with_its_ends_where_they_belong() -> None:
 
 def test_outputs_are_gathered_in_order() -> None:
     batches = [(torch.full((2, 3), float(i)), torch.tensor([i, i])) for i in range(3)]
-    logits, labels = outputs(nn.Identity(), batches)
+    logits, labels = logits_and_labels(nn.Identity(), batches)
     assert labels.tolist() == [0, 0, 1, 1, 2, 2] and logits.dtype == torch.float64
     torch.testing.assert_close(logits[:, 0], labels.double())
     assert negative_log_likelihood(logits, labels % 3) == pytest.approx(float(F.cross_entropy(logits, labels % 3)))
@@ -88,4 +88,4 @@ def test_what_is_no_classifier_is_refused(logits: Tensor, labels: Tensor) -> Non
     with pytest.raises(BadInput, match="bins = 0"):
         reliability(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), bins=0)
     with pytest.raises(BadInput, match="no batches"):
-        outputs(nn.Identity(), [])
+        logits_and_labels(nn.Identity(), [])

@@ -20,9 +20,9 @@ from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tensor_train import TensorTrain
 from gossamer.methods.lowrank.tucker import Tucker
 from gossamer.methods.restructure.bottleneck import bottleneck
-from gossamer.methods.restructure.flattened import flattened
-from gossamer.methods.restructure.grouped import grouped
-from gossamer.methods.restructure.separable import separable
+from gossamer.methods.restructure.flattened import flattened_block
+from gossamer.methods.restructure.grouped import grouped_block
+from gossamer.methods.restructure.separable import separable_block
 from gossamer.methods.restructure.stack import one_by_n, three_by_three
 from gossamer.models import build
 from gossamer.modules.cost import layer_costs
@@ -69,10 +69,10 @@ def test_a_pair_of_linear_layers_pays_below_the_harmonic_rank() -> None:
 @pytest.mark.parametrize(
     ("build_block", "weights"),
     [
-        (lambda one: separable(one, 1), C * D * D + C * N),
-        (flattened, N * (C + 2 * D)),
+        (lambda one: separable_block(one, 1), C * D * D + C * N),
+        (flattened_block, N * (C + 2 * D)),
         (lambda one: bottleneck(one, 4), C * 12 + D * D * 12 * 16 + 16 * N),
-        (lambda one: grouped(one, 4), C * D * D * N // 4 + N * N // 4),
+        (lambda one: grouped_block(one, 4), C * D * D * N // 4 + N * N // 4),
         (lambda one: one_by_n(one, 20), 20 * D * (C + N)),
     ],
     ids=["separable", "flattened", "bottleneck", "grouped", "1xn"],

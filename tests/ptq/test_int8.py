@@ -25,7 +25,7 @@ from gossamer.ptq.activation_ranges import (
     percentile,
 )
 from gossamer.ptq.equalization import correct_biases, equalize
-from gossamer.ptq.fallback import better, float32_scores, quantize_int8, rounded_weights
+from gossamer.ptq.fallback import float32_scores, improves, quantize_int8, rounded_weights
 from gossamer.ptq.qdq import quantize_graph
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.runners import open_runner
@@ -203,8 +203,8 @@ def test_layers_are_left_in_float_only_for_a_gain_beyond_chance():
     little[:2] = 1
     much[:50] = 1
     before, little, much = hits(before), hits(little), hits(much)
-    assert better(before, little, slower=False) and not better(before, little, slower=True)
-    assert better(before, much, slower=True) and not better(much, before, slower=False)
+    assert improves(before, little, slower=False) and not improves(before, little, slower=True)
+    assert improves(before, much, slower=True) and not improves(much, before, slower=False)
 
 
 def test_of_errors_the_lower_one_is_better_and_chance_is_that_of_a_paired_bootstrap():
@@ -213,8 +213,8 @@ def test_of_errors_the_lower_one_is_better_and_chance_is_that_of_a_paired_bootst
         Evaluation(RMSE(), {"squares": x, "samples": torch.ones(300)})
         for x in (squares, squares * torch.where(torch.arange(300) == 0, 0.5, 1.0), 0.5 * squares)
     )
-    assert better(one, little, slower=False) and not better(one, little, slower=True)
-    assert better(one, much, slower=True) and not better(much, one, slower=False)
+    assert improves(one, little, slower=False) and not improves(one, little, slower=True)
+    assert improves(one, much, slower=True) and not improves(much, one, slower=False)
 
 
 def test_int8_on_torch_is_refused(network, reference, tmp_path):

@@ -22,7 +22,7 @@ from gossamer.modules.blocks import find_blocks, remove_blocks
 from gossamer.search.axes import SearchAxis, block_order, cheapest_first, swap_losses
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CostEstimate, CostModel
-from gossamer.search.failures import FailureGuard, reason
+from gossamer.search.failures import FailureGuard, failure_reason
 from gossamer.search.plan import Planner, ShapeCandidate, shape_key
 from gossamer.search.replacements import Replacement, compared
 
@@ -74,8 +74,8 @@ def test_what_has_nothing_to_do_with_a_candidate_ends_the_job(error: BaseExcepti
 
 
 def test_a_reason_is_one_line() -> None:
-    assert reason(BadInput("this is wrong\nhere")) == "this is wrong"
-    assert reason(MemoryError()).startswith("MemoryError") and len(reason(ValueError("x" * 999))) < 310
+    assert failure_reason(BadInput("this is wrong\nhere")) == "this is wrong"
+    assert failure_reason(MemoryError()).startswith("MemoryError") and len(failure_reason(ValueError("x" * 999))) < 310
 
 
 class Dropped(nn.Module):

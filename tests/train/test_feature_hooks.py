@@ -16,12 +16,12 @@ from gossamer.train import Distillation, Training, fit
 from gossamer.train.feature_hooks import (
     FeatureHooks,
     FeatureTerm,
+    any_shapes,
     hooked,
     of_one_size,
     positions,
     projection,
     regressor,
-    samples,
     stages,
 )
 
@@ -168,7 +168,7 @@ def test_a_regressor_brings_the_students_shape_to_the_teachers(
 def test_where_only_channels_must_agree_a_projection_keeps_all_positions() -> None:
     assert repr(projection((2, 4, 8, 8), (2, 6, 6, 6), "")) == repr(nn.Conv2d(4, 6, 1))
     assert isinstance(positions((2, 4, 8, 8), (2, 6, 6, 6), ""), nn.Identity)
-    assert isinstance(samples((2, 4), (2, 6, 6, 6), ""), nn.Identity)
+    assert isinstance(any_shapes((2, 4), (2, 6, 6, 6), ""), nn.Identity)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from gossamer.errors import BadInput, CorruptFile
 from gossamer.jobs.teachers import foreign
 from gossamer.losses import kd_loss
 from gossamer.train import Distillation, fit
-from gossamer.train.mixup import Mixed, Mixture, mixed, pasted
+from gossamer.train.mixup import Mixed, MixedTarget, mixed, pasted
 from gossamer.train.objective import Objective
 from gossamer.train.teacher_outputs import TeacherOutputs, teacher_identity
 
@@ -182,7 +182,7 @@ def test_mixed_loaders_keep_their_place(tmp_path: Path) -> None:
     wrapped.set_epoch(4)
     later = list(wrapped.start(1))  # type: ignore[no-untyped-call]
     assert loader.epoch == 4 and len(wrapped) == 3 and len(later) == 2
-    assert isinstance(next(iter(wrapped))[1], Mixture)
+    assert isinstance(next(iter(wrapped))[1], MixedTarget)
     with pytest.raises(BadInput, match="one tensor of inputs"):
         wrapped.mix(loader[0][0])
 

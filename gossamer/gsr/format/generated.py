@@ -69,7 +69,7 @@ class GeneratedWeight:
         return blocks.movedim(0, 1).flatten(1)[:, : self.shape[1]]
 
 
-def reason(rule: Rule, shape: Shape, numbers: Shape, indices: Shape | None) -> str:
+def misfit(rule: Rule, shape: Shape, numbers: Shape, indices: Shape | None) -> str:
     """Why a weight of this shape cannot be made by the rule from parts of these shapes, or an empty text."""
     if rule == Rule.HASHED:
         return "" if len(numbers) == 1 and indices is None else "it is hashed, but not into a row of values"

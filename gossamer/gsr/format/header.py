@@ -9,7 +9,7 @@ import torch
 
 from gossamer.gsr.format.dictionary import DICTIONARY
 from gossamer.gsr.format.float_grid import LARGEST
-from gossamer.gsr.format.generated import Rule, reason
+from gossamer.gsr.format.generated import Rule, misfit
 from gossamer.gsr.format.graph import DTYPES, Graph, read_graph, write_graph
 from gossamer.gsr.format.ledger import Ledger, Limit
 from gossamer.gsr.format.names import MOST_NAMES, read_names, write_names
@@ -255,7 +255,7 @@ def _made_of_fault(entry: TensorEntry, made_of: MadeOf, named: int, entries: Seq
         return f"its indices are {indices.dtype}"
     if kept is not None and (kept.dtype != torch.bool or kept.shape != entry.shape):
         return "its mask does not fit"
-    return reason(made_of.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
+    return misfit(made_of.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
 
 
 def _read_entry(reader: Reader, number: int, before: list[TensorEntry]) -> TensorEntry:

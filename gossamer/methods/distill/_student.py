@@ -23,8 +23,8 @@ from gossamer.train.feature_hooks import (
     FeatureLoss,
     Pair,
     hooked,
-    listed,
     stages,
+    stages_in_words,
 )
 from gossamer.train.hyperparameters import Training
 from gossamer.train.loop import TrainingResult
@@ -148,7 +148,7 @@ class Samples:
 
 
 @torch.no_grad()
-def labelled(teacher: nn.Module, inputs: Tensor, like: Any, batch_size: int) -> Tensor:
+def teacher_labels(teacher: nn.Module, inputs: Tensor, like: Any, batch_size: int) -> Tensor:
     """Return the teacher's outputs for inputs (N, ...) as targets.
 
     They are its classes where `like`, a target of the task, holds classes, and its outputs otherwise.
@@ -197,13 +197,14 @@ class LayerStudent(Student):
                 found += [(first_s, first_t), (last_s, last_t)]
         if not found:
             raise BadInput(
-                f"{self.name()}: no layers of equal resolution: the student's last of each are {listed(ours)}, the "
-                f"teacher's {listed(theirs)}; name pairs in `layers`: {{student layer: teacher layer}}"
+                f"{self.name()}: no layers of equal resolution: the student's last of each are "
+                f"{stages_in_words(ours)}, the teacher's {stages_in_words(theirs)}; "
+                "name pairs in `layers`: {student layer: teacher layer}"
             )
         return found
 
 
-def pooled(features: Tensor) -> Tensor:
+def pooled_embeddings(features: Tensor) -> Tensor:
     """Return embeddings (N, C): the mean over the positions of images; vectors as they are."""
     return features.flatten(2).mean(2) if features.dim() > 2 else features
 

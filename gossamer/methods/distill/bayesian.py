@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gossamer.core.batches import Model, split
+from gossamer.core.batches import Model, inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.metric import Evidence, Metric
@@ -203,7 +203,7 @@ class BayesianDarkKnowledge(Student):
                 batches = batches_of_epoch(task.train, context.seed + 1, epoch, 0, 0)
                 name = f"{self.name()}: epoch {epoch + 1} of {self.burn_in} of the burn-in"
                 for _, batch in context.progress.bar(batches, label=name, total=len(task.train)):
-                    target = split(batch)[1]
+                    target = inputs_and_target(batch)[1]
                     if not isinstance(target, Tensor):
                         raise BadInput(f"{self.name()}: targets are a {type(target).__name__}, they must be one tensor")
                     result.step(place(network, batch), target.to(next(network.parameters()).device))

@@ -22,7 +22,7 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.losses import contrastive_loss
 from gossamer.methods._base import Settings
-from gossamer.methods.distill._student import LayerStudent, pooled
+from gossamer.methods.distill._student import LayerStudent, pooled_embeddings
 from gossamer.train.feature_hooks import hooked, projection
 
 
@@ -67,5 +67,5 @@ class CRD(LayerStudent):
 
     def contrast(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Return the sum over the pairs of layers. Of images, the mean over positions is compared."""
-        pairs = zip(map(pooled, student), map(pooled, teacher))
+        pairs = zip(map(pooled_embeddings, student), map(pooled_embeddings, teacher))
         return torch.stack([contrastive_loss(s, t, self.contrast_temperature) for s, t in pairs]).sum()

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
@@ -26,7 +26,7 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses.synthetic import munge, nearest_samples
 from gossamer.methods._base import Settings
-from gossamer.methods.distill._student import Samples, Student, labelled
+from gossamer.methods.distill._student import Samples, Student, teacher_labels
 from gossamer.train.batches import own_randomness, seed_everything
 
 
@@ -80,7 +80,7 @@ class MUNGE(Student):
                 )
             ]
         inputs = torch.cat([rows, *made]).view(-1, *real.shape[1:])
-        data = replace(task, train=Samples(inputs, labelled(self.teacher(context), inputs, like, size), size))
+        data = replace(task, train=Samples(inputs, teacher_labels(self.teacher(context), inputs, like, size), size))
         term = self.distillation(self.teacher(context))
         return self.learn([term], copy_network(model), data, context).model
 
@@ -89,7 +89,7 @@ class MUNGE(Student):
         found: list[Tensor] = []
         target: Any = None
         for batch in task.train:
-            inputs, target = split(batch)
+            inputs, target = inputs_and_target(batch)
             if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not inputs[0].is_floating_point():
                 raise BadInput(f"{self.name()}: inputs must be one tensor of real numbers, nominal ones included")
             found.append(inputs[0].cpu())

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.placement import evaluating, place
@@ -27,15 +27,15 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import select_neurons
 from gossamer.methods._base import Settings
-from gossamer.methods.distill._student import HintedStudent, pooled, relative_hint_loss
+from gossamer.methods.distill._student import HintedStudent, pooled_embeddings, relative_hint_loss
 from gossamer.train.feature_hooks import FeatureHooks
 
 
 class Pooled(nn.Module):
-    """`pooled`, as a module."""
+    """`pooled_embeddings`, as a module."""
 
     def forward(self, features: Tensor) -> Tensor:
-        return pooled(features)
+        return pooled_embeddings(features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class NeuronSelection(HintedStudent):
             return nn.Sequential(Pooled(), nn.Linear(student[1], len(chosen)))
 
         def loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-            return relative_hint_loss(student, [pooled(teacher[0])[:, chosen.to(teacher[0].device)]])
+            return relative_hint_loss(student, [pooled_embeddings(teacher[0])[:, chosen.to(teacher[0].device)]])
 
         return self.in_two_stages([pair], loss, regressor, student, task, context)
 
@@ -92,9 +92,9 @@ class NeuronSelection(HintedStudent):
         try:
             with evaluating(teacher):
                 for batch in islice(task.train, self.batches):
-                    labels = self.labels(split(batch)[1])
+                    labels = self.labels(inputs_and_target(batch)[1])
                     teacher(*place(teacher, batch))
-                    rows.append((pooled(taps()[0]).cpu(), labels))
+                    rows.append((pooled_embeddings(taps()[0]).cpu(), labels))
         finally:
             taps.remove()
         features = torch.cat([x for x, _ in rows])

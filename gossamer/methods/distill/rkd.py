@@ -22,8 +22,8 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput
 from gossamer.losses import rkd_angle_loss, rkd_distance_loss
 from gossamer.methods._base import Settings
-from gossamer.methods.distill._student import LayerStudent, pooled
-from gossamer.train.feature_hooks import hooked, samples
+from gossamer.methods.distill._student import LayerStudent, pooled_embeddings
+from gossamer.train.feature_hooks import any_shapes, hooked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,13 @@ class RKD(LayerStudent):
         if not self.layers:
             pairs = pairs[-1:]
         term = self.distillation(self.teacher(context))
-        with hooked(student, term, pairs, self.relations, inputs=inputs, adapt=samples) as layer_term:
+        with hooked(student, term, pairs, self.relations, inputs=inputs, adapt=any_shapes) as layer_term:
             return self.learn([layer_term], student, task, context).model
 
     def relations(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Return both terms, summed over the pairs of layers. Of images, the mean over positions is compared."""
         total = torch.zeros(())
-        for s, t in zip(map(pooled, student), map(pooled, teacher)):
+        for s, t in zip(map(pooled_embeddings, student), map(pooled_embeddings, teacher)):
             if self.distance_weight:
                 total = total + self.distance_weight * rkd_distance_loss(s, t)
             if self.angle_weight:

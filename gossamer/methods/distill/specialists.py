@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.core.batches import Loader, Model, split
+from gossamer.core.batches import Loader, Model, inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.placement import evaluating, place
@@ -67,7 +67,7 @@ class Enriched:
 
     def __iter__(self) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
         for batch in self.loader:
-            inputs, target = split(batch)
+            inputs, target = inputs_and_target(batch)
             of_group = torch.isin(target.cpu(), self.group)
             inside, outside = of_group.nonzero()[:, 0], (~of_group).nonzero()[:, 0]
             drawn = outside[torch.randperm(len(outside))[: max(len(inside), 2)]]
@@ -141,7 +141,7 @@ class Specialists(Student):
         """Return a copy of the generalist, trained on a group."""
 
         def loss(model: Model, batch: Any) -> Tensor:
-            inputs, target = split(batch)
+            inputs, target = inputs_and_target(batch)
             return F.cross_entropy(dustbin(model(*inputs), group), in_group(target, group))
 
         data = replace(task, train=Enriched(task.train, group), loss=loss)

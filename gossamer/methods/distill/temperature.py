@@ -92,7 +92,7 @@ class TemperatureScaling(Method):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         with evaluating(model):
-            logits, labels = calibration.outputs(model, task.validation)
+            logits, labels = calibration.logits_and_labels(model, task.validation)
         temperature = calibration.best_temperature(logits, labels)
         found, layer = divided(model, temperature, task.example_inputs)
         before, after = (calibration.negative_log_likelihood(z, labels) for z in (logits, logits / temperature))

@@ -51,7 +51,7 @@ def kernel_axes(layer: Layer) -> tuple[int, ...]:
     return tuple(range(len(kernel_of(layer))))
 
 
-def grouped(layer: Layer) -> Tensor:
+def grouped_weight(layer: Layer) -> Tensor:
     """Return the weight as (groups, O, I, ...), in float64; above 4M elements in float32 or its own precision."""
     weight = layer.weight.detach()
     weight = weight.double() if weight.numel() <= 1 << 22 else weight.float() if weight.itemsize < 4 else weight

@@ -20,7 +20,7 @@ from gossamer.methods.lowrank._chain import (
     chain_macs,
     chain_params,
     dense_factor,
-    grouped,
+    grouped_weight,
     kernel_of,
 )
 from gossamer.methods.lowrank._grams import Grams
@@ -81,7 +81,7 @@ def choose_ranks(method: Scheme, site: Site) -> tuple[dict[str, Rank], dict[str,
     seen = dict[str, Sequence[Tensor]]()
     for name in site.context.progress.bar(site.layers, label=f"{method.name()}: ranks"):
         layer, calls = site.layers[name], site.calls[name]
-        weight = grouped(layer)
+        weight = grouped_weight(layer)
         if name in given:
             rank = _checked(method, name, given[name], layer)
         elif by_noise and method.ranks:
@@ -130,7 +130,7 @@ def _sensitivities(method: Scheme, site: Site, options: Mapping[str, Options]) -
 
     before, found = loss(model), dict[str, float]()
     for name in site.context.progress.bar(options, label=f"{method.name()}: sensitivity"):
-        o, layer, weight = options[name], site.layers[name], grouped(site.layers[name])
+        o, layer, weight = options[name], site.layers[name], grouped_weight(site.layers[name])
         one = int((o.lost - PROBE).abs().argmin())
         rank = tuple(o.ranks[one].tolist())
         made = method.build(layer, weight, rank, site.grams(name, weight))
@@ -160,7 +160,7 @@ def _not_taken(method: Scheme, options: Options) -> str:
 
 
 def _checked(method: Scheme, name: str, rank: Rank, layer: Layer) -> Rank:
-    largest = method.largest(grouped(layer))
+    largest = method.largest(grouped_weight(layer))
     if len(rank) != len(largest) or not all(1 <= r <= n for r, n in zip(rank, largest)):
         raise BadInput(f"{method.name()}: ranks of {name!r} = {list(rank)} must be from 1 to {list(largest)}")
     if not bool(method.possible(layer, torch.tensor([rank])).all()):

@@ -17,7 +17,7 @@ from gossamer.core.record import EditKind, SwapRecord
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.lowrank._chain import calls_of, chain_macs, dense_factor, grouped, kernel_of
+from gossamer.methods.lowrank._chain import calls_of, chain_macs, dense_factor, grouped_weight, kernel_of
 from gossamer.methods.lowrank._choice import Site, choose_ranks
 from gossamer.methods.lowrank._grams import Grams
 from gossamer.methods.lowrank._matrices import EXACT_SIZE, corrected
@@ -92,7 +92,7 @@ def _factored(
     changed, chains, rows = model, dict[str, nn.Sequential](), dict[str, dict[str, Any]]()
     for name in run.progress.bar(chosen, label=method.name()):
         layer: Any = model.get_submodule(name)
-        weight, gram = grouped(layer), None
+        weight, gram = grouped_weight(layer), None
         matrix = weight.flatten(2)
         if method.data == "inputs":
             gram = site.grams(name, weight)

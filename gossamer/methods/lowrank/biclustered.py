@@ -106,7 +106,7 @@ class Blocks:
         return cls(values=sorted_.permute(2, 0, 1, 3, 4).flatten(0, 1), inputs=inputs, outputs=outputs)
 
 
-def windows(inner: Tensor, inputs: Tensor, g: int) -> Tensor:
+def inner_windows(inner: Tensor, inputs: Tensor, g: int) -> Tensor:
     """Return what all layers but the last do to windows, by group of outputs: (h, g p, I t) from (g h, p, c, t)."""
     h, p, taps = len(inner) // g, inner.shape[1], inner.shape[3]
     total = inner.new_zeros(h, g, p, len(inputs), taps)
@@ -211,7 +211,7 @@ class BiclusteredFactors(LowRank):
             core = rest[0].mT
             inner = torch.einsum("bcr,brt->brct", b, core)
         g, h = self.inputs, self.outputs
-        seen = windows(inner, blocks.inputs, g)
+        seen = inner_windows(inner, blocks.inputs, g)
         last = a.unflatten(0, (g, h)).permute(1, 2, 0, 3).flatten(2)  # type: ignore[no-untyped-call]
         if gram is not None or self.form == "outer":
             target = weight[0].flatten(1)[blocks.outputs].unflatten(0, (h, -1))  # type: ignore[no-untyped-call]

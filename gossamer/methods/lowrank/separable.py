@@ -65,7 +65,7 @@ def haar(size: int) -> Tensor:
 TRANSFORMS = {"dct": cosines, "haar": haar}
 
 
-def leading(stack: Tensor, bases: Sequence[Tensor], rank: int) -> list[Tensor]:
+def strongest_products(stack: Tensor, bases: Sequence[Tensor], rank: int) -> list[Tensor]:
     """Return the products of columns of bases that hold most energy of the filters.
 
     Args:
@@ -108,7 +108,7 @@ def learned(stack: Tensor, rank: int) -> list[Tensor]:
     stack = torch.linalg.qr(stack.flatten(2), mode="r").R.unflatten(2, kernel)
     bases = [torch.linalg.svd(stack.movedim(a + 2, 1).flatten(2), full_matrices=False).U for a in range(len(kernel))]
     bases = [b if b.shape[2] == b.shape[1] else torch.linalg.qr(b, mode="complete").Q for b in bases]
-    factors = leading(stack, bases, rank)
+    factors = strongest_products(stack, bases, rank)
     if rank >= math.prod(kernel):
         return factors
     letters = LETTERS[: len(kernel)]
@@ -192,7 +192,7 @@ class SeparableFilters(LowRank):
         if self.basis in TRANSFORMS:
             transform = TRANSFORMS[self.basis]
             bases = [transform(size).to(weight).expand(len(stack), -1, -1) for size in weight.shape[3:]]
-            factors = leading(stack, bases, rank[0])
+            factors = strongest_products(stack, bases, rank[0])
         else:
             factors = learned(stack, rank[0])
         inner = [f.mT.expand(groups * channels, -1, -1) if len(f) == 1 else f.mT for f in factors]

@@ -25,7 +25,7 @@ from gossamer.methods.lowrank._matrices import channel_gram, last_factor, princi
 from gossamer.methods.lowrank._scheme import Rank, Unfolding
 
 
-def train(weight: Tensor, rank: Rank) -> list[Tensor]:
+def tt_svd(weight: Tensor, rank: Rank) -> list[Tensor]:
     """Decompose weights into a tensor train by successive singular value decompositions (TT-SVD).
 
     Args:
@@ -100,7 +100,7 @@ class TensorTrain(LowRank):
         return (ranks[:, 1:] <= ranks[:, :-1] * sizes).all(1)
 
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
-        factors = train(weight, rank)
+        factors = tt_svd(weight, rank)
         if gram is not None:
             factors[-1] = last_factor(weight.flatten(2), windows(factors[:-1]), gram)
         return factors

@@ -36,7 +36,7 @@ from gossamer.methods.lowrank._scheme import Rank, Unfolding
 SWEEPS = 10
 
 
-def iterate(weight: Tensor, rank: Rank) -> tuple[Tensor, Tensor]:
+def alternating_sweeps(weight: Tensor, rank: Rank) -> tuple[Tensor, Tensor]:
     """Return A (g, O, p) and B (g, I, r), orthonormal, with the least error that ten sweeps find.
 
     Args:
@@ -65,7 +65,7 @@ def tucker(weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
     """
     weight = weight.flatten(3)
     taps = weight.shape[3]
-    a, b = iterate(weight, rank)
+    a, b = alternating_sweeps(weight, rank)
     if gram is None:
         core = torch.einsum("gnct,gnp,gcr->gprt", weight, a, b).flatten(2)
         outer, inner = balance(a, core)

@@ -33,7 +33,7 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput, NoEffect, unknown
 from gossamer.graph.groups import ChannelGroups as FoundChannels
 from gossamer.graph.groups import Group, find_groups
-from gossamer.graph.proof import listed
+from gossamer.graph.proof import names_in_words
 from gossamer.graph.pruner import PruningResult, prune
 from gossamer.graph.tracer import trace
 from gossamer.methods._base import Method, Needs, Settings
@@ -242,7 +242,7 @@ class ChannelPruning(Method):
         if pruned.proof is None or all(after == before for before, after in pruned.widths.values()):
             raise NoEffect(f"{self.name()}: no group of channels got smaller; {'; '.join(pruned.skipped.values())}")
         fitted = self._reconstruct_weights(pruned, model, task, context) if self.reconstruct else []
-        note = listed(pruned.proof.statistics)
+        note = names_in_words(pruned.proof.statistics)
         for name, (before, after) in pruned.widths.items():
             if after < before:
                 self.note(

@@ -105,7 +105,7 @@ def _greedy_rows(w_RD: Tensor, inverse_DD: Tensor, n_of_m: Kept | None) -> Prune
     return order, cost
 
 
-def cheapest(order: Tensor, cost: Tensor, width: int, count: int) -> Tensor:
+def cheapest_mask(order: Tensor, cost: Tensor, width: int, count: int) -> Tensor:
     """Return the mask that drops `count` weights over all outputs where that costs least.
 
     Within an output, weights are dropped in its order: a cheap one that comes after an expensive one waits for it.
@@ -166,7 +166,7 @@ def exact(weight_GOD: Tensor, h_GDD: Tensor, count: int, n_of_m: Kept | None = N
     orders, costs = zip(*(greedy_order(w_OD, h_DD, n_of_m) for w_OD, h_DD in zip(weight_GOD, h_GDD)))
     order, cost = torch.cat(orders), torch.cat(costs)
     count = order.numel() if n_of_m else max(count, int((weight_GOD == 0).sum()))
-    mask_GOD = cheapest(order, cost, width, count).view(groups, rows, width) & (weight_GOD != 0)
+    mask_GOD = cheapest_mask(order, cost, width, count).view(groups, rows, width) & (weight_GOD != 0)
     fitted = [refit(w_OD, mask_OD, h_DD) for w_OD, mask_OD, h_DD in zip(weight_GOD, mask_GOD, h_GDD)]
     return torch.stack(fitted), mask_GOD
 

@@ -55,7 +55,7 @@ def mode_of(values: Tensor) -> float:
     return float(edges[fullest : fullest + 2].mean())
 
 
-def merged(incoming_NI: Tensor, outgoing_ON: Tensor, most: int | None) -> tuple[Tensor, list[int]]:
+def merge_neurons(incoming_NI: Tensor, outgoing_ON: Tensor, most: int | None) -> tuple[Tensor, list[int]]:
     """Merge neurons one after another.
 
     Args:
@@ -105,7 +105,7 @@ def merge_layer(model: nn.Module, found: Neurons, sparsity: float | None) -> int
     incoming = torch.cat([weight, offset], 1) / size[:, None]
     outgoing = reader.weight[:, columns].double() * size
     most = None if sparsity is None else round(sparsity * len(rows))
-    result, gone = merged(incoming.cpu(), outgoing.cpu(), most)
+    result, gone = merge_neurons(incoming.cpu(), outgoing.cpu(), most)
     reader.weight[:, columns] = (result.to(size.device) / size).to(reader.weight.dtype)
     return len(gone)
 

@@ -23,7 +23,7 @@ from gossamer.calibration.curvature import gauss_newton_rows
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.record import EditKind
@@ -170,7 +170,7 @@ class OptimalBrainSurgeon(Method):
         self, model: nn.Module, task: Task, batches: list[Any], names: list[str], alive: Tensor, drop: int
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The weights, and which are left, after `drop` more were dropped."""
-        patterns = sum(len(split(batch)[0][0]) for batch in batches)
+        patterns = sum(len(inputs_and_target(batch)[0][0]) for batch in batches)
         rows = gauss_newton_rows(model, partial(loss_of, task), batches, [layer_name(name) for name in names])
         inverse = inverse_hessian((x.cpu()[:, alive] for x in rows), patterns, self.alpha, int(alive.sum()))
         effective = {name: effective_weight(model, name).cpu() for name in names}

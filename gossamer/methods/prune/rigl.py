@@ -38,7 +38,7 @@ from gossamer.methods.prune._masks import (
 from gossamer.train.loop import TrainingStep
 
 
-class Probed(Mask):
+class GradientRecordingMask(Mask):
     """A mask that records the gradient of the masked weight everywhere, as that of `probe`, which adds nothing."""
 
     def __init__(self, mask: Tensor) -> None:
@@ -104,7 +104,7 @@ class Rewire:
             return
         share = self.moves / 2 * (1 + math.cos(math.pi * step.number / last))
         for h in moving(step.model, self.names).values():
-            assert isinstance(h.mask, Probed)
+            assert isinstance(h.mask, GradientRecordingMask)
             if h.mask.probe.grad is None:  # the step did not use the layer
                 continue
             old = h.mask.mask
@@ -158,7 +158,9 @@ class RigL(Retrain):
         scores = {name: w.abs() for name, w in weights.items()}
         if self.start == "random":
             scores = {n: (w != 0) * (torch.rand(w.shape, generator=draw).to(w.device) + 1) for n, w in weights.items()}
-        probed = {name: Probed(mask) for name, mask in scoped_masks(scores, self.sparsity, self.scope).items()}
+        probed = {
+            name: GradientRecordingMask(mask) for name, mask in scoped_masks(scores, self.sparsity, self.scope).items()
+        }
         rewire = Rewire(names=tuple(weights), moves=self.moves, every=self.every, until=self.until)
         result = finalize(self.train(constrain(model, probed), task, context, after_step=rewire).model)
         note_edits(model, result, weights, context, self.name())

@@ -78,7 +78,7 @@ def bias_of(layer: Any) -> Tensor | None:
     return None if layer.bias is None else layer.bias.detach()
 
 
-def leading(rows: Tensor, count: int) -> Tensor:
+def leading_singular_vectors(rows: Tensor, count: int) -> Tensor:
     """Return the leading left singular vectors of a matrix, shape (rows, count), orthonormal."""
     vectors: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors
     return vectors.flip(1)[:, :count]
@@ -86,7 +86,7 @@ def leading(rows: Tensor, count: int) -> Tensor:
 
 def leading_inputs(weight: Tensor, count: int) -> Tensor:
     """Return the leading directions (count, C) of the input channels of kernels (N, C, ...), orthonormal."""
-    return leading(weight.transpose(0, 1).flatten(1), count).T.contiguous()
+    return leading_singular_vectors(weight.transpose(0, 1).flatten(1), count).T.contiguous()
 
 
 def convolution_like(

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gossamer.calibration.weight_reconstruction import readers, reconstruct_weights
+from gossamer.calibration.weight_reconstruction import reading_layers, reconstruct_weights
 from gossamer.core.context import Context
 from gossamer.core.record import Edit, EditKind
 from gossamer.core.task import Task
@@ -80,7 +80,7 @@ class BlockRemoval(Method):
         fitted = list[str]()
         plain = [name for name in self.names if is_plain(model, blocks[name])]
         if plain and self.reconstruct:
-            behind = readers(trace(model, task.example_inputs), plain)
+            behind = reading_layers(trace(model, task.example_inputs), plain)
             track = partial(context.progress.bar, label="reconstructing the layers behind", total=len(behind))
             fitted = reconstruct_weights(smaller, model, behind, Replayed(task.train, context.seed), track=track)
         for name in self.names:

@@ -28,7 +28,7 @@ from gossamer.methods.restructure._rewrite import (
     convolution_like,
     dense_convolution,
     geometry,
-    leading,
+    leading_singular_vectors,
     pointwise_convolution,
 )
 
@@ -42,10 +42,10 @@ def squeezed(weight_NCK: Tensor, inputs: int, outputs: int) -> tuple[Tensor, Ten
         U (C, inputs), G (outputs, inputs, K) and V (N, outputs).
     """
     w = weight_NCK.double()
-    v = leading(w.flatten(1), outputs)
+    v = leading_singular_vectors(w.flatten(1), outputs)
     for _ in range(SWEEPS):
-        u = leading(torch.einsum("nck,no->cok", w, v).flatten(1), inputs)
-        v = leading(torch.einsum("nck,ci->nik", w, u).flatten(1), outputs)
+        u = leading_singular_vectors(torch.einsum("nck,no->cok", w, v).flatten(1), inputs)
+        v = leading_singular_vectors(torch.einsum("nck,ci->nik", w, u).flatten(1), outputs)
     return u, torch.einsum("nck,ci,no->oik", w, u, v), v
 
 

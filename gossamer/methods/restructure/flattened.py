@@ -54,7 +54,7 @@ def rank_one(weight_NCyx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return a, b, g
 
 
-def flattened(layer: Any) -> FittedBlock:
+def flattened_block(layer: Any) -> FittedBlock:
     """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer, planar=True)
     if 1 in layer.kernel_size:
@@ -87,4 +87,4 @@ class FlattenedConvolution(BlockReplacement):
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        return self.rewrite(model, task, context, flattened)
+        return self.rewrite(model, task, context, flattened_block)

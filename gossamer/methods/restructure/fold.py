@@ -87,7 +87,7 @@ def _is_image(x: Any) -> bool:
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
+def eval_outputs(model: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
     """Return the outputs of the model in eval mode."""
     with mode(model, False):
         return output_tensors(model(*place(model, (example_inputs, None))))
@@ -145,7 +145,7 @@ class Folding(Method):
         if not new:
             raise NoEffect(f"{self.name()}: no branches, no batch norms behind layers and no idle ReLUs to fold")
         result = swap(model, new)
-        pairs = zip(outputs(result, inputs), outputs(model, inputs))
+        pairs = zip(eval_outputs(result, inputs), eval_outputs(model, inputs))
         proof = max(relative_difference(after, before) for after, before in pairs)
         for target, before, after in edits:
             kind = EditKind.ASSIGN if target in norms else EditKind.SWAP  # a layer takes its norm into its weights

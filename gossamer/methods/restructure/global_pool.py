@@ -99,7 +99,7 @@ def dropouts_behind(model: nn.Module, example_inputs: tuple[Any, ...], layer: st
     return [name for name in order[order.index(layer) :] if name in names]
 
 
-def pooled(layer: Any, channels: int, last: Any) -> nn.Module:
+def pooled_head(layer: Any, channels: int, last: Any) -> nn.Module:
     """Return a pooled head for the place of `layer` with the outputs of the linear layer `last`.
 
     If both are the same layer, it gets weights made of the old ones.
@@ -167,6 +167,8 @@ class GlobalAveragePooling(BlockReplacement):
             last = model.get_submodule(linear[-1]) if linear else layer
             idle = (*behind, *dropouts_behind(model, task.example_inputs, name)) if behind else ()
             until = behind[-1] if behind else None
-            return FittedBlock(pooled(layer, channels, last), {"3": None}, until=until, idle=tuple(dict.fromkeys(idle)))
+            return FittedBlock(
+                pooled_head(layer, channels, last), {"3": None}, until=until, idle=tuple(dict.fromkeys(idle))
+            )
 
         return self.rewrite(model, task, context, build)

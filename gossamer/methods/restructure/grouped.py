@@ -52,7 +52,7 @@ def factors(weight_NCK: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]
     return first.to(weight_NCK.dtype), second.to(weight_NCK.dtype)
 
 
-def grouped(layer: Any, groups: int) -> FittedBlock:
+def grouped_block(layer: Any, groups: int) -> FittedBlock:
     """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer)
     for what, channels in (("input", layer.in_channels), ("output", layer.out_channels)):
@@ -96,4 +96,4 @@ class GroupedConvolution(BlockReplacement):
             yield cls(layers=(name,), groups=PLANNED)
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        return self.rewrite(model, task, context, lambda layer: grouped(layer, self.groups))
+        return self.rewrite(model, task, context, lambda layer: grouped_block(layer, self.groups))

@@ -25,7 +25,7 @@ from gossamer.methods.restructure._rewrite import BlockReplacement, Unfit
 POOLS = {nn.Conv1d: nn.MaxPool1d, nn.Conv2d: nn.MaxPool2d, nn.Conv3d: nn.MaxPool3d}
 
 
-def pooled(layer: Any) -> FittedBlock:
+def convolution_and_pool(layer: Any) -> FittedBlock:
     """Return the convolution at every position, and a pool. Raises Unfit where there is none."""
     if type(layer) not in POOLS or set(layer.stride) == {1}:
         raise Unfit("it is no convolution with a stride")
@@ -58,4 +58,4 @@ class StrideToPooling(BlockReplacement):
     example: ClassVar[Settings] = {"steps": 2, "batches": 2}
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        return self.rewrite(model, task, context, pooled)
+        return self.rewrite(model, task, context, convolution_and_pool)

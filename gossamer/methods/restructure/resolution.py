@@ -29,7 +29,7 @@ from gossamer.methods._base import Method, Needs, NetworkCandidate, Settings
 from gossamer.methods.restructure._rewrite import Conv, first_inputs
 
 
-def readers(model: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, Tensor]:
+def input_convolutions(model: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, Tensor]:
     """Return the convolutions that read an input of the network directly, with this input."""
     names = [name for name, module in model.named_modules() if isinstance(module, Conv)]
     given = [x for x in place(model, (example_inputs, None)) if isinstance(x, Tensor)]
@@ -76,7 +76,7 @@ class ResolutionMultiplier(Method):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         new: dict[str, nn.Module] = {}
-        for name, x in readers(model, task.example_inputs).items():
+        for name, x in input_convolutions(model, task.example_inputs).items():
             before = tuple(x.shape[2:])
             after = tuple(max(1, round(self.share * side)) for side in before)
             if after == before or len(before) != 2:

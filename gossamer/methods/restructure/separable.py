@@ -43,7 +43,7 @@ def separate(weight_NCK: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return p.to(weight_NCK.dtype), d.to(weight_NCK.dtype)
 
 
-def separable(layer: Any, multiplier: int) -> FittedBlock:
+def separable_block(layer: Any, multiplier: int) -> FittedBlock:
     """Return the block for a convolution. Raises Unfit where there is none."""
     layer = dense_convolution(layer)
     weight = layer.weight.detach()
@@ -81,4 +81,4 @@ class DepthwiseSeparable(BlockReplacement):
             yield cls(layers=(name,))
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        return self.rewrite(model, task, context, lambda layer: separable(layer, self.multiplier))
+        return self.rewrite(model, task, context, lambda layer: separable_block(layer, self.multiplier))

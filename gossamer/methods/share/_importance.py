@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gossamer.calibration.curvature import diagonal, summed_gradients
 from gossamer.constraints.apply import materialize
 from gossamer.constraints.weights import effective_weight
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task, loss_of
@@ -72,6 +72,6 @@ def _batches(loader: Iterable[Any], samples: int) -> Iterator[Any]:
     """Yield whole batches until `samples` are reached."""
     for batch in loader:
         yield batch
-        samples -= len(split(batch)[0][0])
+        samples -= len(inputs_and_target(batch)[0][0])
         if samples <= 0:
             return

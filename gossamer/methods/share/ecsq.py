@@ -109,7 +109,7 @@ def centered(levels: Levels) -> Levels:
     return replace(levels, centers=means, chosen=rank[number[levels.chosen]])
 
 
-def cheapest(levels: Levels, price: float) -> Levels:
+def assign_centers(levels: Levels, price: float) -> Levels:
     """Give every weight the center with the least h (w - c)^2 - price log2 p; weights that are zero stay zero."""
     centers, prices, w = levels.centers, price * levels.prices, levels.weights
     near = torch.bucketize(w, (centers[1:] + centers[:-1]) / 2)
@@ -124,7 +124,7 @@ def cheapest(levels: Levels, price: float) -> Levels:
 
 
 def iterate(levels: Levels, price: float, iterations: int) -> Levels:
-    """Alternate `cheapest` and `centered` until nothing changes; `lagrangian` never grows.
+    """Alternate `assign_centers` and `centered` until nothing changes; `lagrangian` never grows.
 
     Args:
         levels: the start.
@@ -134,7 +134,7 @@ def iterate(levels: Levels, price: float, iterations: int) -> Levels:
     Source: Choi et al. 2016, arXiv:1612.01543, section 4, algorithm 1.
     """
     for _ in range(iterations):
-        moved = centered(cheapest(levels, price))
+        moved = centered(assign_centers(levels, price))
         if torch.equal(moved.chosen, levels.chosen) and torch.equal(moved.centers, levels.centers):
             break
         levels = moved

@@ -113,7 +113,7 @@ def solve(fit: Fit, m: int, slopes: Tensor) -> None:
         fit.codebook[m] = before  # a singular system, solved to rounding errors
 
 
-def correct(fit: Fit, rounds: int) -> list[float]:
+def improve_blocks(fit: Fit, rounds: int) -> list[float]:
     """Improve all blocks in turn, in place.
 
     Args:
@@ -223,7 +223,7 @@ class QuantizedNetwork(Method):
             w = effective_weight(model, name)
             [(gram, cross)] = moments(model, original, [layer], task.calibration, self.batches).values()
             fit = fit_of(w, gram[0], cross[0], self.width, self.entries, generator)
-            errors = correct(fit, self.rounds)
+            errors = improve_blocks(fit, self.rounds)
             code = Product(w, fit.codebook.to(w.dtype), fit.indices.flatten(1))
             model = constrain(model, {name: code})
             note = f"output error {errors[0]:.4g} to {errors[-1]:.4g}, relative to outputs of zero"

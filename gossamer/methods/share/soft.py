@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.codebook import Codebook
 from gossamer.constraints.weights import effective_weight, weights_of
-from gossamer.core.batches import split
+from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.record import EditKind
@@ -45,7 +45,7 @@ PIECE = 2**13
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture:
+class GaussianMixture:
     """A mixture of J + 1 Gaussians; the first is the one at zero.
 
     Attributes:
@@ -59,7 +59,7 @@ class Mixture:
     variances: Tensor
 
 
-def log_joint(weights: Tensor, mixture: Mixture) -> Tensor:
+def log_joint(weights: Tensor, mixture: GaussianMixture) -> Tensor:
     """Return log pi_j N(w_i | mu_j, sigma_j^2).
 
     Args:
@@ -73,7 +73,7 @@ def log_joint(weights: Tensor, mixture: Mixture) -> Tensor:
     return mixture.proportions.log() - 0.5 * (error + mixture.variances.log() + LOG_2PI)
 
 
-def negative_log_prior(weights: Tensor, mixture: Mixture) -> Tensor:
+def negative_log_prior(weights: Tensor, mixture: GaussianMixture) -> Tensor:
     """Return -sum_i log p(w_i), a scalar in nats.
 
     Args:
@@ -93,7 +93,7 @@ class _NegativeLogPrior(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, proportions: Tensor, means: Tensor, variances: Tensor) -> Tensor:
-        mixture = Mixture(proportions=proportions, means=means, variances=variances)
+        mixture = GaussianMixture(proportions=proportions, means=means, variances=variances)
         value, pulls = weights.new_zeros((), dtype=torch.float64), []
         sums = weights.new_zeros(3, len(means), dtype=torch.float64)
         for part in torch.split(weights, PIECE):
@@ -116,12 +116,12 @@ class _NegativeLogPrior(torch.autograd.Function):
         return tuple(slope * gradient for gradient in ctx.saved_tensors)
 
 
-def responsibilities(weights: Tensor, mixture: Mixture) -> Tensor:
+def responsibilities(weights: Tensor, mixture: GaussianMixture) -> Tensor:
     """Return p(j | w_i), shape (n, J + 1); rows sum to 1."""
     return log_joint(weights, mixture).softmax(1)
 
 
-def negative_log_hyperprior(mixture: Mixture) -> Tensor:
+def negative_log_hyperprior(mixture: GaussianMixture) -> Tensor:
     """Return -sum_j log Gamma(1 / sigma_j^2) without the constant: it keeps the variances from collapsing.
 
     Source: Ullrich et al. 2017, arXiv:1702.04008, section 3.
@@ -132,14 +132,14 @@ def negative_log_hyperprior(mixture: Mixture) -> Tensor:
     return (rate * precision - (shape - 1) * precision.log()).sum()
 
 
-def divergence(a: Mixture, i: int, j: int) -> float:
+def divergence(a: GaussianMixture, i: int, j: int) -> float:
     """Return the symmetric Kullback-Leibler divergence of components i and j, in nats."""
     v, w = a.variances[i], a.variances[j]
     gap = (a.means[i] - a.means[j]).square()
     return float(0.5 * ((v + gap) / w + (w + gap) / v - 2))
 
 
-def merged(mixture: Mixture, below: float) -> Mixture:
+def merge_components(mixture: GaussianMixture, below: float) -> GaussianMixture:
     """Join the two nearest components repeatedly while their divergence is below the limit.
 
     Mean and variance of the whole mixture do not change: the joint variance includes the distance of the two means,
@@ -158,7 +158,7 @@ def merged(mixture: Mixture, below: float) -> Mixture:
     return mixture
 
 
-def join_components(mixture: Mixture, i: int, j: int) -> Mixture:
+def join_components(mixture: GaussianMixture, i: int, j: int) -> GaussianMixture:
     """Replace components i < j by one with their joint proportion, mean and variance."""
     pair = torch.tensor([i, j], device=mixture.means.device)
     p, m, v = mixture.proportions[pair], mixture.means[pair], mixture.variances[pair]
@@ -172,7 +172,7 @@ def join_components(mixture: Mixture, i: int, j: int) -> Mixture:
         values[i] = value
         return values[rest]
 
-    return Mixture(
+    return GaussianMixture(
         proportions=put(mixture.proportions, total),
         means=put(mixture.means, mean),
         variances=put(mixture.variances, variance),
@@ -207,13 +207,13 @@ class Prior(nn.Module):
         self.register_buffer("paces", pace * torch.tensor(PACES).repeat_interleave(counts))
         self.moved = nn.Parameter(torch.zeros_like(self.start))
 
-    def mixture(self) -> Mixture:
+    def mixture(self) -> GaussianMixture:
         """Return the current mixture."""
         values = self.start + self.paces * self.moved
         count = (len(values) - 1) // 3
         means, log_precision, logits = torch.split(values, [count, count + 1, count])
         first = values.new_zeros(1)
-        return Mixture(
+        return GaussianMixture(
             proportions=torch.cat([first + self.zero, (1 - self.zero) * logits.softmax(0)]),
             means=torch.cat([first, means]),
             variances=(-log_precision).exp(),
@@ -244,7 +244,7 @@ class SoftSharing:
         return self.factor * (negative_log_prior(alive, mixture) + negative_log_hyperprior(mixture))
 
 
-def assigned(weight: Tensor, mixture: Mixture) -> Codebook:
+def assigned(weight: Tensor, mixture: GaussianMixture) -> Codebook:
     """Give every weight the mean of its most probable component; the first component's members and zeros become zero.
 
     Args:
@@ -264,7 +264,7 @@ def train_under(
 ) -> nn.Module:
     """Train a copy of the model with the mixture attached, and return it without the mixture."""
     model = copy_network(model)
-    samples = len(task.train) * len(split(next(iter(task.train)))[0][0])
+    samples = len(task.train) * len(inputs_and_target(next(iter(task.train)))[0][0])
     teach: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
     checkpoint = context.folder / "soft.ckpt" if context.folder else None
     with attached(model, [prior]):
@@ -317,7 +317,7 @@ class SoftWeightSharing(Trained):
         training = replace(self.training(task), optimizer="adamw", schedule="constant")
         model = train_under(model, names, prior, self.tau, training, task, context)
         with torch.no_grad():
-            mixture = merged(prior.mixture(), self.merge)
+            mixture = merge_components(prior.mixture(), self.merge)
         constrained = {}
         for name in names:
             w = effective_weight(model, name)

@@ -14,7 +14,7 @@ from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.losses import munge, statistics_loss, synthetic
 from gossamer.losses.synthetic import nearest_samples
-from gossamer.methods.distill._student import Samples, labelled
+from gossamer.methods.distill._student import Samples, teacher_labels
 from gossamer.methods.distill.data_free import DataFreeDistillation, batch_norm_losses, invert
 from gossamer.methods.distill.munge import MUNGE
 
@@ -108,10 +108,10 @@ def test_samples_come_all_in_another_order_each_time() -> None:
 
 def test_the_teachers_word_is_a_class_where_the_task_has_classes_and_its_output_elsewhere() -> None:
     teacher, x = tiny(), task().example_inputs[0]
-    assert torch.equal(labelled(teacher, x, torch.zeros(2, dtype=torch.long), 3), teacher(x).argmax(1))
-    torch.testing.assert_close(labelled(teacher, x, torch.zeros(2, 3), 3), teacher(x).detach())
+    assert torch.equal(teacher_labels(teacher, x, torch.zeros(2, dtype=torch.long), 3), teacher(x).argmax(1))
+    torch.testing.assert_close(teacher_labels(teacher, x, torch.zeros(2, 3), 3), teacher(x).detach())
     with pytest.raises(BadInput, match="gives a tuple"):
-        labelled(Twice(), x, None, 3)
+        teacher_labels(Twice(), x, None, 3)
 
 
 class Twice(nn.Module):

@@ -21,7 +21,7 @@ from gossamer.losses import (
     logit_loss,
     standardized,
 )
-from gossamer.methods.distill._student import Student, pooled, regression, relative_hint_loss
+from gossamer.methods.distill._student import Student, pooled_embeddings, regression, relative_hint_loss
 from gossamer.methods.distill.attention import AttentionTransfer, attention_losses
 from gossamer.methods.distill.bayesian import BayesianDarkKnowledge
 from gossamer.methods.distill.crd import CRD
@@ -193,7 +193,7 @@ def test_relations_of_a_rotated_embedding_are_the_same() -> None:
     assert float(RKD().relations([x @ rotation], [x])) == pytest.approx(0, abs=1e-5)
     only = RKD(angle_weight=0.0).relations([x], [maps(6, 5)])
     torch.testing.assert_close(2 * only, RKD(angle_weight=0.0, distance_weight=50.0).relations([x], [maps(6, 5)]))
-    torch.testing.assert_close(pooled(maps(2, 3, 4, 4)), maps(2, 3, 4, 4).mean((2, 3)))
+    torch.testing.assert_close(pooled_embeddings(maps(2, 3, 4, 4)), maps(2, 3, 4, 4).mean((2, 3)))
 
 
 def test_layers_are_paired_by_resolution_where_none_are_named() -> None:

@@ -19,7 +19,7 @@ from gossamer.methods.distill.wider import Net2Wider
 from gossamer.models.densenet import densenet_cifar
 from gossamer.models.googlenet import InceptionModule
 from gossamer.models.resnet import ResNet
-from gossamer.modules.widening import repeated, widen
+from gossamer.modules.widening import repeated_indices, widen
 
 
 def settled(model: nn.Module) -> nn.Module:
@@ -107,7 +107,7 @@ def test_copies_do_not_stay_copies() -> None:
 
 def test_indices_are_repeated_in_runs_and_shares_are_the_units() -> None:
     shares = [np.ones(1), np.array([0.25, 0.75])]
-    indices, parts = repeated(np.array([1, 1, 0, -1, -1, 1]), shares)
+    indices, parts = repeated_indices(np.array([1, 1, 0, -1, -1, 1]), shares)
     assert indices == [0, 1, 0, 1, 2, 3, 4, 5, 5]
     assert parts.tolist() == [0.25, 0.25, 0.75, 0.75, 1, 1, 1, 0.25, 0.75]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gossamer.calibration.inputs import input_rows
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.lowrank._chain import chain_params, grouped, kernel_of
+from gossamer.methods.lowrank._chain import chain_params, grouped_weight, kernel_of
 from gossamer.methods.lowrank._clusters import cluster_order
 from gossamer.methods.lowrank._notes import product
 from gossamer.methods.lowrank.biclustered import BiclusteredFactors, outer_products
@@ -37,7 +37,7 @@ def conv(weight: Tensor) -> nn.Conv2d:
 
 def off(one: nn.Conv2d, chain: nn.Sequential) -> float:
     """Relative squared error of the weights."""
-    wanted = grouped(one).flatten(2)
+    wanted = grouped_weight(one).flatten(2)
     return float((product(one, list(chain)) - wanted).square().sum() / wanted.square().sum())
 
 
@@ -70,19 +70,20 @@ def test_a_planted_biclustering_is_exact_and_channels_come_back_in_order() -> No
     mixed = [torch.randperm(8, generator=torch.Generator().manual_seed(s)) for s in (3, 4)]
     one = conv(whole[mixed[0]][:, mixed[1]].contiguous())
     for scheme, rank in ((BiclusteredFactors(), (1, 1)), (BiclusteredFactors(form="outer"), (1,))):
-        chain = scheme.build(one, grouped(one), rank, None)
+        chain = scheme.build(one, grouped_weight(one), rank, None)
         assert off(one, chain) < 1e-12
         assert any(isinstance(m, Reorder) for m in chain)
         x = random(3, 8, 6, 6, seed=5)
         torch.testing.assert_close(chain(x), one(x), rtol=1e-6, atol=1e-6)
-    as_it_lies = BiclusteredFactors(inputs=1, outputs=1).build(one, grouped(one), (1, 1), None)
+    as_it_lies = BiclusteredFactors(inputs=1, outputs=1).build(one, grouped_weight(one), (1, 1), None)
     assert off(one, as_it_lies) > 0.1
 
 
 def test_a_chain_without_groups_needs_no_sorting() -> None:
     one = conv(random(6, 4, 3, 3))
     assert not any(
-        isinstance(m, Reorder) for m in BiclusteredFactors(inputs=1, outputs=1).build(one, grouped(one), (3, 2), None)
+        isinstance(m, Reorder)
+        for m in BiclusteredFactors(inputs=1, outputs=1).build(one, grouped_weight(one), (3, 2), None)
     )
 
 
@@ -115,14 +116,14 @@ def test_more_terms_lose_less_and_data_never_makes_it_worse() -> None:
     gram = rows.mT @ rows / len(x)
     errors = []
     for rank in (1, 2, 4, 6):
-        plain, fitted = (scheme.build(one, grouped(one), (rank,), metric) for metric in (None, gram))
+        plain, fitted = (scheme.build(one, grouped_weight(one), (rank,), metric) for metric in (None, gram))
         errors.append(off(one, plain))
         wrong = [float((chain(x) - one(x)).square().sum()) for chain in (plain, fitted)]
         assert wrong[1] <= wrong[0] * (1 + 1e-9)
     assert all(later < earlier for earlier, later in pairwise(errors))
-    [lost] = scheme.spectrum(grouped(one), None, "lost").lost
+    [lost] = scheme.spectrum(grouped_weight(one), None, "lost").lost
     assert lost[0] == 1 and (lost.diff() <= 0).all()
-    assert float(lost[6]) == pytest.approx(off(one, scheme.build(one, grouped(one), (6,), None)), rel=1e-6)
+    assert float(lost[6]) == pytest.approx(off(one, scheme.build(one, grouped_weight(one), (6,), None)), rel=1e-6)
 
 
 @torch.no_grad()
@@ -131,10 +132,10 @@ def test_planted_colours_are_found() -> None:
     colours, planes = random(3, 3), random(3, 4, 5, 5, seed=1)
     whole = torch.einsum("qi,qnyx->qniyx", colours, planes).flatten(0, 1)
     one = conv(whole[torch.randperm(12, generator=torch.Generator().manual_seed(2))].contiguous())
-    chain = MonochromaticFactors().build(one, grouped(one), (3,), None)
+    chain = MonochromaticFactors().build(one, grouped_weight(one), (3,), None)
     x = random(2, 3, 9, 9, seed=4)
     torch.testing.assert_close(chain(x), one(x))
-    assert off(one, MonochromaticFactors().build(one, grouped(one), (2,), None)) > 1e-2
+    assert off(one, MonochromaticFactors().build(one, grouped_weight(one), (2,), None)) > 1e-2
     assert [tuple(m.weight.shape) for m in chain if isinstance(m, nn.Conv2d)] == [(3, 3, 1, 1), (12, 1, 5, 5)]
 
 
@@ -143,17 +144,19 @@ def test_a_colour_for_every_filter_is_its_first_singular_vector() -> None:
     one = conv(random(6, 3, 3, 3))
     squares = torch.linalg.svdvals(one.weight.flatten(2)).square()
     wanted = float(squares[:, 1:].sum() / squares.sum())
-    assert off(one, MonochromaticFactors().build(one, grouped(one), (6,), None)) == pytest.approx(wanted, rel=1e-5)
-    [lost] = MonochromaticFactors().spectrum(grouped(one), None, "lost").lost
+    assert off(one, MonochromaticFactors().build(one, grouped_weight(one), (6,), None)) == pytest.approx(
+        wanted, rel=1e-5
+    )
+    [lost] = MonochromaticFactors().spectrum(grouped_weight(one), None, "lost").lost
     assert float(lost[6]) == pytest.approx(wanted, rel=1e-5)
     assert lost[4] == lost[3] and (lost.diff() <= 0).all()
     rows = input_rows(one, random(9, 3, 5, 5) + 0.5).transpose(0, 1).flatten(1, 2)
     gram = rows.mT @ rows
     errors = []
     for metric in (None, gram):
-        change = product(one, list(MonochromaticFactors().build(one, grouped(one), (2,), metric))) - grouped(
-            one
-        ).flatten(2)
+        change = product(
+            one, list(MonochromaticFactors().build(one, grouped_weight(one), (2,), metric))
+        ) - grouped_weight(one).flatten(2)
         errors.append(float((change @ gram * change).sum()))
     assert errors[1] < errors[0]
 

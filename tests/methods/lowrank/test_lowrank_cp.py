@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.inputs import input_rows
 from gossamer.methods.lowrank import _cpd
-from gossamer.methods.lowrank._chain import chain_macs, grouped, make_chain
+from gossamer.methods.lowrank._chain import chain_macs, grouped_weight, make_chain
 from gossamer.methods.lowrank._cpd import cp, equal_norms, rebuild
 from gossamer.methods.lowrank.cp import CP
 from gossamer.modules.cost import layer_costs
@@ -136,7 +136,7 @@ def test_the_chain_computes_what_the_factors_say(one: nn.Conv2d) -> None:
     gram = rows.mT @ rows
     errors = []
     for metric in (None, gram):
-        two = make_chain(one, CP().chain(one, (2,)), CP(sweeps=20).solve(grouped(one), (2,), metric))
+        two = make_chain(one, CP().chain(one, (2,)), CP(sweeps=20).solve(grouped_weight(one), (2,), metric))
         errors.append(float((two(x) - one(x)).square().sum()))
     assert errors[1] <= errors[0]
     calls = [(tuple(x.shape[2:]), tuple(one(x).shape[2:]))]
@@ -152,18 +152,18 @@ def test_kernels_as_a_whole_lose_less_at_the_same_rank() -> None:
     error = {}
     for apart in (True, False):
         scheme = CP(apart=apart, penalty=0, sweeps=40)
-        chain = make_chain(one, scheme.chain(one, (8,)), scheme.solve(grouped(one), (8,), None))
+        chain = make_chain(one, scheme.chain(one, (8,)), scheme.solve(grouped_weight(one), (8,), None))
         error[apart] = float((chain(x) - one(x)).square().sum())
         assert [m.kernel_size for m in chain[1:-1]] == ([(3, 1), (1, 3)] if apart else [(3, 3)])
     assert error[False] < 0.9 * error[True]
     scheme = CP(apart=False, penalty=0, sweeps=40)
-    exact = make_chain(one, scheme.chain(one, (54,)), scheme.solve(grouped(one), (54,), None))
+    exact = make_chain(one, scheme.chain(one, (54,)), scheme.solve(grouped_weight(one), (54,), None))
     torch.testing.assert_close(exact(x), one(x), rtol=1e-6, atol=1e-6)
-    assert scheme.largest(grouped(one)) == (378 // (7 + 6 + 9),)
+    assert scheme.largest(grouped_weight(one)) == (378 // (7 + 6 + 9),)
 
 
 def test_what_is_lost_falls_with_the_rank() -> None:
-    weight = grouped(nn.Conv2d(6, 8, 3))
+    weight = grouped_weight(nn.Conv2d(6, 8, 3))
     [lost] = CP(sweeps=20).spectrum(weight, None, "lost").lost
     assert len(lost) == 1 + 432 // (8 + 6 + 3 + 3)
     assert lost[0] == 1 and bool((lost.diff() <= 0).all())

@@ -12,7 +12,7 @@ from gossamer.calibration.inputs import Layer, input_rows
 from gossamer.errors import BadInput
 from gossamer.methods.lowrank import _matrices
 from gossamer.methods.lowrank._alternating import along_rows, alternated, fit_vertical
-from gossamer.methods.lowrank._chain import chain_macs, chain_params, dense_factor, grouped, kernel_of
+from gossamer.methods.lowrank._chain import chain_macs, chain_params, dense_factor, grouped_weight, kernel_of
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import (
     balance,
@@ -29,8 +29,8 @@ from gossamer.methods.lowrank.predicted import PredictedParameters, chosen_rows,
 from gossamer.methods.lowrank.separable import TRANSFORMS, SeparableFilters, cosines, filters, haar, learned
 from gossamer.methods.lowrank.spatial import SpatialDecomposition, by_columns
 from gossamer.methods.lowrank.svd import SVD
-from gossamer.methods.lowrank.tensor_train import TensorTrain, train, windows
-from gossamer.methods.lowrank.tucker import Tucker, iterate
+from gossamer.methods.lowrank.tensor_train import TensorTrain, tt_svd, windows
+from gossamer.methods.lowrank.tucker import Tucker, alternating_sweeps
 from gossamer.modules.cost import layer_costs
 from gossamer.modules.inserted import Reorder
 
@@ -96,12 +96,12 @@ each = pytest.mark.parametrize(("scheme", "kind"), CASES)
 
 
 def full_rank(scheme: LowRank, one: Layer) -> tuple[int, ...]:
-    return scheme.largest(grouped(one))
+    return scheme.largest(grouped_weight(one))
 
 
 def chain_of(scheme: LowRank, one: Layer, rank: tuple[int, ...], gram: Tensor | None = None) -> nn.Sequential:
     assert not scheme.refusal(one)
-    return scheme.build(one, grouped(one), rank, gram)
+    return scheme.build(one, grouped_weight(one), rank, gram)
 
 
 def layers_of(chain: nn.Sequential) -> list[Any]:
@@ -135,7 +135,7 @@ def test_the_error_of_the_weights_falls_with_the_rank(scheme: LowRank, kind: str
     """The impulse responses are the weights."""
     one = layer(kind)
     x = torch.randn(40, *inputs(one).shape[1:], generator=torch.Generator().manual_seed(5), dtype=D)
-    gram = torch.eye(grouped(one)[0, 0].numel(), dtype=D).expand(len(grouped(one)), -1, -1)
+    gram = torch.eye(grouped_weight(one)[0, 0].numel(), dtype=D).expand(len(grouped_weight(one)), -1, -1)
     errors = [weight_error(one, chain_of(scheme, one, rank), gram) for rank in ladder(scheme, one)]
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
     assert errors[0] > 1e-3 * float(one.weight.square().sum()) or full_rank(scheme, one) == (1,)
@@ -144,7 +144,7 @@ def test_the_error_of_the_weights_falls_with_the_rank(scheme: LowRank, kind: str
 
 def impulse(chain: nn.Sequential, one: Any) -> Tensor:
     """The weight (g, O, D) that a chain has as one layer, by sending unit windows through it."""
-    groups, size = len(grouped(one)), grouped(one)[0, 0].numel()
+    groups, size = len(grouped_weight(one)), grouped_weight(one)[0, 0].numel()
     if isinstance(one, nn.Linear):
         units = torch.eye(size, dtype=D)
         return (chain(units) - chain(torch.zeros_like(units))).T[None]
@@ -169,8 +169,8 @@ def test_a_chain_as_one_weight(scheme: LowRank, kind: str) -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
     x = inputs(one)
     gram = gram_of(one, x)
-    whole = float((grouped(one).flatten(2) @ gram * grouped(one).flatten(2)).sum())
-    error = relative_error(one, list(chain), grouped(one), gram)
+    whole = float((grouped_weight(one).flatten(2) @ gram * grouped_weight(one).flatten(2)).sum())
+    error = relative_error(one, list(chain), grouped_weight(one), gram)
     assert error == pytest.approx((weight_error(one, chain, gram) / whole) ** 0.5, rel=1e-3, abs=1e-6)
 
 
@@ -187,7 +187,7 @@ def test_spectra_mark_the_rank_and_keep_the_values_around_it() -> None:
 
 
 def weight_error(one: Any, chain: nn.Sequential, gram: Tensor) -> float:
-    change = impulse(chain, one) - grouped(one).flatten(2)
+    change = impulse(chain, one) - grouped_weight(one).flatten(2)
     return float((change @ gram * change).sum())
 
 
@@ -410,19 +410,19 @@ def test_tuckers_iteration_is_better_than_its_start_and_finds_a_planted_core() -
     start = [
         torch.linalg.svd(weight[0].movedim(mode, 0).flatten(1)).U[None, :, :count] for mode, count in ((0, 3), (1, 2))
     ]
-    assert error(weight, *iterate(weight, (3, 2))) < error(weight, start[0], start[1])
+    assert error(weight, *alternating_sweeps(weight, (3, 2))) < error(weight, start[0], start[1])
     a, b = (torch.randn(n, r, generator=generator, dtype=D) for n, r in ((8, 3), (7, 2)))
     planted = torch.einsum("np,cr,prt->nct", a, b, torch.randn(3, 2, 9, generator=generator, dtype=D))[None]
-    assert error(planted, *iterate(planted, (3, 2))) < 1e-20 * float(planted.square().sum())
+    assert error(planted, *alternating_sweeps(planted, (3, 2))) < 1e-20 * float(planted.square().sum())
 
 
 @torch.no_grad()
 def test_a_trains_error_is_at_most_what_its_unfoldings_lose() -> None:
     one = layer("plain")
-    weight = grouped(one)
+    weight = grouped_weight(one)
     lost = TensorTrain().spectrum(weight, None, "lost").lost
     for rank in ((2, 4, 3), (5, 9, 4)):
-        *inner, last = train(weight, rank)
+        *inner, last = tt_svd(weight, rank)
         error = float((last @ windows(inner) - weight.flatten(2)).square().sum() / weight.square().sum())
         assert 0 < error <= sum(float(tail[r]) for tail, r in zip(lost, rank)) + 1e-12
         assert error >= max(float(tail[r]) for tail, r in zip(lost, rank)) - 1e-12
@@ -453,7 +453,7 @@ def test_wavelets_of_four_are_haars() -> None:
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
 def test_coefficients_that_are_dropped_are_what_is_lost(name: Any) -> None:
     """Parseval: the error is the energy of the dropped coefficients."""
-    weight = grouped(layer("plain"))
+    weight = grouped_weight(layer("plain"))
     basis = torch.kron(TRANSFORMS[name](3), TRANSFORMS[name](3))
     energies = (weight.flatten(3) @ basis).square().sum((0, 1, 2)).sort(descending=True).values
     [lost] = SeparableFilters(basis=name).spectrum(weight, None, "lost").lost

@@ -14,7 +14,7 @@ from gossamer.constraints.apply import constrain
 from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
-from gossamer.methods.prune.merge import NeuronMerging, merged, mode_of, saliencies
+from gossamer.methods.prune.merge import NeuronMerging, merge_neurons, mode_of, saliencies
 from gossamer.modules.dead_units import find_neurons
 
 X = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
@@ -72,7 +72,7 @@ def test_behind_a_tanh_only_exact_copies_are_merged() -> None:
 def test_what_goes_is_added_to_the_nearest(seed: int, most: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     incoming, outgoing = torch.randn(7, 4, generator=draw).double(), torch.randn(3, 7, generator=draw).double()
-    result, gone = merged(incoming, outgoing, most)
+    result, gone = merge_neurons(incoming, outgoing, most)
     slow, left = outgoing.clone(), set(range(7))
     for j in gone:
         _, i, best = min(

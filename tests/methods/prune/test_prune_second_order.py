@@ -18,7 +18,7 @@ from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.prune.layerwise import (
     LayerwisePruning,
-    cheapest,
+    cheapest_mask,
     dampened,
     exact,
     greedy_order,
@@ -214,8 +214,8 @@ def test_greedy_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cheap_weight_waits_for_a_dear_one_before_it() -> None:
     order = torch.tensor([[0, 1, 2], [2, 0, 1]])
     cost = torch.tensor([[5.0, 0.1, 9.0], [1.0, 2.0, 3.0]])
-    assert cheapest(order, cost, 3, 2).tolist() == [[True, True, True], [False, True, False]]
-    assert cheapest(order, cost, 3, 5).tolist() == [[False, False, True], [False, False, False]]
+    assert cheapest_mask(order, cost, 3, 2).tolist() == [[True, True, True], [False, True, False]]
+    assert cheapest_mask(order, cost, 3, 5).tolist() == [[False, False, True], [False, False, False]]
 
 
 def test_refit_is_least_squares_on_what_is_left() -> None:

@@ -23,7 +23,7 @@ from gossamer.methods.prune._masks import Schedule, cubic, moving, selected_weig
 from gossamer.methods.prune.gradual import GradualPruning, Tighten
 from gossamer.methods.prune.iterative import IterativePruning, quality_mask, rewind, rewound_dropout, weaker_dropout
 from gossamer.methods.prune.movement import Follow, MovementPruning, Scored
-from gossamer.methods.prune.rigl import Probed, Rewire, RigL, forget, moved
+from gossamer.methods.prune.rigl import GradientRecordingMask, Rewire, RigL, forget, moved
 from gossamer.train import AfterStep, TrainingStep, fit
 
 ALL_OF_NET = ("0.weight", "5.weight")
@@ -71,7 +71,7 @@ def test_cut_off_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.
         case "gradual":
             model, hook = free(net()), Tighten(names=ALL_OF_NET, schedule=schedule, scope="global")
         case "rigl":
-            model, hook = free(net(), Probed), Rewire(names=ALL_OF_NET, moves=0.3, every=2, until=1.0)
+            model, hook = free(net(), GradientRecordingMask), Rewire(names=ALL_OF_NET, moves=0.3, every=2, until=1.0)
             for h in moving(model, ALL_OF_NET).values():
                 h.mask.mask.view(-1)[::2] = False
         case _:
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_another_hook_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_processes_move_the_same_connections() -> None:
-    model = free(net(), Probed)
+    model = free(net(), GradientRecordingMask)
     for h in moving(model, ALL_OF_NET).values():
         h.mask.mask.view(-1)[::2] = False
     before = {n: h.mask.mask.clone() for n, h in moving(model, ALL_OF_NET).items()}
@@ -215,10 +215,10 @@ def test_the_smallest_go_and_the_largest_gradients_come(seed: int, share: float,
 
 def test_the_probe_has_the_gradient_of_the_masked_weight_everywhere() -> None:
     mask = torch.tensor([[True, False]])
-    held = constrain(nn.Linear(2, 1), {"weight": Probed(mask)})
+    held = constrain(nn.Linear(2, 1), {"weight": GradientRecordingMask(mask)})
     held.weight.backward(torch.tensor([[3.0, 4.0]]))
     [[probed]] = constraints(held).values()
-    assert isinstance(probed, Probed) and probed.probe.grad is not None
+    assert isinstance(probed, GradientRecordingMask) and probed.probe.grad is not None
     assert probed.probe.grad.tolist() == [3, 4]
     [raw] = weights_of(held).values()
     assert raw.grad is not None and raw.grad.tolist() == [[3, 0]]
@@ -234,7 +234,7 @@ def test_grown_weights_start_from_zero_without_momentum() -> None:
     for key in ("exp_avg", "exp_avg_sq"):
         assert torch.equal(optimizer.state[weight][key] == 0, where)
     hook = Rewire(names=("weight",), moves=1.0, every=1, until=1.0)
-    held = constrain(nn.Linear(4, 4), {"weight": Probed(torch.eye(4, dtype=torch.bool))})
+    held = constrain(nn.Linear(4, 4), {"weight": GradientRecordingMask(torch.eye(4, dtype=torch.bool))})
     optimizer = torch.optim.SGD(held.parameters(), 0.1, momentum=0.9)
     held(torch.randn(8, 4)).square().sum().backward()
     optimizer.step()

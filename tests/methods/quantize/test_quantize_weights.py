@@ -18,10 +18,10 @@ from gossamer.constraints.grid import (
     PerChannel,
     PerTensor,
     bits_by_layer,
+    grid_errors,
     max_scales,
     mse_scales,
     rows,
-    squared_error,
 )
 from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight, weights_of
@@ -66,9 +66,9 @@ def test_a_scale_for_every_channel_is_no_worse_than_one(seed: int, bits: int) ->
     one, each = (rows(w, g) for g in (PerTensor(), PerChannel()))
     scales = mse_scales(one, high)
     candidates = torch.minimum(
-        squared_error(each, mse_scales(each, high), high), squared_error(each, max_scales(each, high), high)
+        grid_errors(each, mse_scales(each, high), high), grid_errors(each, max_scales(each, high), high)
     )
-    assert candidates.sum() <= squared_error(one, scales, high).sum() * 1.02
+    assert candidates.sum() <= grid_errors(one, scales, high).sum() * 1.02
     assert (max_scales(each, high) <= max_scales(one, high)).all()
 
 
@@ -76,7 +76,7 @@ def test_a_scale_for_every_channel_is_no_worse_than_one(seed: int, bits: int) ->
 @settings(max_examples=20)
 def test_least_squares_scale_is_no_worse_than_the_largest(seed: int, bits: int) -> None:
     r, high = rows(weight(seed, 5, 40), PerChannel()), 2 ** (bits - 1) - 1
-    assert (squared_error(r, mse_scales(r, high), high) <= squared_error(r, max_scales(r, high), high)).all()
+    assert (grid_errors(r, mse_scales(r, high), high) <= grid_errors(r, max_scales(r, high), high)).all()
 
 
 def test_zero_stays_zero_and_a_channel_of_zeros_does_no_harm() -> None:

@@ -15,7 +15,7 @@ from gossamer.core.context import Context
 from gossamer.errors import BadInput
 from gossamer.methods.restructure._rewrite import Unfit
 from gossamer.methods.restructure.bottleneck import bottleneck, squeezed
-from gossamer.methods.restructure.flattened import flattened, rank_one
+from gossamer.methods.restructure.flattened import flattened_block, rank_one
 from gossamer.methods.restructure.stack import (
     KernelStacking,
     composed,
@@ -133,7 +133,7 @@ def test_directions_are_orthonormal_and_improve_on_the_leading_ones() -> None:
 def test_filters_of_rank_one_become_flattened_exactly(options: dict[str, Any]) -> None:
     a, b, g = random(5, 4), random(5, 3, seed=1), random(5, 3, seed=2)
     layer = conv(torch.einsum("nc,ny,nx->ncyx", a, b, g), **options)
-    block = flattened(layer).module
+    block = flattened_block(layer).module
     assert [m.groups for m in block.children()] == [1, 5, 5]
     same(block, layer)
 

@@ -17,7 +17,7 @@ from gossamer.methods.restructure._rewrite import Unfit
 from gossamer.methods.restructure.fire import fire
 from gossamer.methods.restructure.global_pool import GlobalAveragePooling
 from gossamer.methods.restructure.pool import StrideToPooling
-from gossamer.methods.restructure.pool import pooled as with_pool
+from gossamer.methods.restructure.pool import convolution_and_pool as with_pool
 from gossamer.methods.restructure.stride import PoolingToStride
 from gossamer.modules.inserted import Fire
 

@@ -20,8 +20,8 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods.restructure._rewrite import Unfit
-from gossamer.methods.restructure.grouped import GroupedConvolution, factors, grouped
-from gossamer.methods.restructure.separable import DepthwiseSeparable, separable, separate
+from gossamer.methods.restructure.grouped import GroupedConvolution, factors, grouped_block
+from gossamer.methods.restructure.separable import DepthwiseSeparable, separable_block, separate
 from gossamer.modules.inserted import Shuffle
 
 
@@ -51,7 +51,7 @@ def same(block: nn.Module, layer: nn.Module, x: Tensor, tolerance: float = 1e-10
 def test_a_separable_kernel_becomes_separable_exactly(options: dict[str, Any]) -> None:
     p, d = random(6, 4), random(4, 3, 3, seed=1)
     layer = conv(p[:, :, None, None] * d, random(6, seed=2), **options)
-    block = separable(layer, 1).module
+    block = separable_block(layer, 1).module
     assert [m.groups for m in block.modules() if isinstance(m, nn.Conv2d)] == [4, 1]
     same(block, layer, random(2, 4, 7, 7, seed=3))
 
@@ -86,7 +86,7 @@ def test_two_grouped_convolutions_with_a_shuffle_are_found_again() -> None:
     impulses = slow(torch.eye(6 * 25, dtype=torch.float64).view(-1, 6, 5, 5))[:, :, 2, 2].view(6, 5, 5, 8)
     weight = impulses[:, 1:4, 1:4].permute(3, 0, 1, 2)
     layer = conv(weight, padding=1)
-    same(grouped(layer, 2).module, layer, random(2, 6, 5, 5, seed=2))
+    same(grouped_block(layer, 2).module, layer, random(2, 6, 5, 5, seed=2))
 
 
 def test_every_block_between_two_groups_gets_its_best_low_rank_form() -> None:
@@ -111,7 +111,7 @@ def pair(seed: int = 0) -> tuple[nn.Module, list[Tensor], dict[str, FittedBlock]
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
     data = list(random(3, 8, 3, 6, 6, seed=4).float())
-    return model, data, {"0": separable(model[0], 1)}
+    return model, data, {"0": separable_block(model[0], 1)}
 
 
 def test_least_squares_gives_the_best_last_layer() -> None:
@@ -215,9 +215,9 @@ def test_a_layer_named_in_full_that_cannot_be_rewritten_is_refused_with_the_reas
     with pytest.raises(BadInput, match="its 8 input channels are not a multiple of groups = 3"):
         quick(GroupedConvolution, groups=3, layers=("body.0.conv1",))(tiny(), task(), Context())
     with pytest.raises(Unfit, match="4 groups already"):
-        separable(nn.Conv2d(4, 4, 3, groups=4), 1)
+        separable_block(nn.Conv2d(4, 4, 3, groups=4), 1)
     with pytest.raises(Unfit, match="one position only"):
-        separable(nn.Conv2d(4, 4, 1), 1)
+        separable_block(nn.Conv2d(4, 4, 1), 1)
 
 
 def test_unselected_layers_keep_their_bits_and_calls_of_a_shared_layer_are_all_learned_from() -> None:

@@ -19,8 +19,8 @@ from gossamer.methods.share._decoded import Books
 from gossamer.methods.share.ecsq import (
     ECSQ,
     Levels,
+    assign_centers,
     centered,
-    cheapest,
     iterate,
     lagrangian,
     price_for,
@@ -46,7 +46,7 @@ def test_the_lagrangian_never_grows(seed: int, price: float) -> None:
     levels = uniform(w, h, price)
     seen = [lagrangian(levels, price)]
     for _ in range(10):
-        levels = cheapest(levels, price)
+        levels = assign_centers(levels, price)
         seen.append(levels.distortion + price * float((levels.counts * levels.prices).sum()))
         levels = centered(levels)
         seen.append(lagrangian(levels, price))
@@ -68,7 +68,7 @@ def test_bits_and_distortion_are_what_they_are_called() -> None:
 def test_a_free_bit_gives_the_nearest_center() -> None:
     w, h = gaussian(500), torch.ones(500, dtype=torch.float64)
     levels = uniform(w, h, 0.3)
-    free = cheapest(levels, 0.0)
+    free = assign_centers(levels, 0.0)
     assert torch.equal(free.chosen, (w[:, None] - levels.centers).abs().argmin(1))
 
 
@@ -76,7 +76,7 @@ def test_zeros_stay_zero_also_where_another_value_is_cheaper() -> None:
     w = torch.cat([torch.zeros(5), torch.full((1000,), 0.01)]).double()
     centers = torch.tensor([0.0, 0.01], dtype=torch.float64)
     levels = Levels(weights=w, importance=torch.ones_like(w), centers=centers, chosen=(w > 0).long())
-    assert torch.equal(cheapest(levels, 1.0).chosen, (w > 0).long())
+    assert torch.equal(assign_centers(levels, 1.0).chosen, (w > 0).long())
 
 
 def test_dearer_bits_are_fewer() -> None:

@@ -21,8 +21,8 @@ from gossamer.methods.share.qcnn import (
     LookUp,
     QuantizedNetwork,
     choose_entries,
-    correct,
     fit_of,
+    improve_blocks,
     solve,
 )
 
@@ -80,14 +80,14 @@ def bias_of(layer: Any) -> Tensor:
 def test_the_error_that_is_made_small_is_the_output_error(layer: Any) -> None:
     fit, x, z = setting(layer)
     assert fit.error() == pytest.approx(output_error(layer, weight_from(fit, layer.weight), x, z), rel=1e-4)
-    correct(fit, 1)
+    improve_blocks(fit, 1)
     assert fit.error() == pytest.approx(output_error(layer, weight_from(fit, layer.weight), x, z), rel=1e-4)
 
 
 @pytest.mark.parametrize("layer", layers())
 def test_correction_never_raises_the_error_of_plain_product_quantization(layer: Any) -> None:
     fit, _, _ = setting(layer)
-    errors = correct(fit, 4)
+    errors = improve_blocks(fit, 4)
     assert all(b <= a + 1e-9 * abs(a) for a, b in itertools.pairwise(errors))
     assert errors[-1] < errors[0]
 

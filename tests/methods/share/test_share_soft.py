@@ -14,7 +14,7 @@ from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight
 from gossamer.core.context import Context
 from gossamer.methods.share.soft import (
-    Mixture,
+    GaussianMixture,
     Prior,
     SoftSharing,
     SoftWeightSharing,
@@ -22,15 +22,15 @@ from gossamer.methods.share.soft import (
     divergence,
     join_components,
     log_joint,
-    merged,
+    merge_components,
     negative_log_hyperprior,
     negative_log_prior,
     responsibilities,
 )
 
 
-def mixture(dtype: torch.dtype = torch.float32) -> Mixture:
-    return Mixture(
+def mixture(dtype: torch.dtype = torch.float32) -> GaussianMixture:
+    return GaussianMixture(
         proportions=torch.tensor([0.9, 0.06, 0.04], dtype=dtype),
         means=torch.tensor([0.0, -0.5, 0.7], dtype=dtype),
         variances=torch.tensor([1e-4, 4e-3, 2e-3], dtype=dtype),
@@ -42,7 +42,7 @@ def weights(count: int = 500) -> torch.Tensor:
 
 
 def test_one_component_is_an_l2_penalty() -> None:
-    one = Mixture(proportions=torch.ones(1), means=torch.zeros(1), variances=torch.full((1,), 0.25))
+    one = GaussianMixture(proportions=torch.ones(1), means=torch.zeros(1), variances=torch.full((1,), 0.25))
     w = weights().requires_grad_()
     prior = negative_log_prior(w, one)
     constant = 500 * 0.5 * math.log(2 * math.pi * 0.25)
@@ -76,7 +76,7 @@ def test_gradients_of_the_prior_are_those_of_its_formula() -> None:
     slopes = []
     for formula in (negative_log_prior, lambda w, m: -log_joint(w, m).logsumexp(1).sum()):
         w, p, mu, v = (x.clone().requires_grad_() for x in given)
-        value = formula(w, Mixture(proportions=p, means=mu, variances=v))
+        value = formula(w, GaussianMixture(proportions=p, means=mu, variances=v))
         slopes.append([value.detach(), *torch.autograd.grad(3 * value, (w, p, mu, v))])
     for fast, slow in zip(*slopes):
         torch.testing.assert_close(fast, slow)
@@ -87,7 +87,7 @@ def test_responsibilities_sum_to_one() -> None:
     torch.testing.assert_close(found.sum(1), torch.ones(500))
 
 
-def moments(m: Mixture) -> tuple[float, float, float]:
+def moments(m: GaussianMixture) -> tuple[float, float, float]:
     mean = float((m.proportions * m.means).sum())
     second = float((m.proportions * (m.variances + m.means**2)).sum())
     return float(m.proportions.sum()), mean, second
@@ -97,7 +97,7 @@ def moments(m: Mixture) -> tuple[float, float, float]:
 @settings(max_examples=50)
 def test_joining_keeps_proportion_mean_and_variance_of_the_mixture(seed: int, count: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    m = Mixture(
+    m = GaussianMixture(
         proportions=torch.rand(count, generator=generator, dtype=torch.float64).softmax(0),
         means=torch.randn(count, generator=generator, dtype=torch.float64),
         variances=torch.rand(count, generator=generator, dtype=torch.float64) + 0.01,
@@ -108,15 +108,15 @@ def test_joining_keeps_proportion_mean_and_variance_of_the_mixture(seed: int, co
 
 
 def test_only_what_is_nearly_the_same_is_merged() -> None:
-    m = Mixture(
+    m = GaussianMixture(
         proportions=torch.tensor([0.5, 0.2, 0.2, 0.1]),
         means=torch.tensor([0.0, 0.5, 0.501, -1.0]),
         variances=torch.full((4,), 1e-3),
     )
     assert divergence(m, 1, 2) < 0.01 < divergence(m, 0, 3)
-    assert merged(m, 0.01).means.tolist() == pytest.approx([0.0, 0.5005, -1.0])
-    assert len(merged(m, 0.0).means) == 4
-    assert len(merged(m, math.inf).means) == 1
+    assert merge_components(m, 0.01).means.tolist() == pytest.approx([0.0, 0.5005, -1.0])
+    assert len(merge_components(m, 0.0).means) == 4
+    assert len(merge_components(m, math.inf).means) == 1
 
 
 def test_divergence_is_symmetric_and_the_sum_of_both_directions() -> None:
@@ -129,7 +129,7 @@ def test_divergence_is_symmetric_and_the_sum_of_both_directions() -> None:
 def test_the_hyperprior_has_its_mode_at_the_precision_of_its_gamma() -> None:
     """(shape - 1) / rate: 2499.5 at zero, 2490 elsewhere."""
     precision = torch.tensor([2499.5, 2490.0]).double().requires_grad_()
-    m = Mixture(proportions=torch.ones(2) / 2, means=torch.zeros(2), variances=1 / precision)
+    m = GaussianMixture(proportions=torch.ones(2) / 2, means=torch.zeros(2), variances=1 / precision)
     [slope] = torch.autograd.grad(negative_log_hyperprior(m), precision)
     torch.testing.assert_close(slope, torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0)
 
