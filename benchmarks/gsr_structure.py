@@ -29,7 +29,7 @@ from gossamer.gsr.format.graph import (
 from gossamer.gsr.format.header import CODED, TensorEntry
 from gossamer.gsr.format.names import LEAVES
 from gossamer.gsr.format.operations import NAMES, function_of
-from gossamer.gsr.format.stored_values import Coding, MadeOf, Width, matrix_shape
+from gossamer.gsr.format.stored_values import Coding, GeneratedEntry, Width, matrix_shape
 from gossamer.gsr.format.stream import Writer
 
 NUMBERS = [0, 1, 1, 2, 3, 4, 5, 7, 8, 16, 31, 36, 64, 127, 128, 255, 256, 1000, 4096]
@@ -236,7 +236,7 @@ def _entry(found: Parts, random_: random.Random) -> None:
         case 7:
             entry = replace(entry, count=number(random_), zero=number(random_))
         case 8:
-            entry = _made(found, random_)
+            entry = _generate(found, random_)
         case 9:
             coding = random_.choice(
                 [Coding.ZEROS, Coding.CONSTANT, Coding.GRID, Coding.ROWS, Coding.CODEBOOK, Coding.TRELLIS]
@@ -257,7 +257,7 @@ def _entry(found: Parts, random_: random.Random) -> None:
     found.entries[at] = entry
 
 
-def _made(found: Parts, random_: random.Random) -> TensorEntry:
+def _generate(found: Parts, random_: random.Random) -> TensorEntry:
     """A tensor that is made of others, which are added and fit where that is possible."""
     rule = random_.choice(list(Rule))
     outputs, inputs, kernel = number(random_), number(random_), random_.choice((1, 1, 1, 2))
@@ -280,8 +280,8 @@ def _made(found: Parts, random_: random.Random) -> TensorEntry:
         )
     found.unnamed = len(found.entries) - len(found.names)
     own = (outputs, inputs) if kernel == 1 else (outputs, inputs, kernel)
-    made_of = MadeOf(rule=rule, seed=number(random_), numbers=first, indices=indices)
-    return TensorEntry(coding=Coding.MADE, dtype=torch.float32, shape=own, made_of=made_of)
+    generated = GeneratedEntry(rule=rule, seed=number(random_), numbers=first, indices=indices)
+    return TensorEntry(coding=Coding.GENERATED, dtype=torch.float32, shape=own, generated=generated)
 
 
 def _names(found: Parts, random_: random.Random) -> None:

@@ -48,7 +48,7 @@ def inspect_file(path: Path | str) -> Inspected:
         tensors = read_tensors(file)
     rows = []
     for name, entry, cost in zip(header.names[: header.shown], header.entries, costs):
-        parts = entry.made_of.parts if entry.made_of else []
+        parts = entry.generated.parts if entry.generated else []
         floats = entry.float_bytes + sum(header.entries[part].float_bytes for part in parts)
         stored = floats + cost.coded + sum(costs[part].coded for part in parts)
         rows.append(
@@ -94,8 +94,8 @@ def _share_out(length: int, parts: list[tuple[_Cost, Codes]]) -> None:
 
 
 def _coding(entry: TensorEntry, signs: bool, same: str) -> str:
-    if entry.made_of:
-        return entry.made_of.rule.name.lower()
+    if entry.generated:
+        return entry.generated.rule.name.lower()
     match entry.coding:
         case Coding.SAME:
             return f"same as {same}"

@@ -70,7 +70,7 @@ class Network(nn.Module):
                 watch.before(step.op, self._functions[number], args, kwargs)
             result = values[graph.inputs + number] = self._functions[number](*args, **kwargs)
             if watch is not None:
-                watch.made(result)
+                watch.created(result)
             for index in self._last_use[number]:
                 if watch is not None and index >= graph.inputs:
                     watch.freed(values[index])
@@ -152,5 +152,5 @@ def _find(root: nn.Module, name: str) -> Tensor:
     module = root
     for part in path:
         module = module._modules[part]  # type: ignore[assignment]
-    found: Tensor = getattr(module, leaf)  # it may be held by a constraint
+    found: Tensor = getattr(module, leaf)  # it may be constrained
     return found

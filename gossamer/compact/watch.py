@@ -71,7 +71,7 @@ class Watch:
         if op in RECURRENT:
             self.charge(op, _recurrent_bytes(given[0], args), most, recurrent_work(args))
             return
-        inside = _Inside(op in WRITES, lambda made, work: self.charge(op, made, most, work))
+        inside = _Inside(op in WRITES, lambda created, work: self.charge(op, created, most, work))
         try:
             with _disable_current_modes(), torch.no_grad():
                 inside.run(function, sizes_known(op, args), kwargs)
@@ -82,11 +82,11 @@ class Watch:
         if inside.writes:
             raise BadInput(f"the network writes into what it only reads, with {inside.writes} in {op}; it is not run")
 
-    def charge(self, op: str, made: int, most: int, work: int) -> None:
+    def charge(self, op: str, created: int, most: int, work: int) -> None:
         """Count operations in, and look at the bytes of what they make. Raises BadInput where it is too much."""
-        if made > most or self.alive + made > MOST_ALIVE:
+        if created > most or self.alive + created > MOST_ALIVE:
             raise BadInput(
-                f"the network would make {made / 2**30:,.1f} GiB in {op}, with {self.alive / 2**30:.1f} GiB in use; "
+                f"the network would make {created / 2**30:,.1f} GiB in {op}, with {self.alive / 2**30:.1f} GiB in use; "
                 f"networks out of files may make {most >> 30} at a time and {MOST_ALIVE >> 30} in all; give it a "
                 "smaller batch, or distrust the file"
             )
@@ -97,7 +97,7 @@ class Watch:
                 "inputs of these sizes; distrust the file, or run the network in its own class"
             )
 
-    def made(self, value: Any) -> None:
+    def created(self, value: Any) -> None:
         """Count a result in."""
         for leaf in tree_leaves(value):
             if isinstance(leaf, Tensor) and (key := _memory(leaf)) not in self.outside:

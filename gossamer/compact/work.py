@@ -85,7 +85,7 @@ def hidden_bytes(function: Any, args: Args, result: Any) -> int:
         result: What it gave.
     """
     sizes = ((tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()) for tensor in _tensors(args))
-    copies = max((size for size, held in sizes if size > held), default=0)
+    copies = max((size for size, stored in sizes if size > stored), default=0)
     if function.overloadpacket.__name__ != "convolution":
         return copies
     x, weight, transposed = args[0], args[1], args[6]

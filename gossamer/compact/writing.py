@@ -26,7 +26,7 @@ from gossamer.gsr.format.graph import DTYPES, Graph
 from gossamer.gsr.format.header import FileHeader, constant_names, entry_of
 from gossamer.gsr.format.ledger import Limit
 from gossamer.gsr.format.packed import pack, worth_packing
-from gossamer.gsr.format.stored_values import Coding, MadeOf, Stored, as_stored, raw_bytes
+from gossamer.gsr.format.stored_values import Coding, GeneratedEntry, Stored, as_stored, raw_bytes
 from gossamer.modules.replay import structure_of
 from gossamer.modules.structure import Structure
 
@@ -47,64 +47,99 @@ def save(
     effort: str = "default",
     dynamic_batch: bool = True,
 ) -> Path:
-    """Write a network as one small file; gives the path. The network is not touched.
+    """Write a network as one small `.gsr` file. The network itself is not changed.
 
     Every tensor of its state_dict comes back bit by bit: what it is (few different values, a grid, signs, zeros) is
-    read off its values, and the shortest coding is taken. Weights that are still held by what makes them of fewer
-    numbers (`share.hashed`, `share.product`, `share.residual`) are stored as those numbers.
-    example_inputs: with them, the file also holds the graph of eval mode, and `load(path)` gives a network without the
-    class; without them only `load(path, into=model)` can read it.
-    original: the network that this one was made of; then `load(path, into=...)` can also fill a network like that one,
-    which gets the structure of this one. What `structure_of` gave will do.
-    fold: store two vectors for a BatchNorm instead of four (`fold_batch_norm`): its outputs change in their last bits,
-    and the four tensors that come back are others.
-    effort: "fast" needs no compiled code, and leaves dense floats as they are, so that they load at once; "max" takes
-    more than twice as long as "default" on large networks, for about 0.3 % less; on small ones they give the same.
-    dynamic_batch: the first dimension of every input that shares it with the first one is free.
-    Raises BadInput for a network that cannot be exported, with the operation in the way, and for one whose difference
-    from the original is no plain data.
+    read off its values, and the shortest coding is taken. Weights that are still constrained to values of a rule
+    (`share.hashed`, `share.product`, `share.residual`) are stored as the numbers that the rule takes.
+
+    Args:
+        model: any network, constrained or not.
+        path: the file; its folder must exist.
+        example_inputs: positional arguments of the network, with their shapes. With them, the file also holds the graph
+            of eval mode, and `load(path)` gives a network without the class; without them only
+            `load(path, into=model)` can read it.
+        original: the network that this one was compressed from, or what `structure_of` gave; then
+            `load(path, into=...)` can also fill a network like that one, which gets the structure of this one.
+        fold: store two vectors for a BatchNorm instead of four (`fold_batch_norm`): its outputs change in their last
+            bits, and the four tensors that come back are others.
+        effort: "fast" needs no compiled code, and leaves dense floats as they are, so that they load at once; "max"
+            takes more than twice as long as "default" on large networks, for about 0.3 % less; on small ones they give
+            the same.
+        dynamic_batch: the first dimension of every input that shares it with the first one is free.
+
+    Returns:
+        The path.
+
+    Raises:
+        BadInput: for a network that cannot be exported, with the operation in the way, and for one whose difference
+            from the original is no plain data.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from torch import nn
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(nn.Linear(2, 3), f"{folder}/model.gsr", (torch.zeros(1, 2),)).name
+        'model.gsr'
     """
     path = Path(path)
     if effort not in MODES:
         raise unknown("effort", effort, MODES)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
-    made = {name: how for name, stack in constraints(model).items() if (how := stack[-1].generated())}
+    generated = {name: how for name, stack in constraints(model).items() if (how := stack[-1].generated())}
     if constraints(model):
         model = materialize(model)
     if fold:
         model = fold_batch_norm(model)
+    _check(model.state_dict())
+    structure = _structure(original, model, example_inputs)
+    header, stored = _describe(model, example_inputs, generated, structure, effort, dynamic_batch=dynamic_batch)
+    data = build_file(header, stored, effort)
+    _refuse_unreadable(data, type(model).__name__)
+    del stored  # checking the file takes the memory of a network
+    if example_inputs is not None:
+        _verify(data, model, example_inputs)
+    record.write_bytes(path, data)
+    return path
+
+
+def _describe(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...] | None,
+    generated: Mapping[str, GeneratedWeight],
+    structure: str,
+    effort: str,
+    *,
+    dynamic_batch: bool,
+) -> tuple[FileHeader, list[Stored]]:
+    """The header of the file, and its tensors: those of the state first, then constants of the graph, then parts."""
     state = model.state_dict()
-    _check(state)
     names = list(state)
     graph: Graph | None = None
     constants: list[Tensor] = []
     if example_inputs is not None:
         graph, constants = capture(model, example_inputs, names, dynamic_batch=dynamic_batch)
-    buffers = set(names) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    known = {number: made[name] for number, name in enumerate(names) if name in made}
+    known = {number: generated[name] for number, name in enumerate(names) if name in generated}
     stored = describe_file([*state.values(), *constants], effort, known)
     header = FileHeader(
         names=[*names, *constant_names(len(names), len(stored) - len(names))],
         named=len(names),
-        buffers=buffers,
+        buffers=set(names) - {name for name, _ in model.named_parameters(remove_duplicate=False)},
         entries=[entry_of(s) for s in stored],
         graph=graph,
-        structure=_structure(original, model, example_inputs),
+        structure=structure,
     )
-    data = build_file(header, stored, effort)
+    return header, stored
+
+
+def _refuse_unreadable(data: bytes, network: str) -> None:
+    """Nothing is written that the reader would refuse. Raises BadInput with the limit that the network exceeds."""
     try:
         GsrFile(data)
-    except CorruptFile as error:  # nothing is written that cannot be read
+    except CorruptFile as error:
         why = str(error).rpartition("is damaged: ")[2]
-        raise BadInput(
-            f"{type(model).__name__} cannot be stored: {why} (the limits of the format are in docs/format.md)"
-        ) from error
-    del stored  # looking whether the file is right takes the memory of a network
-    if example_inputs is not None:
-        _verify(data, model, example_inputs)
-    record.write_bytes(path, data)
-    return path
+        raise BadInput(f"{network} cannot be stored: {why} (the limits of the format are in docs/format.md)") from error
 
 
 def _structure(
@@ -115,11 +150,11 @@ def _structure(
 
 
 def describe_file(
-    tensors: Sequence[Tensor], effort: str, made: Mapping[int, GeneratedWeight] | None = None
+    tensors: Sequence[Tensor], effort: str, generated: Mapping[int, GeneratedWeight] | None = None
 ) -> list[Stored]:
     """The shortest exact coding of every tensor; tensors that are equal bit by bit are stored once.
 
-    made: what tensors may be made of, by their numbers. Their parts follow all others.
+    generated: the rules that give tensors, by the numbers of the tensors. The parts of a rule follow all others.
     """
     known: dict[Any, int] = {}
     waiting, result = list(tensors), list[Stored]()
@@ -131,19 +166,24 @@ def describe_file(
             continue
         known[key] = number
         plain = _of_values(tensor, effort)
-        how = (made or {}).get(number)
+        how = (generated or {}).get(number)
         if how is not None and _pays(how, tensor, plain, effort):
-            plain = Stored(coding=Coding.MADE, dtype=tensor.dtype, shape=how.shape, made_of=_made_of(how, len(waiting)))
+            plain = Stored(
+                coding=Coding.GENERATED,
+                dtype=tensor.dtype,
+                shape=how.shape,
+                generated=_generated_entry(how, len(waiting)),
+            )
             waiting += [part for part in how.parts if part is not None]
         result.append(plain)
     return result
 
 
-def _made_of(how: GeneratedWeight, first: int) -> MadeOf:
-    """What a tensor is made of, if its parts are those from number `first` on."""
+def _generated_entry(how: GeneratedWeight, first: int) -> GeneratedEntry:
+    """The rule of a tensor whose parts are those from number `first` on."""
     indices = None if how.indices is None else first + 1
     keep = None if how.keep is None else first + 1 + (indices is not None)
-    return MadeOf(rule=how.rule, seed=how.seed, numbers=first, indices=indices, keep=keep)
+    return GeneratedEntry(rule=how.rule, seed=how.seed, numbers=first, indices=indices, keep=keep)
 
 
 def _pays(how: GeneratedWeight, tensor: Tensor, plain: Stored, effort: str) -> bool:
@@ -167,8 +207,8 @@ def _of_values(tensor: Tensor, effort: str) -> Stored:
     best, data = int(np.argmin(lengths)), raw_bytes(tensor)
     if worth_packing(data, slack * lengths[best]):
         packed = Stored(coding=Coding.PACKED, dtype=tensor.dtype, shape=tuple(tensor.shape), floats=pack(data))
-        held = len(packed.floats) * BYTES_PER_BYTE >= data.size  # a reader gives no more memory than that
-        if held and _length(packed, "") < slack * lengths[best]:
+        readable = len(packed.floats) * BYTES_PER_BYTE >= data.size  # a reader gives no more memory than that
+        if readable and _length(packed, "") < slack * lengths[best]:
             return packed
     return candidates[best]
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | `EditKind.RESIZE` | `resize`, `prune` | cut coupled channels everywhere they occur |
 | `EditKind.SWAP` | `swap` | put another module in the place of a module |
-| `EditKind.CONSTRAIN` | `constrain` | hold weights to a set while they train |
+| `EditKind.CONSTRAIN` | `constrain` | keep weights in a set while they train |
 | `EditKind.ASSIGN` | `assign` | new values for weights, in closed form |
 | `EditKind.TRAIN` | `gossamer.train.fit` | train, with loss terms beside the task's loss |
 

@@ -1,4 +1,4 @@
-"""Another value for a weight, held or not."""
+"""New values for weights, constrained or not."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from gossamer.core.copies import copy_network
 
 @torch.no_grad()
 def assign(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model with these raw weights ("conv1.weight"); what holds them stays on them."""
+    """A copy of the model with these raw weights ("conv1.weight"); their constraints stay on them."""
     changed = copy_network(model)
     raw = weights_of(changed)
     for name, value in values.items():

@@ -59,16 +59,16 @@ def find_blocks(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
             if named or len(inputs) > 1:
                 more.add(name)
 
-    looked = copy_network(model).eval()
-    for name, module in looked.named_modules():
+    copied = copy_network(model).eval()
+    for name, module in copied.named_modules():
         if name and any(module.children()) and any(True for _ in module.parameters()):
             module.register_forward_hook(partial(probe, name), with_kwargs=True)
     args, kwargs = arguments(example_inputs)
-    looked(*args, **kwargs)
+    copied(*args, **kwargs)
     found = [name for name, identity in silent_is_identity.items() if identity]
     inner = [name for name in found if not any(other.startswith(name + ".") for other in found)]
     return [
-        RemovableBlock(name=name, params=_parameters(looked, (name,)), parts=(name,), alone=name not in more)
+        RemovableBlock(name=name, params=_parameters(copied, (name,)), parts=(name,), alone=name not in more)
         for name in inner
     ]
 
@@ -96,17 +96,17 @@ def find_layers(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
     calls: dict[str, int] = {}
     fits: dict[str, bool] = {}
 
-    def look(name: str, inputs: tuple[Any, ...], output: Any) -> None:
+    def note_call(name: str, inputs: tuple[Any, ...], output: Any) -> None:
         calls[name] = calls.get(name, 0) + 1
         fits[name] = inputs[0].shape == output.shape
 
-    looked = copy_network(model).eval()
-    layers = {name: module for name, module in looked.named_modules() if isinstance(module, Convolution)}
+    copied = copy_network(model).eval()
+    layers = {name: module for name, module in copied.named_modules() if isinstance(module, Convolution)}
     for name, layer in layers.items():
-        if all(size % 2 for size in layer.kernel_size) and owners(looked, layer.weight) == 1:
-            layer.register_forward_hook(lambda _, inputs, output, name=name: look(name, inputs, output))
+        if all(size % 2 for size in layer.kernel_size) and owners(copied, layer.weight) == 1:
+            layer.register_forward_hook(lambda _, inputs, output, name=name: note_call(name, inputs, output))
     args, kwargs = arguments(example_inputs)
-    looked(*args, **kwargs)
+    copied(*args, **kwargs)
     seen = trace(model, example_inputs)
     norms, idle = norms_after(model, seen), set(idle_relus(model, seen))
     found = []
@@ -114,7 +114,7 @@ def find_layers(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
         parts = (name, *([norms[name]] if name in norms else []))
         smaller = swap(model, {part: nn.Identity() for part in parts})
         parts += tuple(relu for relu in idle_relus(smaller, trace(smaller, example_inputs)) if relu not in idle)
-        found.append(RemovableBlock(name=name, params=_parameters(looked, parts), parts=parts))
+        found.append(RemovableBlock(name=name, params=_parameters(copied, parts), parts=parts))
     return found
 
 

@@ -1,8 +1,8 @@
-"""Units without any input or without any output left, and their removal.
+"""Dead units: coupled channels without any input or without any output left, and their removal.
 
-A unit is what `find_groups` cuts together. It is *unused* when all weights that read it are zero: removing it changes
-nothing. It is *unfed* when all weights that make it are zero: its value is a constant, which is folded into the biases
-of the layers that read it, where that is exact; then it is unused. Removing units may leave others so: all is repeated.
+A coupled channel is *unused* when all weights that read it are zero: removing it changes nothing. It is *unfed* when
+all weights that produce it are zero: its value is a constant, which is folded into the biases of the layers that read
+it, where that is exact; then it is unused. A removal may leave other channels unused or unfed, so all is repeated.
 """
 
 from collections.abc import Mapping
@@ -29,8 +29,15 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Cleared:
-    """A smaller copy. cuts: in the order in which they were made. widths: units before and after, by group. folded:
-    constants that went into biases. max_relative: largest difference of an output over its largest absolute value."""
+    """A smaller copy.
+
+    Args:
+        model: the copy.
+        cuts: in the order in which they were done.
+        widths: coupled channels before and after, by group.
+        folded: number of constants that went into biases.
+        max_relative: largest difference of an output over its largest absolute value.
+    """
 
     model: nn.Module
     cuts: tuple[PruningPlan, ...]
@@ -41,8 +48,14 @@ class Cleared:
 
 @dataclass(frozen=True, kw_only=True)
 class Liveness:
-    """Of every unit: whether a weight that is not zero makes it, whether one reads it, whether some layer reads it at
-    all, and whether only linear layers and convolutions (and what has one dimension) are involved."""
+    """Facts about every coupled channel, bool arrays of shape (coupled channels,).
+
+    Args:
+        fed: whether a weight that is not zero produces it.
+        used: whether a weight that is not zero reads it.
+        read: whether some layer reads it at all.
+        known: whether only linear layers and convolutions (and what has one dimension) are involved.
+    """
 
     fed: Flags
     used: Flags
@@ -75,27 +88,27 @@ def remove_dead(model: nn.Module, example_inputs: Any) -> Cleared:
 
 
 def liveness(found: ChannelGroups) -> Liveness:
-    """What the weights of the network say about its units."""
-    count = len(found.coupled.group_of) + 1  # the last place is for slots of no unit
+    """Which coupled channels the weights of the network produce and read."""
+    count = len(found.coupled.group_of) + 1  # the last place is for -1: indices of no coupled channel
     fed, used, read, unknown = (np.zeros(count, dtype=np.bool_) for _ in range(4))
     roles = _roles(found.model)
     for name, p in found.model.named_parameters():
         value = found.graph.parameters.get(name)
         if value is None or p.ndim < 2:
             continue
-        for d, slots in value.axes.items():
-            units = found.coupled.of_index[slots.ravel()]
-            rest = [k for k in range(p.ndim) if k >= slots.ndim or slots.shape[k] == 1]
+        for d, indices in value.axes.items():
+            channels = found.coupled.of_index[indices.ravel()]
+            rest = [k for k in range(p.ndim) if k >= indices.ndim or indices.shape[k] == 1]
             alive = (
                 (p.detach() != 0).any(rest).cpu().numpy().ravel() if rest else (p.detach() != 0).cpu().numpy().ravel()
             )
             if name not in roles:
-                unknown[units] = True
+                unknown[channels] = True
             elif d == roles[name]:
-                np.logical_or.at(fed, units, alive)
+                np.logical_or.at(fed, channels, alive)
             else:
-                np.logical_or.at(used, units, alive)
-                read[units] = True
+                np.logical_or.at(used, channels, alive)
+                read[channels] = True
     return Liveness(fed=fed[:-1], used=used[:-1], read=read[:-1], known=~unknown[:-1])
 
 
@@ -116,7 +129,7 @@ def _roles(model: nn.Module) -> dict[str, int]:
 
 @torch.no_grad()
 def _fold(found: ChannelGroups) -> int:
-    """Fold the constants of unfed units into the layers that read them, in place; how many."""
+    """Fold the constants of unfed channels into the layers that read them, in place; how many."""
     live = liveness(found)
     unfed = np.flatnonzero(live.known & live.read & live.used & ~live.fed)
     if not len(unfed):
@@ -124,10 +137,10 @@ def _fold(found: ChannelGroups) -> int:
     readers = _readers(found)
     inputs = _ranges(found, readers)
     folded = 0
-    for unit in unfed.tolist():
+    for channel in unfed.tolist():
         plan = []
         for name, columns in readers.items():
-            at = np.flatnonzero(columns == unit)
+            at = np.flatnonzero(columns == channel)
             if len(at):
                 plan.append((name, at, inputs.get(name)))
         if plan and all(_exact(found.model, name, at, seen) for name, at, seen in plan):
@@ -142,7 +155,7 @@ def _fold(found: ChannelGroups) -> int:
 
 
 def _readers(found: ChannelGroups) -> dict[str, NDArray[np.int64]]:
-    """The unit of every input column (-1: none), by name of the layers that read units in undivided columns."""
+    """The coupled channel of every input column (-1: none), by name of the layers without groups that read some."""
     readers = {}
     for name, role in _roles(found.model).items():
         axes = found.graph.parameters[name].axes if name in found.graph.parameters else {}
@@ -159,7 +172,7 @@ def _ranges(found: ChannelGroups, readers: Mapping[str, Any]) -> dict[str, tuple
     noise."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def look(name: str, layer: nn.Module, x: Tensor) -> None:
+    def note_range(name: str, layer: nn.Module, x: Tensor) -> None:
         columns = x.flatten(0, -2) if isinstance(layer, nn.Linear) else x.transpose(0, 1).flatten(1).T
         low, high = columns.amin(0), columns.amax(0)
         if name in seen:
@@ -169,7 +182,9 @@ def _ranges(found: ChannelGroups, readers: Mapping[str, Any]) -> dict[str, tuple
     hooks = []
     for name, layer in found.model.named_modules():
         if name in readers:
-            hooks.append(layer.register_forward_pre_hook(lambda layer, args, name=name: look(name, layer, args[0])))
+            hooks.append(
+                layer.register_forward_pre_hook(lambda layer, args, name=name: note_range(name, layer, args[0]))
+            )
     try:
         for inputs in (found.example_inputs, _noisy(found.example_inputs)):
             _run(found.model, inputs)
@@ -204,7 +219,7 @@ def _pads(padding: Any) -> bool:
 
 
 def _cut(found: ChannelGroups) -> tuple[nn.Module, PruningPlan] | None:
-    """Remove unused units; None if there are none, or none whose removal leaves the outputs as they are."""
+    """Remove unused channels; None if there are none, or none whose removal leaves the outputs as they are."""
     live = liveness(found)
     dead = live.known & live.read & ~live.used
     groups = [(i, g) for i, g in enumerate(found.prunable()) if dead[found.coupled.group_of == i].any()]
@@ -236,15 +251,15 @@ def _try(found: ChannelGroups, dead: Flags, groups: list[Any]) -> tuple[nn.Modul
 
 
 def _removed_alive(found: ChannelGroups, cut: PruningPlan, dead: Flags) -> bool:
-    """Whether rounding to what the network needs took a unit that is not dead."""
+    """Whether rounding to what the network needs took a channel that is not dead."""
     kept = np.zeros(len(dead) + 1, dtype=np.bool_)
     touched = np.zeros(len(dead) + 1, dtype=np.bool_)
     for name, dims in cut.kept.items():
-        for d, indices in dims.items():
-            slots = found.graph.parameters[name].axes[d]
-            touched[found.coupled.of_index[slots.ravel()]] = True
-            if indices and not isinstance(indices[0], list) and slots.size == slots.shape[d]:
-                kept[found.coupled.of_index[slots.ravel()[indices]]] = True
+        for d, positions in dims.items():
+            indices = found.graph.parameters[name].axes[d]
+            touched[found.coupled.of_index[indices.ravel()]] = True
+            if positions and not isinstance(positions[0], list) and indices.size == indices.shape[d]:
+                kept[found.coupled.of_index[indices.ravel()[positions]]] = True
     return bool((touched & ~kept)[:-1][~dead].any())
 
 
@@ -261,8 +276,15 @@ def _difference(first: nn.Module, second: nn.Module, inputs: Any) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Neurons:
-    """Units that are each one row of a linear layer and one column of another, and nothing else. homogeneous: twice the
-    row and bias give exactly twice the value in the column, as behind a ReLU."""
+    """Coupled channels that are each one row of a linear layer and one column of another, and nothing else.
+
+    Args:
+        maker: the first layer.
+        reader: the second layer.
+        rows: of the first layer's weight, shape (neurons,).
+        columns: of the second layer's weight, shape (neurons,).
+        homogeneous: twice the row and bias give exactly twice the value in the column, as behind a ReLU.
+    """
 
     maker: str
     reader: str
@@ -275,19 +297,23 @@ def find_neurons(model: nn.Module, example_inputs: Any) -> list[Neurons]:
     """The neurons of every linear layer that go through elementwise operations to one other linear layer."""
     found = find_groups(model, example_inputs)
     cuttable = {i for i, _ in enumerate(found.prunable())}
-    places: dict[int, list[tuple[str, int, int]]] = {}  # of a unit: parameter, dimension, index
+    places: dict[int, list[tuple[str, int, int]]] = {}  # of a channel: parameter, dimension, index
     for name, value in found.graph.parameters.items():
-        for d, slots in value.axes.items():
-            for index, unit in enumerate(found.coupled.of_index[slots.ravel()].tolist()):
-                if unit >= 0 and found.coupled.group_of[unit] in cuttable:
-                    places.setdefault(unit, []).append((name, d, index))
+        for d, indices in value.axes.items():
+            for index, channel in enumerate(found.coupled.of_index[indices.ravel()].tolist()):
+                if channel >= 0 and found.coupled.group_of[channel] in cuttable:
+                    places.setdefault(channel, []).append((name, d, index))
     roles, pairs = _roles(model), dict[tuple[str, str], list[tuple[int, int]]]()
     for where in places.values():
-        made = [(layer_of(n), i) for n, d, i in where if d == 0 and roles.get(n) == 0 and _linear(model, n)]
+        produced = [(layer_of(n), i) for n, d, i in where if d == 0 and roles.get(n) == 0 and _linear(model, n)]
         read = [(layer_of(n), i) for n, d, i in where if d == 1 and roles.get(n) == 0 and _linear(model, n)]
         rest = [n for n, d, _ in where if n not in roles]
-        if len(made) == len(read) == 1 and all(n == f"{made[0][0]}.bias" for n in rest) and len(where) == 2 + len(rest):
-            pairs.setdefault((made[0][0], read[0][0]), []).append((made[0][1], read[0][1]))
+        if (
+            len(produced) == len(read) == 1
+            and all(n == f"{produced[0][0]}.bias" for n in rest)
+            and len(where) == 2 + len(rest)
+        ):
+            pairs.setdefault((produced[0][0], read[0][0]), []).append((produced[0][1], read[0][1]))
     return [
         Neurons(
             maker=maker,

@@ -1,6 +1,6 @@
 """More channels, and the same function: the opposite of a cut.
 
-A unit of coupled channels is repeated wherever it occurs; what reads it divides its weights among the copies. Copies
+A coupled channel is repeated wherever it occurs; the layers that read it divide its weights among the copies. Copies
 lie beside their original, so that concatenations, splits and flattened maps keep their order.
 """
 
@@ -20,14 +20,20 @@ from gossamer.graph.proof import relative_difference
 from gossamer.graph.slicing import PruningPlan, changed_attributes, resize
 from gossamer.graph.tracer import output_tensors, own_arguments
 
-# Copies share their unit's outgoing weights as 1 +- this: equal shares would get equal gradients for ever.
+# Copies share their channel's outgoing weights as 1 +- this: equal shares would get equal gradients for ever.
 UNEVEN = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Widened:
-    """A wider copy of a network. widths: units before and after, by group. proof: the largest relative difference of an
-    output. left: groups that stay as they are, with the reason."""
+    """A wider copy of a network.
+
+    Args:
+        model: the copy.
+        widths: coupled channels before and after, by group.
+        proof: the largest relative difference of an output.
+        left: groups that stay as they are, with the reason.
+    """
 
     model: nn.Module
     widths: Mapping[str, tuple[int, int]]
@@ -36,7 +42,7 @@ class Widened:
 
 
 def widen(channels: ChannelGroups, widths: Mapping[str, int], *, seed: int = 0, tolerance: float = 1e-5) -> Widened:
-    """Give groups so many units: all they have, then copies of some drawn at random (Chen, Goodfellow & Shlens 2015,
+    """Give groups so many channels: all they have, then copies of some drawn at random (Chen, Goodfellow & Shlens 2015,
     arXiv:1511.05641, section 2.2).
 
     A group stays as it is where copies would change the outputs of the network by more than `tolerance` (relative):
@@ -45,7 +51,7 @@ def widen(channels: ChannelGroups, widths: Mapping[str, int], *, seed: int = 0, 
     for name, width in widths.items():
         size = channels.groups[channels.index(name)].size
         if width < size:
-            raise BadInput(f"widths: {name} = {width} must be at least {size}, the units that it has")
+            raise BadInput(f"widths: {name} = {width} must be at least {size}, the channels that it has")
     wanted, left = dict(widths), dict[str, str]()
     result = _tried(channels, wanted, seed, tolerance)
     if isinstance(result, str):
@@ -82,26 +88,26 @@ def _wider(channels: ChannelGroups, widths: Mapping[str, int], generator: torch.
         index = channels.index(name)
         if channels.coupled.classes[index].equal_counts:
             raise BadInput(f"{name} has parts that would have to grow alike, as the groups of a convolution")
-        units = np.flatnonzero(channels.coupled.group_of == index)
-        drawn = torch.randint(len(units), (width - len(units),), generator=generator).numpy()
-        for unit, copies in zip(units.tolist(), (1 + np.bincount(drawn, minlength=len(units))).tolist()):
-            shares[unit] = _shares(copies, generator)
+        members = np.flatnonzero(channels.coupled.group_of == index)
+        drawn = torch.randint(len(members), (width - len(members),), generator=generator).numpy()
+        for channel, copies in zip(members.tolist(), (1 + np.bincount(drawn, minlength=len(members))).tolist()):
+            shares[channel] = _shares(copies, generator)
     read = np.ones(channels.graph.size, dtype=np.bool_)
-    for _, made in channels.graph.produced:
-        read[made] = False
+    for _, indices in channels.graph.produced:
+        read[indices] = False
     named = dict([*channels.model.named_parameters(), *channels.model.named_buffers()])
     kept: dict[str, dict[int, list[int]]] = {}
     weighed: dict[str, dict[int, NDArray[np.float64]]] = {}
     for name, value in channels.graph.parameters.items():
         for d, t in value.axes.items():
             of_place = channels.coupled.of_index[t]
-            if all(len(shares[unit]) == 1 for unit in np.unique(of_place[of_place >= 0]).tolist()):
+            if all(len(shares[channel]) == 1 for channel in np.unique(of_place[of_place >= 0]).tolist()):
                 continue
             if t.size != t.shape[d]:
                 raise BadInput(f"{name} has parts that would have to grow alike, as the groups of a convolution")
             indices, parts = repeated_indices(of_place.ravel(), shares)
             kept.setdefault(name, {})[d] = indices
-            # A weight with several dimensions reads what it does not make; norms and biases, with one, do neither.
+            # A weight with several dimensions reads what it does not produce; norms and biases, with one, do neither.
             if named[name].ndim > 1 and read[t].all():
                 weighed.setdefault(name, {})[d] = parts
     shapes = {name: tuple(named[name].shape) for name in kept}
@@ -124,19 +130,23 @@ def _shares(copies: int, generator: torch.Generator) -> NDArray[np.float64]:
     return shares
 
 
-def repeated_indices(units: Indices, shares: list[NDArray[np.float64]]) -> tuple[list[int], NDArray[np.float64]]:
-    """Indices with the copies, and the share of each, for a dimension whose places belong to these units (-1: to none).
+def repeated_indices(coupled: Indices, shares: list[NDArray[np.float64]]) -> tuple[list[int], NDArray[np.float64]]:
+    """Indices with the copies, and the share of each, for a dimension whose positions belong to these channels.
 
-    A run of places of one unit (the positions of a flattened map) is copied as a whole.
+    A run of positions of one channel (the positions of a flattened map) is copied as a whole.
+
+    Args:
+        coupled: the coupled channel of every position, shape (positions,); -1 for none.
+        shares: the shares of the copies of every coupled channel; they add up to 1.
     """
     indices: list[int] = []
     parts: list[float] = []
     start = 0
-    while start < len(units):
+    while start < len(coupled):
         end = start + 1
-        while end < len(units) and units[end] == units[start] >= 0:
+        while end < len(coupled) and coupled[end] == coupled[start] >= 0:
             end += 1
-        for share in shares[units[start]].tolist() if units[start] >= 0 else [1.0]:
+        for share in shares[coupled[start]].tolist() if coupled[start] >= 0 else [1.0]:
             indices += range(start, end)
             parts += [share] * (end - start)
         start = end

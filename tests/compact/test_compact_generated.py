@@ -38,7 +38,7 @@ def wide(channels: int = 3) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, 20, 3), nn.ReLU(), nn.Flatten(), nn.Linear(320, 300), nn.Linear(300, 10))
 
 
-def made_of(model: nn.Module, name: str) -> GeneratedWeight:
+def generated(model: nn.Module, name: str) -> GeneratedWeight:
     made = constraints(model)[name][-1].generated()
     assert made is not None
     return made
@@ -48,7 +48,7 @@ def made_of(model: nn.Module, name: str) -> GeneratedWeight:
 def test_a_rule_gives_the_held_value_bit_by_bit(name: str) -> None:
     model = METHODS[name](wide(), task(), Context()).model
     for weight in constraints(model):
-        assert torch.equal(made_of(model, weight).weight(), effective_weight(model, weight))
+        assert torch.equal(generated(model, weight).weight(), effective_weight(model, weight))
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -81,7 +81,7 @@ def test_a_held_network_is_stored_as_its_numbers(name: str, masked: bool, tmp_pa
 def test_hashed_layers_cost_k_numbers(tmp_path: Path) -> None:
     model = HashedNet(share=1 / 8)(wide(), task(), Context()).model
     path = gossamer.save(model, tmp_path / "hashed.gsr")
-    values = sum(made_of(model, name).numbers.numel() for name in constraints(model))
+    values = sum(generated(model, name).numbers.numel() for name in constraints(model))
     biases = sum(p.numel() for name, p in materialize(model).named_parameters() if name.endswith("bias"))
     assert path.stat().st_size < 4 * (values + biases) + 200
 
@@ -95,8 +95,8 @@ def test_a_rule_that_does_not_give_the_tensor_is_not_used() -> None:
     made = GeneratedWeight(rule=Rule.HASHED, shape=(60, 50), numbers=torch.rand(6), seed=3)
     changed = made.weight().clone()
     changed[3, 3] += 1e-7
-    assert describe_file([made.weight()], "default", {0: made})[0].coding == Coding.MADE
-    assert describe_file([changed], "default", {0: made})[0].coding != Coding.MADE
+    assert describe_file([made.weight()], "default", {0: made})[0].coding == Coding.GENERATED
+    assert describe_file([changed], "default", {0: made})[0].coding != Coding.GENERATED
 
 
 def product() -> tuple[Tensor, list[Stored]]:
@@ -130,8 +130,8 @@ def file_of(stored: list[Stored], named: int = 1) -> bytes:
 )
 def test_recipes_that_cannot_be(changes: dict[str, int], why: str) -> None:
     _, stored = product()
-    assert stored[0].made_of is not None
-    stored[0].made_of = replace(stored[0].made_of, **changes)  # type: ignore[arg-type]
+    assert stored[0].generated is not None
+    stored[0].generated = replace(stored[0].generated, **changes)  # type: ignore[arg-type]
     with pytest.raises(CorruptFile, match=why):
         GsrFile(file_of(stored))
 

@@ -25,7 +25,7 @@ from gossamer.gsr.format.graph import Graph, State, Step, Value, write_graph
 from gossamer.gsr.format.header import TensorEntry, _write_entry
 from gossamer.gsr.format.ledger import Ledger, Limit
 from gossamer.gsr.format.names import write_names
-from gossamer.gsr.format.stored_values import Coding, MadeOf
+from gossamer.gsr.format.stored_values import Coding, GeneratedEntry
 from gossamer.gsr.format.stream import Writer
 
 X, W = Value(0), State(0)
@@ -50,8 +50,8 @@ def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> TensorEntry:
 
 def made(rule: Rule, shape: tuple[int, ...], numbers: tuple[int, ...], indices: tuple[int, ...]) -> bytes:
     """A file of a few dozen bytes: a tensor that is made of zeros."""
-    made_of = MadeOf(rule=rule, numbers=1, indices=2)
-    entry = TensorEntry(coding=Coding.MADE, dtype=torch.float32, shape=shape, made_of=made_of)
+    generated = GeneratedEntry(rule=rule, numbers=1, indices=2)
+    entry = TensorEntry(coding=Coding.GENERATED, dtype=torch.float32, shape=shape, generated=generated)
     return packed(header_of([entry, zeros(*numbers), zeros(*indices, dtype=torch.uint8)]))
 
 

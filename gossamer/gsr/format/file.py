@@ -32,7 +32,7 @@ MAGIC, VERSION = b"GSR", 2
 ALIGNMENT, OWN_SECTION = 64, 1 << 16  # raw tensors from so many bytes on lie alone, at a multiple of so many bytes
 MOST_SECTIONS, MOST_BYTES = 1 << 20, 1 << 48
 MODES = {"fast": ("rans",), "default": ("cm4",), "max": ("cm8", "rans")}
-MADE_BYTES = 32  # for work on each element of a row of a tensor that is made of others
+GENERATED_BYTES = 32  # for work on each element of a row of a tensor that is generated from others
 SMALL = 1 << 22  # up to so many integers "default" takes the smaller of the two: less than two seconds
 
 
@@ -208,7 +208,7 @@ class GsrFile:
         ]
         self.ledger.at_once(work(entry.bytes) for entry in self.header.entries if entry.coding == Coding.PACKED)
         self.ledger.at_once(
-            MADE_BYTES * max(entry.shape) for entry in self.header.entries if entry.made_of and entry.shape
+            GENERATED_BYTES * max(entry.shape) for entry in self.header.entries if entry.generated and entry.shape
         )
         # How many sections may be decoded side by side.
         self.side_by_side = min(os.cpu_count() or 1, self.ledger.at_once(needs))

@@ -1,4 +1,4 @@
-"""Weights that are made of fewer numbers by a rule: what some constraints hold, and what a compact file stores."""
+"""Weights that a rule generates from fewer numbers: for some constraints, and in compact files."""
 
 import math
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Shape = tuple[int, ...]
-BLOCK = 1 << 20  # elements that are made at once
+BLOCK = 1 << 20  # elements that are generated at once
 
 
 class Rule(IntEnum):
-    """How a weight is made; the numbers are those of the compact file."""
+    """How a weight is generated; the numbers are those of the compact file."""
 
     HASHED = 0  # numbers (K,): the hash of an element's place chooses one of them, or its negative
     PRODUCT = 1  # numbers (M, K, d): block m of row r is entry indices[m, r] of codebook m
@@ -70,11 +70,11 @@ class GeneratedWeight:
 
 
 def misfit(rule: Rule, shape: Shape, numbers: Shape, indices: Shape | None) -> str:
-    """Why a weight of this shape cannot be made by the rule from parts of these shapes, or an empty text."""
+    """Why the rule cannot generate a weight of this shape from parts of these shapes, or an empty text."""
     if rule == Rule.HASHED:
         return "" if len(numbers) == 1 and indices is None else "it is hashed, but not into a row of values"
     if len(shape) < 2 or len(numbers) != 3 or indices is None or 0 in numbers:
-        return "it is not made of codebooks"
+        return "it is not generated from codebooks"
     columns = shape[1]
     if rule == Rule.PRODUCT:
         wanted = (-(-columns // numbers[2]), math.prod(shape) // columns)

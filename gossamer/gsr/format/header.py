@@ -19,7 +19,7 @@ from gossamer.gsr.format.stored_values import (
     MOST_CODES,
     WIDTH_BYTES,
     Coding,
-    MadeOf,
+    GeneratedEntry,
     Stored,
     Width,
     matrix_shape,
@@ -50,7 +50,7 @@ class TensorEntry:
     lag: int = 0
     zero: int = 0
     same: int = 0
-    made_of: MadeOf | None = None
+    generated: GeneratedEntry | None = None
     split: FloatSplit | None = None
 
     @property
@@ -74,9 +74,16 @@ class TensorEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class FileHeader:
-    """names: of all tensors; after the first `named`, constants of the graph and then the parts of tensors that are
-    made of others. graph: None for weights alone. structure: what a network was changed by, for its class; may be
-    empty."""
+    """Everything of a file but the values of its tensors.
+
+    Args:
+        names: of all tensors; after the first `named`, constants of the graph, then the parts of generated tensors.
+        named: number of tensors of the state_dict.
+        buffers: names of those that are buffers.
+        entries: one for each tensor.
+        graph: None for weights alone.
+        structure: what a network was changed by, for its class; may be empty.
+    """
 
     names: list[str]
     named: int
@@ -93,7 +100,7 @@ class FileHeader:
 
 def shown(entries: Sequence[TensorEntry]) -> int:
     """How many tensors come before the first part."""
-    return min((part for entry in entries if entry.made_of for part in entry.made_of.parts), default=len(entries))
+    return min((part for entry in entries if entry.generated for part in entry.generated.parts), default=len(entries))
 
 
 def constant_names(named: int, count: int) -> list[str]:
@@ -116,7 +123,7 @@ def entry_of(stored: Stored) -> TensorEntry:
     split = None if stored.split is None or q is None else stored.split.in_parts(q, part or len(q))
     return TensorEntry(
         coding=stored.coding, dtype=stored.dtype, shape=stored.shape, width=stored.width, count=count,
-        largest=largest, part=part, lag=stored.lag, zero=stored.zero, same=stored.same, made_of=stored.made_of,
+        largest=largest, part=part, lag=stored.lag, zero=stored.zero, same=stored.same, generated=stored.generated,
         split=split,
     )  # fmt: skip
 
@@ -164,11 +171,11 @@ def read_header(packed: bytes, length: int, ledger: Ledger) -> FileHeader:
         ledger.charge(Limit.INTEGERS, entry.elements if entry.coding in CODED else 0)
         entries.append(entry)
     for number, entry in enumerate(entries):
-        if entry.made_of and (why := _made_of_fault(entry, entry.made_of, named, entries)):
+        if entry.generated and (why := _generated_misfit(entry, entry.generated, named, entries)):
             reader.fail(f"tensor {number}: {why}")
-        if entry.made_of and entry.made_of.rule == Rule.RESIDUAL:
+        if entry.generated and entry.generated.rule == Rule.RESIDUAL:
             # The tensor is gone through once for each codebook, and even a small one takes a moment.
-            ledger.charge(Limit.SUMS, entries[entry.made_of.numbers].shape[0] * max(entry.elements, LEAST_SUMS))
+            ledger.charge(Limit.SUMS, entries[entry.generated.numbers].shape[0] * max(entry.elements, LEAST_SUMS))
     more = reader.byte()
     if more > 3:
         reader.fail(f"what follows the tensors is {more}, which is unknown")
@@ -201,8 +208,8 @@ def _write_entry(entry: TensorEntry, number: int, writer: Writer) -> None:
     if entry.coding == Coding.CODEBOOK:
         writer.varint(entry.count)
         writer.varint(entry.zero)
-    if entry.made_of:
-        _write_made_of(entry.made_of, writer)
+    if entry.generated:
+        _write_generated(entry.generated, writer)
     if entry.split:
         writer.varint(2 * entry.split.top + entry.split.minus)
         writer.byte(entry.split.shift)
@@ -213,26 +220,26 @@ def _write_entry(entry: TensorEntry, number: int, writer: Writer) -> None:
         writer.varint(entry.count)
 
 
-def _write_made_of(made_of: MadeOf, writer: Writer) -> None:
-    writer.byte(made_of.rule)
-    if made_of.rule == Rule.HASHED:
-        writer.varint(made_of.seed)
-    writer.varint(made_of.numbers)
-    if made_of.indices is not None:
-        writer.varint(made_of.indices)
-    writer.varint(0 if made_of.keep is None else made_of.keep + 1)
+def _write_generated(generated: GeneratedEntry, writer: Writer) -> None:
+    writer.byte(generated.rule)
+    if generated.rule == Rule.HASHED:
+        writer.varint(generated.seed)
+    writer.varint(generated.numbers)
+    if generated.indices is not None:
+        writer.varint(generated.indices)
+    writer.varint(0 if generated.keep is None else generated.keep + 1)
 
 
-def _read_made_of(reader: Reader) -> MadeOf:
+def _read_generated(reader: Reader) -> GeneratedEntry:
     rule = reader.byte()
     if rule > Rule.RESIDUAL:
-        reader.fail(f"a tensor is made by rule {rule}, which is unknown")
+        reader.fail(f"a tensor is generated by rule {rule}, which is unknown")
     hashed = rule == Rule.HASHED
     seed = reader.varint(MOST_SEED) if hashed else 0
     numbers = reader.varint(MOST_NAMES)
     indices = None if hashed else reader.varint(MOST_NAMES)
     keep = reader.varint(MOST_NAMES) - 1
-    return MadeOf(rule=Rule(rule), seed=seed, numbers=numbers, indices=indices, keep=None if keep < 0 else keep)
+    return GeneratedEntry(rule=Rule(rule), seed=seed, numbers=numbers, indices=indices, keep=None if keep < 0 else keep)
 
 
 def _read_split(reader: Reader, parts: int) -> FloatSplit:
@@ -242,20 +249,20 @@ def _read_split(reader: Reader, parts: int) -> FloatSplit:
     return FloatSplit(top=top, minus=bool(minus), shift=shift, cut=cut, counts=counts)
 
 
-def _made_of_fault(entry: TensorEntry, made_of: MadeOf, named: int, entries: Sequence[TensorEntry]) -> str:
-    """What is wrong with the tensors that another one is made of, or an empty text."""
-    if any(not named <= part < len(entries) or entries[part].made_of for part in made_of.parts):
-        return "it is made of tensors that are none of its parts"
-    numbers = entries[made_of.numbers]
-    indices = None if made_of.indices is None else entries[made_of.indices]
-    kept = None if made_of.keep is None else entries[made_of.keep]
+def _generated_misfit(entry: TensorEntry, generated: GeneratedEntry, named: int, entries: Sequence[TensorEntry]) -> str:
+    """What is wrong with the tensors that another one is generated from, or an empty text."""
+    if any(not named <= part < len(entries) or entries[part].generated for part in generated.parts):
+        return "it is generated from tensors that are none of its parts"
+    numbers = entries[generated.numbers]
+    indices = None if generated.indices is None else entries[generated.indices]
+    kept = None if generated.keep is None else entries[generated.keep]
     if numbers.dtype != torch.float32 or not numbers.elements:
-        return "it is made of no float32 numbers"
+        return "it is generated from no float32 numbers"
     if indices is not None and indices.dtype not in (torch.uint8, torch.int16, torch.int32):
         return f"its indices are {indices.dtype}"
     if kept is not None and (kept.dtype != torch.bool or kept.shape != entry.shape):
         return "its mask does not fit"
-    return misfit(made_of.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
+    return misfit(generated.rule, entry.shape, numbers.shape, None if indices is None else indices.shape)
 
 
 def _read_entry(reader: Reader, number: int, before: list[TensorEntry]) -> TensorEntry:
@@ -289,7 +296,7 @@ def _read_entry(reader: Reader, number: int, before: list[TensorEntry]) -> Tenso
     count, zero = _counts(reader, coding, dtype, shape)
     entry = TensorEntry(
         coding=coding, dtype=dtype, shape=shape, width=width, count=count, largest=largest, part=part, lag=lag,
-        zero=zero, made_of=_read_made_of(reader) if coding == Coding.MADE else None,
+        zero=zero, generated=_read_generated(reader) if coding == Coding.GENERATED else None,
         split=_read_split(reader, parts) if coding == Coding.SPLIT else None,
     )  # fmt: skip
     if why := _fault(entry):
@@ -329,8 +336,8 @@ def _fault(entry: TensorEntry) -> str:
         return "its floats cannot have that width"
     if entry.lag > (matrix_shape(entry.shape)[1] if entry.coding in CODED else 0):
         return f"a lag of {entry.lag} columns"
-    if entry.made_of and (entry.dtype != torch.float32 or entry.width):
-        return "it is made of float32 numbers, but is none itself"
+    if entry.generated and (entry.dtype != torch.float32 or entry.width):
+        return "it is generated from float32 numbers, but is none itself"
     if entry.part and entry.coding not in CODED:
         return "it has parts, but no integers"
     if entry.split and (why := entry.split.reason(entry.elements)):

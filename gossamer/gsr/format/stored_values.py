@@ -28,7 +28,7 @@ class Coding(IntEnum):
     ROWS = 5  # a step for every row
     CODEBOOK = 6
     TRELLIS = 7
-    MADE = 8  # of other tensors, by a rule
+    GENERATED = 8  # from other tensors, by a rule
     SPLIT = 9  # signs and exponents as integers, the lower bits as they are
     PACKED = 10  # its bytes as an LZMA2 stream
 
@@ -48,8 +48,8 @@ Codes = NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeOf:
-    """MADE: the rule, and the numbers of the tensors that it takes; they follow all others (`network.made`)."""
+class GeneratedEntry:
+    """A tensor that a rule generates: the rule, and the numbers of the tensors that it takes. They come last."""
 
     rule: Rule
     seed: int = 0
@@ -76,7 +76,7 @@ class Stored:
     lag: int = 0
     zero: int = 0  # CODEBOOK: the entry with number 0
     same: int = 0  # SAME: which tensor
-    made_of: MadeOf | None = None  # MADE: of what
+    generated: GeneratedEntry | None = None  # GENERATED: by which rule, from which tensors
     split: FloatSplit | None = None  # SPLIT: how
 
 
@@ -118,7 +118,7 @@ def _with_floats(base: Stored, coding: Coding, floats: Floats, q: Codes | None =
     if q is not None:
         q = q.reshape(matrix_shape(base.shape))
         if -LARGEST < int(q.min()) <= int(q.max()) < LARGEST:
-            q = q.astype(np.int16)  # all tensors' integers are held until they are coded
+            q = q.astype(np.int16)  # all tensors' integers stay in memory until they are coded
     return replace(base, coding=coding, width=width, floats=data, count=floats.size, q=q, zero=zero)
 
 

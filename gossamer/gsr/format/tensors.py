@@ -23,7 +23,7 @@ from gossamer.gsr.format.stored_values import (
     WIDTH_BYTES,
     Codes,
     Coding,
-    MadeOf,
+    GeneratedEntry,
     Width,
     floats_from,
     matrix_shape,
@@ -34,7 +34,7 @@ PLAIN = {Width.FLOAT32: torch.float32, Width.FLOAT16: torch.float16, Width.BFLOA
 
 
 class Tensors:
-    """Those of these numbers, with all that they are made of."""
+    """Those of these numbers, with all that they are generated from."""
 
     def __init__(self, file: GsrFile, wanted: Iterable[int]) -> None:
         self.file, self.entries = file, file.header.entries
@@ -64,7 +64,7 @@ class Tensors:
             entry = self.entries[number]
             if entry.coding == Coding.SAME:
                 number, entry = entry.same, self.entries[entry.same]
-            found |= {number, *(self._stored(part) for part in (entry.made_of.parts if entry.made_of else ()))}
+            found |= {number, *(self._stored(part) for part in (entry.generated.parts if entry.generated else ()))}
         return found
 
     def _stored(self, number: int) -> int:
@@ -121,8 +121,8 @@ class Tensors:
             raise damaged("header", "the integers of a tensor and the lower bits of its values do not fit together")
 
     def _new(self, number: int, entry: TensorEntry) -> Tensor:
-        if entry.made_of:
-            return self._made(number, entry, entry.made_of)
+        if entry.generated:
+            return self._generate(number, entry, entry.generated)
         if entry.coding == Coding.ZEROS:
             return torch.zeros(entry.shape, dtype=entry.dtype)
         if entry.coding == Coding.RAW:
@@ -133,16 +133,16 @@ class Tensors:
         return torch.empty(entry.shape, dtype=entry.dtype).copy_(constant.reshape(()))
 
     @np.errstate(all="ignore")
-    def _made(self, number: int, entry: TensorEntry, made_of: MadeOf) -> Tensor:
+    def _generate(self, number: int, entry: TensorEntry, generated: GeneratedEntry) -> Tensor:
         numbers, indices, keep = (
-            None if part is None else self.one(part) for part in (made_of.numbers, made_of.indices, made_of.keep)
+            None if part is None else self.one(part) for part in (generated.numbers, generated.indices, generated.keep)
         )
         assert numbers is not None
         if indices is not None and not 0 <= int(indices.min()) <= int(indices.max()) < numbers.shape[1]:
             raise damaged("header", f"the codebooks of tensor {number} are too short for its indices")
-        shape, seed = entry.shape, made_of.seed
+        shape, seed = entry.shape, generated.seed
         return GeneratedWeight(
-            rule=made_of.rule, shape=shape, numbers=numbers, indices=indices, seed=seed, keep=keep
+            rule=generated.rule, shape=shape, numbers=numbers, indices=indices, seed=seed, keep=keep
         ).weight()
 
     def _packed(self, number: int, entry: TensorEntry) -> Tensor:
