@@ -109,6 +109,7 @@ def relative_errors(
     model: nn.Module, blocks: Mapping[str, FittedBlock], loader: Iterable[Any], batches: int
 ) -> dict[str, float]:
     """|new - old| / |old| of every block's outputs over the calibration data."""
+    # Sums of squares in float64: float32 would lose small errors beside large outputs over many batches.
     sums = {name: [0.0, 0.0] for name in blocks}
     for name, x, y in given(model, blocks, loader, batches):
         sums[name][0] += float((blocks[name].module(x) - y).double().square().sum())
@@ -132,6 +133,7 @@ def solve_last(model: nn.Module, blocks: Mapping[str, FittedBlock], loader: Iter
         for key, channels in block.last.items():
             layer: Any = block.module.get_submodule(key)
             wanted = rest if channels is None else rest.index_select(1, channels.to(rest.device))
+            # Several last layers produce different output channels, so their systems are independent.
             systems[name, key] = add_system(systems.get((name, key)), layer, features[key][0], wanted)
     for (name, key), system in systems.items():
         add_correction(blocks[name].module.get_submodule(key), system)
@@ -161,6 +163,7 @@ def train_blocks(
         # Every block takes one step for each call of its layer that the data gives; a slower one waits for nobody.
         while optimizers and min(done.values()) <= step:
             name, x, y = next(stream)
+            # A layer that a run calls twice gets two steps from it, so some blocks are done before others.
             if done[name] >= steps:
                 continue
             optimizer = optimizers[name]
@@ -173,6 +176,7 @@ def train_blocks(
                 loss.backward()
             optimizer.step()
             done[name] += 1
+    # Ends the generator at its `yield`, which removes the hooks and puts the model back into its mode.
     stream.close()
     for found in parameters.values():
         for p in found:
@@ -207,7 +211,9 @@ def reconstruct_blocks(
         BadInput: if there is no batch, or a layer is never called.
     """
     built = relative_errors(model, blocks, loader, batches)
+    # `not <=` instead of `>`: an error that is no number counts as large.
     rough = {name: block for name, block in blocks.items() if not built[name] <= EXACT}
+    # Errors of the three stages; a stage that does not run has the error of the one before.
     solved, trained = dict(built), dict(built)
     if rough:
         before = _states(rough)

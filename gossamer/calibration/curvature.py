@@ -73,6 +73,8 @@ def output_factors(loss: Loss, batch: Any, z: Tensor) -> list[Tensor]:
             f"curvature 'gauss_newton' needs outputs of shape (samples, classes), got {tuple(z.shape)}; use 'fisher'"
         )
     z = z.detach().requires_grad_()
+    # The loss couples samples only through its mean, so d2 loss / dz2 is one C x C block for each sample: C backward
+    # runs through the loss alone give all blocks.
     [slope] = torch.autograd.grad(_loss_at(loss, batch, z), z, create_graph=True)
     if not slope.requires_grad:
         raise BadInput("curvature 'gauss_newton' needs a loss that is curved in the outputs; use 'fisher'")
@@ -81,6 +83,7 @@ def output_factors(loss: Loss, batch: Any, z: Tensor) -> list[Tensor]:
     # from its eigenvectors; rounding may make an eigenvalue slightly negative.
     values, vectors = torch.linalg.eigh(len(z) * torch.stack(rows, 1).double())
     factors = vectors * values.clamp(min=0).sqrt()[:, None]
+    # Cross entropy has C - 1 directions, squared error C: a column of zeros would cost a backward run for nothing.
     return [s for s in factors.to(z.dtype).unbind(2) if bool(s.any())]
 
 
@@ -130,6 +133,7 @@ def squared_gradients(layer: Layer, x: Tensor, g: Tensor) -> Tensor:
             found = rows_g[:, :, 0].square().permute(1, 2, 0) @ rows_x[:, :, 0].square().transpose(0, 1)
             total += found.reshape_as(total)
         else:
+            # Gradients of one sample are summed over positions before they are squared: shared weights are one weight.
             for one_x, one_g in zip(rows_x, rows_g):
                 total += (one_g.mT @ one_x).square().reshape_as(total)
     return total
@@ -137,6 +141,7 @@ def squared_gradients(layer: Layer, x: Tensor, g: Tensor) -> Tensor:
 
 def sample_gradients(layer: Layer, x: Tensor, g: Tensor) -> Tensor:
     """Each sample's gradient by the weights, shape (samples, number of weights)."""
+    # (samples, groups, O / groups, D): flattened, in the order of `weight.flatten()`.
     return (output_rows(layer, g).mT @ input_rows(layer, x)).flatten(1)
 
 
@@ -170,10 +175,12 @@ def exact_diagonal(model: nn.Module, loss: Loss, batches: Iterable[Any], layers:
             samples += size
             placed = place_whole(model, batch)
             gradients = torch.autograd.grad(loss(model, placed), list(weights.values()), create_graph=True)
+            # Row k of the Hessian is the gradient of component k of the gradient. Entry k of it is on the diagonal.
             for (name, w), g in zip(weights.items(), gradients):
                 rows = [
                     torch.autograd.grad(one, w, retain_graph=True)[0].flatten()[k] for k, one in enumerate(g.flatten())
                 ]
+                # The loss is a mean over its batch: weighted by the size, batches of all sizes count by their samples.
                 sums[name] += size * torch.stack(rows).reshape_as(w)
     return {name: total / samples for name, total in sums.items()}
 
@@ -207,6 +214,7 @@ def _uses(model: nn.Module, layers: Sequence[str]) -> Iterator[list[Use]]:
 
     def note(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            # With frozen weights before it, an output needs no gradient; here one is asked for.
             output = output if output.requires_grad else output.requires_grad_()
             uses.append((name, inputs[0].detach(), output))
             # A copy goes on: an operation in place would make `output` the result of that operation.

@@ -28,9 +28,11 @@ def input_rows(layer: Layer, x: Tensor) -> Tensor:
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
     for dim, (size, step, gap) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation)):
+        # A window of dilated extent at every step, then every `gap`-th element of it: the taps of the kernel.
         x = x.unfold(dim + 2, gap * (size - 1) + 1, step)[..., ::gap]
     n, channels, positions = x.shape[0], x.shape[1], x.shape[2 : 2 + spatial].numel()
     x = x.reshape(n, layer.groups, channels // layer.groups, positions, -1)
+    # (samples, groups, positions, channels of a group, taps): flattening the last two matches `weight.flatten(1)`.
     return x.transpose(2, 3).reshape(n, layer.groups, positions, -1)
 
 
@@ -51,6 +53,7 @@ def groups_of(layer: Layer) -> int:
 def sample_chunks(layer: Layer, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The tensors, cut along the samples so that a chunk of the unfolded first one stays small."""
     window = 1 if isinstance(layer, nn.Linear) else torch.Size(layer.kernel_size).numel()
+    # Four bytes an element; unfolding multiplies a sample by the taps of the kernel, at stride 1.
     per_sample = max(tensors[0][0].numel() * window * 4, 1)
     return zip(*(torch.split(t, max(UNFOLDED_BYTES // per_sample, 1)) for t in tensors))
 

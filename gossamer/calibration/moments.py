@@ -51,6 +51,7 @@ def moments(
     with evaluating(model), evaluating(others), layer_inputs(model, layers) as xs, layer_inputs(others, names) as zs:
         for batch in islice(loader, batches):
             inputs = place(model, batch)
+            # All inputs share the first dimension; a network without tensors counts as one sample.
             size = next((len(x) for x in inputs if isinstance(x, Tensor) and x.dim()), 1)
             model(*inputs)
             if original is not None:
@@ -58,6 +59,7 @@ def moments(
             for name, given in xs.items():
                 layer: Any = model.get_submodule(name)
                 samples[name] += size
+                # A layer that is called several times sums the moments of its calls: they share the weights.
                 for x, z in zip(given, zs.get(name, given), strict=True):
                     _accumulate(sums, name, layer, x, z)
             xs.clear()

@@ -30,6 +30,8 @@ def reading_layers(t: Trace, modules: Collection[str]) -> list[str]:
     """The layers with weights, by name in the order of the run, that read what these modules make: directly, or with
     nothing but operations without weights between. The modules themselves are not among them."""
     changed, found = set[int](), list[str]()
+    # `changed`: tensors that carry what the modules produce, through operations without weights. The first weighted
+    # operation on each way reads them, and ends the way.
     for op in t.ops:
         reads = any(ref.index in changed for ref in op.refs())
         inside = not set(modules).isdisjoint(op.modules)
@@ -94,6 +96,7 @@ def _system(
     assert isinstance(layer, Layer)
     system, rows = None, 0
     for number, batch in enumerate(islice(loader, MOST)):
+        # Enough equations: with twice as many rows as unknowns, noise of the data does not dominate the solution.
         if number >= LEAST and rows >= ROWS * layer.weight[0].numel():
             break
         x, x_before = (_input(one, name, batch, whole=number == 0) for one in (model, original))
@@ -103,6 +106,7 @@ def _system(
         if kept is not None:
             channel = wanted.dim() - 1 if isinstance(layer, nn.Linear) else 1
             wanted = wanted.index_select(channel, torch.as_tensor(kept, device=wanted.device))
+        # The input of the pruned network beside the output of the original one: errors from before are corrected here.
         system = add_system(system, layer, x, wanted - layer(x))
         rows += wanted.numel() // len(layer.weight)
     return system

@@ -56,4 +56,5 @@ def _replaced(old: Any, keys: list[str | int], value: Any) -> Any:
 
 
 def _like(old: Any, items: list[Any]) -> Any:
+    # Named tuples take their fields one by one, other sequences take a list.
     return type(old)(*items) if hasattr(old, "_fields") else type(old)(items)

@@ -64,6 +64,7 @@ class CouplingGraph:
     def couple(self, a: Indices, b: Indices) -> None:
         """State that what stands at the same place of two arrays is removed together."""
         if a is not b:
+            # An index array of size 1 along a dimension stands for the same index all along it.
             a, b = np.broadcast_arrays(a, b)
             self.couplings.append((a.ravel(), b.ravel()))
 
@@ -156,10 +157,12 @@ def reshape(
     """
     if not value.axes and not value.free:
         return IndexedValue(view=True)
+    # A view moves no element, so reshaping the index arrays alike keeps every index with its element.
     groups = regroup(old, new)
     axes: dict[int, Indices] = {}
     for axis in sorted(value.axes):
         indices = value.axes[axis]
+        # Only the dimensions that `axis` is merged or split with decide what becomes of it.
         home = next(group for group in groups if axis in group[0])
         for d in home[0]:
             # Merging (c, d): elements of row c follow each other. If rows kept different positions of d, compaction
@@ -175,6 +178,7 @@ def reshape(
                 for d in news:
                     target[d] = new[d]
         indices = np.broadcast_to(indices, wide).reshape(target)
+        # Back to size 1 where nothing varies: only real variation counts below.
         for d, size in enumerate(target):
             if size > 1 and is_constant(indices, d):
                 indices = indices.take([0], axis=d)
@@ -197,6 +201,7 @@ def reshape(
 
 def permute(value: IndexedValue, dims: Sequence[int]) -> IndexedValue:
     """Dimensions in another order."""
+    # dims[i] is the old dimension at the new place i; `place` is its inverse.
     place = {d: i for i, d in enumerate(dims)}
     return IndexedValue(
         {place[axis]: indices.transpose(dims) for axis, indices in value.axes.items()},

@@ -57,6 +57,7 @@ class EquivalenceClasses:
         if self.satisfied_by(near):
             return near
         # The same fraction of every class satisfies constraints without a constant part.
+        # size x j / divisor is a whole number in every class, because the divisor divides all sizes.
         divisor = self.divisor
         if divisor > 1:
             j = min(max(int(fraction * divisor + 0.5), 1), divisor)

@@ -69,6 +69,8 @@ def find_coupled_channels(graph: CouplingGraph, dimension_of_index: NDArray[np.i
         graph: all facts about the network.
         dimension_of_index: a number for the parameter dimension that each channel index belongs to.
     """
+    # 1. Components of the couplings, and which of them can go: produced by a weight, and fixed by nothing.
+    #    What no weight produces (a norm directly on the inputs) has nothing that could be cut.
     components = _describe(graph, dimension_of_index)
     # Memory that is filled later has indices too: where it meets no parameter's dimension, it is no channel.
     produced = (components.first_op < NEVER) & (components.signature != 0)
@@ -76,10 +78,13 @@ def find_coupled_channels(graph: CouplingGraph, dimension_of_index: NDArray[np.i
     channels = by_index[(produced & (components.reason < 0))[by_index]]
     fixed = by_index[(produced & (components.reason >= 0))[by_index]]
 
+    # 2. Coupled channels are numbered by their first index, so that numbers follow the order of the parameters.
     channel_of_component = np.full(components.count, -1, dtype=np.int64)
     channel_of_component[channels] = np.arange(len(channels))
     of_index = channel_of_component[components.of]
+    # Index 0 is "fixed" itself and would take part in the numbering as a component of its own.
     of_index[0] = -1
+    # 3. Groups: channels that occur in the same parameter dimensions, joined where one constraint spans several.
     equal_counts = _channel_rows(graph, of_index)
     group_of = _merge(components.signature[channels], equal_counts)
     n_groups = int(group_of.max()) + 1 if len(group_of) else 0
@@ -146,6 +151,7 @@ def _fixed_reasons(graph: CouplingGraph, component: Indices, count: int) -> Indi
         for x, y in ((a, b), (b, a)):
             if (y == 0).any():
                 reason[component[x[y == 0]]] = unnamed
+    # Backwards, so that the first reason stays: it is nearest to where the channels come from.
     for i in range(len(graph.fixed) - 1, -1, -1):
         reason[component[graph.fixed[i][0]]] = i
     for rows in graph.equal_counts.values():
@@ -213,6 +219,7 @@ def _merge(signature: NDArray[np.uint64], equal_counts: Sequence[Indices]) -> In
         present = np.unique(of_channel[channels[channels >= 0]]).tolist()
         for other in present[1:]:
             parent[root(other)] = root(present[0])
+    # `unique` sorts by root; ranking the roots by their first channel gives groups in the order of the network.
     roots = np.array([root(i) for i in range(len(parent))])[of_channel]
     _, first, inverse = np.unique(roots, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))
@@ -226,6 +233,8 @@ def _equivalence_classes(
     # A channel's class: its dimensions, and how often each row of each constraint has it. Summed random numbers again.
     key = signature.copy()
     owned: list[list[Indices]] = [[] for _ in range(n_groups)]
+    # Channels are interchangeable for a constraint if each of its rows has them equally often: a random number for
+    # each row is added once for every occurrence, so equal sums mean equal occurrences.
     for i, channels in enumerate(equal_counts):
         real = channels >= 0
         hashes = np.broadcast_to(_hashes(len(channels), seed=i + 1)[:, None], channels.shape)
@@ -249,6 +258,7 @@ def _equivalence_classes(
 
 def _as_matrix(classes: Indices, sizes: Indices) -> Indices:
     """One constraint as different rows of coefficients, the constant part last; classes: of every element."""
+    # Row r keeps sum over classes of (occurrences of the class in r / its size) x count, plus the constant part.
     counted = np.zeros((len(classes), len(sizes) + 1), dtype=np.int64)
     row = np.broadcast_to(np.arange(len(classes))[:, None], classes.shape)
     np.add.at(counted, (row.ravel(), classes.ravel()), 1)

@@ -55,6 +55,7 @@ def decide(name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], ou
     if name in INDEXED:
         if not any(_is_mask(i) for i in args[1]):
             return None
+        # A mask of k dimensions becomes k tensors of places, which no other data can change.
         return Decision(indices=tuple(p for i in args[1] for p in (_places(i) if _is_mask(i) else (i,))))
     if name == "aten.masked_select":
         return Decision(indices=_places(args[1].expand(np.broadcast_shapes(args[0].shape, args[1].shape))))
@@ -62,6 +63,7 @@ def decide(name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], ou
         dim = next((i for i, a in enumerate(func._schema.arguments) if a.name == "dim"), None)
         if dim is None:
             return None
+        # Only the order is kept: the values themselves come from the run that takes the decision.
         value = args[dim] if dim < len(args) else kwargs.get("dim", func._schema.arguments[dim].default_value)
         return Decision(order=out[1].detach().clone(), dim=value % args[0].ndim)
     if name == "aten._local_scalar_dense":
@@ -79,6 +81,7 @@ def take(decision: Decision, func: Any, args: Sequence[Any], kwargs: dict[str, A
             return torch.ops.aten.index(args[0].expand(np.broadcast_shapes(args[0].shape, args[1].shape)), indices)
         return func(args[0], indices, *args[2:], **kwargs)
     if decision.order is not None:
+        # A maximum without keepdim has lost its dimension; `gather` needs it back.
         order, flat = decision.order.clone(), decision.order.ndim < args[0].ndim
         values = args[0].gather(decision.dim, order.unsqueeze(decision.dim) if flat else order)
         return (values.squeeze(decision.dim) if flat else values), order

@@ -105,6 +105,7 @@ class ChannelGroups:
             for indices in value.axes.values():
                 channels = self.coupled.of_index[indices].ravel()
                 if (channels >= 0).any():
+                    # Sum over all dimensions along which the indices do not vary, then over equal indices (`bincount`).
                     rest = [d for d in range(array.ndim) if indices.shape[d] == 1]
                     sums = (array.sum(rest) if rest else array).double().cpu().numpy().ravel()
                     total += np.bincount(channels + 1, weights=sums, minlength=len(total))
@@ -131,6 +132,7 @@ class ChannelGroups:
                 raise BadInput(f"no scores for group {name!r}")
             values = np.zeros(len(keep))
             values[self.coupled.group_of == i] = scores[name].detach().cpu().double().numpy()
+            # Infinite scores: what must stay is always among the largest.
             values[required] = np.inf
             for members, count in zip(self.coupled.classes[i].members, per_class.tolist()):
                 order = np.argsort(-values[members], kind="stable")  # of equal scores the first stay
@@ -197,6 +199,7 @@ def _head_split(model: nn.Module) -> Any:
 
     def choose(op: Op) -> Choose:
         module = modules.get(op.modules[-1]) if op.modules else model
+        # By names of attributes: `num_heads`, `n_head`, `heads` count heads; `head_dim` does not.
         counts = {
             value
             for key, value in vars(module).items()
@@ -223,6 +226,7 @@ def _unused(model: nn.Module, t: Trace) -> list[str]:
 
 def _training_trace(model: nn.Module, example_inputs: Any) -> tuple[Trace, Any] | None:
     """A run in training mode, and its inputs: the batch twice if batch norm refuses a batch of one."""
+    # Batch norm in training mode refuses one value per channel, which a batch of one may give.
     doubled = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.ndim > 0 else t, example_inputs)
     for inputs in (example_inputs, doubled):
         with contextlib.suppress(BadInput):
@@ -258,6 +262,7 @@ def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -
     run = trace(model, example_inputs)
     training_run, training_inputs = None, None
     notes = []
+    # Training mode costs a second trace, so it is tried only where eval mode leaves parameters out.
     unused = _unused(model, run)
     if unused:
         training = _training_trace(model, example_inputs)
@@ -285,6 +290,7 @@ def group(graph: CouplingGraph, dimensions: list[tuple[str, int]]) -> tuple[Coup
         graph: the facts.
         dimensions: every parameter dimension that has channel indices, as (name, dimension).
     """
+    # Numbered from 1: 0 is for indices of no parameter (the border of a padding).
     dimension_of_index = np.zeros(graph.size, dtype=np.int64)
     owner: list[str] = [""] + [name for name, _ in dimensions]
     for k, (name, d) in enumerate(dimensions, 1):
@@ -296,12 +302,14 @@ def group(graph: CouplingGraph, dimensions: list[tuple[str, int]]) -> tuple[Coup
         numbers = distinct(dimension_of_index[indices])
         members = tuple(dimensions[k - 1] for k in numbers.tolist() if k > 0)
         name = layer_of(owner[dimension_of_index[first_index]])
+        # One layer can produce several groups (queries and values of a packed projection): name#2, name#3.
         taken[name] = taken.get(name, 0) + 1
         if taken[name] > 1:
             name = f"{name}#{taken[name]}"
         if reason is None:
             classes = coupled.classes[i]
             size = int(classes.sizes.sum())
+            # With constraints the group keeps j / divisor of itself, so its counts are multiples of size / divisor.
             step = size // classes.divisor if classes.equal_counts else 1
         else:  # counted in the weight that produces them; their bias has the same channels again
             size, step = int((dimension_of_index[indices] == dimension_of_index[first_index]).sum()), 1

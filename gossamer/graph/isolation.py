@@ -15,6 +15,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     Attributes that are dictionaries, lists or sets are restored in their contents too (caches, counters).
     """
+    # The __dict__ has parameters, buffers and hooks, too: all of it is put back as it was, by reference.
     saved = []
     for module in model.modules():
         inner = [(v, type(v)(v)) for v in module.__dict__.values() if type(v) in (dict, list, set)]
@@ -25,6 +26,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module, attributes, inner in saved:
+                # Cleared first: attributes that the forward has added must go, too.
                 module.__dict__.clear()
                 module.__dict__.update(attributes)
                 for container, before in inner:

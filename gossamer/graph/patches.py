@@ -41,6 +41,7 @@ class Patch:
 
     def value(self, mask: Mask) -> int | None:
         """The new value, None if it is no whole number."""
+        # new / old = kept indices / all indices; `old` may be a multiple of the indices (4 C) or a part (C / heads).
         new, rest = divmod(self.old * int(mask[self.indices].sum()), len(self.indices))
         return new if rest == 0 else None
 
@@ -91,6 +92,7 @@ def candidates(
     for path, old in channel_integers(module):
         if (name, path) in known:
             continue
+        # The same integer may count several dimensions; each that gives another new value is tried.
         for line in lines:
             patch, size = Patch(name, path, old, line), len(line)
             new = patch.value(mask)
@@ -122,6 +124,7 @@ def of_siblings(
         if type(other) is not type(modules[name]) or other_name == name:
             continue
         ops = propagation.trace.inside(other_name)
+        # The same class may take another branch in its forward: only an equal sequence of operations is trusted.
         if len(ops) != len(inside) or ops[position].name != op.name:
             continue
         theirs = counted_indices(propagation, ops[position])
@@ -140,6 +143,7 @@ def combinations(options: Mapping[tuple[str, str], list[Patch]]) -> Iterator[Pat
     for key, patches in options.items():
         for patch in patches:
             yield {key: patch}
+    # Two attributes may only work together (`in_dim` and `out_dim`); all products would be exponentially many.
     if len(options) > 1:
         for chosen in itertools.islice(itertools.product(*options.values()), LONGEST):
             yield dict(zip(options, chosen))

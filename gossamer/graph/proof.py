@@ -110,6 +110,7 @@ def replay_operations(
         Each operation's number and results; at the end -1 and the outputs of the network.
     """
     env: dict[int, Tensor] = {ref.index: t.clone() for ref, t in zip(trace.inputs, output_tensors(arguments(inputs)))}
+    # Activations of all operations together may not fit into memory; each is kept until its last reader has run.
     last_use = {ref.index: i for i, op in enumerate(trace.ops) for ref in (*op.refs(), *(o for o in op.outs if o))}
     last_use |= {ref.index: len(trace.ops) for ref in trace.outputs}
     freed_after: dict[int, list[int]] = {}
@@ -172,6 +173,7 @@ def _apply(i: int, op: Op, args: Any, kwargs: Any, trace: Trace, s: Substitution
             for r, ref in zip(results, op.outs)
         ]
         return wide if isinstance(out, list | tuple) else wide[0]
+    # All other operations run on the masked original, at its own sizes; only floats that follow a width change.
     return op.func(*_floats(op, op.args, other.args, args, s), **kwargs)
 
 
@@ -211,6 +213,7 @@ def relative_difference(result: Tensor, reference: Tensor) -> float:
     if not result.is_floating_point():
         return 0.0 if torch.equal(result, reference) else float("inf")
     a, b = result.double(), reference.double()
+    # Masks of attention are -inf on purpose; infinite values must be in the same places and are left out then.
     finite = b.isfinite()
     if not torch.equal(finite, a.isfinite()):
         return float("inf")

@@ -101,10 +101,12 @@ def rule(*names: str) -> Callable[[F], F]:
 def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose] = lambda op: last) -> Propagation:
     """Send the channel indices of the parameters through a trace, operation by operation."""
     prop = Propagation(graph, trace, choose, [IndexedValue() for _ in trace.shapes], written=_written_later(trace))
+    # Only parameters and buffers start with indices. Inputs and constants have none, which means: of fixed size.
     for index, name in trace.names.items():
         prop.values[index] = graph.parameters.get(name, IndexedValue())
     for prop.index, op in enumerate(trace.ops):
         _step(prop, op)
+    # Whoever called the network expects outputs of the size that they have.
     for out in trace.outputs:
         prop.fix(prop.value(out), "output of the network")
     return prop
@@ -147,6 +149,7 @@ def _step(prop: Propagation, op: Op) -> None:
 
 def _ruled(prop: Propagation, op: Op) -> list[IndexedValue] | None:
     """What the operation's rule gives, None without one."""
+    # An operation in place (`add_`) does to indices what the one without underscore does.
     function = RULES.get(op.name) or (RULES.get(op.name[:-1]) if op.name.endswith("_") else None)
     # PyTorch tags its elementwise operations; only those that combine dimensions need a rule of their own.
     if function is None and torch.Tag.pointwise in op.func.tags:
@@ -155,6 +158,7 @@ def _ruled(prop: Propagation, op: Op) -> list[IndexedValue] | None:
         return None
     result = function(prop, op)
     results = [result] if isinstance(result, IndexedValue) else list(result)
+    # One value for several outputs: they have the same channels (value and position of a max pool).
     if len(results) == 1:
         results *= len(op.outs)
     if op.name.endswith("_") and isinstance(op.args[0], Ref):
@@ -174,6 +178,8 @@ def _check(value: IndexedValue, shape: Shape) -> None:
 
 def _written(prop: Propagation, op: Op, target: IndexedValue, results: list[IndexedValue]) -> None:
     """Fix channels that are written through a view into memory that has none: the memory keeps its size."""
+    # A view is a window into memory of a size that no rule can change any more. Without a view, the tensor that is
+    # written to simply takes on the indices of the result.
     if target.view:
         for value in results:
             value.view = True
@@ -194,6 +200,7 @@ def pointwise(prop: Propagation, op: Op) -> IndexedValue:
             return IndexedValue()
     value = broadcast(prop.graph, [prop.operand(ref) for ref in refs], op.where)
     source = prop.value(refs[0])
+    # Whether the result shares memory decides what a later write in place means (`_written`).
     aliases = op.name in ("aten.detach", "aten.alias", "aten.lift_fresh") or (op.name.endswith("_") and source.view)
     return IndexedValue(value.axes, value.free, aliases)
 
@@ -227,6 +234,7 @@ def through(prop: Propagation, op: Op, ref: Ref, touched: Iterable[int]) -> Inde
     axes = {}
     for axis, indices in value.axes.items():
         if axis not in touched:
+            # Elements along a mixed dimension end up in one result, so they must go or stay together.
             for d in touched:
                 indices = prop.graph.couple_along(indices, d)
             axes[axis] = indices

@@ -95,6 +95,7 @@ def prune(
         channels.solver = CutSolver(channels)
     solver = channels.solver
     while True:  # ends: every round that is not accepted leaves at least one more group whole
+        # The solver remembers skipped groups, so the next round finds a plan without those that failed the proof.
         solution = solver.solve(fractions, channel_scores)
         small = resize(channels.model, None, solution.plan)
         try:
@@ -108,6 +109,7 @@ def prune(
             break
         index = _first_difference(channels, small, solution, tolerance)
         _skip_failing(solver, solution, index, f"the proof fails ({proof.max_relative:.1e}")
+    # Groups that were asked for and stay whole are listed too; linked groups may shrink without being asked for.
     widths = {name: solution.plan.widths.get(name, (solver.widths.size(name),) * 2) for name in fractions}
     widths |= solution.plan.widths
     skipped = {name: solver.skipped[name] for name in fractions if name in solver.skipped}
@@ -160,6 +162,7 @@ def prove(original: nn.Module, small: nn.Module, plan: PruningPlan, example_inpu
 def _removed(indices: Indices, kept: Kept) -> Indices:
     """Channel indices that are not kept."""
     if kept and isinstance(kept[0], list):
+        # One row for each group: rows of a group are alike.
         rows = indices.reshape(indices.shape[0], indices.shape[1])[:: indices.shape[0] // len(kept)]
         return np.concatenate([np.delete(row, inner) for row, inner in zip(rows, kept)])
     return np.delete(indices.ravel(), kept)
@@ -215,6 +218,7 @@ def _rounded(
         if name in skipped:
             continue
         asked = fractions.get(name, 1.0) * before
+        # Less than one channel away is rounding, which nobody needs to be told.
         if abs(asked - after) >= 1:
             notes.append(f"{name}: {after} of {before} kept, {asked:.4g} asked: other widths depend on it")
     return notes

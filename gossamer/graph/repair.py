@@ -85,8 +85,10 @@ class Repair:
             names = self._groups_in(module)
             if len(names) < 2 or module == "" or any(names <= link for link in widths.linked):
                 continue
+            # Links merge and cannot be taken apart again, so a failed attempt goes back to this copy.
             before = [set(link) for link in widths.linked]
             widths.link(names)
+            # A link that leaves all of its groups whole would always run, and would prove nothing.
             if any(widths.fractions(self.wanted).get(name, 1.0) < 1 for name in names):
                 counts = widths.counts(dict.fromkeys(widths.groups, 1.0) | dict(self.wanted))
                 mask = self.solver.mask(counts, self.scores)

@@ -77,6 +77,7 @@ class ShapeRunner:
             for path in values
         ]
         try:
+            # Smaller tensors and new attributes for one run. `finally` puts the old ones back, also after a mismatch.
             for name, dims in kept.items():
                 smaller = self._smaller(self.tensors[name], dims)
                 for store, key in self.places[name]:
@@ -93,6 +94,7 @@ class ShapeRunner:
                 set_attribute(owner, path, before)
 
     def _smaller(self, old: Tensor, dims: Mapping[int, Kept]) -> Tensor:
+        # The memory format matters: operations that lay out memory are recorded or not depending on strides.
         if self.shapes_only:
             shape = size_after(tuple(old.shape), dims)
             layout = torch.channels_last if is_channels_last(old) else torch.contiguous_format
@@ -107,6 +109,7 @@ class ShapeRunner:
             return nn.Parameter(new, requires_grad=old.requires_grad)
 
     def _traces(self, mask: Mask) -> dict[bool, Trace] | Failure:
+        # A mismatch of eval mode is reported first; `Failure.is_before` relies on this order.
         traces = {}
         for training, propagation in self.channels.propagations.runs():
             with mode(self.stand_in, training):
@@ -115,6 +118,8 @@ class ShapeRunner:
                         self.stand_in,
                         self.channels.inputs(training),
                         fake=self.fake if self.shapes_only else None,
+                        # Compared while it runs: the first wrong operation ends the run, and its place tells what to
+                        # repair.
                         expected=expected(propagation, mask),
                         decided=propagation.trace.decisions,
                     )

@@ -40,6 +40,7 @@ def kept_along(indices: Indices, dim: int, mask: Mask) -> int:
 def shape_after(shape: Shape, value: IndexedValue, mask: Mask) -> Shape:
     """The shape of a tensor after pruning; -1 where any size will do."""
     sizes = list(shape)
+    # Free dimensions take the size of whatever they meet, so nothing is predicted for them.
     for d in value.free:
         sizes[d] = -1
     for d, indices in value.axes.items():
@@ -60,6 +61,7 @@ def expected(propagation: Propagation, mask: Mask) -> list[Expected]:
     for op in propagation.trace.ops:
         shapes = tuple(None if ref is None else after(ref.index) for ref in op.outs)
         source = op.args[0] if op.args else None
+        # A layout operation that changes no shape may vanish when the strides of the smaller network suit.
         optional = op.name in LAYOUT and isinstance(source, Ref) and after(source.index) == shapes[0]
         result.append(Expected(op.name, shapes, optional))
     return result
@@ -106,6 +108,7 @@ def counted_indices(propagation: Propagation, op: Op) -> list[Indices]:
         for d, indices in sorted(propagation.values[ref.index].axes.items()):
             line = indices[tuple(slice(None) if i == d else 0 for i in range(indices.ndim))]
             lines.append(line)
+    # Amounts of padding and ends of slices count channels too: `F.pad(x, (0, 0, 0, 0, 0, c_out - c_in))`.
     if op.name == "aten.constant_pad_nd" and op.outs[0] is not None:
         amounts, n = op.args[1], len(propagation.trace.shapes[op.outs[0].index])
         for i in range(len(amounts) // 2):
@@ -137,6 +140,7 @@ def compact(tensor: Tensor, value: IndexedValue, mask: Mask) -> Tensor:
         full = np.broadcast_to(np.moveaxis(keep, axis, -1), tuple(moved.shape))
         count = kept_along(indices, axis, mask)
         tensor = moved[torch.from_numpy(full.copy())].reshape(*moved.shape[:-1], count).movedim(-1, axis)
+        # The index arrays of the other axes must keep describing the smaller tensor in the next round.
         for g, other in axes.items():
             if other.shape[axis] > 1:
                 axes[g] = _compact_indices(other, indices, axis, mask)
@@ -154,6 +158,7 @@ def _compact_indices(other: Indices, indices: Indices, axis: int, mask: Mask) ->
 
 def scatter(small: Tensor, shape: Shape, value: IndexedValue, mask: Mask) -> Tensor:
     """The inverse of `compact`: a tensor of the original shape, zero where something was removed."""
+    # Compacting the positions themselves tells where each element that is left came from.
     places = torch.arange(int(np.prod(shape))).reshape(shape)
     out = small.new_zeros(shape)
     out.view(-1)[compact(places, value, mask).reshape(-1).to(small.device)] = small.reshape(-1)

@@ -83,6 +83,7 @@ def take_channels(tensor: Tensor, kept: Mapping[int, Kept]) -> Tensor:
             out = torch.cat(parts)
         else:
             out = out.index_select(d, torch.tensor(indices, device=out.device))
+    # Nothing was taken: without a copy, the small network would share memory with the original.
     if out.data_ptr() == tensor.data_ptr():
         out = out.clone()
     return out.contiguous(memory_format=torch.channels_last) if is_channels_last(tensor) else out
@@ -121,6 +122,7 @@ def resize(model: nn.Module, example_inputs: Any, plan: PruningPlan) -> nn.Modul
                 f"the plan is of another network: {name!r} was {list(plan.shapes[name])}, here {list(tensor.shape)}"
             )
         small = take_channels(tensor, kept)
+        # requires_grad is kept, so that frozen parts of a network stay frozen.
         memo[id(tensor)] = (
             nn.Parameter(small, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
         )
@@ -171,6 +173,7 @@ def resized_attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]])
         case nn.GroupNorm():
             if not weight:
                 return {}
+            # With one channel for each group (instance norm) groups go with the channels; else their number stays.
             one_each = module.num_groups == module.num_channels
             return {"num_channels": weight[0], **({"num_groups": weight[0]} if one_each else {})}
         case nn.Embedding() | nn.EmbeddingBag() if weight:
@@ -202,6 +205,7 @@ def _convolution(module: nn.Module, weight: tuple[int, ...]) -> dict[str, Attrib
     i, o, groups = 1, 0, conv.groups
     if conv.transposed:
         i, o = 0, 1
+    # `weight` has shape (out, in / groups, ...), or (in, out / groups, ...) for a transposed convolution.
     if groups > 1 and conv.in_channels == groups:  # depthwise: groups are the channels
         per_out = conv.out_channels // groups
         groups = weight[0] if conv.transposed else weight[0] // per_out
@@ -223,6 +227,7 @@ def changed_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) 
         own = dict(_own(module))
         if not any(names.get(id(t)) in shapes for t in own.values()):
             continue
+        # By identity: a shared parameter is listed under its first name only.
         new = {key: shapes.get(names[id(t)], tuple(t.shape)) for key, t in own.items()}
         for key, value in resized_attributes(module, new).items():
             old = getattr(module, key, None)

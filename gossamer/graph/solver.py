@@ -95,7 +95,10 @@ class CutSolver:
         mask = self.mask(counts, scores)
         result = self.run(mask)
         if not isinstance(result, Failure):
+            # Eval mode is what a proof compares; a run in training mode has only to succeed.
             return Solution(self.plan(counts, mask), mask, result[False])
+        # A repair adds a patch or a link; a skip adds required channels or leaves a group whole. All of these are
+        # finite in number, and none that has helped is taken back.
         repair = Repair(self, result, wanted, scores)
         if not repair.succeeds(mask):
             repair.skip(mask)
@@ -117,6 +120,7 @@ class CutSolver:
 
     def attributes(self, mask: Mask) -> dict[str, dict[str, Attribute]]:
         """New values of module attributes: those of standard layers, and those that the forward was found to need."""
+        # Patches come last: what a failing run has shown outweighs what the class of a module suggests.
         found = changed_attributes(self.channels.model, self.runner.shapes_after(mask))
         for module, values in patched_attributes(self.patches, mask).items():
             found.setdefault(module, {}).update(values)

@@ -209,10 +209,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        # Questions about tensors (their device), not operations on them.
         if func.namespace == "prim":
             return func(*args, **kwargs)
         name = str(func.overloadpacket)
         modules = tuple(self.stack)
+        # Before the run: an operation in place gives its argument a new number.
         refs = self.to_refs(args), {key: self.to_refs(value) for key, value in kwargs.items()}
         index = len(self.trace.ops)
         decision = self.decision(name) if self.decided else None
@@ -262,6 +264,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if here is not None and canonical(here.name) == canonical(op.name) and fits(here.shapes, shapes):
                 self.trace.matched[position] = index
                 return
+            # One more copy than in the original changes nothing, so it has no counterpart and is passed over.
             if op.name in LAYOUT and _keeps_shape(self.trace, op):
                 return
             if here is None or not here.optional:
@@ -279,6 +282,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def enter(self, module: nn.Module, args: Any) -> None:
         name = self.modules.get(id(module))
+        # A module that is not registered (in a plain list) runs under the name of the module around it.
         self.stack.append(name if name is not None else (self.stack[-1] if self.stack else ""))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -320,6 +324,7 @@ def record(
             (register_module_forward_hook, recorder.leave),
         ):
             context.callback(register(hook).remove)
+        # The mode that is entered last gets every call first: the recorder sees it, then passes it on to fake mode.
         context.enter_context(recorder)
         try:
             output = model(*args, **kwargs)
@@ -331,6 +336,7 @@ def record(
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
             line = code_line(reversed([*traceback.walk_tb(error.__traceback__)]), record)
             raise Mismatch(recorder.position(), tuple(recorder.stack), message, line) from error
+    # A forward that takes a shorter way runs without an error, and is another network.
     if expected is not None and any(not e.optional for e in expected[recorder.position() :]):
         raise Mismatch(recorder.position(), (), "the run ends too early")
     trace.outputs = [recorder.ref(t) for t in output_tensors(output)]

@@ -62,11 +62,13 @@ class Widths:
             asked = {name: wanted[name] for name in link if name in wanted}
             for name in link:
                 result.pop(name, None)
+            # Required channels of one group need not be a fraction that the others can keep: such a link stays whole.
             if not asked or any(name in self.skipped or self._has_required(name) for name in link):
                 continue
             # Multiples of 1 / divisor are whole numbers in every class; take the nearest to the mean of what is asked.
             sizes = [self.channels.coupled.classes[self.groups[name]].sizes for name in link]
             divisor = int(np.gcd.reduce(np.concatenate(sizes)))
+            # The mean is weighted by size: it keeps about as many channels in total as were asked for.
             weight = sum(self.size(name) for name in asked)
             mean = sum(f * self.size(name) for name, f in asked.items()) / weight
             j = min(max(int(mean * divisor + 0.5), 1), divisor)
@@ -82,6 +84,7 @@ class Widths:
         """Let these groups keep the same fraction from now on; links that share a group become one."""
         if len(names) < 2:
             return
+        # Links stay disjoint, so every group has one fraction at most.
         touching = [link for link in self.linked if link & names]
         self.linked = [link for link in self.linked if not link & names] + [names.union(*touching)]
 
@@ -109,6 +112,7 @@ class Widths:
             return False
         before = int(self.required.sum())
         lines = counted_indices(propagation, op)
+        # Lines shorter than the longest are what the operation takes out of it.
         source = max(len(line) for line in lines)
         for line in lines:
             channels = self.channels.coupled.of_index[line]

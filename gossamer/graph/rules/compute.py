@@ -51,6 +51,7 @@ rule("max_pool1d_with_indices", "avg_pool1d", "_adaptive_avg_pool1d", "upsample_
 @rule("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "logsumexp",
       "prod", "any", "all", "argmax", "argmin", "max", "min", "_log_softmax_backward_data")  # fmt: skip
 def reduce(prop: Propagation, op: Op) -> IndexedValue:
+    # `max(a, b)` of two tensors is elementwise.
     if len(op.refs()) > 1:
         return pointwise(prop, op)
     ref = op.args[0]
@@ -68,6 +69,7 @@ def reduce(prop: Propagation, op: Op) -> IndexedValue:
         prop.statistic(op)
     kept = [d for d in range(n) if d not in touched]
     if not keep:
+        # A reduction is an einsum whose result lacks the reduced labels.
         return join_values(prop.graph, [(value, prop.shape(ref), range(n))], kept, op.where)
     axes = {axis: indices for axis, indices in value.axes.items() if axis not in touched}
     for axis in axes:
@@ -103,6 +105,7 @@ def _per_channel(prop: Propagation, op: Op, out: IndexedValue) -> list[IndexedVa
     rest = []
     for i in range(1, len(op.outs)):
         indices = out.axes.get(1)
+        # Saved means and variances, of shape (channels,) where they are there at all.
         fits = indices is not None and prop.out_shape(op, i) == (indices.shape[1],) and indices.size == indices.shape[1]
         rest.append(IndexedValue({0: indices.ravel()}) if indices is not None and fits else IndexedValue())
     return rest
@@ -162,6 +165,7 @@ def contract(prop: Propagation, op: Op, operands: Sequence[Operand], out: Sequen
     value = join_values(prop.graph, operands, out, op.where)
     for source, _, names in operands:
         for axis, indices in source.axes.items():
+            # Channels along a label of the result are what this operation produces; contracted ones it only reads.
             if names[axis] in out:
                 prop.graph.produced.append((prop.index, indices))
     return value
@@ -188,6 +192,7 @@ def dot(prop: Propagation, op: Op) -> IndexedValue:
 @rule("addmm")
 def addmm(prop: Propagation, op: Op) -> IndexedValue:
     c, a, b = op.args[:3]
+    # The bias is aligned at its last dimension: (O,) has label 2, (N, O) has both.
     bias = (*prop.operand(c), [0, 2][2 - len(prop.shape(c)) :])
     return contract(prop, op, [bias, (*prop.operand(a), [0, 1]), (*prop.operand(b), [1, 2])], [0, 2])
 
@@ -203,6 +208,7 @@ def addmv(prop: Propagation, op: Op) -> IndexedValue:
 def linear(prop: Propagation, op: Op) -> IndexedValue:
     refs = op.refs()
     n = len(prop.shape(refs[0]))
+    # Label n - 1 is the input feature, contracted; n is the output feature. The weight has shape (out, in).
     inputs: list[Operand] = [(*prop.operand(refs[0]), range(n)), (*prop.operand(refs[1]), [n, n - 1])]
     return contract(prop, op, [*inputs, *[(*prop.operand(ref), [n]) for ref in refs[2:]]], [*range(n - 1), n])
 

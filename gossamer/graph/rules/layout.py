@@ -61,6 +61,7 @@ def repeat(prop: Propagation, op: Op) -> IndexedValue:
     axes = {}
     for axis, indices in prop.value(ref).axes.items():
         indices = indices.reshape((1,) * extra + indices.shape)
+        # Copies of one channel have its index, so they go with it.
         axes[axis + extra] = np.tile(indices, [r if n > 1 else 1 for r, n in zip(times, indices.shape)])
     return IndexedValue(axes)
 
@@ -73,6 +74,7 @@ def select(prop: Propagation, op: Op) -> IndexedValue:
 
 def _picked(prop: Propagation, op: Op, ref: Ref, dim: int, index: int) -> IndexedValue:
     value = prop.value(ref)
+    # `x[:, 3]` means channel 3, which would have another number after pruning.
     prop.fix(value, f"one channel is picked at {op.where}", [dim])
     axes = {}
     for axis, indices in value.axes.items():
@@ -147,6 +149,7 @@ def cat(prop: Propagation, op: Op) -> IndexedValue:
     dim = (op.arg("dim") or 0) % n
     values = [prop.value(ref) for ref in refs]
     axes: dict[int, Indices] = {}
+    # Along the joined dimension the index arrays follow one another, as the tensors do.
     if any(dim in value.axes for value in values):
         parts = []
         for ref, value in zip(refs, values):
@@ -193,6 +196,7 @@ def stack(prop: Propagation, op: Op) -> IndexedValue:
             for indices in known:
                 prop.graph.fix(indices, f"meets something of fixed size at {op.where}")
             continue
+        # Stacked tensors keep the same number of channels, but not the same ones: equal counts, no coupling.
         shape = np.broadcast_shapes(*[indices.shape for indices in known])
         indices = np.stack([np.broadcast_to(indices, shape) for indices in known], axis=dim)
         new_axis = axis + (axis >= dim)
@@ -235,6 +239,7 @@ def along(prop: Propagation, op: Op) -> IndexedValue:
 def embedding(prop: Propagation, op: Op) -> IndexedValue:
     weight = prop.value(op.args[0])
     n = len(prop.out_shape(op))
+    # Numbers of rows come from the data, so no row may move. The columns are channels that the table produces.
     prop.fix(weight, f"rows are looked up at {op.where}", [0])
     if 1 not in weight.axes:
         return IndexedValue()
@@ -272,6 +277,7 @@ def fold(prop: Propagation, op: Op) -> IndexedValue:
     value = through(prop, op, ref, range(c + 1, len(shape)))
     split_shape = (*shape[:c], out[c], shape[c] // out[c], *shape[c + 1 :])
     # The reverse of `unfold`: C * k positions become C channels, and the k of one channel are coupled.
+    # `first`: the C channels shrink, and the k positions of each stay together.
     apart = reshape(prop.graph, value, shape, split_shape, op.where, first)
     axes = {}
     for axis, indices in apart.axes.items():

@@ -21,6 +21,7 @@ def meet(prop: Propagation, op: Op, refs: Sequence[Ref], out: Ref, touched: int)
         names = [n + 1 + i if d == touched or shape[d] != given[d] else d for d in range(n)]
         prop.fix(value, f"a part is taken at {op.where}", [d for d in range(n) if names[d] > n])
         kept = {axis: indices for axis, indices in value.axes.items() if names[axis] < n}
+        # A label of its own (above n) keeps a dimension from meeting the others; it is not in the result.
         operands.append((IndexedValue(kept, value.free), shape, names))
     return join_values(prop.graph, operands, [n if d == touched else d for d in range(n)], op.where)
 
@@ -32,6 +33,7 @@ def into_rows(prop: Propagation, op: Op) -> IndexedValue:
     dim = op.arg("dim") % n
     if op.name != "aten.select_scatter":
         return meet(prop, op, [target, source], target, dim)
+    # The source is one slice of the target, so it has no such dimension.
     value = through(prop, op, target, [dim])
     rest = [d for d in range(n) if d != dim]
     operands: list[Operand] = [(value, prop.shape(target), range(n)), (*prop.operand(source), rest)]
@@ -51,6 +53,7 @@ def ordered(prop: Propagation, op: Op) -> IndexedValue:
     value = through(prop, op, ref, [dim])
     if op.name != "aten.kthvalue" or op.arg("keepdim"):
         return value
+    # The dimension is gone from the result; indices do not vary along it any more.
     first = (slice(None),) * dim + (0,)
     return IndexedValue({axis - (axis > dim): indices[first] for axis, indices in value.axes.items()})
 
@@ -126,6 +129,7 @@ def index_put(prop: Propagation, op: Op) -> IndexedValue:
             prop.fix(prop.value(lookup), f"used as an index at {op.where}")
     target = through(prop, op, ref, used)
     n = len(prop.shape(ref))
+    # The values have the shape that a look-up would give: dimensions of the index where numpy puts them.
     names = [*kept[:at], *range(n, n + rank), *kept[at:]]
     source: Operand = (*prop.operand(values), names[len(names) - len(prop.shape(values)) :])
     operands: list[Operand] = [(target, prop.shape(ref), range(n)), source]
@@ -144,6 +148,7 @@ def masked_scatter(prop: Propagation, op: Op) -> IndexedValue:
     """Rows of the source one after the other: only where the mask is the same along the last dimension."""
     ref, mask, source = op.args[0], op.args[1], op.args[2]
     shape, of_mask, n = prop.shape(ref), prop.shape(mask), len(prop.shape(ref))
+    # A mask that varies along channels would scatter elements, not rows.
     whole_rows = bool(of_mask) and (of_mask[-1] == 1 or len(of_mask) - 1 in prop.value(mask).free)
     if not whole_rows or prop.shape(source)[-1:] != shape[-1:]:
         for one in op.refs():
@@ -166,6 +171,7 @@ def windows(prop: Propagation, op: Op) -> IndexedValue:
 
 @rule("_pack_padded_sequence")
 def packed(prop: Propagation, op: Op) -> list[IndexedValue]:
+    # (time, batch, features) becomes (rows, features): the axis of the features is one lower.
     value = through(prop, op, op.args[0], [0, 1])
     return [IndexedValue({axis - 1: indices[0] for axis, indices in value.axes.items()}), IndexedValue()]
 
@@ -181,6 +187,7 @@ def glu(prop: Propagation, op: Op) -> IndexedValue:
         part = (slice(None),) * dim + (slice(start, start + half),)
         axes = {axis: indices[part] if indices.shape[dim] > 1 else indices for axis, indices in value.axes.items()}
         halves.append(IndexedValue(axes, value.free))
+    # Value i is multiplied by gate i, so both are removed together.
     halved = (*shape[:dim], half, *shape[dim + 1 :])
     return join_values(prop.graph, [(v, halved, range(n)) for v in halves], range(n), op.where)
 
@@ -188,6 +195,7 @@ def glu(prop: Propagation, op: Op) -> IndexedValue:
 @rule("_cdist_forward", "_euclidean_dist")
 def distances(prop: Propagation, op: Op) -> IndexedValue:
     a, b = op.args[:2]
+    # Labels: 90 and 91 are the points of a and b, 92 is their features, over which distances sum.
     lead = list(range(len(prop.shape(a)) - 2))
     operands: list[Operand] = [(*prop.operand(a), [*lead, 90, 92]), (*prop.operand(b), [*lead, 91, 92])]
     return join_values(prop.graph, operands, [*lead, 90, 91], op.where)

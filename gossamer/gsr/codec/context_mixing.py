@@ -21,6 +21,7 @@ def encode(tensors: Sequence[Integers], contexts: int) -> bytes:
     """The payload of a section."""
     for tensor in tensors:
         if tensor.trellis:
+            # Levels that break the state machine would be coded as others: refused before anything is written.
             trellis.indices_of(tensor.q)
     # Two bytes a weight are enough for nearly all; else again with more room.
     room = 4096 + sum(2 * t.q.size for t in tensors)
@@ -39,6 +40,7 @@ def _encode(tensors: Sequence[Integers], contexts: int, room: int) -> bytes | No
             code_tensor(True, stream, q, h.columns, h.lag, h.largest, h.trellis, model)
     # The number may end anywhere in the last interval: as few bytes as identify it.
     low, span, at = int(model.coder[LOW]), int(model.coder[RANGE]), int(model.coder[AT])
+    # The kernel counts the bytes that it had no room for, so that the caller knows to try again with more.
     if at > room:
         return None
     # The shortest number within [low, low + span), as if zeros followed.
@@ -56,6 +58,7 @@ def decode(data: bytes, headers: Sequence[IntegersHeader], contexts: int) -> lis
     model.coder[VALUE], model.coder[AT] = int.from_bytes(data[:4].ljust(4, b"\0"), "big"), 4
     found = []
     for h in headers:
+        # A tensor whose header says "largest: 0" is zeros and takes no bytes.
         q = np.zeros(h.weights, np.int32)
         if h.weights and h.largest:
             code_tensor(False, stream, q, h.columns, h.lag, h.largest, h.trellis, model)

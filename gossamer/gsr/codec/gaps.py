@@ -37,7 +37,9 @@ def split_gaps(q: Symbols, bits: int) -> tuple[Symbols, Symbols]:
     flat = q.reshape(-1)
     at = np.flatnonzero(flat)
     distances = np.diff(at, prepend=-1) - 1
+    # A distance of k 2^bits + r takes k fillers, then the weight with the gap r.
     fillers = distances >> bits
+    # Place of every weight in the list with the fillers; all places between are fillers with the largest gap.
     ends = np.cumsum(fillers + 1) - 1
     gaps = np.full(ends[-1] + 1 if at.size else 0, (1 << bits) - 1, np.int32)
     values = np.zeros_like(gaps)
@@ -47,6 +49,7 @@ def split_gaps(q: Symbols, bits: int) -> tuple[Symbols, Symbols]:
 
 def join_gaps(gaps: Symbols, values: Symbols, size: int) -> Symbols:
     """The flat array of `size` weights that `split_gaps` was given. CorruptFile if a weight lies outside of it."""
+    # int64: damaged gaps may add up to more than 2^31.
     at = np.cumsum(gaps.astype(np.int64) + 1) - 1
     if gaps.size != values.size or (gaps < 0).any() or (at.size and at[-1] >= size):
         raise CorruptFile(f"gaps lead outside of the {size} weights")

@@ -27,6 +27,8 @@ def huffman_lengths(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
     heap = [(int(n), next(order), [s]) for s, n in enumerate(counts) if n > 0]
     lengths[[s for _, _, (s,) in heap]] = 0
     heapq.heapify(heap)
+    # Joining two subtrees puts all of their symbols one level deeper. The running number breaks ties in the heap, so
+    # that lists are never compared and every machine finds the same code.
     while len(heap) > 1:
         (n, _, left), (m, _, right) = heapq.heappop(heap), heapq.heappop(heap)
         lengths[left + right] += 1
@@ -38,6 +40,8 @@ def canonical_codes(lengths: NDArray[np.uint8]) -> list[int]:
     """The code of each symbol: shorter codes first, equal lengths by symbol. 0 for absent ones."""
     codes, code, before = [0] * lengths.size, 0, 0
     present = [s for s in range(lengths.size) if lengths[s] != ABSENT]
+    # Canonical: the lengths alone determine the codes, so only lengths are stored. Each code is the next number, with
+    # zeros appended where codes get longer.
     for symbol in sorted(present, key=lambda s: (lengths[s], s)):
         code <<= int(lengths[symbol]) - before
         before = int(lengths[symbol])
@@ -75,9 +79,11 @@ def decode(data: bytes, count: int) -> Symbols:
     low, span = int.from_bytes(data[:4], "little", signed=True), int.from_bytes(data[4:8], "little")
     lengths = np.frombuffer(data[8 : 8 + span], np.uint8)
     present = lengths[lengths != ABSENT].astype(np.float64)
+    # A Kraft sum of 1: every sequence of bits is a sequence of codes, so decoding never gets stuck.
     if not 0 < span <= LARGEST_SPAN or lengths.size != span or (2.0**-present).sum() != 1:
         raise CorruptFile("a Huffman table is damaged")
     symbols = {(int(n), code): s for s, (n, code) in enumerate(zip(lengths, canonical_codes(lengths))) if n != ABSENT}
+    # The only symbol has a code of no bits, so the stream is empty.
     if len(symbols) == 1:
         return np.full(count, low + next(iter(symbols.values())), np.int32)
     found, code, length = [], 0, 0

@@ -62,6 +62,7 @@ def header_fault(header: IntegersHeader) -> str:
         return f"{header.rows} x {header.columns} weights; at most {MOST_WEIGHTS} can be coded"
     if not 0 <= header.largest <= LARGEST:
         return f"the largest magnitude is {header.largest}; at most {LARGEST} can be coded, store the tensor raw"
+    # The kernel pads rows by the lag: a larger one would only take memory.
     if not 0 <= header.lag <= header.columns:
         return f"a lag of {header.lag} columns in rows of {header.columns}"
     return ""

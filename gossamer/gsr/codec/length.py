@@ -26,7 +26,10 @@ def code_length(tensor: Integers) -> float:
     place = (parity * CLASSES + scale_classes(indices.astype(np.float64))) * (LARGEST_INDEX + 1) + capped
     counts = np.bincount(place.reshape(-1), minlength=2 * CLASSES * (LARGEST_INDEX + 1)).reshape(2 * CLASSES, -1)
     totals = counts.sum(1, keepdims=True)
+    # An adaptive coder comes near to the empirical entropy plus (k - 1) / 2 log2(n) bits for k symbols in n weights
+    # (the price of learning their frequencies; Rissanen 1984).
     entropy = (counts * np.log2(np.maximum(totals, 1) / np.maximum(counts, 1))).sum()
     learning = np.log2(np.maximum(totals, 1))[:, 0] @ np.maximum((counts > 0).sum(1) - 1, 0) / 2
+    # Magnitudes beyond the counted ones pay as in `Rates`.
     beyond = 2 * np.log2(np.maximum(magnitudes, LARGEST_INDEX) / LARGEST_INDEX).sum()
     return float(entropy + learning + beyond + np.count_nonzero(indices))

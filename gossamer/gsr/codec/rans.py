@@ -49,6 +49,7 @@ def encode(tensors: Sequence[Integers]) -> bytes:
     scales = [best_scales(q, s, h) for q, s, h in zip(matrices, parts, headers)]
     classes = np.concatenate([s.classes(h) for s, h in zip(scales, headers)])
     values, symbols = np.concatenate([q.reshape(-1) for q in matrices]), np.concatenate(parts)
+    # One number for (class, symbol) indexes all tables at once, flat.
     joint = classes.astype(np.int32) * 256 + symbols
     counts = np.bincount(joint, minlength=CLASSES * 256).reshape(CLASSES, 256)
     tables = np.stack([frequencies(row) for row in counts])
@@ -108,6 +109,7 @@ def _tables_to_bytes(tables: Frequencies) -> bytes:
 
 
 def _read_side_information(data: bytes, headers: Sequence[IntegersHeader]) -> tuple[list[Scales], Frequencies]:
+    # What can be true bounds the unpacking: a small zlib stream can announce gigabytes.
     most = sum(1 + h.rows + h.columns for h in headers) + CLASSES * 512
     unpacker = zlib.decompressobj()
     try:
@@ -131,6 +133,7 @@ def _encode_states(joint: NDArray[np.int32], tables: Frequencies) -> tuple[NDArr
     )
     width = lanes(joint.size)
     states, words = np.full(width, LOW, np.uint64), []
+    # All states take one step together, so numpy does the loop over states. The last step may be incomplete.
     for at in range((joint.size - 1) // width * width, -1, -width):
         step = joint[at : at + width]
         f, x = frequency[step], states[: step.size]
@@ -138,8 +141,10 @@ def _encode_states(joint: NDArray[np.int32], tables: Frequencies) -> tuple[NDArr
         full = x >= f << np.uint64(32 - BITS)
         words.append(x[full] & np.uint64(0xFFFF))
         x = np.where(full, x >> np.uint64(16), x)
+        # After the renormalization x < f 2^(32 - BITS), so the new state is below 2^32.
         quotient = x // f
         states[: step.size] = (quotient << np.uint64(BITS)) + (x - quotient * f) + first[step]
+    # Words of the last step come first in time; reversed by steps, the decoder meets them in its own order.
     return states, np.concatenate(words[::-1])
 
 
@@ -147,6 +152,7 @@ def _decode_states(
     classes: NDArray[np.uint8], tables: Frequencies, states: NDArray[np.uint32], words: NDArray[np.uint16]
 ) -> NDArray[np.uint8]:
     table, width, count, at = decoding_table(tables), states.size, words.size, 0
+    # Zeros behind: a damaged stream may ask for one step more than there is, and is refused after it.
     words = np.concatenate([words.astype(np.uint32), np.zeros(width, np.uint32)])
     found = (classes.astype(np.uint32)) << np.uint32(BITS)
     mask, bits, eight, twenty, low = (np.uint32(n) for n in (TOTAL - 1, BITS, 8, 20, LOW))
@@ -165,6 +171,7 @@ def _decode_states(
         at += short.size
         if at > count:
             raise CorruptFile("a section ends before its last weight")
+    # The encoder started with LOW in every state: arriving there again is a checksum for free.
     if at < count or (states != LOW).any():
         raise CorruptFile("the words of a section do not end where its weights do")
     return (found & np.uint32(255)).astype(np.uint8)

@@ -26,6 +26,7 @@ class Scales:
         rows = self.rows.astype(np.int16) if self.kind else np.full(header.rows, self.rows[0], np.int16)
         columns = self.columns.astype(np.int16) - 128 if self.kind == BOTH else np.zeros(header.columns, np.int16)
         found: NDArray[np.int16] = np.add.outer(rows, columns)
+        # Scales are told in quarter octaves, classes are half octaves.
         found >>= 1
         return np.clip(found, 0, CLASSES - 1, out=found).astype(np.uint8).reshape(-1)
 
@@ -41,6 +42,7 @@ def class_choices(q: IntMatrix) -> list[Scales]:
     mean, none = float(magnitudes.mean(dtype=np.float64)), np.zeros(0, np.uint8)
     whole = np.array([_quarters(np.array([mean]))[0]], np.uint8)
     rows = np.clip(_quarters(magnitudes.mean(1, dtype=np.float64)), 0, 255).astype(np.uint8)
+    # A weight is expected at row mean x column mean / mean: in logarithms, row + (column - mean).
     ratio = _QUARTERS * np.log2(np.maximum(magnitudes.mean(0, dtype=np.float64), _FLOOR) / max(mean, _FLOOR))
     columns = (np.clip(np.rint(ratio), -64, 64) + 128).astype(np.uint8)
     return [Scales(PLAIN, whole, none), Scales(ROWS, rows, none), Scales(BOTH, rows, columns)]
@@ -58,6 +60,7 @@ def best_scales(q: IntMatrix, symbols: NDArray[np.uint8], header: IntegersHeader
     for scales in class_choices(q):
         joint = scales.classes(header).astype(np.int32) * 256 + symbols
         counts = np.bincount(joint, minlength=CLASSES * 256).reshape(CLASSES, 256)
+        # Weights and scales at their entropy. Tables go through zlib, so their cost is only guessed.
         told = [np.bincount(codes, minlength=256) for codes in (scales.rows, scales.columns)]
         bits = _entropy_bits(counts) + sum(_entropy_bits(t) for t in told) + 8 * np.count_nonzero(counts) ** 0.5
         if bits < best_bits:

@@ -23,6 +23,7 @@ def frequencies(counts: NDArray[np.int64]) -> Frequencies:
     total = int(counts.sum())
     if not total:
         return np.zeros(256, np.uint16)
+    # Less than half a slot of TOTAL: rounding such a symbol up to one would take the slot from frequent ones.
     rare = counts * 2 * TOTAL < total
     rare[ESCAPE] = False
     counts[ESCAPE] += counts[rare].sum()
@@ -50,6 +51,7 @@ def decoding_table(tables: Frequencies) -> NDArray[np.uint32]:
     found = np.zeros((len(tables), TOTAL), np.uint32)
     for row, table in zip(found, tables.astype(np.int64)):
         if table.any():
+            # A symbol owns as many consecutive slots as its frequency; first: its first slot.
             symbols = np.repeat(np.arange(256), table)
             first = np.concatenate(([0], table.cumsum()[:-1]))
             row[:] = symbols | (table[symbols] - 1) << 8 | (np.arange(TOTAL) - first[symbols]) << 20

@@ -36,6 +36,7 @@ def scale_classes(scaled: Floats) -> NDArray[np.uint8]:
     magnitudes = np.abs(scaled)
     if not magnitudes.size or not magnitudes.any():
         return np.zeros(scaled.shape, np.uint8)
+    # Rank one, as in the kernel: scales of rows times scales of columns.
     expected = np.outer(magnitudes.mean(1), magnitudes.mean(0)) / magnitudes.mean()
     octaves = np.log2(np.maximum(expected, 2.0**-8))
     found: NDArray[np.uint8] = np.clip(np.rint(2 * octaves) + 12, 0, CLASSES - 1).astype(np.uint8)
@@ -46,6 +47,7 @@ def first_rates(scaled: Floats, kinds: int) -> Rates:
     """Rates before anything is quantized: a geometric distribution around each class' mean magnitude."""
     means = 2.0 ** ((np.arange(CLASSES) - 12) / 2) / kinds
     magnitudes = np.arange(LARGEST_INDEX + 1)
+    # Geometric on 0, 1, 2, ... with mean m: p(k) = (1 - r) r^k, r = m / (1 + m). One bit more for a sign.
     ratio = means / (1 + means)
     bits = -np.log2(1 - ratio)[:, None] - magnitudes * np.log2(ratio)[:, None] + (magnitudes > 0)
     bits = np.minimum(bits, MOST_BITS)
@@ -56,11 +58,13 @@ def learned_rates(indices: IntMatrix, kind: NDArray[np.uint8], before: Rates) ->
     """Rates from what was chosen: the counts of each kind and class, with those before as 8 observations."""
     kinds = len(before.bits)
     magnitudes = np.minimum(np.abs(indices), LARGEST_INDEX).reshape(-1)
+    # One flat index over (kind, class, magnitude), so that one `bincount` gives all tables.
     place = (kind.reshape(-1).astype(np.int64) * CLASSES + before.classes.reshape(-1)) * (
         LARGEST_INDEX + 1
     ) + magnitudes
     counts = np.bincount(place, minlength=before.bits.size).reshape(before.bits.shape)
     signed = np.arange(LARGEST_INDEX + 1) > 0
+    # `signed` takes the sign bit out of the cost again: 2^-(bits without sign) is a probability of the magnitude.
     prior = 8 * 2.0 ** (signed - before.bits)
     bits = np.log2((counts + prior).sum(2, keepdims=True) / (counts + prior)) + signed
     return Rates(bits=bits.reshape(kinds, CLASSES, -1), classes=before.classes)

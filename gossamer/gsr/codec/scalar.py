@@ -20,6 +20,7 @@ def quantize(weights: Weights, step: float, lagrangian: float, importance: Weigh
         return levels
     gain = np.ones(scaled.size) if importance is None else importance.astype(np.float64).reshape(-1)
     rates, kind = first_rates(scaled, kinds=1), np.zeros(scaled.shape, np.uint8)
+    # Levels depend on their prices, and prices on what is chosen: a fixed point, nearly reached after three rounds.
     for _ in range(PASSES):
         viterbi.choose(
             scaled.reshape(-1), gain, lagrangian, rates.bits[0], rates.classes.reshape(-1), levels.reshape(-1)

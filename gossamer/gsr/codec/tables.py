@@ -21,11 +21,13 @@ def _sigmoids(numerator: int, count: int) -> list[int]:
     while term:
         step += term
         k += 1
+        # exp(x) = sum of x^k / k!; at x = 1 / 512 the term is zero after about ten rounds.
         term //= 512 * k
     power = _ONE
     for _ in range(numerator):
         power = power * step >> 96
     found = []
+    # Two multiplications by exp(1 / 512) are 1 / 256 nat. 96 bits keep the error below the last of 16 bits.
     for _ in range(count):
         found.append(power * _ONE // (_ONE + power))
         power = (power * step >> 96) * step >> 96
@@ -35,6 +37,7 @@ def _sigmoids(numerator: int, count: int) -> list[int]:
 def squash_table() -> NDArray[np.uint16]:
     """The probability (16 bits, within [16, 65520]) of the logit k - LOGIT_LIMIT - 1, by k."""
     upper = [min(p >> 80, 65520) for p in _sigmoids(0, LOGIT_LIMIT + 1)]
+    # sigmoid(-x) = 1 - sigmoid(x), so the table is exactly symmetric.
     lower = [65536 - p for p in reversed(upper)]
     return np.array([lower[0], *lower, *upper[1:]], np.uint16)
 
@@ -64,6 +67,7 @@ def log_table() -> NDArray[np.uint8]:
 def class_borders() -> list[int]:
     """The smallest magnitude of each class: 0, 1, 2, 3, 4, 5 (5-6), 7 (7-8), 9 (9-12), 13 (13-16), 17 (17-24), ..."""
     borders, width = [0, 1, 2, 3, 4], 2
+    # Two classes for each octave, so that classes widen with the magnitudes in them.
     while 2 * width < LARGEST:
         borders += [2 * width + 1, 3 * width + 1]
         width *= 2
@@ -79,6 +83,7 @@ def pivot_table() -> NDArray[np.uint8]:
     """The class that holds about half of the weights at or below it, by the logarithm of the expected magnitude."""
     classes = class_table()
     sixteenths = [
+        # 2^(k / 16) with 16 fractional bits, found exactly: the smallest x whose 16th power passes the border.
         next(x for x in range(1 << 16, 1 << 18) if (x**LOG_STEPS).bit_length() > LOG_STEPS * 16 + k)
         for k in range(LOG_STEPS)
     ]

@@ -14,6 +14,7 @@ from gossamer.gsr.codec import viterbi
 from gossamer.gsr.codec.integers import IntMatrix
 from gossamer.gsr.codec.rates import Weights, check_quantization, first_rates, learned_rates
 
+# NEXT[state, parity of k] is the next state.
 NEXT = np.array([[0, 2], [7, 5], [1, 3], [6, 4], [2, 0], [5, 7], [3, 1], [4, 6]], np.uint8)
 CHUNK = 1 << 20
 PASSES = 3

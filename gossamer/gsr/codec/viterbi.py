@@ -44,6 +44,7 @@ def indices_from_levels(levels, table, indices, states):
         parity = state & 1
         level = np.int64(levels[i])
         states[i] = state
+        # Even states take even levels, odd states odd ones; zero is in both quantizers.
         if level != 0 and (abs(level) + parity) & 1:
             return i
         k = (abs(level) + parity) >> 1 if level != 0 else 0
@@ -95,6 +96,7 @@ def viterbi(x, gain, lagrangian, bits, classes, table, start, levels):
     for i in range(count - 1, -1, -1):
         before = came[i, state]
         parity = before & 1
+        # Which branch led here: the two successors of a state are different, so comparing one is enough.
         k = picked[i, parity * 2 + (table[before, 1] == state)]
         level = 2 * k - parity if k > 0 else 0
         levels[i] = level if x[i] >= 0 else -level
@@ -108,6 +110,7 @@ def best_index(target, gain, lagrangian, bits, parity, branch):
     best_cost, best = np.inf, branch
     if branch == 0:
         best_cost = gain * target * target + lagrangian * bits[0]
+    # The smallest index above the weight whose own parity is the branch; level = 2 k - parity.
     k = 2 * int(((target + parity) / 2 - branch) // 2) + branch + 2
     previous = np.inf
     while k > 0:
