@@ -9,11 +9,23 @@ from gossamer.core.copies import copy_network
 
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy whose BatchNorms have mean 0 and variance 1 - eps, with the old ones moved into weight and bias.
+    """Return a copy whose BatchNorms have mean 0 and variance 1 - eps, with the old ones moved into weight and bias.
 
     Classes and names stay, so the file can still be loaded into the class; what is constant costs nothing in a file.
-    Outputs in eval mode are equal up to the rounding of float32. For deployment: training starts from other statistics.
-    BatchNorms without weight, bias or running statistics are left as they are.
+    For deployment: training starts from other statistics.
+
+    Args:
+        model: the network. BatchNorms without weight, bias or running statistics are left as they are.
+
+    Returns:
+        The copy. Its outputs in eval mode are equal up to the rounding of float32.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> norm.running_mean.fill_(3.0)
+        tensor([3., 3.])
+        >>> fold_batch_norm(norm).running_mean
+        tensor([0., 0.])
     """
     folded = copy_network(model)
     for module in folded.modules():

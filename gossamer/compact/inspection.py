@@ -11,8 +11,28 @@ from gossamer.gsr.format.stored_values import Codes, Coding
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """One tensor in a file. bytes: its part of the payloads, integers by their share of their section's order-0 entropy
-    (a section is coded as a whole); entropy_bytes: the order-0 bound of its integers, with steps and codebook."""
+    """One tensor in a compact file.
+
+    Args:
+        name: as in the state_dict.
+        dtype: of the tensor that comes back.
+        shape: of the tensor that comes back.
+        coding: how it is stored, in lower case ("grid", "codebook").
+        bytes: its part of the payloads; integers by their share of their section's order-0 entropy, because a section
+            is coded as a whole.
+        bits_per_weight: 8 x bytes over the number of elements.
+        share: of all bytes of the file, in [0, 1].
+        density: share of elements that are not zero, in [0, 1].
+        entropy_bytes: the order-0 bound of its integers, with steps and codebook.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> from torch import nn
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [weight, bias] = gossamer.inspect_file(gossamer.save(nn.Linear(2, 3), f"{folder}/model.gsr")).tensors
+        >>> weight.name, weight.shape, weight.dtype
+        ('weight', (3, 2), 'float32')
+    """
 
     name: str
     dtype: str
@@ -27,7 +47,23 @@ class StoredTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """A file. header_bytes: names, shapes, graph, directory of the sections and checksums."""
+    """A compact file and what its parts cost.
+
+    Args:
+        file: its path.
+        file_bytes: its size.
+        header_bytes: names, shapes, graph, directory of the sections and checksums.
+        dense_bytes: the same tensors as they are in memory.
+        has_graph: whether it can be loaded without the class of the network.
+        tensors: one row for each, in the order of the file.
+
+    Example:
+        >>> found = Inspected(
+        ...     file="m.gsr", file_bytes=90, header_bytes=60, dense_bytes=32, has_graph=False, tensors=()
+        ... )
+        >>> found.file_bytes
+        90
+    """
 
     file: str
     file_bytes: int
@@ -38,7 +74,25 @@ class Inspected:
 
 
 def inspect_file(path: Path | str) -> Inspected:
-    """What each tensor of a `.gsr` file is stored as, and what it costs. Decodes the whole file."""
+    """Tell what each tensor of a `.gsr` file is stored as, and what it costs. Decodes the whole file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Sizes of the file and a row for each tensor.
+
+    Raises:
+        CorruptFile: with the damaged section.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> from torch import nn
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = gossamer.save(nn.Linear(2, 3), f"{folder}/model.gsr")
+        ...     [row.name for row in inspect_file(path).tensors]
+        ['weight', 'bias']
+    """
     path = Path(path)
     with opened(path) as file:
         header, size = file.header, path.stat().st_size

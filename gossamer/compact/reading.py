@@ -19,13 +19,29 @@ from gossamer.modules.structure import Structure
 
 
 def load(path: Path | str, into: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> nn.Module:
-    """The network of a `.gsr` file, in eval mode and callable without its class; nothing in it is executed.
+    """Load the network of a `.gsr` file, in eval mode and callable without its class. Nothing in the file is executed.
 
-    into: put the tensors into this network instead and give it back, in place; it keeps its own dtypes. Where the file
-    is of a compressed network, that may be the network as it was before: it gets the compressed structure.
-    dtype: convert the floating-point tensors, for example to torch.float16. The file is read whole; what happens to it
-    later does not matter. Raises CorruptFile that names the damaged section, BadInput where the file and the network do
-    not fit.
+    Args:
+        path: the file. It is read whole; what happens to it later does not matter.
+        into: put the tensors into this network instead, in place; it keeps its own dtypes. Where the file is of a
+            compressed network, that may be the network as it was before: it gets the compressed structure.
+        dtype: convert the floating-point tensors, for example to torch.float16.
+
+    Returns:
+        The network; `into` itself where it was given.
+
+    Raises:
+        CorruptFile: with the damaged section.
+        BadInput: where the file and the network do not fit.
+
+    Example:
+        >>> import tempfile, torch, gossamer
+        >>> from torch import nn
+        >>> model, x = nn.Linear(2, 3).eval(), torch.ones(1, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     same = load(gossamer.save(model, f"{folder}/model.gsr", (x,)))
+        >>> torch.equal(same(x), model(x))
+        True
     """
     path = Path(path)
     if into is not None and dtype is not None:
@@ -46,7 +62,26 @@ def load(path: Path | str, into: nn.Module | None = None, *, dtype: torch.dtype 
 
 
 def read_tensor(path: Path | str, name: str) -> Tensor:
-    """One tensor of a file by name; only the sections that hold it are decoded."""
+    """Read one tensor of a file; only the sections that store it are decoded.
+
+    Args:
+        path: the `.gsr` file.
+        name: of the tensor, as in the state_dict.
+
+    Returns:
+        The tensor, on the CPU.
+
+    Raises:
+        CorruptFile: with the damaged section.
+        BadInput: for a name that the file does not have.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> from torch import nn
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     read_tensor(gossamer.save(nn.Linear(2, 3), f"{folder}/model.gsr"), "weight").shape
+        torch.Size([3, 2])
+    """
     with opened(Path(path)) as file:
         names = file.header.names[: file.header.named]
         if name not in names:

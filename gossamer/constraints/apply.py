@@ -29,6 +29,9 @@ def constrain(model: nn.Module, added: Mapping[str, Constraint]) -> nn.Module:
         model: the network, which is left as it is.
         added: constraints by the name of the weight ("conv1.weight").
 
+    Returns:
+        The constrained copy. It trains like any module; `materialize` gives plain weights again.
+
     Raises:
         BadInput: for a name or shape that does not fit, an order that falls, or a constraint that brings back weights
             that a Mask sets to zero.
@@ -168,14 +171,37 @@ def _remove(model: nn.Module, value: Callable[[Stack], Tensor]) -> dict[str, tup
 
 
 def constraints(model: nn.Module) -> dict[str, tuple[Constraint, ...]]:
-    """The constraints of each weight by name, the first one first; empty for a plain network."""
+    """Find the constraints of a network.
+
+    Args:
+        model: any network.
+
+    Returns:
+        The constraints of each constrained weight by its name, the first one first; empty for a plain network.
+
+    Example:
+        >>> import torch
+        >>> model = constrain(nn.Linear(2, 1), {"weight": Mask(torch.tensor([[True, False]]))})
+        >>> {name: len(stack) for name, stack in constraints(model).items()}
+        {'weight': 1}
+    """
     return {name: _members(stack) for name, stack in constrained_stacks(model).items()}
 
 
 def materialize(model: nn.Module) -> nn.Module:
     """Return a copy with plain weights that have the effective values (removes parametrizations).
 
-    Classes and names are those before it was constrained, and outputs are bit-equal.
+    Args:
+        model: a network, constrained or not.
+
+    Returns:
+        The copy. Classes and names are those before it was constrained, and outputs are bit-equal.
+
+    Example:
+        >>> import torch
+        >>> model = constrain(nn.Linear(2, 1), {"weight": Mask(torch.tensor([[True, False]]))})
+        >>> list(materialize(model).state_dict())
+        ['weight', 'bias']
     """
     plain = copy_network(model)
     _remove(plain, lambda stack: stack())
@@ -198,7 +224,20 @@ def unconstrained(model: nn.Module, names: Iterable[str]) -> nn.Module:
 
 
 def finalize(model: nn.Module) -> nn.Module:
-    """A copy in which constraints that are made for one training (with scores, probes) are replaced by what remains."""
+    """Return a copy in which constraints for one training (with scores, probes) are replaced by those that remain.
+
+    Args:
+        model: a network after a training under constraints.
+
+    Returns:
+        The copy, still constrained. Its effective weights are the same.
+
+    Example:
+        >>> import torch
+        >>> model = constrain(nn.Linear(2, 1), {"weight": Mask(torch.tensor([[True, False]]))})
+        >>> type(constraints(finalize(model))["weight"][0]).__name__
+        'Mask'
+    """
     changed = copy_network(model)
     stacks = _remove(changed, lambda stack: stack.original)
     owners = _owners(changed)

@@ -14,10 +14,14 @@ from gossamer.gsr.format.generated import GeneratedWeight
 
 
 class Constraint(nn.Module):
-    """Maps a raw weight to its effective value, of the same shape. Subclasses implement `forward`.
+    """A set that a weight stays in: maps a raw weight to its effective value, of the same shape.
 
-    Constraints stack: what the first one gives is the input of the next. `order` must not fall on the way, since what
-    fixes zeros comes before what fixes values.
+    Subclasses implement `forward`. Constraints stack: what the first one gives is the input of the next. `order` must
+    not fall on the way, since what fixes zeros comes before what fixes values.
+
+    Args:
+        order: where it belongs in a stack; masks have 0, what fixes values has 1.
+        place: of the weight among the parameters of its layer, to which `materialize` restores it.
 
     Example:
         >>> import torch

@@ -14,11 +14,25 @@ from gossamer.errors import NoEffect
 def weights_of(
     model: nn.Module, layers: Iterable[str] = ("*",), ignore: Iterable[str] = (), *, every: bool = False
 ) -> dict[str, nn.Parameter]:
-    """The raw weights of linear layers and convolutions, by name ("conv1.weight"), a shared weight once.
+    """The raw weights of linear layers and convolutions, a shared weight once.
 
-    layers, ignore: names or patterns (`body.*`) of layers. every: all other parameters of two or more dimensions too
-    (of embeddings, recurrent layers, attention). `effective_weight` gives the constrained value.
-    Raises NoEffect for a pattern that matches nothing, or if nothing is left.
+    `effective_weight` gives the values under constraints.
+
+    Args:
+        model: a network, constrained or not.
+        layers: names or patterns (`body.*`) of layers.
+        ignore: names or patterns of layers that are left out.
+        every: all other parameters of two or more dimensions too (of embeddings, recurrent layers, attention).
+
+    Returns:
+        The parameters by name ("conv1.weight").
+
+    Raises:
+        NoEffect: for a pattern that matches nothing, or if nothing is left.
+
+    Example:
+        >>> list(weights_of(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), ignore=["2"]))
+        ['0.weight']
     """
     stacks = constrained_stacks(model)
     found: dict[str, nn.Parameter] = {}
@@ -49,7 +63,22 @@ def _matching(names: Mapping[str, str], patterns: Iterable[str], field: str) -> 
 
 @torch.no_grad()
 def effective_weight(model: nn.Module, name: str) -> Tensor:
-    """The value of a weight ("conv1.weight") under its constraints; the weight itself where it has none. Detached."""
+    """The value of a weight under its constraints.
+
+    Args:
+        model: a network, constrained or not.
+        name: of the weight ("conv1.weight").
+
+    Returns:
+        The effective value; the weight itself where it has no constraint. Detached.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.constraints import Mask, constrain
+        >>> model = constrain(nn.Linear(2, 1), {"weight": Mask(torch.tensor([[True, False]]))})
+        >>> bool(effective_weight(model, "weight")[0, 1] == 0)
+        True
+    """
     owner, _, key = name.rpartition(".")
     value: Tensor = getattr(model.get_submodule(owner), key)
     return value.detach()

@@ -103,9 +103,26 @@ class EditKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One change of the network. proof: the largest relative difference between
-    the outputs of the changed network and of the original with the cut parts silenced; None where training followed.
-    swapped: where one layer gave its place to others, what they are."""
+    """One change of a network.
+
+    Args:
+        method: that did it.
+        kind: of the five.
+        target: the layer, group or network that was changed.
+        before: the target before, in words.
+        after: the target after, in words.
+        proof: the largest relative difference between the outputs of the changed network and those of the original with
+            the removed parts masked; None where training followed.
+        note: what a reader should know.
+        swapped: where one layer gave its place to others, what they are.
+
+    Example:
+        >>> edit = Edit(
+        ...     method="prune.channels", kind=EditKind.RESIZE, target="conv1", before="16 channels", after="8 channels"
+        ... )
+        >>> edit.kind.value
+        'resize'
+    """
 
     method: str
     kind: EditKind

@@ -24,7 +24,16 @@ EXAMPLES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class DataSplit:
-    """Images (N, C, H, W), uint8 or floating point, and int64 labels (N,)."""
+    """Images and their labels.
+
+    Args:
+        images: shape (N, C, H, W), uint8 or floating point.
+        labels: int64, shape (N,).
+
+    Example:
+        >>> DataSplit(images=torch.zeros(2, 1, 8, 8), labels=torch.tensor([0, 1])).labels.tolist()
+        [0, 1]
+    """
 
     images: Images
     labels: Tensor

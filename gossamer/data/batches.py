@@ -35,7 +35,16 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random crops of the image padded with zeros by `pad` pixels, and mirror images for half of the samples."""
+    """Random crops and mirror images of training images.
+
+    Args:
+        pad: zeros around an image, in pixels, before a crop of its own size is taken.
+        flip: mirror half of the samples.
+
+    Example:
+        >>> Augmentation(pad=4, flip=True)
+        Augmentation(pad=4, flip=True)
+    """
 
     pad: int = 0
     flip: bool = False
@@ -43,7 +52,16 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """(x / 255 - mean) / std for uint8 images, (x - mean) / std for floating-point ones; one number a channel."""
+    """(x / 255 - mean) / std for uint8 images, (x - mean) / std for floating-point ones.
+
+    Args:
+        mean: one number for each channel, in the scale [0, 1].
+        std: one number for each channel, in the same scale.
+
+    Example:
+        >>> Normalisation(mean=(0.5,), std=(0.5,))(torch.tensor([[[[1.0]]]])).item()
+        1.0
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

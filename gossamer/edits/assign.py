@@ -11,7 +11,21 @@ from gossamer.core.copies import copy_network
 
 @torch.no_grad()
 def assign(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model with these raw weights ("conv1.weight"); their constraints stay on them."""
+    """Return a copy of the model with these raw weights; their constraints stay on them.
+
+    Args:
+        model: the network, which is left as it is.
+        values: new weights by name ("conv1.weight"), each of the shape of the old one.
+
+    Returns:
+        The copy.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> assign(nn.Linear(2, 1), {"weight": torch.ones(1, 2)}).weight.tolist()
+        [[1.0, 1.0]]
+    """
     changed = copy_network(model)
     raw = weights_of(changed)
     for name, value in values.items():

@@ -10,7 +10,19 @@ from gossamer.errors import unknown
 
 
 def swap(model: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
-    """A copy of `model` in which the modules at these paths are others. The model itself is left alone."""
+    """Return a copy of the model in which the modules at these paths are others.
+
+    Args:
+        model: the network, which is left as it is.
+        replacements: new modules by the path of the old ones ("body.0.conv1").
+
+    Returns:
+        The copy.
+
+    Example:
+        >>> swap(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), {"1": nn.Tanh()})[1]
+        Tanh()
+    """
     refuse_constrained(model, "swap")
     changed = copy_network(model)
     names = [name for name, _ in changed.named_modules() if name]

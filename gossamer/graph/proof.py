@@ -48,6 +48,10 @@ class Proof:
         max_relative: largest difference of an output over the largest absolute value of that output.
         statistics: operations whose statistics are now over fewer channels (layer norm, softmax over channels).
         scalars: numbers in the forward that follow a width (the scale of attention).
+
+    Example:
+        >>> Proof(max_relative=2e-7).statistics
+        ()
     """
 
     max_relative: float

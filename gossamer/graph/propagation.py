@@ -99,7 +99,23 @@ def rule(*names: str) -> Callable[[F], F]:
 
 
 def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose] = lambda op: last) -> Propagation:
-    """Send the channel indices of the parameters through a trace, operation by operation."""
+    """Send the channel indices of the parameters through a trace, operation by operation.
+
+    Args:
+        graph: the indices of all parameters; it receives the facts that the operations state.
+        trace: the recorded run.
+        choose: for an operation, which part of a split channel dimension shrinks.
+
+    Returns:
+        What is known of every tensor of the trace.
+
+    Example:
+        >>> from torch import nn
+        >>> from gossamer.graph.tracer import trace
+        >>> graph = CouplingGraph(parameters={"weight": IndexedValue()})
+        >>> len(propagate(graph, trace(nn.Linear(2, 3), torch.zeros(1, 2))).values) >= 3
+        True
+    """
     prop = Propagation(graph, trace, choose, [IndexedValue() for _ in trace.shapes], written=_written_later(trace))
     # Only parameters and buffers start with indices. Inputs and constants have none, which means: of fixed size.
     for index, name in trace.names.items():

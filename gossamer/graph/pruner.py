@@ -133,6 +133,14 @@ def prove(original: nn.Module, small: nn.Module, plan: PruningPlan, example_inpu
 
     Raises:
         BadInput: if the small network does not do the operations of the original in the sizes that the plan gives.
+
+    Example:
+        >>> import torch
+        >>> model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 4)
+        >>> channels = find_groups(model, x)
+        >>> pruned = prune(channels, {"0": 0.5}, channels.channel_scores({"0.weight": model[0].weight.abs()}))
+        >>> prove(model, pruned.model, pruned.plan, x).max_relative < 1e-5
+        True
     """
     channels = find_groups(original, example_inputs)
     propagation = channels.propagations.eval

@@ -83,6 +83,11 @@ class Trace:
         fake: whether only shapes were computed.
         decisions: of a run on real tensors, what operations took or gave that depends on data, by their number.
         masks: the tensors that hold truth values.
+
+    Example:
+        >>> run = trace(nn.Sequential(nn.Linear(4, 2)), torch.zeros(1, 4))
+        >>> sorted(run.names.values())
+        ['0.bias', '0.weight']
     """
 
     ops: list[Op] = field(default_factory=list)

@@ -21,10 +21,24 @@ FEW = 10  # samples that a budget is worth: of fewer, a part of one matters
 
 
 def wilson(correct: Tensor | float, n: int | None = None, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a proportion in percent (Wilson 1927, doi:10.1080/01621459.1927.10502953).
+    """Interval of a proportion in percent.
 
-    correct: 1 for every hit and 0 for every miss, or the number of hits, then with `n`. Unlike mean +- z standard
-    errors it never leaves [0, 100] and has a width at 100 %, too.
+    Unlike mean +- z standard errors it never leaves [0, 100] and has a width at 100 %, too.
+
+    Args:
+        correct: 1 for every hit and 0 for every miss, shape (samples,); or the number of hits, then with `n`.
+        n: number of samples.
+        confidence: in (0, 1).
+
+    Returns:
+        Lower and upper end, in percent.
+
+    Example:
+        >>> low, high = wilson(9, 10)
+        >>> round(low, 1), round(high, 1)
+        (59.6, 98.2)
+
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
     if isinstance(correct, Tensor):
         if n is not None and n != correct.numel():
@@ -186,7 +200,21 @@ def _paired_bootstrap(before: Evaluation, after: Evaluation) -> Drop:
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """Exact two-sided p value: of the samples on which two networks disagree, the chance of a split this uneven."""
+    """Exact McNemar test: of the samples on which two networks disagree, the chance of a split this uneven.
+
+    Args:
+        lost: samples that only the first network gets right.
+        won: samples that only the second network gets right.
+
+    Returns:
+        The two-sided p value.
+
+    Example:
+        >>> mcnemar(5, 5), round(mcnemar(9, 1), 4)
+        (1.0, 0.0215)
+
+    Source: McNemar 1947, doi:10.1007/BF02295996.
+    """
     return float(stats.binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0
 
 

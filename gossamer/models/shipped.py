@@ -15,7 +15,22 @@ FOLDER = Path(__file__).parent / "checkpoints"
 
 @dataclass(frozen=True, kw_only=True)
 class ShippedWeights:
-    """One shipped file. top1: percent on the test split of `data`. recipe: what it was trained with."""
+    """One shipped file of weights.
+
+    Args:
+        name: of the network in the zoo.
+        data: the data set that it was trained on.
+        path: of the file.
+        top1: percent on the test split of `data`.
+        recipe: what it was trained with.
+        in_channels: of the images.
+        classes: number of outputs.
+        input_size: side of the images, in pixels.
+
+    Example:
+        >>> any(one.name == "resnet14" for one in checkpoints())
+        True
+    """
 
     name: str
     data: str
@@ -28,12 +43,35 @@ class ShippedWeights:
 
 
 def checkpoints() -> list[ShippedWeights]:
-    """Every shipped checkpoint, by name."""
+    """List every shipped checkpoint, by name.
+
+    Returns:
+        The checkpoints with their accuracy on test data and their recipe.
+
+    Example:
+        >>> all(one.top1 > 80 for one in checkpoints())
+        True
+    """
     return [_read(path) for path in sorted(FOLDER.glob("*.safetensors"))]
 
 
 def pretrained(name: str, data: str) -> nn.Module:
-    """A network of the zoo with the shipped weights for a data set, in float32 and eval mode."""
+    """Build a network of the zoo with the shipped weights for a data set.
+
+    Args:
+        name: of the network.
+        data: of the data set.
+
+    Returns:
+        The network, in float32 and eval mode.
+
+    Raises:
+        BadInput: where no such weights are shipped; `gossamer models` lists them.
+
+    Example:
+        >>> pretrained("lenet300", "fashion-mnist").training
+        False
+    """
     shipped = {(c.name, c.data): c for c in checkpoints()}
     if (name, data) not in shipped:
         names = [f"{n} on {d}" for n, d in shipped]

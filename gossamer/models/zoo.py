@@ -106,10 +106,25 @@ ENTRIES: dict[str, Entry] = {
 
 
 def build(name: str, *, in_channels: int | None = None, classes: int = 10, input_size: int | None = None) -> nn.Module:
-    """A network of the zoo with fresh weights from torch's global generator.
+    """Build a network of the zoo with fresh weights from torch's global generator.
 
-    in_channels and input_size (side of the square images, in pixels) are by default those that the published counts
-    refer to: 1 and 28 for the LeNets, 3 and 32 for the networks made for CIFAR, 3 and 224 for most made for ImageNet.
+    Args:
+        name: of the network; `gossamer models` lists them.
+        in_channels: of the images.
+        classes: number of outputs.
+        input_size: side of the square images, in pixels. By default, in_channels and input_size are those that the
+            published counts refer to: 1 and 28 for the LeNets, 3 and 32 for the networks made for CIFAR, 3 and 224
+            for most made for ImageNet.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        BadInput: for an unknown name, or a size that the network does not take.
+
+    Example:
+        >>> sum(p.numel() for p in build("lenet5").parameters())
+        431080
     """
     if name not in ENTRIES:
         raise unknown("model", name, ENTRIES, listed="`gossamer models`")
@@ -126,7 +141,20 @@ def build(name: str, *, in_channels: int | None = None, classes: int = 10, input
 
 
 def build_for(name: str, task: Task) -> nn.Module:
-    """A network of the zoo with fresh weights that fits the task's images and classes."""
+    """Build a network of the zoo with fresh weights that fits the images and classes of a task.
+
+    Args:
+        name: of the network.
+        task: data with images as the only input, and class labels.
+
+    Returns:
+        The network, in training mode.
+
+    Example:
+        >>> import torch, gossamer
+        >>> build_for("lenet300", gossamer.load_task("digits"))(torch.zeros(1, 1, 28, 28)).shape
+        torch.Size([1, 10])
+    """
     _, channels, height, width = task.example_inputs[0].shape
     if height != width:
         raise BadInput(f"{name}: the networks of the zoo need square images, {task.name} has {height}x{width}")

@@ -23,7 +23,17 @@ NOTICED = 0.005  # share by which two numbers must differ to be shown as differe
 
 @dataclass(frozen=True, kw_only=True)
 class TableCell:
-    """One number: as text, the interval or exact count beside it, and as a value in the unit of its record."""
+    """One number of a table.
+
+    Args:
+        text: as it is shown.
+        detail: the interval or exact count beside it.
+        value: in the unit of its record.
+
+    Example:
+        >>> TableCell(text="93.1 %", detail="92.6 to 93.6", value=93.1).value
+        93.1
+    """
 
     text: str
     detail: str = ""
@@ -48,7 +58,14 @@ class Row:
 
 
 def summary_rows(document: JobDocument) -> list[Row]:
-    """The score, latency on each runtime, MACs, parameters, file bytes, peak memory, as far as measured."""
+    """The score, latency on each runtime, MACs, parameters, file bytes and peak memory, as far as they were measured.
+
+    Args:
+        document: the record of a job.
+
+    Returns:
+        One row for each.
+    """
     return [
         _score_row(document, *pair) if what == "score" else _cost_row(what, *pair)
         for what in ("score", "latency", "macs", "params", "compact_bytes", "file_bytes", "peak_memory")
@@ -57,7 +74,18 @@ def summary_rows(document: JobDocument) -> list[Row]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
+    r"""The rows as a Markdown table.
+
+    Args:
+        rows: of `summary_rows`.
+
+    Returns:
+        Text with a line for each row after two of the header.
+
+    Example:
+        >>> markdown([]).count("\n") >= 1
+        True
+    """
     lines = ["| | before | after | change |", "|---|---:|---:|---|"]
     for row in rows:
         title = f"{row.name} ({row.conditions})" if row.conditions else row.name

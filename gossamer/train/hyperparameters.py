@@ -69,7 +69,20 @@ class Training(KnownArguments):
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:
-    """The learning rate of step 0 <= step < steps, for a training whose rate is known."""
+    """The learning rate of one step of a training whose rate is known.
+
+    Args:
+        training: with its `lr` and schedule.
+        step: 0 <= step < steps.
+        steps: of the whole training.
+
+    Returns:
+        The learning rate.
+
+    Example:
+        >>> learning_rate(Training(lr=0.1, schedule="constant", warmup=0.0), step=3, steps=10)
+        0.1
+    """
     if training.lr is None:
         raise ValueError("the learning rate has not been found yet")
     if training.schedule == "one_cycle":

@@ -14,9 +14,22 @@ from gossamer.errors import BadInput
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, loader: Iterable[Any], batches: int | None = None) -> bool:
-    """Estimate the running mean and variance of every BatchNorm anew: the plain average over the (first) `batches`.
+    """Estimate the running mean and variance of every BatchNorm anew, as the plain average over batches.
 
-    No weight changes. False where the model has no BatchNorm that keeps statistics.
+    No weight changes.
+
+    Args:
+        model: the network, changed in place.
+        loader: batches with or without labels.
+        batches: how many of them are used; None for all.
+
+    Returns:
+        False where the model has no BatchNorm that keeps statistics.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> recalibrate(norm, [torch.full((4, 1), 2.0)]), norm.running_mean.item()
+        (True, 2.0)
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:

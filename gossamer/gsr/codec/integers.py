@@ -18,8 +18,16 @@ IntMatrix = NDArray[np.int32]
 class IntegersHeader:
     """What a decoder is told of one tensor.
 
-    lag: distance in columns to a weight that is likely of similar size (image or kernel width), 0 for none.
-    largest: max |q|. trellis: the integers are levels that follow the state machine of `trellis.py`.
+    Args:
+        rows: number of output channels.
+        columns: number of weights of each.
+        lag: distance in columns to a weight that is likely of similar size (image or kernel width), 0 for none.
+        largest: max |q|.
+        trellis: whether the integers are levels that follow the state machine of `trellis.py`.
+
+    Example:
+        >>> IntegersHeader(rows=3, columns=4).weights
+        12
     """
 
     rows: int
@@ -35,7 +43,17 @@ class IntegersHeader:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Integers:
-    """One tensor to code. q: (rows, columns), rows = output channels, columns = input channels x kernel."""
+    """One tensor to code.
+
+    Args:
+        q: int32, shape (rows, columns): rows are output channels, columns are input channels x kernel.
+        lag: distance in columns to a weight that is likely of similar size (image or kernel width), 0 for none.
+        trellis: whether the integers are levels that follow the state machine of `trellis.py`.
+
+    Example:
+        >>> Integers(q=np.array([[3, 0, -1]], np.int32)).header().largest
+        3
+    """
 
     q: IntMatrix
     lag: int = 0

@@ -28,9 +28,26 @@ from gossamer.runtime.pt2.graph import Program, Taken, read_program
 def export_pt2(
     model: nn.Module, example_inputs: tuple[Any, ...], path: Path | str, *, dynamic_batch: bool = True
 ) -> Path:
-    """Write the module in eval mode as one `.pt2` file; gives the path. The module is not touched.
+    """Write the module in eval mode as one `.pt2` file. The module is not touched.
 
-    dynamic_batch: the first dimension of every input that shares it with the first one is free.
+    Args:
+        model: any network that `torch.export` takes.
+        example_inputs: positional arguments of the network.
+        path: the file.
+        dynamic_batch: the first dimension of every input that shares it with the first one is free.
+
+    Returns:
+        The path.
+
+    Raises:
+        BadInput: with the operation, when the module cannot be exported.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     network = load_pt2(export_pt2(nn.Linear(2, 3), (torch.zeros(2, 2),), f"{folder}/model.pt2"))
+        >>> network(torch.zeros(5, 2)).shape
+        torch.Size([5, 3])
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -57,10 +74,19 @@ def export_pt2(
 
 
 def load_pt2(path: Path | str) -> nn.Module:
-    """The network of a `.pt2` file, in eval mode, callable like the original. Raises CorruptFile.
+    """Load the network of a `.pt2` file, in eval mode, callable like the original.
 
     Nothing of the file is unpickled, evaluated or compiled. Its operations, which must be in a list of harmless ones,
-    run one after the other; what they would make is looked at before. docs/untrusted.md states the limits.
+    run one after the other; what they would make is checked before. docs/untrusted.md states the limits.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The network.
+
+    Raises:
+        CorruptFile: for a file that is damaged, or has operations that are not allowed.
     """
     path = Path(path)
     if not path.is_file():
