@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.core.batches import Loader, Model, split
+from gossamer.core.batches import Loader, Model, inputs_and_target
 from gossamer.core.copies import copy_network
 from gossamer.core.outputs import plain, tensors
 from gossamer.core.placement import device_of, train_mode
@@ -207,11 +207,11 @@ def kept_outputs(teacher: nn.Module, loader: Loader, folder: Path, progress: Pro
     term.remember(folder)
     try:
         for done, batch in enumerate(progress.bar(loader, label="asking the teacher for its outputs")):
-            term.expected(tree_map_only(Tensor, lambda x: x.to(device), split(batch)[0]))
+            term.expected(tree_map_only(Tensor, lambda x: x.to(device), inputs_and_target(batch)[0]))
             if (
                 not done
                 and term.answers is not None
-                and term.answers.row_bytes * len(split(batch)[0][0]) * len(loader) > most
+                and term.answers.row_bytes * len(inputs_and_target(batch)[0][0]) * len(loader) > most
             ):
                 return False
     except BadInput:  # outputs that belong to no sample
