@@ -32,7 +32,7 @@ SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 
 Logits = Mapping[str, Tensor]
 
 
-def gathered(
+def gather_outputs(
     networks: Mapping[str, nn.Module], task: Task, method: str, curves: list[Curve]
 ) -> tuple[Teaching, list[Record]]:
     """All that there is to say of these networks on this task, and the numbers that belong among the records."""

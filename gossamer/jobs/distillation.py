@@ -262,7 +262,7 @@ class DistillationJob:
     def _document(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> JobDocument:
         lesson, task, goal = self.lesson, self.task, self.goal
         rows = [*self._measured(networks, result), *result.records, *self.rows]
-        teaching, sure = diagnostics.gathered(networks, task, lesson.method.name(), self.curves)
+        teaching, sure = diagnostics.gather_outputs(networks, task, lesson.method.name(), self.curves)
         rows += sure
         missed = exporting.missed(goal, rows, result.drop) if goal.judges else []
         steps = (lesson.method, TemperatureScaling()) if lesson.calibrate else (lesson.method,)

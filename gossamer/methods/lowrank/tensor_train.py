@@ -46,7 +46,7 @@ def tt_svd(weight: Tensor, rank: Rank) -> list[Tensor]:
     return [factors[0].flatten(2), *factors[1:], rest.mT]
 
 
-def windows(factors: Sequence[Tensor]) -> Tensor:
+def joined_factors(factors: Sequence[Tensor]) -> Tensor:
     """Return what all layers but the last do to windows: (g, r_last, I k l ...)."""
     total = factors[0]
     for factor in factors[1:]:
@@ -102,5 +102,5 @@ class TensorTrain(LowRank):
     def solve(self, weight: Tensor, rank: Rank, gram: Tensor | None) -> list[Tensor]:
         factors = tt_svd(weight, rank)
         if gram is not None:
-            factors[-1] = last_factor(weight.flatten(2), windows(factors[:-1]), gram)
+            factors[-1] = last_factor(weight.flatten(2), joined_factors(factors[:-1]), gram)
         return factors

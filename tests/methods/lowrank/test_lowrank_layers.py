@@ -29,7 +29,7 @@ from gossamer.methods.lowrank.predicted import PredictedParameters, chosen_rows,
 from gossamer.methods.lowrank.separable import TRANSFORMS, SeparableFilters, cosines, filters, haar, learned
 from gossamer.methods.lowrank.spatial import SpatialDecomposition, by_columns
 from gossamer.methods.lowrank.svd import SVD
-from gossamer.methods.lowrank.tensor_train import TensorTrain, tt_svd, windows
+from gossamer.methods.lowrank.tensor_train import TensorTrain, tt_svd, joined_factors
 from gossamer.methods.lowrank.tucker import Tucker, alternating_sweeps
 from gossamer.modules.cost import layer_costs
 from gossamer.modules.inserted import Reorder
@@ -423,7 +423,7 @@ def test_a_trains_error_is_at_most_what_its_unfoldings_lose() -> None:
     lost = TensorTrain().spectrum(weight, None, "lost").lost
     for rank in ((2, 4, 3), (5, 9, 4)):
         *inner, last = tt_svd(weight, rank)
-        error = float((last @ windows(inner) - weight.flatten(2)).square().sum() / weight.square().sum())
+        error = float((last @ joined_factors(inner) - weight.flatten(2)).square().sum() / weight.square().sum())
         assert 0 < error <= sum(float(tail[r]) for tail, r in zip(lost, rank)) + 1e-12
         assert error >= max(float(tail[r]) for tail, r in zip(lost, rank)) - 1e-12
 
