@@ -93,8 +93,8 @@ def _wider(channels: ChannelGroups, widths: Mapping[str, int], generator: torch.
         for channel, copies in zip(members.tolist(), (1 + np.bincount(drawn, minlength=len(members))).tolist()):
             shares[channel] = _shares(copies, generator)
     read = np.ones(channels.graph.size, dtype=np.bool_)
-    for _, indices in channels.graph.produced:
-        read[indices] = False
+    for _, produced in channels.graph.produced:
+        read[produced] = False
     named = dict([*channels.model.named_parameters(), *channels.model.named_buffers()])
     kept: dict[str, dict[int, list[int]]] = {}
     weighed: dict[str, dict[int, NDArray[np.float64]]] = {}

@@ -29,7 +29,7 @@ from gossamer.methods.lowrank.predicted import PredictedParameters, chosen_rows,
 from gossamer.methods.lowrank.separable import TRANSFORMS, SeparableFilters, cosines, filters, haar, learned
 from gossamer.methods.lowrank.spatial import SpatialDecomposition, by_columns
 from gossamer.methods.lowrank.svd import SVD
-from gossamer.methods.lowrank.tensor_train import TensorTrain, tt_svd, joined_factors
+from gossamer.methods.lowrank.tensor_train import TensorTrain, joined_factors, tt_svd
 from gossamer.methods.lowrank.tucker import Tucker, alternating_sweeps
 from gossamer.modules.cost import layer_costs
 from gossamer.modules.inserted import Reorder
