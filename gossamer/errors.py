@@ -18,6 +18,7 @@ from types import ModuleType
 
 FEW = 12  # names that one can read in an error
 NEAREST = 3
+MOST_FOREIGN = 200  # characters of a name out of a file, and of what another library says
 ALIKE = str.maketrans("oOlI", "0011")
 
 
@@ -63,18 +64,18 @@ class ExportMismatch(GossamerError):
 def unknown(kind: str, name: str, known: Iterable[str], *, listed: str = "") -> BadInput:
     """The error for a name that does not exist: the nearest one that does, or all of a few, or the nearest of many and
     `listed`, what shows all."""
-    names = sorted(known)
+    names, said = sorted(known), repr(name if len(name) <= MOST_FOREIGN else f"{name[:MOST_FOREIGN]}...")
     near = difflib.get_close_matches(name, names, n=NEAREST, cutoff=0.0)
     if slips := [one for one in names if _slipped(name, one)]:
         # Of several that are one character away, the one that looks the same: O and 0, l and 1.
         slips.sort(key=lambda one: one.translate(ALIKE) != name.translate(ALIKE))
-        return BadInput(f"unknown {kind} {name!r}; did you mean {slips[0]!r}?")
+        return BadInput(f"unknown {kind} {said}; did you mean {slips[0]!r}?")
     if difflib.get_close_matches(name, near, n=1, cutoff=0.5):
-        return BadInput(f"unknown {kind} {name!r}; did you mean {near[0]!r}?")
+        return BadInput(f"unknown {kind} {said}; did you mean {near[0]!r}?")
     if len(names) <= FEW:
-        return BadInput(f"unknown {kind} {name!r}; known: {', '.join(names)}")
+        return BadInput(f"unknown {kind} {said}; known: {', '.join(names)}")
     where = f"; {listed} lists them" if listed else ""
-    return BadInput(f"unknown {kind} {name!r}; of {len(names)} that are known {', '.join(near)} are nearest{where}")
+    return BadInput(f"unknown {kind} {said}; of {len(names)} that are known {', '.join(near)} are nearest{where}")
 
 
 def _slipped(name: str, known: str) -> bool:
@@ -87,6 +88,11 @@ def own_error(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in short: names out of a file can be of any length."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MOST_FOREIGN]
 
 
 # Which extra of the package brings which optional library.

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.compact.watch import DEPENDS_ON_DATA, MOST_SIZES, NotForeseen, Watch, first_line, sizes_of
+from gossamer.compact.watch import DEPENDS_ON_DATA, MOST_SIZES, NotForeseen, Watch, sizes_of
 from gossamer.core.outputs import has_marks, unmarked
-from gossamer.errors import BadInput, GossamerError
+from gossamer.errors import BadInput, GossamerError, first_line
 from gossamer.gsr.format.graph import Device, Graph, State, Value, values_in
 from gossamer.gsr.format.operations import function_of
 from gossamer.gsr.format.stream import damaged

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gossamer.compact.work import OPERATION, STEP, hidden_bytes, most_work, recurrent_work, work_of
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, first_line
 from gossamer.gsr.format.operations import WRITES
 
 MOST_MADE = 1 << 30  # bytes of what an operation makes without any tensor: zeros, full, arange
@@ -120,11 +120,6 @@ def sizes_of(inputs: tuple[Any, ...]) -> Any:
     if torch.compiler.is_compiling() or any(isinstance(x, Tensor) and type(x) is not Tensor for x in inputs):
         return None
     return tuple((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in inputs)
-
-
-def first_line(error: Exception) -> str:
-    """What an error of another library says, in short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class _Inside(TorchDispatchMode):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gossamer.data.arrays import DataSplit, cut
-from gossamer.errors import CorruptFile, require
+from gossamer.errors import CorruptFile, first_line, require
 
 IDX_UINT8 = 8
 DIGITS_TEST = 400
@@ -63,7 +63,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
                 raise CorruptFile(f"{path}: its header says {shape}, that is more than {MOST_BYTES} bytes; {AGAIN}")
             values = file.read(math.prod(shape) + 1)
     except DAMAGE as error:
-        raise CorruptFile(f"{path} is truncated or damaged: {error}; {AGAIN}") from error
+        raise CorruptFile(f"{path} is truncated or damaged: {first_line(error)}; {AGAIN}") from error
     if len(values) != math.prod(shape):
         have = f"only {len(values)}" if len(values) < math.prod(shape) else "more"
         raise CorruptFile(f"{path}: its header says {shape}, it holds {have} values; {AGAIN}")
@@ -83,7 +83,7 @@ def _read_mat(path: Path) -> DataSplit:
         arrays = loadmat(path, variable_names=("X", "y"))
     # scipy documents no exceptions, and a damaged file raises many kinds.
     except Exception as error:
-        raise CorruptFile(f"{path} is not a MATLAB file, or it is damaged: {error}; {AGAIN}") from error
+        raise CorruptFile(f"{path} is not a MATLAB file, or it is damaged: {first_line(error)}; {AGAIN}") from error
     images, labels = arrays.get("X"), arrays.get("y")
     if images is None or labels is None or images.ndim != 4 or images.shape[3] != labels.size:
         raise CorruptFile(f"{path} must hold X of shape (32, 32, 3, N) and y with N labels")
@@ -107,7 +107,7 @@ def read_members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
                 while unzipped.read(DRAIN):
                     pass  # to its end, where the checksum is
         except DAMAGE as error:
-            raise CorruptFile(f"{path} is truncated or damaged: {error}; {AGAIN}") from error
+            raise CorruptFile(f"{path} is truncated or damaged: {first_line(error)}; {AGAIN}") from error
     if missing := sorted(wanted - found.keys()):
         raise CorruptFile(f"{path} lacks {', '.join(missing)}; {AGAIN}")
     return found

@@ -17,7 +17,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from gossamer.core.preprocessing import BYTE_RANGE, Preprocessing
-from gossamer.errors import BadInput, CorruptFile
+from gossamer.errors import BadInput, CorruptFile, first_line
 
 T = TypeVar("T")
 # What Pillow's readers raise for broken files.
@@ -221,7 +221,7 @@ def unreadable(path: Path, error: BaseException) -> str:
     if isinstance(error, Image.DecompressionBombError):
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return f"{path} is too large to be read: it has more than {most:,} pixels, as a decompression bomb would"
-    return f"{path} is not an image that can be read: {error}"
+    return f"{path} is not an image that can be read: {first_line(error)}"
 
 
 def selected(paths: Sequence[Path]) -> Sequence[Path]:

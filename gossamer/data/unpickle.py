@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gossamer.errors import CorruptFile
+from gossamer.errors import CorruptFile, first_line
 
 KINDS = "biuf"
 PLAIN = (int, float, str, bytes, type(None))
@@ -33,7 +33,7 @@ def load_arrays(raw: bytes, where: str) -> dict[str, Any]:
             }
     # A damaged or hostile pickle makes the machine that reads it raise nearly anything.
     except Exception as error:
-        raise CorruptFile(f"{where} is not a pickle of plain arrays, or it is damaged: {error}") from error
+        raise CorruptFile(f"{where} is not a pickle of plain arrays, or it is damaged: {first_line(error)}") from error
     raise CorruptFile(f"{where} must hold a dictionary, it holds a {type(content).__name__}")
 
 

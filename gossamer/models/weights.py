@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gossamer.core.record import write_bytes
-from gossamer.errors import BadInput, CorruptFile
+from gossamer.errors import BadInput, CorruptFile, first_line
 from gossamer.models.head import with_own_head
 from gossamer.modules.replay import restore
 from gossamer.modules.structure import Structure
@@ -71,7 +71,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except SafetensorError as error:
-        raise CorruptFile(f"{path} is not a safetensors file, or it is damaged: {error}") from error
+        raise CorruptFile(f"{path} is not a safetensors file, or it is damaged: {first_line(error)}") from error
 
 
 def _unwrapped(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise CorruptFile(f"{path} is not a safetensors file, or it is damaged: {error}") from error
+            raise CorruptFile(f"{path} is not a safetensors file, or it is damaged: {first_line(error)}") from error
     if path.suffix not in (".pt", ".pth"):
         raise BadInput(
             f"{path}: weights must be a .safetensors, .pt or .pth file, not {path.suffix or 'without suffix'}"
@@ -110,7 +110,7 @@ def _torch_load(path: Path) -> object:
         ) from error
     # A damaged file makes torch's reader raise nearly anything.
     except Exception as error:
-        raise CorruptFile(f"{path} is not a torch file, or it is damaged: {error}") from error
+        raise CorruptFile(f"{path} is not a torch file, or it is damaged: {first_line(error)}") from error
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, CorruptFile
+from gossamer.errors import BadInput, CorruptFile, first_line
 from gossamer.modules import inserted
 
 MOST_BYTES, MOST_NODES, MOST_DEPTH, MOST_DIMENSIONS = 1 << 22, 1 << 16, 24, 32
@@ -84,7 +84,7 @@ class Structure:
             raw = json.loads(text)
             root, of, sum_ = _node(raw["root"], [0], 0), raw["of"], raw["digest"]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CorruptFile(f"its structure is damaged: {type(error).__name__}: {error}") from error
+            raise CorruptFile(f"its structure is damaged: {type(error).__name__}: {first_line(error)}") from error
         if not isinstance(of, str) or not isinstance(sum_, str):
             raise CorruptFile("its structure does not say which network it is of")
         return cls(root, of, sum_)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gossamer.core.placement import evaluating
-from gossamer.errors import BadInput, GossamerError
+from gossamer.errors import BadInput, GossamerError, first_line
 from gossamer.graph.channel_index import Indices
 from gossamer.graph.groups import ChannelGroups
 from gossamer.graph.proof import relative_difference
@@ -76,7 +76,7 @@ def _tried(
         model = _wider(channels, widths, torch.Generator().manual_seed(seed))
         proof = output_difference(channels.model, model, channels.example_inputs)
     except (GossamerError, RuntimeError, ValueError) as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     if not proof <= tolerance:
         return f"copies would change the outputs by {proof:.2g} (relative)"
     return model, proof

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
-from gossamer.errors import CorruptFile
+from gossamer.errors import CorruptFile, first_line
 from gossamer.runtime.metadata import PREPROCESSING, STRUCTURE
 from gossamer.runtime.onnx_rewrite import rewrite
 
@@ -44,7 +44,7 @@ def about(path: Path) -> str:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises many kinds for a damaged file
-        raise CorruptFile(f"{path} is not a readable ONNX file: {error}") from error
+        raise CorruptFile(f"{path} is not a readable ONNX file: {first_line(error)}") from error
     return next((p.value for p in model.metadata_props if p.key == PREPROCESSING), "")
 
 

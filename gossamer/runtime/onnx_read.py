@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from gossamer.errors import CorruptFile
+from gossamer.errors import CorruptFile, first_line
 
 LIMIT = 1 << 31  # bytes: protobuf reads no larger message
 MOST_GRAPHS = 64  # graphs inside one another
@@ -26,7 +26,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     except CorruptFile:
         raise
     except Exception as error:  # protobuf's own, which has no public base class
-        raise CorruptFile(f"{path} is not a readable ONNX file: {_line(error)}") from error
+        raise CorruptFile(f"{path} is not a readable ONNX file: {first_line(error)}") from error
     if not model.ir_version or not model.graph.output:
         raise CorruptFile(f"{path} is not a readable ONNX file: it has no graph")
     local = {(function.domain, function.name) for function in model.functions}
@@ -129,7 +129,3 @@ def _is_out(tensor: onnx.TensorProto) -> bool:
 
 def _external(tensor: onnx.TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

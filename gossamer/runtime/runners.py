@@ -19,7 +19,7 @@ from gossamer.core.goal import RUNTIMES
 from gossamer.core.outputs import tensors
 from gossamer.core.processors import available, usual_threads
 from gossamer.core.runner import Runner
-from gossamer.errors import BadInput, CorruptFile, MissingExtra, require, unknown
+from gossamer.errors import BadInput, CorruptFile, MissingExtra, first_line, require, unknown
 from gossamer.runtime.metadata import STRUCTURE, read_structure
 
 PRECISIONS = {
@@ -139,7 +139,7 @@ def open_session(path: Path, *, threads: int, profile: bool = False) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise CorruptFile(f"{path}: ONNX Runtime cannot open it: {str(error).strip().splitlines()[0]}") from error
+        raise CorruptFile(f"{path}: ONNX Runtime cannot open it: {first_line(error)}") from error
 
 
 def import_openvino() -> Any:
@@ -176,14 +176,14 @@ class OpenVinoRunner(Runner):
         try:
             model = core.read_model(str(path))
         except Exception as error:
-            raise CorruptFile(f"{path}: OpenVINO cannot open it: {str(error).strip().splitlines()[0]}") from error
+            raise CorruptFile(f"{path}: OpenVINO cannot open it: {first_line(error)}") from error
         if model.has_rt_info(["framework", STRUCTURE]):
             noted = model.get_rt_info(["framework", STRUCTURE]).astype(str)
             self.structure = read_structure(noted, len(model.outputs), path)
         try:
             compiled = core.compile_model(model, "CPU", config)
         except Exception as error:
-            raise CorruptFile(f"{path}: OpenVINO cannot open it: {str(error).strip().splitlines()[0]}") from error
+            raise CorruptFile(f"{path}: OpenVINO cannot open it: {first_line(error)}") from error
         if precision == "default":
             chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
             precision = f"{ {'bf16': 'bfloat16', 'f32': 'float32', 'f16': 'float16'}.get(chosen, chosen) } (default)"

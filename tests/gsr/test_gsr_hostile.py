@@ -151,9 +151,13 @@ def graph_of(*steps: Step, output: object = None) -> Network:
         ((Step("py.getitem", ([X, W], 1), {}), Step("zero_", (Value(1),), {})), "takes something else than a result"),
         ((Step("py.mul", ([1], 1 << 40), {}),), "py.mul takes something else than numbers"),
         ((Step("scaled_dot_product_attention", (X, X, X, None, 0.5), {}),), "draws random numbers"),
+        ((Step("to.dtype", (X, 64), {}),), "to.dtype takes something else than a ScalarType as dtype"),
+        ((Step("py.add", (32, 32), {}), Step("to.dtype", (X, Value(1)), {})), "something else than a ScalarType"),
+        ((Step("zeros", ([4],), {"layout": 99}),), "zeros takes something else than a Layout as layout"),
+        ((Step("clone", (X,), {"memory_format": 99}),), "something else than a MemoryFormat as memory_format"),
     ],
 )  # fmt: skip
-def test_graphs_that_would_change_something_are_refused(steps: tuple[Step, ...], why: str) -> None:
+def test_graphs_that_would_change_or_crash_something_are_refused(steps: tuple[Step, ...], why: str) -> None:
     with pytest.raises(CorruptFile, match=why):
         graph_of(*steps)
 

@@ -159,3 +159,9 @@ def test_a_recipe_that_is_changed_loses_its_claims() -> None:
     ):
         assert replace(recipe, **changed).claims == {}  # type: ignore[arg-type]
     assert replace(recipe, int8=True, claims={"test_top1": 90.0}).claims == {"test_top1": 90.0}
+
+
+def test_a_long_name_does_not_fill_the_message() -> None:
+    with pytest.raises(BadInput, match="unknown method") as error:
+        parse(f"name: r\nsteps: [{{{'a' * 5000}: {{}}}}]")
+    assert len(str(error.value)) < 600

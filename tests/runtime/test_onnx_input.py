@@ -111,6 +111,17 @@ def test_operators_that_nobody_knows_and_files_cut_short_are_refused(runtime: st
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_long_name_out_of_a_file_does_not_fill_the_message(runtime: str, tmp_path: Path) -> None:
+    damaged = model()
+    damaged.graph.node[0].op_type = "Add" * 3000
+    path = tmp_path / "net.onnx"
+    path.write_bytes(damaged.SerializeToString())
+    with pytest.raises(CorruptFile) as error:
+        open_runner(runtime, path, threads=1)
+    assert len(str(error.value)) < 300 + len(str(path)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_tensors_in_a_file_beside_it_are_read(runtime: str, tmp_path: Path) -> None:
     made, path = model(), tmp_path / "net.onnx"
     outside(made, "data/w", offset=4096, length=16)

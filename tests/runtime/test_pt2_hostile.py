@@ -138,6 +138,12 @@ def test_writing_into_what_is_stored_or_given_is_refused(nodes: list[dict[str, A
         load_pt2(written(with_nodes(*nodes), tmp_path))
 
 
+def test_a_number_in_the_place_of_a_type_is_refused(tmp_path: Path) -> None:
+    """Torch crashes on types that it does not know by their number."""
+    with pytest.raises(CorruptFile, match=r"to\.dtype takes something else than a ScalarType as dtype"):
+        load_pt2(written(with_nodes(aten("to.dtype", WEIGHT, {"as_int": 64})), tmp_path))
+
+
 def test_an_operation_that_is_made_of_one_that_writes_is_refused(tmp_path: Path) -> None:
     """A batch norm in train mode writes its statistics, which its schema does not say."""
     files = parts()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.errors import CorruptFile
+from gossamer.errors import CorruptFile, first_line
 from gossamer.runtime.metadata import STRUCTURE
 from gossamer.runtime.pt2.sizes import check_sizes
 
@@ -57,7 +57,7 @@ class Archive:
                 raise CorruptFile("written for another kind of machine, or by a newer torch")
         except DAMAGE as error:
             self._file.close()
-            raise CorruptFile(f"not a zip archive: {error}") from error
+            raise CorruptFile(f"not a zip archive: {first_line(error)}") from error
         except BaseException:
             self._file.close()
             raise
@@ -127,7 +127,7 @@ class Archive:
         except RecursionError as error:
             raise CorruptFile(f"{name} is nested too deep") from error
         except DAMAGE as error:
-            raise CorruptFile(f"incomplete archive: {name}: {error}") from error
+            raise CorruptFile(f"incomplete archive: {name}: {first_line(error)}") from error
         if not isinstance(found, dict):
             raise CorruptFile(f"incomplete archive: {name} holds no object")
         return found
@@ -145,7 +145,7 @@ class Archive:
                     if len(piece) < min(CHUNK, entry.file_size - start):
                         raise CorruptFile(f"{name} is cut short")
         except DAMAGE as error:
-            raise CorruptFile(f"{name} is damaged: {error}") from error
+            raise CorruptFile(f"{name} is damaged: {first_line(error)}") from error
         return torch.from_numpy(buffer)
 
 

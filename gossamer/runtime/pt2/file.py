@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gossamer.compact.free_dimensions import free_dimensions
 from gossamer.compact.network import Network
 from gossamer.compact.torch_export import export_failure, plain_outputs, refuse_compiled, silent
-from gossamer.compact.watch import NotForeseen, first_line, on_meta
+from gossamer.compact.watch import NotForeseen, on_meta
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.outputs import has_marks, places, put, tensors
-from gossamer.errors import BadInput, CorruptFile, GossamerError
+from gossamer.errors import BadInput, CorruptFile, GossamerError, first_line
 from gossamer.graph.tracer import warm_up
 from gossamer.gsr.format.graph import State, Value
 from gossamer.runtime.metadata import STRUCTURE, says_places

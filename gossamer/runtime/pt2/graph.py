@@ -22,7 +22,7 @@ from gossamer.gsr.format.graph import (
     Value,
 )
 from gossamer.gsr.format.operations import IDENTITIES, WRITES, function_of
-from gossamer.gsr.format.safety import writes_outside
+from gossamer.gsr.format.safety import mistyped, writes_outside
 from gossamer.runtime.pt2.archive import DTYPES
 from gossamer.runtime.pt2.operations import (
     ALLOWED,
@@ -122,6 +122,9 @@ class _Reader:
         whole = Graph(self.inputs, tuple(self.steps), output)
         if why := writes_outside(whole):
             raise CorruptFile(why)
+        for step in whole.steps:
+            if why := mistyped(step):
+                raise CorruptFile(f"{step.op} {why}")
         return Program(whole, tuple(self.states), tuple(takes))
 
     def _input(self, spec: dict[str, Any], graph: dict[str, Any]) -> Taken | None:
