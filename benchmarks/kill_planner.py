@@ -1,26 +1,41 @@
 """Kills a planned job at random moments, lets it go on, and compares all that it decided with a job that ran through.
 
-    python benchmarks/kill_planner.py --kills 100 --seed 0 --out results/kill_planner.json
+    python benchmarks/kill_planner.py --kills 100 --seed 0 --out benchmarks/results/kill_planner.json
 
-The job: a small residual network on stripes under noise, a goal in multiply-adds, so that no time decides. Each kill is
-a SIGKILL in a process of its own, at a moment of the time that the undisturbed job takes;
-the job is then started again and ends. Equal must be: the steps, every record that is no time or memory, the
-history, the curves, the states, and the bytes of the weights. One process at a time, one thread.
+The job: a small residual network on stripes under noise, a goal in multiply-adds, so that no time decides. Each job is
+a process of its own, forked from one that has imported everything, and gets a SIGKILL after so many processor seconds
+of the time that the undisturbed job takes: a busy machine kills where a quiet one does. The job is then started again
+and ends. Equal must be: the steps, every record that is no time or memory, the history, the curves, the states, and
+the bytes of the weights. One job at a time, one thread. A run that was itself interrupted goes on with the jobs that
+`--out` does not have yet.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import random
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+import traceback
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gossamer
+from gossamer import Context, Goal, Task, compress
+from gossamer.jobs import exporting
+
+TICKS = os.sysconf("SC_CLK_TCK")
+POLL = 0.005  # seconds between two looks at the processor time of a job
 MEASURED = ("latency", "peak_memory")  # another number each time
 
 
@@ -52,7 +67,8 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
 
 @dataclass(frozen=True)
 class Killed:
-    """One job. at: seconds after its start; alive: whether it was still running; differs: from the undisturbed one."""
+    """One job. at: processor seconds after its start; alive: whether it was still running; differs: from the
+    undisturbed one."""
 
     number: int
     at: float
@@ -60,36 +76,20 @@ class Killed:
     differs: list[str]
 
 
-def worker(folder: Path) -> None:
-    """The job itself."""
-    import torch
+class Block(nn.Module):
+    """A residual block without a change of shape."""
 
-    from gossamer import Context, Goal, compress
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
 
-    torch.set_num_threads(1)
-    model, task = trained()
-    print("ready", flush=True)
-    goal = Goal(max_drop=10, macs=60_000, threads=1, batch=16)
-    compress(model, task, goal=goal, epochs=2, out=folder, context=Context(accelerator="cpu"))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
-def trained() -> tuple[Any, Any]:
+def trained() -> tuple[nn.Module, Task]:
     """A network of three blocks that tells stripes apart, and its task; the same every time."""
-    import torch
-    import torch.nn.functional as F
-    from torch import nn
-
-    from gossamer import Task
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
-            self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
-
     generator = torch.Generator().manual_seed(2)
     kinds = torch.stack([torch.eye(6)[:, None, i::3].sum((1, 2)).expand(6, 6) for i in range(3)])
 
@@ -121,35 +121,76 @@ def trained() -> tuple[Any, Any]:
     return model.eval(), task
 
 
-def started(folder: Path) -> subprocess.Popen[str]:
-    """The job in a process of its own, once it has begun."""
-    command = [sys.executable, __file__, "--worker", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    if process.stdout.readline().strip() != "ready":
-        raise SystemExit(f"the job in {folder} does not start")
-    return process
+@dataclass(frozen=True)
+class Job:
+    """The job that is killed."""
+
+    model: nn.Module
+    task: Task
+
+    def run(self, folder: Path) -> None:
+        """In this process. What is only measured is left out: it takes most of the time and decides nothing."""
+        exporting.peak_memory = lambda *args, **kwargs: 1
+        exporting.runtimes = lambda goal: ["onnxruntime"]
+        goal = Goal(max_drop=10, macs=60_000, threads=1, batch=16)
+        context = Context(accelerator="cpu")
+        compress(self.model, self.task, goal=goal, epochs=2, out=folder, context=context, verbose=False)
+
+    def process(self, folder: Path) -> int:
+        """Start the job in a process of its own; gives its number."""
+        number = os.fork()
+        if number == 0:
+            self._begin(folder)
+        return number
+
+    def _begin(self, folder: Path) -> NoReturn:
+        status = 1
+        try:
+            with (folder.parent / "said").open("w") as said:
+                os.dup2(said.fileno(), 1)
+                os.dup2(said.fileno(), 2)
+                self.run(folder)
+                status = 0
+        except BaseException:
+            (folder.parent / "failed").write_text(traceback.format_exc())
+        finally:
+            os._exit(status)
+
+    def finish(self, folder: Path) -> float:
+        """Run the job to its end; gives its processor seconds."""
+        _, status, used = os.wait4(self.process(folder), 0)
+        if status != 0:
+            raise SystemExit(f"the job in {folder} failed: {(folder.parent / 'failed').read_text()}")
+        return used.ru_utime + used.ru_stime
+
+    def kill(self, folder: Path, at: float) -> bool:
+        """Run the job for so many processor seconds; gives whether it was killed before its end."""
+        number = self.process(folder)
+        while processor_seconds(number) < at:
+            if os.waitpid(number, os.WNOHANG)[0]:
+                return False
+            time.sleep(POLL)
+        os.kill(number, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == -signal.SIGKILL
 
 
-def finish(folder: Path) -> float:
-    """Run the job to its end; gives its seconds."""
-    start, process = time.monotonic(), started(folder)
-    begun = time.monotonic()
-    if process.wait() != 0:
-        raise SystemExit(f"the job in {folder} ended with {process.returncode} after {begun - start:.0f} s")
-    return time.monotonic() - begun
+def processor_seconds(number: int) -> float:
+    """Of a process and its ended children, so far."""
+    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / TICKS
 
 
-def kill(number: int, folder: Path, at: float, expected: dict[str, Any]) -> Killed:
-    """One job, killed and started again."""
-    process = started(folder)
-    try:
-        process.wait(at)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    alive = process.wait() == -signal.SIGKILL
-    finish(folder)
-    return Killed(number, at, alive, differences(expected, decisions(folder)))
+def versions() -> dict[str, str]:
+    names = ("torch", "onnx", "onnxscript", "onnxruntime")
+    return {"gossamer": gossamer.__version__, **{name: metadata.version(name) for name in names}}
+
+
+def earlier(out: Path, seed: int) -> list[Killed]:
+    """The jobs that a run with this seed and these versions has written already."""
+    document = json.loads(out.read_text()) if out.exists() else {}
+    if (document.get("seed"), document.get("versions")) != (seed, versions()):
+        return []
+    return [Killed(**one) for one in document["jobs"]]
 
 
 def main() -> None:
@@ -158,31 +199,32 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("kill_planner.json"))
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.worker is not None:
-        worker(asked.worker)
-        return
-    moments, results = random.Random(asked.seed), list[Killed]()
-    with tempfile.TemporaryDirectory() as scratch:
-        seconds = finish(Path(scratch) / "whole")
-        expected = decisions(Path(scratch) / "whole")
-        for number in range(asked.kills):
-            found = kill(number, Path(scratch) / str(number), moments.uniform(0, seconds), expected)
+    torch.set_num_threads(1)
+    job, results = Job(*trained()), earlier(asked.out, asked.seed)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        seconds = job.finish(scratch / "whole")
+        expected = decisions(scratch / "whole")
+        for number in range(len(results), asked.kills):
+            at = random.Random(f"{asked.seed} {number}").uniform(0, seconds)
+            folder = scratch / str(number)
+            alive = job.kill(folder, at)
+            job.finish(folder)
+            found = Killed(number, at, alive, differences(expected, decisions(folder)))
             results.append(found)
-            print(
-                f"kill {number} after {found.at:.1f} of {seconds:.1f} s: {', '.join(found.differs) or 'equal'}",
-                flush=True,
-            )
-            equal = sum(not one.differs for one in results)
+            told = ", ".join(found.differs) or "equal"
+            print(f"kill {number} after {at:.1f} of {seconds:.1f} s: {told}", flush=True)
             report = {
                 "seed": asked.seed,
-                "seconds": seconds,
+                "versions": versions(),
+                "processor_seconds": round(seconds, 1),
                 "kills": sum(one.alive for one in results),
-                "equal": equal,
-                "jobs": [vars(one) for one in results],
+                "equal": sum(not one.differs for one in results),
+                "jobs": [asdict(one) for one in results],
             }
-            asked.out.write_text(json.dumps(report, indent=1))
+            asked.out.write_text(json.dumps(report, indent=1) + "\n")
+            shutil.rmtree(folder)
     sys.exit(any(one.differs for one in results))
 
 
