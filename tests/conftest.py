@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.export.decomp_utils
 from hypothesis import HealthCheck, settings
 from torch import nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -24,6 +25,11 @@ settings.load_profile("gossamer")
 
 # torch parses its 500 translations to ONNX again for each export, which takes longer than a small network's own.
 ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
+
+# And it lists all its operations twice for each export, a fifth of the time; no test adds any.
+composite = functools.cache(torch._export.utils._collect_all_valid_cia_ops)
+for module in (torch._export.utils, torch.export.exported_program, torch.export.decomp_utils):
+    module._collect_all_valid_cia_ops = composite
 
 # Exports make millions of objects that live long; the default looks through all of them after every 700.
 gc.set_threshold(50_000, 20, 50)

@@ -38,12 +38,19 @@ def document(*words: object, status: int = 0) -> Any:
     return json.loads(call(*words, "--json", status=status).stdout)
 
 
+TRAINED: list[bytes] = []  # the file that `train` wrote
+
+
 @pytest.fixture
 def trained(user: Path) -> Path:
     """The user's network, trained for a moment."""
-    words = ("train", "mycode:Net", "--data", "mycode:task", "--epochs", 2, "--out", "net.safetensors", "--quiet")
-    assert call(*words).stderr == ""
-    return user / "net.safetensors"
+    path = user / "net.safetensors"
+    if not TRAINED:
+        words = ("train", "mycode:Net", "--data", "mycode:task", "--epochs", 2, "--out", path.name, "--quiet")
+        assert call(*words).stderr == "" and not path.with_suffix(".ckpt").exists()
+        TRAINED.append(path.read_bytes())
+    path.write_bytes(TRAINED[0])
+    return path
 
 
 # What the user writes
@@ -128,13 +135,11 @@ def test_train_writes_weights_that_evaluate_well(trained: Path) -> None:
     row = document("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained, "--split", "validation")
     assert row["value"] > 90 and row["low"] < row["value"]
     assert (row["n"], row["conditions"]["split"]) == (64, "validation")
-    assert not trained.with_suffix(".ckpt").exists()
 
 
 @pytest.mark.slow
-def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.jobs.exporting.runtimes", lambda goal: ["onnxruntime"])
-    monkeypatch.setattr("gossamer.jobs.exporting.peak_memory", lambda *args, **kwargs: 1)
+@pytest.mark.usefixtures("quick")
+def test_distill_teaches_measures_and_continues(user: Path, trained: Path) -> None:
     words: tuple[Any, ...] = ("distill", "--teacher", f"mycode:Net={trained}", "--student", "mycode:Net")
     words = (*words, "--data", "mycode:task", "--epochs", 1, "--set", "temperature=2", "--cache", "answers", "--quiet")
     found = document(*words)
@@ -149,12 +154,12 @@ def test_distill_teaches_measures_and_continues(user: Path, trained: Path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_a_result_folder_is_taught_further_and_a_missed_goal_is_said(
     user: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gossamer.jobs.exporting.runtimes", lambda goal: ["onnxruntime"])
-    monkeypatch.setattr("gossamer.jobs.exporting.peak_memory", lambda *args, **kwargs: 1)
-    words = ("distill", "--teacher", f"mycode:Net={trained}", "--data", "mycode:task", "--epochs", 1, "--no-alone")
+    words = ("distill", "--teacher", f"mycode:Net={trained}", "--data", "mycode:task", "--no-alone")
+    words = (*words, "--epochs", 1, "--lr", 0.05)
     auto = ("--student", "auto", "--params", 400, "--out", "first", "--quiet")
     with monkeypatch.context() as patch:
         patch.setattr("gossamer.jobs.exporting.missed", lambda *args: ["params: 500, asked for at most 400"])
@@ -357,9 +362,12 @@ def test_analyze_times_layers_and_draws_the_sensitivity(trained: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_compress_from_the_command_line_to_the_folder_and_back(trained: Path) -> None:
     arguments = ("mycode:Net", "--data", "mycode:task", "--weights", trained, "--max-drop", 60, "--macs", "45k")
-    found = document("compress", *arguments, "--epochs", 1, "--threads", 1, "--batch", 4, "--out", "result")
+    found = document(
+        "compress", *arguments, "--epochs", 1, "--lr", 0.05, "--threads", 1, "--batch", 4, "--out", "result"
+    )
     assert found["document"]["met"] and found["folder"] == str(trained.parent / "result")
     assert found["document"]["command"].startswith("gossamer")
     listed = document("inspect", "result")

@@ -1,7 +1,6 @@
 """A cut network stays usable: copies, weights in and out, training, compilation, export, a second cut."""
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +98,12 @@ def test_it_exports_to_onnx(name: str, tmp_path: Path) -> None:
     assert (torch.from_numpy(result) - reference).abs().max() < 1e-4 * reference.abs().max()
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.slow
 def test_it_compiles() -> None:
     model, inputs = pattern("grouped")
     small = prune_channels(model, inputs, 0.5).model
     with torch.no_grad():
-        result = torch.compile(small)(inputs)
+        result = torch.compile(small, backend="aot_eager")(inputs)
     assert torch.allclose(result, outputs(small, inputs)[0])
 
 

@@ -72,8 +72,9 @@ def assert_alike(model: nn.Module, other: nn.Module, side: int) -> None:
 @pytest.mark.parametrize(
     ("name", "library", "peer", "side"),
     [
-        *((f"resnet{depth}", "timm", f"resnet{depth}", 33) for depth in (18, 34, 50, 101, 152)),
-        *((f"densenet{depth}", "timm", f"densenet{depth}", 40) for depth in (121, 161, 169, 201)),
+        # Deeper ones are made of the same blocks, and `test_zoo_counts.py` counts them.
+        *((f"resnet{depth}", "timm", f"resnet{depth}", 33) for depth in (18, 50)),
+        *((f"densenet{depth}", "timm", f"densenet{depth}", 40) for depth in (121, 161)),
         ("inception_v3", "timm", "inception_v3", 96),
         ("squeezenet1_0", "torchvision", "squeezenet1_0", 48),
         ("squeezenet1_1", "torchvision", "squeezenet1_1", 48),
@@ -86,10 +87,9 @@ def test_outputs_are_those_of_the_peer(name: str, library: str, peer: str, side:
     assert_alike(model, other, side)
 
 
-@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
-def test_vgg_is_that_of_timm(name: str) -> None:
+def test_vgg_is_that_of_timm() -> None:
     # Both for maps of 2x2 before the linear layers, not 7x7, which makes the test ten times as quick.
-    model, other = ours(name, input_size=64), theirs("timm", name)
+    model, other = ours("vgg16", input_size=64), theirs("timm", "vgg16")
     with torch.device("meta"):
         other.pre_logits.input_kernel_size, other.pre_logits.fc1 = 2, nn.Conv2d(512, 4096, 2)
     share(model, other)
