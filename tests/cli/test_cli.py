@@ -197,10 +197,10 @@ def test_evaluate_shows_the_interval_as_plain_aligned_lines(trained: Path) -> No
 
 def test_evaluate_says_how_sure_a_classifier_is(trained: Path) -> None:
     words = ("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained)
+    found = document(*words)
     task, model = import_module("mycode").task(), import_module("mycode").Net().eval()
     model.load_state_dict(load_file(trained))
     logits, labels = calibration.logits_and_labels(model, task.test)
-    found = document(*words)
     assert found["ece"] == pytest.approx(calibration.calibration_error(logits, labels), abs=1e-5)
     assert found["nll"] == pytest.approx(calibration.negative_log_likelihood(logits, labels), abs=1e-5)
     assert f"{found['nll']:.4f}" in call(*words).stdout
@@ -450,20 +450,12 @@ def interrupted():
 def test_an_interrupted_training_says_how_to_go_on_and_goes_on(user: Path) -> None:
     own = user / "mycode.py"
     own.write_text(own.read_text() + INTERRUPTED)
-    command = [sys.executable, "-c", "from gossamer.cli import main; main()"]
-    command += [
-        "train",
-        "mycode:Net",
-        "--data",
-        "mycode:interrupted",
-        "--epochs",
-        "9",
-        "--lr",
-        "0.1",
-        "--out",
-        "net.safetensors",
-    ]
-    job = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    # What a shell runs in the background ignores interrupts, and so does all that it starts.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom gossamer.cli import main; main()"
+    )
+    words = "train mycode:Net --data mycode:interrupted --epochs 9 --lr 0.1 --out net.safetensors"
+    job = subprocess.run([sys.executable, "-c", code, *words.split()], stderr=subprocess.PIPE, text=True)
     said = job.stderr
     assert job.returncode == 130, said
     assert "To continue, run the same command:\n  gossamer train mycode:Net" in said and "Traceback" not in said
