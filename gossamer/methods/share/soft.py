@@ -5,13 +5,15 @@ has most of the mass, so most weights become zero; the means of the others are t
 nearly equal are merged, and every weight takes the mean of its most probable component.
 Cost: a training with (components + 1) exponentials for each weight in every step.
 When it fails: too large a tau, or components that are too narrow at the start, destroy the weights; large networks
-take long.
+take long. After few steps the components are still wide: then there are fewer zeros, and more values.
 Equation: -log p(T | X, w) - tau log sum_j pi_j N(w | mu_j, sigma_j^2); mu_0 = 0, pi_0 fixed; Gamma on 1 / sigma^2.
 Source: Ullrich et al. 2017, arXiv:1702.04008; Nowlan & Hinton 1992.
 """
 
+import itertools
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -26,7 +28,7 @@ from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.record import EditKind
-from gossamer.core.task import Task
+from gossamer.core.task import Task, loss_of
 from gossamer.core.validation import Range
 from gossamer.methods._base import Settings
 from gossamer.methods._training import Trained
@@ -40,6 +42,11 @@ ZERO_GAMMA = (5000.0, 2.0)
 GAMMA = (250.0, 0.1)
 # Steps of means, log precisions and proportions over those of the weights (there 1e-4, 3e-3, 3e-3 over 5e-4).
 PACES = (0.2, 6.0, 6.0)
+# The loss may rise by this factor, and by as much less 1 in nats, when weights take the values of their components, on
+# so many batches; else the proportions of the mixture count to the next of these powers.
+ROOM = 1.1
+JUDGED = 32
+POWERS = (1.0, 0.5, 0.25, 0.1, 0.0)
 # Weights are gone through in pieces of so many.
 PIECE = 2**13
 
@@ -259,6 +266,41 @@ def assigned(weight: Tensor, mixture: GaussianMixture) -> Codebook:
     return Codebook(means[used], indices[:-1].view(weight.shape), mean=True)
 
 
+def settled(
+    model: nn.Module, weights: list[str], mixture: GaussianMixture, task: Task
+) -> tuple[dict[str, Codebook], float]:
+    """Assign all weights so that the loss hardly rises.
+
+    Where the components are still wide at the end of the training (few steps, as with small data sets), nearly every
+    weight is most probably one of the component at zero, which has most of the mass. The proportions then count less:
+    to a power of less than 1, down to 0, which is the nearest component by the variances alone.
+
+    Args:
+        model: after the training.
+        weights: names of those with the prior.
+        mixture: after the training.
+        task: its training data judge.
+
+    Returns:
+        The constraints by name, and the power.
+    """
+    batches = list(itertools.islice(task.train, JUDGED))
+    values = {name: effective_weight(model, name) for name in weights}
+    limit = ROOM * _loss(model, task, batches) + ROOM - 1
+    for power in POWERS:
+        proportions = mixture.proportions**power
+        tempered = replace(mixture, proportions=proportions / proportions.sum())
+        codes = {name: assigned(value, tempered) for name, value in values.items()}
+        if power == POWERS[-1] or _loss(constrain(model, codes), task, batches) <= limit:
+            break
+    return codes, power
+
+
+@torch.no_grad()
+def _loss(model: nn.Module, task: Task, batches: Sequence[Any]) -> float:
+    return math.fsum(float(loss_of(task, model, batch)) for batch in batches) / len(batches)
+
+
 def train_under(
     model: nn.Module, weights: list[str], prior: Prior, tau: float, training: Training, task: Task, context: Context
 ) -> nn.Module:
@@ -318,11 +360,11 @@ class SoftWeightSharing(Trained):
         model = train_under(model, names, prior, self.tau, training, task, context)
         with torch.no_grad():
             mixture = merge_components(prior.mixture(), self.merge)
-        constrained = {}
+        constrained, power = settled(model, names, mixture, task)
+        note = "" if power == 1 else f"proportions to the power of {power:g}: the components are wide"
         for name in names:
             w = effective_weight(model, name)
-            constrained[name] = assigned(w, mixture)
             zeros, values = int((constrained[name](w) == 0).sum()), len(torch.unique(constrained[name].indices))
             after = f"{values} values, {zeros:,} zeros"
-            self.note(context, EditKind.CONSTRAIN, name, before=f"{w.numel():,} weights", after=after)
+            self.note(context, EditKind.CONSTRAIN, name, before=f"{w.numel():,} weights", after=after, note=note)
         return constrain(model, constrained)

@@ -11,7 +11,7 @@ from torch import nn
 
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.mask import Mask
-from gossamer.constraints.weights import effective_weight
+from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.methods.share.soft import (
     GaussianMixture,
@@ -26,6 +26,7 @@ from gossamer.methods.share.soft import (
     negative_log_hyperprior,
     negative_log_prior,
     responsibilities,
+    settled,
 )
 
 
@@ -193,3 +194,30 @@ def test_training_under_the_prior_draws_weights_together() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any("prior" in name for name in shared.state_dict())
     assert float(stripes().metric.score(shared, stripes().validation)) >= 0.6
+
+
+def test_wide_components_after_few_steps_do_not_send_all_weights_to_zero() -> None:
+    """The defaults, on a data set so small that the mixture hardly moves."""
+    data, run = stripes(), Context()
+    alive = sum(p.numel() for p in learned().parameters() if p.dim() > 1)
+    shared = SoftWeightSharing(epochs=1, lr=1e-3).apply(learned(), data, run)
+    values = torch.cat([effective_weight(shared, edit.target).flatten() for edit in run.log.edits])
+    assert int((values == 0).sum()) < 0.9 * alive and len(values.unique()) <= 17
+    before, after = (float(data.metric.score(model, data.validation)) for model in (learned(), shared))
+    assert after >= before - 0.1
+    assert all("proportions to the power of" in edit.note for edit in run.log.edits)
+
+
+def test_narrow_components_keep_their_proportions() -> None:
+    """Where weights already have few values, every proportion counts, and the values are those."""
+    model, name = learned(), "body.0.conv1.weight"
+    with torch.no_grad():
+        raw = weights_of(model)[name]
+        raw.copy_(torch.where(raw.abs() > raw.abs().median(), 0.5 * raw.sign(), 0.0))
+    three = GaussianMixture(
+        proportions=torch.tensor([0.5, 0.25, 0.25]),
+        means=torch.tensor([0.0, -0.5, 0.5]),
+        variances=torch.full((3,), 1e-4),
+    )
+    codes, power = settled(model, [name], three, stripes())
+    assert power == 1 and torch.equal(codes[name](raw), raw)
