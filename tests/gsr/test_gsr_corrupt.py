@@ -242,8 +242,8 @@ def test_the_description_of_the_format_names_the_operations_and_the_dictionary()
         (int(first) + place, name) for first, names in rows for place, name in enumerate(re.findall("`(.*?)`", names))
     ]
     assert listed == list(enumerate(NAMES))
-    assert f"CRC `{zlib.crc32(DICTIONARY):08x}`, {len(DICTIONARY)} bytes" in text
-    views = text.partition("May give views:")[2].partition("\n")[0]
+    assert f"CRC `{zlib.crc32(DICTIONARY):08x}`, {len(DICTIONARY)} bytes" in " ".join(text.split())
+    views = text.partition("May give views:")[2].partition("\n\n")[0]
     assert set(re.findall("`(.*?)`", views)) == VIEWS
 
 
