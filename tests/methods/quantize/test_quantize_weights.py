@@ -1,5 +1,6 @@
 """Grids for weights, and rounding that is learned: uniform, LSQ, AdaRound."""
 
+import itertools
 from itertools import product
 from typing import Any
 
@@ -28,7 +29,13 @@ from gossamer.constraints.weights import effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.errors import BadInput, NoEffect
 from gossamer.jobs.recipe import parse
-from gossamer.methods.quantize.adaround import AdaRound, best_rounding, learn_rounding, reconstruction_error
+from gossamer.methods.quantize.adaround import (
+    AdaRound,
+    best_rounding,
+    flip_rounding,
+    learn_rounding,
+    reconstruction_error,
+)
 from gossamer.methods.quantize.lsq import LearnedStepSize, first_scales, learned_grid
 from gossamer.methods.quantize.uniform import UniformQuantization, bits_grid, step_grid
 
@@ -279,3 +286,35 @@ def test_later_layers_see_what_the_quantized_ones_before_them_give() -> None:
     nearest = grid(effective_weight(model, "head.weight"))[None].double()
     errors = [reconstruction_error(v, w, same, cross) for v in (q, nearest)]
     assert (errors[0] <= errors[1] + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_roundings_are_near_the_best_of_all_and_no_single_turn_helps(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(1, 6, 8, generator=generator).to(dtype)
+    w[0, 0, :3] = 0
+    x = torch.randn(100, 8, generator=generator) @ torch.randn(8, 8, generator=generator)
+    same = (x.T @ x)[None].double() / 100
+    scale, high = (w.abs().amax(2, keepdim=True) / 3).expand_as(w).contiguous(), 3
+    constant = ((w.double() @ same) * w.double()).sum(2)
+
+    def error(codes: torch.Tensor) -> torch.Tensor:
+        return reconstruction_error((scale * codes).double(), w.double(), same, same) + constant
+
+    floor = (w / scale).floor()
+    every = [
+        (floor + torch.tensor(up, dtype=dtype)).clamp(-high, high).where(w != 0, 0.0)
+        for up in itertools.product([0.0, 1.0], repeat=8)
+    ]
+    best = torch.stack([error(codes) for codes in every]).amin(0).sum()
+    nearest = (w / scale).round().clamp(-high, high)
+    found = best_rounding(w, scale, high, same, same, iterations=50)
+    assert float(error(found).sum() / best) < 1.1 < 1.3 < float(error(nearest).sum() / best)
+    turned = flip_rounding(nearest, w, scale, high, same, same)
+    least = error(turned)
+    assert bool((least <= error(nearest)).all()) and not bool(turned[0, 0, :3].any())
+    for d in range(8):
+        other = turned.clone()
+        other[..., d] += torch.where(turned[..., d] == floor[..., d], 1.0, -1.0)
+        allowed = (other[..., d].abs() <= high) & (w[..., d] != 0)
+        assert bool((error(other) >= least - 1e-9)[allowed].all())
