@@ -52,6 +52,9 @@ fill_.Tensor fill_.Scalar zero_ copy_ add_.Tensor sub_.Tensor mul_.Tensor div_.T
 relu_ masked_fill_.Scalar index_put_ clamp_ hardtanh_ sigmoid_ tanh_ silu_ hardswish_ elu_ leaky_relu_ gelu_
 sym_numel sym_storage_offset py.neg py.mod py.truediv py.pow sym_stride.int
 tensor_split.indices
+lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2
+fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn stft stft.center real imag view_as_real view_as_complex complex
+polar angle
 """
 NAMES: tuple[str, ...] = tuple(_TEXT.split())
 CODES = {name: code for code, name in enumerate(NAMES)}
@@ -60,7 +63,7 @@ flatten.using_ints permute reshape view transpose.int slice.Tensor select.int un
 py.getitem chunk split.Tensor split_with_sizes unbind.int einsum t view_as unflatten.int squeeze squeeze.dims
 movedim.int movedim.intlist swapaxes swapdims moveaxis.int expand_as broadcast_to narrow unfold diagonal numpy_T mT
 adjoint split.sizes tensor_split.sections tensor_split.indices detach alias to.dtype to.dtype_layout type_as
-to.device to.other pad matmul meshgrid.indexing lift_fresh_copy
+to.device to.other pad matmul meshgrid.indexing lift_fresh_copy real imag view_as_real view_as_complex
 """
 VIEWS = frozenset(_VIEWS.split())  # what they give may share memory with their first argument
 IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout")  # operations that change nothing in eval mode
