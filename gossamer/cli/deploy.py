@@ -141,7 +141,7 @@ def _int8(
 
 def bench(
     context: typer.Context,
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP}, or an .onnx file; several.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP}; several.")],
     runtime: Annotated[
         list[str], typer.Option(help="torch, torch.compile, onnxruntime or openvino; may be given several times.")
     ] = ["onnxruntime"],  # noqa: B006 (typer copies it)

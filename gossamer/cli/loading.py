@@ -1,7 +1,7 @@
 """What the user names on the command line, turned into a network and a task.
 
-A model: a name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, a `.pt2` or `.gsr`, a result
-folder, or a `.safetensors` that `gossamer train` wrote. Data: a built-in name, a folder of class folders,
+A model: a name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, an `.onnx`, `.pt2` or `.gsr`, a
+result folder, or a `.safetensors` that `gossamer train` wrote. Data: a built-in name, a folder of class folders,
 `package.module:task`, or `auto`.
 """
 
@@ -349,9 +349,23 @@ def _from_gsr(path: Path, request: Request, _: Say) -> Source:
     return Source(name=path.stem, model=load(_existing(path)), example_inputs=_needed_inputs(request))
 
 
+def _from_onnx(path: Path, request: Request, say: Say) -> Source:
+    """A network out of an ONNX file, compared with ONNX Runtime node by node on the inputs at hand."""
+    from gossamer.onnx_import import check_import, example_inputs, import_onnx
+
+    if request.weights is not None:
+        raise BadInput(f"{path} has its weights inside; leave --weights out")
+    network = import_onnx(_existing(path))
+    inputs = request.inputs or example_inputs(network)
+    worst = check_import(path, network, inputs)
+    say(f"{path.name}: {len(network.steps)} nodes are imported; against ONNX Runtime {worst:.1g} relative")
+    return Source(name=path.stem, model=network, example_inputs=inputs)
+
+
 FILES: dict[str, Callable[[Path, Request, Say], Source]] = {
     ".pt2": _from_pt2,
     ".gsr": _from_gsr,
+    ".onnx": _from_onnx,
     ".safetensors": _from_safetensors,
 }
 

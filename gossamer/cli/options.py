@@ -33,8 +33,8 @@ def _parse(text: str, what: str, *, unit: bool) -> int:
 
 
 MODEL_HELP = (
-    "A name of the zoo (resnet20), package.module:factory, timm:NAME, torchvision:NAME, a .pt2, .gsr or .safetensors "
-    "file, or a result folder"
+    "A name of the zoo (resnet20), package.module:factory, timm:NAME, torchvision:NAME, an .onnx, .pt2, .gsr or "
+    ".safetensors file, or a result folder"
 )
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.")]
 DATA_HELP = (

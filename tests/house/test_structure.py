@@ -19,7 +19,7 @@ LEVELS = [
     {"modules"},
     {"models", "data", "compact"},
     {"train", "runtime"},
-    {"measure"},
+    {"measure", "onnx_import"},
     {"ptq"},
     {"methods"},
     {"search"},

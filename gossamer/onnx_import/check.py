@@ -1,0 +1,116 @@
+"""Is an imported network the same? Every node is compared with ONNX Runtime on real inputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from gossamer.errors import ExportMismatch, own_error
+from gossamer.onnx_import.network import OnnxNetwork
+from gossamer.onnx_import.values import as_tensor
+from gossamer.runtime.onnx_read import read_onnx
+
+TOLERANCE = 1e-4
+SMALL = 1e-2  # values below it are as good as zero: probabilities of what is not there, say
+
+
+@dataclass(frozen=True)
+class NodeDifference:
+    """What the values of a node differ by. relative: the largest difference over the largest value, or over 0.01 where
+    all are smaller."""
+
+    value: str
+    module: str
+    shape: tuple[int, ...]
+    relative: float
+
+
+def check_import(
+    path: Path | str, network: OnnxNetwork, inputs: Sequence[Tensor], *, tolerance: float = TOLERANCE
+) -> float:
+    """Raise ExportMismatch, naming the first node that differs, where a network computes something else than its file.
+
+    Args:
+        path: of the file.
+        network: imported from it.
+        inputs: for both.
+        tolerance: the largest relative difference of an output.
+
+    Returns:
+        The largest relative difference of an output.
+    """
+    rows = node_differences(path, network, inputs)
+    outputs = [row for row in rows if row.value in network.outputs]
+    worst = max((row.relative for row in outputs), default=0.0)
+    if not worst <= tolerance:
+        first = next(row for row in rows if not row.relative <= tolerance)
+        raise ExportMismatch(
+            f"{path}: the imported network gives other values than ONNX Runtime: {worst:.2g} relative at the outputs, "
+            f"first at {first.value!r} (module {first.module}, {first.relative:.2g})"
+        )
+    return worst
+
+
+def node_differences(path: Path | str, network: OnnxNetwork, inputs: Sequence[Tensor]) -> list[NodeDifference]:
+    """All values of the outermost graph, in order, against ONNX Runtime's."""
+    import onnxruntime
+
+    path, graph = Path(path), network
+    model = read_onnx(path)
+    onnx.load_external_data_for_model(model, str(path.parent))
+    names = list(dict.fromkeys(name for step in graph.steps for name in step.outputs if name))
+    known = {one.name for one in model.graph.output}
+    made = {name for node in model.graph.node for name in node.output}
+    extra = [name for name in names if name not in known and name in made]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in extra)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        asked = [one.name for one in session.get_outputs()]
+        feeds = {name: x.detach().cpu().numpy() for name, x in zip(network.inputs, inputs)}
+        expected = dict(zip(asked, session.run(asked, feeds)))
+    except Exception as error:
+        raise ExportMismatch(f"{path}: ONNX Runtime does not run it on these inputs: {own_error(error)}") from error
+    return _compared(network, inputs, expected)
+
+
+def _compared(network: OnnxNetwork, inputs: Sequence[Tensor], expected: dict[str, Any]) -> list[NodeDifference]:
+    """Run the network with a look at each value."""
+    graph, rows = network, list[NodeDifference]()
+    owners = {name: step for step in graph.steps for name in step.outputs}
+    with torch.no_grad():
+        current: dict[str, Any] = dict(zip(network.inputs, inputs))
+        current |= graph.numbers | {name: getattr(graph, buffer) for name, buffer in graph.buffered.items()}
+        for step in graph.steps:
+            found = getattr(graph, step.module)(*(current[name] for name in step.inputs))
+            many = found if isinstance(found, tuple) else (found,)
+            for name, one in zip(step.outputs, many):
+                current[name] = one
+                if name in expected:
+                    rows.append(_difference(name, owners[name].module, one, expected[name]))
+            for name in step.last:
+                current.pop(name, None)
+    return rows
+
+
+def _difference(name: str, module: str, given: Any, expected: Any) -> NodeDifference:
+    ours, theirs = as_tensor(given).detach().cpu(), torch.from_numpy(np.asarray(expected).copy())
+    if ours.shape != theirs.shape:
+        ours = ours.reshape(theirs.shape) if ours.numel() == theirs.numel() and ours.dim() == 0 else ours
+    if ours.shape != theirs.shape:
+        return NodeDifference(name, module, tuple(theirs.shape), float("inf"))
+    a, b = ours.double(), theirs.double()
+    finite = a.isfinite() & b.isfinite()
+    if not bool((finite | (a == b) | (a.isnan() & b.isnan())).all()):
+        return NodeDifference(name, module, tuple(theirs.shape), float("inf"))
+    a, b = a[finite], b[finite]
+    largest = float(b.abs().max()) if b.numel() else 0.0
+    difference = float((a - b).abs().max()) if b.numel() else 0.0
+    return NodeDifference(name, module, tuple(theirs.shape), difference / max(largest, SMALL))

@@ -1,0 +1,150 @@
+"""Reading an ONNX file into a network."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from gossamer.errors import BadInput
+from gossamer.onnx_import.network import GraphBuilder, OnnxNetwork
+from gossamer.onnx_import.registry import Function
+from gossamer.onnx_import.values import TYPES
+from gossamer.runtime.onnx_read import read_onnx
+
+OLDEST = 7  # opset: before it, arithmetic broadcast otherwise
+
+
+def import_onnx(path: Path | str) -> OnnxNetwork:
+    """A network out of an ONNX file, in eval mode.
+
+    Args:
+        path: of the file; tensors in other files are read from its folder.
+
+    Returns:
+        The network. Its outputs are one tensor, or a tuple of all outputs of the file.
+
+    Raises:
+        CorruptFile: the file cannot be read.
+        BadInput: an operator, or one of its forms, cannot be imported; the node is named.
+
+    Example:
+        >>> import tempfile, torch, gossamer
+        >>> from gossamer.onnx_import import import_onnx
+        >>> from gossamer.runtime.onnx_export import export_onnx
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = export_onnx(model, task.example_inputs, Path(folder) / "model.onnx")
+        ...     again = import_onnx(file)
+        >>> torch.allclose(again(*task.example_inputs), model(*task.example_inputs), atol=1e-5)
+        True
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    model = read_onnx(path)
+    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), OLDEST)
+    if opset < OLDEST:
+        raise BadInput(
+            f"{path}: opset {opset} is older than {OLDEST}; export it again, or convert it with onnx.version_converter"
+        )
+    if model.functions:
+        raise BadInput(f"{path}: functions inside the file are not known; inline them with onnx.inliner")
+    foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    if foreign:
+        raise BadInput(
+            f"{path}: operators of {', '.join(sorted(foreign))} cannot be imported, only those of ONNX itself"
+        )
+    given = {tensor.name for tensor in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in given]
+    network = GraphBuilder(model.graph, opset, partial(_array, path=path), {}).build(OnnxNetwork)
+    network.shapes, network.dtypes = tuple(map(_shape, inputs)), tuple(_dtype(one, path) for one in inputs)
+    network.eval()
+    _free_sizes(network)
+    return network
+
+
+def example_inputs(network: OnnxNetwork, sizes: Mapping[int, tuple[int, ...]] | None = None) -> tuple[Tensor, ...]:
+    """Inputs of the shapes that the file names, random numbers with a fixed seed.
+
+    Args:
+        network: an imported one.
+        sizes: shapes by the number of the input, where the file leaves sizes free.
+
+    Raises:
+        BadInput: a size besides the batch is free and not given.
+    """
+    generator = torch.Generator().manual_seed(0)
+    given = [(sizes or {}).get(number, _with_batch(shape)) for number, shape in enumerate(network.shapes)]
+    for name, shape in zip(network.inputs, given):
+        if any(n is None for n in shape):
+            shown = "x".join("?" if n is None else str(n) for n in shape)
+            raise BadInput(f"input {name!r} has the shape {shown}; say which sizes it is to have")
+    return tuple(_noise(shape, dtype, generator) for shape, dtype in zip(given, network.dtypes))
+
+
+def _with_batch(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    return (1, *shape[1:]) if shape[:1] == (None,) else shape
+
+
+def _noise(shape: tuple[Any, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    if not dtype.is_floating_point:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.rand(shape, generator=generator).to(dtype)
+
+
+def _array(tensor: onnx.TensorProto, path: Path) -> np.ndarray[Any, Any]:
+    if tensor.data_type not in TYPES:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+        raise BadInput(f"{path}: tensor {tensor.name!r} is of type {kind}, which cannot be imported")
+    array: np.ndarray[Any, Any] = numpy_helper.to_array(tensor, base_dir=str(path.parent))
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    sizes = value.type.tensor_type.shape.dim
+    return tuple(size.dim_value if size.dim_value > 0 else None for size in sizes)
+
+
+def _dtype(value: onnx.ValueInfoProto, path: Path) -> torch.dtype:
+    kind = value.type.tensor_type.elem_type
+    if kind not in TYPES:
+        raise BadInput(f"{path}: input {value.name!r} is no tensor of numbers")
+    return TYPES[kind]
+
+
+def _free_sizes(network: OnnxNetwork) -> None:
+    """Let the first sizes of constant reshapes follow the input where they equal its own: an export with a fixed batch
+    has it in all of them, and channels that are kept apart are the same after a cut."""
+    try:
+        inputs = example_inputs(network)
+    except BadInput:
+        return
+    seen = dict[nn.Module, Any]()
+
+    def note(module: nn.Module, values: tuple[Any, ...]) -> None:
+        seen.setdefault(module, values[0])
+
+    reshapes = [m for m in network.modules() if isinstance(m, Function) and {"keep_zeros", "target"} <= set(m.names)]
+    hooks = [module.register_forward_pre_hook(note) for module in reshapes]
+    try:
+        with torch.no_grad():
+            network(*inputs)
+    except Exception:  # the check says what is wrong
+        return
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for module, x in seen.items():
+        target: list[Any] = list(module.target)  # type: ignore[arg-type]
+        for i, size in enumerate(target):
+            if not isinstance(x, Tensor) or i >= x.dim() or size != x.shape[i]:
+                break
+            target[i] = 0
+        if not module.keep_zeros:
+            setattr(module, "target", tuple(target))  # noqa: B010  an attribute that the module has by name
