@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.task import Task
+from gossamer.runtime.runners import torch_threads
 
 
 class Block(nn.Module):
@@ -96,12 +97,14 @@ def learned() -> nn.Module:
 
 @functools.cache
 def learned_weights() -> dict[str, Tensor]:
+    """To the same bits in every process, so on one thread."""
     model, data = tiny(), stripes()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     model.train()
-    for _ in range(4):
-        for images, labels in data.train:
-            optimizer.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
-            optimizer.step()
+    with torch_threads(1):
+        for _ in range(4):
+            for images, labels in data.train:
+                optimizer.zero_grad()
+                F.cross_entropy(model(images), labels).backward()
+                optimizer.step()
     return model.state_dict()
