@@ -362,6 +362,16 @@ def _from_onnx(path: Path, request: Request, say: Say) -> Source:
     return Source(name=path.stem, model=network, example_inputs=inputs)
 
 
+def ready_to_train(text: str, source: Source, task: Task, say: Say) -> None:
+    """A network out of an ONNX file gets the batch norms back that its exporter folded. text: the model argument."""
+    if Path(text).suffix != ".onnx":
+        return
+    from gossamer.onnx_import import OnnxNetwork, put_back_norms
+
+    if isinstance(source.model, OnnxNetwork) and (norms := put_back_norms(source.model, task.calibration)):
+        say(f"{source.name}: {norms} batch norms are put back behind convolutions, with what they give on the data")
+
+
 FILES: dict[str, Callable[[Path, Request, Say], Source]] = {
     ".pt2": _from_pt2,
     ".gsr": _from_gsr,

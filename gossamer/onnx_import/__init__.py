@@ -7,6 +7,15 @@ channels can be cut and other batches can be run.
 
 from gossamer.onnx_import.check import NodeDifference, check_import, node_differences
 from gossamer.onnx_import.network import OnnxNetwork
+from gossamer.onnx_import.norms import put_back_norms
 from gossamer.onnx_import.reading import example_inputs, import_onnx
 
-__all__ = ["NodeDifference", "OnnxNetwork", "check_import", "example_inputs", "import_onnx", "node_differences"]
+__all__ = [
+    "NodeDifference",
+    "OnnxNetwork",
+    "check_import",
+    "example_inputs",
+    "import_onnx",
+    "node_differences",
+    "put_back_norms",
+]

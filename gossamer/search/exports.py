@@ -36,9 +36,9 @@ class Exported:
 
 @dataclass
 class Exports:
-    """Writes float32 ONNX files. A network with the layers of one that was exported before gets that graph with weights
-    of its own, without the exporter, which takes seconds; the outputs are compared with the network's, and where they
-    differ, the network is exported.
+    """Writes float32 ONNX files. A network with the layers of one that was exported before, or with all but some of its
+    blocks, gets that graph with weights of its own, without the exporter, which takes seconds; the outputs are compared
+    with the network's, and where they differ, the network is exported.
 
     Example: a pricer of one job writes all its candidates with the same `Exports`.
     """
@@ -62,6 +62,11 @@ class Exports:
         example, layers = self.task.example_inputs, exported_layers(model)
         for base in self.known:
             if base.layers == layers and _rewritten(base, model, example, path):
+                return path
+        for base in list(self.known):
+            shorter = without_blocks(base, layers)
+            if shorter is not None and _rewritten(shorter, model, example, path):
+                self.known.append(shorter)
                 return path
         export_onnx(model, example, path)
         self._note(model, layers, path)
@@ -98,6 +103,53 @@ def _rewritten(base: Exported, model: nn.Module, example: tuple[Any, ...], path:
         return _agrees(path, model, example)
     except Exception:  # another graph: the exporter says what is wrong, if anything is
         return False
+
+
+def without_blocks(base: Exported, layers: list[tuple[str, type]]) -> Exported | None:
+    """The graph of a network with these layers, if all that they lack are blocks that give what they are given.
+
+    The nodes of a block are known by their names, which begin with the module's; what reads the block's output reads
+    its input then.
+
+    Args:
+        base: a graph that was exported.
+        layers: of the other network.
+
+    Returns:
+        The shorter graph; None where the networks differ otherwise, or a block has other than one input and one output.
+    """
+    now, before = dict(layers), dict(base.layers)
+    removed = [name for name, kind in now.items() if before.get(name) not in (None, kind)]
+    inside = [name for name in before if any(name.startswith(f"{block}.") for block in removed)]
+    others = [one for one in base.layers if one[0] not in inside and one[0] not in removed]
+    if not removed or [one for one in layers if one[0] not in removed] != others:
+        return None
+    proto = onnx.ModelProto()
+    proto.CopyFrom(base.proto)
+    if not all(_bypassed(proto.graph, block) for block in removed):
+        return None
+    kept = {name: norm for name, norm in base.norms.items() if name not in inside}
+    return Exported(layers, proto, kept, base.transposed - set(inside))
+
+
+def _bypassed(graph: onnx.GraphProto, block: str) -> bool:
+    """Take the nodes of a block out of a graph; False where it has not one input and one output."""
+    own = [node for node in graph.node if node.name == block or node.name.startswith((f"{block}.", f"{block}:"))]
+    made = {name for node in own for name in node.output}
+    stored = {tensor.name for tensor in graph.initializer}
+    given = {name for node in own for name in node.input if name and name not in made and name not in stored}
+    rest = [node for node in graph.node if node not in own]
+    taken = {name for node in rest for name in node.input if name in made}
+    if len(given) != 1 or len(taken) != 1 or made & {output.name for output in graph.output}:
+        return False
+    [before], [after] = given, taken
+    del graph.node[:]
+    for node in rest:
+        for place, name in enumerate(node.input):
+            if name == after:
+                node.input[place] = before
+    graph.node.extend(rest)
+    return True
 
 
 def with_weights(base: Exported, model: nn.Module) -> onnx.ModelProto:

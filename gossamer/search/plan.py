@@ -322,10 +322,10 @@ class Planner:
         size, recovery = len(self.task.train), self.recover
         whole = self.recovery_steps or recovery.passes(self.task) * size
         steps = max(round(HEATS[heat - 1] * min(whole, RACE_MOST)), RACE_LEAST)
-        return replace(recovery, epochs=None, steps=steps, lr=GENTLE * self._usual_lr)
+        return replace(recovery, epochs=None, steps=steps, lr=GENTLE * self.usual_lr)
 
     @property
-    def _usual_lr(self) -> float:
+    def usual_lr(self) -> float:
         """Of a recovery, as far as it can be said without trials, which would take as long as a heat. Batch norms let a
         network take large steps; without them the loss explodes at the same rate."""
         return self.recover.lr or (0.1 if any(isinstance(m, BATCH_NORMS) for m in self.original.modules()) else 0.02)

@@ -9,13 +9,14 @@ import torch
 from conftest import USER_CODE
 from torch import nn
 
-from gossamer.cli.loading import Request, load_data, load_model
+from gossamer.cli.loading import Request, load_data, load_model, ready_to_train
 from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, CorruptFile, MissingExtra
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.models import build, save_weights
 from gossamer.modules.replay import structure_of
+from gossamer.runtime.onnx_export import export_onnx
 
 
 @pytest.fixture
@@ -91,6 +92,20 @@ def test_compressed_weights_say_their_network_and_become_it(user: Path, task: Ta
     assert torch.equal(named(*task.example_inputs), own.model(*task.example_inputs))
 
 
+def test_an_onnx_file_is_a_network_and_gets_its_norms_back_where_it_is_trained(user: Path, task: Task) -> None:
+    whole = load_model(Request(model="resnet8", task=task, random=True)).model
+    export_onnx(whole, task.example_inputs, user / "a.onnx")
+    said = list[str]()
+    source = load_model(Request(model="a.onnx", task=task))
+    before = source.model(*task.example_inputs)
+    assert source.name == "a" and torch.allclose(before, whole(*task.example_inputs), atol=1e-5)
+    assert load_model(Request(model="a.onnx")).example_inputs[0].shape == (1, *task.example_inputs[0].shape[1:])
+    ready_to_train("a.onnx", source, task, said.append)
+    assert "9 batch norms are put back" in said[0]
+    assert torch.allclose(source.model(*task.example_inputs), before, atol=1e-5)
+    assert "leave --weights out" in refused(Request(model="a.onnx", task=task, weights=user / "b.safetensors"))
+
+
 def refused(request: Request) -> str:
     with pytest.raises(BadInput) as caught:
         load_model(request)
@@ -110,6 +125,7 @@ def refused(request: Request) -> str:
         ("needy:Net", "its own error: ModuleNotFoundError: No module named 'not_installed_anywhere'"),
         ("missing.safetensors", "missing.safetensors: no such file"),
         ("missing.pt2", "missing.pt2: no such file"),
+        ("missing.onnx", "missing.onnx: no such file"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_refused_with_the_reason(user: Path, task: Task, model: str, said: str) -> None:

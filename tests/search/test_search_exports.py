@@ -51,12 +51,24 @@ def test_networks_of_other_widths_and_weights_take_the_graph_that_is_there(
     assert exported == [model]
 
 
-def test_networks_of_other_layers_are_exported(exported: list[nn.Module], tmp_path: Path) -> None:
+def test_networks_without_some_blocks_take_the_graph_that_is_there(exported: list[nn.Module], tmp_path: Path) -> None:
     model, task, known = learned(), stripes(), Exports(stripes())
     short = BlockRemoval(names=("body.1",))(model, task, Context()).model
-    for number, one in enumerate((model, short)):
+    shorter = BlockRemoval(names=("body.0", "body.2"))(model, task, Context()).model
+    narrow = ChannelPruning(sparsity=0.5, reconstruct=False)(short, task, Context()).model
+    for number, one in enumerate((model, short, shorter, narrow)):
         gives(known.write(one, tmp_path / f"{number}.onnx"), one, task.example_inputs[0])
-    assert exported == [model, short]
+    assert exported == [model]
+
+
+def test_networks_of_other_layers_are_exported(exported: list[nn.Module], tmp_path: Path) -> None:
+    model, task, known = learned(), stripes(), Exports(stripes())
+    gated, wider = learned(), learned()
+    gated.body[1] = nn.Sigmoid()  # type: ignore[index]  # no block that gives what it is given
+    wider.body.append(nn.ReLU())  # type: ignore[operator, union-attr]
+    for number, one in enumerate((model, gated, wider)):
+        gives(known.write(one, tmp_path / f"{number}.onnx"), one, task.example_inputs[0])
+    assert exported == [model, gated, wider]
 
 
 class Pooled(nn.Module):
