@@ -37,6 +37,7 @@ HEATS = (0.05, 0.15)  # of the batches of the recovery that follows: for all can
 GENTLE = 0.2  # times the learning rate of a recovery: large steps need its length to pay off
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 REST = " and width"  # ends the name of what is narrowed as well
+LEVELLED = 1000  # steps of a recovery that levels leads of the race
 LEAST_LOSS = 0.1  # points behind the original that are told apart
 RACE_LEAST, RACE_MOST = 40, 8000  # batches; the most is of the recovery that a heat is a share of
 
@@ -301,8 +302,11 @@ class Planner:
         """What orders a race: less is lost the smaller the points behind the original times the square of the need.
         What a shape saves beyond the goal counts, because most of a lead after a short training is gone after the whole
         one: ResNet-14 at a goal of 3x, three blocks less (4.4x) against two and some width (3.2x), points behind after
-        10, 20, 35 and 100 % of four epochs: 3.8, 1.8, 1.1, 0.3 against 2.2, 1.2, 0.7, 0.5."""
-        return -max(self.task.metric.lost(self.reference, score), LEAST_LOSS) * quote.worst**2
+        10, 20, 35 and 100 % of four epochs: 3.8, 1.8, 1.1, 0.3 against 2.2, 1.2, 0.7, 0.5. In a short recovery more of
+        a lead stays, so that there the need itself counts."""
+        whole = self.recovery_steps or self.recover.passes(self.task) * len(self.task.train)
+        power = 2 if whole >= LEVELLED else 1
+        return -max(self.task.metric.lost(self.reference, score), LEAST_LOSS) * quote.worst**power
 
     def _score(self, candidate: ShapeCandidate, *, heat: int) -> float | None:
         """Accuracy after the training of a heat, which is done once; None where it fails."""
