@@ -81,7 +81,7 @@ class BinaryCodes(Method):
         for name in weights_of(model, self.layers, self.ignore):
             w = effective_weight(model, name)
             codes |= shared_values({name: w}, binary_values(w, self.scale))
-            values = codes[name].codebook.detach().tolist()
+            values = sorted(codes[name].codebook.detach().tolist())
             after = f"values {', '.join(f'{v:.3g}' for v in values)}"
             self.note(context, EditKind.CONSTRAIN, name, before=f"{w.numel():,} weights", after=after)
         return constrain(model, codes)
