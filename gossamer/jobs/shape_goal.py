@@ -27,7 +27,7 @@ from gossamer.train.train_mode import teacher_terms
 TRAININGS = 6  # whole recoveries of one job, at most
 HARDER = 1.05  # times: at least so much further is cut when a result just misses, else the same shape is found again
 MOST_OUTPUTS = 2**28  # bytes of a teacher's outputs that are kept
-SEARCHED_FROM = 2000  # steps by time: the trials of learning rates take 160, and shorter trainings need them more
+SEARCHED_FROM = 2000  # steps by time: shorter trainings cannot spare the 160 that trials of learning rates take
 SHORT = 0.5  # times the usual rate, in these: 900 steps ended within 0.1 points of one another at 0.3 to 1 times it
 SPOILED = 1.2  # times the need that was planned for: more, and the measurements that it was planned by are wrong
 

@@ -84,7 +84,6 @@ def node_differences(path: Path | str, network: OnnxNetwork, inputs: Sequence[Te
 def _compared(network: OnnxNetwork, inputs: Sequence[Tensor], expected: dict[str, Any]) -> list[NodeDifference]:
     """Run the network with a look at each value."""
     graph, rows = network, list[NodeDifference]()
-    owners = {name: step for step in graph.steps for name in step.outputs}
     with torch.no_grad():
         current: dict[str, Any] = dict(zip(network.inputs, inputs))
         current |= graph.numbers | {name: getattr(graph, buffer) for name, buffer in graph.buffered.items()}
@@ -94,7 +93,7 @@ def _compared(network: OnnxNetwork, inputs: Sequence[Tensor], expected: dict[str
             for name, one in zip(step.outputs, many):
                 current[name] = one
                 if name in expected:
-                    rows.append(_difference(name, owners[name].module, one, expected[name]))
+                    rows.append(_difference(name, step.module, one, expected[name]))
             for name in step.last:
                 current.pop(name, None)
     return rows

@@ -1,7 +1,7 @@
 """The network that an ONNX graph becomes: its nodes as modules, run in their order."""
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -123,10 +123,9 @@ class GraphBuilder:
         self.zeros = {name for name, value in own.items() if is_zero(value)}
         inputs = [one.name for one in self.proto.input if one.name not in own]
         graph = kind(inputs, [one.name for one in self.proto.output])
-        made, steps, names = set(inputs), list[NodeCall](), dict[str, str]()
-        nodes = list(self.proto.node)
+        made, steps = set(inputs), list[NodeCall]()
         uses = _uses(self.proto)
-        for number, proto in enumerate(nodes):
+        for number, proto in enumerate(self.proto.node):
             node = self._node(proto, number)
             if node.op == "Constant":
                 self.constants[node.outputs[0]] = _constant_node(node)
@@ -145,7 +144,7 @@ class GraphBuilder:
             made.update(name for name in node.outputs if name)
             if self._absorbed(node, graph, steps, uses):
                 continue
-            module = _unique(_module_name(node), names, graph)
+            module = _unique(_module_name(node), graph)
             graph.add_module(module, built.module)
             steps.append(NodeCall(module, (*built.inputs, *captured), node.outputs))
         if self.depth == 0 and self.missing:
@@ -156,6 +155,11 @@ class GraphBuilder:
         return graph
 
     def _node(self, proto: onnx.NodeProto, number: int) -> OnnxNode:
+        if proto.domain not in ("", "ai.onnx"):
+            raise BadInput(
+                f"node {proto.name!r} ({proto.op_type}): operators of {proto.domain} cannot be imported, only those of "
+                "ONNX itself"
+            )
         attributes: dict[str, Any] = {}
         graphs: dict[str, Any] = {}
         for attribute in proto.attribute:
@@ -183,7 +187,9 @@ class GraphBuilder:
         if node.op == "If":
             return self._branch(node)
         if node.op not in BUILDERS:
-            raise BadInput(f"node {node.name!r}: the operator {node.op} cannot be imported; known are {_listed()}")
+            raise BadInput(
+                f"node {node.name!r}: the operator {node.op} cannot be imported; known are {', '.join(sorted(BUILDERS))}"
+            )
         try:
             return BUILDERS[node.op](node), ()
         except GossamerError:
@@ -306,15 +312,10 @@ def _module_name(node: OnnxNode) -> str:
     return name if name and not name[0].isdigit() else f"{node.op.lower()}_{name}".strip("_")
 
 
-def _unique(name: str, names: dict[str, str], graph: nn.Module) -> str:
+def _unique(name: str, graph: nn.Module) -> str:
     """A name that no other module of the graph has, and no attribute of modules or of what exporters make."""
     found, number = name, 1
-    while found in names or hasattr(graph, found) or hasattr(torch.fx.GraphModule, found):
+    while hasattr(graph, found) or hasattr(torch.fx.GraphModule, found):
         number += 1
         found = f"{name}_{number}"
-    names[found] = name
     return found
-
-
-def _listed(known: Collection[str] = ()) -> str:
-    return ", ".join(sorted(known or BUILDERS))

@@ -55,11 +55,6 @@ def import_onnx(path: Path | str) -> OnnxNetwork:
         )
     if model.functions:
         raise BadInput(f"{path}: functions inside the file are not known; inline them with onnx.inliner")
-    foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
-    if foreign:
-        raise BadInput(
-            f"{path}: operators of {', '.join(sorted(foreign))} cannot be imported, only those of ONNX itself"
-        )
     given = {tensor.name for tensor in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in given]
     network = GraphBuilder(model.graph, opset, partial(_array, path=path), {}).build(OnnxNetwork)
