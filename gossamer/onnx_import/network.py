@@ -188,7 +188,8 @@ class GraphBuilder:
             return self._branch(node)
         if node.op not in BUILDERS:
             raise BadInput(
-                f"node {node.name!r}: the operator {node.op} cannot be imported; known are {', '.join(sorted(BUILDERS))}"
+            known = ", ".join(sorted(BUILDERS))
+            raise BadInput(f"node {node.name!r}: the operator {node.op} cannot be imported; known are {known}")
             )
         try:
             return BUILDERS[node.op](node), ()
