@@ -187,10 +187,8 @@ class GraphBuilder:
         if node.op == "If":
             return self._branch(node)
         if node.op not in BUILDERS:
-            raise BadInput(
             known = ", ".join(sorted(BUILDERS))
             raise BadInput(f"node {node.name!r}: the operator {node.op} cannot be imported; known are {known}")
-            )
         try:
             return BUILDERS[node.op](node), ()
         except GossamerError:
