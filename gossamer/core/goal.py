@@ -15,14 +15,27 @@ RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Goal(KnownArguments):
-    """`max_drop` in points of the task's metric, and the gains. Where nothing is to be gained (`gains` is empty) it
-    judges what a recipe or a teacher made: by `max_drop`, measured under `runtime`, `threads` and `batch`.
+    """What to gain and what may be lost. Where nothing is to be gained (`gains` is empty) it judges what a recipe or a
+    teacher
+    made: by `max_drop`, measured under `runtime`, `threads` and `batch`.
 
-    speedup: latency of the float32 original over latency of the result, both on `runtime`, same batch and threads.
-    latency_ms: median latency of one batch on `runtime`. macs: multiply-adds of one sample. params: parameters.
-    file_bytes: size of the compact file (`model.gsr`). compression_ratio: bytes of the original in float32 over bytes
-    of the compact file. time_budget: minutes for the job itself: where nobody gives the epochs of its trainings,
-    these are as long as fits; no further attempt starts that would take longer.
+    Args:
+        max_drop: points of the task's metric that may be lost on validation data.
+        speedup: latency of the float32 original over latency of the result, both on `runtime`, same batch and threads.
+        latency_ms: median latency of one batch on `runtime`.
+        macs: multiply-adds of one sample.
+        params: parameters.
+        file_bytes: size of the compact file (`model.gsr`).
+        compression_ratio: bytes of the original in float32 over bytes of the compact file.
+        runtime: "onnxruntime", "openvino", "torch" or "torch.compile".
+        threads: of one call; by default as many as the processor has cores for this process, at most 2.
+        batch: samples of one call.
+        time_budget: minutes for the job itself: where nobody gives the epochs of its trainings, these are as long as
+            fits; no further attempt starts that would take longer. None: no limit.
+
+    Example:
+        >>> Goal(max_drop=0.5, speedup=4).gains
+        {'speedup': 4}
     """
 
     max_drop: float = 0.5

@@ -29,6 +29,9 @@ def first_tensor(output: Any) -> Tensor:
 class TopK(KnownArguments, MeanMetric):
     """Top-k accuracy: the share of samples whose label is among the k largest logits, outputs (N, classes).
 
+    Args:
+        k: how many of the largest count.
+
     Example:
         >>> import torch
         >>> logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
@@ -115,6 +118,9 @@ class MultiLabelMAP(KnownArguments, BatchMetric):
 
     Average precision is the sum over thresholds of the precision times the gain in recall, equal scores together, as
     scikit-learn's `average_precision_score`. Labels that no sample has are left out.
+
+    Args:
+        name: in tables and reports.
 
     Example:
         >>> import torch

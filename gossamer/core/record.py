@@ -19,9 +19,20 @@ from gossamer.errors import unknown
 class Record:
     """One measured number with its conditions.
 
-    subject: what was measured ("original", "result", "result int8"). what: "score", "drop", "latency", "macs",
-    "params", "file_bytes", "peak_memory", "agreement", "ece", "nll"; a score is of the metric in `conditions`. low,
-    high: an interval whose meaning is in `conditions` (95 % for scores, quartiles for latency). n: samples or repeats.
+    Args:
+        subject: what was measured ("original", "result", "result int8").
+        what: "score", "drop", "latency", "macs", "params", "file_bytes", "peak_memory", "agreement", "ece" or "nll"; a
+            score is of the metric in `conditions`.
+        value: the number.
+        unit: of the number.
+        low: lower end of an interval whose meaning is in `conditions` (95 % for scores, quartiles for latency).
+        high: its upper end.
+        n: samples or repeats.
+        conditions: all that the number depends on.
+
+    Example:
+        >>> Record(subject="original", what="params", value=1000, unit="parameters").n is None
+        True
     """
 
     subject: str

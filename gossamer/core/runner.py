@@ -11,7 +11,13 @@ from gossamer.core.outputs import put
 class Runner(ABC):
     """A deployed network: callable on torch tensors, so that it fits `task.metric`.
 
-    runtime, version: what runs it. precision: "float32", "int8", "bfloat16". threads: of one call.
+    Attributes:
+        runtime: what runs it.
+        version: of the runtime.
+        precision: "float32", "int8" or "bfloat16".
+        threads: of one call.
+        device: where it runs.
+        structure: where the tensors stand in what the network gives, as `places` says; None: one tensor, or a tuple.
     """
 
     runtime: str

@@ -97,11 +97,40 @@ def make_task(
     seed: int = 0,
     preprocessing: Preprocessing | None = None,
 ) -> Task:
-    """A task from images and labels. `validation`: a split of its own, or how many samples to cut from `train`.
+    """A task from images and labels.
 
-    batch_size: samples of a training step; what is only measured comes in batches of at most `largest_batch`.
-    preprocessing: how the images came out of files, where they did. Calibration: as many random training samples as
-    asked for (all, if fewer), without labels and augmentation.
+    Args:
+        name: of the data, in reports.
+        train: the training images.
+        test: images that take no part in any decision.
+        classes: a name for each label.
+        normalisation: of the images, channel by channel.
+        augmentation: of training images; None: none.
+        validation: a split of its own, or how many samples to cut from `train`, every class by its share.
+        calibration: random training samples without labels and augmentation (all, if there are fewer).
+        batch_size: samples of a training step; None: 128, fewer where images are large. What is only measured comes in
+            batches of at most `largest_batch`.
+        seed: of order and augmentation; the splits never depend on it.
+        preprocessing: how the images came out of files, where they did.
+
+    Returns:
+        The task, judged by top-1 accuracy.
+
+    Raises:
+        BadInput: shapes, labels or sizes that do not go together; the message names the split.
+
+    Example:
+        >>> half = DataSplit(images=torch.rand(40, 1, 8, 8), labels=torch.arange(40) % 2)
+        >>> task = make_task(
+        ...     "halves",
+        ...     train=half,
+        ...     test=half,
+        ...     classes=("even", "odd"),
+        ...     normalisation=Normalisation(mean=(0.5,), std=(0.25,)),
+        ...     validation=10,
+        ... )
+        >>> len(task.validation), tuple(task.example_inputs[0].shape)
+        (1, (8, 1, 8, 8))
     """
     channels = train.images.shape[1]
     for where, part in (("train", train), ("test", test), ("validation", validation)):

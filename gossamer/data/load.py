@@ -33,19 +33,37 @@ def load_task(
 ) -> Task:
     """The task of a built-in data set, or of a folder of images.
 
-    Built in are fashion-mnist, mnist, cifar10, cifar100, svhn and digits (scikit-learn's, enlarged to 28x28 pixels).
+    Built in are fashion-mnist, mnist, cifar10, cifar100, svhn and digits (scikit-learn's, enlarged to 28x28 pixels). A
+    built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
+    time in a folder of its name. Validation samples are cut from the training set, every class by its share and always
+    the same ones; test samples are those that the authors held out.
 
-    Validation samples are cut from the training set, every class by its share and always the same ones; test samples
-    are those that the authors held out. batch_size: of a training step; None: 128, fewer where images are large. seed:
-    of order and augmentation. calibration: training samples without labels. validation: how many samples to cut, None
-    for the data set's usual number. augment: shift and mirror training images as is usual for the data set; networks
-    too small to profit do without. size: side of the images of a folder, in pixels; None: their own where all are equal
-    squares of at most 224, else 224 (`folder.folder_task` tells how the folder must look). background: what transparent
-    images lie on ("white", "black", "#rrggbb"). preprocessing: that of the network that the images are for, in the
-    place of size and background. Built-in sets have their own of all three.
+    Args:
+        name_or_folder: a built-in set, or a folder as `folder.folder_task` describes it.
+        batch_size: of a training step; None: 128, fewer where images are large.
+        seed: of order and augmentation.
+        calibration: training samples without labels.
+        validation: how many samples to cut; None: the data set's usual number.
+        size: side of the images of a folder, in pixels; None: their own where all are equal squares of at most 224,
+            else 224. Built-in sets have a size, background and preprocessing of their own.
+        background: what transparent images lie on ("white", "black", "#rrggbb").
+        preprocessing: that of the network that the images are for, in the place of size and background.
+        root: the only folder that built-in sets are looked for in, and downloaded to.
+        download: whether a built-in set that is not found is downloaded.
+        augment: shift and mirror training images as is usual for the data set; networks too small to profit do without.
+        progress: where downloads are reported.
 
-    A built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
-    time in a folder of its name; what is not found is downloaded, unless `download` is False.
+    Returns:
+        The task, judged by top-1 accuracy.
+
+    Raises:
+        BadInput: there is no such data, or it cannot be used.
+        CorruptFile: a file is damaged or holds something else.
+
+    Example:
+        >>> task = load_task("digits", batch_size=64)
+        >>> next(iter(task.train))[0].shape
+        torch.Size([64, 1, 28, 28])
     """
     name = str(name_or_folder)
     if name in DATASETS:
@@ -90,7 +108,18 @@ def default_task(
     augment: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Task, str]:
-    """Fashion-MNIST where it is found or can be downloaded, else scikit-learn's digits; and a sentence saying which."""
+    """Fashion-MNIST where it is found or can be downloaded, else scikit-learn's digits.
+
+    Args:
+        batch_size: as `load_task`.
+        seed: as `load_task`.
+        download: as `load_task`.
+        augment: as `load_task`.
+        progress: as `load_task`.
+
+    Returns:
+        The task, and a sentence saying which it is.
+    """
     try:
         task = load_task(
             "fashion-mnist",

@@ -36,7 +36,13 @@ from gossamer.train.trainable_export import trainable_export
 
 @dataclass(frozen=True, repr=False)
 class Artifact:
-    """The result: the compressed network, all that was measured, and the folder with its files."""
+    """The result of a job.
+
+    Attributes:
+        model: the compressed network, of the user's own class.
+        document: all that was measured and decided; `records.json`.
+        folder: with the deployed files, the document and the report.
+    """
 
     model: nn.Module
     document: JobDocument
@@ -82,14 +88,35 @@ def compress(
 ) -> Artifact:
     """Make a trained network smaller and faster; the network itself is left alone.
 
-    goal: what to gain and what may be lost. Without a recipe the steps are planned for it: shapes that meet it by
-    measurement, a race between them, recovery with the original as teacher, int8, and a step back where the budget is
-    exceeded. recipe: steps to take instead. epochs: of every recovery; None: 12, or as many as give 400 steps. lr: its
-    highest learning rate; None: found by short trials. Both are for planned jobs, the steps of a recipe have their own.
-    out: the folder of the result; it makes the job resumable. verbose: messages to the logger "gossamer" and a bar on a
-    terminal; False: nothing. A missed goal is no error: `document.missed` says by how much.
+    Without a recipe the steps are planned for the goal: shapes that meet it by measurement, a race between them,
+    recovery with the original as teacher, int8, and a step back where the budget is exceeded. A missed goal is no
+    error: `document.missed` says by how much.
 
-    Raises BadInput for arguments, models and data that cannot be used, Diverged, ExportMismatch.
+    Args:
+        model: the trained network.
+        task: data, loss and metric.
+        goal: what to gain and what may be lost.
+        recipe: steps to take instead of planned ones; the goal then only judges.
+        epochs: of every recovery of a planned job; None: 12, or as many as give 400 steps.
+        lr: highest learning rate of every recovery of a planned job; None: found by short trials.
+        out: the folder of the result; it makes the job resumable. None: a new temporary one.
+        context: seed, device, teacher and progress.
+        verbose: messages to the logger "gossamer" and a bar on a terminal; False: nothing.
+        command: how the job was started, for its document.
+
+    Returns:
+        The network, its files and all that was measured.
+
+    Raises:
+        BadInput: arguments, a network or data that cannot be used.
+        Diverged: a training that could not be saved.
+        ExportMismatch: a deployed network that computes something else.
+
+    Example:
+        task = gossamer.load_task("fashion-mnist")
+        goal = gossamer.Goal(max_drop=0.5, speedup=3)
+        result = compress(model, task, goal=goal, out="small")
+        print(result.summary())
     """
     if goal is None and recipe is None:
         raise BadInput("compress needs a goal or a recipe; for example goal=Goal(max_drop=0.5, speedup=3)")

@@ -59,17 +59,32 @@ def distill(
     verbose: bool = True,
     command: str = "gossamer.distill(...)",
 ) -> Artifact:
-    """Train `student` from `teacher`; both are left alone. The artifact's network is the student.
+    """Train `student` from `teacher`; both are left alone.
 
-    teacher: a module, an `.onnx` file, a folder of recorded answers (`Run.cache` of an earlier job); or several, whose
-    mean output counts. student: any network that gives what the teacher gives; one that is held by constraints (low
-    bit, sparse) is trained under them, one out of a `.pt2` or `.gsr` keeps its zeros and shared values; "auto": cut out
-    of the teacher for a `goal`. method: of those below `distill`, by name or with its options. assistants: networks in
-    between, each taught by the one before it. alone: also train the student as long without a teacher, which shows what
-    the teacher is worth. calibrate: scale the student's outputs at the end so that it is as sure as it is right. out:
-    the folder of the result; it makes the job resumable.
+    Args:
+        teacher: a module, an `.onnx` file, a folder of recorded outputs (`Context.cache` of an earlier job); or
+            several, whose mean output counts.
+        student: any network that gives what the teacher gives; one that is held by constraints (low bit, sparse) is
+            trained under them, one out of a `.pt2` or `.gsr` keeps its zeros and shared values; "auto": cut out of the
+            teacher for a `goal`.
+        task: data, loss and metric.
+        method: of those below `distill`, by name or with its options.
+        goal: what student "auto" is to cost; otherwise only `max_drop` and how to measure count.
+        assistants: networks in between, each taught by the one before it.
+        alone: also train the student as long without a teacher, which shows what the teacher is worth.
+        calibrate: scale the student's outputs at the end so that it is as sure as it is right.
+        out: the folder of the result; it makes the job resumable. None: a new temporary one.
+        context: seed, device and progress.
+        verbose: messages to the logger "gossamer" and a bar on a terminal; False: nothing.
+        command: how the job was started, for its document.
 
-    Raises BadInput for networks, methods and data that cannot be used, Diverged, ExportMismatch.
+    Returns:
+        The student, its files and all that was measured.
+
+    Raises:
+        BadInput: networks, a method or data that cannot be used.
+        Diverged: a training that could not be saved.
+        ExportMismatch: a deployed network that computes something else.
     """
     if student == "auto":
         if goal is None:

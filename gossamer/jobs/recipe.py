@@ -42,12 +42,24 @@ class Claims(dict[str, Any]):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe(KnownArguments):
-    """model and data are the command line's arguments that it was written for; others may be given to it.
+    """The steps of a job, and for which network and data they were written.
 
-    augment: False where training images are taken as they are. training: how the dense network is trained (`gossamer
-    train`). steps: the methods, in order (`gossamer compress`). int8: quantize the deployed network. claims: measured
-    numbers by name, with their conditions as text; they hold for this recipe alone, and a copy that is changed
-    (`dataclasses.replace`) in more than its name or seed has none.
+    Args:
+        name: in reports.
+        model: the command line's argument that it was written for; others may be given to it.
+        data: the same, of the data.
+        seed: of every random decision.
+        augment: False where training images are taken as they are.
+        training: how the dense network is trained (`gossamer train`).
+        steps: the methods, in order (`gossamer compress`).
+        int8: quantize the deployed network.
+        claims: measured numbers by name, with their conditions as text; they hold for this recipe alone, and a copy
+            that is changed (`dataclasses.replace`) in more than its name or seed has none.
+
+    Example:
+        >>> from gossamer.methods.prune.magnitude import Magnitude
+        >>> Recipe(name="sparse", steps=(Magnitude(sparsity=0.75),))
+        Recipe('sparse', 1 steps, int8)
     """
 
     name: str

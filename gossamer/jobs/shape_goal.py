@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from gossamer.core.batches import unaugmented
+from gossamer.core.goal import Goal
 from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, timed
@@ -16,7 +17,7 @@ from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.search.axes import Steps
 from gossamer.search.bisection import Point, bracket, near_miss, next_need, within_budget
 from gossamer.search.checkpoint_store import take_steps
-from gossamer.search.cost_model import AIM, CostEstimate, CostModel
+from gossamer.search.cost_model import AIM, SURE_AIM, CostEstimate, CostModel
 from gossamer.search.exports import Exports
 from gossamer.search.plan import Planner, shape_key, shape_of, state
 from gossamer.train import recalibrate
@@ -42,6 +43,20 @@ class Attempt:
     need: float
     drop: float
     edits: list[Edit]
+
+
+def planned_share(goal: Goal, steps: int | None) -> float:
+    """How much of what the goal allows a shape may cost. Times differ from one measurement to the next, and in a job
+    too short for a second training nothing mends a network that turned out too slow.
+
+    Args:
+        goal: of the job.
+        steps: of the first training, where the time says how long it is.
+
+    Returns:
+        The share, below 1.
+    """
+    return SURE_AIM if goal.time_gains and steps is not None and steps < SEARCHED_FROM else AIM
 
 
 class ShapeSearch:
@@ -71,7 +86,9 @@ class ShapeSearch:
             steps = self.schedule.first_steps()
         self.context.progress.say(self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3))
         reference = attempts.reference.value
-        self.planner = Planner(original, task, self.context, journal, self.pricer, recover, reference, steps)
+        self.aim = planned_share(self.goal, steps)
+        about = self.pricer, recover, reference, steps, self.aim
+        self.planner = Planner(original, task, self.context, journal, *about)
         self.tried: list[Attempt] = []
         self.bounds: list[Point] = []  # needs for which there is no new shape
         self.trainings = 0
@@ -112,7 +129,7 @@ class ShapeSearch:
     def _approach(self, ease: float) -> None:
         """Plan for the goal with `ease` times what it allows, and try that. A near miss is trained on."""
         steps: Steps | None = ()
-        if self.whole.worst > AIM * ease:
+        if self.whole.worst > self.aim * ease:
             with timed(self.attempts.seconds, "plan"):
                 steps = self._plan(ease)
         self.attempts.stages.enter(ATTEMPTS)
@@ -202,7 +219,7 @@ class ShapeSearch:
             f"stepping back to {need:.2f} times what the goal allows: at {inside.need:.2f} {inside.drop:.2f} points "
             f"are lost, at {outside.need:.2f} {outside.drop:.2f}"
         )
-        return need / AIM  # the plan keeps that much room
+        return need / self.aim  # the plan keeps that much room
 
     def _harder(self) -> float | None:
         """Once more, cutting further, because what was within the budget turned out slower than it was planned."""

@@ -105,9 +105,15 @@ def bootstrap(evaluation: Evaluation, confidence: float = 0.95) -> tuple[float, 
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """What a network lost against another on the same samples, in points; low and high are the 95 % interval.
+    """What a network lost against another on the same samples.
 
-    p_value: of the hypothesis that both are equally good, two-sided. interval: how it was computed.
+    Attributes:
+        points: lost, in points of the metric; negative where it gained.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        p_value: of the hypothesis that both are equally good, two-sided.
+        n: samples.
+        interval: how it was computed.
     """
 
     points: float
@@ -144,6 +150,19 @@ def whole_samples(budget_points: float, reference: Evaluation) -> float:
 
     0.5 points of 300 samples are one and a half; the loss of two is not told apart from that. Budgets of `FEW` samples
     and more, and of graded scores, stay as they are.
+
+    Args:
+        budget_points: that may be lost.
+        reference: what the network before gives of the samples.
+
+    Returns:
+        The budget, in points.
+
+    Example:
+        >>> from gossamer.core.metrics import Top1
+        >>> right = Evaluation(Top1(), {"score": torch.ones(300)})
+        >>> round(whole_samples(0.5, right), 4)
+        0.6667
     """
     scores, points = reference.per_sample, reference.metric.points
     if scores is None or not len(scores) or not hits_and_misses(scores):
@@ -157,9 +176,27 @@ def paired_drop(before: Evaluation, after: Evaluation) -> Drop:
 
     Where there is one score a sample, the interval is normal, from the standard deviation of the differences: samples
     on which both networks agree add nothing to it, which is why it is so much narrower than the difference of two
-    separate intervals; the p value is McNemar's (1947, doi:10.1007/BF02295996, exact) of hits and misses, else that of
-    a paired t test. Other metrics: both networks on the same 2,000 resamples of the samples (Efron 1979), the
-    interval by percentiles.
+    separate intervals; the p value is McNemar's (exact) of hits and misses, else that of a paired t test. Other
+    metrics: both networks on the same 2,000 resamples of the samples, the interval by percentiles.
+
+    Args:
+        before: what the first network gives of every sample.
+        after: what the second one gives of them, in the same order.
+
+    Returns:
+        The difference with its interval and p value.
+
+    Raises:
+        BadInput: the samples are not the same number.
+
+    Example:
+        >>> from gossamer.core.metrics import Top1
+        >>> before = Evaluation(Top1(), {"score": torch.tensor([1.0, 1.0, 1.0, 0.0])})
+        >>> after = Evaluation(Top1(), {"score": torch.tensor([1.0, 1.0, 0.0, 0.0])})
+        >>> paired_drop(before, after).points
+        25.0
+
+    Source: McNemar 1947, doi:10.1007/BF02295996; Efron 1979, doi:10.1214/aos/1176344552.
     """
     if len(before) != len(after) or not len(before):
         raise BadInput(f"paired scores must be of the same samples, got {len(before)} and {len(after)}")
@@ -219,7 +256,23 @@ def mcnemar(lost: int, won: int) -> float:
 
 
 def score_record(subject: str, evaluation: Evaluation, *, split: str, **conditions: Any) -> Record:
-    """The score in its unit with its 95 % interval: Wilson's of hits and misses, else by the bootstrap."""
+    """The score in its unit with its 95 % interval: Wilson's of hits and misses, else by the bootstrap.
+
+    Args:
+        subject: what was measured, "original" say.
+        evaluation: its evidence.
+        split: "validation" or "test".
+        conditions: whatever else the number holds for.
+
+    Returns:
+        The row of a document.
+
+    Example:
+        >>> from gossamer.core.metrics import Top1
+        >>> row = score_record("original", Evaluation(Top1(), {"score": torch.ones(100)}), split="test")
+        >>> row.value, round(row.low, 1), row.high
+        (100.0, 96.3, 100.0)
+    """
     metric, scores = evaluation.metric, evaluation.per_sample
     if scores is not None and hits_and_misses(scores):
         low, high = (metric.shown(end / 100) for end in wilson(scores))
@@ -247,8 +300,16 @@ def evaluate(runner: Any, task: Task, split: str = "validation") -> Evaluation:
         task: data and metric.
         split: "validation" or "test".
 
+    Returns:
+        The evidence; its `value` is the score.
+
     Raises:
         BadInput: the task has no such data, or the metric does not fit them.
+
+    Example:
+        >>> from gossamer.data import tiny_network, tiny_task
+        >>> len(evaluate(tiny_network(), tiny_task()))
+        16
     """
     if split not in ("validation", "test"):
         raise BadInput(f"split = {split!r}: must be 'validation' or 'test'")

@@ -18,7 +18,21 @@ WIDE = 0.25  # of the median
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Time of one batch in milliseconds: median and quartiles of `runs` runs, with all conditions."""
+    """Time of one batch in milliseconds, with all conditions.
+
+    Attributes:
+        median_ms: of the runs.
+        q1_ms: lower quartile.
+        q3_ms: upper quartile.
+        min_ms: the fastest run.
+        runs: how many were timed.
+        runtime: what ran.
+        version: of the runtime.
+        device: where.
+        threads: of one call.
+        batch: samples of one call.
+        dtype: "float32", "int8" or "bfloat16".
+    """
 
     median_ms: float
     q1_ms: float
@@ -79,7 +93,29 @@ def latency(
 
     Every round visits all runners in a new random order, so that whatever else the machine does hits all of them alike.
     A visit is one untimed run, which brings the runner's own memory back into the caches and lets the threads of the
-    one before it go to sleep, and one timed run. seconds: rounds end early, after at least 5, when so much time passed.
+    one before it go to sleep, and one timed run.
+
+    Args:
+        runners: by label.
+        inputs: one batch.
+        repeats: rounds.
+        warmup: untimed runs of each runner before the first round.
+        seconds: rounds end early, after at least 5, when so much time passed; None: never.
+        seed: of the order.
+
+    Returns:
+        The times, by label.
+
+    Raises:
+        BadInput: there is no runner, or no round.
+
+    Example:
+        >>> import torch, gossamer
+        >>> small = gossamer.open_runner("torch", torch.nn.Linear(8, 4), threads=1)
+        >>> large = gossamer.open_runner("torch", torch.nn.Linear(8, 4), threads=1)
+        >>> times = latency({"small": small, "large": large}, (torch.ones(2, 8),), repeats=5)
+        >>> times["small"].runs, times["small"].batch
+        (5, 2)
     """
     if not runners or repeats < 1:
         raise BadInput("latency needs at least one runner and repeats >= 1")

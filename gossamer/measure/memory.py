@@ -32,7 +32,18 @@ def peak_memory(
 ) -> int:
     """Bytes by which a fresh process that has the runtime loaded grows while it opens a network and runs it 3 times.
 
-    path: an `.onnx`, or a `.pt2` for the torch runtimes. The inputs are zeros of the same shapes; they count, too.
+    Args:
+        path: an `.onnx`, or a `.pt2` for the torch runtimes.
+        inputs: their shapes and dtypes count, the values are zeros; they are part of the growth.
+        runtime: a name of `RUNTIMES`.
+        threads: of one run.
+        precision: what is in the file.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        GossamerError: the process failed; the message has its last line.
     """
     job = {
         "runtime": runtime,

@@ -28,8 +28,15 @@ def save_weights(
     half: bool = False,
     structure: Structure | None = None,
 ) -> None:
-    """Write parameters and buffers as safetensors, atomically; `half` stores floating-point tensors as float16.
-    structure: of a network that was changed, to be replayed on one as it was before."""
+    """Write parameters and buffers as safetensors, atomically.
+
+    Args:
+        model: the network.
+        path: of the file.
+        metadata: of the file's header.
+        half: store floating-point tensors as float16.
+        structure: of a network that was changed, to be replayed on one as it was before.
+    """
     tensors = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu()
@@ -42,11 +49,28 @@ def save_weights(
 def load_weights(model: nn.Module, path: Path | str, *, new_head: Callable[[str], None] | None = None) -> nn.Module:
     """Put the weights of a `.safetensors` file, or of a `.pt`/`.pth` file that holds tensors only, into the model.
 
-    Changes the model in place and gives it back. Half precision is converted to the model's own dtype. A first part
-    that all names share and the model has not (`module.`) is left out. Weights of a compressed network go into the
-    network as it was before, which gets the compressed structure, or into one that has it already. The model stays as
-    it was when names or shapes do not fit. new_head: one layer with another number of outputs may stay the model's own;
-    it is told which.
+    Half precision is converted to the model's own dtype. A first part that all names share and the model has not
+    (`module.`) is left out. Weights of a compressed network go into the network as it was before, which gets the
+    compressed structure, or into one that has it already.
+
+    Args:
+        model: is changed in place; it stays as it was when names or shapes do not fit.
+        path: of the file.
+        new_head: one layer with another number of outputs may stay the model's own; it is told which. None: none may.
+
+    Returns:
+        The model.
+
+    Raises:
+        BadInput: names, shapes or values that cannot be used.
+        CorruptFile: the file is damaged.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(torch.nn.Linear(2, 1), f"{folder}/one.safetensors", {})
+        ...     load_weights(torch.nn.Linear(2, 1), f"{folder}/one.safetensors")
+        Linear(in_features=2, out_features=1, bias=True)
     """
     path = Path(path)
     tensors = _unwrapped(read_weights(path), model.state_dict())

@@ -21,8 +21,14 @@ SMALL = 1e-2  # values below it are as good as zero: probabilities of what is no
 
 @dataclass(frozen=True)
 class NodeDifference:
-    """What the values of a node differ by. relative: the largest difference over the largest value, or over 0.01 where
-    all are smaller."""
+    """What the values of a node differ by.
+
+    Attributes:
+        value: its name in the file.
+        module: of the network that computes it.
+        shape: of the value.
+        relative: the largest difference over the largest value, or over 0.01 where all are smaller.
+    """
 
     value: str
     module: str
@@ -57,7 +63,19 @@ def check_import(
 
 
 def node_differences(path: Path | str, network: OnnxNetwork, inputs: Sequence[Tensor]) -> list[NodeDifference]:
-    """All values of the outermost graph, in order, against ONNX Runtime's."""
+    """All values of the outermost graph, in order, against ONNX Runtime's.
+
+    Args:
+        path: of the file.
+        network: imported from it.
+        inputs: for both.
+
+    Returns:
+        One row for each value.
+
+    Raises:
+        ExportMismatch: ONNX Runtime does not run the file on these inputs.
+    """
     import onnxruntime
 
     path, graph = Path(path), network

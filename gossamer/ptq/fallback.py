@@ -32,7 +32,16 @@ RULES: dict[str, Callable[[ActivationHistogram], Range]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """The int8 file and how it came about. scores: of the validation samples; drop is of them."""
+    """The int8 file and how it came about.
+
+    Attributes:
+        path: of the file.
+        rungs: what was tried, in order.
+        rung: the name of what was taken.
+        drop: lost on validation data.
+        scores: of the validation samples.
+        met: whether the drop is within the budget.
+    """
 
     path: Path
     rungs: list[FallbackStep]
@@ -71,11 +80,26 @@ def quantize_int8(
 ) -> Quantized:
     """Write `folder/model.int8.onnx`: static post-training quantization, no training and no labels for calibration.
 
-    model: a module, or the path of its float32 `.onnx`. Rungs, climbed until one loses at most `budget_points` of the
-    task's validation score on `runtime` against `reference` (what the float32 network gives of every validation
-    sample): ranges by min-max; weights of seven bits; ranges by least squares, percentile; cross-layer equalization;
-    bias correction; the layers measured to be the worst left in float32, 1, 2, 4, ... of them. If none is within the
-    budget, the best one. samples: how many of the calibration loader are looked at, streamed.
+    What is tried, until it loses no more than the budget: ranges by min-max; weights of seven bits; ranges by least
+    squares, percentile; cross-layer equalization; bias correction; the layers measured to be the worst left in float32,
+    1, 2, 4, ... of them. If none is within the budget, the best one is written.
+
+    Args:
+        model: a module, or the path of its float32 `.onnx`.
+        task: its calibration data, and validation data and metric to judge by.
+        folder: of the file.
+        budget_points: what may be lost on validation data.
+        reference: what the float32 network gives of every validation sample (`float32_scores`).
+        runtime: "onnxruntime" or "openvino", which is what is judged.
+        threads: of one call.
+        samples: how many of the calibration data are looked at, batch by batch.
+        context: where it says what it does.
+
+    Returns:
+        The file, and what was tried.
+
+    Raises:
+        BadInput: another runtime, or no calibration data.
     """
     if runtime not in ("onnxruntime", "openvino"):
         raise BadInput(f"int8 runs on onnxruntime or openvino, not on {runtime!r}")
@@ -226,7 +250,15 @@ def rounded_weights(quantized: onnx.ModelProto) -> dict[str, Any]:
 
 
 def float32_scores(model: nn.Module, task: Task) -> Evaluation:
-    """The reference of the ladder: what the float32 module gives of every validation sample, in eval mode."""
+    """What the float32 module gives of every validation sample, in eval mode.
+
+    Args:
+        model: comes back in the mode that it was in.
+        task: data and metric.
+
+    Returns:
+        The reference of `quantize_int8`.
+    """
     training = model.training
     model.eval()
     try:

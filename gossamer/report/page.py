@@ -23,9 +23,17 @@ from gossamer.report.weights import weights_section
 
 
 def write_report(document: JobDocument, path: str | Path) -> Path:
-    """Write the page of a job; only the document is read. Returns the path.
+    """Write the page of a job; only the document is read.
 
-    Raises OSError if the file cannot be written; an old page is then left as it was.
+    Args:
+        document: of the job.
+        path: of the page.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: the file cannot be written; an old page is then left as it was.
     """
     target = Path(path)
     write_text(target, render(document))

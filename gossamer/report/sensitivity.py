@@ -24,10 +24,26 @@ _NAMED = 3
 def write_sensitivity(
     rows: Iterable[Sensitivity], path: str | Path, *, title: str, budget: float | None = None
 ) -> Path:
-    """Write the plot and its table as one self-contained HTML page. Returns the path.
+    """Write the plot and its table as one self-contained HTML page.
 
-    rows: (group, sparsity in [0, 1), drop in points), in any order; only the group is cut and nothing is trained.
-    budget: points, drawn as a line. Raises BadInput without rows or where a drop is not finite.
+    Args:
+        rows: (group, sparsity in [0, 1), drop in points), in any order; only the group is cut and nothing is trained.
+        path: of the page.
+        title: its heading.
+        budget: points, drawn as a line; None: no line.
+
+    Returns:
+        The path.
+
+    Raises:
+        BadInput: there are no rows, or a drop is not finite.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_sensitivity([("conv1", 0.5, 1.2)], f"{folder}/page.html", title="tiny")
+        ...     page.stat().st_size > 1000
+        True
     """
     curves = _curves(rows)
     lead = (

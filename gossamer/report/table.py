@@ -42,8 +42,20 @@ class TableCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the summary. before, after: None where it was not measured. verdict: of `change`, "" where there is
-    nothing to compare. ratio: before / after, None without both."""
+    """One line of the summary.
+
+    Attributes:
+        what: the kind of `Record`.
+        name: in words.
+        conditions: that it was measured under, in words.
+        before: of the original; None where it was not measured.
+        after: of the result; None where it was not measured.
+        change: in words.
+        verdict: of `change`; "" where there is nothing to compare.
+        ratio: before over after; None without both.
+        runtime: of a latency or memory.
+        batch: of a latency.
+    """
 
     what: str
     name: str

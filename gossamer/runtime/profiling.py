@@ -30,6 +30,21 @@ def layer_times(
 
     Runtimes fuse nodes: what was fused into a weighted node counts to it, what belongs to none (reorders, conversions)
     is under `other`. The sum is a little less than the latency, and more where profiling slows small nodes down.
+
+    Args:
+        runtime: "onnxruntime" or "openvino".
+        onnx_path: of the network.
+        inputs: one batch.
+        threads: of one run.
+        precision: as `open_runner`.
+        repeats: runs that count.
+        warmup: runs before them.
+
+    Returns:
+        Milliseconds, by node name.
+
+    Raises:
+        BadInput: there is no such file, or another runtime.
     """
     path = Path(onnx_path)
     if not path.is_file():

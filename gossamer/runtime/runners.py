@@ -33,11 +33,29 @@ PRECISIONS = {
 def open_runner(
     runtime: str, source: Path | str | nn.Module, *, threads: int | None = None, precision: str = "float32"
 ) -> Runner:
-    """A network ready to run. source: a module for the torch runtimes, the path of an `.onnx` for the others.
+    """A network ready to run.
 
-    threads: at most as many as this process has cores, which is what the runner then says; None: 2.
-    precision: "float32" really computes in float32 (OpenVINO would take bfloat16 by itself where the processor has it;
-    ask for "default" or "bfloat16" to let it). "int8" names what is in the file; its other parts run in float32.
+    Args:
+        runtime: "torch", "torch.compile", "onnxruntime" or "openvino".
+        source: a module for the torch runtimes, the path of an `.onnx` for the others.
+        threads: at most as many as this process has cores, which is what the runner then says; None: 2.
+        precision: "float32" really computes in float32 (OpenVINO would take bfloat16 by itself where the processor has
+            it; ask for "default" or "bfloat16" to let it). "int8" names what is in the file; its other parts run in
+            float32.
+
+    Returns:
+        The network as a callable on torch tensors.
+
+    Raises:
+        BadInput: a runtime, precision or source that do not go together.
+        MissingExtra: the runtime is not installed.
+        CorruptFile: the file is no ONNX network, or one that the runtime refuses.
+
+    Example:
+        >>> import torch
+        >>> runner = open_runner("torch", torch.nn.Linear(8, 4), threads=1)
+        >>> runner(torch.ones(2, 8)).shape
+        torch.Size([2, 4])
     """
     if runtime not in RUNTIMES:
         raise unknown("runtime", runtime, RUNTIMES)

@@ -21,12 +21,31 @@ ROUNDING = 1e-5  # a largest output that leads by less than this share may chang
 def verify(
     reference: nn.Module | Callable[..., Any], runner: Runner, loader: Iterable[Any], *, subject: str = "result"
 ) -> list[Record]:
-    """Top-1 agreement in percent and largest relative difference to the reference over a loader, as two records.
+    """Compare a deployed network with its reference over a loader.
 
     Where the network gives several tensors, top-1 is that of the first, and all of floating-point numbers are compared,
-    each relative to its own largest. A float32 network that differs by more than 1e-3 of the largest output, or names
-    another class for more than 0.1 % of the samples (ties within rounding left out), raises ExportMismatch. Other
-    precisions are only recorded.
+    each relative to its own largest. Only a float32 network must agree; other precisions are recorded.
+
+    Args:
+        reference: what the outputs should be; a module is taken in eval mode.
+        runner: the deployed network.
+        loader: batches of inputs, with or without targets.
+        subject: names the deployed network in the records.
+
+    Returns:
+        Top-1 agreement in percent, and the largest relative difference, as two records.
+
+    Raises:
+        ExportMismatch: shapes differ; or a float32 network differs by more than 1e-3 of the largest output, or names
+            another class for more than 0.1 % of the samples (ties within rounding left out).
+        BadInput: the loader gave no samples.
+
+    Example:
+        >>> from gossamer.runtime.runners import open_runner
+        >>> network = torch.nn.Linear(8, 4)
+        >>> runner = open_runner("torch", network, threads=1)
+        >>> [row.value for row in verify(network, runner, [torch.ones(2, 8)])]
+        [100.0, 0.0]
     """
     was_training = isinstance(reference, nn.Module) and reference.training
     if isinstance(reference, nn.Module):

@@ -43,9 +43,18 @@ UNITS = {"time": "time", "size": "bytes", "params": "parameters", "macs": "multi
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """One scheme on one network. times: how many times cheaper the whole network gets in `unit`, measured before any
-    training: what it costs in accuracy is not in it. tried: what was measured. layers: those that it changes. left: why
-    layers keep what they have."""
+    """One scheme on one network.
+
+    Attributes:
+        scheme: int8, narrower layers, fewer blocks, ...
+        times: how many times cheaper the whole network gets in `unit`, measured before any training: what it costs in
+            accuracy is not in it.
+        unit: "time", "bytes", "parameters" or "multiply-adds".
+        tried: what was measured.
+        reason: why it helps, or does not.
+        layers: those that it changes.
+        left: why layers keep what they have.
+    """
 
     scheme: str
     times: float
@@ -67,7 +76,23 @@ def advise(
     """What the schemes could save in the unit of the goal's first gain, the most first; each alone, at one strength.
 
     Time is that of the whole network on the goal's runtime, against float32; bytes are those of parameters and codes.
-    Single layers are looked at in `search.swaps`. Weights need not be trained.
+    Single layers are looked at in `search.replacement_search`. Weights need not be trained.
+
+    Args:
+        model: the network.
+        example_inputs: its positional inputs, as a batch.
+        goal: its first gain is the unit.
+        progress: where it says what it measures.
+
+    Returns:
+        One advice for each scheme.
+
+    Example:
+        >>> from gossamer import Goal
+        >>> from gossamer.data import tiny_network, tiny_task
+        >>> found = advise(tiny_network(), tiny_task().example_inputs, Goal(params=1))
+        >>> found[0].times >= found[-1].times
+        True
     """
     with tempfile.TemporaryDirectory() as folder:
         return Adviser(model, example_inputs, goal, Path(folder), progress or Silent()).advice()

@@ -65,6 +65,7 @@ class Planner:
     recover: RecoveryDistillation
     reference: float  # value of the original on validation data
     recovery_steps: int | None = None  # of the recovery that follows; None: its epochs say it
+    aim: float = AIM  # of what the goal allows
     dropped: dict[str, str] = field(default_factory=dict)  # rewrites that the last plan did without, and why
     won: set[str] = field(default_factory=set)  # the kind of shape that won the last race
     kinds: set[str] = field(default_factory=set)  # that are looked at; none: all
@@ -75,7 +76,7 @@ class Planner:
         that are looked at, without a race; none: all."""
         self.kinds.clear()
         self.kinds.update(kinds)
-        candidates = self._candidates(whole, AIM * ease)
+        candidates = self._candidates(whole, self.aim * ease)
         found = _distinct([c for c in candidates if not self.trials.failed(shape_key(c.steps))])
         for candidate in found:
             self.context.progress.say(f"{candidate.name}: {candidate.quote.summary()}")

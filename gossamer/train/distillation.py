@@ -93,9 +93,25 @@ SoftLoss = Callable[[Tensor, Tensor, Any, float], Tensor]
 class Distillation(Soft):
     """Teach the outputs of `teacher`: alpha * task loss + (1 - alpha) * soft loss.
 
-    The soft loss is `loss`, if given, else `soft_loss`. A teacher that is a module is copied, evaluated and never
-    trained; any other callable is used as it is. Where the network in training gives more than the teacher's one tensor
-    (auxiliary heads), its first counts.
+    Args:
+        teacher: a module is copied, evaluated and never trained; any other callable is used as it is. Where the network
+            in training gives more than the teacher's one tensor (auxiliary heads), its first counts.
+        temperature: of both softmaxes, in (0, inf].
+        alpha: weight of the task's own loss, in [0, 1].
+        loss: soft loss of (student's outputs, teacher's, target, temperature); None: `soft_loss`.
+        temperature_end: what the temperature becomes until the end, linearly; None: it stays.
+        alpha_end: what alpha becomes until the end, linearly; None: it stays.
+
+    Example:
+        >>> from gossamer.core.context import Context
+        >>> from gossamer.data import tiny_network, tiny_task
+        >>> from gossamer.train import Training, fit
+        >>> lesson = Distillation(tiny_network(), temperature=2.0, alpha=0.5)
+        >>> once = Training(epochs=1, lr=0.05)
+        >>> len(fit(tiny_network(), tiny_task(), once, Context(), teach=[lesson], verbose=False).history)
+        1
+
+    Source: Hinton et al. 2015, arXiv:1503.02531.
     """
 
     def __init__(

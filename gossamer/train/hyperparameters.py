@@ -24,21 +24,36 @@ STEPS_BETWEEN = 20  # two evaluations, at least: tiny epochs are not worth one e
 class Training(KnownArguments):
     """Frozen hyper-parameters of `fit`.
 
-    lr is the peak; None: found by short trials from the weights that the training starts with (`train.find`).
-    optimizer: "sgd" (Nesterov momentum 0.9) or "adamw". weight_decay acts on tensors with two or more dimensions, not
-    on biases and norms, which have one. schedule: "cosine" rises linearly over the share `warmup` of all steps, then
-    falls to zero; "one_cycle" rises from lr/25 as a half cosine and falls to lr/250000 (Smith & Topin 2018,
-    arXiv:1708.07120; ResNet-20 from scratch: lr 0.2, weight_decay 5e-4, warmup 0.3, batch 128); "constant" stays at lr
-    after the warm-up. clip: largest gradient norm, None for none. ema: decay of the running mean of the weights, 0 for
-    none; where it is on, the mean is what is validated and kept. label_smoothing needs the task's loss to be
-    `gossamer.core.task.cross_entropy`. precision "auto": bfloat16 autocast where the device computes in it. auxiliary:
-    weights of the losses of heads that the network runs while training, by name or pattern: {"heads.*": 0.3} for
-    GoogLeNet, {"head": 0.4} for Inception-v3. drop_path: the probability with which the last residual block is left out
-    of a step, less for those before it (stochastic depth); a network with a `drop_path` of its own (FractalNet,
-    stochastic ResNet) gets and keeps this one. None: as the network does by itself. evaluate_every: so many epochs lie
-    between two evaluations; None: as few as have 20 steps, and as many steps as there are batches of validation data.
-    patience: end after so many evaluations without a new best. keep: the weights of the best evaluation on validation
-    data (the latest of equals), those before the first step among them, or the last.
+    Args:
+        epochs: passes over the training data.
+        lr: the peak; None: found by short trials from the weights that the training starts with.
+        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw".
+        weight_decay: acts on tensors with two or more dimensions, not on biases and norms, which have one.
+        schedule: "cosine" rises linearly over the share `warmup` of all steps, then falls to zero; "one_cycle" rises
+            from lr/25 as a half cosine and falls to lr/250000 (ResNet-20 from scratch: lr 0.2, weight_decay 5e-4,
+            warmup 0.3, batch 128); "constant" stays at lr after the warm-up.
+        warmup: share of all steps, in [0, 1).
+        clip: largest gradient norm; None: any.
+        ema: decay of the running mean of the weights, 0 for none; where it is on, the mean is what is validated and
+            kept.
+        label_smoothing: in [0, 1); needs the task's loss to be `gossamer.core.task.cross_entropy`.
+        auxiliary: weights of the losses of heads that the network runs while training, by name or pattern:
+            {"heads.*": 0.3} for GoogLeNet, {"head": 0.4} for Inception-v3.
+        drop_path: the probability with which the last residual block is left out of a step, less for those before it
+            (stochastic depth); a network with a `drop_path` of its own (FractalNet, stochastic ResNet) gets and keeps
+            this one. None: as the network does by itself.
+        precision: "auto": bfloat16 autocast where the device computes in it.
+        patience: end after so many evaluations without a new best; None: never.
+        evaluate_every: epochs from one evaluation to the next; None: as few as have 20 steps, and as many steps as
+            there are batches of validation data.
+        keep: the weights of the "best" evaluation on validation data (the latest of equals), those before the first
+            step among them, or the "last".
+
+    Example:
+        >>> Training(epochs=2, optimizer="adamw", lr=1e-3).options()["schedule"]
+        'cosine'
+
+    Source: Smith & Topin 2018, arXiv:1708.07120 (one_cycle).
     """
 
     epochs: Annotated[int, Range(1, 100_000)] = 10

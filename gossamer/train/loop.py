@@ -55,11 +55,16 @@ CHECKPOINT_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """The trained network (the object that was given, in eval mode) and how it went.
+    """The trained network and how it went.
 
-    best_epoch: of the weights that were kept, counted from 1, 0 for those before the first step or after a trial of a
-    rate; score: theirs on validation data, the metric's value, None where it was not evaluated; lr: the peak that was
-    given or found; backed_off: how often it was lowered.
+    Attributes:
+        model: the object that was given, in eval mode.
+        history: a row for each epoch.
+        best_epoch: of the weights that were kept, counted from 1; 0 for those before the first step or after a trial of
+            a learning rate.
+        score: theirs on validation data, the metric's value; None where it was not evaluated.
+        lr: the peak that was given or found.
+        backed_off: how often it was lowered.
     """
 
     model: nn.Module
@@ -72,8 +77,14 @@ class TrainingResult:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
-    """A step of the optimizer that has just been done. number: counted from 1; steps: of the whole training. The
-    gradients of the step are still in the parameters."""
+    """A step of the optimizer that has just been done. The gradients of the step are still in the parameters.
+
+    Attributes:
+        model: in training.
+        optimizer: that made the step.
+        number: of the step, counted from 1.
+        steps: of the whole training.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -112,15 +123,38 @@ def fit(
 ) -> TrainingResult:
     """Train `model` in place on `task.train`, and keep the weights that are best on `task.validation`.
 
-    The weights before the first step count as well, and where the rate is looked for, those after its trials.
+    The weights before the first step count as well, and where the learning rate is looked for, those after its trials.
+    Everything random depends on (context.seed, epoch, batch) only. A loss that is no longer finite, or far above the
+    first, takes the training back to the last good epoch with 0.3 of the learning rate, twice at most. With
+    `context.devices` > 1 each process computes a part of every batch: a step means the same as with one.
 
-    Everything random depends on (run.seed, epoch, batch) only. With a `checkpoint`, the same call after a kill goes on
-    where it stopped (on CPU to the same bits) and, once finished, returns the result at once. A loss that is no longer
-    finite, or far above the first, takes the training back to the last good epoch with 0.3 of the learning rate, twice
-    at most. `after_step` is called after every step and may change tensors of the model in place, in every process
-    alike; what it must remember it keeps in buffers of the model, which checkpoints hold. With `run.devices` > 1 each
-    process computes a part of every batch: a step means the same as with one.
-    The model comes back on its device, in eval mode. Raises Diverged, BadInput, NoEffect, CorruptFile.
+    Args:
+        model: comes back on its device, in eval mode.
+        task: data, loss and metric.
+        training: the hyper-parameters.
+        context: seed, device and progress; the learning curve is put into its log.
+        teach: terms besides the task's loss, such as `Distillation`.
+        after_step: called after every step, in every process alike; it may change tensors of the model in place. What
+            it must remember it keeps in buffers of the model, which checkpoints hold.
+        checkpoint: a file. The same call after a kill goes on where it stopped (on CPU to the same bits) and, once
+            finished, returns the result at once.
+        label: names the training in messages.
+        verbose: whether it speaks.
+
+    Returns:
+        The network and its history.
+
+    Raises:
+        Diverged: the loss exploded three times.
+        BadInput: the data hold NaN, or there are none.
+        CorruptFile: the checkpoint is damaged, or of another training.
+
+    Example:
+        >>> from gossamer.core.context import Context
+        >>> from gossamer.data import tiny_network, tiny_task
+        >>> result = fit(tiny_network(), tiny_task(), Training(epochs=1, lr=0.05), Context(), verbose=False)
+        >>> len(result.history), result.model.training
+        (1, False)
     """
     batch_count(task.train, f"task {task.name!r}: the train loader")
     context = context.spoken(verbose)

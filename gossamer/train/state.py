@@ -22,8 +22,15 @@ from gossamer.train.hyperparameters import Training
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One row of the history. epoch counts from 1. loss: mean over the steps. score: the metric's value on validation
-    data, None where it was not evaluated. lr: of the last step."""
+    """One row of the history.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: mean over the steps.
+        score: the metric's value on validation data; None where it was not evaluated.
+        lr: of the last step.
+        seconds: that it took.
+    """
 
     epoch: int
     loss: float

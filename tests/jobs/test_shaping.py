@@ -21,7 +21,7 @@ from gossamer.core.record import Record
 from gossamer.errors import Diverged
 from gossamer.jobs.exporting import other_runtimes
 from gossamer.jobs.schedule import JobSchedule
-from gossamer.jobs.shape_goal import TRAININGS, ShapeSearch
+from gossamer.jobs.shape_goal import SEARCHED_FROM, TRAININGS, ShapeSearch, planned_share
 from gossamer.jobs.stages import PLANNED, Stages
 from gossamer.measure import paired_drop, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
@@ -36,7 +36,7 @@ from gossamer.search.bisection import (
     within_budget,
 )
 from gossamer.search.checkpoint_store import CheckpointStore
-from gossamer.search.cost_model import AIM, CostEstimate
+from gossamer.search.cost_model import AIM, SURE_AIM, CostEstimate
 from gossamer.search.failures import FailureGuard
 from gossamer.search.plan import shape_key
 
@@ -143,7 +143,7 @@ class World:
         pricer: Any = SimpleNamespace(measure_anew=lambda: None)
         made.pricer = pricer
         made.tried, made.bounds, made.trainings, made.pushed, made.gain, made.last = [], [], 0, False, math.inf, None
-        made.out_of_time = False
+        made.out_of_time, made.aim = False, AIM
         parts: Any = {"original": None, "task": None, "goal": made.goal, "context": made.context}
         made.schedule = JobSchedule(**parts, journal=journal, seconds=attempts.seconds, recover=self.recover)
         return made
@@ -166,6 +166,13 @@ def smooth(steps: Steps) -> tuple[float, float]:
         return WHOLE, 0.0
     need = float(steps[0].options()["names"][0])
     return need, losses(need)
+
+
+def test_a_short_job_leaves_more_room_for_how_times_differ() -> None:
+    timed, counted = Goal(speedup=3), Goal(macs=1000)
+    assert planned_share(timed, SEARCHED_FROM - 1) == SURE_AIM < AIM
+    assert planned_share(timed, SEARCHED_FROM) == planned_share(timed, None) == AIM
+    assert planned_share(counted, 1) == AIM  # counts do not differ
 
 
 def test_a_goal_that_costs_too_much_ends_at_the_budget_not_far_below() -> None:
