@@ -12,24 +12,37 @@ from gossamer.measure.accuracy import (
     whole_samples,
     wilson,
 )
+from gossamer.measure.agreement import Agreement
+from gossamer.measure.classification import AUC, F1
+from gossamer.measure.correlation import Correlation
 from gossamer.measure.latency import Latency, latency, steady_latency
 from gossamer.measure.memory import peak_memory
+from gossamer.measure.sequences import Perplexity, SequenceError, greedy_ctc
+from gossamer.measure.torchmetrics import FromTorchmetrics
 
 __all__ = [
+    "AUC",
+    "F1",
     "MAE",
     "RMSE",
+    "Agreement",
+    "Correlation",
     "Drop",
     "Evaluation",
+    "FromTorchmetrics",
     "Latency",
     "MeanIoU",
     "Metric",
     "MultiLabelF1",
     "MultiLabelMAP",
     "PerSample",
+    "Perplexity",
     "Runner",
+    "SequenceError",
     "Top1",
     "TopK",
     "evaluate",
+    "greedy_ctc",
     "latency",
     "mcnemar",
     "paired_drop",

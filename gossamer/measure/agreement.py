@@ -1,0 +1,85 @@
+"""How far a network says what another one says: the metric where there are no labels."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gossamer.core.batches import Loss, Model, inputs_and_target
+from gossamer.core.metric import Evidence, MeanMetric
+from gossamer.core.metrics import first_tensor
+from gossamer.core.outputs import tensors
+from gossamer.core.validation import KnownArguments, check_fields
+from gossamer.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement(KnownArguments, MeanMetric):
+    """The share of samples for which a network says what `reference` says. Targets are not looked at.
+
+    Args:
+        reference: the original network: a module in eval mode, or an exported one.
+        kind: "top-1": the same largest output, of several places of a sample (pixels, tokens) the share of those;
+            "cosine": the cosine of all outputs of a sample, as they stand one after the other.
+        name: in tables and reports; None: "agreement" or "cosine".
+
+    Example:
+        >>> double = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = torch.nn.init.eye_(double.weight)
+        >>> Agreement(reference=double).score(torch.nn.Identity(), [torch.rand(4, 2)])
+        1.0
+    """
+
+    reference: Model = field(repr=False)
+    kind: Literal["top-1", "cosine"] = "top-1"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "Agreement")
+        if not self.name:
+            object.__setattr__(self, "name", "agreement" if self.kind == "top-1" else "cosine")
+
+    def evidence(self, model: Model, loader: Iterable[Any]) -> Evidence:
+        found = list[Tensor]()
+        for batch in loader:
+            inputs, _ = inputs_and_target(batch)
+            with torch.no_grad():
+                expected = self.reference(*inputs)
+            found.append(self._scores(model(*inputs), expected).detach().cpu())
+        return {"score": torch.cat(found)}
+
+    def _scores(self, given: Any, expected: Any) -> Tensor:
+        """One number a sample."""
+        if self.kind == "top-1":
+            one, other = first_tensor(given), first_tensor(expected)
+            _same_shape([one], [other])
+            dim = 1 if one.ndim != 3 else 2  # tokens stand last, classes of pixels first
+            same = one.argmax(dim).cpu() == other.argmax(dim).cpu()
+            return same.float().reshape(len(one), -1).mean(1)
+        said, right = list(tensors(given)), list(tensors(expected))
+        _same_shape(said, right)
+        one, other = (torch.cat([x.float().cpu().reshape(len(x), -1) for x in each], 1) for each in (said, right))
+        return torch.nn.functional.cosine_similarity(one, other, dim=1)
+
+    def usual_loss(self) -> Loss:
+        return self._loss
+
+    def _loss(self, model: Model, batch: Any) -> Tensor:
+        """Cross entropy to what the reference says most, or one minus the cosine."""
+        inputs, _ = inputs_and_target(batch)
+        with torch.no_grad():
+            expected = self.reference(*inputs)
+        given = model(*inputs)
+        if self.kind == "cosine":
+            return 1 - self._scores(given, expected).mean()
+        one, other = first_tensor(given), first_tensor(expected)
+        classes = one.movedim(2, 1) if one.ndim == 3 else one
+        return torch.nn.functional.cross_entropy(classes, (other.movedim(2, 1) if other.ndim == 3 else other).argmax(1))
+
+
+def _same_shape(given: list[Tensor], expected: list[Tensor]) -> None:
+    shapes = [[tuple(x.shape) for x in each] for each in (given, expected)]
+    if shapes[0] != shapes[1]:
+        raise BadInput(f"agreement: outputs have shape {shapes[0]}, those of the reference {shapes[1]}")
