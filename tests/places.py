@@ -9,5 +9,5 @@ ROOT = TESTS.parent
 
 def importing(folder: Path) -> dict[str, str]:
     """Environment of a process that imports test modules of `folder` and what these import."""
-    folders = [str(folder), str(TESTS), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    folders = [str(folder), str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}

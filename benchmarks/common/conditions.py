@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import paths
 from gossamer.core.record import environment
 
 MACHINE = ("date", "processor", "cores")
@@ -16,7 +17,7 @@ def run_conditions(seeds: Sequence[Any], threads: int, peers: Mapping[str, str] 
     """Of the run that is under way: command, commit, date, seeds, threads, processor and versions (peers: theirs)."""
     machine = environment()
     return {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module(Path(sys.argv[0])), *sys.argv[1:]]),
         "commit": commit(),
         **{name: machine[name] for name in MACHINE},
         "seeds": list(seeds),
@@ -25,9 +26,14 @@ def run_conditions(seeds: Sequence[Any], threads: int, peers: Mapping[str, str] 
     }
 
 
+def module(file: Path) -> str:
+    """The dotted name of a benchmark, by which it is run again."""
+    return ".".join(file.resolve().relative_to(paths.ROOT).with_suffix("").parts)
+
+
 def commit() -> str:
     """The code that runs; "+" where it was changed since."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    command = ["git", "-C", str(paths.ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

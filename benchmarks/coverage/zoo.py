@@ -1,10 +1,10 @@
 """Every classification network of torchvision, half of the channels cut: does it run, is it exact, how small, how long.
 
-    python benchmarks/zoo_coverage.py                                          # all but the two giants
-    python benchmarks/zoo_coverage.py resnet50 vit_b_16 --sparsity 0.37        # some
-    python benchmarks/zoo_coverage.py --peers-python peers/bin/python          # Torch-Pruning too, in its Python
-    python benchmarks/zoo_coverage.py --peers-python peers/bin/python --hints  # with what a user can tell it
-    python benchmarks/zoo_coverage.py --table                                  # only the table again, from the results
+    python -m benchmarks.coverage.zoo                                          # all but the two giants
+    python -m benchmarks.coverage.zoo resnet50 vit_b_16 --sparsity 0.37        # some
+    python -m benchmarks.coverage.zoo --peers-python peers/bin/python          # Torch-Pruning too, in its Python
+    python -m benchmarks.coverage.zoo --peers-python peers/bin/python --hints  # with what a user can tell it
+    python -m benchmarks.coverage.zoo --table                                  # only the table again, from the results
 
 Each network runs in a process of its own, one thread, batch 1, float32, on the CPU. Parameters that start constant and
 the statistics of batch norms are randomized, or a wrong cut would not be seen. Results are written after every network.
@@ -12,6 +12,7 @@ the statistics of batch norms are randomized, or a wrong cut would not be seen. 
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -19,8 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "coverage.json"
+from benchmarks.common import paths
+
+RESULTS = paths.RESULTS / "coverage.json"
 GIANTS = ("regnet_y_128gf", "vit_h_14")
 PEER_BYTES = 8 << 30  # more address space than this a peer does not get: on MaxViT it would fill the machine
 
@@ -34,7 +36,7 @@ def build(name: str) -> tuple[Any, Any]:
     """A network with random weights, nothing constant, and an input."""
     import torch
 
-    sys.path.insert(0, str(HERE.parent / "tests"))
+    sys.path.insert(0, str(paths.TESTS))
     from zoo_shim import torchvision_models
 
     torch.manual_seed(0)
@@ -156,11 +158,12 @@ def peer_row(name: str, sparsity: float, hinted: bool = False) -> dict[str, Any]
 
 def in_process(python: str, tool: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """A worker's row, or what went wrong."""
-    command = [python, __file__, name, "--worker", tool, "--sparsity", str(args.sparsity)]
+    command = [python, "-m", "benchmarks.coverage.zoo", name, "--worker", tool, "--sparsity", str(args.sparsity)]
     command += ["--heads"] if args.heads else []
     command += ["--hints"] if args.hints else []
+    environ = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=args.timeout, check=False)
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=args.timeout, check=False)
     except subprocess.TimeoutExpired:
         return {"error": f"no end in {args.timeout} s"}
     if done.returncode != 0:
@@ -239,11 +242,10 @@ def main() -> None:
 
 def run(document: dict[str, Any], args: argparse.Namespace) -> None:
     """Measure, and write after every network."""
-    from conditions import run_conditions, with_run
-
+    from benchmarks.common.conditions import run_conditions, with_run
     from gossamer.core.record import write_text
 
-    sys.path.insert(0, str(HERE.parent / "tests"))
+    sys.path.insert(0, str(paths.TESTS))
     from zoo_shim import torchvision_models
 
     models = torchvision_models()

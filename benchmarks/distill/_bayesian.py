@@ -5,8 +5,6 @@ data: trained by SGD, as the average of draws from its posterior, and as the stu
 top-1 and calibration error in percent and the negative log likelihood in nats, all on the test split.
 """
 
-import json
-import sys
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -87,7 +85,3 @@ def table(seed: int) -> dict[str, dict[str, float]]:
         }
         for name, z in logits.items()
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps({seed: table(int(seed)) for seed in sys.argv[1:]}, indent=1))

@@ -6,8 +6,6 @@ learning rate: a tenth of it, which the paper advises, moves the copies apart to
 `table(seed)` gives test top-1, in percent.
 """
 
-import json
-import sys
 from functools import cache
 from typing import Any
 
@@ -62,7 +60,3 @@ def table(seed: int) -> dict[str, float]:
         rows[f"{name}, {EPOCHS // 2} epochs more"] = top1(trained(grown, seed, EPOCHS // 2, LR), seed)
         rows[f"{name}, from scratch, {EPOCHS} epochs"] = top1(trained(scratch, seed, EPOCHS, LR), seed)
     return rows
-
-
-if __name__ == "__main__":
-    print(json.dumps({seed: table(int(seed)) for seed in sys.argv[1:]}, indent=1))

@@ -1,4 +1,4 @@
-"""The rows of `distill.py`: each is a function of a setting that gives numbers by name."""
+"""The rows of `compare.py`: each is a function of a setting that gives numbers by name."""
 
 import time
 from collections.abc import Callable
@@ -246,8 +246,8 @@ def fitnet(setting: Setting) -> Numbers:
 
 
 def bayesian(setting: Setting) -> Numbers:
-    """`distill_bayesian.py`: SGD, an ensemble of Langevin draws, and their student."""
-    from distill_bayesian import table
+    """`_bayesian.py`: SGD, an ensemble of Langevin draws, and their student."""
+    from benchmarks.distill._bayesian import table
 
     found: Numbers = table(setting.seed)
     ensemble = next(value for name, value in found.items() if name.startswith("SGLD, mean"))
@@ -255,8 +255,8 @@ def bayesian(setting: Setting) -> Numbers:
 
 
 def net2net(setting: Setting) -> Numbers:
-    """`distill_net2net.py`: wider and deeper networks grown out of trained ones, against fresh ones."""
-    from distill_net2net import table
+    """`_net2net.py`: wider and deeper networks grown out of trained ones, against fresh ones."""
+    from benchmarks.distill._net2net import table
 
     return table(setting.seed)
 
@@ -318,7 +318,7 @@ def _asked(teacher: nn.Module, *, compiled: bool = False, half: bool = False) ->
 
 def losses(setting: Setting) -> Numbers:
     """The loss classes of torchdistill on the same random tensors."""
-    from distill_peer import compared
+    from benchmarks.distill._torchdistill import compared
 
     return compared(setting.seed)
 

@@ -1,6 +1,6 @@
 """Teachers and students: what distillation is worth, row by row of the table in docs/comparisons.md.
 
-    python benchmarks/distill.py --rows hinton quarter --seeds 0 1 2
+    python -m benchmarks.distill.compare --rows hinton quarter --seeds 0 1 2
 
 Every row is a function of a seed that gives numbers by name. A row and seed that stand in the JSON are not run again;
 what was trained is kept below --work, so that a killed run goes on where it was. --scale shortens every training.
@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from distill_rows import ROWS, Numbers, Setting
 
+from benchmarks.common import paths
+from benchmarks.distill._rows import ROWS, Numbers, Setting
 from gossamer.core.record import environment, write_text
 
-RESULTS = Path(__file__).parent / "results" / "distill.json"
+RESULTS = paths.RESULTS / "distill.json"
 
 
 def shown(results: dict[str, Numbers]) -> str:

@@ -1,10 +1,10 @@
 """Low rank without data: speed of the survey's networks at its compression, time to decompose, and tensorly-torch.
 
-python benchmarks/lowrank.py --stages build            # the survey's networks, decomposed and exported to out/lowrank
-python benchmarks/lowrank.py --stages speed            # their latencies, all of a network interleaved in one process
-python benchmarks/lowrank.py --stages decompose        # VGG-16, every scheme with its rank search
-python benchmarks/lowrank.py --stages peer             # needs tensorly and tensorly-torch
-python benchmarks/lowrank.py --table
+python -m benchmarks.lowrank.compare --stages build      # the survey's networks, exported to out/lowrank
+python -m benchmarks.lowrank.compare --stages speed      # latencies, interleaved in one process
+python -m benchmarks.lowrank.compare --stages decompose  # VGG-16, every scheme with its rank search
+python -m benchmarks.lowrank.compare --stages peer       # needs tensorly and tensorly-torch
+python -m benchmarks.lowrank.compare --table
 """
 
 import argparse
@@ -19,6 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common import paths
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.record import environment, write_text
@@ -39,7 +40,7 @@ from gossamer.modules.cost import layer_costs
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
 
-RESULTS = Path(__file__).parent / "results" / "lowrank.json"
+RESULTS = paths.RESULTS / "lowrank.json"
 # The survey's Table 2: compression and speed-up of BN low-rank and of CP.
 SURVEY = {
     "alexnet_one_tower": {"BN low-rank": (4.94, 1.09), "CP": (5.0, 1.82)},
@@ -193,72 +194,79 @@ def decompose() -> list[dict[str, Any]]:
     return rows
 
 
-def peer(folder: Path, seconds: float) -> list[dict[str, Any]]:
-    """The same kernels, planted low rank and noise, at the same ranks."""
+def planted(inputs: int, outputs: int, size: int) -> nn.Conv2d:
+    """A layer whose kernel is of low rank and noise: its channels have falling energy, as those of trained kernels."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+    spread = torch.linspace(0, 4, min(inputs, outputs)).neg().exp()
+    basis = torch.linalg.qr(torch.randn(inputs, inputs)).Q * spread[:inputs]
+    with torch.no_grad():
+        layer.weight.mul_(spread.repeat(-(-outputs // len(spread)))[:outputs, None, None, None])
+        layer.weight.copy_(torch.einsum("oikl,ij->ojkl", layer.weight, basis))
+    return layer
+
+
+def cases(layer: nn.Conv2d) -> dict[str, tuple[Any, tuple[int, ...], Any]]:
+    """Scheme of tensorly-torch -> ours, its ranks, and the ranks as tensorly-torch takes them."""
+    outputs, inputs, size, _ = layer.weight.shape
+    few, many, train = inputs // 3, outputs // 3, (inputs // 3, 2 * (inputs // 3), outputs // 3)
+    return {
+        "cp": (CP(), (inputs,), inputs),
+        "tucker": (Tucker(), (many, few), (many, few, size, size)),
+        # Its train runs over the kernel's axes before the outputs: (I, k, k, O) as ours.
+        "tt": (TensorTrain(), train, (1, *train, 1)),
+    }
+
+
+def factorized(layer: nn.Conv2d, scheme: str, rank: Any) -> nn.Module:
+    """The layer by tensorly-torch."""
     from tltorch import FactorizedConv
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made: nn.Module = FactorizedConv.from_conv(
+            layer, rank=rank, factorization=scheme, implementation="factorized", decompose_weights=True
+        )
+    return made.eval()
+
+
+def exported(module: nn.Module, x: Tensor, path: Path) -> Path:
+    """A module of tensorly-torch as a checked file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (x,), str(path), dynamo=True, verbose=False)
+    onnx.checker.check_model(str(path))
+    return path
+
+
+def peer(folder: Path, seconds: float) -> list[dict[str, Any]]:
+    """The same kernels at the same ranks, decomposed by both."""
     rows = []
     for label, (inputs, outputs, size, side) in PEER_LAYERS.items():
-        torch.manual_seed(0)
-        layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-        spread = torch.linspace(0, 4, min(inputs, outputs)).neg().exp()
-        with torch.no_grad():  # channels of falling energy, as trained kernels have
-            layer.weight.mul_(spread.repeat(-(-outputs // len(spread)))[:outputs, None, None, None])
-            layer.weight.copy_(
-                torch.einsum(
-                    "oikl,ij->ojkl", layer.weight, torch.linalg.qr(torch.randn(inputs, inputs)).Q * spread[:inputs]
-                )
-            )
+        layer = planted(inputs, outputs, size)
         dense, x = layer.weight.detach(), torch.randn(1, inputs, side, side)
-        runners = {"dense": open_runner("onnxruntime", export_onnx(layer, (x,), folder / "dense.onnx"), threads=1)}
-        few, rank = inputs // 3, inputs
-        cases: dict[str, tuple[Any, tuple[int, ...], Any]] = {
-            "cp": (CP(), (rank,), rank),
-            "tucker": (Tucker(), (outputs // 3, few), (outputs // 3, few, size, size)),
-            "tt": (TensorTrain(), (few, 2 * few, outputs // 3), None),
-        }
-        for scheme, (ours, ranks, theirs) in cases.items():
+        files, found = {"dense": export_onnx(layer, (x,), folder / "dense.onnx")}, list[dict[str, Any]]()
+        for scheme, (ours, ranks, theirs) in cases(layer).items():
             start = time.perf_counter()
             chain = type(ours)(ranks={"0": ranks})(nn.Sequential(layer), task(x), Context()).model
-            took = time.perf_counter() - start
-            runners[f"{scheme}, gossamer"] = open_runner(
-                "onnxruntime", export_onnx(chain, (x,), folder / f"{scheme}.onnx"), threads=1
-            )
-            row = {
-                "layer": label,
-                "scheme": scheme,
-                "ranks": ranks,
-                "error": float((impulse(chain[0], layer) - dense).norm() / dense.norm()),
-            }
-            rows.append(row | {"side": "gossamer", "seconds": took})
-            if theirs is None:  # its train runs over the kernel's axes before the outputs: (I, k, k, O) as ours
-                theirs = (1, *ranks, 1)
-            start = time.perf_counter()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                other = FactorizedConv.from_conv(
-                    layer, rank=theirs, factorization=scheme, implementation="factorized", decompose_weights=True
-                ).eval()
-            took = time.perf_counter() - start
-            whole = impulse(other, layer)
-            rows.append(
-                row | {"side": "tensorly-torch", "seconds": took, "error": float((whole - dense).norm() / dense.norm())}
-            )
+            between = time.perf_counter()
+            other = factorized(layer, scheme, theirs)
+            took = {"gossamer": between - start, "tensorly-torch": time.perf_counter() - between}
+            files[f"{scheme}, gossamer"] = export_onnx(chain, (x,), folder / f"{scheme}.onnx")
+            for by, module in {"gossamer": chain[0], "tensorly-torch": other}.items():
+                row = {"layer": label, "scheme": scheme, "ranks": ranks, "side": by, "seconds": took[by]}
+                found.append(row | {"error": float((impulse(module, layer) - dense).norm() / dense.norm())})
             try:
-                path = folder / f"{scheme}-peer.onnx"
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    torch.onnx.export(other, (x,), str(path), dynamo=True, verbose=False)
-                onnx.checker.check_model(str(path))
-                runners[f"{scheme}, tensorly-torch"] = open_runner("onnxruntime", path, threads=1)
+                files[f"{scheme}, tensorly-torch"] = exported(other, x, folder / f"{scheme}-peer.onnx")
             except Exception as error:
-                rows[-1]["note"] = f"{type(error).__name__}: {error}"[:200]
-        for name, t in latency(runners, (x,), repeats=200, warmup=5, seconds=seconds).items():
-            scheme, _, side = name.partition(", ")
-            rows.append(
-                {"layer": label, "scheme": scheme, "side": side, "ms": t.median_ms, "q1": t.q1_ms, "q3": t.q3_ms}
-            )
-        print(*rows[-14:], sep="\n", flush=True)
+                found[-1]["note"] = f"{type(error).__name__}: {error}"[:200]
+        runners = {way: open_runner("onnxruntime", file, threads=1) for way, file in files.items()}
+        for way, t in latency(runners, (x,), repeats=200, warmup=5, seconds=seconds).items():
+            scheme, _, by = way.partition(", ")
+            row = {"layer": label, "scheme": scheme, "side": by}
+            found.append(row | {"ms": t.median_ms, "q1": t.q1_ms, "q3": t.q3_ms})
+        print(*found, sep="\n", flush=True)
+        rows += found
     return rows
 
 

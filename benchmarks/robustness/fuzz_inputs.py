@@ -1,12 +1,12 @@
 """Changes `.gsr`, `.pt2` and `.onnx` files, recipes and images in very many ways, and looks how they are taken.
 
-    python benchmarks/fuzz_inputs.py --count 200000 --out results/fuzz_inputs.json
+    python -m benchmarks.robustness.fuzz_inputs --count 200000 --out benchmarks/results/fuzz_inputs.json
 
 What is changed is what the file says: a tensor or an operation, a value of its JSON, a field of its message, a key of
 its mapping, a chunk; then a valid file is written again, so that the change gets past what would refuse a damaged file.
 Every file must be refused with one of gossamer's own errors, in one line, or be taken; a network that is taken must run
 or refuse with such an error, in a time that its estimated operations explain, and leave its weights and the files
-around as they were. Each number always gives the same file. One process for all tries (`fuzz_worker.py`), one thread;
+around as they were. Each number always gives the same file. One process for all tries (`_worker.py`), one thread;
 files are in memory. Limits of running are lower than usual: what goes over them is noticed sooner.
 """
 
@@ -27,13 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuzz_changes import changed_onnx, changed_pt2, changed_recipe
-from fuzz_gsr import sample_files
-from fuzz_images import changed_image, sample_images, take_image
-from fuzz_worker import SLOW_SECONDS, memory, watched, write
-from gsr_structure import mutated, taken_apart
 from torch import Tensor, nn
 
+from benchmarks.common import paths
+from benchmarks.robustness._changes import changed_onnx, changed_pt2, changed_recipe
+from benchmarks.robustness._gsr_mutations import mutated
+from benchmarks.robustness._gsr_parts import taken_apart
+from benchmarks.robustness._images import changed_image, sample_images, take_image
+from benchmarks.robustness._worker import SLOW_SECONDS, memory, watched, write
+from benchmarks.robustness.fuzz_gsr import sample_files
 from gossamer.cli.file_summary import read_contents
 from gossamer.compact import watch, work
 from gossamer.compact.network import Network
@@ -266,12 +268,12 @@ def _children_seconds() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200_000, help="of each kind")
     parser.add_argument("--first", type=int, default=0, help="number of the first file of each kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fuzz_inputs.json")
+    parser.add_argument("--out", type=Path, default=paths.RESULTS / "fuzz_inputs.json")
     parser.add_argument("--step", type=int, default=1_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

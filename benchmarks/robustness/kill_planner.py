@@ -1,6 +1,6 @@
 """Kills a planned job at random moments, lets it go on, and compares all that it decided with a job that ran through.
 
-    python benchmarks/kill_planner.py --kills 100 --seed 0 --out benchmarks/results/kill_planner.json
+    python -m benchmarks.robustness.kill_planner --kills 100 --seed 0 --out benchmarks/results/kill_planner.json
 
 The job: a small residual network on stripes under noise, a goal in multiply-adds, so that no time decides. Each job is
 a process of its own, forked from one that has imported everything, and gets a SIGKILL after so many processor seconds

@@ -1,6 +1,6 @@
-"""The peers' side of coder.py; runs in a Python with nncodec and zstandard.
+"""The peers' side of entropy_coder.py; runs in a Python with nncodec and zstandard.
 
-    peers/bin/python benchmarks/coder_peer.py IN.npz OUT.json
+    peers/bin/python benchmarks/size/_coder_peer.py IN.npz OUT.json
 
 Keys of the input: SET/NUMBER/q (integers to code, in the tensor's own shape) and SET/NUMBER/w (weights, for NNCodec's
 own trellis-coded quantization). NNCodec's coder starts afresh with every tensor, as NNCodec does, with its parameter

@@ -1,6 +1,6 @@
-"""The peer's side of size.py: a network through NNCodec and back; runs in a Python with nncodec.
+"""The peer's side of compare.py: a network through NNCodec and back; runs in a Python with nncodec.
 
-    peers/bin/python benchmarks/size_peer.py WEIGHTS.npz DECODED.npz QP
+    peers/bin/python benchmarks/size/_nncodec.py WEIGHTS.npz DECODED.npz QP
 
 Prints the bytes of NNCodec's whole bitstream, made without data, with its trellis on and its other settings as it
 ships them.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import zoo_shim
 
 zoo_shim.torchvision_models()  # nncodec imports torchvision, whose compiled operations it does not need

@@ -1,4 +1,4 @@
-"""The papers' rows of size.py: each of their methods on the same network, stored in our file.
+"""The papers' rows of compare.py: each of their methods on the same network, stored in our file.
 
 Choi et al. 2017 (arXiv:1612.01543): pruned and retrained, then shared in one of four ways, then the centers trained.
 Ullrich et al. 2017 (arXiv:1702.04008): soft weight-sharing. Chen et al. 2015 (arXiv:1504.04788): layers that hold a

@@ -5,10 +5,10 @@ sizes from it; Deep Compression is run as published, and with our epochs and tea
 weights. Every job is the main job with a recipe, so nothing is chosen by looking at accuracy. Finished parts are kept
 in the work folder.
 
-    python benchmarks/size.py
-    python benchmarks/size.py --models lenet300 --seeds 0 --peers-python peers/bin/python
-    python benchmarks/size.py --papers           # with the methods of the papers on the same networks
-    python benchmarks/size.py --table
+    python -m benchmarks.size.compare
+    python -m benchmarks.size.compare --models lenet300 --seeds 0 --peers-python peers/bin/python
+    python -m benchmarks.size.compare --papers           # with the methods of the papers on the same networks
+    python -m benchmarks.size.compare --table
 """
 
 import argparse
@@ -24,13 +24,14 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-import size_papers
 import torch
-from conditions import run_conditions, with_run
-from speed_steps import Lines
 from torch import nn
 
 import gossamer
+from benchmarks.common import paths
+from benchmarks.common.conditions import run_conditions, with_run
+from benchmarks.common.progress import Lines
+from benchmarks.size import _papers
 from gossamer.compact.batch_norm import fold_batch_norm
 from gossamer.compact.writing import save
 from gossamer.core.folder import lock_folder
@@ -42,7 +43,7 @@ from gossamer.methods.quantize.rate import RateConstrainedQuantization
 from gossamer.models import build_for, load_weights, save_weights
 from gossamer.modules.cost import dense_bytes
 
-HERE = Path(__file__).parent
+PEER = str(Path(__file__).with_name("_nncodec.py"))
 RATIOS = {"lenet300": (40, 60, 100, 130), "lenet5": (60, 80, 150, 200), "resnet20": (10, 15, 25)}
 # Whole-file ratios of the papers, on MNIST (LeNets) and CIFAR-10 (a ResNet-32); weights only where they say so.
 PAPERS = {
@@ -133,7 +134,7 @@ def nncodec(bench: Bench) -> dict[str, Any]:
     state = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     np.savez(source, **{name: tensor.numpy() for name, tensor in state.items()})
     for qp in bench.options.qp:
-        command = [bench.options.peers_python, str(HERE / "size_peer.py"), str(source), str(target), str(qp)]
+        command = [bench.options.peers_python, PEER, str(source), str(target), str(qp)]
         size = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
         decoded = np.load(target)
         model.load_state_dict(
@@ -146,10 +147,10 @@ def nncodec(bench: Bench) -> dict[str, Any]:
 def hashed(bench: Bench, part: int) -> dict[str, Any]:
     """A hashed network and a dense one with as many weights, both from scratch: whole files, loaded and judged."""
     task, rows = bench.task(), {}
-    training = replace(size_papers.SCRATCH, epochs=bench.options.epochs or size_papers.SCRATCH.epochs)
-    networks = zip(("hashed", "dense of equal size"), size_papers.hashed_pair(bench.dense(), part, bench.seed))
+    training = replace(_papers.SCRATCH, epochs=bench.options.epochs or _papers.SCRATCH.epochs)
+    networks = zip(("hashed", "dense of equal size"), _papers.hashed_pair(bench.dense(), part, bench.seed))
     for name, model in networks:
-        path = bench.folder / f"{size_papers.slug(name)}-{part}"
+        path = bench.folder / f"{_papers.slug(name)}-{part}"
         gossamer.fit(model, task, training, bench.run(), checkpoint=path.with_suffix(".ckpt"), label=path.name)
         size = save(model, path.with_suffix(".gsr"), task.example_inputs).stat().st_size
         rows[name] = {"bytes": size, "test": top1(gossamer.load(path.with_suffix(".gsr")), task, "test")}
@@ -158,9 +159,9 @@ def hashed(bench: Bench, part: int) -> dict[str, Any]:
 
 def papers(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
     """The methods of the papers on the same network."""
-    for label, recipe in size_papers.recipes(bench.name, bench.options.epochs).items():
+    for label, recipe in _papers.recipes(bench.name, bench.options.epochs).items():
         yield label, bench.once(recipe.name, lambda: by_recipe(bench, recipe, recipe.name))  # noqa: B023
-    for part in size_papers.PARTS if bench.name == "lenet300" else ():
+    for part in _papers.PARTS if bench.name == "lenet300" else ():
         both = bench.once(f"hashed-{part}", lambda: hashed(bench, part))  # noqa: B023
         for name, row in both.items():
             yield f"HashedNets at 1/{part}: {name}", row
@@ -175,7 +176,7 @@ def parts(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "deep-compression", bench.once("deep-compression", lambda: by_recipe(bench, recipe, "dc"))
         last = bench.recipe.steps[-1]
         assert isinstance(last, RateConstrainedQuantization)
-        equal = size_papers.with_budget(recipe, bench.options.epochs or last.epochs or 30)
+        equal = _papers.with_budget(recipe, bench.options.epochs or last.epochs or 30)
         yield EQUAL, bench.once("deep-compression-equal", lambda: by_recipe(bench, equal, "dc-equal"))
     if bench.options.papers:
         yield from papers(bench)
@@ -233,7 +234,7 @@ def main() -> int:
     add("--papers", action="store_true", help="also run the methods of the papers")
     add("--peers-python", help="the Python that has nncodec; without it these rows are left out")
     add("--work", type=Path, default=Path("out/size"))
-    add("--out", type=Path, default=HERE / "results" / "size.json")
+    add("--out", type=Path, default=paths.RESULTS / "size.json")
     add("--table", action="store_true", help="only make the table again")
     options = parser.parse_args()
     if not options.table:
@@ -257,7 +258,7 @@ def _write(path: Path, networks: dict[str, Any], measured: list[Any]) -> None:
     document = {
         "format": 1,
         "measured": measured,
-        "command": "python benchmarks/size.py",
+        "command": "python -m benchmarks.size.compare",
         "conditions": "test split, mean ± standard deviation over seeds; sizes by getsize, graph and header included",
         "environment": environment(),
         "networks": networks,

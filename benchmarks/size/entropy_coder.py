@@ -3,8 +3,8 @@
 The same integers for all: weights of the shipped networks, whole and magnitude-pruned, rounded to multiples of one
 step per set. Then each side's own trellis quantizer at equal squared error. docs/comparisons.md says how to read it.
 
-    python benchmarks/coder.py --peers-python peers/bin/python
-    python benchmarks/coder.py --table
+    python -m benchmarks.size.entropy_coder --peers-python peers/bin/python
+    python -m benchmarks.size.entropy_coder --table
 """
 
 import argparse
@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conditions import run_conditions
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
+from benchmarks.common import paths
+from benchmarks.common.conditions import run_conditions
 from gossamer.core.record import environment, write_text
 from gossamer.gsr.codec import gaps, huffman, scalar, trellis
 from gossamer.gsr.codec.integers import Integers
 from gossamer.gsr.codec.section import decode_section, encode_section
 from gossamer.models import pretrained
 
-RESULTS = Path(__file__).parent / "results" / "coder.json"
+RESULTS = paths.RESULTS / "coder.json"
 NETWORKS = ("lenet300", "lenet5", "resnet20")
 DATA = "fashion-mnist"
 # Share of weights kept, and NNCodec's quantization parameter: the step is 2^(qp / 4), about.
@@ -138,7 +139,7 @@ def measure(peers_python: str, repeats: int) -> dict[str, Any]:
         arrays = {f"{name}/{i}/q": q for name, tensors in sets.items() for i, q in enumerate(tensors)}
         arrays |= {f"{name}/{i}/w": w for name, weights in networks.items() for i, w in enumerate(weights)}
         np.savez(source, **arrays)  # type: ignore[arg-type]
-        peer = Path(__file__).with_name("coder_peer.py")
+        peer = Path(__file__).with_name("_coder_peer.py")
         subprocess.run([peers_python, str(peer), str(source), str(target)], check=True)
         theirs = json.loads(target.read_text())
     integers = {name: integers_row(t, repeats) | {"nncodec": theirs["integers"][name]} for name, t in sets.items()}

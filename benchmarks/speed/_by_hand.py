@@ -1,10 +1,10 @@
-"""The peers' side of `speed.py`: a network pruned, fine-tuned and deployed with tools that a user combines by hand.
+"""The peers' side of `compare.py`: a network pruned, fine-tuned and deployed with tools that a user combines by hand.
 
 Runs in a Python of its own, which has torch-pruning, nncf, openvino and onnxruntime (see docs/comparisons.md).
 gossamer gives it the data, the network's definition and the training loop, and nothing else: what differs from
-gossamer's rows is how the network is pruned and deployed. `speed.py` calls it once for every network.
+gossamer's rows is how the network is pruned and deployed. `compare.py` calls it once for every network.
 
-    python benchmarks/hand.py out/hand/4 4:0.6:8 --dense dense.safetensors --model resnet20 --data fashion-mnist
+    python benchmarks/speed/_by_hand.py out/hand/4 4:0.6:8 --dense dense.safetensors --model resnet20
 """
 
 import argparse

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import hand
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.speed import _by_hand
 from gossamer.core.record import write_text
 from gossamer.core.task import Task
 from gossamer.measure import Evaluation, Runner, Top1, evaluate, latency, paired_drop, wilson
@@ -65,18 +65,18 @@ def find_cells(seed_folder: Path) -> list[Cell]:
     """All finished networks of a seed: dense, by hand, by gossamer."""
     cells: list[Cell] = []
     for folder in sorted((seed_folder / "hand").glob("*/")):
-        if not (folder / hand.FACTS).exists():
+        if not (folder / _by_hand.FACTS).exists():
             continue
-        name = json.loads((folder / hand.FACTS).read_text())["network"]
-        by = BY_DENSE if name == hand.DENSE else BY_HAND
-        cells += _cells(by, name, "float32", "float", folder / hand.FLOAT, folder / hand.TORCH)
-        cells += _cells(BY_HAND, name, "ONNX Runtime int8", "int8", folder / hand.ORT_INT8)
-        cells += _cells(BY_HAND, name, "NNCF int8", "nncf", folder / hand.NNCF_INT8)
+        name = json.loads((folder / _by_hand.FACTS).read_text())["network"]
+        by = BY_DENSE if name == _by_hand.DENSE else BY_HAND
+        cells += _cells(by, name, "float32", "float", folder / _by_hand.FLOAT, folder / _by_hand.TORCH)
+        cells += _cells(BY_HAND, name, "ONNX Runtime int8", "int8", folder / _by_hand.ORT_INT8)
+        cells += _cells(BY_HAND, name, "NNCF int8", "nncf", folder / _by_hand.NNCF_INT8)
     for folder in sorted((seed_folder / "gossamer").glob("*/")):
         if not (folder / "job.json").exists():
             continue
         if folder.name == INT8_ALONE:
-            cells += _cells(BY_GOSSAMER, hand.DENSE, "gossamer int8", "int8", folder / "model.int8.onnx")
+            cells += _cells(BY_GOSSAMER, _by_hand.DENSE, "gossamer int8", "int8", folder / "model.int8.onnx")
             continue
         files = folder / "result"
         cells += _cells(BY_GOSSAMER, folder.name, "float32", "float", files / "model.onnx", files / "model.pt2")

@@ -1,22 +1,20 @@
-"""The steps of `speed.py` that make networks: dense, int8 alone, gossamer's main job, by hand. Each is done once."""
+"""The steps of `compare.py` that make networks: dense, int8 alone, gossamer's main job, by hand. Each is done once."""
 
 import argparse
 import json
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import hand
-import speed_measure
 from torch import nn
 
 import gossamer
+from benchmarks.common.progress import Lines
+from benchmarks.speed import _by_hand, _measure
 from gossamer.cli.loading import Request, load_model
 from gossamer.core.record import write_text
 from gossamer.core.task import Task
@@ -27,27 +25,9 @@ from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.models import build_for, checkpoints, load_weights, save_weights
 from gossamer.ptq.fallback import float32_scores
 
-T = TypeVar("T")
-HERE = Path(__file__).parent
 INT8_BUDGET = 0.1  # points, of int8 alone
 HAND = {"lr": 0.1, "weight_decay": 5e-4}  # fine-tuning of what was pruned by hand: as in training from scratch
 DEFAULT_TRAINING = gossamer.Training(epochs=8, lr=0.1, schedule="one_cycle", warmup=0.3)
-
-
-@dataclass
-class Lines:
-    """Progress as lines with the time since the start."""
-
-    began: float = field(default_factory=time.monotonic)
-
-    def say(self, message: str) -> None:
-        print(f"[{time.monotonic() - self.began:7.0f} s] {message}", file=sys.stderr, flush=True)
-
-    def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
-        yield from items
-
-    def busy(self, label: str) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -113,7 +93,7 @@ def train_dense(bench: Bench, seed: int) -> dict[str, Any]:
         checkpoint.unlink()
         found = {"source": f"trained as {name}" if recipe else "trained", "training": training.options()}
     model = bench.dense(seed, task)
-    return found | {split: evaluate(model, task, split).shown for split in speed_measure.SPLITS}
+    return found | {split: evaluate(model, task, split).shown for split in _measure.SPLITS}
 
 
 def int8_alone(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
@@ -166,9 +146,9 @@ def job_folder(bench: Bench, seed: int, goal: gossamer.Goal) -> Path:
 def missing(bench: Bench, seed: int) -> list[str]:
     """What the options ask for and is not there."""
     options = bench.options
-    networks = [hand.DENSE, *map(str, options.cuts)]
+    networks = [_by_hand.DENSE, *map(str, options.cuts)]
     jobs = [job_folder(bench, seed, goal) for goal in options.goals]
-    found = [f"by hand, {n}" for n in networks if not (hand_folder(bench, seed, n) / hand.FACTS).exists()]
+    found = [f"by hand, {n}" for n in networks if not (hand_folder(bench, seed, n) / _by_hand.FACTS).exists()]
     found += [job.name for job in jobs if not (job / "job.json").exists()]
     return [f"seed {seed}: {name}" for name in found]
 
@@ -177,10 +157,10 @@ def by_hand(bench: Bench, seed: int, network: str, *, train_only: bool = False) 
     """One network of the hand, in the peers' Python. Gives whether it worked; a failure leaves the rest going."""
     options, recover = bench.options, RecoveryDistillation(epochs=bench.options.epochs, **HAND)
     folder = hand_folder(bench, seed, network)
-    if (folder / hand.FACTS).exists() or (train_only and (folder / hand.TRAINED).exists()):
+    if (folder / _by_hand.FACTS).exists() or (train_only and (folder / _by_hand.TRAINED).exists()):
         return True
     bench.lines.say(f"seed {seed}: by hand, {network}")
-    command = [options.peers_python, str(HERE / "hand.py"), str(folder), network]
+    command = [options.peers_python, _by_hand.__file__, str(folder), network]
     values = {"dense": bench.dense_path(seed), "model": options.model, "data": options.data, "seed": seed}
     values |= {name: getattr(recover, name) for name in ("epochs", "lr", "weight_decay", "temperature", "alpha")}
     for name, value in values.items():
@@ -202,9 +182,9 @@ def steps(bench: Bench, seed: int) -> Iterator[tuple[str, Callable[[], bool]]]:
         name = f"seed {seed}: dense"
         yield name, partial(bench.once, folder / "dense.json", name, partial(train_dense, bench, seed))
     if "int8" in options.stages:
-        name, alone = f"seed {seed}: gossamer int8 alone", folder / "gossamer" / speed_measure.INT8_ALONE
+        name, alone = f"seed {seed}: gossamer int8 alone", folder / "gossamer" / _measure.INT8_ALONE
         yield name, partial(bench.once, alone / "job.json", name, partial(int8_alone, bench, seed, alone))
-        yield f"seed {seed}: by hand, {hand.DENSE}", partial(by_hand, bench, seed, hand.DENSE)
+        yield f"seed {seed}: by hand, {_by_hand.DENSE}", partial(by_hand, bench, seed, _by_hand.DENSE)
     if "gossamer" in options.stages:
         for goal in options.goals:
             job = job_folder(bench, seed, goal)

@@ -1,4 +1,4 @@
-"""The Markdown table of `speed.py` and the verdict on its targets, from the JSON alone."""
+"""The Markdown table of `compare.py` and the verdict on its targets, from the JSON alone."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,12 +1,12 @@
 """gossamer against what a user combines by hand, on the same trained networks: accuracy, latency, speed-up.
 
-The hand's tools are Torch-Pruning with fine-tuning, ONNX Runtime int8, and NNCF int8 on OpenVINO; `hand.py` runs them
-in a Python of their own. Finished steps are kept in the work folder: killed and started again, the benchmark goes on.
+The hand's tools are Torch-Pruning with fine-tuning, ONNX Runtime int8, and NNCF int8 on OpenVINO; `_by_hand.py` runs
+them in a Python of their own. Finished steps are kept in the work folder, and are not run again.
 docs/comparisons.md says what is compared with what.
 
-    python benchmarks/speed.py --peers-python peers/bin/python
-    python benchmarks/speed.py --model vgg16_small --goals openvino:8 --peers-python peers/bin/python
-    python benchmarks/speed.py --table
+    python -m benchmarks.speed.compare --peers-python peers/bin/python
+    python -m benchmarks.speed.compare --model vgg16_small --goals openvino:8 --peers-python peers/bin/python
+    python -m benchmarks.speed.compare --table
 """
 
 import argparse
@@ -17,22 +17,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hand
-import speed_measure
-import speed_table
-from conditions import run_conditions
-from speed_steps import Bench, Lines, missing, steps
-
+from benchmarks.common import paths
+from benchmarks.common.conditions import run_conditions
+from benchmarks.common.progress import Lines
+from benchmarks.speed import _by_hand, _measure, _table
+from benchmarks.speed._steps import Bench, missing, steps
 from gossamer.core.folder import lock_folder
 from gossamer.core.goal import Goal
 from gossamer.core.record import environment, write_text
 from gossamer.errors import BadInput, GossamerError
 from gossamer.search.cost_model import first_samples
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = paths.RESULTS
 # "tune" is the part of "hand" that is worth an accelerator; it needs no more than torch-pruning.
 STAGES = ("dense", "int8", "gossamer", "tune", "hand", "measure")
-# MACs:cap:widths, as hand.py takes them; what an experienced user would choose comes first.
+# MACs:cap:widths, as _by_hand.py takes them; what an experienced user would choose comes first.
 CUTS = ("4:0.6:8", "2:0.6:8", "4:0.6:1", "2:0.6:1", "4:1:1")
 WIDE_CUTS = ("4:0.6:8", "8:0.8:8", "4:0.6:1", "8:0.8:1", "2:0.6:8")
 
@@ -40,20 +39,20 @@ WIDE_CUTS = ("4:0.6:8", "8:0.8:8", "4:0.6:1", "8:0.8:1", "2:0.6:8")
 def measure(bench: Bench, seed: int) -> list[dict[str, Any]]:
     """Accuracy of what is new, latency of everything together."""
     options, folder = bench.options, bench.folder(seed)
-    cells = speed_measure.find_cells(folder)
-    if not any(cell.by == speed_measure.BY_DENSE for cell in cells):
+    cells = _measure.find_cells(folder)
+    if not any(cell.by == _measure.BY_DENSE for cell in cells):
         return []
     task = bench.task(seed)
     say = bench.lines.say
     if "measure" in options.stages:
-        speed_measure.measure_accuracy(cells, task, folder / "accuracy.json", options.threads, say)
+        _measure.measure_accuracy(cells, task, folder / "accuracy.json", options.threads, say)
         inputs = first_samples(task.validation, options.batch)
-        speed_measure.measure_latency(
+        _measure.measure_latency(
             cells, inputs, folder / "latency.json", threads=options.threads, repeats=options.repeats, say=say
         )
     elif not (folder / "latency.json").exists():
         return []
-    return speed_measure.rows(cells, seed, folder, task)
+    return _measure.rows(cells, seed, folder, task)
 
 
 def write_results(bench: Bench) -> bool:
@@ -62,7 +61,7 @@ def write_results(bench: Bench) -> bool:
     rows = [row for seed in options.seeds for row in measure(bench, seed)]
     if not rows:
         return False
-    facts = [path for seed in options.seeds for path in sorted(bench.folder(seed).glob(f"hand/*/{hand.FACTS}"))]
+    facts = [path for seed in options.seeds for path in sorted(bench.folder(seed).glob(f"hand/*/{_by_hand.FACTS}"))]
     peers = [json.loads(path.read_text()) | {"seed": int(path.parents[2].name[4:])} for path in facts]
     versions = peers[0]["versions"] if peers else {}
     run = run_conditions(sorted({row["seed"] for row in rows}), options.threads, versions)
@@ -77,7 +76,7 @@ def write_results(bench: Bench) -> bool:
         "load_before": loads(bench),
         "peers_versions": versions,
         "dense": _facts(bench, "dense.json"),
-        "int8": _facts(bench, f"gossamer/{speed_measure.INT8_ALONE}/job.json"),
+        "int8": _facts(bench, f"gossamer/{_measure.INT8_ALONE}/job.json"),
         "jobs": [job for job in _facts(bench, "gossamer/*/job.json") if "goal" in job],
         "hand": peers,
         "missing": [name for seed in options.seeds for name in missing(bench, seed)],
@@ -85,7 +84,7 @@ def write_results(bench: Bench) -> bool:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.out, json.dumps(document, indent=1))
-    write_text(options.out.with_suffix(".md"), speed_table.render(document))
+    write_text(options.out.with_suffix(".md"), _table.render(document))
     bench.lines.say(f"results: {options.out}")
     return True
 
@@ -93,7 +92,7 @@ def write_results(bench: Bench) -> bool:
 def command(arguments: Sequence[str], peers_python: str | None) -> str:
     """As docs/comparisons.md writes it, wherever the peers' Python lies."""
     plain = ["peers/bin/python" if argument == peers_python else argument for argument in arguments]
-    return shlex.join(["python", "benchmarks/speed.py", *plain])
+    return shlex.join(["python", "-m", "benchmarks.speed.compare", *plain])
 
 
 def _facts(bench: Bench, pattern: str) -> list[dict[str, Any]]:
@@ -163,7 +162,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--table", action="store_true", help="only make the table again from the JSON")
     options = parser.parse_args(arguments)
     try:
-        options.cuts = [hand.Cut.parse(c) for c in options.cuts or (CUTS if options.model == "resnet20" else WIDE_CUTS)]
+        options.cuts = [
+            _by_hand.Cut.parse(c) for c in options.cuts or (CUTS if options.model == "resnet20" else WIDE_CUTS)
+        ]
         options.goals = [_goal(text, options) for text in options.goals or ["openvino:5"]]
         options.weights = dict(_weights(text) for text in options.weights)
     except ValueError as error:
@@ -200,7 +201,7 @@ def _weights(text: str) -> tuple[int, Path]:
 def main() -> int:
     options = parse()
     if options.table:
-        text = speed_table.render(json.loads(options.out.read_text()))
+        text = _table.render(json.loads(options.out.read_text()))
         write_text(options.out.with_suffix(".md"), text)
         print(text)
         return 0

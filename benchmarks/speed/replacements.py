@@ -1,8 +1,8 @@
 """Cheaper layers of a trained network: low rank alone, reset alone, and both with int8, each a recipe of the main job.
 
-python benchmarks/cheaper.py --weights dense.safetensors         # all rows; those that are there are not run again
-python benchmarks/cheaper.py --weights dense.safetensors --rows reset
-python benchmarks/cheaper.py --table
+python -m benchmarks.speed.replacements --weights dense.safetensors         # rows that are there are not run again
+python -m benchmarks.speed.replacements --weights dense.safetensors --rows reset
+python -m benchmarks.speed.replacements --table
 
 Latencies are medians on ONNX Runtime, all networks interleaved in one process, against the dense network in float32.
 """
@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from speed_steps import Lines
-
 import gossamer
+from benchmarks.common import paths
+from benchmarks.common.progress import Lines
 from gossamer.core.record import environment, write_text
 from gossamer.jobs.recipe import Recipe
 from gossamer.measure import evaluate, latency, paired_drop, wilson
@@ -31,8 +31,7 @@ from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
 from gossamer.search.cost_model import first_samples
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "cheaper.json"
+RESULTS = paths.RESULTS / "cheaper.json"
 # The five convolutions of VGG-16-small that the loss misses least, by `gossamer.search.axes.block_order`.
 LEAST_MISSED = ("features.40", "features.37", "features.27", "features.30", "features.34")
 ASKED = {"low rank": 2.5, "reset": 4.0, "low rank, reset, int8": 10.0}
@@ -97,7 +96,7 @@ def table(found: dict[str, Any]) -> str:
         "# Cheaper layers of a trained network",
         "",
         f"VGG-16-small on Fashion-MNIST, ONNX Runtime, batch {how['batch']}, {how['threads']} threads, "
-        f"{how['epochs']} epochs of recovery, seed {how['seed']}. Made by `python benchmarks/cheaper.py`.",
+        f"{how['epochs']} epochs of recovery, seed {how['seed']}. Made by `python -m benchmarks.speed.replacements`.",
         "",
         "| network | ms | times faster | asked | M MACs | test top-1 % | drop, test | drop, validation |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -114,7 +113,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="the trained VGG-16-small, from speed.py or gossamer train")
+    parser.add_argument("--weights", type=Path, help="the trained VGG-16-small, from speed.compare or gossamer train")
     parser.add_argument("--rows", nargs="+", choices=ASKED, default=list(ASKED))
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)

@@ -3,7 +3,7 @@
 Layers of the shapes of LeNet-300-100, LeNet-5, AlexNet and VGG-16, at several densities, batches 1 and 64, one thread;
 all ways interleaved in one process. What is not faster than the dense layer says so.
 
-    python benchmarks/inference.py
+    python -m benchmarks.speed.sparse_layers
 """
 
 import argparse
@@ -17,6 +17,7 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common import paths
 from gossamer.core.context import Context
 from gossamer.core.record import environment, write_text
 from gossamer.measure import Runner, latency
@@ -27,7 +28,7 @@ from gossamer.runtime.runners import open_runner
 
 SHAPES = {"LeNet-300-100 fc1": (784, 300), "LeNet-5 fc1": (800, 500), "AlexNet fc7": (4096, 4096)}
 DENSITIES = (0.3, 0.1, 0.03)
-RESULTS = Path(__file__).parent / "results" / "inference.json"
+RESULTS = paths.RESULTS / "inference.json"
 
 
 class Timed(Runner):
@@ -118,7 +119,7 @@ def main() -> None:
         torch.set_num_threads(1)
         document = {
             "format": 1,
-            "command": "python benchmarks/inference.py",
+            "command": "python -m benchmarks.speed.sparse_layers",
             "conditions": "Median microseconds of one batch, one thread, interleaved in one process.",
             "environment": environment(),
             "rows": measure(options.seconds),

@@ -5,8 +5,8 @@ Table 1, as far as two cores carry it). Same data, epochs, schedule and seeds. T
 times of a few training steps are interleaved in one process: trainings may share the machine with others. Finished
 networks are kept in the work folder: killed and started again, the benchmark goes on.
 
-    python benchmarks/architectures.py --epochs 20 --seeds 0 1 2
-    python benchmarks/architectures.py --table
+    python -m benchmarks.training.architectures --epochs 20 --seeds 0 1 2
+    python -m benchmarks.training.architectures --table
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.common import paths
 from gossamer.core.context import Context
 from gossamer.core.folder import lock_folder
 from gossamer.core.record import environment, write_text
@@ -39,7 +40,7 @@ from gossamer.runtime.runners import open_runner
 from gossamer.search.cost_model import first_samples
 from gossamer.train import Training, fit
 
-RESULTS = Path(__file__).parent / "results" / "architectures.json"
+RESULTS = paths.RESULTS / "architectures.json"
 # By name: the factory, and what it is.
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "ResNet-20": (partial(ResNet, 3, option="A"), "three stages of 16, 32, 64 channels"),

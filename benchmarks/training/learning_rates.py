@@ -1,6 +1,6 @@
 """Defaults of every method that trains, against the best of a grid of rates set by hand.
 
-    python benchmarks/defaults.py --models lenet5 resnet14 --data digits fashion-mnist
+    python -m benchmarks.training.learning_rates --models lenet5 resnet14 --data digits fashion-mnist
 
 A network is trained, then each method is called with its defaults and, for comparison, with each rate of a grid;
 everything else is equal. The hand's rate is the best on validation data; test data are only reported. Trainings are

@@ -1,4 +1,4 @@
-"""Some of torchvision's networks, small and fast ones, as they are; `benchmarks/zoo_coverage.py` has all."""
+"""Some of torchvision's networks, small and fast ones, as they are; `benchmarks/coverage/zoo.py` has all."""
 
 from collections.abc import Callable
 from typing import Any

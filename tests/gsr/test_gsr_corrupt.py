@@ -7,7 +7,6 @@ import struct
 import zlib
 from pathlib import Path
 
-import fuzz_gsr
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from places import ROOT
 from torch import nn
 
 import gossamer
+from benchmarks.robustness import fuzz_gsr
 from gossamer.errors import CorruptFile
 from gossamer.gsr.format.dictionary import DICTIONARY
 from gossamer.gsr.format.file import GsrFile

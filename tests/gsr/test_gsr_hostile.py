@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import fuzz_worker
 import pytest
 import torch
 from places import ROOT
@@ -15,6 +14,7 @@ from test_gsr_corrupt import header_bytes, one_tensor, packed
 from torch import Tensor, nn
 
 import gossamer
+from benchmarks.robustness import _worker
 from gossamer.compact import work
 from gossamer.compact.network import Network
 from gossamer.compact.reading import network, read_tensors
@@ -386,10 +386,10 @@ def writing(number: int) -> str | None:
     ],
 )
 def test_the_watched_process_notices(
-    harm: fuzz_worker.Attempt, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harm: _worker.Attempt, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert re.search(told, "".join(fuzz_worker.watched(harm, 7, 8)))
+    assert re.search(told, "".join(_worker.watched(harm, 7, 8)))
 
 
 def test_the_watched_process_goes_on_after_a_try_that_ends_it() -> None:
@@ -398,5 +398,5 @@ def test_the_watched_process_goes_on_after_a_try_that_ends_it() -> None:
             os._exit(3)
         return f"number {number}"
 
-    assert fuzz_worker.watched(harm, 0, 4) == ["0: 'number 0'", "1: ended by status 3", "2: 'number 2'",
+    assert _worker.watched(harm, 0, 4) == ["0: 'number 0'", "1: ended by status 3", "2: 'number 2'",
                                               "3: ended by status 3"]  # fmt: skip

@@ -6,7 +6,6 @@ import hashlib
 import zlib
 from pathlib import Path
 
-import fuzz_gsr
 import pytest
 import second_reader as second
 import torch
@@ -15,6 +14,7 @@ from test_gsr_values import CASES, noise, on_grid, stored_bytes
 from torch import Tensor, nn
 
 import gossamer
+from benchmarks.robustness import fuzz_gsr
 from gossamer.gsr.format.dictionary import DICTIONARY
 from gossamer.gsr.format.graph import DTYPES
 from gossamer.models import build

@@ -1,31 +1,36 @@
 """The benchmarks' own parts: command lines, the peers' options, tables and verdicts from a JSON. Nothing is trained."""
 
+import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import architectures
-import chain
-import conditions
-import distill_rows
-import hand
 import numpy as np
 import pytest
-import size
-import size_papers
-import speed
-import speed_measure
-import speed_table
 import torch
-import zoo_coverage
+from places import ROOT
 
+from benchmarks.common import conditions
+from benchmarks.coverage import zoo
+from benchmarks.distill import _rows as distill_rows
+from benchmarks.lowrank import with_sharing
+from benchmarks.size import _papers as size_papers
+from benchmarks.size import compare as size
+from benchmarks.speed import _by_hand, _measure, _table
+from benchmarks.speed import compare as speed
+from benchmarks.training import architectures
 from gossamer.jobs.recipe import load_recipe
 from gossamer.methods import catalogue
 from gossamer.methods.distill.recover import RecoveryDistillation
 
 SEEDS = (0, 1)
+FOLDER = ROOT / "benchmarks"
+COMMANDS = sorted(
+    file for file in FOLDER.glob("*/*.py") if not file.name.startswith("_") and file.parent.name != "common"
+)
 
 
 def row(seed: int, by: str, network: str, deployment: str, runtime: str, precision: str, ms: float, top1: float) -> Any:
@@ -68,7 +73,7 @@ def document(ours_ms: float = 3.0, ours_top1: float = 92.6) -> dict[str, Any]:
     }
     return {
         "conditions": conditions | {"seeds": list(SEEDS)},
-        "command": "python benchmarks/speed.py",
+        "command": "python -m benchmarks.speed.compare",
         "environment": {"processor": "P", "cores": "2", "torch": "2.13"},
         "load_before": {"0": 0.1, "1": 0.4},
         "peers_versions": {"nncf": "3.4"},
@@ -85,25 +90,25 @@ def verdicts(text: str) -> dict[str, list[str]]:
 
 
 def test_speed_ups_are_judged_on_the_better_and_the_other_runtime():
-    found = verdicts(speed_table.render(document()))
+    found = verdicts(_table.render(document()))
     assert found["speed-up, the better runtime (OpenVINO, gossamer int8)"] == ["at least 5", "6.67 +- 0.00", "reached"]
     assert found["speed-up, the other runtime (ONNX Runtime, gossamer int8)"][1:] == ["4.00 +- 0.00", "reached"]
     assert found["the whole job, slowest seed"] == ["at most 30 min", "10.0 min", "reached"]
 
 
 def test_the_rival_is_the_fastest_hand_combination_that_is_at_least_as_accurate():
-    found = verdicts(speed_table.render(document()))
+    found = verdicts(_table.render(document()))
     wanted, measured, verdict = found["against the fastest hand combination of equal or better accuracy"]
     # the one at 4 ms is less accurate than ours, the dense one at 7 ms is slower than the halved one at 6 ms
     assert (wanted, verdict) == ("at least 1.3x", "reached")
     assert measured.startswith("2.00 +- 0.00x: 3.00 ms at 92.65 %")
     assert "6.00 ms at 92.80 % (Torch-Pruning, MACs / 2, cap 0.6, ONNX Runtime int8" in measured
-    less = verdicts(speed_table.render(document(ours_top1=91.9)))
+    less = verdicts(_table.render(document(ours_top1=91.9)))
     assert "4.00 ms at 92.00" in less["against the fastest hand combination of equal or better accuracy"][1]
 
 
 def test_a_missed_target_is_said_plainly():
-    found = verdicts(speed_table.render(document(ours_ms=5.0, ours_top1=92.4)))
+    found = verdicts(_table.render(document(ours_ms=5.0, ours_top1=92.4)))
     assert found["speed-up, the better runtime (OpenVINO, gossamer int8)"][1:] == ["4.00 +- 0.00", "NOT reached"]
     assert found["drop on test data, ONNX Runtime"] == ["at most 0.5 points", "0.60", "NOT reached"]
     assert found["against the fastest hand combination of equal or better accuracy"][2] == "NOT reached"
@@ -112,26 +117,24 @@ def test_a_missed_target_is_said_plainly():
 def test_a_hand_combination_that_lacks_a_seed_is_no_rival():
     incomplete = document()
     incomplete["rows"] = [r for r in incomplete["rows"] if r["network"] != "2:0.6:1" or r["seed"] == 0]
-    measured = verdicts(speed_table.render(incomplete))[
-        "against the fastest hand combination of equal or better accuracy"
-    ]
+    measured = verdicts(_table.render(incomplete))["against the fastest hand combination of equal or better accuracy"]
     assert "7.00 ms at 92.90 % (dense, NNCF int8" in measured[1]
 
 
 def test_the_table_has_one_row_per_network_form_and_runtime_with_the_spread_over_the_seeds():
-    text = speed_table.render(document())
+    text = _table.render(document())
     assert text.count("Torch-Pruning, MACs / 4, cap 0.6, widths / 8 | NNCF int8, rest bfloat16 | 92.00 +- 0.00") == 1
     assert "| **gossamer openvino 5x** | gossamer int8 | 92.65 +- 0.07 |" in text
-    assert len(speed_table.collect(document()["rows"])) == 8
+    assert len(_table.collect(document()["rows"])) == 8
     assert "load before measuring at most 0.4" in text
     assert "Missing: seed 1: by hand, 4:1:1." in text
 
 
 def test_table_only_renders_again_from_the_json(tmp_path, monkeypatch, capsys):
     (tmp_path / "speed.json").write_text(json.dumps(document()))
-    monkeypatch.setattr(sys, "argv", ["speed.py", "--table", "--out", str(tmp_path / "speed.json")])
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--table", "--out", str(tmp_path / "speed.json")])
     assert speed.main() == 0
-    assert (tmp_path / "speed.md").read_text() == speed_table.render(document()) == capsys.readouterr().out[:-1]
+    assert (tmp_path / "speed.md").read_text() == _table.render(document()) == capsys.readouterr().out[:-1]
 
 
 def test_the_command_line_gives_goals_cuts_and_weights():
@@ -143,7 +146,7 @@ def test_the_command_line_gives_goals_cuts_and_weights():
         ("openvino", 5.0, 1, 0.5),
     ]
     assert options.weights == {1: Path("a.pt")}
-    assert options.cuts[0] == hand.Cut(4, 0.6, 8)
+    assert options.cuts[0] == _by_hand.Cut(4, 0.6, 8)
     assert options.out.name == "speed-resnet20.json"
 
 
@@ -173,21 +176,21 @@ def test_the_noted_command_does_not_say_where_the_peers_lie():
 
 
 def test_hand_takes_what_speed_gives_it():
-    options = hand.parse(["f", "4:0.6:8", "--dense", "d", "--alpha", "0.2", "--weight-decay", "0.001"])
+    options = _by_hand.parse(["f", "4:0.6:8", "--dense", "d", "--alpha", "0.2", "--weight-decay", "0.001"])
     assert (str(options.cut), options.alpha, options.weight_decay) == ("4:0.6:8", 0.2, 0.001)
-    assert hand.parse(["f", "dense", "--dense", "d"]).cut is None
+    assert _by_hand.parse(["f", "dense", "--dense", "d"]).cut is None
 
 
 def test_packed_scores_come_back_whole():
     scores = torch.from_numpy(np.random.default_rng(0).integers(0, 2, 1003)).float()
-    assert torch.equal(speed_measure._unpacked(speed_measure._packed(scores)), scores)
+    assert torch.equal(_measure._unpacked(_measure._packed(scores)), scores)
 
 
 def test_calibration_takes_exactly_so_many_images():
     class Task:
         calibration = [torch.zeros(100, 1, 2, 2)] * 4
 
-    assert [len(batch) for batch in hand.calibration(Task())] == [100, 100, 56]
+    assert [len(batch) for batch in _by_hand.calibration(Task())] == [100, 100, 56]
 
 
 @pytest.mark.parametrize("name", size.RATIOS)
@@ -257,7 +260,7 @@ def test_the_curves_of_low_rank_and_sharing_compare_files_at_equal_accuracy() ->
     def point(kind: str, size: int, *tops: float) -> dict[str, Any]:
         return {"curve": kind, "runs": {str(i): {"bytes": size, "test": top} for i, top in enumerate(tops)}}
 
-    alone, shared, both = chain.CURVES
+    alone, shared, both = with_sharing.CURVES
     points = {
         "a": point(alone, 900, 91.9, 92.1), "b": point(alone, 500, 90.0, 90.0),
         "c": point(shared, 300, 91.8, 91.8), "worse": point(shared, 350, 91.0, 91.0),
@@ -265,12 +268,12 @@ def test_the_curves_of_low_rank_and_sharing_compare_files_at_equal_accuracy() ->
     }  # fmt: skip
     dense = {"0": {"test": 92.0}, "1": {"test": 92.0}}
     found = {"how": {"dense bytes": 9000, "epochs": 4, "seeds": [0, 1]}, "dense": dense, "points": points}
-    assert chain.front(found, shared) == [(300, pytest.approx(91.8), "c")]  # "worse" is larger and no better
-    lines = chain.table(found).splitlines()
+    assert with_sharing.front(found, shared) == [(300, pytest.approx(91.8), "c")]  # "worse" is larger and no better
+    lines = with_sharing.table(found).splitlines()
     assert "| 0 points | 900 (a) | none | none |" in lines
     assert "| 0.5 points | 900 (a) | 300 (c) | 100 (d) |" in lines
     assert "| low rank alone | a | 900 | 10.0 | 92.00 ± 0.14 |" in lines
-    assert "100 bytes, 91.50 %" in chain.page(found)
+    assert "100 bytes, 91.50 %" in with_sharing.page(found)
 
 
 @pytest.mark.parametrize("model", ["resnet20", "vgg16_small"])
@@ -314,9 +317,9 @@ def test_all_networks_of_a_row_keep_their_best_epoch(tmp_path, monkeypatch):
 
 
 def test_runs_are_kept_once_each_with_their_conditions(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/x/benchmarks/size.py", "--seeds", "1"])
+    monkeypatch.setattr(sys, "argv", [size.__file__, "--seeds", "1"])
     run = conditions.run_conditions([1], 2, {"peer": "3"})
-    assert run["command"] == "python benchmarks/size.py --seeds 1" and run["commit"] and run["processor"]
+    assert run["command"] == "python -m benchmarks.size.compare --seeds 1" and run["commit"] and run["processor"]
     assert run["versions"]["peer"] == "3" and "torch" in run["versions"] and "date" not in run["versions"]
     document = {"measured": [run | {"date": "before"}, run | {"command": "another"}]}
     assert conditions.with_run(document, run) == [run | {"command": "another"}, run]
@@ -324,7 +327,23 @@ def test_runs_are_kept_once_each_with_their_conditions(monkeypatch):
 
 def test_the_peer_is_told_the_heads_and_its_width_is_mended():
     attention = torch.nn.MultiheadAttention(8, 2)
-    assert zoo_coverage.hints(torch.nn.Sequential(attention)) == {"num_heads": {attention: 2}}
+    assert zoo.hints(torch.nn.Sequential(attention)) == {"num_heads": {attention: 2}}
     model = SimpleNamespace(hidden_dim=8, conv_proj=torch.nn.Conv2d(3, 4, 1))
-    zoo_coverage.mend(model)
+    zoo.mend(model)
     assert model.hidden_dim == 4
+
+
+@pytest.mark.parametrize("file", COMMANDS, ids=lambda file: f"{file.parent.name}.{file.stem}")
+def test_every_benchmark_is_a_command_that_says_what_it_does(file: Path, monkeypatch, capsys):
+    name = conditions.module(file)
+    monkeypatch.setattr(sys, "argv", [str(file), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(name).main()
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and f"python -m {name}" in said and "--" in said
+
+
+def test_the_list_of_benchmarks_has_each_once():
+    rows = [line.split(" | ")[0] for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+    assert sorted(named) == [f"{file.parent.name}.{file.stem}" for file in COMMANDS]

@@ -105,7 +105,7 @@ def test_each_json_has_the_conditions_of_its_numbers(name):
     assert document["measured"]
     for run in document["measured"]:
         assert [key for key in CONDITIONS if run.get(key) in (None, "", [], {})] == []
-        assert run["command"].startswith("python benchmarks/")
+        assert re.match(r"python (benchmarks/|-m benchmarks\.)", run["command"])
         assert re.fullmatch(r"\d{4}-\d\d-\d\d( \d\d:\d\d UTC)?", run["date"])
 
 

@@ -11,13 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fuzz_changes
-import fuzz_inputs
-import fuzz_worker
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.robustness import _changes, _worker, fuzz_inputs
 from gossamer.errors import BadInput, CorruptFile, GossamerError
 from gossamer.gsr.format.operations import VIEWS, WRITES, function_of
 from gossamer.runtime.pt2.file import export_pt2, load_pt2
@@ -34,7 +32,7 @@ MODEL, CONFIG, CONSTANTS = (
 
 @functools.cache
 def sample() -> dict[str, Any]:
-    return fuzz_changes.unpacked(fuzz_inputs.sample_pt2())
+    return _changes.unpacked(fuzz_inputs.sample_pt2())
 
 
 def parts() -> dict[str, Any]:
@@ -44,7 +42,7 @@ def parts() -> dict[str, Any]:
 
 def written(files: dict[str, Any], folder: Path) -> Path:
     path = folder / "net.pt2"
-    path.write_bytes(fuzz_changes.packed(files))
+    path.write_bytes(_changes.packed(files))
     return path
 
 
@@ -434,7 +432,7 @@ def test_every_operation_of_the_list_gives_new_tensors_or_says_what_it_shares_an
 def test_changed_files_are_refused_or_taken_and_leave_everything_as_it_was(
     kind: str, count: int, tmp_path: Path
 ) -> None:
-    assert fuzz_worker.watched(fuzz_inputs.attempts(kind, tmp_path), 0, count) == []
+    assert _worker.watched(fuzz_inputs.attempts(kind, tmp_path), 0, count) == []
 
 
 def test_the_fuzzer_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Which networks of others can be read, cut with proof and written again."""

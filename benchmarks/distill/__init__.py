@@ -1,0 +1,1 @@
+"""What a teacher is worth to a student."""

@@ -1,0 +1,1 @@
+"""Low-rank layers, alone and with shared values."""

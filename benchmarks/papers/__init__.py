@@ -1,0 +1,1 @@
+"""Orderings that papers report, measured here."""

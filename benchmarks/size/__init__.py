@@ -1,0 +1,1 @@
+"""Bytes of whole files, and of the entropy coder alone."""

@@ -1,0 +1,1 @@
+"""Latency: whole networks against other tools, sparse and shared layers, cheaper modules."""

@@ -1,0 +1,1 @@
+"""What is trained before it is compressed: architectures and learning rates."""
