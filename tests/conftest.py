@@ -60,6 +60,12 @@ def task():
         example_inputs=(images[:2],), classes=("dark", "bright"),
     )
 
+def unlabelled():
+    batches = [x for x, _ in task().validation]
+    return Task(
+        name="unlabelled", train=batches, validation=batches, calibration=batches, example_inputs=(batches[0][:2],),
+    )
+
 def broken():
     raise ValueError("the moon is full")
 

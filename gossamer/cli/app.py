@@ -11,6 +11,7 @@ from gossamer.cli import (
     compress,
     deploy,
     distill,
+    quantize,
     train,
 )
 from gossamer.cli.errors import Commands
@@ -42,5 +43,5 @@ def _options(
     pass
 
 
-for group in (compress, distill, analyze, train, deploy, catalog):
+for group in (compress, quantize, distill, analyze, train, deploy, catalog):
     group.register(app)

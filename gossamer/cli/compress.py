@@ -113,7 +113,7 @@ def compress(
     console = Console(as_json=json, quiet=quiet)
 
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading import Request, load_data, load_model, ready_to_train
+        from gossamer.cli.loading import Request, judged, load_data, load_model, ready_to_train
         from gossamer.core.context import Context
         from gossamer.jobs.compression import compress as run_job
         from gossamer.jobs.recipe import load_recipe
@@ -131,6 +131,7 @@ def compress(
             Request(model=model, task=task, weights=weights, random=random, seed=seed), console.progress
         )
         ready_to_train(model, source, task, console.progress.say)
+        task = judged(task, source, console.progress.say)
     better = load_model(Request(model=teacher, task=task, seed=seed)).model if teacher is not None else None
     own = Context(
         seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note, teacher=better

@@ -67,7 +67,7 @@ def export(
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading import Request, load_data, load_model
+        from gossamer.cli.loading import Request, judged, load_data, load_model
         from gossamer.core.folder import make_place, writing
 
         make_place(out)
@@ -78,6 +78,7 @@ def export(
         )
         request = Request(model=model, task=task, weights=weights, shape=shape, seed=seed)
         source = load_model(request, console.progress)
+        task = judged(task, source, console.progress.say) if task is not None else None
     with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder) / out.name
         with console.progress.busy(f"export {source.name}"):
@@ -117,23 +118,11 @@ def _float(source: "Source", task: "Task | None", path: Path, threads: int) -> l
 def _int8(
     source: "Source", task: "Task", path: Path, max_drop: float, threads: int, console: Console
 ) -> tuple[bool, list[tuple[str, str]]]:
-    """Climb the int8 ladder as far as the budget needs."""
-    from gossamer.core.context import Context
-    from gossamer.measure import evaluate, whole_samples
-    from gossamer.ptq.fallback import quantize_int8
-    from gossamer.runtime.runners import open_runner
+    """Quantize as far as the budget needs."""
+    from gossamer.cli.quantize import quantized
 
-    before = evaluate(open_runner("torch", source.model, threads=threads), task)
-    with tempfile.TemporaryDirectory() as work:
-        int8 = quantize_int8(
-            source.model,
-            task,
-            Path(work),
-            budget_points=whole_samples(max_drop, before),
-            reference=before,
-            threads=threads,
-            context=Context(progress=console.progress),
-        )
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        int8 = quantized(source, task, Path(work), max_drop, console, threads=threads).int8
         shutil.copyfile(int8.path, path)
     drop = f"{int8.drop.points:+.2f} points on validation"
     return int8.met, [("int8", int8.rung), ("drop", drop), (task.metric.name, f"{int8.scores} on validation")]

@@ -362,6 +362,16 @@ def _from_onnx(path: Path, request: Request, say: Say) -> Source:
     return Source(name=path.stem, model=network, example_inputs=inputs)
 
 
+def judged(task: Task, source: Source, say: Say) -> Task:
+    """The task; of data without labels with what the network says in their place."""
+    from gossamer.measure import has_labels, judged_by
+
+    if has_labels(task):
+        return task
+    say(f"{task.name} has no labels: networks are judged by how far they agree with {source.name}")
+    return judged_by(task, source.model)
+
+
 def ready_to_train(text: str, source: Source, task: Task, say: Say) -> None:
     """A network out of an ONNX file gets the batch norms back that its exporter folded. text: the model argument."""
     if Path(text).suffix != ".onnx":

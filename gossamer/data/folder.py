@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from gossamer.data import images
 from gossamer.data.arrays import DataSplit, cut, make_task
 from gossamer.data.batches import Augmentation, Normalisation
 from gossamer.data.images import ImageFiles
+from gossamer.data.unlabelled import unlabelled_task
 from gossamer.errors import BadInput
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
@@ -52,12 +54,17 @@ def find_images(folder: Path, classes: tuple[str, ...]) -> LabelledFiles:
         raise BadInput(f"{folder} must hold the class folders {', '.join(classes)}, it has {class_folders(folder)}")
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if _is_image(path, folder / name))
+        found = images_of(folder / name)
         if not found:
             raise BadInput(f"{folder / name} holds no images ({', '.join(sorted(SUFFIXES))})")
         paths += found
         labels += [label] * len(found)
     return LabelledFiles(paths=paths, labels=torch.tensor(labels))
+
+
+def images_of(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if _is_image(path, folder))
 
 
 def _is_image(path: Path, below: Path) -> bool:
@@ -101,13 +108,14 @@ def folder_task(
     seed: int = 0,
     augment: bool = True,
 ) -> Task:
-    """A task from class folders with images.
+    """A task from class folders with images, or from images without classes.
 
     The class folders are in `train`, `val` and `test` folders, or directly in the folder. Splits without a folder of
     their own are cut from the training images, the same way every time: 15 % test, 10 % of the rest validation.
     size: side of the images that come; None: their own where all are equal squares of at most 224 pixels, else 224.
     background: what transparent images lie on. preprocessing: of the network, in the place of what suits the images;
-    only the range of the values is the images' own.
+    only the range of the values is the images' own. A folder that holds images and no class folders has no labels:
+    `unlabelled_task`.
     """
     parts = {
         split: next((folder / n for n in names if class_folders_in(folder / n)), None)
@@ -115,6 +123,10 @@ def folder_task(
     }
     start = parts["train"] or folder
     classes = class_folders(start)
+    if not classes and (alone := images_of(start)):
+        form = _form(alone, alone, size=size, background=background, preprocessing=preprocessing)
+        options: dict[str, Any] = {"calibration": calibration, "batch_size": batch_size, "seed": seed}
+        return unlabelled_task(folder.resolve().name, alone, form, augment=augment, **options)
     if len(classes) < 2:
         raise BadInput(
             f"{start} must hold a folder of images for every class, at least two; it holds {len(classes)} folders"
@@ -129,9 +141,7 @@ def folder_task(
     if parts["train"] is not None and parts["validation"] is not None and validation is None:
         held_out = find_images(parts["validation"], classes)
     both = train.paths + test.paths + (held_out.paths if isinstance(held_out, LabelledFiles) else [])
-    form = common_form(both, train.paths, size=size, background=background)
-    if preprocessing is not None:
-        form = replace(preprocessing, range=form.range, background=images.check_background(preprocessing.background))
+    form = _form(both, train.paths, size=size, background=background, preprocessing=preprocessing)
 
     def split(part: LabelledFiles) -> DataSplit:
         return DataSplit(images=ImageFiles(part.paths, form), labels=part.labels)
@@ -149,6 +159,21 @@ def folder_task(
         seed=seed,
         preprocessing=form,
     )
+
+
+def _form(
+    paths: Sequence[Path],
+    train: Sequence[Path],
+    *,
+    size: int | None,
+    background: str,
+    preprocessing: Preprocessing | None,
+) -> Preprocessing:
+    """That of the network, where it is known, with the range of the images' own values; else what suits these."""
+    form = common_form(paths, train, size=size, background=background)
+    if preprocessing is None:
+        return form
+    return replace(preprocessing, range=form.range, background=images.check_background(preprocessing.background))
 
 
 def class_folders_in(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from gossamer.measure.accuracy import (
     whole_samples,
     wilson,
 )
-from gossamer.measure.agreement import Agreement
+from gossamer.measure.agreement import Agreement, has_labels, judged_by
 from gossamer.measure.classification import AUC, F1
 from gossamer.measure.correlation import Correlation
 from gossamer.measure.latency import Latency, latency, steady_latency
@@ -43,6 +43,8 @@ __all__ = [
     "TopK",
     "evaluate",
     "greedy_ctc",
+    "has_labels",
+    "judged_by",
     "latency",
     "mcnemar",
     "paired_drop",

@@ -1,16 +1,18 @@
 """How far a network says what another one says: the metric where there are no labels."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gossamer.core.batches import Loss, Model, inputs_and_target
+from gossamer.core.copies import copy_network
 from gossamer.core.metric import Evidence, MeanMetric
 from gossamer.core.metrics import first_tensor
 from gossamer.core.outputs import tensors
+from gossamer.core.task import Task
 from gossamer.core.validation import KnownArguments, check_fields
 from gossamer.errors import BadInput
 
@@ -77,6 +79,35 @@ class Agreement(KnownArguments, MeanMetric):
         one, other = first_tensor(given), first_tensor(expected)
         classes = one.movedim(2, 1) if one.ndim == 3 else one
         return torch.nn.functional.cross_entropy(classes, (other.movedim(2, 1) if other.ndim == 3 else other).argmax(1))
+
+
+def judged_by(task: Task, reference: nn.Module) -> Task:
+    """The task with what a network says in the place of labels.
+
+    Args:
+        task: whose targets are not looked at.
+        reference: the original network; a copy of it is kept.
+
+    Returns:
+        The task, with `Agreement` as metric and its loss: of networks that give classes that of the largest output,
+        of others the cosine.
+
+    Example:
+        >>> from gossamer.data import tiny_network, tiny_task
+        >>> judged_by(tiny_task(), tiny_network()).metric.name
+        'agreement'
+    """
+    reference = copy_network(reference).requires_grad_(False).eval()
+    with torch.no_grad():
+        outputs = list(tensors(reference(*task.example_inputs)))
+    classes = len(outputs) == 1 and outputs[0].ndim >= 2 and outputs[0].shape[1] > 1
+    metric = Agreement(reference=reference, kind="top-1" if classes else "cosine")
+    return replace(task, metric=metric, loss=metric.usual_loss())
+
+
+def has_labels(task: Task) -> bool:
+    """Whether validation batches have targets."""
+    return inputs_and_target(next(iter(task.validation)))[1] is not None
 
 
 def _same_shape(given: list[Tensor], expected: list[Tensor]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer.core.context import Context
 from gossamer.core.metric import Evaluation
+from gossamer.core.progress import Progress, Silent
 from gossamer.core.record import FallbackStep
 from gossamer.core.task import Task, description
 from gossamer.errors import BadInput, NoEffect
@@ -28,6 +29,10 @@ RULES: dict[str, Callable[[ActivationHistogram], Range]] = {
     "least squares": activation_ranges.least_squares,
     "percentile 99.99": activation_ranges.percentile,
 }
+
+
+# Samples that tell which layers int8 costs most: one run for each layer, so that large images cannot be many.
+LEAST_RANKED, MOST_RANKED, RANKED_NUMBERS = 16, 128, 16 * 3 * 224 * 224
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +112,18 @@ def quantize_int8(
     folder = Path(folder)
     path, trial = folder / "model.int8.onnx", folder / ".trial.int8.onnx"
     float_path = model if isinstance(model, Path) else _exported(model, task, folder)
-    ladder = FallbackSequence(onnx.load(float_path), task, folder, threads=threads, samples=samples)
+    ladder = FallbackSequence(
+        onnx.load(float_path), task, folder, threads=threads, samples=samples, progress=context.progress
+    )
     rungs: list[FallbackStep] = []
     best: tuple[Drop, Evaluation] | None = None
     try:
-        for candidate in ladder.climb():
+        candidates = ladder.climb()
+        while (candidate := _next(candidates, context.progress)) is not None:
             write_onnx(candidate.build(), trial)
             runner = open_runner(runtime, trial, threads=threads, precision="int8")
-            scores = evaluate(runner, task)
+            with context.progress.busy(f"{task.metric.name} of int8 {candidate.name}"):
+                scores = evaluate(runner, task)
             drop = paired_drop(reference, scores)
             accepted = drop.within(budget_points)
             rungs.append(
@@ -149,12 +158,28 @@ def improves(before: Evaluation, after: Evaluation, *, slower: bool) -> bool:
     return change.high < 0 if slower else change.points < 0
 
 
+def _next(candidates: Iterator[QuantizedCandidate], progress: Progress) -> QuantizedCandidate | None:
+    with progress.busy("int8: preparing the next setting"):
+        return next(candidates, None)
+
+
 class FallbackSequence:
     """What to try next. `best`, the best candidate so far, is told by whoever judges; each rung builds on it."""
 
-    def __init__(self, network: onnx.ModelProto, task: Task, folder: Path, *, threads: int, samples: int) -> None:
+    def __init__(
+        self,
+        network: onnx.ModelProto,
+        task: Task,
+        folder: Path,
+        *,
+        threads: int,
+        samples: int,
+        progress: Progress | None = None,
+    ) -> None:
         self.network, self.loader, self.folder = network, task.calibration, folder
-        self.threads, self.samples = threads, samples
+        self.threads, self.samples, self.progress = threads, samples, progress or Silent()
+        numbers = max(1, sum(x[:1].numel() for x in task.example_inputs if isinstance(x, Tensor) and x.ndim))
+        self.ranked = max(LEAST_RANKED, min(MOST_RANKED, RANKED_NUMBERS // numbers))
         self.best = QuantizedCandidate("", network, {})
 
     def climb(self) -> Iterator[QuantizedCandidate]:
@@ -216,21 +241,21 @@ class FallbackSequence:
         names = list(rounded_weights(base.build()))
         exact = self.outputs(base.network)
         errors = {}
-        for name in names:
+        for name in self.progress.bar(names, label="int8: what each layer costs"):
             others = [node.name for node in base.network.graph.node if node.name != name]
             alone = self.outputs(replace(base, exclude=tuple(others)).build())
             errors[name] = sum(float(((a - b) ** 2).mean()) for a, b in zip(exact, alone, strict=True))
         return errors
 
     def outputs(self, network: onnx.ModelProto) -> list[Any]:
-        """Outputs on at most 128 calibration samples."""
+        """Outputs on some calibration samples, fewer where these are large."""
         path = self.folder / ".layer.onnx"
         path.write_bytes(network.SerializeToString())
         try:
             session = open_session(path, threads=self.threads)
         finally:
             path.unlink(missing_ok=True)
-        return [session.run(None, feed)[0] for feed in activation_ranges.feeds(session, self.loader, 128)]
+        return [session.run(None, feed)[0] for feed in activation_ranges.feeds(session, self.loader, self.ranked)]
 
 
 def rounded_weights(quantized: onnx.ModelProto) -> dict[str, Any]:

@@ -24,7 +24,19 @@ from gossamer.measure import Latency, calibration
 from gossamer.methods import catalogue
 from gossamer.train import Training
 
-COMMANDS = ["compress", "distill", "analyze", "inspect", "train", "evaluate", "export", "bench", "methods", "models"]
+COMMANDS = [
+    "compress",
+    "quantize",
+    "distill",
+    "analyze",
+    "inspect",
+    "train",
+    "evaluate",
+    "export",
+    "bench",
+    "methods",
+    "models",
+]
 
 
 def call(*words: object, status: int = 0) -> Any:
@@ -266,6 +278,30 @@ def test_export_int8_is_smaller_in_its_tensors(trained: Path) -> None:
     arguments = ("mycode:Net", "--weights", trained, "--data", "mycode:task", "--max-drop", 50)
     assert document("export", *arguments, "--int8", "--out", "small.onnx")["met"] is True
     assert "int8" in {t["dtype"] for t in document("inspect", "small.onnx")["tensors"]}
+
+
+def test_quantize_says_what_it_costs_and_what_it_gains(trained: Path, quick: None) -> None:
+    arguments = ("mycode:Net", "--weights", trained, "--data", "mycode:task")
+    found = document("quantize", *arguments, "--max-drop", 100, "--batch", 4)
+    assert (found["out"], found["met"], found["n"]) == ("Net.int8.onnx", True, 64)
+    assert found["bytes"]["after"] == Path("Net.int8.onnx").stat().st_size
+    assert found["drop"] == pytest.approx(found["before"] - found["after"], abs=1e-6)
+    assert set(found["latency_ms"]) == {"before", "after"} and found["speedup"] > 0
+    assert "int8" in {t["dtype"] for t in document("inspect", "Net.int8.onnx")["tensors"]}
+    assert document("evaluate", "Net.int8.onnx", "--data", "mycode:task")["value"] == pytest.approx(
+        found["after"], abs=5
+    )
+
+
+def test_quantize_needs_no_labels_and_a_collapse_is_said(
+    trained: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("quantize", "mycode:Net", "--weights", trained, "--data", "mycode:unlabelled", "--out", "own.onnx")
+    assert document(*words, "--max-drop", 100)["metric"] == "agreement"
+    monkeypatch.setattr("gossamer.measure.whole_samples", lambda *_: -1.0)  # nothing is good enough
+    said = call(*words, status=3)
+    assert "MORE THAN ALLOWED" in said.stdout and Path("own.onnx").is_file()
+    assert "unlabelled has no labels: networks are judged by how far they agree with Net" in said.stderr
 
 
 def test_a_failed_export_leaves_nothing(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ A new option without a value in `VALUES` fails here by itself, and so does a new
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "compress": ("compress", "resnet14", *DIGITS, "--speedup", "2"),
     "compress --recipe": ("compress", "resnet14", *DIGITS, "--recipe", "steps.yaml"),
     "compress, own data": ("compress", *NET, "--speedup", "2"),
+    "quantize": ("quantize", *NET),
     "distill": (*PAIR, "resnet8", *DIGITS),
     "distill auto": (*PAIR, "auto", *DIGITS, "--macs", "1M"),
     "train": ("train", "resnet8", *DIGITS),
@@ -78,6 +80,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--recipe": ("--recipe", "other.yaml"),
     "--repeats": ("--repeats", "7"),
     "--runtime": ("--runtime", "torch"),
+    "--samples": ("--samples", "9"),
     "--seed": ("--seed", "7"),
     "--set": ("--set", "temperature=6"),
     "--speedup": ("--speedup", "3"),
@@ -92,7 +95,10 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 OTHER: dict[tuple[str, str], tuple[str, ...]] = {
     **{(base, "--out"): ("--out", "b.safetensors") for base in BASES if base.startswith("train")},
-    **{(base, "--out"): ("--out", "b.onnx") for base in BASES if base.startswith("export")},
+    **{(base, "--out"): ("--out", "b.onnx") for base in BASES if base.startswith(("export", "quantize"))},
+    ("quantize", "--runtime"): ("--runtime", "openvino"),
+    # Of four samples: less would be rounded up to one.
+    **{(base, "--max-drop"): ("--max-drop", "30") for base in ("quantize", "export --int8")},
     **{
         (base, "--weights"): ("--weights", "resnet14.safetensors")
         for base in ("compress", "compress --recipe", "evaluate")
@@ -115,6 +121,9 @@ OTHER: dict[tuple[str, str], tuple[str, ...]] = {
         if BASES[base][1:4] == NET or base == "analyze --advise"
     },
 }
+
+
+RANDOM = re.compile(r"[a-z0-9_]{8}(?=/|$)")  # at the end of the names of temporary folders
 
 
 def commands() -> dict[str, Any]:
@@ -158,9 +167,9 @@ def plain(value: Any) -> Any:
         return {str(key): plain(one) for key, one in value.items() if key not in ("command", "progress")}
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
-    return (
-        value if isinstance(value, str | int | float | None) else str(value) if isinstance(value, Path) else type(value)
-    )
+    if isinstance(value, Path):
+        return RANDOM.sub("", str(value))
+    return value if isinstance(value, str | int | float | None) else type(value)
 
 
 @pytest.fixture
@@ -214,6 +223,7 @@ def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     record("gossamer.runtime.verification", "verify", ends=True)
     record("gossamer.ptq.fallback", "quantize_int8", ends=True)
     record("gossamer.runtime.profiling", "layer_times", ends=False, gives={})
+    record("gossamer.search.cost_model", "first_samples", ends=False, real=True)
     record("gossamer.search.advise", "advise", ends=True)
     record("gossamer.search.sensitivity", "sensitivity", ends=False, gives=[])
     record("gossamer.report", "write_sensitivity", ends=False)

@@ -14,6 +14,7 @@ from gossamer.core.preprocessing import Preprocessing
 from gossamer.data import images, load_task
 from gossamer.data.images import ImageFiles, decode_image
 from gossamer.errors import BadInput, CorruptFile
+from gossamer.measure import evaluate, has_labels, judged_by
 
 
 def form(size: int, mode: str = "RGB", **more: Any) -> Preprocessing:
@@ -190,6 +191,41 @@ def test_folders_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     with pytest.raises(BadInput, match=r"dog holds no images \(\.bmp"):
         load_task(tmp_path)
+
+
+def test_images_without_class_folders_are_a_task_without_labels(tmp_path: Path) -> None:
+    for number in range(12):
+        paint(tmp_path / ("deeper" if number % 2 else "") / f"{number:03}.png", 10 + number, size=(8, 8))
+    # A folder inside is a class folder; without images directly in the folder there is no doubt.
+    flat = tmp_path / "deeper"
+    with pytest.raises(BadInput, match="6 images without class folders are too few to check anything by; 8 do"):
+        load_task(flat)
+    for number in range(6):
+        paint(flat / f"more{number}.png", 100 + number, size=(8, 8))
+    task, again = (load_task(flat, batch_size=4, seed=s) for s in (0, 1))
+    splits = [values(loader) for loader in (task.train, task.validation, task.test)]
+    assert [len(split) for split in splits] == [4, 3, 3]  # training leaves out its last batch, which is not whole
+    assert not set(splits[1]) & set(splits[2]) and not set(splits[0]) & set(splits[1] + splits[2])
+    assert values(again.test) == splits[2] and set(values(task.calibration)) >= set(splits[0])
+    assert all(isinstance(batch, Tensor) for batch in task.validation) and task.classes == ()
+    with pytest.raises(BadInput, match="the data have no labels"):
+        evaluate(torch.nn.Identity(), task)
+
+
+@torch.no_grad()
+def test_a_network_judges_data_without_labels(tmp_path: Path) -> None:
+    for number in range(8):
+        paint(tmp_path / f"{number}.png", 30 * number, size=(8, 8))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+    task = load_task(tmp_path)
+    assert not has_labels(task)
+    judged = judged_by(task, network)
+    network[1].weight.data.zero_()  # what judges is a copy
+    assert judged.metric.name == "agreement" and evaluate(network, judged).value < 1
+    batch = next(iter(judged.train))
+    assert float(judged.loss(network, batch).detach()) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(network(batch), judged.metric.reference(batch).argmax(1)))  # type: ignore[attr-defined]
+    )
 
 
 def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:
