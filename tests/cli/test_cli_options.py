@@ -259,7 +259,7 @@ def test_every_option_acts_or_is_refused(calls: list[Any], base: str) -> None:
     assert not refused, refused
     for name, flag in options():
         words = OTHER.get((base, flag)) or VALUES[flag]
-        if name != base or (words == (flag,) and flag in BASES[base]):
+        if name != base or set(words) <= set(BASES[base]):
             continue
         if base == "recipes copy":
             Path("b.yaml").unlink()
