@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput, GossamerError, own_error
 from gossamer.onnx_import import operators
 from gossamer.onnx_import.registry import BUILDERS, Built, OnnxNode
-from gossamer.onnx_import.values import as_tensor, constant_value, is_zero
+from gossamer.onnx_import.values import AtMost, TooLarge, as_tensor, bounded, constant_value, count, is_zero
 
 MOST_FOLDED = 1 << 24  # elements of a constant that is computed at import
 STATES = {"LSTM": 5, "GRU": 5}  # from which input on there are initial states
@@ -55,6 +55,8 @@ class NodeGraph(nn.Module):
         values |= {name: getattr(self, buffer) for name, buffer in self.buffered.items()}
         for step in self.steps:
             found = getattr(self, step.module)(*(values[name] for name in step.inputs))
+            if isinstance(found, list):
+                bounded(count(found))
             if len(step.outputs) == 1:
                 values[step.outputs[0]] = found if not isinstance(found, tuple) else found[0]
             else:
@@ -211,14 +213,16 @@ class GraphBuilder:
         """Compute a node whose inputs are all known, so that its result is a constant, too."""
         if not all(name in self.constants for name in built.inputs) or not node.inputs:
             return False
-        sizes = [x.numel() for name in built.inputs if isinstance(x := self.constants[name], Tensor)]
-        if sum(sizes) > MOST_FOLDED:
+        if sum(count(self.constants[name]) for name in built.inputs) > MOST_FOLDED:
             return False
         try:
-            with torch.no_grad():
+            with torch.no_grad(), AtMost(MOST_FOLDED):
                 found = built.module(*(self.constants[name] for name in built.inputs))
         except GossamerError:
             raise
+        except TooLarge as large:
+            bounded(large.elements)
+            return False  # a node that is run
         except Exception as error:
             raise BadInput(f"node {node.name!r} ({node.op}) cannot be computed: {own_error(error)}") from error
         many = found if isinstance(found, tuple) and len(node.outputs) > 1 else (found,)

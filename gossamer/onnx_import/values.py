@@ -5,15 +5,19 @@ booleans: a size that is read from a tensor follows when channels are pruned or 
 tracer nor an exporter sees arithmetic on tensors where there is none.
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.errors import BadInput
 
 MOST_ELEMENTS = 1 << 28  # of a tensor that a node makes out of numbers
+LISTED = 256  # elements that one of a Python list counts as, where elements are bounded
 MOST_SIZES = 64  # integers of a constant that may be a shape
 
 # By the numbers of onnx.TensorProto.DataType.
@@ -36,6 +40,53 @@ def bounded(elements: float) -> None:
     """Refuse what would be far larger than any network's values."""
     if elements > MOST_ELEMENTS:
         raise BadInput(f"the graph asks for a tensor of {elements:,.0f} elements; at most {MOST_ELEMENTS:,} are made")
+
+
+class TooLarge(Exception):
+    """A result has more elements than are wanted; they were not made."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__(f"{elements:,} elements")
+        self.elements = elements
+
+
+class AtMost(TorchDispatchMode):
+    """While it is on, no operation makes a tensor of more elements: sizes are computed before, without data.
+
+    Args:
+        most: elements.
+
+    Raises:
+        TooLarge: from the operation that would make more.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with contextlib.suppress(RuntimeError, NotImplementedError, TypeError):  # sizes that depend on data
+            self._check(
+                func(*tree_map_only(Tensor, _without_data, args), **tree_map_only(Tensor, _without_data, kwargs))
+            )
+        found = func(*args, **kwargs)
+        self._check(found)
+        return found
+
+    def _check(self, found: Any) -> None:
+        for one in tree_leaves(found):
+            if isinstance(one, Tensor) and one.numel() > self.most:
+                raise TooLarge(one.numel())
+
+
+def _without_data(x: Tensor) -> Tensor:
+    return x.to("meta")
+
+
+def count(value: Any) -> int:
+    """Elements of a value, those of lists weighted by what Python takes for them."""
+    return value.numel() if isinstance(value, Tensor) else LISTED * len(value) if isinstance(value, list) else 1
 
 
 def is_tensor(*values: Any) -> bool:

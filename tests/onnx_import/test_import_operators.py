@@ -292,3 +292,41 @@ def test_what_is_not_known_is_refused_with_the_name_of_the_node(one: Case, messa
     path, _ = written(tmp_path / "one.onnx", one)
     with pytest.raises(BadInput, match=message):
         import_onnx(path)
+
+
+def graph_of(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray[Any, Any]]) -> Path:
+    """A file whose output is `y`, of one input `x`."""
+    values = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])]
+    graph = onnx.helper.make_graph(nodes, "g", inputs, [onnx.helper.make_empty_tensor_value_info("y")], values)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def node(op: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    return onnx.helper.make_node(op, inputs, [output], **attributes)
+
+
+def test_a_constant_that_is_computed_is_bounded_by_its_result(tmp_path: Path) -> None:
+    """Two long constants give a table that is far longer than both."""
+    long = np.ones(1 << 16, dtype=np.float32)
+    nodes = [node("Mul", ["a", "b"], "table"), node("Add", ["x", "table"], "y")]
+    path = graph_of(tmp_path / "table.onnx", nodes, {"a": long[:, None], "b": long[None]})
+    with pytest.raises(BadInput, match="asks for a tensor of 4,294,967,296 elements"):
+        import_onnx(path)
+
+
+def test_a_large_constant_is_computed_when_the_network_runs(tmp_path: Path) -> None:
+    long = np.ones(1 << 13, dtype=np.float32)
+    nodes = [node("Mul", ["a", "b"], "table"), node("ReduceSum", ["table"], "s"), node("Add", ["x", "s"], "y")]
+    network = import_onnx(graph_of(tmp_path / "sum.onnx", nodes, {"a": long[:, None], "b": long[None]}))
+    assert len(network.steps) == 3  # 2**26 elements are no constant of the network
+    assert float(network(torch.zeros(1, 4)).max()) == 1 << 26
+
+
+def test_lists_of_sizes_cannot_be_doubled_without_end(tmp_path: Path) -> None:
+    for start in (node("Shape", ["x"], "l0"), node("Constant", [], "l0", value_ints=[1, 2])):
+        doubling = [node("Concat", [f"l{i}", f"l{i}"], f"l{i + 1}", axis=0) for i in range(40)]
+        path = graph_of(tmp_path / "doubling.onnx", [start, *doubling, node("Identity", ["l40"], "y")], {})
+        with pytest.raises(BadInput, match="asks for a tensor of"):
+            import_onnx(path)(torch.zeros(1, 4))
