@@ -1,15 +1,18 @@
 """Where in a network's own code something happens."""
 
 import linecache
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch import nn
+
+Frames = Sequence[tuple[FrameType, int]]
 OURS = Path(__file__).parent
 
 
-def code_line(stack: Iterable[tuple[FrameType, int]], runner: Callable[..., Any]) -> str:
+def code_line(stack: Frames, runner: Callable[..., Any]) -> str:
     """Find the innermost line of a network's own code, as `net.py:14 "return self.head(x)"`; "" where there is none.
 
     Args:
@@ -24,3 +27,16 @@ def code_line(stack: Iterable[tuple[FrameType, int]], runner: Callable[..., Any]
         if text and Path(file).parent != OURS and "/torch/" not in file:
             return f'{Path(file).name}:{number} "{text}"'
     return ""
+
+
+def running_modules(stack: Frames, names: Mapping[int, str], known: Sequence[str]) -> tuple[str, ...]:
+    """The modules around a place, outermost first: those whose forward runs, then those of which a method runs.
+
+    Args:
+        stack: frames and their lines, innermost first.
+        names: of all modules of the network, by `id`.
+        known: names of the modules whose forward runs.
+    """
+    owners = (frame.f_locals.get("self") for frame, _ in reversed(stack))
+    found = (names.get(id(owner)) for owner in owners if isinstance(owner, nn.Module))
+    return tuple(dict.fromkeys([*known, *(name for name in found if name is not None and name not in known)]))

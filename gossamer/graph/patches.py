@@ -87,7 +87,8 @@ def candidates(
         mask: the channel indices that stay.
         exact: attributes that equal the size of a dimension; else multiples and parts of it.
     """
-    lines = [line for line in counted_indices(propagation, op) if not mask[line].all()]
+    kinds = [[line for line in lines if not mask[line].all()] for lines in _lines(propagation, op, name)]
+    lines = next((shrinking for shrinking in kinds if shrinking), [])
     found: dict[tuple[str, str], list[Patch]] = {}
     for path, old in channel_integers(module):
         if (name, path) in known:
@@ -119,23 +120,41 @@ def of_siblings(
     """
     result: Patches = {}
     inside = propagation.trace.inside(name)
-    position, lines = inside.index(op), counted_indices(propagation, op)
+    position = inside.index(op) if op in inside else None
+    counted, own = _lines(propagation, None if position is None else op, name)
     for other_name, other in modules.items():
         if type(other) is not type(modules[name]) or other_name == name:
             continue
         ops = propagation.trace.inside(other_name)
         # The same class may take another branch in its forward: only an equal sequence of operations is trusted.
-        if len(ops) != len(inside) or ops[position].name != op.name:
+        if len(ops) != len(inside) or (position is not None and ops[position].name != op.name):
             continue
-        theirs = counted_indices(propagation, ops[position])
+        theirs = _lines(propagation, None if position is None else ops[position], other_name)
         for (_, path), patch in patches.items():
-            i = next(i for i, line in enumerate(lines) if line is patch.indices or np.array_equal(line, patch.indices))
-            if len(theirs) == len(lines):
+            for mine, equal in zip((counted, own), theirs):
+                i = _place(patch.indices, mine)
+                if i is None or len(equal) != len(mine):
+                    continue
                 old = get_attribute(other, path)
                 # It must stand in the same proportion to what it counts, here and there.
-                if (other_name, path) not in known and old * len(lines[i]) == patch.old * len(theirs[i]):
-                    result[other_name, path] = Patch(other_name, path, old, theirs[i])
+                if (other_name, path) not in known and old * len(mine[i]) == patch.old * len(equal[i]):
+                    result[other_name, path] = Patch(other_name, path, old, equal[i])
+                break
     return result
+
+
+def _lines(propagation: Propagation, op: Op | None, module: str) -> tuple[list[Indices], list[Indices]]:
+    """What an integer of a module may count: dimensions of the operation, or of the module's own tensors.
+
+    The second counts where the operation has none: a forward that checks its sizes fails before it computes.
+    """
+    own = [value for name, value in propagation.graph.parameters.items() if name.rpartition(".")[0] == module]
+    counted = [] if op is None else counted_indices(propagation, op)
+    return counted, [indices.ravel() for value in own for _, indices in sorted(value.axes.items())]
+
+
+def _place(line: Indices, lines: list[Indices]) -> int | None:
+    return next((i for i, other in enumerate(lines) if other is line or np.array_equal(other, line)), None)
 
 
 def combinations(options: Mapping[tuple[str, str], list[Patch]]) -> Iterator[Patches]:

@@ -38,6 +38,7 @@ class Propagation:
         index: number of the operation that is looked at.
         written: tensors that something is written into later, by number.
         failures: rules that failed, with the reason.
+        picked: dimensions of tensors along which positions are picked by number later, by the tensor's number.
     """
 
     graph: CouplingGraph
@@ -48,6 +49,7 @@ class Propagation:
     index: int = 0
     written: frozenset[int] = frozenset()
     failures: dict[str, None] = field(default_factory=dict)
+    picked: dict[int, frozenset[int]] = field(default_factory=dict)
 
     def value(self, ref: Ref) -> IndexedValue:
         return self.values[ref.index]
@@ -116,7 +118,8 @@ def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose]
         >>> len(propagate(graph, trace(nn.Linear(2, 3), torch.zeros(1, 2))).values) >= 3
         True
     """
-    prop = Propagation(graph, trace, choose, [IndexedValue() for _ in trace.shapes], written=_written_later(trace))
+    values = [IndexedValue() for _ in trace.shapes]
+    prop = Propagation(graph, trace, choose, values, written=_written_later(trace), picked=_picked_later(trace))
     # Only parameters and buffers start with indices. Inputs and constants have none, which means: of fixed size.
     for index, name in trace.names.items():
         prop.values[index] = graph.parameters.get(name, IndexedValue())
@@ -144,6 +147,28 @@ def _written_later(trace: Trace) -> frozenset[int]:
             if out is not None:
                 root[out.index] = root[source.index]
     return frozenset(written)
+
+
+def _picked_later(trace: Trace) -> dict[int, frozenset[int]]:
+    """Dimensions along which an operation picks positions by number, itself or after dimensions were reordered."""
+    found: dict[int, frozenset[int]] = {}
+    for op in reversed(trace.ops):
+        source, out = op.args[0] if op.args else None, op.outs[0] if op.outs else None
+        if not isinstance(source, Ref):
+            continue
+        n = len(trace.shapes[source.index])
+        dims: list[int] = []
+        if op.name in ("aten.select", "aten.unbind") and n:
+            dims = [op.arg("dim") % n]
+        elif op.name == "aten.view_as_complex":
+            dims = [n - 1]
+        elif out is not None and op.name in ("aten.permute", "aten.transpose"):
+            order = order_of_dimensions(op, n)
+            dims = [order[d] for d in found.get(out.index, ())]
+        elif out is not None and op.name in ("aten.clone", "aten._to_copy"):
+            dims = list(found.get(out.index, ()))
+        found[source.index] = found.get(source.index, frozenset()).union(dims)
+    return found
 
 
 def _step(prop: Propagation, op: Op) -> None:
@@ -203,10 +228,23 @@ def _written(prop: Propagation, op: Op, target: IndexedValue, results: list[Inde
                 prop.graph.fix(value.axes.pop(axis), f"written into a tensor of fixed size at {op.where}")
 
 
+def order_of_dimensions(op: Op, n: int) -> list[int]:
+    """The old dimension at every new place, of an operation that reorders `n` dimensions."""
+    dims = list(range(n))
+    if op.name.startswith("aten.permute"):
+        dims = [d % n for d in op.args[1]]
+    elif op.name.startswith("aten.transpose"):
+        a, b = op.args[1] % n, op.args[2] % n
+        dims[a], dims[b] = b, a
+    else:
+        dims.reverse()
+    return dims
+
+
 @rule("clone", "_to_copy", "detach", "alias", "lift_fresh", "lift_fresh_copy", "copy", "contiguous", "bernoulli",
       "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "dropout", "native_dropout",
       "as_strided", "masked_fill", "uniform", "normal", "zero", "fill", "where", "bitwise_not", "hardswish", "hardtanh",
-      "hardsigmoid")  # fmt: skip
+      "hardsigmoid", "polar", "complex")  # fmt: skip
 def pointwise(prop: Propagation, op: Op) -> IndexedValue:
     refs = op.refs()
     if op.name in ("aten.as_strided", "aten.as_strided_"):

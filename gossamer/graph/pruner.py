@@ -215,7 +215,7 @@ def _skip_failing(solver: CutSolver, solution: Solution, index: int, why: str) -
         where = f" from {op.where} on"
         names = (solver.widths.groups_in([op], propagation) & names) or names
     for name in sorted(names):
-        solver.skipped[name] = f"{why}{where})"
+        solver.widths.skip(name, f"{why}{where})")
 
 
 def _rounded(

@@ -106,7 +106,8 @@ class Repair:
 
     def _groups_in(self, module: str) -> set[str]:
         propagation = self.solver.channels.propagations.of(self.failure.training)
-        return self.solver.widths.groups_in(propagation.trace.inside(module), propagation)
+        found = self.solver.widths.groups_in(propagation.trace.inside(module), propagation)
+        return found.difference(self.solver.widths.skipped)
 
     def skip(self, mask: Mask) -> None:
         """Require the channels that the failing operation counts; or else leave groups whole, the nearest first."""
@@ -123,4 +124,4 @@ class Repair:
         if not names:
             raise RuntimeError(f"the network does not run as traced: {mismatch}")
         for name in sorted(names):
-            widths.skipped[name] = f"{mismatch} ({op.where}{f'; {mismatch.line}' if mismatch.line else ''})"
+            widths.skip(name, f"{mismatch} ({op.where}{f'; {mismatch.line}' if mismatch.line else ''})")

@@ -84,7 +84,8 @@ class CutSolver:
                 if not left:
                     network = type(self.channels.model).__name__
                     raise BadInput(f"{network} cannot be pruned: {own_error(error)}") from error
-                self.skipped.update(dict.fromkeys(left, f"solving fails ({own_error(error)})"))
+                for name in left:
+                    self.widths.skip(name, f"solving fails ({own_error(error)})")
                 continue
             if found is not None:
                 return found

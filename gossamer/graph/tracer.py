@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.errors import BadInput
-from gossamer.graph.code_lines import code_line
+from gossamer.graph.code_lines import Frames, code_line, running_modules
 from gossamer.graph.decisions import Decision, decide, selects, take
 from gossamer.graph.expectation import LAYOUT, Expected, Mismatch, Shape, canonical, fits
 from gossamer.graph.fake_tensors import batch_norm_shapes, fake_mode, to_fake
@@ -218,7 +218,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func.namespace == "prim":
             return func(*args, **kwargs)
         name = str(func.overloadpacket)
-        modules = tuple(self.stack)
         # Before the run: an operation in place gives its argument a new number.
         refs = self.to_refs(args), {key: self.to_refs(value) for key, value in kwargs.items()}
         index = len(self.trace.ops)
@@ -234,9 +233,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             decision = None if self.fake or self.decided else decide(name, func, args, kwargs, out)
         if decision is not None:
             self.trace.decisions[index] = decision
-        flat = list(out) if isinstance(out, list | tuple) else [out]
-        outs = tuple(self.new_ref(tensor) for tensor in flat)
-        self.trace.ops.append(Op(name, func, refs[0], refs[1], outs, modules))
+        outs = tuple(self.new_ref(tensor) for tensor in (out if isinstance(out, list | tuple) else [out]))
+        self.trace.ops.append(Op(name, func, *refs, outs, tuple(self.stack)))
         if self.expected is not None:
             self.compare(index, self.trace.ops[index])
         return out
@@ -270,7 +268,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.trace.matched[position] = index
                 return
             # One more copy than in the original changes nothing, so it has no counterpart and is passed over.
-            if op.name in LAYOUT and _keeps_shape(self.trace, op):
+            if op.name in LAYOUT and _keeps_shape(self.trace.shapes, op):
                 return
             if here is None or not here.optional:
                 break
@@ -282,8 +280,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             got, wanted = ([list(s) for s in given if s is not None] for given in (shapes, here.shapes))
             message = f"{op.name} gives {got}, not {wanted}"
-        line = code_line([*traceback.walk_stack(sys._getframe())], record)
-        raise Mismatch(position, tuple(self.stack), message, line)
+        raise self.mismatch(position, message, [*traceback.walk_stack(sys._getframe())])
+
+    def mismatch(self, position: int, message: str, stack: Frames) -> Mismatch:
+        return Mismatch(position, running_modules(stack, self.modules, self.stack), message, code_line(stack, record))
 
     def enter(self, module: nn.Module, args: Any) -> None:
         name = self.modules.get(id(module))
@@ -294,9 +294,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.stack.pop()
 
 
-def _keeps_shape(trace: Trace, op: Op) -> bool:
+def _keeps_shape(shapes: Sequence[Shape], op: Op) -> bool:
     source, out = op.args[0], op.outs[0]
-    return isinstance(source, Ref) and out is not None and trace.shapes[source.index] == trace.shapes[out.index]
+    return isinstance(source, Ref) and out is not None and shapes[source.index] == shapes[out.index]
 
 
 def record(
@@ -339,8 +339,8 @@ def record(
             if expected is None:
                 raise
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
-            line = code_line(reversed([*traceback.walk_tb(error.__traceback__)]), record)
-            raise Mismatch(recorder.position(), tuple(recorder.stack), message, line) from error
+            stack = [*traceback.walk_tb(error.__traceback__)][::-1]
+            raise recorder.mismatch(recorder.position(), message, stack) from error
     # A forward that takes a shorter way runs without an error, and is another network.
     if expected is not None and any(not e.optional for e in expected[recorder.position() :]):
         raise Mismatch(recorder.position(), (), "the run ends too early")
@@ -395,5 +395,5 @@ def warm_up(model: nn.Module, example_inputs: Any, *, training: bool = False) ->
 def rejected(model: nn.Module, example_inputs: Any, error: Exception) -> BadInput:
     """The model's own error, with what it was given."""
     shapes = ", ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in output_tensors(example_inputs))
-    message = f"{type(error).__name__}: {error}"
-    return BadInput(f"{type(model).__name__} cannot run on the example inputs ({shapes}): {message}")
+    name, kind = type(model).__name__, type(error).__name__
+    return BadInput(f"{name} cannot run on the example inputs ({shapes}): {kind}: {error}")

@@ -88,6 +88,11 @@ class Widths:
         touching = [link for link in self.linked if link & names]
         self.linked = [link for link in self.linked if not link & names] + [names.union(*touching)]
 
+    def skip(self, name: str, reason: str) -> None:
+        """Leave a group whole from now on. What it was linked with may shrink, if that runs without the link."""
+        self.skipped[name] = reason
+        self.linked = [link - {name} for link in self.linked if len(link - {name}) > 1]
+
     def groups_in(self, ops: Sequence[Op], propagation: Propagation) -> set[str]:
         """Names of the groups whose channels occur in the operations."""
         names = list(self.groups)

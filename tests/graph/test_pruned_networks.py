@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from patterns import IMAGE, PATTERNS, Attention, Transformer, pattern, randomized
+from patterns import IMAGE, PATTERNS, Attention, Function, Transformer, pattern, randomized
 from test_channels import check, count, outputs
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer.errors import BadInput, NoEffect
 from gossamer.graph.groups import find_groups
 from gossamer.graph.pruner import prove
 from gossamer.graph.slicing import PruningPlan, resize
 from gossamer.graph.tracer import trace
+from gossamer.graph.widths import Widths
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.models import build
 
@@ -269,3 +270,64 @@ def test_attention_with_linked_widths_survives_a_state_dict_round_trip() -> None
     fresh = resize(Transformer(lambda dim: Attention(dim, 2, 5), dim=24).double(), None, result.plan)
     fresh.load_state_dict(result.model.state_dict())
     assert torch.equal(outputs(fresh.eval(), IMAGE.double())[0], outputs(result.model, IMAGE.double())[0])
+
+
+def test_a_group_that_is_left_whole_lets_go_of_those_it_was_linked_with() -> None:
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+    widths = Widths(find_groups(model, torch.zeros(1, 8)))
+    widths.link({"0", "1", "2"})
+    assert widths.fractions({"0": 0.5, "1": 0.5, "2": 0.5}) == {"0": 0.5, "1": 0.5, "2": 0.5}
+    widths.skip("0", "a reason")
+    assert widths.linked == [{"1", "2"}]
+    assert widths.fractions({"0": 0.5, "1": 0.5, "2": 0.5}) == {"1": 0.5, "2": 0.5}
+    widths.skip("1", "a reason")
+    assert widths.linked == []
+
+
+class Frequencies(nn.Module):
+    """A table that a method gives, not a forward; it checks its size first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 16
+        self.register_buffer("table", torch.linspace(0.1, 1, 8))
+
+    def waves(self, x: Tensor) -> Tensor:
+        if self.table.numel() != self.size // 2:  # before any operation that could fail
+            raise ValueError("another size")
+        angles = x.mean(-1, keepdim=True) * self.table
+        return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+class Waves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frequencies, self.a, self.b = Frequencies(), nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        waves = self.frequencies.waves(x)
+        out: Tensor = self.b(self.a(x) * waves)
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_size_that_a_method_of_a_module_checks_follows(dtype: torch.dtype) -> None:
+    model, x = randomized(Waves(), dtype=dtype), torch.randn(2, 6, dtype=dtype)
+    result = prune_channels(model, x, 0.5)
+    check(model, x, result)
+    assert (result.model.frequencies.size, result.model.a.out_features) == (8, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_that_a_layer_norm_normalizes_one_by_one_are_cut(dtype: torch.dtype) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        memory = m.norm(m.rows)
+        out: Tensor = m.head((x @ memory.T).softmax(-1) @ memory)
+        return out
+
+    model: Any = Function(forward, norm=nn.LayerNorm(6), head=nn.Linear(6, 2))
+    model.rows = nn.Parameter(torch.zeros(8, 6))
+    model, x = randomized(model, dtype=dtype), torch.randn(2, 6, dtype=dtype)
+    result = prune_channels(model, x, 0.5)
+    check(model, x, result)
+    assert result.model.rows.shape == (4, 6)

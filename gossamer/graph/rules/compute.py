@@ -116,9 +116,12 @@ def layer_norm(prop: Propagation, op: Op) -> list[IndexedValue]:
     x, *others = op.refs()
     n = len(prop.shape(x))
     out = broadcast(prop.graph, [prop.operand(ref) for ref in (x, *others)], op.where)
-    if any(axis >= n - len(op.args[1]) for axis in prop.value(x).axes):
+    lead = n - len(op.args[1])
+    if any(axis >= lead for axis in prop.value(x).axes):
         prop.statistic(op)
-    return [out] + [IndexedValue()] * (len(op.outs) - 1)
+    # Means and deviations have size 1 along what is normalized, so indices that do not vary there are theirs, too.
+    kept = {axis: i for axis, i in out.axes.items() if axis < lead and all(size == 1 for size in i.shape[lead:])}
+    return [out] + [IndexedValue(kept if len(prop.out_shape(op, i)) == n else {}) for i in range(1, len(op.outs))]
 
 
 @rule("native_group_norm", "group_norm")
@@ -217,6 +220,22 @@ def linear(prop: Propagation, op: Op) -> IndexedValue:
 def bmm(prop: Propagation, op: Op) -> IndexedValue:
     a, b = op.args[:2]
     return contract(prop, op, [(*prop.operand(a), [0, 1, 2]), (*prop.operand(b), [0, 2, 3])], [0, 1, 3])
+
+
+@rule("_grouped_mm")
+def grouped_mm(prop: Propagation, op: Op) -> IndexedValue:
+    """Rows of `a` in runs, each times another matrix of `b`, (experts, in, out), as in mixtures of experts."""
+    a, b = op.args[:2]
+    if len(prop.shape(a)) != 2 or len(prop.shape(b)) != 3 or len(op.refs()) > 3:
+        for ref in op.refs():
+            prop.fix(prop.value(ref), f"no rule for {op.where}")
+        return IndexedValue()
+    # Which matrix a row meets is a number out of the data: no matrix may move, and no row.
+    operands: list[Operand] = [
+        (through(prop, op, a, [0]), prop.shape(a), [0, 1]),
+        (through(prop, op, b, [0]), prop.shape(b), [2, 1, 3]),
+    ]
+    return contract(prop, op, operands, [0, 3])
 
 
 @rule("baddbmm")

@@ -4,40 +4,41 @@ Where an operation selects or repeats positions, the same numpy operation on the
 indices of the result. What cannot follow a pruning (one position picked by number) is fixed.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gossamer.graph.channel_index import (
     IndexedValue,
     Indices,
     Operand,
+    Shape,
     first,
     join_values,
     permute,
     reshape,
 )
-from gossamer.graph.propagation import Propagation, rule, through
+from gossamer.graph.propagation import Propagation, order_of_dimensions, rule, through
 from gossamer.graph.tracer import Op, Ref
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten", "squeeze", "unsqueeze", "view_copy")
 def view(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
-    return reshape(prop.graph, prop.value(ref), prop.shape(ref), prop.out_shape(op), op.where, prop.choose(op))
+    shape, choose = prop.out_shape(op), prop.choose(op)
+    picked = prop.picked.get(op.outs[0].index, frozenset()) if op.outs[0] is not None else frozenset()
+
+    def unpicked(dims: Sequence[int], shape: Shape) -> int:
+        # (pairs, 2) of which the two are picked by number: pairs shrink. Where all are picked, nothing can.
+        return choose([d for d in dims if d not in picked] or dims, shape)
+
+    return reshape(prop.graph, prop.value(ref), prop.shape(ref), shape, op.where, unpicked)
 
 
 @rule("t", "transpose", "permute", "movedim", "swapaxes", "numpy_T")
 def transposed(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
-    n = len(prop.shape(ref))
-    dims = list(range(n))
-    if op.name.startswith("aten.permute"):
-        dims = [d % n for d in op.args[1]]
-    elif op.name.startswith("aten.transpose"):
-        a, b = op.args[1] % n, op.args[2] % n
-        dims[a], dims[b] = b, a
-    else:
-        dims.reverse()
-    return permute(prop.value(ref), dims)
+    return permute(prop.value(ref), order_of_dimensions(op, len(prop.shape(ref))))
 
 
 @rule("expand")
@@ -63,7 +64,10 @@ def repeat(prop: Propagation, op: Op) -> IndexedValue:
         indices = indices.reshape((1,) * extra + indices.shape)
         # Copies of one channel have its index, so they go with it.
         axes[axis + extra] = np.tile(indices, [r if n > 1 else 1 for r, n in zip(times, indices.shape)])
-    return IndexedValue(axes)
+    old = (1,) * extra + prop.shape(ref)
+    # One value is repeated there, so any size will do.
+    free = frozenset(d for d, r in enumerate(times) if old[d] == 1 and r > 1 and d not in axes)
+    return IndexedValue(axes, free)
 
 
 @rule("select")
@@ -114,7 +118,19 @@ def _range(prop: Propagation, op: Op, value: IndexedValue, dim: int, size: int, 
         part = indices[(slice(None),) * dim + (slice(start, end, step),)] if indices.shape[dim] > 1 else indices
         if axis == dim and (start, end, step) != (0, size, 1):
             length = end - start
-            if step != 1 or length < 2:  # every second channel, or one: no rule would hold for the kept ones
+            if length == 0:  # nothing is taken (`x[..., rotary:]` where all are rotated): no fact follows
+                continue
+            if step > 1 and start < step and size % step == 0 and end > size - step:
+                # Every second channel: pairs of neighbours are removed together, so that the others stay in step.
+                pairs = prop.graph.couple_along(_in_steps(indices, dim, step), dim + 1).squeeze(dim + 1)
+                prop.graph.require_equal_counts(pairs, dim)
+                axes[axis] = pairs
+                continue
+            at_an_end = start == 0 or end == size or "split" in op.name
+            if length == 1 and step == 1 and at_an_end:  # found by the sizes of its neighbours, if it stays itself
+                prop.graph.fix(part, f"picked at {op.where}")
+                continue
+            if step != 1 or length == 1:  # no rule would hold for the kept ones
                 prop.graph.fix(indices, f"picked at {op.where}")
                 continue
             # A slice of 1 / n of the channels is taken for one of n equal parts (chunk, packed q, k, v), so that all n
@@ -125,6 +141,11 @@ def _range(prop: Propagation, op: Op, value: IndexedValue, dim: int, size: int, 
             prop.graph.require_equal_counts(part, dim)
         axes[axis] = part
     return IndexedValue(axes, value.free, True)
+
+
+def _in_steps(indices: Indices, dim: int, step: int) -> Indices:
+    """The array with a dimension in two: (size / step, step)."""
+    return indices.reshape([*indices.shape[:dim], indices.shape[dim] // step, step, *indices.shape[dim + 1 :]])
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
