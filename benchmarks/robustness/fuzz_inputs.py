@@ -43,6 +43,7 @@ from gossamer.compact.reading import network, opened, read_tensors
 from gossamer.errors import GossamerError
 from gossamer.gsr.format.ledger import Limit
 from gossamer.jobs import recipe
+from gossamer.onnx_import import import_onnx
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.pt2.file import Frozen, export_pt2, load_pt2
 from gossamer.runtime.runners import open_runner
@@ -163,9 +164,15 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def take_onnx(path: Path) -> None:
-    """Look into it and open it."""
-    read_contents(path)
-    open_runner("onnxruntime", path, threads=1)
+    """Look into it, open it, and make a network of it; where one of these refuses, the others are still tried."""
+    errors = list[GossamerError]()
+    for take in (read_contents, lambda p: open_runner("onnxruntime", p, threads=1), import_onnx):
+        try:
+            take(path)
+        except GossamerError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def take_recipe(path: Path) -> None:

@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, GossamerError, own_error
+from gossamer.errors import BadInput, GossamerError, first_line
 from gossamer.onnx_import import operators
 from gossamer.onnx_import.registry import BUILDERS, Built, OnnxNode
 from gossamer.onnx_import.values import AtMost, TooLarge, as_tensor, bounded, constant_value, count, is_zero
@@ -128,43 +128,54 @@ class GraphBuilder:
         made, steps = set(inputs), list[NodeCall]()
         uses = _uses(self.proto)
         for number, proto in enumerate(self.proto.node):
-            node = self._node(proto, number)
-            if node.op == "Constant":
-                self.constants[node.outputs[0]] = _constant_node(node)
-                self.zeros |= {node.outputs[0]} if is_zero(self.constants[node.outputs[0]]) else set()
-                continue
-            built, captured = self._built(node)
-            if self._fold(node, built):
-                continue
-            if (node.op in MOVES and node.inputs[0] in self.zeros) or (
-                node.op == "ConstantOfShape" and is_zero(node.get("value", 0.0))
-            ):
-                self.zeros.add(node.outputs[0])
-            for name in built.inputs:
-                if name not in made and name not in self.constants and name not in self.missing:
-                    self.missing.append(name)
-            made.update(name for name in node.outputs if name)
-            if self._absorbed(node, graph, steps, uses):
-                continue
-            module = _unique(_module_name(node), graph)
-            graph.add_module(module, built.module)
-            steps.append(NodeCall(module, (*built.inputs, *captured), node.outputs))
+            try:
+                self._add(self._node(proto, number), graph, made, steps, uses)
+            except GossamerError:
+                raise
+            except Exception as error:
+                name = f"node {(proto.name or str(number))[:80]!r} ({proto.op_type[:80]})"
+                raise BadInput(f"{name} cannot be imported: {first_line(error)}") from error
         if self.depth == 0 and self.missing:
             raise BadInput(
-                f"value {self.missing[0]!r} is used before any node makes it: the graph has a cycle or is not complete"
+                f"value {self.missing[0][:80]!r} is used before any node makes it: the graph has a cycle or a gap"
             )
         self._finish(graph, steps)
         return graph
 
+    def _add(
+        self, node: OnnxNode, graph: NodeGraph, made: set[str], steps: list[NodeCall], uses: Mapping[str, int]
+    ) -> None:
+        """Add a node to the graph, or to the constants. made: values that are known when the network runs."""
+        if node.op == "Constant":
+            self.constants[node.outputs[0]] = _constant_node(node)
+            self.zeros |= {node.outputs[0]} if is_zero(self.constants[node.outputs[0]]) else set()
+            return
+        built, captured = self._built(node)
+        if self._fold(node, built):
+            return
+        if (node.op in MOVES and node.inputs[0] in self.zeros) or (
+            node.op == "ConstantOfShape" and is_zero(node.get("value", 0.0))
+        ):
+            self.zeros.add(node.outputs[0])
+        for name in built.inputs:
+            if name not in made and name not in self.constants and name not in self.missing:
+                self.missing.append(name)
+        made.update(name for name in node.outputs if name)
+        if self._absorbed(node, graph, steps, uses):
+            return
+        module = _unique(_module_name(node), graph)
+        graph.add_module(module, built.module)
+        steps.append(NodeCall(module, (*built.inputs, *captured), node.outputs))
+
     def _node(self, proto: onnx.NodeProto, number: int) -> OnnxNode:
+        where = f"node {proto.name[:80]!r} ({proto.op_type[:80]})"
         if proto.domain not in ("", "ai.onnx"):
-            raise BadInput(
-                f"node {proto.name!r} ({proto.op_type}): operators of {proto.domain} cannot be imported, only those of "
-                "ONNX itself"
-            )
+            raise BadInput(f"{where}: operators of {proto.domain[:80]} cannot be imported, only those of ONNX itself")
         attributes: dict[str, Any] = {}
         graphs: dict[str, Any] = {}
         for attribute in proto.attribute:
+            if attribute.ref_attr_name:
+                raise BadInput(f"{where}: its {attribute.name[:80]} is that of a function, which it is not in")
             value = onnx.helper.get_attribute_value(attribute)
             if isinstance(value, onnx.GraphProto):
                 graphs[attribute.name] = value
@@ -190,13 +201,10 @@ class GraphBuilder:
             return self._branch(node)
         if node.op not in BUILDERS:
             known = ", ".join(sorted(BUILDERS))
-            raise BadInput(f"node {node.name!r}: the operator {node.op} cannot be imported; known are {known}")
-        try:
-            return BUILDERS[node.op](node), ()
-        except GossamerError:
-            raise
-        except Exception as error:
-            raise BadInput(f"node {node.name!r} ({node.op}) cannot be imported: {own_error(error)}") from error
+            raise BadInput(
+                f"node {node.name[:80]!r}: the operator {node.op[:80]} cannot be imported; known are {known}"
+            )
+        return BUILDERS[node.op](node), ()
 
     def _branch(self, node: OnnxNode) -> tuple[Built, tuple[str, ...]]:
         graphs, captured = list[NodeGraph](), dict[str, None]()
@@ -224,7 +232,7 @@ class GraphBuilder:
             bounded(large.elements)
             return False  # a node that is run
         except Exception as error:
-            raise BadInput(f"node {node.name!r} ({node.op}) cannot be computed: {own_error(error)}") from error
+            raise BadInput(f"node {node.name[:80]!r} ({node.op}) cannot be computed: {first_line(error)}") from error
         many = found if isinstance(found, tuple) and len(node.outputs) > 1 else (found,)
         for name, value in zip(node.outputs, many):
             self.constants[name] = value[0] if isinstance(value, tuple) else value

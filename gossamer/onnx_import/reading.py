@@ -1,5 +1,6 @@
 """Reading an ONNX file into a network."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, CorruptFile, first_line
 from gossamer.onnx_import.network import GraphBuilder, OnnxNetwork
 from gossamer.onnx_import.registry import Function
-from gossamer.onnx_import.values import TYPES
+from gossamer.onnx_import.values import MOST_ELEMENTS, TYPES, AtMost, bounded
 from gossamer.runtime.onnx_read import read_onnx
 
 OLDEST = 7  # opset: before it, arithmetic broadcast otherwise
@@ -79,7 +80,8 @@ def example_inputs(network: OnnxNetwork, sizes: Mapping[int, tuple[int, ...]] | 
     for name, shape in zip(network.inputs, given):
         if any(n is None for n in shape):
             shown = "x".join("?" if n is None else str(n) for n in shape)
-            raise BadInput(f"input {name!r} has the shape {shown}; say which sizes it is to have")
+            raise BadInput(f"input {name[:80]!r} has the shape {shown}; say which sizes it is to have")
+    bounded(sum(math.prod(n for n in shape if n is not None) for shape in given))
     return tuple(_noise(shape, dtype, generator) for shape, dtype in zip(given, network.dtypes))
 
 
@@ -96,8 +98,11 @@ def _noise(shape: tuple[Any, ...], dtype: torch.dtype, generator: torch.Generato
 def _array(tensor: onnx.TensorProto, path: Path) -> np.ndarray[Any, Any]:
     if tensor.data_type not in TYPES:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-        raise BadInput(f"{path}: tensor {tensor.name!r} is of type {kind}, which cannot be imported")
-    array: np.ndarray[Any, Any] = numpy_helper.to_array(tensor, base_dir=str(path.parent))
+        raise BadInput(f"{path}: tensor {tensor.name[:80]!r} is of type {kind}, which cannot be imported")
+    try:
+        array: np.ndarray[Any, Any] = numpy_helper.to_array(tensor, base_dir=str(path.parent))
+    except Exception as error:
+        raise CorruptFile(f"{path}: tensor {tensor.name[:80]!r} cannot be read: {first_line(error)}") from error
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
@@ -109,7 +114,7 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
 def _dtype(value: onnx.ValueInfoProto, path: Path) -> torch.dtype:
     kind = value.type.tensor_type.elem_type
     if kind not in TYPES:
-        raise BadInput(f"{path}: input {value.name!r} is no tensor of numbers")
+        raise BadInput(f"{path}: input {value.name[:80]!r} is no tensor of numbers")
     return TYPES[kind]
 
 
@@ -128,7 +133,7 @@ def _free_sizes(network: OnnxNetwork) -> None:
     reshapes = [m for m in network.modules() if isinstance(m, Function) and {"keep_zeros", "target"} <= set(m.names)]
     hooks = [module.register_forward_pre_hook(note) for module in reshapes]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), AtMost(MOST_ELEMENTS):
             network(*inputs)
     except Exception:  # the check says what is wrong
         return

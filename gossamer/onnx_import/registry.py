@@ -47,7 +47,7 @@ class OnnxNode:
 
     def refuse(self, why: str) -> Any:
         """Raise BadInput with the node in its words."""
-        raise BadInput(f"node {self.name!r} ({self.op}): {why}")
+        raise BadInput(f"node {self.name[:80]!r} ({self.op}): {why}")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from gossamer.errors import BadInput
-from gossamer.onnx_import import check_import, import_onnx
+from gossamer.errors import BadInput, CorruptFile, GossamerError
+from gossamer.onnx_import import check_import, example_inputs, import_onnx
 from gossamer.onnx_import.registry import BUILDERS
 
 DRAW = np.random.default_rng(0)
@@ -330,3 +330,34 @@ def test_lists_of_sizes_cannot_be_doubled_without_end(tmp_path: Path) -> None:
         path = graph_of(tmp_path / "doubling.onnx", [start, *doubling, node("Identity", ["l40"], "y")], {})
         with pytest.raises(BadInput, match="asks for a tensor of"):
             import_onnx(path)(torch.zeros(1, 4))
+
+
+def test_a_damaged_node_is_refused_with_its_name(tmp_path: Path) -> None:
+    referring = node("Softmax", ["x"], "y")
+    referring.attribute.append(onnx.AttributeProto(name="axis", type=onnx.AttributeProto.INT, ref_attr_name="of" * 500))
+    for one, message in (
+        (referring, r"\(Softmax\): its axis is that of a function"),
+        (node("Reshape", [], "y"), r"\(Reshape\) cannot be imported: "),
+        (onnx.helper.make_node("Split", ["x"], ["y", "z"], num_outputs=1), "has 2 outputs and says that they are 1"),
+    ):
+        with pytest.raises(GossamerError, match=message) as told:
+            import_onnx(graph_of(tmp_path / "one.onnx", [one], {}))
+        assert len(str(told.value)) < 300 + len(str(tmp_path)) and "\n" not in str(told.value)
+
+
+def test_a_tensor_without_its_numbers_is_refused(tmp_path: Path) -> None:
+    path = graph_of(tmp_path / "a.onnx", [node("Add", ["x", "a"], "y")], {"a": np.ones(4, dtype=np.float32)})
+    model = onnx.load(path)
+    model.graph.initializer[0].ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CorruptFile, match="tensor 'a' cannot be read"):
+        import_onnx(path)
+
+
+def test_an_input_of_any_size_is_not_made(tmp_path: Path) -> None:
+    path = graph_of(tmp_path / "a.onnx", [node("Relu", ["x"], "y")], {})
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 62
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BadInput, match="asks for a tensor of 4,611,686,018,427,387,904 elements"):
+        example_inputs(import_onnx(path))
