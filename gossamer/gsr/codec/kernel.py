@@ -144,8 +144,12 @@ def learn(counters, places, offset, weights, first, logits, error, bit):
 
 
 @inlined
-def code_class(encoding, wanted, pivot, top, parity, places, logits, model, stream):
-    """The class of a magnitude, 0..top: tests upwards from the pivot while true, or downwards while false."""
+def code_class(encoding, wanted, tests, places, logits, model, stream):
+    """The class of a magnitude, 0..top: tests upwards from the pivot while true, or downwards while false.
+
+    tests: pivot, top and parity of the trellis state.
+    """
+    pivot, top, parity = tests
     # Starting at the expected class, most magnitudes need two tests. A test of a class has another meaning on the way
     # up than on the way down, so each way has counters and mixer weights of its own.
     contexts = places.size
@@ -201,13 +205,15 @@ def code_sign(encoding, wanted, places, logits, model, stream):
 
 
 @inlined
-def find_contexts(places, here, above, p, lag, logs, state, r, c, shift):
+def find_contexts(places, near, logs, state, position, shift):
     """Where the counters of a weight's magnitude begin, one place for each context.
 
-    here, above: this row and the one above, weight c at p. logs: of the means of row and column, and of the expected
-    magnitude.
+    near: this row, the one above, the weight's place in both, and the lag. logs: of the means of row and column, and of
+    the expected magnitude. position: row and column.
     """
+    here, above, p, lag = near
     row, column, expected = logs
+    r, c = position
     a1, a2, a3 = abs(np.int64(here[p - 1])), abs(np.int64(here[p - 2])), abs(np.int64(here[p - 3]))
     up, far = abs(np.int64(above[p])), abs(np.int64(here[p - lag])) if lag else np.int64(0)
     local = log16((a1 + a2 + a3 + far) << (shift - 2))
@@ -229,8 +235,9 @@ def find_contexts(places, here, above, p, lag, logs, state, r, c, shift):
 
 
 @inlined
-def find_sign_contexts(places, here, above, p, lag, row, row_sign, column_sign, shift):
+def find_sign_contexts(places, near, row, row_sign, column_sign, shift):
     """The same for the sign: signs nearby, mean signs of row and column, and the sum of two neighbours."""
+    here, above, p, lag = near
     left, up, far = np.int64(here[p - 1]), np.int64(above[p]), np.int64(here[p - lag]) if lag else np.int64(0)
     s1 = (1 if left > 0 else 0) + (2 if left < 0 else 0)
     s2 = (1 if up > 0 else 0) + (2 if up < 0 else 0)
@@ -266,18 +273,19 @@ def code_tensor(encoding, stream, q, columns, lag, largest, trellis, model):
         row, column = log16(row_mean), log16(column_means[c])
         expected = max(0, min(row + column - log16(mean), tables.LOG_LIMIT - 1))
         parity = state & 1
-        find_contexts(places, here, above, p, lag, (row, column, expected), state, r, c, shift)
+        find_contexts(places, (here, above, p, lag), (row, column, expected), state, (r, c), shift)
         magnitude, level = np.int64(0), np.int64(0)
         if encoding:
             target = abs(np.int64(q[i]))
             target = (target + parity) >> 1 if trellis else target
             wanted = np.int64(CLASS[target])
-        found = code_class(encoding, wanted, np.int64(PIVOT[expected]), top, parity, places, logits, model, stream)
+        tests = np.int64(PIVOT[expected]), top, parity
+        found = code_class(encoding, wanted, tests, places, logits, model, stream)
         if found > 0:
             magnitude = BORDER[found] + code_rest(encoding, target - BORDER[found], found, model, stream)
             level = 2 * magnitude - parity if trellis else magnitude
             signs = column_signs[c]
-            find_sign_contexts(sign_places, here, above, p, lag, row, row_sign, signs, shift)
+            find_sign_contexts(sign_places, (here, above, p, lag), row, row_sign, signs, shift)
             negative = code_sign(encoding, np.int64(q[i] < 0), sign_places, logits, model, stream)
             column_signs[c] += (32767 - 65535 * negative - signs) >> 4
             row_sign += (32767 - 65535 * negative - row_sign) >> 4
