@@ -83,7 +83,8 @@ def analyze(
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
     if gain not in GAINS:
         raise unknown("gain", gain, GAINS)
-    from gossamer.cli.loading import Request, load_data, load_model
+    from gossamer.cli.loading import Request, load_model
+    from gossamer.cli.loading_data import load_data
     from gossamer.core.folder import make_place
     from gossamer.modules.blocks import removable
     from gossamer.modules.cost import analyze as analyze_network

@@ -113,7 +113,8 @@ def compress(
     console = Console(as_json=json, quiet=quiet)
 
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading import Request, judged, load_data, load_model, ready_to_train
+        from gossamer.cli.loading import Request, judged, load_model, ready_to_train
+        from gossamer.cli.loading_data import load_data
         from gossamer.core.context import Context
         from gossamer.jobs.compression import compress as run_job
         from gossamer.jobs.recipe import load_recipe

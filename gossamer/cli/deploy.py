@@ -67,7 +67,8 @@ def export(
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading import Request, judged, load_data, load_model
+        from gossamer.cli.loading import Request, judged, load_model
+        from gossamer.cli.loading_data import load_data
         from gossamer.core.folder import make_place, writing
 
         make_place(out)
@@ -149,7 +150,8 @@ def bench(
     """
     if data is not None:
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
-    from gossamer.cli.loading import Request, load_data
+    from gossamer.cli.loading import Request
+    from gossamer.cli.loading_data import load_data
     from gossamer.cli.runners import check_argument, open_model, with_batch
     from gossamer.measure import latency
 

@@ -128,7 +128,7 @@ def distill(
     chosen = _method(method, option or [], epochs=epochs, lr=lr)
 
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading import load_data
+        from gossamer.cli.loading_data import load_data
         from gossamer.core.context import Context
         from gossamer.core.folder import make_folder
         from gossamer.jobs.distillation import distill as run_job

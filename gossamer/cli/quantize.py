@@ -71,7 +71,8 @@ def quantize(
         raise BadInput(f"--out {out}: the name must end in .onnx")
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading import Request, judged, load_data, load_model
+        from gossamer.cli.loading import Request, judged, load_model
+        from gossamer.cli.loading_data import load_data
         from gossamer.core.folder import make_place, writing
 
         task = load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)

@@ -95,7 +95,8 @@ def train(
         raise BadInput(f"--out {target}: trained weights are written as .safetensors")
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading import Request, load_data, load_model
+        from gossamer.cli.loading import Request, load_model
+        from gossamer.cli.loading_data import load_data
         from gossamer.core.context import Context
         from gossamer.core.folder import lock_folder, make_place
 
@@ -147,7 +148,7 @@ def _train(
 
 def _note(model: str, task: "Task", row: "Record") -> dict[str, str]:
     """The header of the file of weights, from which `gossamer.cli.loading` makes the network again."""
-    from gossamer.cli.loading import PREPROCESSING
+    from gossamer.cli.loading_data import PREPROCESSING
     from gossamer.core.task import description
     from gossamer.core.units import shown_text
 
@@ -179,7 +180,8 @@ def evaluate(
         raise unknown("split", split, SPLITS)
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading import Request, load_data
+        from gossamer.cli.loading import Request
+        from gossamer.cli.loading_data import load_data
         from gossamer.cli.runners import open_model
         from gossamer.measure import calibration, evaluate, score_record
 

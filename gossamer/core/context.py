@@ -63,16 +63,16 @@ class Context(KnownArguments):
     log: Log = field(default_factory=Log, repr=False, compare=False)
 
     @property
-    def guide(self) -> "nn.Module | None":
+    def teacher_or_original(self) -> "nn.Module | None":
         """The network that compressed ones learn from, if there is one."""
         return self.teacher if self.teacher is not None else self.original
 
-    def apart(self, **changes: Any) -> "Context":
+    def fork(self, **changes: Any) -> "Context":
         """The same with an empty log, and with these fields changed. Raises BadInput for an unknown field."""
         refuse_unknown(changes, [f.name for f in fields(self) if f.name != "log"], "Context")
         return replace(self, log=Log(), **changes)
 
-    def spoken(self, verbose: bool) -> "Context":
+    def with_progress(self, verbose: bool = True) -> "Context":
         """The same for a library call: it says what it does (`Logged`) unless another progress was chosen; with
         verbose False it is quiet."""
         if not verbose:

@@ -1,5 +1,6 @@
 """From arrays of images and labels to a task: the checks and the splits that all data sets share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -132,13 +133,9 @@ def make_task(
         >>> len(task.validation), tuple(task.example_inputs[0].shape)
         (1, (8, 1, 8, 8))
     """
+    own = {"validation": validation} if isinstance(validation, DataSplit) else {}
+    _check_splits(name, {"train": train, "test": test, **own}, len(classes))
     channels = train.images.shape[1]
-    for where, part in (("train", train), ("test", test), ("validation", validation)):
-        if isinstance(part, DataSplit):
-            check_split(part, len(classes), f"{name}, {where}")
-            if tuple(part.images.shape[1:]) != tuple(train.images.shape[1:]):
-                shapes = f"{tuple(part.images.shape[1:])}, the training images {tuple(train.images.shape[1:])}"
-                raise BadInput(f"{name}: {where} images have (channels, height, width) = {shapes}")
     if len(normalisation.mean) != channels or len(normalisation.std) != channels:
         raise BadInput(
             f"{name}: images have {channels} channels, the normalisation {len(normalisation.mean)}; "
@@ -156,7 +153,7 @@ def make_task(
     batch_size = min(BATCH, largest) if batch_size is None else batch_size
 
     def batches(split: DataSplit, index: Tensor | None, labels: Tensor | None) -> Batches:
-        size = min(batch_size, largest)
+        size, index = min(batch_size, largest), torch.arange(split.images.shape[0]) if index is None else index
         return Batches(split.images, labels, index=index, batch_size=size, normalisation=normalisation, seed=seed)
 
     held_out = batches(validation, taken, validation.labels)
@@ -180,6 +177,16 @@ def make_task(
         classes=classes,
         preprocessing=preprocessing or _of_arrays(train.images, normalisation),
     )
+
+
+def _check_splits(name: str, splits: Mapping[str, DataSplit], classes: int) -> None:
+    """Each by itself, and images of one shape in all."""
+    expected = tuple(splits["train"].images.shape[1:])
+    for where, split in splits.items():
+        check_split(split, classes, f"{name}, {where}")
+        if (shape := tuple(split.images.shape[1:])) != expected:
+            shapes = f"{shape}, the training images {expected}"
+            raise BadInput(f"{name}: {where} images have (channels, height, width) = {shapes}")
 
 
 def _of_arrays(images: Images, normalisation: Normalisation) -> Preprocessing | None:

@@ -5,7 +5,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -110,6 +110,7 @@ def largest_batch(shape: Sequence[int]) -> int:
     return max(1, BATCH_NUMBERS // math.prod(shape[1:]))
 
 
+@dataclass(eq=False, repr=False)
 class Batches:
     """A split in memory, batch by batch, as often as wanted: `(x_NCHW, y_N)`, or `x_NCHW` alone without labels.
 
@@ -123,33 +124,26 @@ class Batches:
     change when a batch is made, not what is in it.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Tensor | None,
-        *,
-        batch_size: int,
-        normalisation: Normalisation,
-        index: Tensor | None = None,
-        augmentation: Augmentation | None = None,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        seed: int = 0,
-    ) -> None:
-        if batch_size < 1 or seed < 0:
-            raise BadInput(f"batch_size = {batch_size} must be at least 1 and seed = {seed} at least 0")
-        self.images = images
-        self.labels = labels
-        self.index = torch.arange(images.shape[0]) if index is None else index
-        self.batch_size = batch_size
-        self.normalisation = normalisation
-        self.augmentation = augmentation
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.seed = seed
-        self.epoch = 0
-        self.rank, self.world = 0, 1
-        self.workers = 0
+    images: Images
+    labels: Tensor | None
+    _: KW_ONLY
+    batch_size: int
+    normalisation: Normalisation
+    index: Tensor = None  # type: ignore[assignment]  # which images, in their order; not given: all
+    augmentation: Augmentation | None = None
+    shuffle: bool = False
+    drop_last: bool = False
+    seed: int = 0
+    epoch: int = field(init=False, default=0)
+    rank: int = field(init=False, default=0)
+    world: int = field(init=False, default=1)
+    workers: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.seed < 0:
+            raise BadInput(f"batch_size = {self.batch_size} must be at least 1 and seed = {self.seed} at least 0")
+        if self.index is None:
+            self.index = torch.arange(self.images.shape[0])
 
     @property
     def samples(self) -> int:

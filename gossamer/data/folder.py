@@ -96,12 +96,26 @@ def common_form(paths: Sequence[Path], train: Sequence[Path], *, size: int | Non
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageChoices:
+    """How images become inputs, as far as it is chosen. What is not follows from the images.
+
+    Args:
+        size: side of the images that come; None: their own where all are equal squares of at most 224 pixels, else 224.
+        background: what transparent images lie on.
+        preprocessing: of the network, in the place of what suits the images; only the range of the values is the
+            images' own.
+    """
+
+    size: int | None = None
+    background: str = "white"
+    preprocessing: Preprocessing | None = None
+
+
 def folder_task(
     folder: Path,
+    choices: ImageChoices,
     *,
-    size: int | None = None,
-    background: str = "white",
-    preprocessing: Preprocessing | None = None,
     validation: int | None = None,
     calibration: int = 512,
     batch_size: int | None = None,
@@ -112,10 +126,7 @@ def folder_task(
 
     The class folders are in `train`, `val` and `test` folders, or directly in the folder. Splits without a folder of
     their own are cut from the training images, the same way every time: 15 % test, 10 % of the rest validation.
-    size: side of the images that come; None: their own where all are equal squares of at most 224 pixels, else 224.
-    background: what transparent images lie on. preprocessing: of the network, in the place of what suits the images;
-    only the range of the values is the images' own. A folder that holds images and no class folders has no labels:
-    `unlabelled_task`.
+    A folder that holds images and no class folders has no labels: `unlabelled_task`.
     """
     parts = {
         split: next((folder / n for n in names if class_folders_in(folder / n)), None)
@@ -124,7 +135,7 @@ def folder_task(
     start = parts["train"] or folder
     classes = class_folders(start)
     if not classes and (alone := images_of(start)):
-        form = _form(alone, alone, size=size, background=background, preprocessing=preprocessing)
+        form = _form(alone, alone, choices)
         options: dict[str, Any] = {"calibration": calibration, "batch_size": batch_size, "seed": seed}
         return unlabelled_task(folder.resolve().name, alone, form, augment=augment, **options)
     if len(classes) < 2:
@@ -141,7 +152,7 @@ def folder_task(
     if parts["train"] is not None and parts["validation"] is not None and validation is None:
         held_out = find_images(parts["validation"], classes)
     both = train.paths + test.paths + (held_out.paths if isinstance(held_out, LabelledFiles) else [])
-    form = _form(both, train.paths, size=size, background=background, preprocessing=preprocessing)
+    form = _form(both, train.paths, choices)
 
     def split(part: LabelledFiles) -> DataSplit:
         return DataSplit(images=ImageFiles(part.paths, form), labels=part.labels)
@@ -161,19 +172,12 @@ def folder_task(
     )
 
 
-def _form(
-    paths: Sequence[Path],
-    train: Sequence[Path],
-    *,
-    size: int | None,
-    background: str,
-    preprocessing: Preprocessing | None,
-) -> Preprocessing:
+def _form(paths: Sequence[Path], train: Sequence[Path], choices: ImageChoices) -> Preprocessing:
     """That of the network, where it is known, with the range of the images' own values; else what suits these."""
-    form = common_form(paths, train, size=size, background=background)
-    if preprocessing is None:
+    form, chosen = common_form(paths, train, size=choices.size, background=choices.background), choices.preprocessing
+    if chosen is None:
         return form
-    return replace(preprocessing, range=form.range, background=images.check_background(preprocessing.background))
+    return replace(chosen, range=form.range, background=images.check_background(chosen.background))
 
 
 def class_folders_in(folder: Path) -> bool:

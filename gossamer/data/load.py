@@ -83,11 +83,10 @@ def load_task(
         )
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
-        task: Task = require("gossamer.data.folder").folder_task(
+        folders = require("gossamer.data.folder")
+        task: Task = folders.folder_task(
             folder,
-            size=size,
-            background=background,
-            preprocessing=preprocessing,
+            folders.ImageChoices(size=size, background=background, preprocessing=preprocessing),
             validation=validation,
             augment=augment,
             calibration=calibration,

@@ -34,7 +34,7 @@ class Attempts:
     task: Task
     goal: Goal
     context: Context
-    journal: CheckpointStore
+    store: CheckpointStore
     folder: Path
     reference: Evaluation
     judged: bool
@@ -44,16 +44,16 @@ class Attempts:
     @property
     def trials(self) -> FailureGuard:
         """What fails is left out."""
-        return FailureGuard(self.journal, self.context.progress)
+        return FailureGuard(self.store, self.context.progress)
 
     def take(self, steps: Steps, tag: str, context: Context, *, note: bool = False) -> nn.Module:
         """The network after the steps, its weights held. What was done before a kill, or for another network that
-        began with the same steps, comes from the journal. tag: names the steps in the table of time.
+        began with the same steps, comes from the store. tag: names the steps in the table of time.
         note: whether the network after each step is judged, and its file written, for the plot of what was tried."""
         model = copy_network(self.original)
         for number, step in enumerate(steps):
             with timed(self.seconds, f"{tag}, step {number}, {step.name()}"):
-                model = take_step(step, model, step_name(steps[: number + 1]), self.task, context, self.journal)
+                model = take_step(step, model, step_name(steps[: number + 1]), self.task, context, self.store)
             if note:
                 self._note_step(model, f"after {step.name()}")
         return model.eval()
@@ -61,7 +61,7 @@ class Attempts:
     def step(self, model: nn.Module, step: Method, name: str, context: Context) -> nn.Module:
         """The network after a step; its edits go to the history of the run."""
         with timed(self.seconds, name):
-            return take_step(step, model, name, self.task, context, self.journal)
+            return take_step(step, model, name, self.task, context, self.store)
 
     def deploy(self, model: nn.Module, name: str, *, int8: bool, compact: bool = True) -> exporting.ExportedArtifacts:
         """The network in the form in which it is deployed, its files in the folder of the job. compact: whether the

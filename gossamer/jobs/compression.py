@@ -88,7 +88,7 @@ def compress(
 ) -> Artifact:
     """Make a trained network smaller and faster; the network itself is left alone.
 
-    Without a recipe the steps are planned for the goal: shapes that meet it by measurement, a race between them,
+    Without a recipe the steps are planned for the goal: shapes that meet it by measurement, a tournament between them,
     recovery with the original as teacher, int8, and a step back where the budget is exceeded. A missed goal is no
     error: `document.missed` says by how much.
 
@@ -124,7 +124,7 @@ def compress(
         raise BadInput("epochs and lr are for planned jobs; with a recipe, write them into its steps")
     if goal is not None:
         goal = goal.here() if recipe is not None else goal.to_plan().here()
-    context = (context or Context()).spoken(verbose)
+    context = (context or Context()).with_progress(verbose)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
         recover = RecoveryDistillation(epochs=epochs, lr=lr)
@@ -153,7 +153,7 @@ class CompressionJob:
         command: str,
     ) -> None:
         self.original = trainable_export(copy_network(model)).eval()
-        check(task, self.original)  # before there is a journal: what is refused leaves no work
+        check(task, self.original)  # before there is a store: what is refused leaves no work
         self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
         self.budget = ""
         self.asked = goal if goal is not None and goal.judges else None
@@ -173,9 +173,9 @@ class CompressionJob:
         steps = recipe.steps if recipe else None
         teacher = job_fingerprint(context.teacher) if context.teacher is not None else None
         key = job_fingerprint(self.original, goal, steps, self.recover, context.seed, data_fingerprint(task), teacher)
-        self.journal = CheckpointStore(self.work, key)
+        self.store = CheckpointStore(self.work, key)
         self.context = replace(context, folder=self.work, original=self.original, goal=self.goal)
-        self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", began)
+        self.seconds: dict[str, float] = self.store.results.setdefault("seconds", began)
         self.stages.earlier = sum(self.seconds.values()) - sum(began.values())
         self.shaping: ShapeSearch | None = None
 
@@ -184,7 +184,7 @@ class CompressionJob:
         if (done := self._done()) is not None:
             self.context.progress.say(f"this job is finished; its result is in {self.folder}")
             return done
-        if known := len(self.journal.results.keys() - {"seconds", "left out"}):
+        if known := len(self.store.results.keys() - {"seconds", "left out"}):
             self.context.progress.say(f"going on where the job was: {known} results are in {self.work}")
         with timed(self.seconds, "original"):
             reference = evaluate(open_runner("torch", self.original, threads=self.goal.threads), self.task)
@@ -195,7 +195,7 @@ class CompressionJob:
             task=self.task,
             goal=self.goal,
             context=self.context,
-            journal=self.journal,
+            store=self.store,
             folder=self.folder,
             reference=reference,
             judged=self.asked is not None,
@@ -207,7 +207,7 @@ class CompressionJob:
         with timed(self.seconds, "measure"):
             document = self._document(steps, result)
         artifact = finished(result.model, document, self.folder)
-        self.journal.remember("finished", lambda: document.files)
+        self.store.get_or_compute("finished", lambda: document.files)
         return artifact
 
     def _round_budget(self, reference: Evaluation) -> None:
@@ -223,14 +223,14 @@ class CompressionJob:
 
     def _done(self) -> Artifact | None:
         """The result of a finished job; None where it is none, or where its files are not there as they were."""
-        files, path = self.journal.results.get("finished"), self.folder / "records.json"
+        files, path = self.store.results.get("finished"), self.folder / "records.json"
         if files is None or not path.exists():
             return None
         if any(not (file := self.folder / name).exists() or file.stat().st_size != files[name] for name in files):
             return None
         try:
             model = load_weights(copy_network(self.original), self.folder / "model.safetensors")
-        except GossamerError:  # what changed cannot be told as data: from the journal, then
+        except GossamerError:  # what changed cannot be told as data: from the store, then
             return None
         return Artifact(model.eval(), JobDocument.parse(path.read_text()), self.folder)
 

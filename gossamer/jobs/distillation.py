@@ -107,7 +107,7 @@ def distill(
     )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
-        return DistillationJob(lesson, folder, (context or Context()).spoken(verbose), command).execute()
+        return DistillationJob(lesson, folder, (context or Context()).with_progress(verbose), command).execute()
 
 
 def opened_teacher(path: Path) -> nn.Module:
@@ -158,9 +158,9 @@ class DistillationJob:
         self.lesson, self.task, self.folder, self.command = lesson, lesson.task, folder, command
         self.teacher, self.goal = lesson.teacher, lesson.goal
         self.work = folder / "work"
-        self.journal = CheckpointStore(self.work, lesson.key(context.seed))
-        self.context = context.apart(folder=self.work, teacher=self.teacher)
-        self.seconds: dict[str, float] = self.journal.results.setdefault("seconds", {})
+        self.store = CheckpointStore(self.work, lesson.key(context.seed))
+        self.context = context.fork(folder=self.work, teacher=self.teacher)
+        self.seconds: dict[str, float] = self.store.results.setdefault("seconds", {})
         self.curves: list[Curve] = []
         self.rows: list[Record] = []
 
@@ -176,7 +176,7 @@ class DistillationJob:
 
     def _execute(self) -> Artifact:
         lesson, networks = self.lesson, {TEACHER: self.teacher}
-        fresh = not self.journal.results.keys() - {"seconds"}
+        fresh = not self.store.results.keys() - {"seconds"}
         if fresh and lesson.student is None and not gives_outputs_only(self.teacher):
             self._rehearse(self.teacher)  # before the search of a student that is a part of it
         student = self._student()
@@ -195,7 +195,7 @@ class DistillationJob:
             self._judged(name, name, networks[name])
         held = self._trained(STUDENT, student, lesson.method)  # what holds it says how the compact file stores it
         if lesson.calibrate:
-            held = take_step(TemperatureScaling(), held, "temperature", self.task, self.context, self.journal)
+            held = take_step(TemperatureScaling(), held, "temperature", self.task, self.context, self.store)
         networks[STUDENT] = materialize(held)
         own = self._judged(STUDENT, "student", networks[STUDENT])
         assert own is not None
@@ -226,15 +226,15 @@ class DistillationJob:
         if lesson.student is not None:
             return trainable(lesson.student)
         with timed(self.seconds, "search"):
-            return searched(self.teacher, self.task, lesson.goal, self.context, self.journal, self.work)
+            return searched(self.teacher, self.task, lesson.goal, self.context, self.store, self.work)
 
     def _trained(self, name: str, model: nn.Module, step: Method) -> nn.Module:
         """A network after a step, its weights held."""
-        own = self.context.apart()
+        own = self.context.fork()
         if name != ALONE:
             own = replace(own, compile_teacher=self._cost(own.teacher, name))
         with timed(self.seconds, "student" if name == STUDENT else name):
-            model = take_step(step, model, name, self.task, own, self.journal)
+            model = take_step(step, model, name, self.task, own, self.store)
         if name != ALONE:
             self.context.log.edits.extend(own.log.edits)
         if own.log.curves:
@@ -253,7 +253,7 @@ class DistillationJob:
         steps = 0 if gives_outputs_only(teacher) else len(self.task.train) * epochs
         on_gpu = self.context.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
         device = torch.device("cuda" if on_gpu else "cpu")
-        found = self.journal.remember(
+        found = self.store.get_or_compute(
             f"times of the teacher of {pupil}", lambda: compiled_teacher.teacher_times(teacher, inputs, steps, device)
         )
         mode, batch = compiled_teacher.faster_form(found), len(inputs[0])

@@ -192,7 +192,7 @@ def _check_values(value: Any, where: str) -> None:
         case dict():
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise BadInput(f"{where}: the key {key!r:.80} must be text; write it in quotes")
+                    raise BadInput(f"{where}: the key {key!r:.80} must be text; write it in estimates")
                 _check_values(item, f"{where}: {key}")
         case list():
             for item in value:
@@ -206,7 +206,7 @@ def _check_values(value: Any, where: str) -> None:
         case int() | float():
             raise BadInput(f"{where}: numbers must be finite and of 64 bits, got {value!r:.40}")
         case _:
-            raise BadInput(f"{where}: {value!r:.80} is a {type(value).__name__}; write it in quotes")
+            raise BadInput(f"{where}: {value!r:.80} is a {type(value).__name__}; write it in estimates")
 
 
 def parse(text: str, *, source: str = "recipe") -> Recipe:

@@ -26,13 +26,13 @@ FINISH = 0.18  # of the time: to measure the result and to write its files
 DEPLOY = 0.04  # of the time: to export, quantize and judge one attempt
 ENOUGH = 3 * LEAST_STEPS  # steps: few data are not gone through more often, however much time is left
 FEWEST = LEAST_STEPS // 4  # steps: a shorter training is not worth an attempt
-QUOTED = 20  # shapes of one plan, about
+SHAPES = 20  # shapes of one plan, about
 TIMED = 8  # steps that are timed; the first two are not counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSchedule:
-    """Divides the time of a job among its trainings. All that was measured is in the journal, so that a job that goes
+    """Divides the time of a job among its trainings. All that was measured is in the store, so that a job that goes
     on trains as long as it would have. seconds: of the parts of the job so far. remembered: whether the teacher's
     outputs are kept, so that short trainings do not run it."""
 
@@ -40,7 +40,7 @@ class JobSchedule:
     task: Task
     goal: Goal
     context: Context
-    journal: CheckpointStore
+    store: CheckpointStore
     seconds: dict[str, float]
     recover: RecoveryDistillation
     remembered: bool = False
@@ -57,7 +57,7 @@ class JobSchedule:
     def left(self, moment: str) -> float:
         """Seconds that trainings may still take, as of a moment of this name."""
         total = 60 * (self.goal.time_budget or math.inf)
-        spent: float = self.journal.remember(f"seconds before {moment}", self.spent)
+        spent: float = self.store.get_or_compute(f"seconds before {moment}", self.spent)
         return total * (1 - FINISH) - spent
 
     def recovery(self, name: str, macs: int) -> RecoveryDistillation | None:
@@ -81,7 +81,8 @@ class JobSchedule:
         return replace(self.recover, steps=min(first if fits - first >= LEAST_STEPS else fits, self._most()))
 
     def first_steps(self) -> int | None:
-        """About how many steps the first recovery will have, for the length of the race before it; None where epochs
+        """About how many steps the first recovery will have, for the length of the tournament before it; None where
+        epochs
         say it."""
         if not self.by_time:
             return None
@@ -102,20 +103,20 @@ class JobSchedule:
         """Steps of a training, however much time there is."""
         return max(self.recover.passes(self.task) * len(self.task.train), ENOUGH)
 
-    def estimate(self, trainings: int, quote: float) -> str:
+    def estimate(self, trainings: int, shape_seconds: float) -> str:
         """What will be tried and how long that takes, for the start of a job.
 
         Args:
             trainings: recoveries, at most.
-            quote: seconds of one quote.
+            shape_seconds: to estimate the cost of one shape.
 
         Returns:
             One line.
         """
         macs = total_macs(self.original, self.task.example_inputs)
         steps = self.first_steps() or self.recover.passes(self.task) * len(self.task.train)
-        one, shapes = steps * self.seconds_per_step(macs), QUOTED * quote
-        parts = [f"some {QUOTED} shapes are quoted ({duration(shapes)})", "those that meet the goal race"]
+        one, shapes = steps * self.seconds_per_step(macs), SHAPES * shape_seconds
+        parts = [f"some {SHAPES} shapes are estimated ({duration(shapes)})", "those that meet the goal compete"]
         parts.append(f"then up to {trainings} trainings of about {steps:,} steps ({duration(one)} each)")
         whole = (
             f"within {duration(60 * self.goal.time_budget)}"
@@ -138,14 +139,14 @@ class JobSchedule:
     def seconds_per_step(self, macs: int, *, taught: bool = True) -> float:
         """Of the training of a network of so many multiply-adds, by those of the original: one run of the teacher, if
         it is asked, and three as long as one run of the student."""
-        measured: float = self.journal.remember("seconds per step", self._measured)
+        measured: float = self.store.get_or_compute("seconds per step", self._measured)
         whole = total_macs(self.original, self.task.example_inputs)
         return measured * (whole * taught + 3 * macs) / (4 * max(whole, 1))
 
     def _measured(self) -> float:
         """Seconds of one step in which the original learns from itself."""
         times = list[float]()
-        context = self.context.apart(folder=None, devices=1, progress=Silent())
+        context = self.context.fork(folder=None, devices=1, progress=Silent())
         student = RecoveryDistillation(steps=TIMED).data(self.task)
         training = Training(epochs=math.ceil(TIMED / len(student.train)), lr=1e-9, keep="last", evaluate_every=TIMED)
         model = copy_network(self.original)

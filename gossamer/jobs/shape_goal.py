@@ -15,11 +15,12 @@ from gossamer.jobs.schedule import JobSchedule
 from gossamer.jobs.stages import ATTEMPTS, PRICING
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.search.axes import Steps
-from gossamer.search.bisection import Point, bracket, near_miss, next_need, within_budget
+from gossamer.search.bisection import Point, bracket, near_miss, next_cost_ratio, within_budget
 from gossamer.search.checkpoint_store import take_steps
-from gossamer.search.cost_model import AIM, SURE_AIM, CostEstimate, CostModel
+from gossamer.search.cost_model import CAREFUL_MARGIN, SAFETY_MARGIN, CostEstimate, CostModel
 from gossamer.search.exports import Exports
-from gossamer.search.plan import Planner, shape_key, shape_of, state
+from gossamer.search.plan import Planner, shape_key, shape_of
+from gossamer.search.tournament import trial_row
 from gossamer.train import recalibrate
 from gossamer.train.distillation import kept_outputs
 from gossamer.train.loop import find_rate
@@ -30,17 +31,18 @@ HARDER = 1.05  # times: at least so much further is cut when a result just misse
 MOST_OUTPUTS = 2**28  # bytes of a teacher's outputs that are kept
 SEARCHED_FROM = 2000  # steps by time: shorter trainings cannot spare the 160 that trials of learning rates take
 SHORT = 0.5  # times the usual rate, in these: 900 steps ended within 0.1 points of one another at 0.3 to 1 times it
-SPOILED = 1.2  # times the need that was planned for: more, and the measurements that it was planned by are wrong
+SPOILED = 1.2  # times the cost ratio that was planned for: more, and the measurements that it was planned by are wrong
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """A network that was trained, deployed and judged. need: what it costs over what the goal allows. drop: points lost
+    """A network that was trained, deployed and judged. cost_ratio: what it costs over what the goal allows. drop:
+    points lost
     on validation."""
 
     name: str
     steps: Steps
-    need: float
+    cost_ratio: float
     drop: float
     edits: list[Edit]
 
@@ -56,41 +58,43 @@ def planned_share(goal: Goal, steps: int | None) -> float:
     Returns:
         The share, below 1.
     """
-    return SURE_AIM if goal.time_gains and steps is not None and steps < SEARCHED_FROM else AIM
+    return CAREFUL_MARGIN if goal.time_gains and steps is not None and steps < SEARCHED_FROM else SAFETY_MARGIN
 
 
 class ShapeSearch:
     """Plans for the goal, takes the steps, and where that costs too much steps back: between the fastest network within
     the budget and the slowest one outside, until the budget is spent. What just misses the budget is trained on.
 
-    All decisions are by validation data, from numbers that are in the journal.
+    All decisions are by validation data, from numbers that are in the store.
     """
 
     def __init__(self, attempts: Attempts, recover: RecoveryDistillation) -> None:
         self.attempts, self.recover, self.goal, self.context = attempts, recover, attempts.goal, attempts.context
-        original, task, journal = attempts.original, attempts.task, attempts.journal
+        original, task, store = attempts.original, attempts.task, attempts.store
         self.schedule = JobSchedule(
             original=original,
             task=task,
             goal=self.goal,
             context=self.context,
-            journal=journal,
+            store=store,
             seconds=attempts.seconds,
             recover=recover,
         )
         attempts.stages.enter(PRICING)
         with timed(attempts.seconds, "plan"):
-            self.pricer, self.int8 = self._pricer()
-            self.whole: CostEstimate = self.pricer("original int8=True" if self.int8 else "original", lambda: original)
+            self.cost_model, self.int8 = self._make_cost_model()
+            self.whole: CostEstimate = self.cost_model(
+                "original int8=True" if self.int8 else "original", lambda: original
+            )
             self._keep_outputs()
             steps = self.schedule.first_steps()
         self.context.progress.say(self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3))
         reference = attempts.reference.value
-        self.aim = planned_share(self.goal, steps)
-        about = self.pricer, recover, reference, steps, self.aim
-        self.planner = Planner(original, task, self.context, journal, *about)
+        self.margin = planned_share(self.goal, steps)
+        about = self.cost_model, recover, reference, steps, self.margin
+        self.planner = Planner(original, task, self.context, store, *about)
         self.tried: list[Attempt] = []
-        self.bounds: list[Point] = []  # needs for which there is no new shape
+        self.bounds: list[Point] = []  # cost ratios for which there is no new shape
         self.trainings = 0
         self.pushed = self.out_of_time = False
         self.gain = math.inf  # points that a longer recovery may bring, as far as that is known
@@ -98,7 +102,7 @@ class ShapeSearch:
 
     def _keep_outputs(self) -> None:
         """Ask the teacher once for what it says of the training samples, where trainings see these several times."""
-        folder, guide = self.attempts.folder / "work" / "teacher", self.context.guide
+        folder, guide = self.attempts.folder / "work" / "teacher", self.context.teacher_or_original
         plain = unaugmented(self.attempts.task.train)
         if plain is None or guide is None or not self.schedule.repeats():
             return
@@ -108,10 +112,10 @@ class ShapeSearch:
 
     def search(self) -> tuple[Steps, exporting.ExportedArtifacts]:
         """The steps to the fastest network within the budget, and that network, deployed."""
-        ease: float | None = 1.0
-        while ease is not None and self.trainings < TRAININGS and not self.out_of_time and self._time_is_left():
-            self._approach(ease)
-            ease = self._next(ease)
+        relaxation: float | None = 1.0
+        while relaxation is not None and self.trainings < TRAININGS and not self.out_of_time and self._time_is_left():
+            self._approach(relaxation)
+            relaxation = self._next(relaxation)
         best = self._best()
         if best is None and () not in [attempt.steps for attempt in self.tried]:
             best = self._attempt((), "deployment alone")
@@ -124,21 +128,21 @@ class ShapeSearch:
 
     def _best(self) -> Attempt | None:
         inside = [attempt for attempt in self.tried if within_budget(attempt.drop, self.goal.max_drop)]
-        return min(inside, key=lambda attempt: attempt.need, default=None)
+        return min(inside, key=lambda attempt: attempt.cost_ratio, default=None)
 
-    def _approach(self, ease: float) -> None:
-        """Plan for the goal with `ease` times what it allows, and try that. A near miss is trained on."""
+    def _approach(self, relaxation: float) -> None:
+        """Plan for the goal with `relaxation` times what it allows, and try that. A near miss is trained on."""
         steps: Steps | None = ()
-        if self.whole.worst > self.aim * ease:
+        if self.whole.worst_ratio > self.margin * relaxation:
             with timed(self.attempts.seconds, "plan"):
-                steps = self._plan(ease)
+                steps = self._plan(relaxation)
         self.attempts.stages.enter(ATTEMPTS)
         same = [one.drop for one in self.tried if steps is not None and shape_of(one.steps) == shape_of(steps)]
         if steps is None or same:
             if steps is None:
-                self.context.progress.say(f"no shape reaches the goal with {ease:.2f} times what it allows")
+                self.context.progress.say(f"no shape reaches the goal with {relaxation:.2f} times what it allows")
             over = same and not within_budget(min(same), self.goal.max_drop)
-            self.bounds.append(Point(ease, min(same) if over else math.inf))
+            self.bounds.append(Point(relaxation, min(same) if over else math.inf))
             return
         found = self._recovered(steps) if steps else self._attempt((), self._next_name)
         self.trainings += 1
@@ -158,7 +162,7 @@ class ShapeSearch:
             self.context.progress.say(f"{name}: too little time is left to train it")
             return None
         if recovery.lr is None and recovery.steps is not None and recovery.steps < SEARCHED_FROM:
-            recovery = replace(recovery, lr=SHORT * self.planner.usual_lr)
+            recovery = replace(recovery, lr=SHORT * self.planner.tournament.usual_lr)
         elif recovery.lr is None:
             lr = self.attempts.trials(name, shape_key(steps), self._rate, steps, recovery)
             if lr is None:
@@ -172,16 +176,20 @@ class ShapeSearch:
         """The learning rate of a recovery, looked for once for every kind of shape."""
 
         def look() -> float:
-            task, scratch = recovery.data(self.attempts.task), self.context.apart()
-            model = take_steps(self.attempts.original, steps, self.attempts.task, scratch, self.attempts.journal)
+            task, scratch = recovery.data(self.attempts.task), self.context.fork()
+            model = take_steps(self.attempts.original, steps, self.attempts.task, scratch, self.attempts.store)
             recalibrate(model, task.calibration)
             softness = {"temperature": recovery.temperature, "alpha": recovery.alpha}
-            teach = teacher_terms(guide, model, task, self.context, **softness) if (guide := self.context.guide) else []
+            teach = (
+                teacher_terms(guide, model, task, self.context, **softness)
+                if (guide := self.context.teacher_or_original)
+                else []
+            )
             return find_rate(model, task, recovery.training(task), self.context, teach=teach, label=recovery.name())
 
         kind = next(iter(self.planner.won), "any shape")
         with timed(self.attempts.seconds, "learning rate"):
-            return float(self.attempts.journal.remember(f"learning rate of {kind}", look))
+            return float(self.attempts.store.get_or_compute(f"learning rate of {kind}", look))
 
     def _train_on(self, found: Attempt) -> None:
         """A longer recovery of a near miss, unless one before has shown that it brings less."""
@@ -193,45 +201,47 @@ class ShapeSearch:
         self.trainings += 1
         self.gain = found.drop - longer.drop if longer else 0.0
 
-    def _plan(self, ease: float) -> Steps | None:
-        """The kind of shape that won the race of the goal is taken for an easier one, too."""
+    def _plan(self, relaxation: float) -> Steps | None:
+        """The kind of shape that won the tournament of the goal is taken for an easier one, too."""
         if self.tried and self.planner.won:
-            steps = self.planner.plan(self.whole, ease=ease, kinds=tuple(self.planner.won))
+            steps = self.planner.plan(self.whole, relaxation=relaxation, kinds=tuple(self.planner.won))
             if steps is not None:
                 return steps
-        return self.planner.plan(self.whole, ease=ease)
+        return self.planner.plan(self.whole, relaxation=relaxation)
 
-    def _next(self, ease: float) -> float | None:
+    def _next(self, relaxation: float) -> float | None:
         """How far the next attempt may exceed the goal; None where there is nothing more to try."""
         budget = self.goal.max_drop
-        points = [*(Point(attempt.need, attempt.drop) for attempt in self.tried), *self.bounds]
+        points = [*(Point(attempt.cost_ratio, attempt.drop) for attempt in self.tried), *self.bounds]
         if not points:
-            return ease  # what was planned has failed: there may be another shape
-        inside, outside = bracket(points, Point(self.whole.worst, 0.0), budget)
-        if inside.need <= 1:
+            return relaxation  # what was planned has failed: there may be another shape
+        inside, outside = bracket(points, Point(self.whole.worst_ratio, 0.0), budget)
+        if inside.cost_ratio <= 1:
             return None
         if outside is None:
             return self._harder()
-        need = next_need(inside, outside, budget)
-        if need is None:
+        cost_ratio = next_cost_ratio(inside, outside, budget)
+        if cost_ratio is None:
             return None
         self.context.progress.say(
-            f"stepping back to {need:.2f} times what the goal allows: at {inside.need:.2f} {inside.drop:.2f} points "
-            f"are lost, at {outside.need:.2f} {outside.drop:.2f}"
+            f"stepping back to {cost_ratio:.2f} times what the goal allows: {inside.drop:.2f} points are lost at "
+            f"{inside.cost_ratio:.2f}, {outside.drop:.2f} at {outside.cost_ratio:.2f}"
         )
-        return need / self.aim  # the plan keeps that much room
+        return cost_ratio / self.margin  # the plan keeps that much room
 
     def _harder(self) -> float | None:
         """Once more, cutting further, because what was within the budget turned out slower than it was planned."""
         best = self._best()
         if self.pushed or best is None or not best.steps:
             return None
-        need, self.pushed = best.need, True
-        self.context.progress.say(f"the result needs {need:.2f} times what the goal allows: cutting further")
-        if need > SPOILED:
-            self.pricer.measure_anew()
-            self.whole = self.pricer("original int8=True" if self.int8 else "original", lambda: self.attempts.original)
-        return 1 / min(max(need, HARDER), SPOILED)
+        cost_ratio, self.pushed = best.cost_ratio, True
+        self.context.progress.say(f"the result costs {cost_ratio:.2f} times what the goal allows: cutting further")
+        if cost_ratio > SPOILED:
+            self.cost_model.measure_anew()
+            self.whole = self.cost_model(
+                "original int8=True" if self.int8 else "original", lambda: self.attempts.original
+            )
+        return 1 / min(max(cost_ratio, HARDER), SPOILED)
 
     def _time_is_left(self) -> bool:
         """Whether another attempt ends within the goal's budget of time: a short training where the time says how long
@@ -255,35 +265,40 @@ class ShapeSearch:
         """The network after the steps, trained, deployed and judged; None where any of that fails."""
         trained_on = any(shape_of(one.steps) == shape_of(steps) for one in self.tried)
         key = f"{name}: {steps!r}" if trained_on or not steps else shape_key(steps)
-        remember = partial(self.attempts.journal.remember, f"outcome of {name}")
+        remember = partial(self.attempts.store.get_or_compute, f"outcome of {name}")
         known: Any = self.attempts.trials(name, key, remember, partial(self._outcome, steps, name))
         if known is None:
             return None
         self.context.log.trials.extend(Trial(**row) for row in known["states"])
         self.context.log.curves.extend(Curve(**row | {"name": f"{name}, {row['name']}"}) for row in known["curves"])
         edits = [*(Edit.parse(row) for row in known["edits"]), *(self.planner.left(steps) if steps else ())]
-        found = Attempt(name=name, steps=steps, need=known["need"], drop=known["drop"], edits=edits)
+        found = Attempt(name=name, steps=steps, cost_ratio=known["cost_ratio"], drop=known["drop"], edits=edits)
         self.tried.append(found)
         return found
 
     def _outcome(self, steps: Steps, name: str) -> dict[str, Any]:
         """What an attempt gives, as JSON values. Its cost is that of the precision which would be deployed: where the
-        budget was lost in float32 already and int8 was not made, the quote in int8 counts."""
-        own = self.context.apart()
+        budget was lost in float32 already and int8 was not made, the estimate in int8 counts."""
+        own = self.context.fork()
         self.last = None
         model = self.attempts.take(steps, name, own)
         result = self.attempts.deploy(model, name, int8=self.int8, compact=False)
         self.last = (name, result)
-        with timed(self.attempts.seconds, "quotes"):
+        with timed(self.attempts.seconds, "estimates"):
             alike = (result.precision == "int8") == self.int8
             shipped = (result.deployed, result.model, result.precision)
-            quote = self.pricer.shipped(*shipped) if alike else self.pricer(name, lambda: result.model)
+            estimate = self.cost_model.shipped(*shipped) if alike else self.cost_model(name, lambda: result.model)
         drop = result.drop.points
-        mark = state(
-            name, quote, result.scores.shown, self.pricer, drop=drop, accepted=within_budget(drop, self.goal.max_drop)
+        trial = trial_row(
+            name,
+            estimate,
+            result.scores.shown,
+            self.goal.runtime,
+            drop=drop,
+            accepted=within_budget(drop, self.goal.max_drop),
         )
-        rows = {"edits": to_json(own.log.edits), "states": to_json([mark]), "curves": to_json(own.log.curves)}
-        return {"need": quote.worst, "drop": drop, **rows}
+        rows = {"edits": to_json(own.log.edits), "states": to_json([trial]), "curves": to_json(own.log.curves)}
+        return {"cost_ratio": estimate.worst_ratio, "drop": drop, **rows}
 
     def _delivered(self, attempt: Attempt) -> exporting.ExportedArtifacts:
         """The attempt as it is deployed, all its files in the folder."""
@@ -291,12 +306,12 @@ class ShapeSearch:
             with timed(self.attempts.seconds, f"deploy {attempt.name}"):
                 where = self.attempts.task, self.context, self.attempts.folder
                 return exporting.with_compact(self.last[1], *where)
-        scratch = self.context.apart()
+        scratch = self.context.fork()
         model = self.attempts.take(attempt.steps, attempt.name, scratch)
         return self.attempts.deploy(model, attempt.name, int8=self.int8)
 
-    def _pricer(self) -> tuple[CostModel, bool]:
-        """A pricer in the precision that is faster here, or smaller where the goal does not ask for time."""
+    def _make_cost_model(self) -> tuple[CostModel, bool]:
+        """A cost_model in the precision that is faster here, or smaller where the goal does not ask for time."""
         exports = Exports(self.attempts.task)
         plain = self._priced(exports, int8=False)
         if self.goal.runtime in ("torch", "torch.compile"):
@@ -305,14 +320,14 @@ class ShapeSearch:
         before = plain("original", lambda: original)
         key = "original int8=True"
         after = self.attempts.trials("int8", key, small, key, lambda: original)
-        if after is not None and after.worst <= before.worst:
+        if after is not None and after.worst_ratio <= before.worst_ratio:
             return small, True
         self.context.progress.say("int8 is not faster than float32 here: it is left out")
         return plain, False
 
     def _priced(self, exports: Exports, *, int8: bool) -> CostModel:
         attempts, folder = self.attempts, self.attempts.folder / "work"
-        networks = attempts.original, attempts.task, self.goal, attempts.journal
+        networks = attempts.original, attempts.task, self.goal, attempts.store
         return CostModel(*networks, folder, int8=int8, exports=exports)
 
     def why(self, rows: Sequence[Record]) -> list[str]:
@@ -321,19 +336,19 @@ class ShapeSearch:
 
     def _reached(self) -> list[str]:
         """What is reachable at which loss."""
-        points = sorted(self.tried, key=lambda attempt: -attempt.need)
-        listed = [f"{self._cost(one.need)} at {one.drop:.2f} points" for one in points]
+        points = sorted(self.tried, key=lambda attempt: -attempt.cost_ratio)
+        listed = [f"{self._cost(one.cost_ratio)} at {one.drop:.2f} points" for one in points]
         return [f"tried, with what was lost on validation: {'; '.join(listed)}"] if listed else []
 
-    def _cost(self, need: float) -> str:
-        """A need in the unit of the goal, where it has one."""
+    def _cost(self, cost_ratio: float) -> str:
+        """A cost ratio in the unit of the goal, where it has one."""
         [gain, *others] = self.goal.shape_gains
         asked = self.goal.shape_gains[gain]
         if others:
-            return f"{need:.2f} times what the goal allows"
+            return f"{cost_ratio:.2f} times what the goal allows"
         if gain == "speedup":
-            return f"{asked / need:.2f}x"
-        return f"{need * asked:.2f} ms" if gain == "latency_ms" else f"{need * asked:,.0f} {gain}"
+            return f"{asked / cost_ratio:.2f}x"
+        return f"{cost_ratio * asked:.2f} ms" if gain == "latency_ms" else f"{cost_ratio * asked:,.0f} {gain}"
 
     def _limits(self) -> list[str]:
         """What the precision alone gains here."""

@@ -22,7 +22,7 @@ from gossamer.measure import Runner, evaluate
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.runtime.runners import open_runner
 from gossamer.search.checkpoint_store import CheckpointStore
-from gossamer.search.cost_model import AIM, CostModel
+from gossamer.search.cost_model import SAFETY_MARGIN, CostModel
 from gossamer.search.plan import Planner, shape_of
 from gossamer.train.teacher_outputs import LAYOUT, TeacherOutputs
 from gossamer.train.teachers import Ensemble, ExternalModel, gives_outputs_only
@@ -102,9 +102,9 @@ def as_found(weight: Tensor) -> Constraint | None:
 
 
 def searched(
-    teacher: nn.Module, task: Task, goal: Goal, context: Context, journal: CheckpointStore, work: Path
+    teacher: nn.Module, task: Task, goal: Goal, context: Context, store: CheckpointStore, work: Path
 ) -> nn.Module:
-    """A student for a goal, cut out of the teacher: the shapes that meet it by measurement race against each other,
+    """A student for a goal, cut out of the teacher: the shapes that meet it by measurement compete,
     as in `compress`. Bytes are those of its weights in float32."""
     if isinstance(teacher, Ensemble):
         teacher = next((one for one in teacher.members if not gives_outputs_only(one)), teacher)
@@ -114,13 +114,13 @@ def searched(
         limit = goal.file_limit(FLOAT_BYTES * sum(p.numel() for p in teacher.parameters()))
         params = min(int(limit / FLOAT_BYTES), goal.params or int(limit))
         goal = Goal(**{**asdict(goal), "file_bytes": None, "compression_ratio": None, "params": params})
-    pricer = CostModel(teacher, task, goal, journal, work, int8=False)
-    whole = pricer("original", lambda: teacher)
-    if whole.worst <= AIM:
+    cost_model = CostModel(teacher, task, goal, store, work, int8=False)
+    whole = cost_model("original", lambda: teacher)
+    if whole.worst_ratio <= SAFETY_MARGIN:
         raise BadInput("the teacher itself meets the goal; ask for less, or name a student")
     reference = evaluate(open_runner("torch", teacher, threads=goal.threads), task).value
     planner = Planner(
-        teacher, task, replace(context, original=teacher), journal, pricer, RecoveryDistillation(epochs=4), reference
+        teacher, task, replace(context, original=teacher), store, cost_model, RecoveryDistillation(epochs=4), reference
     )
     steps = planner.plan(whole)
     if steps is None:

@@ -108,7 +108,7 @@ class Method(KnownArguments, ABC):
             BadInput: the method needs more of the task than was given, or does not fit the model.
             NoEffect: nothing matched.
         """
-        own, data = (context or Context()).apart(**settings), task_of(task, self.name())
+        own, data = (context or Context()).fork(**settings), task_of(task, self.name())
         if self.needed() == "labels" and isinstance(data, PartialTask):
             raise BadInput(f"{self.name()} needs training data with labels: give a task, method(model, task)")
         changed = self.apply(model, data, own)

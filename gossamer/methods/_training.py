@@ -93,8 +93,10 @@ class Retrain(Trained):
             The trained model and its history.
         """
         taught: list[Distillation] = []
-        if self.alpha < 1 and context.guide is not None:
-            taught = teacher_terms(context.guide, model, task, context, temperature=self.temperature, alpha=self.alpha)
+        if self.alpha < 1 and context.teacher_or_original is not None:
+            taught = teacher_terms(
+                context.teacher_or_original, model, task, context, temperature=self.temperature, alpha=self.alpha
+            )
         try:
             return self.train_with([*teach, *taught], model, task, context, part=part, after_step=after_step, **changes)
         finally:

@@ -1,1 +1,1 @@
-"""The search for what reaches a goal: shapes by their measured cost, and a race between them."""
+"""The search for what reaches a goal: shapes by their measured cost, and a tournament between them."""

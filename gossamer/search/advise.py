@@ -73,7 +73,7 @@ class Advice:
 def advise(
     model: nn.Module, example_inputs: tuple[Any, ...], goal: Goal, *, progress: Progress | None = None
 ) -> list[Advice]:
-    """What the schemes could save in the unit of the goal's first gain, the most first; each alone, at one strength.
+    """What the schemes could save in the unit of the goal's first gain, the most first; each alone, at one ratio.
 
     Time is that of the whole network on the goal's runtime, against float32; bytes are those of parameters and codes.
     Single layers are looked at in `search.replacement_search`. Weights need not be trained.
@@ -112,9 +112,9 @@ class Adviser:
         self.task = Task(
             name="advice", train=[batch], validation=[batch], test=[batch], calibration=[batch], example_inputs=inputs
         )
-        self.pricer = self._pricer(int8=False)
-        self.whole = self.pricer("original", lambda: self.model)
-        self.costs = self.pricer.layer_costs()
+        self.cost_model = self._make_cost_model(int8=False)
+        self.whole = self.cost_model("original", lambda: self.model)
+        self.costs = self.cost_model.layer_costs()
         self.where = where(self.model, self.costs, UNITS[self.unit])
 
     def advice(self) -> list[Advice]:
@@ -132,7 +132,7 @@ class Adviser:
                 found += part()
         return sorted(found, key=lambda row: -row.times)
 
-    def _pricer(self, *, int8: bool) -> CostModel:
+    def _make_cost_model(self, *, int8: bool) -> CostModel:
         return CostModel(self.model, self.task, self.goal, CheckpointStore(None, ""), self.folder, int8=int8)
 
     def _row(self, scheme: str, times: float, tried: str, reason: str, **more: Any) -> Advice:
@@ -141,10 +141,10 @@ class Adviser:
     def _times(self, steps: Sequence[Method]) -> float:
         """How many times cheaper the whole network is after the steps."""
         rough = [step.roughly() for step in steps]
-        quote = self.pricer(repr(steps), lambda: apply_steps(self.model, rough, self.task, Context()))
-        if quote.speedup is not None:
-            return quote.speedup
-        return self.whole.macs / quote.macs if self.unit == "macs" else self.whole.params / quote.params
+        estimate = self.cost_model(repr(steps), lambda: apply_steps(self.model, rough, self.task, Context()))
+        if estimate.speedup is not None:
+            return estimate.speedup
+        return self.whole.macs / estimate.macs if self.unit == "macs" else self.whole.params / estimate.params
 
     def _int8(self) -> list[Advice]:
         if self.unit == "size":
@@ -153,7 +153,7 @@ class Adviser:
             return []
         if self.goal.runtime in ("torch", "torch.compile"):
             return [self._row("int8", 1.0, "none", f"{self.goal.runtime} runs float32 here")]
-        times = self._pricer(int8=True)("int8", lambda: self.model).speedup or 1.0
+        times = self._make_cost_model(int8=True)("int8", lambda: self.model).speedup or 1.0
         reason = f"8-bit kernels for all layers; {self.where}"
         if times < HELPS:
             reason = f"{self.goal.runtime} has no faster 8-bit kernels for this network here"

@@ -25,12 +25,12 @@ from gossamer.search.widths import ranked_widths, uniform_widths
 from gossamer.train import recalibrate
 
 Steps = tuple[Method, ...]
-STRENGTHS = 32  # of a cut in width that are told apart
+RATIOS = 32  # of a cut in width that are told apart
 
 
 @dataclass(frozen=True)
 class SearchAxis:
-    """Shapes by strength: `steps(s)` for s in [0, 1]; a larger s never costs more. grid: the strengths that differ."""
+    """Shapes by ratio: `steps(r)` for r in [0, 1]; a larger r never costs more. grid: the ratios that differ."""
 
     name: str
     grid: tuple[float, ...]
@@ -86,11 +86,11 @@ def _mean_loss(model: nn.Module, task: Task, sample: Sequence[object]) -> float:
     return sum(float(loss_of(task, model, batch)) for batch in sample) / len(sample)
 
 
-def depth_family(order: Sequence[str]) -> SearchAxis:
+def depth_axis(order: Sequence[str]) -> SearchAxis:
     """Remove more and more blocks."""
 
-    def steps(strength: float) -> Steps:
-        count = round(strength * len(order))
+    def steps(ratio: float) -> Steps:
+        count = round(ratio * len(order))
         return (BlockRemoval(names=tuple(sorted(order[:count]))),) if count else ()
 
     grid = tuple(k / len(order) for k in range(1, len(order) + 1))
@@ -142,17 +142,17 @@ def cheapest_first(
     return [swap for _, swap in sorted(moves, key=lambda move: move[0])]
 
 
-def layer_family(moves: Sequence[Replacement]) -> SearchAxis:
+def layer_axis(moves: Sequence[Replacement]) -> SearchAxis:
     """Cheaper modules for more and more layers."""
 
-    def steps(strength: float) -> Steps:
-        last = {swap.layer: swap.step for swap in moves[: round(strength * len(moves))]}
+    def steps(ratio: float) -> Steps:
+        last = {swap.layer: swap.step for swap in moves[: round(ratio * len(moves))]}
         return together(last.values())
 
     return SearchAxis("cheaper layers", tuple(k / len(moves) for k in range(1, len(moves) + 1)), steps)
 
 
-def width_family(
+def width_axis(
     model: nn.Module,
     task: Task,
     *,
@@ -173,17 +173,17 @@ def width_family(
         name: score for name, score in channels.channel_scores(element_scores(base, "l2")).items() if name in groups
     }
 
-    def steps(strength: float) -> Steps:
+    def steps(ratio: float) -> Steps:
         if costs is None:
-            widths = uniform_widths(sizes, strength, round_to=round_to)
+            widths = uniform_widths(sizes, ratio, round_to=round_to)
         else:
             per_unit = {n: sum(costs.get(layer, 0.0) for layer in g.layers) / g.size for n, g in groups.items()}
-            widths = ranked_widths(scores, per_unit, strength, round_to=round_to)
+            widths = ranked_widths(scores, per_unit, ratio, round_to=round_to)
         smaller = {name: width for name, width in widths.items() if width < sizes[name]}
         return (*before, ChannelPruning(widths=smaller, reconstruct=reconstruct)) if smaller else before
 
     distinct: dict[str, float] = {}
-    for k in range(1, STRENGTHS):
-        distinct.setdefault(repr(steps(k / STRENGTHS)), k / STRENGTHS)
+    for k in range(1, RATIOS):
+        distinct.setdefault(repr(steps(k / RATIOS)), k / RATIOS)
     distinct.pop(repr(before), None)
     return SearchAxis(name, tuple(distinct.values()), steps)

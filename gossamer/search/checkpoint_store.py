@@ -26,7 +26,7 @@ FORMAT = "journal 4"  # what is remembered of a step; work in another format is 
 
 
 class CheckpointStore:
-    """Named results of the steps of one job. A step that is in the journal is not done again.
+    """Named results of the steps of one job. A step that is in the store is not done again.
 
     With a folder, every result is written before the next step starts: numbers to `journal.json`, networks to
     `<step>.safetensors`. Timings are results too, so a job that goes on decides as it would have.
@@ -52,14 +52,14 @@ class CheckpointStore:
         self.fingerprint = fingerprint
         self._write()
 
-    def remember(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The JSON value of this step: from the journal, else computed and kept."""
+    def get_or_compute(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The JSON value of this step: from the store, else computed and kept."""
         if name not in self.results:
             self.results[name] = json.loads(json.dumps(compute()))
             self._write()
         return self.results[name]
 
-    def remember_model(
+    def get_or_compute_model(
         self, name: str, before: nn.Module, step: Callable[[nn.Module], tuple[nn.Module, Any]]
     ) -> tuple[nn.Module, Any]:
         """What a step makes of a network, and the JSON value that comes with it.
@@ -104,10 +104,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def take_step(
-    step: Method, model: nn.Module, name: str, task: Task, context: Context, journal: CheckpointStore
+    step: Method, model: nn.Module, name: str, task: Task, context: Context, store: CheckpointStore
 ) -> nn.Module:
     """The network after a step, whose edits and curves go to the run. It has a folder of its own below the run's for
-    its checkpoints; what was done before a kill comes from the journal where it can."""
+    its checkpoints; what was done before a kill comes from the store where it can."""
 
     def work(before: nn.Module) -> tuple[nn.Module, Any]:
         folder = context.folder / name.replace(", ", "-").replace(" ", "-") if context.folder is not None else None
@@ -118,20 +118,20 @@ def take_step(
             shutil.rmtree(folder)
         return changed.model, {"edits": to_json(changed.edits), "curves": to_json(changed.curves)}
 
-    model, kept = journal.remember_model(name, model, work)
+    model, kept = store.get_or_compute_model(name, model, work)
     context.log.edits.extend(Edit.parse(edit) for edit in kept["edits"])
     context.log.curves.extend(Curve(**curve) for curve in kept["curves"])
     return model
 
 
 def take_steps(
-    original: nn.Module, steps: Sequence[Method], task: Task, context: Context, journal: CheckpointStore
+    original: nn.Module, steps: Sequence[Method], task: Task, context: Context, store: CheckpointStore
 ) -> nn.Module:
-    """The network after the steps. A step is in the journal under all that was done until then, so that what another
+    """The network after the steps. A step is in the store under all that was done until then, so that what another
     candidate began with is not done again."""
     model = copy_network(original)
     for number, step in enumerate(steps):
-        model = take_step(step, model, step_name(steps[: number + 1]), task, context, journal)
+        model = take_step(step, model, step_name(steps[: number + 1]), task, context, store)
     return model.eval()
 
 

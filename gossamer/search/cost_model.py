@@ -23,19 +23,19 @@ from gossamer.search.exports import Exports
 
 ROUNDS, SECONDS = 24, 3  # of one timing, at most: where the machine is busy, it needs as many
 ROUGH = 8  # samples that rough ranges are taken from: no time depends on them
-AIM = 0.97  # of what the goal allows: the final measurement, at another moment, should still be inside
+SAFETY_MARGIN = 0.97  # of what the goal allows: the final measurement, at another moment, should still be inside
 # The same, of times where no second training would mend it. Shapes are chosen by the ratio of the fastest runs, results
 # judged by that of the medians: of one network on a shared machine 2.7 to 3.2, and 2.5 to 3.1.
-SURE_AIM = 0.88
+CAREFUL_MARGIN = 0.88
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class CostEstimate:
     """Costs of one network. latency_ms: median; speedup: over the original, timed side by side (None: the goal does not
-    ask for time). The needs go by the fastest runs of both, because what else the machine does while a job plans must
+    ask for time). The ratios go by the fastest runs of both, because what else the machine does while a job plans must
     not choose the shape.
 
-    needs: for every gain that the goal asks for, cost over what is allowed; all at most 1 where the goal is met.
+    cost_ratios: for every gain that the goal asks for, cost over what is allowed; all at most 1 where the goal is met.
     """
 
     macs: int
@@ -43,10 +43,10 @@ class CostEstimate:
     latency_ms: float | None
     speedup: float | None
     precision: str
-    needs: Mapping[str, float]
+    cost_ratios: Mapping[str, float]
 
     def __repr__(self) -> str:
-        return f"CostEstimate({self.summary()}, {self.precision}, cost ratio {self.worst:.3g})"
+        return f"CostEstimate({self.summary()}, {self.precision}, cost ratio {self.worst_ratio:.3g})"
 
     def summary(self) -> str:
         """`1.20 ms (2.4x), 0.42 M MACs, 3,210 parameters`."""
@@ -56,50 +56,51 @@ class CostEstimate:
         return ", ".join(parts)
 
     @property
-    def worst(self) -> float:
-        """The largest need; at most 1 where the goal is met."""
-        return max(self.needs.values())
+    def worst_ratio(self) -> float:
+        """The largest cost ratio; at most 1 where the goal is met."""
+        return max(self.cost_ratios.values())
 
 
 class CostModel:
-    """Gives quotes. Deployed networks are timed with int8 weights and activations where the goal's runtime has them."""
+    """Gives estimates. Deployed networks are timed with int8 weights and activations where the goal's runtime has
+    them."""
 
     def __init__(
         self,
         original: nn.Module,
         task: Task,
         goal: Goal,
-        journal: CheckpointStore,
+        store: CheckpointStore,
         folder: Path,
         *,
         int8: bool,
         exports: Exports | None = None,
     ) -> None:
-        self.original, self.task, self.goal, self.journal, self.int8 = original, task, goal, journal, int8
+        self.original, self.task, self.goal, self.store, self.int8 = original, task, goal, store, int8
         self.exports = exports or Exports(task)
         self.inputs = first_samples(task.validation, goal.batch)
         self.timed = bool(goal.time_gains)
         self.deployed = goal.runtime in ("onnxruntime", "openvino")
         self._reference: Runner | None = None
         self.anew = 0
-        self.folder = folder / "quotes"
+        self.folder = folder / "estimates"
         self.folder.mkdir(exist_ok=True)
 
     def __call__(self, key: str, build: Callable[[], nn.Module]) -> CostEstimate:
-        """The quote of a network; `key` names it in the journal."""
-        name = f"quote {key}" + (f", measured anew {self.anew}" if self.anew else "")
-        return CostEstimate(**self.journal.remember(name, lambda: asdict(self._quote(build()))))
+        """The estimate of a network; `key` names it in the store."""
+        name = f"estimate {key}" + (f", measured anew {self.anew}" if self.anew else "")
+        return CostEstimate(**self.store.get_or_compute(name, lambda: asdict(self._estimate(build()))))
 
     def measure_anew(self) -> None:
-        """From now on, give new quotes for networks that have one: the machine was too busy for the old ones."""
+        """From now on, give new estimates for networks that have one: the machine was too busy for the old ones."""
         self.anew += 1
 
-    def _quote(self, model: nn.Module) -> CostEstimate:
+    def _estimate(self, model: nn.Module) -> CostEstimate:
         source, precision = self._deploy(model, "candidate") if self.timed else (None, "float32")
         return self._of(model, source, precision, shipped=False)
 
     def shipped(self, deployed: Path, model: nn.Module, precision: str) -> CostEstimate:
-        """The quote of what will really be shipped, by medians as in the final table.
+        """The estimate of what will really be shipped, by medians as in the final table.
 
         Args:
             deployed: the exported file.
@@ -112,7 +113,7 @@ class CostModel:
         return self._of(model, deployed if self.deployed else model, precision, shipped=True)
 
     def _of(self, model: nn.Module, source: Any, precision: str, *, shipped: bool) -> CostEstimate:
-        """shipped: whether the needs go by medians, else by the fastest runs."""
+        """shipped: whether the ratios go by medians, else by the fastest runs."""
 
         def typical(found: Latency) -> float:
             return found.median_ms if shipped else found.min_ms
@@ -132,7 +133,7 @@ class CostModel:
             latency_ms=median,
             speedup=speedup,
             precision=precision,
-            needs=needs(self.goal.shape_gains, speedup=speedup, **costs_by_gain),
+            cost_ratios=cost_ratios(self.goal.shape_gains, speedup=speedup, **costs_by_gain),
         )
 
     def reference(self) -> Runner:
@@ -148,7 +149,7 @@ class CostModel:
         """What each layer of the original costs in the unit of the goal: time on the runtime where it asks for
         time and the runtime can tell, else multiply-adds or parameters."""
         if self.timed and self.deployed:
-            return dict(self.journal.remember("layer times", self._layer_times))
+            return dict(self.store.get_or_compute("layer times", self._layer_times))
         rows = layer_costs(self.original, self.task.example_inputs)
         by_size = set(self.goal.shape_gains) == {"params"}
         return {row.name: float(row.params if by_size else row.macs) for row in rows}
@@ -174,7 +175,7 @@ class CostModel:
         return steady_latency(runners, self.inputs, tries=tries, repeats=ROUNDS, warmup=3, seconds=SECONDS)
 
 
-def needs(gains: Mapping[str, float], **costs: float | None) -> dict[str, float]:
+def cost_ratios(gains: Mapping[str, float], **costs: float | None) -> dict[str, float]:
     """For every gain asked for: cost over what is allowed (1 = just met)."""
     found = {}
     for gain, asked in gains.items():

@@ -40,7 +40,7 @@ class Exports:
     blocks, gets that graph with weights of its own, without the exporter, which takes seconds; the outputs are compared
     with the network's, and where they differ, the network is exported.
 
-    Example: a pricer of one job writes all its candidates with the same `Exports`.
+    Example: a cost_model of one job writes all its candidates with the same `Exports`.
     """
 
     task: Task

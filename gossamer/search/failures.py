@@ -18,10 +18,10 @@ LONGEST = 300  # characters of a reason
 
 @dataclass(frozen=True)
 class FailureGuard:
-    """Runs what belongs to one candidate. What raises is in the journal with its reason, so that a job that goes on
+    """Runs what belongs to one candidate. What raises is in the store with its reason, so that a job that goes on
     leaves out the same."""
 
-    journal: CheckpointStore
+    store: CheckpointStore
     progress: Progress
 
     def __call__(self, name: str, key: str, compute: Callable[P, T], *args: P.args, **options: P.kwargs) -> T | None:
@@ -36,17 +36,17 @@ class FailureGuard:
                 raise
             why = failure_reason(error)
         gc.collect()  # the error held what filled the memory
-        self.journal.leave(key, name, why)
+        self.store.leave(key, name, why)
         self.progress.say(f"left out: {name}: {why}")
         return None
 
     def failed(self, key: str) -> bool:
         """Whether this trial has failed."""
-        return key in self.journal.left
+        return key in self.store.left
 
     def rows(self) -> list[Edit]:
         """What was left out, and why, for the history."""
-        return [left_alone(name, why) for name, why in dict.fromkeys(map(tuple, self.journal.left.values()))]
+        return [left_alone(name, why) for name, why in dict.fromkeys(map(tuple, self.store.left.values()))]
 
 
 def ends_the_job(error: BaseException) -> bool:

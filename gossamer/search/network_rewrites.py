@@ -42,18 +42,18 @@ def _takes(form: NetworkCandidate, model: nn.Module, task: Task) -> bool:
     return True
 
 
-def rewrite_families(
-    model: nn.Module, task: Task, journal: CheckpointStore, trials: FailureGuard | None = None
+def rewrite_axes(
+    model: nn.Module, task: Task, store: CheckpointStore, trials: FailureGuard | None = None
 ) -> list[SearchAxis]:
-    """A family of each kind that the network takes."""
+    """A search axis for each kind that the network takes."""
     known = kinds()
 
     def of_kind(kind: str, names: Sequence[str]) -> SearchAxis:
         steps = [(form.step,) for form in known[kind] if form.what in names]
         grid = tuple(k / len(steps) for k in range(1, len(steps) + 1))
-        return SearchAxis(kind, grid, lambda strength: steps[round(strength * len(steps)) - 1])
+        return SearchAxis(kind, grid, lambda ratio: steps[round(ratio * len(steps)) - 1])
 
     def look() -> dict[str, list[str]]:
         return {kind: [form.what for form in taken(model, task, forms, trials)] for kind, forms in known.items()}
 
-    return [of_kind(kind, names) for kind, names in journal.remember("rewrites", look).items() if names]
+    return [of_kind(kind, names) for kind, names in store.get_or_compute("rewrites", look).items() if names]

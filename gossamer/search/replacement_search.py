@@ -13,7 +13,7 @@ from gossamer.core.task import Task
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.restructure._rewrite import BlockReplacement
 from gossamer.ptq.isolated_layers import isolated_costs
-from gossamer.search.axes import SearchAxis, Steps, cheapest_first, layer_family, swap_losses
+from gossamer.search.axes import SearchAxis, Steps, cheapest_first, layer_axis, swap_losses
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CostModel
 from gossamer.search.failures import FailureGuard, left_alone
@@ -25,16 +25,17 @@ DOUBT = 1.15  # times: what is measured alone may be so far from what it is in t
 
 @dataclass(frozen=True)
 class ReplacementSearch:
-    """What cheaper modules for single layers can do for a goal. Everything measured is in the journal."""
+    """What cheaper modules for single layers can do for a goal. Everything measured is in the store."""
 
     original: nn.Module
     task: Task
     context: Context
-    journal: CheckpointStore
-    pricer: CostModel
+    store: CheckpointStore
+    cost_model: CostModel
 
-    def family(self, worst: float, limit: float) -> SearchAxis | None:
-        """Cheaper modules for more and more layers; None where all of them together do not bring the need of the uncut
+    def axis(self, worst: float, limit: float) -> SearchAxis | None:
+        """Cheaper modules for more and more layers; None where all of them together do not bring the cost ratio of the
+        uncut
         network, `worst`, within the limit."""
         if not self._enough(self._at_most(), worst, limit):
             return None
@@ -43,7 +44,7 @@ class ReplacementSearch:
             return None
         saved = sum(swaps[-1].saved for swaps in found.swaps.values())
         moves = self._moves(found) if self._enough(saved, worst, DOUBT * limit) else []
-        return layer_family(moves) if moves else None
+        return layer_axis(moves) if moves else None
 
     def some(self, worst: float, limit: float) -> Steps | None:
         """The half of the cheaper modules that is missed least, where layers that may have some have most of the
@@ -51,7 +52,7 @@ class ReplacementSearch:
         if self._at_most() < MOST / 2:
             return None
         moves = self._moves(self._found())
-        return layer_family(moves).steps(0.5) if len(moves) > 1 else None
+        return layer_axis(moves).steps(0.5) if len(moves) > 1 else None
 
     def left(self, steps: Sequence[Any]) -> list[Edit]:
         """Which layers the steps leave as they are, and why, for the history."""
@@ -71,11 +72,11 @@ class ReplacementSearch:
         return rows
 
     def _reasons(self) -> dict[str, str]:
-        return reasons_to_leave(self.original, self.pricer.layer_costs())
+        return reasons_to_leave(self.original, self.cost_model.layer_costs())
 
     def _at_most(self) -> float:
         """The share of the network's cost that may be saved, as long as nothing is measured."""
-        costs, reasons = self.pricer.layer_costs(), self._reasons()
+        costs, reasons = self.cost_model.layer_costs(), self._reasons()
         worth = sum(cost for name, cost in costs.items() if reasons.get(name) == "")
         return MOST * worth / max(sum(costs.values()), 1e-12)
 
@@ -87,11 +88,11 @@ class ReplacementSearch:
 
     @property
     def _key(self) -> str:
-        return "layers alone" + (f", measured anew {self.pricer.anew}" if self.pricer.anew else "")
+        return "layers alone" + (f", measured anew {self.cost_model.anew}" if self.cost_model.anew else "")
 
     @property
     def _measured(self) -> bool:
-        return self._key in self.journal.results
+        return self._key in self.store.results
 
     def _found(self) -> FoundReplacements:
         names = [name for name, reason in self._reasons().items() if not reason]
@@ -101,21 +102,21 @@ class ReplacementSearch:
                 return compared(self.original, names, self.task.example_inputs, self._compare, self.trials)
 
         # The network can be deployed, some layer of it perhaps not alone.
-        table = self.journal.remember(
+        table = self.store.get_or_compute(
             self._key, lambda: (self.trials("cheaper layers", self._key, measure) or {}) if names else {}
         )
-        return find_swaps(self.original, self.pricer.layer_costs(), table)
+        return find_swaps(self.original, self.cost_model.layer_costs(), table)
 
     @property
     def trials(self) -> FailureGuard:
         """What fails is left out."""
-        return FailureGuard(self.journal, self.context.progress)
+        return FailureGuard(self.store, self.context.progress)
 
     def _compare(self, groups: Any, inputs: Any) -> list[list[float]]:
-        return isolated_costs(groups, inputs, self.pricer.goal, self.pricer.folder, int8=self.pricer.int8)
+        return isolated_costs(groups, inputs, self.cost_model.goal, self.cost_model.folder, int8=self.cost_model.int8)
 
     def _moves(self, found: FoundReplacements) -> list[Replacement]:
-        rises = self.journal.remember(
+        rises = self.store.get_or_compute(
             f"{self._key}: losses",
             lambda: swap_losses(self.original, self.task, found.swaps, self.context, trials=self.trials),
         )

@@ -1,4 +1,4 @@
-"""How many channels each group keeps, for a given strength of the cut."""
+"""How many channels each group keeps, for a given pruning ratio."""
 
 from collections.abc import Mapping
 

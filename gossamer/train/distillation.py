@@ -104,11 +104,12 @@ class Distillation(Soft):
 
     Example:
         >>> from gossamer.core.context import Context
+        >>> from gossamer.core.progress import Quiet
         >>> from gossamer.data import tiny_network, tiny_task
         >>> from gossamer.train import Training, fit
-        >>> lesson = Distillation(tiny_network(), temperature=2.0, alpha=0.5)
-        >>> once = Training(epochs=1, lr=0.05)
-        >>> len(fit(tiny_network(), tiny_task(), once, Context(), teach=[lesson], verbose=False).history)
+        >>> term = Distillation(tiny_network(), temperature=2.0, alpha=0.5)
+        >>> once, quiet = Training(epochs=1, lr=0.05), Context(progress=Quiet())
+        >>> len(fit(tiny_network(), tiny_task(), once, quiet, teach=[term]).history)
         1
 
     Source: Hinton et al. 2015, arXiv:1503.02531.

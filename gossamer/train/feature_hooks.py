@@ -1,11 +1,12 @@
 """Learning from layers inside another network: nothing is changed in either, and nothing is left when it ends.
 
 Forward hooks take the outputs of named layers; adapters, which train with the student, bring them to the teacher's
-shape. Both last as long as a `with tapped(...)`.
+shape. Both last as long as a `with hooked(...)`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -84,7 +85,7 @@ def stages(network: nn.Module, inputs: tuple[Any, ...]) -> dict[tuple[int, int],
 
     hooks = [m.register_forward_hook(partial(note, name)) for name, m in network.named_modules() if name]
     try:
-        _look(network, inputs)
+        _run_once(network, inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -143,31 +144,44 @@ def _unlike(student: Sequence[int], teacher: Sequence[int], where: str) -> BadIn
     )
 
 
+@dataclass(frozen=True)
+class LayerLoss:
+    """How layers of a student are compared with those of its teacher.
+
+    Args:
+        loss: of the features of all pairs.
+        adapt: makes the module that brings a layer of the student to the shape of the teacher's.
+        weight: of the loss, beside the soft loss of the outputs and the task's loss.
+        alone: whether neither of these counts.
+    """
+
+    loss: FeatureLoss
+    adapt: Adapt
+    weight: float = 1.0
+    alone: bool = False
+
+
 class FeatureTerm:
-    """A term of `teach`: weight * loss of the features, and the soft loss of the outputs from the same run of the
-    teacher. With `alone` neither that nor the task's loss counts."""
+    """A term of `teach`: the loss of features, and the soft loss of the outputs from the same run of the teacher."""
 
     def __init__(
         self,
-        taps: tuple[FeatureHooks, FeatureHooks],
+        hooks: tuple[FeatureHooks, FeatureHooks],
         adapters: Sequence[nn.Module],
         distillation: Distillation,
-        loss: FeatureLoss,
-        weight: float,
-        alone: bool,
+        layers: LayerLoss,
     ) -> None:
-        self.taps, self.adapters, self.distillation = taps, adapters, distillation
-        self.loss, self.weight, self.alone = loss, weight, alone
+        self.hooks, self.adapters, self.distillation, self.layers = hooks, adapters, distillation, layers
 
     @property
     def hard_weight(self) -> float:
         """The weight that is left to the task's own loss."""
-        return 0.0 if self.alone else self.distillation.hard_weight
+        return 0.0 if self.layers.alone else self.distillation.hard_weight
 
     def described(self) -> str:
         """With its layers."""
-        layers = ", ".join(f"{s} from {t}" for s, t in zip(*(one.layers for one in self.taps)))
-        return f"{self.weight} {called(self.loss)} of {layers}, alone {self.alone}, {self.distillation.described()}"
+        pairs, own = ", ".join(f"{s} from {t}" for s, t in zip(*(one.layers for one in self.hooks))), self.layers
+        return f"{own.weight} {called(own.loss)} of {pairs}, alone {own.alone}, {self.distillation.described()}"
 
     def at(self, progress: float) -> None:
         """Follow the schedules of the soft loss."""
@@ -176,10 +190,10 @@ class FeatureTerm:
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """A scalar."""
         expected = self.distillation.asked(*inputs)  # the layers must run
-        student, teacher = (taps() for taps in self.taps)
+        student, teacher = (features() for features in self.hooks)
         matched = [of_one_size(adapt(s), t) for adapt, s, t in zip(self.adapters, student, teacher)]
-        total = self.weight * self.loss([s for s, _ in matched], [t for _, t in matched])
-        if self.alone or self.hard_weight == 1:
+        total = self.layers.weight * self.layers.loss([s for s, _ in matched], [t for _, t in matched])
+        if self.layers.alone or self.hard_weight == 1:
             return total
         return total + self.distillation.soft(outputs, expected, target)
 
@@ -197,12 +211,9 @@ def hooked(
     student: nn.Module,
     distillation: Distillation,
     pairs: Sequence[Pair],
-    loss: FeatureLoss,
+    layers: LayerLoss,
     *,
     inputs: tuple[Any, ...],
-    adapt: Adapt,
-    weight: float = 1.0,
-    alone: bool = False,
     seed: int = 0,
 ) -> Iterator[FeatureTerm]:
     """Within, a term for `fit(student, ..., teach=[term])` that compares pairs of layers of student and teacher.
@@ -218,21 +229,21 @@ def hooked(
         cleared.callback(ours.remove)
         theirs = FeatureHooks(distillation.teacher, [t for _, t in pairs], "teacher")
         cleared.callback(theirs.remove)
-        _look(student, inputs)
-        _look(distillation.teacher, inputs)
+        _run_once(student, inputs)
+        _run_once(distillation.teacher, inputs)
         shapes = [(s.shape, t.shape) for s, t in zip(ours(), theirs())]
         with own_randomness():
             seed_everything(seed, 0)
             adapters = [
-                adapt(s, t, f"layers {a!r} of the student and {b!r} of the teacher")
+                layers.adapt(s, t, f"layers {a!r} of the student and {b!r} of the teacher")
                 for (s, t), (a, b) in zip(shapes, pairs)
             ]
         cleared.enter_context(attached(student, adapters))
-        yield FeatureTerm((ours, theirs), adapters, distillation, loss, weight, alone)
+        yield FeatureTerm((ours, theirs), adapters, distillation, layers)
 
 
 @torch.no_grad()
-def _look(network: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _run_once(network: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Run an example through, in eval mode."""
     home = next(network.parameters(), torch.zeros(0))
     with evaluating(network):

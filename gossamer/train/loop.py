@@ -119,7 +119,6 @@ def fit(
     after_step: AfterStep | None = None,
     checkpoint: Path | None = None,
     label: str = "training",
-    verbose: bool = True,
 ) -> TrainingResult:
     """Train `model` in place on `task.train`, and keep the weights that are best on `task.validation`.
 
@@ -132,14 +131,14 @@ def fit(
         model: comes back on its device, in eval mode.
         task: data, loss and metric.
         training: the hyper-parameters.
-        context: seed, device and progress; the learning curve is put into its log.
+        context: seed, device and progress (messages to the logger "gossamer", unless it has its own); the learning
+            curve is put into its log.
         teach: terms besides the task's loss, such as `Distillation`.
         after_step: called after every step, in every process alike; it may change tensors of the model in place. What
             it must remember it keeps in buffers of the model, which checkpoints hold.
         checkpoint: a file. The same call after a kill goes on where it stopped (on CPU to the same bits) and, once
             finished, returns the result at once.
         label: names the training in messages.
-        verbose: whether it speaks.
 
     Returns:
         The network and its history.
@@ -151,13 +150,14 @@ def fit(
 
     Example:
         >>> from gossamer.core.context import Context
+        >>> from gossamer.core.progress import Quiet
         >>> from gossamer.data import tiny_network, tiny_task
-        >>> result = fit(tiny_network(), tiny_task(), Training(epochs=1, lr=0.05), Context(), verbose=False)
+        >>> result = fit(tiny_network(), tiny_task(), Training(epochs=1, lr=0.05), Context(progress=Quiet()))
         >>> len(result.history), result.model.training
         (1, False)
     """
     batch_count(task.train, f"task {task.name!r}: the train loader")
-    context = context.spoken(verbose)
+    context = context.with_progress()
     device = device_of(model)
     with (
         own_randomness(),

@@ -213,7 +213,7 @@ def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     record("gossamer.jobs.compression", "compress", ends=True)
     record("gossamer.jobs.distillation", "distill", ends=True)
     record("gossamer.train", "fit", ends=True)
-    record("gossamer.cli.loading", "load_data", ends=False, real=True)
+    record("gossamer.cli.loading_data", "load_data", ends=False, real=True)
     record("gossamer.cli.loading", "load_model", ends=False, real=True)
     record("gossamer.measure", "latency", ends=True)
     record("gossamer.measure", "evaluate", ends=False, gives=Evaluation(Top1(), {"score": torch.zeros(4)}))

@@ -9,7 +9,8 @@ import torch
 from conftest import USER_CODE
 from torch import nn
 
-from gossamer.cli.loading import Request, load_data, load_model, ready_to_train
+from gossamer.cli.loading import Request, load_model, ready_to_train
+from gossamer.cli.loading_data import load_data
 from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, CorruptFile, MissingExtra

@@ -59,6 +59,9 @@ def test_bars_of_unknown_length_and_those_that_end_early(monkeypatch: pytest.Mon
 
 def test_library_calls_speak_unless_another_progress_was_chosen() -> None:
     quiet, own = Quiet(), Logged()
-    assert isinstance(Context().spoken(True).progress, Logged)
-    assert Context(progress=own).spoken(True).progress is own and Context(progress=quiet).spoken(True).progress is quiet
-    assert isinstance(Context(progress=own).spoken(False).progress, Quiet) and isinstance(Quiet(), Silent)
+    assert isinstance(Context().with_progress(True).progress, Logged)
+    assert (
+        Context(progress=own).with_progress(True).progress is own
+        and Context(progress=quiet).with_progress(True).progress is quiet
+    )
+    assert isinstance(Context(progress=own).with_progress(False).progress, Quiet) and isinstance(Quiet(), Silent)

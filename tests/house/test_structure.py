@@ -1,6 +1,7 @@
 """The house rules that a machine can check: import directions, who prints, docstrings."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -232,3 +233,69 @@ def test_no_name_has_two_meanings() -> None:
 def test_a_second_definition_is_found() -> None:
     files = {"gossamer.a": "def split(): ...\ndef _own(): ...", "gossamer.b": "class split: ...\ndef _own(): ..."}
     assert meanings(files) == {"split": ["gossamer.a", "gossamer.b"]}
+
+
+MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS, WIDE_FUNCTIONS = 400, 60, 8, 5
+
+
+def repository_sources() -> dict[str, str]:
+    """The text of every file of the package and the benchmarks, by its path."""
+    files = [file for folder in ("gossamer", "benchmarks") for file in sorted((ROOT / folder).rglob("*.py"))]
+    return {str(file.relative_to(ROOT)): file.read_text() for file in files}
+
+
+def functions(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    first = function.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        lines -= (first.end_lineno or 0) - first.lineno + 1
+    return lines
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Parameters of a function, but for `self` and `cls`."""
+    given = function.args
+    names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return len([name for name in names if name not in ("self", "cls")]) + bool(given.vararg) + bool(given.kwarg)
+
+
+def is_command(function: ast.FunctionDef | ast.AsyncFunctionDef, source: str) -> bool:
+    """Whether the command line offers it: `app.command(...)(function)`. Its parameters are the options."""
+    return re.search(rf"\bcommand\(.*\)\({function.name}\)$", source, re.MULTILINE) is not None
+
+
+def test_files_are_short_enough_to_read() -> None:
+    """Too long? Move one idea into a file of its own."""
+    assert {n: len(t.splitlines()) for n, t in repository_sources().items() if len(t.splitlines()) > MAX_LINES} == {}
+
+
+def test_functions_are_short_enough_to_read() -> None:
+    long = {
+        f"{name}: {function.name}": code_lines(function)
+        for name, text in repository_sources().items()
+        for function in functions(text)
+        if code_lines(function) > MAX_FUNCTION_LINES and not is_command(function, text)
+    }
+    assert long == {}
+
+
+def test_hardly_a_function_has_many_parameters() -> None:
+    """Only the widest doors to the library may: what goes together is passed as one value elsewhere."""
+    wide = {
+        f"{name}: {function.name}": parameters(function)
+        for name, text in repository_sources().items()
+        for function in functions(text)
+        if parameters(function) > MAX_PARAMETERS and not is_command(function, text)
+    }
+    assert len(wide) <= WIDE_FUNCTIONS, wide
+
+
+def test_lengths_and_parameters_are_counted() -> None:
+    [plain] = functions('def f(self, a, *b, c=1, **d):\n    """Two\n\n    lines."""\n    return a\n')
+    assert code_lines(plain) == 2 and parameters(plain) == 4
+    assert is_command(plain, 'app.command(epilog="x")(f)') and not is_command(plain, "app.command()(g)")

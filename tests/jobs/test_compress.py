@@ -117,16 +117,16 @@ def test_the_document_tells_which_network_how_it_learned_and_what_classes_lost(r
     assert document.task["budget"] == "5 points are 4.8 of 96 validation samples: 5 may be lost"
     assert (document.task["model"], document.task["name"]) == ("Tiny", "stripes")
     assert document.environment["date"].endswith("UTC")
-    *race, curve = document.curves  # the short trainings of the race come first
+    *rounds, curve = document.curves  # the short trainings of the tournament come first
     assert curve.name.startswith("attempt 1, distill.recover") and len(curve.loss) == 2
-    assert all(one.name == curve.name for one in race)
+    assert all(one.name == curve.name for one in rounds)
     [before, after] = (r for r in document.records if r.what == "score" and r.conditions["split"] == "test")
     rows = document.classes
     assert sum(row.samples for row in rows) == before.n
     for record in (before, after):
         whole = sum(row.samples * row.top1[record.subject] for row in rows) / before.n
         assert whole == pytest.approx(record.value, abs=0.01)
-    assert all(state.brief == state.name.startswith("race") for state in document.states)
+    assert all(state.brief == state.name.startswith("tournament") for state in document.states)
 
 
 def test_the_document_on_disk_is_the_one_in_hand_and_sizes_are_true(result: gossamer.Artifact) -> None:
@@ -269,7 +269,7 @@ def test_a_result_slower_than_planned_is_cut_further_where_that_helps(
         measured = iter(needs)
 
         def slower(self: CostModel, *network: Any) -> CostEstimate:
-            return replace(shipped(self, *network), needs={"params": next(measured)})
+            return replace(shipped(self, *network), cost_ratios={"params": next(measured)})
 
         monkeypatch.setattr(CostModel, "shipped", slower)
         goal = Goal(max_drop=50, params=2_500)
@@ -375,12 +375,12 @@ class OnlyOne:
 
 
 def test_a_finished_job_started_again_trains_nothing(cheap: Ran) -> None:
-    first, journal = cheap.made, cheap.made.folder / "work" / "journal.json"
-    results = set(json.loads(journal.read_text())["results"])
+    first, store = cheap.made, cheap.made.folder / "work" / "journal.json"
+    results = set(json.loads(store.read_text())["results"])
     untrainable = replace(stripes(), train=OnlyOne(stripes().train))
     again = gossamer.compress(learned(), untrainable, recipe=CHEAP, out=first.folder)
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
-    assert set(json.loads(journal.read_text())["results"]) == results
+    assert set(json.loads(store.read_text())["results"]) == results
     assert again.document.dump() == first.document.dump()  # measured once
 
 

@@ -287,8 +287,8 @@ def test_a_student_is_cut_out_of_its_teacher_for_a_goal(tmp_path: Path) -> None:
 
 def test_a_goal_of_bytes_is_one_of_weights_and_impossible_goals_are_said(tmp_path: Path) -> None:
     params = sum(p.numel() for p in learned().parameters())
-    journal = CheckpointStore(tmp_path / "work", "a")
-    cut = searched(learned(), stripes(), Goal(file_bytes=2 * params), Context(), journal, tmp_path / "work")
+    store = CheckpointStore(tmp_path / "work", "a")
+    cut = searched(learned(), stripes(), Goal(file_bytes=2 * params), Context(), store, tmp_path / "work")
     assert sum(p.numel() for p in cut.parameters()) <= params / 2
     with pytest.raises(BadInput, match="itself meets the goal"):
         searched(

@@ -77,7 +77,7 @@ def test_every_option_is_written_so_that_a_later_default_does_not_change_an_old_
         (("seed: 3", "seed: -1"), ["seed = -1 must be in [0, 4294967295]"]),
         (("seed: 3", "seed: 1" + 30 * "0"), ["recipe: seed", "64 bits"]),
         (("seed: 3", "seed: 1" + 5000 * "0"), ["not valid YAML", "digits"]),
-        (("seed: 3", "seed: 2026-01-01"), ["recipe: seed", "is a date; write it in quotes"]),
+        (("seed: 3", "seed: 2026-01-01"), ["recipe: seed", "is a date; write it in estimates"]),
         (("seed: 3", "seed: 3\nseed: 4"), ["not valid YAML", "'seed' occurs twice"]),
         (("seed: 3", "augment: maybe"), ["augment must be true or false, got 'maybe'"]),
         (("int8: false", "int8: 8"), ["int8 must be true or false, got 8"]),

@@ -19,14 +19,14 @@ WHOLE = total_macs(tiny(), task().example_inputs)
 
 def schedule(spent: float, *, minutes: float | None = 5.0, recover: RecoveryDistillation | None = None) -> JobSchedule:
     """Of a job in which a step of the original takes 0.1 s."""
-    journal = CheckpointStore(None, "")
-    journal.results["seconds per step"] = 0.1
+    store = CheckpointStore(None, "")
+    store.results["seconds per step"] = 0.1
     return JobSchedule(
         original=tiny(),
         task=task(),
         goal=Goal(speedup=3, time_budget=minutes),
         context=Context(),
-        journal=journal,
+        store=store,
         seconds={"plan": spent},
         recover=recover or RecoveryDistillation(),
     )
@@ -86,14 +86,14 @@ def test_the_seconds_of_a_step_are_measured_once_and_the_original_stays_as_it_is
     model = learned()
     before = {name: x.clone() for name, x in model.state_dict().items()}
     one = schedule(0)
-    one = JobSchedule(**{**vars(one), "original": model, "task": stripes(), "journal": CheckpointStore(None, "")})
+    one = JobSchedule(**{**vars(one), "original": model, "task": stripes(), "store": CheckpointStore(None, "")})
     assert one.seconds_per_step(WHOLE) == one.seconds_per_step(WHOLE) > 0
     assert all(bool((x == before[name]).all()) for name, x in model.state_dict().items())
 
 
 def test_the_estimate_says_what_will_be_tried_and_how_long_it_takes() -> None:
     line = schedule(0).estimate(6, 2.0)
-    assert line.startswith("estimate: within 5 min 00 s: some 20 shapes are quoted (40.0 s)")
+    assert line.startswith("estimate: within 5 min 00 s: some 20 shapes are estimated (40.0 s)")
     assert "up to 6 trainings of about 1,200 steps (2 min 00 s each)" in line
     assert "estimate: about" in schedule(0, minutes=None).estimate(6, 2.0)
 
@@ -119,6 +119,6 @@ def test_a_stage_is_named_once_with_its_number_and_the_time_so_far(monkeypatch: 
 
 def test_a_label_stands_before_all_that_a_part_says() -> None:
     said = Said()
-    part = LabelledProgress(said, "race, depth")
+    part = LabelledProgress(said, "tournament, depth")
     part.say("epoch 1")
-    assert said.lines == ["race, depth: epoch 1"] and list(part.bar([1, 2], label="x")) == [1, 2]
+    assert said.lines == ["tournament, depth: epoch 1"] and list(part.bar([1, 2], label="x")) == [1, 2]

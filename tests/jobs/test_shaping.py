@@ -32,11 +32,11 @@ from gossamer.search.bisection import (
     Point,
     bracket,
     near_miss,
-    next_need,
+    next_cost_ratio,
     within_budget,
 )
 from gossamer.search.checkpoint_store import CheckpointStore
-from gossamer.search.cost_model import AIM, SURE_AIM, CostEstimate
+from gossamer.search.cost_model import CAREFUL_MARGIN, SAFETY_MARGIN, CostEstimate
 from gossamer.search.failures import FailureGuard
 from gossamer.search.plan import shape_key
 
@@ -45,30 +45,30 @@ RECOVER = RecoveryDistillation(epochs=1, lr=0.1)
 WHOLE = 5 / 1.8  # of a goal of 5x where int8 alone gives 1.8x
 
 
-def losses(need: float) -> float:
-    """Points that are lost by a network of this need: 1.88 at the goal, 0.64 at 3.5x."""
-    cut = math.log(WHOLE / need) / math.log(WHOLE)
+def losses(cost_ratio: float) -> float:
+    """Points that are lost by a network of this cost ratio: 1.88 at the goal, 0.64 at 3.5x."""
+    cut = math.log(WHOLE / cost_ratio) / math.log(WHOLE)
     return 1.88 * cut**2.6 if cut > 0 else 0.0
 
 
 @given(whole=st.floats(1.2, 12), worst=st.floats(0.6, 40), power=st.floats(1, 4))
 def test_divided_in_what_was_lost_the_budget_is_soon_spent(whole: float, worst: float, power: float) -> None:
-    """On any smooth curve of losses, by at most 7 networks; or no need lies between the ends."""
+    """On any smooth curve of losses, by at most 7 networks; or no ratio lies between the ends."""
     budget = 0.5
 
-    def lost(need: float) -> float:
-        return worst * (math.log(whole / need) / math.log(whole)) ** power
+    def lost(cost_ratio: float) -> float:
+        return worst * (math.log(whole / cost_ratio) / math.log(whole)) ** power
 
     points = [Point(1.0, worst)]
     for _ in range(7):
         inside, outside = bracket(points, Point(whole, 0.0), budget)
         assert outside is not None
-        need = next_need(inside, outside, budget)
-        if need is None:
+        cost_ratio = next_cost_ratio(inside, outside, budget)
+        if cost_ratio is None:
             break
-        assert outside.need < need < inside.need
-        points.append(Point(need, lost(need)))
-    assert budget - inside.drop <= 0.1 or inside.need < DIVIDES**1.5 * outside.need
+        assert outside.cost_ratio < cost_ratio < inside.cost_ratio
+        points.append(Point(cost_ratio, lost(cost_ratio)))
+    assert budget - inside.drop <= 0.1 or inside.cost_ratio < DIVIDES**1.5 * outside.cost_ratio
 
 
 def test_the_bracket_is_the_fastest_inside_and_the_slowest_outside() -> None:
@@ -79,13 +79,13 @@ def test_the_bracket_is_the_fastest_inside_and_the_slowest_outside() -> None:
 
 
 def test_nothing_more_is_tried_where_the_budget_is_spent_or_nothing_lies_between() -> None:
-    assert next_need(Point(1.8, 0.41), Point(1.4, 0.6), 0.5) is None
-    assert next_need(Point(2.0, 0.5), Point(1.4, 0.6), 0.5) is not None  # far apart: there is something to find
-    assert next_need(Point(1.8, 0.1), Point(1.79, 0.6), 0.5) is None
-    assert next_need(Point(4.0, 0.0), Point(1.0, math.inf), 0.5) == pytest.approx(
+    assert next_cost_ratio(Point(1.8, 0.41), Point(1.4, 0.6), 0.5) is None
+    assert next_cost_ratio(Point(2.0, 0.5), Point(1.4, 0.6), 0.5) is not None  # far apart: there is something to find
+    assert next_cost_ratio(Point(1.8, 0.1), Point(1.79, 0.6), 0.5) is None
+    assert next_cost_ratio(Point(4.0, 0.0), Point(1.0, math.inf), 0.5) == pytest.approx(
         2.0
     )  # no shape at all: half of the way
-    tight = next_need(Point(2.0, 0.0), Point(1.0, 0.2), 0.05)
+    tight = next_cost_ratio(Point(2.0, 0.0), Point(1.0, 0.2), 0.05)
     assert tight is not None and 1.0 < tight < 2.0  # a small budget is not spent by rounding
 
 
@@ -94,28 +94,29 @@ def test_what_just_misses_is_near() -> None:
     assert not near_miss(0.5, 0.5) and not near_miss(1.88, 0.5)
 
 
-def shape(need: float) -> Steps:
-    return (BlockRemoval(names=(f"{need:.4f}",)),)
+def shape(cost_ratio: float) -> Steps:
+    return (BlockRemoval(names=(f"{cost_ratio:.4f}",)),)
 
 
-def network(need: float) -> Steps:
-    return (*shape(need), RECOVER)
+def network(cost_ratio: float) -> Steps:
+    return (*shape(cost_ratio), RECOVER)
 
 
 class World:
-    """A planner, a pricer and attempts of made-up networks: what a network of a need loses is known. outcome: need and
-    drop by steps; grid: the needs that shapes can have."""
+    """A planner, a cost model and attempts of made-up networks: what a network of a cost ratio loses is known. outcome:
+    ratio and
+    drop by steps; grid: the ratios that shapes can have."""
 
     def __init__(self, outcome: Callable[[Steps], tuple[float, float]], grid: Sequence[float] | None = None) -> None:
         self.outcome, self.grid = outcome, grid
         self.trained, self.planned, self.said = list[Steps](), list[tuple[float, tuple[str, ...]]](), list[str]()
         self.won, self.recover = {"depth"}, RECOVER
 
-    def plan(self, whole: CostEstimate, *, ease: float, kinds: Sequence[str] = ()) -> Steps | None:
-        self.planned.append((ease, tuple(kinds)))
+    def plan(self, whole: CostEstimate, *, relaxation: float, kinds: Sequence[str] = ()) -> Steps | None:
+        self.planned.append((relaxation, tuple(kinds)))
         if self.grid is None:
-            return shape(AIM * ease)
-        found = [n for n in self.grid if n <= AIM * ease and shape_key(shape(n)) not in self.journal.left]
+            return shape(SAFETY_MARGIN * relaxation)
+        found = [n for n in self.grid if n <= SAFETY_MARGIN * relaxation and shape_key(shape(n)) not in self.store.left]
         return shape(max(found)) if found else None
 
     def macs(self, steps: Steps) -> int:
@@ -124,28 +125,28 @@ class World:
     def left(self, steps: Steps) -> list[Any]:
         return []
 
-    def shaping(self, journal: CheckpointStore, **goal: Any) -> ShapeSearch:
+    def shaping(self, store: CheckpointStore, **goal: Any) -> ShapeSearch:
         class Said(Silent):
             say = lambda _, message: self.said.append(message)  # noqa: E731
 
-        self.journal = journal
+        self.store = store
         made = object.__new__(ShapeSearch)
         made.goal = Goal(max_drop=0.5, speedup=5, **goal)
         made.context = Context(progress=Said())
-        attempts: Any = SimpleNamespace(journal=journal, seconds={}, untouched=lambda: "untouched", goal=made.goal)
+        attempts: Any = SimpleNamespace(store=store, seconds={}, untouched=lambda: "untouched", goal=made.goal)
         attempts.stages = Stages(made.context.progress, PLANNED)
-        attempts.trials = FailureGuard(journal, made.context.progress)
+        attempts.trials = FailureGuard(store, made.context.progress)
         planner: Any = self
         made.attempts, made.planner, made.recover, made.int8 = attempts, planner, self.recover, True
         made.whole = CostEstimate(
-            macs=1, params=1, latency_ms=1.0, speedup=1.8, precision="int8", needs={"speedup": WHOLE}
+            macs=1, params=1, latency_ms=1.0, speedup=1.8, precision="int8", cost_ratios={"speedup": WHOLE}
         )
-        pricer: Any = SimpleNamespace(measure_anew=lambda: None)
-        made.pricer = pricer
+        cost_model: Any = SimpleNamespace(measure_anew=lambda: None)
+        made.cost_model = cost_model
         made.tried, made.bounds, made.trainings, made.pushed, made.gain, made.last = [], [], 0, False, math.inf, None
-        made.out_of_time, made.aim = False, AIM
+        made.out_of_time, made.margin = False, SAFETY_MARGIN
         parts: Any = {"original": None, "task": None, "goal": made.goal, "context": made.context}
-        made.schedule = JobSchedule(**parts, journal=journal, seconds=attempts.seconds, recover=self.recover)
+        made.schedule = JobSchedule(**parts, store=store, seconds=attempts.seconds, recover=self.recover)
         return made
 
 
@@ -153,9 +154,9 @@ class World:
 def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def outcome(self: Any, steps: Steps, name: str) -> dict[str, Any]:
         self.planner.trained.append(steps)
-        need, drop = self.planner.outcome(steps)
+        cost_ratio, drop = self.planner.outcome(steps)
         self.attempts.seconds[name] = 60.0
-        return {"need": need, "drop": drop, "edits": [], "states": [], "curves": []}
+        return {"cost_ratio": cost_ratio, "drop": drop, "edits": [], "states": [], "curves": []}
 
     monkeypatch.setattr(ShapeSearch, "_outcome", outcome)
     monkeypatch.setattr(ShapeSearch, "_delivered", lambda self, attempt: attempt)
@@ -164,15 +165,15 @@ def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def smooth(steps: Steps) -> tuple[float, float]:
     if not steps:
         return WHOLE, 0.0
-    need = float(steps[0].options()["names"][0])
-    return need, losses(need)
+    cost_ratio = float(steps[0].options()["names"][0])
+    return cost_ratio, losses(cost_ratio)
 
 
 def test_a_short_job_leaves_more_room_for_how_times_differ() -> None:
     timed, counted = Goal(speedup=3), Goal(macs=1000)
-    assert planned_share(timed, SEARCHED_FROM - 1) == SURE_AIM < AIM
-    assert planned_share(timed, SEARCHED_FROM) == planned_share(timed, None) == AIM
-    assert planned_share(counted, 1) == AIM  # counts do not differ
+    assert planned_share(timed, SEARCHED_FROM - 1) == CAREFUL_MARGIN < SAFETY_MARGIN
+    assert planned_share(timed, SEARCHED_FROM) == planned_share(timed, None) == SAFETY_MARGIN
+    assert planned_share(counted, 1) == SAFETY_MARGIN  # counts do not differ
 
 
 def test_a_goal_that_costs_too_much_ends_at_the_budget_not_far_below() -> None:
@@ -184,8 +185,8 @@ def test_a_goal_that_costs_too_much_ends_at_the_budget_not_far_below() -> None:
 
 def test_a_near_miss_is_trained_on_before_another_shape_is_tried() -> None:
     def trained_on(steps: Steps) -> tuple[float, float]:
-        need, drop = smooth(steps[:2])
-        return need, drop - 0.2 * (len(steps) - 2)
+        cost_ratio, drop = smooth(steps[:2])
+        return cost_ratio, drop - 0.2 * (len(steps) - 2)
 
     world = World(trained_on, grid=(0.9, 1.4, 2.5))  # 1.4 misses by little
     steps, best = world.shaping(CheckpointStore(None, "")).search()
@@ -213,7 +214,7 @@ def test_what_fails_in_its_training_is_left_out_and_the_job_delivers(failing: Se
         assert steps == () and best.name == "deployment alone"  # type: ignore[attr-defined]
     else:
         assert steps[:2] == network(1.6)
-    assert len(world.journal.left) == len(failing)
+    assert len(world.store.left) == len(failing)
 
 
 def test_where_deployment_fails_as_well_the_original_is_delivered() -> None:
@@ -293,12 +294,14 @@ def hits(scores: torch.Tensor) -> Evaluation:
     return Evaluation(Top1(), {"score": scores})
 
 
-def made_quote(need: float) -> CostEstimate:
-    return CostEstimate(macs=1, params=1, latency_ms=1.0, speedup=1.0, precision="int8", needs={"speedup": need})
+def made_quote(cost_ratio: float) -> CostEstimate:
+    return CostEstimate(
+        macs=1, params=1, latency_ms=1.0, speedup=1.0, precision="int8", cost_ratios={"speedup": cost_ratio}
+    )
 
 
-@pytest.mark.parametrize(("precision", "need"), [("int8", 1.5), ("float32", 0.9)])
-def test_what_lost_the_budget_in_float32_costs_what_it_would_in_int8(precision: str, need: float) -> None:
+@pytest.mark.parametrize(("precision", "cost_ratio"), [("int8", 1.5), ("float32", 0.9)])
+def test_what_lost_the_budget_in_float32_costs_what_it_would_in_int8(precision: str, cost_ratio: float) -> None:
     """Else the step back would begin at the cost of another precision."""
 
     class Prices:
@@ -316,8 +319,8 @@ def test_what_lost_the_budget_in_float32_costs_what_it_would_in_int8(precision: 
     attempts: Any = shaping.attempts
     attempts.take, attempts.deploy = lambda *steps: None, lambda *network, **how: result
     prices: Any = Prices()
-    shaping.pricer = prices
-    assert OUTCOME(shaping, (), "attempt 1")["need"] == need
+    shaping.cost_model = prices
+    assert OUTCOME(shaping, (), "attempt 1")["cost_ratio"] == cost_ratio
 
 
 def test_the_learning_rate_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +345,7 @@ def test_without_time_for_another_training_the_job_ends() -> None:
     world.recover = RecoveryDistillation(lr=0.1)
     shaping = world.shaping(CheckpointStore(None, ""), time_budget=3)
     shaping.schedule = replace(shaping.schedule, original=tiny(), task=stripes())
-    shaping.attempts.journal.results["seconds per step"] = 0.2
+    shaping.attempts.store.results["seconds per step"] = 0.2
     shaping.search()
     lengths = [steps[-1].options()["steps"] for steps in world.trained if steps]
     assert lengths == sorted(lengths, reverse=True) and 1 <= len(lengths) <= 3

@@ -13,8 +13,8 @@ import zoo_shim
 from PIL import Image
 from torch import nn
 
-from gossamer.cli import loading
-from gossamer.cli.loading import PRETRAINED, Request, load_data, load_model, preprocessing_for
+from gossamer.cli.loading import PRETRAINED, Request, load_model
+from gossamer.cli.loading_data import PREPROCESSING, load_data, preprocessing_for
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Silent
 from gossamer.core.task import check, description
@@ -23,7 +23,7 @@ from gossamer.errors import BadInput, CorruptFile
 from gossamer.jobs import exporting
 from gossamer.models import save_weights
 from gossamer.models.head import keep_outputs
-from gossamer.runtime.metadata import PREPROCESSING
+from gossamer.runtime import metadata
 from gossamer.runtime.onnx_clean import about
 from gossamer.runtime.onnx_export import export_onnx
 
@@ -182,7 +182,7 @@ def test_what_a_network_has_to_be_fed_is_in_the_onnx_file_in_float_and_int8(tmp_
 
     ranges = dict.fromkeys(activation_ranges.float_values(onnx.load(path)), (-1.0, 1.0))
     int8 = qdq.quantize_graph(onnx.load(path), ranges)
-    assert next(p.value for p in int8.metadata_props if p.key == PREPROCESSING) == about(path)
+    assert next(p.value for p in int8.metadata_props if p.key == metadata.PREPROCESSING) == about(path)
     assert preprocessing_for(str(path)) == task.preprocessing
 
 
@@ -190,7 +190,7 @@ def test_a_result_folder_and_a_file_of_weights_say_it_and_later_commands_follow(
     task = load_task(folder(tmp_path / "data", "cat", "dog"), size=10, background="black")
     (tmp_path / "result").mkdir()
     (tmp_path / "result" / exporting.PREPROCESSING).write_text(json.dumps(description(task)))
-    note = {loading.PREPROCESSING: json.dumps(description(task))}
+    note = {PREPROCESSING: json.dumps(description(task))}
     save_weights(nn.Linear(1, 1), tmp_path / "w.safetensors", note)
     for known in ({"model": str(tmp_path / "result")}, {"weights": tmp_path / "w.safetensors"}):
         again = load_data(str(tmp_path / "data"), **known)  # type: ignore[arg-type]

@@ -41,9 +41,15 @@ def segments() -> Task:
 
 def test_smaller_maps_are_no_candidate_and_the_history_says_why(tmp_path: Path) -> None:
     model = Maps().eval()
-    pricer = CostModel(model, segments(), Goal(params=1), CheckpointStore(None, ""), tmp_path, int8=False)
+    cost_model = CostModel(model, segments(), Goal(params=1), CheckpointStore(None, ""), tmp_path, int8=False)
     plan = Planner(
-        model, segments(), Context(), CheckpointStore(None, ""), pricer, RecoveryDistillation(epochs=1), reference=90.0
+        model,
+        segments(),
+        Context(),
+        CheckpointStore(None, ""),
+        cost_model,
+        RecoveryDistillation(epochs=1),
+        reference=90.0,
     )
     assert (
         plan._measured(SearchAxis("smaller images", (1.0,), lambda _: (ResolutionMultiplier(share=0.75),)), 1.0) is None

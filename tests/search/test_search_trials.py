@@ -23,8 +23,9 @@ from gossamer.search.axes import SearchAxis, block_order, cheapest_first, swap_l
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CostEstimate, CostModel
 from gossamer.search.failures import FailureGuard, failure_reason
-from gossamer.search.plan import Planner, ShapeCandidate, shape_key
+from gossamer.search.plan import Planner, shape_key
 from gossamer.search.replacements import Replacement, compared
+from gossamer.search.tournament import ShapeCandidate
 
 RECOVER = RecoveryDistillation(epochs=1, lr=0.01)
 
@@ -33,12 +34,14 @@ def broken(*_: Any, **__: Any) -> Any:
     raise RuntimeError("no kernel for this")
 
 
-def planner(folder: Path, journal: CheckpointStore | None = None) -> tuple[Planner, CostEstimate]:
+def planner(folder: Path, store: CheckpointStore | None = None) -> tuple[Planner, CostEstimate]:
     """Of a goal that does not depend on how fast this machine is."""
-    model, journal = learned(), journal or CheckpointStore(None, "")
-    pricer = CostModel(model, stripes(), Goal(max_drop=5, macs=90_000), journal, folder, int8=False)
+    model, store = learned(), store or CheckpointStore(None, "")
+    cost_model = CostModel(model, stripes(), Goal(max_drop=5, macs=90_000), store, folder, int8=False)
     run = Context(original=model)
-    return Planner(model, stripes(), run, journal, pricer, RECOVER, reference=95.0), pricer("original", lambda: model)
+    return Planner(model, stripes(), run, store, cost_model, RECOVER, reference=95.0), cost_model(
+        "original", lambda: model
+    )
 
 
 def test_what_fails_is_named_once_and_not_tried_again(tmp_path: Path) -> None:
@@ -151,27 +154,27 @@ def test_a_method_that_fails_on_a_layer_alone_is_left_out_there(monkeypatch: pyt
 
 
 def test_a_shape_that_cannot_be_measured_is_left_out_of_its_family(tmp_path: Path) -> None:
-    """The others of its family still compete."""
+    """The others of its axis still compete."""
     plan, whole = planner(tmp_path)
     steps = [(BlockRemoval(names=tuple(f"body.{i}" for i in range(count))),) for count in (1, 2, 3)]
-    family = SearchAxis("depth", (1 / 3, 2 / 3, 1.0), lambda strength: steps[round(3 * strength) - 1])
+    axis = SearchAxis("depth", (1 / 3, 2 / 3, 1.0), lambda ratio: steps[round(3 * ratio) - 1])
 
     class Failing:
         def __init__(self, bad: Any) -> None:
             self.bad = bad
 
         def __call__(self, key: str, build: Any) -> CostEstimate:
-            return broken() if key == repr(self.bad) else plan.pricer(key, build)  # type: ignore[no-any-return]
+            return broken() if key == repr(self.bad) else plan.cost_model(key, build)  # type: ignore[no-any-return]
 
     def found(bad: Any) -> Any:
-        pricer: Any = Failing(bad)
-        return replace(plan, pricer=pricer, journal=CheckpointStore(None, "")).largest(family, whole, 1.0)
+        cost_model: Any = Failing(bad)
+        return replace(plan, cost_model=cost_model, store=CheckpointStore(None, "")).largest(axis, whole, 1.0)
 
     assert found(None).steps == steps[0]
     assert found(steps[0]).steps == steps[1]
 
 
-@pytest.mark.parametrize("place", ["make", "measure", "race"])
+@pytest.mark.parametrize("place", ["make", "measure", "tournament"])
 @pytest.mark.slow
 def test_whatever_fails_in_one_family_leaves_the_others(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -179,7 +182,7 @@ def test_whatever_fails_in_one_family_leaves_the_others(
     plan, whole = planner(tmp_path)
 
     def train(self: Planner, one: ShapeCandidate) -> float:
-        if place != "race" or one.name == "depth":
+        if place != "tournament" or one.name == "depth":
             return 80.0
         raise Diverged("the loss rose") if "smaller" in one.name else torch.cuda.OutOfMemoryError("none left")
 
@@ -190,7 +193,7 @@ def test_whatever_fails_in_one_family_leaves_the_others(
         monkeypatch.setattr(ChannelPruning, "__call__", broken)
     steps = plan.plan(whole)
     assert steps is not None and isinstance(
-        steps[0], BlockRemoval if place == "race" else BlockRemoval | ResolutionMultiplier
+        steps[0], BlockRemoval if place == "tournament" else BlockRemoval | ResolutionMultiplier
     )
     targets = " ".join(row.target for row in plan.left(steps))
     assert "width" in targets

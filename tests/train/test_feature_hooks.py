@@ -16,6 +16,7 @@ from gossamer.train import Distillation, Training, fit
 from gossamer.train.feature_hooks import (
     FeatureHooks,
     FeatureTerm,
+    LayerLoss,
     any_shapes,
     hooked,
     of_one_size,
@@ -48,8 +49,9 @@ def halves(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 def hinted(student: nn.Module, teacher: nn.Module, pair: tuple[str, str] = ("2", "body.1"), **options: Any) -> Any:
     term = Distillation(teacher, alpha=options.pop("alpha", 0.1))
-    options = {"inputs": (IMAGES,), "adapt": regressor, **options}
-    return hooked(student, term, [pair], halves, **options)
+    seed = options.pop("seed", 0)
+    layers = LayerLoss(halves, options.pop("adapt", regressor), **options)
+    return hooked(student, term, [pair], layers, inputs=(IMAGES,), seed=seed)
 
 
 def traces(network: nn.Module) -> list[str]:
@@ -61,11 +63,11 @@ def traces(network: nn.Module) -> list[str]:
 def test_adapters_train_with_the_student_and_are_gone_at_the_end() -> None:
     student, teacher = narrow(), tiny()
     before = list(student.state_dict())
-    with hinted(student, teacher, weight=10.0) as lesson:
-        first = [p.detach().clone() for p in lesson.adapters[0].parameters()]
+    with hinted(student, teacher, weight=10.0) as term:
+        first = [p.detach().clone() for p in term.adapters[0].parameters()]
         assert [p.shape for p in first] == [(8, 4, 1, 1), (8,)]
-        fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), teach=[lesson])
-        assert all(not torch.equal(a, b) for a, b in zip(first, lesson.adapters[0].parameters()))
+        fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), teach=[term])
+        assert all(not torch.equal(a, b) for a, b in zip(first, term.adapters[0].parameters()))
         assert traces(student)
     assert list(student.state_dict()) == before
     assert not traces(student) and not traces(teacher)
@@ -83,10 +85,10 @@ def test_hooks_and_adapters_are_gone_after_an_error() -> None:
 
 def test_the_term_is_the_weighed_loss_of_the_adapted_features_and_the_soft_loss() -> None:
     student, teacher = narrow().eval(), tiny()
-    with hinted(student, teacher, ("1", "body.1"), weight=3.0, alpha=0.25) as lesson:
+    with hinted(student, teacher, ("1", "body.1"), weight=3.0, alpha=0.25) as term:
         outputs = student(IMAGES)
-        got = lesson((IMAGES,), outputs, LABELS)
-        adapter = copy.deepcopy(lesson.adapters[0])
+        got = term((IMAGES,), outputs, LABELS)
+        adapter = copy.deepcopy(term.adapters[0])
     # What layer 1 gave before the ReLU behind it worked in place.
     hint = teacher.body[1](teacher.body[0](teacher.stem(IMAGES).relu()))
     expected = 3 * hint_loss(adapter(student[1](student[0](IMAGES))), hint)
@@ -95,28 +97,28 @@ def test_the_term_is_the_weighed_loss_of_the_adapted_features_and_the_soft_loss(
 
 def test_alone_only_the_features_count() -> None:
     student, teacher = narrow(), tiny()
-    with hinted(student, teacher, alone=True) as lesson:
+    with hinted(student, teacher, alone=True) as term:
         head = student[5].weight.detach().clone()
         stem = student[0].weight.detach().clone()
         plan = Training(epochs=1, lr=0.01, weight_decay=0.0, precision="32-true")
-        fit(student, task(), plan, Context(accelerator="cpu"), teach=[lesson])
+        fit(student, task(), plan, Context(accelerator="cpu"), teach=[term])
     assert torch.equal(student[5].weight, head) and not torch.equal(student[0].weight, stem)
 
 
 def test_the_teacher_runs_once_for_a_batch() -> None:
     student, teacher, runs = narrow(), tiny(), []
     teacher.head.register_forward_hook(lambda *_: runs.append(1))
-    with hinted(student, teacher) as lesson:
+    with hinted(student, teacher) as term:
         runs.clear()
-        fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), teach=[lesson])
+        fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), teach=[term])
     assert len(runs) == len(task().train)
 
 
 def test_a_student_that_is_its_teacher_needs_no_adapter_and_has_no_loss() -> None:
     model = tiny()
-    with hinted(model, model, ("body", "body"), weight=5.0, alpha=0.0) as lesson:
+    with hinted(model, model, ("body", "body"), weight=5.0, alpha=0.0) as term:
         assert not [name for name, _ in model.named_parameters() if "adapter" in name]
-        assert float(lesson((IMAGES,), model(IMAGES), LABELS).detach()) == pytest.approx(0, abs=1e-6)
+        assert float(term((IMAGES,), model(IMAGES), LABELS).detach()) == pytest.approx(0, abs=1e-6)
 
 
 def test_two_processes_average_the_gradients_of_the_adapters() -> None:
@@ -125,8 +127,8 @@ def test_two_processes_average_the_gradients_of_the_adapters() -> None:
     for devices in (1, 2):
         student = narrow()
         student[1] = nn.Identity()  # statistics of half a batch are others
-        with hinted(student, tiny(), weight=10.0) as lesson:
-            fit(student, task(), ONE_EPOCH, Context(accelerator="cpu", devices=devices), teach=[lesson])
+        with hinted(student, tiny(), weight=10.0) as term:
+            fit(student, task(), ONE_EPOCH, Context(accelerator="cpu", devices=devices), teach=[term])
             results.append([p.detach().clone() for p in student.parameters()])
     for one, two in zip(*results):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
@@ -136,8 +138,8 @@ def test_a_killed_training_goes_on_with_its_adapters(tmp_path: Any) -> None:
     results = []
     for _ in range(2):
         student = narrow()
-        with hinted(student, tiny(), seed=3) as lesson:
-            fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), teach=[lesson], checkpoint=tmp_path / "c")
+        with hinted(student, tiny(), seed=3) as term:
+            fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), teach=[term], checkpoint=tmp_path / "c")
             results.append({n: p.detach().clone() for n, p in student.named_parameters()})
     assert results[0].keys() == results[1].keys() and any("lent" in name for name in results[0])
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
@@ -229,7 +231,7 @@ def test_stages_are_first_and_last_of_each_resolution() -> None:
     assert not traces(model)
 
 
-def test_a_lesson_alone_leaves_nothing_to_the_task() -> None:
-    with hinted(narrow(), tiny(), alone=True) as alone, hinted(narrow(), tiny(), alpha=0.3) as lesson:
-        assert isinstance(lesson, FeatureTerm)
-        assert (alone.hard_weight, lesson.hard_weight) == (0.0, 0.3)
+def test_a_term_alone_leaves_nothing_to_the_task() -> None:
+    with hinted(narrow(), tiny(), alone=True) as alone, hinted(narrow(), tiny(), alpha=0.3) as term:
+        assert isinstance(term, FeatureTerm)
+        assert (alone.hard_weight, term.hard_weight) == (0.0, 0.3)

@@ -21,7 +21,7 @@ from gossamer.methods.distill.self import MeanTeacherTerm
 from gossamer.runtime.runners import torch_threads
 from gossamer.train import Distillation, LossTerm, Training, fit
 from gossamer.train.distillation import described_term
-from gossamer.train.feature_hooks import hooked, projection
+from gossamer.train.feature_hooks import LayerLoss, hooked, projection
 from gossamer.train.hyperparameters import OptimizerName
 
 PLAN = training(ema=0.9, clip=1.0)
@@ -137,9 +137,9 @@ def test_a_term_is_told_from_others_by_its_numbers_layers_and_loss() -> None:
     terms.append(Distillation(net(5), loss=DKD(others_weight=2.0).loss))
     for layer, weight in (("0", 1.0), ("2", 1.0), ("0", 2.0)):
         inputs, term = task().example_inputs, Distillation(net(5))
-        pairs, loss = [(layer, layer)], relative_hint_loss
-        with hooked(net(), term, pairs, loss, inputs=inputs, adapt=projection, weight=weight) as lesson:
-            terms.append(lesson)
+        layers = LayerLoss(relative_hint_loss, projection, weight)
+        with hooked(net(), term, [(layer, layer)], layers, inputs=inputs) as feature_term:
+            terms.append(feature_term)
     assert len({described_term(term) for term in terms}) == len(terms)
 
 

@@ -21,6 +21,7 @@ from gossamer.train.distillation import Distillation, LossTerm, SoftLoss
 from gossamer.train.feature_hooks import (
     Adapt,
     FeatureLoss,
+    LayerLoss,
     Pair,
     hooked,
     stages,
@@ -65,14 +66,14 @@ class Student(Retrain):
         Raises:
             BadInput: there is none, or it gives only outputs where more is needed.
         """
-        if context.guide is None:
+        if context.teacher_or_original is None:
             raise BadInput(f"{self.name()}: there is no teacher; give one: method(model, task, teacher=network)")
-        if inside and gives_outputs_only(context.guide):
+        if inside and gives_outputs_only(context.teacher_or_original):
             raise BadInput(
                 f"{self.name()}: needs the layers of the teacher; an .onnx file or cached outputs give outputs "
                 "only: give the network itself, or take distill.kd"
             )
-        return context.guide
+        return context.teacher_or_original
 
     def distillation(self, teacher: nn.Module, loss: SoftLoss | None = None) -> Distillation:
         """Return the loss term on a teacher's outputs, with the options of this method."""
@@ -241,8 +242,7 @@ class HintedStudent(LayerStudent):
             "keep": "last",
             "evaluate_every": self.hint_epochs,
         }
-        with hooked(
-            student, term, pairs, loss, inputs=task.example_inputs, adapt=adapt, alone=True, seed=context.seed
-        ) as layer_term:
+        layers = LayerLoss(loss, adapt, alone=True)
+        with hooked(student, term, pairs, layers, inputs=task.example_inputs, seed=context.seed) as layer_term:
             self.learn([layer_term], student, task, context, part=" on hints", **stage)
         return self.learn([term], student, task, context).model

@@ -26,7 +26,7 @@ from gossamer.losses import attention_loss
 from gossamer.losses.features import AttentionDistance
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import LayerStudent
-from gossamer.train.feature_hooks import hooked, positions
+from gossamer.train.feature_hooks import LayerLoss, hooked, positions
 
 
 def attention_losses(
@@ -71,5 +71,5 @@ class AttentionTransfer(LayerStudent):
         pairs, inputs = self.pairs(student, task, context), task.example_inputs
         term = self.distillation(self.teacher(context))
         loss = partial(attention_losses, distance=self.distance)
-        with hooked(student, term, pairs, loss, inputs=inputs, adapt=positions, weight=self.beta) as layer_term:
+        with hooked(student, term, pairs, LayerLoss(loss, positions, self.beta), inputs=inputs) as layer_term:
             return self.learn([layer_term], student, task, context).model

@@ -23,7 +23,7 @@ from gossamer.core.validation import Range
 from gossamer.losses import contrastive_loss
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import LayerStudent, pooled_embeddings
-from gossamer.train.feature_hooks import hooked, projection
+from gossamer.train.feature_hooks import LayerLoss, hooked, projection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,8 @@ class CRD(LayerStudent):
         if not self.layers:
             pairs = pairs[-1:]
         term = self.distillation(self.teacher(context))
-        with hooked(
-            student, term, pairs, self.contrast, inputs=inputs, adapt=projection, weight=self.weight, seed=context.seed
-        ) as layer_term:
+        layers = LayerLoss(self.contrast, projection, self.weight)
+        with hooked(student, term, pairs, layers, inputs=inputs, seed=context.seed) as layer_term:
             return self.learn([layer_term], student, task, context).model
 
     def contrast(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

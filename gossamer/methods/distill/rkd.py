@@ -23,7 +23,7 @@ from gossamer.errors import BadInput
 from gossamer.losses import rkd_angle_loss, rkd_distance_loss
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import LayerStudent, pooled_embeddings
-from gossamer.train.feature_hooks import any_shapes, hooked
+from gossamer.train.feature_hooks import LayerLoss, any_shapes, hooked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class RKD(LayerStudent):
         if not self.layers:
             pairs = pairs[-1:]
         term = self.distillation(self.teacher(context))
-        with hooked(student, term, pairs, self.relations, inputs=inputs, adapt=any_shapes) as layer_term:
+        with hooked(student, term, pairs, LayerLoss(self.relations, any_shapes), inputs=inputs) as layer_term:
             return self.learn([layer_term], student, task, context).model
 
     def relations(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
