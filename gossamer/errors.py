@@ -18,7 +18,7 @@ from types import ModuleType
 
 FEW = 12  # names that one can read in an error
 NEAREST = 3
-MOST_FOREIGN = 200  # characters of a name out of a file, and of what another library says
+MAX_QUOTED = 200  # characters of a name out of a file, and of what another library says
 ALIKE = str.maketrans("oOlI", "0011")
 
 
@@ -64,7 +64,7 @@ class ExportMismatch(GossamerError):
 def unknown(kind: str, name: str, known: Iterable[str], *, listed: str = "") -> BadInput:
     """The error for a name that does not exist: the nearest one that does, or all of a few, or the nearest of many and
     `listed`, what shows all."""
-    names, said = sorted(known), repr(name if len(name) <= MOST_FOREIGN else f"{name[:MOST_FOREIGN]}...")
+    names, said = sorted(known), repr(name if len(name) <= MAX_QUOTED else f"{name[:MAX_QUOTED]}...")
     near = difflib.get_close_matches(name, names, n=NEAREST, cutoff=0.0)
     if slips := [one for one in names if _slipped(name, one)]:
         # Of several that are one character away, the one that looks the same: O and 0, l and 1.
@@ -92,7 +92,7 @@ def own_error(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in short: names out of a file can be of any length."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MOST_FOREIGN]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_QUOTED]
 
 
 # Which extra of the package brings which optional library.

@@ -256,7 +256,7 @@ def _edits() -> list[Edit]:
     return rows
 
 
-def _ladder() -> list[FallbackStep]:
+def _int8_steps() -> list[FallbackStep]:
     return [
         FallbackStep(name="min-max", score=92.76, drop=0.56, accepted=False, note="0.06 points over the budget"),
         FallbackStep(
@@ -328,7 +328,7 @@ def sample() -> JobDocument:
         states=_states(),
         layers_before=_layers(_WIDTHS, _WIDTHS, 0.55),
         layers_after=_layers(_WIDTHS, (8, 16, 40), 0.31),
-        int8_ladder=_ladder(),
+        int8_ladder=_int8_steps(),
         files={
             "model.gsr": 71_320,
             "model.onnx": 118_204,

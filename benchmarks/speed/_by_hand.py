@@ -87,8 +87,15 @@ def prune(model: nn.Module, example: Tensor, cut: Cut) -> None:
 def fine_tune(model: nn.Module, teacher: nn.Module, task: Task, options: argparse.Namespace) -> None:
     """With distillation from the dense network, by the loop, epochs and hyper-parameters of gossamer's recovery."""
     training = Training(epochs=options.epochs, lr=options.lr, weight_decay=options.weight_decay)
-    teach = [Distillation(teacher, temperature=options.temperature, alpha=options.alpha)]
-    fit(model, task, training, Context(seed=options.seed), teach=teach, checkpoint=options.folder / "fine-tune.ckpt")
+    loss_terms = [Distillation(teacher, temperature=options.temperature, alpha=options.alpha)]
+    fit(
+        model,
+        task,
+        training,
+        Context(seed=options.seed),
+        loss_terms=loss_terms,
+        checkpoint=options.folder / "fine-tune.ckpt",
+    )
 
 
 def export(model: nn.Module, example: Tensor, folder: Path) -> None:

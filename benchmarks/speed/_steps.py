@@ -97,7 +97,7 @@ def train_dense(bench: Bench, seed: int) -> dict[str, Any]:
 
 
 def int8_alone(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
-    """gossamer's int8 ladder on the dense network, nothing cut, nothing trained."""
+    """gossamer's int8 fallback sequence on the dense network, nothing cut, nothing trained."""
     task = bench.task(seed)
     model = bench.dense(seed, task)
     reference = float32_scores(model, task)
@@ -110,7 +110,7 @@ def int8_alone(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
         threads=bench.options.threads,
         context=bench.run(seed),
     )
-    return {"rung": made.rung, "drop_validation": made.drop.points, "rungs": [asdict(rung) for rung in made.rungs]}
+    return {"rung": made.chosen, "drop_validation": made.drop.points, "rungs": [asdict(step) for step in made.steps]}
 
 
 def main_job(bench: Bench, seed: int, goal: gossamer.Goal, folder: Path) -> dict[str, Any]:

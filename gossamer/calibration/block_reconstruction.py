@@ -212,18 +212,18 @@ def reconstruct_blocks(
     """
     built = relative_errors(model, blocks, loader, batches)
     # `not <=` instead of `>`: an error that is no number counts as large.
-    rough = {name: block for name, block in blocks.items() if not built[name] <= EXACT}
+    inexact = {name: block for name, block in blocks.items() if not built[name] <= EXACT}
     # Errors of the three stages; a stage that does not run has the error of the one before.
     solved, trained = dict(built), dict(built)
-    if rough:
-        before = _states(rough)
-        solve_last(model, rough, loader, batches)
-        solved.update(_better(model, rough, before, built, loader, batches))
+    if inexact:
+        before = _states(inexact)
+        solve_last(model, inexact, loader, batches)
+        solved.update(_better(model, inexact, before, built, loader, batches))
         trained.update(solved)
-    if rough and steps:
-        before = _states(rough)
-        train_blocks(model, rough, loader, batches, steps=steps, lr=lr, track=track)
-        trained.update(_better(model, rough, before, solved, loader, batches))
+    if inexact and steps:
+        before = _states(inexact)
+        train_blocks(model, inexact, loader, batches, steps=steps, lr=lr, track=track)
+        trained.update(_better(model, inexact, before, solved, loader, batches))
     return {
         name: BlockErrors(at_init=built[name], after_least_squares=solved[name], after_fine_tuning=trained[name])
         for name in blocks

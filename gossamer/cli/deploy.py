@@ -126,7 +126,7 @@ def _int8(
         int8 = quantized(source, task, Path(work), max_drop, console, threads=threads).int8
         shutil.copyfile(int8.path, path)
     drop = f"{int8.drop.points:+.2f} points on validation"
-    return int8.met, [("int8", int8.rung), ("drop", drop), (task.metric.name, f"{int8.scores} on validation")]
+    return int8.met, [("int8", int8.chosen), ("drop", drop), (task.metric.name, f"{int8.scores} on validation")]
 
 
 def bench(

@@ -138,7 +138,7 @@ def distill(
     sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
     task = load_data(data, **sizes, seed=seed, augment=augment is not False, progress=console.progress)
     own = None if student == AUTO else _source(student, task, seed, weights=weights, fresh=True)
-    pupil: Any = AUTO if own is None else own.model
+    learner: Any = AUTO if own is None else own.model
     teachers = [_teacher(text, task, seed) for text in teacher]
     between = [_source(text, task, seed, fresh=True).model for text in assistant or []]
     short = (Path(text.partition("=")[0].rpartition(":")[2]).stem for text in (student, teacher[0]))
@@ -147,7 +147,7 @@ def distill(
     run = Context(seed=seed, devices=devices, folder=folder, progress=console.progress, cache=cache, note=note)
     how: dict[str, Any] = {"goal": goal, "assistants": between, "alone": alone, "calibrate": calibrate}
     with resumable(folder):
-        artifact = run_job(teachers, pupil, task, chosen, **how, out=folder, context=run, command=command_line())
+        artifact = run_job(teachers, learner, task, chosen, **how, out=folder, context=run, command=command_line())
     conclude(console, artifact, ("teacher", "student"))
 
 
@@ -163,10 +163,10 @@ def _goal(student: str, limits: dict[str, Any], **conditions: Any) -> Goal:
 
 
 def _teacher(text: str, task: "Task", seed: int) -> Any:
-    """A network, with weights of its own where `NAME=FILE` says so; or a path that answers like one."""
-    from gossamer.jobs.teachers import foreign
+    """A network, with weights of its own where `NAME=FILE` says so; or a path whose outputs stand for one."""
+    from gossamer.jobs.teachers import external_teacher
 
-    found = foreign(Path(text))
+    found = external_teacher(Path(text))
     name, _, file = text.partition("=")
     return found or _source(name, task, seed, weights=Path(file) if file else None).model
 

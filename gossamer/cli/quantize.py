@@ -183,11 +183,11 @@ def _show(console: Console, out: Path, made: Made, times: "dict[str, Latency]", 
     ]
     console.table("", ("", "float32", "int8", ""), rows)
     verdict = "within the budget" if made.int8.met else "MORE THAN ALLOWED: the best that was found"
-    console.line(f"{out}: {made.int8.rung}; {verdict}")
+    console.line(f"{out}: {made.int8.chosen}; {verdict}")
     document: dict[str, Any] = {
         "out": out,
         "met": made.int8.met,
-        "rule": made.int8.rung,
+        "rule": made.int8.chosen,
         "metric": metric.name,
         "before": made.before.shown,
         "after": made.int8.scores.shown,

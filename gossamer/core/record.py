@@ -242,7 +242,8 @@ class LayerCost:
 
 @dataclass(frozen=True, kw_only=True)
 class FallbackStep:
-    """One step of the int8 ladder, as tried. score, in the unit of the metric, and drop are of the validation split."""
+    """One step of the int8 fallback sequence, as tried. score, in the unit of the metric, and drop are of the
+    validation split."""
 
     name: str
     score: float

@@ -282,7 +282,7 @@ class CompressionJob:
             states=self._states(rows, result),
             layers_before=exporting.layers(self.original, self.work / "original.onnx", task, goal, precision="float32"),
             layers_after=exporting.layers(result.model, result.deployed, task, goal, precision=result.precision),
-            int8_ladder=list(result.ladder),
+            int8_ladder=list(result.int8_steps),
             files=exporting.save_files(result, task, self.folder, self.context),
             stored=stored_rows(self.original, self.folder / "model.gsr"),
             curves=self.context.log.curves,

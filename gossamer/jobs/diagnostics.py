@@ -127,13 +127,13 @@ def attention_maps(
     images = inputs[0][first]
     maps, said = {}, {}
     for subject, model in networks.items():
-        taps = FeatureHooks(model, [layers[subject]], subject)
+        hooks = FeatureHooks(model, [layers[subject]], subject)
         try:
             with evaluating(model), torch.no_grad():
                 said[subject] = model(images).argmax(1)
-            maps[subject] = taps()[0].float().pow(2).mean(1)
+            maps[subject] = hooks()[0].float().pow(2).mean(1)
         finally:
-            taps.remove()
+            hooks.remove()
     return layers, [
         Example(
             label=_name(task, labels[row]),

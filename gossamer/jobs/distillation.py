@@ -25,7 +25,7 @@ from gossamer.jobs.attempts import timed
 from gossamer.jobs.compression import Artifact, finished
 from gossamer.jobs.preflight import preflight
 from gossamer.jobs.recipe import Recipe
-from gossamer.jobs.teachers import foreign, searched, trainable
+from gossamer.jobs.teachers import external_teacher, searched, trainable
 from gossamer.measure import Evaluation, evaluate, paired_drop, score_record
 from gossamer.methods import catalogue
 from gossamer.methods._base import Method
@@ -95,7 +95,7 @@ def distill(
     goal = (goal or UNASKED).here()
     several = [teacher] if isinstance(teacher, Teacher) else list(teacher)
     networks = [one if isinstance(one, nn.Module) else opened_teacher(Path(one)) for one in several]
-    lesson = DistillationConfig(
+    config = DistillationConfig(
         teacher=copy.deepcopy(networks[0] if len(networks) == 1 else Ensemble(networks)).eval(),
         student=None if isinstance(student, str) else copy_network(student),
         task=task,
@@ -107,15 +107,15 @@ def distill(
     )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
-        return DistillationJob(lesson, folder, (context or Context()).with_progress(verbose), command).execute()
+        return DistillationJob(config, folder, (context or Context()).with_progress(verbose), command).execute()
 
 
 def opened_teacher(path: Path) -> nn.Module:
     """The teacher of a path."""
-    found = foreign(path)
+    found = external_teacher(path)
     if found is None:
         raise BadInput(
-            f"{path} is neither an .onnx file nor a folder of recorded answers; give the teacher as a module"
+            f"{path} is neither an .onnx file nor a folder of recorded outputs; give the teacher as a module"
         )
     return found
 
@@ -154,11 +154,11 @@ class DistillationConfig:
 class DistillationJob:
     """One run of the job in a folder."""
 
-    def __init__(self, lesson: DistillationConfig, folder: Path, context: Context, command: str) -> None:
-        self.lesson, self.task, self.folder, self.command = lesson, lesson.task, folder, command
-        self.teacher, self.goal = lesson.teacher, lesson.goal
+    def __init__(self, config: DistillationConfig, folder: Path, context: Context, command: str) -> None:
+        self.config, self.task, self.folder, self.command = config, config.task, folder, command
+        self.teacher, self.goal = config.teacher, config.goal
         self.work = folder / "work"
-        self.store = CheckpointStore(self.work, lesson.key(context.seed))
+        self.store = CheckpointStore(self.work, config.key(context.seed))
         self.context = context.fork(folder=self.work, teacher=self.teacher)
         self.seconds: dict[str, float] = self.store.results.setdefault("seconds", {})
         self.curves: list[Curve] = []
@@ -175,58 +175,58 @@ class DistillationJob:
             raise
 
     def _execute(self) -> Artifact:
-        lesson, networks = self.lesson, {TEACHER: self.teacher}
+        config, networks = self.config, {TEACHER: self.teacher}
         fresh = not self.store.results.keys() - {"seconds"}
-        if fresh and lesson.student is None and not gives_outputs_only(self.teacher):
+        if fresh and config.student is None and not gives_outputs_only(self.teacher):
             self._rehearse(self.teacher)  # before the search of a student that is a part of it
         student = self._student()
-        check_pair(self.teacher, (student, *lesson.assistants), self.task)
-        if lesson.calibrate:
+        check_pair(self.teacher, (student, *config.assistants), self.task)
+        if config.calibrate:
             check_scalable(student, self.task)
-        if fresh and lesson.student is not None:
+        if fresh and config.student is not None:
             self._rehearse(student)
         reference = self._judged(TEACHER, "teacher", self.teacher)
         if reference is None and self.goal.max_drop < NO_BUDGET:
-            raise BadInput("max_drop: a teacher of recorded answers has none on other data to judge the student by")
-        for number, assistant in enumerate(lesson.assistants, 1):
+            raise BadInput("max_drop: a teacher of recorded outputs has none on other data to judge the student by")
+        for number, assistant in enumerate(config.assistants, 1):
             name = f"assistant {number}"
-            networks[name] = materialize(self._trained(name, trainable(assistant), lesson.method))
+            networks[name] = materialize(self._trained(name, trainable(assistant), config.method))
             self.context = replace(self.context, teacher=networks[name])
             self._judged(name, name, networks[name])
-        held = self._trained(STUDENT, student, lesson.method)  # what holds it says how the compact file stores it
-        if lesson.calibrate:
+        held = self._trained(STUDENT, student, config.method)  # what holds it says how the compact file stores it
+        if config.calibrate:
             held = take_step(TemperatureScaling(), held, "temperature", self.task, self.context, self.store)
         networks[STUDENT] = materialize(held)
         own = self._judged(STUDENT, "student", networks[STUDENT])
         assert own is not None
-        if lesson.alone and (without := without_teacher(lesson.method, self.task)) is not None:
+        if config.alone and (without := without_teacher(config.method, self.task)) is not None:
             self.context.progress.say("the same student, trained as long without a teacher")
             networks[ALONE] = materialize(self._trained(ALONE, student, without))
             self._judged(ALONE, "student trained alone", networks[ALONE])
         with timed(self.seconds, "deploy"):
             scores = own if reference is None else reference
             result = exporting.export_artifacts(
-                held, self.task, self.goal, self._delivery, self.folder, reference_scores=scores, int8=False
+                held, self.task, self.goal, self._export_context, self.folder, reference_scores=scores, int8=False
             )
         with timed(self.seconds, "measure"):
             document = self._document(networks, result)
         return finished(result.model, document, self.folder)
 
     @property
-    def _delivery(self) -> Context:
+    def _export_context(self) -> Context:
         """For the files: a student that was cut out of its teacher comes back into a network like the teacher."""
-        return self.context if self.lesson.student is not None else replace(self.context, original=self.teacher)
+        return self.context if self.config.student is not None else replace(self.context, original=self.teacher)
 
     def _rehearse(self, model: nn.Module) -> None:
         preflight(model, self.task, self.goal, self.context, trains=True, int8=False)
 
     def _student(self) -> nn.Module:
         """What is to be trained."""
-        lesson = self.lesson
-        if lesson.student is not None:
-            return trainable(lesson.student)
+        config = self.config
+        if config.student is not None:
+            return trainable(config.student)
         with timed(self.seconds, "search"):
-            return searched(self.teacher, self.task, lesson.goal, self.context, self.store, self.work)
+            return searched(self.teacher, self.task, config.goal, self.context, self.store, self.work)
 
     def _trained(self, name: str, model: nn.Module, step: Method) -> nn.Module:
         """A network after a step, its weights held."""
@@ -243,22 +243,22 @@ class DistillationJob:
             self.curves.append(Curve(name=name, **joined))
         return model.eval()
 
-    def _cost(self, teacher: nn.Module | None, pupil: str) -> bool:
+    def _cost(self, teacher: nn.Module | None, student: str) -> bool:
         """Note what a teacher takes for a training batch; gives whether it is to be compiled."""
         if teacher is None or only_remembers(teacher):
             return False
         inputs, _ = inputs_and_target(next(iter(self.task.train)))
-        method = self.lesson.method
+        method = self.config.method
         epochs = method.passes(self.task) if isinstance(method, Retrain) else 1
         steps = 0 if gives_outputs_only(teacher) else len(self.task.train) * epochs
         on_gpu = self.context.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
         device = torch.device("cuda" if on_gpu else "cpu")
         found = self.store.get_or_compute(
-            f"times of the teacher of {pupil}", lambda: compiled_teacher.teacher_times(teacher, inputs, steps, device)
+            f"times of the teacher of {student}", lambda: compiled_teacher.teacher_times(teacher, inputs, steps, device)
         )
         mode, batch = compiled_teacher.faster_form(found), len(inputs[0])
-        self.context.progress.say(f"teacher of {pupil}: {found[mode]:.1f} ms for {batch} samples, {mode}")
-        conditions = {"batch": batch, "mode": mode, "pupil": pupil, "device": device.type}
+        self.context.progress.say(f"teacher of {student}: {found[mode]:.1f} ms for {batch} samples, {mode}")
+        conditions = {"batch": batch, "mode": mode, "student": student, "device": device.type}
         self.rows.append(
             Record(subject=TEACHER, what="teacher_time", value=found[mode], unit="ms", conditions=conditions)
         )
@@ -275,12 +275,12 @@ class DistillationJob:
         return scores
 
     def _document(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> JobDocument:
-        lesson, task, goal = self.lesson, self.task, self.goal
+        config, task, goal = self.config, self.task, self.goal
         rows = [*self._measured(networks, result), *result.records, *self.rows]
-        teaching, sure = diagnostics.gather_outputs(networks, task, lesson.method.name(), self.curves)
+        teaching, sure = diagnostics.gather_outputs(networks, task, config.method.name(), self.curves)
         rows += sure
         missed = exporting.missed(goal, rows, result.drop) if goal.judges else []
-        steps = (lesson.method, TemperatureScaling()) if lesson.calibrate else (lesson.method,)
+        steps = (config.method, TemperatureScaling()) if config.calibrate else (config.method,)
         Recipe(name="taught", seed=self.context.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
         return JobDocument(
             command=self.command,
@@ -296,7 +296,7 @@ class DistillationJob:
             layers_before=[],
             layers_after=[],
             int8_ladder=[],
-            files=exporting.save_files(result, task, self.folder, self._delivery),
+            files=exporting.save_files(result, task, self.folder, self._export_context),
             teaching=teaching,
         )
 

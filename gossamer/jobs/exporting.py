@@ -59,7 +59,7 @@ class ExportedArtifacts:
     compact_bytes: int
     scores: Evaluation
     drop: Drop
-    ladder: tuple[FallbackStep, ...]
+    int8_steps: tuple[FallbackStep, ...]
     records: tuple[Record, ...]
 
     @property
@@ -98,7 +98,7 @@ def export_artifacts(
         records = list(verify(model, runner, task.validation))
         scores = evaluate(runner, task)
     int8_path: Path | None = None
-    ladder: tuple[FallbackStep, ...] = ()
+    int8_steps: tuple[FallbackStep, ...] = ()
     if int8 and paired_drop(reference_scores, scores).within(goal.max_drop + INT8_LUCK):
         quantized = quantize_int8(
             float_path,
@@ -110,7 +110,7 @@ def export_artifacts(
             threads=goal.threads,
             context=context,
         )
-        int8_path, ladder, scores = quantized.path, tuple(quantized.rungs), quantized.scores
+        int8_path, int8_steps, scores = quantized.path, tuple(quantized.steps), quantized.scores
     result = ExportedArtifacts(
         held=held,
         model=model,
@@ -119,7 +119,7 @@ def export_artifacts(
         compact_bytes=0,
         scores=scores,
         drop=paired_drop(reference_scores, scores),
-        ladder=ladder,
+        int8_steps=int8_steps,
         records=tuple(records),
     )
     return with_compact(result, task, context, folder) if compact else result

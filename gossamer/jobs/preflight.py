@@ -25,7 +25,7 @@ from gossamer.errors import BadInput
 from gossamer.jobs import exporting
 from gossamer.measure import Evaluation, Runner, Top1
 from gossamer.modules.cost import layer_costs
-from gossamer.ptq.isolated_layers import quantize_roughly
+from gossamer.ptq.isolated_layers import quantize_for_timing
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
 from gossamer.runtime.verification import verify
@@ -74,7 +74,7 @@ class PreflightCheck:
 
     def __post_init__(self) -> None:
         self.plain = materialize(self.model).eval()
-        self.looks: dict[str, LoaderProbe] = {}
+        self.probes: dict[str, LoaderProbe] = {}
         self.scores: dict[int, Evaluation] = {}  # of batches of the validation data
         try:
             macs = sum(cost.macs for cost in layer_costs(self.plain, self.task.example_inputs))
@@ -86,16 +86,16 @@ class PreflightCheck:
         """Look through the loaders."""
         for name in ("train", "validation", "test", "calibration"):
             if name == "test" and self.task.test is None:
-                self.looks[name] = LoaderProbe()
+                self.probes[name] = LoaderProbe()
                 continue
-            self.looks[name] = _tried(
+            self.probes[name] = _tried(
                 f"the {name} data of {self.task.name}", "", probe_loader, getattr(self.task, name)
             )
 
     def train(self) -> None:
         """The loss in train mode, and one run backwards."""
         student = copy_network(self.model).train()
-        found = self.looks["train"].batches()
+        found = self.probes["train"].batches()
         smallest = min(found, key=lambda one: sum(torch.Size(s).numel() for s in shapes(one.batch)))
         for one in found:
             batch = self._few(one)
@@ -108,26 +108,26 @@ class PreflightCheck:
     @torch.no_grad()
     def evaluate(self) -> None:
         """Network and metric in eval mode. The metric sees nothing of the test set."""
-        for one in self.looks["validation"].batches():
+        for one in self.probes["validation"].batches():
             batch = self._few(one)
             what = f"{self._where('validation', batch, one)}: the metric"
             self.scores[one.number] = _tried(what, "", evaluation, self.task, self.plain, [batch])
         for name in ("test", "calibration"):
-            for one in self.looks[name].by_shape.values():
+            for one in self.probes[name].by_shape.values():
                 batch = self._few(one)
                 _tried(f"{self._where(name, batch, one)}: the network", "", self.plain, *inputs_and_target(batch)[0])
 
     @torch.no_grad()
     def labels(self) -> None:
         """Labels of classes that the network has no output for."""
-        inputs, target = inputs_and_target(self._few(next(iter(self.looks["validation"].by_shape.values()))))
+        inputs, target = inputs_and_target(self._few(next(iter(self.probes["validation"].by_shape.values()))))
         outputs = list(tensors(self.plain(*inputs)))
         if len(outputs) != 1 or not are_logits(outputs[0], target):
             return
         classes = outputs[0].shape[1]
         taken = {IGNORED} if not isinstance(self.task.metric, Top1) else set[int]()
         for name in ("validation", "train", "test"):
-            found = self.looks[name]
+            found = self.probes[name]
             ends = [end for end in (found.low, found.high) if end is not None and not 0 <= end[0] < classes]
             own = self.task.loss is not cross_entropy if name == "train" else not isinstance(self.task.metric, Top1)
             if name != "test" and own:  # loss or metric have taken a batch with them
@@ -174,7 +174,7 @@ class PreflightCheck:
     def _on(self, runner: Runner, *, int8: bool = False) -> None:
         """Network and metric on one runtime, with batches of every shape."""
         for name in ("validation", "test"):
-            for one in self.looks[name].by_shape.values():
+            for one in self.probes[name].by_shape.values():
                 batch = self._few(one)
                 where = f"{self._where(name, batch, one)}, on {runner.runtime}{' in int8' if int8 else ''}"
                 advice = PAD if runner.runtime in exporting.EXPORTED else ""
@@ -193,9 +193,9 @@ class PreflightCheck:
         goal, small = self.goal, path.with_suffix(".int8.onnx")
         if not asked and goal.runtime not in exporting.EXPORTED:
             return
-        inputs = inputs_and_target(self._few(next(iter(self.looks["calibration"].by_shape.values()))))[0]
+        inputs = inputs_and_target(self._few(next(iter(self.probes["calibration"].by_shape.values()))))[0]
         try:
-            quantize_roughly(path, small, inputs, threads=goal.threads)
+            quantize_for_timing(path, small, inputs, threads=goal.threads)
         except Exception as error:
             if asked or ends_the_job(error):
                 raise BadInput(f"int8 of this network: {failure_reason(error)}; leave int8 out") from error

@@ -150,13 +150,13 @@ class JobSchedule:
         student = RecoveryDistillation(steps=TIMED).data(self.task)
         training = Training(epochs=math.ceil(TIMED / len(student.train)), lr=1e-9, keep="last", evaluate_every=TIMED)
         model = copy_network(self.original)
-        softness = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
-        teach = teacher_terms(self.original, model, student, context, **softness)
+        distillation_options = {"temperature": self.recover.temperature, "alpha": self.recover.alpha}
+        loss_terms = teacher_terms(self.original, model, student, context, **distillation_options)
 
         def note(step: TrainingStep) -> None:
             times.append(clock())
 
         with suppress(Diverged):  # the training itself says so
-            fit(model, replace(student, validation=[]), training, context, teach=teach, after_step=note)
+            fit(model, replace(student, validation=[]), training, context, loss_terms=loss_terms, after_step=note)
         gaps = sorted(after - before for before, after in pairwise(times[1:]))
         return gaps[len(gaps) // 2] if gaps else 1.0

@@ -102,11 +102,11 @@ class ShapeSearch:
 
     def _keep_outputs(self) -> None:
         """Ask the teacher once for what it says of the training samples, where trainings see these several times."""
-        folder, guide = self.attempts.folder / "work" / "teacher", self.context.teacher_or_original
+        folder, teacher = self.attempts.folder / "work" / "teacher", self.context.teacher_or_original
         plain = unaugmented(self.attempts.task.train)
-        if plain is None or guide is None or not self.schedule.repeats():
+        if plain is None or teacher is None or not self.schedule.repeats():
             return
-        if kept_outputs(guide, plain, folder, self.context.progress, most=MOST_OUTPUTS):
+        if kept_outputs(teacher, plain, folder, self.context.progress, most=MOST_OUTPUTS):
             self.context = replace(self.context, cache=folder)
             self.schedule = replace(self.schedule, remembered=True)
 
@@ -124,7 +124,7 @@ class ShapeSearch:
             self.context.log.edits[:] = self.attempts.trials.rows()
             return (), self.attempts.untouched()
         self.context.log.edits[:] = best.edits
-        return best.steps, self._delivered(best)
+        return best.steps, self._exported(best)
 
     def _best(self) -> Attempt | None:
         inside = [attempt for attempt in self.tried if within_budget(attempt.drop, self.goal.max_drop)]
@@ -179,13 +179,15 @@ class ShapeSearch:
             task, scratch = recovery.data(self.attempts.task), self.context.fork()
             model = take_steps(self.attempts.original, steps, self.attempts.task, scratch, self.attempts.store)
             recalibrate(model, task.calibration)
-            softness = {"temperature": recovery.temperature, "alpha": recovery.alpha}
-            teach = (
-                teacher_terms(guide, model, task, self.context, **softness)
-                if (guide := self.context.teacher_or_original)
+            distillation_options = {"temperature": recovery.temperature, "alpha": recovery.alpha}
+            loss_terms = (
+                teacher_terms(teacher, model, task, self.context, **distillation_options)
+                if (teacher := self.context.teacher_or_original)
                 else []
             )
-            return find_rate(model, task, recovery.training(task), self.context, teach=teach, label=recovery.name())
+            return find_rate(
+                model, task, recovery.training(task), self.context, loss_terms=loss_terms, label=recovery.name()
+            )
 
         kind = next(iter(self.planner.won), "any shape")
         with timed(self.attempts.seconds, "learning rate"):
@@ -300,7 +302,7 @@ class ShapeSearch:
         rows = {"edits": to_json(own.log.edits), "states": to_json([trial]), "curves": to_json(own.log.curves)}
         return {"cost_ratio": estimate.worst_ratio, "drop": drop, **rows}
 
-    def _delivered(self, attempt: Attempt) -> exporting.ExportedArtifacts:
+    def _exported(self, attempt: Attempt) -> exporting.ExportedArtifacts:
         """The attempt as it is deployed, all its files in the folder."""
         if self.last is not None and self.last[0] == attempt.name:
             with timed(self.attempts.seconds, f"deploy {attempt.name}"):

@@ -55,29 +55,29 @@ class OnnxTeacher(ExternalModel):
 
 
 class RecordedTeacher(ExternalModel):
-    """A teacher of which only its answers are left: a folder of `gossamer.train.teacher_outputs`."""
+    """A teacher of which only its outputs are left: a folder of `gossamer.train.teacher_outputs`."""
 
     recorded: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.answers = TeacherOutputs(folder)
+        self.cached_outputs = TeacherOutputs(folder)
         name = hashlib.sha256(str(folder.resolve()).encode()).digest()
         self.register_buffer("digest", torch.frombuffer(bytearray(name), dtype=torch.uint8))
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self.answers(inputs, None)
+        return self.cached_outputs(inputs, None)
 
 
-def foreign(path: Path) -> ExternalModel | None:
-    """The teacher of an `.onnx` file or of a folder of answers, or of a folder with one of these; None where the path
+def external_teacher(path: Path) -> ExternalModel | None:
+    """The teacher of an `.onnx` file or of a folder of outputs, or of a folder with one of these; None where the path
     is nothing of that kind."""
     if path.suffix == ".onnx":
         return OnnxTeacher(path)
     found = [one.parent for one in (*path.glob(LAYOUT), *path.glob(f"*/{LAYOUT}"))]
     if len(found) > 1:
         names = ", ".join(sorted(one.name for one in found))
-        raise BadInput(f"{path} holds the answers of {len(found)} teachers; name the folder of one, below it: {names}")
+        raise BadInput(f"{path} holds the outputs of {len(found)} teachers; name the folder of one, below it: {names}")
     return RecordedTeacher(found[0]) if found else None
 
 

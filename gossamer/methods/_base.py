@@ -141,7 +141,7 @@ class Method(KnownArguments, ABC):
         """Return ways to rewrite a whole network that the planner may try, the gentlest first; none by default."""
         return ()
 
-    def roughly(self) -> "Method":
+    def shape_only(self) -> "Method":
         """A method that gives the same shapes with as little fitting as it can: for measuring what they cost."""
         return self
 

@@ -74,7 +74,7 @@ class Retrain(Trained):
         context: Context,
         *,
         part: str = "",
-        teach: Sequence[LossTerm] = (),
+        loss_terms: Sequence[LossTerm] = (),
         after_step: AfterStep | None = None,
         **changes: Any,
     ) -> TrainingResult:
@@ -85,7 +85,7 @@ class Retrain(Trained):
             task: data, loss and metric.
             context: seed, devices, teacher and folder for checkpoints.
             part: names this training where a method has several.
-            teach: loss terms besides those of the teacher.
+            loss_terms: loss terms besides those of the teacher.
             after_step: called after every step, for example to move masks.
             changes: fields of `training()` to replace.
 
@@ -98,14 +98,16 @@ class Retrain(Trained):
                 context.teacher_or_original, model, task, context, temperature=self.temperature, alpha=self.alpha
             )
         try:
-            return self.train_with([*teach, *taught], model, task, context, part=part, after_step=after_step, **changes)
+            return self.train_with(
+                [*loss_terms, *taught], model, task, context, part=part, after_step=after_step, **changes
+            )
         finally:
             for term in taught:
                 term.flush()
 
     def train_with(
         self,
-        teach: Sequence[LossTerm],
+        loss_terms: Sequence[LossTerm],
         model: nn.Module,
         task: Task,
         context: Context,
@@ -119,7 +121,14 @@ class Retrain(Trained):
         checkpoint = context.folder / f"{name}.ckpt" if context.folder else None
         training, label = replace(self.training(task), **changes), f"{self.name()}{part}"
         return fit(
-            model, task, training, context, teach=teach, after_step=after_step, checkpoint=checkpoint, label=label
+            model,
+            task,
+            training,
+            context,
+            loss_terms=loss_terms,
+            after_step=after_step,
+            checkpoint=checkpoint,
+            label=label,
         )
 
     def noted(self, fitted: TrainingResult, context: Context, *, part: str = "") -> TrainingResult:

@@ -41,16 +41,16 @@ class Quantized:
 
     Attributes:
         path: of the file.
-        rungs: what was tried, in order.
-        rung: the name of what was taken.
+        steps: what was tried, in order.
+        chosen: the name of what was taken.
         drop: lost on validation data.
         scores: of the validation samples.
         met: whether the drop is within the budget.
     """
 
     path: Path
-    rungs: list[FallbackStep]
-    rung: str
+    steps: list[FallbackStep]
+    chosen: str
     drop: Drop
     scores: Evaluation
     met: bool
@@ -112,13 +112,13 @@ def quantize_int8(
     folder = Path(folder)
     path, trial = folder / "model.int8.onnx", folder / ".trial.int8.onnx"
     float_path = model if isinstance(model, Path) else _exported(model, task, folder)
-    ladder = FallbackSequence(
+    sequence = FallbackSequence(
         onnx.load(float_path), task, folder, threads=threads, samples=samples, progress=context.progress
     )
-    rungs: list[FallbackStep] = []
+    steps: list[FallbackStep] = []
     best: tuple[Drop, Evaluation] | None = None
     try:
-        candidates = ladder.climb()
+        candidates = sequence.candidates()
         while (candidate := _next(candidates, context.progress)) is not None:
             write_onnx(candidate.build(), trial)
             runner = open_runner(runtime, trial, threads=threads, precision="int8")
@@ -126,7 +126,7 @@ def quantize_int8(
                 scores = evaluate(runner, task)
             drop = paired_drop(reference, scores)
             accepted = drop.within(budget_points)
-            rungs.append(
+            steps.append(
                 FallbackStep(
                     name=candidate.name, score=scores.shown, drop=drop.points, accepted=accepted, note=candidate.note
                 )
@@ -134,7 +134,7 @@ def quantize_int8(
             context.progress.say(f"int8 {candidate.name}: {scores}, drop {drop.points:+.2f} points")
             if best is None or accepted or improves(best[1], scores, slower=bool(candidate.exclude)):
                 best = drop, scores
-                ladder.best = candidate
+                sequence.best = candidate
                 trial.replace(path)
             if accepted:
                 break
@@ -145,7 +145,7 @@ def quantize_int8(
     assert best is not None
     drop, scores = best
     met = drop.within(budget_points)
-    return Quantized(path=path, rungs=rungs, rung=ladder.best.name, drop=drop, scores=scores, met=met)
+    return Quantized(path=path, steps=steps, chosen=sequence.best.name, drop=drop, scores=scores, met=met)
 
 
 def _exported(model: nn.Module, task: Task, folder: Path) -> Path:
@@ -164,7 +164,7 @@ def _next(candidates: Iterator[QuantizedCandidate], progress: Progress) -> Quant
 
 
 class FallbackSequence:
-    """What to try next. `best`, the best candidate so far, is told by whoever judges; each rung builds on it."""
+    """What to try next. `best`, the best candidate so far, is told by whoever judges; each candidate builds on it."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class FallbackSequence:
         self.ranked = max(LEAST_RANKED, min(MOST_RANKED, RANKED_NUMBERS // numbers))
         self.best = QuantizedCandidate("", network, {})
 
-    def climb(self) -> Iterator[QuantizedCandidate]:
+    def candidates(self) -> Iterator[QuantizedCandidate]:
         """Candidates from the simplest to the costliest."""
         if not any(node.op_type in WEIGHTED for node in self.network.graph.node):
             raise NoEffect(f"int8: the network has no layer with weights ({', '.join(WEIGHTED)})")

@@ -17,7 +17,7 @@ from gossamer.ptq import activation_ranges, qdq
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.runners import open_runner
 
-SAMPLES = 4  # of an input, for the graph and for rough ranges
+SAMPLES = 4  # of an input, for the graph and for ranges
 LARGEST = 2**25  # numbers that a layer reads or writes while it is timed; the runtimes keep several such maps
 
 
@@ -73,7 +73,7 @@ def _sources(
     small = tuple(x[torch.arange(SAMPLES) % len(x)] for x in inputs)
     path = export_onnx(Many(groups), small, folder / "alone.onnx")
     if int8:
-        quantize_roughly(path, folder / "alone.int8.onnx", small, threads=goal.threads)
+        quantize_for_timing(path, folder / "alone.int8.onnx", small, threads=goal.threads)
         path = folder / "alone.int8.onnx"
     network = onnx.load(path)
     whole, outputs = Extractor(network), iter(network.graph.output)
@@ -87,7 +87,7 @@ def _sources(
     return [[next(rest) for _ in group] for group in groups]
 
 
-def quantize_roughly(source: Path, target: Path, inputs: tuple[Tensor, ...], *, threads: int) -> None:
+def quantize_for_timing(source: Path, target: Path, inputs: tuple[Tensor, ...], *, threads: int) -> None:
     """An int8 network that is good for measuring time and size: min-max ranges from one batch."""
     network = onnx.load(source)
     batch = inputs[0] if len(inputs) == 1 else (inputs, None)

@@ -19,14 +19,20 @@ def teaching_sections(document: JobDocument) -> str:
     if taught is None:
         return ""
     return "".join(
-        (_curves(document, taught), _classes(taught), _agreement(taught), _sureness(document, taught), _looks(taught))
+        (
+            _curves(document, taught),
+            _classes(taught),
+            _agreement(taught),
+            _confidence(document, taught),
+            _attention_maps(taught),
+        )
     )
 
 
 def _curves(document: JobDocument, taught: Teaching) -> str:
     """How the student learned, with and without a teacher."""
     asked = next(
-        (r for r in document.records if r.what == "teacher_time" and r.conditions.get("pupil") == "result"), None
+        (r for r in document.records if r.what == "teacher_time" and r.conditions.get("student") == "result"), None
     )
     more = ""
     if asked is not None:
@@ -72,7 +78,7 @@ def _agreement(taught: Teaching) -> str:
     return section("Who agrees with whom", heat("agreement", "", head, rows), lead)
 
 
-def _sureness(document: JobDocument, taught: Teaching) -> str:
+def _confidence(document: JobDocument, taught: Teaching) -> str:
     """A reliability diagram for each network."""
     if not taught.reliability:
         return ""
@@ -109,7 +115,7 @@ def _diagram(one: Reliability) -> str:
     return f'<svg role="group" aria-label="{escape(label)}" width="100%" height="{_SIDE}">{"".join(body)}</svg>'
 
 
-def _looks(taught: Teaching) -> str:
+def _attention_maps(taught: Teaching) -> str:
     """Attention maps side by side."""
     if not taught.examples:
         return ""
@@ -117,10 +123,12 @@ def _looks(taught: Teaching) -> str:
         f"{escape(named_networks(s))}: <code>{escape(layer)}</code>" for s, layer in taught.layers.items()
     )
     lead = f"Mean square over the channels of layers of one resolution, bright is much. {layers}."
-    return section("Where they look", f'<div class="looks">{"".join(map(_look, taught.examples))}</div>', lead)
+    return section(
+        "Attention maps", f'<div class="attention">{"".join(map(_attention_map, taught.examples))}</div>', lead
+    )
 
 
-def _look(example: Example) -> str:
+def _attention_map(example: Example) -> str:
     figures = [("", example.image, "image")]
     figures += [
         (named_networks(s), image, f"attention of the {named_networks(s)}") for s, image in example.maps.items()

@@ -47,7 +47,7 @@ _COMPRESSED = (
     swaps_section,
     job_classes_section,
     sections.edits_section,
-    sections.ladder_section,
+    sections.int8_section,
 )
 _MADE = (sections.files_section, sections.making_section, sections.records_section)
 

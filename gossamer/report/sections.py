@@ -271,19 +271,19 @@ def _edit(edit: Edit) -> tuple[str, ...]:
     )
 
 
-def ladder_section(document: JobDocument) -> str:
-    """The steps to int8, climbed only as far as needed."""
-    rungs, score = document.int8_ladder, Score.of(document)
-    if not rungs:
+def int8_section(document: JobDocument) -> str:
+    """The int8 fallback sequence, tried only as far as needed."""
+    steps, score = document.int8_ladder, Score.of(document)
+    if not steps:
         return section("Steps to int8", "", "The network was not quantized.")
     rows = [
         (
-            f"{i}. {escape(rung.name)}" + (f"<small>{escape(rung.note)}</small>" if rung.note else ""),
-            f'<data value="{rung.score}">{score.text(rung.score)}</data>',
-            f'<data value="{rung.drop}">{text.points(rung.drop)} points</data>',
-            '<b class="met">accepted</b>' if rung.accepted else '<b class="missed">rejected</b>',
+            f"{i}. {escape(step.name)}" + (f"<small>{escape(step.note)}</small>" if step.note else ""),
+            f'<data value="{step.score}">{score.text(step.score)}</data>',
+            f'<data value="{step.drop}">{text.points(step.drop)} points</data>',
+            '<b class="met">accepted</b>' if step.accepted else '<b class="missed">rejected</b>',
         )
-        for i, rung in enumerate(rungs, 1)
+        for i, step in enumerate(steps, 1)
     ]
     lead = "Climbed only as far as needed, judged on the validation split."
     return section("Steps to int8", grid_of_pairs(("Step", text.titled(score.name), "Drop", "Verdict"), rows), lead)

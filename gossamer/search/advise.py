@@ -140,8 +140,8 @@ class Adviser:
 
     def _times(self, steps: Sequence[Method]) -> float:
         """How many times cheaper the whole network is after the steps."""
-        rough = [step.roughly() for step in steps]
-        estimate = self.cost_model(repr(steps), lambda: apply_steps(self.model, rough, self.task, Context()))
+        shapes = [step.shape_only() for step in steps]
+        estimate = self.cost_model(repr(steps), lambda: apply_steps(self.model, shapes, self.task, Context()))
         if estimate.speedup is not None:
             return estimate.speedup
         return self.whole.macs / estimate.macs if self.unit == "macs" else self.whole.params / estimate.params
@@ -157,7 +157,7 @@ class Adviser:
         reason = f"8-bit kernels for all layers; {self.where}"
         if times < HELPS:
             reason = f"{self.goal.runtime} has no faster 8-bit kernels for this network here"
-        return [self._row("int8", times, "the int8 ladder", reason)]
+        return [self._row("int8", times, "the int8 fallback sequence", reason)]
 
     def _coded(self, bits: int) -> Advice:
         """Bytes by the order-0 entropy of the codes, which the coder of the compact file comes near to."""

@@ -46,7 +46,7 @@ def apply_steps(model: nn.Module, steps: Sequence[Method], task: Task, context: 
 
 def shape_only(steps: Steps) -> Steps:
     """Steps to the same shapes with as little fitting as they can do: for measuring what these cost."""
-    return tuple(step.roughly() for step in steps)
+    return tuple(step.shape_only() for step in steps)
 
 
 def block_order(model: nn.Module, task: Task, *, batches: int = 4, trials: FailureGuard | None = None) -> list[str]:
@@ -106,7 +106,8 @@ def swap_losses(
     batches: int = 1,
     trials: FailureGuard | None = None,
 ) -> dict[str, list[float]]:
-    """How much the training loss rises by each swap alone, roughly fitted; at least 0, in the order of the swaps;
+    """How much the training loss rises by each swap alone, with as little fitting as it can do; at least 0, in the
+    order of the swaps;
     infinite for what fails."""
     trials = trials or FailureGuard(CheckpointStore(None, ""), Silent())
     sample = [batch for batch, _ in zip(task.train, range(batches))]

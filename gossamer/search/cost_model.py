@@ -15,14 +15,14 @@ from gossamer.core.runner import Runner
 from gossamer.core.task import Task
 from gossamer.measure.latency import Latency, steady_latency
 from gossamer.modules.cost import layer_costs
-from gossamer.ptq.isolated_layers import quantize_roughly
+from gossamer.ptq.isolated_layers import quantize_for_timing
 from gossamer.runtime.profiling import layer_times
 from gossamer.runtime.runners import open_runner
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.exports import Exports
 
 ROUNDS, SECONDS = 24, 3  # of one timing, at most: where the machine is busy, it needs as many
-ROUGH = 8  # samples that rough ranges are taken from: no time depends on them
+RANGE_SAMPLES = 8  # that ranges are taken from: no time depends on them
 SAFETY_MARGIN = 0.97  # of what the goal allows: the final measurement, at another moment, should still be inside
 # The same, of times where no second training would mend it. Shapes are chosen by the ratio of the fastest runs, results
 # judged by that of the medians: of one network on a shared machine 2.7 to 3.2, and 2.5 to 3.1.
@@ -168,7 +168,7 @@ class CostModel:
         if not self.int8:
             return path, "float32"
         small = path.with_suffix(".int8.onnx")
-        quantize_roughly(path, small, tuple(x[:ROUGH] for x in self.inputs), threads=self.goal.threads)
+        quantize_for_timing(path, small, tuple(x[:RANGE_SAMPLES] for x in self.inputs), threads=self.goal.threads)
         return small, "int8"
 
     def _time(self, runners: dict[str, Runner], *, tries: int) -> dict[str, Latency]:

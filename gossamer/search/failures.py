@@ -46,7 +46,7 @@ class FailureGuard:
 
     def rows(self) -> list[Edit]:
         """What was left out, and why, for the history."""
-        return [left_alone(name, why) for name, why in dict.fromkeys(map(tuple, self.store.left.values()))]
+        return [left_unchanged(name, why) for name, why in dict.fromkeys(map(tuple, self.store.left.values()))]
 
 
 def ends_the_job(error: BaseException) -> bool:
@@ -66,6 +66,6 @@ def failure_reason(error: BaseException) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
-def left_alone(what: str, why: str) -> Edit:
+def left_unchanged(what: str, why: str) -> Edit:
     """A row of the history."""
     return Edit(method="plan", kind=EditKind.SWAP, target=what, before="as it is", after="left alone", note=why)

@@ -27,7 +27,7 @@ def kinds() -> dict[str, list[NetworkCandidate]]:
 def taken(
     model: nn.Module, task: Task, forms: Sequence[NetworkCandidate], trials: FailureGuard | None = None
 ) -> Iterator[NetworkCandidate]:
-    """Those of the forms that the network takes; each is roughly made to find that out."""
+    """Those of the forms that the network takes; each is made, shape only, to find that out."""
     trials = trials or FailureGuard(CheckpointStore(None, ""), Silent())
     for form in forms:
         if trials(form.what, f"rewrite {form.step!r}", _takes, form, model, task):
@@ -36,7 +36,7 @@ def taken(
 
 def _takes(form: NetworkCandidate, model: nn.Module, task: Task) -> bool:
     try:
-        form.step.roughly()(model, task, Context())
+        form.step.shape_only()(model, task, Context())
     except BadInput:  # a refusal is no failure
         return False
     return True

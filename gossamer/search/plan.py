@@ -24,7 +24,7 @@ from gossamer.search.axes import (
 )
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import SAFETY_MARGIN, CostEstimate, CostModel
-from gossamer.search.failures import FailureGuard, left_alone
+from gossamer.search.failures import FailureGuard, left_unchanged
 from gossamer.search.network_rewrites import rewrite_axes
 from gossamer.search.output_invariant import OutputInvariant
 from gossamer.search.replacement_search import ReplacementSearch
@@ -208,7 +208,7 @@ class Planner:
     def left(self, steps: Sequence[Any]) -> list[Edit]:
         """What the plan leaves as it is, and why, for the history: layers, and rewrites of the whole network."""
         layers = self.trials("cheaper layers", "layers that are left", self.replacement_search().left, steps) or []
-        return [*layers, *(left_alone(kind, why) for kind, why in self.dropped.items()), *self.trials.rows()]
+        return [*layers, *(left_unchanged(kind, why) for kind, why in self.dropped.items()), *self.trials.rows()]
 
     @property
     def _multiple(self) -> int:
@@ -266,7 +266,8 @@ class Planner:
         return None if estimate is None else ShapeCandidate(axis.name, steps, estimate)
 
     def _shape(self, steps: Steps, scratch: Context) -> nn.Module:
-        """The network after the steps, roughly fitted. What gives other outputs than the original is no candidate."""
+        """The network after the steps, fitted as little as they can. What gives other outputs than the original is no
+        candidate."""
         model = apply_steps(self.original, shape_only(steps), self.task, scratch)
         self.invariant.check(model)
         return model

@@ -16,7 +16,7 @@ from gossamer.ptq.isolated_layers import isolated_costs
 from gossamer.search.axes import SearchAxis, Steps, cheapest_first, layer_axis, swap_losses
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CostModel
-from gossamer.search.failures import FailureGuard, left_alone
+from gossamer.search.failures import FailureGuard, left_unchanged
 from gossamer.search.replacements import FoundReplacements, Replacement, compared, find_swaps, reasons_to_leave
 
 MOST = 0.75  # of a layer's cost: what a cheaper module saves at best, as long as nothing is measured
@@ -68,7 +68,7 @@ class ReplacementSearch:
         rows = []
         for reason, names in by_reason(reasons).items():
             why = reason or "no cheaper module was tried: even four times cheaper, such layers do not reach the goal"
-            rows.append(left_alone(", ".join(names), why))
+            rows.append(left_unchanged(", ".join(names), why))
         return rows
 
     def _reasons(self) -> dict[str, str]:

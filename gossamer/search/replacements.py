@@ -94,11 +94,11 @@ def reasons_to_leave(model: nn.Module, costs: Mapping[str, float]) -> dict[str, 
 
 
 def made(layer: nn.Module, x: Tensor, step: Method) -> nn.Module | None:
-    """What the step makes of a layer named "layer" alone, roughly; None where it refuses."""
+    """What the step makes of a layer named "layer" alone, fitted as little as it can; None where it refuses."""
     network = nn.Sequential(OrderedDict(layer=copy.deepcopy(layer)))
     task = Task(name="layer", train=[x], validation=[x], test=[x], calibration=[x], example_inputs=(x,))
     try:
-        return step.roughly()(network, task).model.get_submodule("layer").eval()
+        return step.shape_only()(network, task).model.get_submodule("layer").eval()
     except BadInput:
         return None
 

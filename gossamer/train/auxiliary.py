@@ -20,14 +20,14 @@ from gossamer.train.objective import task_loss
 
 
 class Heads:
-    """A term of `teach`: the sum of weight * loss of what auxiliary heads give (Szegedy et al. 2015, arXiv:1409.4842,
-    section 5, with weight 0.3).
+    """A term of `loss_terms`: the sum of weight * loss of what auxiliary heads give (Szegedy et al. 2015,
+    arXiv:1409.4842, section 5, with weight 0.3).
 
     Heads are modules that the network runs while training and whose outputs need not leave it. weights: by name or
     pattern; of what a pattern fits, the outermost modules count.
     """
 
-    hard_weight = 1.0
+    task_weight = 1.0
 
     def __init__(self, model: nn.Module, weights: Mapping[str, float], loss: Callable[[Model, Any], Tensor]) -> None:
         self.loss, self.weights, self.outputs = loss, heads_of(model, weights), dict[str, Any]()
@@ -124,7 +124,7 @@ def blocks_left_out(model: nn.Module, example_inputs: tuple[Any, ...], drop_path
 
 @contextmanager
 def helped(model: nn.Module, task: Task, training: Training) -> Iterator[list[Heads]]:
-    """Within, blocks are left out, and heads learn by the terms of `teach` that this gives."""
+    """Within, blocks are left out, and heads learn by the terms of `loss_terms` that this gives."""
     with ExitStack() as stack:
         if training.drop_path is not None:
             inputs = place(model, (task.example_inputs, None))

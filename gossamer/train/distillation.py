@@ -21,10 +21,10 @@ from gossamer.train.teacher_outputs import TeacherOutputs, teacher_identity
 
 
 class LossTerm(Protocol):
-    """A term of the training loss: total = product of all `hard_weight` * task loss + sum of all terms."""
+    """A term of the training loss: total = product of all `task_weight` * task loss + sum of all terms."""
 
     @property
-    def hard_weight(self) -> float:
+    def task_weight(self) -> float:
         """The weight that is left to the task's own loss."""
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
@@ -75,7 +75,7 @@ class Soft:
         if not 0 <= alpha <= 1 or (alpha_end is not None and not 0 <= alpha_end <= 1):
             raise BadInput(f"distillation: alpha = {alpha} to {alpha_end} must be in [0, 1]")
         self.temperature = self.first_temperature = temperature
-        self.hard_weight = self.first_alpha = alpha
+        self.task_weight = self.first_alpha = alpha
         self.temperature_end, self.alpha_end = temperature_end, alpha_end
 
     def at(self, progress: float) -> None:
@@ -83,7 +83,7 @@ class Soft:
         if self.temperature_end is not None:
             self.temperature = self.first_temperature + progress * (self.temperature_end - self.first_temperature)
         if self.alpha_end is not None:
-            self.hard_weight = self.first_alpha + progress * (self.alpha_end - self.first_alpha)
+            self.task_weight = self.first_alpha + progress * (self.alpha_end - self.first_alpha)
 
 
 # Of the student's outputs, the teacher's, the target and the temperature: a scalar.
@@ -109,7 +109,7 @@ class Distillation(Soft):
         >>> from gossamer.train import Training, fit
         >>> term = Distillation(tiny_network(), temperature=2.0, alpha=0.5)
         >>> once, quiet = Training(epochs=1, lr=0.05), Context(progress=Quiet())
-        >>> len(fit(tiny_network(), tiny_task(), once, quiet, teach=[term]).history)
+        >>> len(fit(tiny_network(), tiny_task(), once, quiet, loss_terms=[term]).history)
         1
 
     Source: Hinton et al. 2015, arXiv:1503.02531.
@@ -132,7 +132,7 @@ class Distillation(Soft):
             to_channels_last(self.teacher)
         self.loss = loss
         self.mode = ""
-        self.answers: TeacherOutputs | None = None
+        self.cached_outputs: TeacherOutputs | None = None
         self.compiled = False
         self._ask: Callable[..., Any] | None = None
 
@@ -155,12 +155,12 @@ class Distillation(Soft):
         """Keep what the teacher gives below a folder, and take what is there. Raises BadInput where it cannot be."""
         if not isinstance(self.teacher, nn.Module):
             raise BadInput("distillation: a teacher without modules cannot be told from others; give it as a module")
-        self.answers = TeacherOutputs(folder / teacher_identity(self.teacher))
+        self.cached_outputs = TeacherOutputs(folder / teacher_identity(self.teacher))
 
     def flush(self) -> None:
         """Write to disk what was remembered."""
-        if self.answers is not None:
-            self.answers.flush()
+        if self.cached_outputs is not None:
+            self.cached_outputs.flush()
 
     def __call__(self, inputs: tuple[Any, ...], outputs: Any, target: Any) -> Tensor:
         """(1 - alpha) * soft loss, a scalar."""
@@ -168,7 +168,7 @@ class Distillation(Soft):
 
     def expected(self, inputs: tuple[Any, ...]) -> Any:
         """What the teacher gives, or has given for the same inputs."""
-        return self.asked(*inputs) if self.answers is None else self.answers(inputs, self.asked)
+        return self.asked(*inputs) if self.cached_outputs is None else self.cached_outputs(inputs, self.asked)
 
     @torch.no_grad()
     def asked(self, *inputs: Any) -> Any:
@@ -185,7 +185,7 @@ class Distillation(Soft):
         outputs, expected = _alone(outputs), _alone(expected)
         if isinstance(expected, Tensor) and isinstance(outputs, tuple) and outputs:
             outputs = outputs[0]
-        return (1 - self.hard_weight) * self._soft_loss(outputs, expected, target)
+        return (1 - self.task_weight) * self._soft_loss(outputs, expected, target)
 
     def _soft_loss(self, outputs: Any, expected: Any, target: Any) -> Tensor:
         if self.loss is not None:
@@ -227,8 +227,8 @@ def kept_outputs(teacher: nn.Module, loader: Loader, folder: Path, progress: Pro
             term.expected(tree_map_only(Tensor, lambda x: x.to(device), inputs_and_target(batch)[0]))
             if (
                 not done
-                and term.answers is not None
-                and term.answers.row_bytes * len(inputs_and_target(batch)[0][0]) * len(loader) > most
+                and term.cached_outputs is not None
+                and term.cached_outputs.row_bytes * len(inputs_and_target(batch)[0][0]) * len(loader) > most
             ):
                 return False
     except BadInput:  # outputs that belong to no sample

@@ -162,7 +162,8 @@ class LayerLoss:
 
 
 class FeatureTerm:
-    """A term of `teach`: the loss of features, and the soft loss of the outputs from the same run of the teacher."""
+    """A term of `loss_terms`: the loss of features, and the soft loss of the outputs from the same run of the
+    teacher."""
 
     def __init__(
         self,
@@ -174,9 +175,9 @@ class FeatureTerm:
         self.hooks, self.adapters, self.distillation, self.layers = hooks, adapters, distillation, layers
 
     @property
-    def hard_weight(self) -> float:
+    def task_weight(self) -> float:
         """The weight that is left to the task's own loss."""
-        return 0.0 if self.layers.alone else self.distillation.hard_weight
+        return 0.0 if self.layers.alone else self.distillation.task_weight
 
     def described(self) -> str:
         """With its layers."""
@@ -193,7 +194,7 @@ class FeatureTerm:
         student, teacher = (features() for features in self.hooks)
         matched = [of_one_size(adapt(s), t) for adapt, s, t in zip(self.adapters, student, teacher)]
         total = self.layers.weight * self.layers.loss([s for s, _ in matched], [t for _, t in matched])
-        if self.layers.alone or self.hard_weight == 1:
+        if self.layers.alone or self.task_weight == 1:
             return total
         return total + self.distillation.soft(outputs, expected, target)
 
@@ -216,7 +217,7 @@ def hooked(
     inputs: tuple[Any, ...],
     seed: int = 0,
 ) -> Iterator[FeatureTerm]:
-    """Within, a term for `fit(student, ..., teach=[term])` that compares pairs of layers of student and teacher.
+    """Within, a term for `fit(student, ..., loss_terms=[term])` that compares pairs of layers of student and teacher.
 
     inputs: an example, to see the shapes. Adapters start from the seed; their weights are parameters of the student for
     as long, so that its optimizer and its checkpoints have them. Raises BadInput for layers that do not exist, do not

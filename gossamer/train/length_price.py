@@ -14,7 +14,7 @@ from gossamer.train.loop import TrainingStep
 
 LARGEST = (1 << 15) - 1  # of an integer in a file
 PRIOR = 1.0  # how many weights of the tensor's mean density a row and a column are thought to have seen already
-LOOKS, REFRESH = 500, 16  # at the prices: so often in a training, but not more steps apart
+COMPARISONS, REFRESH = 500, 16  # at the prices: so often in a training, but not more steps apart
 SWING = 80.0  # how far the logarithm of the exchange rate could move in a training
 STIFF = 3.0  # how far the length may be off until the controller is at its fastest
 MEMORY = "_gossamer_rate"  # the name of the buffer
@@ -104,7 +104,7 @@ class Rate:
     few times, because a real coder is better, or worse, than the estimate.
     """
 
-    hard_weight = 1.0
+    task_weight = 1.0
 
     def __init__(self, model: nn.Module, target: float, ramp: float, measure: Callable[[nn.Module], int]) -> None:
         self.model, self.target, self.ramp, self.measure = model, target, ramp, measure
@@ -146,12 +146,12 @@ class Rate:
     def after_step(self, step: TrainingStep) -> None:
         """Every few steps: look at the length, move the exchange rate. Often enough: measure a real file."""
         done = step.number / step.steps
-        looks = max(step.steps // 12, 1)
-        refresh = min(max(step.steps // LOOKS, 1), REFRESH)
-        if step.number % refresh and step.number % looks and step.number > 1:
+        compared_every = max(step.steps // 12, 1)
+        refresh = min(max(step.steps // COMPARISONS, 1), REFRESH)
+        if step.number % refresh and step.number % compared_every and step.number > 1:
             return
         length = self.estimate()
-        if step.number % looks == 0 or step.number == 1:
+        if step.number % compared_every == 0 or step.number == 1:
             self.numbers[2] = self.measure(self.model) / length
         length *= float(self.numbers[2])
         if not self.numbers[1]:

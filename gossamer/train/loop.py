@@ -102,7 +102,7 @@ class TrainingRun:
     model: nn.Module
     task: Task
     training: Training
-    teach: Sequence[LossTerm]
+    loss_terms: Sequence[LossTerm]
     after_step: AfterStep | None
     checkpoint: Path | None
     label: str
@@ -115,7 +115,7 @@ def fit(
     training: Training,
     context: Context,
     *,
-    teach: Sequence[LossTerm] = (),
+    loss_terms: Sequence[LossTerm] = (),
     after_step: AfterStep | None = None,
     checkpoint: Path | None = None,
     label: str = "training",
@@ -133,7 +133,7 @@ def fit(
         training: the hyper-parameters.
         context: seed, device and progress (messages to the logger "gossamer", unless it has its own); the learning
             curve is put into its log.
-        teach: terms besides the task's loss, such as `Distillation`.
+        loss_terms: terms besides the task's loss, such as `Distillation`.
         after_step: called after every step, in every process alike; it may change tensors of the model in place. What
             it must remember it keeps in buffers of the model, which checkpoints hold.
         checkpoint: a file. The same call after a kill goes on where it stopped (on CPU to the same bits) and, once
@@ -172,7 +172,7 @@ def fit(
             model=model,
             task=task,
             training=training,
-            teach=[*teach, *heads],
+            loss_terms=[*loss_terms, *heads],
             after_step=after_step,
             checkpoint=checkpoint,
             label=label,
@@ -193,7 +193,8 @@ def _train(fabric: "Fabric", job: TrainingRun, context: Context) -> TrainingResu
     model, task, training = job.model, job.task, job.training
     rank, world, steps = fabric.global_rank, fabric.world_size, len(task.train)
     total, every = training.epochs * steps, evaluated_every(training, steps, len(task.validation))
-    identity = fingerprint(model, training, context.seed, steps, job.after_step, job.teach) if job.checkpoint else {}
+    about = training, context.seed, steps, job.after_step, job.loss_terms
+    identity = fingerprint(model, *about) if job.checkpoint else {}
     file = Checkpoint(job.checkpoint, identity, writes=rank == 0)
     place = Placement(fabric.device, rank=rank, world=world, channels_last=job.channels_last)
     optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)
@@ -201,7 +202,7 @@ def _train(fabric: "Fabric", job: TrainingRun, context: Context) -> TrainingResu
     if saved := file.read():
         state.restore(saved)
     if not state.numbers.finished:
-        stepper = Stepper(fabric, state, task, training, job.teach, place)
+        stepper = Stepper(fabric, state, task, training, job.loss_terms, place)
         if not saved:
             _begin(stepper, job, context)
             file.write(state.capture())
@@ -285,7 +286,7 @@ def find_rate(
     training: Training,
     context: Context,
     *,
-    teach: Sequence[LossTerm] = (),
+    loss_terms: Sequence[LossTerm] = (),
     label: str = "training",
 ) -> float:
     """The learning rate that `fit` would find for this network, which is left alone.
@@ -295,7 +296,7 @@ def find_rate(
         task: its data.
         training: of which the rate is wanted; its own does not count.
         context: seed, device and progress.
-        teach: terms besides the task's loss.
+        loss_terms: terms besides the task's loss.
         label: names the search in the log.
 
     Returns:
@@ -310,7 +311,8 @@ def find_rate(
         fabric = make_fabric(context, training)
         optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)
         place = Placement(fabric.device, rank=0, world=1, channels_last=layout)
-        stepper = Stepper(fabric, TrainingState(model, optimizer, training), task, training, [*teach, *heads], place)
+        state = TrainingState(model, optimizer, training)
+        stepper = Stepper(fabric, state, task, training, [*loss_terms, *heads], place)
         return _look_for_rate(stepper, task, training, context, label)[0]
 
 

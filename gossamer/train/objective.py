@@ -16,40 +16,40 @@ from gossamer.train.mixup import MixedTarget
 
 
 class Objective:
-    """The task's loss and the terms of `teach`, from one run of the network for each batch.
+    """The task's loss and the terms of `loss_terms`, from one run of the network for each batch.
 
     `autocast()` gives the context in which the terms are computed, so that a teacher runs in the student's precision.
     """
 
     def __init__(
-        self, module: Model, task: Task, teach: Sequence[LossTerm], autocast: Any, label_smoothing: float = 0.0
+        self, module: Model, task: Task, loss_terms: Sequence[LossTerm], autocast: Any, label_smoothing: float = 0.0
     ) -> None:
-        self.module, self.teach, self.autocast = module, teach, autocast
+        self.module, self.loss_terms, self.autocast = module, loss_terms, autocast
         self.loss = task_loss(task, label_smoothing)
         self.outputs: list[Any] = []
 
     def at(self, progress: float) -> None:
         """Tell the terms that follow a schedule how far the training is, from 0 to 1."""
-        for term in self.teach:
+        for term in self.loss_terms:
             if isinstance(term, ScheduledTerm):
                 term.at(progress)
 
     def __call__(self, batch: Any) -> Tensor:
         """The total loss of a batch, a scalar."""
-        if not self.teach:
+        if not self.loss_terms:
             return self.loss(self.module, batch)
         self.outputs.clear()
-        total = prod(term.hard_weight for term in self.teach) * self.loss(self._noted, batch)
+        total = prod(term.task_weight for term in self.loss_terms) * self.loss(self._noted, batch)
         if len(self.outputs) != 1:
             raise BadInput(
                 f"training: the task's loss ran the network {len(self.outputs)} times for one batch; "
-                "with terms in `teach` it must run it once"
+                "with terms in `loss_terms` it must run it once"
             )
         inputs, target = inputs_and_target(batch)
         if isinstance(target, MixedTarget):
             target = target.first
         with self._context():
-            for term in self.teach:
+            for term in self.loss_terms:
                 total = total + term(inputs, self.outputs[0], target)
         return total
 

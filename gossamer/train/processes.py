@@ -48,7 +48,7 @@ def in_processes(function: Callable[..., Any], job: Any, context: Context, train
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     on_cpu = _device(context).type == "cpu"
-    # Which parameters take part may change from step to step (auxiliary heads, terms of `teach`).
+    # Which parameters take part may change from step to step (auxiliary heads, terms of `loss_terms`).
     strategy = DDPStrategy(start_method="fork" if on_cpu else "spawn", find_unused_parameters=True)
     with quiet(), tempfile.TemporaryDirectory() as name, _own_environment(), _relayed(Path(name), context.progress):
         fabric = lightning.Fabric(

@@ -156,7 +156,7 @@ def fingerprint(
     seed: int,
     batches: int,
     after_step: Any = None,
-    teach: Sequence[LossTerm] = (),
+    loss_terms: Sequence[LossTerm] = (),
 ) -> dict[str, Any]:
     """What must be equal for a checkpoint to be taken up: the options, the weights that the training began with, what
     is taught, and what is done after each step where that is a dataclass."""
@@ -165,8 +165,8 @@ def fingerprint(
         digest.update(f"{name} {tuple(t.shape)} {t.dtype}".encode())
         digest.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     extra: dict[str, Any] = {"after_step": repr(after_step)} if is_dataclass(after_step) else {}
-    if teach:
-        extra["teach"] = [described_term(term) for term in teach]
+    if loss_terms:
+        extra["loss_terms"] = [described_term(term) for term in loss_terms]
     return {**training.options(), **extra, "seed": seed, "batches": batches, "starting weights": digest.hexdigest()}
 
 

@@ -28,12 +28,12 @@ class Stepper:
         state: TrainingState,
         task: Task,
         training: Training,
-        teach: Sequence[LossTerm],
+        loss_terms: Sequence[LossTerm],
         place: Placement,
     ) -> None:
         self.fabric, self.state, self.task, self.clip, self.place = fabric, state, task, training.clip, place
         self.module, self.optimizer = fabric.setup(state.model, state.optimizer)
-        self.objective = Objective(self.module, task, teach, fabric.autocast, training.label_smoothing)
+        self.objective = Objective(self.module, task, loss_terms, fabric.autocast, training.label_smoothing)
 
     def take(self, batch: Any, lr: float) -> Tensor:
         """One step at this rate; the loss of this process's part of the batch."""

@@ -32,11 +32,11 @@ Ask = Callable[..., Any]
 
 
 class TeacherOutputs:
-    """The answers of one teacher in a folder of their own: `layout.json`, and shards that are written once and mapped
+    """The outputs of one teacher in a folder of their own: `layout.json`, and shards that are written once and mapped
     into memory. Several processes and jobs may add to it at a time.
 
-    Logits that there are already make a teacher, too: `answers.keep((x,), logits)` for each batch of inputs, as the
-    training sees them, then `answers.flush()`; the folder is what `gossamer.distill` and `--teacher` take.
+    Logits that there are already make a teacher, too: `outputs.keep((x,), logits)` for each batch of inputs, as the
+    training sees them, then `outputs.flush()`; the folder is what `gossamer.distill` and `--teacher` take.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -108,13 +108,13 @@ class TeacherOutputs:
             self._take(known)
             write_text(self.folder / LAYOUT, json.dumps(known))
         elif known != {"layout": self.layout, "leaves": self.leaves}:
-            raise BadInput(f"{self.folder} holds answers of another form than {known}; name another folder")
+            raise BadInput(f"{self.folder} holds outputs of another form than {known}; name another folder")
         fresh = {key: i for i, key in enumerate(keys)}  # one of equal samples
         rows = np.zeros(len(fresh), dtype=self.row)
         rows["key"] = np.frombuffer(b"".join(fresh), dtype=f"V{KEY_BYTES}")
         for number, leaf in enumerate(leaves):
             if not leaf.dim() or len(leaf) != len(keys):
-                raise BadInput("answers can be kept of teachers that give every output for each sample")
+                raise BadInput("outputs can be kept of teachers that give every output for each sample")
             values = leaf.detach().cpu()[list(fresh.values())]
             if self.leaves[number][0] == "float":
                 scale = values.float().flatten(1).abs().amax(1) if values[0].numel() else torch.zeros(len(values))
@@ -169,7 +169,7 @@ class TeacherOutputs:
                 self.shards.append(rows)
                 self._place(rows, len(self.shards) - 1, 0)
         except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
-            raise CorruptFile(f"{self.folder}: damaged answers of a teacher ({error}); delete the folder") from error
+            raise CorruptFile(f"{self.folder}: damaged outputs of a teacher ({error}); delete the folder") from error
 
     def _take(self, known: dict[str, Any]) -> None:
         self.layout, self.leaves = known["layout"], [(kind, tuple(shape)) for kind, shape in known["leaves"]]
@@ -184,7 +184,7 @@ class TeacherOutputs:
 def keys_of(inputs: tuple[Any, ...]) -> list[bytes]:
     """A digest of the bytes of each sample of a batch."""
     if not inputs or not all(isinstance(x, Tensor) and x.dim() and len(x) == len(inputs[0]) for x in inputs):
-        raise BadInput("answers can be kept for inputs that are tensors with the samples in their first dimension")
+        raise BadInput("outputs can be kept for inputs that are tensors with the samples in their first dimension")
     columns = [x.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy() for x in map(_flat, inputs)]
     form = "".join(f"{x.dtype}{tuple(x.shape[1:])}" for x in inputs).encode()
     keys = []
@@ -215,7 +215,7 @@ def describe_inputs(value: Any, leaves: list[Tensor]) -> Any:
             return [type(value).__name__ == "tuple", [describe_inputs(one, leaves) for one in value]]
         case dict():
             return {str(key): describe_inputs(one, leaves) for key, one in value.items()}
-    raise BadInput(f"answers can be kept of tensors, tuples, lists and dicts of them, not of {type(value).__name__}")
+    raise BadInput(f"outputs can be kept of tensors, tuples, lists and dicts of them, not of {type(value).__name__}")
 
 
 def rebuilt(layout: Any, leaves: list[Tensor]) -> Any:

@@ -11,7 +11,7 @@ from gossamer.errors import BadInput
 
 
 class ExternalModel(nn.Module):
-    """A teacher that only answers: no layers and no weights to learn from, and no costs that could be counted."""
+    """A teacher that only gives outputs: no layers and no weights to learn from, and no costs that could be counted."""
 
     recorded: ClassVar[bool] = False  # whether it knows nothing but what it was asked before
 
@@ -20,7 +20,7 @@ class ExternalModel(nn.Module):
 
 
 def only_remembers(teacher: nn.Module) -> bool:
-    """Whether it, or one of an ensemble, answers for what it was asked before, and for nothing else."""
+    """Whether it, or one of an ensemble, gives outputs for what it was asked before, and for nothing else."""
     return any(isinstance(part, ExternalModel) and part.recorded for part in teacher.modules())
 
 

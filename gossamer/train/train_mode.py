@@ -36,7 +36,7 @@ def teacher_terms(
         except Exception:  # the training itself says what is wrong
             return [term]
         term.in_training()
-        term.answers = None  # those of the other mode
+        term.cached_outputs = None  # those of the other mode
         try:
             if same_outputs(given, term.asked(*inputs)):
                 context.progress.say(

@@ -129,7 +129,7 @@ def test_cutting_twins_loses_nothing() -> None:
         model.one.weight[4:] *= 0.5
         model.one.bias[4:] *= 0.5
     cut = ChannelPruning(widths={group: 4})(model, task, Context()).model
-    rough = ChannelPruning(widths={group: 4}).roughly()(model, task, Context()).model
+    rough = ChannelPruning(widths={group: 4}).shape_only()(model, task, Context()).model
     assert torch.allclose(cut(data[0]), model(data[0]), atol=1e-3)
     assert not torch.allclose(rough(data[0]), model(data[0]), atol=1e-2)
 
@@ -164,7 +164,7 @@ def test_fitting_brings_a_trained_network_nearer_to_what_it_was() -> None:
     with torch.no_grad():
         wanted = model.eval()(x)
         errors = [
-            float((one(model, data, Context()).model.eval()(x) - wanted).norm()) for one in (step.roughly(), step)
+            float((one(model, data, Context()).model.eval()(x) - wanted).norm()) for one in (step.shape_only(), step)
         ]
     assert errors[1] < 0.8 * errors[0]
 
@@ -176,7 +176,7 @@ def test_what_is_behind_a_plain_layer_is_fitted_when_it_goes() -> None:
     step = BlockRemoval(names=("two",))
     with torch.no_grad():
         wanted = model(data[0])
-        errors = [float((one.apply(model, task, run)(data[0]) - wanted).norm()) for one in (step.roughly(), step)]
+        errors = [float((one.apply(model, task, run)(data[0]) - wanted).norm()) for one in (step.shape_only(), step)]
     assert errors[1] < 0.01 * errors[0]
     assert [(edit.proof, edit.note) for edit in run.log.edits] == [(0.0, ""), (None, "weights reconstructed: three")]
 

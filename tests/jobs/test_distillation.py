@@ -34,7 +34,7 @@ from gossamer.jobs.teachers import (
     OnnxTeacher,
     RecordedTeacher,
     as_found,
-    foreign,
+    external_teacher,
     searched,
     trainable,
 )
@@ -161,15 +161,15 @@ def test_an_onnx_file_and_its_recorded_answers_teach_like_the_network(tmp_path: 
     assert all(torch.equal(a, b) for a, b in zip(known.model.parameters(), recorded.model.parameters()))
     assert recorded.document.teaching is not None and list(recorded.document.teaching.networks) == ["result"]
     assert "Student taught" in (tmp_path / "recorded" / "report.html").read_text()
-    assert foreign(tmp_path / "onnx") is None
-    found = foreign(cache)
-    assert isinstance(found, RecordedTeacher) and found.answers.folder == folder
+    assert external_teacher(tmp_path / "onnx") is None
+    found = external_teacher(cache)
+    assert isinstance(found, RecordedTeacher) and found.cached_outputs.folder == folder
     shutil.copytree(folder, cache / "other")
     with pytest.raises(BadInput, match=f"2 teachers; name the folder of one, below it: {folder.name}, other"):
-        foreign(cache)
+        external_teacher(cache)
     with pytest.raises(BadInput, match="no such file"):
         OnnxTeacher(tmp_path / "none.onnx")
-    with pytest.raises(BadInput, match="a folder of recorded answers"):
+    with pytest.raises(BadInput, match="a folder of recorded outputs"):
         distill(tmp_path / "onnx", small(), stripes())
 
 

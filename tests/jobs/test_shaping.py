@@ -159,7 +159,7 @@ def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"cost_ratio": cost_ratio, "drop": drop, "edits": [], "states": [], "curves": []}
 
     monkeypatch.setattr(ShapeSearch, "_outcome", outcome)
-    monkeypatch.setattr(ShapeSearch, "_delivered", lambda self, attempt: attempt)
+    monkeypatch.setattr(ShapeSearch, "_exported", lambda self, attempt: attempt)
 
 
 def smooth(steps: Steps) -> tuple[float, float]:

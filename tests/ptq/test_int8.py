@@ -62,10 +62,10 @@ def run(model, folder, x):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_the_first_rung_does_for_an_easy_network(runtime, network, reference, tmp_path):
+def test_the_first_step_does_for_an_easy_network(runtime, network, reference, tmp_path):
     found = quantize_int8(network, task(), tmp_path, budget_points=1, reference=reference, runtime=runtime, threads=1)
-    assert found.met and [rung.name for rung in found.rungs] == ["min-max"] and found.rung == "min-max"
-    assert found.rungs[0].accepted and found.drop.points <= 1
+    assert found.met and [step.name for step in found.steps] == ["min-max"] and found.chosen == "min-max"
+    assert found.steps[0].accepted and found.drop.points <= 1
     runner = open_runner(runtime, found.path, threads=1, precision="int8")
     assert same_evidence(runner, found.scores)
     assert found.scores.value > reference.value - 0.01
@@ -146,10 +146,10 @@ def test_unequal_channels_fail_min_max_and_are_saved_by_equalization(tmp_path):
     found = quantize_int8(
         model, task(), tmp_path, budget_points=1, reference=exact, threads=1, context=Context(progress=listener)
     )
-    first, last = found.rungs[0], found.rungs[-1]
+    first, last = found.steps[0], found.steps[-1]
     assert not first.accepted and first.drop > 5
-    assert last.accepted and last.name == "cross-layer equalization" == found.rung and found.met
-    assert len(listener.said) == len(found.rungs) and "min-max" in listener.said[0]
+    assert last.accepted and last.name == "cross-layer equalization" == found.chosen and found.met
+    assert len(listener.said) == len(found.steps) and "min-max" in listener.said[0]
     runner = open_runner("onnxruntime", found.path, threads=1, precision="int8")
     assert same_evidence(runner, found.scores)
 
@@ -181,18 +181,18 @@ def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
     found = quantize_int8(
         trained(), spiked, tmp_path, budget_points=1, reference=float32_scores(trained(), plain), threads=1
     )
-    assert not found.rungs[0].accepted and found.met and found.rung in ("least squares", "percentile 99.99")
+    assert not found.steps[0].accepted and found.met and found.chosen in ("least squares", "percentile 99.99")
 
 
-def test_an_impossible_budget_climbs_to_the_top_and_gives_the_best(network, tmp_path):
+def test_an_impossible_budget_tries_everything_and_gives_the_best(network, tmp_path):
     everything_right = hits(torch.ones(1280))
     found = quantize_int8(network, task(), tmp_path, budget_points=0, reference=everything_right, threads=1, samples=64)
-    names = [rung.name for rung in found.rungs]
+    names = [step.name for step in found.steps]
     assert names[:4] == ["min-max", "min-max, 7-bit weights", "least squares", "percentile 99.99"]
     assert "bias correction" in names and "float layers: 1" in names
-    assert not found.met and not any(rung.accepted for rung in found.rungs)
+    assert not found.met and not any(step.accepted for step in found.steps)
     assert found.drop.points == pytest.approx(100 - found.scores.shown, abs=1e-4)
-    assert next(rung for rung in found.rungs if rung.name == found.rung).drop == found.drop.points
+    assert next(step for step in found.steps if step.name == found.chosen).drop == found.drop.points
     runner = open_runner("onnxruntime", found.path, threads=1, precision="int8")
     assert same_evidence(runner, found.scores)
 

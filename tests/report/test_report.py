@@ -67,7 +67,7 @@ def numbers(document: JobDocument) -> set[float]:
     for swapped in (edit.swapped for edit in document.edits if edit.swapped):
         found |= {swapped.error} if swapped.error is not None else set()
         found |= {float(row.rank) for row in swapped.spectra}
-    found |= {rung.score for rung in document.int8_ladder} | {rung.drop for rung in document.int8_ladder}
+    found |= {step.score for step in document.int8_ladder} | {step.drop for step in document.int8_ladder}
     for row in (*document.layers_before, *document.layers_after):
         found |= {float(row.params), float(row.macs), float(row.out_channels)}
         found |= {row.time_ms} if row.time_ms is not None else set()

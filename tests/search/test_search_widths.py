@@ -40,9 +40,9 @@ def test_ranked_widths_keep_the_floor_and_never_cut_more_than_asked(
 @given(sizes=SIZES, seed=st.integers(0, 99), round_to=STEPS)
 def test_more_strength_never_keeps_more(sizes: dict[str, int], seed: int, round_to: int) -> None:
     scores, costs = scores_of(sizes, seed), dict.fromkeys(sizes, 1.0)
-    ladder = [ranked_widths(scores, costs, k / 10, round_to=round_to) for k in range(10)]
-    assert ladder[0] == sizes
-    for lighter, heavier in itertools.pairwise(ladder):
+    widths = [ranked_widths(scores, costs, k / 10, round_to=round_to) for k in range(10)]
+    assert widths[0] == sizes
+    for lighter, heavier in itertools.pairwise(widths):
         assert all(heavier[name] <= lighter[name] for name in sizes)
 
 

@@ -66,7 +66,7 @@ def test_adapters_train_with_the_student_and_are_gone_at_the_end() -> None:
     with hinted(student, teacher, weight=10.0) as term:
         first = [p.detach().clone() for p in term.adapters[0].parameters()]
         assert [p.shape for p in first] == [(8, 4, 1, 1), (8,)]
-        fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), teach=[term])
+        fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), loss_terms=[term])
         assert all(not torch.equal(a, b) for a, b in zip(first, term.adapters[0].parameters()))
         assert traces(student)
     assert list(student.state_dict()) == before
@@ -101,7 +101,7 @@ def test_alone_only_the_features_count() -> None:
         head = student[5].weight.detach().clone()
         stem = student[0].weight.detach().clone()
         plan = Training(epochs=1, lr=0.01, weight_decay=0.0, precision="32-true")
-        fit(student, task(), plan, Context(accelerator="cpu"), teach=[term])
+        fit(student, task(), plan, Context(accelerator="cpu"), loss_terms=[term])
     assert torch.equal(student[5].weight, head) and not torch.equal(student[0].weight, stem)
 
 
@@ -110,7 +110,7 @@ def test_the_teacher_runs_once_for_a_batch() -> None:
     teacher.head.register_forward_hook(lambda *_: runs.append(1))
     with hinted(student, teacher) as term:
         runs.clear()
-        fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), teach=[term])
+        fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), loss_terms=[term])
     assert len(runs) == len(task().train)
 
 
@@ -128,7 +128,7 @@ def test_two_processes_average_the_gradients_of_the_adapters() -> None:
         student = narrow()
         student[1] = nn.Identity()  # statistics of half a batch are others
         with hinted(student, tiny(), weight=10.0) as term:
-            fit(student, task(), ONE_EPOCH, Context(accelerator="cpu", devices=devices), teach=[term])
+            fit(student, task(), ONE_EPOCH, Context(accelerator="cpu", devices=devices), loss_terms=[term])
             results.append([p.detach().clone() for p in student.parameters()])
     for one, two in zip(*results):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
@@ -139,7 +139,7 @@ def test_a_killed_training_goes_on_with_its_adapters(tmp_path: Any) -> None:
     for _ in range(2):
         student = narrow()
         with hinted(student, tiny(), seed=3) as term:
-            fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), teach=[term], checkpoint=tmp_path / "c")
+            fit(student, task(), ONE_EPOCH, Context(accelerator="cpu"), loss_terms=[term], checkpoint=tmp_path / "c")
             results.append({n: p.detach().clone() for n, p in student.named_parameters()})
     assert results[0].keys() == results[1].keys() and any("lent" in name for name in results[0])
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
@@ -234,4 +234,4 @@ def test_stages_are_first_and_last_of_each_resolution() -> None:
 def test_a_term_alone_leaves_nothing_to_the_task() -> None:
     with hinted(narrow(), tiny(), alone=True) as alone, hinted(narrow(), tiny(), alpha=0.3) as term:
         assert isinstance(term, FeatureTerm)
-        assert (alone.hard_weight, term.hard_weight) == (0.0, 0.3)
+        assert (alone.task_weight, term.task_weight) == (0.0, 0.3)

@@ -11,7 +11,7 @@ from train_toy import batches, linear, run, task, training
 
 from gossamer.core.task import cross_entropy
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.jobs.teachers import foreign
+from gossamer.jobs.teachers import external_teacher
 from gossamer.losses import kd_loss
 from gossamer.train import Distillation, fit
 from gossamer.train.mixup import Mixed, MixedTarget, mixed, pasted
@@ -57,7 +57,7 @@ def test_logits_that_are_there_already_are_a_teacher(tmp_path: Path) -> None:
     for part in (slice(0, 4), slice(2, 10)):  # some of them twice
         answers.keep((x[part],), logits[part])
     answers.flush()
-    teacher = foreign(tmp_path)
+    teacher = external_teacher(tmp_path)
     assert teacher is not None
     torch.testing.assert_close(teacher(x.flip(0)), logits.flip(0), rtol=0, atol=1e-4)
     with pytest.raises(BadInput, match="every output for each sample"):
@@ -96,7 +96,7 @@ def test_what_is_missing_other_or_damaged_is_said(tmp_path: Path) -> None:
     answers.flush()
     shard = next(tmp_path.glob("shard-*.npy"))
     shard.write_bytes(shard.read_bytes()[:-7])
-    with pytest.raises(CorruptFile, match="damaged answers"):
+    with pytest.raises(CorruptFile, match="damaged outputs"):
         TeacherOutputs(tmp_path)
 
 
@@ -112,9 +112,9 @@ def test_a_training_with_kept_answers_asks_once_and_gives_the_same_bits_the_seco
     def taught() -> torch.nn.Module:
         student, term = linear(1), Distillation(linear(0))
         term.remember(tmp_path)
-        fit(student, task(), training(epochs=2), run(), teach=[term])
-        assert term.answers is not None
-        term.answers.flush()
+        fit(student, task(), training(epochs=2), run(), loss_terms=[term])
+        assert term.cached_outputs is not None
+        term.cached_outputs.flush()
         return student
 
     first = taught()
@@ -218,6 +218,6 @@ def test_a_training_follows_the_schedule_from_its_first_to_its_last_step() -> No
         def at(self, progress: float) -> None:
             seen.append(progress)
 
-    fit(linear(1), task(), training(epochs=2), run(), teach=[Noted(linear(0))])
+    fit(linear(1), task(), training(epochs=2), run(), loss_terms=[Noted(linear(0))])
     steps = 2 * len(task().train)
     assert seen == [step / steps for step in range(steps)]

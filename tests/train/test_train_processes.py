@@ -19,16 +19,17 @@ from gossamer.train.batches import Placement
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     # 136 samples: the last batch has 8. No BatchNorm: its statistics are of a part of the batch.
     toy, before = task(train=batches(136, seed=0), validation=batches(72, seed=1)), dict(os.environ)
-    teach, plan, notes = [Distillation(linear(3))], training(epochs=2, clip=1.0, ema=0.8), Notes()
-    one = fit(linear(), toy, plan, run(), teach=teach)
-    two = fit(linear(), toy, plan, run(devices=2, progress=notes), teach=teach, checkpoint=tmp_path / "checkpoint")
+    loss_terms, plan, notes = [Distillation(linear(3))], training(epochs=2, clip=1.0, ema=0.8), Notes()
+    one = fit(linear(), toy, plan, run(), loss_terms=loss_terms)
+    checkpoint = tmp_path / "checkpoint"
+    two = fit(linear(), toy, plan, run(devices=2, progress=notes), loss_terms=loss_terms, checkpoint=checkpoint)
     assert distance(one.model, two.model) < 1e-6
     assert [row.loss for row in two.history] == pytest.approx([row.loss for row in one.history], rel=1e-5)
     assert two.score == one.score
     assert len(notes.said) == 2 and notes.said[1].startswith("training: epoch 2 of 2: loss")
     assert dict(os.environ) == before and not torch.distributed.is_initialized()
     # The checkpoint is that of a finished training.
-    again = fit(linear(), toy, plan, run(devices=2), teach=teach, checkpoint=tmp_path / "checkpoint")
+    again = fit(linear(), toy, plan, run(devices=2), loss_terms=loss_terms, checkpoint=tmp_path / "checkpoint")
     assert same(again.model, two.model)
 
 

@@ -34,16 +34,16 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(
 ) -> None:
     checkpoint_every_step(monkeypatch)
     plan, toy = replace(PLAN, optimizer=optimizer, lr=0.01), task()
-    teach = [Distillation(net(5))]
-    whole = fit(net(dropout=0.5), toy, plan, run(), teach=teach)
+    loss_terms = [Distillation(net(5))]
+    whole = fit(net(dropout=0.5), toy, plan, run(), loss_terms=loss_terms)
     cut = replace(toy, train=Ending(toy.train, epoch=epoch, at=at))
     path = tmp_path / "checkpoint"
     with pytest.raises(Stop):
-        fit(net(dropout=0.5), cut, plan, run(), teach=teach, checkpoint=path)
+        fit(net(dropout=0.5), cut, plan, run(), loss_terms=loss_terms, checkpoint=path)
     stepped: list[int] = []
     model = net(dropout=0.5)
     model[0].register_forward_hook(lambda module, *_: stepped.append(1) if module.training else None)
-    resumed = fit(model, toy, plan, run(), teach=teach, checkpoint=path)
+    resumed = fit(model, toy, plan, run(), loss_terms=loss_terms, checkpoint=path)
     assert same(resumed.model, whole.model)
     assert len(stepped) == 3 * 8 - (8 * epoch + at)
     assert [replace(row, seconds=0) for row in resumed.history] == [replace(row, seconds=0) for row in whole.history]
@@ -111,7 +111,7 @@ def test_the_checkpoint_of_another_training_is_refused(
 
 
 @pytest.mark.parametrize(
-    "teach",
+    "loss_terms",
     [
         [],
         [Distillation(net(6))],
@@ -122,13 +122,13 @@ def test_the_checkpoint_of_another_training_is_refused(
     ],
     ids=["no teacher", "another teacher", "temperature", "schedule", "loss", "one term more"],
 )
-def test_a_checkpoint_does_not_go_on_under_another_teacher(tmp_path: Path, teach: list[LossTerm]) -> None:
+def test_a_checkpoint_does_not_go_on_under_another_teacher(tmp_path: Path, loss_terms: list[LossTerm]) -> None:
     path = tmp_path / "checkpoint"
-    first = fit(net(), task(), training(epochs=1), run(), teach=[Distillation(net(5))], checkpoint=path)
-    again = fit(net(), task(), training(epochs=1), run(), teach=[Distillation(net(5))], checkpoint=path)
+    first = fit(net(), task(), training(epochs=1), run(), loss_terms=[Distillation(net(5))], checkpoint=path)
+    again = fit(net(), task(), training(epochs=1), run(), loss_terms=[Distillation(net(5))], checkpoint=path)
     assert same(first.model, again.model)
-    with pytest.raises(BadInput, match="another training: teach was"):
-        fit(net(), task(), training(epochs=1), run(), teach=teach, checkpoint=path)
+    with pytest.raises(BadInput, match="another training: loss_terms was"):
+        fit(net(), task(), training(epochs=1), run(), loss_terms=loss_terms, checkpoint=path)
 
 
 def test_a_term_is_told_from_others_by_its_numbers_layers_and_loss() -> None:

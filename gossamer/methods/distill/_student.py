@@ -77,9 +77,9 @@ class Student(Retrain):
 
     def distillation(self, teacher: nn.Module, loss: SoftLoss | None = None) -> Distillation:
         """Return the loss term on a teacher's outputs, with the options of this method."""
-        return Distillation(teacher, loss=loss, **self.softness())
+        return Distillation(teacher, loss=loss, **self.distillation_options())
 
-    def softness(self) -> dict[str, Any]:
+    def distillation_options(self) -> dict[str, Any]:
         """Return the options of `train.distillation.Soft`."""
         return {name: getattr(self, name) for name in ("temperature", "alpha", "temperature_end", "alpha_end")}
 

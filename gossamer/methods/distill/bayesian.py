@@ -102,7 +102,7 @@ class PosteriorTerm(Soft):
             soft = gaussian_loss(mean, log_variance, expected, 1 / self.posterior.precision)
         else:
             soft = soft_loss(outputs, expected, target, self.temperature)
-        return (1 - self.hard_weight) * soft
+        return (1 - self.task_weight) * soft
 
 
 def has_variance(outputs: Tensor, expected: Tensor) -> bool:

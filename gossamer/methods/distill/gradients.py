@@ -42,9 +42,9 @@ class GradientTerm:
         self.outputs: Any = None
 
     @property
-    def hard_weight(self) -> float:
+    def task_weight(self) -> float:
         """The weight that is left to the task's own loss."""
-        return self.distillation.hard_weight
+        return self.distillation.task_weight
 
     def at(self, progress: float) -> None:
         """Follow the schedules of the loss on the outputs."""

@@ -42,9 +42,9 @@ class MutualTerm(Soft):
         total = torch.zeros((), device=inputs[0].device)
         for i, own in enumerate(given):
             others = [soft_loss(own, x, target, self.temperature) for j, x in enumerate(said) if j != i]
-            total = total + (1 - self.hard_weight) * torch.stack(others).mean()
+            total = total + (1 - self.task_weight) * torch.stack(others).mean()
             if i:
-                total = total + self.hard_weight * self.task.loss(lambda *_, own=own: own, (inputs, target))
+                total = total + self.task_weight * self.task.loss(lambda *_, own=own: own, (inputs, target))
         return total
 
 
@@ -80,6 +80,6 @@ class DeepMutualLearning(Student):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         student = copy_network(model)
         peers = [reinitialized(model, context.seed + i, method=self.name()) for i in range(1, self.peers + 1)]
-        term = MutualTerm(peers, task, **self.softness())
+        term = MutualTerm(peers, task, **self.distillation_options())
         with attached(student, peers):
             return self.learn([term], student, task, context).model

@@ -87,16 +87,16 @@ class NeuronSelection(HintedStudent):
     @torch.no_grad()
     def select(self, teacher: nn.Module, layer: str, task: Task) -> Tensor:
         """Return the indices of the neurons to learn."""
-        taps = FeatureHooks(teacher, [layer], "teacher")
+        hooks = FeatureHooks(teacher, [layer], "teacher")
         rows: list[tuple[Tensor, Tensor]] = []
         try:
             with evaluating(teacher):
                 for batch in islice(task.train, self.batches):
                     labels = self.labels(inputs_and_target(batch)[1])
                     teacher(*place(teacher, batch))
-                    rows.append((pooled_embeddings(taps()[0]).cpu(), labels))
+                    rows.append((pooled_embeddings(hooks()[0]).cpu(), labels))
         finally:
-            taps.remove()
+            hooks.remove()
         features = torch.cat([x for x, _ in rows])
         count = max(1, round(self.share * features.shape[1]))
         return select_neurons(features, torch.cat([y for _, y in rows]), count, self.beta)

@@ -38,7 +38,7 @@ class MeanTeacherTerm(Soft):
         """Return the loss, a scalar."""
         with torch.no_grad():
             expected = self.mean(*inputs)
-        return (1 - self.hard_weight) * soft_loss(outputs, expected, target, self.temperature)
+        return (1 - self.task_weight) * soft_loss(outputs, expected, target, self.temperature)
 
     @torch.no_grad()
     def follow(self, step: TrainingStep) -> None:
@@ -76,5 +76,5 @@ class SelfDistillation(Student):
         student = copy_network(model)
         mean = copy_network(model).requires_grad_(False).eval()
         with attached(student, [mean]):
-            term = MeanTeacherTerm(mean, decay=self.decay, **self.softness())
+            term = MeanTeacherTerm(mean, decay=self.decay, **self.distillation_options())
             return self.learn([term], student, task, context, after_step=term.follow).model

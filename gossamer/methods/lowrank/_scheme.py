@@ -95,7 +95,7 @@ class Scheme(Method):
             return "labels"
         return "inputs" if self.data == "none" and not self.norm else "samples"
 
-    def roughly(self) -> "Scheme":
+    def shape_only(self) -> "Scheme":
         return replace(self, data="none")
 
     @property

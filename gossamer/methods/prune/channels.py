@@ -277,5 +277,5 @@ class ChannelPruning(Method):
             pruned.model, model, behind, Replayed(task.train, context.seed), kept=outputs, track=track
         )
 
-    def roughly(self) -> "ChannelPruning":
+    def shape_only(self) -> "ChannelPruning":
         return replace(self, reconstruct=False)

@@ -34,7 +34,7 @@ from gossamer.methods.prune._masks import note_edits
 
 Solver = Literal["auto", "exact", "one_shot"]
 # O * D^3 up to which "auto" is exact, and up to which it solves least squares after one pass: seconds on one core.
-EXACT_OPERATIONS, REFIT_OPERATIONS = 1e10, 5e11
+EXACT_OPERATIONS, SOLVE_OPERATIONS = 1e10, 5e11
 ROWS_BYTES = 128 << 20  # of inverses that the exact solver holds at a time
 Kept = tuple[int, int]
 Pruned = tuple[Tensor, Tensor]
@@ -127,7 +127,7 @@ def cheapest_mask(order: Tensor, cost: Tensor, width: int, count: int) -> Tensor
     return keep.scatter(1, order, ~taken)
 
 
-def refit(weight_OD: Tensor, mask_OD: Tensor, h_DD: Tensor) -> Tensor:
+def least_squares_weights(weight_OD: Tensor, mask_OD: Tensor, h_DD: Tensor) -> Tensor:
     """Return the kept weights that change every output least: minimize (v - w) @ h @ (v - w), v zero where masked.
 
     Args:
@@ -167,7 +167,7 @@ def exact(weight_GOD: Tensor, h_GDD: Tensor, count: int, n_of_m: Kept | None = N
     order, cost = torch.cat(orders), torch.cat(costs)
     count = order.numel() if n_of_m else max(count, int((weight_GOD == 0).sum()))
     mask_GOD = cheapest_mask(order, cost, width, count).view(groups, rows, width) & (weight_GOD != 0)
-    fitted = [refit(w_OD, mask_OD, h_DD) for w_OD, mask_OD, h_DD in zip(weight_GOD, mask_GOD, h_GDD)]
+    fitted = [least_squares_weights(w_OD, mask_OD, h_DD) for w_OD, mask_OD, h_DD in zip(weight_GOD, mask_GOD, h_GDD)]
     return torch.stack(fitted), mask_GOD
 
 
@@ -319,7 +319,7 @@ class LayerwisePruning(Method):
             shares = [count * (g + 1) // groups - count * g // groups for g in range(groups)]
             found = [one_shot(*part, self.n_of_m, self.block) for part in zip(w_GOD, h_GDD, shares)]
             value, mask = (torch.stack(parts) for parts in zip(*found))
-            if self.solver == "auto" and operations <= REFIT_OPERATIONS:
-                value = torch.stack([refit(*part) for part in zip(w_GOD, mask, h_GDD)])
+            if self.solver == "auto" and operations <= SOLVE_OPERATIONS:
+                value = torch.stack([least_squares_weights(*part) for part in zip(w_GOD, mask, h_GDD)])
         back = order.argsort()
         return value[..., back].to(weight.dtype).view_as(weight), mask[..., back].view_as(weight)

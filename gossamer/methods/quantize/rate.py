@@ -173,7 +173,7 @@ class RateConstrainedQuantization(Retrain):
 
         rate = Rate(network, wanted - least, self.ramp, size)
         try:
-            self.train(network, task, context, teach=[rate], after_step=rate.after_step)
+            self.train(network, task, context, loss_terms=[rate], after_step=rate.after_step)
         finally:
             Rate.leave(network)
         return on_grids(fold_batch_norm(finalize(network)))

@@ -171,7 +171,7 @@ class BlockReplacement(Method):
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
-    def roughly(self) -> "BlockReplacement":
+    def shape_only(self) -> "BlockReplacement":
         return replace(self, steps=0, batches=1)
 
     def rewrite(self, model: nn.Module, task: Task, context: Context, build: Callable[[Any], FittedBlock]) -> nn.Module:

@@ -97,5 +97,5 @@ class BlockRemoval(Method):
             )
         return smaller
 
-    def roughly(self) -> "BlockRemoval":
+    def shape_only(self) -> "BlockRemoval":
         return replace(self, reconstruct=False)

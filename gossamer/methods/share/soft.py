@@ -238,7 +238,7 @@ class SoftSharing:
         samples: number of training samples.
     """
 
-    hard_weight = 1.0
+    task_weight = 1.0
 
     def __init__(self, model: nn.Module, weights: list[str], prior: Prior, tau: float, samples: int) -> None:
         self.model, self.names, self.prior, self.factor = model, weights, prior, tau / samples
@@ -307,10 +307,10 @@ def train_under(
     """Train a copy of the model with the mixture attached, and return it without the mixture."""
     model = copy_network(model)
     samples = len(task.train) * len(inputs_and_target(next(iter(task.train)))[0][0])
-    teach: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
+    loss_terms: list[Any] = [SoftSharing(model, weights, prior, tau, samples)]
     checkpoint = context.folder / "soft.ckpt" if context.folder else None
     with attached(model, [prior]):
-        fit(model, task, training, context, teach=teach, checkpoint=checkpoint, label="soft weight-sharing")
+        fit(model, task, training, context, loss_terms=loss_terms, checkpoint=checkpoint, label="soft weight-sharing")
     return model
 
 

@@ -283,9 +283,9 @@ class _Reader:
         kind, body = _only(argument)
         match kind:
             case "as_tensor":
-                return self._look(body["name"])
+                return self._named_value(body["name"])
             case "as_tensors":
-                return [self._look(one["name"]) for one in body]
+                return [self._named_value(one["name"]) for one in body]
             case "as_optional_tensors" | "as_sym_ints" | "as_sym_floats" | "as_sym_bools":
                 return [self._sized(one) for one in body]
             case "as_sym_int" | "as_sym_float" | "as_sym_bool" | "as_optional_tensor":
@@ -305,10 +305,10 @@ class _Reader:
         """A member of a list: a name, an optional tensor or a number."""
         kind, body = _only(argument)
         if kind == "as_name":
-            return self._look(body)
-        return self._look(body["name"]) if kind == "as_tensor" else _plain(kind, body)
+            return self._named_value(body)
+        return self._named_value(body["name"]) if kind == "as_tensor" else _plain(kind, body)
 
-    def _look(self, name: str) -> Any:
+    def _named_value(self, name: str) -> Any:
         if name not in self.known:
             raise CorruptFile(f"an operation takes {name!r:.80}, which does not exist yet")
         return self.known[name]

@@ -135,8 +135,8 @@ class Caught(Exception):
     "method", (*METHODS, BayesianDarkKnowledge, GradientAttention, DeepMutualLearning, SelfDistillation)
 )
 def test_every_term_follows_the_schedules_of_its_method(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def caught(self: Any, teach: Any, *args: Any, **more: Any) -> Any:
-        raise Caught(*teach)
+    def caught(self: Any, loss_terms: Any, *args: Any, **more: Any) -> Any:
+        raise Caught(*loss_terms)
 
     monkeypatch.setattr(Student, "train_with", caught)
     options = {"temperature": 4.0, "temperature_end": 2.0, "alpha": 0.2, "alpha_end": 0.6}
@@ -145,7 +145,7 @@ def test_every_term_follows_the_schedules_of_its_method(method: Any, monkeypatch
     [term] = found.value.args
     term.at(0.5)
     soft = getattr(term, "distillation", term)
-    assert soft.hard_weight == pytest.approx(0.4)
+    assert soft.task_weight == pytest.approx(0.4)
     assert soft.temperature == pytest.approx(1.0 if method is BayesianDarkKnowledge else 3.0)
 
 

@@ -108,7 +108,7 @@ def layers_of(chain: nn.Sequential) -> list[Any]:
     return [m for m in chain if not isinstance(m, Reorder)]
 
 
-def ladder(scheme: LowRank, one: Layer) -> list[tuple[int, ...]]:
+def ranks_of(scheme: LowRank, one: Layer) -> list[tuple[int, ...]]:
     """Ranks from 1 to full, all modes in step, as far as a tensor can have them together."""
     full = full_rank(scheme, one)
     steps = [tuple(max(1, n * step // 4) for n in full) for step in range(5)]
@@ -136,10 +136,10 @@ def test_the_error_of_the_weights_falls_with_the_rank(scheme: LowRank, kind: str
     one = layer(kind)
     x = torch.randn(40, *inputs(one).shape[1:], generator=torch.Generator().manual_seed(5), dtype=D)
     gram = torch.eye(grouped_weight(one)[0, 0].numel(), dtype=D).expand(len(grouped_weight(one)), -1, -1)
-    errors = [weight_error(one, chain_of(scheme, one, rank), gram) for rank in ladder(scheme, one)]
+    errors = [weight_error(one, chain_of(scheme, one, rank), gram) for rank in ranks_of(scheme, one)]
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
     assert errors[0] > 1e-3 * float(one.weight.square().sum()) or full_rank(scheme, one) == (1,)
-    assert (chain_of(scheme, one, ladder(scheme, one)[0])(x) - one(x)).isfinite().all()
+    assert (chain_of(scheme, one, ranks_of(scheme, one)[0])(x) - one(x)).isfinite().all()
 
 
 def impulse(chain: nn.Sequential, one: Any) -> Tensor:
@@ -163,7 +163,7 @@ def impulse(chain: nn.Sequential, one: Any) -> Tensor:
 @torch.no_grad()
 def test_a_chain_as_one_weight(scheme: LowRank, kind: str) -> None:
     one = layer(kind)
-    rank = ladder(scheme, one)[-2]
+    rank = ranks_of(scheme, one)[-2]
     chain = chain_of(scheme, one, rank)
     found, wanted = product(one, list(chain)), impulse(chain, one)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
@@ -197,7 +197,7 @@ def test_fitted_to_the_inputs_the_outputs_are_never_worse(scheme: LowRank, kind:
     one = layer(kind)
     x = inputs(one)
     gram = gram_of(one, x)
-    for rank in ladder(scheme, one)[:-1]:
+    for rank in ranks_of(scheme, one)[:-1]:
         plain, fitted = chain_of(scheme, one, rank), chain_of(scheme, one, rank, gram)
         error = [float((chain(x) - one(x)).square().sum()) for chain in (plain, fitted)]
         assert error[1] <= error[0] * (1 + 1e-9) + 1e-9
@@ -212,7 +212,7 @@ def test_costs_are_those_of_the_network(scheme: LowRank, kind: str) -> None:
         y = one(x)
     linear = isinstance(one, nn.Linear)
     calls = [((1,), (1,))] if linear else [(tuple(x.shape[2:]), tuple(y.shape[2:]))]
-    rank = ladder(scheme, one)[-2]
+    rank = ranks_of(scheme, one)[-2]
     chain, factors = chain_of(scheme, one, rank), scheme.chain(one, rank)
     assert chain_macs(factors, kernel_of(one), calls) == sum(row.macs for row in layer_costs(chain, (x,)))
     assert chain_params(factors, kernel_of(one)) == sum(m.weight.numel() for m in layers_of(chain))

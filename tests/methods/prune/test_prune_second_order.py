@@ -22,8 +22,8 @@ from gossamer.methods.prune.layerwise import (
     dampened,
     exact,
     greedy_order,
+    least_squares_weights,
     one_shot,
-    refit,
 )
 from gossamer.methods.prune.obd import OptimalBrainDamage, saliency
 from gossamer.methods.prune.obs import OptimalBrainSurgeon, inverse_hessian, refuse_large, surgery
@@ -186,7 +186,7 @@ def slow_greedy(w: Tensor, h: Tensor, count: int) -> Tensor:
         for q in range(len(w)):
             trial = keep.clone()
             trial[q] = False
-            v = refit(w[None], trial[None], h)[0]
+            v = least_squares_weights(w[None], trial[None], h)[0]
             costs.append(float(rise(v - w, h)) if keep[q] else float("inf"))
         keep[costs.index(min(costs))] = False
     return keep
@@ -199,7 +199,7 @@ def test_greedy_is_the_slow_search() -> None:
         for count in (1, 3, 5):
             keep = slow_greedy(w, h, count)
             assert sorted(one[:count].tolist()) == (~keep).nonzero()[:, 0].tolist()
-            v = refit(w[None], keep[None], h)[0]
+            v = least_squares_weights(w[None], keep[None], h)[0]
             torch.testing.assert_close(prices[:count].sum() / 2, rise(v - w, h))
 
 
@@ -218,11 +218,11 @@ def test_a_cheap_weight_waits_for_a_dear_one_before_it() -> None:
     assert cheapest_mask(order, cost, 3, 5).tolist() == [[False, False, True], [False, False, False]]
 
 
-def test_refit_is_least_squares_on_what_is_left() -> None:
+def test_the_refit_is_least_squares_on_what_is_left() -> None:
     w_OD, h = quadratic(5, 4, rows=3)
     mask = torch.rand(3, 5, generator=torch.Generator().manual_seed(0)) < 0.6
     root = torch.linalg.cholesky(h).T
-    for w, keep, found in zip(w_OD, mask, refit(w_OD, mask, h)):
+    for w, keep, found in zip(w_OD, mask, least_squares_weights(w_OD, mask, h)):
         best = torch.linalg.lstsq(root[:, keep], root @ w).solution
         torch.testing.assert_close(found[keep], best)
         assert not found[~keep].any()
@@ -241,7 +241,7 @@ def test_all_solvers_drop_exactly_so_many_and_beat_magnitude(seed: int, sparsity
     assert int((~mask).sum()) == count == int((~quick_mask).sum())
     assert not value[~mask].any() and not quick[~quick_mask].any()
     assert rise(value[0] - w_OD, h).sum() <= worst + 1e-9
-    best = refit(w_OD, quick_mask, h)
+    best = least_squares_weights(w_OD, quick_mask, h)
     assert rise(best - w_OD, h).sum() <= rise(quick - w_OD, h).sum() + 1e-9
 
 
