@@ -105,9 +105,8 @@ def int8_alone(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
         model,
         task,
         folder,
-        budget_points=INT8_BUDGET,
+        goal=gossamer.Goal(max_drop=INT8_BUDGET, threads=bench.options.threads),
         reference=reference,
-        threads=bench.options.threads,
         context=bench.run(seed),
     )
     return {"rung": made.chosen, "drop_validation": made.drop.points, "rungs": [asdict(step) for step in made.steps]}

@@ -115,6 +115,7 @@ def quantized(
 ) -> Made:
     """Quantize in a folder, by as much of the fallback sequence as the budget needs."""
     from gossamer.core.context import Context
+    from gossamer.core.goal import Goal
     from gossamer.core.task import description
     from gossamer.measure import evaluate, whole_samples
     from gossamer.ptq.fallback import quantize_int8
@@ -126,17 +127,10 @@ def quantized(
         export_onnx(source.model, source.example_inputs, float_path, about=description(task))
     with console.progress.busy(f"{task.metric.name} of {source.name}"):
         before = evaluate(open_runner("torch", source.model, threads=threads), task)
-    int8 = quantize_int8(
-        float_path,
-        task,
-        folder,
-        budget_points=whole_samples(max_drop, before),
-        reference=before,
-        runtime=runtime,
-        threads=threads,
-        samples=samples,
-        context=Context(progress=console.progress),
-    )
+    budget = whole_samples(max_drop, before)
+    goal = Goal(max_drop=budget, runtime=runtime, threads=threads)  # type: ignore[arg-type]  # checked by Goal
+    context = Context(progress=console.progress)
+    int8 = quantize_int8(float_path, task, folder, goal=goal, reference=before, samples=samples, context=context)
     return Made(before=before, float_path=float_path, int8=int8)
 
 

@@ -104,10 +104,8 @@ def export_artifacts(
             float_path,
             task,
             folder,
-            budget_points=goal.max_drop,
+            goal=goal if goal.runtime in EXPORTED else replace(goal, runtime="onnxruntime"),
             reference=reference_scores,
-            runtime=goal.runtime if goal.runtime in EXPORTED else "onnxruntime",
-            threads=goal.threads,
             context=context,
         )
         int8_path, int8_steps, scores = quantized.path, tuple(quantized.steps), quantized.scores

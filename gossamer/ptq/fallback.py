@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from gossamer.core.context import Context
+from gossamer.core.goal import Goal
 from gossamer.core.metric import Evaluation
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.record import FallbackStep
@@ -76,10 +77,8 @@ def quantize_int8(
     task: Task,
     folder: Path,
     *,
-    budget_points: float,
+    goal: Goal,
     reference: Evaluation,
-    runtime: str = "onnxruntime",
-    threads: int = 2,
     samples: int = 512,
     context: Context | None = None,
 ) -> Quantized:
@@ -93,10 +92,9 @@ def quantize_int8(
         model: a module, or the path of its float32 `.onnx`.
         task: its calibration data, and validation data and metric to judge by.
         folder: of the file.
-        budget_points: what may be lost on validation data.
+        goal: `max_drop` is what may be lost on validation data; judged on `runtime` ("onnxruntime" or "openvino"), with
+            `threads`.
         reference: what the float32 network gives of every validation sample (`float32_scores`).
-        runtime: "onnxruntime" or "openvino", which is what is judged.
-        threads: of one call.
         samples: how many of the calibration data are looked at, batch by batch.
         context: where it says what it does.
 
@@ -106,14 +104,14 @@ def quantize_int8(
     Raises:
         BadInput: another runtime, or no calibration data.
     """
-    if runtime not in ("onnxruntime", "openvino"):
-        raise BadInput(f"int8 runs on onnxruntime or openvino, not on {runtime!r}")
+    if goal.runtime not in ("onnxruntime", "openvino"):
+        raise BadInput(f"int8 runs on onnxruntime or openvino, not on {goal.runtime!r}")
     context = context or Context()
     folder = Path(folder)
     path, trial = folder / "model.int8.onnx", folder / ".trial.int8.onnx"
     float_path = model if isinstance(model, Path) else _exported(model, task, folder)
     sequence = FallbackSequence(
-        onnx.load(float_path), task, folder, threads=threads, samples=samples, progress=context.progress
+        onnx.load(float_path), task, folder, threads=goal.threads, samples=samples, progress=context.progress
     )
     steps: list[FallbackStep] = []
     best: tuple[Drop, Evaluation] | None = None
@@ -121,11 +119,11 @@ def quantize_int8(
         candidates = sequence.candidates()
         while (candidate := _next(candidates, context.progress)) is not None:
             write_onnx(candidate.build(), trial)
-            runner = open_runner(runtime, trial, threads=threads, precision="int8")
+            runner = open_runner(goal.runtime, trial, threads=goal.threads, precision="int8")
             with context.progress.busy(f"{task.metric.name} of int8 {candidate.name}"):
                 scores = evaluate(runner, task)
             drop = paired_drop(reference, scores)
-            accepted = drop.within(budget_points)
+            accepted = drop.within(goal.max_drop)
             steps.append(
                 FallbackStep(
                     name=candidate.name, score=scores.shown, drop=drop.points, accepted=accepted, note=candidate.note
@@ -144,7 +142,7 @@ def quantize_int8(
             float_path.unlink(missing_ok=True)
     assert best is not None
     drop, scores = best
-    met = drop.within(budget_points)
+    met = drop.within(goal.max_drop)
     return Quantized(path=path, steps=steps, chosen=sequence.best.name, drop=drop, scores=scores, met=met)
 
 

@@ -190,12 +190,11 @@ def fit(
 
 
 def _train(fabric: "Fabric", job: TrainingRun, context: Context) -> TrainingResult:
-    model, task, training = job.model, job.task, job.training
-    rank, world, steps = fabric.global_rank, fabric.world_size, len(task.train)
+    model, task, training, steps = job.model, job.task, job.training, len(job.task.train)
+    rank, world = fabric.global_rank, fabric.world_size
     total, every = training.epochs * steps, evaluated_every(training, steps, len(task.validation))
     about = training, context.seed, steps, job.after_step, job.loss_terms
-    identity = fingerprint(model, *about) if job.checkpoint else {}
-    file = Checkpoint(job.checkpoint, identity, writes=rank == 0)
+    file = Checkpoint(job.checkpoint, fingerprint(model, *about) if job.checkpoint else {}, writes=rank == 0)
     place = Placement(fabric.device, rank=rank, world=world, channels_last=job.channels_last)
     optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)
     state = TrainingState(model, optimizer, training)

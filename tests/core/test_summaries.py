@@ -46,7 +46,7 @@ def test_pruned_networks_and_analyses() -> None:
 
 def test_estimates_of_costs() -> None:
     found = CostEstimate(
-        macs=420_000, params=3210, latency_ms=1.2, speedup=2.4, precision="int8", needs={"speedup": 1.6}
+        macs=420_000, params=3210, latency_ms=1.2, speedup=2.4, precision="int8", cost_ratios={"speedup": 1.6}
     )
     assert found.summary() == "1.20 ms (2.4x), 0.42 M MACs, 3,210 parameters"
     assert repr(found) == f"CostEstimate({found.summary()}, int8, cost ratio 1.6)"

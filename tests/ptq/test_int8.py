@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from gossamer.core.context import Context
+from gossamer.core.goal import Goal
 from gossamer.core.progress import Silent
 from gossamer.errors import BadInput, NoEffect
 from gossamer.measure import RMSE, Evaluation, Top1
@@ -63,7 +64,9 @@ def run(model, folder, x):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_first_step_does_for_an_easy_network(runtime, network, reference, tmp_path):
-    found = quantize_int8(network, task(), tmp_path, budget_points=1, reference=reference, runtime=runtime, threads=1)
+    found = quantize_int8(
+        network, task(), tmp_path, goal=Goal(max_drop=1, runtime=runtime, threads=1), reference=reference
+    )
     assert found.met and [step.name for step in found.steps] == ["min-max"] and found.chosen == "min-max"
     assert found.steps[0].accepted and found.drop.points <= 1
     runner = open_runner(runtime, found.path, threads=1, precision="int8")
@@ -74,7 +77,7 @@ def test_the_first_step_does_for_an_easy_network(runtime, network, reference, tm
 
 def test_a_module_is_exported_on_the_way_and_left_alone(reference, tmp_path):
     model = trained().train()
-    found = quantize_int8(model, task(), tmp_path, budget_points=1, reference=reference, threads=1, samples=64)
+    found = quantize_int8(model, task(), tmp_path, goal=Goal(max_drop=1, threads=1), reference=reference, samples=64)
     assert model.training and found.met and [path.name for path in tmp_path.iterdir()] == ["model.int8.onnx"]
 
 
@@ -144,7 +147,7 @@ def test_unequal_channels_fail_min_max_and_are_saved_by_equalization(tmp_path):
     assert exact.value > 0.9
     listener = Listener()
     found = quantize_int8(
-        model, task(), tmp_path, budget_points=1, reference=exact, threads=1, context=Context(progress=listener)
+        model, task(), tmp_path, goal=Goal(max_drop=1, threads=1), reference=exact, context=Context(progress=listener)
     )
     first, last = found.steps[0], found.steps[-1]
     assert not first.accepted and first.drop > 5
@@ -179,14 +182,16 @@ def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
     calibration[0][0][0, 0, 0, 0] = 300.0
     spiked = type(plain)(**{**plain.__dict__, "calibration": calibration})
     found = quantize_int8(
-        trained(), spiked, tmp_path, budget_points=1, reference=float32_scores(trained(), plain), threads=1
+        trained(), spiked, tmp_path, goal=Goal(max_drop=1, threads=1), reference=float32_scores(trained(), plain)
     )
     assert not found.steps[0].accepted and found.met and found.chosen in ("least squares", "percentile 99.99")
 
 
 def test_an_impossible_budget_tries_everything_and_gives_the_best(network, tmp_path):
     everything_right = hits(torch.ones(1280))
-    found = quantize_int8(network, task(), tmp_path, budget_points=0, reference=everything_right, threads=1, samples=64)
+    found = quantize_int8(
+        network, task(), tmp_path, goal=Goal(max_drop=0, threads=1), reference=everything_right, samples=64
+    )
     names = [step.name for step in found.steps]
     assert names[:4] == ["min-max", "min-max, 7-bit weights", "least squares", "percentile 99.99"]
     assert "bias correction" in names and "float layers: 1" in names
@@ -219,13 +224,13 @@ def test_of_errors_the_lower_one_is_better_and_chance_is_that_of_a_paired_bootst
 
 def test_int8_on_torch_is_refused(network, reference, tmp_path):
     with pytest.raises(BadInput, match="onnxruntime or openvino"):
-        quantize_int8(network, task(), tmp_path, budget_points=1, reference=reference, runtime="torch")
+        quantize_int8(network, task(), tmp_path, goal=Goal(max_drop=1, runtime="torch"), reference=reference)
 
 
 def test_a_network_without_weighted_layers_is_refused(tmp_path):
     path = export_onnx(nn.ReLU(), (torch.zeros(2, 4),), tmp_path / "net.onnx")
     with pytest.raises(NoEffect, match="no layer"):
-        quantize_int8(path, task(), tmp_path, budget_points=1, reference=hits(torch.ones(1280)), threads=1)
+        quantize_int8(path, task(), tmp_path, goal=Goal(max_drop=1, threads=1), reference=hits(torch.ones(1280)))
 
 
 def test_histograms_streamed_in_chunks_are_those_of_all_data_at_once(network, tmp_path):

@@ -25,7 +25,7 @@ from gossamer.search.cost_model import CostEstimate, CostModel
 from gossamer.search.failures import FailureGuard, failure_reason
 from gossamer.search.plan import Planner, shape_key
 from gossamer.search.replacements import Replacement, compared
-from gossamer.search.tournament import ShapeCandidate
+from gossamer.search.tournament import ShapeCandidate, Tournament
 
 RECOVER = RecoveryDistillation(epochs=1, lr=0.01)
 
@@ -186,9 +186,9 @@ def test_whatever_fails_in_one_family_leaves_the_others(
             return 80.0
         raise Diverged("the loss rose") if "smaller" in one.name else torch.cuda.OutOfMemoryError("none left")
 
-    monkeypatch.setattr(Planner, "_trained_score", train)
+    monkeypatch.setattr(Tournament, "_trained_value", train)
     if place == "make":
-        monkeypatch.setattr("gossamer.search.plan.width_family", broken)
+        monkeypatch.setattr("gossamer.search.plan.width_axis", broken)
     elif place == "measure":
         monkeypatch.setattr(ChannelPruning, "__call__", broken)
     steps = plan.plan(whole)
@@ -202,7 +202,7 @@ def test_whatever_fails_in_one_family_leaves_the_others(
 def test_a_shape_that_failed_in_its_training_is_not_planned_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Planner, "_trained_score", lambda self, one: 80.0)
+    monkeypatch.setattr(Tournament, "_trained_value", lambda self, one: 80.0)
     plan, whole = planner(tmp_path)
     seen = set[str]()
     while (steps := plan.plan(whole)) is not None:
@@ -213,7 +213,7 @@ def test_a_shape_that_failed_in_its_training_is_not_planned_again(
 
 
 def test_where_everything_fails_nothing_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("block_order", "width_family"):
+    for name in ("block_order", "width_axis"):
         monkeypatch.setattr(f"gossamer.search.plan.{name}", broken)
     monkeypatch.setattr(ResolutionMultiplier, "__call__", broken)
     monkeypatch.setattr("gossamer.search.replacement_search.compared", broken)

@@ -12,6 +12,7 @@ import gossamer
 from gossamer.compact.writing import save
 from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
+from gossamer.core.goal import Goal
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank.channel import ChannelDecomposition
 from gossamer.methods.lowrank.cp import CP
@@ -42,7 +43,7 @@ def test_low_rank_then_pruned_then_int8_then_coded(scheme: LowRank, tmp_path: Pa
     assert sum(int((w == 0).sum()) for w in weights) >= 0.45 * sum(w.numel() for w in weights)
 
     right = float32_scores(plain, data)
-    found = quantize_int8(plain, data, tmp_path, budget_points=5, reference=right, threads=1)
+    found = quantize_int8(plain, data, tmp_path, goal=Goal(max_drop=5, threads=1), reference=right)
     assert found.met
     assert open_runner("onnxruntime", found.path, threads=1, precision="int8")(*inputs).shape == (len(inputs[0]), 3)
 
