@@ -5,6 +5,9 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
+FOLDERS = ("docs", "benchmarks", "examples")
+# All documents of the repository.
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 
 
 def importing(folder: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import paths
+from benchmarks.common.tables import write_table
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.record import environment, write_text
@@ -375,7 +376,7 @@ def main() -> None:
         kept = [r for r in document.get(stage, []) if "way" in r and (r["network"], r["way"]) not in new]
         document[stage], document["environment"] = kept + rows, environment()
         write_text(options.out, json.dumps(document, indent=1))
-    write_text(options.out.with_suffix(".md"), render(document))
+    write_table(options.out, render(document))
 
 
 if __name__ == "__main__":

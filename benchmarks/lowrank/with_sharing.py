@@ -21,6 +21,7 @@ import torch
 import gossamer
 from benchmarks.common import paths
 from benchmarks.common.progress import Lines
+from benchmarks.common.tables import write_table
 from benchmarks.size.compare import Bench, top1
 from gossamer.compact.writing import save
 from gossamer.core.folder import lock_folder
@@ -191,7 +192,7 @@ def main() -> None:
     if not options.table:
         write_text(options.out, json.dumps(execute(options), indent=1))
     found = json.loads(options.out.read_text())
-    write_text(options.out.with_suffix(".md"), table(found))
+    write_table(options.out, table(found))
     write_text(options.out.with_suffix(".html"), page(found))
     print(table(found))
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import paths
+from benchmarks.common.tables import write_table
 from benchmarks.papers._sharing import BETTER, hashed, importance, initialization, uniform
 from gossamer.core.context import Context
 from gossamer.core.record import write_text
@@ -278,7 +279,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> None:
             verdict = holds(claim, {v: statistics.mean(numbers) for v, numbers in values.items() if numbers})
             cells = " | ".join(shown(numbers) for numbers in values.values())
             lines.append(f"| {setting} | {cells} | {'yes' if verdict else '**no**'} |")
-    write_text(RESULTS.with_suffix(".md"), "\n".join(lines) + "\n")
+    write_table(RESULTS, "\n".join(lines) + "\n")
 
 
 def shown(numbers: Sequence[float]) -> str:

@@ -31,6 +31,7 @@ import gossamer
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions, with_run
 from benchmarks.common.progress import Lines
+from benchmarks.common.tables import write_table
 from benchmarks.size import _papers
 from gossamer.compact.batch_norm import fold_batch_norm
 from gossamer.compact.writing import save
@@ -249,7 +250,7 @@ def main() -> int:
                         own[part] = facts
                         _write(options.out, networks, measured)
     text = render(json.loads(options.out.read_text()))
-    write_text(options.out.with_suffix(".md"), text)
+    write_table(options.out, text)
     print(text)
     return 0
 

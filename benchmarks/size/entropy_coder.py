@@ -25,6 +25,7 @@ from scipy.interpolate import PchipInterpolator
 
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions
+from benchmarks.common.tables import write_table
 from gossamer.core.record import environment, write_text
 from gossamer.gsr.codec import gaps, huffman, scalar, trellis
 from gossamer.gsr.codec.integers import Integers
@@ -223,7 +224,7 @@ def main() -> None:
     if not options.table:
         document = measure(options.peers_python, options.repeats)
         write_text(options.out, json.dumps(document, indent=1))
-    write_text(options.out.with_suffix(".md"), table(json.loads(options.out.read_text())))
+    write_table(options.out, table(json.loads(options.out.read_text())))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions
 from benchmarks.common.progress import Lines
+from benchmarks.common.tables import write_table
 from benchmarks.speed import _by_hand, _measure, _table
 from benchmarks.speed._steps import Bench, missing, steps
 from gossamer.core.folder import lock_folder
@@ -84,7 +85,7 @@ def write_results(bench: Bench) -> bool:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.out, json.dumps(document, indent=1))
-    write_text(options.out.with_suffix(".md"), _table.render(document))
+    write_table(options.out, _table.render(document))
     bench.lines.say(f"results: {options.out}")
     return True
 
@@ -202,7 +203,7 @@ def main() -> int:
     options = parse()
     if options.table:
         text = _table.render(json.loads(options.out.read_text()))
-        write_text(options.out.with_suffix(".md"), text)
+        write_table(options.out, text)
         print(text)
         return 0
     try:

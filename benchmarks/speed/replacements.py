@@ -17,6 +17,7 @@ from typing import Any
 import gossamer
 from benchmarks.common import paths
 from benchmarks.common.progress import Lines
+from benchmarks.common.tables import write_table
 from gossamer.core.record import environment, write_text
 from gossamer.jobs.recipe import Recipe
 from gossamer.measure import evaluate, latency, paired_drop, wilson
@@ -133,7 +134,7 @@ def main() -> None:
         found["latency"] = measure(options, found["rows"])
         write_text(RESULTS, json.dumps(found, indent=1))
     text = table(found)
-    write_text(RESULTS.with_suffix(".md"), text)
+    write_table(RESULTS, text)
     print(text)
 
 

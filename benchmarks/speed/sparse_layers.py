@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import paths
+from benchmarks.common.tables import write_table
 from gossamer.core.context import Context
 from gossamer.core.record import environment, write_text
 from gossamer.measure import Runner, latency
@@ -126,7 +127,7 @@ def main() -> None:
         }
         write_text(RESULTS, json.dumps(document, indent=1))
     text = render(json.loads(RESULTS.read_text()))
-    write_text(RESULTS.with_suffix(".md"), text)
+    write_table(RESULTS, text)
     print(text)
 
 

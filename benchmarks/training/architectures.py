@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import paths
+from benchmarks.common.tables import write_table
 from gossamer.core.context import Context
 from gossamer.core.folder import lock_folder
 from gossamer.core.record import environment, write_text
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.out, json.dumps(execute(options), indent=1))
     text = render(json.loads(options.out.read_text()))
-    write_text(options.out.with_suffix(".md"), text)
+    write_table(options.out, text)
     print(text)
 
 

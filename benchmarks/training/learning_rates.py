@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.common.tables import write_table
 from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
 from gossamer.core.record import environment, write_text
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     found = json.loads(options.out.read_text()) if options.table else execute(options)
     text = render(found)
-    write_text(options.out.with_suffix(".md"), text)
+    write_table(options.out, text)
     print(text)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from places import ROOT
 
-from benchmarks.common import conditions
+from benchmarks.common import conditions, tables
 from benchmarks.coverage import zoo
 from benchmarks.distill import _rows as distill_rows
 from benchmarks.lowrank import with_sharing
@@ -347,3 +347,11 @@ def test_the_list_of_benchmarks_has_each_once():
     rows = [line.split(" | ")[0] for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("| `")]
     named = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
     assert sorted(named) == [f"{file.parent.name}.{file.stem}" for file in COMMANDS]
+
+
+def test_the_prose_of_tables_is_wrapped_and_the_rest_is_not():
+    row, long = "| " + "cell | " * 40, "word " * 40
+    lines = tables.wrapped(f"# {long}\n\n{long}\n- {long}\n{row}").split("\n")
+    assert [len(line) > 100 for line in lines if line.startswith(("#", "|"))] == [True, True]
+    assert all(len(line) <= 100 for line in lines if not line.startswith(("#", "|")))
+    assert sum(line.startswith("  word") for line in lines) == 2

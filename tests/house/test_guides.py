@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 from guide_pages import GUIDES, blocks, run, written
-from places import ROOT
+from places import PAGES, ROOT
 
 import gossamer
 from gossamer.core.task import check
-
-PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *GUIDES]
-PROSE += [ROOT / "docs" / f"{name}.md" for name in ("architecture", "coder", "format", "glossary", "untrusted")]
 
 
 def page_of(page: Path) -> Any:
@@ -49,7 +46,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     run(ROOT / "README.md", {"__name__": "readme", "test_loader": task.test, **given})
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_lines_of_prose_can_be_read(page: Path) -> None:
     """At most 100 characters but in tables, in what a program printed, and in what is one word (numbers in hex)."""
     fences = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -153,7 +153,7 @@ def test_a_method_that_fails_on_a_layer_alone_is_left_out_there(monkeypatch: pyt
     assert {row.target for row in trials.rows()} == {"lowrank.svd of 0"}
 
 
-def test_a_shape_that_cannot_be_measured_is_left_out_of_its_family(tmp_path: Path) -> None:
+def test_a_shape_that_cannot_be_measured_is_left_out_of_its_axis(tmp_path: Path) -> None:
     """The others of its axis still compete."""
     plan, whole = planner(tmp_path)
     steps = [(BlockRemoval(names=tuple(f"body.{i}" for i in range(count))),) for count in (1, 2, 3)]
@@ -176,12 +176,12 @@ def test_a_shape_that_cannot_be_measured_is_left_out_of_its_family(tmp_path: Pat
 
 @pytest.mark.parametrize("place", ["make", "measure", "tournament"])
 @pytest.mark.slow
-def test_whatever_fails_in_one_family_leaves_the_others(
+def test_whatever_fails_on_one_axis_leaves_the_others(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, whole = planner(tmp_path)
 
-    def train(self: Planner, one: ShapeCandidate) -> float:
+    def train(self: Tournament, one: ShapeCandidate) -> float:
         if place != "tournament" or one.name == "depth":
             return 80.0
         raise Diverged("the loss rose") if "smaller" in one.name else torch.cuda.OutOfMemoryError("none left")
