@@ -298,7 +298,7 @@ def test_quantize_needs_no_labels_and_a_collapse_is_said(
 ) -> None:
     words = ("quantize", "mycode:Net", "--weights", trained, "--data", "mycode:unlabelled", "--out", "own.onnx")
     assert document(*words, "--max-drop", 100)["metric"] == "agreement"
-    monkeypatch.setattr("gossamer.measure.whole_samples", lambda *_: -1.0)  # nothing is good enough
+    monkeypatch.setattr("gossamer.measure.Drop.within", lambda *_: False)  # nothing is good enough
     said = call(*words, status=3)
     assert "MORE THAN ALLOWED" in said.stdout and Path("own.onnx").is_file()
     assert "unlabelled has no labels: networks are judged by how far they agree with Net" in said.stderr

@@ -82,7 +82,7 @@ def test_a_refused_distillation_leaves_the_users_folder(user: Path) -> None:
 
 def test_a_damaged_journal_is_said(tmp_path: Path) -> None:
     (tmp_path / "journal.json").write_text('{"results"')
-    with pytest.raises(gossamer.GossamerError, match=r"store\.json is damaged.*to start over"):
+    with pytest.raises(gossamer.GossamerError, match=r"journal\.json is damaged.*to start over"):
         CheckpointStore(tmp_path, "a")
 
 

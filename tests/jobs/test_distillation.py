@@ -108,7 +108,7 @@ def test_the_page_shows_all_of_it(result: gossamer.Artifact) -> None:
     page = (result.folder / "report.html").read_text()
     for title in ("Teacher and student", "How the student learned", "Class by class", "Who agrees with whom"):
         assert f"<h2>{title}</h2>" in page
-    assert "Sure and right" in page and "Where they look" in page and "data:image/png;base64," in page
+    assert "Sure and right" in page and "Attention maps" in page and "data:image/png;base64," in page
 
 
 def test_the_same_job_again_trains_nothing_and_another_one_is_refused(

@@ -81,7 +81,7 @@ def test_a_browser_shows_what_came_of_teaching_and_fits_a_phone(tmp_path: Path) 
     shown |= {value for row in teaching.classes for value in row.top1.values()}
     shown |= {row.value for row in taught().records if row.what in ("ece", "nll")}
     assert shown <= page.values | {88.5, 85.5} and {"88.50 %", "85.50 %"} <= set(page.words)
-    for title in ("How the student learned", "Who agrees with whom", "Sure and right", "Where they look"):
+    for title in ("How the student learned", "Who agrees with whom", "Sure and right", "Attention maps"):
         assert title in page.words
     assert "sure 50.0 %" in dom[dom.index('id="tip"') :]
     assert 'data-images="5"' in dom and 'data-overflow="0"' in dom
