@@ -50,7 +50,7 @@ class TooLarge(Exception):
         self.elements = elements
 
 
-class AtMost(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class AtMost(TorchDispatchMode):
     """While it is on, no operation makes a tensor of more elements: sizes are computed before, without data.
 
     Args:
@@ -61,7 +61,7 @@ class AtMost(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, most: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.most = most
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -84,7 +84,7 @@ def _without_data(x: Tensor) -> Tensor:
     return x.to("meta")
 
 
-def element_count(value: Any) -> int:
+def count(value: Any) -> int:
     """Elements of a value, those of lists weighted by what Python takes for them."""
     return value.numel() if isinstance(value, Tensor) else LISTED * len(value) if isinstance(value, list) else 1
 
