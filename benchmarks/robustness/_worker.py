@@ -12,9 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from gossamer.errors import own_error
 
 SLOW_SECONDS = 10.0
+STUCK_SECONDS = 600.0  # by the clock: of a try that waits for ever
 MOST_ADDRESSES = 4 << 30  # by which a worker may grow
 WRITABLE = 1 << 26  # bytes of the file that a try makes for itself
 
@@ -55,7 +58,8 @@ def _end(status: int) -> str:
     if not status & 127:
         return f"ended by status {status >> 8}"
     name = signal.Signals(status & 127).name
-    return f"took more than {SLOW_SECONDS} s" if name == "SIGPROF" else f"ended by {name}"
+    slow = {"SIGPROF": f"took more than {SLOW_SECONDS} s", "SIGALRM": f"waited for more than {STUCK_SECONDS} s"}
+    return slow.get(name, f"ended by {name}")
 
 
 def _work(attempt: Attempt, first: int, last: int, place: mmap.mmap, answers: int) -> NoReturn:
@@ -63,6 +67,7 @@ def _work(attempt: Attempt, first: int, last: int, place: mmap.mmap, answers: in
     status = 1
     try:
         gc.freeze()
+        torch.set_num_threads(1)  # the threads of the process that forked are not there
         sys.dont_write_bytecode = True  # of what is imported late
         # What libraries say of broken files beside refusing them; it would go into a file where output is captured.
         warnings.simplefilter("ignore")
@@ -75,6 +80,7 @@ def _work(attempt: Attempt, first: int, last: int, place: mmap.mmap, answers: in
         for number in range(first, last):
             place[:] = struct.pack("q", number)
             signal.setitimer(signal.ITIMER_PROF, SLOW_SECONDS)  # of the processor's time; the signal ends the process
+            signal.setitimer(signal.ITIMER_REAL, STUCK_SECONDS)
             found = attempt(number)
             if found is not None:
                 os.write(answers, f"{number}: {found[:300]!r}\n".encode())
