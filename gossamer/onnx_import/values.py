@@ -50,7 +50,7 @@ class TooLarge(Exception):
         self.elements = elements
 
 
-class AtMost(TorchDispatchMode):
+class AtMost(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is on, no operation makes a tensor of more elements: sizes are computed before, without data.
 
     Args:
@@ -61,7 +61,7 @@ class AtMost(TorchDispatchMode):
     """
 
     def __init__(self, most: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = most
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
