@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gossamer.errors import BadInput, GossamerError, first_line
 from gossamer.onnx_import import operators
 from gossamer.onnx_import.registry import BUILDERS, Built, OnnxNode
-from gossamer.onnx_import.values import AtMost, TooLarge, as_tensor, bounded, constant_value, count, is_zero
+from gossamer.onnx_import.values import AtMost, TooLarge, as_tensor, bounded, constant_value, element_count, is_zero
 
 MOST_FOLDED = 1 << 24  # elements of a constant that is computed at import
 STATES = {"LSTM": 5, "GRU": 5}  # from which input on there are initial states
@@ -56,7 +56,7 @@ class NodeGraph(nn.Module):
         for step in self.steps:
             found = getattr(self, step.module)(*(values[name] for name in step.inputs))
             if isinstance(found, list):
-                bounded(count(found))
+                bounded(element_count(found))
             if len(step.outputs) == 1:
                 values[step.outputs[0]] = found if not isinstance(found, tuple) else found[0]
             else:
@@ -221,7 +221,7 @@ class GraphBuilder:
         """Compute a node whose inputs are all known, so that its result is a constant, too."""
         if not all(name in self.constants for name in built.inputs) or not node.inputs:
             return False
-        if sum(count(self.constants[name]) for name in built.inputs) > MOST_FOLDED:
+        if sum(element_count(self.constants[name]) for name in built.inputs) > MOST_FOLDED:
             return False
         try:
             with torch.no_grad(), AtMost(MOST_FOLDED):

@@ -84,7 +84,7 @@ def _without_data(x: Tensor) -> Tensor:
     return x.to("meta")
 
 
-def count(value: Any) -> int:
+def element_count(value: Any) -> int:
     """Elements of a value, those of lists weighted by what Python takes for them."""
     return value.numel() if isinstance(value, Tensor) else LISTED * len(value) if isinstance(value, list) else 1
 
