@@ -69,7 +69,7 @@ def training(**changes: Any) -> Training:
     return replace(Training(epochs=3, lr=0.05, precision="32-true", evaluate_every=1), **changes)
 
 
-def run(**changes: Any) -> Context:
+def on_cpu(**changes: Any) -> Context:
     return replace(Context(accelerator="cpu"), **changes)
 
 

@@ -66,10 +66,10 @@ def ensemble(context: Context) -> tuple[Tensor, Tensor, int]:
 def table(seed: int) -> dict[str, dict[str, float]]:
     """Rows by network."""
     network = trained(seed)
-    run = Context(seed=seed, accelerator="cpu", teacher=network)
+    context = Context(seed=seed, accelerator="cpu", teacher=network)
     torch.manual_seed(seed + 100)
-    student = METHOD.apply(build_for("lenet300", task(seed)), task(seed), run)
-    mean, one, draws = ensemble(run)
+    student = METHOD.apply(build_for("lenet300", task(seed)), task(seed), context)
+    mean, one, draws = ensemble(context)
     labels = logits_and_labels(network, task(seed).test)[1]
     logits = {
         "SGD": logits_and_labels(network, task(seed).test)[0],

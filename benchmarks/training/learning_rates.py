@@ -83,10 +83,10 @@ def result(method: str, model: nn.Module, task: Task, seed: int, steps: int, lr:
     epochs = math.ceil(steps / len(task.train))
     kind: Any = catalogue()[method]
     step = kind(epochs=epochs, **({} if lr is None else {"lr": lr}), **NEEDED.get(method, {}))
-    run = Context(seed=seed, accelerator="cpu", original=model)
+    context = Context(seed=seed, accelerator="cpu", original=model)
     student = fresh(model, seed) if method.startswith("distill.") and method != "distill.recover" else model
     try:
-        made = open_runner("torch", materialize(step.apply(student, task, run)).eval(), threads=1)
+        made = open_runner("torch", materialize(step.apply(student, task, context)).eval(), threads=1)
     except GossamerError as error:
         return {"lr": lr, "validation": None, "test": None, "error": str(error)}
     scores = {split: evaluate(made, task, split).shown for split in ("validation", "test")}

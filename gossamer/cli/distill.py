@@ -144,10 +144,12 @@ def distill(
     short = (Path(text.partition("=")[0].rpartition(":")[2]).stem for text in (student, teacher[0]))
     folder = out or default_folder("-from-".join(short), task.name)
     note = own.note if own is not None else {}
-    run = Context(seed=seed, devices=devices, folder=folder, progress=console.progress, cache=cache, note=note)
+    job_context = Context(seed=seed, devices=devices, folder=folder, progress=console.progress, cache=cache, note=note)
     how: dict[str, Any] = {"goal": goal, "assistants": between, "alone": alone, "calibrate": calibrate}
     with resumable(folder):
-        artifact = run_job(teachers, learner, task, chosen, **how, out=folder, context=run, command=command_line())
+        artifact = run_job(
+            teachers, learner, task, chosen, **how, out=folder, context=job_context, command=command_line()
+        )
     conclude(console, artifact, ("teacher", "student"))
 
 

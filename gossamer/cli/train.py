@@ -102,7 +102,7 @@ def train(
 
         training = _training(plan, epochs, lr)
     make_place(target)
-    run = Context(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
+    training_context = Context(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
     with lock_folder(target.parent, f".{target.name}.lock"):
         sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         # Fresh weights know nothing of images.
@@ -111,7 +111,7 @@ def train(
         bare = weights is None
         request = Request(model=model, task=task, weights=weights, random=bare, new_head=not bare, seed=seed)
         source = load_model(request, console.progress)
-        row = _train(source.model, task, training, run, target, model)
+        row = _train(source.model, task, training, training_context, target, model)
     _show(console, {"split": task.final_split}, row)
     console.line(f"weights: {target}")
     console.document({"out": target, "metric": task.metric.name, "score": row})

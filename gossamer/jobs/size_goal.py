@@ -22,27 +22,27 @@ def to_size(
 ) -> tuple[Steps, exporting.ExportedArtifacts]:
     """Train into a file of the size asked for, or into larger and larger ones until the budget is kept. whole: what the
     steps have made."""
-    run, goal, dense = attempts.context, attempts.goal, dense_bytes(attempts.original)
+    context, goal, dense = attempts.context, attempts.goal, dense_bytes(attempts.original)
     size = asked = goal.file_limit(dense)
     if whole.compact_bytes <= asked:
         return steps, whole
     least = least_bytes(whole.model, attempts.task)
     if asked < NO_WEIGHTS * least:
-        run.progress.say(f"without its weights the file would have {least:,} bytes already")
+        context.progress.say(f"without its weights the file would have {least:,} bytes already")
         size = NO_WEIGHTS * least
-    before = list(run.log.edits)
+    before = list(context.log.edits)
     tries = 0
     while size < min(dense, whole.compact_bytes):
         small = RateConstrainedQuantization(compression_ratio=dense / size, epochs=epochs, lr=lr)
-        run.log.edits[:] = before
+        context.log.edits[:] = before
         name = f"size {size:,.0f} bytes"
         result = attempts.trials(name, name, _sized, attempts, whole, small, name)
         if result is not None and result.drop.within(goal.max_drop):
             return (*steps, small), result
         size *= larger(tries, result.drop.points - goal.max_drop if result else math.inf)
         tries += 1
-    run.log.edits[:] = [*before, *attempts.trials.rows()]
-    run.progress.say("no smaller file is within the budget")
+    context.log.edits[:] = [*before, *attempts.trials.rows()]
+    context.progress.say("no smaller file is within the budget")
     return steps, attempts.deploy(whole.model, "without a smaller file", int8=whole.int8_path is not None)
 
 

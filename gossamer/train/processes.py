@@ -37,10 +37,11 @@ def make_fabric(context: Context, training: Training) -> "Fabric":
 
 
 def in_processes(function: Callable[..., Any], job: Any, context: Context, training: Training) -> None:
-    """Run `function(fabric, job, run)` in `run.devices` processes that average gradients (DistributedDataParallel).
+    """Run `function(fabric, job, context)` in `context.devices` processes that average gradients
+    (DistributedDataParallel).
 
     On CPU they are forked, with one thread each, and speak over gloo, so that nothing has to be picklable; elsewhere
-    they are spawned, and the job must be picklable. What they say is passed on to `run.progress`, and an error of
+    they are spawned, and the job must be picklable. What they say is passed on to `context.progress`, and an error of
     gossamer's is raised here again.
     """
     lightning = errors.require("lightning_fabric")

@@ -171,22 +171,27 @@ def test_fitting_brings_a_trained_network_nearer_to_what_it_was() -> None:
 
 def test_what_is_behind_a_plain_layer_is_fitted_when_it_goes() -> None:
     torch.manual_seed(0)
-    model, data, run = Chain().double().eval(), batches(2), Context()
+    model, data, context = Chain().double().eval(), batches(2), Context()
     task = replace(stripes(), example_inputs=(data[0],), train=data)
     step = BlockRemoval(names=("two",))
     with torch.no_grad():
         wanted = model(data[0])
-        errors = [float((one.apply(model, task, run)(data[0]) - wanted).norm()) for one in (step.shape_only(), step)]
+        errors = [
+            float((one.apply(model, task, context)(data[0]) - wanted).norm()) for one in (step.shape_only(), step)
+        ]
     assert errors[1] < 0.01 * errors[0]
-    assert [(edit.proof, edit.note) for edit in run.log.edits] == [(0.0, ""), (None, "weights reconstructed: three")]
+    assert [(edit.proof, edit.note) for edit in context.log.edits] == [
+        (0.0, ""),
+        (None, "weights reconstructed: three"),
+    ]
 
 
 def test_what_is_behind_a_residual_block_stays_as_it_is() -> None:
-    model, run = learned(), Context()
-    smaller = BlockRemoval(names=("body.1",)).apply(model, stripes(), run)
+    model, context = learned(), Context()
+    smaller = BlockRemoval(names=("body.1",)).apply(model, stripes(), context)
     before = model.state_dict()
     assert all(torch.equal(before[name], value) for name, value in smaller.state_dict().items())
-    assert [(edit.proof, edit.note) for edit in run.log.edits] == [(0.0, "")]
+    assert [(edit.proof, edit.note) for edit in context.log.edits] == [(0.0, "")]
 
 
 def test_the_pixelwise_map_of_a_linear_pixelwise_layer_is_that_layer() -> None:

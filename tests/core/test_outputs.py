@@ -226,8 +226,8 @@ class Said(Silent):
 def test_teacher_and_student_are_in_the_same_mode() -> None:
     """Without norms that learn and dropout; what was taught stands in checkpoints."""
     model, said = Detector("maps"), Said()
-    run = Context(progress=said)
-    [term] = teacher_terms(model, model, detection("maps"), run, temperature=4.0, alpha=0.1)
+    context = Context(progress=said)
+    [term] = teacher_terms(model, model, detection("maps"), context, temperature=4.0, alpha=0.1)
     student = model.train()(X)
     assert isinstance(term.asked(X), Tensor) and float(term((X,), student, None).detach()) >= 0
     assert not term.teacher.norm.training and "in train mode" in term.described()  # type: ignore[union-attr]

@@ -176,8 +176,8 @@ def test_an_onnx_file_and_its_recorded_answers_teach_like_the_network(tmp_path: 
 def test_an_ensemble_of_which_one_only_answers_has_no_costs_and_one_that_remembers_no_accuracy(tmp_path: Path) -> None:
     path = gossamer.export_onnx(learned(), stripes().example_inputs, tmp_path / "teacher.onnx")
     brief, cache = replace(BRIEF, epochs=1), tmp_path / "answers"
-    run = Context(cache=cache)
-    made = distill([learned(), path], small(), stripes(), brief, alone=False, out=tmp_path / "a", context=run)
+    context = Context(cache=cache)
+    made = distill([learned(), path], small(), stripes(), brief, alone=False, out=tmp_path / "a", context=context)
     assert {r.what for r in made.records if r.subject == "original"} == {"score", "teacher_time", "ece", "nll"}
     assert only_remembers(Ensemble([learned(), RecordedTeacher(next(cache.iterdir()))]))
     known = distill([learned(), cache], small(), stripes(), brief, alone=False, out=tmp_path / "b")
@@ -488,13 +488,13 @@ def test_pictures_are_pngs_of_the_values() -> None:
 
 
 def test_temperature_scaling_divides_the_outputs_and_nothing_else() -> None:
-    model, data, run = learned(), stripes(), Context()
+    model, data, context = learned(), stripes(), Context()
     x = data.test[0][0]  # type: ignore[index]
-    found = TemperatureScaling().apply(model, data, run)
+    found = TemperatureScaling().apply(model, data, context)
     logits, labels = calibration.logits_and_labels(model, data.validation)
     best = calibration.best_temperature(logits, labels)
     torch.testing.assert_close(found(x) * best, model(x), rtol=1e-4, atol=1e-4)
-    assert [edit.target for edit in run.log.edits] == ["head"]
+    assert [edit.target for edit in context.log.edits] == ["head"]
     same = [n for n, p in found.named_parameters() if torch.equal(p, dict(model.named_parameters())[n])]
     assert len(same) == len(list(model.parameters())) - 2
     with pytest.raises(BadInput, match="one last linear layer"):

@@ -56,8 +56,8 @@ def subject(*names: str) -> nn.Module:
 
 
 def apply(name: str, model: nn.Module, seed: int = 0) -> tuple[nn.Module, Context]:
-    run = Context(seed=seed, original=tiny())
-    return method(name).apply(model, task(), run), run
+    context = Context(seed=seed, original=tiny())
+    return method(name).apply(model, task(), context), context
 
 
 @cache
@@ -102,9 +102,9 @@ def test_same_seed_same_bits(name: str) -> None:
 
 @each
 def test_history_names_what_changed(name: str) -> None:
-    _, run = applied(name)
-    assert run.log.edits
-    for edit in run.log.edits:
+    _, context = applied(name)
+    assert context.log.edits
+    for edit in context.log.edits:
         assert edit.method == name
         assert edit.kind in EditKind
         assert edit.target and edit.before and edit.after
@@ -324,10 +324,10 @@ PAIRS = sorted({pair for m in METHODS for r in REPRESENTATIVES if m != r for pai
 def middles(first: str, second: str) -> tuple[nn.Module, tuple[Edit, ...]]:
     """What the first of two methods makes of their network, and its edits."""
     if repr(subject(first, second)) != repr(subject(first)):
-        run = Context(original=tiny())
-        return method(first).apply(subject(first, second), task(), run), tuple(run.log.edits)
-    model, run = applied(first)
-    return model, tuple(run.log.edits)
+        context = Context(original=tiny())
+        return method(first).apply(subject(first, second), task(), context), tuple(context.log.edits)
+    model, context = applied(first)
+    return model, tuple(context.log.edits)
 
 
 def nothing_new(middle: nn.Module, first: str, second: str) -> bool:
@@ -357,14 +357,14 @@ def test_runs_before_and_after_every_other_or_is_refused_with_the_reason(first: 
     middle, edits = middles(first, second)
     if nothing_new(middle, first, second):
         return
-    run = Context(original=tiny())
+    context = Context(original=tiny())
     try:
-        model = steps[1].apply(middle, task(), run)
+        model = steps[1].apply(middle, task(), context)
     except BadInput as error:
         assert "first" in str(error)
         return
     assert model(task().example_inputs[0]).shape == (8, 3)
-    assert {edit.method for edit in [*edits, *run.log.edits]} == {first, second}
+    assert {edit.method for edit in [*edits, *context.log.edits]} == {first, second}
     now = dict(materialize(model).named_parameters())
     for name, stack in constraints(middle).items():
         if name in now and now[name].shape == effective_weight(middle, name).shape:

@@ -50,10 +50,10 @@ def test_an_outline_has_a_column_for_what_comes_after_and_a_row_for_what_stands_
 
 
 def swapped(method: Any, model: nn.Module) -> dict[str, SwapRecord]:
-    run = Context(original=model)
-    method.apply(model, task(), run)
-    read = [Edit.parse(json.loads(json.dumps(row))) for row in to_json(run.log.edits)]
-    assert read == run.log.edits
+    context = Context(original=model)
+    method.apply(model, task(), context)
+    read = [Edit.parse(json.loads(json.dumps(row))) for row in to_json(context.log.edits)]
+    assert read == context.log.edits
     return {edit.target: edit.swapped for edit in read if edit.swapped is not None}
 
 
@@ -101,17 +101,17 @@ def test_blocks_show_their_branches_and_how_far_they_are_off() -> None:
 
 def test_branches_that_are_folded_are_shown() -> None:
     model = tiny()
-    run = Context(original=model)
-    wide = TrainingBranches().apply(model, task(), run)
-    shown = [edit.swapped for edit in run.log.edits]
+    context = Context(original=model)
+    wide = TrainingBranches().apply(model, task(), context)
+    shown = [edit.swapped for edit in context.log.edits]
     assert all(one is not None and len(one.before) == 1 and len(one.after) >= 3 for one in shown)
-    folded = {edit.target: edit.swapped for edit in run.log.edits}
+    folded = {edit.target: edit.swapped for edit in context.log.edits}
     again = swapped(Folding(), wide)
     assert set(again) == set(folded)
     assert all(len(one.before) >= 3 and len(one.after) == 1 for one in again.values())
 
 
 def test_outside_of_a_job_nothing_is_drawn() -> None:
-    run = Context()
-    Tucker(energy=0.6).apply(tiny(), task(), run)
-    assert run.log.edits and all(edit.swapped is None for edit in run.log.edits)
+    context = Context()
+    Tucker(energy=0.6).apply(tiny(), task(), context)
+    assert context.log.edits and all(edit.swapped is None for edit in context.log.edits)

@@ -38,8 +38,8 @@ def planner(folder: Path, store: CheckpointStore | None = None) -> tuple[Planner
     """Of a goal that does not depend on how fast this machine is."""
     model, store = learned(), store or CheckpointStore(None, "")
     cost_model = CostModel(model, stripes(), Goal(max_drop=5, macs=90_000), store, folder, int8=False)
-    run = Context(original=model)
-    return Planner(model, stripes(), run, store, cost_model, RECOVER, reference=95.0), cost_model(
+    context = Context(original=model)
+    return Planner(model, stripes(), context, store, cost_model, RECOVER, reference=95.0), cost_model(
         "original", lambda: model
     )
 

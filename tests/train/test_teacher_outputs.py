@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from train_toy import batches, linear, run, task, training
+from train_toy import batches, linear, on_cpu, task, training
 
 from gossamer.core.task import cross_entropy
 from gossamer.errors import BadInput, CorruptFile
@@ -112,7 +112,7 @@ def test_a_training_with_kept_answers_asks_once_and_gives_the_same_bits_the_seco
     def taught() -> torch.nn.Module:
         student, term = linear(1), Distillation(linear(0))
         term.remember(tmp_path)
-        fit(student, task(), training(epochs=2), run(), loss_terms=[term])
+        fit(student, task(), training(epochs=2), on_cpu(), loss_terms=[term])
         assert term.cached_outputs is not None
         term.cached_outputs.flush()
         return student
@@ -218,6 +218,6 @@ def test_a_training_follows_the_schedule_from_its_first_to_its_last_step() -> No
         def at(self, progress: float) -> None:
             seen.append(progress)
 
-    fit(linear(1), task(), training(epochs=2), run(), loss_terms=[Noted(linear(0))])
+    fit(linear(1), task(), training(epochs=2), on_cpu(), loss_terms=[Noted(linear(0))])
     steps = 2 * len(task().train)
     assert seen == [step / steps for step in range(steps)]

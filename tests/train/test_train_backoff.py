@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_toy import Ending, Notes, Stop, linear, net, run, same, task, training
+from train_toy import Ending, Notes, Stop, linear, net, on_cpu, same, task, training
 
 from gossamer.core.metrics import Top1
 from gossamer.core.task import cross_entropy
@@ -32,13 +32,13 @@ class Spoilt:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
 def test_it_goes_back_to_the_last_good_epoch_with_a_lower_learning_rate(value: float) -> None:
     notes = Notes()
-    fitted = fit(net(), task(loss=Spoilt({10}, value)), training(schedule="constant"), run(progress=notes))
+    fitted = fit(net(), task(loss=Spoilt({10}, value)), training(schedule="constant"), on_cpu(progress=notes))
     assert fitted.backed_off == 1
     assert [row.lr for row in fitted.history] == pytest.approx([0.05, 0.015, 0.015])
     assert "back to the last good state, learning rate times 0.3" in notes.said[1]
     assert all(torch.isfinite(p).all() for p in fitted.model.parameters())
     # The first epoch is that of an undisturbed training; the second starts from its end.
-    calm = fit(net(), task(), training(schedule="constant"), run())
+    calm = fit(net(), task(), training(schedule="constant"), on_cpu())
     assert fitted.history[0].loss == calm.history[0].loss
     assert fitted.history[1].loss != calm.history[1].loss
 
@@ -46,23 +46,23 @@ def test_it_goes_back_to_the_last_good_epoch_with_a_lower_learning_rate(value: f
 def test_the_third_time_it_gives_up_and_leaves_the_last_good_weights(tmp_path: Path) -> None:
     toy = task(loss=Spoilt({10, 18, 26}, float("nan")))  # in the second epoch, each time that it is tried
     with pytest.raises(Diverged, match="2 times lowering the learning rate did not help") as caught:
-        fit(net(), toy, training(), run(folder=tmp_path), label="recover: step 2")
+        fit(net(), toy, training(), on_cpu(folder=tmp_path), label="recover: step 2")
     path = tmp_path / "recover--step-2-last-good.safetensors"
     assert str(path) in str(caught.value)
     good = net()
     good.load_state_dict(load_file(path))
     after_one = net()
     with pytest.raises(Stop):
-        fit(after_one, replace(task(), train=Ending(task().train, epoch=1, at=0)), training(), run())
+        fit(after_one, replace(task(), train=Ending(task().train, epoch=1, at=0)), training(), on_cpu())
     assert same(good, after_one)
 
 
 def test_a_state_that_explodes_in_its_first_step_was_no_good() -> None:
     """What the last steps of an epoch spoilt shows in the first of the next: the epoch before is done again, too."""
-    fitted = fit(net(), task(loss=Spoilt({16}, 1e6)), training(schedule="constant"), run())
+    fitted = fit(net(), task(loss=Spoilt({16}, 1e6)), training(schedule="constant"), on_cpu())
     assert fitted.backed_off == 1
     assert [row.lr for row in fitted.history] == pytest.approx([0.05, 0.015, 0.015])
-    calm = fit(net(), task(), training(schedule="constant"), run())
+    calm = fit(net(), task(), training(schedule="constant"), on_cpu())
     assert fitted.history[0].loss == calm.history[0].loss != fitted.history[1].loss
 
 
@@ -70,12 +70,12 @@ def test_data_that_are_no_numbers_are_named_before_the_learning_rate_is_blamed()
     train = list(task().train)
     train[5] = (train[5][0].clone().fill_(float("nan")), train[5][1])
     with pytest.raises(BadInput, match=r"task 'quadrants': the train loader: batch 5 holds NaN"):
-        fit(net(), task(train=train), training(), run())
+        fit(net(), task(train=train), training(), on_cpu())
 
 
 def test_without_a_folder_the_last_good_weights_are_in_a_temporary_one() -> None:
     with pytest.raises(Diverged, match="The last good weights are in") as caught:
-        fit(net(), task(loss=Spoilt(set(range(1000)), float("nan"))), training(), run())
+        fit(net(), task(loss=Spoilt(set(range(1000)), float("nan"))), training(), on_cpu())
     path = Path(str(caught.value).split("weights are in ")[1].split(";")[0])
     assert path.exists()
     path.unlink()
@@ -93,7 +93,7 @@ def test_weights_spoilt_by_the_last_step_are_noticed() -> None:
         loss = cross_entropy(model, batch)
         return loss + (head.sum() * 0).sqrt() if step == 8 else loss
 
-    fitted = fit(spoilt, task(loss=spoil), training(), run())
+    fitted = fit(spoilt, task(loss=spoil), training(), on_cpu())
     assert fitted.backed_off == 1
     assert all(torch.isfinite(p).all() for p in fitted.model.parameters())
 
@@ -145,4 +145,4 @@ def test_a_collapse_on_validation_data_is_noticed() -> None:
 def test_a_module_of_another_kind_of_number_is_fine() -> None:
     model = linear()
     model.register_buffer("codes", torch.zeros(3, dtype=torch.int8))
-    assert fit(model, task(), training(epochs=1), run()).backed_off == 0
+    assert fit(model, task(), training(epochs=1), on_cpu()).backed_off == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import tiny
 from torch import nn
-from train_toy import batches, linear, net, run, same, task, training
+from train_toy import batches, linear, net, on_cpu, same, task, training
 
 from gossamer.core.task import cross_entropy
 from gossamer.errors import BadInput
@@ -107,7 +107,7 @@ def test_the_teacher_is_a_copy_in_eval_mode_that_nothing_changes() -> None:
     model = net(dropout=0.5).train()
     before = net(dropout=0.5)
     term = Distillation(model)
-    fit(model, task(), training(epochs=1), run(), loss_terms=[term])
+    fit(model, task(), training(epochs=1), on_cpu(), loss_terms=[term])
     assert model is not term.teacher and isinstance(term.teacher, nn.Module)
     assert not term.teacher.training and same(term.teacher, before) and not same(model, before)
     assert all(p.requires_grad for p in model.parameters())
@@ -141,7 +141,7 @@ def test_the_student_runs_once_for_a_batch() -> None:
     model = linear()
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(model.training))
-    fit(model, task(validation=[]), training(epochs=1), run(), loss_terms=[Distillation(linear(1))])
+    fit(model, task(validation=[]), training(epochs=1), on_cpu(), loss_terms=[Distillation(linear(1))])
     assert len(calls) == len(task().train)
 
 
@@ -150,13 +150,13 @@ def test_a_loss_that_runs_the_network_twice_cannot_be_taught() -> None:
         return cross_entropy(model, batch) + cross_entropy(model, batch)
 
     with pytest.raises(BadInput, match="ran the network 2 times"):
-        fit(linear(), task(loss=twice), training(), run(), loss_terms=[Distillation(linear(1))])
+        fit(linear(), task(loss=twice), training(), on_cpu(), loss_terms=[Distillation(linear(1))])
 
 
 def test_a_student_with_alpha_zero_becomes_its_teacher() -> None:
     teacher, student = linear(3), linear(4)
     plan = training(epochs=30, lr=0.1, weight_decay=0.0, keep="last")
-    fit(student, task(), plan, run(), loss_terms=[Distillation(teacher, temperature=1.0, alpha=0.0)])
+    fit(student, task(), plan, on_cpu(), loss_terms=[Distillation(teacher, temperature=1.0, alpha=0.0)])
     (x, _), *_ = batches(64, seed=5, size=64)
     with torch.no_grad():
         after, before = (kd_loss(s(x), teacher(x), 1.0) for s in (student, linear(4)))

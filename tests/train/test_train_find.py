@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from train_toy import Ending, Notes, Stop, batches, linear, net, run, same, task, training
+from train_toy import Ending, Notes, Stop, batches, linear, net, on_cpu, same, task, training
 
 from gossamer.core.task import Task, cross_entropy
 from gossamer.methods._training import LEAST_STEPS
@@ -48,8 +48,8 @@ def steep(factor: float) -> nn.Sequential:
 
 
 def test_what_is_steep_gets_a_small_rate_and_learns() -> None:
-    found = fit(steep(1.0), task(), training(epochs=5, lr=None, keep="last"), run())
-    small = fit(steep(30.0), task(), training(epochs=5, lr=None, keep="last"), run())
+    found = fit(steep(1.0), task(), training(epochs=5, lr=None, keep="last"), on_cpu())
+    small = fit(steep(30.0), task(), training(epochs=5, lr=None, keep="last"), on_cpu())
     assert small.lr < found.lr and small.lr in [f * HIGHEST["sgd"] for f in FACTORS]
     assert small.backed_off == 0 and small.score is not None and small.score > 0.6
 
@@ -57,8 +57,8 @@ def test_what_is_steep_gets_a_small_rate_and_learns() -> None:
 def test_the_search_changes_nothing_but_the_rate() -> None:
     """Training with the rate that was found gives the same bits as training with it from the beginning."""
     ours, theirs = net(dropout=0.3), net(dropout=0.3)
-    found = fit(ours, task(), training(lr=None, keep="last", ema=0.5), run())
-    given = fit(theirs, task(), training(lr=found.lr, keep="last", ema=0.5), run())
+    found = fit(ours, task(), training(lr=None, keep="last", ema=0.5), on_cpu())
+    given = fit(theirs, task(), training(lr=found.lr, keep="last", ema=0.5), on_cpu())
     assert same(ours, theirs) and found.history == tuple(
         type(row)(**{**vars(row), "seconds": mine.seconds}) for row, mine in zip(given.history, found.history)
     )
@@ -66,19 +66,19 @@ def test_the_search_changes_nothing_but_the_rate() -> None:
 
 def test_a_killed_training_does_not_look_for_its_rate_again(tmp_path: Path) -> None:
     whole = net()
-    fit(whole, task(), training(lr=None), run(seed=3))
+    fit(whole, task(), training(lr=None), on_cpu(seed=3))
     loader, notes = Ending(task().train, epoch=2, at=5), Notes()  # the trials end before that batch
     model = net()
     with pytest.raises(Stop):
-        fit(model, task(train=loader), training(lr=None), run(seed=3), checkpoint=tmp_path / "c")
+        fit(model, task(train=loader), training(lr=None), on_cpu(seed=3), checkpoint=tmp_path / "c")
     resumed = net()
-    fit(resumed, task(), training(lr=None), run(seed=3, progress=notes), checkpoint=tmp_path / "c")
+    fit(resumed, task(), training(lr=None), on_cpu(seed=3, progress=notes), checkpoint=tmp_path / "c")
     assert same(resumed, whole)
     assert not [line for line in notes.said if "trials" in line]
 
 
 def test_without_validation_data_the_loss_decides() -> None:
-    fitted = fit(steep(30.0), task(validation=[]), training(lr=None), run())
+    fitted = fit(steep(30.0), task(validation=[]), training(lr=None), on_cpu())
     assert fitted.lr < 0.1 and fitted.history[-1].loss < 1.0
 
 
@@ -96,7 +96,7 @@ def spoilt_after(steps: int) -> Task:
 
 def test_what_a_trial_left_counts_where_the_training_does_harm() -> None:
     notes = Notes()
-    fitted = fit(net(), spoilt_after(20), training(lr=None, epochs=5), run(progress=notes))
+    fitted = fit(net(), spoilt_after(20), training(lr=None, epochs=5), on_cpu(progress=notes))
     told = next(line for line in notes.said if "after trials of 20 steps" in line)
     first = float(told.split("0.1: ")[1].split(" %")[0])
     assert fitted.best_epoch == 0 and 100 * fitted.score == pytest.approx(first, abs=0.01) and first > 60
@@ -114,5 +114,5 @@ def test_few_data_get_more_passes_and_what_is_asked_for_is_done() -> None:
 @pytest.mark.parametrize("size", [1, 5, 7])
 def test_batches_of_one_sample_and_smaller_last_ones(size: int) -> None:
     """5 and 7 leave a last batch of one sample. Without batch norms any of them trains."""
-    fitted = fit(linear(), task(train=batches(36, seed=0, size=size)), training(epochs=2), run())
+    fitted = fit(linear(), task(train=batches(36, seed=0, size=size)), training(epochs=2), on_cpu())
     assert math.isfinite(fitted.history[-1].loss)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from nets import Block, tiny
 from nets import task as noise
 from torch import Tensor, nn
-from train_toy import net, run, task, training
+from train_toy import net, on_cpu, task, training
 
 from gossamer.core.task import cross_entropy
 from gossamer.errors import BadInput, NoEffect
@@ -55,7 +55,12 @@ def test_a_head_adds_its_loss_by_its_weight() -> None:
 
 def test_training_with_a_head_is_the_loop_that_one_would_write() -> None:
     ours, theirs, toy = two_heads(), two_heads(), task()
-    fit(ours, toy, training(epochs=1, schedule="constant", warmup=0.0, auxiliary={"heads.a": 0.5}, keep="last"), run())
+    fit(
+        ours,
+        toy,
+        training(epochs=1, schedule="constant", warmup=0.0, auxiliary={"heads.a": 0.5}, keep="last"),
+        on_cpu(),
+    )
     plan = training(schedule="constant", warmup=0.0)
     decayed = [p for p in theirs.parameters() if p.dim() > 1]
     groups: list[dict[str, Any]] = [
@@ -78,7 +83,7 @@ def test_training_with_a_head_is_the_loop_that_one_would_write() -> None:
 def test_a_head_learns_in_several_processes_as_in_one() -> None:
     models = [two_heads(), two_heads()]
     for devices, model in enumerate(models, 1):
-        fit(model, task(), training(epochs=1, auxiliary={"heads.a": 0.5}, keep="last"), run(devices=devices))
+        fit(model, task(), training(epochs=1, auxiliary={"heads.a": 0.5}, keep="last"), on_cpu(devices=devices))
     for p, q in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
 
@@ -119,7 +124,7 @@ class Late(nn.Module):
 def test_what_takes_part_later_than_the_rest_is_trained() -> None:
     model = Late()
     before = model.more.weight.detach().clone()
-    fit(model, task(), training(epochs=1, lr=0.01, keep="last"), run())
+    fit(model, task(), training(epochs=1, lr=0.01, keep="last"), on_cpu())
     assert not torch.equal(model.more.weight, before)
 
 
@@ -152,7 +157,7 @@ def test_probabilities_rise_to_the_last_block_and_nothing_stays() -> None:
 def test_training_leaves_blocks_out_reproducibly() -> None:
     def trained(drop_path: float | None) -> nn.Module:
         model = tiny()
-        fit(model, noise(), training(epochs=1, lr=0.01, drop_path=drop_path, keep="last"), run())
+        fit(model, noise(), training(epochs=1, lr=0.01, drop_path=drop_path, keep="last"), on_cpu())
         return model
 
     first, again, none = trained(0.9), trained(0.9), trained(None)

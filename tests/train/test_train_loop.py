@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from train_toy import Forbidden, Notes, batches, distance, linear, net, run, same, task, training
+from train_toy import Forbidden, Notes, batches, distance, linear, net, on_cpu, same, task, training
 
 from gossamer.core.metric import PerSample
 from gossamer.core.task import Task, cross_entropy
@@ -20,7 +20,7 @@ from gossamer.train.state import TrainingState, weights
 def test_it_learns(options: dict[str, Any]) -> None:
     model, toy = net(), task()
     before = toy.metric.score(model.eval(), toy.validation)
-    fitted = fit(model, toy, training(epochs=8, **options), run())
+    fitted = fit(model, toy, training(epochs=8, **options), on_cpu())
     assert fitted.model is model and not model.training
     assert fitted.score == pytest.approx(toy.metric.score(model, toy.validation))
     assert fitted.score is not None and fitted.score > before + 0.3
@@ -57,7 +57,7 @@ def test_it_is_the_loop_that_one_would_write(clip: float | None, decay: float) -
     ours, theirs = (nn.Sequential(nn.Flatten(), nn.Linear(72, 4, bias=False)) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     mean = hand_written(theirs, toy, 2, clip, decay)
-    fit(ours, toy, training(epochs=2, clip=clip, ema=decay, keep="last"), run())
+    fit(ours, toy, training(epochs=2, clip=clip, ema=decay, keep="last"), on_cpu())
     expected = mean if decay else dict(theirs.named_parameters())
     for name, p in ours.named_parameters():
         torch.testing.assert_close(p, expected[name], check_dtype=True)
@@ -93,33 +93,36 @@ def with_scores(scores: list[float], *, start: float = 0.05) -> Task:
 def kept(epoch: int, **options: Any) -> TrainingResult:
     """A training whose weights after `epoch` of 4 epochs are the result."""
     return fit(
-        net(), with_scores([0.1] * (epoch - 1) + [1.0] + [0.5] * (4 - epoch)), training(epochs=4, **options), run()
+        net(),
+        with_scores([0.1] * (epoch - 1) + [1.0] + [0.5] * (4 - epoch)),
+        training(epochs=4, **options),
+        on_cpu(),
     )
 
 
 def test_the_weights_of_the_best_epoch_are_kept_and_the_latest_of_equals() -> None:
-    equal = fit(net(), with_scores([0.2, 0.7, 0.7, 0.6]), training(epochs=4), run())
+    equal = fit(net(), with_scores([0.2, 0.7, 0.7, 0.6]), training(epochs=4), on_cpu())
     assert equal.best_epoch == 3 and equal.score == pytest.approx(0.7)
     assert same(equal.model, kept(3).model)
     assert not same(equal.model, kept(2).model)
-    last = fit(net(), with_scores([0.7, 0.7, 0.6], start=0.2), training(epochs=4, keep="last"), run())
+    last = fit(net(), with_scores([0.7, 0.7, 0.6], start=0.2), training(epochs=4, keep="last"), on_cpu())
     assert last.best_epoch == 4 and last.score == pytest.approx(0.6)
     assert same(last.model, kept(4).model)
 
 
 def test_nothing_is_lost_that_was_there_before_the_first_step() -> None:
     """A training that only does harm gives back what it was given; one that is as good as that counts."""
-    harm = fit(net(), with_scores([0.5, 0.6, 0.6], start=0.7), training(), run())
+    harm = fit(net(), with_scores([0.5, 0.6, 0.6], start=0.7), training(), on_cpu())
     assert harm.best_epoch == 0 and harm.score == pytest.approx(0.7) and same(harm.model, net())
-    equal = fit(net(), with_scores([0.5, 0.7, 0.6], start=0.7), training(), run())
+    equal = fit(net(), with_scores([0.5, 0.7, 0.6], start=0.7), training(), on_cpu())
     assert equal.best_epoch == 2 and not same(equal.model, net())
     # A method that has to change the weights keeps the last ones, and does not look at the start.
-    last = fit(net(), with_scores([0.5, 0.6, 0.6], start=0.7), training(epochs=4, keep="last"), run())
+    last = fit(net(), with_scores([0.5, 0.6, 0.6], start=0.7), training(epochs=4, keep="last"), on_cpu())
     assert last.best_epoch == 4 and last.score == pytest.approx(0.6)
 
 
 def test_a_collapse_below_the_start_is_noticed() -> None:
-    fitted = fit(net(), with_scores([0.1, 0.8, 0.8, 0.8], start=0.9), training(), run())
+    fitted = fit(net(), with_scores([0.1, 0.8, 0.8, 0.8], start=0.9), training(), on_cpu())
     assert fitted.backed_off == 1 and fitted.history[0].lr < 0.3 * 0.05
 
 
@@ -131,26 +134,26 @@ def with_errors(errors: list[float], *, start: float) -> Task:
 
 
 def test_of_errors_the_smallest_is_kept_and_one_that_rises_ten_times_is_noticed() -> None:
-    fitted = fit(net(), with_errors([0.5, 0.2, 0.3], start=0.9), training(), run())
+    fitted = fit(net(), with_errors([0.5, 0.2, 0.3], start=0.9), training(), on_cpu())
     assert fitted.best_epoch == 2 and fitted.score == pytest.approx(0.2)
-    harm = fit(net(), with_errors([0.5, 0.6, 0.6], start=0.4), training(), run())
+    harm = fit(net(), with_errors([0.5, 0.6, 0.6], start=0.4), training(), on_cpu())
     assert harm.best_epoch == 0 and same(harm.model, net()) and harm.backed_off == 0
-    exploded = fit(net(), with_errors([2.0, 0.1, 0.1, 0.1], start=0.1), training(), run())
+    exploded = fit(net(), with_errors([2.0, 0.1, 0.1, 0.1], start=0.1), training(), on_cpu())
     assert exploded.backed_off == 1
 
 
 def test_tiny_epochs_are_not_evaluated_each() -> None:
     """20 steps lie between two evaluations, and as many as there are batches of validation data."""
-    few = fit(net(), task(), training(epochs=7, evaluate_every=None), run())  # 8 steps an epoch, 4 batches
+    few = fit(net(), task(), training(epochs=7, evaluate_every=None), on_cpu())  # 8 steps an epoch, 4 batches
     assert [row.epoch for row in few.history if row.score is not None] == [3, 6, 7]
-    many = fit(net(), task(validation=batches(800, seed=1)), training(epochs=8, evaluate_every=None), run())
+    many = fit(net(), task(validation=batches(800, seed=1)), training(epochs=8, evaluate_every=None), on_cpu())
     assert [row.epoch for row in many.history if row.score is not None] == [7, 8]
     assert evaluated_every(training(evaluate_every=None), 429, 40) == 1
     assert evaluated_every(training(evaluate_every=5), 1, 40) == 5
 
 
 def test_without_validation_data_the_last_weights_are_kept() -> None:
-    fitted = fit(net(), task(validation=[]), training(epochs=4), run())
+    fitted = fit(net(), task(validation=[]), training(epochs=4), on_cpu())
     assert (fitted.best_epoch, fitted.score) == (4, None)
     assert same(fitted.model, kept(4).model)
     assert [row.score for row in fitted.history] == [None] * 4
@@ -158,14 +161,14 @@ def test_without_validation_data_the_last_weights_are_kept() -> None:
 
 def test_it_ends_after_so_many_evaluations_without_a_new_best() -> None:
     scores = [0.5, 0.6, 0.6, 0.55, 0.9, 0.9]
-    fitted = fit(net(), with_scores(scores), training(epochs=6, patience=2), run())
+    fitted = fit(net(), with_scores(scores), training(epochs=6, patience=2), on_cpu())
     assert (len(fitted.history), fitted.best_epoch) == (4, 3)
-    patient = fit(net(), with_scores(scores), training(epochs=6, patience=3), run())
+    patient = fit(net(), with_scores(scores), training(epochs=6, patience=3), on_cpu())
     assert (len(patient.history), patient.best_epoch) == (6, 6)
 
 
 def test_only_every_so_many_epochs_and_the_last_are_evaluated() -> None:
-    fitted = fit(net(), with_scores([0.3, 0.6, 0.5]), training(epochs=5, evaluate_every=2), run())
+    fitted = fit(net(), with_scores([0.3, 0.6, 0.5]), training(epochs=5, evaluate_every=2), on_cpu())
     assert [row.score for row in fitted.history] == [
         None,
         pytest.approx(0.3),
@@ -178,10 +181,10 @@ def test_only_every_so_many_epochs_and_the_last_are_evaluated() -> None:
 
 def test_a_row_for_each_epoch_and_a_line() -> None:
     notes = Notes()
-    fitted = fit(net(), task(), training(epochs=2), run(progress=notes), label="recover")
+    fitted = fit(net(), task(), training(epochs=2), on_cpu(progress=notes), label="recover")
     assert [row.epoch for row in fitted.history] == [1, 2]
     assert fitted.history[1].lr == learning_rate(training(), 15, 16)
-    first = fit(linear(), task(train=batches(16, seed=0)), training(epochs=1, warmup=0.0), run()).history[0]
+    first = fit(linear(), task(train=batches(16, seed=0)), training(epochs=1, warmup=0.0), on_cpu()).history[0]
     assert first.loss == pytest.approx(float(cross_entropy(linear(), batches(16, seed=0)[0]).detach()))
     assert notes.said[0].startswith(f"recover: epoch 1 of 2: loss {fitted.history[0].loss:.4f}, top-1 ")
 
@@ -191,7 +194,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not_whatever_the_caller_drew(
     for seed, drawn in ((0, 3), (0, 4), (1, 3)):
         torch.manual_seed(drawn)
         state = torch.get_rng_state()
-        models.append(fit(net(dropout=0.5), task(), training(), run(seed=seed)).model)
+        models.append(fit(net(dropout=0.5), task(), training(), on_cpu(seed=seed)).model)
         assert torch.equal(torch.get_rng_state(), state)
     assert same(models[0], models[1]) and not same(models[0], models[2])
 
@@ -199,7 +202,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not_whatever_the_caller_drew(
 def test_nothing_is_left_in_the_model() -> None:
     model, fresh = net(), net()
     model[0].requires_grad_(False)
-    fit(model, task(), training(clip=1.0, ema=0.5), run())
+    fit(model, task(), training(clip=1.0, ema=0.5), on_cpu())
     assert [p.requires_grad for p in model.parameters()] == [False, True, True, True, True]
     for module, other in zip(model.modules(), fresh.modules()):
         assert vars(module).keys() == vars(other).keys() and type(module) is type(other)
@@ -233,12 +236,12 @@ def test_a_layout_in_which_a_convolution_breaks_is_not_taken(layer: nn.Module, f
 
 def test_smoothed_labels_and_the_loss_that_cannot_have_them() -> None:
     batch = batches(16, seed=0)
-    fitted = fit(linear(), task(train=batch), training(epochs=1, label_smoothing=0.3), run())
+    fitted = fit(linear(), task(train=batch), training(epochs=1, label_smoothing=0.3), on_cpu())
     (x, y), *_ = batch
     expected = nn.functional.cross_entropy(linear()(x), y, label_smoothing=0.3)
     assert fitted.history[0].loss == pytest.approx(float(expected.detach()))
     with pytest.raises(BadInput, match="label_smoothing needs a task whose loss is cross_entropy"):
-        fit(linear(), task(loss=lambda model, b: cross_entropy(model, b)), training(label_smoothing=0.1), run())
+        fit(linear(), task(loss=lambda model, b: cross_entropy(model, b)), training(label_smoothing=0.1), on_cpu())
 
 
 @pytest.mark.parametrize(
@@ -252,7 +255,7 @@ def test_loaders_that_cannot_be_trained_on(loader: Any, message: str) -> None:
 
     loader = Short(batches(16, seed=0)) if loader == "short" else loader
     with pytest.raises(BadInput, match=message):
-        fit(linear(), task(train=loader), training(), run())
+        fit(linear(), task(train=loader), training(), on_cpu())
 
 
 @pytest.mark.parametrize("generator", [None, torch.Generator()])
@@ -273,7 +276,7 @@ def test_a_data_loader_is_shuffled_anew_each_epoch_and_equally_each_time(generat
 
 def test_test_data_are_never_touched() -> None:
     assert isinstance(task().test, Forbidden)
-    fit(net(), task(), training(epochs=1), run())
+    fit(net(), task(), training(epochs=1), on_cpu())
 
 
 def test_a_model_with_tied_weights_and_unsaved_buffers_trains() -> None:
@@ -291,7 +294,7 @@ def test_a_model_with_tied_weights_and_unsaved_buffers_trains() -> None:
             return out
 
     model = Tied()
-    fitted = fit(model, task(), training(ema=0.5), run())
+    fitted = fit(model, task(), training(ema=0.5), on_cpu())
     assert model.one.weight is model.two.weight and float(model.scale) == 0.5  # type: ignore[arg-type]
     assert fitted.history[-1].loss < fitted.history[0].loss
     assert distance(model, Tied()) > 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from places import TESTS
-from train_toy import Ending, Notes, Stop, checkpoint_every_step, net, run, same, task, training
+from train_toy import Ending, Notes, Stop, checkpoint_every_step, net, on_cpu, same, task, training
 
 from gossamer.data.batches import Batches, Normalisation
 from gossamer.errors import BadInput, CorruptFile
@@ -35,15 +35,15 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(
     checkpoint_every_step(monkeypatch)
     plan, toy = replace(PLAN, optimizer=optimizer, lr=0.01), task()
     loss_terms = [Distillation(net(5))]
-    whole = fit(net(dropout=0.5), toy, plan, run(), loss_terms=loss_terms)
+    whole = fit(net(dropout=0.5), toy, plan, on_cpu(), loss_terms=loss_terms)
     cut = replace(toy, train=Ending(toy.train, epoch=epoch, at=at))
     path = tmp_path / "checkpoint"
     with pytest.raises(Stop):
-        fit(net(dropout=0.5), cut, plan, run(), loss_terms=loss_terms, checkpoint=path)
+        fit(net(dropout=0.5), cut, plan, on_cpu(), loss_terms=loss_terms, checkpoint=path)
     stepped: list[int] = []
     model = net(dropout=0.5)
     model[0].register_forward_hook(lambda module, *_: stepped.append(1) if module.training else None)
-    resumed = fit(model, toy, plan, run(), loss_terms=loss_terms, checkpoint=path)
+    resumed = fit(model, toy, plan, on_cpu(), loss_terms=loss_terms, checkpoint=path)
     assert same(resumed.model, whole.model)
     assert len(stepped) == 3 * 8 - (8 * epoch + at)
     assert [replace(row, seconds=0) for row in resumed.history] == [replace(row, seconds=0) for row in whole.history]
@@ -61,7 +61,7 @@ def test_a_shuffled_data_loader_and_gossamers_own_batches_go_on_where_they_were(
         "own": Batches(x, y, batch_size=16, shuffle=True, normalisation=Normalisation(mean=(0.0, 0.0), std=(1.0, 1.0))),
     }
     for name, loader in loaders.items():
-        whole = fit(net(), task(train=loader), training(), run())
+        whole = fit(net(), task(train=loader), training(), on_cpu())
         steps = 0
 
         def stop(*_: object) -> None:
@@ -73,23 +73,26 @@ def test_a_shuffled_data_loader_and_gossamers_own_batches_go_on_where_they_were(
         model = net()
         hook = model[0].register_forward_hook(lambda module, *_: stop() if module.training else None)
         with pytest.raises(Stop):
-            fit(model, task(train=loader), training(), run(), checkpoint=tmp_path / name)
+            fit(model, task(train=loader), training(), on_cpu(), checkpoint=tmp_path / name)
         hook.remove()
-        assert same(fit(net(), task(train=loader), training(), run(), checkpoint=tmp_path / name).model, whole.model)
+        assert same(fit(net(), task(train=loader), training(), on_cpu(), checkpoint=tmp_path / name).model, whole.model)
 
 
 def test_an_interrupt_passes_through_and_leaves_the_checkpoint(tmp_path: Path) -> None:
     toy, path = task(), tmp_path / "checkpoint"
     cut = replace(toy, train=Ending(toy.train, epoch=1, at=4, error=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        fit(net(), cut, training(), run(), checkpoint=path)
-    assert same(fit(net(), toy, training(), run(), checkpoint=path).model, fit(net(), toy, training(), run()).model)
+        fit(net(), cut, training(), on_cpu(), checkpoint=path)
+    assert same(
+        fit(net(), toy, training(), on_cpu(), checkpoint=path).model,
+        fit(net(), toy, training(), on_cpu()).model,
+    )
 
 
 def test_a_finished_training_gives_its_result_at_once(tmp_path: Path) -> None:
     notes = Notes()
-    first = fit(net(), task(), training(), run(), checkpoint=tmp_path / "checkpoint")
-    again = fit(net(), task(), training(), run(progress=notes), checkpoint=tmp_path / "checkpoint")
+    first = fit(net(), task(), training(), on_cpu(), checkpoint=tmp_path / "checkpoint")
+    again = fit(net(), task(), training(), on_cpu(progress=notes), checkpoint=tmp_path / "checkpoint")
     assert same(first.model, again.model) and again.history == first.history and notes.said == []
 
 
@@ -105,9 +108,9 @@ def test_the_checkpoint_of_another_training_is_refused(
     tmp_path: Path, plan: Training, model: torch.nn.Module, seed: int, named: str
 ) -> None:
     path = tmp_path / "checkpoint"
-    fit(net(), task(), training(), run(), checkpoint=path)
+    fit(net(), task(), training(), on_cpu(), checkpoint=path)
     with pytest.raises(BadInput, match=named):
-        fit(model, task(), plan, run(seed=seed), checkpoint=path)
+        fit(model, task(), plan, on_cpu(seed=seed), checkpoint=path)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +127,11 @@ def test_the_checkpoint_of_another_training_is_refused(
 )
 def test_a_checkpoint_does_not_go_on_under_another_teacher(tmp_path: Path, loss_terms: list[LossTerm]) -> None:
     path = tmp_path / "checkpoint"
-    first = fit(net(), task(), training(epochs=1), run(), loss_terms=[Distillation(net(5))], checkpoint=path)
-    again = fit(net(), task(), training(epochs=1), run(), loss_terms=[Distillation(net(5))], checkpoint=path)
+    first = fit(net(), task(), training(epochs=1), on_cpu(), loss_terms=[Distillation(net(5))], checkpoint=path)
+    again = fit(net(), task(), training(epochs=1), on_cpu(), loss_terms=[Distillation(net(5))], checkpoint=path)
     assert same(first.model, again.model)
     with pytest.raises(BadInput, match="another training: loss_terms was"):
-        fit(net(), task(), training(epochs=1), run(), loss_terms=loss_terms, checkpoint=path)
+        fit(net(), task(), training(epochs=1), on_cpu(), loss_terms=loss_terms, checkpoint=path)
 
 
 def test_a_term_is_told_from_others_by_its_numbers_layers_and_loss() -> None:
@@ -146,24 +149,24 @@ def test_a_term_is_told_from_others_by_its_numbers_layers_and_loss() -> None:
 @pytest.mark.parametrize("keep", [0, 10, 500, -30])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "checkpoint"
-    fit(net(), task(), training(epochs=1), run(), checkpoint=path)
+    fit(net(), task(), training(epochs=1), on_cpu(), checkpoint=path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CorruptFile, match="checkpoint: not a readable checkpoint"):
-        fit(net(), task(), training(epochs=1), run(), checkpoint=path)
+        fit(net(), task(), training(epochs=1), on_cpu(), checkpoint=path)
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     torch.save({"identity": {}, "state": os.getcwd}, path)
     with pytest.raises(CorruptFile):
-        fit(net(), task(), training(epochs=1), run(), checkpoint=path)
+        fit(net(), task(), training(epochs=1), on_cpu(), checkpoint=path)
 
 
 JOB = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from train_toy import net, run, task, training
+from train_toy import net, on_cpu, task, training
 from gossamer.train import fit, loop
 import safetensors.torch, torch
 loop.CHECK_STEPS, loop.CHECKPOINT_SECONDS = 1, 0.0
@@ -177,7 +180,7 @@ def counted(*_):
     if calls == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 handle = model[0].register_forward_hook(counted)
-fit(model, task(), training(epochs=2, ema=0.9), run(), checkpoint=Path(sys.argv[1]))
+fit(model, task(), training(epochs=2, ema=0.9), on_cpu(), checkpoint=Path(sys.argv[1]))
 safetensors.torch.save_file(model.state_dict(), sys.argv[1] + ".weights")
 """
 
@@ -196,6 +199,6 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bits(tmp_path: P
     from safetensors.torch import load_file
 
     with torch_threads(1):  # as in the job: another number of threads adds up in another order
-        expected = fit(net(dropout=0.5), task(), training(epochs=2, ema=0.9), run()).model.state_dict()
+        expected = fit(net(dropout=0.5), task(), training(epochs=2, ema=0.9), on_cpu()).model.state_dict()
     got = load_file(f"{path}.weights")
     assert got.keys() == expected.keys() and all(torch.equal(got[key], expected[key]) for key in got)

@@ -88,9 +88,9 @@ def _factored(
     method: LowRank, site: Site, chosen: Mapping[str, Rank], lost: Mapping[str, Sequence[Tensor]]
 ) -> nn.Module:
     """Swap the layers, in the order of the run."""
-    model, task, run = site.model, site.task, site.context
+    model, task, context = site.model, site.task, site.context
     changed, chains, rows = model, dict[str, nn.Sequential](), dict[str, dict[str, Any]]()
-    for name in run.progress.bar(chosen, label=method.name()):
+    for name in context.progress.bar(chosen, label=method.name()):
         layer: Any = model.get_submodule(name)
         weight, gram = grouped_weight(layer), None
         matrix = weight.flatten(2)
@@ -105,7 +105,7 @@ def _factored(
         if method.data == "accumulated":
             changed = swap(changed, {name: chains[name]})
         shown: SwapRecord | None = None
-        if run.original is not None:  # a job: it has a report
+        if context.original is not None:  # a job: it has a report
             tails = lost.get(name) or _tails(method, weight, gram)
             spectra = spectrum_rows(tails, chosen[name], method.modes, singular=method.singular)
             shown = swap_record(layer, chains[name], made, weight, gram, spectra)
@@ -117,13 +117,13 @@ def _factored(
             "note": f"rank {', '.join(map(str, chosen[name]))}",
             "swapped": shown,
         }
-    for name, times in (slower(model, chains, task, run) if method.rule == "time" else {}).items():
+    for name, times in (slower(model, chains, task, context) if method.rule == "time" else {}).items():
         text = describe_chain(model.get_submodule(name))
         note = f"{rows[name]['note']}, {times:.2f} times the layer's time in the end; put back"
         rows[name] = {"before": text, "after": text, "note": note}
         chains.pop(name)
     for name, row in rows.items():
-        method.note(run, EditKind.SWAP, name, **row)
+        method.note(context, EditKind.SWAP, name, **row)
     if not chains:
         raise NoEffect(f"{method.name()}: the runtime gains by no layer")
     changed = swap(model, chains)

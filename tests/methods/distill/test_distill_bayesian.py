@@ -107,13 +107,13 @@ def regression() -> Task:
 
 def test_regressions_are_learned_with_their_uncertainty() -> None:
     torch.manual_seed(0)
-    run = Context(accelerator="cpu", teacher=nn.Linear(2, 1))
+    context = Context(accelerator="cpu", teacher=nn.Linear(2, 1))
     method = BayesianDarkKnowledge(epochs=12, lr=0.05, burn_in=5, sampler_lr=0.01, precision=4.0, prior=1.0)
-    student = method.apply(nn.Linear(2, 2), regression(), run)
+    student = method.apply(nn.Linear(2, 2), regression(), context)
     mean, log_variance = student(torch.tensor([[1.0, 3.0], [1.0, 0.0]])).detach().unbind(1)
     torch.testing.assert_close(mean, torch.tensor([-1.0, 2.0]), rtol=0, atol=0.3)
     torch.testing.assert_close(log_variance[1].exp(), torch.tensor(0.25), rtol=0.25, atol=0)
-    one_output = method.apply(nn.Linear(2, 1), regression(), run)
+    one_output = method.apply(nn.Linear(2, 1), regression(), context)
     torch.testing.assert_close(one_output(torch.tensor([[1.0, 3.0]])), torch.tensor([[-1.0]]), rtol=0, atol=0.3)
 
 
@@ -127,22 +127,22 @@ def test_a_task_is_measured_on_the_means() -> None:
 
 
 def test_a_classifier_learns_from_the_walk_alone_and_nothing_is_left_in_it() -> None:
-    run = Context(accelerator="cpu", teacher=learned())
-    before = {name: t.clone() for name, t in run.teacher.state_dict().items()}  # type: ignore[union-attr]
-    result = BayesianDarkKnowledge(epochs=3, lr=0.05, burn_in=1, sampler_lr=0.001).apply(tiny(), stripes(), run)
+    context = Context(accelerator="cpu", teacher=learned())
+    before = {name: t.clone() for name, t in context.teacher.state_dict().items()}  # type: ignore[union-attr]
+    result = BayesianDarkKnowledge(epochs=3, lr=0.05, burn_in=1, sampler_lr=0.001).apply(tiny(), stripes(), context)
     assert float(stripes().metric.score(result.eval(), stripes().test)) > 0.9
     assert result.state_dict().keys() == tiny().state_dict().keys()
     assert not result._forward_pre_hooks and not result._forward_hooks
-    assert all(torch.equal(t, before[name]) for name, t in run.teacher.state_dict().items())  # type: ignore[union-attr]
+    assert all(torch.equal(t, before[name]) for name, t in context.teacher.state_dict().items())  # type: ignore[union-attr]
 
 
 def test_the_burn_in_moves_the_teacher_but_not_its_statistics() -> None:
-    run = Context(accelerator="cpu", teacher=tiny())
-    moved = BayesianDarkKnowledge(burn_in=1, sampler_lr=0.01).posterior(task(), run)
+    context = Context(accelerator="cpu", teacher=tiny())
+    moved = BayesianDarkKnowledge(burn_in=1, sampler_lr=0.01).posterior(task(), context)
     assert moved.samples == 32
     for name, t in tiny().state_dict().items():
         assert torch.equal(t, moved.network.state_dict()[name]) == ("running" in name or "batches" in name)
-    again = BayesianDarkKnowledge(burn_in=1, sampler_lr=0.01).posterior(task(), run)
+    again = BayesianDarkKnowledge(burn_in=1, sampler_lr=0.01).posterior(task(), context)
     assert all(torch.equal(a, b) for a, b in zip(moved.network.parameters(), again.network.parameters()))
 
 

@@ -83,8 +83,8 @@ def test_the_mean_of_every_column_is_preserved_in_expectation() -> None:
 def test_a_student_learns_on_exchanged_samples_labelled_by_the_teacher() -> None:
     data = stripes()
     few = replace(data, train=[(x, torch.zeros_like(y)) for x, y in list(data.train)[:4]])
-    run = Context(accelerator="cpu", teacher=learned())
-    result = MUNGE(epochs=4, lr=0.05, copies=4).apply(tiny(), few, run).eval()
+    context = Context(accelerator="cpu", teacher=learned())
+    result = MUNGE(epochs=4, lr=0.05, copies=4).apply(tiny(), few, context).eval()
     assert float(data.metric.score(result, data.test)) > 0.9
 
 
@@ -160,8 +160,10 @@ class Nothing:
 
 def test_a_student_learns_without_data() -> None:
     data = replace(stripes(), train=Nothing())
-    run = Context(accelerator="cpu", teacher=learned())
-    result = DataFreeDistillation(epochs=4, lr=0.05, samples=250, batch=50, steps=60).apply(tiny(), data, run).eval()
+    context = Context(accelerator="cpu", teacher=learned())
+    result = (
+        DataFreeDistillation(epochs=4, lr=0.05, samples=250, batch=50, steps=60).apply(tiny(), data, context).eval()
+    )
     assert float(data.metric.score(result, data.test)) > 0.8
 
 

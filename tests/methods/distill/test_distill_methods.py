@@ -65,8 +65,8 @@ def test_without_a_teacher_it_says_how_to_give_one(method: Any) -> None:
 
 
 def test_alpha_1_is_plain_training_and_needs_no_teacher() -> None:
-    run = Context(accelerator="cpu", seed=5)
-    found = KD(epochs=2, lr=0.05, clip=0.1, alpha=1.0).apply(small(), task(), run)
+    context = Context(accelerator="cpu", seed=5)
+    found = KD(epochs=2, lr=0.05, clip=0.1, alpha=1.0).apply(small(), task(), context)
     how = Training(epochs=2, lr=0.05, weight_decay=1e-4, clip=0.1, keep="best")
     expected = fit(small(), task(), how, Context(accelerator="cpu", seed=5)).model
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
@@ -79,13 +79,15 @@ def test_a_weight_that_falls_from_1_asks_the_teacher() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_any_two_networks_are_taught_and_nothing_is_left_in_the_student(method: Any) -> None:
-    run = Context(accelerator="cpu", teacher=tiny())
+    context = Context(accelerator="cpu", teacher=tiny())
     student = small()
-    result = method(epochs=1, lr=0.01).apply(student, replace(task(), validation=[]), run)  # else the start may be best
+    result = method(epochs=1, lr=0.01).apply(
+        student, replace(task(), validation=[]), context
+    )  # else the start may be best
     assert result is not student and result.state_dict().keys() == student.state_dict().keys()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in result.modules())
     assert any(not torch.equal(a, b) for a, b in zip(result.parameters(), student.parameters()))
-    stages = [edit.target for edit in run.log.edits]
+    stages = [edit.target for edit in context.log.edits]
     assert stages == (["all weights on hints", "all weights"] if method in (FSP, FitNets) else ["all weights"])
 
 
@@ -93,8 +95,8 @@ def test_a_student_learns_from_its_teacher_alone() -> None:
     """alpha = 0 and labels that say nothing."""
     data = stripes()
     blank = replace(data, train=[(x, torch.zeros_like(y)) for x, y in data.train])
-    run = Context(accelerator="cpu", teacher=learned())
-    result = KD(epochs=3, lr=0.05, alpha=0.0).apply(tiny(), blank, run).eval()
+    context = Context(accelerator="cpu", teacher=learned())
+    result = KD(epochs=3, lr=0.05, alpha=0.0).apply(tiny(), blank, context).eval()
     assert float(data.metric.score(result, data.test)) > 0.9
 
 
@@ -197,10 +199,10 @@ def test_relations_of_a_rotated_embedding_are_the_same() -> None:
 
 
 def test_layers_are_paired_by_resolution_where_none_are_named() -> None:
-    run = Context(teacher=tiny())
-    assert RKD().pairs(small(), task(), run) == [("3", "body")]
-    assert RKD().pairs(small(), task(), run, firsts=True) == [("0", "stem"), ("3", "body")]
-    assert RKD(layers={"0": "body.2"}).pairs(small(), task(), run) == [("0", "body.2")]
+    context = Context(teacher=tiny())
+    assert RKD().pairs(small(), task(), context) == [("3", "body")]
+    assert RKD().pairs(small(), task(), context, firsts=True) == [("0", "stem"), ("3", "body")]
+    assert RKD(layers={"0": "body.2"}).pairs(small(), task(), context) == [("0", "body.2")]
 
 
 def test_resolutions_that_all_differ_are_paired_in_their_order() -> None:
@@ -208,11 +210,11 @@ def test_resolutions_that_all_differ_are_paired_in_their_order() -> None:
         return nn.Sequential(*(nn.Conv2d(1, 1, 1, stride) for stride in strides))
 
     data = replace(task(), example_inputs=(torch.randn(1, 1, 24, 24),))
-    run = Context(teacher=maps_of(2, 2, 1))  # 12, 6, 6
-    assert RKD().pairs(maps_of(3, 1, 2), data, run) == [("1", "0"), ("2", "2")]  # 8, 8, 4
-    assert RKD().pairs(maps_of(4, 2, 1), data, run) == [("0", "2")]  # 6, 3, 3: one is equal
+    context = Context(teacher=maps_of(2, 2, 1))  # 12, 6, 6
+    assert RKD().pairs(maps_of(3, 1, 2), data, context) == [("1", "0"), ("2", "2")]  # 8, 8, 4
+    assert RKD().pairs(maps_of(4, 2, 1), data, context) == [("0", "2")]  # 6, 3, 3: one is equal
     with pytest.raises(BadInput, match="no layers of equal resolution"):
-        RKD().pairs(maps_of(3), data, run)  # as many would be needed
+        RKD().pairs(maps_of(3), data, context)  # as many would be needed
 
 
 def test_networks_without_equal_resolutions_are_asked_for_names() -> None:

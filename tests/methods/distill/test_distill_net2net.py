@@ -60,11 +60,11 @@ BEHIND = {"resnet20": ("stage1.0", "stage3.2"), "densenet": ("blocks.1.1",), "in
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_wider_network_computes_the_same_in_float64(name: str) -> None:
-    model, data, run = NETWORKS[name](), double_task(), Context(seed=3)
-    wider = Net2Wider(factor=1.5).apply(model, data, run)
+    model, data, context = NETWORKS[name](), double_task(), Context(seed=3)
+    wider = Net2Wider(factor=1.5).apply(model, data, context)
     torch.testing.assert_close(wider(*data.example_inputs), model(*data.example_inputs), rtol=1e-10, atol=1e-10)
     groups = find_groups(model, data.example_inputs).prunable()
-    assert {edit.target: edit.after for edit in run.log.edits} == {
+    assert {edit.target: edit.after for edit in context.log.edits} == {
         g.name: f"{round(1.5 * g.size)} channels" for g in groups
     }
     after = {g.name: g.size for g in find_groups(wider, data.example_inputs).prunable()}
@@ -73,11 +73,11 @@ def test_a_wider_network_computes_the_same_in_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_deeper_network_computes_the_same_in_float64(name: str) -> None:
-    model, data, run = NETWORKS[name](), double_task(), Context()
-    deeper = Net2Deeper(names=BEHIND[name]).apply(model, data, run)
+    model, data, context = NETWORKS[name](), double_task(), Context()
+    deeper = Net2Deeper(names=BEHIND[name]).apply(model, data, context)
     torch.testing.assert_close(deeper(*data.example_inputs), model(*data.example_inputs), rtol=1e-10, atol=1e-10)
-    assert [edit.target for edit in run.log.edits] == list(BEHIND[name])
-    assert all(edit.proof is not None and edit.proof < 1e-12 for edit in run.log.edits)
+    assert [edit.target for edit in context.log.edits] == list(BEHIND[name])
+    assert all(edit.proof is not None and edit.proof < 1e-12 for edit in context.log.edits)
     assert len(list(deeper.parameters())) == len(list(model.parameters())) + 3 * len(BEHIND[name])
 
 
@@ -128,10 +128,10 @@ class Normed(nn.Module):
 
 def test_groups_that_cannot_grow_are_left_and_say_why() -> None:
     torch.manual_seed(0)
-    run = Context()
-    wider: Any = Net2Wider(factor=1.5).apply(Normed(), task(), run)
+    context = Context()
+    wider: Any = Net2Wider(factor=1.5).apply(Normed(), task(), context)
     assert wider.middle.out_features == 8 and wider.first.out_features == 4
-    [left] = [edit for edit in run.log.edits if edit.after == "left alone"]
+    [left] = [edit for edit in context.log.edits if edit.after == "left alone"]
     assert left.target == "first" and "would change the outputs" in left.note
     with pytest.raises(BadInput, match=r"first: copies would change the outputs"):
         Net2Wider(widths={"first": 6})(Normed(), task(), Context())

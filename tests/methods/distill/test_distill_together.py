@@ -37,7 +37,7 @@ def network(seed: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def run(teacher: nn.Module | None = None, folder: Path | None = None) -> Context:
+def on_cpu(teacher: nn.Module | None = None, folder: Path | None = None) -> Context:
     return Context(accelerator="cpu", teacher=teacher, folder=folder)
 
 
@@ -94,7 +94,7 @@ def test_nobody_learns_through_what_the_others_say() -> None:
 
 
 def test_a_student_among_peers_learns() -> None:
-    history = run()
+    history = on_cpu()
     result = DeepMutualLearning(epochs=4, lr=0.05, peers=2).apply(tiny(), stripes(), history)
     assert score(result) > 0.9 and result.state_dict().keys() == tiny().state_dict().keys()
 
@@ -114,7 +114,7 @@ def test_the_mean_of_the_past_follows_slower_and_slower() -> None:
 
 
 def test_a_student_that_learns_from_its_past_learns() -> None:
-    assert score(SelfDistillation(epochs=4, lr=0.05)(tiny(), stripes(), run()).model) > 0.9
+    assert score(SelfDistillation(epochs=4, lr=0.05)(tiny(), stripes(), on_cpu()).model) > 0.9
 
 
 class Stop(Exception):
@@ -142,19 +142,19 @@ class Broken:
 def test_a_killed_training_goes_on_with_all_that_learns_beside_the_student(method: Any, tmp_path: Path) -> None:
     options = {"burn_in": 0, "sampler_lr": 0.01} if method is BayesianDarkKnowledge else {}
     wanted = method(epochs=3, lr=0.01, **options)
-    whole = wanted(tiny(), task(), run(tiny())).model
+    whole = wanted(tiny(), task(), on_cpu(tiny())).model
     with pytest.raises(Stop):
         data = replace(task(), train=Broken(list(task().train)))
         if method is BayesianDarkKnowledge:
             next(iter(data.train))  # as the method does, to see the size of a batch
             data.train.times = -1  # type: ignore[attr-defined]
-        wanted(tiny(), data, run(tiny(), tmp_path))
-    again = wanted(tiny(), task(), run(tiny(), tmp_path)).model
+        wanted(tiny(), data, on_cpu(tiny(), tmp_path))
+    again = wanted(tiny(), task(), on_cpu(tiny(), tmp_path)).model
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
 
 
 def test_every_generation_teaches_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    teachers, history = [], run(learned())
+    teachers, history = [], on_cpu(learned())
 
     def noted(self: BornAgain, teacher: nn.Module) -> Distillation:
         teachers.append(teacher)
@@ -179,13 +179,13 @@ def test_a_bottleneck_of_full_rank_is_the_layer_and_a_narrower_one_the_nearest()
 
 
 def test_only_linear_layers_that_become_smaller_are_replaced() -> None:
-    history = run(learned())
+    history = on_cpu(learned())
     result: Any = LinearBottleneck(rank=2, epochs=2, lr=0.02).apply(learned(), stripes(), history)
     assert [tuple(p.weight.shape) for p in result.head] == [(2, 8), (3, 2)]
     assert [(edit.kind, edit.target) for edit in history.log.edits] == [("swap", "head"), ("train", "all weights")]
     assert score(result) > 0.9
     with pytest.raises(NoEffect, match="rank = 3 makes no linear layer"):
-        LinearBottleneck(rank=3)(tiny(), task(), run(tiny()))
+        LinearBottleneck(rank=3)(tiny(), task(), on_cpu(tiny()))
 
 
 def test_a_student_is_as_sensitive_as_its_teacher_where_their_gradients_agree() -> None:
@@ -215,7 +215,7 @@ def test_a_student_is_as_sensitive_as_its_teacher_where_their_gradients_agree() 
 
 
 def test_sensitivity_is_taught_and_hooks_are_gone() -> None:
-    result = GradientAttention(epochs=3, lr=0.05)(tiny(), stripes(), run(learned())).model
+    result = GradientAttention(epochs=3, lr=0.05)(tiny(), stripes(), on_cpu(learned())).model
     assert score(result) > 0.9 and not result._forward_hooks and not result._forward_pre_hooks
 
 
@@ -292,7 +292,7 @@ def test_classes_that_are_confused_with_each_other_are_a_group() -> None:
 
 
 def test_specialists_are_trained_and_teach_together() -> None:
-    history = run(learned())
+    history = on_cpu(learned())
     result = Specialists(epochs=3, lr=0.05, count=2, specialist_epochs=1).apply(tiny(), stripes(), history)
     targets = [edit.target for edit in history.log.edits]
     assert targets == ["all weights of specialist 1", "all weights of specialist 2", "all weights"]
@@ -320,7 +320,7 @@ def test_planted_duplicates_are_dropped() -> None:
 
 
 def test_a_student_learns_the_chosen_neurons_then_the_outputs() -> None:
-    history = run(learned())
+    history = on_cpu(learned())
     result = NeuronSelection(epochs=3, hint_epochs=1, lr=0.05, layers={"body": "body"}).apply(
         tiny(), stripes(), history
     )
@@ -330,7 +330,7 @@ def test_a_student_learns_the_chosen_neurons_then_the_outputs() -> None:
 
 def test_neurons_are_selected_in_one_layer_with_classes_or_attributes() -> None:
     with pytest.raises(BadInput, match="layers has 2 entries"):
-        NeuronSelection(layers={"body": "body", "stem": "stem"})(tiny(), task(), run(tiny()))
+        NeuronSelection(layers={"body": "body", "stem": "stem"})(tiny(), task(), on_cpu(tiny()))
     method = NeuronSelection()
     assert method.labels(torch.tensor([[0.0, 1.0]])).tolist() == [[0, 1]]
     for wrong in (torch.tensor([0.5, 0.25]), torch.tensor([[0, 2]]), None):

@@ -33,12 +33,12 @@ SCHEMES = [
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name())
 def test_low_rank_then_pruned_then_int8_then_coded(scheme: LowRank, tmp_path: Path) -> None:
-    model, data, run = learned().eval(), stripes(), Context(original=learned())
-    small = scheme.apply(model, data, run)
-    narrow = ChannelPruning(sparsity=0.25).apply(small, data, run)
+    model, data, context = learned().eval(), stripes(), Context(original=learned())
+    small = scheme.apply(model, data, context)
+    narrow = ChannelPruning(sparsity=0.25).apply(small, data, context)
     inputs = data.example_inputs
     assert total_macs(narrow, inputs) < total_macs(small, inputs) < total_macs(model, inputs)
-    plain = materialize(Magnitude(sparsity=0.5).apply(narrow, data, run)).eval()
+    plain = materialize(Magnitude(sparsity=0.5).apply(narrow, data, context)).eval()
     weights = [m.weight for m in plain.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert sum(int((w == 0).sum()) for w in weights) >= 0.45 * sum(w.numel() for w in weights)
 

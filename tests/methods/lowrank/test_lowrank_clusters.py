@@ -220,12 +220,12 @@ def test_lowered_singular_values_are_the_proximal_step_of_the_nuclear_norm() -> 
 
 
 def test_a_nuclear_norm_makes_kernels_separable() -> None:
-    run = Context()
+    context = Context()
     model = tiny()
-    free, held = (NuclearNorm(penalty=p, epochs=2, lr=0.02).apply(model, task(), run) for p in (1e-9, 2.0))
+    free, held = (NuclearNorm(penalty=p, epochs=2, lr=0.02).apply(model, task(), context) for p in (1e-9, 2.0))
     for name in ("stem.weight", "body.1.conv2.weight"):
         shares = [separable_share(m.get_parameter(name)) for m in (free, held)]
         assert shares[1] > shares[0] + 0.05
-    assert {edit.target for edit in run.log.edits} == {n for n, p in model.named_parameters() if p.dim() > 3}
+    assert {edit.target for edit in context.log.edits} == {n for n, p in model.named_parameters() if p.dim() > 3}
     with pytest.raises(NoEffect, match="two axes"):
-        NuclearNorm(layers=("head",)).apply(model, task(), run)
+        NuclearNorm(layers=("head",)).apply(model, task(), context)

@@ -62,13 +62,13 @@ def test_a_budget_on_parameters() -> None:
 
 
 def test_the_history_says_what_was_left_and_why() -> None:
-    run = Context()
-    changed = SpatialDecomposition(ranks={"body.0.*": 2}).apply(tiny(), task(), run)
-    notes = {edit.target: edit.note for edit in run.log.edits}
+    context = Context()
+    changed = SpatialDecomposition(ranks={"body.0.*": 2}).apply(tiny(), task(), context)
+    notes = {edit.target: edit.note for edit in context.log.edits}
     assert set(notes) == {"stem", "head", *(f"body.{i}.conv{j}" for i in range(3) for j in (1, 2))}
     assert "second axis" in notes["head"] and "does not name it" in notes["body.1.conv1"]
     assert notes["body.0.conv1"] == "rank 2"
-    [edit] = [e for e in run.log.edits if e.target == "body.0.conv1"]
+    [edit] = [e for e in context.log.edits if e.target == "body.0.conv1"]
     assert edit.before == "Conv2d 3x3 8 to 8, 20,736 MACs"
     assert edit.after == "Conv2d 3x1 8 to 2 + Conv2d 1x3 2 to 8, 3,456 MACs"
     assert isinstance(changed.get_submodule("body.0.conv1"), nn.Sequential)
@@ -78,10 +78,10 @@ def test_the_history_says_what_was_left_and_why() -> None:
 
 
 def test_a_layer_whose_factors_would_take_more_is_left_alone() -> None:
-    run = Context()
-    changed = SVD(ranks={"0": 8, "1": 3}).apply(stack(16, 16, 16), rows(16), run)
+    context = Context()
+    changed = SVD(ranks={"0": 8, "1": 3}).apply(stack(16, 16, 16), rows(16), context)
     assert isinstance(changed[0], nn.Linear) and isinstance(changed[1], nn.Sequential)
-    [note] = [e.note for e in run.log.edits if e.target == "0"]
+    [note] = [e.note for e in context.log.edits if e.target == "0"]
     assert "rank 8 would take 256 MACs" in note and "takes 256" in note
 
 
@@ -90,9 +90,9 @@ def test_evbmf_on_a_planted_network() -> None:
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(50, 4, generator=generator), torch.randn(4, 60, generator=generator)
     model[0].weight.data = left @ right + 0.3 * torch.randn(50, 60, generator=generator)
-    run = Context()
-    SVD().apply(model, rows(60), run)
-    assert [edit.note for edit in run.log.edits] == ["rank 4"]
+    context = Context()
+    SVD().apply(model, rows(60), context)
+    assert [edit.note for edit in context.log.edits] == ["rank 4"]
 
 
 def test_noise_alone_is_left_alone() -> None:
@@ -115,8 +115,8 @@ def test_accumulated_errors_are_corrected() -> None:
 def test_the_energy_of_outputs_needs_smaller_ranks_where_inputs_are_few() -> None:
     model, data = stack(24, 24), rows(24)
     data.calibration[0][:, 6:] = 0  # type: ignore[index]
-    run = Context()
-    changed = SVD(energy=0.9999, data="inputs").apply(model, data, run)
+    context = Context()
+    changed = SVD(energy=0.9999, data="inputs").apply(model, data, context)
     assert changed[0][0].out_features <= 6
 
 
@@ -142,9 +142,9 @@ class Odd(nn.Module):
 
 
 def test_layers_that_cannot_be_replaced_are_left() -> None:
-    run = Context()
-    changed = SVD(energy=0.5).apply(Odd().eval(), rows(16), run)
-    notes = {edit.target: edit.note for edit in run.log.edits}
+    context = Context()
+    changed = SVD(energy=0.5).apply(Odd().eval(), rows(16), context)
+    notes = {edit.target: edit.note for edit in context.log.edits}
     assert "several places" in notes["one"]
     assert "not called" in notes["idle"]
     assert "NonDynamicallyQuantizableLinear" in notes["attention.out_proj"]
@@ -297,11 +297,11 @@ def test_a_budget_on_time_goes_by_the_clock(share: float, monkeypatch: pytest.Mo
 
 def test_layers_by_which_the_runtime_does_not_gain_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second layer has a kernel of its own, as fast as any chain."""
-    model, data, run = stack(64, 64, 48), rows(64), Context()
+    model, data, context = stack(64, 64, 48), rows(64), Context()
     clock(monkeypatch, lambda m: 200.0 if isinstance(m, nn.Linear) and m.out_features == 48 else weights_in(m))
-    changed = SVD(time=0.6).apply(model, data, run)
+    changed = SVD(time=0.6).apply(model, data, context)
     assert isinstance(changed[0], nn.Sequential) and isinstance(changed[1], nn.Linear)  # type: ignore[index]
-    [note] = [edit.note for edit in run.log.edits if edit.target == "1"]
+    [note] = [edit.note for edit in context.log.edits if edit.target == "1"]
     assert note.startswith("the runtime gains too little: at the lightest rank that was timed it takes 1.")
     with pytest.raises(BadInput, match=r"time = 0\.05: these layers cannot be cheaper than"):
         SVD(time=0.05)(model, data, Context())
@@ -309,7 +309,7 @@ def test_layers_by_which_the_runtime_does_not_gain_are_left(monkeypatch: pytest.
 
 @pytest.mark.parametrize("data", ["none", "accumulated"])
 def test_what_is_slower_in_the_end_is_put_back(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, calls, run = stack(64, 64, 64), list[int](), Context()
+    model, calls, context = stack(64, 64, 64), list[int](), Context()
 
     def times(groups: Any, inputs: Any, *_: Any, **__: Any) -> list[list[float]]:
         calls.append(len(groups))
@@ -320,8 +320,8 @@ def test_what_is_slower_in_the_end_is_put_back(data: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr("gossamer.ptq.isolated_layers.isolated_costs", times)
     # Layers that are alike are timed once, so these are not.
     model[1] = nn.Linear(64, 64, bias=False)
-    changed = SVD(time=0.5, data=data).apply(model, rows(64), run)
+    changed = SVD(time=0.5, data=data).apply(model, rows(64), context)
     assert calls == [2, 2]
     assert isinstance(changed[0], nn.Sequential) and changed[1].weight.equal(model[1].weight)  # type: ignore[index]
-    notes = {edit.target: edit.note for edit in run.log.edits}
+    notes = {edit.target: edit.note for edit in context.log.edits}
     assert "1.50 times the layer's time in the end; put back" in notes["1"] and "put back" not in notes["0"]

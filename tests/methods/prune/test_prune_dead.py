@@ -139,22 +139,22 @@ def test_whatever_is_masked_the_outputs_stay(seed: int, sparsity: float) -> None
 def test_masks_follow_and_hold_in_what_comes_after() -> None:
     data = stripes()
     masked = Magnitude(sparsity=0.97, scope="global", ignore=("stem",))(tiny(), data, Context()).model
-    run = Context(original=tiny())
-    small = DeadUnits().apply(masked, data, run)
-    assert run.log.edits and all(edit.kind == "resize" and edit.proof is not None for edit in run.log.edits)
+    context = Context(original=tiny())
+    small = DeadUnits().apply(masked, data, context)
+    assert context.log.edits and all(edit.kind == "resize" and edit.proof is not None for edit in context.log.edits)
     before, after = (sum(p.numel() for p in materialize(m).parameters()) for m in (masked, small))
     assert after < before
     torch.testing.assert_close(small(data.example_inputs[0]), masked(data.example_inputs[0]), rtol=1e-4, atol=1e-5)
     zeros = {n: effective_weight(small, n) == 0 for n in constraints(small)}
-    trained = RecoveryDistillation(epochs=1, lr=0.01).apply(small, data, run)
+    trained = RecoveryDistillation(epochs=1, lr=0.01).apply(small, data, context)
     for name, zero in zeros.items():
         assert not effective_weight(trained, name)[zero].any() and effective_weight(trained, name).shape == zero.shape
 
 
 def test_nothing_dead_is_said_and_shared_values_are_refused() -> None:
-    run = Context()
-    same = DeadUnits().apply(tiny(), task(), run)
+    context = Context()
+    same = DeadUnits().apply(tiny(), task(), context)
     assert torch.equal(same(task().example_inputs[0]), tiny()(task().example_inputs[0]))
-    assert [(e.before, e.after) for e in run.log.edits] == [("no dead units", "nothing to remove")]
+    assert [(e.before, e.after) for e in context.log.edits] == [("no dead units", "nothing to remove")]
     with pytest.raises(BadInput, match=r"head\.weight is constrained by Grid; put prune\.dead first"):
         DeadUnits()(constrain(tiny(), {"head.weight": Grid(0.1, -7, 7)}), task(), Context())

@@ -124,14 +124,14 @@ def test_sparsities_go_by_name_and_pattern_and_later_ones_win() -> None:
 
 
 def test_the_method_holds_what_it_says_and_notes_every_layer() -> None:
-    run = Context()
-    held = Magnitude(sparsity=0.75, scope="global", ignore=("head",)).apply(tiny(), task(), run)
+    context = Context()
+    held = Magnitude(sparsity=0.75, scope="global", ignore=("head",)).apply(tiny(), task(), context)
     stacks = constraints(held)
     assert "head.weight" not in stacks and len(stacks) == 7
     total = sum(p.numel() for name, p in weights_of(held).items() if name in stacks)
     assert sum(int(effective_weight(held, n).count_nonzero()) for n in stacks) == total - round(0.75 * total)
-    assert [edit.target for edit in run.log.edits] == list(stacks)
-    assert run.log.edits[0].before == "72 weights that are not zero"
+    assert [edit.target for edit in context.log.edits] == list(stacks)
+    assert context.log.edits[0].before == "72 weights that are not zero"
     again = Magnitude(sparsity=0.75, scope="global", ignore=("head",))(held, task(), Context()).model
     assert all(torch.equal(effective_weight(held, n), effective_weight(again, n)) for n in stacks)
 

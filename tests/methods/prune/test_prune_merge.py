@@ -92,10 +92,10 @@ def test_what_goes_is_added_to_the_nearest(seed: int, most: int) -> None:
 def test_without_a_sparsity_it_stops_at_the_mode() -> None:
     assert mode_of(Tensor([0.0, 5.0, 5.01, 5.02, 10.0])) == pytest.approx(5.1)
     model = mlp(nn.ReLU())
-    run = Context()
-    small = NeuronMerging().apply(model, DATA, run)
+    context = Context()
+    small = NeuronMerging().apply(model, DATA, context)
     assert small.get_parameter("0.weight").shape[0] < 10
-    told = [(edit.kind.value, edit.target) for edit in run.log.edits]
+    told = [(edit.kind.value, edit.target) for edit in context.log.edits]
     assert told == [("resize", "0"), ("assign", "2"), ("resize", "2"), ("assign", "4")]
 
 

@@ -314,11 +314,13 @@ class Grouped(nn.Module):
 @pytest.mark.parametrize("solver", ["exact", "one_shot"])
 def test_every_kind_of_layer_reaches_its_sparsity(solver: Any) -> None:
     torch.manual_seed(0)
-    run = Context()
-    pruned = LayerwisePruning(sparsity=0.5, solver=solver, block=5).apply(Grouped(), task(), run)
+    context = Context()
+    pruned = LayerwisePruning(sparsity=0.5, solver=solver, block=5).apply(Grouped(), task(), context)
     for name, w in weights_of(materialize(pruned)).items():
         assert int((w == 0).sum()) == round(0.5 * w.numel()), name
-    assert [edit.target for edit in run.log.edits] == [f"{n}.weight" for n in ("one", "deep", "split", "line", "head")]
+    assert [edit.target for edit in context.log.edits] == [
+        f"{n}.weight" for n in ("one", "deep", "split", "line", "head")
+    ]
 
 
 def test_n_of_m_of_a_convolution_counts_along_its_input_channels() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import stripes, tiny
 from torch import Tensor, nn
-from train_toy import Ending, Stop, checkpoint_every_step, net, run, same, task, training
+from train_toy import Ending, Stop, checkpoint_every_step, net, on_cpu, same, task, training
 
 from gossamer.constraints.apply import constrain, constraints, materialize
 from gossamer.constraints.mask import Mask
@@ -56,7 +56,7 @@ class Noting:
 def test_the_hook_sees_every_step_after_it_was_done_with_its_gradients() -> None:
     notes: list[TrainingStep] = []
     model = net()
-    fit(model, task(), training(epochs=2, keep="last"), run(), after_step=Noting(notes))
+    fit(model, task(), training(epochs=2, keep="last"), on_cpu(), after_step=Noting(notes))
     assert [step.number for step in notes] == list(range(1, 17)) and {step.steps for step in notes} == {16}
     assert all(step.model is model for step in notes)
     assert model.get_buffer("1.running_mean")[0] == 16
@@ -77,11 +77,11 @@ def test_cut_off_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.
         case _:
             model, hook = free(net(), Scored), Follow(names=ALL_OF_NET, schedule=schedule, scope="layer")
     toy, plan = task(), training(keep="last", ema=0.5)
-    whole = fit(copy.deepcopy(model), toy, plan, run(), after_step=hook).model
+    whole = fit(copy.deepcopy(model), toy, plan, on_cpu(), after_step=hook).model
     cut = replace(toy, train=Ending(toy.train, epoch=1, at=5))
     with pytest.raises(Stop):
-        fit(copy.deepcopy(model), cut, plan, run(), after_step=hook, checkpoint=tmp_path / "c")
-    resumed = fit(copy.deepcopy(model), toy, plan, run(), after_step=hook, checkpoint=tmp_path / "c").model
+        fit(copy.deepcopy(model), cut, plan, on_cpu(), after_step=hook, checkpoint=tmp_path / "c")
+    resumed = fit(copy.deepcopy(model), toy, plan, on_cpu(), after_step=hook, checkpoint=tmp_path / "c").model
     assert same(resumed, whole) and sparsity(whole) > 0.4
 
 
@@ -90,9 +90,9 @@ def test_a_checkpoint_of_another_hook_is_refused(tmp_path: Path) -> None:
         Tighten(names=ALL_OF_NET, schedule=Schedule(start=0.0, final=s, every=1, until=1.0), scope="layer")
         for s in (0.5, 0.6)
     ]
-    fit(free(net()), task(), training(epochs=1), run(), after_step=hooks[0], checkpoint=tmp_path / "c")
+    fit(free(net()), task(), training(epochs=1), on_cpu(), after_step=hooks[0], checkpoint=tmp_path / "c")
     with pytest.raises(BadInput, match="after_step was"):
-        fit(free(net()), task(), training(epochs=1), run(), after_step=hooks[1], checkpoint=tmp_path / "c")
+        fit(free(net()), task(), training(epochs=1), on_cpu(), after_step=hooks[1], checkpoint=tmp_path / "c")
 
 
 def test_two_processes_move_the_same_connections() -> None:
@@ -101,7 +101,7 @@ def test_two_processes_move_the_same_connections() -> None:
         h.mask.mask.view(-1)[::2] = False
     before = {n: h.mask.mask.clone() for n, h in moving(model, ALL_OF_NET).items()}
     hook = Rewire(names=ALL_OF_NET, moves=0.5, every=2, until=1.0)
-    fit(model, task(), training(epochs=1, keep="last"), run(devices=2), after_step=hook)
+    fit(model, task(), training(epochs=1, keep="last"), on_cpu(devices=2), after_step=hook)
     for name, h in moving(model, ALL_OF_NET).items():
         assert int(h.mask.mask.sum()) == int(before[name].sum())
         assert not torch.equal(h.mask.mask, before[name])
@@ -141,7 +141,7 @@ def test_gradual_pruning_ends_at_exactly_its_sparsity_and_starts_from_what_is_th
             return result
 
     watched = Watched(*start)
-    result = method(watched, task(), run()).model
+    result = method(watched, task(), on_cpu()).model
     total = sum(w.numel() for w in selected_weights(result, ["*"], []).values())
     assert sparsity(result) == pytest.approx(round(0.7 * total) / total)
     assert history[0] == there and min(history) == there
@@ -169,7 +169,7 @@ def test_scores_grow_where_a_step_moves_a_weight_away_from_zero() -> None:
 
 
 def test_movement_keeps_the_largest_scores_of_every_layer_and_leaves_plain_masks() -> None:
-    result = MovementPruning(sparsity=0.75, every=2, epochs=2, lr=0.05, alpha=1.0)(net(), task(), run()).model
+    result = MovementPruning(sparsity=0.75, every=2, epochs=2, lr=0.05, alpha=1.0)(net(), task(), on_cpu()).model
     for name, stack in constraints(result).items():
         assert [type(c) for c in stack] == [Mask]
         value = effective_weight(result, name)
@@ -188,7 +188,7 @@ def test_what_an_earlier_mask_drops_never_comes_back() -> None:
         GradualPruning(sparsity=0.7, every=1, epochs=1, lr=0.01, alpha=1.0),
         IterativePruning(sparsity=0.7, rounds=2, epochs=1, lr=0.01, alpha=1.0),
     ):
-        result = method(model, data, run()).model
+        result = method(model, data, on_cpu()).model
         assert all(not effective_weight(result, n)[gone].any() for n, gone in dropped.items())
         assert sparsity(result) == pytest.approx(0.7, abs=0.01)
 
@@ -250,15 +250,15 @@ def test_grown_weights_start_from_zero_without_momentum() -> None:
 
 def test_rigl_keeps_its_density_and_its_connections_move() -> None:
     method = RigL(sparsity=0.8, every=2, epochs=2, lr=0.05, alpha=1.0, scope="layer")
-    first = RigL(sparsity=0.8, every=1000, epochs=1, lr=0.05, alpha=1.0, scope="layer")(net(), task(), run()).model
-    last = method(net(), task(), run()).model
+    first = RigL(sparsity=0.8, every=1000, epochs=1, lr=0.05, alpha=1.0, scope="layer")(net(), task(), on_cpu()).model
+    last = method(net(), task(), on_cpu()).model
     for name in ALL_OF_NET:
         masks = [constraints(m)[name][0].get_buffer("mask") for m in (first, last)]
         assert int(masks[0].sum()) == int(masks[1].sum()) == masks[0].numel() - round(0.8 * masks[0].numel())
         assert not torch.equal(*masks)
         assert type(constraints(last)[name][0]) is Mask
     large = RigL(sparsity=0.8, every=1000, epochs=1, start="magnitude", scope="layer", alpha=1.0)(
-        net(), task(), run()
+        net(), task(), on_cpu()
     ).model
     kept = constraints(large)["5.weight"][0].get_buffer("mask")
     size = net()[5].weight.abs()
@@ -298,7 +298,7 @@ def test_rounds_drop_the_same_share_of_what_is_left_each(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Retrain, "train", noting)
     result = IterativePruning(sparsity=0.784, rounds=3, epochs=1, lr=0.01, alpha=1.0, scope="global")(
-        net(), task(), run()
+        net(), task(), on_cpu()
     ).model
     assert seen == pytest.approx([0.6, 0.36, 0.216], abs=0.002)
     assert 1 - sparsity(result) == pytest.approx(0.216, abs=0.002)
@@ -332,7 +332,7 @@ def test_every_round_starts_from_the_early_weights(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Retrain, "train", noting)
     IterativePruning(sparsity=0.5, rounds=2, epochs=1, rewind=tmp_path / "early.safetensors", alpha=1.0)(
-        net(), task(), run()
+        net(), task(), on_cpu()
     )
     for start in starts:
         assert torch.equal(start[start != 0], early[5].weight[start != 0])
@@ -342,7 +342,7 @@ def test_every_round_starts_from_the_early_weights(tmp_path: Path, monkeypatch: 
 def test_either_sparsity_or_quality() -> None:
     with pytest.raises(BadInput, match="either sparsity or quality"):
         IterativePruning()
-    result = IterativePruning(quality=1.0, rounds=1, epochs=1, lr=0.01, alpha=1.0)(net(), task(), run()).model
+    result = IterativePruning(quality=1.0, rounds=1, epochs=1, lr=0.01, alpha=1.0)(net(), task(), on_cpu()).model
     assert 0.5 < sparsity(result) < 0.75  # uniform weights: 1 / sqrt(3) of them are below one standard deviation
 
 

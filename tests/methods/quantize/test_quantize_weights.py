@@ -102,13 +102,13 @@ def test_a_step_gives_its_multiples() -> None:
 
 
 def test_uniform_holds_every_layer_with_the_bits_that_it_was_given() -> None:
-    run = Context()
-    result = UniformQuantization(bits=3, layer_bits={"body.*": 4, "body.1.conv1": 5}).apply(tiny(), task(), run)
+    context = Context()
+    result = UniformQuantization(bits=3, layer_bits={"body.*": 4, "body.1.conv1": 5}).apply(tiny(), task(), context)
     values = {
         name: len(effective_weight(result, f"{name}.weight")[0].unique()) for name in ("stem", "body.0.conv1", "head")
     }
     assert values["stem"] <= 7 and 7 < values["body.0.conv1"] <= 15
-    after = {edit.target: edit.after for edit in run.log.edits}
+    after = {edit.target: edit.after for edit in context.log.edits}
     assert after["stem.weight"] == "7 values, 8 scales" and after["body.1.conv1.weight"] == "31 values, 8 scales"
     assert all(isinstance(stack[-1], Grid) for stack in constraints(result).values())
 
@@ -190,15 +190,15 @@ def accuracy(model: nn.Module) -> float:
 
 def test_training_the_grid_wins_back_what_rounding_loses() -> None:
     model, data = learned(), stripes()
-    run = Context(original=learned())
+    context = Context(original=learned())
     rounded = UniformQuantization(bits=2, granularity=PerTensor())(model, data, Context()).model
-    trained = LearnedStepSize(bits=2, epochs=4, lr=0.02).apply(model, data, run)
+    trained = LearnedStepSize(bits=2, epochs=4, lr=0.02).apply(model, data, context)
     assert accuracy(trained) > accuracy(rounded) + 0.1
     before = learned_grid(effective_weight(model, "stem.weight"), 2, PerTensor())
     [grid] = constraints(trained)["stem.weight"]
     assert isinstance(grid, Grid) and not torch.equal(grid.scale, before.scale)
     assert all(len(w.unique()) <= 4 for w in weights_of(materialize(trained)).values())
-    assert run.log.edits[0].after == "4 values, 1 trained scales"
+    assert context.log.edits[0].after == "4 values, 1 trained scales"
 
 
 # AdaRound

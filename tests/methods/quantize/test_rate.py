@@ -117,8 +117,8 @@ def accuracy_of(model: nn.Module, data: gossamer.Task) -> float:
 def test_real_data_into_a_twentieth_of_the_bytes(digits: tuple[nn.Module, gossamer.Task], tmp_path: Path) -> None:
     model, data = digits
     wanted = dense_bytes(model) / 20
-    run = gossamer.Context(original=model)
-    made = RateConstrainedQuantization(compression_ratio=20, epochs=20).apply(model, data, run)
+    context = gossamer.Context(original=model)
+    made = RateConstrainedQuantization(compression_ratio=20, epochs=20).apply(model, data, context)
     plain = materialize(made).eval()
     size = save(plain, tmp_path / "m.gsr", data.example_inputs).stat().st_size
     assert 0.8 * wanted < size <= wanted

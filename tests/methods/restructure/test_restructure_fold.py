@@ -130,14 +130,14 @@ def test_the_method_folds_branches_norms_and_relus_and_proves_it() -> None:
             nn.BatchNorm1d(6),
         )
     )
-    run = Context()
-    result = Folding().apply(model, toy(images()), run)
+    context = Context()
+    result = Folding().apply(model, toy(images()), context)
     torch.testing.assert_close(result(images()), model(images()), rtol=1e-11, atol=1e-11)
     kinds = [type(module).__name__ for module in result.children()]
     idle = ["Identity", "MaxPool2d", "Identity"]
     assert kinds == ["Conv2d", "Identity", "Sequential", *idle, "Conv2d", "ReLU", "Flatten", "Linear", "Identity"]
-    assert {edit.target for edit in run.log.edits} == {"0", "2", "3", "5", "9"}
-    assert all(edit.proof is not None and edit.proof < 1e-10 for edit in run.log.edits)
+    assert {edit.target for edit in context.log.edits} == {"0", "2", "3", "5", "9"}
+    assert all(edit.proof is not None and edit.proof < 1e-10 for edit in context.log.edits)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in result.modules())
     partly = Folding(layers=("2", "9"), ignore=("9",))(model, toy(images()), Context()).model
     assert [i for i, (a, b) in enumerate(zip(partly, model)) if type(a) is not type(b)] == [2]

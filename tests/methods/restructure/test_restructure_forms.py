@@ -151,7 +151,7 @@ def test_the_best_outer_product_cannot_be_improved_along_any_of_its_vectors() ->
 def test_stack_runs_on_a_network() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 5, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
-    run = Context()
-    result = KernelStacking(layers=("0",), channels=1, steps=2, batches=2, iterations=5).apply(model, task(), run)
-    assert run.log.edits[0].after == "3x3 1-1, 3x3 1-4"
+    context = Context()
+    result = KernelStacking(layers=("0",), channels=1, steps=2, batches=2, iterations=5).apply(model, task(), context)
+    assert context.log.edits[0].after == "3x3 1-1, 3x3 1-4"
     assert result(task().example_inputs[0]).shape == (8, 3)

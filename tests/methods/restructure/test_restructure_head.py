@@ -70,14 +70,14 @@ def test_a_head_that_looks_at_all_positions_alike_is_pooled_exactly() -> None:
     model = network(nn.Linear(4 * 9, 5))
     with torch.no_grad():
         model[3].weight.copy_(random(5, 4).repeat_interleave(9, 1))  # type: ignore[index]
-    run, x = Context(), random(3, 2, 5, 5, seed=5)
-    result = GlobalAveragePooling(steps=3, batches=2).apply(model, toy(8, 2, 5, 5), run)
+    context, x = Context(), random(3, 2, 5, 5, seed=5)
+    result = GlobalAveragePooling(steps=3, batches=2).apply(model, toy(8, 2, 5, 5), context)
     torch.testing.assert_close(result(x), model(x), rtol=1e-9, atol=1e-9)
     linear: Any = result[3][3]  # type: ignore[index]
     pixels = model[:2](x).flatten(2).transpose(1, 2)  # type: ignore[index]
     torch.testing.assert_close(linear(pixels).mean(1), model(x), rtol=1e-9, atol=1e-9)
-    assert run.log.edits[0].before == "linear 36-5" and run.log.edits[0].after == "linear 4-5"
-    assert "0 at initialization" not in run.log.edits[0].note or "fine-tuning" in run.log.edits[0].note
+    assert context.log.edits[0].before == "linear 36-5" and context.log.edits[0].after == "linear 4-5"
+    assert "0 at initialization" not in context.log.edits[0].note or "fine-tuning" in context.log.edits[0].note
 
 
 def test_the_whole_head_is_fitted_by_least_squares_and_its_other_layers_go() -> None:
@@ -143,8 +143,8 @@ def pooled_network(*, sign: float = 1.0, pool: nn.Module | None = None) -> nn.Mo
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_strided_convolution_is_the_least_squares_fit_of_what_the_pool_lets_through(sign: float) -> None:
-    model, data, run = pooled_network(sign=sign), toy(30, 2, 6, 6), Context()
-    result = PoolingToStride(steps=0, batches=3).apply(model, data, run)
+    model, data, context = pooled_network(sign=sign), toy(30, 2, 6, 6), Context()
+    result = PoolingToStride(steps=0, batches=3).apply(model, data, context)
     with torch.no_grad():
         x = torch.cat(list(data.calibration))
         y = model[0](x)  # type: ignore[index]
@@ -156,8 +156,11 @@ def test_the_strided_convolution_is_the_least_squares_fit_of_what_the_pool_lets_
     torch.testing.assert_close(conv.weight.flatten(1).T, best[:-1], rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(conv.bias, best[-1], rtol=1e-2, atol=1e-3)
     assert isinstance(result[3], nn.Identity) and result(x).shape == (90, 3)  # type: ignore[index]
-    assert run.log.edits[0].before == "3x3 2-4"
-    assert run.log.edits[0].after == "3x3 2-4 stride 2; no 3" and "2,592 to 648 multiply-adds" in run.log.edits[0].note
+    assert context.log.edits[0].before == "3x3 2-4"
+    assert (
+        context.log.edits[0].after == "3x3 2-4 stride 2; no 3"
+        and "2,592 to 648 multiply-adds" in context.log.edits[0].note
+    )
 
 
 def test_a_pool_that_rounds_up_is_like_others_where_there_is_nothing_to_round() -> None:
@@ -210,16 +213,16 @@ def test_block_reconstruction_moves_pools_towards_the_strides() -> None:
     torch.manual_seed(0)
     first = nn.Conv2d(1, 4, 3, 2, 1)
     model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 1, 2)).eval()
-    run, x = Context(original=model), task_of_noise().example_inputs[0]
-    result = StrideToPooling(steps=80, lr=0.02, batches=2).apply(model, task_of_noise(), run)
+    context, x = Context(original=model), task_of_noise().example_inputs[0]
+    result = StrideToPooling(steps=80, lr=0.02, batches=2).apply(model, task_of_noise(), context)
     assert [type(m) for m in result.get_submodule("0").children()] == [nn.Conv2d, nn.MaxPool2d]
     rough, reconstructed = (
         float((block(x) - first(x)).detach().square().mean())
         for block in (with_pool(first).module, result.get_submodule("0"))
     )
     assert reconstructed < 0.5 * rough
-    notes = {edit.target: edit.note for edit in run.log.edits}
+    notes = {edit.target: edit.note for edit in context.log.edits}
     assert "leaves positions out" in notes["3"]
     assert notes["2"] == "it is no convolution with a stride"
-    assert (run.log.edits[0].before, run.log.edits[0].after) == ("3x3 1-4 stride 2", "3x3 1-4")
-    assert [part.kind for part in run.log.edits[0].swapped.after] == ["3×3", "MaxPool2d"]  # type: ignore[union-attr]
+    assert (context.log.edits[0].before, context.log.edits[0].after) == ("3x3 1-4 stride 2", "3x3 1-4")
+    assert [part.kind for part in context.log.edits[0].swapped.after] == ["3×3", "MaxPool2d"]  # type: ignore[union-attr]

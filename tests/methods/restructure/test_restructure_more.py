@@ -127,10 +127,12 @@ def test_a_kernel_that_is_an_inception_block_is_reproduced(size: int) -> None:
 
 def test_least_squares_brings_an_inception_block_nearer() -> None:
     torch.manual_seed(0)
-    run = Context()
+    context = Context()
     model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)).eval()
-    InceptionBlock(layers=("2",), steps=0).apply(model, task(), run)
-    built, solved = (float(run.log.edits[0].note.split(mark)[0].split()[-1]) for mark in (" at init", " after least"))
+    InceptionBlock(layers=("2",), steps=0).apply(model, task(), context)
+    built, solved = (
+        float(context.log.edits[0].note.split(mark)[0].split()[-1]) for mark in (" at init", " after least")
+    )
     assert solved < built
 
 

@@ -192,10 +192,10 @@ def quick(cls: Any, **options: Any) -> Any:
 
 
 def test_the_history_tells_errors_and_what_was_left() -> None:
-    run = Context()
+    context = Context()
     model = tiny()
-    result = quick(DepthwiseSeparable).apply(model, task(), run)
-    edits = {edit.target: edit for edit in run.log.edits}
+    result = quick(DepthwiseSeparable).apply(model, task(), context)
+    edits = {edit.target: edit for edit in context.log.edits}
     assert edits["body.0.conv1"].before == "3x3 8-8"
     assert edits["body.0.conv1"].after == "3x3 8-8 in 8 groups, 1x1 8-8"
     assert "20,736 to 4,896 multiply-adds" in edits["body.0.conv1"].note

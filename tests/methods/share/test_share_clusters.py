@@ -329,14 +329,14 @@ def test_a_codebook_of_all_layers_is_one_parameter_and_stays_one() -> None:
 def test_kmeans_keeps_zeros_and_few_values(how: str) -> None:
     model, name = masked()
     zeros = effective_weight(model, name) == 0
-    run = Context()
-    shared = KMeans(bits=3, importance=how, samples=32).apply(model, stripes(), run)  # type: ignore[arg-type]
+    context = Context()
+    shared = KMeans(bits=3, importance=how, samples=32).apply(model, stripes(), context)  # type: ignore[arg-type]
     assert torch.equal(effective_weight(shared, name) == 0, zeros)
     assert [type(c).__name__ for c in constraints(shared)[name]] == ["Mask", "Codebook"]
     plain = materialize(shared)
     for weight in weights_of(plain):
         assert len(effective_weight(plain, weight).unique()) <= 8 + (weight == name)
-    assert [edit.target for edit in run.log.edits] == list(weights_of(plain))
+    assert [edit.target for edit in context.log.edits] == list(weights_of(plain))
 
 
 def test_adam_importance_is_the_root_of_mean_squared_batch_gradients() -> None:

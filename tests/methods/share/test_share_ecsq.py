@@ -141,12 +141,12 @@ def test_zeros_stay_and_the_budget_is_over_all_layers(codebook: Books) -> None:
     name = "body.1.conv2.weight"
     keep = effective_weight(model, name).abs() > 0.05
     model = constrain(model, {name: Mask(keep)})
-    run = Context()
-    quantized = ECSQ(bits_per_weight=5.0, samples=32, codebook=codebook).apply(model, stripes(), run)
+    context = Context()
+    quantized = ECSQ(bits_per_weight=5.0, samples=32, codebook=codebook).apply(model, stripes(), context)
     assert not effective_weight(quantized, name)[~keep].any()
     weights = [effective_weight(quantized, n).flatten() for n in weights_of(quantized)]
     books = [torch.cat(weights)] if codebook == "network" else weights
     bits = sum(w.numel() * entropy(w) + 32 * len(w[w != 0].unique()) for w in books)
     assert bits > 4.0 * sum(w.numel() for w in weights)
     assert bits <= 5.0 * sum(w.numel() for w in weights) + 1e-6
-    assert len(run.log.edits) == len(weights)
+    assert len(context.log.edits) == len(weights)

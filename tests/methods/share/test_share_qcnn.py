@@ -145,11 +145,11 @@ def error_of_outputs(model: nn.Module) -> float:
 
 
 def test_the_network_stays_nearer_to_the_original_than_with_plain_product_quantization() -> None:
-    run = Context()
-    corrected = QuantizedNetwork(width=2, entries=8).apply(tiny(), stripes(), run)
+    context = Context()
+    corrected = QuantizedNetwork(width=2, entries=8).apply(tiny(), stripes(), context)
     plain = ProductQuantization(width=2, entries=8)(tiny(), stripes(), Context()).model
     assert error_of_outputs(corrected) < 0.7 * error_of_outputs(plain)
-    assert [edit.target for edit in run.log.edits][:2] == ["stem.weight", "body.0.conv1.weight"]
+    assert [edit.target for edit in context.log.edits][:2] == ["stem.weight", "body.0.conv1.weight"]
 
 
 def test_later_layers_see_what_the_quantized_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,10 +184,10 @@ def test_the_term_reads_the_held_weights_and_leaves_pruned_ones_out() -> None:
 
 def test_training_under_the_prior_draws_weights_together() -> None:
     method = SoftWeightSharing(epochs=8, tau=0.02, components=8, zero=0.9, sigma=0.05, lr=0.01)
-    run, model = Context(), learned()
+    context, model = Context(), learned()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    shared = method.apply(model, stripes(), run)
-    names = [edit.target for edit in run.log.edits]
+    shared = method.apply(model, stripes(), context)
+    names = [edit.target for edit in context.log.edits]
     together = torch.cat([effective_weight(shared, name).flatten() for name in names])
     assert 0.2 < float((together == 0).double().mean()) < 1
     assert len(together.unique()) <= 9
@@ -198,14 +198,14 @@ def test_training_under_the_prior_draws_weights_together() -> None:
 
 def test_wide_components_after_few_steps_do_not_send_all_weights_to_zero() -> None:
     """The defaults, on a data set so small that the mixture hardly moves."""
-    data, run = stripes(), Context()
+    data, context = stripes(), Context()
     alive = sum(p.numel() for p in learned().parameters() if p.dim() > 1)
-    shared = SoftWeightSharing(epochs=1, lr=1e-3).apply(learned(), data, run)
-    values = torch.cat([effective_weight(shared, edit.target).flatten() for edit in run.log.edits])
+    shared = SoftWeightSharing(epochs=1, lr=1e-3).apply(learned(), data, context)
+    values = torch.cat([effective_weight(shared, edit.target).flatten() for edit in context.log.edits])
     assert int((values == 0).sum()) < 0.9 * alive and len(values.unique()) <= 17
     before, after = (float(data.metric.score(model, data.validation)) for model in (learned(), shared))
     assert after >= before - 0.1
-    assert all("proportions to the power of" in edit.note for edit in run.log.edits)
+    assert all("proportions to the power of" in edit.note for edit in context.log.edits)
 
 
 def test_narrow_components_keep_their_proportions() -> None:
