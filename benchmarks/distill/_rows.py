@@ -269,7 +269,7 @@ def step(setting: Setting, rounds: int = 30) -> Numbers:
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
     batches = [batch for batch, _ in zip(task.train, range(8))]
     remembered = Distillation(teacher)
-    remembered.remember(setting.work / "answers")
+    remembered.cache_outputs(setting.work / "answers")
     ways: dict[str, Callable[[Tensor], Tensor] | None] = {
         "alone": None,
         "asked": _asked(teacher),

@@ -53,7 +53,7 @@ def preflight(model: nn.Module, task: Task, goal: Goal, context: Context, *, tra
     with own_randomness(), tempfile.TemporaryDirectory() as folder:
         trial = PreflightCheck(model, task, goal, context, Path(folder))
         with context.progress.busy("trying a batch of every shape"):
-            trial.look()
+            trial.probe()
             if trains:
                 trial.train()
             trial.evaluate()
@@ -82,7 +82,7 @@ class PreflightCheck:
             macs = 0
         self.most = max(FEWEST, WORK // max(macs, 1))
 
-    def look(self) -> None:
+    def probe(self) -> None:
         """Look through the loaders."""
         for name in ("train", "validation", "test", "calibration"):
             if name == "test" and self.task.test is None:

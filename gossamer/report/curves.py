@@ -119,7 +119,7 @@ def classes_section(rows: Sequence[ClassRow], named: Mapping[str, str], *, again
         body.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
     lead = "Percent of the test samples of each class that are right."
     lead += f" Gain: {escape(note)}." if gains else ""
-    return section("Class by class", heat("accuracy by class", "Class", head, body), lead)
+    return section("Class by class", heat_table("accuracy by class", "Class", head, body), lead)
 
 
 def _gain(gain: float, most: float) -> str:
@@ -131,7 +131,7 @@ def _gain(gain: float, most: float) -> str:
     )
 
 
-def heat(label: str, first: str, head: str, rows: Sequence[str]) -> str:
+def heat_table(label: str, first: str, head: str, rows: Sequence[str]) -> str:
     """A table whose cells are coloured by their value; it scrolls on a narrow page."""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table class="heat"><thead><tr>'

@@ -2,7 +2,7 @@
 
 from gossamer.core.record import Example, JobDocument, Reliability, Teaching
 from gossamer.report import text
-from gossamer.report.curves import Line, classes_section, heat, learning_section
+from gossamer.report.curves import Line, classes_section, heat_table, learning_section
 from gossamer.report.plot import Frame, axes, line
 from gossamer.report.sections import section
 from gossamer.report.table import ORIGINAL
@@ -75,7 +75,7 @@ def _agreement(taught: Teaching) -> str:
         )
         rows.append(f'<tr><th scope="row">{escape(named_networks(subject))}</th>{cells}</tr>')
     lead = "Share of test samples for which two networks name the same class, right or wrong."
-    return section("Who agrees with whom", heat("agreement", "", head, rows), lead)
+    return section("Who agrees with whom", heat_table("agreement", "", head, rows), lead)
 
 
 def _confidence(document: JobDocument, taught: Teaching) -> str:

@@ -151,7 +151,7 @@ class Distillation(Soft):
             train_mode(self.teacher)
             self.mode = ", in train mode"
 
-    def remember(self, folder: Path) -> None:
+    def cache_outputs(self, folder: Path) -> None:
         """Keep what the teacher gives below a folder, and take what is there. Raises BadInput where it cannot be."""
         if not isinstance(self.teacher, nn.Module):
             raise BadInput("distillation: a teacher without modules cannot be told from others; give it as a module")
@@ -221,7 +221,7 @@ def kept_outputs(teacher: nn.Module, loader: Loader, folder: Path, progress: Pro
         Whether they are kept. False where they would take more, or where they are not one for each sample.
     """
     term, device = Distillation(teacher), device_of(teacher)
-    term.remember(folder)
+    term.cache_outputs(folder)
     try:
         for done, batch in enumerate(progress.bar(loader, label="asking the teacher for its outputs")):
             term.expected(tree_map_only(Tensor, lambda x: x.to(device), inputs_and_target(batch)[0]))

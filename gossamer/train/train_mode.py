@@ -24,7 +24,7 @@ def teacher_terms(
     cache in the context, the outputs of a module are kept there."""
     term = Distillation(teacher, temperature=temperature, alpha=alpha)
     if context.cache is not None and isinstance(teacher, nn.Module):
-        term.remember(context.cache)
+        term.cache_outputs(context.cache)
     if not isinstance(teacher, nn.Module) or context.teacher is not None:
         return [term]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -111,7 +111,7 @@ def test_answers_take_few_bytes(tmp_path: Path) -> None:
 def test_a_training_with_kept_answers_asks_once_and_gives_the_same_bits_the_second_time(tmp_path: Path) -> None:
     def taught() -> torch.nn.Module:
         student, term = linear(1), Distillation(linear(0))
-        term.remember(tmp_path)
+        term.cache_outputs(tmp_path)
         fit(student, task(), training(epochs=2), on_cpu(), loss_terms=[term])
         assert term.cached_outputs is not None
         term.cached_outputs.flush()

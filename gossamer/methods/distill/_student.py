@@ -98,7 +98,7 @@ class Student(Retrain):
         for term in own:
             term.compiled = context.compile_teacher
             if context.cache is not None:
-                term.remember(context.cache)
+                term.cache_outputs(context.cache)
         data = mixed(task, mixup=self.mixup, cutmix=self.cutmix)
         try:
             return self.noted(self.train_with(terms, student, data, context, part=part, **changes), context, part=part)
