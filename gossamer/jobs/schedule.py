@@ -33,7 +33,7 @@ TIMED = 8  # steps that are timed; the first two are not counted
 @dataclass(frozen=True, kw_only=True)
 class JobSchedule:
     """Divides the time of a job among its trainings. All that was measured is in the store, so that a job that goes
-    on trains as long as it would have. seconds: of the parts of the job so far. outputs_cached: whether the teacher's
+    on trains as long as it would have. seconds: of the parts of the job so far. remembered: whether the teacher's
     outputs are kept, so that short trainings do not run it."""
 
     original: nn.Module
@@ -43,7 +43,7 @@ class JobSchedule:
     store: CheckpointStore
     seconds: dict[str, float]
     recover: RecoveryDistillation
-    outputs_cached: bool = False
+    remembered: bool = False
 
     @property
     def by_time(self) -> bool:
@@ -131,7 +131,7 @@ class JobSchedule:
     def _steps_in(self, seconds: float, macs: int) -> int:
         """Steps of one training; long ones run the teacher, because they see augmented samples."""
         asked = int(seconds / self.seconds_per_step(macs))
-        if not self.outputs_cached:
+        if not self.remembered:
             return max(asked, 0)
         short = AUGMENTED_FROM * len(self.task.train) - 1
         return max(asked, min(int(seconds / self.seconds_per_step(macs, taught=False)), short), 0)

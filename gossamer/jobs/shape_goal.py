@@ -108,7 +108,7 @@ class ShapeSearch:
             return
         if kept_outputs(teacher, plain, folder, self.context.progress, most=MOST_OUTPUTS):
             self.context = replace(self.context, cache=folder)
-            self.schedule = replace(self.schedule, outputs_cached=True)
+            self.schedule = replace(self.schedule, remembered=True)
 
     def search(self) -> tuple[Steps, exporting.ExportedArtifacts]:
         """The steps to the fastest network within the budget, and that network, deployed."""
@@ -175,7 +175,7 @@ class ShapeSearch:
     def _rate(self, steps: Steps, recovery: RecoveryDistillation) -> float:
         """The learning rate of a recovery, looked for once for every kind of shape."""
 
-        def search() -> float:
+        def look() -> float:
             task, scratch = recovery.data(self.attempts.task), self.context.fork()
             model = take_steps(self.attempts.original, steps, self.attempts.task, scratch, self.attempts.store)
             recalibrate(model, task.calibration)
@@ -191,7 +191,7 @@ class ShapeSearch:
 
         kind = next(iter(self.planner.won), "any shape")
         with timed(self.attempts.seconds, "learning rate"):
-            return float(self.attempts.store.get_or_compute(f"learning rate of {kind}", search))
+            return float(self.attempts.store.get_or_compute(f"learning rate of {kind}", look))
 
     def _train_on(self, found: Attempt) -> None:
         """A longer recovery of a near miss, unless one before has shown that it brings less."""
@@ -267,8 +267,8 @@ class ShapeSearch:
         """The network after the steps, trained, deployed and judged; None where any of that fails."""
         trained_on = any(shape_of(one.steps) == shape_of(steps) for one in self.tried)
         key = f"{name}: {steps!r}" if trained_on or not steps else shape_key(steps)
-        compute = partial(self.attempts.store.get_or_compute, f"outcome of {name}")
-        known: Any = self.attempts.trials(name, key, compute, partial(self._outcome, steps, name))
+        remember = partial(self.attempts.store.get_or_compute, f"outcome of {name}")
+        known: Any = self.attempts.trials(name, key, remember, partial(self._outcome, steps, name))
         if known is None:
             return None
         self.context.log.trials.extend(Trial(**row) for row in known["states"])

@@ -53,7 +53,7 @@ def test_a_training_is_not_longer_than_is_of_use_and_small_networks_get_more_ste
 
 def test_a_teacher_that_is_not_run_leaves_time_for_more_steps_as_long_as_these_are_no_long_training() -> None:
     usable = 300 * (1 - FINISH - DEPLOY)
-    one = replace(schedule(usable - 30), outputs_cached=True)
+    one = replace(schedule(usable - 30), remembered=True)
     one = replace(one, task=replace(one.task, train=list(one.task.train) * (400 // len(one.task.train))))
     recovery = one.recovery("attempt 1", WHOLE)
     assert recovery is not None and recovery.steps == 400  # 30 s / (0.1 s * 3 / 4), where 300 are with a teacher
