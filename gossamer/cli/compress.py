@@ -81,6 +81,9 @@ def compress(
         ),
     ] = None,
     lr: LearningRateOption = None,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Train the smaller network, or fit it only: minutes, no labels.")
+    ] = True,
     time_budget: TimeBudgetOption = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
@@ -138,7 +141,7 @@ def compress(
         seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note, teacher=better
     )
     with resumable(folder):
-        how: dict[str, Any] = {"goal": goal, "recipe": plan, "epochs": epochs, "lr": lr}
+        how: dict[str, Any] = {"goal": goal, "recipe": plan, "epochs": epochs, "lr": lr, "train": train}
         artifact = run_job(source.model, task, **how, out=folder, context=own, command=command_line())
     conclude(console, artifact, ("before", "after", "change"))
 

@@ -81,6 +81,7 @@ def compress(
     recipe: Recipe | None = None,
     epochs: int | None = None,
     lr: float | None = None,
+    train: bool = True,
     out: Path | str | None = None,
     context: Context | None = None,
     verbose: bool = True,
@@ -99,6 +100,8 @@ def compress(
         recipe: steps to take instead of planned ones; the goal then only judges.
         epochs: of every recovery of a planned job; None: 12, or as many as give 400 steps.
         lr: highest learning rate of every recovery of a planned job; None: found by short trials.
+        train: False: nothing is trained; shapes are fitted by least squares and by the statistics of batch norms, which
+            takes minutes and no labels (`gossamer.measure.judged_by`).
         out: the folder of the result; it makes the job resumable. None: a new temporary one.
         context: seed, device, teacher and progress.
         verbose: messages to the logger "gossamer" and a bar on a terminal; False: nothing.
@@ -122,13 +125,35 @@ def compress(
         raise BadInput("compress needs a goal or a recipe; for example goal=Goal(max_drop=0.5, speedup=3)")
     if recipe is not None and (epochs is not None or lr is not None):
         raise BadInput("epochs and lr are for planned jobs; with a recipe, write them into its steps")
+    if not train:
+        _check_untrained(goal, recipe, epochs, lr)
     if goal is not None:
         goal = goal.here() if recipe is not None else goal.to_plan().here()
     context = (context or Context()).with_progress(verbose)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
-        recover = RecoveryDistillation(epochs=epochs, lr=lr)
+        recover = RecoveryDistillation(epochs=epochs, lr=lr) if train else RecoveryDistillation(steps=0)
         return CompressionJob(model, task, goal, recipe, recover, folder, context, command).execute()
+
+
+def _check_untrained(goal: Goal | None, recipe: Recipe | None, epochs: int | None, lr: float | None) -> None:
+    """Refuse what would need a training."""
+    if recipe is not None:
+        raise BadInput(
+            "train=False is for planned jobs; a recipe says by its steps what is trained",
+            shell=("--no-train is for planned jobs; a recipe says by its steps what is trained"),
+        )
+    if epochs is not None or lr is not None:
+        raise BadInput(
+            "epochs and lr are about trainings; train=False does none",
+            shell=("--epochs and --lr are about trainings; --no-train does none"),
+        )
+    if goal is not None and goal.size_gains:
+        names = ", ".join(goal.size_gains)
+        raise BadInput(
+            f"{names}: a network is trained into a file of that size; train=False cannot do it",
+            shell=(f"{names}: a network is trained into a file of that size; --no-train cannot do it"),
+        )
 
 
 def finished(model: nn.Module, document: JobDocument, folder: Path) -> Artifact:
@@ -163,7 +188,7 @@ class CompressionJob:
         self.stages = Stages(context.progress, (TRYING, TAKING, MEASURING) if recipe else (TRYING, *PLANNED, MEASURING))
         began: dict[str, float] = {}
         if not (self.work / "journal.json").exists():  # a job that goes on was tried at its start
-            trains = recipe is None or any(hasattr(step, "epochs") for step in recipe.steps)
+            trains = recover.trains if recipe is None else any(hasattr(step, "epochs") for step in recipe.steps)
             shaped = None if self.goal.shape_gains else False
             self.stages.enter(TRYING)
             with timed(began, TRYING):

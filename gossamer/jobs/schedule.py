@@ -48,7 +48,7 @@ class JobSchedule:
     @property
     def by_time(self) -> bool:
         """Whether lengths follow from the time: where it is limited and nobody gave the epochs."""
-        return self.goal.time_budget is not None and self.recover.epochs is None
+        return self.goal.time_budget is not None and self.recover.epochs is None and self.recover.trains
 
     def spent(self) -> float:
         """Seconds of the job so far."""
@@ -115,8 +115,11 @@ class JobSchedule:
         """
         macs = total_macs(self.original, self.task.example_inputs)
         steps = self.first_steps() or self.recover.passes(self.task) * len(self.task.train)
-        one, shapes = steps * self.seconds_per_step(macs), SHAPES * shape_seconds
+        shapes = SHAPES * shape_seconds
         parts = [f"some {SHAPES} shapes are estimated ({duration(shapes)})", "those that meet the goal compete"]
+        if not self.recover.trains:
+            return f"estimate: about {duration(1.5 * shapes)}: {', '.join(parts)}; nothing is trained"
+        one = steps * self.seconds_per_step(macs)
         parts.append(f"then up to {trainings} trainings of about {steps:,} steps ({duration(one)} each)")
         whole = (
             f"within {duration(60 * self.goal.time_budget)}"

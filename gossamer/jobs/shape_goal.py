@@ -161,7 +161,9 @@ class ShapeSearch:
             self.out_of_time = True
             self.context.progress.say(f"{name}: too little time is left to train it")
             return None
-        if recovery.lr is None and recovery.steps is not None and recovery.steps < SEARCHED_FROM:
+        if not recovery.trains:
+            pass
+        elif recovery.lr is None and recovery.steps is not None and recovery.steps < SEARCHED_FROM:
             recovery = replace(recovery, lr=SHORT * self.planner.tournament.usual_lr)
         elif recovery.lr is None:
             lr = self.attempts.trials(name, shape_key(steps), self._rate, steps, recovery)
@@ -196,7 +198,7 @@ class ShapeSearch:
     def _train_on(self, found: Attempt) -> None:
         """A longer recovery of a near miss, unless one before has shown that it brings less."""
         over = found.drop - self.goal.max_drop
-        if not near_miss(found.drop, self.goal.max_drop) or over > self.gain:
+        if not self.recover.trains or not near_miss(found.drop, self.goal.max_drop) or over > self.gain:
             return
         self.context.progress.say(f"{found.name} just misses the budget: training it on")
         longer = self._recovered(found.steps)

@@ -141,7 +141,7 @@ class Planner:
         self, name: str, before: Steps = (), *, costs: Callable[[], dict[str, float]] | None = None, round_to: int = 0
     ) -> Iterator[SearchAxis]:
         """Cuts in width of the network that `before` leaves; nothing where that fails. In plain networks what is behind
-        a cut is fitted again: those with residual blocks learn as much without."""
+        a cut is fitted again, and where nothing is trained: those with residual blocks learn as much without."""
 
         if not self._wanted(name):
             return
@@ -164,7 +164,7 @@ class Planner:
 
     @cached_property
     def _plain(self) -> bool:
-        return not find_blocks(self.original, self.task.example_inputs)
+        return not self.recover.trains or not find_blocks(self.original, self.task.example_inputs)
 
     def _layer_axes(self, whole: CostEstimate, limit: float) -> Iterator[SearchAxis]:
         """Cheaper modules for single layers; and some of these with the rest in width, where they alone are too few."""

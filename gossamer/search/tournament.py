@@ -11,6 +11,7 @@ from gossamer.core.context import Context
 from gossamer.core.progress import LabelledProgress
 from gossamer.core.record import Trial
 from gossamer.core.task import Task
+from gossamer.measure.accuracy import evaluate
 from gossamer.search.checkpoint_store import CheckpointStore, take_steps
 from gossamer.search.cost_model import CostEstimate
 from gossamer.search.failures import FailureGuard
@@ -69,14 +70,15 @@ class Tournament:
         """The best after a short training of all, and a longer one of the two that lead: what keeps the original's
         outputs best at first is not always what learns best. What was trained is trained on, in the next round and in
         the recovery of the winner. None where nothing is left to go on with."""
-        for number in range(1, len(SHARES) + 1):
+        for number in range(1, len(SHARES) + 1 if self.recover.trains else 2):
             if len(candidates) > 1:
                 candidates = self.round(candidates, number)[:2]
         return candidates[0] if candidates else None
 
     def round(self, candidates: Sequence[ShapeCandidate], number: int) -> list[ShapeCandidate]:
         """The candidates that can be trained, the best first, after a share of the recovery's batches."""
-        note = f"after {100 * SHARES[number - 1]:.0f} % of the training"
+        share = f"after {100 * SHARES[number - 1]:.0f} % of the training"
+        note = share if self.recover.trains else "without training"
         scores: list[tuple[float, ShapeCandidate]] = []
         metric = self.task.metric
         for before in candidates:
@@ -91,7 +93,10 @@ class Tournament:
         return [one for _, one in sorted(scores, key=lambda pair: -pair[0])]
 
     def training(self, number: int) -> "RecoveryDistillation":
-        """The training of a round: a share of the recovery, with a whole schedule of its own."""
+        """The training of a round: a share of the recovery, with a whole schedule of its own; where that trains
+        nothing, it itself."""
+        if not self.recover.trains:
+            return self.recover
         steps = max(round(SHARES[number - 1] * min(self._whole_steps, MAX_STEPS)), MIN_STEPS)
         return replace(self.recover, epochs=None, steps=steps, lr=SHORT_LR * self.usual_lr)
 
@@ -126,7 +131,9 @@ class Tournament:
         """The metric's value after all steps of the candidate: what it learns is asked, not what the cut left."""
         progress = LabelledProgress(self.context.progress, f"tournament, {candidate.name}")
         scratch = self.context.fork(progress=progress)
-        take_steps(self.original, candidate.steps, self.task, scratch, self.store)
+        model = take_steps(self.original, candidate.steps, self.task, scratch, self.store)
+        if not self.recover.trains:
+            return evaluate(model.eval(), self.task).value
         return self.task.metric.from_shown([x for x in scratch.log.curves[-1].score if x is not None][-1])
 
 

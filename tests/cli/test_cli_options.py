@@ -88,6 +88,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--student": ("--student", "resnet14"),
     "--teacher": ("--teacher", "resnet8.safetensors"),
     "--threads": ("--threads", "1"),
+    "--train": ("--no-train",),
     "--time-budget": ("--time-budget", "7m"),
     "--weights": ("--weights", "net.safetensors"),
     "--workers": ("--workers", "2"),

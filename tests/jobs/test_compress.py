@@ -32,11 +32,12 @@ from gossamer.core.task import Loader
 from gossamer.errors import Diverged, FolderBusy
 from gossamer.jobs.recipe import Recipe, load_recipe
 from gossamer.jobs.size_goal import larger
+from gossamer.measure import judged_by
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.methods.quantize.rate import RateConstrainedQuantization
 from gossamer.methods.restructure.blocks import BlockRemoval
-from gossamer.modules.cost import dense_bytes
+from gossamer.modules.cost import dense_bytes, total_macs
 from gossamer.runtime.pt2.file import export_pt2, load_pt2
 from gossamer.runtime.runners import torch_threads
 from gossamer.search.cost_model import CostEstimate, CostModel
@@ -193,6 +194,32 @@ def test_a_shape_and_a_size_together(tmp_path: Path) -> None:
     assert value["result", "macs"] <= 90_000
     assert [edit.method for edit in made.document.edits][-1] == "quantize.rate"
     assert value["original", "compact_bytes"] > 4 * value["result", "compact_bytes"]
+
+
+def test_without_training_a_network_without_labels_gets_smaller(tmp_path: Path) -> None:
+    given, task = learned(), stripes()
+    bare = replace(task, **{name: [x for x, _ in getattr(task, name)] for name in ("train", "validation", "test")})
+    goal, said = Goal(max_drop=30, macs=round(0.8 * total_macs(given, task.example_inputs))), Said()
+    made = gossamer.compress(
+        given, judged_by(bare, given), goal=goal, train=False, out=tmp_path, context=Context(progress=said)
+    )
+    assert made.met and made.document.curves == []
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert isinstance(recipe.steps[-1], RecoveryDistillation) and recipe.steps[-1].steps == 0
+    assert any("nothing is trained" in line for line in said.lines)
+    assert {row.conditions["metric"] for row in made.records if row.what == "score"} == {"agreement"}
+
+
+def test_what_would_need_a_training_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    for more, message in (
+        ({"recipe": CHEAP}, "a recipe says by its steps what is trained"),
+        ({"goal": Goal(macs=1000), "epochs": 2, "recipe": None}, "train=False does none"),
+        ({"goal": Goal(file_bytes=1000)}, "file_bytes: a network is trained into a file of that size"),
+    ):
+        options: dict[str, Any] = dict(more)
+        with pytest.raises(BadInput, match=message):
+            gossamer.compress(learned(), stripes(), train=False, out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_model_given_is_left_alone(cheap: Ran) -> None:

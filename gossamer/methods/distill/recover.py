@@ -18,10 +18,11 @@ from torch import nn
 from gossamer.core.batches import Loader, unaugmented
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.errors import BadInput
-from gossamer.methods._base import Settings
+from gossamer.methods._base import Needs, Settings
 from gossamer.methods._training import Retrain
 from gossamer.train import recalibrate
 from gossamer.train.hyperparameters import Training
@@ -61,7 +62,8 @@ class RecoveryDistillation(Retrain):
 
     Args:
         steps: training steps in all, instead of `epochs`, where they follow from a time budget; the passes are of equal
-            length. None: as many as the epochs have.
+            length. None: as many as the epochs have. 0: nothing is trained, only the statistics of batch norms are
+            estimated again, which needs no labels.
 
     Raises:
         BadInput: both steps and epochs are given.
@@ -79,12 +81,21 @@ class RecoveryDistillation(Retrain):
     stage: ClassVar[int | None] = None  # may stand anywhere
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
-    steps: Annotated[int | None, Range(1, 1_000_000_000)] = None
+    steps: Annotated[int | None, Range(0, 1_000_000_000)] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps is not None and self.epochs is not None:
             raise BadInput(f"{self.name()}: give either steps or epochs")
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is any training."""
+        return self.steps != 0
+
+    def needed(self) -> Needs:
+        """Return what it needs: without training no labels."""
+        return super().needed() if self.trains else "samples"
 
     def passes(self, task: Task) -> int:
         """Return the number of passes over the training data, of which the last may end early."""
@@ -109,7 +120,11 @@ class RecoveryDistillation(Retrain):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         model = copy_network(model)
-        recalibrate(model, task.calibration)
+        estimated = recalibrate(model, task.calibration)
+        if not self.trains:
+            after = "estimated again on calibration data" if estimated else "none: nothing to estimate again"
+            self.note(context, EditKind.ASSIGN, "batch norms", before="statistics", after=after)
+            return model
         if self.repeated(task) is None:
             context = replace(context, cache=None)
         fitted = self.train(model, self.data(task), context, epochs=self.passes(task))
