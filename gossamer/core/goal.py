@@ -16,8 +16,7 @@ RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Goal(KnownArguments):
     """What to gain and what may be lost. Where nothing is to be gained (`gains` is empty) it judges what a recipe or a
-    teacher
-    made: by `max_drop`, measured under `runtime`, `threads` and `batch`.
+    teacher made: by `max_drop`, measured under `runtime`, `threads` and `batch`.
 
     Args:
         max_drop: points of the task's metric that may be lost on validation data.

@@ -82,8 +82,7 @@ class JobSchedule:
 
     def first_steps(self) -> int | None:
         """About how many steps the first recovery will have, for the length of the tournament before it; None where
-        epochs
-        say it."""
+        epochs say it."""
         if not self.by_time:
             return None
         macs = total_macs(self.original, self.task.example_inputs)

@@ -37,8 +37,7 @@ SPOILED = 1.2  # times the cost ratio that was planned for: more, and the measur
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """A network that was trained, deployed and judged. cost_ratio: what it costs over what the goal allows. drop:
-    points lost
-    on validation."""
+    points lost on validation."""
 
     name: str
     steps: Steps

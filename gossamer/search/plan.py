@@ -58,8 +58,7 @@ class Planner:
     def plan(self, whole: CostEstimate, *, relaxation: float = 1.0, kinds: Iterable[str] = ()) -> Steps | None:
         """The steps to the shape and the short trainings that it has had in the tournament, or None where no shape
         meets the goal. whole: the estimate of the uncut network. relaxation: how far costs may exceed the goal's.
-        kinds: of shapes
-        that are looked at, without a tournament; none: all."""
+        kinds: of shapes that are looked at, without a tournament; none: all."""
         self.kinds.clear()
         self.kinds.update(kinds)
         candidates = self._candidates(whole, self.margin * relaxation)

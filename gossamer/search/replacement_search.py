@@ -35,8 +35,7 @@ class ReplacementSearch:
 
     def axis(self, worst: float, limit: float) -> SearchAxis | None:
         """Cheaper modules for more and more layers; None where all of them together do not bring the cost ratio of the
-        uncut
-        network, `worst`, within the limit."""
+        uncut network, `worst`, within the limit."""
         if not self._enough(self._at_most(), worst, limit):
             return None
         found = self._found()
