@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +73,21 @@ def norms_without_parameters(propagation: Propagation, modules: Mapping[str, nn.
     return patches
 
 
+def shrinking_sizes(propagation: Propagation, ops: Sequence[Op], mask: Mask) -> frozenset[int]:
+    """Sizes of the dimensions of these operations' tensors that shrink."""
+    return frozenset(len(line) for op in ops for line in counted_indices(propagation, op) if not mask[line].all())
+
+
 def candidates(
-    propagation: Propagation, op: Op, name: str, module: nn.Module, known: Patches, mask: Mask, *, exact: bool
+    propagation: Propagation,
+    op: Op,
+    name: str,
+    module: nn.Module,
+    known: Patches,
+    mask: Mask,
+    *,
+    exact: bool,
+    likely: frozenset[int] = frozenset(),
 ) -> Iterator[Patches]:
     """Attributes of a module that may count a dimension of the operation.
 
@@ -86,11 +99,12 @@ def candidates(
         known: patches that are already made.
         mask: the channel indices that stay.
         exact: attributes that equal the size of a dimension; else multiples and parts of it.
+        likely: values that come first: a head's width shrinks in the operations around, and their number does not.
     """
     kinds = [[line for line in lines if not mask[line].all()] for lines in _lines(propagation, op, name)]
     lines = next((shrinking for shrinking in kinds if shrinking), [])
     found: dict[tuple[str, str], list[Patch]] = {}
-    for path, old in channel_integers(module):
+    for path, old in sorted(channel_integers(module), key=lambda item: item[1] not in likely):
         if (name, path) in known:
             continue
         # The same integer may count several dimensions; each that gives another new value is tried.

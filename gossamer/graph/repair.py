@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from gossamer.graph.coupling import Mask
-from gossamer.graph.patches import candidates, of_siblings
+from gossamer.graph.patches import candidates, of_siblings, shrinking_sizes
 from gossamer.graph.shapes import Failure
 from gossamer.graph.tracer import Op
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gossamer.graph.solver import CutSolver
 
 TRIES = 400  # runs on shapes for one plan
+PARTS = 48  # of these at one failure for attributes that are multiples or parts of a size
 INNER = 2  # modules around a failure, from the innermost, whose groups may be linked
 
 
@@ -41,13 +42,26 @@ class Repair:
     def succeeds(self, mask: Mask) -> bool:
         """Find an attribute, or a link, with which the run gets further."""
         mismatch = self.failure.mismatch
-        if mismatch.index >= len(self.ops) or self.solver.tries > TRIES:
+        if mismatch.index >= len(self.ops) or self.solver.tries > TRIES or self._is_hopeless():
             return False
         # An error of the forward may come from outside the module that the operation ran in, and the other way round.
         expected, seen = self.ops[mismatch.index].modules, mismatch.modules
         stack = expected if len(expected) >= len(seen) else seen
         # An attribute with the very size is the likeliest explanation, a multiple or a part of it the least likely.
-        return self._patch(stack, mask, exact=True) or self._link(stack) or self._patch(stack, mask, exact=False)
+        if self._patch(stack, mask, exact=True) or self._link(stack) or self._patch(stack, mask, exact=False):
+            return True
+        self.solver.hopeless.add(self._kind())
+        return False
+
+    def _kind(self) -> tuple[type, str, str]:
+        """What fails, alike for all modules of one class."""
+        op = self.ops[self.failure.mismatch.index]
+        inner = self.solver.modules[op.modules[-1] if op.modules else ""]
+        return type(inner), op.name, str(self.failure.mismatch)
+
+    def _is_hopeless(self) -> bool:
+        """Whether nothing helped against the same failure in a module of the same class."""
+        return self._kind() in self.solver.hopeless
 
     def _gets_further(self, mask: Mask) -> bool:
         try:
@@ -67,9 +81,14 @@ class Repair:
         solver = self.solver
         propagation = solver.channels.propagations.of(self.failure.training)
         op = self.ops[self.failure.mismatch.index]
+        around = [] if exact else propagation.trace.inside(op.modules[-1] if op.modules else "")
+        likely = shrinking_sizes(propagation, around, mask)
+        last = solver.tries + (TRIES if exact else PARTS)
         for name in dict.fromkeys(reversed(stack)):
-            known = dict(solver.patches)
-            for found in candidates(propagation, op, name, solver.modules[name], known, mask, exact=exact):
+            known, module = dict(solver.patches), solver.modules[name]
+            for found in candidates(propagation, op, name, module, known, mask, exact=exact, likely=likely):
+                if solver.tries > last:
+                    break
                 solver.patches = known | found
                 if self._gets_further(mask):
                     # What one layer needs, its siblings need: a deep network is then solved in a few runs.

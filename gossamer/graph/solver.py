@@ -59,6 +59,7 @@ class CutSolver:
         self.widths = Widths(channels)
         self.patches: Patches = norms_without_parameters(channels.propagations.eval, self.runner.modules)
         self.tries = 0  # runs on shapes that the last plan took
+        self.hopeless: set[tuple[type, str, str]] = set()  # failures, by class of module, that nothing helped against
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Attention as language models write it: few key heads, rotary positions, packed projections, experts."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -196,3 +197,81 @@ def test_experts_are_cut_inside() -> None:
     assert result.proof.max_relative < EXACT[torch.float32]
     assert result.model.up.shape == (4, 16, 24)
     assert result.model.down.shape == (4, 24, 16)
+
+
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_channels_in_the_place_of_pixels_pass_a_kernel_of_one(groups: int, dtype: torch.dtype) -> None:
+    # Three branches are joined by a convolution over the branches: their channels lie where pixels would.
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = torch.stack([m.a(x), m.b(x), m.c(x)], 1)
+        out: Tensor = m.head(m.join(x).sum(1))
+        return out
+
+    layers = {name: nn.Linear(6, 16) for name in "abc"} | {"head": nn.Linear(16, 3)}
+    model = randomized(Function(forward, **layers, join=nn.Conv1d(3, 3, 1, groups=groups)), dtype=dtype)
+    x = X[:, 0].to(dtype)
+    result: Any = prune_channels(model, x, 0.5)
+    check(model, x, result)
+    assert [layer.out_features for layer in (result.model.a, result.model.b, result.model.c)] == [8, 8, 8]
+
+
+def test_channels_in_the_place_of_pixels_stay_where_a_kernel_mixes_them() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        out: Tensor = m.head(m.join(m.a(x)[:, None])[:, 0])
+        return out
+
+    layers = {"a": nn.Linear(6, 16), "join": nn.Conv1d(1, 1, 3, padding=1), "head": nn.Linear(16, 3)}
+    reasons = {g.name: g.reason for g in find_groups(Function(forward, **layers).eval(), X[:, 0]).groups}
+    assert reasons["a"] == "aten.convolution in join works along this dimension"
+
+
+class Packed(nn.Module):
+    """One projection for all; where the keys begin is heads x width, of a configuration that counts heads first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(layers=8, heads=HEADS, key_heads=KEY_HEADS)
+        self.width = 16
+        self.qkv = nn.Linear(6, (HEADS + 2 * KEY_HEADS) * self.width)
+        self.o = nn.Linear(HEADS * self.width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv, end, keys = self.qkv(x), self.config.heads * self.width, self.config.key_heads * self.width
+        parts = qkv[..., :end], qkv[..., end : end + keys], qkv[..., end + keys :]
+        q, k, v = (part.view(*x.shape[:2], -1, self.width).transpose(1, 2) for part in parts)
+        values = F.scaled_dot_product_attention(q, k, v, scale=0.5, enable_gqa=True)
+        out: Tensor = self.o(values.transpose(1, 2).flatten(2))
+        return out
+
+
+def test_of_several_numbers_that_explain_a_size_the_width_of_a_head_follows() -> None:
+    model = randomized(Packed(), dtype=torch.float32)
+    result: Any = prune_channels(model, X, 0.5)
+    check(model, X, result)
+    assert (result.model.width, result.model.config.heads, result.model.config.key_heads) == (8, HEADS, KEY_HEADS)
+    assert not result.skipped
+
+
+class Literal(nn.Module):
+    """A width that stands in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.some, self.other = nn.Linear(6, 16), nn.Linear(16, 6), 8, 32
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.a(x).view(*x.shape[:2], 16).relu())
+        return x + y
+
+
+def test_what_nothing_helps_in_one_module_is_not_searched_for_in_the_next_of_its_class() -> None:
+    model = randomized(nn.Sequential(*(Literal() for _ in range(4))), dtype=torch.float32)
+    channels = find_groups(model, X)
+    result = prune_channels(model, X, 0.5, channels=channels)
+    assert sorted(result.skipped) == [f"{i}.a" for i in range(4)]
+    assert channels.solver is not None
+    one = find_groups(model[:1], X)
+    prune_channels(model[:1], X, 0.5, channels=one)
+    assert one.solver is not None
+    assert channels.solver.tries <= one.solver.tries + 4

@@ -301,12 +301,16 @@ def convolution(prop: Propagation, op: Op) -> IndexedValue:
     groups, is_transposed = op.arg("groups", 1), bool(op.arg("transposed", False))
     xs, ws, os = prop.shape(x), prop.shape(weight), prop.out_shape(op)
     rank = len(xs) - 2
-    xv = through(prop, op, x, range(2, 2 + rank))
+    # A kernel of one position mixes nothing along its dimension, so channels that lie there pass.
+    strides, paddings = ([*op.arg(name), *op.arg(name)[-1:] * rank][:rank] for name in ("stride", "padding"))
+    passes = [ws[2 + d] == strides[d] == 1 and paddings[d] == 0 for d in range(rank)]
+    xv = through(prop, op, x, [2 + d for d in range(rank) if not passes[d]])
     wv = through(prop, op, weight, range(2, 2 + rank))
     bv: tuple[IndexedValue, Shape] | None = prop.operand(bias) if bias is not None else None
     # Labels: 0 batch, 1 input channel of a group, 2 output channel of a group, 4 group; 10.., 20.. and 30.. are the
-    # spatial dimensions of input, kernel and output, which differ in size and do not meet.
+    # spatial dimensions of input, kernel and output, which differ in size and meet only where channels pass.
     sx, sw, so = [list(range(base, base + rank)) for base in (10, 20, 30)]
+    so = [a if passed else b for a, b, passed in zip(sx, so, passes)]
     if groups == 1:
         names = [1, 2] if is_transposed else [2, 1]
         operands: list[Operand] = [(xv, xs, [0, 1, *sx]), (wv, ws, [*names, *sw])]
