@@ -328,7 +328,7 @@ def test_weights_stay_held_through_training(changes: dict[str, Any]) -> None:
     held = held_all_ways(tiny())
     before = {name: effective_weight(held, name).clone() for name in constraints(held)}
     recalibrate(held, task().calibration)
-    fit(held, task(), toy.training(epochs=2, lr=0.01, **changes), toy.run())
+    fit(held, task(), toy.training(epochs=2, lr=0.01, **changes), toy.on_cpu())
     assert_held(held)
     assert all(not torch.equal(effective_weight(held, name), value) for name, value in before.items())
     assert torch.equal(outputs(materialize(held)), outputs(held))
@@ -353,7 +353,7 @@ def test_momentum_and_decay_of_the_time_before_the_mask_do_not_bring_weights_bac
 def test_two_processes_hold_it_too() -> None:
     held = held_all_ways(tiny())
     before = effective_weight(held, "stem.weight").clone()
-    fit(held, task(), toy.training(epochs=1, lr=0.01), toy.run(devices=2))
+    fit(held, task(), toy.training(epochs=1, lr=0.01), toy.on_cpu(devices=2))
     assert_held(held)
     assert not torch.equal(effective_weight(held, "stem.weight"), before)
 
@@ -361,12 +361,12 @@ def test_two_processes_hold_it_too() -> None:
 def test_cut_off_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.checkpoint_every_step(monkeypatch)
     plan, data = toy.training(epochs=2, lr=0.01, ema=0.5), task()
-    whole = fit(held_all_ways(tiny()), data, plan, toy.run()).model
+    whole = fit(held_all_ways(tiny()), data, plan, toy.on_cpu()).model
     cut = copy.copy(data)
     object.__setattr__(cut, "train", toy.Ending(data.train, epoch=1, at=2))
     with pytest.raises(toy.Stop):
-        fit(held_all_ways(tiny()), cut, plan, toy.run(), checkpoint=tmp_path / "c")
-    assert toy.same(fit(held_all_ways(tiny()), data, plan, toy.run(), checkpoint=tmp_path / "c").model, whole)
+        fit(held_all_ways(tiny()), cut, plan, toy.on_cpu(), checkpoint=tmp_path / "c")
+    assert toy.same(fit(held_all_ways(tiny()), data, plan, toy.on_cpu(), checkpoint=tmp_path / "c").model, whole)
 
 
 # Leaving
