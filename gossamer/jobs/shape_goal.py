@@ -161,8 +161,8 @@ class ShapeSearch:
             self.context.progress.say(f"{name}: too little time is left to train it")
             return None
         if not recovery.trains:
-            pass
-        elif recovery.lr is None and recovery.steps is not None and recovery.steps < SEARCHED_FROM:
+            return self._attempt((*steps, recovery), name)
+        if recovery.lr is None and recovery.steps is not None and recovery.steps < SEARCHED_FROM:
             recovery = replace(recovery, lr=SHORT * self.planner.tournament.usual_lr)
         elif recovery.lr is None:
             lr = self.attempts.trials(name, shape_key(steps), self._rate, steps, recovery)
