@@ -160,8 +160,8 @@ class ShapeSearch:
             self.out_of_time = True
             self.context.progress.say(f"{name}: too little time is left to train it")
             return None
-        if not recovery.trains:
-            return self._attempt((*steps, recovery), name)
+        if not recovery.trains:  # the tournament, where there was one, has put it behind the shape already
+            return self._attempt((*shape_of(steps), recovery), name)
         if recovery.lr is None and recovery.steps is not None and recovery.steps < SEARCHED_FROM:
             recovery = replace(recovery, lr=SHORT * self.planner.tournament.usual_lr)
         elif recovery.lr is None:
