@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, CorruptFile, first_line
-from gossamer.modules import inserted
+from gossamer.modules import binary, inserted
 
 MOST_BYTES, MOST_NODES, MOST_DEPTH, MOST_DIMENSIONS = 1 << 22, 1 << 16, 24, 32
 _TORCH_OWN = frozenset(vars(nn.Module()))
 
-_HOMES: dict[str, Any] = {"nn": nn, "inserted": inserted}
+_HOMES: dict[str, Any] = {"nn": nn, "inserted": inserted, "binary": binary}
 
 Plain = bool | int | float | str | None | list[Any]
 
