@@ -50,7 +50,7 @@ def analyze(
         str | None, typer.Option(help="Also time every layer: onnxruntime or openvino (float32).")
     ] = None,
     threads: ThreadsOption = None,
-    batch: BatchOption = 64,
+    batch: BatchOption = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Cut every group alone and measure the drop; needs --data.")
     ] = False,
@@ -84,7 +84,7 @@ def analyze(
     if gain not in GAINS:
         raise unknown("gain", gain, GAINS)
     from gossamer.cli.loading import Request, load_model
-    from gossamer.cli.loading_data import load_data
+    from gossamer.cli.loading_data import Consumer, load_data, usual_batch
     from gossamer.core.folder import make_place
     from gossamer.modules.blocks import removable
     from gossamer.modules.cost import analyze as analyze_network
@@ -94,7 +94,7 @@ def analyze(
         make_place(out)
     console = Console(as_json=json, quiet=quiet)
     task = (
-        load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
+        load_data(data, consumer=Consumer(model=model, weights=weights), seed=seed, progress=console.progress)
         if data is not None
         else None
     )
@@ -108,6 +108,7 @@ def analyze(
             seed=seed,
         )
     )
+    batch = usual_batch(source.example_inputs, batch)
     with console.progress.busy("analyze"):
         analysis = analyze_network(source.model, source.example_inputs)
     times = _layer_times(source, runtime, threads, batch) if runtime is not None else {}

@@ -1,5 +1,6 @@
 """`gossamer compress`: the main job."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from gossamer.cli.options import (
     MaxDropOption,
     ModelArgument,
     ParamsOption,
+    PreprocessingOption,
     QuietOption,
     RandomOption,
     RuntimeOption,
@@ -50,6 +52,7 @@ def compress(
     data: DataOption = "auto",
     augment: AugmentOption = None,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
     random: RandomOption = False,
     teacher: Annotated[
         str | None,
@@ -66,7 +69,7 @@ def compress(
     ] = None,
     runtime: RuntimeOption = "onnxruntime",
     threads: ThreadsOption = None,
-    batch: BatchOption = 64,
+    batch: BatchOption = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Steps to take instead of planning; a file or a shipped name.")
     ] = None,
@@ -106,7 +109,7 @@ def compress(
         "file_bytes": file_bytes,
         "compression_ratio": compression_ratio,
     }
-    goal = _goal(asked, recipe, runtime=runtime, threads=threads, batch=batch, time_budget=time_budget)
+    goal = _goal(asked, recipe, runtime=runtime, threads=threads, time_budget=time_budget)
     for option, value in (("--epochs", epochs), ("--lr", lr), ("--time-budget", time_budget)):
         if recipe is not None and value is not None:
             raise BadInput(f"{option} is for planned jobs; with --recipe, write it into the steps of the recipe")
@@ -117,7 +120,7 @@ def compress(
 
     with console.progress.busy(LOADING):
         from gossamer.cli.loading import Request, judged, load_model, ready_to_train
-        from gossamer.cli.loading_data import load_data
+        from gossamer.cli.loading_data import Consumer, load_data, usual_batch
         from gossamer.core.context import Context
         from gossamer.jobs.compression import compress as run_job
         from gossamer.jobs.recipe import load_recipe
@@ -128,8 +131,9 @@ def compress(
         if augment is None:
             augment = plan.augment if plan is not None else True
         sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-        known: dict[str, Any] = {"model": model, "weights": weights}
-        task = load_data(data, **known, **sizes, seed=seed, augment=augment, progress=console.progress)
+        known = Consumer(model=model, weights=weights, preprocessing=preprocessing)
+        task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment, progress=console.progress)
+        goal = replace(goal, batch=usual_batch(task.example_inputs, batch))
         folder = out or default_folder(model, task.name)
         source = load_model(
             Request(model=model, task=task, weights=weights, random=random, seed=seed), console.progress

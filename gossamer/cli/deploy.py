@@ -16,6 +16,7 @@ from gossamer.cli.options import (
     JsonOption,
     ModelArgument,
     OptionalDataOption,
+    PreprocessingOption,
     QuietOption,
     SeedOption,
     ShapeOption,
@@ -43,6 +44,7 @@ def export(
     out: Annotated[Path, typer.Option(metavar="FILE", help="An .onnx or a .pt2 file.")],
     data: OptionalDataOption = None,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
     shape: ShapeOption = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantize to int8 (.onnx), calibrated and checked on --data.")
@@ -63,20 +65,19 @@ def export(
         raise BadInput("--int8 writes an .onnx and needs --data, on which it is calibrated and checked")
     if not int8:
         refuse_idle(context, ["max_drop"], "it is about --int8")
-    if data is not None:
+    if data is None:
+        refuse_idle(context, ["preprocessing"], "it is about the images of --data")
+    else:
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
         from gossamer.cli.loading import Request, judged, load_model
-        from gossamer.cli.loading_data import load_data
+        from gossamer.cli.loading_data import Consumer, load_data
         from gossamer.core.folder import make_place, writing
 
         make_place(out)
-        task = (
-            load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
-            if data is not None
-            else None
-        )
+        known = Consumer(model=model, weights=weights, preprocessing=preprocessing)
+        task = load_data(data, consumer=known, seed=seed, progress=console.progress) if data is not None else None
         request = Request(model=model, task=task, weights=weights, shape=shape, seed=seed)
         source = load_model(request, console.progress)
         task = judged(task, source, console.progress.say) if task is not None else None
@@ -139,7 +140,7 @@ def bench(
     weights: WeightsOption = None,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
-    batch: BatchOption = 64,
+    batch: BatchOption = None,
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Timed runs of each network.")] = 50,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -151,12 +152,12 @@ def bench(
     if data is not None:
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
     from gossamer.cli.loading import Request
-    from gossamer.cli.loading_data import load_data
+    from gossamer.cli.loading_data import Consumer, load_data, usual_batch
     from gossamer.cli.runners import check_argument, open_model, with_batch
     from gossamer.measure import latency
 
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, model=models[0], progress=console.progress) if data is not None else None
+    task = load_data(data, consumer=Consumer(model=models[0]), progress=console.progress) if data is not None else None
     for name in models:
         check_argument(name)
     for kind in runtime:
@@ -169,6 +170,7 @@ def bench(
             with console.progress.busy(f"open {name} on {kind}"):
                 opened[name, kind] = open_model(request, runtime=kind, threads=threads)
     inputs = _same_inputs({name: o.example_inputs for (name, _), o in opened.items()})
+    batch = usual_batch(inputs, batch)
     with console.progress.busy("measure"):
         times = latency(
             {"\n".join(key): o.runner for key, o in opened.items()}, with_batch(inputs, batch), repeats=repeats

@@ -1,5 +1,6 @@
 """`gossamer distill`: train a small network from a large one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,7 +100,7 @@ def distill(
     file_bytes: FileBytesOption = None,
     runtime: RuntimeOption = "onnxruntime",
     threads: ThreadsOption = None,
-    batch: BatchOption = 64,
+    batch: BatchOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Result folder. Default: out/STUDENT-from-TEACHER-DATA.")
     ] = None,
@@ -121,14 +122,14 @@ def distill(
         "params": params,
         "file_bytes": file_bytes,
     }
-    goal = _goal(student, limits, runtime=runtime, threads=threads, batch=batch)
+    goal = _goal(student, limits, runtime=runtime, threads=threads)
     if student == AUTO:
         refuse_idle(context, ["weights"], "--student auto is cut out of the teacher, with the teacher's weights")
     refuse_idle_loading(context, data)
     chosen = _method(method, option or [], epochs=epochs, lr=lr)
 
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading_data import load_data
+        from gossamer.cli.loading_data import load_data, usual_batch
         from gossamer.core.context import Context
         from gossamer.core.folder import make_folder
         from gossamer.jobs.distillation import distill as run_job
@@ -137,6 +138,7 @@ def distill(
         make_folder(cache)
     sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
     task = load_data(data, **sizes, seed=seed, augment=augment is not False, progress=console.progress)
+    goal = replace(goal, batch=usual_batch(task.example_inputs, batch))
     own = None if student == AUTO else _source(student, task, seed, weights=weights, fresh=True)
     learner: Any = AUTO if own is None else own.model
     teachers = [_teacher(text, task, seed) for text in teacher]

@@ -4,6 +4,8 @@ A built-in name, a folder of class folders, `package.module:task`, or `auto`.
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,24 @@ from gossamer.core.user_code import call, is_reference, resolve
 from gossamer.errors import BadInput, CorruptFile
 
 AUTO = "auto"
+USUAL_BATCH = 64
 PREPROCESSING = "preprocessing"  # in the header of a file of weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consumer:
+    """The network that data are for, and its weights, as far as they are named; either may say how images become
+    inputs. preprocessing: what the user says of that (`image_fields.parse_fields`), which comes first."""
+
+    model: str | None = None
+    weights: Path | None = None
+    preprocessing: str | None = None
 
 
 def load_data(
     text: str,
     *,
-    model: str | None = None,
-    weights: Path | None = None,
+    consumer: Consumer | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     seed: int = 0,
@@ -30,22 +42,28 @@ def load_data(
 ) -> Task:
     """The task of a data argument. "auto" takes Fashion-MNIST where it is found, else digits, and says which.
 
-    model, weights: for which the data are. Images of a folder are then made as they were in the training of it, where
-    that is known.
+    consumer: the network that the data are for. Images of a folder are made as it wants them, as far as that is known.
 
     batch_size: None for 128, fewer of large images. workers: threads that prepare batches ahead. A task of the user's
     own has its own of both.
     """
+    consumer = consumer or Consumer()
     if not is_reference(text):
-        form = None
+        form, chosen = None, dict[str, Any]()
         if Path(text).is_dir():
-            known = (preprocessing_for(str(source)) for source in (weights, model) if source is not None)
+            sources = (consumer.weights, consumer.model)
+            known = (preprocessing_for(str(source)) for source in sources if source is not None)
             form = next((one for one in known if one is not None), None)
-        task = _loaded(text, form, batch_size=batch_size, seed=seed, augment=augment, progress=progress)
+            chosen = _image_fields(consumer, form, progress)
+        elif consumer.preprocessing is not None:
+            raise BadInput(f"--preprocessing is for folders of images; {text} has its own")
+        task = _loaded(
+            text, form, image_fields=chosen, batch_size=batch_size, seed=seed, augment=augment, progress=progress
+        )
         for loader in (task.train, task.validation, task.test, task.calibration):
             loader.workers = workers or 0  # type: ignore[union-attr]
         return task
-    given = {"--batch-size": batch_size, "--workers": workers}
+    given = {"--batch-size": batch_size, "--workers": workers, "--preprocessing": consumer.preprocessing}
     for option, value in given.items():
         if value is not None:
             raise BadInput(f"{option} is for built-in data and folders of images; {text} makes its own batches")
@@ -55,14 +73,41 @@ def load_data(
     return made
 
 
-def _loaded(text: str, form: Preprocessing | None, *, progress: Progress | None, **options: Any) -> Task:
+def _image_fields(consumer: Consumer, form: Preprocessing | None, progress: Progress | None) -> dict[str, Any]:
+    """What the user says of images, and before it what an `.onnx` file says that does not know its preprocessing."""
+    from gossamer.cli.image_fields import fields_of_onnx, parse_fields
+
+    model, chosen = consumer.model, parse_fields(consumer.preprocessing) if consumer.preprocessing is not None else {}
+    if form is None and model is not None and Path(model).suffix == ".onnx" and Path(model).is_file():
+        say = (progress or Silent()).say if "mean" not in chosen else Silent().say
+        return fields_of_onnx(Path(model), say) | chosen
+    return chosen
+
+
+def _loaded(
+    text: str,
+    form: Preprocessing | None,
+    *,
+    image_fields: dict[str, Any],
+    progress: Progress | None,
+    **options: Any,
+) -> Task:
     from gossamer.data import default_task, load_task
 
     if text != AUTO:
-        return load_task(text, progress=progress, preprocessing=form, **options)
+        return load_task(text, progress=progress, preprocessing=form, image_fields=image_fields, **options)
     task, which = default_task(progress=progress, **options)
     (progress or Silent()).say(which)
     return task
+
+
+def usual_batch(inputs: Sequence[Any], asked: int | None) -> int:
+    """Samples of a call that is timed: as many as were asked for, or 64, fewer where they are large."""
+    if asked is not None:
+        return asked
+    from gossamer.data.batches import largest_batch
+
+    return min(USUAL_BATCH, largest_batch(inputs[0].shape))
 
 
 def preprocessing_for(model: str) -> Preprocessing | None:

@@ -47,6 +47,16 @@ WeightsOption = Annotated[
     Path | None,
     typer.Option("--weights", metavar="FILE", help="Trained weights: .safetensors, or .pt with tensors only."),
 ]
+PreprocessingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocessing",
+        metavar="FIELDS",
+        help="How images of a folder become inputs: a JSON file, or size=HxW,numbers=0-255,order=bgr,layout=nhwc,... "
+        "Numbers: imagenet, 0-1, 0-255 or -1-1.",
+        show_default="the network's, where known",
+    ),
+]
 AugmentOption = Annotated[
     bool | None,
     typer.Option(
@@ -126,7 +136,12 @@ ThreadsOption = Annotated[
         help="Threads of the runtime.",
     ),
 ]
-BatchOption = Annotated[int, typer.Option(min=1, metavar="N", help="Samples per call when latency is measured.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Samples per call when latency is measured.", show_default="64, fewer if large"
+    ),
+]
 LearningRateOption = Annotated[
     float | None, typer.Option("--lr", help="Highest learning rate.", show_default="found by short trials")
 ]

@@ -11,9 +11,11 @@ import typer
 from gossamer.cli.console import LOADING, Console
 from gossamer.cli.errors import GOAL_MISSED
 from gossamer.cli.options import (
+    BatchOption,
     DataOption,
     JsonOption,
     ModelArgument,
+    PreprocessingOption,
     QuietOption,
     SeedOption,
     ThreadsOption,
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from gossamer.ptq.fallback import Quantized
 
 RUNS = ("onnxruntime", "openvino")  # int8 files
-BATCH = 64
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +41,7 @@ def quantize(
     model: ModelArgument,
     data: DataOption = "auto",
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An .onnx file. Default: MODEL.int8.onnx, here.")
     ] = None,
@@ -49,12 +51,7 @@ def quantize(
     runtime: Annotated[str, typer.Option(help="Where it is judged and timed: onnxruntime or openvino.")] = RUNS[0],
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Samples that it is calibrated on.")] = 512,
     threads: ThreadsOption = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Samples per call when latency is measured.", show_default="64, fewer if large"
-        ),
-    ] = None,
+    batch: BatchOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -72,13 +69,15 @@ def quantize(
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
         from gossamer.cli.loading import Request, judged, load_model
-        from gossamer.cli.loading_data import load_data
+        from gossamer.cli.loading_data import Consumer, load_data, usual_batch
         from gossamer.core.folder import make_place, writing
+        from gossamer.search.cost_model import first_samples
 
-        task = load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
+        known = Consumer(model=model, weights=weights, preprocessing=preprocessing)
+        task = load_data(data, consumer=known, seed=seed, progress=console.progress)
         source = load_model(Request(model=model, task=task, weights=weights, seed=seed), console.progress)
         task = judged(task, source, console.progress.say)
-        inputs = _batch(task, batch)
+        inputs = first_samples(task.validation, usual_batch(task.example_inputs, batch))
         out = out or Path(f"{source.name}.int8.onnx")
         make_place(out)
     with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
@@ -132,17 +131,6 @@ def quantized(
     context = Context(progress=console.progress)
     int8 = quantize_int8(float_path, task, folder, goal=goal, reference=before, samples=samples, context=context)
     return Made(before=before, float_path=float_path, int8=int8)
-
-
-def _batch(task: "Task", batch: int | None) -> "tuple[Any, ...]":
-    """Validation samples to time a call with; None: as many as the data's own batches have, at most 64."""
-    from gossamer.core.batches import inputs_and_target
-    from gossamer.search.cost_model import first_samples
-
-    if batch is None:
-        inputs, _ = inputs_and_target(next(iter(task.validation)))
-        batch = min(BATCH, len(inputs[0]))
-    return first_samples(task.validation, batch)
 
 
 def _times(

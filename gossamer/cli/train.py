@@ -18,6 +18,7 @@ from gossamer.cli.options import (
     JsonOption,
     LearningRateOption,
     OptionalDataOption,
+    PreprocessingOption,
     QuietOption,
     RandomOption,
     SeedOption,
@@ -96,7 +97,7 @@ def train(
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
         from gossamer.cli.loading import Request, load_model
-        from gossamer.cli.loading_data import load_data
+        from gossamer.cli.loading_data import Consumer, load_data
         from gossamer.core.context import Context
         from gossamer.core.folder import lock_folder, make_place
 
@@ -106,8 +107,8 @@ def train(
     with lock_folder(target.parent, f".{target.name}.lock"):
         sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         # Fresh weights know nothing of images.
-        known: dict[str, Any] = {"model": model if weights is not None else None, "weights": weights}
-        task = load_data(data, **known, **sizes, seed=seed, augment=augment, progress=console.progress)
+        known = Consumer(model=model if weights is not None else None, weights=weights)
+        task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment, progress=console.progress)
         bare = weights is None
         request = Request(model=model, task=task, weights=weights, random=bare, new_head=not bare, seed=seed)
         source = load_model(request, console.progress)
@@ -165,6 +166,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}, or an .onnx file.")],
     data: DataOption,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
     random: RandomOption = False,
     split: Annotated[str | None, typer.Option(help="validation or test; default: test, where there is one.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Default: onnxruntime for .onnx, else torch.")] = None,
@@ -181,11 +183,12 @@ def evaluate(
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
         from gossamer.cli.loading import Request
-        from gossamer.cli.loading_data import load_data
+        from gossamer.cli.loading_data import Consumer, load_data
         from gossamer.cli.runners import open_model
         from gossamer.measure import calibration, evaluate, score_record
 
-        task = load_data(data, model=model, weights=weights, seed=seed, progress=console.progress)
+        known = Consumer(model=model, weights=weights, preprocessing=preprocessing)
+        task = load_data(data, consumer=known, seed=seed, progress=console.progress)
         request = Request(model=model, task=task, weights=weights, random=random, seed=seed)
         runner = open_model(request, runtime=runtime, threads=threads).runner
     split = split or task.final_split

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,9 +154,11 @@ def make_task(
     batch_size = min(BATCH, largest) if batch_size is None else batch_size
 
     def batches(split: DataSplit, index: Tensor | None, labels: Tensor | None) -> Batches:
-        size, index = min(batch_size, largest), torch.arange(split.images.shape[0]) if index is None else index
-        return Batches(split.images, labels, index=index, batch_size=size, normalisation=normalisation, seed=seed)
+        options: dict[str, Any] = {"index": torch.arange(split.images.shape[0]) if index is None else index}
+        return Batches(split.images, labels, batch_size=min(batch_size, largest), **options, **common)
 
+    common: dict[str, Any] = {"normalisation": normalisation, "seed": seed}
+    common["layout"] = "nchw" if preprocessing is None else preprocessing.layout
     held_out = batches(validation, taken, validation.labels)
     return Task(
         name=name,
@@ -164,11 +167,10 @@ def make_task(
             train.labels,
             index=kept,
             batch_size=min(batch_size, len(kept)),
-            normalisation=normalisation,
             augmentation=augmentation,
             shuffle=True,
             drop_last=True,
-            seed=seed,
+            **common,
         ),
         validation=held_out,
         test=batches(test, None, test.labels),

@@ -133,6 +133,7 @@ class Batches:
     augmentation: Augmentation | None = None
     shuffle: bool = False
     drop_last: bool = False
+    layout: str = "nchw"  # or "nhwc", with the channels last
     seed: int = 0
     epoch: int = field(init=False, default=0)
     rank: int = field(init=False, default=0)
@@ -202,7 +203,8 @@ class Batches:
         if self.world > 1:
             x_NCHW, picked = x_NCHW[self.rank :: self.world], picked[self.rank :: self.world]
         x_NCHW = self.normalisation(x_NCHW)
-        return x_NCHW if self.labels is None else (x_NCHW, self.labels[picked])
+        x = x_NCHW if self.layout == "nchw" else x_NCHW.permute(0, 2, 3, 1).contiguous()
+        return x if self.labels is None else (x, self.labels[picked])
 
     def _generator(self, purpose: int, number: int = 0) -> torch.Generator:
         mixed = np.random.SeedSequence((self.seed, self.epoch, purpose, number)).generate_state(1, np.uint64)

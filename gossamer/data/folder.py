@@ -1,7 +1,7 @@
 """Folders of images: one folder for every class."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,14 @@ class ImageChoices:
         background: what transparent images lie on.
         preprocessing: of the network, in the place of what suits the images; only the range of the values is the
             images' own.
+        fields: of a `Preprocessing`, by name, in the place of what these say. A single mean or std is that of every
+            channel.
     """
 
     size: int | None = None
     background: str = "white"
     preprocessing: Preprocessing | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def folder_task(
@@ -163,7 +166,7 @@ def folder_task(
         test=split(test),
         classes=classes,
         normalisation=Normalisation(mean=form.mean, std=form.std),
-        augmentation=Augmentation(pad=form.size // 8, flip=True) if augment else None,
+        augmentation=Augmentation(pad=min(form.sides) // 8, flip=True) if augment else None,
         validation=split(held_out) if isinstance(held_out, LabelledFiles) else held_out,
         calibration=calibration,
         batch_size=batch_size,
@@ -175,9 +178,18 @@ def folder_task(
 def _form(paths: Sequence[Path], train: Sequence[Path], choices: ImageChoices) -> Preprocessing:
     """That of the network, where it is known, with the range of the images' own values; else what suits these."""
     form, chosen = common_form(paths, train, size=choices.size, background=choices.background), choices.preprocessing
-    if chosen is None:
-        return form
-    return replace(chosen, range=form.range, background=images.check_background(chosen.background))
+    if chosen is not None:
+        form = replace(chosen, range=form.range)
+    known: dict[str, Any] = {one.name: getattr(form, one.name) for one in fields(form)} | dict(choices.fields)
+    usual = COLOUR if known["channels"] == 3 else GREY
+    for name in ("mean", "std"):
+        numbers = tuple(known[name])
+        if len(numbers) == 1 and name in choices.fields:
+            numbers *= known["channels"]
+        known[name] = numbers if name in choices.fields or len(numbers) == known["channels"] else getattr(usual, name)
+    form = Preprocessing(**known)
+    images.check_background(form.background)
+    return form
 
 
 def class_folders_in(folder: Path) -> bool:

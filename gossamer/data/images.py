@@ -50,7 +50,7 @@ TURNS = {
 
 
 class ImageFiles:
-    """Images in files as if they were a tensor (N, C, size, size): indexed by a tensor of positions.
+    """Images in files as if they were a tensor (N, C, height, width): indexed by a tensor of positions.
 
     They come as uint8, or as floats in [0, 1] where the files hold more than 8 bits. Decoded by several threads when
     asked for, and kept if all of them fit into a quarter of a gibibyte.
@@ -59,7 +59,7 @@ class ImageFiles:
     def __init__(self, paths: Sequence[Path], form: Preprocessing) -> None:
         self.paths = list(paths)
         self.form = form
-        self.shape = (len(self.paths), form.channels, form.size, form.size)
+        self.shape = (len(self.paths), form.channels, *form.sides)
         self.cache: Tensor | None = None
         dtype = torch.uint8 if form.range == BYTE_RANGE else torch.float32
         if math.prod(self.shape) * dtype.itemsize <= CACHE_BYTES:
@@ -110,8 +110,8 @@ def _opened(path: Path, most: float, form: Preprocessing | None = None) -> Itera
     """An image of at most so many pixels. form: what it is decoded for, which saves most of the work with JPEG."""
     with closing(Image.open(path)) as image:
         if form is not None:
-            wanted = scaled_side(form)
-            image.draft("RGB" if form.channels == 3 else "L", (wanted, wanted))
+            height, width = scaled_sides(form)
+            image.draft("RGB" if form.channels == 3 else "L", (width, height))
         if math.prod(image.size) > most:
             raise _Later
         yield image
@@ -126,7 +126,7 @@ def large_images() -> Iterator[None]:
 
 
 def decode_image(path: Path, form: Preprocessing, most: float = math.inf) -> Tensor:
-    """One image as (C, size, size): uint8, or float32 in [0, 1] where the form's range is not that of 8 bits.
+    """One image as (C, height, width): uint8, or float32 in [0, 1] where the form's range is not that of 8 bits.
 
     Only the part that is kept is converted, and what is much larger than asked for is averaged down strip by strip, so
     that memory is little more than what the decoder itself takes, whatever the sides are.
@@ -146,6 +146,7 @@ def _read(opened: Image.Image, form: Preprocessing) -> Tensor:
     image = image if turn is None else image.transpose(turn)
     values = torch.from_numpy(np.array(image))
     values = values.permute(2, 0, 1) if values.dim() == 3 else values.expand(form.channels, -1, -1)
+    values = values.flip(0) if form.order == "bgr" else values
     if values.dtype == torch.uint8:
         return values.contiguous() if form.range == BYTE_RANGE else values / 255
     if not values.isfinite().all():
@@ -157,30 +158,32 @@ def _read(opened: Image.Image, form: Preprocessing) -> Tensor:
     return values.mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
-def scaled_side(form: Preprocessing) -> int:
-    """Pixels of the shorter side of the whole image, of which the middle is taken."""
-    return math.floor(form.size / (form.crop or 1.0) + 1e-6)
+def scaled_sides(form: Preprocessing) -> tuple[int, int]:
+    """Height and width that the whole image is scaled to cover, of which the middle is taken."""
+    height, width = (math.floor(side / (form.crop or 1.0) + 1e-6) for side in form.sides)
+    return height, width
 
 
 def kept_box(width: int, height: int, form: Preprocessing) -> tuple[float, float, float, float]:
-    """The part of an image that is scaled to size x size: left, top, right, bottom, in its pixels.
+    """The part of an image that is scaled to the form's sides: left, top, right, bottom, in its pixels.
 
-    It is what is left when the shorter side is scaled and the middle is cut out in whole pixels.
+    It is what is left when the image is scaled to cover them and the middle is cut out in whole pixels.
     """
     if form.crop is None:
         return 0.0, 0.0, float(width), float(height)
-    scale = scaled_side(form) / min(width, height)
-    left, top = ((round(side * scale) - form.size) // 2 / scale for side in (width, height))
-    side = form.size / scale
-    return left, top, min(float(width), left + side), min(float(height), top + side)
+    scale = max(wanted / side for wanted, side in zip(scaled_sides(form), (height, width)))
+    top, left = ((round(side * scale) - kept) // 2 / scale for side, kept in zip((height, width), form.sides))
+    kept_height, kept_width = (side / scale for side in form.sides)
+    return left, top, min(float(width), left + kept_width), min(float(height), top + kept_height)
 
 
 def _resized(image: Image.Image, box: tuple[float, float, float, float], form: Preprocessing) -> Image.Image:
     """The box of an image, converted and scaled."""
-    shortest = min(box[2] - box[0], box[3] - box[1])
-    factor = max(1, int(shortest / (form.size * GAP)))
+    height, width = form.sides
+    shrinks = (box[2] - box[0]) / width, (box[3] - box[1]) / height
+    factor = max(1, int(min(shrinks) / GAP))
     # What the filter looks at beside the box.
-    margin = math.ceil(4 * max(1.0, max(box[2] - box[0], box[3] - box[1]) / form.size))
+    margin = math.ceil(4 * max(1.0, *shrinks))
     left, top = (max(0, int(edge - margin)) for edge in box[:2])
     right, bottom = (min(side, math.ceil(edge + margin)) for side, edge in zip(image.size, box[2:]))
     rows = max(1, STRIP // (right - left) // factor) * factor
@@ -196,7 +199,7 @@ def _resized(image: Image.Image, box: tuple[float, float, float, float], form: P
     limits = (*small.size, *small.size)
     inside = tuple(min(edge / factor, float(limit)) for edge, limit in zip(edges, limits))
     filter_ = Image.Resampling[form.interpolation.upper()]
-    return small.resize((form.size, form.size), filter_, box=inside)  # type: ignore[arg-type]
+    return small.resize((width, height), filter_, box=inside)  # type: ignore[arg-type]
 
 
 def _converted(image: Image.Image, form: Preprocessing) -> Image.Image:

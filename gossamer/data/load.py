@@ -1,7 +1,9 @@
 """Built-in data sets and folders of images as tasks."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Progress
@@ -26,6 +28,7 @@ def load_task(
     size: int | None = None,
     background: str = "white",
     preprocessing: Preprocessing | None = None,
+    image_fields: Mapping[str, Any] | None = None,
     root: Path | str | None = None,
     download: bool = True,
     augment: bool = True,
@@ -48,6 +51,7 @@ def load_task(
             else 224. Built-in sets have a size, background and preprocessing of their own.
         background: what transparent images lie on ("white", "black", "#rrggbb").
         preprocessing: that of the network that the images are for, in the place of size and background.
+        image_fields: fields of a `Preprocessing` in the place of those that follow from the others, for folders.
         root: the only folder that built-in sets are looked for in, and downloaded to.
         download: whether a built-in set that is not found is downloaded.
         augment: shift and mirror training images as is usual for the data set; networks too small to profit do without.
@@ -86,7 +90,9 @@ def load_task(
         folders = require("gossamer.data.folder")
         task: Task = folders.folder_task(
             folder,
-            folders.ImageChoices(size=size, background=background, preprocessing=preprocessing),
+            folders.ImageChoices(
+                size=size, background=background, preprocessing=preprocessing, fields=image_fields or {}
+            ),
             validation=validation,
             augment=augment,
             calibration=calibration,

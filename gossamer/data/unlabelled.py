@@ -71,10 +71,12 @@ def unlabelled_task(
 
     def batches(index: torch.Tensor, **options: Any) -> Batches:
         norm, few = Normalisation(mean=form.mean, std=form.std), min(size, len(index))
-        return Batches(images, None, index=index, batch_size=few, normalisation=norm, seed=seed, **options)
+        return Batches(
+            images, None, index=index, batch_size=few, normalisation=norm, layout=form.layout, seed=seed, **options
+        )
 
     held_out = batches(order[first:second].sort().values)
-    shifted = Augmentation(pad=form.size // 8, flip=True) if augment else None
+    shifted = Augmentation(pad=min(form.sides) // 8, flip=True) if augment else None
     return Task(
         name=name,
         train=batches(order[:first], augmentation=shifted, shuffle=True, drop_last=True),

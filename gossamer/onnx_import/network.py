@@ -1,7 +1,9 @@
 """The network that an ONNX graph becomes: its nodes as modules, run in their order."""
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -9,11 +11,21 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as _dispatch_modes
 
 from gossamer.errors import BadInput, GossamerError, first_line
 from gossamer.onnx_import import operators
 from gossamer.onnx_import.registry import BUILDERS, Built, OnnxNode
-from gossamer.onnx_import.values import AtMost, TooLarge, as_tensor, bounded, constant_value, element_count, is_zero
+from gossamer.onnx_import.values import (
+    MOST_ELEMENTS,
+    AtMost,
+    TooLarge,
+    as_tensor,
+    bounded,
+    constant_value,
+    element_count,
+    is_zero,
+)
 
 MOST_FOLDED = 1 << 24  # elements of a constant that is computed at import
 STATES = {"LSTM": 5, "GRU": 5}  # from which input on there are initial states
@@ -82,8 +94,32 @@ class OnnxNetwork(NodeGraph):
         if len(inputs) != len(self.inputs):
             names = ", ".join(self.inputs)
             raise BadInput(f"the network takes {len(self.inputs)} inputs ({names}), got {len(inputs)}")
-        found = [as_tensor(x) for x in self.run(dict(zip(self.inputs, inputs)))]
+        with _bounded_run(self, inputs):
+            found = [as_tensor(x) for x in self.run(dict(zip(self.inputs, inputs)))]
         return found[0] if len(found) == 1 else tuple(found)
+
+
+_SEEN: weakref.WeakKeyDictionary[nn.Module, set[Any]] = weakref.WeakKeyDictionary()  # shapes that were run already
+
+
+@contextlib.contextmanager
+def _bounded_run(network: OnnxNetwork, inputs: Sequence[Any]) -> Iterator[None]:
+    """The first run on inputs of these shapes makes no value that is far larger than any network's. Traces, which have
+    a dispatch mode or values of their own, are left alone."""
+    seen = _SEEN.setdefault(network, set())
+    shapes = tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in inputs)
+    plain = all(type(x) in (Tensor, nn.Parameter) for x in inputs)
+    if not plain or torch.compiler.is_compiling() or _dispatch_modes() or shapes in seen:
+        yield
+        return
+    samples = max((shape[0] for shape in shapes if shape), default=1)
+    try:
+        with AtMost(MOST_ELEMENTS * max(1, samples)):
+            yield
+    except TooLarge as large:
+        bounded(large.elements / max(1, samples))
+        raise
+    seen.add(shapes)
 
 
 class Branch(nn.Module):

@@ -77,6 +77,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--method": ("--method", "distill.dkd"),
     "--out": ("--out", "other"),
     "--params": ("--params", "5k"),
+    "--preprocessing": ("--preprocessing", "size=7"),
     "--recipe": ("--recipe", "other.yaml"),
     "--repeats": ("--repeats", "7"),
     "--runtime": ("--runtime", "torch"),

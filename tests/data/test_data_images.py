@@ -14,7 +14,7 @@ from PIL import Image
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.data import images, load_task
-from gossamer.data.images import decode_image, find_range, kept_box, scaled_side
+from gossamer.data.images import decode_image, find_range, kept_box, scaled_sides
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.measure.memory import peak_growth
 
@@ -324,7 +324,7 @@ def test_strips_and_boxes_give_what_scaling_the_whole_and_cutting_gives(
     if crop is None:
         expected = plain.resize((16, 16), Image.Resampling.BILINEAR)
     else:
-        scale = scaled_side(wanted) / min(plain.size)
+        scale = scaled_sides(wanted)[0] / min(plain.size)
         width, height = (round(side * scale) for side in plain.size)
         left, top = (width - 16) // 2, (height - 16) // 2
         expected = plain.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 16, top + 16))
@@ -335,8 +335,8 @@ def test_strips_and_boxes_give_what_scaling_the_whole_and_cutting_gives(
 def test_the_middle_is_what_pretrained_networks_are_evaluated_on() -> None:
     """256 scaled and 224 cut out, as everywhere: the middle 7/8 of the shorter side."""
     wanted = form(224, crop=0.875)
-    assert scaled_side(wanted) == 256
+    assert scaled_sides(wanted) == (256, 256)
     assert kept_box(512, 512, wanted) == (32, 32, 480, 480)
-    assert scaled_side(form(224, crop=224 / 232)) == 232
-    assert scaled_side(form(224, crop=0.9)) == 248
+    assert scaled_sides(form(224, crop=224 / 232)) == (232, 232)
+    assert scaled_sides(form(224, crop=0.9)) == (248, 248)
     assert kept_box(100, 50, form(224, crop=None)) == (0, 0, 100, 50)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from gossamer.cli.loading import PRETRAINED, Request, load_model
-from gossamer.cli.loading_data import PREPROCESSING, load_data, preprocessing_for
+from gossamer.cli.loading_data import PREPROCESSING, Consumer, load_data, preprocessing_for
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Silent
 from gossamer.core.task import check, description
@@ -91,10 +91,10 @@ def test_a_name_that_timm_has_not_is_refused_with_the_nearest(name: str, said: s
 
 
 def test_images_are_made_as_in_the_network_s_training(tmp_path: Path) -> None:
-    task = load_data(str(folder(tmp_path, "a", "b")), model=NAME)
+    task = load_data(str(folder(tmp_path, "a", "b")), consumer=Consumer(model=NAME))
     assert task.preprocessing == FORM
     assert task.example_inputs[0].shape[1:] == (3, 160, 160)
-    assert load_data(str(tmp_path), model="resnet20").example_inputs[0].shape[1:] == (3, 20, 20)
+    assert load_data(str(tmp_path), consumer=Consumer(model="resnet20")).example_inputs[0].shape[1:] == (3, 20, 20)
 
 
 def test_torchvision_s_transforms_are_taken_over() -> None:
@@ -109,7 +109,7 @@ def test_torchvision_s_transforms_are_taken_over() -> None:
 def test_outputs_are_mapped_to_the_classes_of_the_data_by_their_names(
     tmp_path: Path, trained: nn.Module, names: tuple[str, str]
 ) -> None:
-    task = load_data(str(folder(tmp_path / "data", *names)), model=NAME)
+    task = load_data(str(folder(tmp_path / "data", *names)), consumer=Consumer(model=NAME))
     progress = Heard()
     source = load_model(Request(model=NAME, task=task), progress)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_outputs_are_mapped_to_the_classes_of_the_data_by_their_names(
 
 
 def test_other_classes_are_refused_with_what_to_do(tmp_path: Path, trained: nn.Module) -> None:
-    task = load_data(str(folder(tmp_path / "data", "good", "scratched")), model=NAME)
+    task = load_data(str(folder(tmp_path / "data", "good", "scratched")), consumer=Consumer(model=NAME))
     with pytest.raises(BadInput, match=r"gives 1000 outputs, but the data has 2 classes; name .* or train a new last"):
         load_model(Request(model=NAME, task=task))
     with pytest.raises(BadInput, match="the network gives 1000 outputs, but the data has 2 classes"):
@@ -137,7 +137,7 @@ def test_outputs_of_the_user_s_own_measure_are_nobody_s_business(tmp_path: Path,
 def test_a_training_gets_a_new_last_layer_for_other_classes_and_says_so(
     tmp_path: Path, trained: nn.Module, weights: Path
 ) -> None:
-    task = load_data(str(folder(tmp_path / "data", "good", "scratched")), model=NAME)
+    task = load_data(str(folder(tmp_path / "data", "good", "scratched")), consumer=Consumer(model=NAME))
     progress = Heard()
     file = weights if weights == PRETRAINED else tmp_path / weights
     made = load_model(Request(model=NAME, task=task, weights=file, new_head=True), progress).model
@@ -193,7 +193,7 @@ def test_a_result_folder_and_a_file_of_weights_say_it_and_later_commands_follow(
     note = {PREPROCESSING: json.dumps(description(task))}
     save_weights(nn.Linear(1, 1), tmp_path / "w.safetensors", note)
     for known in ({"model": str(tmp_path / "result")}, {"weights": tmp_path / "w.safetensors"}):
-        again = load_data(str(tmp_path / "data"), **known)  # type: ignore[arg-type]
+        again = load_data(str(tmp_path / "data"), consumer=Consumer(**known))  # type: ignore[arg-type]
         assert again.preprocessing == task.preprocessing and again.example_inputs[0].shape[2:] == (10, 10)
 
 

@@ -219,3 +219,24 @@ def test_sizes_that_the_file_leaves_free_have_to_be_given(tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="1x3x\\?"):
         example_inputs(again)
     assert example_inputs(again, {0: (2, 3, 7)})[0].shape == (2, 3, 7)
+
+
+def test_inputs_of_other_sizes_than_the_file_names_are_checked_as_well(tmp_path: Path) -> None:
+    path = export_onnx(TwoHeads().eval(), torch.rand(2, 3, 16, 16), tmp_path / "a.onnx", dynamic_batch=False)
+    network = import_onnx(path)
+    assert network.shapes == ((2, 3, 16, 16),)
+    assert check_import(path, network, (torch.rand(1, 3, 32, 24),)) < 1e-4
+
+
+def test_a_run_makes_no_value_that_is_far_too_large(tmp_path: Path) -> None:
+    """A few bytes of file and input could otherwise ask for any amount of memory."""
+    nodes = [helper.make_node("Expand", ["x", "shape"], ["big"]), helper.make_node("ReduceSum", ["big"], ["y"])]
+    shape = numpy_helper.from_array(np.array([1 << 20, 1 << 20], np.int64), "shape")
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1]) for name in ("x", "y"))
+    graph = helper.make_graph(nodes, "g", [x], [y], [shape])
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "a.onnx")
+    network = import_onnx(tmp_path / "a.onnx")
+    with pytest.raises(BadInput, match="1,099,511,627,776 elements"):
+        network(torch.zeros(1, 1))
+    with pytest.raises(BadInput, match="elements"):
+        check_import(tmp_path / "a.onnx", network, (torch.zeros(1, 1),))
