@@ -107,6 +107,7 @@ EXTRAS = {
     "sklearn": "data",
     "timm": "timm",
     "torchvision": "torchvision",
+    "transformers": "transformers",
 }
 
 

@@ -1,7 +1,7 @@
 """The network that the user names on the command line.
 
-A name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, an `.onnx`, `.pt2` or `.gsr`, a result
-folder, or a `.safetensors` that `gossamer train` wrote.
+A name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, `hf:NAME` or `hf:FOLDER`, an `.onnx`,
+`.pt2` or `.gsr`, a result folder, or a `.safetensors` that `gossamer train` wrote.
 """
 
 import json
@@ -176,13 +176,14 @@ def _from_factory(request: Request, say: Say) -> Source:
 
 
 def _from_library(request: Request, say: Say) -> Source:
-    """A network of timm or torchvision. Trained weights with another number of classes are refused or mapped later,
+    """A network of timm, torchvision or transformers. Trained weights with another number of classes are refused or
+    mapped later,
     or keep all but the last layer."""
     from gossamer.models.head import with_own_head
 
     own = request.weights is not None and request.weights != PRETRAINED
     bare = request.random or own
-    model, shape = _made(request, trained=not bare, fit=bare)
+    model, inputs = _made(request, trained=not bare, fit=bare)
     if own:
         _weigh(model, request, say)
     elif request.new_head and not bare:
@@ -192,27 +193,32 @@ def _from_library(request: Request, say: Say) -> Source:
             fitted.load_state_dict(tensors)
             model = fitted
             _say_new_head(request, layer, say)
-    name = request.model.partition(":")[2]
-    return Source(name=name, model=model, example_inputs=request.inputs or (torch.randn(shape),))
+    name = Path(request.model.partition(":")[2]).name
+    return Source(name=name, model=model, example_inputs=request.inputs or inputs)
 
 
-def _made(request: Request, *, trained: bool, fit: bool) -> tuple[nn.Module, tuple[int, ...]]:
-    """A library's network with its weights or without, and the shape of one input. fit: to the data's classes, and its
+def _made(request: Request, *, trained: bool, fit: bool) -> tuple[nn.Module, tuple[Any, ...]]:
+    """A library's network with its weights or without, and example inputs. fit: to the data's classes, and its
     channels where the library can do that."""
     from gossamer.models import libraries
 
     kind, _, name = request.model.partition(":")
+    if kind == "hf":
+        from gossamer.models.hugging_face import load_hugging_face
+
+        found = load_hugging_face(name, trained=trained, classes=request.classes if fit else None)
+        return found.model, found.inputs
     form = libraries.preprocessing_of(request.model)
     options = {"num_classes": request.classes} if fit and request.classes else {}
     if kind == "timm":
         timm = libraries.library("timm")
         options |= {"in_chans": request.channels} if fit and request.channels else {}
         model = _library_call(request.model, lambda: timm.create_model(name, pretrained=trained, **options))
-        return model, (1, *getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224)))
+        return model, (torch.randn(1, *getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))),)
     models, weights = libraries.library("torchvision").models, "DEFAULT" if trained else None
     model = _library_call(request.model, lambda: models.get_model(name, weights=weights, **options))
     side = form.size if form is not None else 224
-    return model, (1, 3, side, side)
+    return model, (torch.randn(1, 3, side, side),)
 
 
 def _say_new_head(request: Request, layer: str, say: Say) -> None:

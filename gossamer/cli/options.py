@@ -33,8 +33,8 @@ def _parse(text: str, what: str, *, unit: bool) -> int:
 
 
 MODEL_HELP = (
-    "A name of the zoo (resnet20), package.module:factory, timm:NAME, torchvision:NAME, an .onnx, .pt2, .gsr or "
-    ".safetensors file, or a result folder"
+    "A name of the zoo (resnet20), package.module:factory, timm:NAME, torchvision:NAME, hf:NAME, hf:FOLDER, an .onnx, "
+    ".pt2, .gsr or .safetensors file, or a result folder"
 )
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.")]
 DATA_HELP = (
@@ -52,8 +52,8 @@ PreprocessingOption = Annotated[
     typer.Option(
         "--preprocessing",
         metavar="FIELDS",
-        help="How images of a folder become inputs: a JSON file, or size=HxW,numbers=0-255,order=bgr,layout=nhwc,... "
-        "Numbers: imagenet, 0-1, 0-255 or -1-1.",
+        help="How images of a folder become inputs: a JSON file, or fields such as size=48x320,numbers=0-255. "
+        "Numbers are imagenet, 0-1, 0-255 or -1-1.",
         show_default="the network's, where known",
     ),
 ]

@@ -1,4 +1,5 @@
-"""What timm and torchvision know about their networks besides the weights: preprocessing and names of classes."""
+"""What timm, torchvision and transformers know about their networks besides the weights: preprocessing and names of
+classes."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,8 +7,9 @@ from typing import Any
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.errors import BadInput, MissingExtra, own_error, require, unknown
+from gossamer.models.hugging_face import hugging_face_labels, hugging_face_preprocessing
 
-LIBRARIES = ("timm", "torchvision")
+LIBRARIES = ("timm", "torchvision", "hf")
 USUAL_CROP = 0.875  # timm's own, where a configuration names none
 
 
@@ -43,8 +45,11 @@ def trained_weights(name: str) -> Any:
 
 
 def preprocessing_of(text: str) -> Preprocessing | None:
-    """How images were made for the training of `timm:NAME` or `torchvision:NAME`; None for what takes no squares."""
+    """How images were made for the training of `timm:NAME`, `torchvision:NAME` or `hf:NAME`; None where that is not
+    known, or for what takes no images."""
     kind, _, name = text.partition(":")
+    if kind == "hf":
+        return hugging_face_preprocessing(name)
     return _of_timm(configuration(name)) if kind == "timm" else _of_torchvision(trained_weights(name).transforms())
 
 
@@ -77,11 +82,14 @@ def _of_torchvision(transforms: Any) -> Preprocessing | None:
 
 
 def class_names(text: str, outputs: int) -> dict[str, int]:
-    """Which output a name means, for the weights of `timm:NAME` or `torchvision:NAME`: plain names, and of ImageNet the
+    """Which output a name means, for the weights of `timm:NAME`, `torchvision:NAME` or `hf:NAME`: plain names, and of
+    ImageNet the
     identifiers (`n01440764`). Names that two outputs share are left out."""
     kind, _, name = text.partition(":")
     lists: list[Iterable[str]] = []
-    if kind == "torchvision":
+    if kind == "hf":
+        lists.append(hugging_face_labels(name))
+    elif kind == "torchvision":
         lists.append(trained_weights(name).meta.get("categories") or ())
     elif (facts := configuration(name)) is not None and facts.label_names:
         lists.append(facts.label_names)

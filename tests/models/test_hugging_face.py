@@ -1,0 +1,116 @@
+"""Networks of transformers: from local folders alone, as the configuration says, with their preprocessing; refusals.
+
+The parts that need transformers are skipped where it is not installed.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import zoo_shim
+
+from gossamer.cli.loading import Request, load_model
+from gossamer.cli.loading_data import preprocessing_for
+from gossamer.errors import BadInput, CorruptFile, MissingExtra
+from gossamer.models.hugging_face import IMAGES, hugging_face_preprocessing, image_preprocessing
+
+
+@pytest.fixture
+def transformers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with contextlib.suppress(ImportError):  # transformers imports torchvision where it is installed
+        zoo_shim.torchvision_models()
+    return pytest.importorskip("transformers")
+
+
+def bert_folder(transformers: Any, folder: Path, **more: Any) -> Path:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.BertConfig(vocab_size=30, max_position_embeddings=20, **sizes, **more)
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def vit_folder(transformers: Any, folder: Path) -> Path:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.ViTConfig(image_size=16, patch_size=8, id2label={0: "cat", 1: "dog", 2: "owl"}, **sizes)
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    raw = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 3}
+    (folder / IMAGES).write_text(json.dumps(raw))
+    return folder
+
+
+def test_a_folder_of_a_text_network_is_loaded_with_inputs(transformers: Any, tmp_path: Path) -> None:
+    folder = bert_folder(transformers, tmp_path / "bert")
+    source = load_model(Request(model=f"hf:{folder}"))
+    assert source.name == "bert" and [tuple(x.shape) for x in source.example_inputs] == [(1, 16), (1, 16)]
+    kind = transformers.BertForSequenceClassification
+    with torch.no_grad():
+        expected = kind.from_pretrained(folder).eval()(*source.example_inputs).logits
+        assert torch.equal(source.model(*source.example_inputs).logits, expected)
+
+
+def test_without_its_weights_the_configuration_alone_is_built(transformers: Any, tmp_path: Path) -> None:
+    folder = bert_folder(transformers, tmp_path / "bert")
+    (folder / "model.safetensors").unlink()
+    assert load_model(Request(model=f"hf:{folder}", random=True)).model.num_labels == 2
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load_model(Request(model=f"hf:{folder}"))
+
+
+def test_an_image_network_says_its_preprocessing_and_classes(transformers: Any, tmp_path: Path) -> None:
+    from gossamer.models.libraries import class_names
+
+    folder = vit_folder(transformers, tmp_path / "vit")
+    assert load_model(Request(model=f"hf:{folder}")).example_inputs[0].shape == (1, 3, 16, 16)
+    form = preprocessing_for(f"hf:{folder}")
+    assert form is not None and (form.size, form.crop, form.interpolation) == (16, None, "bicubic")
+    assert class_names(f"hf:{folder}", 3) == {"cat": 0, "dog": 1, "owl": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("someone/nothing", "not in the cache and cannot be downloaded"), ("./nowhere", "config.json")]
+)
+def test_what_is_not_there_is_one_clear_message(transformers: Any, name: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        load_model(Request(model=f"hf:{name}"))
+
+
+def test_code_of_a_repository_is_not_run(transformers: Any, tmp_path: Path) -> None:
+    folder = bert_folder(transformers, tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["Evil"], "auto_map": {"AutoModel": "evil.Evil"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("raise SystemExit('run')")
+    with pytest.raises(BadInput, match="Evil is not one of transformers"):
+        load_model(Request(model=f"hf:{folder}"))
+
+
+def test_the_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(MissingExtra, match=r"gossamer\[transformers\]"):
+        load_model(Request(model="hf:someone/net"))
+
+
+CROPPED = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
+NUMBERS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3, "resample": 2}
+
+
+def test_preprocessing_is_read_as_transformers_means_it() -> None:
+    form = image_preprocessing(CROPPED | NUMBERS)
+    assert (form.sides, form.crop, form.interpolation) == ((224, 224), 0.875, "bilinear")
+    assert form.mean == (0.5, 0.4, 0.3)
+    whole = image_preprocessing({"size": {"height": 8, "width": 6}, "do_normalize": False})
+    assert (whole.sides, whole.crop, whole.mean) == ((8, 6), None, (0.0, 0.0, 0.0))
+    # Numbers of -1 to 1 by a factor of its own: x * 2/255 - 1.
+    signed = image_preprocessing({"size": 8, "rescale_factor": 2 / 255, "image_mean": [1.0], "image_std": [1.0]})
+    assert signed.mean == pytest.approx((0.5,)) and signed.std == pytest.approx((0.5,))
+
+
+def test_a_damaged_file_of_preprocessing_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / IMAGES).write_text("[]")
+    with pytest.raises(CorruptFile, match="how images become inputs"):
+        hugging_face_preprocessing(str(tmp_path))
