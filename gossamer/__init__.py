@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from gossamer.core.task import Task
     from gossamer.data import load_task
     from gossamer.errors import BadInput, GossamerError
-    from gossamer.jobs.compression import Artifact, compress
+    from gossamer.jobs.compression import compress
     from gossamer.jobs.distillation import distill
+    from gossamer.jobs.job import Artifact
     from gossamer.jobs.recipe import Recipe
     from gossamer.measure import latency
     from gossamer.methods._base import Method
@@ -45,12 +46,13 @@ for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 
 _HOME = {
-    "gossamer.jobs.compression": ("Artifact", "compress"),
+    "gossamer.jobs.compression": ("compress",),
     "gossamer.data": ("load_task",),
     "gossamer.runtime": ("export_onnx", "export_pt2", "open_runner", "verify"),
     "gossamer.ptq": ("quantize_int8",),
     "gossamer.compact": ("inspect_file", "load", "read_tensor", "save"),
     "gossamer.jobs.distillation": ("distill",),
+    "gossamer.jobs.job": ("Artifact",),
     "gossamer.errors": ("BadInput", "GossamerError"),
     "gossamer.core.goal": ("Goal",),
     "gossamer.core.metric": ("Metric",),

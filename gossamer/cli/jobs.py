@@ -13,7 +13,7 @@ from gossamer.cli.console import Console
 from gossamer.cli.errors import GOAL_MISSED, Stopped
 
 if TYPE_CHECKING:
-    from gossamer.jobs.compression import Artifact
+    from gossamer.jobs.job import Artifact
 
 
 def command_line() -> str:

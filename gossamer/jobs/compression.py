@@ -1,8 +1,7 @@
 """The main job: a goal or a recipe in, an artifact out. Killed and started again, it goes on where it was."""
 
-import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -12,65 +11,21 @@ from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import UNASKED, Goal
-from gossamer.core.record import JobDocument, Record, Trial, environment, write_text
+from gossamer.core.record import JobDocument, Record, Trial
 from gossamer.core.task import Task, check, task_row
-from gossamer.errors import BadInput, GossamerError
+from gossamer.errors import BadInput
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, timed
-from gossamer.jobs.preflight import preflight
+from gossamer.jobs.job import Artifact, Job
 from gossamer.jobs.recipe import Recipe
 from gossamer.jobs.shape_goal import ShapeSearch
 from gossamer.jobs.size_goal import to_size
-from gossamer.jobs.stages import ATTEMPTS, MEASURING, PLANNED, TAKING, TRYING, Stages
-from gossamer.measure import Evaluation, evaluate, whole_samples
+from gossamer.jobs.stages import ATTEMPTS, MEASURING, PLANNED, TAKING
+from gossamer.measure import Evaluation, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
-from gossamer.models.weights import load_weights
-from gossamer.report import write_report
-from gossamer.report.table import markdown, summary_rows
-from gossamer.report.verdict import sentence
-from gossamer.runtime.runners import open_runner
 from gossamer.search.axes import Steps
-from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint, job_fingerprint
+from gossamer.search.checkpoint_store import data_fingerprint, job_fingerprint
 from gossamer.train.trainable_export import trainable_export
-
-
-@dataclass(frozen=True, repr=False)
-class Artifact:
-    """The result of a job.
-
-    Attributes:
-        model: the compressed network, of the user's own class.
-        document: all that was measured and decided; `records.json`.
-        folder: with the deployed files, the document and the report.
-    """
-
-    model: nn.Module
-    document: JobDocument
-    folder: Path
-
-    @property
-    def met(self) -> bool:
-        """Whether every part of the goal was reached."""
-        return self.document.met
-
-    @property
-    def records(self) -> list[Record]:
-        return self.document.records
-
-    def __repr__(self) -> str:
-        goal = ("goal met" if self.met else "goal missed") if self.document.goal else "no goal"
-        return f"Artifact({type(self.model).__name__}, {goal}, {str(self.folder)!r})"
-
-    def summary(self) -> str:
-        """The verdict, and the headline table in Markdown: score, latency on each runtime, sizes, before and after."""
-        return f"{sentence(self.document)}\n\n{markdown(summary_rows(self.document))}"
-
-    def save(self, folder: Path | str) -> Path:
-        """Copy the files of the artifact to another folder."""
-        with writing(Path(folder)):
-            return Path(
-                shutil.copytree(self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("work", ".*"))
-            )
 
 
 def compress(
@@ -156,14 +111,7 @@ def _check_untrained(goal: Goal | None, recipe: Recipe | None, epochs: int | Non
         )
 
 
-def finished(model: nn.Module, document: JobDocument, folder: Path) -> Artifact:
-    """The result, its document and report written."""
-    write_text(folder / "records.json", document.dump())
-    write_report(document, folder / "report.html")
-    return Artifact(model, document, folder)
-
-
-class CompressionJob:
+class CompressionJob(Job):
     """One run of the main job in a folder."""
 
     def __init__(
@@ -177,42 +125,24 @@ class CompressionJob:
         context: Context,
         command: str,
     ) -> None:
+        stages = (TAKING, MEASURING) if recipe else (*PLANNED, MEASURING)
+        super().__init__(task, goal or UNASKED, folder, command, stages)
         self.original = trainable_export(copy_network(model)).eval()
-        check(task, self.original)  # before there is a store: what is refused leaves no work
-        self.task, self.recipe, self.folder, self.command = task, recipe, folder, command
+        check(task, self.original)
+        self.recipe, self.recover = recipe, recover
         self.budget = ""
-        self.asked = goal if goal is not None and goal.judges else None
-        self.goal = goal or UNASKED
-        self.recover = recover
-        self.work = folder / "work"
-        self.stages = Stages(context.progress, (TRYING, TAKING, MEASURING) if recipe else (TRYING, *PLANNED, MEASURING))
-        began: dict[str, float] = {}
-        if not (self.work / "journal.json").exists():  # a job that goes on was tried at its start
-            trains = recover.trains if recipe is None else any(hasattr(step, "epochs") for step in recipe.steps)
-            shaped = None if self.goal.shape_gains else False
-            self.stages.enter(TRYING)
-            with timed(began, TRYING):
-                preflight(
-                    self.original, task, self.goal, context, trains=trains, int8=recipe.int8 if recipe else shaped
-                )
         steps = recipe.steps if recipe else None
         teacher = job_fingerprint(context.teacher) if context.teacher is not None else None
-        key = job_fingerprint(self.original, goal, steps, self.recover, context.seed, data_fingerprint(task), teacher)
-        self.store = CheckpointStore(self.work, key)
-        self.context = replace(context, folder=self.work, original=self.original, goal=self.goal)
-        self.seconds: dict[str, float] = self.store.results.setdefault("seconds", began)
-        self.stages.earlier = sum(self.seconds.values()) - sum(began.values())
+        key = job_fingerprint(self.original, goal, steps, recover, context.seed, data_fingerprint(task), teacher)
+        self.open_store(key, context.fork(folder=self.work, original=self.original, goal=self.goal))
         self.shaping: ShapeSearch | None = None
 
-    def execute(self) -> Artifact:
-        """Everything, in order; of a finished job, what came of it."""
-        if (done := self._done()) is not None:
-            self.context.progress.say(f"this job is finished; its result is in {self.folder}")
-            return done
-        if known := len(self.store.results.keys() - {"seconds", "left out"}):
-            self.context.progress.say(f"going on where the job was: {known} results are in {self.work}")
+    def run(self) -> tuple[exporting.ExportedArtifacts, JobDocument]:
+        trains = self.recover.trains if self.recipe is None else any(hasattr(s, "epochs") for s in self.recipe.steps)
+        shaped = None if self.goal.shape_gains else False
+        self.try_out(self.original, trains=trains, int8=self.recipe.int8 if self.recipe else shaped)
         with timed(self.seconds, "original"):
-            reference = evaluate(open_runner("torch", self.original, threads=self.goal.threads), self.task)
+            reference = self.evaluated(self.original)
         self.context.progress.say(f"original: {self.task.metric.name} {reference} on validation")
         self._round_budget(reference)
         self.attempts = Attempts(
@@ -223,17 +153,14 @@ class CompressionJob:
             store=self.store,
             folder=self.folder,
             reference=reference,
-            judged=self.asked is not None,
+            judged=self.goal.judges,
             seconds=self.seconds,
             stages=self.stages,
         )
         steps, result = self._from_recipe(self.recipe) if self.recipe else self._from_goal()
         self.stages.enter(MEASURING)
         with timed(self.seconds, "measure"):
-            document = self._document(steps, result)
-        artifact = finished(result.model, document, self.folder)
-        self.store.get_or_compute("finished", lambda: document.files)
-        return artifact
+            return result, self._document(steps, result)
 
     def _round_budget(self, reference: Evaluation) -> None:
         """A budget that is worth a part of a sample is rounded up, and said so at the start."""
@@ -245,19 +172,6 @@ class CompressionJob:
             self.context.progress.say(f"budget: {self.budget}")
             self.goal = replace(self.goal, max_drop=allowed)
             self.context = replace(self.context, goal=self.goal)
-
-    def _done(self) -> Artifact | None:
-        """The result of a finished job; None where it is none, or where its files are not there as they were."""
-        files, path = self.store.results.get("finished"), self.folder / "records.json"
-        if files is None or not path.exists():
-            return None
-        if any(not (file := self.folder / name).exists() or file.stat().st_size != files[name] for name in files):
-            return None
-        try:
-            model = load_weights(copy_network(self.original), self.folder / "model.safetensors")
-        except GossamerError:  # what changed cannot be told as data: from the store, then
-            return None
-        return Artifact(model.eval(), JobDocument.parse(path.read_text()), self.folder)
 
     def _from_recipe(self, recipe: Recipe) -> tuple[Steps, exporting.ExportedArtifacts]:
         self.stages.enter(TAKING)
@@ -285,34 +199,28 @@ class CompressionJob:
         task, goal = self.task, self.goal
         measured, classes = exporting.measure_networks(self.original, result, task, goal, self.context, self.work)
         rows = [*measured, *result.records]
-        missed = exporting.missed(goal, rows, result.drop) if self.asked else []
         name = self.recipe.name if self.recipe else "planned"
         chosen = Recipe(name=name, seed=self.context.seed, steps=steps, int8=result.int8_path is not None)
         chosen.save(self.folder / "recipe.yaml")
-        return JobDocument(
-            command=self.command,
-            goal=goal.row() if self.asked else {},
+        document = self.document(
+            rows,
+            result,
+            self.context,
             task={
                 "model": self.context.note.get("model", type(self.original).__name__),
                 **task_row(task, len(self.attempts.reference)),
                 **({"budget": self.budget} if self.budget else {}),
             },
-            met=not missed,
-            missed=missed,
-            why=self._why(missed, rows),
-            seconds=self.seconds,
-            environment=environment(),
-            records=rows,
-            edits=self.context.log.edits,
             states=self._states(rows, result),
             layers_before=exporting.layers(self.original, self.work / "original.onnx", task, goal, precision="float32"),
             layers_after=exporting.layers(result.model, result.deployed, task, goal, precision=result.precision),
             int8_ladder=list(result.int8_steps),
-            files=exporting.save_files(result, task, self.folder, self.context),
-            stored=stored_rows(self.original, self.folder / "model.gsr"),
             curves=self.context.log.curves,
             classes=classes,
         )
+        document.stored = stored_rows(self.original, self.folder / "model.gsr")
+        document.why = self._why(document.missed, rows)
+        return document
 
     def _why(self, missed: list[str], rows: list[Record]) -> list[str]:
         """Why a goal of time or operations was missed, for the log and the document."""

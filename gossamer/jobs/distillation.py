@@ -1,7 +1,6 @@
 """Teach a student: one network trained from others, measured against them and against itself without a teacher."""
 
 import copy
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,24 +16,23 @@ from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import NO_BUDGET, UNASKED, Goal
-from gossamer.core.record import Curve, JobDocument, Record, environment
+from gossamer.core.record import Curve, JobDocument, Record
 from gossamer.core.task import Task, task_row
-from gossamer.errors import BadInput, GossamerError, unknown
+from gossamer.errors import BadInput, unknown
 from gossamer.jobs import diagnostics, exporting
 from gossamer.jobs.attempts import timed
-from gossamer.jobs.compression import Artifact, finished
-from gossamer.jobs.preflight import preflight
+from gossamer.jobs.job import Artifact, Job
 from gossamer.jobs.recipe import Recipe
+from gossamer.jobs.stages import MEASURING, TEACHING
 from gossamer.jobs.teachers import external_teacher, searched, trainable
-from gossamer.measure import Evaluation, evaluate, paired_drop, score_record
+from gossamer.measure import Evaluation, paired_drop, score_record
 from gossamer.methods import catalogue
 from gossamer.methods._base import Method
 from gossamer.methods._training import Retrain
 from gossamer.methods.distill._student import HintedStudent, Student
 from gossamer.methods.distill.kd import KD
 from gossamer.methods.distill.temperature import TemperatureScaling, divided
-from gossamer.runtime.runners import open_runner
-from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint, job_fingerprint, take_step
+from gossamer.search.checkpoint_store import data_fingerprint, job_fingerprint, take_step
 from gossamer.train import compiled_teacher
 from gossamer.train.teachers import Ensemble, gives_outputs_only, only_remembers
 
@@ -151,40 +149,29 @@ class DistillationConfig:
         return job_fingerprint(self.teacher, *map(job_fingerprint, networks), self.method, goal, seed, data)
 
 
-class DistillationJob:
+class DistillationJob(Job):
     """One run of the job in a folder."""
 
     def __init__(self, config: DistillationConfig, folder: Path, context: Context, command: str) -> None:
-        self.config, self.task, self.folder, self.command = config, config.task, folder, command
-        self.teacher, self.goal = config.teacher, config.goal
-        self.work = folder / "work"
-        self.store = CheckpointStore(self.work, config.key(context.seed))
-        self.context = context.fork(folder=self.work, teacher=self.teacher)
-        self.seconds: dict[str, float] = self.store.results.setdefault("seconds", {})
+        super().__init__(config.task, config.goal, folder, command, (TEACHING, MEASURING))
+        self.config, self.teacher = config, config.teacher
+        self.original = config.student if config.student is not None else config.teacher
+        self.finish_key = f"finished, alone={config.alone}, calibrate={config.calibrate}, {config.goal}"
+        self.open_store(config.key(context.seed), context.fork(folder=self.work, teacher=self.teacher))
         self.curves: list[Curve] = []
         self.rows: list[Record] = []
 
-    def execute(self) -> Artifact:
-        """Everything, in order. What was refused before anything was trained leaves no work, which would stand in the
-        way of the job that was meant."""
-        try:
-            return self._execute()
-        except GossamerError:
-            if not any(one.suffix in (".ckpt", ".safetensors") for one in self.work.rglob("*")):
-                shutil.rmtree(self.work)
-            raise
-
-    def _execute(self) -> Artifact:
+    def run(self) -> tuple[exporting.ExportedArtifacts, JobDocument]:
         config, networks = self.config, {TEACHER: self.teacher}
-        fresh = not self.store.results.keys() - {"seconds"}
-        if fresh and config.student is None and not gives_outputs_only(self.teacher):
-            self._rehearse(self.teacher)  # before the search of a student that is a part of it
+        if config.student is None and not gives_outputs_only(self.teacher):
+            self.try_out(self.teacher, trains=True, int8=False)  # before the search of a student that is a part of it
         student = self._student()
         check_pair(self.teacher, (student, *config.assistants), self.task)
         if config.calibrate:
             check_scalable(student, self.task)
-        if fresh and config.student is not None:
-            self._rehearse(student)
+        if config.student is not None:
+            self.try_out(student, trains=True, int8=False)
+        self.stages.enter(TEACHING)
         reference = self._judged(TEACHER, "teacher", self.teacher)
         if reference is None and self.goal.max_drop < NO_BUDGET:
             raise BadInput("max_drop: a teacher of recorded outputs has none on other data to judge the student by")
@@ -208,17 +195,14 @@ class DistillationJob:
             result = exporting.export_artifacts(
                 held, self.task, self.goal, self._export_context, self.folder, reference_scores=scores, int8=False
             )
+        self.stages.enter(MEASURING)
         with timed(self.seconds, "measure"):
-            document = self._document(networks, result)
-        return finished(result.model, document, self.folder)
+            return result, self._document(networks, result)
 
     @property
     def _export_context(self) -> Context:
         """For the files: a student that was cut out of its teacher comes back into a network like the teacher."""
         return self.context if self.config.student is not None else replace(self.context, original=self.teacher)
-
-    def _rehearse(self, model: nn.Module) -> None:
-        preflight(model, self.task, self.goal, self.context, trains=True, int8=False)
 
     def _student(self) -> nn.Module:
         """What is to be trained."""
@@ -269,34 +253,24 @@ class DistillationJob:
         if only_remembers(model):
             return None
         with timed(self.seconds, "validation"):
-            scores = evaluate(open_runner("torch", model, threads=self.goal.threads), self.task)
+            scores = self.evaluated(model)
         self.context.progress.say(f"{name}: {self.task.metric.name} {scores} on validation")
         self.rows.append(score_record(subject, scores, split="validation"))
         return scores
 
     def _document(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> JobDocument:
-        config, task, goal = self.config, self.task, self.goal
+        config, task = self.config, self.task
         rows = [*self._measured(networks, result), *result.records, *self.rows]
         teaching, sure = diagnostics.gather_outputs(networks, task, config.method.name(), self.curves)
         rows += sure
-        missed = exporting.missed(goal, rows, result.drop) if goal.judges else []
         steps = (config.method, TemperatureScaling()) if config.calibrate else (config.method,)
         Recipe(name="taught", seed=self.context.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
-        return JobDocument(
-            command=self.command,
-            goal=goal.row() if goal.judges else {},
+        return self.document(
+            rows,
+            result,
+            self._export_context,
             task=task_row(task, len(result.scores)),
-            met=not missed,
-            missed=missed,
-            seconds=self.seconds,
-            environment=environment(),
-            records=rows,
-            edits=self.context.log.edits,
             states=self.context.log.trials,
-            layers_before=[],
-            layers_after=[],
-            int8_ladder=[],
-            files=exporting.save_files(result, task, self.folder, self._export_context),
             teaching=teaching,
         )
 
@@ -304,9 +278,7 @@ class DistillationJob:
         """Costs and scores of teacher and student, and of the networks in between and beside them."""
         last = self.task.final_split
         scores = {
-            subject: evaluate(open_runner("torch", model, threads=self.goal.threads), self.task, last)
-            for subject, model in networks.items()
-            if not only_remembers(model)
+            subject: self.evaluated(model, last) for subject, model in networks.items() if not only_remembers(model)
         }
         costly = None if gives_outputs_only(self.teacher) else self.teacher
         rows, _ = exporting.measure_networks(costly, result, self.task, self.goal, self.context, self.work)

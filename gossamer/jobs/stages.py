@@ -10,6 +10,7 @@ TRYING = "trying everything on a few samples"
 PRICING, ATTEMPTS = "looking for shapes that meet the goal", "training and judging"
 PLANNED = PRICING, ATTEMPTS
 TAKING = "taking the steps of the recipe"
+TEACHING = "training the student"
 MEASURING = "measuring the result"
 
 

@@ -8,7 +8,7 @@ import gossamer
 from gossamer import Goal, Recipe
 from gossamer.core.goal import NO_BUDGET
 from gossamer.graph import find_groups, prune
-from gossamer.jobs.compression import Artifact
+from gossamer.jobs.job import Artifact
 from gossamer.methods.prune.magnitude import Magnitude
 from gossamer.search.cost_model import CostEstimate
 

@@ -425,7 +425,7 @@ def test_a_finished_job_gives_its_result_at_once_and_one_that_goes_on_says_so(
         return gossamer.compress(learned(), stripes(), recipe=CHEAP, out=folder, context=context), said.lines
 
     with monkeypatch.context() as patch:
-        patch.setattr("gossamer.jobs.compression.evaluate", None)
+        patch.setattr("gossamer.jobs.job.evaluate", None)
         again, said = run()
     assert said == [f"this job is finished; its result is in {folder}"]
     images = stripes().test[0][0]  # type: ignore[index]

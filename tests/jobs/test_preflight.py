@@ -178,7 +178,7 @@ def test_a_refused_job_leaves_no_work_and_one_that_goes_on_is_not_tried_again(
     assert not (tmp_path / "a" / "work").exists()
     (tmp_path / "b" / "work").mkdir(parents=True)
     (tmp_path / "b" / "work" / "journal.json").write_text("{}")
-    monkeypatch.setattr("gossamer.jobs.compression.preflight", lambda *args, **options: pytest.fail("tried again"))
+    monkeypatch.setattr("gossamer.jobs.job.preflight", lambda *args, **options: pytest.fail("tried again"))
     with pytest.raises(gossamer.GossamerError, match="is damaged"):
         gossamer.compress(Text(), task(), goal=GOAL, out=tmp_path / "b")
 
