@@ -12,7 +12,7 @@ from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.goal import Goal
-from gossamer.core.record import Trial
+from gossamer.core.record import Edit, Trial
 from gossamer.core.task import Task
 from gossamer.jobs import exporting
 from gossamer.jobs.stages import Stages
@@ -23,6 +23,15 @@ from gossamer.runtime.runners import open_runner
 from gossamer.search.axes import Steps
 from gossamer.search.checkpoint_store import CheckpointStore, step_name, take_step
 from gossamer.search.failures import FailureGuard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """The network that a job ends with: the steps to it, the network as it is deployed, the history of its edits."""
+
+    steps: Steps
+    result: exporting.ExportedArtifacts
+    edits: list[Edit]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +83,10 @@ class Attempts:
         self.context.progress.say(f"{name}: drop {result.drop.points:.2f} points on validation")
         return result
 
-    def untouched(self) -> exporting.ExportedArtifacts:
-        """The original, deployed in float32."""
-        return self.deploy(self.original, "the original", int8=False)
+    def untouched(self) -> Delivery:
+        """The original, deployed in float32, and what was left out on the way."""
+        result = self.deploy(self.original, "the original", int8=False)
+        return Delivery(steps=(), result=result, edits=self.trials.rows())
 
     def note_size(self, name: str, model: nn.Module, scores: Evaluation, drop: Drop, file_bytes: int) -> None:
         """A mark in the plot of accuracy over file size. Without a goal, nothing is rejected."""

@@ -15,7 +15,7 @@ from gossamer.core.record import JobDocument, Record, Trial
 from gossamer.core.task import Task, check, task_row
 from gossamer.errors import BadInput
 from gossamer.jobs import exporting
-from gossamer.jobs.attempts import Attempts, timed
+from gossamer.jobs.attempts import Attempts, Delivery, timed
 from gossamer.jobs.job import Artifact, Job
 from gossamer.jobs.recipe import Recipe
 from gossamer.jobs.shape_goal import ShapeSearch
@@ -23,7 +23,6 @@ from gossamer.jobs.size_goal import to_size
 from gossamer.jobs.stages import ATTEMPTS, MEASURING, PLANNED, TAKING
 from gossamer.measure import Evaluation, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
-from gossamer.search.axes import Steps
 from gossamer.search.checkpoint_store import data_fingerprint, job_fingerprint
 from gossamer.train.trainable_export import trainable_export
 
@@ -157,10 +156,10 @@ class CompressionJob(Job):
             seconds=self.seconds,
             stages=self.stages,
         )
-        steps, result = self._from_recipe(self.recipe) if self.recipe else self._from_goal()
+        delivery = self._from_recipe(self.recipe) if self.recipe else self._from_goal()
         self.stages.enter(MEASURING)
         with timed(self.seconds, "measure"):
-            return result, self._document(steps, result)
+            return delivery.result, self._document(delivery)
 
     def _round_budget(self, reference: Evaluation) -> None:
         """A budget that is worth a part of a sample is rounded up, and said so at the start."""
@@ -173,39 +172,38 @@ class CompressionJob(Job):
             self.goal = replace(self.goal, max_drop=allowed)
             self.context = replace(self.context, goal=self.goal)
 
-    def _from_recipe(self, recipe: Recipe) -> tuple[Steps, exporting.ExportedArtifacts]:
+    def _from_recipe(self, recipe: Recipe) -> Delivery:
         self.stages.enter(TAKING)
         model = self.attempts.take(recipe.steps, "recipe", self.context, note=True)
-        return recipe.steps, self.attempts.deploy(model, "recipe", int8=recipe.int8)
+        result = self.attempts.deploy(model, "recipe", int8=recipe.int8)
+        return Delivery(steps=recipe.steps, result=result, edits=self.context.log.edits)
 
-    def _from_goal(self) -> tuple[Steps, exporting.ExportedArtifacts]:
+    def _from_goal(self) -> Delivery:
         """A faster shape where the goal asks for one, then a smaller file where it asks for that."""
-        steps: Steps = ()
         # A rate that was given is the recovery's where there is one, by SGD: training into a file is by AdamW.
         lr = None if self.goal.shape_gains else self.recover.lr
         if self.goal.shape_gains:
             self.shaping = ShapeSearch(self.attempts, self.recover)
-            steps, result = self.shaping.search()
+            shaped = self.shaping.search()
         else:
-            result = self.attempts.untouched()
+            shaped = self.attempts.untouched()
         self.stages.enter(ATTEMPTS)
-        return (
-            to_size(self.attempts, steps, result, epochs=self.recover.passes(self.task), lr=lr)
-            if self.goal.size_gains
-            else (steps, result)
-        )
+        if not self.goal.size_gains:
+            return shaped
+        return to_size(self.attempts, shaped, epochs=self.recover.passes(self.task), lr=lr)
 
-    def _document(self, steps: Steps, result: exporting.ExportedArtifacts) -> JobDocument:
-        task, goal = self.task, self.goal
+    def _document(self, delivery: Delivery) -> JobDocument:
+        task, goal, result = self.task, self.goal, delivery.result
         measured, classes = exporting.measure_networks(self.original, result, task, goal, self.context, self.work)
         rows = [*measured, *result.records]
         name = self.recipe.name if self.recipe else "planned"
-        chosen = Recipe(name=name, seed=self.context.seed, steps=steps, int8=result.int8_path is not None)
+        chosen = Recipe(name=name, seed=self.context.seed, steps=delivery.steps, int8=result.int8_path is not None)
         chosen.save(self.folder / "recipe.yaml")
         document = self.document(
             rows,
             result,
             self.context,
+            edits=delivery.edits,
             task={
                 "model": self.context.note.get("model", type(self.original).__name__),
                 **task_row(task, len(self.attempts.reference)),

@@ -269,6 +269,7 @@ class DistillationJob(Job):
             rows,
             result,
             self._export_context,
+            edits=self.context.log.edits,
             task=task_row(task, len(result.scores)),
             states=self.context.log.trials,
             teaching=teaching,

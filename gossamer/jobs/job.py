@@ -153,7 +153,6 @@ class Job(ABC):
             seconds=self.seconds,
             environment=environment(),
             records=rows,
-            edits=context.log.edits,
             files=exporting.save_files(result, self.task, self.folder, context),
             **{**empty, **parts},
         )

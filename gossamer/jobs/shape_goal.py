@@ -10,7 +10,7 @@ from gossamer.core.batches import unaugmented
 from gossamer.core.goal import Goal
 from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
-from gossamer.jobs.attempts import Attempts, timed
+from gossamer.jobs.attempts import Attempts, Delivery, timed
 from gossamer.jobs.schedule import JobSchedule
 from gossamer.jobs.stages import ATTEMPTS, PRICING
 from gossamer.methods.distill.recover import RecoveryDistillation
@@ -109,8 +109,8 @@ class ShapeSearch:
             self.context = replace(self.context, cache=folder)
             self.schedule = replace(self.schedule, remembered=True)
 
-    def search(self) -> tuple[Steps, exporting.ExportedArtifacts]:
-        """The steps to the fastest network within the budget, and that network, deployed."""
+    def search(self) -> Delivery:
+        """The fastest network within the budget."""
         relaxation: float | None = 1.0
         while relaxation is not None and self.trainings < TRAININGS and not self.out_of_time and self._time_is_left():
             self._approach(relaxation)
@@ -120,10 +120,8 @@ class ShapeSearch:
             best = self._attempt((), "deployment alone")
             best = best if best and within_budget(best.drop, self.goal.max_drop) else None
         if best is None:
-            self.context.log.edits[:] = self.attempts.trials.rows()
-            return (), self.attempts.untouched()
-        self.context.log.edits[:] = best.edits
-        return best.steps, self._exported(best)
+            return self.attempts.untouched()
+        return Delivery(steps=best.steps, result=self._exported(best), edits=best.edits)
 
     def _best(self) -> Attempt | None:
         inside = [attempt for attempt in self.tried if within_budget(attempt.drop, self.goal.max_drop)]

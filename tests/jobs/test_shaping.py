@@ -178,7 +178,7 @@ def test_a_short_job_leaves_more_room_for_how_times_differ() -> None:
 
 def test_a_goal_that_costs_too_much_ends_at_the_budget_not_far_below() -> None:
     world = World(smooth)
-    _, best = world.shaping(CheckpointStore(None, "")).search()
+    best = world.shaping(CheckpointStore(None, "")).search().result
     assert 0.4 <= best.drop <= 0.5  # type: ignore[attr-defined]
     assert len(world.trained) <= TRAININGS
 
@@ -189,14 +189,15 @@ def test_a_near_miss_is_trained_on_before_another_shape_is_tried() -> None:
         return cost_ratio, drop - 0.2 * (len(steps) - 2)
 
     world = World(trained_on, grid=(0.9, 1.4, 2.5))  # 1.4 misses by little
-    steps, best = world.shaping(CheckpointStore(None, "")).search()
+    found = world.shaping(CheckpointStore(None, "")).search()
+    steps, best = found.steps, found.result
     assert steps == (*network(1.4), RECOVER)
     assert best.name == "attempt 3"  # type: ignore[attr-defined]
 
 
 def test_where_shapes_are_few_the_fastest_within_the_budget_is_delivered() -> None:
     world = World(smooth, grid=(0.9, 1.2, 1.9, 2.2))
-    steps, _ = world.shaping(CheckpointStore(None, "")).search()
+    steps = world.shaping(CheckpointStore(None, "")).search().steps
     assert steps[:2] == network(1.9)
     assert len({repr(s) for s in world.trained}) == len(world.trained)  # nothing is trained twice
 
@@ -209,7 +210,8 @@ def test_what_fails_in_its_training_is_left_out_and_the_job_delivers(failing: Se
         return smooth(steps)
 
     world = World(some_fail, grid=(0.9, 1.2, 1.6, 1.9, 2.2))
-    steps, best = world.shaping(CheckpointStore(None, "")).search()
+    found = world.shaping(CheckpointStore(None, "")).search()
+    steps, best = found.steps, found.result
     if len(failing) == 5:
         assert steps == () and best.name == "deployment alone"  # type: ignore[attr-defined]
     else:
@@ -221,7 +223,7 @@ def test_where_deployment_fails_as_well_the_original_is_delivered() -> None:
     def fail(steps: Steps) -> tuple[float, float]:
         raise MemoryError
 
-    assert World(fail).shaping(CheckpointStore(None, "")).search() == ((), "untouched")
+    assert World(fail).shaping(CheckpointStore(None, "")).search() == "untouched"
 
 
 def test_a_job_that_goes_on_decides_the_same_and_trains_nothing_again(tmp_path: Path) -> None:
