@@ -1,7 +1,7 @@
 """What can be left out of a network: residual blocks and plain layers that could as well hand on their input."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -89,10 +89,11 @@ def _silent_is_identity(module: nn.Module, x: Tensor, inputs: tuple[Any, ...], n
 
 
 @torch.no_grad()
-def find_layers(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
+def find_layers(model: nn.Module, example_inputs: Any, only: Collection[str] | None = None) -> list[RemovableBlock]:
     """Convolutions that an identity kernel would turn into an identity, each with the batch norm behind it and the ReLU
     that then does nothing: the layers that Net2DeeperNet (Chen et al. 2016, arXiv:1511.05641, section 2.2) could have
-    inserted. What such a layer has learned is lost, so removing it needs training."""
+    inserted. What such a layer has learned is lost, so removing it needs training. only: of these names alone, as each
+    takes a trace of the network without it."""
     calls: dict[str, int] = {}
     fits: dict[str, bool] = {}
 
@@ -103,6 +104,8 @@ def find_layers(model: nn.Module, example_inputs: Any) -> list[RemovableBlock]:
     copied = copy_network(model).eval()
     layers = {name: module for name, module in copied.named_modules() if isinstance(module, Convolution)}
     for name, layer in layers.items():
+        if only is not None and name not in only:
+            continue
         if all(size % 2 for size in layer.kernel_size) and owners(copied, layer.weight) == 1:
             layer.register_forward_hook(lambda _, inputs, output, name=name: note_call(name, inputs, output))
     args, kwargs = arguments(example_inputs)

@@ -226,6 +226,15 @@ def test_where_deployment_fails_as_well_the_original_is_delivered() -> None:
     assert World(fail).shaping(CheckpointStore(None, "")).search() == "untouched"
 
 
+@pytest.mark.parametrize(("second", "best"), [(0.9, "attempt 2"), (3.0, "attempt 1")])
+def test_what_is_within_the_budget_but_too_slow_is_cut_further_once(second: float, best: str) -> None:
+    costs = iter((1.15, second))
+    world = World(lambda steps: (next(costs), 0.0))
+    found = world.shaping(CheckpointStore(None, "")).search()
+    assert found.result.name == best  # type: ignore[attr-defined]
+    assert [relaxation for relaxation, _ in world.planned] == [1.0, pytest.approx(1 / 1.15)]
+
+
 def test_a_job_that_goes_on_decides_the_same_and_trains_nothing_again(tmp_path: Path) -> None:
     first = World(smooth)
     one = first.shaping(CheckpointStore(tmp_path, "x")).search()

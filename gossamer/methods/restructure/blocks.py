@@ -71,11 +71,14 @@ class BlockRemoval(Method):
         return "samples" if self.reconstruct else "inputs"
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        found = [*find_blocks(model, task.example_inputs), *find_layers(model, task.example_inputs)]
-        blocks = {block.name: block for block in found}
-        for name in self.names:
+        blocks = {block.name: block for block in find_blocks(model, task.example_inputs)}
+        layers = [name for name in self.names if name not in blocks]
+        if layers:
+            blocks |= {layer.name: layer for layer in find_layers(model, task.example_inputs, layers)}
+        for name in layers:
             if name not in blocks:
-                raise unknown("block or layer to remove", name, blocks)
+                known = [*blocks, *(layer.name for layer in find_layers(model, task.example_inputs))]
+                raise unknown("block or layer to remove", name, known)
         smaller = remove_blocks(model, [blocks[name] for name in self.names])
         fitted = list[str]()
         plain = [name for name in self.names if is_plain(model, blocks[name])]
