@@ -26,6 +26,14 @@ class GossamerError(Exception):
     """Base of everything that gossamer raises on purpose.
 
     shell: the message for those who read it from a command, where its advice is about options and not arguments.
+
+    Example:
+        >>> import gossamer
+        >>> try:
+        ...     gossamer.load_task("fasion-mnist")
+        ... except gossamer.GossamerError as error:
+        ...     print(str(error)[:60])
+        unknown data set or folder 'fasion-mnist'; did you mean...
     """
 
     def __init__(self, *message: object, shell: str | None = None) -> None:
@@ -34,7 +42,15 @@ class GossamerError(Exception):
 
 
 class BadInput(GossamerError, ValueError):
-    """An argument, a recipe, a model or data that cannot be used."""
+    """An argument, a recipe, a model or data that cannot be used.
+
+    Example:
+        >>> import gossamer
+        >>> gossamer.Goal(max_drop=-1)
+        Traceback (most recent call last):
+            ...
+        gossamer.errors.BadInput: max_drop = -1: must be at least 0 points
+    """
 
 
 class NoEffect(BadInput):

@@ -47,6 +47,11 @@ class Context(KnownArguments):
         note: what files of weights say of the network that they are for.
         goal: what a job is to reach, and the runtime, threads and batch that time is measured with.
         log: what came of the work so far.
+
+    Example:
+        >>> context = Context(seed=3)
+        >>> context.fork(devices=2).seed, context.devices
+        (3, 1)
     """
 
     seed: int = 0

@@ -234,6 +234,13 @@ class Evaluation:
     Attributes:
         metric: that was measured.
         evidence: of every sample.
+
+    Example:
+        >>> import torch, gossamer
+        >>> batches = [(torch.eye(4), torch.tensor([0, 1, 2, 0]))]
+        >>> task = gossamer.Task.from_loaders(batches, batches)
+        >>> gossamer.measure.evaluate(torch.nn.Identity(), task)
+        Evaluation(top-1 75.00 %, 4 samples)
     """
 
     metric: Metric

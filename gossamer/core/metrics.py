@@ -65,6 +65,9 @@ class TopK(KnownArguments, MeanMetric):
 class Top1(TopK):
     """Top-1 accuracy: the share of samples whose largest logit is at their label, outputs (N, classes).
 
+    Args:
+        k: 1.
+
     Example:
         >>> import torch
         >>> Top1().score(torch.nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 0]))])

@@ -18,6 +18,12 @@ class Runner(ABC):
         threads: of one call.
         device: where it runs.
         structure: where the tensors stand in what the network gives, as `places` says; None: one tensor, or a tuple.
+
+    Example:
+        >>> import torch, gossamer
+        >>> runner = gossamer.runtime.open_runner("torch", torch.nn.Linear(3, 2))
+        >>> runner(torch.ones(5, 3)).shape, runner.precision
+        (torch.Size([5, 2]), 'float32')
     """
 
     runtime: str

@@ -70,6 +70,14 @@ class Task(KnownArguments):
             becomes a `PerSample` of its name.
         classes: names of the outputs. With `preprocessing` they are written into what is delivered.
         preprocessing: how images become inputs.
+
+    Example:
+        >>> import torch
+        >>> batches = [(torch.rand(8, 3), torch.randint(4, (8,)))]
+        >>> x = (torch.rand(2, 3),)
+        >>> task = Task(name="mine", train=batches, validation=batches, calibration=batches, example_inputs=x)
+        >>> task.metric.name, task.final_split
+        ('top-1', 'validation')
     """
 
     name: str

@@ -122,6 +122,24 @@ class Batches:
 
     workers: threads that prepare batches ahead of whoever takes them; with 0 each is made when it is asked for. They
     change when a batch is made, not what is in it.
+
+    Attributes:
+        images: of the data set; `index` says which of them are in the split.
+        labels: class numbers (N,) of the data set; None: batches are inputs alone.
+        batch_size: images of a batch; the last one may have fewer.
+        normalisation: mean and deviation by channel.
+        index: numbers of the images, in their order; not given: all.
+        augmentation: of training images; None: none.
+        shuffle: another order in every epoch.
+        drop_last: leave out a last batch that is not full.
+        seed: of order and augmentation.
+
+    Example:
+        >>> import gossamer
+        >>> batches = gossamer.load_task("digits", batch_size=100).validation
+        >>> x, y = next(iter(batches))
+        >>> x.shape, y.shape, len(batches)
+        (torch.Size([100, 1, 28, 28]), torch.Size([100]), 3)
     """
 
     images: Images

@@ -124,6 +124,11 @@ def default_task(
 
     Returns:
         The task, and a sentence saying which it is.
+
+    Example:
+        >>> task, said = default_task(download=False)
+        >>> task.name in ("digits", "fashion-mnist"), task.name in said
+        (True, ...)
     """
     try:
         task = load_task(

@@ -34,6 +34,13 @@ class Group:
         layers: the layers that own these parameters.
         step: a count to keep is a multiple of it; more constraints may round further.
         reason: why it cannot be pruned, None where it can.
+
+    Example:
+        >>> import torch, gossamer
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> group = gossamer.graph.find_groups(net, torch.ones(1, 8)).prunable()[0]
+        >>> group.name, group.size, group.members
+        ('0', 4, (('0.weight', 0), ('0.bias', 0), ('2.weight', 1)))
     """
 
     name: str
@@ -58,6 +65,15 @@ class ChannelGroups:
         notes: what a user should know about the result.
         training_inputs: what it was traced on in training mode, if it was.
         solver: what earlier prunings have learned about this network; later ones are cheap because of it.
+
+    Example:
+        >>> import torch, gossamer
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> groups = gossamer.graph.find_groups(net, torch.ones(1, 8))
+        >>> [group.name for group in groups.prunable()], len(groups.groups)
+        (['0'], 2)
+        >>> groups.channel_scores({"0.weight": torch.ones(4, 8)})["0"]
+        tensor([8., 8., 8., 8.], dtype=torch.float64)
     """
 
     model: nn.Module

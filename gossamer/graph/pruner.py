@@ -31,6 +31,16 @@ class PruningResult:
         widths: coupled channels before and after, by group.
         skipped: groups that stay whole, with the reason.
         notes: what a user should know.
+
+    Example:
+        >>> import torch, gossamer
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> found = gossamer.prune_channels(net, torch.rand(3, 8), 0.5)
+        >>> found
+        PruningResult(Sequential, 1 groups cut, 0 left whole)
+        >>> print(found.summary())
+        0: 4 to 2 channels
+        largest relative difference to the masked original: 0.0e+00
     """
 
     model: nn.Module

@@ -70,10 +70,16 @@ def compress(
         ExportMismatch: a deployed network that computes something else.
 
     Example:
-        task = gossamer.load_task("fashion-mnist")
-        goal = gossamer.Goal(max_drop=0.5, speedup=3)
-        result = compress(model, task, goal=goal, out="small")
-        print(result.summary())
+        >>> import tempfile, gossamer
+        >>> from gossamer.methods.prune import ChannelPruning
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> recipe = gossamer.Recipe(name="half", steps=(ChannelPruning(sparsity=0.5),), int8=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = compress(model, task, recipe=recipe, out=folder, verbose=False)
+        >>> done
+        Artifact(Sequential, no goal, ...)
+        >>> [edit.method for edit in done.document.edits][0]
+        'prune.channels'
     """
     if goal is None and recipe is None:
         raise BadInput("compress needs a goal or a recipe; for example goal=Goal(max_drop=0.5, speedup=3)")

@@ -83,6 +83,16 @@ def distill(
         BadInput: networks, a method or data that cannot be used.
         Diverged: a training that could not be saved.
         ExportMismatch: a deployed network that computes something else.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> from gossamer.methods.distill import KD
+        >>> teacher, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> student = gossamer.data.tiny_network()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = distill(teacher, student, task, KD(epochs=1, lr=0.01), alone=False, out=folder, verbose=False)
+        >>> done
+        Artifact(Sequential, no goal, ...)
     """
     if student == "auto":
         if goal is None:

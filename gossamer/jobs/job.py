@@ -42,11 +42,16 @@ class Artifact:
         folder: with the deployed files, the document and the report.
 
     Example:
-        >>> artifact = gossamer.compress(model, task, recipe=recipe, out=folder, verbose=False)
-        >>> artifact
-        Artifact(Sequential, no goal, ...)
-        >>> print(artifact.summary())
-        No goal was set...
+        >>> import tempfile, gossamer
+        >>> from gossamer.methods.prune import Magnitude
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> recipe = gossamer.Recipe(name="zeros", steps=(Magnitude(sparsity=0.5),), int8=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = gossamer.compress(model, task, recipe=recipe, out=folder, verbose=False)
+        ...     done.model is not model, (done.folder / "model.onnx").exists()
+        (True, True)
+        >>> len(done.records) > 10
+        True
     """
 
     model: nn.Module

@@ -114,6 +114,15 @@ class Drop:
         p_value: of the hypothesis that both are equally good, two-sided.
         n: samples.
         interval: how it was computed.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.measure import Evaluation, Top1
+        >>> before = Evaluation(Top1(), {"score": torch.ones(400)})
+        >>> after = Evaluation(Top1(), {"score": torch.cat([torch.zeros(2), torch.ones(398)])})
+        >>> drop = paired_drop(before, after)
+        >>> drop.points, drop.n, drop.within(0.5), drop.within(0.4)
+        (0.5, 400, True, False)
     """
 
     points: float

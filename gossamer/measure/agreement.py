@@ -106,7 +106,19 @@ def judged_by(task: Task, reference: nn.Module) -> Task:
 
 
 def has_labels(task: Task) -> bool:
-    """Whether validation batches have targets."""
+    """Whether validation batches have targets.
+
+    Args:
+        task: whose first validation batch is looked at.
+
+    Returns:
+        False where batches are inputs alone.
+
+    Example:
+        >>> import gossamer
+        >>> has_labels(gossamer.data.tiny_task())
+        True
+    """
     return inputs_and_target(next(iter(task.validation)))[1] is not None
 
 

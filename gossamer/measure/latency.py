@@ -32,6 +32,13 @@ class Latency:
         threads: of one call.
         batch: samples of one call.
         dtype: "float32", "int8" or "bfloat16".
+
+    Example:
+        >>> import torch, gossamer
+        >>> runner = gossamer.runtime.open_runner("torch", torch.nn.Linear(3, 2))
+        >>> found = latency({"float": runner}, (torch.ones(5, 3),), repeats=5)["float"]
+        >>> found.batch, found.runtime, found.min_ms <= found.median_ms <= found.q3_ms
+        (5, 'torch', True)
     """
 
     median_ms: float
@@ -153,6 +160,12 @@ def steady_latency(
 
     Returns:
         The times of one measurement, by label.
+
+    Example:
+        >>> import torch, gossamer
+        >>> runner = gossamer.runtime.open_runner("torch", torch.nn.Linear(3, 2))
+        >>> list(steady_latency({"float": runner}, (torch.ones(5, 3),), tries=2, repeats=5))
+        ['float']
     """
     found: list[dict[str, Latency]] = []
     while len(found) < tries and (not found or any(one.unsteady for one in found[-1].values())):

@@ -44,6 +44,14 @@ def peak_memory(
 
     Raises:
         GossamerError: the process failed; the message has its last line.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = gossamer.export_onnx(model, task.example_inputs, Path(folder) / "model.onnx")
+        ...     peak_memory(file, task.example_inputs) > 0
+        True
     """
     job = {
         "runtime": runtime,

@@ -13,7 +13,15 @@ from gossamer.methods._base import Method
 
 @cache
 def catalogue() -> dict[str, type[Method]]:
-    """Every method by its name in a recipe, which is its file's path: `prune.channels`."""
+    """Every method by its name in a recipe, which is its file's path: `prune.channels`.
+
+    Returns:
+        The classes, names in order.
+
+    Example:
+        >>> catalogue()["prune.magnitude"].__name__
+        'Magnitude'
+    """
     return dict(sorted((method.name(), method) for scheme in schemes() for method in methods_of(scheme).values()))
 
 

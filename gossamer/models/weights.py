@@ -36,6 +36,16 @@ def save_weights(
         metadata: of the file's header.
         half: store floating-point tensors as float16.
         structure: of a network that was changed, to be replayed on one as it was before.
+
+    Raises:
+        OSError: the file cannot be written; what was there is left as it was.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = Path(tempfile.mkdtemp()) / "net.safetensors"
+        >>> save_weights(torch.nn.Linear(3, 2), path, {"model": "linear"})
+        >>> load_weights(torch.nn.Linear(3, 2), path)
+        Linear(in_features=3, out_features=2, bias=True)
     """
     tensors = {}
     for name, tensor in model.state_dict().items():

@@ -29,6 +29,13 @@ from gossamer.graph.tracer import (
 class Analysis:
     """What a network costs, layer by layer with measured times, and which of its channels are coupled.
 
+    Attributes:
+        layers: what each weighted operation costs.
+        groups: of coupled channels, those that can be cut first.
+        params: of the whole network.
+        macs: multiply-adds of one sample.
+        notes: what a user should know.
+
     Example:
         >>> import torch, gossamer
         >>> gossamer.analyze(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)), torch.ones(1, 8))

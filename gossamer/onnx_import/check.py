@@ -28,6 +28,10 @@ class NodeDifference:
         module: of the network that computes it.
         shape: of the value.
         relative: the largest difference over the largest value, or over 0.01 where all are smaller.
+
+    Example:
+        >>> NodeDifference(value="conv1", module="Conv_0", shape=(1, 8, 14, 14), relative=2e-7).relative < 1e-4
+        True
     """
 
     value: str
@@ -49,6 +53,18 @@ def check_import(
 
     Returns:
         The largest relative difference of an output.
+
+    Raises:
+        ExportMismatch: the network computes something else than its file.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> from gossamer.onnx_import import import_onnx
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = gossamer.export_onnx(model, task.example_inputs, Path(folder) / "model.onnx")
+        ...     check_import(file, import_onnx(file), task.example_inputs) < 1e-4
+        True
     """
     rows = node_differences(path, network, inputs)
     outputs = [row for row in rows if row.value in network.outputs]
@@ -75,6 +91,16 @@ def node_differences(path: Path | str, network: OnnxNetwork, inputs: Sequence[Te
 
     Raises:
         ExportMismatch: ONNX Runtime does not run the file on these inputs.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> from gossamer.onnx_import import import_onnx
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = gossamer.export_onnx(model, task.example_inputs, Path(folder) / "model.onnx")
+        ...     rows = node_differences(file, import_onnx(file), task.example_inputs)
+        >>> max(row.relative for row in rows) < 1e-4
+        True
     """
     path = Path(path)
     model = read_onnx(path)

@@ -85,6 +85,16 @@ class OnnxNetwork(NodeGraph):
         inputs, outputs: names, as in the file.
         shapes: of the inputs; None for a size that is free.
         dtypes: of the inputs.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> from pathlib import Path
+        >>> from gossamer.onnx_import import import_onnx
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     network = import_onnx(gossamer.export_onnx(model, task.example_inputs, Path(folder) / "model.onnx"))
+        >>> len(network.inputs), len(network.shapes), network.dtypes
+        (1, 1, (torch.float32,))
     """
 
     shapes: tuple[tuple[int | None, ...], ...] = ()

@@ -74,6 +74,17 @@ def example_inputs(network: OnnxNetwork, sizes: Mapping[int, tuple[int, ...]] | 
 
     Raises:
         BadInput: a size besides the batch is free and not given.
+
+    Returns:
+        One tensor for each input.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     network = import_onnx(gossamer.export_onnx(model, task.example_inputs, Path(folder) / "model.onnx"))
+        >>> example_inputs(network)[0].shape[1:] == task.example_inputs[0].shape[1:]
+        True
     """
     generator = torch.Generator().manual_seed(0)
     given = [(sizes or {}).get(number, _with_batch(shape)) for number, shape in enumerate(network.shapes)]

@@ -47,6 +47,15 @@ class Quantized:
         drop: lost on validation data.
         scores: of the validation samples.
         met: whether the drop is within the budget.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> goal, reference = gossamer.Goal(max_drop=50), float32_scores(model, task)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = quantize_int8(model, task, Path(folder), goal=goal, reference=reference)
+        >>> found.met, found.chosen in [step.name for step in found.steps]
+        (True, True)
     """
 
     path: Path
@@ -103,6 +112,15 @@ def quantize_int8(
 
     Raises:
         BadInput: another runtime, or no calibration data.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> goal, reference = gossamer.Goal(max_drop=50), float32_scores(model, task)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = quantize_int8(model, task, Path(folder), goal=goal, reference=reference)
+        ...     found.path.name, found.drop.within(50)
+        ('model.int8.onnx', True)
     """
     if goal.runtime not in ("onnxruntime", "openvino"):
         raise BadInput(f"int8 runs on onnxruntime or openvino, not on {goal.runtime!r}")
@@ -281,6 +299,12 @@ def float32_scores(model: nn.Module, task: Task) -> Evaluation:
 
     Returns:
         The reference of `quantize_int8`.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> 0 <= float32_scores(model, task).value <= 1
+        True
     """
     training = model.training
     model.eval()

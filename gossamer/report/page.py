@@ -34,6 +34,17 @@ def write_report(document: JobDocument, path: str | Path) -> Path:
 
     Raises:
         OSError: the file cannot be written; an old page is then left as it was.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> from gossamer.methods.prune import Magnitude
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> recipe = gossamer.Recipe(name="zeros", steps=(Magnitude(sparsity=0.5),))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = gossamer.compress(model, task, recipe=recipe, out=folder, verbose=False)
+        ...     page = write_report(done.document, Path(folder) / "again.html")
+        ...     page.read_text() == (Path(folder) / "report.html").read_text()
+        True
     """
     target = Path(path)
     write_text(target, render(document))

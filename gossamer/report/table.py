@@ -55,6 +55,11 @@ class Row:
         ratio: before over after; None without both.
         runtime: of a latency or memory.
         batch: of a latency.
+
+    Example:
+        >>> Row(what="params", name="Parameters", conditions="", before=None, after=None, change=TableCell(text="2×"),
+        ...     verdict="better").change.text
+        '2×'
     """
 
     what: str
@@ -77,6 +82,14 @@ def summary_rows(document: JobDocument) -> list[Row]:
 
     Returns:
         One row for each.
+
+    Example:
+        >>> from gossamer.core.record import JobDocument
+        >>> rows = [Record(subject=s, what="params", value=n, unit="") for s, n in (("original", 200), ("result", 50))]
+        >>> empty = dict.fromkeys(("records", "edits", "states", "layers_before", "layers_after", "int8_ladder"), [])
+        >>> empty |= dict(command="", goal={}, task={}, met=True, missed=[], seconds={}, environment={}, files={})
+        >>> [(row.name, row.change.text) for row in summary_rows(JobDocument(**{**empty, "records": rows}))]
+        [('Parameters', '4.00× smaller')]
     """
     return [
         _score_row(document, *pair) if what == "score" else _cost_row(what, *pair)

@@ -45,6 +45,15 @@ def layer_times(
 
     Raises:
         BadInput: there is no such file, or another runtime.
+
+    Example:
+        >>> import tempfile, gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = gossamer.export_onnx(model, task.example_inputs, Path(folder) / "model.onnx")
+        ...     times = layer_times("onnxruntime", file, task.example_inputs, repeats=3)
+        >>> all(ms >= 0 for ms in times.values())
+        True
     """
     path = Path(onnx_path)
     if not path.is_file():

@@ -21,7 +21,21 @@ from gossamer.train.teacher_outputs import TeacherOutputs, teacher_identity
 
 
 class LossTerm(Protocol):
-    """A term of the training loss: total = product of all `task_weight` * task loss + sum of all terms."""
+    """A term of the training loss: total = product of all `task_weight` * task loss + sum of all terms.
+
+    Example:
+        >>> import torch, gossamer
+        >>> class SmallOutputs:
+        ...     task_weight = 1.0
+        ...     def __call__(self, inputs, outputs, target):
+        ...         return 0.01 * outputs.square().mean()
+        >>> batches = [(torch.rand(8, 3), torch.randint(2, (8,)))]
+        >>> task, training = gossamer.Task.from_loaders(batches, batches), gossamer.Training(epochs=1, lr=0.01)
+        >>> net, context = torch.nn.Linear(3, 2), gossamer.Context()
+        >>> found = gossamer.fit(net, task, training, context, loss_terms=[SmallOutputs()])
+        >>> len(found.history)
+        1
+    """
 
     @property
     def task_weight(self) -> float:

@@ -65,6 +65,14 @@ class TrainingResult:
         score: theirs on validation data, the metric's value; None where it was not evaluated.
         lr: the peak that was given or found.
         backed_off: how often it was lowered.
+
+    Example:
+        >>> import torch, gossamer
+        >>> batches = [(torch.rand(8, 3), torch.randint(2, (8,)))]
+        >>> task = gossamer.Task.from_loaders(batches, batches)
+        >>> found = gossamer.fit(torch.nn.Linear(3, 2), task, gossamer.Training(epochs=2, lr=0.01), gossamer.Context())
+        >>> len(found.history), found.lr
+        (2, 0.01)
     """
 
     model: nn.Module
@@ -84,6 +92,15 @@ class TrainingStep:
         optimizer: that made the step.
         number: of the step, counted from 1.
         steps: of the whole training.
+
+    Example:
+        >>> import torch, gossamer
+        >>> batches, steps = [(torch.rand(8, 3), torch.randint(2, (8,)))], []
+        >>> task, training = gossamer.Task.from_loaders(batches, batches), gossamer.Training(epochs=2, lr=0.01)
+        >>> note = lambda step: steps.append((step.number, step.steps))
+        >>> _ = gossamer.fit(torch.nn.Linear(3, 2), task, training, gossamer.Context(), after_step=note)
+        >>> steps
+        [(1, 2), (2, 2)]
     """
 
     model: nn.Module

@@ -30,6 +30,10 @@ class Epoch:
         score: the metric's value on validation data; None where it was not evaluated.
         lr: of the last step.
         seconds: that it took.
+
+    Example:
+        >>> Epoch(epoch=1, loss=0.4, score=0.9, lr=0.1, seconds=2.0).score
+        0.9
     """
 
     epoch: int

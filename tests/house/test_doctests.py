@@ -13,7 +13,15 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", MODULES)
+JOBS = ("gossamer.jobs.", "gossamer.report.page", "gossamer.measure.memory")  # take more than three processor seconds
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith(JOBS) else name for name in MODULES]
+)
+@pytest.mark.usefixtures("quick")
 def test_examples_run(name: str) -> None:
-    failed, tried = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    failed, tried = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    )
     assert tried and not failed

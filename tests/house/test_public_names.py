@@ -1,12 +1,16 @@
 """The public surface: what `import gossamer` offers."""
 
+import ast
 import inspect
 import subprocess
 import sys
 
 import pytest
+from places import ROOT
 
 import gossamer
+
+INTERNAL = {"lazily", "open_streams", "usable_stdout"}  # of the package and its command line, not for users
 
 PUBLIC = [
     "Advice",
@@ -87,3 +91,31 @@ def test_a_misspelt_name_gets_the_nearest() -> None:
         _ = gossamer.compres
     with pytest.raises(AttributeError, match=r"it has .*Magnitude"):
         _ = gossamer.methods.prune.Magntude
+
+
+def offered() -> list[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """What the package and its folders offer of their files, as it is written there."""
+    found: dict[str, ast.FunctionDef | ast.ClassDef] = {}
+    for file in (ROOT / "gossamer/__init__.py", *sorted((ROOT / "gossamer").glob("*/__init__.py"))):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("gossamer."):
+                continue
+            home = ROOT / f"{(node.module or '').replace('.', '/')}.py"
+            names = {one.name for one in node.names} - INTERNAL
+            for part in ast.parse(home.read_text()).body if home.exists() else []:
+                if isinstance(part, ast.FunctionDef | ast.ClassDef) and part.name in names:
+                    found[f"{home.relative_to(ROOT)}::{part.name}"] = part
+    return sorted(found.items())
+
+
+@pytest.mark.parametrize(("where", "node"), [pytest.param(*pair, id=pair[0]) for pair in offered()])
+def test_what_is_offered_is_documented_with_an_example_that_runs(
+    where: str, node: ast.FunctionDef | ast.ClassDef
+) -> None:
+    text = ast.get_docstring(node) or ""
+    assert ">>> " in text, "no example"
+    takes = node.args if isinstance(node, ast.FunctionDef) else None
+    if takes is not None and (takes.args or takes.kwonlyargs):
+        assert "Args:" in text
+    if isinstance(node, ast.ClassDef) and any(isinstance(part, ast.AnnAssign) for part in node.body):
+        assert "Args:" in text or "Attributes:" in text

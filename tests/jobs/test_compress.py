@@ -300,7 +300,7 @@ def test_a_result_slower_than_planned_is_cut_further_and_the_best_one_is_deliver
     job = gossamer.compress(learned(), stripes(), goal=Goal(max_drop=50, params=2_500), epochs=2, out=tmp_path)
     params = next(r.value for r in job.records if (r.what, r.subject) == ("params", "result"))
     tried = {state.name: state.params for state in job.document.states}
-    assert tried["attempt 2"] <= 2_500 / 1.1 < params == tried["attempt 1"]
+    assert tried["attempt 2"] <= 2_500 / 1.1 and params == tried["attempt 1"]
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     images = stripes().test[0][0]  # type: ignore[index]
     [got] = session.run(None, {session.get_inputs()[0].name: images.numpy()})

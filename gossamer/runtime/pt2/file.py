@@ -87,6 +87,14 @@ def load_pt2(path: Path | str) -> nn.Module:
 
     Raises:
         CorruptFile: for a file that is damaged, or has operations that are not allowed.
+
+    Example:
+        >>> import tempfile
+        >>> net, x = nn.Linear(2, 3), torch.ones(4, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = load_pt2(export_pt2(net, (x,), f"{folder}/model.pt2"))
+        >>> torch.equal(again(x), net(x))
+        True
     """
     path = Path(path)
     if not path.is_file():
