@@ -118,6 +118,7 @@ def test_imports_and_a_job_on_every_runtime_ask_nothing_of_the_network(user: Pat
     assert not (user / "home/intel").exists(), "OpenVINO's telemetry left its identity"
 
 
+@pytest.mark.slow
 def test_what_asks_is_seen(user: Path) -> None:
     (user / "talks.py").write_text(
         "import socket, threading\n"

@@ -203,6 +203,7 @@ def test_where_shapes_are_few_the_fastest_within_the_budget_is_delivered() -> No
 
 
 @pytest.mark.parametrize("failing", [(0.9,), (0.9, 1.2), (0.9, 1.2, 1.6, 1.9, 2.2)])
+@pytest.mark.slow
 def test_what_fails_in_its_training_is_left_out_and_the_job_delivers(failing: Sequence[float]) -> None:
     def some_fail(steps: Steps) -> tuple[float, float]:
         if steps and smooth(steps)[0] in failing:

@@ -90,6 +90,7 @@ def test_latency_of_nothing_is_refused():
         latency({}, (torch.zeros(1),))
 
 
+@pytest.mark.slow
 def test_peak_growth_sees_memory_that_is_given_back_before_the_end():
     """In a fresh process: what an allocator kept from earlier tests is used again without being seen."""
     code = """

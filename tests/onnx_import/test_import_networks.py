@@ -93,6 +93,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_a_network_comes_back_and_takes_other_batches(name: str, files: dict[str, Path]) -> None:
     model, x = network(name)
     again = import_onnx(files[name])
@@ -103,6 +104,7 @@ def test_a_network_comes_back_and_takes_other_batches(name: str, files: dict[str
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_it_is_cut_with_proof_and_exported_again(name: str, files: dict[str, Path], tmp_path: Path) -> None:
     _, x = network(name)
     whole = import_onnx(files[name])
@@ -114,6 +116,7 @@ def test_it_is_cut_with_proof_and_exported_again(name: str, files: dict[str, Pat
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_with_weights_are_pytorchs_and_keep_their_values(files: dict[str, Path]) -> None:
     model, _ = network("recognizer")
     again = import_onnx(files["recognizer"])
@@ -124,6 +127,7 @@ def test_layers_with_weights_are_pytorchs_and_keep_their_values(files: dict[str,
         assert torch.equal(mine, old)
 
 
+@pytest.mark.slow
 def test_it_trains_and_is_copied(files: dict[str, Path]) -> None:
     again = copy.deepcopy(import_onnx(files["two heads"])).train()
     sum(out.square().mean() for out in outputs_with_gradient(again)).backward()  # type: ignore[union-attr]
@@ -186,6 +190,7 @@ def test_a_branch_is_chosen_by_its_condition_and_sees_the_values_around_it(tmp_p
         check_import(path, again, (x,))
 
 
+@pytest.mark.slow
 def test_a_network_that_differs_is_refused_with_its_first_wrong_node(files: dict[str, Path]) -> None:
     again = import_onnx(files["two heads"])
     with torch.no_grad():

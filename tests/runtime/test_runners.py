@@ -138,6 +138,7 @@ def test_layer_times_of_torch_are_refused(exported):
         layer_times("torch", exported, (images(1, 1)[0],))
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_the_batch(exported):
     small, large = (peak_memory(exported, (torch.zeros(batch, 1, 12, 12),), threads=1) for batch in (1, 8192))
     activation = 4 * 8192 * 8 * 12 * 12

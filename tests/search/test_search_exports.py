@@ -61,6 +61,7 @@ def test_networks_without_some_blocks_take_the_graph_that_is_there(exported: lis
     assert exported == [model]
 
 
+@pytest.mark.slow
 def test_networks_of_other_layers_are_exported(exported: list[nn.Module], tmp_path: Path) -> None:
     model, task, known = learned(), stripes(), Exports(stripes())
     gated, wider = learned(), learned()

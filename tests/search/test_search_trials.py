@@ -199,6 +199,7 @@ def test_whatever_fails_on_one_axis_leaves_the_others(
     assert "width" in targets
 
 
+@pytest.mark.slow
 def test_a_shape_that_failed_in_its_training_is_not_planned_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_shape_that_failed_in_its_training_is_not_planned_again(
     assert len(seen) > 1
 
 
+@pytest.mark.slow
 def test_where_everything_fails_nothing_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("block_order", "width_axis"):
         monkeypatch.setattr(f"gossamer.search.plan.{name}", broken)

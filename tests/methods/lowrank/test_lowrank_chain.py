@@ -32,6 +32,7 @@ SCHEMES = [
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name())
+@pytest.mark.slow
 def test_low_rank_then_pruned_then_int8_then_coded(scheme: LowRank, tmp_path: Path) -> None:
     model, data, context = learned().eval(), stripes(), Context(original=learned())
     small = scheme.apply(model, data, context)

@@ -99,6 +99,7 @@ def test_the_normal_matrix_is_that_of_the_rebuilt_tensor() -> None:
     torch.testing.assert_close(_cpd.normal_matrix(factors), jacobian.T @ jacobian)
 
 
+@pytest.mark.slow
 def test_a_penalty_bounds_terms_that_cancel_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """a a b + a b a + b a a has rank 3, and is approached by rank 2 with factors that grow without bound."""
     monkeypatch.setattr(_cpd, "TOLERANCE", 0.0)

@@ -114,6 +114,7 @@ def accuracy_of(model: nn.Module, data: gossamer.Task) -> float:
     return float(data.metric.score(model.eval(), data.validation))
 
 
+@pytest.mark.slow
 def test_real_data_into_a_twentieth_of_the_bytes(digits: tuple[nn.Module, gossamer.Task], tmp_path: Path) -> None:
     model, data = digits
     wanted = dense_bytes(model) / 20
@@ -128,6 +129,7 @@ def test_real_data_into_a_twentieth_of_the_bytes(digits: tuple[nn.Module, gossam
     assert all(isinstance(stack[-1], Grid) for stack in constraints(made).values())
 
 
+@pytest.mark.slow
 def test_a_file_that_came_out_too_large_is_trimmed_by_the_weights_nearest_to_zero() -> None:
     model, data, steps = tiny(), task(), {"stem.weight": 0.1, "body.0.conv1.weight": 0.02}
     held = constrain(model, {name: Grid(step, -999, 999) for name, step in steps.items()})
@@ -168,6 +170,7 @@ class Reader(nn.Module):
         return out
 
 
+@pytest.mark.slow
 def test_attention_recurrent_layers_and_free_parameters_are_trained_into_the_file() -> None:
     model, data = Reader(), task()
     least, dense = least_bytes(model, data), dense_bytes(model)
