@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gossamer.core.edit_details import GroupPath, SwapRecord
 from gossamer.errors import unknown
 
 
@@ -43,51 +44,6 @@ class Record:
     high: float | None = None
     n: int | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockPart:
-    """One layer of a module. kind: the size of a kernel, "linear", or the name of another class. column: how many
-    layers come before it, on the longest way; row: of the branch that it is in."""
-
-    kind: str
-    inputs: int = 0
-    outputs: int = 0
-    groups: int = 1
-    stride: str = ""
-    column: int = 0
-    row: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpectrumRow:
-    """What was left out with the rank of one mode. what: "singular values", over the largest, or "error", the relative
-    one. values: of the singular values from 1 to R, or with the ranks 0 to R, at these of them. rank: the one taken."""
-
-    mode: str
-    what: str
-    ranks: list[int]
-    values: list[float]
-    rank: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SwapRecord:
-    """What a layer was, and what was put in its place. error: |new - old| / |old| of what `of` says, before any
-    training of the whole network. gone: modules that have nothing to do any more."""
-
-    before: list[BlockPart]
-    after: list[BlockPart]
-    gone: list[str] = field(default_factory=list)
-    error: float | None = None
-    of: str = ""
-    spectra: list[SpectrumRow] = field(default_factory=list)
-
-    @classmethod
-    def parse(cls, raw: dict[str, Any]) -> "SwapRecord":
-        """From JSON values."""
-        rows = {"before": BlockPart, "after": BlockPart, "spectra": SpectrumRow}
-        return cls(**raw | {key: [row(**values) for values in raw[key]] for key, row in rows.items()})
 
 
 class EditKind(StrEnum):
@@ -126,6 +82,7 @@ class Edit:
             the removed parts masked; None where training followed.
         note: what a reader should know.
         swapped: where one layer gave its place to others, what they are.
+        path: where groups of weights became zero in a training, how.
 
     Example:
         >>> edit = Edit(
@@ -143,6 +100,7 @@ class Edit:
     proof: float | None = None
     note: str = ""
     swapped: SwapRecord | None = None
+    path: GroupPath | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in tuple(EditKind):
@@ -152,8 +110,12 @@ class Edit:
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> "Edit":
         """From JSON values."""
-        swapped = raw.get("swapped")
-        return cls(**raw | {"swapped": None if swapped is None else SwapRecord.parse(swapped)})
+        swapped, path = raw.get("swapped"), raw.get("path")
+        parsed = {
+            "swapped": None if swapped is None else SwapRecord.parse(swapped),
+            "path": None if path is None else GroupPath(**path),
+        }
+        return cls(**raw | parsed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def liveness(found: ChannelGroups) -> Liveness:
     """Which coupled channels the weights of the network produce and read."""
     count = len(found.coupled.group_of) + 1  # the last place is for -1: indices of no coupled channel
     fed, used, read, unknown = (np.zeros(count, dtype=np.bool_) for _ in range(4))
-    roles = _roles(found.model)
+    roles = output_dimensions(found.model)
     for name, p in found.model.named_parameters():
         value = found.graph.parameters.get(name)
         if value is None or p.ndim < 2:
@@ -112,7 +112,7 @@ def liveness(found: ChannelGroups) -> Liveness:
     return Liveness(fed=fed[:-1], used=used[:-1], read=read[:-1], known=~unknown[:-1])
 
 
-def _roles(model: nn.Module) -> dict[str, int]:
+def output_dimensions(model: nn.Module) -> dict[str, int]:
     """The dimension of outputs of the weights of linear layers and convolutions that belong to one layer only."""
     owners: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, module in model.named_modules():
@@ -157,7 +157,7 @@ def _fold(found: ChannelGroups) -> int:
 def _readers(found: ChannelGroups) -> dict[str, NDArray[np.int64]]:
     """The coupled channel of every input column (-1: none), by name of the layers without groups that read some."""
     readers = {}
-    for name, role in _roles(found.model).items():
+    for name, role in output_dimensions(found.model).items():
         axes = found.graph.parameters[name].axes if name in found.graph.parameters else {}
         owner = name.rpartition(".")[0]
         if role == 0 and 1 in axes:
@@ -303,7 +303,7 @@ def find_neurons(model: nn.Module, example_inputs: Any) -> list[Neurons]:
             for index, channel in enumerate(found.coupled.of_index[indices.ravel()].tolist()):
                 if channel >= 0 and found.coupled.group_of[channel] in cuttable:
                     places.setdefault(channel, []).append((name, d, index))
-    roles, pairs = _roles(model), dict[tuple[str, str], list[tuple[int, int]]]()
+    roles, pairs = output_dimensions(model), dict[tuple[str, str], list[tuple[int, int]]]()
     for where in places.values():
         produced = [(layer_of(n), i) for n, d, i in where if d == 0 and roles.get(n) == 0 and _linear(model, n)]
         read = [(layer_of(n), i) for n, d, i in where if d == 1 and roles.get(n) == 0 and _linear(model, n)]

@@ -19,6 +19,48 @@ class Reorder(nn.Module):
         return x.index_select(1, self.order)
 
 
+class GatheredConv(nn.Module):
+    """A 2-D convolution that reads some taps of some input channels only: they are gathered, and a 1 x 1 convolution
+    multiplies them. taps: row and column of each tap that is read, and how many channels are read there; channels: of
+    the input, tap by tap."""
+
+    channels: Tensor
+
+    def __init__(self, conv: nn.Conv2d, used: Tensor) -> None:
+        """conv: without groups, padded with zeros; used: bool, of the shape (I, kernel height, kernel width)."""
+        super().__init__()
+        assert isinstance(conv.padding, tuple)
+        self.stride, self.dilation, self.kernel_size = list(conv.stride), list(conv.dilation), list(conv.kernel_size)
+        self.padding = [conv.padding[1], conv.padding[1], conv.padding[0], conv.padding[0]]
+        by_tap = used.flatten(1).T
+        places = by_tap.nonzero()
+        self.taps = [
+            [tap // used.shape[2], tap % used.shape[2], int(row.sum())] for tap, row in enumerate(by_tap) if row.any()
+        ]
+        self.register_buffer("channels", places[:, 1].contiguous())
+        self.conv = nn.Conv2d(len(places), conv.out_channels, 1, bias=conv.bias is not None).to(conv.weight)
+        with torch.no_grad():
+            columns = conv.weight.flatten(2)[:, places[:, 1], places[:, 0]]
+            self.conv.weight.copy_(columns[:, :, None, None])
+            if conv.bias is not None and self.conv.bias is not None:
+                self.conv.bias.copy_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, self.padding)
+        high, wide = (
+            (size - gap * (kernel - 1) - 1) // step + 1
+            for size, gap, kernel, step in zip(x.shape[2:], self.dilation, self.kernel_size, self.stride)
+        )
+        parts, start = [], 0
+        for row, column, count in self.taps:
+            top, left = row * self.dilation[0], column * self.dilation[1]
+            bottom, right = top + (high - 1) * self.stride[0] + 1, left + (wide - 1) * self.stride[1] + 1
+            window = x[:, :, top : bottom : self.stride[0], left : right : self.stride[1]]
+            parts.append(window.index_select(1, self.channels[start : start + count]))
+            start += count
+        return self.conv(torch.cat(parts, 1))  # type: ignore[no-any-return]
+
+
 class Skip(nn.Identity):
     """Hands on its first input, whatever else the network gives to the module in whose place it stands."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.core.record import BlockPart
+from gossamer.core.edit_details import BlockPart
 from gossamer.graph.tracer import trace
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

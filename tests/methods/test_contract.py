@@ -43,7 +43,7 @@ def method(name: str) -> Method:
 def subject(*names: str) -> nn.Module:
     """The network that methods of these names are tried on: with a hidden layer in its head where one needs it."""
     model = tiny()
-    if "prune.merge" in names:
+    if not {"prune.merge", "prune.less_is_more"}.isdisjoint(names):
         model.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     if "restructure.global_pool" in names:
         layers = (nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -9,7 +9,8 @@ from nets import task, tiny
 from torch import nn
 
 from gossamer.core.context import Context
-from gossamer.core.record import Edit, SwapRecord, to_json
+from gossamer.core.edit_details import SwapRecord
+from gossamer.core.record import Edit, to_json
 from gossamer.methods.lowrank.cp import CP
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tucker import Tucker

@@ -12,8 +12,9 @@ from gossamer.calibration.moments import moments
 from gossamer.constraints.apply import refuse_constrained
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
+from gossamer.core.edit_details import SwapRecord
 from gossamer.core.layer_names import layer_name, reasons
-from gossamer.core.record import EditKind, SwapRecord
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.edits.swap import swap
 from gossamer.errors import BadInput, NoEffect

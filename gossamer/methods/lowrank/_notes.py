@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gossamer.calibration.inputs import Layer
-from gossamer.core.record import SpectrumRow, SwapRecord
+from gossamer.core.edit_details import SpectrumRow, SwapRecord
 from gossamer.methods.lowrank._matrices import energy_of
 from gossamer.modules.inserted import Reorder
 from gossamer.modules.outline import in_row, part

@@ -13,9 +13,10 @@ from gossamer.calibration.moments import call_order
 from gossamer.constraints.apply import refuse_constrained
 from gossamer.constraints.weights import weights_of
 from gossamer.core.context import Context
+from gossamer.core.edit_details import SwapRecord
 from gossamer.core.layer_names import by_reason, layer_name, reasons
 from gossamer.core.placement import evaluating, place
-from gossamer.core.record import EditKind, SwapRecord
+from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.swap import swap
