@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from gossamer.core.edit_details import BlockPart, SpectrumRow, SwapRecord
 from gossamer.core.record import (
-    BlockPart,
     ClassRow,
     Curve,
     Edit,
@@ -12,9 +12,7 @@ from gossamer.core.record import (
     JobDocument,
     LayerCost,
     Record,
-    SpectrumRow,
     StoredRow,
-    SwapRecord,
     Trial,
 )
 

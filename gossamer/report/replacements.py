@@ -3,14 +3,8 @@
 import re
 from collections.abc import Callable, Sequence
 
-from gossamer.core.record import (
-    BlockPart,
-    Edit,
-    JobDocument,
-    LayerCost,
-    SpectrumRow,
-    SwapRecord,
-)
+from gossamer.core.edit_details import BlockPart, SpectrumRow, SwapRecord
+from gossamer.core.record import Edit, JobDocument, LayerCost
 from gossamer.report import text
 from gossamer.report.layers import bar, relative
 from gossamer.report.plot import Frame, axes, line, mark

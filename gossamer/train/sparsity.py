@@ -150,9 +150,7 @@ class Sparsify:
             before = {name: parameters[name].clone() for name in family.carried}
             amounts = rate * self._weights(family, parameters)
             self.rule(
-                Shrinking(
-                    groups=family, parameters=parameters, amounts=amounts, chosen=chosen[part], previous=previous
-                )
+                Shrinking(groups=family, parameters=parameters, amounts=amounts, chosen=chosen[part], previous=previous)
             )
             dying = torch.zeros_like(alive)
             dying[part] = alive[part] & (family.norms(parameters) == 0)
@@ -184,9 +182,7 @@ class Sparsify:
                 family.clear(parameters, part)
             numbers[FROZEN] = float(self.drop(step.model) > self.target.value)
 
-    def _control(
-        self, step: TrainingStep, numbers: Tensor, ranks: Tensor, stage: tuple[int, float], last: int
-    ) -> None:
+    def _control(self, step: TrainingStep, numbers: Tensor, ranks: Tensor, stage: tuple[int, float], last: int) -> None:
         """Steer the strength so that the mean rank of the groups that are to go falls to zero in equal steps.
 
         stage: its number, and the share of it that is done.

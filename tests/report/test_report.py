@@ -15,15 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_document import bare, missed, replaced, sample, small
 
-from gossamer.core.record import (
-    BlockPart,
-    JobDocument,
-    LayerCost,
-    Record,
-    SpectrumRow,
-    SwapRecord,
-    Trial,
-)
+from gossamer.core.edit_details import BlockPart, SpectrumRow, SwapRecord
+from gossamer.core.record import JobDocument, LayerCost, Record, Trial
 from gossamer.errors import BadInput
 from gossamer.report import markdown, summary_rows, text, write_report, write_sensitivity
 from gossamer.report.file_bytes import byte_parts as parts_of_file

@@ -41,7 +41,7 @@ class GrowingRegularization(SparseTraining):
         >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
         >>> method = gossamer.methods.prune.GrowingRegularization(speedup=2, epochs=5, lr=0.01)
         >>> smaller, edits = method(model, task)
-        >>> smaller.conv2.out_channels < 16
+        >>> smaller.conv1.out_channels < 8
         True
     """
 
