@@ -23,6 +23,8 @@ LEAST, MOST = 4, 64  # batches
 # More than the default: nearly equal features give large weights of opposite signs, which train badly afterwards.
 DAMPENING = 1e-3
 
+# What a layer's output lacks besides its own error: of the pruned network, the original and a batch.
+Missing = Callable[[nn.Module, nn.Module, Any], Tensor]
 Track = Callable[[Iterable[str]], Iterable[str]]
 
 
@@ -82,16 +84,35 @@ def reconstruct_weights(
     for name in track(layers):
         layer = model.get_submodule(name)
         if isinstance(layer, Layer) and owners(model, layer.weight) == 1:
-            system = _system(model, original, name, loader, (kept or {}).get(name))
+            system = layer_system(model, original, name, loader, (kept or {}).get(name))
             if system is not None:
                 add_correction(layer, system, dampening=DAMPENING)
                 reconstructed.append(name)
     return reconstructed
 
 
-def _system(
-    model: nn.Module, original: nn.Module, name: str, loader: Iterable[Any], kept: Sequence[int] | None
+@torch.no_grad()
+def layer_system(
+    model: nn.Module,
+    original: nn.Module,
+    name: str,
+    loader: Iterable[Any],
+    kept: Sequence[int] | None,
+    missing: Missing | None = None,
 ) -> Normal | None:
+    """The normal equations of the correction that brings a layer's outputs to those of the original.
+
+    Args:
+        model: the pruned network.
+        original: the network before.
+        name: of the layer.
+        loader: data; as much is used as the problem needs.
+        kept: the output channels of the original that the layer still has; None for all.
+        missing: what the layer's output has to make up for besides, from the pruned network, the original and a batch.
+
+    Returns:
+        The system; None where a whole run does not call the layer once.
+    """
     layer, before = model.get_submodule(name), original.get_submodule(name)
     assert isinstance(layer, Layer)
     system, rows = None, 0
@@ -99,7 +120,7 @@ def _system(
         # Enough equations: with twice as many rows as unknowns, noise of the data does not dominate the solution.
         if number >= LEAST and rows >= ROWS * layer.weight[0].numel():
             break
-        x, x_before = (_input(one, name, batch, whole=number == 0) for one in (model, original))
+        x, x_before = (layer_input(one, name, batch, whole=number == 0) for one in (model, original))
         if x is None or x_before is None:
             return None
         wanted = before(x_before)
@@ -107,7 +128,8 @@ def _system(
             channel = wanted.dim() - 1 if isinstance(layer, nn.Linear) else 1
             wanted = wanted.index_select(channel, torch.as_tensor(kept, device=wanted.device))
         # The input of the pruned network beside the output of the original one: errors from before are corrected here.
-        system = add_system(system, layer, x, wanted - layer(x))
+        rest = wanted - layer(x)
+        system = add_system(system, layer, x, rest if missing is None else rest + missing(model, original, batch))
         rows += wanted.numel() // len(layer.weight)
     return system
 
@@ -116,7 +138,7 @@ class _Enough(Exception):
     """Ends a run whose rest is not needed."""
 
 
-def _input(model: nn.Module, name: str, batch: Any, *, whole: bool) -> Tensor | None:
+def layer_input(model: nn.Module, name: str, batch: Any, *, whole: bool) -> Tensor | None:
     """What a layer gets in a run; None where a whole run does not call it once."""
     seen = list[Tensor]()
 
