@@ -145,9 +145,10 @@ def best_channels(
 
     Source: Meng et al. 2024, arXiv:2403.12983, section 3 (local search on the layer-wise quadratic).
     """
-    choices: list[Sequence[int]] = [eliminate(systems, count, keep, damp=damp), *starts]
-    kept = sorted(min(choices, key=lambda choice: unexplained(systems, choice, damp=damp)))
-    error = unexplained(systems, kept, damp=damp)
+    choices = [eliminate(systems, count, keep, damp=damp), *map(sorted, starts)]
+    errors = [unexplained(systems, choice, damp=damp) for choice in choices]
+    error = min(errors)
+    kept = choices[errors.index(error)]
     for _ in range(swaps):
         gains, losses = _gains(systems, count, kept, damp=damp)
         outside = [i for i in range(count) if i not in set(kept)]

@@ -285,7 +285,7 @@ class Sparsify:
         if goal is None:
             self._refuse_empty(alive & ~dying, step)
             return dying
-        least = 0.0
+        least = goal * (1 - NEAR)
         whole = dying & self._free(alive, ranks)
         fits = self.cost(alive & ~whole) >= least and self.cost.emptied(alive & ~whole) is None
         if not enough and fits:

@@ -21,6 +21,10 @@ from gossamer.methods.prune.less_is_more import LessIsMore
 from gossamer.methods.prune.slimming import Slimming
 from gossamer.methods.prune.ssl import StructuredSparsity
 from gossamer.modules.cost import layer_costs
+from gossamer.modules.element_groups import channel_groups
+from gossamer.modules.group_cost import group_cost
+from gossamer.train.loop import TrainingStep
+from gossamer.train.sparsity import Shrinking, Sparsify, SparsityTarget
 
 TASK = stripes()
 SHORT: dict[str, Any] = {"epochs": 4, "lr": 0.02}
@@ -127,6 +131,30 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(tmp_path: Path, mon
     again, repeated = method(tiny(), TASK, on_cpu(folder=tmp_path))
     assert same(again, whole)
     assert [edit.after for edit in repeated[1:]] == [edit.after for edit in edits[1:]]
+
+
+def test_a_rule_that_asks_for_the_last_values_gets_them() -> None:
+    """Those after the last step: a step later, they differ from the new ones by that step."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def rule(step: Shrinking) -> None:
+        name = next(iter(step.groups.carried))
+        seen.append((step.previous[name].clone(), step.parameters[name].clone()))
+
+    model = tiny()
+    groups = channel_groups(model, TASK.example_inputs)
+    cost = group_cost(model, TASK.example_inputs, [groups], "macs")
+    target = SparsityTarget("strength", 1.0)
+    hook = Sparsify(families=(groups,), rule=rule, target=target, until=0.9, cost=cost, keeps_previous=True)
+    hook.attach(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for number in range(1, 4):
+        TASK.loss(model.train(), TASK.train[0]).backward()
+        optimizer.step()
+        hook(TrainingStep(model=model, optimizer=optimizer, number=number, steps=10))
+    assert torch.equal(seen[1][0], seen[0][1]) and torch.equal(seen[2][0], seen[1][1])
+    assert not torch.equal(seen[1][0], seen[1][1])
+    assert all("_gossamer" not in name for name in Sparsify.detach(model).state_dict())
 
 
 def test_the_path_tells_when_groups_died_and_survives_a_document() -> None:
