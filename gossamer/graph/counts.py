@@ -77,6 +77,7 @@ class EquivalenceClasses:
         for matrix, constant in self.equal_counts:
             differences.append(matrix[1:] - matrix[:1])
             constants.append(constant[0] - constant[1:])
+        # All rows equal the first one: as many equations as there are rows, less one for each constraint.
         equal, right = np.concatenate(differences), np.concatenate(constants)
         eye = np.eye(n)
         constraints = [
@@ -87,6 +88,7 @@ class EquivalenceClasses:
         solved = milp(
             np.concatenate([np.zeros(n), np.ones(n)]),
             constraints=constraints,
+            # Counts are whole numbers; the distances follow from them.
             integrality=np.concatenate([np.ones(n), np.zeros(n)]),
             bounds=Bounds(np.concatenate([least, np.zeros(n)]), np.concatenate([self.sizes, self.sizes])),
             options={"time_limit": MILP_SECONDS},

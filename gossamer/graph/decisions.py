@@ -38,6 +38,7 @@ class Decision:
     def fits(self, shapes: Sequence[tuple[int, ...] | None]) -> bool:
         """Whether an operation that gives these shapes can take the decision."""
         if self.order is not None:
+            # An order of other sizes is that of another network: it cannot be taken over.
             return len(shapes) > 1 and tuple(self.order.shape) == shapes[1]
         if self.results is not None:
             given = self.results if isinstance(self.results, list | tuple) else [self.results]
@@ -60,6 +61,7 @@ def decide(name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], ou
     if name == "aten.masked_select":
         return Decision(indices=_places(args[1].expand(np.broadcast_shapes(args[0].shape, args[1].shape))))
     if name in ORDERED and isinstance(out, list | tuple) and len(out) == 2 and args[0].ndim > 0:
+        # Where `dim` stands differs between these operations; their schema says it.
         dim = next((i for i, a in enumerate(func._schema.arguments) if a.name == "dim"), None)
         if dim is None:
             return None
@@ -78,6 +80,7 @@ def take(decision: Decision, func: Any, args: Sequence[Any], kwargs: dict[str, A
     if decision.indices is not None:
         indices = [i.clone() if isinstance(i, Tensor) else i for i in decision.indices]
         if str(func.overloadpacket) == "aten.masked_select":
+            # Places are those of the shape that values and mask have together.
             return torch.ops.aten.index(args[0].expand(np.broadcast_shapes(args[0].shape, args[1].shape)), indices)
         return func(args[0], indices, *args[2:], **kwargs)
     if decision.order is not None:

@@ -21,6 +21,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
         inner = [(v, type(v)(v)) for v in module.__dict__.values() if type(v) in (dict, list, set)]
         saved.append((module, dict(module.__dict__), inner))
     values = [(b, b.clone()) for b in model.buffers()]
+    # Dropout draws numbers: the seed of the user must not notice that the network was traced.
     with torch.random.fork_rng(devices=[]):
         try:
             yield
@@ -55,6 +56,7 @@ def plain_kernels() -> Iterator[None]:
     """
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level, fast = logger.level, torch.backends.mha.get_fastpath_enabled()
+    # Every operation that has no fake kernel is a warning there, and no fault here.
     logger.setLevel(logging.CRITICAL)
     torch.backends.mha.set_fastpath_enabled(False)
     try:

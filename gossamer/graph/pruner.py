@@ -117,6 +117,7 @@ def prune(
             continue
         if proof is None or proof.max_relative <= tolerance or not solution.plan.widths:
             break
+        # What lies before the first difference is right, so that only groups at it are left whole.
         index = _first_difference(channels, small, solution, tolerance)
         _skip_failing(solver, solution, index, f"the proof fails ({proof.max_relative:.1e}")
     # Groups that were asked for and stay whole are listed too; linked groups may shrink without being asked for.
@@ -152,6 +153,7 @@ def prove(original: nn.Module, small: nn.Module, plan: PruningPlan, example_inpu
         >>> prove(model, pruned.model, pruned.plan, x).max_relative < 1e-5
         True
     """
+    # Traced anew: a plan may come from a file, and says nothing of the network but positions.
     channels = find_groups(original, example_inputs)
     propagation = channels.propagations.eval
     # The plan as a mask of coupled channels; the last place takes what -1 points to: indices that always stay.
@@ -223,6 +225,7 @@ def _skip_failing(solver: CutSolver, solution: Solution, index: int, why: str) -
     if 0 <= index < len(propagation.trace.ops):
         op = propagation.trace.ops[index]
         where = f" from {op.where} on"
+        # An operation that has no channels of these groups tells nothing: then all of them are suspected.
         names = (solver.widths.groups_in([op], propagation) & names) or names
     for name in sorted(names):
         solver.widths.skip(name, f"{why}{where})")

@@ -76,6 +76,7 @@ def kept_indices(values: Mapping[str, IndexedValue], mask: Mask) -> dict[str, di
             keep = mask[indices]
             if keep.all():
                 continue
+            # One index a position: every line along the other dimensions keeps the same.
             if indices.size == indices.shape[d]:
                 dims[d] = np.flatnonzero(keep).tolist()
             else:  # a grouped convolution: the rows of one group are alike, so a new group starts at a change
@@ -93,6 +94,7 @@ def size_after(shape: Shape, kept: Mapping[int, Kept]) -> Shape:
     """Shape of a parameter of which this stays."""
     sizes = list(shape)
     for d, indices in kept.items():
+        # Lists inside are those of the groups of a convolution, all of one length.
         inner = indices[0] if indices else 0
         sizes[d] = len(inner) if isinstance(inner, list) else len(indices)
     return tuple(sizes)
@@ -106,6 +108,7 @@ def counted_indices(propagation: Propagation, op: Op) -> list[Indices]:
     lines = []
     for ref in [*(r for r in op.outs if r is not None), *op.refs()]:
         for d, indices in sorted(propagation.values[ref.index].axes.items()):
+            # The first line stands for all: a forward can only count how many there are.
             line = indices[tuple(slice(None) if i == d else 0 for i in range(indices.ndim))]
             lines.append(line)
     # Amounts of padding and ends of slices count channels too: `F.pad(x, (0, 0, 0, 0, 0, c_out - c_in))`.
@@ -128,6 +131,7 @@ def counted_indices(propagation: Propagation, op: Op) -> list[Indices]:
 
 def compact(tensor: Tensor, value: IndexedValue, mask: Mask) -> Tensor:
     """The part of a tensor that stays, one dimension after the other."""
+    # The order of the dimensions does not matter, as each index array is kept up to date below.
     axes = dict(value.axes)
     for axis in sorted(axes):
         indices = axes.pop(axis)

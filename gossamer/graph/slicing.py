@@ -139,6 +139,7 @@ def check_runs(model: nn.Module, example_inputs: Any) -> None:
         try:
             record(model, example_inputs, fake=fake_mode())
         except Exception:
+            # What does not run on fake tensors (data-dependent sizes, foreign kernels) may run on real ones.
             try:
                 record(model, example_inputs, fake=None)
             except Exception as error:
@@ -185,6 +186,7 @@ def resized_attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]])
         case nn.PReLU():
             return {"num_parameters": weight[0]}
         case nn.MultiheadAttention():
+            # Separate projections (kdim or vdim given) have tensors of their own, which say their sizes.
             packed = shapes.get("in_proj_weight")
             if packed is None:
                 return {}
@@ -195,6 +197,7 @@ def resized_attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]])
 
 def _recurrent(kind: str, suffix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Attribute]:
     rows, inputs = shapes[f"weight_ih{suffix}"]
+    # `weight_ih` stacks the gates of a cell in its rows.
     projected = shapes.get("weight_hr_l0", (0,))[0]
     gates = {"LSTM": 4, "GRU": 3}.get(kind, 1)
     return {"input_size": inputs, "hidden_size": rows // gates, **({"proj_size": projected} if projected else {})}

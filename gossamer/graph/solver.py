@@ -130,6 +130,7 @@ class CutSolver:
 
     def plan(self, counts: Counts, mask: Mask) -> PruningPlan:
         """The pruning as a value that can be stored and replayed."""
+        # Positions, not channel indices: a plan is replayed without a trace.
         kept = kept_indices(self.channels.graph.parameters, mask)
         shapes = {name: tuple(self.runner.tensors[name].shape) for name in kept}
         widths = {name: (self.widths.size(name), int(count.sum())) for name, count in counts.items()}

@@ -69,6 +69,7 @@ class Widths:
             sizes = [self.channels.coupled.classes[self.groups[name]].sizes for name in link]
             divisor = int(np.gcd.reduce(np.concatenate(sizes)))
             # The mean is weighted by size: it keeps about as many channels in total as were asked for.
+            # Names that were not asked for follow the others: their sizes do not weigh.
             weight = sum(self.size(name) for name in asked)
             mean = sum(f * self.size(name) for name, f in asked.items()) / weight
             j = min(max(int(mean * divisor + 0.5), 1), divisor)
@@ -100,11 +101,13 @@ class Widths:
         for op in ops:
             for line in counted_indices(propagation, op):
                 channels = self.channels.coupled.of_index[line]
+                # A channel of no group is numbered -1; it stays in any case.
                 found |= set(np.unique(self.channels.coupled.group_of[channels[channels >= 0]]).tolist())
         return {names[i] for i in found}
 
     def shrinking(self, mask: Mask) -> set[str]:
         """Names of the groups of which the mask removes something."""
+        # One index of each coupled channel is enough: all of its indices stay or go together.
         indices = self.channels.coupled.indices
         return {name for name, i in self.groups.items() if name not in self.skipped and not mask[indices[i]].all()}
 
