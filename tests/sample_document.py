@@ -326,7 +326,7 @@ def sample() -> JobDocument:
         states=_states(),
         layers_before=_layers(_WIDTHS, _WIDTHS, 0.55),
         layers_after=_layers(_WIDTHS, (8, 16, 40), 0.31),
-        int8_ladder=_int8_steps(),
+        int8_steps=_int8_steps(),
         files={
             "model.gsr": 71_320,
             "model.onnx": 118_204,
@@ -427,6 +427,6 @@ def bare() -> JobDocument:
         states=[],
         layers_before=[],
         layers_after=[],
-        int8_ladder=[],
+        int8_steps=[],
         files={},
     )

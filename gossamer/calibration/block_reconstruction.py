@@ -109,7 +109,7 @@ def relative_errors(
     model: nn.Module, blocks: Mapping[str, FittedBlock], loader: Iterable[Any], batches: int
 ) -> dict[str, float]:
     """|new - old| / |old| of every block's outputs over the calibration data."""
-    # Sums of squares in float64: float32 would lose small errors beside large outputs over many batches.
+    # Sums of squares in float64: float32 would lose small errors next to large outputs over many batches.
     sums = {name: [0.0, 0.0] for name in blocks}
     for name, x, y in given(model, blocks, loader, batches):
         sums[name][0] += float((blocks[name].module(x) - y).double().square().sum())

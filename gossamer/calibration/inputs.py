@@ -37,7 +37,7 @@ def input_rows(layer: Layer, x: Tensor) -> Tensor:
 
 
 def output_rows(layer: Layer, y: Tensor) -> Tensor:
-    """An output of the layer, or its gradient, beside `input_rows`: shape (samples, groups, positions, O / groups)."""
+    """An output of the layer, or its gradient, next to `input_rows`: shape (samples, groups, positions, O / groups)."""
     if isinstance(layer, nn.Linear):
         return y.reshape(y.shape[0] if y.dim() > 1 else 1, 1, -1, layer.out_features)
     if y.dim() == len(layer.kernel_size) + 1:

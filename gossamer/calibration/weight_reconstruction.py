@@ -127,7 +127,7 @@ def layer_system(
         if kept is not None:
             channel = wanted.dim() - 1 if isinstance(layer, nn.Linear) else 1
             wanted = wanted.index_select(channel, torch.as_tensor(kept, device=wanted.device))
-        # The input of the pruned network beside the output of the original one: errors from before are corrected here.
+        # The input of the pruned network next to the output of the original one: errors from before are corrected here.
         rest = wanted - layer(x)
         system = add_system(system, layer, x, rest if missing is None else rest + missing(model, original, batch))
         rows += wanted.numel() // len(layer.weight)

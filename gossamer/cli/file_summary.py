@@ -44,7 +44,7 @@ def read_contents(path: Path) -> Contents:
 
 
 def _onnx(path: Path) -> tuple[list[StoredWeights], int]:
-    """Initializers and constants; the second number is the size of a data file beside it."""
+    """Initializers and constants; the second number is the size of a data file next to it."""
     from onnx import TensorProto
 
     from gossamer.runtime.onnx_read import outside_files, read_onnx, stored_bits

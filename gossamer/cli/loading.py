@@ -211,11 +211,11 @@ def _made(request: Request, *, trained: bool, fit: bool) -> tuple[nn.Module, tup
     form = libraries.preprocessing_of(request.model)
     options = {"num_classes": request.classes} if fit and request.classes else {}
     if kind == "timm":
-        timm = libraries.library("timm")
+        timm = libraries.installed("timm")
         options |= {"in_chans": request.channels} if fit and request.channels else {}
         model = _library_call(request.model, lambda: timm.create_model(name, pretrained=trained, **options))
         return model, (torch.randn(1, *getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))),)
-    models, weights = libraries.library("torchvision").models, "DEFAULT" if trained else None
+    models, weights = libraries.installed("torchvision").models, "DEFAULT" if trained else None
     model = _library_call(request.model, lambda: models.get_model(name, weights=weights, **options))
     side = form.size if form is not None else 224
     return model, (torch.randn(1, 3, side, side),)

@@ -1,4 +1,4 @@
-"""The tensors of a compact file beside those of the network that it was made from, for the job document."""
+"""The tensors of a compact file next to those of the network that it was made from, for the job document."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -75,7 +75,7 @@ def work_of(function: Any, args: Args, result: Any) -> int:
 
 
 def hidden_bytes(function: Any, args: Args, result: Any) -> int:
-    """Bytes of the largest tensor that an operation may make beside its result.
+    """Bytes of the largest tensor that an operation may make besides its result.
 
     These are operands that are repeated in place and have to be written out, and the windows of a convolution.
 

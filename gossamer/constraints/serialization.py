@@ -1,4 +1,4 @@
-"""A constrained network on disk: which weights have which constraints, as plain values beside the tensors."""
+"""A constrained network on disk: which weights have which constraints, as plain values next to the tensors."""
 
 import importlib
 from typing import Any

@@ -325,7 +325,7 @@ class JobDocument:
     states: list[Trial]
     layers_before: list[LayerCost]
     layers_after: list[LayerCost]
-    int8_ladder: list[FallbackStep]
+    int8_steps: list[FallbackStep]
     files: dict[str, int]
     stored: list[StoredRow] = field(default_factory=list)
     why: list[str] = field(default_factory=list)
@@ -355,7 +355,7 @@ _ROWS: dict[str, Any] = {
     "states": Trial,
     "layers_before": LayerCost,
     "layers_after": LayerCost,
-    "int8_ladder": FallbackStep,
+    "int8_steps": FallbackStep,
     "stored": StoredRow,
     "curves": Curve,
     "classes": ClassRow,

@@ -21,7 +21,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", 
 SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 VALIDATION, TEST = 0.1, 0.15
 SIDE = 224  # pixels
-# What systems and programs leave beside images; names that begin with a dot are not looked at either.
+# What systems and programs leave in folders of images; names that begin with a dot are not looked at either.
 SIDE_FOLDERS = ("__MACOSX", "@eaDir", "__pycache__", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 COLOUR = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 GREY = Normalisation(mean=(0.5,), std=(0.25,))

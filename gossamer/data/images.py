@@ -87,7 +87,7 @@ class ImageFiles:
 
 
 class _Later(Exception):
-    """An image that is too large to be decoded beside others."""
+    """An image that is too large to be decoded while others are."""
 
 
 def each(paths: Sequence[Path], work: Callable[[Path, float], T]) -> list[T]:
@@ -182,7 +182,7 @@ def _resized(image: Image.Image, box: tuple[float, float, float, float], form: P
     height, width = form.sides
     shrinks = (box[2] - box[0]) / width, (box[3] - box[1]) / height
     factor = max(1, int(min(shrinks) / GAP))
-    # What the filter looks at beside the box.
+    # What the filter looks at next to the box.
     margin = math.ceil(4 * max(1.0, *shrinks))
     left, top = (max(0, int(edge - margin)) for edge in box[:2])
     right, bottom = (min(side, math.ceil(edge + margin)) for side, edge in zip(image.size, box[2:]))

@@ -6,7 +6,7 @@
 | `EditKind.SWAP` | `swap` | put another module in the place of a module |
 | `EditKind.CONSTRAIN` | `constrain` | keep weights in a set while they train |
 | `EditKind.ASSIGN` | `assign` | new values for weights, in closed form |
-| `EditKind.TRAIN` | `gossamer.train.fit` | train, with loss terms beside the task's loss |
+| `EditKind.TRAIN` | `gossamer.train.fit` | train, with loss terms besides the task's loss |
 
 Training needs much more than a network and is at home in `gossamer.train`. An `Edit` is the record of one of them.
 

@@ -42,7 +42,7 @@ def _replaced(old: Any, keys: list[str | int], value: Any) -> Any:
     if not keys:
         return type(old)(value) if isinstance(old, list | tuple | torch.Size) else value
     key, *rest = keys
-# From the inside out: a copy of each container, none of which is changed in place.
+    # From the inside out: a copy of each container, none of which is changed in place.
     item = _replaced(_step_into(old, key), rest, value)
     if isinstance(old, list | tuple):
         items = list(old)

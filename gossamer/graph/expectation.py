@@ -26,7 +26,7 @@ class Expected(NamedTuple):
 
 
 LAYOUT = frozenset(
-# What a layout needs depends on strides, which change with the widths.
+    # What a layout needs depends on strides, which change with the widths.
     f"aten.{name}"
     for name in ("clone", "alias", "contiguous", "expand", "slice", "view", "_unsafe_view", "detach", "as_strided_")
 )

@@ -24,6 +24,6 @@ def batch_norm_shapes(args: Sequence[Any]) -> tuple[Tensor, ...]:
     for p in parameters:
         if p is not None and tuple(p.shape) != (x.shape[1],):
             raise RuntimeError(f"batch norm of {x.shape[1]} channels has a tensor of {list(p.shape)}")
-# Mean and inverse deviation of the batch, which only a backward pass reads; none in eval mode.
+    # Mean and inverse deviation of the batch, which only a backward pass reads; none in eval mode.
     saved = x.new_empty(x.shape[1] if training else 0)
     return torch.empty_like(x), saved, saved.clone()

@@ -153,7 +153,7 @@ def prove(original: nn.Module, small: nn.Module, plan: PruningPlan, example_inpu
         >>> prove(model, pruned.model, pruned.plan, x).max_relative < 1e-5
         True
     """
-    # Traced anew: a plan may come from a file, and says nothing of the network but positions.
+    # Traced again: a plan may come from a file, and says nothing of the network but positions.
     channels = find_groups(original, example_inputs)
     propagation = channels.propagations.eval
     # The plan as a mask of coupled channels; the last place takes what -1 points to: indices that always stay.

@@ -218,7 +218,7 @@ class CompressionJob(Job):
             states=self._states(rows, result),
             layers_before=exporting.layers(self.original, self.work / "original.onnx", task, goal, precision="float32"),
             layers_after=exporting.layers(result.model, result.deployed, task, goal, precision=result.precision),
-            int8_ladder=list(result.int8_steps),
+            int8_steps=list(result.int8_steps),
             curves=self.context.log.curves,
             classes=classes,
         )

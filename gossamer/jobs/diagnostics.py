@@ -1,4 +1,4 @@
-"""What a report says of a taught student beside numbers: whom it agrees with, where it looks, how sure it is."""
+"""What a report says of a taught student besides numbers: whom it agrees with, where it looks, how sure it is."""
 
 import base64
 import struct

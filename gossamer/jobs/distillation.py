@@ -286,7 +286,7 @@ class DistillationJob(Job):
         )
 
     def _measured(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> list[Record]:
-        """Costs and scores of teacher and student, and of the networks in between and beside them."""
+        """Costs and scores of teacher and student, and of the networks in between and next to them."""
         last = self.task.final_split
         scores = {
             subject: self.evaluated(model, last) for subject, model in networks.items() if not only_remembers(model)

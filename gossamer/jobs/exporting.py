@@ -129,7 +129,7 @@ def with_compact(result: ExportedArtifacts, task: Task, context: Context, folder
 
 
 def changes(model: nn.Module, task: Task, context: Context) -> Structure | None:
-    """What is stored beside the weights, so that they load into a network like the original; None where they do so
+    """What is stored next to the weights, so that they load into a network like the original; None where they do so
     without, or where it cannot be told as data."""
     if context.original is None:
         return None
@@ -266,7 +266,7 @@ def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]
 
 
 def save_files(result: ExportedArtifacts, task: Task, folder: Path, context: Context) -> dict[str, int]:
-    """The network as `.pt2` and its weights as `.safetensors`, beside the ONNX files; sizes by name."""
+    """The network as `.pt2` and its weights as `.safetensors`, next to the ONNX files; sizes by name."""
     (folder / "model.pt2").unlink(missing_ok=True)  # of an earlier job
     for dynamic in (True, False):
         try:

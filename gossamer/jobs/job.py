@@ -149,7 +149,7 @@ class Job(ABC):
     ) -> JobDocument:
         """The job document. context: of the files. parts: its fields that only this job knows."""
         missed = exporting.missed(self.goal, rows, result.drop) if self.goal.judges else []
-        empty: dict[str, Any] = {"layers_before": [], "layers_after": [], "int8_ladder": []}
+        empty: dict[str, Any] = {"layers_before": [], "layers_after": [], "int8_steps": []}
         return JobDocument(
             command=self.command,
             goal=self.goal.row() if self.goal.judges else {},

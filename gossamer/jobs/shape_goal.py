@@ -238,7 +238,7 @@ class ShapeSearch:
         cost_ratio, self.pushed = best.cost_ratio, True
         self.context.progress.say(f"the result costs {cost_ratio:.2f} times what the goal allows: cutting further")
         if cost_ratio > SPOILED:
-            self.cost_model.measure_anew()
+            self.cost_model.measure_again()
             self.whole = self.cost_model(
                 "original int8=True" if self.int8 else "original", lambda: self.attempts.original
             )

@@ -132,7 +132,7 @@ class Method(KnownArguments, ABC):
 
         Returns:
             Steps that may make this layer cheaper, the gentlest first; none where the method is not for single layers.
-            The planner times what they make beside the layer.
+            The planner times what they make next to the layer.
         """
         return iter(())
 

@@ -52,7 +52,7 @@ class DSODBody(nn.Module):
         for depth in DEPTHS:
             blocks.append(dense_block(channels, depth))
             channels += depth * GROWTH
-            # The last transition is a narrow one, beside what comes from the first scale.
+            # The last transition is a narrow one, next to what comes from the first scale.
             narrow = len(blocks) == 2 * len(DEPTHS) - 1
             blocks.append(bn_relu_conv(channels, CHANNELS[1] // 2 if narrow else channels, 1))
         self.block1, self.transition1, self.block2, self.transition2, *rest = blocks

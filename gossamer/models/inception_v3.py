@@ -63,7 +63,7 @@ def block_17(width: int) -> Branches:
 
 
 def block_8(in_channels: int) -> Branches:
-    """On maps of 8x8: 1x1; 3x3 as 1x3 beside 3x1, after a 1x1 and after a 3x3; pool. 2048 channels."""
+    """On maps of 8x8: 1x1; 3x3 as 1x3 next to 3x1, after a 1x1 and after a 3x3; pool. 2048 channels."""
 
     def fork() -> Branches:
         return Branches(chain(384, (384, (1, 3))), chain(384, (384, (3, 1))))
@@ -90,7 +90,7 @@ def stem(in_channels: int) -> nn.Sequential:
 
 
 class InceptionV3(nn.Module):
-    """Three, four and two blocks on maps of 35, 17 and 8 pixels; pools beside strided convolutions in between.
+    """Three, four and two blocks on maps of 35, 17 and 8 pixels; pools next to strided convolutions in between.
 
     With `auxiliary` a head with BatchNorm sits after the blocks on 17x17. It runs while training only and its output
     does not leave `forward`, which always gives the logits: what trains it reads it with a hook on `head`.

@@ -13,7 +13,7 @@ LIBRARIES = ("timm", "torchvision", "hf")
 USUAL_CROP = 0.875  # timm's own, where a configuration names none
 
 
-def library(name: str) -> Any:
+def installed(name: str) -> Any:
     """The library, which is also the name of the extra that brings it."""
     try:
         return require(name)
@@ -26,7 +26,7 @@ def library(name: str) -> Any:
 def configuration(name: str) -> Any:
     """timm's facts on a network, `resnet18`, or on one of its trained weights, `resnet18.a1_in1k`; BadInput where there
     are none."""
-    timm = library("timm")
+    timm = installed("timm")
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown("timm model", architecture, timm.list_models(), listed="`timm.list_models()`")
@@ -38,7 +38,7 @@ def configuration(name: str) -> Any:
 
 def trained_weights(name: str) -> Any:
     """torchvision's best weights of a network, with what it knows of them; BadInput where there is no such network."""
-    models = library("torchvision").models
+    models = installed("torchvision").models
     if name not in models.list_models():
         raise unknown("torchvision model", name, models.list_models(), listed="`torchvision.models.list_models()`")
     return models.get_model_weights(name).DEFAULT
@@ -94,7 +94,7 @@ def class_names(text: str, outputs: int) -> dict[str, int]:
     elif (facts := configuration(name)) is not None and facts.label_names:
         lists.append(facts.label_names)
     if kind == "timm" and outputs == 1000:
-        info = library("timm").data.ImageNetInfo("imagenet-1k")
+        info = installed("timm").data.ImageNetInfo("imagenet-1k")
         lists += [info.label_names(), info.label_descriptions()]
     found: dict[str, set[int]] = {}
     for names in lists:

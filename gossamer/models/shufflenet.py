@@ -18,7 +18,7 @@ def shuffle_groups(x_NCHW: Tensor, groups: int) -> Tensor:
 
 
 class ShuffleUnit(nn.Module):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; added to the input, or beside its average pool at stride 2."""
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; added to the input, or next to its average pool at stride 2."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int, *, first: bool) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ COUNTS = {  # of channels: tensors have them as sizes
 
 
 def structure_of(original: nn.Module, changed: nn.Module, example_inputs: tuple[Any, ...] | None) -> Structure | None:
-    """What to store beside the weights of `changed`, so that they come back into a network like `original`; None where
+    """What to store next to the weights of `changed`, so that they come back into a network like `original`; None where
     both have one structure.
 
     It is tried: replayed on a copy of the original, with the weights of `changed`, and run on the example inputs.

@@ -1,4 +1,4 @@
-"""How a changed network differs from the one it was made of, as data: stored beside weights, and replayed on a network
+"""How a changed network differs from the one it was made of, as data: stored next to weights, and replayed on a network
 of the original's class, so that the weights of a compressed network come back into the user's own code."""
 
 import hashlib

@@ -1,7 +1,7 @@
 """More channels, and the same function: the opposite of a cut.
 
 A coupled channel is repeated wherever it occurs; the layers that read it divide its weights among the copies. Copies
-lie beside their original, so that concatenations, splits and flattened maps keep their order.
+lie next to their original, so that concatenations, splits and flattened maps keep their order.
 """
 
 from collections.abc import Mapping

@@ -74,7 +74,7 @@ def pairs(values: Mapping[str, Any]) -> str:
 
 
 def cell(value: TableCell | None) -> str:
-    """A number with what stands beside it in small type."""
+    """A number with what stands next to it in small type."""
     if value is None:
         return '<span class="quiet">not measured</span>'
     shown = escape(value.text) if value.value is None else f'<data value="{value.value}">{escape(value.text)}</data>'
@@ -247,7 +247,7 @@ def edits_section(document: JobDocument) -> str:
     if proofs:
         lead += (
             f" {len(proofs)} of them proven on the example input: the changed network gave the outputs of the original "
-            "with the cut parts silenced, largest relative difference "
+            "with the cut parts masked, largest relative difference "
             f'<b><data value="{max(proofs)}">{text.proof(max(proofs))}</data></b>.'
         )
     columns = ("Target", "Edit", "Change", "Proof")
@@ -273,7 +273,7 @@ def _edit(edit: Edit) -> tuple[str, ...]:
 
 def int8_section(document: JobDocument) -> str:
     """The int8 fallback sequence, tried only as far as needed."""
-    steps, score = document.int8_ladder, Score.of(document)
+    steps, score = document.int8_steps, Score.of(document)
     if not steps:
         return section("Steps to int8", "", "The network was not quantized.")
     rows = [

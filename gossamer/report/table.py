@@ -27,7 +27,7 @@ class TableCell:
 
     Args:
         text: as it is shown.
-        detail: the interval or exact count beside it.
+        detail: the interval or exact count next to it.
         value: in the unit of its record.
 
     Example:
@@ -86,7 +86,7 @@ def summary_rows(document: JobDocument) -> list[Row]:
     Example:
         >>> from gossamer.core.record import JobDocument
         >>> rows = [Record(subject=s, what="params", value=n, unit="") for s, n in (("original", 200), ("result", 50))]
-        >>> empty = dict.fromkeys(("records", "edits", "states", "layers_before", "layers_after", "int8_ladder"), [])
+        >>> empty = dict.fromkeys(("records", "edits", "states", "layers_before", "layers_after", "int8_steps"), [])
         >>> empty |= dict(command="", goal={}, task={}, met=True, missed=[], seconds={}, environment={}, files={})
         >>> [(row.name, row.change.text) for row in summary_rows(JobDocument(**{**empty, "records": rows}))]
         [('Parameters', '4.00× smaller')]

@@ -22,7 +22,7 @@ def weights_section(document: JobDocument) -> str:
     bins = max(len(row.histogram) for row in rows)
     before = f'<span><i class="before"></i>weights of the original, in {bins} bins</span>' if bins else ""
     key = f'<p class="key">{before}<span><i class="stem"></i>values in the file</span></p>'
-    lead = "How many weights have each value; counts on a logarithmic scale, on which rare values are seen beside zero."
+    lead = "How many weights have each value; counts on a logarithmic scale, where rare values are seen besides zero."
     plots = "".join(_plot(row) for row in rows)
     return section("Weights and their values", f'<div class="weights">{plots}</div>{key}', lead)
 

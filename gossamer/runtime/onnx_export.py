@@ -37,7 +37,7 @@ def export_onnx(
 
     BatchNorm is folded, nothing but what is needed to run is stored, weighted nodes carry the name of their torch
     module. Where the network gives dicts or tuples, metadata says where the outputs stand in them (`STRUCTURE`, JSON),
-    and `open_runner` gives them back. Tensors lie in `<name>.data` beside the file only above 2 GiB.
+    and `open_runner` gives them back. Tensors lie in `<name>.data` next to the file only above 2 GiB.
 
     Args:
         model: is not touched.

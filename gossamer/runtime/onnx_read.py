@@ -12,7 +12,7 @@ from gossamer.errors import CorruptFile, first_line
 LIMIT = 1 << 31  # bytes: protobuf reads no larger message
 MOST_GRAPHS = 64  # graphs inside one another
 DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "com.microsoft", "com.microsoft.nchwc"))
-DOMAINS_OF_OTHERS = "org.openvinotoolkit"  # what it knows beside these
+DOMAINS_OF_OTHERS = "org.openvinotoolkit"  # what it knows besides these
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -58,7 +58,7 @@ def check_onnx(path: Path) -> None:
 
 
 def outside_files(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files beside an ONNX file in which its tensors lie."""
+    """The files next to an ONNX file in which its tensors lie."""
     names = {_external(t).get("location", "") for graph in _graphs(model, path) for t in _tensors(graph) if _is_out(t)}
     return [path.parent / name for name in sorted(names)]
 
@@ -98,7 +98,7 @@ def _check_outside(entries: dict[str, str], needed: int, path: Path, where: str)
     if not file.resolve().is_relative_to(folder):
         raise CorruptFile(f"{where} lies in {name[:80]!r}, a link that leads out of the folder of the .onnx")
     if not file.is_file():
-        raise CorruptFile(f"{where} lies in {name[:80]!r}, which is missing beside the .onnx")
+        raise CorruptFile(f"{where} lies in {name[:80]!r}, which is missing next to the .onnx")
     try:
         start, length = int(entries.get("offset", "0")), int(entries.get("length", str(needed)))
     except ValueError as error:

@@ -145,7 +145,7 @@ class OnnxRuntimeRunner(Runner):
 
 
 def open_session(path: Path, *, threads: int, profile: bool = False) -> Any:
-    """An ONNX Runtime session on the CPU. profile: it writes a log of all nodes' times beside the `.onnx`."""
+    """An ONNX Runtime session on the CPU. profile: it writes a log of all nodes' times next to the `.onnx`."""
     ort = require("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

@@ -51,7 +51,7 @@ def shape_only(steps: Steps) -> Steps:
 
 def block_order(model: nn.Module, task: Task, *, batches: int = 4, trials: FailureGuard | None = None) -> list[str]:
     """Removable blocks or layers, the least missed first: by how much the training loss rises without each, per
-    multiply-add saved. Batch norms are estimated anew without a residual block; a plain layer leaves behind what the
+    multiply-add saved. Batch norms are estimated again without a residual block; a plain layer leaves behind what the
     layer after it could take over, the pixelwise linear map that is nearest to it. What the network does not run
     without is left out."""
     trials = trials or FailureGuard(CheckpointStore(None, ""), Silent())

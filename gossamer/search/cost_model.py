@@ -82,18 +82,18 @@ class CostModel:
         self.timed = bool(goal.time_gains)
         self.deployed = goal.runtime in ("onnxruntime", "openvino")
         self._reference: Runner | None = None
-        self.anew = 0
+        self.remeasured = 0
         self.folder = folder / "estimates"
         self.folder.mkdir(exist_ok=True)
 
     def __call__(self, key: str, build: Callable[[], nn.Module]) -> CostEstimate:
         """The estimate of a network; `key` names it in the store."""
-        name = f"estimate {key}" + (f", measured anew {self.anew}" if self.anew else "")
+        name = f"estimate {key}" + (f", measured again {self.remeasured}" if self.remeasured else "")
         return CostEstimate(**self.store.get_or_compute(name, lambda: asdict(self._estimate(build()))))
 
-    def measure_anew(self) -> None:
+    def measure_again(self) -> None:
         """From now on, give new estimates for networks that have one: the machine was too busy for the old ones."""
-        self.anew += 1
+        self.remeasured += 1
 
     def _estimate(self, model: nn.Module) -> CostEstimate:
         source, precision = self._deploy(model, "candidate") if self.timed else (None, "float32")

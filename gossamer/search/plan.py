@@ -251,8 +251,8 @@ class Planner:
         return found
 
     def _measured(self, axis: SearchAxis, ratio: float, *, again: bool = False) -> ShapeCandidate | None:
-        """A shape of an axis with its estimate; `again` measures anew what may be in the store. None where it cannot be
-        made, deployed or measured."""
+        """A shape of an axis with its estimate; `again` measures a second time what may be in the store. None where it
+        cannot be made, deployed or measured."""
         steps = axis.steps(ratio)
         scratch = Context(seed=self.context.seed, original=self.original)
         key = repr(steps) + (" again" if again else "")

@@ -87,7 +87,7 @@ class ReplacementSearch:
 
     @property
     def _key(self) -> str:
-        return "layers alone" + (f", measured anew {self.cost_model.anew}" if self.cost_model.anew else "")
+        return "layers alone" + (f", measured again {self.cost_model.remeasured}" if self.cost_model.remeasured else "")
 
     @property
     def _measured(self) -> bool:

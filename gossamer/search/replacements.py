@@ -1,4 +1,4 @@
-"""Cheaper modules for single layers, each beside its layer on the layer's own input: which are worth a thought."""
+"""Cheaper modules for single layers, each next to its layer on the layer's own input: which are worth a thought."""
 
 import copy
 from collections import OrderedDict

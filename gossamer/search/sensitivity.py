@@ -33,7 +33,7 @@ def sensitivity(
     """Cut each group alone, by each sparsity, and measure (Li et al. 2017, arXiv:1608.08710, section 3.2, by groups).
 
     A group is everything that must be cut together, so a layer whose channels run through a shortcut is judged with all
-    that it takes along; scanned layer by layer, such layers would look robust. Batch norms are estimated anew.
+    that it takes along; scanned layer by layer, such layers would look robust. Batch norms are estimated again.
     """
     groups = [group for group in find_groups(model, task.example_inputs).groups if group.reason is None]
     if not groups:

@@ -151,7 +151,7 @@ class LayerLoss:
     Args:
         loss: of the features of all pairs.
         adapt: makes the module that brings a layer of the student to the shape of the teacher's.
-        weight: of the loss, beside the soft loss of the outputs and the task's loss.
+        weight: of the loss, besides the soft loss of the outputs and the task's loss.
         alone: whether neither of these counts.
     """
 

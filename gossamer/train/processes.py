@@ -126,7 +126,7 @@ def _relayed(scratch: Path, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def _own_environment() -> Iterator[None]:
-    """Take back what the launcher writes into the environment; silence the warning about forking beside the relay."""
+    """Take back what the launcher writes into the environment; silence the warning about forking next to the relay."""
     kept = dict(os.environ)
     try:
         with warnings.catch_warnings():

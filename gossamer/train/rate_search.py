@@ -2,8 +2,8 @@
 
 Each trial trains for a few dozen steps with a whole schedule of its own, warm-up and fall to zero, and is judged on
 validation data (on the loss of its last steps where there are none). What hurts a short training may be right for a
-long one, which has the time to heal it: of the rates whose error is within a factor that grows with the length of the
-training, the largest is taken.
+long one, which has the time to correct it: of the rates whose error is within a factor that grows with the length of
+the training, the largest is taken.
 """
 
 import math

@@ -14,7 +14,7 @@ from gossamer.errors import BadInput
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, loader: Iterable[Any], batches: int | None = None) -> bool:
-    """Estimate the running mean and variance of every BatchNorm anew, as the plain average over batches.
+    """Estimate the running mean and variance of every BatchNorm again, as the plain average over batches.
 
     No weight changes.
 

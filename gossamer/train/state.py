@@ -190,13 +190,13 @@ class Checkpoint:
             content = torch.load(file, map_location="cpu", weights_only=True)
             identity, captured = content["identity"], content["state"]
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError) as error:
-            raise CorruptFile(f"{self.path}: not a readable checkpoint ({error}); delete it to train anew") from error
+            raise CorruptFile(f"{self.path}: not a readable checkpoint ({error}); delete it to train again") from error
         for key in {**self.identity, **identity}:
             was, now = identity.get(key), self.identity.get(key)
             if was != now:
                 raise BadInput(
                     f"{self.path} is the checkpoint of another training: {key} was {was}, now {now}; "
-                    "delete it to train anew, or give another path"
+                    "delete it to train again, or give another path"
                 )
         assert isinstance(captured, dict)
         return captured

@@ -141,7 +141,7 @@ class World:
         made.whole = CostEstimate(
             macs=1, params=1, latency_ms=1.0, speedup=1.8, precision="int8", cost_ratios={"speedup": WHOLE}
         )
-        cost_model: Any = SimpleNamespace(measure_anew=lambda: None)
+        cost_model: Any = SimpleNamespace(measure_again=lambda: None)
         made.cost_model = cost_model
         made.tried, made.bounds, made.trainings, made.pushed, made.gain, made.last = [], [], 0, False, math.inf, None
         made.out_of_time, made.margin = False, SAFETY_MARGIN

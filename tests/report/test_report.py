@@ -60,7 +60,7 @@ def numbers(document: JobDocument) -> set[float]:
     for swapped in (edit.swapped for edit in document.edits if edit.swapped):
         found |= {swapped.error} if swapped.error is not None else set()
         found |= {float(row.rank) for row in swapped.spectra}
-    found |= {step.score for step in document.int8_ladder} | {step.drop for step in document.int8_ladder}
+    found |= {step.score for step in document.int8_steps} | {step.drop for step in document.int8_steps}
     for row in (*document.layers_before, *document.layers_after):
         found |= {float(row.params), float(row.macs), float(row.out_channels)}
         found |= {row.time_ms} if row.time_ms is not None else set()
@@ -126,7 +126,7 @@ def test_names_from_outside_stay_text():
         document.states,
         document.edits,
         document.layers_before,
-        document.int8_ladder,
+        document.int8_steps,
         document.records,
         document.stored,
     )
@@ -200,7 +200,7 @@ def test_what_is_missing_is_said():
 
 
 @pytest.mark.parametrize(
-    "field", ["records", "states", "edits", "layers_before", "layers_after", "int8_ladder", "stored"]
+    "field", ["records", "states", "edits", "layers_before", "layers_after", "int8_steps", "stored"]
 )
 def test_a_page_without_one_part_has_all_others(field):
     document = sample()

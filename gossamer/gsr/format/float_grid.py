@@ -7,7 +7,7 @@ Floats = NDArray[np.float32]
 LARGEST = 1 << 15  # of an integer on a grid
 DIVISORS = 8  # the step may be so many times smaller than the smallest gap between values
 SAMPLE = 4096
-BLOCK = 1 << 20  # values that are looked at together: large tensors need little memory beside their own
+BLOCK = 1 << 20  # values that are looked at together: large tensors need little memory besides their own
 
 
 def grid(values: Floats) -> tuple[np.float32, NDArray[np.int32]] | None:

@@ -64,7 +64,7 @@ class TensorEntry:
 
     @property
     def float_bytes(self) -> int:
-        """Of what is stored for it beside its integers."""
+        """Of what is stored for it besides its integers."""
         if self.split:
             return self.split.bytes
         if self.coding == Coding.PACKED:

@@ -22,7 +22,7 @@ class Limit(Enum):
     NAMES = ("names are", "characters", 1 << 22, 1 << 8)
     GRAPH = ("graph is", "steps and arguments", 1 << 18, 1 << 4)
     SUMS = ("tensors that are generated from others are", "additions", 1 << 30, 1 << 14)
-    WORK = ("sections are", "bytes for work", 1 << 28, 1 << 15)  # beside tensors and file, at one time
+    WORK = ("sections are", "bytes for work", 1 << 28, 1 << 15)  # besides tensors and file, at one time
 
     def most(self, file_bytes: int) -> int:
         """How much a file of so many bytes may have."""

@@ -1,4 +1,4 @@
-"""The operations that a `.gsr` may hold, with their numbers. Numbers are never given anew: the lists only grow.
+"""The operations that a `.gsr` may hold, with their numbers. No number is given a second time: the lists only grow.
 
 All compute new tensors or views from tensors and plain numbers; none reads files, draws random numbers, calls back into
 Python or keeps anything. WRITES are those that write into their first argument, which must then be a tensor that an

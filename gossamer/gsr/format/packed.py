@@ -44,7 +44,7 @@ def unpack(data: bytes | memoryview, target: Bytes) -> bool:
 
 
 def work(size: int) -> int:
-    """The memory that `unpack` takes beside a target of so many bytes, at most."""
+    """The memory that `unpack` takes besides a target of so many bytes, at most."""
     return window(size) + 2 * min(BLOCK, size) + OWN
 
 

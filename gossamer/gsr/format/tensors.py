@@ -1,6 +1,6 @@
 """The tensors of an opened `.gsr` file, out of their floats and integers.
 
-A tensor is allocated once, and filled some rows at a time: beside it there are only the integers of the sections that
+A tensor is allocated once, and filled some rows at a time: besides it there are only the integers of the sections that
 are being decoded, and blocks of BLOCK values. The ledger was charged for all of this when the file was opened.
 """
 

@@ -129,7 +129,7 @@ def reinitialized(model: nn.Module, seed: int, *, method: str) -> nn.Module:
                     undrawn.pop(key, None)
     if undrawn:
         raise BadInput(
-            f"{method}: {next(iter(undrawn))} cannot be drawn anew; give its module a method `reset_parameters`"
+            f"{method}: {next(iter(undrawn))} cannot be drawn again; give its module a method `reset_parameters`"
         )
     return found
 

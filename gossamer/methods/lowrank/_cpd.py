@@ -105,8 +105,9 @@ class _Fit:
         return self.energy - 2 * product + float(whole) + self.mu * size
 
     def swept(self, factors: Sequence[Tensor], sweeps: int, before: float = float("inf")) -> tuple[float, list[Tensor]]:
-        """Alternating least squares: each factor in turn is the best one beside the others. Where more terms than
-        channels cancel each other, sweeps go a long way in small steps; so each is tried longer (Harshman 1970)."""
+        """Alternating least squares: each factor in turn is the best one for the others as they are. Where more
+        terms than channels cancel each other, sweeps go a long way in small steps; so each is tried longer (Harshman
+        1970)."""
         factors, now = list(factors), before
         for sweep in range(sweeps):
             start = list(factors)

@@ -107,7 +107,7 @@ def corrected(matrix: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
 def channel_gram(gram: Tensor, channels: int, taps: tuple[int, ...], keep: tuple[int, ...] = ()) -> Tensor:
     """Return E[x x^T] of the inputs at single taps of a kernel, from that of whole windows (g, C taps, C taps).
 
-    It is the mean over the axes of the kernel that are not in `keep`; those in `keep` stay beside the channels.
+    It is the mean over the axes of the kernel that are not in `keep`; those in `keep` stay besides the channels.
     """
     view = gram.reshape(len(gram), channels, *taps, channels, *taps)
     letters = "ijklm"[: len(taps)]

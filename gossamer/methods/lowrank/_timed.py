@@ -1,4 +1,4 @@
-"""Rank selection by time: chains of some ranks are timed beside their layer, on the runtime of the job."""
+"""Rank selection by time: chains of some ranks are timed next to their layer, on the runtime of the job."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence

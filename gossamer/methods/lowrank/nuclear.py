@@ -76,7 +76,7 @@ class NuclearNorm(Retrain):
     The options of the training are those of `Retrain`.
 
     Args:
-        penalty: weight of the nuclear norm beside the loss, in (0, 1000].
+        penalty: weight of the nuclear norm, against that of the loss, in (0, 1000].
         layers: patterns of layers.
         ignore: patterns of layers to leave.
 

@@ -40,7 +40,7 @@ from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
 from gossamer.methods._base import Method, Needs, Settings
 
-PENALTY = 3.0  # of a weight that is halfway, beside a reconstruction error in units of rounding noise
+PENALTY = 3.0  # of a weight that is halfway, against a reconstruction error in units of rounding noise
 WARM_UP = 0.2  # share of the iterations without the penalty
 
 

@@ -1,4 +1,4 @@
-"""RepVGG training branches (structural re-parameterization): add branches beside convolutions, for training only.
+"""RepVGG training branches (structural re-parameterization): add branches next to convolutions, for training only.
 
 What it does: gives every convolution a 1 x 1 branch and an identity branch, each with a batch norm that starts at zero.
 The network computes what it did before, and trains as a wider one. After the training `restructure.fold` makes one

@@ -1,7 +1,7 @@
 """Entropy-constrained scalar quantization (ECSQ): share values that minimize error plus code length.
 
 What it does: quantizes weights to uniform steps, then alternates between two updates: each weight takes the value with
-the smallest cost (error plus price of its code), and values and code lengths are computed anew from these choices. All
+the smallest cost (error plus price of its code), and values and code lengths are computed again from these choices. All
 layers share one codebook, or each has its own, with wider steps where the loss is less sensitive, at one price. The
 price is searched so that the network takes `bits_per_weight`. Weights may become zero; zeros stay. Later training moves
 the values.

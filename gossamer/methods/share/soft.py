@@ -228,7 +228,7 @@ class Prior(nn.Module):
 
 
 class SoftSharing:
-    """A loss term: tau / samples * (-log p(w) - log p(mixture)), beside a loss that is a mean over samples.
+    """A loss term: tau / samples * (-log p(w) - log p(mixture)), added to a loss that is a mean over samples.
 
     Args:
         model: whose weights have the prior.
@@ -321,7 +321,7 @@ class SoftWeightSharing(Trained):
     Args:
         components: Gaussians besides the one at zero, in [1, 4096].
         zero: fixed proportion of the component at zero, in (0, 1). A larger value gives more zeros.
-        tau: weight of the prior beside the loss, in [0, 1000].
+        tau: weight of the prior, against that of the loss, in [0, 1000].
         sigma: initial standard deviation of all components, in (0, 1000].
         merge: components whose divergence is below it (in nats) are joined after the training.
         pace: speed at which the mixture is trained; 1: as in the source.

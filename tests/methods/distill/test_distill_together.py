@@ -64,7 +64,7 @@ class Own(nn.Module):
 
 
 def test_weights_that_cannot_be_drawn_anew_are_named() -> None:
-    with pytest.raises(BadInput, match=r"x: 1\.scale cannot be drawn anew"):
+    with pytest.raises(BadInput, match=r"x: 1\.scale cannot be drawn again"):
         reinitialized(nn.Sequential(nn.Linear(2, 2), Own()), 0, method="x")
     held = constrain(tiny(), {"head.weight": Mask(torch.ones(3, 8, dtype=torch.bool))})
     with pytest.raises(BadInput, match=r"head\.weight is constrained by Mask"):
