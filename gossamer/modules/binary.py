@@ -30,18 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gossamer.constraints.signs import sign_of as sign_of
+
 Estimator = Literal["hard_tanh", "polynomial"]
 Norm = Literal["none", "batch"]
-
-
-def sign_of(x: Tensor) -> Tensor:
-    """Return 1 where x >= 0, else -1, in the dtype of x.
-
-    Example:
-        >>> sign_of(torch.tensor([-2.0, 0.0, 3.0]))
-        tensor([-1.,  1.,  1.])
-    """
-    return 2 * (x >= 0).to(x.dtype) - 1
 
 
 class _SignFunction(torch.autograd.Function):

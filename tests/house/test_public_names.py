@@ -79,7 +79,7 @@ def test_methods_and_packages_are_reachable_from_the_one_import() -> None:
     assert gossamer.__version__.count(".") == 2
 
 
-@pytest.mark.parametrize("scheme", ["distill", "lowrank", "prune", "quantize", "restructure", "share"])
+@pytest.mark.parametrize("scheme", ["binarize", "distill", "lowrank", "prune", "quantize", "restructure", "share"])
 def test_a_scheme_offers_every_method_that_recipes_know(scheme: str) -> None:
     package = getattr(gossamer.methods, scheme)
     known = {name for name in gossamer.methods.catalogue() if name.startswith(f"{scheme}.")}
