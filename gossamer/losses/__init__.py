@@ -30,6 +30,7 @@ from gossamer.losses.features import (
     statistics_loss,
     total_variation,
 )
+from gossamer.losses.hinge import square_hinge_loss
 from gossamer.losses.langevin import langevin_step
 from gossamer.losses.logits import (
     decoupled_kl,
@@ -76,6 +77,7 @@ __all__ = [
     "rkd_distance_loss",
     "select_neurons",
     "selection_energy",
+    "square_hinge_loss",
     "standardized",
     "statistics_loss",
     "total_variation",

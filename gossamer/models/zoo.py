@@ -25,6 +25,7 @@ from gossamer.models.squeezenet import SqueezeNet
 from gossamer.models.stochastic import StochasticResNet
 from gossamer.models.vgg import VGG16Small
 from gossamer.models.vgg_imagenet import VGG
+from gossamer.models.vgg_small import BatchNormMLP, VGGSmall
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ DENSENETS_BC = ((100, 12), (250, 24), (190, 40))
 ENTRIES: dict[str, Entry] = {
     "lenet300": Entry(LeNet300, 28, in_channels=1, sized=True, smallest=1),
     "lenet5": Entry(LeNet5, 28, in_channels=1, sized=True, smallest=16),
+    "mlp_3x2048": Entry(BatchNormMLP, 28, in_channels=1, sized=True, smallest=1),
+    "vgg_small": Entry(VGGSmall, 32, sized=True),
     "vgg16_small": Entry(VGG16Small, 32, sized=True, smallest=17),
     "resnet8": Entry(partial(ResNet, 1), 32),
     **{f"resnet{n}": Entry(partial(ResNet, (n - 2) // 6), 32) for n in (14, 20, 32, 44, 56, 110)},
