@@ -4,22 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import Constraint
+from gossamer.core.signs import sign_of, straight_through
 from gossamer.errors import BadInput
-
-
-def sign_of(x: Tensor) -> Tensor:
-    """Return 1 where x >= 0, else -1, in the dtype of x.
-
-    Example:
-        >>> sign_of(torch.tensor([-2.0, 0.0, 3.0]))
-        tensor([-1.,  1.,  1.])
-    """
-    return 2 * (x >= 0).to(x.dtype) - 1
-
-
-def straight_through(value: Tensor, weight: Tensor, slope: Tensor | float = 1.0) -> Tensor:
-    """Return `value`, with the gradient of the weight that its own gradient times `slope` is."""
-    return value + slope * (weight - weight.detach())
 
 
 def stochastic_sign(x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gossamer.constraints.signs import sign_of as sign_of
+from gossamer.core.signs import sign_of, straight_through
 
 Estimator = Literal["hard_tanh", "polynomial"]
 Norm = Literal["none", "batch"]
@@ -238,6 +238,74 @@ class BinaryConv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, input_scale={self.input_scale}"  # type: ignore[no-untyped-call]
+
+
+class FixedPointInput(nn.Module):
+    """Inputs rounded to fixed-point numbers: step * clamp(round(x / step), -2^(bits-1), 2^(bits-1) - 1).
+
+    The gradient passes straight through.
+
+    Args:
+        bits: of a number.
+        step: between two numbers, a power of two.
+
+    Example:
+        >>> FixedPointInput(8, 0.5)(torch.tensor([0.3, 1.6, 99.0]))
+        tensor([ 0.5000,  1.5000, 63.5000])
+    """
+
+    def __init__(self, bits: int, step: float) -> None:
+        super().__init__()
+        self.bits, self.step = bits, step
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = 1 << (self.bits - 1)
+        rounded = self.step * (x / self.step).round().clamp(-half, half - 1)
+        return rounded if not torch.is_grad_enabled() else straight_through(rounded.detach(), x)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, step={self.step:g}"
+
+
+class Repeat(nn.Module):
+    """The channels (dimension 1) of the input, several times in a row.
+
+    Example:
+        >>> Repeat(2)(torch.tensor([[1.0, 2.0]]))
+        tensor([[1., 2., 1., 2.]])
+    """
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.times == 1 else torch.cat([x] * self.times, 1)
+
+
+class BinaryBlock(nn.Module):
+    """norm(layer(x)) + shortcut(x): real values go around a binary layer.
+
+    Args:
+        layer: a binary layer.
+        norm: a batch norm of its outputs.
+        shortcut: gives the shape of the outputs.
+
+    Source: Liu et al. 2018, arXiv:1808.00278, section 3.1; Liu et al. 2020, arXiv:2003.03488, figure 4 (repeated
+    channels and average pools).
+
+    Example:
+        >>> block = BinaryBlock(BinaryLinear(2, 2), nn.BatchNorm1d(2), nn.Identity()).eval()
+        >>> block(torch.zeros(1, 2)).shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.norm, self.shortcut = layer, norm, shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.layer(x)) + self.shortcut(x)  # type: ignore[no-any-return]
 
 
 BinaryLayer = BinaryLinear | BinaryConv2d
