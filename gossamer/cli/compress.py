@@ -13,6 +13,7 @@ from gossamer.cli.options import (
     BatchOption,
     BatchSizeOption,
     DataOption,
+    DeviceProfileOption,
     DevicesOption,
     FileBytesOption,
     JsonOption,
@@ -69,6 +70,7 @@ def compress(
     ] = None,
     runtime: RuntimeOption = "onnxruntime",
     threads: ThreadsOption = None,
+    device_profile: DeviceProfileOption = None,
     batch: BatchOption = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Steps to take instead of planning; a file or a shipped name.")
@@ -109,7 +111,14 @@ def compress(
         "file_bytes": file_bytes,
         "compression_ratio": compression_ratio,
     }
-    goal = _goal(asked, recipe, runtime=runtime, threads=threads, time_budget=time_budget)
+    goal = _goal(
+        asked,
+        recipe,
+        runtime=runtime,
+        threads=threads,
+        time_budget=time_budget,
+        device_profile=device_profile and str(device_profile),
+    )
     for option, value in (("--epochs", epochs), ("--lr", lr), ("--time-budget", time_budget)):
         if recipe is not None and value is not None:
             raise BadInput(f"{option} is for planned jobs; with --recipe, write it into the steps of the recipe")

@@ -80,6 +80,14 @@ FileBytesOption = Annotated[
         "--file-bytes", parser=parse_bytes, metavar="SIZE", help="Size of the compact file, at most (30kB, 1MiB)."
     ),
 ]
+DeviceProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--device-profile",
+        metavar="FILE",
+        help="Plan for the device where bench_on_device.py wrote this JSON; times are those of that device.",
+    ),
+]
 RuntimeOption = Annotated[
     str, typer.Option(help="Where latency counts: torch, torch.compile, onnxruntime or openvino.")
 ]

@@ -31,6 +31,8 @@ class Goal(KnownArguments):
         batch: samples of one call.
         time_budget: minutes for the job itself: where nobody gives the epochs of its trainings, these are as long as
             fits; no further attempt starts that would take longer. None: no limit.
+        device_profile: JSON of `bench_on_device.py`. Times are then those of that device, from its profile, and
+            `runtime` is only where networks are run.
 
     Example:
         >>> Goal(max_drop=0.5, speedup=4).gains
@@ -48,12 +50,18 @@ class Goal(KnownArguments):
     threads: int = field(default_factory=usual_threads)
     batch: int = 64
     time_budget: float | None = None
+    device_profile: str | None = None
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise unknown("runtime", self.runtime, RUNTIMES)
         if not self.max_drop >= 0:  # NaN is wrong, too
             raise self._bad("max_drop", "must be at least 0 points")
+        if self.device_profile is not None and self.runtime != "onnxruntime":
+            raise BadInput(
+                f"runtime = {self.runtime}: profiles of devices are of onnxruntime",
+                shell=f"--runtime {self.runtime}: profiles of devices are of onnxruntime",
+            )
         for name in ("speedup", "compression_ratio"):
             value = getattr(self, name)
             if value is not None and not 1 <= value < math.inf:
@@ -94,7 +102,10 @@ class Goal(KnownArguments):
 
     def row(self) -> dict[str, Any]:
         """As JSON values; max_drop None where nothing limits it."""
-        return asdict(self) | {"max_drop": self.max_drop if self.max_drop < NO_BUDGET else None}
+        return asdict(self) | {
+            "runtime": self.timed_on,
+            "max_drop": self.max_drop if self.max_drop < NO_BUDGET else None,
+        }
 
     def to_plan(self) -> "Goal":
         """The goal itself, which asks for something that can be planned."""
@@ -108,6 +119,11 @@ class Goal(KnownArguments):
         """The goal with no more threads than this process has cores: more would only measure how they disturb each
         other."""
         return replace(self, threads=min(self.threads, available()))
+
+    @property
+    def timed_on(self) -> str:
+        """What latencies count of: the runtime here, or the device of the profile."""
+        return self.runtime if self.device_profile is None else PROFILED
 
     @property
     def gains(self) -> dict[str, float]:
@@ -135,6 +151,7 @@ class Goal(KnownArguments):
         return min([*limits, *([dense_bytes / self.compression_ratio] if self.compression_ratio else [])])
 
 
+PROFILED = "the profiled device"
 UNASKED = Goal(max_drop=NO_BUDGET)  # judges nothing, measures as usual
 TIME = ("speedup", "latency_ms")
 AT_LEAST = ("speedup", "compression_ratio")

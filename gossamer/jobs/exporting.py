@@ -33,15 +33,18 @@ from gossamer.modules.cost import dense_bytes, layer_costs
 from gossamer.modules.replay import structure_of
 from gossamer.modules.structure import Structure, Unreplayable
 from gossamer.ptq.fallback import quantize_int8
+from gossamer.runtime.deploy_folder import write_deploy_folder
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.profiling import layer_times
 from gossamer.runtime.pt2.file import export_pt2
 from gossamer.runtime.runners import open_runner
 from gossamer.runtime.verification import verify
 from gossamer.search.cost_model import first_samples
+from gossamer.search.device_profile import predicted_ms, profile_of
 from gossamer.search.failures import ends_the_job, failure_reason
 
 PREPROCESSING = "preprocessing.json"  # in a result folder: how images become inputs, and the names of the classes
+DEPLOY = "deploy"  # in a result folder: the file to ship with programs that run it
 EXPORTED = ("onnxruntime", "openvino")
 INT8_LUCK = 0.1  # points: a float32 network that is over the budget by more will not be saved by rounding
 ORIGINAL, RESULT, INT8 = "original", "result", "result int8"
@@ -189,6 +192,7 @@ def measure_networks(
                 if ends_the_job(error) or runtime in ("onnxruntime", goal.runtime):
                     raise
                 context.progress.say(f"times on {runtime} are left out: {failure_reason(error)}")
+    rows += _predicted(files, task, goal)
     rows += _sizes(models, files, task)
     for name, (size, what) in compact.items():
         rows.append(Record(subject=name, what="compact_bytes", value=size, unit="bytes", conditions={"format": what}))
@@ -252,6 +256,21 @@ def _latencies(
     return [times[name].to_record(name) for name in runners]
 
 
+def _predicted(files: Mapping[str, tuple[Path, str]], task: Task, goal: Goal) -> list[Record]:
+    """Times on the device of the goal's profile, where it has one."""
+    profile = profile_of(goal)
+    if profile is None:
+        return []
+    inputs = first_samples(task.validation, goal.batch)
+    found = []
+    for name, (path, kind) in files.items():
+        known = {"device": profile.label, "runtime": goal.timed_on, "threads": goal.threads, "batch": goal.batch}
+        value = predicted_ms(profile, path, inputs, threads=goal.threads)
+        conditions = {**known, "dtype": kind}
+        found.append(Record(subject=name, what="latency", value=value, unit="ms", conditions=conditions))
+    return found
+
+
 def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]], task: Task) -> list[Record]:
     rows = []
     for name, model in models.items():
@@ -266,7 +285,7 @@ def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]
 
 
 def save_files(result: ExportedArtifacts, task: Task, folder: Path, context: Context) -> dict[str, int]:
-    """The network as `.pt2` and its weights as `.safetensors`, next to the ONNX files; sizes by name."""
+    """Write `.pt2`, `.safetensors` and the folder that runs the network elsewhere; gives the sizes of the files."""
     (folder / "model.pt2").unlink(missing_ok=True)  # of an earlier job
     for dynamic in (True, False):
         try:
@@ -279,6 +298,7 @@ def save_files(result: ExportedArtifacts, task: Task, folder: Path, context: Con
     save_weights(result.model, folder / "model.safetensors", context.note, structure=structure)
     if about := description(task):
         write_text(folder / PREPROCESSING, json.dumps(about, indent=1))
+    write_deploy_folder(result.deployed, folder / DEPLOY, description(task))
     names = (
         "model.gsr", "model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors", "recipe.yaml", PREPROCESSING,
     )  # fmt: skip
@@ -346,7 +366,7 @@ def _shown(value: float) -> str:
 
 
 def _counts(row: Record, goal: Goal) -> bool:
-    return row.what != "latency" or row.conditions["runtime"] == goal.runtime
+    return row.what != "latency" or row.conditions["runtime"] == goal.timed_on
 
 
 def _after(value: Mapping[tuple[str, str], float], what: str) -> float | None:

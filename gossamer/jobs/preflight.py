@@ -29,6 +29,7 @@ from gossamer.ptq.isolated_layers import quantize_for_timing
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
 from gossamer.runtime.verification import verify
+from gossamer.search.device_profile import profile_of
 from gossamer.search.failures import ends_the_job, failure_reason
 from gossamer.train.batches import own_randomness
 from gossamer.train.distillation import are_logits
@@ -50,6 +51,7 @@ def preflight(model: nn.Module, task: Task, goal: Goal, context: Context, *, tra
     Of the test set no score is computed. trains: whether the network is trained. int8: None where the job itself
     decides. Raises BadInput with what failed, where, and what would help.
     """
+    profile_of(goal)
     with own_randomness(), tempfile.TemporaryDirectory() as folder:
         trial = PreflightCheck(model, task, goal, context, Path(folder))
         with context.progress.busy("trying a batch of every shape"):

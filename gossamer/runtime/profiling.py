@@ -2,8 +2,9 @@
 
 import errno
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from gossamer.errors import BadInput
 from gossamer.runtime.runners import OnnxRuntimeRunner, OpenVinoRunner
 
 Times = list[dict[str, float]]
+TIMED = "_kernel_time"  # at the end of the names of timed nodes in the log
 ELEMENTWISE = ("Relu", "Clip", "Add", "Mul", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish")
 
 
@@ -102,26 +104,77 @@ def origin(name: str, owners: Mapping[str, str]) -> str:
     return owners[name]
 
 
-def _onnxruntime(path: Path, inputs: tuple[Tensor, ...], threads: int, runs: int) -> Times:
+def node_rows(path: Path, inputs: tuple[Tensor, ...], *, threads: int) -> list[dict[str, Any]]:
+    """The nodes that ONNX Runtime makes of a file: name, operator, shapes of inputs and outputs, as in its log.
+
+    Args:
+        path: of the file.
+        inputs: one batch.
+        threads: of the run.
+
+    Returns:
+        One row for each node.
+    """
+    rows = dict[str, dict[str, Any]]()
+    for event in _node_events(_log(path, inputs, threads, 1)):
+        known = event["args"]
+        shapes = {
+            kind: [next(iter(one.values())) for one in known[f"{kind[:-1]}_type_shape"]]
+            for kind in ("inputs", "outputs")
+        }
+        name = event["name"].removesuffix(TIMED)
+        rows[name] = {"name": name, "op": known["op_name"], **shapes}
+    return list(rows.values())
+
+
+def times_of_nodes(
+    path: Path, inputs: tuple[Tensor, ...], node_ms: Callable[[Mapping[str, Any]], float], *, threads: int
+) -> dict[str, float]:
+    """As `layer_times`, with a time of every node that is known otherwise.
+
+    Args:
+        path: of the file.
+        inputs: one batch.
+        node_ms: milliseconds of a row of `node_rows`.
+        threads: of the run.
+
+    Returns:
+        Milliseconds, by node name.
+    """
+    nodes = [node for node in onnx.load(path, load_external_data=False).graph.node if node.name]
+    run = {row["name"]: node_ms(row) for row in node_rows(path, inputs, threads=threads)}
+    return _by_node(run, owners_of(nodes))
+
+
+def _log(path: Path, inputs: tuple[Tensor, ...], threads: int, runs: int) -> list[dict[str, Any]]:
+    """The events of the runtime's log, in their order."""
     runner = OnnxRuntimeRunner(path, threads=threads, precision="float32", profile=True)
     prepared = runner.prepare(inputs)
     for _ in range(runs):
         runner.raw(prepared)
     log = Path(runner.session.end_profiling())
     try:
-        events = json.loads(log.read_text())
+        events: list[dict[str, Any]] = json.loads(log.read_text())
     except json.JSONDecodeError as error:  # the runtime does not say so when the disk is full
         raise OSError(errno.ENOSPC, "the runtime's profile was cut short", str(log)) from error
     finally:
         log.unlink(missing_ok=True)
+    return sorted(events, key=lambda e: e["ts"] + e.get("dur", 0))
+
+
+def _node_events(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event.get("cat") == "Node" and event["name"].endswith(TIMED)]
+
+
+def _onnxruntime(path: Path, inputs: tuple[Tensor, ...], threads: int, runs: int) -> Times:
     times: Times = []
     current: dict[str, float] = {}
-    for event in sorted(events, key=lambda e: e["ts"] + e.get("dur", 0)):
+    for event in _log(path, inputs, threads, runs):
         if event.get("name") == "model_run":
             times.append(current)
             current = {}
-        elif event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            name = event["name"].removesuffix("_kernel_time")
+        elif _node_events([event]):
+            name = event["name"].removesuffix(TIMED)
             current[name] = current.get(name, 0.0) + event["dur"] / 1000
     return times
 

@@ -16,9 +16,10 @@ from gossamer.core.task import Task
 from gossamer.measure.latency import Latency, steady_latency
 from gossamer.modules.cost import layer_costs
 from gossamer.ptq.isolated_layers import quantize_for_timing
-from gossamer.runtime.profiling import layer_times
+from gossamer.runtime.profiling import layer_times, times_of_nodes
 from gossamer.runtime.runners import open_runner
 from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.device_profile import DeviceProfile, predicted_ms, profile_of
 from gossamer.search.exports import Exports
 
 ROUNDS, SECONDS = 24, 3  # of one timing, at most: where the machine is busy, it needs as many
@@ -81,8 +82,10 @@ class CostModel:
         self.inputs = first_samples(task.validation, goal.batch)
         self.timed = bool(goal.time_gains)
         self.deployed = goal.runtime in ("onnxruntime", "openvino")
+        self.profile = profile_of(goal) if self.timed else None
         self._reference: Runner | None = None
         self.remeasured = 0
+        self._original: float | None = None
         self.folder = folder / "estimates"
         self.folder.mkdir(exist_ok=True)
 
@@ -122,10 +125,14 @@ class CostModel:
         macs, params = sum(c.macs for c in costs), sum(p.numel() for p in model.parameters())
         median = speedup = asked = None
         if self.timed:
-            runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
-            times = self._time({"candidate": runner, "original": self.reference()}, tries=3 if shipped else 1)
-            median, asked = times["candidate"].median_ms, typical(times["candidate"])
-            speedup = typical(times["original"]) / asked
+            if self.profile is not None:
+                median = asked = self._predicted(self.profile, source)
+                speedup = self._original_ms(self.profile) / asked
+            else:
+                runner = open_runner(self.goal.runtime, source, threads=self.goal.threads, precision=precision)
+                times = self._time({"candidate": runner, "original": self.reference()}, tries=3 if shipped else 1)
+                median, asked = times["candidate"].median_ms, typical(times["candidate"])
+                speedup = typical(times["original"]) / asked
         costs_by_gain = {"macs": macs, "params": params, "latency_ms": asked}
         return CostEstimate(
             macs=macs,
@@ -135,6 +142,15 @@ class CostModel:
             precision=precision,
             cost_ratios=cost_ratios(self.goal.shape_gains, speedup=speedup, **costs_by_gain),
         )
+
+    def _predicted(self, profile: DeviceProfile, path: Path) -> float:
+        return predicted_ms(profile, path, self.inputs, threads=self.goal.threads)
+
+    def _original_ms(self, profile: DeviceProfile) -> float:
+        """Of the original in float32, on the device of the profile."""
+        if self._original is None:
+            self._original = self._predicted(profile, self.exports.write(self.original, self.folder / "original.onnx"))
+        return self._original
 
     def reference(self) -> Runner:
         """The original in float32 on the goal's runtime."""
@@ -156,6 +172,8 @@ class CostModel:
 
     def _layer_times(self) -> dict[str, float]:
         path, precision = self._deploy(self.original, "profiled")
+        if self.profile is not None:
+            return times_of_nodes(path, self.inputs, self.profile.node_ms, threads=self.goal.threads)
         return layer_times(
             self.goal.runtime, path, self.inputs, threads=self.goal.threads, precision=precision, repeats=10
         )

@@ -64,6 +64,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--cache": ("--cache", "answers"),
     "--compression-ratio": ("--compression-ratio", "3"),
     "--data": ("--data", "mycode:task"),
+    "--device-profile": ("--device-profile", "pi5.json"),
     "--devices": ("--devices", "3"),
     "--epochs": ("--epochs", "5"),
     "--file-bytes": ("--file-bytes", "30kB"),

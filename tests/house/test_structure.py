@@ -10,6 +10,7 @@ import pytest
 from places import ROOT, TESTS
 
 PACKAGE = ROOT / "gossamer"
+PROGRAMS = PACKAGE / "runtime" / "programs"  # what is copied beside a network: it runs without gossamer
 LEVELS = [
     {"errors"},
     {"gsr", "core"},
@@ -36,6 +37,7 @@ def sources() -> dict[str, str]:
     return {
         ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file.read_text()
         for file in sorted(PACKAGE.rglob("*.py"))
+        if PROGRAMS not in file.parents
     }
 
 

@@ -1,0 +1,52 @@
+"""Runs the network on images: python run.py photo.jpg ... Needs onnxruntime, numpy and pillow."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+HERE = Path(__file__).parent
+FORM = json.loads((HERE / "preprocessing.json").read_text())
+LABELS = (HERE / "labels.txt").read_text().splitlines()
+
+
+def prepared(path: str | Path) -> Any:
+    """One image as a batch of one: scaled to cover the input, its middle cut out, in the network's numbers."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+    ground = Image.new("RGBA", image.size, FORM["background"])
+    image = Image.alpha_composite(ground, image).convert("RGB" if FORM["channels"] == 3 else "L")
+    height, width = FORM["size"], FORM["width"] or FORM["size"]
+    box = (0.0, 0.0, float(image.width), float(image.height))
+    if FORM["crop"] is not None:
+        covered = [int(side / FORM["crop"] + 1e-6) for side in (width, height)]
+        scale = max(side / own for side, own in zip(covered, image.size))
+        left, top = ((round(own * scale) - side) // 2 / scale for own, side in zip(image.size, (width, height)))
+        box = (left, top, min(image.width, left + width / scale), min(image.height, top + height / scale))
+    image = image.resize((width, height), Image.Resampling[FORM["interpolation"].upper()], box=box)
+    low, high = FORM["range"] if FORM["range"][1] > 1 else (0, 255)
+    x = (np.asarray(image, np.float32).reshape(height, width, -1) - low) / (high - low)
+    x = x[:, :, ::-1] if FORM["order"] == "bgr" else x
+    x = (x - np.array(FORM["mean"], np.float32)) / np.array(FORM["std"], np.float32)
+    x = x if FORM["layout"] == "nhwc" else x.transpose(2, 0, 1)
+    return np.ascontiguousarray(x[None])
+
+
+def main() -> None:
+    """Print the three best classes of every image, or the shapes of the outputs where there are no classes."""
+    session = onnxruntime.InferenceSession(str(HERE / "MODEL_FILE"), providers=["CPUExecutionProvider"])
+    for path in sys.argv[1:]:
+        outputs = session.run(None, {session.get_inputs()[0].name: prepared(path)})
+        first = outputs[0][0]
+        if first.ndim != 1:
+            print(path, *("x".join(map(str, one.shape)) for one in outputs))
+            continue
+        shown = [f"{LABELS[i] if i < len(LABELS) else i}={first[i]:.3f}" for i in first.argsort()[::-1][:3]]
+        print(path, *shown)
+
+
+if __name__ == "__main__":
+    main()
