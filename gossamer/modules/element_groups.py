@@ -78,6 +78,7 @@ class ElementGroups:
             for ids in arrays:
                 rest = [d for d, size in enumerate(ids.shape) if size == 1 and values[name].shape[d] > 1]
                 value = values[name].sum(rest, keepdim=True) if rest else values[name]
+                value = value.expand([max(pair) for pair in zip(value.shape, ids.shape)])
                 total.index_add_(0, _place(ids, len(self), value).expand(value.shape).flatten(), value.flatten())
         return total[:-1]
 

@@ -1,8 +1,8 @@
 """What a network costs as a function of the groups of its elements that are not zero."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -43,13 +43,13 @@ class GroupCost:
         parts = torch.split(alive.double().cpu(), [len(family) for family in self.families])
         known = list(zip(self.families, parts))
         for family in self.implied:
-            carried = {name: _share(known, name).expand(self.shapes[name]) for name in family.carried}
-            known.append((family, (family.sums(carried) > 0).double()))
+            left = {name: _any_left(_factors(known, name), family.carried[name]) for name in family.carried}
+            known.append((family, (family.sums(left) > 0).double()))
         found = {}
         for name in names:
             blocks = [(family, part) for family, part in known if family.whole and name in family.cleared]
-            gone = not shortcuts and any(not bool(_share([one], name).any()) for one in blocks)
-            found[name] = 1.0 if gone else float(_share(known, name).mean())
+            gone = not shortcuts and any(not bool(part[family.cleared[name][0]].any()) for family, part in blocks)
+            found[name] = 1.0 if gone else math.prod(float(factor.mean()) for factor in _factors(known, name))
         return found
 
     def emptied(self, alive: Tensor) -> str | None:
@@ -60,10 +60,31 @@ class GroupCost:
         return next((name for name, share in empty.items() if not share), None)
 
 
-def _share(known: Iterable[tuple[ElementGroups, Tensor]], name: str) -> Tensor:
-    """1 where an element of a parameter is not zero, of a shape that broadcasts to the parameter's."""
-    parts = [spread(family.cleared[name], part, 1.0) for family, part in known if name in family.cleared]
-    return reduce(torch.mul, parts, torch.ones((), dtype=torch.double))
+def _factors(known: Iterable[tuple[ElementGroups, Tensor]], name: str) -> list[Tensor]:
+    """Tensors whose product is 1 where an element of a parameter is not zero, each varying along other dimensions than
+    the rest: the mean of the product is the product of the means."""
+    factors: list[Tensor] = []
+    for family, part in known:
+        for ids in family.cleared.get(name, ()):
+            new = spread([ids], part, 1.0)
+            for other in [one for one in factors if _varies(one) & _varies(new)]:
+                factors = [one for one in factors if one is not other]
+                new = new * other
+            factors.append(new)
+    return factors
+
+
+def _varies(factor: Tensor) -> set[int]:
+    return {d for d, size in enumerate(factor.shape) if size > 1}
+
+
+def _any_left(factors: Sequence[Tensor], arrays: Sequence[Tensor]) -> Tensor:
+    """What is not zero of a parameter, for groups with these numbers: 0 or more, with size 1 where nothing varies."""
+    dims = set().union(*(_varies(ids) for ids in arrays))
+    left = torch.ones([1] * arrays[0].ndim, dtype=torch.double)
+    for factor in factors:
+        left = left * (factor if _varies(factor) & dims else factor.max())
+    return left
 
 
 def group_cost(

@@ -28,7 +28,7 @@ MOST_PLACES = 1 << 16  # that a kernel, padding or size of a stored module may s
 COUNTS = {  # of channels: tensors have them as sizes
     *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_channels"),
     *("num_groups", "normalized_shape", "num_embeddings", "embedding_dim", "num_parameters", "embed_dim"),
-    *("kdim", "vdim", "in1_features", "in2_features"),
+    *("kdim", "vdim", "in1_features", "in2_features", "taps"),
 }
 
 

@@ -18,7 +18,7 @@ from gossamer.modules.group_cost import GroupCost
 from gossamer.train.loop import TrainingStep
 
 PREFIX = "_gossamer_sparsity_"  # of the buffers
-NUMBERS, ALIVE, PATH, PREVIOUS = "numbers", "alive", "path", "previous"
+NUMBERS, ALIVE, CHOSEN, PATH, PREVIOUS = "numbers", "alive", "chosen", "path", "previous"
 STRENGTH, BEGAN, STAGE, FROZEN, RATE, TRIMMED = range(6)  # places in the numbers
 POINTS = 60  # of the path that is kept for the report
 CONTROLS, SWING, STIFF = 500, 80.0, 3.0  # of the controller: how often, how far, how hard
@@ -104,7 +104,7 @@ class Sparsify:
         numbers[STAGE] = -1
         if self.target.what == "strength":
             numbers[STRENGTH] = self.target.value
-        for key, buffer in ((NUMBERS, numbers), (ALIVE, alive), (PATH, path)):
+        for key, buffer in ((NUMBERS, numbers), (ALIVE, alive), (CHOSEN, alive.clone()), (PATH, path)):
             model.register_buffer(PREFIX + key, buffer)
         for number, name in enumerate(self._carriers() if self.keeps_previous else ()):
             model.register_buffer(f"{PREFIX}{PREVIOUS}{number}", parameters[name].clone())
@@ -141,9 +141,10 @@ class Sparsify:
         chosen, goal = alive, None
         if self.target.what != "strength":
             stage, share = self._stage(step.number / last)
-            goal = self._goal(stage)
-            chosen = self._to_go(ranks, alive, goal)
-            self._control(step, numbers, ranks[chosen], (stage, share), last)
+            goal, chosen = self._goal(stage), getattr(step.model, PREFIX + CHOSEN)
+            if numbers[STAGE] != stage or step.number % self._refresh(step) == 0:
+                chosen.copy_(self._to_go(ranks, alive, goal))
+                self._control(step, numbers, ranks[chosen], (stage, share), last)
         rate, previous = float(numbers[RATE] * numbers[STRENGTH]), self._previous(step.model)
         for family, _, offset in self._places(alive):
             part = slice(offset, offset + len(family))
@@ -193,11 +194,13 @@ class Sparsify:
             if not numbers[STRENGTH]:
                 numbers[STRENGTH] = size / max(last / self._stages(), 1) / max(float(numbers[RATE]), 1e-12) / 10
             return
-        refresh = min(max(step.steps // CONTROLS, 1), 16)
-        if step.number % refresh == 0:
-            wanted = float(numbers[BEGAN]) * max(1 - stage[1] / EARLY, 0.02)
-            off = max(-1.0, min(1.0, STIFF * math.log(max(size, 1e-12) / wanted)))
-            numbers[STRENGTH] *= math.exp(min(0.5, SWING * refresh / step.steps) * off)
+        wanted = float(numbers[BEGAN]) * max(1 - stage[1] / EARLY, 0.02)
+        off = max(-1.0, min(1.0, STIFF * math.log(max(size, 1e-12) / wanted)))
+        numbers[STRENGTH] *= math.exp(min(0.5, SWING * self._refresh(step) / step.steps) * off)
+
+    def _refresh(self, step: TrainingStep) -> int:
+        """Steps from one look at the cost to the next."""
+        return self.every * max(min(step.steps // CONTROLS, 16) // self.every, 1)
 
     def ranks(self, parameters: Values) -> Tensor:
         """The norm of every group over its weight, shape (all groups,): the smaller, the sooner it goes."""

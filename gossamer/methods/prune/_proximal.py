@@ -52,16 +52,19 @@ class GroupLasso:
 
     Attributes:
         alpha: share of the l1 norm, in [0, 1].
+        gradual: whether only the groups that have to go are shrunk.
     """
 
     alpha: float = 0.0
+    gradual: bool = False
 
     def __call__(self, step: Shrinking) -> None:
         if self.alpha:
             own = step.amounts / step.groups.sizes(step.parameters).clamp_min(1).sqrt()
             soften(step, self.alpha * own)
         norms = step.groups.norms(step.parameters)
-        step.groups.scale(step.parameters, group_factors(norms, (1 - self.alpha) * step.amounts))
+        factors = group_factors(norms, (1 - self.alpha) * step.amounts)
+        step.groups.scale(step.parameters, factors.where(step.chosen, 1.0) if self.gradual else factors)
 
 
 def soften(step: Shrinking, amounts: Tensor) -> None:

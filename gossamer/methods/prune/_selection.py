@@ -78,7 +78,7 @@ class ChannelSelection(Method):
         refuse_constrained(model, self.name())
         plain, inputs = materialize(model), task.example_inputs
         groups = channel_groups(plain, inputs, layers=self.layers, ignore=self.ignore)
-        widths, left = self._widths(plain, groups, task), torch.ones(len(groups), dtype=torch.bool)
+        widths, left = self.widths(plain, groups, task), torch.ones(len(groups), dtype=torch.bool)
         reads = _reads(plain, groups)
         order = [name for name in layers_of(trace(plain, inputs)) if name in reads]
         shortcuts = shortcut_errors(plain, inputs) if self.residual else {}
@@ -107,8 +107,8 @@ class ChannelSelection(Method):
         self._note(context, groups, left, cleared.max_relative, list(fitted))
         return cleared.model
 
-    def _widths(self, model: nn.Module, groups: ElementGroups, task: Task) -> dict[str, int]:
-        """How many channels stay of each group: the same fraction of all."""
+    def widths(self, model: nn.Module, groups: ElementGroups, task: Task) -> dict[str, int]:
+        """Return how many channels stay of each group: the same fraction of all."""
         sizes = {name: groups.names.count(name) for name in dict.fromkeys(groups.names)}
         if self.sparsity is not None:
             return _uniform(sizes, self.sparsity)

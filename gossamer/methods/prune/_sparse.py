@@ -22,6 +22,7 @@ from gossamer.modules.blocks import find_blocks, remove_blocks
 from gossamer.modules.cost import total_macs
 from gossamer.modules.dead_units import remove_dead
 from gossamer.modules.element_groups import ElementGroups, channel_groups
+from gossamer.modules.gathering import gather_columns
 from gossamer.modules.group_cost import group_cost
 from gossamer.train.sparsity import ALIVE, NUMBERS, PATH, TRIMMED, ShrinkRule, Sparsify, SparsityTarget, remembered
 
@@ -150,6 +151,20 @@ class SparseTraining(Retrain):
                 self.note(context, EditKind.RESIZE, name, before=f"{before} groups", after=left, proof=proof)
         return smaller
 
+    def thinned(self, smaller: nn.Module, task: Task, context: Context) -> nn.Module:
+        """Return the network with layers that gather what they read in the place of those with empty columns."""
+        thin, found = gather_columns(smaller, task.example_inputs)
+        for name, module in found.items():
+            before, after = (next(m.get_submodule(name).parameters()).shape for m in (smaller, thin))
+            self.note(
+                context,
+                EditKind.SWAP,
+                name,
+                before=f"{before[1:].numel()} columns",
+                after=f"{after[1:].numel()} columns, gathered by a {type(module).__name__}",
+            )
+        return thin
+
 
 @dataclass(frozen=True, kw_only=True)
 class Penalized(SparseTraining):
@@ -170,6 +185,14 @@ class Penalized(SparseTraining):
         if self.strength is not None:
             return SparsityTarget("strength", self.strength)
         return super().target(model, task)
+
+
+def unread(model: nn.Module, task: Task) -> tuple[ElementGroups, ...]:
+    """Return the channels that go when all columns that read them are empty."""
+    try:
+        return (channel_groups(model, task.example_inputs, sides="read"),)
+    except NoEffect:
+        return ()
 
 
 def validation_drop(original: nn.Module, task: Task) -> Callable[[nn.Module], float]:

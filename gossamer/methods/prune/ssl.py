@@ -18,14 +18,12 @@ from typing import ClassVar
 from torch import nn
 
 from gossamer.core.context import Context
-from gossamer.core.record import EditKind
 from gossamer.core.task import Task
-from gossamer.errors import BadInput, NoEffect, unknown
+from gossamer.errors import BadInput, unknown
 from gossamer.methods._base import Settings
 from gossamer.methods.prune._proximal import GroupLasso
-from gossamer.methods.prune._sparse import Penalized
+from gossamer.methods.prune._sparse import Penalized, unread
 from gossamer.modules.element_groups import ElementGroups, Sides, block_groups, channel_groups, column_groups
-from gossamer.modules.gathering import gather_columns
 
 KINDS = ("filters", "channels", "shapes", "depth")
 
@@ -69,12 +67,7 @@ class StructuredSparsity(Penalized):
 
     def implied(self, model: nn.Module, task: Task) -> Sequence[ElementGroups]:
         """Return the channels whose columns may all become empty."""
-        if "shapes" not in self.groups:
-            return ()
-        try:
-            return (channel_groups(model, task.example_inputs, sides="read"),)
-        except NoEffect:
-            return ()
+        return unread(model, task) if "shapes" in self.groups else ()
 
     def _family(self, kind: str, model: nn.Module, task: Task) -> ElementGroups:
         match kind:
@@ -91,14 +84,4 @@ class StructuredSparsity(Penalized):
         smaller = self.sparsify(model, GroupLasso(), task, context)
         if "shapes" not in self.groups or not self.gather:
             return smaller
-        thin, found = gather_columns(smaller, task.example_inputs)
-        for name, module in found.items():
-            before, after = (next(m.get_submodule(n).parameters()).shape for m, n in ((smaller, name), (thin, name)))
-            self.note(
-                context,
-                EditKind.SWAP,
-                name,
-                before=f"{before[1:].numel()} columns",
-                after=f"{after[1:].numel()} columns, gathered by a {type(module).__name__}",
-            )
-        return thin
+        return self.thinned(smaller, task, context)

@@ -1,0 +1,1 @@
+"""Networks that are sparse by training, and channels chosen by reconstruction."""
