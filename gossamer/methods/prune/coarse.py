@@ -31,7 +31,7 @@ from gossamer.modules.dead_units import remove_dead
 from gossamer.modules.element_groups import ElementGroups, channel_groups, kernel_groups
 
 
-def candidates(members: int, gone: int, most: int, generator: torch.Generator) -> Iterator[Tensor]:
+def random_sets(members: int, gone: int, most: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield the sets of `gone` of the numbers below `members` to try: all of them where there are at most `most`,
     else random ones. More are tried before fewer ones are repeated: the first of a longer series are the same."""
     if math.comb(members, gone) <= most:
@@ -72,7 +72,7 @@ def best_masks(
         members = torch.tensor([i for i, own in enumerate(groups.names) if own == name])
         count = min(round(sparsity * len(members)), len(members) - 1)
         best, least = None, math.inf
-        for gone in candidates(len(members), count, most, torch.Generator().manual_seed(seed)) if count else ():
+        for gone in random_sets(len(members), count, most, torch.Generator().manual_seed(seed)) if count else ():
             trial = alive.clone()
             trial[members[gone]] = False
             groups.clear(parameters, trial)
