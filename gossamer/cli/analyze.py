@@ -1,7 +1,8 @@
 """`gossamer analyze` and `gossamer inspect`: looking at a network, and at a file."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gossamer.core.record import LayerCost
     from gossamer.core.task import Task
     from gossamer.graph.groups import Group
+    from gossamer.measure.robustness import Distorted
     from gossamer.search.advise import Advice
     from gossamer.search.sensitivity import Sensitivity
 
@@ -54,27 +56,40 @@ def analyze(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Cut every group alone and measure the drop; needs --data.")
     ] = False,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Score it under distorted weights and activations; needs --data.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="FILE", help="Other weights of the same network, for --robustness."),
+    ] = None,
     advise: Annotated[
         bool, typer.Option("--advise", help="Measure what each scheme could save on --runtime, and say why.")
     ] = False,
     gain: Annotated[
         str, typer.Option(help="What --advise is to save: time, size (of the compact file), params or macs.")
     ] = "time",
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where --sensitivity draws its plot.")] = Path(
-        "sensitivity.html"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where --sensitivity or --robustness draws its plot, their name by default."),
+    ] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """What a network costs by layer; which channels are cut together.
 
-    Untrained weights do, except for --sensitivity.
+    Untrained weights do, except for --sensitivity and --robustness.
     """
-    if sensitivity and data is None:
-        raise BadInput("--sensitivity measures the drop on validation data: add --data")
-    if not sensitivity:
-        refuse_idle(context, ["out"], "it is where --sensitivity draws its plot")
+    drawing = "sensitivity" if sensitivity else "robustness" if robustness else ""
+    if sensitivity and robustness:
+        raise BadInput("--sensitivity and --robustness draw a plot each: ask for one at a time")
+    if drawing and data is None:
+        raise BadInput(f"--{drawing} measures the drop on validation data: add --data")
+    if not drawing:
+        refuse_idle(context, ["out"], "it is where --sensitivity or --robustness draws its plot")
+    if not robustness:
+        refuse_idle(context, ["against"], "--robustness compares with it")
     if not advise:
         refuse_idle(context, ["gain"], "it is what --advise is to save")
     if runtime is None and not (advise and gain == "time"):
@@ -90,24 +105,24 @@ def analyze(
     from gossamer.modules.cost import analyze as analyze_network
     from gossamer.train.feature_hooks import stages, stages_in_words
 
-    if sensitivity:
-        make_place(out)
+    plot = out or Path(f"{drawing}.html")
+    if drawing:
+        make_place(plot)
     console = Console(as_json=json, quiet=quiet)
     task = (
         load_data(data, consumer=Consumer(model=model, weights=weights), seed=seed, progress=console.progress)
         if data is not None
         else None
     )
-    source = load_model(
-        Request(
-            model=model,
-            task=task,
-            weights=weights,
-            random=weights is None and not sensitivity,
-            shape=shape,
-            seed=seed,
-        )
+    request = Request(
+        model=model,
+        task=task,
+        weights=weights,
+        random=weights is None and not drawing,
+        shape=shape,
+        seed=seed,
     )
+    source = load_model(request)
     batch = usual_batch(source.example_inputs, batch)
     with console.progress.busy("analyze"):
         analysis = analyze_network(source.model, source.example_inputs)
@@ -129,7 +144,12 @@ def analyze(
         "times_ms": times,
     }
     if sensitivity and task is not None:
-        found["sensitivity"] = _sensitivity(console, source, task, seed, out)
+        found["sensitivity"] = _sensitivity(console, source, task, seed, plot)
+    if robustness and task is not None:
+        sources = {source.name: source}
+        if against is not None:
+            sources[against.name] = load_model(replace(request, weights=against))
+        found["robustness"] = _robustness(console, sources, task, seed, plot)
     if advise:
         goal = Goal(**{GAINS[gain]: 1}, runtime=runtime or "onnxruntime", threads=threads, batch=batch)  # type: ignore[arg-type]
         found["advice"] = _advice(console, source, goal)
@@ -215,6 +235,33 @@ def _sensitivity(console: Console, source: "Source", task: "Task", seed: int, ou
         )
     console.line(f"plot: {out}")
     return rows
+
+
+def _robustness(
+    console: Console, sources: "Mapping[str, Source]", task: "Task", seed: int, out: Path
+) -> "dict[str, list[Distorted]]":
+    from gossamer.core.context import Context
+    from gossamer.core.folder import writing
+    from gossamer.measure.robustness import robustness
+    from gossamer.report import write_robustness
+
+    context = Context(seed=seed, progress=console.progress)
+    found = {name: robustness(source.model, task, context) for name, source in sources.items()}
+    rows = [
+        (one[0].what, one[0].projection, *(f"{row.drop:+.2f}" for row in one))
+        for one in zip(*found.values(), strict=True)
+    ]
+    console.line()
+    console.table(
+        "Points lost under distorted weights and activations, without training",
+        ("distorted", "projection", *found),
+        rows,
+    )
+    drops = {name: [(row.what, row.projection, row.drop) for row in rows] for name, rows in found.items()}
+    with writing(out):
+        write_robustness(drops, out, title=f"{next(iter(sources))} on {task.name}")
+    console.line(f"plot: {out}")
+    return found
 
 
 def inspect(

@@ -21,6 +21,7 @@ from gossamer.cli.deploy import _bench_row
 from gossamer.cli.options import parse_bytes, parse_count, parse_minutes, parse_shape
 from gossamer.jobs.recipe import Recipe
 from gossamer.measure import Latency, calibration
+from gossamer.measure.robustness import PROJECTIONS
 from gossamer.methods import catalogue
 from gossamer.train import Training
 
@@ -396,6 +397,19 @@ def test_analyze_times_layers_and_draws_the_sensitivity(trained: Path) -> None:
     groups = {row["group"] for row in found["sensitivity"]}
     assert groups == {group["name"] for group in found["groups"] if group["reason"] is None}
     assert all(group in (trained.parent / "new/curves.html").read_text() for group in groups)
+
+
+def test_analyze_scores_two_networks_under_distortions(trained: Path) -> None:
+    words = ("analyze", "mycode:Net", "--data", "mycode:task", "--weights", trained, "--robustness")
+    other = trained.with_name("other.safetensors")
+    other.write_bytes(trained.read_bytes())
+    found = document(*words, "--against", other)["robustness"]
+    first, second = found.values()
+    assert first == second and len(first) == 2 * len(PROJECTIONS)
+    page = (trained.parent / "robustness.html").read_text()
+    assert "Distorted weights" in page and "stochastic sign" in page and "other.safetensors" in page
+    assert "ask for one at a time" in call(*words, "--sensitivity", status=2).stderr
+    assert "add --data" in call("analyze", "mycode:Net", "--robustness", status=2).stderr
 
 
 @pytest.mark.slow

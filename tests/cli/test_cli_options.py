@@ -48,6 +48,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "analyze --runtime": ("analyze", "mycode:Net", "--input", "1x1x8x8", "--runtime", "onnxruntime"),
     "analyze --advise": ("analyze", *NET, "--advise"),
     "analyze --sensitivity": ("analyze", *NET, "--sensitivity", "--weights", "net.safetensors"),
+    "analyze --robustness": ("analyze", *NET, "--robustness", "--weights", "net.safetensors"),
     "inspect": ("inspect", "net.safetensors"),
     "methods": ("methods", "prune.magnitude"),
     "models": ("models",),
@@ -56,6 +57,7 @@ BASES: dict[str, tuple[str, ...]] = {
 }
 # One value for each option, unlike its default; some ways to work need another.
 VALUES: dict[str, tuple[str, ...]] = {
+    "--against": ("--against", "net2.safetensors"),
     "--alone": ("--no-alone",),
     "--assistant": ("--assistant", "resnet8"),
     "--augment": ("--no-augment",),
@@ -94,7 +96,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--time-budget": ("--time-budget", "7m"),
     "--weights": ("--weights", "net.safetensors"),
     "--workers": ("--workers", "2"),
-    **{flag: (flag,) for flag in ("--advise", "--calibrate", "--json", "--quiet", "--random", "--sensitivity")},
+    **{flag: (flag,) for flag in ("--advise", "--calibrate", "--json", "--quiet", "--random")},
+    **{flag: (flag,) for flag in ("--robustness", "--sensitivity")},
 }
 OTHER: dict[tuple[str, str], tuple[str, ...]] = {
     **{(base, "--out"): ("--out", "b.safetensors") for base in BASES if base.startswith("train")},
@@ -115,7 +118,7 @@ OTHER: dict[tuple[str, str], tuple[str, ...]] = {
     ("analyze", "--runtime"): ("--runtime", "openvino"),
     ("analyze --runtime", "--runtime"): ("--runtime", "openvino"),
     ("analyze --advise", "--runtime"): ("--runtime", "openvino"),
-    ("analyze --sensitivity", "--weights"): ("--weights", "net2.safetensors"),
+    **{(f"analyze --{x}", "--weights"): ("--weights", "net2.safetensors") for x in ("sensitivity", "robustness")},
     ("export", "--int8"): ("--int8",),
     ("export --int8", "--data"): ("--data", "other:task"),
     **{
@@ -229,7 +232,9 @@ def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     record("gossamer.search.cost_model", "first_samples", ends=False, real=True)
     record("gossamer.search.advise", "advise", ends=True)
     record("gossamer.search.sensitivity", "sensitivity", ends=False, gives=[])
+    record("gossamer.measure.robustness", "robustness", ends=False, gives=[])
     record("gossamer.report", "write_sensitivity", ends=False)
+    record("gossamer.report", "write_robustness", ends=False)
     runner = type("Runner", (), {"runtime": "torch", "precision": "float32"})()
     record("gossamer.runtime.runners", "open_runner", ends=False, gives=runner)
     import gossamer.cli.runners as opening

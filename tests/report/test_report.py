@@ -18,7 +18,7 @@ from sample_document import bare, missed, replaced, sample, small
 from gossamer.core.edit_details import BlockPart, SpectrumRow, SwapRecord
 from gossamer.core.record import JobDocument, LayerCost, Record, Trial
 from gossamer.errors import BadInput
-from gossamer.report import markdown, summary_rows, text, write_report, write_sensitivity
+from gossamer.report import markdown, summary_rows, text, write_report, write_robustness, write_sensitivity
 from gossamer.report.file_bytes import byte_parts as parts_of_file
 from gossamer.report.file_bytes import bytes_section
 from gossamer.report.layers import layer_tables
@@ -570,3 +570,14 @@ def test_a_browser_shows_the_numbers_and_fits_a_phone(tmp_path):
     assert 'class="on"' in tip and "channels" in tip
     assert 'data-overflow="0"' in dom
     assert 'data-width="390 of 390"' in dump_dom(tmp_path / "phone.html", tmp_path / "profile", 800)
+
+
+def test_the_plot_of_distortions_has_a_curve_and_a_column_for_each_network(tmp_path: Path) -> None:
+    plain = [("weights", "sign", 12.5), ("weights", "noise", 0.0), ("activations", "sign", 3.0)]
+    robust = [("weights", "sign", 0.5), ("weights", "noise", -0.25), ("activations", "sign", 1.0)]
+    source = write_robustness({"plain": plain, "r<b": robust}, tmp_path / "r.html", title="x").read_text("utf-8")
+    assert source.count("<svg") == 2 and source.count('class="curve') == 4
+    assert "r&lt;b" in source and '<data value="12.5">' in source and "2 noise" in source
+    for rows in ({}, {"a": []}, {"a": plain, "b": plain[:1]}):
+        with pytest.raises(BadInput, match="robustness: give at least one network"):
+            write_robustness(rows, tmp_path / "r.html", title="x")
