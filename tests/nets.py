@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.task import Task
-from gossamer.runtime.runners import torch_threads
+from gossamer.runtime.threads import torch_threads
 
 
 class Block(nn.Module):

@@ -84,6 +84,11 @@ class Network(nn.Module):
         return self
 
 
+def parts_of(network: Network) -> tuple[Graph, list[str], list[Tensor]]:
+    """The graph, the names of the tensors that its States count, and the tensors."""
+    return network._graph, network._names, [_find(network, name) for name in network._names]
+
+
 class _Context:
     def __init__(self, values: list[Any], state: list[Tensor], device: torch.device) -> None:
         self.values, self.state, self.device = values, state, device

@@ -8,7 +8,7 @@ from gossamer.core.processors import available, usual_threads
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput, unknown
 
-RuntimeName = Literal["torch", "torch.compile", "onnxruntime", "openvino"]
+RuntimeName = Literal["torch", "torch.compile", "onnxruntime", "openvino", "binary"]
 NO_BUDGET = math.inf  # points
 RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
 

@@ -4,8 +4,6 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,14 @@ from gossamer.core.processors import available, usual_threads
 from gossamer.core.runner import Runner
 from gossamer.errors import BadInput, CorruptFile, MissingExtra, first_line, require, unknown
 from gossamer.runtime.metadata import STRUCTURE, read_structure
+from gossamer.runtime.threads import torch_threads
 
 PRECISIONS = {
     "torch": ("float32",),
     "torch.compile": ("float32",),
     "onnxruntime": ("float32", "int8"),
     "openvino": ("float32", "int8", "bfloat16", "default"),
+    "binary": ("float32",),
 }
 
 
@@ -36,8 +36,8 @@ def open_runner(
     """A network ready to run.
 
     Args:
-        runtime: "torch", "torch.compile", "onnxruntime" or "openvino".
-        source: a module for the torch runtimes, the path of an `.onnx` for the others.
+        runtime: "torch", "torch.compile", "onnxruntime", "openvino" or "binary".
+        source: a module for the torch runtimes, the path of a `.gsr` for "binary", of an `.onnx` for the others.
         threads: at most as many as this process has cores, which is what the runner then says; None: 2.
         precision: "float32" really computes in float32 (OpenVINO would take bfloat16 by itself where the processor has
             it; ask for "default" or "bfloat16" to let it). "int8" names what is in the file; its other parts run in
@@ -49,7 +49,7 @@ def open_runner(
     Raises:
         BadInput: a runtime, precision or source that do not go together.
         MissingExtra: the runtime is not installed.
-        CorruptFile: the file is no ONNX network, or one that the runtime refuses.
+        CorruptFile: the file is no network of the runtime's format, or one that the runtime refuses.
 
     Example:
         >>> import torch
@@ -69,10 +69,14 @@ def open_runner(
             raise BadInput(f"runtime {runtime!r} runs a torch module, got {source}; export is not needed for it")
         return TorchRunner(source, threads=threads, compiled=runtime == "torch.compile")
     if isinstance(source, nn.Module):
-        raise BadInput(f"runtime {runtime!r} runs an .onnx file, got a module; export_onnx() writes one")
+        kind, writes = (".gsr", "save") if runtime == "binary" else (".onnx", "export_onnx")
+        raise BadInput(f"runtime {runtime!r} runs an {kind} file, got a module; {writes}() writes one")
     path = Path(source)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
+    if runtime == "binary":
+        runner: Runner = require("gossamer.runtime.binary.runner").BinaryRunner(path, threads=threads)
+        return runner
     require("gossamer.runtime.onnx_read").check_onnx(path)
     return open_checked(runtime, path, threads=threads, precision=precision)
 
@@ -217,17 +221,3 @@ class OpenVinoRunner(Runner):
 
     def outputs(self, raw: Any) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(raw[i].copy()) for i in range(len(raw)))
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """So many torch threads inside, as many as before outside."""
-    before = torch.get_num_threads()
-    if threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -39,7 +39,7 @@ from gossamer.methods.quantize.rate import RateConstrainedQuantization
 from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.modules.cost import dense_bytes, total_macs
 from gossamer.runtime.pt2.file import export_pt2, load_pt2
-from gossamer.runtime.runners import torch_threads
+from gossamer.runtime.threads import torch_threads
 from gossamer.search.cost_model import CostEstimate, CostModel
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]  # but for the job of the fixture `result`

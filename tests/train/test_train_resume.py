@@ -18,7 +18,7 @@ from gossamer.errors import BadInput, CorruptFile
 from gossamer.methods.distill._student import regression, relative_hint_loss
 from gossamer.methods.distill.dkd import DKD
 from gossamer.methods.distill.self import MeanTeacherTerm
-from gossamer.runtime.runners import torch_threads
+from gossamer.runtime.threads import torch_threads
 from gossamer.train import Distillation, LossTerm, Training, fit
 from gossamer.train.distillation import described_term
 from gossamer.train.feature_hooks import LayerLoss, hooked, projection

@@ -114,6 +114,11 @@ def _template(form: BitFormat) -> NDArray[np.uint8]:
     return np.tile(np.packbits(bits, bitorder="little"), form.samples * rows * columns * form.groups)
 
 
+def zero_limits(channels: int) -> Limits:
+    """Those of plain signs: 1 from 0 on."""
+    return Limits(np.ones(channels, np.float32), np.zeros(channels, np.float32))
+
+
 def pack_images(x: NDArray[np.float32], form: BitFormat, limits: Limits, workers: Workers) -> PackedImages:
     """Pack numbers (samples, channels, height, width), in this order or with the channels last in memory.
 

@@ -21,13 +21,19 @@ from numpy.typing import NDArray
 from gossamer.gsr.codec.jit import compiled, inlined
 
 # Registers of 64 bytes are used where they count bits themselves.
-VECTOR = 64 if "+avx512bitalg" in llvm.get_host_cpu_features().flatten().split(",") else 32
+FEATURES = llvm.get_host_cpu_features()
+VECTOR = 64 if FEATURES.get("avx512bitalg") else 32
 WORD = 4  # bytes of an input that are spread over the lanes
 LANES = VECTOR // WORD
 MOST_ADDED = 31  # counts of 8 bits that fit a byte together
 BITS = 8 * WORD
 I8, I32, FLOAT = ir.IntType(8), ir.IntType(32), ir.FloatType()
 BYTES_IR, INTS_IR = ir.VectorType(I8, VECTOR), ir.VectorType(I32, LANES)
+
+
+def counts_bits() -> bool:
+    """Whether this processor has instructions for it; x86-64 since 2008, ARM since the 64-bit ones."""
+    return bool(FEATURES.get("popcnt", True))
 
 
 class Layer(NamedTuple):
@@ -363,7 +369,7 @@ def pack_planes(x, limits, group, places, span, out):
 
 
 @compiled
-def pool(x, reads, windows, flips, span, out, writes):
+def pool_bits(x, reads, windows, flips, span, out, writes):
     """Write bits that are 1 where a bit of a window is 1, then flipped. windows: (places, most): which of `reads`, the
     first bytes of the places of x; -1: none."""
     size = flips.size

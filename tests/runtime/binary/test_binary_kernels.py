@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gossamer.runtime.binary.images import BitFormat, PackedImages, pack_images
-from gossamer.runtime.binary.kernels import Limits, pool
+from gossamer.runtime.binary.kernels import Limits, pool_bits
 from gossamer.runtime.binary.products import SignProduct, Switches
 from gossamer.runtime.binary.workers import Workers
 
@@ -134,5 +134,5 @@ def test_a_pool_takes_the_largest_or_the_smallest_sign() -> None:
     """A window whose bits fall with the numbers is flipped before and after."""
     x: NDArray[np.uint8] = np.array([0b01, 0b00, 0b10], np.uint8)
     out, windows = np.full(2, 9, np.uint8), np.array([[0, 1], [2, -1]])
-    pool(x, np.arange(3), windows, np.array([0b10], np.uint8), (0, 2), out, np.arange(2))
+    pool_bits(x, np.arange(3), windows, np.array([0b10], np.uint8), (0, 2), out, np.arange(2))
     assert out.tolist() == [0b11, 0b00]
