@@ -119,6 +119,7 @@ EXTRAS = {
     "openvino": "openvino",
     "lightning_fabric": "train",
     "numba": "codec",
+    "llvmlite": "codec",
     "PIL": "data",
     "sklearn": "data",
     "timm": "timm",

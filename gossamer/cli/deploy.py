@@ -134,7 +134,8 @@ def bench(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP}; several.")],
     runtime: Annotated[
-        list[str], typer.Option(help="torch, torch.compile, onnxruntime or openvino; may be given several times.")
+        list[str],
+        typer.Option(help="torch, torch.compile, onnxruntime, openvino or binary; may be given several times."),
     ] = ["onnxruntime"],  # noqa: B006 (typer copies it)
     data: OptionalDataOption = None,
     weights: WeightsOption = None,

@@ -89,7 +89,7 @@ DeviceProfileOption = Annotated[
     ),
 ]
 RuntimeOption = Annotated[
-    str, typer.Option(help="Where latency counts: torch, torch.compile, onnxruntime or openvino.")
+    str, typer.Option(help="Where latency counts: torch, torch.compile, onnxruntime, openvino or binary.")
 ]
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from gossamer.cli.loading import FILES, Request, load_model
+from gossamer.core.goal import FROM_MODULES
 from gossamer.errors import BadInput, unknown
 from gossamer.measure import Runner
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
 
-TORCH = ("torch", "torch.compile")
 DEPLOYED = ("model.int8.onnx", "model.onnx")  # in a result folder, the one to ship first
 
 
@@ -37,7 +37,7 @@ def open_model(request: Request, *, runtime: str | None, threads: int) -> Opened
         runner = open_runner(runtime or "onnxruntime", path, threads=threads, precision=precision)
         return Opened(name=request.model, runner=runner, example_inputs=inputs)
     source = load_model(request)
-    if runtime is None or runtime in TORCH:
+    if runtime is None or runtime in FROM_MODULES:
         runner = open_runner(runtime or "torch", source.model, threads=threads)
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ from gossamer.errors import BadInput, unknown
 RuntimeName = Literal["torch", "torch.compile", "onnxruntime", "openvino", "binary"]
 NO_BUDGET = math.inf  # points
 RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
+FROM_MODULES = ("torch", "torch.compile", "binary")  # run a module as it is, its real numbers in float32
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -26,7 +27,7 @@ class Goal(KnownArguments):
         params: parameters.
         file_bytes: size of the compact file (`model.gsr`).
         compression_ratio: bytes of the original in float32 over bytes of the compact file.
-        runtime: "onnxruntime", "openvino", "torch" or "torch.compile".
+        runtime: "onnxruntime", "openvino", "torch", "torch.compile" or "binary".
         threads: of one call; by default as many as the processor has cores for this process, at most 2.
         batch: samples of one call.
         time_budget: minutes for the job itself: where nobody gives the epochs of its trainings, these are as long as

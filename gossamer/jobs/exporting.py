@@ -14,7 +14,7 @@ from gossamer.compact.writing import save
 from gossamer.constraints.apply import materialize
 from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
-from gossamer.core.goal import AT_LEAST, Goal
+from gossamer.core.goal import AT_LEAST, FROM_MODULES, Goal
 from gossamer.core.record import ClassRow, FallbackStep, LayerCost, Record, write_text
 from gossamer.core.task import Task, description
 from gossamer.errors import BadInput
@@ -242,7 +242,7 @@ def _latencies(
 ) -> list[Record]:
     """The original and the result, in every precision that the runtime has, timed side by side."""
     runners: dict[str, Runner] = {}
-    if runtime in ("torch", "torch.compile"):
+    if runtime in FROM_MODULES:
         runners |= {name: open_runner(runtime, model, threads=goal.threads) for name, model in models.items()}
     else:
         timed = {**files, RESULT: (result.float_path, "float32")}

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from gossamer.core.batches import unaugmented
-from gossamer.core.goal import Goal
+from gossamer.core.goal import FROM_MODULES, Goal
 from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, Delivery, timed
@@ -315,7 +315,7 @@ class ShapeSearch:
         """A cost_model in the precision that is faster here, or smaller where the goal does not ask for time."""
         exports = Exports(self.attempts.task)
         plain = self._priced(exports, int8=False)
-        if self.goal.runtime in ("torch", "torch.compile"):
+        if self.goal.runtime in FROM_MODULES:
             return plain, False  # these run float32
         small, original = self._priced(exports, int8=True), self.attempts.original
         before = plain("original", lambda: original)

@@ -9,7 +9,7 @@ import torch
 from onnx.utils import Extractor
 from torch import Tensor, nn
 
-from gossamer.core.goal import Goal
+from gossamer.core.goal import FROM_MODULES, Goal
 from gossamer.core.runner import Runner
 from gossamer.measure.latency import latency
 from gossamer.modules.cost import layer_costs
@@ -68,7 +68,7 @@ def _sources(
     groups: Sequence[Sequence[nn.Module]], inputs: Sequence[Tensor], goal: Goal, folder: Path, *, int8: bool
 ) -> list[list[Any]]:
     """What the runtime opens."""
-    if goal.runtime in ("torch", "torch.compile"):
+    if goal.runtime in FROM_MODULES:
         return [list(group) for group in groups]
     small = tuple(x[torch.arange(SAMPLES) % len(x)] for x in inputs)
     path = export_onnx(Many(groups), small, folder / "alone.onnx")

@@ -10,6 +10,7 @@ _RUNTIMES = {
     "torch.compile": "torch.compile",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "binary": "bits (binary)",
 }
 
 

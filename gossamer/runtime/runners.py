@@ -37,7 +37,8 @@ def open_runner(
 
     Args:
         runtime: "torch", "torch.compile", "onnxruntime", "openvino" or "binary".
-        source: a module for the torch runtimes, the path of a `.gsr` for "binary", of an `.onnx` for the others.
+        source: a module for the torch runtimes, a module or the path of a `.gsr` for "binary", the path of an `.onnx`
+            for the others.
         threads: at most as many as this process has cores, which is what the runner then says; None: 2.
         precision: "float32" really computes in float32 (OpenVINO would take bfloat16 by itself where the processor has
             it; ask for "default" or "bfloat16" to let it). "int8" names what is in the file; its other parts run in
@@ -68,17 +69,31 @@ def open_runner(
         if not isinstance(source, nn.Module):
             raise BadInput(f"runtime {runtime!r} runs a torch module, got {source}; export is not needed for it")
         return TorchRunner(source, threads=threads, compiled=runtime == "torch.compile")
+    if runtime == "binary":
+        opened: Runner = require("gossamer.runtime.binary.runner").BinaryRunner(
+            _network_or_file(source), threads=threads
+        )
+        return opened
     if isinstance(source, nn.Module):
-        kind, writes = (".gsr", "save") if runtime == "binary" else (".onnx", "export_onnx")
-        raise BadInput(f"runtime {runtime!r} runs an {kind} file, got a module; {writes}() writes one")
+        raise BadInput(f"runtime {runtime!r} runs an .onnx file, got a module; export_onnx() writes one")
+    path = _file(source)
+    require("gossamer.runtime.onnx_read").check_onnx(path)
+    return open_checked(runtime, path, threads=threads, precision=precision)
+
+
+def _file(source: Path | str) -> Path:
     path = Path(source)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
-    if runtime == "binary":
-        runner: Runner = require("gossamer.runtime.binary.runner").BinaryRunner(path, threads=threads)
-        return runner
-    require("gossamer.runtime.onnx_read").check_onnx(path)
-    return open_checked(runtime, path, threads=threads, precision=precision)
+    return path
+
+
+def _network_or_file(source: Path | str | nn.Module) -> Path | nn.Module:
+    if isinstance(source, nn.Module):
+        return source
+    if Path(source).suffix == ".onnx":
+        raise BadInput(f"runtime 'binary' runs a .gsr file or a module, got {source}; save() writes a .gsr")
+    return _file(source)
 
 
 def open_checked(runtime: str, path: Path, *, threads: int, precision: str) -> Runner:

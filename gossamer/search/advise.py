@@ -12,7 +12,7 @@ from torch import nn
 from gossamer.constraints.apply import materialize
 from gossamer.constraints.grid import PerTensor
 from gossamer.core.context import Context
-from gossamer.core.goal import Goal
+from gossamer.core.goal import FROM_MODULES, Goal
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
@@ -156,7 +156,7 @@ class Adviser:
             return [self._coded(bits) for bits in (8, 4)]
         if self.unit != "time":
             return []
-        if self.goal.runtime in ("torch", "torch.compile"):
+        if self.goal.runtime in FROM_MODULES:
             return [self._row("int8", 1.0, "none", f"{self.goal.runtime} runs float32 here")]
         times = self._make_cost_model(int8=True)("int8", lambda: self.model).speedup or 1.0
         reason = f"8-bit kernels for all layers; {self.where}"

@@ -1,19 +1,22 @@
-"""The runtime `binary`: networks out of `.gsr` files, with binary layers on bits."""
+"""The runtime `binary`: networks with binary layers on bits."""
 
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gossamer.compact.capture import capture
 from gossamer.compact.network import Network, parts_of
 from gossamer.compact.reading import load
 from gossamer.compact.watch import sizes_of
+from gossamer.constraints.apply import materialize
 from gossamer.core.outputs import tensors
 from gossamer.core.progress import LOG, Logged
 from gossamer.core.runner import Runner
+from gossamer.gsr.format.graph import Graph
 from gossamer.runtime.binary.execution import Execution
 from gossamer.runtime.binary.kernels import counts_bits
 from gossamer.runtime.binary.plan import BinaryPlan, binary_plan
@@ -22,42 +25,58 @@ from gossamer.runtime.threads import torch_threads
 
 
 class BinaryRunner(Runner):
-    """A network of a `.gsr` file. Layers with binary inputs and weights count bits; torch runs the rest in float32.
+    """Layers with binary inputs and weights count bits; torch runs the rest in float32.
 
     Args:
-        path: the file.
+        source: a `.gsr` file with a graph, or a module, whose graph is captured on its first inputs.
         threads: of one call.
 
     Attributes:
-        layers: the names of the weights that run on bits.
+        layers: the names of the weights that run on bits, once there is a graph.
         left: why weights that are signs do not, by name.
     """
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, source: Path | nn.Module, *, threads: int) -> None:
         self.runtime, self.version = "binary", metadata.version("gossamer")
         self.precision, self.threads = "float32", threads
-        network = load(path)
-        assert isinstance(network, Network)
-        self.network = network
-        graph, names, stored = parts_of(network)
+        self.name = type(source).__name__ if isinstance(source, nn.Module) else source.name
+        self.network = materialize(source).cpu().eval() if isinstance(source, nn.Module) else load(source)
+        self.layers: tuple[str, ...] = ()
+        self.left: dict[str, str] = {}
+        self._seen: set[Any] = set()
+        self._executions: dict[Any, Execution] = {}
+        if isinstance(self.network, Network):
+            self._executions[None] = self._planned(*parts_of(self.network))
+
+    def _planned(self, graph: Graph, names: list[str], stored: list[Tensor]) -> Execution:
         with Logged().busy("compiling the binary kernels and planning"):
             compile_kernels()
             plan = binary_plan(graph, [tensor.detach() for tensor in stored])
-            if not counts_bits():
-                why = "this processor has no instruction that counts bits"
-                plan = BinaryPlan(plan.constants, {}, {}, dict.fromkeys(plan.weights(), why))
+        if not counts_bits():
+            why = "this processor has no instruction that counts bits"
+            plan = BinaryPlan(plan.constants, {}, {}, dict.fromkeys(plan.weights(), why))
         self.layers = tuple(names[index] for index in plan.weights())
         self.left = {names[index]: why for index, why in plan.left.items()}
         for name, why in self.left.items():
-            LOG.warning("%s: %s runs in float32 by torch, not on bits: %s", path.name, name, why)
+            LOG.warning("%s: %s runs in float32 by torch, not on bits: %s", self.name, name, why)
         if not self.layers:
-            LOG.warning("%s: no layer runs on bits; torch runs the network in float32", path.name)
-        self.execution = Execution(plan, threads)
-        self._seen: set[Any] = set()
+            LOG.info("%s: no layer runs on bits; torch runs the network in float32", self.name)
+        return Execution(plan, self.threads)
+
+    def execution(self, inputs: tuple[Tensor, ...]) -> Execution:
+        """What runs inputs of these sizes; the batch is free."""
+        key = None if None in self._executions else tuple(x.shape[1:] for x in inputs)
+        if key not in self._executions:
+            state = self.network.state_dict()
+            graph, constants = capture(self.network, inputs, list(state), dynamic_batch=True)
+            names = [*state, *[f"constant {number}" for number in range(len(constants))]]
+            self._executions[key] = self._planned(graph, names, [*state.values(), *constants])
+        return self._executions[key]
 
     def prepare(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         prepared = tuple(x.detach().cpu() for x in inputs)
-        if (sizes := sizes_of(prepared)) not in self._seen:
+        self.execution(prepared)
+        if isinstance(self.network, Network) and (sizes := sizes_of(prepared)) not in self._seen:
             with torch_threads(self.threads), torch.inference_mode():
                 self.network(*prepared)  # refuses what would take too much memory or time
             self._seen.add(sizes)
@@ -65,7 +84,7 @@ class BinaryRunner(Runner):
 
     def raw(self, prepared: Any) -> Any:
         with torch_threads(self.threads), torch.inference_mode():
-            return self.execution(prepared)
+            return self.execution(prepared)(prepared)
 
     def outputs(self, raw: Any) -> tuple[Tensor, ...]:
         return tuple(leaf.clone() for leaf in tensors(raw))

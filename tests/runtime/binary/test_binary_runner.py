@@ -87,7 +87,7 @@ def test_a_network_on_bits_computes_what_it_is(name: str, tmp_path: Path) -> Non
     channels = 4 if name == "groups" else 6 if name == "odd groups" else 3
     x = torch.randn(4, channels, 6, 6)
     runner = opened(network, x, tmp_path)
-    sources = list(runner.execution.plan.sources.values())
+    sources = list(runner.execution((x,)).plan.sources.values())
     assert len(runner.layers) == on_bits and sum(isinstance(one, FromProducts) for one in sources) == written
     with torch.no_grad():
         for some in (x, torch.randn(3, channels, 6, 6)):
@@ -131,7 +131,7 @@ class PooledSigns(nn.Module):
 def test_pooled_signs_of_numbers(tmp_path: Path) -> None:
     network, x = ready(PooledSigns()), torch.randn(3, 8, 10, 10)
     runner = opened(network, x, tmp_path)
-    [source] = runner.execution.plan.sources.values()
+    [source] = runner.execution((x,)).plan.sources.values()
     assert isinstance(source, FromNumbers) and source.pool is not None
     torch.testing.assert_close(runner(x), network(x))
 
@@ -155,7 +155,7 @@ def test_what_is_not_binary_is_left_to_torch_by_name(tmp_path: Path, caplog: pyt
     network = ready(Unlike())
     network.get_submodule("sparse").weight.data[0, 0] = 0  # type: ignore[operator]
     x = torch.randn(2, 4, 5, 5)
-    with caplog.at_level(logging.WARNING, "gossamer"):
+    with caplog.at_level(logging.INFO, "gossamer"):
         runner = opened(network, x, tmp_path)
     assert runner.layers == ()
     assert runner.left == {
@@ -182,14 +182,23 @@ def test_a_sum_that_is_not_monotone_is_no_limit(tmp_path: Path) -> None:
     network = ready(nn.Sequential(conv(3, 8), ShiftedPReLU(8, slope=-1.0), conv(8, 8)))
     x = torch.randn(2, 3, 6, 6)
     runner = opened(network, x, tmp_path)
-    kinds = [type(one) for one in runner.execution.plan.sources.values()]
+    kinds = [type(one) for one in runner.execution((x,)).plan.sources.values()]
     assert kinds == [FromNumbers, FromNumbers]
     torch.testing.assert_close(runner(x), network(x), rtol=1e-4, atol=1e-5)
 
 
-def test_only_compact_files_are_run(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"runs an .gsr file, got a module; save\(\) writes one"):
-        open_runner("binary", nn.Linear(2, 2))
+def test_a_module_is_captured_on_its_first_inputs(tmp_path: Path) -> None:
+    network = ready(nn.Sequential(conv(3, 8), conv(8, 4)))
+    runner = open_runner("binary", network, threads=1)
+    for shape in ((1, 3, 6, 6), (5, 3, 6, 6), (2, 3, 9, 4)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(runner(x), network(x), rtol=1e-4, atol=1e-5)
+    assert isinstance(runner, BinaryRunner) and runner.layers == ("0.weight", "1.weight")
+
+
+def test_other_files_and_precisions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"runs a \.gsr file or a module, got net.onnx"):
+        open_runner("binary", "net.onnx")
     with pytest.raises(BadInput, match="no such file"):
         open_runner("binary", tmp_path / "none.gsr")
     with pytest.raises(BadInput, match="it has float32"):
