@@ -1,1 +1,1 @@
-"""Binary and ternary networks."""
+"""Binary networks: training methods on MNIST, and layers that count bits against int8."""

@@ -23,6 +23,8 @@ from gossamer.runtime.binary.plan import BinaryPlan, binary_plan
 from gossamer.runtime.binary.warm_up import compile_kernels
 from gossamer.runtime.threads import torch_threads
 
+MANY = 1 << 15  # input numbers from which on torch uses several threads, too
+
 
 class BinaryRunner(Runner):
     """Layers with binary inputs and weights count bits; torch runs the rest in float32.
@@ -83,7 +85,9 @@ class BinaryRunner(Runner):
         return prepared
 
     def raw(self, prepared: Any) -> Any:
-        with torch_threads(self.threads), torch.inference_mode():
+        # Torch's threads go on spinning for a while, in the way of those that count bits.
+        torchs = self.threads if sum(x.numel() for x in prepared) >= MANY else 1
+        with torch_threads(torchs), torch.inference_mode():
             return self.execution(prepared)(prepared)
 
     def outputs(self, raw: Any) -> tuple[Tensor, ...]:

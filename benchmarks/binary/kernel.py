@@ -1,0 +1,201 @@
+"""Layers that count bits against the same layers in int8, and VGG-small as a whole.
+
+Weights are random: only time counts. Every shape is run by all ways in one process, one after the other in every round;
+a ratio is that of one round. "inside" means as in the middle of a network: uint8 to uint8, or bits to bits with batch
+norm and sign as limits. Everything else goes from float32 to float32, so that quantizing and packing are included.
+
+    python -m benchmarks.binary.kernel
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.binary._layers import Call, Shape, given, int8_layer, on_bits, on_onnxruntime, on_openvino
+from benchmarks.common import paths
+from benchmarks.common.conditions import run_conditions, with_run
+from benchmarks.common.progress import Lines
+from benchmarks.common.tables import write_table
+from gossamer.compact.writing import save
+from gossamer.core.record import write_text
+from gossamer.modules.binary import BinaryConv2d
+from gossamer.ptq.isolated_layers import quantize_for_timing
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.runners import open_runner
+
+RESULTS = paths.RESULTS / "binary_kernel.json"
+SHAPES = {
+    "1x4096x4096": Shape(1, 4096, 1, 4096, 1),
+    "64x4096x4096": Shape(64, 4096, 1, 4096, 1),
+    "3x3, 64 to 64 at 56x56": Shape(1, 64, 56, 64, 3),
+    "3x3, 128 to 128 at 28x28": Shape(1, 128, 28, 128, 3),
+    "3x3, 256 to 256 at 14x14": Shape(1, 256, 14, 256, 3),
+    "3x3, 512 to 512 at 7x7": Shape(1, 512, 7, 512, 3),
+}
+ASKED = {"1x4096x4096": 10.0, "64x4096x4096": 4.0}  # times ONNX Runtime int8; convolutions: 2
+WIDTHS = (128, 128, 256, 256, 512, 512)
+BATCHES = (1, 64)
+
+
+def rounds(ways: Mapping[str, Call], *, most: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of every way in every round, in an order of each round's own."""
+    random, found = np.random.default_rng(0), {name: list[float]() for name in ways}
+    for call in ways.values():
+        for _ in range(3):
+            call()
+    began = time.monotonic()
+    while len(next(iter(found.values()))) < most and time.monotonic() - began < seconds:
+        for name in random.permutation(list(ways)):
+            start = time.perf_counter()
+            ways[name]()
+            found[name].append(1000 * (time.perf_counter() - start))
+    return found
+
+
+def summary(values: Any) -> dict[str, float]:
+    """Median, quartiles and number."""
+    q1, median, q3 = np.percentile(values, (25, 50, 75))
+    return {"median": float(median), "q1": float(q1), "q3": float(q3), "n": len(values)}
+
+
+def compared(times: Mapping[str, list[float]], pairs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Times of every way, and the ratios of pairs round by round: how many times as fast the second one is."""
+    ratios = {name: np.array(times[slow]) / np.array(times[fast]) for name, (slow, fast) in pairs.items()}
+    return {
+        "ms": {name: summary(values) for name, values in times.items()},
+        "times_as_fast": {name: summary(values) for name, values in ratios.items()},
+    }
+
+
+def layer(name: str, folder: Path, seconds: float) -> dict[str, Any]:
+    shape = SHAPES[name]
+    outer, inner = (given(shape, quantized=quantized) for quantized in (False, True))
+    whole = int8_layer(shape, folder / "whole.onnx", quantized=False)
+    inside = int8_layer(shape, folder / "inside.onnx", quantized=True)
+    ways = {
+        "ONNX Runtime int8": on_onnxruntime(whole, outer, 1),
+        "OpenVINO int8": on_openvino(whole, outer, 1),
+        "ONNX Runtime int8, inside": on_onnxruntime(inside, inner, 1),
+        "OpenVINO int8, inside": on_openvino(inside, inner, 1),
+        **on_bits(shape, outer, 1),
+    }
+    pairs = {name: (name, "bits, inside" if name.endswith("inside") else "bits") for name in list(ways)[:4]}
+    return {"layer": name, "macs": shape.macs} | compared(rounds(ways, most=400, seconds=seconds), pairs)
+
+
+def vgg_small(*, binary: bool) -> nn.Module:
+    """Six 3x3 convolutions, the first of them real, three pools, one fully connected layer; for 28x28 images."""
+    layers: list[nn.Module] = []
+    channels = 1
+    for number, width in enumerate(WIDTHS):
+        on_bits = binary and number > 0
+        kind = BinaryConv2d(channels, width, 3, padding=1, bias=False, norm="batch") if on_bits else None
+        layers.append(kind or nn.Conv2d(channels, width, 3, padding=1, bias=False))
+        layers += [nn.MaxPool2d(2)] if number % 2 else []
+        layers += [] if binary else [nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+    layers += [nn.BatchNorm2d(channels), nn.Hardtanh()] if binary else []
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(9 * channels, 10))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            nn.init.normal_(module.running_mean)
+        if isinstance(module, BinaryConv2d):
+            module.weight.data = torch.where(module.weight.data >= 0, 0.05, -0.05)
+    return network.eval()
+
+
+def network(threads: int, batch: int, folder: Path, seconds: float) -> dict[str, Any]:
+    torch.manual_seed(0)
+    x = torch.randn(batch, 1, 28, 28)
+    exported = export_onnx(vgg_small(binary=False), (x[:1],), folder / "vgg.onnx")
+    quantize_for_timing(exported, folder / "vgg.int8.onnx", (x,), threads=threads)
+    compact = save(vgg_small(binary=True), folder / "vgg.gsr", (x[:1],))
+    runners = {
+        "ONNX Runtime int8": open_runner("onnxruntime", folder / "vgg.int8.onnx", threads=threads, precision="int8"),
+        "OpenVINO int8": open_runner("openvino", folder / "vgg.int8.onnx", threads=threads, precision="int8"),
+        "ONNX Runtime float32": open_runner("onnxruntime", exported, threads=threads),
+        "bits": open_runner("binary", compact, threads=threads),
+    }
+    prepared = {name: runner.prepare((x,)) for name, runner in runners.items()}
+    ways: dict[str, Call] = {name: lambda name=name: runners[name].raw(prepared[name]) for name in runners}  # type: ignore[misc]
+    pairs = {name: (name, "bits") for name in list(ways)[:3]}
+    return {"network": "VGG-small", "batch": batch, "threads": threads} | compared(
+        rounds(ways, most=200, seconds=seconds), pairs
+    )
+
+
+def render(document: dict[str, Any]) -> str:
+    """The tables."""
+    machine = document["measured"][-1]
+    lines = ["# Layers that count bits against int8", "", document["conditions"], ""]
+    lines += [f"{machine['processor']}, {machine['cores']} cores, {machine['date']}.", ""]
+    lines += ["| layer, one thread | bits | ORT int8 | OpenVINO int8 | x ORT | asked | x OpenVINO |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    for inside in ("", ", inside"):
+        for row in document["layers"]:
+            peers = [f"ONNX Runtime int8{inside}", f"OpenVINO int8{inside}"]
+            ms = " | ".join(f"{row['ms'][name]['median']:.3f}" for name in (f"bits{inside}", *peers))
+            first, second = (_spread(row["times_as_fast"][name]) for name in peers)
+            asked = f"{ASKED.get(row['layer'], 2.0):g}"
+            lines.append(f"| {row['layer']}{inside} | {ms} | {first} | {asked} | {second} |")
+    lines += ["", "Milliseconds: medians. Ratios: median (quartiles) of the rounds.", ""]
+    lines += ["| VGG-small | bits | ORT int8 | OpenVINO int8 | x ORT | asked | x OpenVINO |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    for row in document["networks"]:
+        peers = ["ONNX Runtime int8", "OpenVINO int8"]
+        ms = " | ".join(f"{row['ms'][name]['median']:.2f}" for name in ("bits", *peers))
+        first, second = (_spread(row["times_as_fast"][name]) for name in peers)
+        what = f"batch {row['batch']}, {row['threads']} threads"
+        lines.append(f"| {what} | {ms} | {first} | 1.5 | {second} |")
+    return "\n".join([*lines, ""])
+
+
+def _spread(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['q1']:.2f} to {ratio['q3']:.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=15.0, help="at most, for a layer or a network")
+    parser.add_argument("--table", action="store_true", help="only make the table again")
+    options = parser.parse_args()
+    if not options.table:
+        measure(options.seconds)
+    text = render(json.loads(RESULTS.read_text()))
+    write_table(RESULTS, text)
+    print(text)
+
+
+def measure(seconds: float) -> None:
+    torch.set_num_threads(1)
+    say = Lines().say
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    document: dict[str, Any] = {
+        "format": 1,
+        "conditions": "Random weights; every way in every round, in one process; other work may have run beside.",
+        "layers": [],
+        "networks": [],
+        "measured": with_run(before, run_conditions([0], 1)),
+    }
+    with tempfile.TemporaryDirectory() as work:
+        for name in SHAPES:
+            document["layers"].append(layer(name, Path(work), seconds))
+            say(f"{name}: {document['layers'][-1]['times_as_fast']}")
+        for threads in (1, 2):
+            for batch in BATCHES:
+                document["networks"].append(network(threads, batch, Path(work), seconds))
+                say(f"batch {batch}, {threads} threads: {document['networks'][-1]['times_as_fast']}")
+    write_text(RESULTS, json.dumps(document, indent=1))
+
+
+if __name__ == "__main__":
+    main()
