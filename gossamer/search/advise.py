@@ -15,7 +15,7 @@ from gossamer.core.context import Context
 from gossamer.core.goal import FROM_MODULES, Goal
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, MissingExtra
 from gossamer.methods._base import Method
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.prune.channels import ChannelPruning
@@ -24,6 +24,7 @@ from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.modules.blocks import removable
 from gossamer.ptq.isolated_layers import isolated_costs
 from gossamer.search.axes import apply_steps
+from gossamer.search.binary_advice import binarized, bits_of, times_on_bits
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CostModel
 from gossamer.search.network_rewrites import kinds, taken
@@ -124,14 +125,15 @@ class Adviser:
 
     def advice(self) -> list[Advice]:
         """All of it, the best first."""
+        found: list[Advice] = []
         parts: list[tuple[str, Callable[[], list[Advice]]]] = [
             ("coded weights" if self.unit == "size" else "int8", self._int8),
+            ("binary layers", lambda: self._binary(found)),
             ("narrower layers", self._narrower),
             ("fewer blocks", self._fewer_blocks),
             ("rewrites", self._rewrites),
             ("single layers", self._layers),
         ]
-        found: list[Advice] = []
         for name, part in parts:
             with self.progress.busy(f"measuring {name}"):
                 found += part()
@@ -163,6 +165,30 @@ class Adviser:
         if times < HELPS:
             reason = f"{self.goal.runtime} has no faster 8-bit kernels for this network here"
         return [self._row("int8", times, "the int8 fallback sequence", reason)]
+
+    def _binary(self, found: Sequence[Advice]) -> list[Advice]:
+        """Signs for inputs and weights; found: the advice for int8."""
+        if self.unit not in ("time", "size"):
+            return []
+        made = binarized(self.model)
+        tried = f"signs for inputs and weights of {len(made.layers)} layers"
+        if not made.layers:
+            why = "; ".join(list(dict.fromkeys(made.left.values()))[:2]) or "no layer has weights"
+            return [self._row("binary layers", 1.0, "none", why, left=made.left)]
+        training = "it needs training from the start, and loses more than int8"
+        if self.unit == "size":
+            times = 32 * sum(p.numel() for p in self.model.parameters()) / bits_of(made.model, made.layers)
+            reason = f"one bit for a weight; {training}"
+        else:
+            try:
+                times = times_on_bits(self.cost_model.reference_source(), made.model, self.cost_model.inputs, self.goal)
+            except (BadInput, MissingExtra) as error:
+                return [self._row("binary layers", 1.0, tried, str(error), left=made.left)]
+            int8 = max((row.times for row in found if row.scheme == "int8"), default=1.0)
+            reason = f"on the runtime `binary`; {training}"
+            if int8 >= times:
+                reason = f"int8 on {self.goal.runtime} is faster here: {int8:.2f} times; {training}"
+        return [self._row("binary layers", times, tried, reason, layers=made.layers, left=made.left)]
 
     def _coded(self, bits: int) -> Advice:
         """Bytes by the order-0 entropy of the codes, which the coder of the compact file comes near to."""

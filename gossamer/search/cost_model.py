@@ -155,11 +155,14 @@ class CostModel:
     def reference(self) -> Runner:
         """The original in float32 on the goal's runtime."""
         if self._reference is None:
-            source: Any = self.original
-            if self.deployed:
-                source = self.exports.write(self.original, self.folder / "original.onnx")
-            self._reference = open_runner(self.goal.runtime, source, threads=self.goal.threads)
+            self._reference = open_runner(self.goal.runtime, self.reference_source(), threads=self.goal.threads)
         return self._reference
+
+    def reference_source(self) -> Any:
+        """The original as the goal's runtime opens it."""
+        if not self.deployed:
+            return self.original
+        return self.exports.write(self.original, self.folder / "original.onnx")
 
     def layer_costs(self) -> dict[str, float]:
         """What each layer of the original costs in the unit of the goal: time on the runtime where it asks for

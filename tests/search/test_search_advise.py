@@ -235,7 +235,7 @@ def test_advice_on_a_wide_network_ranks_what_helps_and_says_where() -> None:
 def test_advice_on_time_measures_the_whole_network() -> None:
     goal = Goal(speedup=1, batch=4, threads=1)
     rows = {row.scheme: row for row in advise(wide(), IMAGES, goal)}
-    always = {"int8", "narrower layers", "fewer blocks", "low rank", "cheaper blocks"}
+    always = {"int8", "binary layers", "narrower layers", "fewer blocks", "low rank", "cheaper blocks"}
     assert always <= rows.keys() <= always | {"pooled head"}
     assert rows["fewer blocks"].tried == "restructure.blocks: 1 of 1 removable blocks gone"  # a plain convolution
     assert all(row.times > 0 and row.unit == "time" and row.reason for row in rows.values())
