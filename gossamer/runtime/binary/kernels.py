@@ -118,6 +118,16 @@ def weights_at(typing, array, index):
 
 
 @intrinsic
+def read_at(typing, array, index):
+    """A number of an array; unlike array[index] it asks not whether the index is below zero."""
+
+    def code(context, builder, signature, args):
+        return builder.load(_pointer(context, builder, array, args[0], args[1], ir.IntType(64)), align=8)
+
+    return types.int64(array, types.intp), code
+
+
+@intrinsic
 def different(typing, weights, array, index):
     """How many bits of each byte differ between weights and the word at an index of an array."""
 
@@ -259,7 +269,7 @@ def counts_of_four(x, starts, reads, weights, at):
     for begin in range(0, reads.size, MOST_ADDED):
         c0, c1, c2, c3 = no_bytes(), no_bytes(), no_bytes(), no_bytes()
         for k in range(begin, min(reads.size, begin + MOST_ADDED)):
-            w, read = weights_at(weights, at + k * VECTOR), reads[k]
+            w, read = weights_at(weights, at + k * VECTOR), read_at(reads, k)
             c0 = plus_bytes(c0, different(w, x, b0 + read))
             c1 = plus_bytes(c1, different(w, x, b1 + read))
             c2 = plus_bytes(c2, different(w, x, b2 + read))
@@ -275,7 +285,7 @@ def counts_of_one(x, start, reads, weights, at):
     for begin in range(0, reads.size, MOST_ADDED):
         c = no_bytes()
         for k in range(begin, min(reads.size, begin + MOST_ADDED)):
-            c = plus_bytes(c, different(weights_at(weights, at + k * VECTOR), x, start + reads[k]))
+            c = plus_bytes(c, different(weights_at(weights, at + k * VECTOR), x, start + read_at(reads, k)))
         n = widened_counts(n, c)
     return n
 
