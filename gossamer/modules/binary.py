@@ -231,7 +231,7 @@ class BinaryConv2d(nn.Conv2d):
 
     def _means(self, sizes: Tensor) -> Tensor:
         """K: the mean of the sizes of what each output reads, shape (N, 1, H', W'), or of each channel of groups."""
-        by_group = sizes.reshape(len(sizes), self.groups, -1, *sizes.shape[2:]).mean(2)
+        by_group = sizes.reshape(sizes.shape[0], self.groups, -1, *sizes.shape[2:]).mean(2)
         kernel = sizes.new_full((self.groups, 1, *self.kernel_size), 1 / (self.kernel_size[0] * self.kernel_size[1]))
         means = self._product(by_group, kernel, outside=0.0)
         return means if self.groups == 1 else means.repeat_interleave(self.out_channels // self.groups, 1)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.goal import Goal
+from gossamer.core.signs import sign_of
 from gossamer.edits.swap import swap
 from gossamer.measure import Runner, steady_latency
-from gossamer.modules.binary import BinaryConv2d, BinaryLinear, sign_of
+from gossamer.modules.binary import BinaryConv2d, BinaryLinear
 from gossamer.runtime.runners import open_runner
 
 NARROW = 32  # channels that one word of bits holds: below, most bits of a word are none

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import Goal, advise
-from gossamer.modules.binary import binary_weight, sign_of
+from gossamer.core.signs import sign_of
+from gossamer.modules.binary import binary_weight
 from gossamer.search import advise as advise_module
 from gossamer.search.advise import Advice, Adviser
 from gossamer.search.binary_advice import binarized, binary_twin, bits_of

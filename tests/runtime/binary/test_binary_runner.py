@@ -68,6 +68,7 @@ NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], int, int]] = {  # layer
     "groups": (lambda: [conv(4, 64, groups=2), conv(64, 64, groups=2, stride=2), conv(64, 6, dilation=2)], 3, 2),
     "odd groups": (lambda: [conv(6, 9, groups=3), conv(9, 6, groups=3), conv(6, 8)], 3, 0),
     "zeros": (lambda: [ZeroPadded(3, 16, 3, padding=1), nn.BatchNorm2d(16), ZeroPadded(16, 8, 3, padding=1)], 2, 1),
+    "scales of inputs": (lambda: [conv(3, 8), conv(8, 8, input_scale=True), conv(8, 4)], 3, 0),
     "twice": (lambda: [nn.Conv2d(3, 8, 1), Residual(), Residual()], 2, 0),
     "linear": (lambda: [nn.Flatten(), BinaryLinear(108, 20, norm="batch"), BinaryLinear(20, 7, norm="batch")], 2, 1),
     "flat": (lambda: [conv(3, 8), nn.Flatten(), BinaryLinear(288, 9, norm="batch"), nn.Linear(9, 2)], 2, 0),
