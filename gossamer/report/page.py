@@ -16,6 +16,7 @@ from gossamer.report import sections, text
 from gossamer.report.curves import job_classes_section, job_curves_section
 from gossamer.report.distillation import teaching_sections
 from gossamer.report.file_bytes import bytes_section
+from gossamer.report.group_paths import paths_section
 from gossamer.report.pareto import size_limit
 from gossamer.report.replacements import swaps_section
 from gossamer.report.verdict import sentence, warnings
@@ -54,6 +55,7 @@ def write_report(document: JobDocument, path: str | Path) -> Path:
 _BYTES = (bytes_section, weights_section)
 _COMPRESSED = (
     job_curves_section,
+    paths_section,
     sections.layers_section,
     swaps_section,
     job_classes_section,

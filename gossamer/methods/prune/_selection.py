@@ -82,29 +82,34 @@ class ChannelSelection(Method):
         reads = _reads(plain, groups)
         order = [name for name in layers_of(trace(plain, inputs)) if name in reads]
         shortcuts = shortcut_errors(plain, inputs) if self.residual else {}
-        # A group is chosen when the first layer that reads it comes, so that its inputs are as cut as they will be.
-        first = dict.fromkeys(groups.names[i] for name in order for i in reads[name].tolist() if i >= 0)
+        # A group is chosen when the first layer that reads it comes, and a layer is fitted once all that it reads is
+        # chosen: on inputs that are as they will be.
+        first: dict[str, str] = {}
+        for layer in order:
+            for name in dict.fromkeys(groups.names[i] for i in reads[layer].tolist() if i >= 0):
+                first.setdefault(name, layer)
         chosen = [name for name in first if widths[name] < groups.names.count(name)]
         if not chosen:
             raise NoEffect(f"{self.name()}: no group of channels gets smaller; ask for more")
-        loader, fitted = Replayed(task.train, context.seed), dict[str, None]()
-        for name in context.progress.bar(chosen, label="choosing channels", total=len(chosen)):
-            members = torch.tensor([i for i, own in enumerate(groups.names) if own == name])
-            readers = [layer for layer in order if bool(torch.isin(reads[layer], members).any())]
-            systems = {
-                layer: _gram(plain, model, layer, loader, reads[layer], members, shortcuts.get(layer))
-                for layer in readers
-            }
-            kept = self.choose(list(systems.values()), len(members), widths[name])
-            gone = torch.ones(len(members), dtype=torch.bool)
-            gone[kept] = False
-            left[members[gone]] = False
+        loader, fitted, every = Replayed(task.train, context.seed), list[str](), torch.arange(len(groups))
+
+        def system(layer: str, members: Tensor) -> GramSystem:
+            return _gram(plain, model, layer, loader, reads[layer], members, shortcuts.get(layer))
+
+        for layer in context.progress.bar(order, label="choosing channels", total=len(order)):
+            for name in [name for name in chosen if first[name] == layer]:
+                members = torch.tensor([i for i, own in enumerate(groups.names) if own == name])
+                readers = [other for other in order if bool(torch.isin(reads[other], members).any())]
+                kept = self.choose([system(other, members) for other in readers], len(members), widths[name])
+                left[members] = False
+                left[members[kept]] = True
             groups.clear({key: p.detach() for key, p in plain.named_parameters()}, left)
-            for layer, system in systems.items():
-                _put(plain.get_submodule(layer), refit(system, kept, damp=DAMPENING))
-                fitted[layer] = None
+            if not all(left[i] for i in reads[layer].tolist() if i >= 0):
+                weight = refit(system(layer, every), left.nonzero().flatten().tolist(), damp=DAMPENING)
+                _put(plain.get_submodule(layer), weight)
+                fitted.append(layer)
         cleared = remove_dead(plain, inputs)
-        self._note(context, groups, left, cleared.max_relative, list(fitted))
+        self._note(context, groups, left, cleared.max_relative, fitted)
         return cleared.model
 
     def widths(self, model: nn.Module, groups: ElementGroups, task: Task) -> dict[str, int]:

@@ -55,13 +55,17 @@ def mode_of(values: Tensor) -> float:
     return float(edges[fullest : fullest + 2].mean())
 
 
-def merge_neurons(incoming_NI: Tensor, outgoing_ON: Tensor, most: int | None) -> tuple[Tensor, list[int]]:
+def merge_neurons(
+    incoming_NI: Tensor, outgoing_ON: Tensor, most: int | None, mode_share: float = 1.0
+) -> tuple[Tensor, list[int]]:
     """Merge neurons one after another.
 
     Args:
         incoming_NI: incoming weights of N neurons, the bias among them.
         outgoing_ON: their outgoing weights.
-        most: how many neurons to remove. None: all whose saliency is below the mode of the initial saliencies.
+        most: how many neurons to remove. None: all whose saliency is below a share of the mode of the initial
+            saliencies.
+        mode_share: that share.
 
     Returns:
         The outgoing weights (O, N), zero in the columns of removed neurons, and the indices of the removed neurons in
@@ -69,7 +73,7 @@ def merge_neurons(incoming_NI: Tensor, outgoing_ON: Tensor, most: int | None) ->
     """
     outgoing, gone = outgoing_ON.clone(), list[int]()
     s = saliencies(incoming_NI, outgoing)
-    limit = mode_of(s[s.isfinite()]) if most is None else torch.inf
+    limit = mode_share * mode_of(s[s.isfinite()]) if most is None else torch.inf
     while len(gone) < (len(s) - 1 if most is None else most):
         at = int(s.argmin())
         i, j = divmod(at, len(s))
@@ -85,13 +89,14 @@ def merge_neurons(incoming_NI: Tensor, outgoing_ON: Tensor, most: int | None) ->
 
 
 @torch.no_grad()
-def merge_layer(model: nn.Module, found: Neurons, sparsity: float | None) -> int:
+def merge_layer(model: nn.Module, found: Neurons, sparsity: float | None, mode_share: float = 1.0) -> int:
     """Merge neurons of a layer in place: the outgoing weights of the removed ones become zero.
 
     Args:
         model: is changed.
         found: the layer whose neurons are merged and the layer that reads them.
-        sparsity: fraction of the neurons to remove; None: those below the mode of the saliencies.
+        sparsity: fraction of the neurons to remove; None: those below a share of the mode of the saliencies.
+        mode_share: that share.
 
     Returns:
         How many neurons were removed.
@@ -105,7 +110,7 @@ def merge_layer(model: nn.Module, found: Neurons, sparsity: float | None) -> int
     incoming = torch.cat([weight, offset], 1) / size[:, None]
     outgoing = reader.weight[:, columns].double() * size
     most = None if sparsity is None else round(sparsity * len(rows))
-    result, gone = merge_neurons(incoming.cpu(), outgoing.cpu(), most)
+    result, gone = merge_neurons(incoming.cpu(), outgoing.cpu(), most, mode_share)
     reader.weight[:, columns] = (result.to(size.device) / size).to(reader.weight.dtype)
     return len(gone)
 
@@ -116,7 +121,8 @@ class NeuronMerging(Method):
 
     Args:
         sparsity: fraction of the neurons of every selected layer to remove, in (0, 1). None: those whose saliency is
-            below the mode of the saliencies.
+            below `mode_share` times the mode of the saliencies' histogram.
+        mode_share: where no sparsity is given, in (0, 1]; smaller merges fewer neurons.
         layers: names or patterns of the layers whose neurons are merged, such as ("fc1",).
         ignore: names or patterns of layers to leave as they are.
 
@@ -138,6 +144,7 @@ class NeuronMerging(Method):
     example: ClassVar[Settings] = {"sparsity": 0.5}
 
     sparsity: Annotated[float | None, Range(0, 1, open_=("low", "high"))] = None
+    mode_share: Annotated[float, Range(0, 1, open_=("low",))] = 1.0
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
@@ -149,7 +156,7 @@ class NeuronMerging(Method):
         if not layers:
             raise NoEffect(f"{self.name()}: no selected layer's neurons go to one linear layer only, without a norm")
         for found in layers:
-            count = merge_layer(plain, found, self.sparsity)
+            count = merge_layer(plain, found, self.sparsity, self.mode_share)
             before, after = (f"{n} neurons" for n in (len(found.rows), len(found.rows) - count))
             self.note(context, EditKind.RESIZE, found.maker, before=before, after=after)
             merged = "weights of the merged neurons added to those that are left"

@@ -99,6 +99,17 @@ def test_without_a_sparsity_it_stops_at_the_mode() -> None:
     assert told == [("resize", "0"), ("assign", "2"), ("resize", "2"), ("assign", "4")]
 
 
+def test_a_share_of_the_mode_ends_the_merging_sooner() -> None:
+    draw = torch.Generator().manual_seed(4)
+    incoming, outgoing = torch.randn(40, 6, generator=draw), torch.randn(5, 40, generator=draw)
+    s = saliencies(incoming, outgoing)
+    gone = {share: merge_neurons(incoming, outgoing, None, share)[1] for share in (0.25, 0.5, 1.0)}
+    assert 0 < len(gone[0.25]) < len(gone[0.5]) < len(gone[1.0])
+    assert gone[1.0][: len(gone[0.5])] == gone[0.5]
+    below = s[s.isfinite()] < 0.25 * mode_of(s[s.isfinite()])
+    assert bool(below.any())
+
+
 def test_what_cannot_be_merged_is_left_or_refused() -> None:
     normed = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).eval()
     with pytest.raises(NoEffect, match="without a norm"):
