@@ -125,6 +125,12 @@ EXTRAS = {
     "timm": "timm",
     "torchvision": "torchvision",
     "transformers": "transformers",
+    "executorch": "executorch",
+    "litert_torch": "litert",
+    "ai_edge_litert": "litert",
+    "ai_edge_quantizer": "litert",
+    "pnnx": "ncnn",
+    "ncnn": "ncnn",
 }
 
 

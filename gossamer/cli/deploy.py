@@ -41,11 +41,15 @@ def register(app: typer.Typer) -> None:
 def export(
     context: typer.Context,
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="An .onnx or a .pt2 file.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="An .onnx or a .pt2 file, or the target's own.")],
     data: OptionalDataOption = None,
     weights: WeightsOption = None,
     preprocessing: PreprocessingOption = None,
     shape: ShapeOption = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="executorch (.pte), litert or litert-int8 (.tflite), ncnn (.param) or onnx-web (.onnx)."),
+    ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantize to int8 (.onnx), calibrated and checked on --data.")
     ] = False,
@@ -55,11 +59,13 @@ def export(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a network as .onnx or .pt2, checked to compute the same.
+    """Write a network as .onnx or .pt2, or for another runtime, checked to compute the same.
 
     Nothing is written when the check fails. Exit status 3: int8 costs more than --max-drop; the best int8 is written.
     """
-    if out.suffix not in (".onnx", ".pt2"):
+    if target is not None:
+        _check_target(context, target, out)
+    elif out.suffix not in (".onnx", ".pt2"):
         raise BadInput(f"--out {out}: the name must end in .onnx or .pt2")
     if int8 and (data is None or out.suffix != ".onnx"):
         raise BadInput("--int8 writes an .onnx and needs --data, on which it is calibrated and checked")
@@ -84,7 +90,9 @@ def export(
     with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder) / out.name
         with console.progress.busy(f"export {source.name}"):
-            if int8 and task is not None:
+            if target is not None:
+                met, rows = True, _target(target, source, task, written)
+            elif int8 and task is not None:
                 met, rows = _int8(source, task, written, max_drop, threads, console)
             else:
                 met, rows = True, _float(source, task, written, threads)
@@ -95,6 +103,29 @@ def export(
     console.document({"out": out, "bytes": size, "met": met, **dict(rows)})
     if not met:
         raise typer.Exit(GOAL_MISSED)
+
+
+def _check_target(context: typer.Context, target: str, out: Path) -> None:
+    from gossamer.runtime.targets import TARGETS
+
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
+    refuse_idle(context, ["int8", "threads"], "--target has its own form and one thread")
+    if out.suffix != TARGETS[target].suffix:
+        raise BadInput(f"--out {out}: files of {target} end in {TARGETS[target].suffix}")
+
+
+def _target(target: str, source: "Source", task: "Task | None", path: Path) -> list[tuple[str, str]]:
+    """Write for a runtime, run it there, and compare on the validation data or else on the example inputs."""
+    from gossamer.runtime.targets import compare_target, write_target
+
+    loader = task.validation if task is not None else [(source.example_inputs, None)]
+    calibration = task.calibration if task is not None else None
+    write_target(target, source.model, source.example_inputs, path, calibration=calibration)
+    found = compare_target(target, source.model, path, loader)
+    rows = [("largest difference", f"{found.relative:.2g} relative"), ("cosine", f"{found.cosine:.6f}")]
+    same = [("same top-1", f"{100 * found.top1:.1f} %")] if found.top1 is not None else []
+    return [*rows, *same, ("samples", str(found.samples))]
 
 
 def _float(source: "Source", task: "Task | None", path: Path, threads: int) -> list[tuple[str, str]]:

@@ -140,12 +140,17 @@ def test_the_document_on_disk_is_the_one_in_hand_and_sizes_are_true(result: goss
 def test_every_output_says_what_the_network_has_to_be_fed(result: gossamer.Artifact) -> None:
     known = {
         "size": 6, "channels": 1, "mean": [0.5], "std": [0.25], "crop": 1.0, "interpolation": "bilinear",
-        "range": [0.0, 1.0], "background": "white", "classes": ["a", "b", "c"],
+        "range": [0.0, 1.0], "background": "white", "width": None, "order": "rgb", "layout": "nchw",
+        "classes": ["a", "b", "c"],
     }  # fmt: skip
     records = json.loads((result.folder / "records.json").read_text())
     assert records["task"]["preprocessing"] == known
     assert json.loads((result.folder / "preprocessing.json").read_text()) == known
     assert "preprocessing.json" in records["files"]
+    shipped = {path.name for path in (result.folder / "deploy").iterdir()}
+    assert {"run.py", "run.mjs", "bench_on_device.py", "labels.txt"} <= shipped and any(
+        n.endswith(".onnx") for n in shipped
+    )
     for path in result.folder.glob("*.onnx"):
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         assert json.loads(session.get_modelmeta().custom_metadata_map["gossamer.preprocessing"]) == known

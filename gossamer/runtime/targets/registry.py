@@ -1,0 +1,166 @@
+"""The targets by name: what writes a file for each, and what runs it here."""
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.constraints.apply import materialize
+from gossamer.core.batches import inputs_and_target
+from gossamer.core.outputs import tensors
+from gossamer.errors import BadInput, ExportMismatch, GossamerError, own_error, unknown
+
+Run = Callable[..., tuple[Tensor, ...]]
+SAMPLES = 16  # that are compared
+CALIBRATION = 64  # samples that ranges are taken from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A runtime to export for.
+
+    Attributes:
+        suffix: of its file.
+        module: of this folder, with `write(model, inputs, path, calibration)` and `open_file(path)`.
+        quantized: whether it is int8, and so needs samples to calibrate on.
+        tolerance: the largest difference of an output that is rounding, over its largest value.
+    """
+
+    suffix: str
+    module: str
+    quantized: bool = False
+    tolerance: float = 1e-3
+
+
+TARGETS = {
+    "executorch": Target(suffix=".pte", module="executorch"),
+    "litert": Target(suffix=".tflite", module="litert"),
+    "litert-int8": Target(suffix=".tflite", module="litert", quantized=True, tolerance=float("inf")),
+    "ncnn": Target(suffix=".param", module="ncnn", tolerance=2e-2),  # its weights are stored in 16 bits
+    "onnx-web": Target(suffix=".onnx", module="onnx_web"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What a written network gives against the network itself. cosine: mean over samples; top1: the share of samples
+    with the same largest output, None where outputs are no rows of numbers."""
+
+    relative: float
+    cosine: float
+    top1: float | None
+    samples: int
+
+
+def write_target(
+    name: str, model: nn.Module, inputs: tuple[Any, ...], path: Path, *, calibration: Iterable[Any] | None = None
+) -> Path:
+    """Write a network for a target, for one sample a call.
+
+    Args:
+        name: of the target.
+        model: is not touched.
+        inputs: example inputs; their first sample gives the shapes.
+        path: of the file.
+        calibration: batches, for a target that is int8.
+
+    Returns:
+        The path.
+
+    Raises:
+        MissingExtra: what writes for this target is not installed.
+        BadInput: the network cannot be written for it.
+    """
+    target = _known(name)
+    if path.suffix != target.suffix:
+        raise BadInput(f"{path}: files of {name} end in {target.suffix}")
+    if target.quantized and calibration is None:
+        raise BadInput(f"{name} needs data to calibrate on", shell=f"--target {name} needs --data to calibrate on")
+    plain = materialize(model).cpu().float().eval()
+    one = tuple(x[:1].detach().cpu() for x in inputs)
+    samples = list(_samples(calibration, CALIBRATION)) if target.quantized and calibration is not None else None
+    writer = importlib.import_module(f"gossamer.runtime.targets.{target.module}")
+    try:
+        with torch.no_grad():
+            writer.write(plain, one, path, samples)
+    except GossamerError:
+        raise
+    except Exception as error:
+        raise BadInput(f"the network cannot be written for {name}: {own_error(error)}") from error
+    return path
+
+
+def open_target(name: str, path: Path) -> Run:
+    """A function that runs a written network on one sample and gives its outputs.
+
+    Raises:
+        MissingExtra: the runtime is not installed.
+    """
+    run: Run = importlib.import_module(f"gossamer.runtime.targets.{_known(name).module}").open_file(path)
+    return run
+
+
+@torch.no_grad()
+def compare_target(name: str, model: nn.Module, path: Path, loader: Iterable[Any]) -> Difference:
+    """Run a written network on the first samples of a loader, and the network itself.
+
+    Args:
+        name: of the target.
+        model: the network.
+        path: of the written one.
+        loader: of batches.
+
+    Returns:
+        How far they are from one another.
+
+    Raises:
+        ExportMismatch: they differ by more than rounding.
+    """
+    run, plain = open_target(name, path), materialize(model).cpu().float().eval()
+    relative, cosines, same = 0.0, list[float](), list[bool]()
+    rows = True
+    for one in _samples(loader, SAMPLES):
+        expected, given = list(tensors(plain(*one))), run(*one)
+        if len(expected) != len(given):
+            raise ExportMismatch(f"{path}: {name} gives {len(given)} outputs, the network {len(expected)}")
+        for ours, theirs in zip(expected, _in_order(expected, given, path)):
+            scale = max(float(ours.abs().max()), 1e-6)
+            relative = max(relative, float((ours - theirs).abs().max()) / scale)
+        both = [torch.cat([x.flatten().float() for x in side]) for side in (expected, _in_order(expected, given, path))]
+        cosines.append(float(torch.cosine_similarity(both[0], both[1], dim=0)))
+        rows = rows and expected[0].ndim == 2 and expected[0].shape[1] > 1
+        same.append(rows and bool(expected[0].argmax() == given[0].argmax()))
+    if not relative <= _known(name).tolerance:
+        raise ExportMismatch(f"{path}: {name} gives other values than the network: {relative:.2g} relative")
+    top1 = sum(same) / len(same) if rows else None
+    return Difference(relative=relative, cosine=sum(cosines) / len(cosines), top1=top1, samples=len(cosines))
+
+
+def _known(name: str) -> Target:
+    if name not in TARGETS:
+        raise unknown("target", name, TARGETS)
+    return TARGETS[name]
+
+
+def _samples(loader: Iterable[Any] | None, most: int) -> Iterable[tuple[Tensor, ...]]:
+    """The first samples of a loader, one by one."""
+    left = most
+    for batch in loader or ():
+        inputs, _ = inputs_and_target(batch)
+        for i in range(min(left, len(inputs[0]))):
+            yield tuple(x[i : i + 1].detach().cpu() for x in inputs)
+        left -= len(inputs[0])
+        if left <= 0:
+            return
+
+
+def _in_order(expected: list[Tensor], given: tuple[Tensor, ...], path: Path) -> list[Tensor]:
+    """Outputs in the shapes of the network's own, which runtimes may give without the dimension of samples."""
+    for ours, theirs in zip(expected, given):
+        if ours.numel() != theirs.numel():
+            raise ExportMismatch(f"{path}: an output has the shape {tuple(theirs.shape)}, expected {tuple(ours.shape)}")
+    return [theirs.reshape(ours.shape).float() for ours, theirs in zip(expected, given)]
