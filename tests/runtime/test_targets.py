@@ -47,7 +47,8 @@ def test_a_written_network_gives_what_the_network_gives(tmp_path: Path, name: st
 
 def test_a_network_that_gives_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Net().eval()
-    other = type("Module", (), {"open_file": staticmethod(lambda path: lambda *x: (model(*x) * 1.1,))})
+    opened = staticmethod(lambda path: lambda *x: (model(*x) * 1.1,))
+    other = type("Module", (), {"open_executorch": opened, "open_litert": opened})
     monkeypatch.setattr("gossamer.runtime.targets.registry.importlib.import_module", lambda _: other)
     with pytest.raises(ExportMismatch, match=r"relative"):
         compare_target("executorch", model, tmp_path / "net.pte", LOADER)

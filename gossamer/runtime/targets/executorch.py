@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gossamer.errors import require
 
 
-def write(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, _: Any) -> None:
+def write_executorch(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, _: Any) -> None:
     """Lower the exported network to XNNPACK."""
     partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     exir = require("executorch.exir")
@@ -18,7 +18,7 @@ def write(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, _: Any) -> N
     path.write_bytes(lowered.to_executorch().buffer)
 
 
-def open_file(path: Path) -> Any:
+def open_executorch(path: Path) -> Any:
     """The method `forward`."""
     program = require("executorch.runtime").Runtime.get().load_program(str(path))
     method = program.load_method("forward")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gossamer.errors import require
 
 
-def write(
+def write_litert(
     model: nn.Module, inputs: tuple[Tensor, ...], path: Path, samples: Sequence[tuple[Tensor, ...]] | None
 ) -> None:
     """Convert; with samples, quantize to int8 with their ranges."""
@@ -44,7 +44,7 @@ def _interpreter(path: Path) -> Any:
     return interpreter
 
 
-def open_file(path: Path) -> Any:
+def open_litert(path: Path) -> Any:
     """Its inputs and outputs are floats, whatever the file has."""
     interpreter = _interpreter(path)
     given, made = (

@@ -24,7 +24,7 @@ class _Wrapped(nn.Module):
         return self.network(*inputs)
 
 
-def write(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, _: Any) -> None:
+def write_ncnn(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, _: Any) -> None:
     """Trace the network and let pnnx translate it; the `.bin` stands next to the `.param`."""
     program = require("pnnx").EXEC_PATH
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def write(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, _: Any) -> N
             shutil.copyfile(one, path.with_suffix(one.suffix))
 
 
-def open_file(path: Path) -> Any:
+def open_ncnn(path: Path) -> Any:
     """Its inputs are `in0`, `in1`, ..., its outputs `out0`, `out1`, ..., without the dimension of samples."""
     ncnn = require("ncnn")
     net = ncnn.Net()

@@ -36,12 +36,12 @@ process.stdin.on("data", (part) => (text += part)).on("end", async () => {
 """
 
 
-def write(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, _: Any) -> None:
+def write_onnx_web(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, _: Any) -> None:
     """The usual `.onnx`: browsers read the same file."""
     export_onnx(model, inputs, path)
 
 
-def open_file(path: Path) -> Any:
+def open_onnx_web(path: Path) -> Any:
     """One process of Node for each call."""
     node = shutil.which("node")
     if node is None or not _has_runtime(node):

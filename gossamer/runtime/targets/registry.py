@@ -25,7 +25,7 @@ class Target:
 
     Attributes:
         suffix: of its file.
-        module: of this folder, with `write(model, inputs, path, calibration)` and `open_file(path)`.
+        module: of this folder, with `write_MODULE(model, inputs, path, samples)` and `open_MODULE(path)`.
         quantized: whether it is int8, and so needs samples to calibrate on.
         tolerance: the largest difference of an output that is rounding, over its largest value.
     """
@@ -86,7 +86,7 @@ def write_target(
     writer = importlib.import_module(f"gossamer.runtime.targets.{target.module}")
     try:
         with torch.no_grad():
-            writer.write(plain, one, path, samples)
+            getattr(writer, f"write_{target.module}")(plain, one, path, samples)
     except GossamerError:
         raise
     except Exception as error:
@@ -100,7 +100,8 @@ def open_target(name: str, path: Path) -> Run:
     Raises:
         MissingExtra: the runtime is not installed.
     """
-    run: Run = importlib.import_module(f"gossamer.runtime.targets.{_known(name).module}").open_file(path)
+    module = _known(name).module
+    run: Run = getattr(importlib.import_module(f"gossamer.runtime.targets.{module}"), f"open_{module}")(path)
     return run
 
 
