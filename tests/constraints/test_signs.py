@@ -126,13 +126,13 @@ def test_ternary_weights_have_their_threshold_and_the_best_scale_for_it() -> Non
 
 
 def test_trained_values_get_the_sums_of_their_gradients() -> None:
-    one = TrainedTernary(2.0, 3.0, 0.5)
+    one = TrainedTernary(4.0, 3.0, 0.5)
     weight, g = torch.tensor([-1.0, -0.2, 0.8, 0.9], requires_grad=True), torch.tensor([1.0, 2.0, 4.0, 8.0])
     value = one(weight)
-    assert value.tolist() == [-3.0, 0.0, 2.0, 2.0]
+    assert value.tolist() == [-3.0, 0.0, 4.0, 4.0]
     raw, positive, negative = torch.autograd.grad((g * value).sum(), [weight, one.positive, one.negative])
     assert (float(positive), float(negative)) == (12.0, -1.0)
-    assert raw.tolist() == [3.0, 2.0, 8.0, 16.0]
+    assert raw.tolist() == [3.0, 2.0, 16.0, 32.0]
 
 
 @pytest.mark.parametrize(
