@@ -22,6 +22,7 @@ from gossamer.measure.robustness import (
     signed_power,
     ternary_entropy,
 )
+from gossamer.train import recalibrate
 
 NAMED = {projection.name: projection for projection in PROJECTIONS}
 VALUES = torch.linspace(-1, 1, 101, dtype=torch.float64)
@@ -103,3 +104,13 @@ def test_rows_say_what_is_lost_and_the_network_is_left_alone() -> None:
 def test_a_network_without_layers_is_refused() -> None:
     with pytest.raises(NoEffect):
         distort_weights(nn.Sequential(nn.ReLU()), NAMED["sign"])
+
+
+def test_norms_follow_the_scale_of_distorted_weights() -> None:
+    """Weights of a tenth give the same outputs behind a norm that is estimated again."""
+    torch.manual_seed(0)
+    data, model = stripes(), nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.BatchNorm1d(3))
+    recalibrate(model, data.calibration)
+    tenth = Projection("tenth", lambda x: x / 10, unbiased=True)
+    [weights, _] = robustness(model.eval(), data, Context(progress=Quiet()), projections=[tenth])
+    assert abs(weights.drop) < 1
