@@ -1,0 +1,1 @@
+"""Networks with trained weights that package registries ship, on photographs."""
