@@ -1,7 +1,7 @@
 """Images of signs, one bit for each: 1 for +1, 0 for -1."""
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from gossamer.runtime.binary.workers import Workers
 
 Padding = tuple[int, int, int, int]  # rows above and below, columns left and right
 NO_PADDING: Padding = (0, 0, 0, 0)
+SIZES = 64  # kinds of images whose places in memory are kept
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class PackedImages:
         return np.where(signs, np.float32(1), np.float32(-1))
 
 
-@cache
+@lru_cache(SIZES)
 def _places(form: BitFormat) -> NDArray[np.int64]:
     (rows, columns), (top, _, left, _) = form.padded, form.padding
     y, x = np.arange(form.height) + top, np.arange(form.width) + left
@@ -106,7 +107,7 @@ def _places(form: BitFormat) -> NDArray[np.int64]:
     return np.asarray((starts + of_one) * form.place_bytes, np.int64).reshape(-1)
 
 
-@cache
+@lru_cache(SIZES)
 def _template(form: BitFormat) -> NDArray[np.uint8]:
     """Every place as if it were outside."""
     bits = np.arange(form.words * BITS) < (form.channels // form.groups if form.outside == 1 else 0)

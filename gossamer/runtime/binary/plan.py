@@ -20,6 +20,7 @@ from gossamer.runtime.binary.switches import falling, integer_curve, limits_of, 
 
 PRODUCTS = {"conv2d": 4, "conv2d.padding": 4, "linear": 2}  # dimensions of their inputs
 MOST_TERMS = 1 << 24  # of a product, which float32 holds exactly
+MOST_TRIED = 1 << 26  # integers of all channels of a layer that are tried; larger layers write their numbers
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _from_products(plan: BinaryPlan, after: Region, step: BinaryStep) -> FromPro
     for function in before:
         number = constants.maker(function.root)
         made = plan.products.get(number) if number is not None else None
-        if made is not None and made.product.writes_dense:
+        if made is not None and made.product.writes_dense and 2 * made.product.signs.size < MOST_TRIED:
             return _switches(function, after, made, behind[0] if behind else None)
     return None
 

@@ -1,7 +1,7 @@
 """Max-pools of signs on bits."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from gossamer.runtime.binary.images import BitFormat, PackedImages
+from gossamer.runtime.binary.images import SIZES, BitFormat, PackedImages
 from gossamer.runtime.binary.kernels import BITS, pool_bits
 from gossamer.runtime.binary.workers import Workers
 
@@ -71,7 +71,7 @@ class SignPool:
         return PackedImages(form, out)
 
 
-@cache
+@lru_cache(SIZES)
 def pool_windows(pool: SignPool, form: BitFormat) -> NDArray[np.int64]:
     """(places of the output, places of the kernel): the places of the input by number, -1 for none."""
     rows, columns = pool.output_size(form.height, form.width)
@@ -85,7 +85,7 @@ def pool_windows(pool: SignPool, form: BitFormat) -> NDArray[np.int64]:
     return np.where(at >= 0, at + starts, -1).reshape(form.samples * len(at), -1).astype(np.int64)
 
 
-@cache
+@lru_cache(SIZES)
 def _output_size(pool: SignPool, height: int, width: int) -> tuple[int, int]:
     """By torch, which has a rule of its own for the last window."""
     image = torch.empty(1, height, width, device="meta")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.runtime.binary.images import NO_PADDING, BitFormat, PackedImages, Padding
+from gossamer.runtime.binary.images import NO_PADDING, SIZES, BitFormat, PackedImages, Padding
 from gossamer.runtime.binary.kernels import BITS, LANES, VECTOR, WORD, Layer, Places, sign_products
 from gossamer.runtime.binary.workers import Workers
 
@@ -107,6 +107,8 @@ class SignProduct:
         out: NDArray[Any],
         workers: Workers,
     ) -> None:
+        if len(self._kept) > 3 * SIZES:
+            self._kept.clear()
         layer, places = self._layer(images.form, switches), self._places(images.form)
         places, count, vectors = places._replace(writes=writes), len(writes), len(layer.weights)
         x = images.bits

@@ -34,7 +34,7 @@ class BinaryRunner(Runner):
         threads: of one call.
 
     Attributes:
-        layers: the names of the weights that run on bits, once there is a graph.
+        layers: the names of the weights that run on bits, known after the first `prepare`.
         left: why weights that are signs do not, by name.
     """
 
@@ -47,8 +47,6 @@ class BinaryRunner(Runner):
         self.left: dict[str, str] = {}
         self._seen: set[Any] = set()
         self._executions: dict[Any, Execution] = {}
-        if isinstance(self.network, Network):
-            self._executions[None] = self._planned(*parts_of(self.network))
 
     def _planned(self, graph: Graph, names: list[str], stored: list[Tensor]) -> Execution:
         with Logged().busy("compiling the binary kernels and planning"):
@@ -67,8 +65,10 @@ class BinaryRunner(Runner):
 
     def execution(self, inputs: tuple[Tensor, ...]) -> Execution:
         """What runs inputs of these sizes; the batch is free."""
-        key = None if None in self._executions else tuple(x.shape[1:] for x in inputs)
-        if key not in self._executions:
+        key = None if isinstance(self.network, Network) else tuple(x.shape[1:] for x in inputs)
+        if key not in self._executions and isinstance(self.network, Network):
+            self._executions[key] = self._planned(*parts_of(self.network))
+        elif key not in self._executions:
             state = self.network.state_dict()
             graph, constants = capture(self.network, inputs, list(state), dynamic_batch=True)
             names = [*state, *[f"constant {number}" for number in range(len(constants))]]
@@ -77,11 +77,11 @@ class BinaryRunner(Runner):
 
     def prepare(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         prepared = tuple(x.detach().cpu() for x in inputs)
-        self.execution(prepared)
         if isinstance(self.network, Network) and (sizes := sizes_of(prepared)) not in self._seen:
             with torch_threads(self.threads), torch.inference_mode():
-                self.network(*prepared)  # refuses what would take too much memory or time
+                self.network(*prepared)  # refuses what would take too much memory or time, before anything is planned
             self._seen.add(sizes)
+        self.execution(prepared)
         return prepared
 
     def raw(self, prepared: Any) -> Any:

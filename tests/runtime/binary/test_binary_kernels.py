@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gossamer.runtime.binary.images import BitFormat, PackedImages, pack_images
+from gossamer.runtime.binary.images import SIZES, BitFormat, PackedImages, pack_images
 from gossamer.runtime.binary.kernels import Limits, pool_bits
 from gossamer.runtime.binary.products import SignProduct, Switches
 from gossamer.runtime.binary.workers import Workers
@@ -136,3 +136,10 @@ def test_a_pool_takes_the_largest_or_the_smallest_sign() -> None:
     out, windows = np.full(2, 9, np.uint8), np.array([[0, 1], [2, -1]])
     pool_bits(x, np.arange(3), windows, np.array([0b10], np.uint8), (0, 2), out, np.arange(2))
     assert out.tolist() == [0b11, 0b00]
+
+
+def test_what_is_kept_of_sizes_does_not_grow_without_end() -> None:
+    product = SignProduct(signs=np.ones((8, 8, 1, 1), bool), scales=np.ones(8, np.float32))
+    for rows in range(1, 4 * SIZES):
+        assert (run(product, torch.ones(rows, 8, 1, 1), 1)[1] == 8).all()
+    assert len(product._kept) <= 3 * SIZES + 3

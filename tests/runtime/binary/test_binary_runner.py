@@ -78,6 +78,7 @@ NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], int, int]] = {  # layer
 def opened(network: nn.Module, x: Tensor, folder: Path, threads: int = 2) -> BinaryRunner:
     runner = open_runner("binary", save(network, folder / "net.gsr", (x,), effort="fast"), threads=threads)
     assert isinstance(runner, BinaryRunner)
+    runner.prepare((x,))
     return runner
 
 
@@ -186,6 +187,24 @@ def test_a_sum_that_is_not_monotone_is_no_limit(tmp_path: Path) -> None:
     kinds = [type(one) for one in runner.execution((x,)).plan.sources.values()]
     assert kinds == [FromNumbers, FromNumbers]
     torch.testing.assert_close(runner(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_large_layers_write_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying all integers of a layer would take too much memory."""
+    monkeypatch.setattr("gossamer.runtime.binary.plan.MOST_TRIED", 2 * 8 * 27)
+    network, x = ready(nn.Sequential(conv(3, 8), conv(8, 4))), torch.randn(2, 3, 6, 6)
+    runner = opened(network, x, tmp_path)
+    assert [type(one) for one in runner.execution((x,)).plan.sources.values()] == [FromNumbers, FromNumbers]
+    torch.testing.assert_close(runner(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_is_planned_only_after_its_first_run_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = ready(nn.Sequential(conv(3, 8))), torch.randn(2, 3, 6, 6)
+    file = save(network, tmp_path / "net.gsr", (x,), effort="fast")
+    monkeypatch.setattr("gossamer.compact.watch.MOST_RESULT", 100)
+    monkeypatch.setattr(runner_module, "binary_plan", lambda *given: pytest.fail("planned"))
+    with pytest.raises(BadInput, match="the network would make"):
+        open_runner("binary", file)(x)
 
 
 def test_a_module_is_captured_on_its_first_inputs(tmp_path: Path) -> None:
