@@ -131,6 +131,7 @@ EXTRAS = {
     "ai_edge_quantizer": "litert",
     "pnnx": "ncnn",
     "ncnn": "ncnn",
+    "optuna": "search",
 }
 
 

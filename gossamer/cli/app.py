@@ -12,6 +12,7 @@ from gossamer.cli import (
     deploy,
     distill,
     quantize,
+    search,
     train,
 )
 from gossamer.cli.errors import Commands
@@ -43,5 +44,5 @@ def _options(
     pass
 
 
-for group in (compress, quantize, distill, analyze, train, deploy, catalog):
+for group in (compress, quantize, distill, search, analyze, train, deploy, catalog):
     group.register(app)

@@ -34,6 +34,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "compress --recipe": ("compress", "resnet14", *DIGITS, "--recipe", "steps.yaml"),
     "compress, own data": ("compress", *NET, "--speedup", "2"),
     "quantize": ("quantize", *NET),
+    "search": ("search", *DIGITS),
     "distill": (*PAIR, "resnet8", *DIGITS),
     "distill auto": (*PAIR, "auto", *DIGITS, "--macs", "1M"),
     "train": ("train", "resnet8", *DIGITS),
@@ -85,7 +86,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--repeats": ("--repeats", "7"),
     "--runtime": ("--runtime", "torch"),
     "--samples": ("--samples", "9"),
+    "--searcher": ("--searcher", "random"),
     "--seed": ("--seed", "7"),
+    "--space": ("--space", "cells"),
+    "--trials": ("--trials", "4"),
+    "--final-epochs": ("--final-epochs", "6"),
     "--set": ("--set", "temperature=6"),
     "--speedup": ("--speedup", "3"),
     "--split": ("--split", "validation"),
@@ -219,6 +224,7 @@ def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     )
     record("gossamer.jobs.compression", "compress", ends=True)
     record("gossamer.jobs.distillation", "distill", ends=True)
+    record("gossamer.nas.job", "search", ends=True)
     record("gossamer.train", "fit", ends=True)
     record("gossamer.cli.loading_data", "load_data", ends=False, real=True)
     record("gossamer.cli.loading", "load_model", ends=False, real=True)

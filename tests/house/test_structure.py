@@ -25,7 +25,7 @@ LEVELS = [
     {"ptq"},
     {"methods"},
     {"search"},
-    {"jobs"},
+    {"jobs", "nas"},
     {"cli"},
     {"__main__"},
 ]

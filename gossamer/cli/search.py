@@ -1,0 +1,148 @@
+"""`gossamer search`: an architecture for the data and the device at hand."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gossamer.cli.console import LOADING, Console
+from gossamer.cli.options import (
+    AugmentOption,
+    BatchOption,
+    BatchSizeOption,
+    DataOption,
+    JsonOption,
+    LatencyOption,
+    MacsOption,
+    ParamsOption,
+    QuietOption,
+    RuntimeOption,
+    SeedOption,
+    ThreadsOption,
+    TimeBudgetOption,
+)
+from gossamer.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from gossamer.core.task import Task
+    from gossamer.nas import Space
+    from gossamer.nas.job import SearchResult
+
+SPACES = ("mobile", "cells")
+LEARNING_RATE = 0.1
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog="Example: gossamer search --data fashion-mnist --latency-ms 4 --trials 20")(search)
+
+
+def search(
+    data: DataOption = "auto",
+    space: Annotated[str, typer.Option(help="Which networks: mobile or cells.")] = SPACES[0],
+    searcher: Annotated[
+        str, typer.Option(help="Who proposes: random, evolution, predictor, halving or tpe.")
+    ] = "evolution",
+    latency_ms: LatencyOption = None,
+    macs: MacsOption = None,
+    params: ParamsOption = None,
+    runtime: RuntimeOption = "onnxruntime",
+    threads: ThreadsOption = None,
+    batch: BatchOption = None,
+    trials: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings, at most.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Of each training of the search.")] = 2,
+    final_epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Of the training of the best one.")] = 10,
+    lr: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = LEARNING_RATE,
+    batch_size: BatchSizeOption = None,
+    augment: AugmentOption = None,
+    time_budget: TimeBudgetOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: out/search-SPACE-DATA.")] = None,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find an architecture for the data and the device.
+
+    What is slower than --latency-ms, or larger, is never trained. Stopped or killed, the same command continues; with
+    more --trials it goes on from what it knows.
+    """
+    if space not in SPACES:
+        raise unknown("space", space, SPACES)
+    console = Console(as_json=json, quiet=quiet)
+    with console.progress.busy(LOADING):
+        from gossamer.cli.loading_data import load_data, usual_batch
+        from gossamer.core.context import Context
+        from gossamer.core.goal import Goal
+        from gossamer.nas.job import SearchPlan
+        from gossamer.nas.job import search as run_search
+
+        task = load_data(
+            data, batch_size=batch_size, seed=seed, augment=augment is not False, progress=console.progress
+        )
+        goal = Goal(
+            max_drop=0,
+            latency_ms=latency_ms,
+            macs=macs,
+            params=params,
+            runtime=runtime,  # type: ignore[arg-type]  # checked by Goal
+            threads=threads,
+            batch=usual_batch(task.example_inputs, batch),
+            time_budget=time_budget,
+        )
+        plan = SearchPlan(searcher=searcher, trials=trials, epochs=epochs, final_epochs=final_epochs, lr=lr)
+        networks = space_of(space, task)
+    found = run_search(
+        networks,
+        task,
+        goal=goal,
+        plan=plan,
+        out=out or Path("out") / f"search-{space}-{task.name}",
+        context=Context(seed=seed, progress=console.progress),
+    )
+    _show(console, found)
+
+
+def space_of(name: str, task: "Task") -> "Space":
+    """The space of a name for the images and classes of a task.
+
+    Raises:
+        BadInput: the inputs are no square images, or the data have no classes.
+    """
+    from gossamer.nas import CellSpace, MobileSpace
+
+    shape = tuple(task.example_inputs[0].shape) if task.example_inputs else ()
+    if len(shape) != 4 or len(task.example_inputs) > 1 or shape[2] != shape[3]:
+        raise BadInput(f"{task.name} has inputs of shape {shape}; these spaces are for square images (N, C, H, W)")
+    if not task.classes:
+        raise BadInput(f"{task.name} has no class names: a search trains classifiers; give the task its `classes`")
+    channels, classes = shape[1], len(task.classes)
+    if name == "cells":
+        return CellSpace(channels=channels, classes=classes)
+    return MobileSpace(channels=channels, classes=classes, side=shape[2])
+
+
+def _show(console: Console, result: "SearchResult") -> None:
+    rows = [
+        (one.words, f"{one.costs['latency_ms']:.2f} ms", f"{one.costs['params']:,.0f}", result_value(result, one.value))
+        for one in result.found
+        if one.value is not None
+    ]
+    console.table("trained", ("architecture", "latency", "parameters", result.validation.metric.name), rows)
+    test = f", {result.test} on test" if result.test is not None else ""
+    console.line(f"{result.folder}: {result.best.words}")
+    console.line(f"{result.validation} on validation{test}, {result.best.costs['latency_ms']:.2f} ms")
+    console.document(
+        {
+            "out": result.folder,
+            "architecture": result.best.words,
+            "genes": list(result.best.genes),
+            "validation": result.validation.shown,
+            "test": result.test.shown if result.test is not None else None,
+            "costs": result.best.costs,
+            "trained": sum(one.trained for one in result.found),
+        }
+    )
+
+
+def result_value(result: "SearchResult", value: float | None) -> str:
+    """A value of the search in the unit of the metric."""
+    return "" if value is None else result.validation.metric.text(value)

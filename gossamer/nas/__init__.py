@@ -1,0 +1,34 @@
+"""Architecture search: networks found for the data and the device at hand.
+
+A `Space` names networks by vectors of whole numbers and builds them. A `Searcher` proposes such vectors and is told
+what came of them; random search is the one that all others have to beat. `search` trains what is proposed, times it on
+the runtime of the goal, and gives the best network within the limits, trained for longer.
+"""
+
+from gossamer.nas.cells import CellSpace
+from gossamer.nas.job import SearchPlan, SearchResult, search
+from gossamer.nas.mobile import MobileSpace
+from gossamer.nas.result import Found, front
+from gossamer.nas.searchers import SEARCHERS, Evolution, HalvingSearch, PredictorSearch, RandomSearch, Searcher
+from gossamer.nas.space import Genes, Space
+from gossamer.nas.zero_cost import ZERO_COST, zero_cost_score
+
+__all__ = [
+    "SEARCHERS",
+    "ZERO_COST",
+    "CellSpace",
+    "Evolution",
+    "Found",
+    "Genes",
+    "HalvingSearch",
+    "MobileSpace",
+    "PredictorSearch",
+    "RandomSearch",
+    "SearchPlan",
+    "SearchResult",
+    "Searcher",
+    "Space",
+    "front",
+    "search",
+    "zero_cost_score",
+]
