@@ -36,6 +36,7 @@ from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint
 from gossamer.search.cost_model import first_samples
 from gossamer.train import Training, fit
 
+SAID = 10  # proposals outside of the limits, after which a message says so
 OUTSIDE = 300  # proposals in a row that are outside of the limits, before the search gives up
 REPEATS, SECONDS = 20, 1.0  # of one timing
 LIMITS = {"latency_ms": "ms", "macs": "multiply-adds", "params": "parameters"}
@@ -200,7 +201,11 @@ class SearchJob:
 
     def _trial(self, number: int) -> Iterator[Found]:
         """Proposals until one is within the limits; that one is trained."""
-        for _ in range(OUTSIDE):
+        for rejected in range(OUTSIDE):
+            if rejected and rejected % SAID == 0:
+                self.context.progress.say(
+                    f"trial {number + 1}: {rejected} outside of the limits; {self._nearest_so_far()}"
+                )
             proposal = self.searcher.ask()
             epochs = max(1, round(self.plan.epochs * proposal.share))
             genes = proposal.genes
@@ -213,17 +218,15 @@ class SearchJob:
                 value = "failed" if one.value is None else self.task.metric.text(one.value)
                 self.context.progress.say(f"trial {number + 1}: {value}, {self._costs(one)}: {one.words}")
                 return
-        nearest = ", ".join(f"{name} {value:,.4g}" for name, value in self.nearest.items())
-        raise BadInput(
-            f"{OUTSIDE} architectures in a row are outside of the limits ({self._limits()}); the nearest has {nearest}"
-        )
+        raise BadInput(f"{OUTSIDE} architectures in a row are outside of the limits; {self._nearest_so_far()}")
 
     def _tried(self, genes: Genes, epochs: int) -> dict[str, Any]:
         """One architecture, measured, and trained where it is within the limits: a `Found` as JSON values."""
         start = time.monotonic()
         model = self._network(genes)
         words = self.space.words(genes)
-        costs = self._measured(model)
+        with self.context.progress.busy("measuring an architecture"):
+            costs = self._measured(model)
         if len(costs) < len(LIMITS) or any(costs[name] > limit for name, limit in self.limits.items()):
             self._note_nearest(costs)
             return asdict(Found(genes=genes, epochs=0, value=None, costs=costs, words=words))
@@ -276,6 +279,10 @@ class SearchJob:
 
         if not self.nearest or far(costs) < far(self.nearest):
             self.nearest = costs
+
+    def _nearest_so_far(self) -> str:
+        found = ", ".join(f"{name} {value:,.4g}" for name, value in self.nearest.items())
+        return f"the nearest has {found}; allowed: {self._limits()}" if found else "none was measured here"
 
     def _time_is_left(self, found: list[Found]) -> bool:
         """Whether another trial and the final training fit into the budget of time."""

@@ -304,7 +304,9 @@ def test_a_limit_that_nothing_keeps_is_refused_before_any_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gossamer.nas.job.OUTSIDE", 3)
-    with pytest.raises(BadInput, match=r"3 architectures in a row are outside of the limits \(params 10\)"):
+    with pytest.raises(
+        BadInput, match=r"3 architectures in a row are outside of the limits; the nearest has .*allowed: params 10"
+    ):
         search(SMALL, small_task(), goal=gossamer.Goal(params=10), out=tmp_path, verbose=False)
 
 
