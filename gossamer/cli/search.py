@@ -49,8 +49,14 @@ def search(
     threads: ThreadsOption = None,
     batch: BatchOption = None,
     trials: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings, at most.")] = 20,
-    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Of each training of the search.")] = 2,
-    final_epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Of the training of the best one.")] = 10,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Of each training of the search.", show_default="2, or 150 steps"),
+    ] = None,
+    final_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Of the training of the best one.", show_default="5 times --epochs"),
+    ] = None,
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = LEARNING_RATE,
     batch_size: BatchSizeOption = None,
     augment: AugmentOption = None,

@@ -34,9 +34,10 @@ from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
 from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint
 from gossamer.search.cost_model import first_samples
-from gossamer.train import Training, fit
+from gossamer.train import Training, fit, recalibrate
 
 SAID = 10  # proposals outside of the limits, after which a message says so
+LEAST_EPOCHS, LEAST_STEPS, FINAL = 2, 150, 5  # shorter trainings leave every network near chance
 OUTSIDE = 300  # proposals in a row that are outside of the limits, before the search gives up
 REPEATS, SECONDS = 20, 1.0  # of one timing
 LIMITS = {"latency_ms": "ms", "macs": "multiply-adds", "params": "parameters"}
@@ -49,32 +50,37 @@ class SearchPlan(KnownArguments):
     Args:
         searcher: one of `SEARCHERS`.
         trials: trainings, at most.
-        epochs: of a full training of the search.
-        final_epochs: of the training of the best one, from fresh weights.
+        epochs: of a full training of the search; None: 2, or as many as give 150 steps.
+        final_epochs: of the training of the best one, from fresh weights; None: five times `epochs`.
         lr: peak of the learning rate, for all alike.
 
     Raises:
         BadInput: another searcher, or nothing to do.
 
     Example:
-        >>> SearchPlan(searcher="random", trials=5).epochs
-        2
+        >>> SearchPlan(searcher="random", trials=5).lengths(batches=10)
+        (15, 75)
     """
 
     searcher: str = "evolution"
     trials: int = 20
-    epochs: int = 2
-    final_epochs: int = 10
+    epochs: int | None = None
+    final_epochs: int | None = None
     lr: float = 0.1
 
     def __post_init__(self) -> None:
         if self.searcher not in SEARCHERS:
             raise unknown("searcher", self.searcher, SEARCHERS)
         for name in ("trials", "epochs", "final_epochs"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} = {getattr(self, name)} must be at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise BadInput(f"{name} = {value} must be at least 1")
         if not 0 < self.lr <= 100:
             raise BadInput(f"lr = {self.lr} must be above 0 and at most 100")
+
+    def lengths(self, batches: int) -> tuple[int, int]:
+        """Epochs of a training of the search, and of the final one, for so many batches an epoch."""
+        epochs = self.epochs or max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / batches))
+        return epochs, self.final_epochs or FINAL * epochs
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,6 +180,7 @@ class SearchJob:
         self.space, self.task, self.goal, self.plan = space, task, goal, plan
         self.searcher: Searcher = SEARCHERS[plan.searcher](space, context.seed)
         self.folder, self.context = folder, context
+        self.epochs, self.final_epochs = plan.lengths(len(task.train))
         self.inputs = first_samples(task.validation, goal.batch)
         settings = replace(plan, trials=1)  # more trials go on from what is known
         about = (repr(space), repr(goal), repr(settings), context.seed, data_fingerprint(task))
@@ -207,7 +214,7 @@ class SearchJob:
                     f"trial {number + 1}: {rejected} outside of the limits; {self._nearest_so_far()}"
                 )
             proposal = self.searcher.ask()
-            epochs = max(1, round(self.plan.epochs * proposal.share))
+            epochs = max(1, round(self.epochs * proposal.share))
             genes = proposal.genes
             key = f"trial {number}, {'-'.join(map(str, genes))}, {epochs} epochs"
             kept: Any = self.store.get_or_compute(key, partial(self._tried, genes, epochs))
@@ -249,12 +256,14 @@ class SearchJob:
         return costs
 
     def _trained(self, model: nn.Module, epochs: int, label: str, checkpoint: Path | None = None) -> float | None:
-        training = Training(epochs=epochs, lr=self.plan.lr)
+        # Batch norms lag behind a training of some hundred steps; "best" would be judged by statistics of the start.
+        training = Training(epochs=epochs, lr=self.plan.lr, keep="last", evaluate_every=epochs)
         try:
-            result = fit(model, self.task, training, self.context.fork(), label=label, checkpoint=checkpoint)
+            fit(model, self.task, training, self.context.fork(), label=label, checkpoint=checkpoint)
         except Diverged:
             return None
-        return result.score if result.score is not None else evaluate(model, self.task).value
+        recalibrate(model, self.task.calibration)
+        return evaluate(model, self.task).value
 
     def _network(self, genes: Genes) -> nn.Module:
         """With fresh weights that depend on the seed and the architecture alone."""
@@ -291,13 +300,13 @@ class SearchJob:
         trained = [one for one in found if one.epochs]
         spent = sum(one.seconds for one in found)
         epoch = sum(one.seconds for one in trained) / max(sum(one.epochs for one in trained), 1)
-        needed = epoch * (self.plan.epochs + self.plan.final_epochs)
+        needed = epoch * (self.epochs + self.final_epochs)
         return bool(spent + needed <= 60 * self.goal.time_budget)
 
     def _deliver(self, found: list[Found], best: Found) -> SearchResult:
         """The best one, trained for the full length, with its files."""
         model, path = self._network(best.genes), self.folder / "model.safetensors"
-        epochs = self.plan.final_epochs
+        epochs = self.final_epochs
         self.context.progress.say(f"the best of {sum(one.trained for one in found)}: training it for {epochs} epochs")
         finished = f"finished {best.genes}"
         if finished in self.store.results and path.exists():
@@ -324,7 +333,12 @@ class SearchJob:
         document = {
             "space": repr(self.space),
             "size_of_space": str(self.space.size),
-            "settings": {**asdict(self.plan), "seed": self.context.seed},
+            "settings": {
+                **asdict(self.plan),
+                "epochs": self.epochs,
+                "final_epochs": self.final_epochs,
+                "seed": self.context.seed,
+            },
             "limits": self.limits,
             "measured_on": {"runtime": self.goal.runtime, "threads": self.goal.threads, "batch": self.goal.batch},
             "environment": environment(),
@@ -348,7 +362,7 @@ class SearchJob:
             for number, one in enumerate((one for one in found if one.trained), 1)
             if one.value is not None and one.epochs == best.epochs
         ]
-        final = f"{validation} on validation after {self.plan.final_epochs} epochs"
+        final = f"{validation} on validation after {self.final_epochs} epochs"
         write_search(
             rows,
             self.folder / "report.html",
