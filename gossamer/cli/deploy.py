@@ -112,7 +112,7 @@ def _check_target(context: typer.Context, target: str, out: Path) -> None:
         raise unknown("target", target, TARGETS)
     refuse_idle(context, ["int8", "threads"], "--target has its own form and one thread")
     if out.suffix != TARGETS[target].suffix:
-        raise BadInput(f"--out {out}: files of {target} end in {TARGETS[target].suffix}")
+        raise BadInput(f"--out {out}: --target {target} writes files that end in {TARGETS[target].suffix}")
 
 
 def _target(target: str, source: "Source", task: "Task | None", path: Path) -> list[tuple[str, str]]:

@@ -95,7 +95,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--speedup": ("--speedup", "3"),
     "--split": ("--split", "validation"),
     "--student": ("--student", "resnet14"),
-    "--target": ("--target", "onnx-web"),
+    "--target": ("--target", "executorch"),
     "--teacher": ("--teacher", "resnet8.safetensors"),
     "--threads": ("--threads", "1"),
     "--train": ("--no-train",),
