@@ -29,6 +29,7 @@ COMMANDS = [
     "compress",
     "quantize",
     "distill",
+    "search",
     "analyze",
     "inspect",
     "train",
