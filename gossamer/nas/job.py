@@ -352,12 +352,12 @@ class SearchJob:
         write_text(self.folder / "search.json", json.dumps(document, indent=1))
         rows = [
             SearchRow(
-                name=f"{number}",
+                name=f"{number}: {one.words}",
                 cost=one.costs[self.cost],
                 score=shown(one.value),
                 best=one.genes in on_front,
                 chosen=one is best,
-                detail=(self.task.metric.text(one.value), self._costs(one), *one.words.split("; ")),
+                detail=(self.task.metric.text(one.value), self._costs(one)),
             )
             for number, one in enumerate((one for one in found if one.trained), 1)
             if one.value is not None and one.epochs == best.epochs
