@@ -19,7 +19,7 @@ import gossamer
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions
 from gossamer.cli.loading import Request, load_model
-from gossamer.core.batches import inputs_and_target
+from gossamer.core.batches import inputs_and_target, sample_count
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.task import Task
 from gossamer.measure import evaluate, judged_by, paired_drop, steady_latency
@@ -82,7 +82,12 @@ def main() -> None:
                 }
                 print(f"{name} on {runtime}: {rows[f'{name} on {runtime}']}", flush=True)
                 run = run_conditions([0], args.threads, {"nncf": version("nncf")})
-                document = {"measured": [run], "calibration": len(task.calibration), "batch": BATCH, "rows": rows}
+                document = {
+                    "measured": [run],
+                    "calibration": sample_count(task.calibration),
+                    "batch": BATCH,
+                    "rows": rows,
+                }
                 out.write_text(json.dumps(document, indent=1))
 
 
