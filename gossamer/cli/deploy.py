@@ -59,7 +59,7 @@ def export(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a network as .onnx or .pt2, or for another runtime, checked to compute the same.
+    """Write a network for a runtime, checked to compute the same.
 
     Nothing is written when the check fails. Exit status 3: int8 costs more than --max-drop; the best int8 is written.
     """

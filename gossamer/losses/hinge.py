@@ -4,8 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gossamer.errors import BadInput
+from gossamer.losses.precision import wide
 
 
+@wide
 def square_hinge_loss(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
     """Squared hinge loss of one class against the others (L2-SVM): mean of max(0, 1 - t y)^2, t = 1 or -1.
 

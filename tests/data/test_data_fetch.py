@@ -160,6 +160,7 @@ def test_a_data_set_is_downloaded_into_its_folder_once(
         files.append(replace(file, url=base + file.name, checksum="md5:" + hashlib.md5(raw).hexdigest()))
     monkeypatch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], files=tuple(files)))
     monkeypatch.setenv("GOSSAMER_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))  # the user may have the data
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / files[1].also[0]).write_bytes(gzip.decompress(idx("labels", 12)))
     for _ in range(2):

@@ -65,7 +65,7 @@ def change(made: onnx.ModelProto, how: str) -> None:
         ("outside /etc/passwd", "only files in the folder of the .onnx"),
         ("outside a\\..\\..\\b", "only files in the folder of the .onnx"),
         ("outside link", "a link that leads out"),
-        ("outside none.data", "which is missing beside the .onnx"),
+        ("outside none.data", "which is missing next to the .onnx"),
         ("outside short.data", "reaches over the end of"),
         ("short", "has 16 bytes; its shape needs 20"),
         ("huge", "more than the file holds for it"),
