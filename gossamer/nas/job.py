@@ -145,7 +145,7 @@ def search(
         BadInput: another searcher, goals of other kinds, or a space without a network within the limits.
 
     Example:
-        >>> import tempfile, gossamer
+        >>> import gossamer
         >>> from gossamer.nas import MobileSpace
         >>> task = gossamer.data.tiny_task()
         >>> channels, side = task.example_inputs[0].shape[1:3]
@@ -221,7 +221,9 @@ class SearchJob:
             one = Found(**{**kept, "genes": tuple(kept["genes"])})
             self.searcher.tell(one)
             yield one
-            if one.epochs:
+            if not one.epochs:
+                self._note_nearest(one.costs)
+            else:
                 value = "failed" if one.value is None else self.task.metric.text(one.value)
                 self.context.progress.say(f"trial {number + 1}: {value}, {self._costs(one)}: {one.words}")
                 return
@@ -235,9 +237,9 @@ class SearchJob:
         with self.context.progress.busy("measuring an architecture"):
             costs = self._measured(model)
         if len(costs) < len(LIMITS) or any(costs[name] > limit for name, limit in self.limits.items()):
-            self._note_nearest(costs)
-            return asdict(Found(genes=genes, epochs=0, value=None, costs=costs, words=words))
-        value = self._trained(model, epochs, f"{epochs} epochs")
+            value, epochs = None, 0
+        else:
+            value = self._trained(model, epochs, f"{epochs} epochs")
         seconds = time.monotonic() - start
         return asdict(Found(genes=genes, epochs=epochs, value=value, costs=costs, words=words, seconds=seconds))
 
