@@ -3,6 +3,8 @@
 from gossamer.core.metric import Evaluation, Metric, PerSample
 from gossamer.core.metrics import MAE, RMSE, MeanIoU, MultiLabelF1, MultiLabelMAP, Top1, TopK
 from gossamer.core.runner import Runner
+from gossamer.detection.landmarks import LandmarkError, LandmarkFailures
+from gossamer.detection.metrics import CocoAP, VocAP
 from gossamer.measure.accuracy import (
     Drop,
     evaluate,
@@ -26,10 +28,13 @@ __all__ = [
     "MAE",
     "RMSE",
     "Agreement",
+    "CocoAP",
     "Correlation",
     "Drop",
     "Evaluation",
     "FromTorchmetrics",
+    "LandmarkError",
+    "LandmarkFailures",
     "Latency",
     "MeanIoU",
     "Metric",
@@ -41,6 +46,7 @@ __all__ = [
     "SequenceError",
     "Top1",
     "TopK",
+    "VocAP",
     "evaluate",
     "greedy_ctc",
     "has_labels",

@@ -54,7 +54,19 @@ def test_nothing_built_is_an_error(tmp_path: Path) -> None:
 def test_every_public_package_has_a_page_of_the_reference() -> None:
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     schemes = [f"methods.{one.name}" for one in (ROOT / "gossamer/methods").iterdir() if (one / "__init__.py").exists()]
-    packages = ["losses", "graph", "constraints", "runtime", "ptq", "train", "measure", "models", "data", *schemes]
+    packages = [
+        "losses",
+        "detection",
+        "graph",
+        "constraints",
+        "runtime",
+        "ptq",
+        "train",
+        "measure",
+        "models",
+        "data",
+        *schemes,
+    ]
     assert [name for name in packages if f"::: gossamer.{name}\n" not in pages] == []
 
 

@@ -15,7 +15,7 @@ LEVELS = [
     {"errors"},
     {"gsr", "core"},
     {"losses", "report", "constraints"},
-    {"graph"},
+    {"graph", "detection"},
     {"edits"},
     {"calibration"},
     {"modules"},

@@ -1,0 +1,32 @@
+"""Boxes: overlaps, suppression, matching, losses of detectors, and the metrics that judge them.
+
+Boxes are (left, top, right, bottom) in pixels, the right and the lower edge outside of the object's last pixel.
+Lists of boxes of different lengths are padded; a label of -1 marks what is padding.
+"""
+
+from gossamer.detection.boxes import box_areas, centers_and_sizes, from_centers, intersections, pairwise_iou
+from gossamer.detection.evaluation import Truth, coco_outcomes, voc_outcomes
+from gossamer.detection.landmarks import LandmarkError, LandmarkFailures, landmark_errors, landmark_loss
+from gossamer.detection.metrics import CocoAP, VocAP
+from gossamer.detection.suppression import Detections, detections_of, kept_by_nms, select_detections
+
+__all__ = [
+    "CocoAP",
+    "Detections",
+    "LandmarkError",
+    "LandmarkFailures",
+    "Truth",
+    "VocAP",
+    "box_areas",
+    "centers_and_sizes",
+    "coco_outcomes",
+    "detections_of",
+    "from_centers",
+    "intersections",
+    "kept_by_nms",
+    "landmark_errors",
+    "landmark_loss",
+    "pairwise_iou",
+    "select_detections",
+    "voc_outcomes",
+]

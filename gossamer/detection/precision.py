@@ -1,0 +1,159 @@
+"""Average precision and recall from outcomes of detections, for many resamples of the images at once."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gossamer.core.metric import Evidence
+from gossamer.detection.evaluation import IGNORED, RIGHT
+
+CHUNK = 2**24  # numbers of one table of resamples
+TINY = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Precision and recall behind each right detection, of several sets of images.
+
+    Attributes:
+        precisions: not rising, shape (sets, right ones), each the largest at its recall or above.
+        recalls: shape (sets, right ones).
+        recall: at the end, shape (sets,).
+    """
+
+    precisions: Tensor
+    recalls: Tensor
+    recall: Tensor
+
+
+Score = Callable[[Curves], Tensor]
+
+
+def interpolated(points: int) -> Score:
+    """Average precision by interpolation: the mean of the precisions at equally spaced recalls from 0 to 1.
+
+    Args:
+        points: 101 with COCO, 11 with PASCAL VOC until 2009.
+
+    Returns:
+        A function of `Curves` that gives shape (sets,).
+
+    Example:
+        >>> half = torch.tensor([[0.5]]).double()
+        >>> interpolated(11)(Curves(precisions=half * 2, recalls=half, recall=half[0]))  # recalls 0 to 0.5: 6 of 11
+        tensor([0.5455], dtype=torch.float64)
+    """
+
+    def score(curves: Curves) -> Tensor:
+        wanted = torch.linspace(0, 1, points, dtype=torch.float64).expand(len(curves.recall), -1).contiguous()
+        index = torch.searchsorted(curves.recalls.contiguous(), wanted)
+        with_end = torch.cat([curves.precisions, torch.zeros(len(curves.recall), 1, dtype=torch.float64)], 1)
+        return with_end.gather(1, index).mean(1)
+
+    return score
+
+
+def area_under_curve(curves: Curves) -> Tensor:
+    """Average precision as the area under the curve, as PASCAL VOC from 2010 on.
+
+    Args:
+        curves: of several sets.
+
+    Returns:
+        Shape (sets,).
+
+    Example:
+        >>> half = torch.tensor([[0.5]]).double()
+        >>> area_under_curve(Curves(precisions=half * 2, recalls=half, recall=half[0]))
+        tensor([0.5000], dtype=torch.float64)
+    """
+    steps = curves.recalls.diff(dim=1, prepend=torch.zeros(len(curves.recall), 1, dtype=torch.float64))
+    return (steps * curves.precisions).sum(1)
+
+
+def final_recall(curves: Curves) -> Tensor:
+    """Average recall: the share of objects that were found.
+
+    Args:
+        curves: of several sets.
+
+    Returns:
+        Shape (sets,).
+
+    Example:
+        >>> half = torch.tensor([[0.5]]).double()
+        >>> final_recall(Curves(precisions=half, recalls=half, recall=half[0]))
+        tensor([0.5000], dtype=torch.float64)
+    """
+    return curves.recall
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which part of the evidence counts.
+
+    Attributes:
+        area: position of the range of areas.
+        thresholds: positions of the thresholds of overlap.
+        most: detections of one class in an image.
+        score: of the curves of one class at one threshold.
+    """
+
+    area: int
+    thresholds: tuple[int, ...]
+    most: int
+    score: Score
+
+
+def scores_by_class(evidence: Evidence, counts: Tensor, choice: Choice) -> Tensor:
+    """The score of each class on several sets of images, the mean over thresholds.
+
+    Args:
+        evidence: `outcomes` (n, D, A, T), `scores`, `labels` and `ranks` (n, D), `objects` (n, classes, A).
+        counts: how often each image is in each set, shape (sets, n).
+        choice: what counts.
+
+    Returns:
+        float64, shape (sets, classes); NaN where a set has no object of a class.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1, 1).to(torch.int8)
+        >>> seen = {"outcomes": one, "scores": one[0, 0], "labels": one[0, 0] * 0, "ranks": one[0, 0] * 0}
+        >>> choice = Choice(area=0, thresholds=(0,), most=100, score=area_under_curve)
+        >>> scores_by_class({**seen, "objects": one[0]}, torch.tensor([[1], [2]]), choice)
+        tensor([[1.],
+                [1.]], dtype=torch.float64)
+    """
+    classes = evidence["objects"].shape[1]
+    size = max(1, CHUNK // max(1, evidence["labels"].numel()))
+    rows = []
+    for part in torch.split(counts.double(), size):
+        columns = [_class_score(evidence, part, choice, label) for label in range(classes)]
+        rows.append(torch.stack(columns, 1))
+    return torch.cat(rows)
+
+
+def _class_score(evidence: Evidence, weights: Tensor, choice: Choice, label: int) -> Tensor:
+    """Of one class, shape (sets,)."""
+    objects = weights @ evidence["objects"][:, label, choice.area].double()
+    found = (evidence["labels"] == label) & (evidence["ranks"] < choice.most)
+    image = found.nonzero()[:, 0]
+    order = evidence["scores"][found].argsort(descending=True, stable=True)
+    outcomes = evidence["outcomes"][found][order][:, choice.area, list(choice.thresholds)]
+    weights = weights[:, image[order]]
+    scores = torch.stack([choice.score(c) for c in _curves(outcomes, weights, objects)]).mean(0)
+    return torch.where(objects > 0, scores, torch.nan)
+
+
+def _curves(outcomes_DT: Tensor, weights_SD: Tensor, objects_S: Tensor) -> Iterator[Curves]:
+    """One of each threshold. Only right detections can be the best at a recall, so that no others are kept."""
+    objects = objects_S[:, None].clamp_min(TINY)
+    for outcomes_D in outcomes_DT.T:
+        right = outcomes_D == RIGHT
+        hits = (weights_SD[:, right]).cumsum(1)
+        counted = (weights_SD * (outcomes_D != IGNORED)).cumsum(1)[:, right]
+        precisions = (hits / counted.clamp_min(TINY)).flip(1).cummax(1).values.flip(1)
+        end = hits[:, -1] if hits.shape[1] else torch.zeros_like(objects_S)
+        yield Curves(precisions=precisions, recalls=hits / objects, recall=end / objects[:, 0])
