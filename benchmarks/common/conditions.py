@@ -28,7 +28,7 @@ def run_conditions(seeds: Sequence[Any], threads: int, peers: Mapping[str, str] 
 
 def module(file: Path) -> str:
     """The dotted name of a benchmark, by which it is run again."""
-    return ".".join(file.resolve().relative_to(paths.ROOT).with_suffix("").parts)
+    return ".".join(file.resolve().relative_to(paths.ROOT).with_suffix("").parts).removesuffix(".__main__")
 
 
 def commit() -> str:
