@@ -16,7 +16,10 @@ VALUES = (3, 3, 2, 3, 4, 2)
 # Problem -> samples to train with, hidden units, share of the weights that goes.
 PROBLEMS = {1: (124, 3, 0.76), 2: (169, 2, 0.62), 3: (122, 2, 0.90)}
 WAYS = ("OBS", "OBD", "magnitude")
-STARTS = 5
+STARTS = 10
+# Parts of the share that is gone after each step, and epochs of training after it.
+STEPS, EPOCHS = (0.5, 0.8, 0.9, 1.0), 50
+DECAY = 1e-3
 ORDERS = tuple(
     Order(
         says=f"problem {number}: OBS before OBD before magnitude",
@@ -77,8 +80,8 @@ def accuracy(model: nn.Module, data: Task, split: str = "test") -> float:
 
 
 def network(problem: int, data: Task, seed: int) -> nn.Module:
-    """The best of five starts, by training error."""
-    training = Training(epochs=300, lr=0.1, weight_decay=1e-4, warmup=0.02, evaluate_every=50)
+    """The best of ten starts, by training error."""
+    training = Training(epochs=400, lr=0.2, weight_decay=DECAY, warmup=0.02, evaluate_every=100)
     best: Any = None
     for start in range(STARTS):
         model = seeded(lambda: OneUnit(PROBLEMS[problem][1]), 100 * seed + start)
@@ -91,6 +94,17 @@ def network(problem: int, data: Task, seed: int) -> nn.Module:
     return best[1]  # type: ignore[no-any-return]
 
 
+def pruned(way: str, dense: nn.Module, sparsity: float, seed: int, data: Task) -> nn.Module:
+    """In steps, with training after each."""
+    method = {"OBS": "prune.obs", "OBD": "prune.obd", "magnitude": "prune.magnitude"}[way]
+    options: dict[str, Any] = {"scope": "global"} if way == "magnitude" else {"rounds": 3}
+    model = dense
+    for part in STEPS:
+        model = apply(method, model, seed, data, sparsity=part * sparsity, **options)
+        model = apply("distill.recover", model, seed, data, epochs=EPOCHS, lr=0.05, alpha=1.0, weight_decay=DECAY)
+    return model
+
+
 def measure(seed: int) -> Numbers:
     """Test accuracy of all three problems, dense and pruned in three ways."""
     found: dict[str, float] = {}
@@ -98,11 +112,6 @@ def measure(seed: int) -> Numbers:
         data = problem_task(problem, seed)
         dense = network(problem, data, seed)
         found[f"accuracy, problem {problem}, dense"] = accuracy(dense, data)
-        steps: dict[str, Any] = {"sparsity": sparsity, "rounds": 10}
-        pruned = {
-            "OBS": apply("prune.obs", dense, seed, data, **steps),
-            "OBD": apply("prune.obd", dense, seed, data, **steps),
-            "magnitude": apply("prune.magnitude", dense, seed, data, sparsity=sparsity, scope="global"),
-        }
-        found |= {f"accuracy, problem {problem}, {way}": accuracy(model, data) for way, model in pruned.items()}
+        for way in WAYS:
+            found[f"accuracy, problem {problem}, {way}"] = accuracy(pruned(way, dense, sparsity, seed, data), data)
     return found

@@ -73,7 +73,8 @@ def shown(numbers: Sequence[float]) -> str:
 
 def judgements(document: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """(what, the paper's, ours, met or missed by how much) for every number and order of a row."""
-    few = "" if len(document["by_seed"]) >= 3 else f", {len(document['by_seed'])} seed(s)"
+    enough = len(document["by_seed"]) >= 3 or document["exact"]
+    few = "" if enough else f", {len(document['by_seed'])} seed(s)"
     found = []
     for one in document["numbers"]:
         ours = values(document, one["name"])
@@ -81,7 +82,7 @@ def judgements(document: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         found.append((what, f"{one['paper']:g} {one['unit']}", shown(ours) + few, distance(one, mean(ours))))
     for one in document["orders"]:
         means = [mean(values(document, name)) for name in one["names"]]
-        same = len(commonprefix(one["names"]))
+        same = len(commonprefix(one["names"]))  # noqa: RUF071  # character by character
         listed = ", ".join(f"{shown(values(document, name))} ({name[same:]})" for name in one["names"])
         found.append((f"{one['says']} ({one['where']})", "this order", listed + few, ordered(one, means)))
     return found
@@ -127,6 +128,8 @@ def section(document: Mapping[str, Any]) -> list[str]:
     others = [name for name in next(iter(seeds.values()))["numbers"] if name not in compared]
     if others:
         lines.append("- Also measured: " + "; ".join(f"{n}: {shown(values(document, n))}" for n in others) + ".")
+    if document["taken"]:
+        return [*lines, f"- Seeds {', '.join(seeds)}; taken from `{document['taken']}`, of `{document['command']}`."]
     seconds = [one["processor_seconds"] for one in seeds.values()]
     run = document["measured"][-1]
     lines.append(

@@ -67,6 +67,8 @@ class Row:
         numbers: the paper's.
         orders: the paper's.
         seeds: to run.
+        taken: the JSON of another benchmark that the numbers are taken from; `command` is then that benchmark's.
+        exact: numbers that no seed changes.
         reason: for what is missed, found by experiment; "": not looked for.
     """
 
@@ -81,11 +83,13 @@ class Row:
     numbers: tuple[Number, ...] = ()
     orders: tuple[Order, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
+    taken: str = ""
+    exact: bool = False
     reason: str = ""
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the JSON has of it, besides the measurements."""
         facts = {key: value for key, value in asdict(self).items() if key != "measure"}
-        if self.measure is not None:
+        if not self.command:
             facts["command"] = f"python -m benchmarks.papers run {name}"
         return {"row": name, **facts}

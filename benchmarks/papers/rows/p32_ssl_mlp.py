@@ -1,20 +1,7 @@
 """[32] on the MLP."""
 
-from argparse import Namespace
-
-from benchmarks.papers._row import Number, Numbers, Row
-from benchmarks.sparse import structured
-
-
-def measure(seed: int) -> Numbers:
-    """Errors before and after, and the parameters that are left."""
-    found = structured.measure("mlp", seed, Namespace(data=None, dense_epochs=6, epochs=10))
-    return {
-        "error of the dense network": found["dense error"],
-        "error, sparse": found["error"],
-        "parameters": found["sparse"]["params"],
-    }
-
+from benchmarks.papers import _ssl
+from benchmarks.papers._row import Number, Row
 
 ROW = Row(
     title="Structured sparsity learning, 784-500-300-10",
@@ -22,7 +9,7 @@ ROW = Row(
     setting="784-500-300-10 from 1.43 % to 434-174-78-10 at 1.53 %",
     ours="the same network, as many parameters as the paper's (90,182); 6 epochs dense and 10 under the penalty",
     minutes=2,
-    measure=measure,
+    measure=lambda seed: _ssl.measure("mlp", 6, 10, seed),
     numbers=(
         Number(name="error of the dense network", paper=1.43, where="table 2", tolerance=0.2),
         Number(name="error, sparse", paper=1.53, where="table 2, MLP 2", tolerance=0.2),
