@@ -2,7 +2,7 @@
 
     python -m benchmarks.papers list
     python -m benchmarks.papers run 27-lenet300 26-merge --seeds 0 1 2
-    python -m benchmarks.papers run all                    # continues where it was stopped
+    python -m benchmarks.papers run all                    # that a processor can; continues where it was stopped
     python -m benchmarks.papers table                      # docs/reproduction.md from the JSON alone
 
 Every row is a file in `rows/`. What a seed measured is written when it is there, to `results/papers/ROW.json`.
@@ -37,7 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if wrong := [name for name in options.rows if name not in known and name != "all"]:
             parser.error(f"unknown rows {wrong}; known: {', '.join(known)}")
         if "all" in options.rows:
-            options.rows = list(known)
+            options.rows = [name for name, row in known.items() if not row.needs]
     return options
 
 

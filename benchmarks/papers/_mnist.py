@@ -64,7 +64,7 @@ def trained(name: str, build: Callable[[], nn.Module], training: Training, seed:
     model = seeded(build, seed)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        run = Context(seed=seed, accelerator="cpu", progress=Lines())
+        run = Context(seed=seed, progress=Lines())
         fit(model, data, training, run, checkpoint=path.with_suffix(".ckpt"), label=name)
         save_weights(model, path, {})
     return load_weights(model, path).eval()
@@ -86,7 +86,7 @@ def mlp(*widths: int) -> nn.Sequential:
 def apply(method: str, model: nn.Module, seed: int, data: Task | None = None, **options: Any) -> Any:
     """A method by its name in a recipe."""
     teacher = options.pop("teacher", None)
-    run = Context(seed=seed, accelerator="cpu", progress=Lines(), teacher=teacher)
+    run = Context(seed=seed, progress=Lines(), teacher=teacher)
     return catalogue()[method](**options)(model, data or task(seed), run).model
 
 
@@ -100,7 +100,7 @@ def pruned(name: str, seed: int, epochs: int) -> nn.Module:
 
 
 def ratio(model: nn.Module, original: nn.Module, data: Task) -> float:
-    """Bytes of the original in float32 over those of the whole file."""
+    """Bytes of the original in float32 over those of the whole file; constrained weights are stored as their rule."""
     with TemporaryDirectory() as folder:
-        size = save(materialize(model), Path(folder) / "model.gsr", data.example_inputs).stat().st_size
+        size = save(model, Path(folder) / "model.gsr", data.example_inputs).stat().st_size
     return dense_bytes(original) / size

@@ -61,9 +61,9 @@ class Row:
         setting: the paper's network, data and training.
         ours: our network, data and training, and what differs from the paper's.
         minutes: expected for a seed, on one thread of a free processor.
-        measure: gives the numbers of a seed; None: this machine cannot, `command` can.
-        command: by which a row without `measure` is run.
-        needs: what it takes where there is no `measure`: data and hours of a GPU.
+        measure: gives the numbers of a seed; None: `command` does.
+        command: by which the row is run; "": its own.
+        needs: data and hours of a GPU, where it takes these; "all" leaves such rows out.
         numbers: the paper's.
         orders: the paper's.
         seeds: to run.

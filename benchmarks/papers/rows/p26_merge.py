@@ -1,60 +1,16 @@
-"""[26] on the hidden layer of LeNet-5."""
+"""[26] on LeNet-5."""
 
-import copy
-from typing import Any
-
-import torch
-from torch import nn
-
-from benchmarks.papers._mnist import apply, error, lenet, task
-from benchmarks.papers._row import Number, Numbers, Order, Row
-
-SHARES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.84)
-
-
-def without(model: nn.Module, units: torch.Tensor) -> nn.Module:
-    """The hidden layer's units set to zero."""
-    smaller: Any = copy.deepcopy(model)
-    with torch.no_grad():
-        smaller.fc1.weight[units] = 0
-        smaller.fc1.bias[units] = 0
-    return smaller  # type: ignore[no-any-return]
-
-
-def measure(seed: int) -> Numbers:
-    """Errors along the curve of removed units: merged, the smallest removed, and drawn at random."""
-    dense: Any = lenet("lenet5", seed)
-    data = task(seed)
-    before = error(dense, data)
-    found = {"error of the dense network": before}
-    smallest = dense.fc1.weight.detach().norm(dim=1).argsort()
-    drawn = torch.randperm(500, generator=torch.Generator().manual_seed(seed))
-    for share in SHARES:
-        count = round(500 * share)
-        merged = apply("prune.merge", dense, seed, sparsity=share, layers=("fc1",))
-        found[f"error, {share:.0%} merged"] = error(merged, data)
-        found[f"error, {share:.0%} smallest removed"] = error(without(dense, smallest[:count]), data)
-        found[f"error, {share:.0%} removed at random"] = error(without(dense, drawn[:count]), data)
-    found["points lost, 84% merged"] = found["error, 84% merged"] - before
-    return found
-
+from benchmarks.papers import _merging
+from benchmarks.papers._row import Number, Row
 
 ROW = Row(
     title="Data-free merging of neurons, LeNet-5's hidden layer",
     paper="Srinivas, Babu 2015, arXiv:1507.06149",
     setting="the 500 hidden units of Caffe's LeNet, neither data nor retraining; up to 85 % of the parameters go "
-    "without "
-    "a significant loss, which is taken as one point",
+    "without a significant loss, which is taken as one point",
     ours="the same layer, at fixed shares instead of the stop of the paper; 84 % are 420 of 500 units",
     minutes=4,
-    measure=measure,
+    measure=lambda seed: _merging.measure(seed, "lenet5"),
     numbers=(Number(name="points lost, 84% merged", paper=1.0, where="abstract", tolerance=0.0, unit="points"),),
-    orders=tuple(
-        Order(
-            says=f"{share:.0%} of the units: merged before removed",
-            names=(f"error, {share:.0%} merged", f"error, {share:.0%} smallest removed"),
-            where="section 5",
-        )
-        for share in SHARES[2:]
-    ),
+    orders=_merging.ORDERS,
 )
