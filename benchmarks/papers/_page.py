@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from os.path import commonprefix
 from statistics import mean, stdev
 from typing import Any
 
@@ -82,10 +81,17 @@ def judgements(document: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         found.append((what, f"{one['paper']:g} {one['unit']}", shown(ours) + few, distance(one, mean(ours))))
     for one in document["orders"]:
         means = [mean(values(document, name)) for name in one["names"]]
-        same = len(commonprefix(one["names"]))  # noqa: RUF071  # character by character
-        listed = ", ".join(f"{shown(values(document, name))} ({name[same:]})" for name in one["names"])
+        pairs = zip(one["names"], distinct(one["names"]), strict=True)
+        listed = ", ".join(f"{shown(values(document, name))} ({short})" for name, short in pairs)
         found.append((f"{one['says']} ({one['where']})", "this order", listed + few, ordered(one, means)))
     return found
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names without the parts, between commas, that all of them have."""
+    parts = [name.split(", ") for name in names]
+    same = set(parts[0]).intersection(*parts[1:])
+    return [", ".join(part for part in one if part not in same) for one in parts]
 
 
 def distance(number: Mapping[str, Any], ours: float) -> str:
@@ -103,6 +109,8 @@ def ordered(order: Mapping[str, Any], means: Sequence[float]) -> str:
     behind = max(sign * (better - worse) for better, worse in pairwise(means))
     if behind <= order["tolerance"] + 1e-9:
         return "met"
+    if behind <= 0:
+        return f"**leads by {-behind:.2f}** {order['unit']}, {-order['tolerance']:g} are expected"
     return f"**contradicted by {behind:.2f}** {order['unit']}"
 
 

@@ -60,10 +60,15 @@ def test_a_number_is_met_on_its_right_side_and_within_its_tolerance(side: str, o
     assert _page.distance({"paper": 1.5, "tolerance": 0.2, "side": side, "unit": "%"}, ours) == result
 
 
+def test_names_are_shown_without_what_they_share() -> None:
+    assert _page.distinct(("error, 8 bits, a", "error, 8 bits, b, c")) == ["a", "b, c"]
+
+
 def test_an_order_is_contradicted_by_its_worst_pair() -> None:
     order = {"higher": False, "tolerance": 0.1, "unit": "%"}
     assert _page.ordered(order, [1.0, 1.1, 1.0]) == "met"
     assert _page.ordered(order, [1.0, 3.0, 2.5]) == "**contradicted by 0.50** %"
+    assert _page.ordered(order | {"tolerance": -2}, [1.0, 2.5]) == "**leads by 1.50** %, 2 are expected"
     assert _page.ordered(order | {"higher": True}, [1.0, 3.0, 2.5]) == "**contradicted by 2.00** %"
 
 
