@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.common import paths
 from benchmarks.common.progress import Lines
@@ -47,6 +47,24 @@ def error(model: nn.Module, data: Task) -> float:
     """Percent of the test images."""
     with torch.no_grad():
         return 100 - 100 * data.metric.score(materialize(model).eval(), data.test)
+
+
+class Mapped:
+    """The batches of a loader after a function; it is told its epochs and where to start as the loader is."""
+
+    def __init__(self, loader: Any, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.loader, self.change = loader, change
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self.change(x, y) for x, y in self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("loader", "change"):  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.loader, name)
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -1,14 +1,18 @@
 """[15] on 784-1000-10."""
 
-from benchmarks.papers._mnist import LENET300, apply, error, mlp, ratio, task, trained
+from benchmarks.papers._mnist import LENET300, apply, error, mlp, ratio, trained
 from benchmarks.papers._row import Number, Numbers, Order, Row
+from gossamer.data import load_task
+
+IMAGES = 4096
 
 
 def measure(seed: int) -> Numbers:
     """Errors with and without correction on calibration data."""
-    dense, data = trained("mlp-1000", lambda: mlp(784, 1000, 10), LENET300, seed), task(seed)
+    data = load_task("mnist", seed=seed, augment=False, calibration=IMAGES)
+    dense = trained("mlp-1000", lambda: mlp(784, 1000, 10), LENET300, seed)
     plain = apply("share.qcnn", dense, seed, width=4, entries=32, rounds=0)
-    corrected = apply("share.qcnn", dense, seed, width=4, entries=32, rounds=2)
+    corrected = apply("share.qcnn", dense, seed, data, width=4, entries=32, rounds=2, batches=64)
     return {
         "error of the dense network": error(dense, data),
         "error, not corrected": error(plain, data),
@@ -21,7 +25,8 @@ ROW = Row(
     title="Q-CNN: product quantization with error correction, 784-1000-10",
     paper="Wu, Leng, Wang, Hu, Cheng 2016, arXiv:1512.06473; numbers from memory of its table on MNIST",
     setting="784-1000-10, sub-spaces of 4 inputs, 32 codewords, without training",
-    ours="the same; 512 calibration images without labels; the ratio is of the whole file with entropy codes",
+    ours="the same; 4,096 images without labels (with 512 the correction fits these alone, and the error is "
+    "2.46 %); the ratio is of the whole file with entropy codes",
     minutes=2,
     measure=measure,
     numbers=(

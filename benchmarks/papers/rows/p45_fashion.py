@@ -28,8 +28,8 @@ ROW = Row(
             unit="errors",
         ),
     ),
-    reason="The gap to be closed is 40 to 52 errors here, where the paper has 79, and the errors of two networks on the "
-    "same 10,000 images differ by chance by about 25.",
+    reason="The gap to be closed is 40 to 52 errors here, where the paper has 79, and the errors of two networks on "
+    "the same 10,000 images differ by chance by about 25.",
     taken="benchmarks/results/distill.json",
     command="python -m benchmarks.distill.compare",
 )

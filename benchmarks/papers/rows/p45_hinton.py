@@ -1,14 +1,15 @@
 """[45] on MNIST."""
 
+import copy
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from benchmarks.common.progress import Lines
 from benchmarks.distill._rows import Limit
-from benchmarks.papers._mnist import WORK, apply, mlp, seeded, task
+from benchmarks.papers._mnist import WORK, Mapped, apply, mlp, seeded, task
 from benchmarks.papers._row import Number, Numbers, Order, Row
 from gossamer.core.context import Context
 from gossamer.core.task import Task
@@ -48,30 +49,18 @@ def hits(model: nn.Module, data: Task) -> tuple[Any, Any]:
 
 def errors(model: nn.Module, data: Task, digit: int | None = None) -> float:
     """Wrong test images, of all or of one digit."""
-    import torch
-
     with torch.no_grad():
         right, labels = (torch.cat(part) for part in hits(model.eval(), data))
     return float((~right & ((labels == digit) if digit is not None else True)).sum())
 
 
-class Without:
-    """The batches of a loader without the samples of one class."""
-
-    def __init__(self, loader: Any, absent: int) -> None:
-        self.loader, self.absent = loader, absent
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Any:
-        return ((x[y != self.absent], y[y != self.absent]) for x, y in self.loader)
+def without(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch without the absent digit."""
+    return x[y != ABSENT], y[y != ABSENT]
 
 
 def raised(model: nn.Module, data: Task) -> nn.Module:
     """The model with the absent digit's bias raised to what is best on the validation images of all digits."""
-    import copy
-
     best: Any = None
     for step in range(17):
         candidate = copy.deepcopy(model)
@@ -89,19 +78,15 @@ def measure(seed: int) -> Numbers:
     alone = apply("distill.recover", student, seed, **HOW, alpha=1.0)
     how = {**HOW, "temperature": 20.0, "alpha": 0.1, "teacher": taught_by}
     soft = apply("distill.kd", student, seed, **how)
-    partial = replace(
-        data,
-        train=Without(data.train, ABSENT),
-        validation=list(Without(list(islice(data.validation, len(data.validation))), ABSENT)),
-    )
-    without = apply("distill.kd", student, seed, partial, **{**how, "alpha": 0.0})
-    mended = raised(without, data)
+    partial = replace(data, train=Mapped(data.train, without), validation=list(Mapped(data.validation, without)))
+    unseen = apply("distill.kd", student, seed, partial, **{**how, "alpha": 0.0})
+    mended = raised(unseen, data)
     return {
         "errors, teacher": errors(taught_by, data),
         "errors, student alone": errors(alone, data),
         "errors, distilled": errors(soft, data),
-        "errors, no 3 seen": errors(without, data),
-        "errors on 3, no 3 seen": errors(without, data, ABSENT),
+        "errors, no 3 seen": errors(unseen, data),
+        "errors on 3, no 3 seen": errors(unseen, data, ABSENT),
         "errors, no 3 seen, bias raised": errors(mended, data),
         "errors on 3, no 3 seen, bias raised": errors(mended, data, ABSENT),
     }
