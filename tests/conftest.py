@@ -108,6 +108,12 @@ def originals_exported_once(model: nn.Module, inputs: tuple[Any, ...], path: Pat
     return path
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on which tests ran before it in the same process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def quick() -> Iterator[None]:
     with measured_briefly():

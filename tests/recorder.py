@@ -16,7 +16,7 @@ import pytest
 
 RECORD = Path(__file__).with_name("durations.json")
 NAMED = 0.5  # seconds; tests that take less are added up by file or function
-SLOW = 3.0  # seconds; a test that takes more of its own, or asks for a shared fixture that does, is marked `slow`
+SLOW = 1.5  # seconds; a test that takes more of its own, or asks for a shared fixture that does, is marked `slow`
 QUICK = 240.0  # processor seconds of all the other tests together: two minutes on two cores
 MANY = 2.0  # seconds; the many small tests of one function have a sum of their own
 OWN, SHARED = "seconds", "seconds of a shared fixture"

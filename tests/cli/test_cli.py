@@ -200,6 +200,7 @@ def test_a_result_folder_is_taught_further_and_a_missed_goal_is_said(
         (("--teacher", "none.onnx"), "no such file"),
     ],
 )
+@pytest.mark.slow
 def test_distill_says_what_is_wrong(user: Path, more: tuple[str, str], message: str) -> None:
     words = ("--teacher", "mycode:Net", "--student", "mycode:Net", "--data", "mycode:task", *more)
     assert message in " ".join(call("distill", *words, status=2).stderr.split())
@@ -295,6 +296,7 @@ def test_quantize_says_what_it_costs_and_what_it_gains(trained: Path, quick: Non
     )
 
 
+@pytest.mark.slow
 def test_quantize_needs_no_labels_and_a_collapse_is_said(
     trained: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +320,7 @@ def test_a_failed_export_leaves_nothing(user: Path, monkeypatch: pytest.MonkeyPa
     assert list((user / "sub").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_times_networks_side_by_side(trained: Path) -> None:
     call("export", "mycode:Net", "--weights", trained, "--input", "2x1x8x8", "--out", "net.onnx")
     arguments = ("bench", "mycode:Net", "net.onnx", "--input", "1x1x8x8", "--threads", 1, "--batch", 3, "--repeats", 5)
@@ -382,6 +385,7 @@ def test_analyze_advises(user: Path) -> None:
     assert "unknown gain 'speed'" in call(*words[:-1], "speed", status=2).stderr
 
 
+@pytest.mark.slow
 def test_analyze_times_layers_and_draws_the_sensitivity(trained: Path) -> None:
     arguments = (
         "mycode:Net",

@@ -95,6 +95,7 @@ def test_errors_of_options_are_in_gossamers_own_words(step: str, message: str) -
     assert ": :" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_advice_outside_the_command_line_speaks_python() -> None:
     option = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
     found = []

@@ -93,6 +93,7 @@ def test_compressed_weights_say_their_network_and_become_it(user: Path, task: Ta
     assert torch.equal(named(*task.example_inputs), own.model(*task.example_inputs))
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_a_network_and_gets_its_norms_back_where_it_is_trained(user: Path, task: Task) -> None:
     whole = load_model(Request(model="resnet8", task=task, random=True)).model
     export_onnx(whole, task.example_inputs, user / "a.onnx")

@@ -211,6 +211,7 @@ def test_folding_keeps_outputs_and_names_and_saves_half_of_the_batch_norms(path:
     assert equal_states(fold_batch_norm(nn.BatchNorm2d(3, affine=False)), nn.BatchNorm2d(3, affine=False))
 
 
+@pytest.mark.slow
 def test_a_loaded_network_can_be_saved_and_copied(path: Path) -> None:
     gossamer.save(nets.tiny(), path, (X,))
     loaded = gossamer.load(path)

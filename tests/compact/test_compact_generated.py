@@ -53,6 +53,7 @@ def test_a_rule_gives_the_held_value_bit_by_bit(name: str) -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_a_held_network_is_stored_as_its_numbers(name: str, masked: bool, tmp_path: Path) -> None:
     model = wide()
     if masked:

@@ -389,6 +389,7 @@ def test_it_costs_what_the_baked_network_costs() -> None:
     assert layer_costs(held, x) == layer_costs(tiny(), x)
 
 
+@pytest.mark.slow
 def test_it_compiles() -> None:
     held = held_all_ways(tiny()).train()
     x = task().example_inputs[0]

@@ -88,6 +88,7 @@ def test_plain_outputs_are_what_they_were() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+@pytest.mark.slow
 def test_a_measure_by_attribute_works_on_every_runtime(kind: Any, runtime: str, tmp_path: Path) -> None:
     pytest.importorskip(runtime)
     model = Net(kind).eval()
@@ -102,6 +103,7 @@ def test_a_measure_by_attribute_works_on_every_runtime(kind: Any, runtime: str, 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suffix", [".pt2", ".gsr"])
+@pytest.mark.slow
 def test_networks_of_files_give_such_outputs_without_the_class(kind: Any, suffix: str, tmp_path: Path) -> None:
     model, path = Net(kind).eval(), tmp_path / f"m{suffix}"
     loaded = load_pt2(export_pt2(model, (X,), path)) if suffix == ".pt2" else load(save(model, path, (X,)))

@@ -205,6 +205,7 @@ def test_digits_are_always_there_at_28_pixels() -> None:
 
 
 @pytest.mark.skipif(not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="needs dataset-fashion-mnist")
+@pytest.mark.slow
 def test_fashion_mnist_of_debians_package_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("GOSSAMER_DATA", raising=False)
     task = load_task("fashion-mnist", download=False)

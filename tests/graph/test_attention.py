@@ -78,6 +78,7 @@ GROUPED = {"fused": fused, "repeat_interleave": interleaved, "expand": expanded,
 @pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.slow
 def test_grouped_query_attention_is_cut_by_heads_and_by_dimensions(name: str, heads: bool, dtype: torch.dtype) -> None:
     model, x = randomized(Attention(GROUPED[name], KEY_HEADS)).eval().to(dtype), X.to(dtype)
     result = prune_channels(model, x, 0.5, heads=heads)

@@ -76,6 +76,7 @@ def check(model: nn.Module, inputs: Any, result: PruningResult) -> None:
 
 @pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.slow
 def test_half_of_the_channels_go_everywhere(name: str, dtype: torch.dtype) -> None:
     model, inputs = pattern(name, dtype=dtype)
     before = copy.deepcopy(model.state_dict())
@@ -88,6 +89,7 @@ def test_half_of_the_channels_go_everywhere(name: str, dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("sparsity", [0.3, 0.37, 0.8])
+@pytest.mark.slow
 def test_inconvenient_sparsities(name: str, sparsity: float) -> None:
     model, inputs = pattern(name, seed=1, dtype=torch.float32 if sparsity == 0.37 else torch.float64)
     result = prune_channels(model, inputs, sparsity)
@@ -248,6 +250,7 @@ def random_network(seed: int) -> nn.Module:
 
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10**6), sparsity=st.floats(0.05, 0.9))
+@pytest.mark.slow
 def test_random_networks(seed: int, sparsity: float) -> None:
     model, inputs = random_network(seed), IMAGE.double()
     result = prune_channels(model, inputs, sparsity)

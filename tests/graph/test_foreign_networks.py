@@ -47,6 +47,7 @@ def rules_of_patterns() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("wrong", ["raises", "lies"])
+@pytest.mark.slow
 def test_a_rule_that_fails_fixes_its_operation_by_name(name: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def rule(w: Propagation, op: Any) -> IndexedValue:
         if wrong == "raises":
@@ -77,6 +78,7 @@ def test_a_rule_that_fails_fixes_its_operation_by_name(name: str, wrong: str, mo
         "proof.compact",
     ],
 )
+@pytest.mark.slow
 def test_what_fitting_or_proving_raises_leaves_groups_whole_by_name(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = pattern("packed_qkv")
     channels = find_groups(model, inputs)
@@ -221,6 +223,7 @@ class Cached(nn.Module):
 
 @pytest.mark.parametrize("where", ["lru_cache", "object", "global", "module"])
 @pytest.mark.parametrize("first", [prune_channels, analyze])
+@pytest.mark.slow
 def test_what_a_forward_keeps_by_shape_is_left_real(where: str, first: Callable[..., Any], tmp_path: Path) -> None:
     GRIDS.clear()
     numbered.cache_clear()

@@ -33,6 +33,7 @@ USABLE = (
 
 
 @pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.slow
 def test_a_cut_replays_from_json_on_other_weights(name: str) -> None:
     model, inputs = pattern(name)
     result = prune_channels(model, inputs, 0.4)
@@ -88,6 +89,7 @@ def test_shared_weights_stay_shared() -> None:
 
 @pytest.mark.parametrize("name", ["squeeze_excite", "packed_qkv"])
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_it_exports_to_onnx(name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model, inputs = pattern(name)
@@ -248,6 +250,7 @@ def test_a_cut_of_another_network() -> None:
 
 
 @pytest.mark.parametrize("name", ["grouped", "packed_qkv", "padded"])
+@pytest.mark.slow
 def test_a_proof_of_two_networks_and_a_cut(name: str) -> None:
     model, inputs = pattern(name)
     result = prune_channels(model, inputs, 0.4)

@@ -165,6 +165,7 @@ def build(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.slow
 def test_channels_go_through(name: str, dtype: torch.dtype) -> None:
     model, x = build(name, dtype)
     result = prune_channels(model, x, 0.5)

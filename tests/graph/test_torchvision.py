@@ -43,6 +43,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, float, float]] = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_networks_as_their_authors_wrote_them(name: str) -> None:
     factory, side, sparsity, left = NETWORKS[name]
     torch.manual_seed(0)
@@ -54,6 +55,7 @@ def test_networks_as_their_authors_wrote_them(name: str) -> None:
     assert count(result.model) / count(model) <= left
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_of_googlenet_train_on() -> None:
     torch.manual_seed(0)
     model = randomized(MODELS.googlenet(weights=None, init_weights=False)).float()
@@ -63,6 +65,7 @@ def test_auxiliary_heads_of_googlenet_train_on() -> None:
 
 
 @pytest.mark.parametrize("factory", [vit, swin])
+@pytest.mark.slow
 def test_whole_heads_of_transformers(factory: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = randomized(factory())

@@ -64,6 +64,7 @@ def path_cost(x: np.ndarray, gain: np.ndarray, lagrangian: float, bits: np.ndarr
 
 
 @pytest.mark.parametrize("lagrangian", [0.0, 0.1, 0.5, 2.0])
+@pytest.mark.slow
 def test_the_path_is_the_cheapest_of_all(lagrangian: float) -> None:
     rng = np.random.default_rng(0)
     for _ in range(6):
@@ -77,6 +78,7 @@ def test_the_path_is_the_cheapest_of_all(lagrangian: float) -> None:
         assert path_cost(x, gain, lagrangian, bits, indices) == pytest.approx(best)
 
 
+@pytest.mark.slow
 def test_without_a_price_for_bits_rounding_is_to_nearest_and_the_trellis_is_better() -> None:
     weights = np.random.default_rng(0).normal(0, 1, (40, 50))
     nearest = scalar.quantize(weights, 0.2, 0.0)

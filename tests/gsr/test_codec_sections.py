@@ -45,6 +45,7 @@ def assert_round_trip(section: list[Integers], mode: str) -> bytes:
 @pytest.mark.parametrize("mode", MODES)
 @given(section=st.lists(tensors(), max_size=4))
 @settings(max_examples=80)
+@pytest.mark.slow
 def test_what_goes_in_comes_out(mode: str, section: list[Integers]) -> None:
     assert_round_trip(section, mode)
 
@@ -153,6 +154,7 @@ def test_another_process_without_a_cache_folder_writes_the_same_bytes(tmp_path: 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", ["plain", "trellis"])
+@pytest.mark.slow
 def test_damaged_payloads_are_refused_or_decode_within_bounds(mode: str, shape: str) -> None:
     """Cut short, bits changed, bytes put in or replaced: CorruptFile, or integers that the header allows."""
     q = arithmetic(12, 18, 9)
@@ -184,6 +186,7 @@ def test_damaged_payloads_are_refused_or_decode_within_bounds(mode: str, shape: 
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
 def test_random_bytes_never_crash_the_decoder(mode: str) -> None:
     rng = np.random.default_rng(2)
     for _ in range(600):

@@ -62,6 +62,7 @@ def test_rans_profits_from_the_scales_of_rows_and_columns() -> None:
 
 
 @given(counts=st.lists(st.integers(0, 10**6), min_size=256, max_size=256))
+@pytest.mark.slow
 def test_frequencies_sum_to_their_total(counts: list[int]) -> None:
     found = frequencies(np.array(counts, np.int64))
     assert int(found.sum()) == (TOTAL if any(counts) else 0)

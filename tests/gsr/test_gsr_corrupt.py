@@ -72,6 +72,7 @@ def test_every_cut_is_refused(which: int) -> None:
             fuzz_gsr.content(FILES[which][:end])
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed() -> None:
     data = FILES[1]
     for bit in range(8 * len(data)):
@@ -211,6 +212,7 @@ part = st.text(
 
 @given(st.lists(st.lists(part, min_size=1, max_size=9).map(".".join), unique=True, max_size=30), st.data())
 @settings(max_examples=200)
+@pytest.mark.slow
 def test_any_names_come_back(names: list[str], data: st.DataObject) -> None:
     buffers = set(data.draw(st.lists(st.sampled_from(names), max_size=10))) if names else set()
     writer = Writer()

@@ -108,6 +108,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.slow
 def test_a_small_file_that_asks_for_much_is_refused_cheaply(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "hostile.gsr"
     path.write_bytes(HOSTILE[kind]())
@@ -349,6 +350,7 @@ def convolutions() -> nn.Module:
         (convolutions, torch.zeros(1, 3, 224, 224)),
     ],
 )
+@pytest.mark.slow
 def test_networks_as_they_are_take_a_small_part_of_the_operations_that_they_may(
     make: Callable[[], nn.Module], inputs: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ CASES: dict[str, Callable[[], list[Tensor]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_a_file_is_never_larger_than_gzip_or_xz_of_the_raw_bytes(name: str) -> None:
     """Counted without the header of the file (names, shapes, checksums), which raw bytes do not have; theirs counts."""
     tensors = CASES[name]()

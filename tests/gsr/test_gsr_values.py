@@ -169,6 +169,7 @@ def test_random_values_are_on_no_grid() -> None:
     )
 )
 @settings(max_examples=100)
+@pytest.mark.slow
 def test_any_array_comes_back(array: np.ndarray) -> None:
     tensor = torch.from_numpy(array)
     assert same(back([tensor])[0], tensor)
@@ -176,6 +177,7 @@ def test_any_array_comes_back(array: np.ndarray) -> None:
 
 @given(st.lists(st.sampled_from(sorted(CASES)), min_size=1, max_size=6), st.sampled_from(["fast", "default", "max"]))
 @settings(max_examples=40)
+@pytest.mark.slow
 def test_any_mixture_of_codings_comes_back(codings: list[Coding], effort: str) -> None:
     tensors = [CASES[coding] for coding in codings]
     assert all(same(a, b) for a, b in zip(back(tensors, effort), tensors, strict=True))

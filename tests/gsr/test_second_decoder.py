@@ -69,6 +69,7 @@ def decode(payload: bytes, section: list[Integers], mode: str) -> list[list[list
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.slow
 def test_the_documented_decoder_gives_what_was_coded(name: str, mode: str) -> None:
     section = SECTIONS[name]
     decoded = decode(encode_section(section, mode), section, mode)

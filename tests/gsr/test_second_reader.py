@@ -54,6 +54,7 @@ def test_every_coding(effort: str) -> None:
     assert {entry.coding for entry in file.entries} == wanted
 
 
+@pytest.mark.slow
 def test_large_networks_are_in_many_sections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gossamer.gsr.format.file.SECTION_WEIGHTS", 500)
     monkeypatch.setattr("gossamer.gsr.format.header.SECTION_WEIGHTS", 500)
@@ -89,6 +90,7 @@ def test_the_structure_of_a_compressed_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", range(5))
+@pytest.mark.slow
 def test_files_of_every_mode_and_rule(which: int, tmp_path: Path) -> None:
     data = fuzz_gsr.sample_files()[which]
     (tmp_path / "net.gsr").write_bytes(data)
@@ -135,6 +137,7 @@ def test_names_shared_tensors_constants_and_structured_outputs(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("name", "shape"), [("lenet5", (2, 1, 28, 28)), ("resnet14", (2, 3, 32, 32))])
+@pytest.mark.slow
 def test_graphs_of_the_zoo(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = build(name).eval(), torch.randn(shape)

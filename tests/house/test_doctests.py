@@ -13,13 +13,14 @@ MODULES = sorted(
 )
 
 
-JOBS = ("gossamer.jobs.", "gossamer.report.page", "gossamer.measure.memory")  # take more than three processor seconds
+JOBS = ("gossamer.jobs.", "gossamer.report.page", "gossamer.measure.memory")  # take long
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith(JOBS) else name for name in MODULES]
 )
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 def test_examples_run(name: str) -> None:
     failed, tried = doctest.testmod(
         importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

@@ -18,7 +18,6 @@ def test_no_recorded_time_is_negative() -> None:
     assert [name for part in SEEN.values() for name, took in part.items() if took < 0] == []
 
 
-@pytest.mark.xfail(strict=False, reason="the quick tests take about 530 processor seconds, more than two minutes")
 def test_the_quick_tests_together_stay_below_the_limit(request: pytest.FixtureRequest) -> None:
     assert quick_seconds(request.config.stash[COLLECTED], SEEN) < QUICK
 

@@ -21,6 +21,7 @@ def page_of(page: Path) -> Any:
 
 @pytest.mark.parametrize("page", [page_of(page) for page in GUIDES])
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 def test_the_python_of_a_guide_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert blocks(page)

@@ -75,6 +75,7 @@ def is_there(text: str, page: Path) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.slow
 def test_what_a_document_names_is_there(page: Path) -> None:
     assert [text for text in named(page.read_text()) if not is_there(text, page)] == []
 

@@ -64,6 +64,7 @@ def wrong_imports(name: str, source: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_imports_point_down() -> None:
     assert [w for name, text in sources().items() if name != "gossamer" for w in wrong_imports(name, text)] == []
 
@@ -124,6 +125,7 @@ def longest_chain(graph: dict[str, set[str]]) -> list[str]:
     return max(chains.values(), key=len)
 
 
+@pytest.mark.slow
 def test_chains_of_imports_are_short_and_have_no_cycle() -> None:
     """Too long? Import from the module that defines a name, and move what two modules need into a third."""
     chain = longest_chain(import_graph(sources()))
@@ -167,6 +169,7 @@ def outside_talk(source: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_only_the_command_line_prints_reads_arguments_or_exits() -> None:
     """measure/memory.py runs a part of itself in a fresh process, which answers on its standard output."""
     wrong = {
@@ -189,6 +192,7 @@ def test_every_file_says_what_it_is() -> None:
     assert silent == []
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled() -> None:
     """`torch.load` only with weights_only=True, `pickle.load` nowhere."""
     calls = [
@@ -276,6 +280,7 @@ def test_files_are_short_enough_to_read() -> None:
     assert {n: len(t.splitlines()) for n, t in repository_sources().items() if len(t.splitlines()) > MAX_LINES} == {}
 
 
+@pytest.mark.slow
 def test_functions_are_short_enough_to_read() -> None:
     long = {
         f"{name}: {function.name}": code_lines(function)
@@ -286,6 +291,7 @@ def test_functions_are_short_enough_to_read() -> None:
     assert long == {}
 
 
+@pytest.mark.slow
 def test_hardly_a_function_has_many_parameters() -> None:
     """Only the widest doors to the library may: what goes together is passed as one value elsewhere."""
     wide = {

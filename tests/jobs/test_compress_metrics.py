@@ -81,6 +81,7 @@ def test_a_segmentation_is_judged_by_mean_iou_and_without_test_data_the_report_s
     assert "Mean IoU in percent" in page and verdict.NO_TEST in page and "top-1" not in page.lower()
 
 
+@pytest.mark.slow
 def test_a_regression_is_judged_by_how_much_its_error_grows(tmp_path: Path) -> None:
     metric = RMSE(unit="mm", points=0.1)
     task = Task.from_loaders(sums(64, 0), sums(32, 1), sums(32, 2), metric=metric, name="sums")

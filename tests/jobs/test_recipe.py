@@ -45,6 +45,7 @@ def test_a_recipe_is_read_as_methods() -> None:
     alpha=st.floats(0, 1),
     seed=st.integers(0, 2**31),
 )
+@pytest.mark.slow
 def test_yaml_round_trip(names: list[str], widths: dict[str, int], epochs: int, alpha: float, seed: int) -> None:
     steps = (
         BlockRemoval(names=tuple(names)),

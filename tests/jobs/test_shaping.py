@@ -220,6 +220,7 @@ def test_what_fails_in_its_training_is_left_out_and_the_job_delivers(failing: Se
     assert len(world.store.left) == len(failing)
 
 
+@pytest.mark.slow
 def test_where_deployment_fails_as_well_the_original_is_delivered() -> None:
     def fail(steps: Steps) -> tuple[float, float]:
         raise MemoryError

@@ -158,6 +158,7 @@ def regressed(error, n=200, seed=0):
     return Evaluation(RMSE(points=0.1), {"squares": squares, "samples": torch.ones(n)})
 
 
+@pytest.mark.slow
 def test_the_paired_bootstrap_is_the_slow_loop_over_the_same_draws():
     before, after = regressed(1.0), regressed(1.4)
     drop, lost = paired_drop(before, after), []

@@ -238,6 +238,7 @@ def test_a_resample_has_the_value_of_its_samples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_batches_do_not_matter_and_a_worse_network_loses_points(name: str) -> None:
     metric, outputs, target = CASES[name]()
     some = [(outputs[a:b], None if target is None else target[a:b]) for a, b in ((0, 11), (11, 30))]

@@ -74,6 +74,7 @@ COUNTS = [
 
 
 @pytest.mark.parametrize(("name", "params", "mmacs", "classes", "side"), COUNTS)
+@pytest.mark.slow
 def test_counts_are_those_of_the_literature(name: str, params: int, mmacs: str, classes: int, side: int) -> None:
     with torch.device("meta"):
         model = build(name, classes=classes, input_size=side)
@@ -99,6 +100,7 @@ def families() -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in families() if ENTRIES[name].smallest <= 28])
+@pytest.mark.slow
 def test_every_network_takes_fashion_mnist_digits_and_cifar_images(name: str) -> None:
     for channels, side in ((1, 28), (3, 32)):
         with torch.device("meta"):

@@ -122,6 +122,7 @@ COUNTS = [
 
 
 @pytest.mark.parametrize(("name", "params", "mmacs", "classes"), COUNTS)
+@pytest.mark.slow
 def test_counts_are_those_of_the_literature(name: str, params: int, mmacs: str, classes: int) -> None:
     entry = ENTRIES[name]
     with torch.device("meta"):

@@ -81,12 +81,14 @@ def assert_alike(model: nn.Module, other: nn.Module, side: int) -> None:
         ("alexnet_one_tower", "torchvision", "alexnet", 224),
     ],
 )
+@pytest.mark.slow
 def test_outputs_are_those_of_the_peer(name: str, library: str, peer: str, side: int) -> None:
     model, other = ours(name), theirs(library, peer)
     share(model, other)
     assert_alike(model, other, side)
 
 
+@pytest.mark.slow
 def test_vgg_is_that_of_timm() -> None:
     # Both for maps of 2x2 before the linear layers, not 7x7, which makes the test ten times as quick.
     model, other = ours("vgg16", input_size=64), theirs("timm", "vgg16")

@@ -124,6 +124,7 @@ def test_shared_layers_stay() -> None:
     assert not find_layers(model, (x,))
 
 
+@pytest.mark.slow
 def test_layers_count_only_where_there_are_no_blocks() -> None:
     resnet, vgg = build("resnet20", in_channels=1).eval(), build("vgg16_small", in_channels=1).eval()
     assert removable(resnet, (IMAGES,)) == find_blocks(resnet, (IMAGES,))

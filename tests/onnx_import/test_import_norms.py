@@ -58,6 +58,7 @@ def test_a_channel_with_too_few_values_gets_none(folded: tuple[OnnxNetwork, Tens
     assert put_back_norms(network, [(x[:1, :, :3, :3], None)]) == 0
 
 
+@pytest.mark.slow
 def test_they_are_folded_away_again_in_an_export(folded: tuple[OnnxNetwork, Tensor], tmp_path: Path) -> None:
     network, x = folded
     before = network(x)

@@ -75,6 +75,7 @@ def test_the_first_step_does_for_an_easy_network(runtime, network, reference, tm
     assert [path.name for path in tmp_path.iterdir()] == ["model.int8.onnx"]
 
 
+@pytest.mark.slow
 def test_a_module_is_exported_on_the_way_and_left_alone(reference, tmp_path):
     model = trained().train()
     found = quantize_int8(model, task(), tmp_path, goal=Goal(max_drop=1, threads=1), reference=reference, samples=64)
@@ -141,6 +142,7 @@ class Listener(Silent):
         self.said.append(message)
 
 
+@pytest.mark.slow
 def test_unequal_channels_fail_min_max_and_are_saved_by_equalization(tmp_path):
     model = Bottleneck(3000.0).eval()
     exact = float32_scores(model, task())
@@ -176,6 +178,7 @@ def test_weights_of_seven_bits_never_saturate_on_any_processor(tmp_path):
     assert float(error) < 0.01
 
 
+@pytest.mark.slow
 def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
     plain = task()
     calibration = [(x.clone(), y) for x, y in batches(256, 3)]
@@ -302,6 +305,7 @@ def test_least_squares_has_the_least_error_of_all_its_shares():
     assert error(high) < 1.05 * best < error(values.max())
 
 
+@pytest.mark.slow
 def test_equalization_keeps_the_function_and_evens_the_ranges(tmp_path):
     model = Bottleneck(100.0).eval()
     path = export_onnx(model, (images(2, 0)[0],), tmp_path / "net.onnx")

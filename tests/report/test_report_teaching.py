@@ -65,6 +65,7 @@ def test_gains_come_first_and_by_size_and_names_are_no_markup(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium")
+@pytest.mark.slow
 def test_a_browser_shows_what_came_of_teaching_and_fits_a_phone(tmp_path: Path) -> None:
     source = write_report(taught(), tmp_path / "report.html").read_text("utf-8")
     probe = PROBE.replace("[data-tip]", "[data-tip*=sure]")

@@ -57,6 +57,7 @@ def loaded(folder: Path) -> ModuleType:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.slow
 def test_the_program_prepares_images_as_the_data_were(tmp_path: Path, form: Preprocessing, mode: str) -> None:
     path = photo(tmp_path / "a.png", mode)
     expected = Normalisation(mean=form.mean, std=form.std)(decode_image(path, form)[None])

@@ -56,6 +56,7 @@ def test_only_operations_with_integer_kernels_are_left(exported):
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn16_1"])
+@pytest.mark.slow
 def test_networks_of_the_zoo_agree(name, tmp_path):
     torch.manual_seed(0)
     model = build(name, in_channels=1).train()
@@ -70,6 +71,7 @@ def test_networks_of_the_zoo_agree(name, tmp_path):
     torch.testing.assert_close(open_runner("onnxruntime", path, threads=1)(x), model.eval()(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_module_is_left_as_it_was(tmp_path):
     model = trained().train().double()
     model.fc.eval()
@@ -114,7 +116,7 @@ def test_nested_outputs_survive_export_and_int8(tmp_path):
     model, x = Nested().eval(), torch.randn(4, 1, 8, 8)
     path = export_onnx(model, (x,), tmp_path / "net.onnx")
     seen = dict.fromkeys(value_names(onnx.load(path)), (-9.0, 9.0))
-    write_onnx(qdq.quantize_graph(onnx.load(path), seen), tmp_path / "int8.onnx")
+    write_onnx(qdq.quantize_graph(onnx.load(path), seen, narrow=True), tmp_path / "int8.onnx")
     for file, precision in (("net.onnx", "float32"), ("int8.onnx", "int8")):
         for runtime in ("onnxruntime", "openvino"):
             got = open_runner(runtime, tmp_path / file, threads=1, precision=precision)(x)
@@ -194,6 +196,7 @@ class FixedBatch(nn.Module):
         return x.reshape(2, 3) * 2
 
 
+@pytest.mark.slow
 def test_a_forward_that_fixes_the_batch_size_is_told_what_to_do(tmp_path):
     with pytest.raises(BadInput, match="dynamic_batch=False"):
         export_onnx(FixedBatch(), (torch.ones(2, 3),), tmp_path / "net.onnx")
@@ -206,6 +209,7 @@ def test_a_missing_folder_is_named(tmp_path):
         export_onnx(trained(), task().example_inputs, tmp_path / "no" / "net.onnx")
 
 
+@pytest.mark.slow
 def test_export_is_silent(tmp_path, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -237,6 +241,7 @@ class Sum(nn.Module):
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.slow
 def test_networks_out_of_files_are_exported_again_whatever_they_take(count, tmp_path):
     torch.manual_seed(0)
     model, x = Sum().eval(), tuple(torch.randn(3, 4) for _ in range(count))

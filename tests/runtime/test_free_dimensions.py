@@ -95,6 +95,7 @@ CASES: dict[str, tuple[Any, Any, dict[Any, dict[int, str]], Any, list[list[Any]]
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_other_sizes_give_what_torch_gives(name: str, tmp_path: Path) -> None:
     make, example, free, other, shapes = CASES[name]
     torch.manual_seed(0)
@@ -110,6 +111,7 @@ def test_other_sizes_give_what_torch_gives(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_advice_only_where_it_helps(tmp_path: Path) -> None:
     fixed = Function(lambda m, x: m.a(x.view(2, 12)), a=nn.Linear(12, 3)).eval()
     with pytest.raises(BadInput, match="its forward fixes the batch size: pass dynamic_batch=False"):

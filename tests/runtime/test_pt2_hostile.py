@@ -429,6 +429,7 @@ def test_every_operation_of_the_list_gives_new_tensors_or_says_what_it_shares_an
 
 
 @pytest.mark.parametrize(("kind", "count"), [("gsr", 60), ("pt2", 40), ("onnx", 100), ("yaml", 40), ("image", 200)])
+@pytest.mark.slow
 def test_changed_files_are_refused_or_taken_and_leave_everything_as_it_was(
     kind: str, count: int, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_network_of_the_profile_takes_what_it_took_there(tmp_path: Path) -> No
     assert predicted_ms(found, tmp_path / "0.onnx", X, threads=1) == pytest.approx(1.25 * sum(map(device_ms, rows)))
 
 
+@pytest.mark.slow
 def test_other_widths_follow_the_law_of_the_device(tmp_path: Path) -> None:
     found = read_profile(profile(tmp_path, network(16, 48, 64, 32)))
     path = export_onnx(network(32, 40), X, tmp_path / "small.onnx")
@@ -63,6 +64,7 @@ def test_other_widths_follow_the_law_of_the_device(tmp_path: Path) -> None:
     assert predicted_ms(found, path, X, threads=1) == pytest.approx(right, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_cost_model_of_a_goal_goes_by_the_profile(tmp_path: Path) -> None:
     task, original = tiny_task(), network(48, 64)
     goal = Goal(speedup=2, threads=1, batch=2, device_profile=str(profile(tmp_path, original)))
@@ -92,6 +94,7 @@ def test_what_is_no_profile_of_this_runtime_is_refused(tmp_path: Path, other: di
         read_profile(tmp_path / "nowhere.json")
 
 
+@pytest.mark.slow
 def test_nodes_that_do_not_explain_their_network_are_refused(tmp_path: Path) -> None:
     path = profile(tmp_path, network(8), network(16), network(24))
     raw = json.loads(path.read_text())

@@ -153,6 +153,7 @@ def test_steps_of_one_kind_become_one_and_give_what_they_gave_one_by_one() -> No
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+@pytest.mark.slow
 def test_modules_are_timed_alone(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is run by itself on the inputs of its group, and its time stands where it stands."""
     torch.manual_seed(0)
@@ -215,6 +216,7 @@ def test_advice_counts_what_it_says() -> None:
     assert set(rows) == {"fewer blocks", "narrower layers", "low rank", "cheaper blocks"}
 
 
+@pytest.mark.slow
 def test_advice_on_a_wide_network_ranks_what_helps_and_says_where() -> None:
     rows = advise(wide(), IMAGES, Goal(params=1))
     times = [row.times for row in rows]

@@ -41,6 +41,7 @@ def gives(path: Path, model: nn.Module, x: Tensor) -> None:
         np.testing.assert_allclose(found, model.eval()(x).numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_networks_of_other_widths_and_weights_take_the_graph_that_is_there(
     exported: list[nn.Module], tmp_path: Path
 ) -> None:
@@ -51,6 +52,7 @@ def test_networks_of_other_widths_and_weights_take_the_graph_that_is_there(
     assert exported == [model]
 
 
+@pytest.mark.slow
 def test_networks_without_some_blocks_take_the_graph_that_is_there(exported: list[nn.Module], tmp_path: Path) -> None:
     model, task, known = learned(), stripes(), Exports(stripes())
     short = BlockRemoval(names=("body.1",))(model, task, Context()).model

@@ -39,6 +39,7 @@ def segments() -> Task:
     return Task(name="s", train=batches, validation=batches, test=batches, calibration=[X], example_inputs=(X,))
 
 
+@pytest.mark.slow
 def test_smaller_maps_are_no_candidate_and_the_history_says_why(tmp_path: Path) -> None:
     model = Maps().eval()
     cost_model = CostModel(model, segments(), Goal(params=1), CheckpointStore(None, ""), tmp_path, int8=False)

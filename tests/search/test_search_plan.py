@@ -85,6 +85,7 @@ def axis_of(count: int) -> SearchAxis:
     start=st.floats(1.1, 12.0),
     limit=st.floats(0.5, 1.5),
 )
+@pytest.mark.slow
 def test_the_shape_found_meets_the_limit_and_is_nearly_the_lightest(
     falls: list[float], start: float, limit: float
 ) -> None:
@@ -223,6 +224,7 @@ def test_widths_are_multiples_of_what_kernels_like_where_time_is_asked_for(timed
     assert all(w % 8 == 0 for w in widths) == timed
 
 
+@pytest.mark.slow
 def test_what_diverges_is_out_of_the_tournament(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(*rest: Any, **options: Any) -> Any:
         raise Diverged("the loss rose to 32, from 0.6 at the start")
@@ -315,6 +317,7 @@ def test_cheaper_layers_are_planned_only_where_they_can_reach_the_goal(tmp_path:
     assert "another shape did better" in {edit.target: edit.note for edit in few.left(())}["2"]
 
 
+@pytest.mark.slow
 def test_layers_that_cannot_be_measured_are_left_with_the_reason(tmp_path: Path) -> None:
     some = replacement_search(Goal(macs=1), tmp_path)
 
@@ -331,6 +334,7 @@ def test_cheaper_layers_leave_room_for_width(tmp_path: Path) -> None:
     assert some and some[0].options()["layers"] == ("2",)
 
 
+@pytest.mark.slow
 def test_what_was_measured_of_layers_is_remembered(tmp_path: Path) -> None:
     first = replacement_search(Goal(speedup=2, batch=4, threads=1), tmp_path, CheckpointStore(tmp_path, "x"))
     first.cost_model.layer_costs = lambda: {"0": 1.0, "2": 99.0}  # type: ignore[method-assign]
@@ -372,6 +376,7 @@ def rewriter(model: nn.Module, folder: Path, **goal: Any) -> tuple[Planner, Cost
         ({"macs": 62_000}, "strides for pools", PoolingToStride()),
     ],
 )
+@pytest.mark.slow
 def test_a_rewrite_of_the_network_is_taken_as_far_as_the_goal_needs(
     goal: dict[str, int], name: str, step: Any, tmp_path: Path
 ) -> None:
@@ -415,6 +420,7 @@ def test_a_network_that_takes_no_rewrite_is_not_measured_for_them(tmp_path: Path
     assert len(plan.cost_model.store.results) == asked
 
 
+@pytest.mark.slow
 def test_a_rewrite_that_leads_the_tournament_is_planned_and_recovered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,6 +434,7 @@ def test_a_rewrite_that_leads_the_tournament_is_planned_and_recovered(
     assert "strides for pools" in targets and "pooled head" not in targets
 
 
+@pytest.mark.slow
 def test_prices_are_measured_once_and_remembered(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, "x")
     cost_model = CostModel(tiny(), task(), Goal(speedup=2, batch=8, threads=1), store, tmp_path, int8=True)

@@ -44,6 +44,7 @@ def planner(folder: Path, store: CheckpointStore | None = None) -> tuple[Planner
     )
 
 
+@pytest.mark.slow
 def test_what_fails_is_named_once_and_not_tried_again(tmp_path: Path) -> None:
     said, tried = list[str](), list[str]()
 
@@ -125,6 +126,7 @@ def test_blocks_called_with_their_input_alone_become_plain_identities() -> None:
     assert {type(block) for block in small.body} == {nn.Identity}
 
 
+@pytest.mark.slow
 def test_a_block_that_the_network_does_not_run_without_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def remove(model: nn.Module, blocks: Any) -> nn.Module:
         return broken() if blocks[0].name == "body.1" else remove_blocks(model, blocks)  # type: ignore[no-any-return]
@@ -135,6 +137,7 @@ def test_a_block_that_the_network_does_not_run_without_is_left_out(monkeypatch: 
     assert [row.target for row in trials.rows()] == ["removing body.1"]
 
 
+@pytest.mark.slow
 def test_a_swap_that_fails_is_none_of_the_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     good = Replacement(layer="head", step=SVD(ranks={"head": 2}, layers=("head",)), ratio=0.5, saved=0.1, macs=1)
     bad = Replacement(layer="stem", step=ResolutionMultiplier(share=0.5), ratio=0.5, saved=0.2, macs=1)
@@ -143,6 +146,7 @@ def test_a_swap_that_fails_is_none_of_the_moves(monkeypatch: pytest.MonkeyPatch)
     assert cheapest_first(swaps, swap_losses(learned(), stripes(), swaps, Context())) == [good]
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_on_a_layer_alone_is_left_out_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SVD, "__call__", broken)
     torch.manual_seed(0)
@@ -153,6 +157,7 @@ def test_a_method_that_fails_on_a_layer_alone_is_left_out_there(monkeypatch: pyt
     assert {row.target for row in trials.rows()} == {"lowrank.svd of 0"}
 
 
+@pytest.mark.slow
 def test_a_shape_that_cannot_be_measured_is_left_out_of_its_axis(tmp_path: Path) -> None:
     """The others of its axis still compete."""
     plan, whole = planner(tmp_path)

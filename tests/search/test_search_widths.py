@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,7 @@ def test_ranked_widths_keep_the_floor_and_never_cut_more_than_asked(
 
 
 @given(sizes=SIZES, seed=st.integers(0, 99), round_to=STEPS)
+@pytest.mark.slow
 def test_more_strength_never_keeps_more(sizes: dict[str, int], seed: int, round_to: int) -> None:
     scores, costs = scores_of(sizes, seed), dict.fromkeys(sizes, 1.0)
     widths = [ranked_widths(scores, costs, k / 10, round_to=round_to) for k in range(10)]

@@ -16,6 +16,7 @@ from gossamer.train import Distillation, fit
 from gossamer.train.batches import Placement
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     # 136 samples: the last batch has 8. No BatchNorm: its statistics are of a part of the batch.
     toy, before = task(train=batches(136, seed=0), validation=batches(72, seed=1)), dict(os.environ)

@@ -49,6 +49,7 @@ def plain() -> nn.Module:
 
 
 @pytest.mark.parametrize("cls", [BinarizedNetwork, XnorNetwork, BiRealNetwork, ReActNetwork])
+@pytest.mark.slow
 def test_a_trained_network_learns_and_ends_with_signs(cls: Any) -> None:
     data = stripes()
     model, _ = cls(epochs=3, lr=0.003)(learned(), data, QUIET, teacher=learned())

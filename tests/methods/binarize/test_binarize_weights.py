@@ -101,6 +101,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_a_trained_network_learns_under_them(method: BinaryConnect) -> None:
     data = stripes()
     model, _ = method(learned(), data, Context(progress=Quiet()))

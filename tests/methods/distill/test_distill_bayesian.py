@@ -34,6 +34,7 @@ def line(precision: float, count: int = 50) -> tuple[Tensor, Tensor]:
     return x, x @ torch.tensor([[2.0], [-1.0]], dtype=torch.float64) + noise
 
 
+@pytest.mark.slow
 def test_draws_of_a_linear_model_have_its_analytic_predictive_mean_and_variance() -> None:
     x, y = line(4.0)
     network = nn.Linear(2, 1, bias=False).double().requires_grad_(False)
@@ -105,6 +106,7 @@ def regression() -> Task:
     return Task(name="line", example_inputs=inputs, loss=squares, metric=close, **data)
 
 
+@pytest.mark.slow
 def test_regressions_are_learned_with_their_uncertainty() -> None:
     torch.manual_seed(0)
     context = Context(accelerator="cpu", teacher=nn.Linear(2, 1))

@@ -158,6 +158,7 @@ class Nothing:
         raise AssertionError("the training data were looked at")
 
 
+@pytest.mark.slow
 def test_a_student_learns_without_data() -> None:
     data = replace(stripes(), train=Nothing())
     context = Context(accelerator="cpu", teacher=learned())

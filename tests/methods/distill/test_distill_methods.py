@@ -151,6 +151,7 @@ def test_every_term_follows_the_schedules_of_its_method(method: Any, monkeypatch
     assert soft.temperature == pytest.approx(1.0 if method is BayesianDarkKnowledge else 3.0)
 
 
+@pytest.mark.slow
 def test_a_plain_network_learns_from_a_sure_teacher_and_without_a_limit_on_gradients_explodes() -> None:
     class Notes(Silent):
         def __init__(self) -> None:

@@ -93,6 +93,7 @@ def test_nobody_learns_through_what_the_others_say() -> None:
         torch.testing.assert_close(p.grad, q.grad)
 
 
+@pytest.mark.slow
 def test_a_student_among_peers_learns() -> None:
     history = on_cpu()
     result = DeepMutualLearning(epochs=4, lr=0.05, peers=2).apply(tiny(), stripes(), history)
@@ -113,6 +114,7 @@ def test_the_mean_of_the_past_follows_slower_and_slower() -> None:
     torch.testing.assert_close(term((IMAGES,), outputs, LABELS), 0.5 * kd_loss(outputs, mean(IMAGES), 2.0))
 
 
+@pytest.mark.slow
 def test_a_student_that_learns_from_its_past_learns() -> None:
     assert score(SelfDistillation(epochs=4, lr=0.05)(tiny(), stripes(), on_cpu()).model) > 0.9
 
@@ -153,6 +155,7 @@ def test_a_killed_training_goes_on_with_all_that_learns_beside_the_student(metho
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
 
 
+@pytest.mark.slow
 def test_every_generation_teaches_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     teachers, history = [], on_cpu(learned())
 
@@ -214,6 +217,7 @@ def test_a_student_is_as_sensitive_as_its_teacher_where_their_gradients_agree() 
     assert float(same((IMAGES,), twin.train()(IMAGES), LABELS).detach()) == pytest.approx(0, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_sensitivity_is_taught_and_hooks_are_gone() -> None:
     result = GradientAttention(epochs=3, lr=0.05)(tiny(), stripes(), on_cpu(learned())).model
     assert score(result) > 0.9 and not result._forward_hooks and not result._forward_pre_hooks
@@ -291,6 +295,7 @@ def test_classes_that_are_confused_with_each_other_are_a_group() -> None:
         confused(Says(), data, 4, seed=0)
 
 
+@pytest.mark.slow
 def test_specialists_are_trained_and_teach_together() -> None:
     history = on_cpu(learned())
     result = Specialists(epochs=3, lr=0.05, count=2, specialist_epochs=1).apply(tiny(), stripes(), history)

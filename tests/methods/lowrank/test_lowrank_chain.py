@@ -58,6 +58,7 @@ def test_low_rank_then_pruned_then_int8_then_coded(scheme: LowRank, tmp_path: Pa
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_final_layer_alone() -> None:
     """Sainath's: 1,024 to 9,300 at rank 128 takes 7.2 times fewer weights; no other layer changes."""
     torch.manual_seed(0)

@@ -49,6 +49,7 @@ def test_clusters_are_of_equal_size(sizes: tuple[int, int], vectors: int, seed: 
     assert sorted(order.tolist()) == list(range(n))
 
 
+@pytest.mark.slow
 def test_planted_clusters_are_found() -> None:
     """Items in planes of their own, mixed up: the best sorting is found nearly always."""
     hits = 0
@@ -109,6 +110,7 @@ def test_outer_products_find_one_that_is_there_and_stop_at_nothing() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_more_terms_lose_less_and_data_never_makes_it_worse() -> None:
     one, scheme = conv(random(8, 6, 3, 3)), BiclusteredFactors(form="outer", inputs=2, outputs=2)
     x = random(10, 6, 7, 7, seed=3) + 0.5

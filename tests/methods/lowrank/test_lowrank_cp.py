@@ -163,6 +163,7 @@ def test_kernels_as_a_whole_lose_less_at_the_same_rank() -> None:
     assert scheme.largest(grouped_weight(one)) == (378 // (7 + 6 + 9),)
 
 
+@pytest.mark.slow
 def test_what_is_lost_falls_with_the_rank() -> None:
     weight = grouped_weight(nn.Conv2d(6, 8, 3))
     [lost] = CP(sweeps=20).spectrum(weight, None, "lost").lost

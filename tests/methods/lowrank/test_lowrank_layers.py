@@ -118,6 +118,7 @@ def ranks_of(scheme: LowRank, one: Layer) -> list[tuple[int, ...]]:
 @each
 @pytest.mark.parametrize("weighted", [False, True])
 @torch.no_grad()
+@pytest.mark.slow
 def test_full_rank_is_the_layer(scheme: LowRank, kind: str, weighted: bool) -> None:
     one = layer(kind)
     x = inputs(one)
@@ -131,6 +132,7 @@ def test_full_rank_is_the_layer(scheme: LowRank, kind: str, weighted: bool) -> N
 
 @each
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_error_of_the_weights_falls_with_the_rank(scheme: LowRank, kind: str) -> None:
     """The impulse responses are the weights."""
     one = layer(kind)
@@ -161,6 +163,7 @@ def impulse(chain: nn.Sequential, one: Any) -> Tensor:
 
 @each
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_chain_as_one_weight(scheme: LowRank, kind: str) -> None:
     one = layer(kind)
     rank = ranks_of(scheme, one)[-2]
@@ -193,6 +196,7 @@ def weight_error(one: Any, chain: nn.Sequential, gram: Tensor) -> float:
 
 @each
 @torch.no_grad()
+@pytest.mark.slow
 def test_fitted_to_the_inputs_the_outputs_are_never_worse(scheme: LowRank, kind: str) -> None:
     one = layer(kind)
     x = inputs(one)
@@ -205,6 +209,7 @@ def test_fitted_to_the_inputs_the_outputs_are_never_worse(scheme: LowRank, kind:
 
 
 @each
+@pytest.mark.slow
 def test_costs_are_those_of_the_network(scheme: LowRank, kind: str) -> None:
     one = layer(kind)
     x = inputs(one, 2)
@@ -461,6 +466,7 @@ def test_coefficients_that_are_dropped_are_what_is_lost(name: Any) -> None:
     torch.testing.assert_close(lost, torch.tensor(wanted, dtype=D))
 
 
+@pytest.mark.slow
 def test_a_planted_bank_of_separable_filters_is_found() -> None:
     """Filters mixed from three separable ones: three that are learned and shared hold all of them; cosines do not."""
     generator = torch.Generator().manual_seed(0)

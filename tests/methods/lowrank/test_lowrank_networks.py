@@ -185,6 +185,7 @@ def test_what_is_frozen_stays_frozen() -> None:
 
 @pytest.mark.parametrize("data", ["none", "accumulated"])
 @torch.no_grad()
+@pytest.mark.slow
 def test_norms_between_the_factors_change_nothing_at_first(data: Any) -> None:
     """In eval mode, and in train mode on all of the data as one batch; and their scales are those of the features."""
     batch = (task().example_inputs[0], None)

@@ -69,6 +69,7 @@ def test_nothing_to_do_is_refused() -> None:
         CoarsePruning(sparsity=0.01)(tiny(), TASK)
 
 
+@pytest.mark.slow
 def test_only_columns_of_convolutions_go_and_what_is_left_is_gathered() -> None:
     method = BrainDamage(speedup=2.0, layers=("body.1.*", "body.2.*"), epochs=4, lr=0.02)
     thin, edits = method(tiny(), TASK)

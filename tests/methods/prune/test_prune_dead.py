@@ -123,6 +123,7 @@ def test_coupled_channels_go_only_when_nothing_reads_any_of_them() -> None:
 
 @settings(max_examples=15)
 @given(st.integers(0, 10_000), st.floats(0.5, 0.97))
+@pytest.mark.slow
 def test_whatever_is_masked_the_outputs_stay(seed: int, sparsity: float) -> None:
     model = mlp(seed)
     draw = torch.Generator().manual_seed(seed)

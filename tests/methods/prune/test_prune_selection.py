@@ -35,6 +35,7 @@ def distance(model: nn.Module, original: nn.Module) -> float:
 
 @each
 @pytest.mark.parametrize("field", ["speedup", "macs", "params"])
+@pytest.mark.slow
 def test_it_lands_within_two_per_cent_of_the_target(kind: type[ChannelSelection], field: str) -> None:
     macs, params = total_macs(wide(), TASK.example_inputs), sum(p.numel() for p in wide().parameters())
     target = {"speedup": 2.5, "macs": macs // 3, "params": params // 3}[field]

@@ -57,12 +57,14 @@ def many() -> list[Method]:
 
 
 @pytest.mark.parametrize("method", many(), ids=lambda method: f"{method.name()}")
+@pytest.mark.slow
 def test_it_lands_within_two_per_cent_of_the_target(method: Method) -> None:
     smaller, _ = method(wide(), TASK)
     assert macs(smaller) / macs(wide()) == pytest.approx(1 / 3, rel=0.02)
 
 
 @pytest.mark.parametrize("field", ["macs", "params"])
+@pytest.mark.slow
 def test_counts_are_targets_too(field: str) -> None:
     before = {"macs": macs(wide()), "params": sum(p.numel() for p in wide().parameters())}
     smaller, _ = NeuronCount(**{field: before[field] // 5}, **SHORT)(wide(), TASK)
@@ -70,12 +72,14 @@ def test_counts_are_targets_too(field: str) -> None:
     assert after[field] / before[field] == pytest.approx(1 / 5, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_drop_ends_the_emptying() -> None:
     generous, _ = NeuronCount(max_drop=100.0, **SHORT)(tiny(), TASK)
     strict, _ = NeuronCount(max_drop=0.0, **SHORT)(learned(), TASK)
     assert macs(generous) < 3000 < macs(strict)
 
 
+@pytest.mark.slow
 def test_blocks_are_removed_as_a_whole() -> None:
     smaller, edits = StructuredSparsity(groups=("depth",), speedup=2.8, **SHORT)(tiny(), TASK)
     assert sum(isinstance(block, nn.Identity) for block in smaller.body) == 2
@@ -121,6 +125,7 @@ def test_networks_without_hidden_channels_are_refused() -> None:
         NeuronCount(speedup=2.0)(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), TASK)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint_every_step(monkeypatch)
     method = HalfSpaceProjection(speedup=3.0, epochs=3, lr=0.02)
@@ -157,6 +162,7 @@ def test_a_rule_that_asks_for_the_last_values_gets_them() -> None:
     assert all("_gossamer" not in name for name in Sparsify.detach(model).state_dict())
 
 
+@pytest.mark.slow
 def test_the_path_tells_when_groups_died_and_survives_a_document() -> None:
     _, edits = NeuronCount(speedup=3.0, **SHORT)(tiny(), TASK)
     [path] = [edit.path for edit in edits if edit.path is not None]

@@ -95,6 +95,7 @@ def test_a_checkpoint_of_another_hook_is_refused(tmp_path: Path) -> None:
         fit(free(net()), task(), training(epochs=1), on_cpu(), after_step=hooks[1], checkpoint=tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_two_processes_move_the_same_connections() -> None:
     model = free(net(), GradientRecordingMask)
     for h in moving(model, ALL_OF_NET).values():

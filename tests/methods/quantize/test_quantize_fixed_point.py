@@ -89,6 +89,7 @@ def accuracy(model: nn.Module) -> float:
     return float(stripes().metric.score(model, stripes().test))
 
 
+@pytest.mark.slow
 def test_few_bits_train_with_stochastic_rounding_and_not_to_nearest() -> None:
     """From weights that know nothing; updates are mostly below half a step of 1/128."""
     ends = [

@@ -260,6 +260,7 @@ def test_zeros_are_not_rounded_up() -> None:
     assert not learn_rounding(w, scale, 3, same.float(), cross.float(), 30)[..., ::2].any()
 
 
+@pytest.mark.slow
 def test_adaround_gives_outputs_nearer_to_the_original_than_nearest_rounding() -> None:
     model, data = learned(), stripes()
     nearest = UniformQuantization(bits=3, scale="mse")(model, data, Context()).model

@@ -199,6 +199,7 @@ def test_a_network_without_a_graph_is_as_large_as_its_weights() -> None:
     assert file_bytes(model, task()) == file_bytes(model)
 
 
+@pytest.mark.slow
 def test_masked_weights_stay_zero() -> None:
     model = tiny()
     mask = torch.zeros_like(model.get_parameter("stem.weight"), dtype=torch.bool)

@@ -271,6 +271,7 @@ def test_gradients_of_centers_are_sums_or_means_over_their_members(gradient: str
         assert found == pytest.approx(float(mine.sum() if gradient == "sum" else mine.mean()), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_usual_learning_rates_suit_centers() -> None:
     """A recovery with its defaults makes a shared network better."""
     model, task = learned(), stripes()

@@ -112,6 +112,7 @@ def test_layers_that_matter_more_get_finer_steps() -> None:
 
 @pytest.mark.parametrize("iterations", [0, 5])
 @pytest.mark.parametrize("bits", [1.0, 3.0])
+@pytest.mark.slow
 def test_the_price_meets_the_budget_and_hardly_wastes_any(bits: float, iterations: int) -> None:
     w = {"a": gaussian(40_000), "b": 3 * gaussian(10_000, 1)}
     h = {name: torch.ones_like(x) for name, x in w.items()}
@@ -121,6 +122,7 @@ def test_the_price_meets_the_budget_and_hardly_wastes_any(bits: float, iteration
 
 
 @pytest.mark.parametrize(("spread", "low", "high"), [(0.0, 0.98, 1.01), (2.0, 0.0, 0.8)])
+@pytest.mark.slow
 def test_iterations_pay_where_weights_differ_in_importance(spread: float, low: float, high: float) -> None:
     """Uniform steps are nearly optimal for a Gaussian; what they cannot do is spend fewer bits on what matters less."""
     w, h = {"a": gaussian(20_000)}, {"a": (spread * gaussian(20_000, 1)).exp()}
@@ -136,6 +138,7 @@ def test_a_budget_that_cannot_be_met_is_refused() -> None:
 
 
 @pytest.mark.parametrize("codebook", ["network", "layer"])
+@pytest.mark.slow
 def test_zeros_stay_and_the_budget_is_over_all_layers(codebook: Books) -> None:
     model = tiny()
     name = "body.1.conv2.weight"

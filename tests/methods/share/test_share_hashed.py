@@ -22,6 +22,7 @@ def weight() -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_the_hash_is_the_same_in_every_process_and_release() -> None:
     code = (
         "import torch; from gossamer.methods.share.hashed import *; from gossamer.gsr.format.generated import *;"

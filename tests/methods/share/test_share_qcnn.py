@@ -144,6 +144,7 @@ def error_of_outputs(model: nn.Module) -> float:
         return sum(float((model(x) - original(x)).square().sum()) for x, _ in stripes().train)
 
 
+@pytest.mark.slow
 def test_the_network_stays_nearer_to_the_original_than_with_plain_product_quantization() -> None:
     context = Context()
     corrected = QuantizedNetwork(width=2, entries=8).apply(tiny(), stripes(), context)
@@ -165,6 +166,7 @@ def test_later_layers_see_what_the_quantized_ones_give(monkeypatch: pytest.Monke
     assert seen == [(n, 0) for n in range(8)]
 
 
+@pytest.mark.slow
 def test_zeros_stay_zero() -> None:
     model = tiny()
     with torch.no_grad():

@@ -182,6 +182,7 @@ def test_the_term_reads_the_held_weights_and_leaves_pruned_ones_out() -> None:
     torch.testing.assert_close(value, 0.3 * wanted)
 
 
+@pytest.mark.slow
 def test_training_under_the_prior_draws_weights_together() -> None:
     method = SoftWeightSharing(epochs=8, tau=0.02, components=8, zero=0.9, sigma=0.05, lr=0.01)
     context, model = Context(), learned()

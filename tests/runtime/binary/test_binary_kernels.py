@@ -69,6 +69,7 @@ def run(product: SignProduct, x: Tensor, threads: int) -> tuple[PackedImages, Te
 
 @settings(max_examples=60, deadline=None)
 @given(layers(), st.integers(1, 2))
+@pytest.mark.slow
 def test_products_of_signs_are_exact_for_all_shapes(layer: tuple[SignProduct, Tensor], threads: int) -> None:
     product, x = layer
     images, found = run(product, x, threads)
@@ -86,6 +87,7 @@ def test_counts_of_long_products_do_not_overflow(rows: int) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(layers(), st.integers(0, 1 << 16))
+@pytest.mark.slow
 def test_bits_are_what_the_switches_say_of_the_products(layer: tuple[SignProduct, Tensor], seed: int) -> None:
     product, x = layer
     if not product.writes_dense:

@@ -83,6 +83,7 @@ def opened(network: nn.Module, x: Tensor, folder: Path, threads: int = 2) -> Bin
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_a_network_on_bits_computes_what_it_is(name: str, tmp_path: Path) -> None:
     layers, on_bits, written = NETWORKS[name]
     network = ready(nn.Sequential(*layers()))
