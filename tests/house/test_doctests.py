@@ -13,12 +13,7 @@ MODULES = sorted(
 )
 
 
-JOBS = ("gossamer.jobs.", "gossamer.report.page", "gossamer.measure.memory")  # take long
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith(JOBS) else name for name in MODULES]
-)
+@pytest.mark.parametrize("name", MODULES)
 @pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 def test_examples_run(name: str) -> None:
