@@ -99,6 +99,13 @@ def _slipped(name: str, known: str) -> bool:
     return len(name) == len(known) and sum(a != b for a, b in zip(name, known)) == 1
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was short: Python's own, or torch's on a processor or an accelerator."""
+    return isinstance(error, MemoryError) or any(
+        said in str(error) for said in ("can't allocate memory", "out of memory")
+    )
+
+
 def own_error(error: BaseException) -> str:
     """Type, message and place of somebody else's error."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from gossamer.core.folder import disk_trouble
-from gossamer.errors import GossamerError, missing
+from gossamer.errors import GossamerError, missing, out_of_memory
 
 DONE, BUG, BAD_INPUT, GOAL_MISSED, INTERRUPTED = 0, 1, 2, 3, 130
 TRACEBACK = "--traceback"
@@ -77,7 +77,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
         # torch and safetensors report a full disk with errors of their own.
         if os.strerror(errno.ENOSPC) in str(cause) or "PytorchStreamWriter failed writing" in str(cause):
             return BAD_INPUT, f"error: {disk_trouble(OSError(errno.ENOSPC, ''))}"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the second is torch's
+    if out_of_memory(error):
         return BAD_INPUT, "error: out of memory; take a smaller --batch, or a machine with more memory"
     return BUG, _bug(error)
 

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 from gossamer.core.folder import disk_trouble
 from gossamer.core.progress import Progress
 from gossamer.core.record import Edit, EditKind
-from gossamer.errors import FolderBusy, GossamerError, MissingExtra, own_error
+from gossamer.errors import FolderBusy, GossamerError, MissingExtra, out_of_memory, own_error
 from gossamer.search.checkpoint_store import CheckpointStore
 
 P = ParamSpec("P")
@@ -34,8 +34,9 @@ class FailureGuard:
         except Exception as error:
             if ends_the_job(error):
                 raise
-            why = failure_reason(error)
-        gc.collect()  # the error held what filled the memory
+            why, short = failure_reason(error), out_of_memory(error)
+        if short:
+            gc.collect()  # the error held what filled the memory
         self.store.leave(key, name, why)
         self.progress.say(f"left out: {name}: {why}")
         return None

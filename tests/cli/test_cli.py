@@ -250,6 +250,7 @@ def test_train_takes_network_data_and_settings_from_a_recipe(user: Path) -> None
     assert (user / "a.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_zoo_network_comes_back_from_the_file_alone(user: Path) -> None:
     call("train", "resnet8", "--data", "mycode:task", "--epochs", 1, "--out", "r8.safetensors")
     alone = document("evaluate", "r8.safetensors", "--data", "mycode:task")

@@ -350,7 +350,14 @@ def test_a_full_disk_is_recognised_whoever_reports_it(error: Exception) -> None:
     assert status == 2 and "the disk is full" in message
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    ],
+)
 def test_out_of_memory_is_no_bug(error: Exception) -> None:
     status, message = verdict(error)
     assert status == 2 and "out of memory" in message

@@ -164,6 +164,7 @@ def test_total_macs_agrees_with_the_formula() -> None:
 
 @pytest.mark.parametrize("width", ["_025", "_050", "", "_150", "_200"])
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 8])
+@pytest.mark.slow
 def test_every_shufflenet_has_groups_that_divide(groups: int, width: str) -> None:
     with torch.device("meta"):
         model = build(f"shufflenet_g{groups}{width}").eval()
