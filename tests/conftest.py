@@ -131,3 +131,9 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("mycode", "shattered", "needy"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
+
+
+def pytest_collection_finish() -> None:
+    """What imports and collecting made lives to the end: the collector need not look through it again."""
+    gc.collect()
+    gc.freeze()
