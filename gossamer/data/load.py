@@ -3,19 +3,22 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Progress
 from gossamer.core.task import Task
 from gossamer.data.arrays import make_task
 from gossamer.data.catalog import DATASETS, DataFile, DataSet
+from gossamer.data.composed import composed_task
 from gossamer.data.fetch import fetch
 from gossamer.data.formats import Published
+from gossamer.data.objects import BatchChoices, BoxAugmentation
 from gossamer.errors import BadInput, CorruptFile, require, unknown
 
 # Where Debian's packages of data sets put them.
 SYSTEM_FOLDER = Path("/usr/share/datasets")
+COMPOSED = "composed-"  # in front of a data set of grey images: scenes of its objects, with boxes
 
 
 def load_task(
@@ -32,6 +35,7 @@ def load_task(
     root: Path | str | None = None,
     download: bool = True,
     augment: bool = True,
+    faulty: Literal["refuse", "skip"] = "refuse",
     progress: Progress | None = None,
 ) -> Task:
     """The task of a built-in data set, or of a folder of images.
@@ -39,26 +43,29 @@ def load_task(
     Built in are fashion-mnist, mnist, cifar10, cifar100, svhn and digits (scikit-learn's, enlarged to 28x28 pixels). A
     built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
     time in a folder of its name. Validation samples are cut from the training set, every class by its share and always
-    the same ones; test samples are those that the authors held out.
+    the same ones; test samples are those that the authors held out. composed-mnist, composed-fashion-mnist and
+    composed-digits are synthetic: scenes of 96x96 pixels of one to five of these images each, with boxes.
 
     Args:
-        name_or_folder: a built-in set, or a folder as `folder.folder_task` describes it.
-        batch_size: of a training step; None: 128, fewer where images are large.
+        name_or_folder: a built-in set, a folder as `folder.folder_task` describes it, or a folder with boxes in the
+            format of COCO, PASCAL VOC or YOLO.
+        batch_size: of a training step; None: 128, with boxes 32, fewer where images are large.
         seed: of order and augmentation.
         calibration: training samples without labels.
         validation: how many samples to cut; None: the data set's usual number.
         size: side of the images of a folder, in pixels; None: their own where all are equal squares of at most 224,
-            else 224. Built-in sets have a size, background and preprocessing of their own.
+            else 224; with boxes 320. Built-in sets have a size, background and preprocessing of their own.
         background: what transparent images lie on ("white", "black", "#rrggbb").
         preprocessing: that of the network that the images are for, in the place of size and background.
         image_fields: fields of a `Preprocessing` in the place of those that follow from the others, for folders.
         root: the only folder that built-in sets are looked for in, and downloaded to.
         download: whether a built-in set that is not found is downloaded.
         augment: shift and mirror training images as is usual for the data set; networks too small to profit do without.
+        faulty: what is done with faulty boxes of a folder: "refuse" them all with their files and ids, or "skip" them.
         progress: where downloads are reported.
 
     Returns:
-        The task, judged by top-1 accuracy.
+        The task, judged by top-1 accuracy, with boxes by COCO's AP.
 
     Raises:
         BadInput: there is no such data, or it cannot be used.
@@ -70,6 +77,12 @@ def load_task(
         torch.Size([64, 1, 28, 28])
     """
     name = str(name_or_folder)
+    single = name.removeprefix(COMPOSED)
+    if name != single and single in DATASETS and DATASETS[single].channels == 1:
+        found = _published(single, find_files(single, DATASETS[single], root, download=download, progress=progress))
+        move = BoxAugmentation(flip=DATASETS[single].augmentation.flip) if augment else None
+        choices = BatchChoices(augmentation=move, calibration=calibration, batch_size=batch_size, seed=seed)
+        return composed_task(name, found.train, found.test, found.classes or DATASETS[single].names, choices)
     if name in DATASETS:
         data = DATASETS[name]
         published = _published(name, find_files(name, data, root, download=download, progress=progress))
@@ -87,6 +100,18 @@ def load_task(
         )
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
+        boxes: Task | None = require("gossamer.data.box_folder").box_folder_task(
+            folder,
+            size=size,
+            faulty=faulty,
+            calibration=calibration,
+            batch_size=batch_size,
+            seed=seed,
+            augment=augment,
+            progress=progress,
+        )
+        if boxes is not None:
+            return boxes
         folders = require("gossamer.data.folder")
         task: Task = folders.folder_task(
             folder,

@@ -52,8 +52,8 @@ def landmark_errors(output: Any, target: Any, between: tuple[int, int] | None) -
     if not bool((lengths > 0).all()):
         wrong = int((~(lengths > 0)).nonzero()[0])
         raise BadInput(f"landmarks: the length of sample {wrong} is {float(lengths[wrong])}; it must be greater than 0")
-    distances: Tensor = (given.reshape(true.shape) - true).norm(dim=2)
-    return distances.mean(1) / lengths
+    errors: Tensor = (given.reshape(true.shape) - true).norm(dim=2).mean(1) / lengths
+    return errors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gossamer.core.batches import Model, inputs_and_labels, kind_and_shape
+from gossamer.core.batches import Loss, Model, inputs_and_labels, kind_and_shape
 from gossamer.core.metric import Evidence, Metric
 from gossamer.core.validation import KnownArguments, Range, check_fields
 from gossamer.detection.boxes import box_areas
 from gossamer.detection.evaluation import Truth, coco_outcomes, voc_outcomes
+from gossamer.detection.losses import detection_loss
 from gossamer.detection.precision import (
     Choice,
     area_under_curve,
@@ -117,6 +118,9 @@ class BoxMetric(KnownArguments, Metric):
 
     def value(self, evidence: Evidence) -> float:
         return float(self.resampled(evidence, torch.ones(1, len(evidence["labels"]))))
+
+    def usual_loss(self) -> Loss:
+        return detection_loss
 
     def resampled(self, evidence: Evidence, counts: Tensor) -> Tensor:
         return scores_by_class(evidence, counts, self.choice()).nanmean(1)

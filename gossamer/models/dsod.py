@@ -1,15 +1,15 @@
-"""The body of DSOD300 and its prediction layers (Shen et al. 2017, arXiv:1708.01241, table 1)."""
+"""DSOD300: its body and its prediction layers (Shen et al. 2017, arXiv:1708.01241, table 1)."""
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.models.densenet import DenseLayer
 from gossamer.models.layers import conv_bn
+from gossamer.models.ssd import RATIOS_300, SCALES_300, PriorHeads, prior_shapes
 
 GROWTH = 48
 DEPTHS = (6, 8, 8, 8)
 CHANNELS = (800, 512, 512, 256, 256, 256)
-PRIORS = (4, 6, 6, 6, 4, 4)
 
 
 def bn_relu_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
@@ -77,26 +77,19 @@ class DSODBody(nn.Module):
 
 
 class DSOD(nn.Module):
-    """The body, and for each map BatchNorm and 3x3 convolutions to box offsets and class scores of its priors.
+    """The body, and for each map BatchNorm and the heads of SSD; trained from scratch.
 
-    Gives (N, priors, 4) offsets and (N, priors, classes) scores; `classes` counts the background.
+    Args:
+        in_channels: of the images.
+        classes: of the objects, without the background.
     """
 
-    def __init__(self, *, in_channels: int = 3, classes: int = 21) -> None:
+    def __init__(self, *, in_channels: int = 3, classes: int = 20) -> None:
         super().__init__()
-        self.classes = classes
         self.body = DSODBody(in_channels=in_channels)
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in CHANNELS)
-        self.boxes = nn.ModuleList(nn.Conv2d(c, 4 * p, 3, padding=1) for c, p in zip(CHANNELS, PRIORS))
-        self.scores = nn.ModuleList(nn.Conv2d(c, classes * p, 3, padding=1) for c, p in zip(CHANNELS, PRIORS))
+        self.heads = PriorHeads(CHANNELS, prior_shapes(SCALES_300, RATIOS_300), classes)
 
-    def forward(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_NCHW: Tensor) -> dict[str, Tensor]:
         maps = [norm(map_NCHW) for norm, map_NCHW in zip(self.norms, self.body(x_NCHW))]
-        boxes = [_per_prior(layer(m), 4) for layer, m in zip(self.boxes, maps)]
-        scores = [_per_prior(layer(m), self.classes) for layer, m in zip(self.scores, maps)]
-        return torch.cat(boxes, 1), torch.cat(scores, 1)
-
-
-def _per_prior(x_NCHW: Tensor, size: int) -> Tensor:
-    """(N, priors times size, H, W) as (N, H times W times priors, size)."""
-    return x_NCHW.permute(0, 2, 3, 1).reshape(x_NCHW.shape[0], -1, size)
+        return self.heads(maps, x_NCHW.shape[2], x_NCHW.shape[3])  # type: ignore[no-any-return]

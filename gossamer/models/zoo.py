@@ -7,9 +7,12 @@ from functools import partial
 from torch import nn
 
 from gossamer.core.task import Task
+from gossamer.detection.metrics import BoxMetric
 from gossamer.errors import BadInput, unknown
 from gossamer.models.alexnet import AlexNet, AlexNetOneTower
+from gossamer.models.anchor_free import AnchorFreeDetector
 from gossamer.models.densenet import DenseNet, densenet_cifar
+from gossamer.models.dsod import DSOD
 from gossamer.models.flattened import FlattenedNet
 from gossamer.models.fractalnet import FractalNet
 from gossamer.models.googlenet import GoogLeNet
@@ -22,6 +25,7 @@ from gossamer.models.resnet import ResNet, WideResNet
 from gossamer.models.resnet_imagenet import ResNetImageNet
 from gossamer.models.shufflenet import STAGE2, ShuffleNet
 from gossamer.models.squeezenet import SqueezeNet
+from gossamer.models.ssd import SSD300, SSDOnCSP
 from gossamer.models.stochastic import StochasticResNet
 from gossamer.models.vgg import VGG16Small
 from gossamer.models.vgg_imagenet import VGG
@@ -33,7 +37,7 @@ class Entry:
     """A factory, and the input that the published counts refer to.
 
     input_size: the side of the square images. sized: the factory must be told it, because a linear layer follows the
-    pixels; other networks take images of any size from `smallest` on.
+    pixels; other networks take images of any size from `smallest` on. boxes: it is a detector.
     """
 
     factory: Callable[..., nn.Module]
@@ -41,6 +45,7 @@ class Entry:
     in_channels: int = 3
     sized: bool = False
     smallest: int = 8
+    boxes: bool = False
 
 
 # Depth and growth rate of the DenseNets for 32x32 images.
@@ -105,6 +110,11 @@ ENTRIES: dict[str, Entry] = {
         for g in STAGE2
         for percent in (25, 50, 150, 200)
     },
+    "csp_pan_n": Entry(AnchorFreeDetector, 640, smallest=32, boxes=True),
+    "csp_pan_s": Entry(partial(AnchorFreeDetector, 0.5), 640, smallest=32, boxes=True),
+    "ssd_csp_n": Entry(SSDOnCSP, 320, smallest=32, boxes=True),
+    "ssd300": Entry(SSD300, 300, smallest=268, boxes=True),
+    "dsod300": Entry(DSOD, 300, smallest=264, boxes=True),
 }
 
 
@@ -114,7 +124,7 @@ def build(name: str, *, in_channels: int | None = None, classes: int = 10, input
     Args:
         name: of the network; `gossamer models` lists them.
         in_channels: of the images.
-        classes: number of outputs.
+        classes: number of outputs; of detectors, kinds of objects.
         input_size: side of the square images, in pixels. By default, in_channels and input_size are those that the
             published counts refer to: 1 and 28 for the LeNets, 3 and 32 for the networks made for CIFAR, 3 and 224
             for most made for ImageNet.
@@ -148,7 +158,7 @@ def build_for(name: str, task: Task) -> nn.Module:
 
     Args:
         name: of the network.
-        task: data with images as the only input, and class labels.
+        task: data with images as the only input, and class labels, or boxes for a detector.
 
     Returns:
         The network, in training mode.
@@ -158,6 +168,10 @@ def build_for(name: str, task: Task) -> nn.Module:
         >>> build_for("lenet300", gossamer.load_task("digits"))(torch.zeros(1, 1, 28, 28)).shape
         torch.Size([1, 10])
     """
+    if (boxes := isinstance(task.metric, BoxMetric)) != (name in ENTRIES and ENTRIES[name].boxes):
+        alike = ", ".join(one for one, entry in ENTRIES.items() if entry.boxes)
+        kind = f"a detector, such as {alike}" if boxes else "a network that gives classes"
+        raise BadInput(f"{name}: {task.name} needs {kind}")
     _, channels, height, width = task.example_inputs[0].shape
     if height != width:
         raise BadInput(f"{name}: the networks of the zoo need square images, {task.name} has {height}x{width}")

@@ -14,6 +14,7 @@ from gossamer.core.copies import copy_network
 from gossamer.core.outputs import plain, tensors
 from gossamer.core.placement import device_of, train_mode
 from gossamer.core.progress import Progress
+from gossamer.detection.losses import gives_boxes, teacher_loss
 from gossamer.errors import BadInput
 from gossamer.losses import kd_loss, multi_label_loss, output_loss
 from gossamer.train.batches import to_channels_last
@@ -259,7 +260,10 @@ def _alone(outputs: Any) -> Any:
 
 def soft_loss(outputs: Any, expected: Any, target: Any, temperature: float) -> Tensor:
     """`kd_loss` where the teacher's outputs are logits (N, classes, ...) for integer targets (N, ...),
-    `multi_label_loss` where they are for targets of their own shape that are 0 or 1, `output_loss` otherwise."""
+    `multi_label_loss` where they are for targets of their own shape that are 0 or 1, `teacher_loss` where they are
+    those of a detector that trains, `output_loss` otherwise."""
+    if gives_boxes(outputs) and gives_boxes(expected):
+        return teacher_loss(outputs, expected, temperature)
     if are_logits(expected, target):
         return kd_loss(outputs, expected, temperature)
     if are_labels(expected, target):

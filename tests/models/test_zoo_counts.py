@@ -151,9 +151,10 @@ def test_the_body_of_dsod_and_its_prediction_layers() -> None:
     assert [f"{count_macs(model, x) / 1e6:.0f}" for model in (body, whole)] == ["13709", "15079"]
     sides, channels = (38, 19, 10, 5, 3, 1), (800, 512, 512, 256, 256, 256)
     assert [tuple(m.shape) for m in body(x)] == [(1, c, s, s) for c, s in zip(channels, sides)]
-    boxes, scores = whole(x)
-    assert boxes.shape == (1, 8732, 4)
-    assert scores.shape == (1, 8732, 21)
+    found = whole(x)
+    assert found["boxes"].shape == (1, 8732, 4)
+    assert found["scores"].shape == (1, 8732, 20)
+    assert whole.train()(x.expand(2, -1, -1, -1))["logits"].shape == (2, 8732, 21)
 
 
 def test_total_macs_agrees_with_the_formula() -> None:

@@ -1,0 +1,1 @@
+"""Detectors on composed scenes: trained alike, and compressed."""
