@@ -77,15 +77,13 @@ def load_task(
         torch.Size([64, 1, 28, 28])
     """
     name = str(name_or_folder)
+    common: dict[str, Any] = {"calibration": calibration, "batch_size": batch_size, "seed": seed}
     single = name.removeprefix(COMPOSED)
-    if name != single and single in DATASETS and DATASETS[single].channels == 1:
-        found = _published(single, find_files(single, DATASETS[single], root, download=download, progress=progress))
-        move = BoxAugmentation(flip=DATASETS[single].augmentation.flip) if augment else None
-        choices = BatchChoices(augmentation=move, calibration=calibration, batch_size=batch_size, seed=seed)
-        return composed_task(name, found.train, found.test, found.classes or DATASETS[single].names, choices)
-    if name in DATASETS:
-        data = DATASETS[name]
-        published = _published(name, find_files(name, data, root, download=download, progress=progress))
+    if single in DATASETS and (name == single or DATASETS[single].channels == 1):
+        data = DATASETS[single]
+        published = _published(single, find_files(single, data, root, download=download, progress=progress))
+        if name != single:
+            return _scenes(name, published, data, augment, common)
         return make_task(
             name,
             train=published.train,
@@ -94,40 +92,32 @@ def load_task(
             normalisation=data.normalisation,
             augmentation=data.augmentation if augment else None,
             validation=data.validation if validation is None else validation,
-            calibration=calibration,
-            batch_size=batch_size,
-            seed=seed,
+            **common,
         )
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
-        boxes: Task | None = require("gossamer.data.box_folder").box_folder_task(
-            folder,
-            size=size,
-            faulty=faulty,
-            calibration=calibration,
-            batch_size=batch_size,
-            seed=seed,
-            augment=augment,
-            progress=progress,
+        boxes = require("gossamer.data.box_folder")
+        task: Task | None = boxes.box_folder_task(
+            folder, size=size, faulty=faulty, augment=augment, progress=progress, **common
         )
-        if boxes is not None:
-            return boxes
+        if task is not None:
+            return task
         folders = require("gossamer.data.folder")
-        task: Task = folders.folder_task(
-            folder,
-            folders.ImageChoices(
-                size=size, background=background, preprocessing=preprocessing, fields=image_fields or {}
-            ),
-            validation=validation,
-            augment=augment,
-            calibration=calibration,
-            batch_size=batch_size,
-            seed=seed,
+        choices = folders.ImageChoices(
+            size=size, background=background, preprocessing=preprocessing, fields=image_fields or {}
         )
-        return task
+        made: Task = folders.folder_task(folder, choices, validation=validation, augment=augment, **common)
+        return made
     if len(folder.parts) > 1 or folder.exists():
         raise BadInput(f"{folder} is not a folder; give a folder of images, or one of: {', '.join(sorted(DATASETS))}")
     raise unknown("data set or folder", name, DATASETS)
+
+
+def _scenes(name: str, published: Published, data: DataSet, augment: bool, common: dict[str, Any]) -> Task:
+    """Composed scenes of the images of a data set."""
+    moves = BoxAugmentation(flip=data.augmentation.flip) if augment else None
+    classes = published.classes or data.names
+    return composed_task(name, published.train, published.test, classes, BatchChoices(augmentation=moves, **common))
 
 
 def default_task(
