@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as _di
 
 from gossamer.errors import BadInput, GossamerError, first_line
 from gossamer.onnx_import import operators
+from gossamer.onnx_import.opaque import OPAQUE, OWN, TAKEN, is_opaque, opaque
 from gossamer.onnx_import.registry import BUILDERS, Built, OnnxNode
 from gossamer.onnx_import.values import (
     MOST_ELEMENTS,
@@ -151,10 +152,16 @@ G = TypeVar("G", bound=NodeGraph)
 
 @dataclass
 class GraphBuilder:
-    """Builds one graph. outer: constants of the graphs around it. missing: values that it uses and does not make."""
+    """Builds one graph.
+
+    Attributes:
+        opsets: by domain.
+        outer: constants of the graphs around it.
+        missing: values that it uses and does not make.
+    """
 
     proto: onnx.GraphProto
-    opset: int
+    opsets: Mapping[str, int]
     load: Callable[[onnx.TensorProto], np.ndarray[Any, Any]]
     outer: Mapping[str, Any]
     depth: int = 0
@@ -215,8 +222,12 @@ class GraphBuilder:
 
     def _node(self, proto: onnx.NodeProto, number: int) -> OnnxNode:
         where = f"node {proto.name[:80]!r} ({proto.op_type[:80]})"
-        if proto.domain not in ("", "ai.onnx"):
-            raise BadInput(f"{where}: operators of {proto.domain[:80]} cannot be imported, only those of ONNX itself")
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        if domain and (domain, proto.op_type) not in OPAQUE:
+            raise BadInput(
+                f"{where}: this operator of {domain[:80]} cannot be imported; known are those of ONNX itself, and of "
+                f"{OWN} {TAKEN[OWN]}"
+            )
         attributes: dict[str, Any] = {}
         graphs: dict[str, Any] = {}
         for attribute in proto.attribute:
@@ -239,12 +250,15 @@ class GraphBuilder:
         if proto.op_type in STATES:  # states that are zero are not given: their width follows the layer's
             first = STATES[proto.op_type]
             inputs = (*inputs[:first], *("" if one in self.zeros else one for one in inputs[first:]))
-        return OnnxNode(proto.op_type, name, inputs, outputs, attributes, self.opset, self.constants, graphs)
+        opset = self.opsets.get(domain, 1)
+        return OnnxNode(proto.op_type, name, inputs, outputs, attributes, opset, self.constants, graphs, domain)
 
     def _built(self, node: OnnxNode) -> tuple[Built, tuple[str, ...]]:
         """The module of a node, and what its graphs use of this one."""
         if node.op == "If":
             return self._branch(node)
+        if is_opaque(node):
+            return opaque(node), ()
         if node.op not in BUILDERS:
             known = ", ".join(sorted(BUILDERS))
             raise BadInput(
@@ -257,7 +271,7 @@ class GraphBuilder:
         for name in ("then_branch", "else_branch"):
             if name not in node.graphs:
                 node.refuse(f"it has no {name}")
-            inner = GraphBuilder(node.graphs[name], self.opset, self.load, self.constants, self.depth + 1)
+            inner = GraphBuilder(node.graphs[name], self.opsets, self.load, self.constants, self.depth + 1)
             graphs.append(inner.build(NodeGraph))
             captured.update(dict.fromkeys(inner.missing))
         names = tuple(name for name in captured if name not in self.constants)

@@ -49,7 +49,8 @@ def import_onnx(path: Path | str) -> OnnxNetwork:
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     model = read_onnx(path)
-    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), OLDEST)
+    opsets = {"": OLDEST} | {("" if one.domain == "ai.onnx" else one.domain): one.version for one in model.opset_import}
+    opset = opsets[""]
     if opset < OLDEST:
         raise BadInput(
             f"{path}: opset {opset} is older than {OLDEST}; export it again, or convert it with onnx.version_converter"
@@ -58,7 +59,7 @@ def import_onnx(path: Path | str) -> OnnxNetwork:
         raise BadInput(f"{path}: functions inside the file are not known; inline them with onnx.inliner")
     given = {tensor.name for tensor in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in given]
-    network = GraphBuilder(model.graph, opset, partial(_array, path=path), {}).build(OnnxNetwork)
+    network = GraphBuilder(model.graph, opsets, partial(_array, path=path), {}).build(OnnxNetwork)
     network.shapes, network.dtypes = tuple(map(_shape, inputs)), tuple(_dtype(one, path) for one in inputs)
     network.eval()
     _free_sizes(network)

@@ -14,7 +14,7 @@ Module = nn.Module
 @dataclass(frozen=True)
 class OnnxNode:
     """A node of a graph. inputs: names, "" where one is left out. constants: values of inputs that are known, by name.
-    graphs: subgraphs by attribute, already built."""
+    graphs: subgraphs by attribute, already built. domain: "" for ONNX's own operators. opset: that of the domain."""
 
     op: str
     name: str
@@ -24,6 +24,7 @@ class OnnxNode:
     opset: int
     constants: Mapping[str, Any]
     graphs: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = ""
 
     def get(self, name: str, usual: Any = None) -> Any:
         """An attribute."""

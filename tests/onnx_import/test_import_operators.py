@@ -274,7 +274,7 @@ def test_every_operator_that_is_known_is_tried() -> None:
 @pytest.mark.parametrize(
     ("one", "message"),
     [
-        (case("Hardmax", [X]), "the operator Hardmax cannot be imported"),
+        (case("Compress", [X]), "the operator Compress cannot be imported"),
         (case("Resize", [X], [None, np.array([1, 1, 2, 2], dtype=np.float32)], mode="cubic"), "mode 'cubic'"),
         (
             case("GRU", [floats(7, 2, 3)], [floats(1, 15, 3), floats(1, 15, 5)], hidden_size=5, outputs=2),

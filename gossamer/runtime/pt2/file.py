@@ -61,6 +61,10 @@ def export_pt2(
             program = torch.export.export(copied, call.args, dynamic_shapes=call.shapes)
         except Exception as error:
             raise BadInput(export_failure(copied, ".pt2", error, call)) from error
+        if own := next(
+            (node for node in program.graph.nodes if getattr(node.target, "namespace", "") == "gossamer"), None
+        ):
+            raise BadInput(f"a .pt2 cannot hold {own.target}, which only gossamer can run; export to .onnx")
         structure = places(copied.forward(*tree_map_only(Tensor, Tensor.clone, call.args)))  # it may write into them
         # Not needed to run: the example inputs would be pickled, the stack traces name the user's folders.
         program._example_inputs = None
