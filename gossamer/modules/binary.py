@@ -31,9 +31,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gossamer.core.signs import sign_of, straight_through
+from gossamer.modules.shift_norm import ShiftNorm1d, ShiftNorm2d
 
 Estimator = Literal["hard_tanh", "polynomial"]
-Norm = Literal["none", "batch"]
+Norm = Literal["none", "batch", "shift"]
 
 
 class _SignFunction(torch.autograd.Function):
@@ -141,7 +142,7 @@ class BinaryLinear(nn.Linear):
         in_features: size of the last dimension of the input.
         out_features: size of the last dimension of the output.
         bias: whether there is one.
-        norm: "batch": a batch norm of the inputs (N, I) before the sign.
+        norm: "batch": a batch norm of the inputs (N, I) before the sign; "shift": one of powers of two.
         shift: whether the sign has a trained shift for each input.
         estimator: of the gradient of the sign.
         input_scale: whether the outputs are scaled by the mean size of the inputs.
@@ -165,7 +166,7 @@ class BinaryLinear(nn.Linear):
         input_scale: bool = False,
     ) -> None:
         super().__init__(in_features, out_features, bias)
-        self.norm: nn.Module = nn.BatchNorm1d(in_features) if norm == "batch" else nn.Identity()
+        self.norm: nn.Module = {"none": nn.Identity, "batch": nn.BatchNorm1d, "shift": ShiftNorm1d}[norm](in_features)
         self.sign = Sign(in_features if shift else None, estimator=estimator, dim=-1)
         self.input_scale = input_scale
 
@@ -186,7 +187,7 @@ class BinaryConv2d(nn.Conv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as of
             `torch.nn.Conv2d`.
-        norm: "batch": a batch norm of the inputs before the sign.
+        norm: "batch": a batch norm of the inputs before the sign; "shift": one of powers of two.
         shift: whether the sign has a trained shift for each input channel.
         estimator: of the gradient of the sign.
         input_scale: whether the outputs are scaled by the mean size of the inputs that they read.
@@ -209,7 +210,8 @@ class BinaryConv2d(nn.Conv2d):
         **named: Any,
     ) -> None:
         super().__init__(*args, **named)
-        self.norm: nn.Module = nn.BatchNorm2d(self.in_channels) if norm == "batch" else nn.Identity()
+        kind = {"none": nn.Identity, "batch": nn.BatchNorm2d, "shift": ShiftNorm2d}[norm]
+        self.norm: nn.Module = kind(self.in_channels)
         self.sign = Sign(self.in_channels if shift else None, estimator=estimator)
         self.input_scale = input_scale
 

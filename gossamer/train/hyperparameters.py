@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adamax, AdamW, Optimizer
 
 from gossamer.core.validation import KnownArguments, Range, check_fields
 from gossamer.errors import BadInput, NoEffect
 
-OptimizerName = Literal["sgd", "adamw"]
+OptimizerName = Literal["sgd", "adamw", "adamax"]
 ScheduleName = Literal["cosine", "one_cycle", "constant"]
 Precision = Literal["auto", "bf16-mixed", "32-true"]
 Keep = Literal["best", "last"]
@@ -27,7 +27,7 @@ class Training(KnownArguments):
     Args:
         epochs: passes over the training data.
         lr: the peak; None: found by short trials from the weights that the training starts with.
-        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw".
+        optimizer: "sgd" (Nesterov momentum 0.9), "adamw" or "adamax".
         weight_decay: acts on tensors with two or more dimensions, not on biases and norms, which have one.
         schedule: "cosine" rises linearly over the share `warmup` of all steps, then falls to zero; "one_cycle" rises
             from lr/25 as a half cosine and falls to lr/250000 (ResNet-20 from scratch: lr 0.2, weight_decay 5e-4,
@@ -155,6 +155,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], training: Training, devic
             return optimizer
         case "adamw":
             return AdamW(groups, lr=training.lr or 0.0, fused=fused)
+        case "adamax":
+            return Adamax(groups, lr=training.lr or 0.0)
 
 
 def set_rate(optimizer: Optimizer, lr: float) -> None:

@@ -20,7 +20,7 @@ from gossamer.train.hyperparameters import OptimizerName, Training, learning_rat
 from gossamer.train.state import copied, weights
 from gossamer.train.steps import Stepper
 
-HIGHEST: dict[OptimizerName, float] = {"sgd": 0.1, "adamw": 0.003}
+HIGHEST: dict[OptimizerName, float] = {"sgd": 0.1, "adamw": 0.003, "adamax": 0.006}
 FACTORS = (1.0, 0.3, 0.1, 0.03)  # of the highest, tried in this order
 SHARE, FEWEST, MOST = 0.05, 20, 40  # steps of a trial: a share of the training, within these bounds
 PATIENCE = 0.1  # power of how many times longer than a trial the training is, by which its error may be larger

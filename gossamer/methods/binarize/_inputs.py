@@ -28,6 +28,7 @@ from gossamer.modules.binary import (
     Repeat,
     ShiftedPReLU,
 )
+from gossamer.modules.shift_norm import with_plain_norms
 
 Activations = Literal["keep", "hardtanh", "rprelu"]
 
@@ -49,7 +50,7 @@ def binary_layer(layer: nn.Module, x: Tensor, **options: Any) -> BinaryLayer:
     """
     new: BinaryLayer
     if type(layer) is nn.Linear:
-        if x.dim() != 2 and options.get("norm") == "batch":
+        if x.dim() != 2 and options.get("norm") in ("batch", "shift"):
             raise Unbinary(f"its inputs have {x.dim()} dimensions, and a batch norm of features needs 2")
         new = BinaryLinear(layer.in_features, layer.out_features, layer.bias is not None, **options)
     elif type(layer) is nn.Conv2d:
@@ -180,7 +181,7 @@ class BinaryInputs(BinaryTraining):
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         changed, names = self.swapped(model, task, context)
         added = {name: self.constraint(changed.get_parameter(name).detach()) for name in names}
-        return self.train_constrained(changed, added, task, context)
+        return with_plain_norms(self.train_constrained(changed, added, task, context))
 
 
 def _weight_in(name: str, module: nn.Module) -> str:

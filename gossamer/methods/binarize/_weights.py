@@ -61,7 +61,7 @@ class BinaryTraining(Retrain):
         ends: binarize the first and the last layer, too. If not, they are left unless they are named in full.
         layers: names or patterns of the layers to binarize, such as ("conv*", "fc1").
         ignore: names or patterns of layers to leave as they are.
-        optimizer: "adamw" or "sgd".
+        optimizer: "adamw", "adamax" or "sgd".
         weight_decay: of the optimizer, in [0, 1]; it acts on the real weights.
         epochs, lr, clip, temperature, alpha: the training; see `Retrain`.
     """

@@ -27,7 +27,8 @@ class BiRealNetwork(BinaryInputs):
     """Bi-Real net (Liu et al. 2018).
 
     Args:
-        norm: "batch": a batch norm before each sign; "none": where values have both signs there.
+        norm: "batch": a batch norm before each sign; "shift": one of powers of two in the training;
+            "none": where values have both signs there.
         ends: binarize the first and the last layer, too; the first keeps real inputs.
         activations, layers, ignore, optimizer, epochs, lr, weight_decay, clip, temperature, alpha: see `BinaryInputs`.
 

@@ -7,7 +7,7 @@ Cost: a training of the network, with one forward pass of the teacher per batch.
 When it fails: accuracy drops in narrow and in deep networks; binarize.bireal and binarize.react keep more. Pools and
 ReLUs directly before a sign lose its information; modules ReLU become Hardtanh.
 Equation: y = sign(w) * sign(z), z = norm(x); dz = d sign(z) [|z| <= 1]; w is clipped to the layer's range.
-Source: Courbariaux et al. 2016, arXiv:1602.02830, algorithms 1 and 5, section 1.3.
+Source: Courbariaux et al. 2016, arXiv:1602.02830, algorithms 1, 3 and 5, section 1.3.
 """
 
 import math
@@ -36,7 +36,8 @@ class BinarizedNetwork(BinaryInputs):
     """Binarized neural networks (Courbariaux et al. 2016).
 
     Args:
-        norm: "batch": a batch norm before each sign; "none": where the network has one there.
+        norm: "batch": a batch norm before each sign; "shift": one that multiplies by powers of two alone while it is
+            trained, and becomes the ordinary one with the same outputs; "none": where the network has one there.
         first_bits: of the inputs of the first layer where `ends` binarizes its weights. None: real inputs.
         ends: binarize the first and the last layer, too, as published.
         activations, layers, ignore, optimizer, epochs, lr, weight_decay, clip, temperature, alpha: see `BinaryInputs`.

@@ -135,3 +135,10 @@ def test_weights_of_the_plain_layer_are_taken_over() -> None:
     for cls in (XnorNetwork, BinarizedNetwork):
         new: Any = cls().replacement(model.get_submodule("body.0.conv1"), torch.zeros(1, 8, 6, 6))
         assert torch.equal(new.weight, model.get_submodule("body.0.conv1").weight) and not new.training
+
+
+def test_norms_of_powers_of_two_are_ordinary_ones_after_the_training() -> None:
+    method = BinarizedNetwork(norm="shift", optimizer="adamax", epochs=1, lr=0.002)
+    binary, _ = method(tiny(), task())
+    norms = [module.norm for module in binary.modules() if isinstance(module, BinaryConv2d)]
+    assert norms and {type(norm) for norm in norms} == {nn.BatchNorm2d}
