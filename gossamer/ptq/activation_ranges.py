@@ -97,7 +97,7 @@ def observe(
     Memory is that of one chunk of samples and one histogram a value (32 KiB), however many samples there are.
     """
     names = float_values(model)
-    session = _exposed_session(model, names, folder, threads)
+    session = exposed_session(model, names, folder, threads)
     ends = dict.fromkeys(names, (np.inf, -np.inf))
     counts = {name: np.zeros(2 * BINS, np.int64) for name in names}
     for feed in feeds(session, loader, samples):
@@ -153,7 +153,7 @@ def least_squares(seen: ActivationHistogram, levels: int = 256, steps: int = 100
     return best
 
 
-def mean_values(
+def channel_ranges(
     model: onnx.ModelProto,
     names: list[str],
     loader: Iterable[Any],
@@ -161,19 +161,18 @@ def mean_values(
     *,
     threads: int,
     samples: int | None = None,
-) -> dict[str, NDArray[np.float64]]:
-    """Mean over the samples of these values, without the batch dimension."""
-    session = _exposed_session(model, names, folder, threads)
-    sums: dict[str, NDArray[np.float64]] = {}
-    count = 0
+) -> dict[str, NDArray[np.float32]]:
+    """Largest magnitude of each channel (dimension 1) of these values, shape (C,)."""
+    session = exposed_session(model, names, folder, threads)
+    largest: dict[str, NDArray[np.float32]] = {}
     for feed in feeds(session, loader, samples):
-        count += len(next(iter(feed.values())))
         for name, value in zip(names, session.run(None, feed), strict=True):
-            sums[name] = sums.get(name, 0.0) + value.sum(0, dtype=np.float64)
-    return {name: total / count for name, total in sums.items()}
+            found = np.abs(value).max(axis=tuple(i for i in range(value.ndim) if i != 1))
+            largest[name] = np.maximum(largest.get(name, found), found)
+    return largest
 
 
-def _exposed_session(model: onnx.ModelProto, names: list[str], folder: Path, threads: int) -> Any:
+def exposed_session(model: onnx.ModelProto, names: list[str], folder: Path, threads: int) -> Any:
     """A session that gives these values."""
     path = folder / ".observe.onnx"
     path.write_bytes(expose(model, names).SerializeToString())

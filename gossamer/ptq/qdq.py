@@ -1,11 +1,15 @@
 """An ONNX network in int8: QuantizeLinear and DequantizeLinear around what the integer kernels take."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from gossamer.compact.torch_export import silent
+from gossamer.ptq.weights import as_rows, attributes, step_sizes
 from gossamer.runtime import onnx_clean
 
 # Everything that ONNX Runtime and OpenVINO both run on integers. Other operations stay in float32.
@@ -20,12 +24,12 @@ def quantize_graph(
     ranges: Mapping[str, tuple[float, float]],
     *,
     exclude: Collection[str] = (),
-    narrow: bool = False,
+    steps: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> onnx.ModelProto:
     """The int8 network: weights symmetric per output channel, activations uint8 with a zero point, biases int32.
 
-    ranges: of every float value, by name. exclude: names of nodes that stay in float32. narrow: weights of 7 bits:
-    processors with AVX2 or AVX-512 but without VNNI add pairs of 8-bit products in 16 bits, which saturates.
+    ranges: of every float value, by name. exclude: names of nodes that stay in float32. steps: step sizes of weights,
+    shape (O,), by name; where they are not given, the smallest with which no kernel saturates.
     """
     from onnxruntime.quantization import QuantType, quant_utils
     from onnxruntime.quantization.calibrate import TensorData
@@ -34,10 +38,11 @@ def quantize_graph(
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
+    options = {"TensorQuantOverrides": _overrides(copied.graph, steps or {})}
     with silent():
         prepared = quant_utils.save_and_reload_model_with_shape_infer(copied)
         quantizer = QDQQuantizer(
-            prepared, True, narrow, QuantType.QInt8, QuantType.QUInt8, data, [], list(exclude), list(OPERATIONS), {}
+            prepared, True, False, QuantType.QInt8, QuantType.QUInt8, data, [], list(exclude), list(OPERATIONS), options
         )
         quantizer.quantize_model()
     quantizer.model.topological_sort()
@@ -48,6 +53,24 @@ def quantize_graph(
     rename(result.graph)
     onnx_clean.strip(result)
     return result
+
+
+def _overrides(graph: onnx.GraphProto, steps: Mapping[str, NDArray[np.float32]]) -> dict[str, list[dict[str, Any]]]:
+    """Step sizes of all weights of convolutions and matrix products, as ONNX Runtime's quantizer takes them."""
+    from onnxruntime.quantization import QuantType
+
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node in graph.node:
+        name = node.input[1] if node.op_type in ("Conv", "Gemm", "MatMul") else ""
+        if name not in stored or name in found or (node.op_type == "MatMul" and len(stored[name].dims) != 2):
+            continue
+        weight = numpy_helper.to_array(stored[name])
+        axis = int(node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes(node).get("transB", 0)))
+        step = steps.get(name, step_sizes(as_rows(node, weight.T if axis else weight)).reshape(-1))
+        code = {"quant_type": QuantType.QInt8, "zero_point": np.int8(0), "axis": axis}
+        found[name] = [{**code, "scale": np.float32(one)} for one in step]
+    return found
 
 
 def float_outputs(graph: onnx.GraphProto) -> None:
