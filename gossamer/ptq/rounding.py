@@ -67,7 +67,7 @@ def round_weights(
     copied.CopyFrom(model)
     weights = Weights(copied.graph)
     nodes = [node for node in copied.graph.node if weights.linear(node)]
-    moments = input_moments(model, nodes, weights, loader, folder, threads=threads, samples=samples)
+    moments = row_moments(model, nodes, weights, loader, folder, threads=threads, samples=samples)
     steps = {}
     for node in progress.bar(nodes, label="int8: rounding weights"):
         weight, seen = weights[node.input[1]], moments[node.name]
@@ -85,7 +85,7 @@ def round_weights(
     return copied, steps
 
 
-def input_moments(
+def row_moments(
     model: onnx.ModelProto,
     nodes: list[onnx.NodeProto],
     weights: Weights,
