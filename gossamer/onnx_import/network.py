@@ -192,6 +192,10 @@ class GraphBuilder:
             raise BadInput(
                 f"value {self.missing[0][:80]!r} is used before any node makes it: the graph has a cycle or a gap"
             )
+        if unmade := [name for name in graph.outputs if name not in made and name not in self.constants]:
+            if self.depth == 0:
+                raise BadInput(f"the output {unmade[0][:80]!r} is made by no node")
+            self.missing += [name for name in unmade if name not in self.missing]
         self._finish(graph, steps)
         return graph
 

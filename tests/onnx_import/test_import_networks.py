@@ -208,6 +208,8 @@ def test_files_that_lie_or_lack_something_are_refused(tmp_path: Path) -> None:
     circle = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Neg", ["a"], ["b"])]
     with pytest.raises(BadInput, match="'b' is used before"):
         import_onnx(of_nodes(tmp_path / "circle.onnx", circle, {}, output="b"))
+    with pytest.raises(BadInput, match="the output 'c' is made by no node"):
+        import_onnx(of_nodes(tmp_path / "open.onnx", circle[1:2], {"a": np.ones(3, np.float32)}, output="c"))
     foreign = [helper.make_node("Sampling", ["x", "x"], ["y"], domain="com.microsoft")]
     with pytest.raises(BadInput, match=r"com\.microsoft"):
         import_onnx(of_nodes(tmp_path / "foreign.onnx", foreign, {}))
