@@ -29,7 +29,7 @@ from gossamer.train.batches import own_randomness
 # Trained networks that several rows start from; deleting it costs time only.
 WORK = paths.ROOT / "build" / "papers"
 LENET300 = Training(epochs=15, lr=0.1, weight_decay=5e-4)
-LENET5 = Training(epochs=6, lr=0.05, weight_decay=5e-4)
+LENET5 = Training(epochs=3, lr=0.1, weight_decay=5e-4)
 # Densities of Han et al. 2015, tables 3 and 4.
 SPARSITIES: Mapping[str, dict[str, float]] = {
     "lenet300": {"fc1": 0.92, "fc2": 0.91, "fc3": 0.74},

@@ -18,7 +18,7 @@ ROW = Row(
     ours="the same densities and codebooks, 4 epochs of retraining and 2 of the centers, our entropy coder; the "
     "ratio is "
     "of the whole file. quantize.rate: 6 epochs into a file of the given size, the dense network as teacher. The "
-    "dense network had 6 epochs",
+    "dense network had 3 epochs",
     minutes=9,
     measure=measure,
     numbers=(

@@ -20,7 +20,7 @@ ROW = Row(
     title="Magnitude pruning of LeNet-5",
     paper="Han, Pool, Tran, Dally 2015, arXiv:1506.02626",
     setting="LeNet-5 trained in Caffe, pruned to 66, 12, 8 and 19 % of the weights, retrained at a tenth of the rate",
-    ours="the same densities in one step; 6 epochs of SGD with a cosine schedule, 4 of retraining at a tenth of the "
+    ours="the same densities in one step; 3 epochs of SGD with a cosine schedule, 4 of retraining at a tenth of the "
     "rate; 55,000 training images, 5,000 choose the epoch",
     minutes=5,
     measure=measure,
