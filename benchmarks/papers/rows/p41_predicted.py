@@ -34,6 +34,6 @@ ROW = Row(
         Number(name="points lost, 25 % learned", paper=0.0, where="section 4.1", tolerance=0.2, unit="points"),
         Number(name="points lost, 5 % learned", paper=0.0, where="abstract, best case", tolerance=0.2, unit="points"),
     ),
-    reason="The kernel decides: of 5 % learned, 25 points are lost with a width of one pixel and 8 with 4.5. The paper's "
-    "best case has a kernel that is learned from data; that was not tried.",
+    reason="The kernel decides: of 5 % learned, 25 points are lost with a width of one pixel and 8 with 4.5. The "
+    "paper's best case has a kernel that is learned from data; that was not tried.",
 )
