@@ -132,6 +132,17 @@ def test_channels_that_are_read_with_small_weights_are_made_smaller(tmp_path):
     torch.testing.assert_close(run(after, tmp_path, x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_channels_that_reach_a_bound_are_not_made_smaller(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU6(), nn.Conv2d(2, 1, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, 20.0]).view(2, 1, 1, 1))
+        model[2].weight.copy_(torch.tensor([1.0, 1e-3]).view(1, 2, 1, 1))
+    x = torch.rand(8, 1, 4, 4)
+    before, after, _ = equalized(model, x, tmp_path)
+    assert "0.weight" in changed(before, after)
+    torch.testing.assert_close(run(after, tmp_path, x), model(x), rtol=1e-5, atol=1e-6)
+
+
 def test_what_the_user_sees_is_not_scaled(tmp_path):
     before, after, names = equalized(Residual(shown=True), torch.rand(8, 1, 4, 4), tmp_path)
     assert names == [] and changed(before, after) == set()

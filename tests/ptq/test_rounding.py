@@ -62,6 +62,13 @@ def test_neighbours_of_one_sign_stay_within_sixteen_bits_and_the_steps_are_no_la
     assert step_sizes(np.zeros((1, 1, 3), np.float32)).item() == 1
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_is_made_up_for_stays_within_sixteen_bits(sign):
+    """The second weight would become 26.5 + 0.4 * 9 = 30.1 without the bound, and both together more than 128."""
+    rows, h = torch.tensor([[[100.4, 26.5]]], dtype=torch.float64), torch.tensor([[[100.0, 9.0], [9.0, 1.0]]])
+    assert round_rows(sign * rows, torch.ones(1, 1, dtype=torch.float64), h).tolist() == [[[sign * 100, sign * 28]]]
+
+
 @pytest.mark.parametrize(
     "layer",
     [
