@@ -89,7 +89,7 @@ def of_one_seed(source: Source, task: Task, args: argparse.Namespace, *, timed: 
         for name, row in rows.items():
             row["bytes"] = files[name.split(" on ")[0]].stat().st_size
             if name.startswith("gossamer"):
-                row["setting"] = ours.chosen
+                row["setting"] = f"{ours.chosen} {next(s.note for s in ours.steps if s.name == ours.chosen)}"
     return rows
 
 

@@ -74,13 +74,15 @@ class QuantizedCandidate:
 
     name: str
     network: onnx.ModelProto
-    ranges: Mapping[str, Range]
+    seen: Mapping[str, ActivationHistogram]
+    rule: str = "min-max"
     exclude: tuple[str, ...] = ()
     note: str = ""
     steps: Mapping[str, NDArray[np.float32]] | None = None
 
     def build(self) -> onnx.ModelProto:
-        return qdq.quantize_graph(self.network, self.ranges, exclude=self.exclude, steps=self.steps)
+        ranges = {name: RULES[self.rule](one) for name, one in self.seen.items()}
+        return qdq.quantize_graph(self.network, ranges, exclude=self.exclude, steps=self.steps)
 
 
 def quantize_int8(
@@ -213,12 +215,12 @@ class FallbackSequence:
             raise NoEffect(f"int8: the network has no layer with weights ({', '.join(WEIGHTED)})")
         seen = self.observe(self.network)
         for name in RULES:
-            yield QuantizedCandidate(name, self.network, self.ranges(seen, name))
-        yield from self.equalized(rule=self.best.name)
+            yield QuantizedCandidate(name, self.network, seen, name)
+        yield from self.equalized()
         yield self.rounded(self.best)
         yield from self.float_layers(self.best)
 
-    def equalized(self, *, rule: str) -> Iterator[QuantizedCandidate]:
+    def equalized(self) -> Iterator[QuantizedCandidate]:
         """Even ranges across channels, where there are channels that can be scaled."""
         names = equalization.channel_values(self.network)
         if names:
@@ -226,21 +228,23 @@ class FallbackSequence:
                 self.network, names, self.loader, self.folder, threads=self.threads, samples=self.samples
             )
             network = equalization.equalize(self.network, largest)
-            ranges = self.ranges(self.observe(network), rule)
-            yield QuantizedCandidate("channel equalization", network, ranges, note=f"ranges: {rule}")
+            yield self.with_best_rule(QuantizedCandidate("channel equalization", network, self.observe(network)))
 
     def observe(self, network: onnx.ModelProto) -> dict[str, ActivationHistogram]:
         return activation_ranges.observe(network, self.loader, self.folder, threads=self.threads, samples=self.samples)
 
-    def ranges(self, seen: Mapping[str, ActivationHistogram], rule: str) -> dict[str, Range]:
-        return {name: RULES[rule](one) for name, one in seen.items()}
+    def with_best_rule(self, base: QuantizedCandidate) -> QuantizedCandidate:
+        """With the rule for ranges whose outputs are nearest: what was best before a change need not be so after it."""
+        candidates = [replace(base, rule=rule, note=f"{base.note}ranges: {rule}") for rule in RULES]
+        return min(candidates, key=lambda one: self.output_error(one.build()))
 
     def rounded(self, base: QuantizedCandidate) -> QuantizedCandidate:
         """The best so far with weights rounded so that outputs change least, and corrected biases."""
         network, steps = rounding.round_weights(
             base.network, self.loader, self.folder, threads=self.threads, samples=self.samples, progress=self.progress
         )
-        return replace(base, name="GPTQ", network=network, steps=steps, note=f"on top of: {base.name}")
+        note = f"on top of: {base.name}, "
+        return self.with_best_rule(replace(base, name="GPTQ", network=network, steps=steps, note=note))
 
     def float_layers(self, base: QuantizedCandidate) -> Iterator[QuantizedCandidate]:
         """The best so far with the 1, 2, 4, ... worst layers in float32, at most half of them."""

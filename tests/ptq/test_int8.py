@@ -244,6 +244,16 @@ def test_where_chance_explains_the_difference_the_nearer_outputs_win():
     assert not FARTHER.improves(new, before, little) and not FARTHER.improves(new, before, before)
 
 
+def test_after_a_change_the_rule_with_the_nearest_outputs_is_taken():
+    class ByRule(QuantizedCandidate):
+        def build(self):
+            return onnx.ModelProto(graph=onnx.GraphProto(name=self.rule))
+
+    judge = Judge({"min-max": 3.0, "least squares": 1.0, "percentile 99.99": 2.0})
+    taken = judge.with_best_rule(ByRule("GPTQ", onnx.ModelProto(), {}, note="on top of: best, "))
+    assert taken.rule == "least squares" and taken.note == "on top of: best, ranges: least squares"
+
+
 def test_of_errors_the_lower_one_is_better_and_chance_is_that_of_a_paired_bootstrap():
     squares = torch.rand(300, generator=torch.Generator().manual_seed(0))
     one, little, much = (
