@@ -6,8 +6,9 @@ Cost: two runs over the calibration data for every layer, then `iterations` prod
 second moments of its inputs, and as many turns as it has inputs, each a column of these moments for every output.
 When it fails: with fewer calibration samples than inputs of a layer; and at 2 or 3 bits, where only training helps.
 Equation: min over V of |W Z - W' X|^2 + a sum(1 - |2h - 1|^b), W' = s clamp(floor(W/s) + h), h = clamp(1.2 sigmoid(V) -
-0.1, 0, 1), b falling from 20 to 2. The learned and the nearest codes are then improved by single turns as long as the
-error falls, and the better ones count: no output has a larger error than nearest rounding gives it.
+0.1, 0, 1), b falling from 20 to 2. The learned, the nearest and the sequentially rounded codes are then improved by
+turns of single weights as long as the error falls, and the best ones by turns of pairs: no output has a larger error
+than nearest rounding gives it.
 Source: Nagel et al. 2020, arXiv:2004.10568, equations 21 to 25, without the activation function; the turns are ours.
 """
 
@@ -39,24 +40,15 @@ from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.edits.assign import assign
 from gossamer.methods._base import Method, Needs, Settings
+from gossamer.methods.quantize._rounding import (
+    flip_pairs,
+    flip_rounding,
+    reconstruction_error,
+    sequential_rounding,
+)
 
 PENALTY = 3.0  # of a weight that is halfway, against a reconstruction error in units of rounding noise
 WARM_UP = 0.2  # share of the iterations without the penalty
-
-
-def reconstruction_error(value_GOD: Tensor, weight_GOD: Tensor, same_GDD: Tensor, cross_GDD: Tensor) -> Tensor:
-    """Return |w Z - v X|^2 without the constant |w Z|^2, for every output.
-
-    Args:
-        value_GOD: quantized weights v, by group of the convolution, output and input.
-        weight_GOD: original weights w.
-        same_GDD: X^T X, X the inputs of the quantized layer.
-        cross_GDD: Z^T X, Z the inputs in the original network.
-
-    Returns:
-        Shape (G, O).
-    """
-    return ((value_GOD @ same_GDD - 2 * weight_GOD @ cross_GDD) * value_GOD).sum(2)
 
 
 def learn_rounding(
@@ -102,51 +94,24 @@ def learn_rounding(
     return codes.where(used, 0.0)
 
 
-def flip_rounding(
-    codes_GOD: Tensor, weight_GOD: Tensor, scale_GOD: Tensor, high: int, same_GDD: Tensor, cross_GDD: Tensor
-) -> Tensor:
-    """Turn the direction of rounding of single weights, each output's best one at a time, as long as its error falls.
-
-    Arguments as of `learn_rounding`, but for the codes to begin with, shape (G, O, D): each floor(w / scale) or one
-    above.
-
-    Returns:
-        Codes of shape (G, O, D) with at most the error of the first ones in every output.
-    """
-    floor = (weight_GOD / scale_GOD).floor()
-    scale, curvature = scale_GOD.double(), same_GDD.diagonal(dim1=1, dim2=2)[:, None]
-    used = weight_GOD != 0
-    codes = codes_GOD.clone()
-    slope = (scale * codes.double()) @ same_GDD - weight_GOD.double() @ cross_GDD
-    for _ in range(codes.shape[2]):
-        turn = torch.where(codes == floor, 1.0, -1.0)
-        turn = turn.where(used & ((codes + turn).abs() <= high) & ((codes == floor) | (codes == floor + 1)), 0.0)
-        change = scale * turn
-        least, place = (2 * change * slope + change.square() * curvature).min(2, keepdim=True)
-        better = least < 0
-        if not bool(better.any()):
-            break
-        codes.scatter_add_(2, place, turn.gather(2, place).where(better, 0.0).to(codes.dtype))
-        step = change.gather(2, place).where(better, 0.0)
-        slope += step * same_GDD.gather(1, place.expand(-1, -1, same_GDD.shape[2]))
-    return codes
-
-
 def best_rounding(
     weight_GOD: Tensor, scale_GOD: Tensor, high: int, same_GDD: Tensor, cross_GDD: Tensor, iterations: int
 ) -> Tensor:
-    """Return for every output the better of the learned and the nearest codes, both after `flip_rounding`.
+    """Return for every output the best of the learned, the sequential and the nearest codes, after all turns.
 
     Arguments and result as of `learn_rounding`.
     """
     own = weight_GOD.dtype
     learned = learn_rounding(weight_GOD, scale_GOD, high, same_GDD.to(own), cross_GDD.to(own), iterations)
     nearest = (weight_GOD / scale_GOD).round().clamp(-high, high)
-    tried = [flip_rounding(codes, weight_GOD, scale_GOD, high, same_GDD, cross_GDD) for codes in (learned, nearest)]
-    errors = [
-        reconstruction_error((scale_GOD * codes).double(), weight_GOD.double(), same_GDD, cross_GDD) for codes in tried
-    ]
-    return torch.where((errors[0] < errors[1])[..., None], tried[0], tried[1])
+    found = sequential_rounding(weight_GOD, scale_GOD, high, same_GDD, cross_GDD).to(own)
+    at = (weight_GOD, scale_GOD, high, same_GDD, cross_GDD)
+    tried = torch.stack([flip_rounding(codes, *at) for codes in (learned, found, nearest)])
+    errors = torch.stack(
+        [reconstruction_error((scale_GOD * one).double(), weight_GOD.double(), same_GDD, cross_GDD) for one in tried]
+    )
+    best = tried.gather(0, errors.argmin(0)[None, ..., None].expand(1, *weight_GOD.shape))[0]
+    return flip_pairs(best, *at)
 
 
 @dataclass(frozen=True, kw_only=True)
