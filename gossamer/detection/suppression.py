@@ -115,8 +115,8 @@ def detections_of(
     """What a network found: dense predictions are selected from, lists of detections are taken as they are.
 
     Args:
-        output: a dict of boxes (N, A, 4) and scores (N, A, classes); or for each image a dict of boxes (D, 4), scores
-            (D,) and labels (D,), as torchvision's detectors give it.
+        output: a dict, or a tuple, of boxes (N, A, 4) and scores (N, A, classes); or for each image a dict of boxes
+            (D, 4), scores (D,) and labels (D,), as torchvision's detectors give it.
         min_score: as `select_detections`.
         max_overlap: as `select_detections`.
         candidates: as `select_detections`.
@@ -134,6 +134,8 @@ def detections_of(
         tensor([[3]])
     """
     output = plain(output)
+    if isinstance(output, tuple) and len(output) == 2 and all(isinstance(one, Tensor) for one in output):
+        output = {"boxes": output[0], "scores": output[1]}  # of a file, which has no names
     if isinstance(output, Mapping) and {"boxes", "scores"} <= set(output):
         boxes, scores = output["boxes"], output["scores"]
         if boxes.ndim == 3 and scores.ndim == 3 and boxes.shape[2] == 4 and boxes.shape[:2] == scores.shape[:2]:

@@ -124,6 +124,7 @@ def test_average_precision_of_a_case_that_is_counted_by_hand() -> None:
     assert CocoAP().score(model, loader) == pytest.approx((34 * 1 + 33 * 2 / 3) / 101)
     assert VocAP().score(model, loader) == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
     assert VocAP(recalls=11).score(model, loader) == pytest.approx((4 * 1 + 3 * 2 / 3) / 11)
+    assert CocoAP().score(lambda x: tuple(output.values()), loader) == CocoAP().score(model, loader)  # of a file
     assert CocoAP(which="AR 1").score(model, loader) == pytest.approx(1 / 3)
     assert CocoAP(which="AR 100").score(model, loader) == pytest.approx(2 / 3)
 
