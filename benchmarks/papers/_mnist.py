@@ -17,6 +17,7 @@ from benchmarks.common import paths
 from benchmarks.common.progress import Lines
 from gossamer.compact.writing import save
 from gossamer.constraints.apply import materialize
+from gossamer.core.batches import unaugmented
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.data import load_task
@@ -61,6 +62,13 @@ class Mapped:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return (self.change(x, y) for x, y in self.loader)
 
+    def unaugmented(self) -> "Mapped | None":
+        """The same over the loader's samples as they are."""
+        plain = unaugmented(self.loader)
+        if plain is None or plain is self.loader:
+            return None if plain is None else self
+        return Mapped(plain, self.change)
+
     def __getattr__(self, name: str) -> Any:
         if name in ("loader", "change"):  # while it is copied
             raise AttributeError(name)
@@ -101,11 +109,11 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def apply(method: str, model: nn.Module, seed: int, data: Task | None = None, **options: Any) -> Any:
+def apply(method: str, model: nn.Module, seed: int, on: Task | None = None, /, **options: Any) -> Any:
     """A method by its name in a recipe."""
     teacher = options.pop("teacher", None)
     run = Context(seed=seed, progress=Lines(), teacher=teacher)
-    return catalogue()[method](**options)(model, data or task(seed), run).model
+    return catalogue()[method](**options)(model, on or task(seed), run).model
 
 
 def pruned(name: str, seed: int, epochs: int) -> nn.Module:
