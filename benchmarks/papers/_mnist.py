@@ -51,7 +51,7 @@ def error(model: nn.Module, data: Task) -> float:
 
 
 class Mapped:
-    """The batches of a loader after a function; it is told its epochs and where to start as the loader is."""
+    """The batches of a loader after a function; epochs are told to the loader."""
 
     def __init__(self, loader: Any, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
         self.loader, self.change = loader, change
@@ -69,10 +69,9 @@ class Mapped:
             return None if plain is None else self
         return Mapped(plain, self.change)
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("loader", "change"):  # while it is copied
-            raise AttributeError(name)
-        return getattr(self.loader, name)
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the loader."""
+        self.loader.set_epoch(epoch)
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -5,12 +5,16 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.common import tables
 from benchmarks.papers import __main__ as command
 from benchmarks.papers import _page, _results
+from benchmarks.papers._mnist import Mapped
 from benchmarks.papers._row import Number, Order, Row
 from benchmarks.papers.rows import all_rows
+from gossamer.data import load_task
+from gossamer.train.batches import batches_of_epoch
 
 NUMBER = Number(name="error", paper=1.5, where="table 1", tolerance=0.2)
 ORDER = Order(says="a before b", names=("a", "b"), where="table 2", tolerance=0.1)
@@ -115,6 +119,17 @@ def test_a_run_that_was_stopped_continues(tmp_path, monkeypatch) -> None:
         "0": {"error": 0.0}, "1": {"error": 1.0}, "2": {"error": 2.0},
     }  # fmt: skip
     assert found["measured"][0]["seeds"] == [0, 1, 2] and len(found["measured"]) == 1
+
+
+def test_batches_that_are_changed_are_changed_in_a_training_as_well() -> None:
+    plain = load_task("digits", augment=False).train
+    changed = Mapped(plain, lambda x, y: (x[:2] + 5, y[:2]))
+    again = changed.unaugmented()
+    assert again is not None
+    for loader in (changed, again):
+        _, (x, y) = next(batches_of_epoch(loader, 0, 1, 0, 0))
+        _, (whole, labels) = next(batches_of_epoch(plain, 0, 1, 0, 0))
+        assert torch.equal(x, whole[:2] + 5) and torch.equal(y, labels[:2])
 
 
 def test_the_command_line_knows_its_rows(capsys) -> None:
