@@ -63,9 +63,10 @@ def test_a_classifier_on_data_with_boxes_is_refused_before_the_work_begins() -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_a_detector_goes_through_training_cutting_recovery_and_int8(tmp_path: Path) -> None:
     task, context = scenes_task(), Context(progress=Quiet(), seed=0)
-    trained = fit(detector(AnchorFreeDetector), task, Training(epochs=1, lr=0.02), context).model
+    trained = fit(detector(SSDOnCSP), task, Training(epochs=1, lr=0.02), context).model
     steps = (
         gossamer.methods.prune.ChannelPruning(sparsity=0.5),
         gossamer.methods.distill.RecoveryDistillation(epochs=1, lr=0.01),
@@ -78,5 +79,5 @@ def test_a_detector_goes_through_training_cutting_recovery_and_int8(tmp_path: Pa
     assert sum(p.numel() for p in result.model.parameters()) < 0.5 * sum(p.numel() for p in trained.parameters())
     session = gossamer.open_runner("onnxruntime", tmp_path / "out" / "model.onnx")
     assert {k: v.shape for k, v in session(x).items()} == {k: v.shape for k, v in before.items()}
-    loaded = gossamer.load(tmp_path / "out" / "model.gsr", detector(AnchorFreeDetector))
+    loaded = gossamer.load(tmp_path / "out" / "model.gsr", detector(SSDOnCSP))
     torch.testing.assert_close(loaded.eval()(x)["scores"], after["scores"], rtol=0.2, atol=0.05)
