@@ -194,10 +194,8 @@ def _plain(value: Any) -> Any:
 
 
 def _no_gradient(context: Any, *gradients: Any) -> Any:
-    raise BadInput(
-        f"no gradient flows through {context.what}, which ONNX Runtime computes: what is before it cannot be trained; "
-        "work without training (--no-train)"
-    )
+    why = f"no gradient flows through {context.what}, which ONNX Runtime computes: what is before it cannot be trained"
+    raise BadInput(f"{why}; take train=False", shell=f"{why}; take --no-train")
 
 
 def _remember(ctx: Any, inputs: Any, output: Any) -> None:

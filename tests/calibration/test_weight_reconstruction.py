@@ -158,6 +158,7 @@ def test_no_data_changes_nothing() -> None:
     assert reconstruct_weights(model, other, ["0"], []) == []
 
 
+@pytest.mark.slow
 def test_fitting_brings_a_trained_network_nearer_to_what_it_was() -> None:
     model, data, step = learned(), stripes(), ChannelPruning(sparsity=0.5)
     x = next(iter(data.validation))[0]

@@ -146,6 +146,7 @@ def test_version() -> None:
 # Commands
 
 
+@pytest.mark.slow
 def test_train_writes_weights_that_evaluate_well(trained: Path) -> None:
     row = document("evaluate", "mycode:Net", "--data", "mycode:task", "--weights", trained, "--split", "validation")
     assert row["value"] > 90 and row["low"] < row["value"]
@@ -223,6 +224,7 @@ def test_evaluate_says_how_sure_a_classifier_is(trained: Path) -> None:
     assert calibration.confidence(lambda x: x, [(torch.zeros(2, 3), torch.zeros(2, 3))]) == {}
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_call_the_metric_by_its_name(trained: Path) -> None:
     code = (
         "import dataclasses, mycode, torch\n"
@@ -258,6 +260,7 @@ def test_a_zoo_network_comes_back_from_the_file_alone(user: Path) -> None:
     assert alone["value"] == named["value"] and alone["low"] == named["low"]
 
 
+@pytest.mark.slow
 def test_export_onnx_then_inspect_and_evaluate_it(trained: Path) -> None:
     out = document("export", "mycode:Net", "--weights", trained, "--data", "mycode:task", "--out", "net.onnx")
     assert out["bytes"] == Path("net.onnx").stat().st_size and out["agreement"] == "100 % over 64 samples"
@@ -269,6 +272,7 @@ def test_export_onnx_then_inspect_and_evaluate_it(trained: Path) -> None:
     assert document("evaluate", "net.onnx", "--data", "mycode:task")["value"] == float32["value"]
 
 
+@pytest.mark.slow
 def test_export_pt2_computes_the_same_and_can_be_benched(trained: Path) -> None:
     call("export", "mycode:Net", "--weights", trained, "--input", "2x1x8x8", "--out", "net.pt2")
     exported = {t["name"]: t["shape"] for t in document("inspect", "net.pt2")["tensors"]}
@@ -278,6 +282,7 @@ def test_export_pt2_computes_the_same_and_can_be_benched(trained: Path) -> None:
     assert rows[0]["latency"]["batch"] == 4
 
 
+@pytest.mark.slow
 def test_export_int8_is_smaller_in_its_tensors(trained: Path) -> None:
     arguments = ("mycode:Net", "--weights", trained, "--data", "mycode:task", "--max-drop", 50)
     assert document("export", *arguments, "--int8", "--out", "small.onnx")["met"] is True
@@ -376,6 +381,7 @@ def test_analyze_counts_every_layer_and_shows_what_is_coupled(user: Path) -> Non
     assert "4,608" in shown and "Groups: channels that are cut together" in shown and "yes" in shown
 
 
+@pytest.mark.slow
 def test_analyze_advises(user: Path) -> None:
     words = ("analyze", "mycode:Net", "--input", "1x1x8x8", "--advise", "--gain", "macs")
     found = document(*words)["advice"]
@@ -405,6 +411,7 @@ def test_analyze_times_layers_and_draws_the_sensitivity(trained: Path) -> None:
     assert all(group in (trained.parent / "new/curves.html").read_text() for group in groups)
 
 
+@pytest.mark.slow
 def test_analyze_scores_two_networks_under_distortions(trained: Path) -> None:
     words = ("analyze", "mycode:Net", "--data", "mycode:task", "--weights", trained, "--robustness")
     other = trained.with_name("other.safetensors")

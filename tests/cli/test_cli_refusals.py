@@ -66,6 +66,7 @@ def said(*words: object, status: int = 2) -> str:
         (("export", *NET, "--int8", "--out", "a.onnx", "--max-drop", "-5"), "Invalid value for '--max-drop'"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_word_is_named_with_the_nearest_right_one(user: Path, words: tuple[str, ...], message: str) -> None:
     assert message in said(*words)
 

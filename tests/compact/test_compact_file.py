@@ -199,6 +199,7 @@ def test_constraints_are_baked_first(path: Path) -> None:
         assert torch.equal(gossamer.load(path)(X), held.eval()(X))
 
 
+@pytest.mark.slow
 def test_folding_keeps_outputs_and_names_and_saves_half_of_the_batch_norms(path: Path) -> None:
     model = nets.tiny()
     gossamer.save(model, path, (X,), fold=True, effort="fast")  # vectors stay raw
@@ -225,6 +226,7 @@ def test_a_loaded_network_can_be_saved_and_copied(path: Path) -> None:
         loaded(X, X)
 
 
+@pytest.mark.slow
 def test_a_compressed_network_comes_back_into_the_class_of_the_original(path: Path) -> None:
     """One file: it runs without the class, fills a network like the original, and one that is compressed already."""
     original = nets.tiny()
@@ -243,6 +245,7 @@ def test_a_compressed_network_comes_back_into_the_class_of_the_original(path: Pa
         gossamer.save(small, path, (X,), original=nn.Sequential())
 
 
+@pytest.mark.slow
 def test_a_loaded_network_can_be_trained_and_saved_again(path: Path) -> None:
     """Its gradients are those of the network in eval mode."""
     model = nets.tiny()

@@ -28,6 +28,7 @@ def linear(outputs: int, inputs: int, levels: int, seed: int = 0) -> tuple[nn.Li
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 64), st.integers(0, 99))
 @settings(max_examples=8)
+@pytest.mark.slow
 def test_rows_and_header_are_the_whole_file(tmp_path_factory, outputs, inputs, levels, seed):
     path = tmp_path_factory.mktemp("rows") / "net.gsr"
     original, result = linear(outputs, inputs, levels, seed)

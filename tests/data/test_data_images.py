@@ -280,6 +280,7 @@ def test_a_chunk_that_ends_too_early_is_damage_as_well(tmp_path: Path) -> None:
         decode_image(path, form(8))
 
 
+@pytest.mark.slow
 def test_long_and_large_images_take_little_more_memory_than_their_decoder(tmp_path: Path) -> None:
     Image.new("L", (60_000, 1), 200).save(tmp_path / "long.png")
     Image.new("1", (8_000, 8_000), 1).save(tmp_path / "large.png", compress_level=1)

@@ -100,6 +100,7 @@ def test_inconvenient_sparsities(name: str, sparsity: float) -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.6])
+@pytest.mark.slow
 def test_whole_heads(name: str, sparsity: float) -> None:
     model, inputs = pattern(name, dtype=torch.float32 if sparsity == 0.5 else torch.float64)
     result = prune_channels(model, inputs, sparsity, heads=True)
@@ -138,6 +139,7 @@ def test_a_training_head_that_refuses_a_batch_of_one_follows() -> None:
 
 
 @pytest.mark.parametrize(("name", "most"), [("packed_qkv", 5), ("torch_attention", 17)])
+@pytest.mark.slow
 def test_what_one_layer_needs_is_taken_over_by_its_siblings(name: str, most: int) -> None:
     model, inputs = pattern(name)
     channels = find_groups(model, inputs, heads=True)

@@ -46,6 +46,7 @@ def test_a_cut_replays_from_json_on_other_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", USABLE)
+@pytest.mark.slow
 def test_a_second_cut(name: str) -> None:
     model, inputs = pattern(name)
     once = prune_channels(model, inputs, 0.3).model

@@ -116,6 +116,7 @@ def test_a_file_is_never_larger_than_gzip_or_xz_of_the_raw_bytes(name: str) -> N
     assert len(data) <= smallest or name in ("any bits", "special values")
 
 
+@pytest.mark.slow
 def test_zeros_make_a_network_small() -> None:
     """266,610 float32 weights, 8 % of them not 0: their places take 13 kB, signs and exponents 7, the rest is noise."""
     assert len(stored_bytes(lenet300(0.92))) < 80_000

@@ -139,6 +139,7 @@ def test_equal_tensors_are_stored_once() -> None:
     q=st.lists(st.integers(-(2**15), 2**15), min_size=1, max_size=40),
 )
 @settings(max_examples=300)
+@pytest.mark.slow
 def test_a_grid_is_found_again(step: float, q: list[int]) -> None:
     """Whatever step is found, its multiples are the values; with a 1 among the integers it is the step itself."""
     values = np.array(q, np.float32) * np.float32(step)

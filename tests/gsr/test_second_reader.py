@@ -47,6 +47,7 @@ def test_the_page_holds_the_dictionary() -> None:
 
 
 @pytest.mark.parametrize("effort", ["fast", "default"])
+@pytest.mark.slow
 def test_every_coding(effort: str) -> None:
     tensors = [*CASES.values(), CASES[next(iter(CASES))].clone()]
     file = check(stored_bytes(tensors, effort), tensors)

@@ -187,6 +187,7 @@ def test_talking_to_the_outside_is_found(source: str) -> None:
     assert len(outside_talk(source)) == 1
 
 
+@pytest.mark.slow
 def test_every_file_says_what_it_is() -> None:
     silent = [name for name, text in sources().items() if len(ast.get_docstring(ast.parse(text)) or "") < 15]
     assert silent == []
@@ -231,6 +232,7 @@ def meanings(texts: dict[str, str]) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_name_has_two_meanings() -> None:
     """A public name is defined in one module, so that a reader who finds it knows what it is."""
     assert {name: modules for name, modules in meanings(sources()).items() if len(modules) > 1} == {}

@@ -100,6 +100,7 @@ def test_blocks_show_their_branches_and_how_far_they_are_off() -> None:
         assert one.error is not None and one.error > 0
 
 
+@pytest.mark.slow
 def test_branches_that_are_folded_are_shown() -> None:
     model = tiny()
     context = Context(original=model)

@@ -98,6 +98,7 @@ def test_vgg_is_that_of_timm() -> None:
     assert_alike(model, other, 64)
 
 
+@pytest.mark.slow
 def test_inception_v3_with_its_head_is_that_of_torchvision() -> None:
     model, other = ours("inception_v3_aux"), theirs("torchvision", "inception_v3", init_weights=False)
     share(model, other)

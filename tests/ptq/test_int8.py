@@ -188,6 +188,7 @@ def test_rare_extremes_fail_min_max_and_are_cut_off_by_another_rule(tmp_path):
     assert not found.steps[0].accepted and found.met and found.chosen in ("least squares", "percentile 99.99")
 
 
+@pytest.mark.slow
 def test_an_impossible_budget_tries_everything_and_gives_the_best(network, tmp_path):
     everything_right = hits(torch.ones(1280))
     found = quantize_int8(

@@ -68,6 +68,7 @@ def test_the_program_prepares_images_as_the_data_were(tmp_path: Path, form: Prep
     assert given.shape == expected.shape and float((given - expected).abs().max()) < near
 
 
+@pytest.mark.slow
 def test_the_program_and_the_measurement_run_alone(tmp_path: Path) -> None:
     folder = made(tmp_path, FORMS[0])
     program = [sys.executable, "run.py", str(photo(tmp_path / "a.png"))]

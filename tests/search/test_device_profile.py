@@ -50,6 +50,7 @@ def profile(folder: Path, *nets: nn.Module, **other: Any) -> Path:
     return folder / "pi.json"
 
 
+@pytest.mark.slow
 def test_a_network_of_the_profile_takes_what_it_took_there(tmp_path: Path) -> None:
     found = read_profile(profile(tmp_path, network(16, 32)))
     rows = node_rows(tmp_path / "0.onnx", X, threads=1)
@@ -104,6 +105,7 @@ def test_nodes_that_do_not_explain_their_network_are_refused(tmp_path: Path) -> 
         read_profile(path)
 
 
+@pytest.mark.slow
 def test_nodes_that_nothing_in_the_profile_is_like_are_refused(tmp_path: Path) -> None:
     found = read_profile(profile(tmp_path, nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()))
     path = export_onnx(network(8), X, tmp_path / "conv.onnx")

@@ -85,6 +85,7 @@ class Pooled(nn.Module):
         return self.head(F.max_pool2d(self.conv(x), self.size).mean((2, 3)))  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_where_the_graph_computes_something_else_the_network_is_exported(
     exported: list[nn.Module], tmp_path: Path
 ) -> None:

@@ -301,6 +301,7 @@ def replacement_search(goal: Goal, tmp_path: Path, store: CheckpointStore | None
     )
 
 
+@pytest.mark.slow
 def test_cheaper_layers_are_planned_only_where_they_can_reach_the_goal(tmp_path: Path) -> None:
     store = CheckpointStore(None, "")
     few = replacement_search(Goal(macs=1), tmp_path, store)
@@ -460,6 +461,7 @@ def test_the_fingerprint_sees_weights_names_and_parts() -> None:
     assert job_fingerprint(model, "a") != same
 
 
+@pytest.mark.slow
 def test_sensitivity_cuts_whole_groups() -> None:
     rows = sensitivity(learned(), stripes(), Context(), sparsities=(0.5,))
     assert {row.group: (row.size, row.kept) for row in rows} == {

@@ -128,6 +128,7 @@ def test_a_task_is_measured_on_the_means() -> None:
     assert on_means(data).metric.score(wide, [batch]) == data.metric.score(narrow, [batch])
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_from_the_walk_alone_and_nothing_is_left_in_it() -> None:
     context = Context(accelerator="cpu", teacher=learned())
     before = {name: t.clone() for name, t in context.teacher.state_dict().items()}  # type: ignore[union-attr]

@@ -72,6 +72,7 @@ def test_without_probability_nothing_changes_and_without_spread_values_only_chan
     assert torch.equal(names.sort(0).values, rows[:, 2:].sort(0).values)
 
 
+@pytest.mark.slow
 def test_the_mean_of_every_column_is_preserved_in_expectation() -> None:
     rows, nominal = table()
     neighbours = nearest_samples(rows, nominal)
@@ -80,6 +81,7 @@ def test_the_mean_of_every_column_is_preserved_in_expectation() -> None:
     assert bool(((many.mean((0, 1)) - rows.mean(0)).abs() < 0.1 * rows.std(0)).all())
 
 
+@pytest.mark.slow
 def test_a_student_learns_on_exchanged_samples_labelled_by_the_teacher() -> None:
     data = stripes()
     few = replace(data, train=[(x, torch.zeros_like(y)) for x, y in list(data.train)[:4]])

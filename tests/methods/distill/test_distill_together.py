@@ -141,6 +141,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("method", [DeepMutualLearning, SelfDistillation, BayesianDarkKnowledge])
+@pytest.mark.slow
 def test_a_killed_training_goes_on_with_all_that_learns_beside_the_student(method: Any, tmp_path: Path) -> None:
     options = {"burn_in": 0, "sampler_lr": 0.01} if method is BayesianDarkKnowledge else {}
     wanted = method(epochs=3, lr=0.01, **options)

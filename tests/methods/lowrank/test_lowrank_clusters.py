@@ -43,6 +43,7 @@ def off(one: nn.Conv2d, chain: nn.Sequential) -> float:
 
 @settings(max_examples=15)
 @given(st.sampled_from([(12, 3), (8, 2), (6, 6), (5, 1)]), st.integers(1, 3), st.integers(0, 1000))
+@pytest.mark.slow
 def test_clusters_are_of_equal_size(sizes: tuple[int, int], vectors: int, seed: int) -> None:
     n, clusters = sizes
     order = cluster_order(random(n, vectors, 5, seed=seed), clusters, 1)
@@ -90,6 +91,7 @@ def test_a_chain_without_groups_needs_no_sorting() -> None:
 
 @settings(max_examples=15)
 @given(st.integers(0, 1000))
+@pytest.mark.slow
 def test_what_outer_products_leave_never_grows(seed: int) -> None:
     blocks = random(3, 4, 5, 9, seed=seed)
     a, b, t = outer_products(blocks, 7)

@@ -484,6 +484,7 @@ def test_a_planted_bank_of_separable_filters_is_found() -> None:
     assert (lost["own"] <= lost["shared"] + 1e-4).all()
 
 
+@pytest.mark.slow
 def test_one_separable_filter_for_each_channel_is_its_first_singular_pair() -> None:
     weight = torch.randn(1, 1, 6, 5, 5, generator=torch.Generator().manual_seed(1), dtype=D)
     [lost] = SeparableFilters().spectrum(weight, None, "lost").lost

@@ -58,6 +58,7 @@ def test_channels_that_say_the_same_as_others_go_without_loss(kind: type[Channel
 
 
 @each
+@pytest.mark.slow
 def test_outputs_stay_nearer_than_with_a_random_cut_and_the_same_fit(kind: type[ChannelSelection]) -> None:
     random = ChannelPruning(sparsity=0.5, criterion="random")(wide(), TASK).model
     smaller, edits = kind(sparsity=0.5)(wide(), TASK)

@@ -86,11 +86,13 @@ def test_blocks_are_removed_as_a_whole() -> None:
     assert [edit.after for edit in edits].count("removed") == 2
 
 
+@pytest.mark.slow
 def test_linear_neurons_alone() -> None:
     smaller, _ = LessIsMore(speedup=1.05, **SHORT)(wide(), TASK)
     assert smaller[0].out_channels == 64 and smaller[3].out_channels == 96 and smaller[6].out_features < 100
 
 
+@pytest.mark.slow
 def test_slimming_needs_scales() -> None:
     smaller, _ = Slimming(speedup=1.5, **SHORT)(wide(), TASK)
     assert smaller[0].out_channels < 64 and smaller[3].out_channels == 96

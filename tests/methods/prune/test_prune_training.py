@@ -178,6 +178,7 @@ def test_movement_keeps_the_largest_scores_of_every_layer_and_leaves_plain_masks
     assert not any("scores" in name for name, _ in result.named_parameters())
 
 
+@pytest.mark.slow
 def test_what_an_earlier_mask_drops_never_comes_back() -> None:
     model = tiny()
     model = constrain(model, {n: Mask(torch.rand(w.shape) > 0.5) for n, w in weights_of(model).items()})

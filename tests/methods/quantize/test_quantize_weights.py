@@ -184,6 +184,7 @@ def accuracy(model: nn.Module) -> float:
     return float(stripes().metric.score(model, stripes().test))
 
 
+@pytest.mark.slow
 def test_training_the_grid_wins_back_what_rounding_loses() -> None:
     model, data = learned(), stripes()
     context = Context(original=learned())

@@ -68,6 +68,7 @@ def best_error(values: Sequence[float], weights: Sequence[float], k: int) -> flo
 
 @given(numbers, sizes, st.data())
 @settings(max_examples=150)
+@pytest.mark.slow
 def test_the_optimum_on_a_line_is_that_of_all_partitions(values: list[float], k: int, data: st.DataObject) -> None:
     weights = data.draw(st.lists(st.integers(1, 9).map(float), min_size=len(values), max_size=len(values)))
     x, h = torch.tensor(values, dtype=torch.float64), torch.tensor(weights)

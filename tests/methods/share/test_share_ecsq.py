@@ -41,6 +41,7 @@ def entropy(values: Tensor) -> float:
 
 @given(st.integers(0, 1000), st.floats(1e-4, 1.0))
 @settings(max_examples=40)
+@pytest.mark.slow
 def test_the_lagrangian_never_grows(seed: int, price: float) -> None:
     w, h = gaussian(400, seed), gaussian(400, seed + 1).square() + 0.01
     levels = uniform(w, h, price)
