@@ -21,9 +21,9 @@ from gossamer.onnx_import.values import as_tensor, bounded
 
 OWN = "com.microsoft"  # the domain of ONNX Runtime's operators
 TAKEN = {
-    "": "Acosh Asinh Atanh Celu CumProd DeformConv Det GlobalLpPool GridSample GroupNormalization Hardmax IsInf LpPool "
-    "MeanVarianceNormalization RMSNormalization ReverseSequence RotaryEmbedding Shrink SimplifiedLayerNormalization "
-    "Swish ThresholdedRelu",
+    # Of ONNX itself only those that mean the same in every opset: an export may have another one than the file.
+    "": "Acosh Asinh Atanh Celu DeformConv Det GlobalLpPool IsInf LpPool MeanVarianceNormalization ReverseSequence "
+    "Shrink SimplifiedLayerNormalization ThresholdedRelu",
     OWN: "Attention BiasGelu BiasSoftmax BiasSplitGelu CDist DynamicQuantizeMatMul EmbedLayerNormalization FastGelu "
     "FusedConv FusedGemm FusedMatMul FusedMatMulActivation Gelu GemmFastGelu GridSample GroupNorm GroupQueryAttention "
     "Inverse MatMulNBits MultiHeadAttention NhwcConv NhwcFusedConv NhwcMaxPool QAttention QuickGelu RotaryEmbedding "
@@ -66,7 +66,8 @@ def opaque(node: OnnxNode) -> Built:
     """A node as one call of ONNX Runtime.
 
     Raises:
-        BadInput: where this ONNX Runtime does not have it, or not in this form.
+        BadInput: it has a tensor as an attribute, or a window that is too large. What ONNX Runtime does not know is
+            said when the node runs.
     """
     require("onnxruntime")
     if any(isinstance(value, Tensor) for value in node.attributes.values()):
