@@ -110,8 +110,18 @@ class Metric:
 
     def error(self, value: float) -> float:
         """How far a value is from a perfect one; infinite where there is none."""
-        perfect = self.perfect if self.perfect is not None else float(self.higher_is_better)
-        return abs(value - perfect)
+        return abs(value - self._best)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The least and the largest value that there can be."""
+        if self.unit == PERCENT:
+            return 0.0, 1.0
+        return (-math.inf, self._best) if self.higher_is_better else (self._best, math.inf)
+
+    @property
+    def _best(self) -> float:
+        return self.perfect if self.perfect is not None else float(self.higher_is_better)
 
     def shown(self, value: float) -> float:
         """A value in its unit: fractions in percent."""

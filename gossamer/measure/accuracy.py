@@ -94,13 +94,40 @@ def quantiles(values: Tensor, confidence: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
-def bootstrap(evaluation: Evaluation, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a score in its unit, by the percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552).
+def reflected(value: float, draws: Tensor) -> Tensor:
+    """Draws of a bootstrap on the other side of the value that they were drawn around.
 
-    The value of as many samples, drawn with replacement, 2,000 times. The same evidence always gives the same interval.
+    A resample stands to the samples as the samples stand to all that there could be. A metric that is too high on
+    few samples, as average precision is, is too high once more on a resample: what the draws lie above the value, the
+    value lies above the true one.
+
+    Args:
+        value: of the samples themselves.
+        draws: values of resamples, shape (draws,).
+
+    Returns:
+        Shape (draws,): the value minus how far each draw is above it. Their quantiles are the basic bootstrap interval.
+
+    Example:
+        >>> reflected(0.5, torch.tensor([0.5, 0.75]))
+        tensor([0.5000, 0.2500])
+
+    Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 5.2.
     """
-    low, high = quantiles(resampled(evaluation)[0], confidence)
-    return evaluation.metric.shown(low), evaluation.metric.shown(high)
+    return 2 * value - draws
+
+
+def bootstrap(evaluation: Evaluation, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a score in its unit, by the basic bootstrap (Efron 1979, doi:10.1214/aos/1176344552).
+
+    The value of as many samples, drawn with replacement, 2,000 times, `reflected`. It holds the value, and no better
+    one than there can be. The same evidence always gives the same interval.
+    """
+    metric, value = evaluation.metric, evaluation.value
+    low, high = quantiles(reflected(value, resampled(evaluation)[0]), confidence)
+    least, most = metric.limits
+    low, high = min(max(low, least), value), max(min(high, most), value)
+    return metric.shown(low), metric.shown(high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +213,7 @@ def paired_drop(before: Evaluation, after: Evaluation) -> Drop:
     Where there is one score a sample, the interval is normal, from the standard deviation of the differences: samples
     on which both networks agree add nothing to it, which is why it is so much narrower than the difference of two
     separate intervals; the p value is McNemar's (exact) of hits and misses, else that of a paired t test. Other
-    metrics: both networks on the same 2,000 resamples of the samples, the interval by percentiles.
+    metrics: both networks on the same 2,000 resamples of the samples, the interval as that of `bootstrap`.
 
     Args:
         before: what the first network gives of every sample.
@@ -232,13 +259,14 @@ def _paired_means(metric: Metric, before: Tensor, after: Tensor) -> Drop:
 def _paired_bootstrap(before: Evaluation, after: Evaluation) -> Drop:
     metric = before.metric
     old, new = resampled(before, after)
-    lost = (old - new) / metric.points if metric.higher_is_better else (new - old) / metric.points
+    points = metric.lost(before.value, after.value)
+    lost = reflected(points, (old - new if metric.higher_is_better else new - old) / metric.points)
     low, high = quantiles(lost)
     rarer = min(int((lost <= 0).sum()), int((lost >= 0).sum()))
     return Drop(
-        points=metric.lost(before.value, after.value),
-        low=low,
-        high=high,
+        points=points,
+        low=min(low, points),
+        high=max(high, points),
         p_value=min(1.0, 2 * (rarer + 1) / (RESAMPLES + 1)),
         n=len(before),
         interval=f"95 % paired bootstrap, {RESAMPLES:,} resamples",

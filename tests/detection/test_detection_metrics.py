@@ -17,6 +17,7 @@ from gossamer.detection.metrics import CHOICES, CocoAP, VocAP, box_evidence, unl
 from gossamer.detection.suppression import Detections, kept_by_nms, select_detections
 from gossamer.errors import BadInput
 from gossamer.measure import paired_drop
+from gossamer.measure.accuracy import bootstrap
 
 CLASSES = 3
 
@@ -161,6 +162,27 @@ def test_resamples_are_values_of_repeated_images() -> None:
         ]
         torch.testing.assert_close(metric.resampled(evidence, counts), torch.tensor(rows).double(), atol=0.02, rtol=0)
         assert metric.resampled(evidence, counts)[0] == metric.resampled(evidence, counts)[2]
+
+
+def simulated(seed: int, images: int, classes: int = 8) -> Evidence:
+    """A weak detector: one object in an image, found more often than not, among two wrong detections of its class."""
+    random = torch.Generator().manual_seed(seed)
+    found = (torch.rand(images, 1, generator=random) < 0.6).to(torch.int8)
+    outcomes = torch.cat([found, torch.zeros(images, 2, dtype=torch.int8)], 1)
+    scores = (torch.randn(images, 3, generator=random) + 1.5 * outcomes).sigmoid()
+    kinds = torch.randint(classes, (images, 1), generator=random)
+    objects = torch.nn.functional.one_hot(kinds[:, 0], classes)[..., None]
+    seen = {"scores": scores, "labels": kinds.expand(-1, 3), "ranks": torch.arange(3).expand(images, 3)}
+    return {"outcomes": outcomes[..., None, None], "objects": objects, **seen}
+
+
+def test_the_interval_of_ap_holds_the_true_value_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AP is too high on few images, and on resamples of them once more."""
+    monkeypatch.setattr("gossamer.measure.accuracy.RESAMPLES", 100)
+    metric = CocoAP(which="AP50")
+    true = 100 * metric.value(simulated(0, 50_000))
+    ends = [bootstrap(Evaluation(metric, simulated(seed, 150))) for seed in range(1, 61)]
+    assert sum(low <= true <= high for low, high in ends) >= 50  # percentiles: 41 of 60
 
 
 def test_two_detectors_are_compared_in_points_of_ap() -> None:
