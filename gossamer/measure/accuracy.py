@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from scipy import stats
@@ -17,6 +18,7 @@ from gossamer.errors import BadInput
 
 RESAMPLES = 2000
 CHUNK = 20_000_000  # counts of a bootstrap that are held at once
+_KEPT = WeakKeyDictionary[Evaluation, Tensor]()  # values on resamples: those of average precision take seconds
 FEW = 10  # samples that a budget is worth: of fewer, a part of one matters
 
 
@@ -77,13 +79,17 @@ def resamples(n: int, seed: int = 0) -> Iterator[Tensor]:
         left -= sets
 
 
-def resampled(*evaluations: Evaluation) -> list[Tensor]:
-    """The values of several networks on the same resamples of the same samples, each of shape (RESAMPLES,)."""
-    n = len(evaluations[0])
+def resampled(evaluation: Evaluation) -> Tensor:
+    """The values of a network on resamples of its samples, shape (RESAMPLES,). Of the same number of samples they are
+    always the same resamples, so that networks can be compared. They are kept as long as the evaluation."""
+    if (known := _KEPT.get(evaluation)) is not None:
+        return known
+    n = len(evaluation)
     if not n:
         raise BadInput("the bootstrap needs at least one sample")
-    rows = [[one.metric.resampled(one.evidence, counts) for one in evaluations] for counts in resamples(n)]
-    return [torch.cat(parts) for parts in zip(*rows, strict=True)]
+    found = torch.cat([evaluation.metric.resampled(evaluation.evidence, counts) for counts in resamples(n)])
+    _KEPT[evaluation] = found
+    return found
 
 
 def quantiles(values: Tensor, confidence: float = 0.95) -> tuple[float, float]:
@@ -124,7 +130,7 @@ def bootstrap(evaluation: Evaluation, confidence: float = 0.95) -> tuple[float, 
     one than there can be. The same evidence always gives the same interval.
     """
     metric, value = evaluation.metric, evaluation.value
-    low, high = quantiles(reflected(value, resampled(evaluation)[0]), confidence)
+    low, high = quantiles(reflected(value, resampled(evaluation)), confidence)
     least, most = metric.limits
     low, high = min(max(low, least), value), max(min(high, most), value)
     return metric.shown(low), metric.shown(high)
@@ -258,7 +264,7 @@ def _paired_means(metric: Metric, before: Tensor, after: Tensor) -> Drop:
 
 def _paired_bootstrap(before: Evaluation, after: Evaluation) -> Drop:
     metric = before.metric
-    old, new = resampled(before, after)
+    old, new = resampled(before), resampled(after)
     points = metric.lost(before.value, after.value)
     lost = reflected(points, (old - new if metric.higher_is_better else new - old) / metric.points)
     low, high = quantiles(lost)

@@ -18,7 +18,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.signs import sign_of
 from gossamer.core.task import Task
 from gossamer.errors import NoEffect
-from gossamer.measure.accuracy import evaluate, paired_drop
+from gossamer.measure.accuracy import evaluate
 from gossamer.train.batches import own_randomness, seed_everything
 from gossamer.train.recalibrate import recalibrate
 
@@ -179,7 +179,7 @@ def robustness(
                 with distorted_inputs(changed, projection):
                     recalibrate(changed, task.calibration)
                     after = evaluate(changed, task, split)
-        drop = paired_drop(before, after).points
+        drop = before.metric.lost(before.value, after.value)
         rows.append(Distorted(what=what, projection=projection.name, value=after.value, drop=drop))  # type: ignore[arg-type]
     return rows
 

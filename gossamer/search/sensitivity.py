@@ -9,7 +9,7 @@ from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.errors import NoEffect
 from gossamer.graph.groups import find_groups
-from gossamer.measure import evaluate, paired_drop
+from gossamer.measure import evaluate
 from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.train import recalibrate
 
@@ -45,6 +45,6 @@ def sensitivity(
         kept = max(1, round(group.size * (1 - sparsity)))
         small = ChannelPruning(widths={group.name: kept})(model, task, seed=context.seed).model
         recalibrate(small, task.calibration)
-        drop = paired_drop(before, evaluate(small.eval(), task)).points
+        drop = before.metric.lost(before.value, evaluate(small.eval(), task).value)
         rows.append(Sensitivity(group=group.name, sparsity=sparsity, kept=kept, size=group.size, drop=drop))
     return rows

@@ -169,6 +169,16 @@ def test_the_interval_of_a_biased_value_lies_on_the_side_of_the_true_one_and_hol
     assert bootstrap(wide)[1] == 1  # no better value than there can be
 
 
+def test_a_network_is_resampled_once_however_often_it_is_compared(monkeypatch):
+    asked = []
+    whole = RMSE.resampled
+    monkeypatch.setattr(RMSE, "resampled", lambda self, *given: asked.append(1) or whole(self, *given))
+    before, after = regressed(1.0), regressed(1.4)
+    first = paired_drop(before, after)
+    assert len(asked) == 2 and paired_drop(before, after) == first
+    assert bootstrap(before)[0] < before.value and len(asked) == 2
+
+
 def regressed(error, n=200, seed=0):
     """What a network gave whose squared errors are about this."""
     g = torch.Generator().manual_seed(seed)
