@@ -120,12 +120,16 @@ class Sparsify:
         """The names of the groups, each once."""
         return list(dict.fromkeys(name for family in self.families for name in family.names))
 
+    def last(self, steps: int) -> int:
+        """The number of the step after which nothing shrinks any more, in a training of so many."""
+        return max(round(self.until * steps), 1)
+
     @torch.no_grad()
     def __call__(self, step: TrainingStep) -> None:
         parameters = {name: p.detach() for name, p in step.model.named_parameters()}
         numbers: Tensor = getattr(step.model, PREFIX + NUMBERS)
         alive: Tensor = getattr(step.model, PREFIX + ALIVE)
-        last = max(round(self.until * step.steps), 1)
+        last = self.last(step.steps)
         numbers[RATE] += step.optimizer.param_groups[0]["lr"]
         due = step.number % self.every == 0 or step.number == last
         if step.number <= last and due and not numbers[FROZEN]:

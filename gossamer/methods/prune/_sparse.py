@@ -111,9 +111,25 @@ class SparseTraining(Retrain):
         """
         refuse_constrained(network, self.name())
         plain = materialize(network)
+        hook = self.hook(plain, rule, task, every=every, by_size=by_size, keeps_previous=keeps_previous)
+        hook.attach(plain)
+        trained = self.noted(self.train(plain, task, context, after_step=hook), context).model
+        return self.cut(trained, hook, task, context)
+
+    def hook(
+        self,
+        plain: nn.Module,
+        rule: ShrinkRule,
+        task: Task,
+        *,
+        every: int = 1,
+        by_size: bool = True,
+        keeps_previous: bool = False,
+    ) -> Sparsify:
+        """Return what shrinks the groups of a network without constraints. Arguments as of `sparsify`."""
         families, target = tuple(self.families(plain, task)), self.target(plain, task)
         what: Literal["macs", "params"] = "params" if target.what == "params" else "macs"
-        hook = Sparsify(
+        return Sparsify(
             families=families,
             rule=rule,
             target=target,
@@ -124,9 +140,6 @@ class SparseTraining(Retrain):
             keeps_previous=keeps_previous,
             drop=validation_drop(plain, task) if target.what == "drop" else None,
         )
-        hook.attach(plain)
-        trained = self.noted(self.train(plain, task, context, after_step=hook), context).model
-        return self.cut(trained, hook, task, context)
 
     def cut(self, trained: nn.Module, hook: Sparsify, task: Task, context: Context) -> nn.Module:
         """Return the network without its empty groups, and note what became of each layer's."""
@@ -134,7 +147,7 @@ class SparseTraining(Retrain):
         Sparsify.detach(trained)
         if bool(alive.all()):
             raise NoEffect(f"{self.name()}: no group became zero; ask for more, or train for more epochs")
-        smaller, proof = without_zeros(trained, task)
+        smaller, proof = without_zeros(materialize(trained), task)
         trimmed = int(numbers[TRIMMED])
         self.note(
             context,

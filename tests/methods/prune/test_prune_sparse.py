@@ -13,10 +13,12 @@ from train_toy import Ending, Stop, checkpoint_every_step, on_cpu, same
 from gossamer.core.record import Edit, to_json
 from gossamer.errors import BadInput, NoEffect
 from gossamer.methods._base import Method
+from gossamer.methods.prune._sparse import Penalized
 from gossamer.methods.prune.biased_decay import BiasedDecay
 from gossamer.methods.prune.group_lasso import NeuronCount
 from gossamer.methods.prune.growing import GrowingRegularization
 from gossamer.methods.prune.half_space import HalfSpaceProjection
+from gossamer.methods.prune.l0 import L0Gates
 from gossamer.methods.prune.less_is_more import LessIsMore
 from gossamer.methods.prune.slimming import Slimming
 from gossamer.methods.prune.ssl import StructuredSparsity
@@ -50,6 +52,7 @@ def many() -> list[Method]:
         BiasedDecay(bias="exponential", **target),
         GrowingRegularization(**target),
         HalfSpaceProjection(**target),
+        L0Gates(**target),
         StructuredSparsity(**target),
         StructuredSparsity(groups=("shapes",), **target),
         StructuredSparsity(groups=("filters", "shapes"), **target),
@@ -128,9 +131,12 @@ def test_networks_without_hidden_channels_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [HalfSpaceProjection, L0Gates])
+def test_killed_and_started_again_it_ends_with_the_same_bits(
+    kind: type[Penalized], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint_every_step(monkeypatch)
-    method = HalfSpaceProjection(speedup=3.0, epochs=3, lr=0.02)
+    method = kind(speedup=3.0, epochs=3, lr=0.02)
     whole, edits = method(tiny(), TASK, on_cpu())
     cut = replace(TASK, train=Ending(TASK.train, epoch=1, at=4))
     with pytest.raises(Stop):
