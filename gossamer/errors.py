@@ -12,14 +12,17 @@ GossamerError                one message for the user: what, where, the rule, th
 
 import difflib
 import importlib
+import os
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 FEW = 12  # names that one can read in an error
 NEAREST = 3
 MAX_QUOTED = 200  # characters of a name out of a file, and of what another library says
 ALIKE = str.maketrans("oOlI", "0011")
+NOT_THEIRS = (str(Path(__file__).parent) + os.sep, f"site-packages{os.sep}torch{os.sep}")  # files
 
 
 class GossamerError(Exception):
@@ -107,9 +110,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def own_error(error: BaseException) -> str:
-    """Type, message and place of somebody else's error."""
+    """Type, message and place of somebody else's error: the last line that is neither gossamer's nor torch's."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    others = [frame for frame in frames if not any(part in frame.filename for part in NOT_THEIRS)] or frames
+    place = f" ({others[-1].filename}:{others[-1].lineno})" if others else ""
     return f"{type(error).__name__}: {error}{place}"
 
 

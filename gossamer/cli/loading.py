@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gossamer.cli.loading_data import PREPROCESSING
 from gossamer.core.progress import Progress, Silent
-from gossamer.core.task import Task, description, refuse_outputs
+from gossamer.core.task import Task, cross_entropy, description, refuse_outputs
 from gossamer.core.user_code import call, is_reference, resolve
 from gossamer.errors import BadInput, own_error, unknown
 
@@ -281,13 +281,18 @@ def _from_onnx(path: Path, request: Request, say: Say) -> Source:
 
 
 def judged(task: Task, source: Source, say: Say) -> Task:
-    """The task; of data without labels with what the network says in their place."""
-    from gossamer.measure import has_labels, judged_by
+    """The task; of data without labels with what the network says in their place, unless it has a metric of its own."""
+    from gossamer.data.unlabelled import NoLabels
+    from gossamer.measure import Top1, has_labels, judged_by
 
     if has_labels(task):
         return task
-    say(f"{task.name} has no labels: networks are judged by how far they agree with {source.name}")
-    return judged_by(task, source.model)
+    known = judged_by(task, source.model)
+    if isinstance(task.metric, Top1 | NoLabels):
+        say(f"{task.name} has no labels: networks are judged by how far they agree with {source.name}")
+        return known
+    say(f"{task.name} has no labels: networks are judged by its metric, {task.metric.name}")
+    return replace(task, loss=known.loss) if task.loss is cross_entropy else task
 
 
 def ready_to_train(text: str, source: Source, task: Task, say: Say) -> None:

@@ -1,6 +1,6 @@
 """Batches of the user's loaders: how many there are, what is in them, and the loss of classifiers on them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol
 
 import torch
@@ -35,8 +35,8 @@ def batch_count(loader: Loader, what: str) -> int:
 
 
 def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
-    """The positional inputs and the target of a batch: `(x, y)`, `((x1, x2), y)`, or inputs alone (target None), which
-    are `x` or, as a `TensorDataset` gives them, `(x,)`."""
+    """The positional inputs and the target of a batch: `(x, y)`, `((x1, x2), y)`, `(x1, x2, y)`, or inputs alone
+    (target None), which are `x` or, as a `TensorDataset` gives them, `(x,)`."""
     if isinstance(batch, Tensor):
         return (batch,), None
     if isinstance(batch, tuple | list) and len(batch) == 1:
@@ -44,8 +44,10 @@ def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
     if isinstance(batch, tuple | list) and len(batch) == 2:
         inputs, target = batch
         return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), target
-    many = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
-    raise BadInput(f"a batch must be (inputs, target) or one tensor of inputs, got {type(batch).__name__}{many}")
+    if isinstance(batch, tuple | list) and batch:
+        return tuple(batch[:-1]), batch[-1]
+    named = "; batches that are mappings: Task.from_loaders" if isinstance(batch, Mapping) else ""
+    raise BadInput(f"a batch must be (inputs, target) or one tensor of inputs, got {type(batch).__name__}{named}")
 
 
 def inputs_and_labels(batch: Any) -> tuple[tuple[Any, ...], Any]:

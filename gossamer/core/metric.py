@@ -13,7 +13,7 @@ from torch import Tensor
 from gossamer.core.batches import Loss, Model, cross_entropy, inputs_and_labels, kind_and_shape
 from gossamer.core.units import PERCENT, shown_text
 from gossamer.core.validation import KnownArguments
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, GossamerError, out_of_memory, own_error
 
 Evidence = Mapping[str, Tensor]
 ROUNDING = 1e-6  # scores may be beyond 0 and 1 by so much
@@ -287,7 +287,7 @@ def evaluated(metric: Metric, model: Model, loader: Iterable[Any], expected: int
 
     Raises BadInput where the evidence is not of every sample.
     """
-    found, rule = metric.evidence(model, loader), f"metric {metric.name!r} must give evidence of every sample"
+    found, rule = _evidence(metric, model, loader), f"metric {metric.name!r} must give evidence of every sample"
     if not isinstance(found, Mapping) or not found or not all(isinstance(x, Tensor) for x in found.values()):
         raise BadInput(
             f"{rule}: a dict of tensors whose first dimension is the sample, it gives {kind_and_shape(found)}"
@@ -299,6 +299,19 @@ def evaluated(metric: Metric, model: Model, loader: Iterable[Any], expected: int
     if expected is not None and sizes != {expected}:
         raise BadInput(f"{rule}, it gives {sizes.pop()} rows for {expected} samples")
     return Evaluation(metric, {name: x.detach().cpu() for name, x in found.items()})
+
+
+def _evidence(metric: Metric, model: Model, loader: Iterable[Any]) -> Any:
+    """What it gives; an error of the user's own metric is told as such."""
+    function = metric.function if isinstance(metric, PerSample) else type(metric)
+    if str(getattr(function, "__module__", "")).startswith("gossamer."):
+        return metric.evidence(model, loader)
+    try:
+        return metric.evidence(model, loader)
+    except Exception as error:
+        if isinstance(error, GossamerError) or out_of_memory(error):
+            raise
+        raise BadInput(f"the metric {metric.name} failed with its own error: {own_error(error)}") from error
 
 
 def metric_of(given: Any) -> Metric:

@@ -1,7 +1,7 @@
 """The user's data and metric."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, cast
@@ -24,6 +24,7 @@ from gossamer.core.batches import (
 )
 from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
 from gossamer.core.metrics import Top1
+from gossamer.core.named_inputs import by_position, check_order, input_names
 from gossamer.core.placement import train_mode
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.validation import KnownArguments
@@ -70,6 +71,7 @@ class Task(KnownArguments):
             becomes a `PerSample` of its name.
         classes: names of the outputs. With `preprocessing` they are written into what is delivered.
         preprocessing: how images become inputs.
+        input_names: of the inputs, where batches have them by name; the network must take them in this order.
 
     Example:
         >>> import torch
@@ -90,6 +92,7 @@ class Task(KnownArguments):
     metric: Metric = field(default_factory=Top1)
     classes: tuple[str, ...] = field(default=())
     preprocessing: Preprocessing | None = None
+    input_names: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", metric_of(self.metric))
@@ -106,11 +109,14 @@ class Task(KnownArguments):
         name: str = "data",
         calibration: Loader | None = None,
         example_inputs: Any = None,
+        inputs: Sequence[str] | None = None,
     ) -> "Task":
         """A task from the loaders of a training.
 
         Args:
-            train: batches (inputs, target); a `DataLoader` or a list.
+            train: batches (inputs, target); a `DataLoader` or a list. Several inputs are `((first, second), target)` or
+                `(first, second, target)`. Mappings will do, too: tensors by name, the target under "labels", "label",
+                "targets", "target" or "y".
             validation: the same; it must give the same samples in the same order every time.
             test: the same; None: results are those on validation data, and reports say so.
             metric: a `gossamer.Metric`, or a function(model, loader) that gives one score in [0, 1] for every sample;
@@ -120,6 +126,7 @@ class Task(KnownArguments):
             calibration: batches, targets are not looked at; None: the first batches of `train` with 512 samples.
             example_inputs: a tensor or a tuple of tensors, the positional inputs of the network; None: of the first
                 batch of `validation`, two samples.
+            inputs: of mappings, names in the order in which the network takes them; None: all but the target, as ordered.
 
         Returns:
             The task. Nothing is run yet: jobs check it with the network before they begin.
@@ -138,10 +145,15 @@ class Task(KnownArguments):
         for what, loader in (("train", train), ("validation", validation), ("test", test)):
             if loader is not None or what != "test":
                 _check_loader(loader, what)
+        if calibration is not None:
+            _check_loader(calibration, "calibration")
+        names = input_names(next(iter(FirstBatches(validation, 1))), inputs)
+        if names:
+            train, validation = by_position(train, names), by_position(validation, names)
+            test = None if test is None else by_position(test, names)
+            calibration = None if calibration is None else by_position(calibration, names)
         if calibration is None:
             calibration = _some_of(train)
-        else:
-            _check_loader(calibration, "calibration")
         return cls(
             name=name,
             train=train,
@@ -151,6 +163,7 @@ class Task(KnownArguments):
             example_inputs=_inputs(example_inputs, validation),
             loss=chosen.usual_loss() if loss is None else loss,
             metric=chosen,
+            input_names=names,
         )
 
     @property
@@ -340,6 +353,7 @@ def check(task: Task, model: nn.Module) -> None:
     for split_name in ("train", "validation", "test", "calibration"):
         if split_name != "test" or task.test is not None:
             batch_count(getattr(task, split_name), f"the {split_name} data of {name}")
+    check_order(task.input_names, model)
     with torch.random.fork_rng(devices=[]):
         shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
         what = f"the network does not accept the inputs of {name} (shapes {shapes})"

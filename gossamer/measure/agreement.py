@@ -90,7 +90,7 @@ def judged_by(task: Task, reference: nn.Module) -> Task:
 
     Returns:
         The task, with `Agreement` as metric and its loss: of networks that give classes that of the largest output,
-        of others the cosine.
+        of others the cosine, as of those that give vectors of length one.
 
     Example:
         >>> from gossamer.data import tiny_network, tiny_task
@@ -100,9 +100,16 @@ def judged_by(task: Task, reference: nn.Module) -> Task:
     reference = copy_network(reference).requires_grad_(False).eval()
     with torch.no_grad():
         outputs = list(tensors(reference(*task.example_inputs)))
-    classes = len(outputs) == 1 and outputs[0].ndim >= 2 and outputs[0].shape[1] > 1
+    classes = len(outputs) == 1 and outputs[0].ndim >= 2 and outputs[0].shape[1] > 1 and not _unit(outputs[0])
     metric = Agreement(reference=reference, kind="top-1" if classes else "cosine")
     return replace(task, metric=metric, loss=metric.usual_loss())
+
+
+def _unit(outputs: Tensor) -> bool:
+    """Whether they are vectors of length one, which no logits and no probabilities are."""
+    flat = outputs.float()
+    length = flat.norm(dim=1)
+    return bool((flat < 0).any()) and torch.allclose(length, torch.ones_like(length), atol=1e-3)
 
 
 def has_labels(task: Task) -> bool:

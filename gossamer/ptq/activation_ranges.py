@@ -153,6 +153,15 @@ def least_squares(seen: ActivationHistogram, levels: int = 256, steps: int = 100
     return best
 
 
+def lost(seen: ActivationHistogram, kept: Range, levels: int = 256) -> float:
+    """The share of the numbers other than 0 that become 0 when this range has so many codes."""
+    step = (kept[1] - kept[0]) / (levels - 1)
+    small = (np.abs(EDGES[:-1]) < step / 2) & (np.abs(EDGES[1:]) < step / 2)
+    zeros = seen.counts[BINS - 1 : BINS + 1].sum()  # the two bins next to 0
+    others = seen.counts.sum() - zeros
+    return float((seen.counts[small].sum() - zeros) / others) if others > 0 and step > 0 else 0.0
+
+
 def channel_ranges(
     model: onnx.ModelProto,
     names: list[str],
@@ -161,13 +170,14 @@ def channel_ranges(
     *,
     threads: int,
     samples: int | None = None,
+    axis: int = 1,
 ) -> dict[str, NDArray[np.float32]]:
-    """Largest magnitude of each channel (dimension 1) of these values, shape (C,)."""
+    """Largest magnitude of each channel (dimension `axis`) of these values, shape (C,)."""
     session = exposed_session(model, names, folder, threads)
     largest: dict[str, NDArray[np.float32]] = {}
     for feed in feeds(session, loader, samples):
         for name, value in zip(names, session.run(None, feed), strict=True):
-            found = np.abs(value).max(axis=tuple(i for i in range(value.ndim) if i != 1))
+            found = np.abs(value).max(axis=tuple(i for i in range(value.ndim) if i != axis % value.ndim))
             largest[name] = np.maximum(largest.get(name, found), found)
     return largest
 

@@ -169,4 +169,4 @@ def _scale(together: ScaledTogether, factors: Array, weights: Weights) -> None:
         rows = as_rows(node, weight)
         parts = rows.reshape(*rows.shape[:2], -1, weight.shape[1])
         scaled = parts / factors.reshape(len(rows), 1, 1, -1)
-        weights[node.input[1]] = from_rows(scaled.reshape(rows.shape), weight.shape)
+        weights[node.input[1]] = from_rows(node, scaled.reshape(rows.shape), weight.shape)

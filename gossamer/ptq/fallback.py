@@ -20,12 +20,14 @@ from gossamer.core.record import FallbackStep
 from gossamer.core.task import Task, description
 from gossamer.errors import BadInput, NoEffect
 from gossamer.measure.accuracy import Drop, evaluate, paired_drop
-from gossamer.ptq import activation_ranges, equalization, qdq, rounding
+from gossamer.ptq import activation_ranges, dynamic, equalization, qdq, rounding, smoothing
 from gossamer.ptq.activation_ranges import ActivationHistogram, Range
 from gossamer.ptq.weights import attributes
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.runners import open_runner, open_session
 
+# Values of which more than this becomes 0 are no use in 256 steps: scores of attention with -1e38 where a mask is.
+MOST_LOST = 0.9
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RULES: dict[str, Callable[[ActivationHistogram], Range]] = {
     "min-max": activation_ranges.min_max,
@@ -79,10 +81,15 @@ class QuantizedCandidate:
     exclude: tuple[str, ...] = ()
     note: str = ""
     steps: Mapping[str, NDArray[np.float32]] | None = None
+    dynamic: bool = False
 
     def build(self) -> onnx.ModelProto:
+        if self.dynamic:
+            return dynamic.quantize(self.network, exclude=self.exclude, steps=self.steps)
         ranges = {name: RULES[self.rule](one) for name, one in self.seen.items()}
-        return qdq.quantize_graph(self.network, ranges, exclude=self.exclude, steps=self.steps)
+        lost = {name for name, one in self.seen.items() if activation_ranges.lost(one, ranges[name]) > MOST_LOST}
+        touching = [node.name for node in self.network.graph.node if lost & {*node.input, *node.output}]
+        return qdq.quantize_graph(self.network, ranges, exclude={*self.exclude, *touching}, steps=self.steps)
 
 
 def quantize_int8(
@@ -100,6 +107,10 @@ def quantize_int8(
     What is tried, until it loses no more than the budget: ranges by min-max, least squares, percentile; even ranges
     across channels; weights rounded by GPTQ, with corrected biases; the layers measured to be the worst left in
     float32, 1, 2, 4, ... of them. If none is within the budget, the best one is written.
+
+    Networks that are mostly products by matrices (transformers) begin with ranges that ONNX Runtime takes while it
+    runs, and tables of embeddings in int8; then even ranges across channels (SmoothQuant), GPTQ and float32 layers as
+    above.
 
     Args:
         model: a module, or the path of its float32 `.onnx`.
@@ -133,7 +144,13 @@ def quantize_int8(
     path, trial = folder / "model.int8.onnx", folder / ".trial.int8.onnx"
     float_path = model if isinstance(model, Path) else _exported(model, task, folder)
     sequence = FallbackSequence(
-        onnx.load(float_path), task, folder, threads=goal.threads, samples=samples, progress=context.progress
+        onnx.load(float_path),
+        task,
+        folder,
+        threads=goal.threads,
+        samples=samples,
+        dynamic_ranges=goal.runtime == "onnxruntime",  # OpenVINO runs them slower than float32
+        progress=context.progress,
     )
     steps: list[FallbackStep] = []
     best: tuple[Drop, Evaluation] | None = None
@@ -188,10 +205,12 @@ class FallbackSequence:
         *,
         threads: int,
         samples: int,
+        dynamic_ranges: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.network, self.loader, self.folder = network, task.calibration, folder
         self.threads, self.samples, self.progress = threads, samples, progress or Silent()
+        self.dynamic = dynamic_ranges and dynamic.fits(network)
         numbers = max(1, sum(x[:1].numel() for x in task.example_inputs if isinstance(x, Tensor) and x.ndim))
         self.ranked = max(LEAST_RANKED, min(MOST_RANKED, RANKED_NUMBERS // numbers))
         self.best = QuantizedCandidate("", network, {})
@@ -213,11 +232,17 @@ class FallbackSequence:
         """Candidates from the simplest to the costliest."""
         if not any(node.op_type in WEIGHTED for node in self.network.graph.node):
             raise NoEffect(f"int8: the network has no layer with weights ({', '.join(WEIGHTED)})")
-        seen = self.observe(self.network)
-        for name in RULES:
-            yield QuantizedCandidate(name, self.network, seen, name)
-        yield from self.equalized()
-        yield self.rounded(self.best)
+        if self.dynamic:
+            yield QuantizedCandidate("dynamic ranges", self.network, {}, dynamic=True)
+            yield self.smoothed(self.best)
+        else:
+            seen = self.observe(self.network)
+            for name in RULES:
+                yield QuantizedCandidate(name, self.network, seen, name)
+            yield from self.equalized()
+            yield from self.layers_alone(self.best)
+        if rounding.layers(self.network):
+            yield self.rounded(self.best)
         yield from self.float_layers(self.best)
 
     def equalized(self) -> Iterator[QuantizedCandidate]:
@@ -229,6 +254,31 @@ class FallbackSequence:
             )
             network = equalization.equalize(self.network, largest)
             yield self.with_best_rule(QuantizedCandidate("channel equalization", network, self.observe(network)))
+
+    def layers_alone(self, base: QuantizedCandidate) -> Iterator[QuantizedCandidate]:
+        """Of transformers only the layers with weights: sums, norms and attention between them take little time, and
+        few of their values are large."""
+        stored = {tensor.name for tensor in self.network.graph.initializer}
+        weighted = [
+            node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in stored
+            for node in self.network.graph.node
+        ]
+        nodes = list(zip(self.network.graph.node, weighted))
+        if any(node.op_type == "MatMul" and not own for node, own in nodes):
+            others = tuple(node.name for node, own in nodes if not own)
+            yield replace(base, name="layers alone", exclude=others, note=f"on top of: {base.name}")
+
+    def smoothed(self, base: QuantizedCandidate) -> QuantizedCandidate:
+        """With even ranges of what goes into products by matrices, as even as leaves the outputs nearest."""
+        names = list(smoothing.product_inputs(base.network))
+        largest = activation_ranges.channel_ranges(
+            base.network, names, self.loader, self.folder, threads=self.threads, samples=self.samples, axis=-1
+        )
+        candidates = [
+            replace(base, name="SmoothQuant", network=smoothing.smooth(base.network, largest, s), note=f"alpha {s}")
+            for s in smoothing.STRENGTHS
+        ]
+        return min(candidates, key=lambda one: self.output_error(one.build()))
 
     def observe(self, network: onnx.ModelProto) -> dict[str, ActivationHistogram]:
         return activation_ranges.observe(network, self.loader, self.folder, threads=self.threads, samples=self.samples)
@@ -244,7 +294,8 @@ class FallbackSequence:
             base.network, self.loader, self.folder, threads=self.threads, samples=self.samples, progress=self.progress
         )
         note = f"on top of: {base.name}, "
-        return self.with_best_rule(replace(base, name="GPTQ", network=network, steps=steps, note=note))
+        found = replace(base, name="GPTQ", network=network, steps=steps, note=note)
+        return found if base.dynamic else self.with_best_rule(found)
 
     def float_layers(self, base: QuantizedCandidate) -> Iterator[QuantizedCandidate]:
         """The best so far with the 1, 2, 4, ... worst layers in float32, at most half of them."""
@@ -252,13 +303,15 @@ class FallbackSequence:
         worst = sorted(errors, key=lambda name: -errors[name])
         count = 1
         while count <= max(1, len(worst) // 2):
-            exclude = tuple(worst[:count])
-            yield replace(base, name=f"float layers: {count}", exclude=exclude, note=", ".join(exclude))
+            chosen = tuple(worst[:count])
+            name, exclude = f"float layers: {count}", (*base.exclude, *chosen)
+            yield replace(base, name=name, exclude=exclude, note=", ".join(chosen))
             count *= 2
 
     def layer_errors(self, base: QuantizedCandidate) -> dict[str, float]:
         """Error of the network's outputs when one weighted node alone is in int8, by node."""
-        names = list(rounded_weights(base.build()))
+        layers = rounding.layers(base.network)
+        names = [node.name for node in layers] if base.dynamic else list(rounded_weights(base.build()))
         errors = {}
         for name in self.progress.bar(names, label="int8: what each layer costs"):
             others = [node.name for node in base.network.graph.node if node.name != name]

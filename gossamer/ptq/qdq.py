@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from gossamer.compact.torch_export import silent
-from gossamer.ptq.weights import as_rows, attributes, step_sizes
+from gossamer.ptq.weights import as_rows, output_axis, step_sizes
 from gossamer.runtime import onnx_clean
 
 # Everything that ONNX Runtime and OpenVINO both run on integers. Other operations stay in float32.
@@ -69,9 +69,8 @@ def _overrides(graph: onnx.GraphProto, steps: Mapping[str, NDArray[np.float32]])
         if name not in stored or name in found or (node.op_type == "MatMul" and len(stored[name].dims) != 2):
             continue
         weight = numpy_helper.to_array(stored[name])
-        axis = int(node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes(node).get("transB", 0)))
-        step = steps.get(name, step_sizes(as_rows(node, weight.T if axis else weight)).reshape(-1))
-        code = {"quant_type": QuantType.QInt8, "zero_point": np.int8(0), "axis": axis}
+        step = steps.get(name, step_sizes(as_rows(node, weight)).reshape(-1))
+        code = {"quant_type": QuantType.QInt8, "zero_point": np.int8(0), "axis": output_axis(node)}
         found[name] = [{**code, "scale": np.float32(one)} for one in step]
     return found
 

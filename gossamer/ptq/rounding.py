@@ -65,8 +65,7 @@ def round_weights(
     """The network with rounded weights and corrected biases, and the step sizes of each weight, by name."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    weights = Weights(copied.graph)
-    nodes = [node for node in copied.graph.node if weights.linear(node)]
+    weights, nodes = Weights(copied.graph), layers(copied)
     moments = row_moments(model, nodes, weights, loader, folder, threads=threads, samples=samples)
     steps = {}
     for node in progress.bar(nodes, label="int8: rounding weights"):
@@ -79,10 +78,16 @@ def round_weights(
             covariance = torch.eye(rows.shape[2]).expand(len(rows), -1, -1)
         rounded = round_rows(exact, step, covariance) * step[..., None]
         shift = ((exact - rounded) @ seen.mean[..., None]).reshape(-1)
-        weights[node.input[1]] = from_rows(rounded.float().numpy(), weight.shape)
+        weights[node.input[1]] = from_rows(node, rounded.float().numpy(), weight.shape)
         weights.add_to_bias(node, shift.float().numpy(), copied.graph)
         steps[node.input[1]] = scale.reshape(-1)
     return copied, steps
+
+
+def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes whose weights can be rounded."""
+    weights = Weights(model.graph)
+    return [node for node in model.graph.node if weights.linear(node) or weights.product(node)]
 
 
 def row_moments(
@@ -95,7 +100,7 @@ def row_moments(
     threads: int,
     samples: int | None,
 ) -> dict[str, InputMoments]:
-    """Moments of the inputs of Conv and Gemm nodes, by name of the node, in one pass over the data."""
+    """Moments of the inputs of Conv, Gemm and MatMul nodes, by name of the node, in one pass over the data."""
     names = list(dict.fromkeys(node.input[0] for node in nodes))
     session = exposed_session(model, names, folder, threads)
     moments: dict[str, InputMoments] = {}
@@ -112,12 +117,12 @@ def row_moments(
 
 
 def unfolded(node: onnx.NodeProto, x: Tensor, kernel: Iterable[int]) -> Tensor:
-    """What the rows of a Conv or Gemm are multiplied with, shape (groups, samples and positions, K).
+    """What the rows of a Conv, Gemm or MatMul are multiplied with, shape (groups, samples and positions, K).
 
     Of a map, a grid of positions is taken: about as many as K, at least 16 and at most 256.
     """
-    if node.op_type == "Gemm":
-        return x[None]
+    if node.op_type in ("Gemm", "MatMul"):
+        return x.reshape(1, -1, x.shape[-1])
     given, kernel = attributes(node), list(kernel)
     dims, groups = len(kernel), int(given.get("group", 1))
     pads = given.get("pads", [0] * 2 * dims)

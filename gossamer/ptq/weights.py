@@ -46,9 +46,19 @@ class Weights:
         plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0
         return plain and given.get("transB", 0) == 1 and not given.get("transA", 0)
 
+    def product(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is a MatMul by a matrix (inputs first) that it alone reads, as transformers have them."""
+        return node.op_type == "MatMul" and node.input[1] in self and len(self.tensors[node.input[1]].dims) == 2
+
     def add_to_bias(self, node: onnx.NodeProto, shift: Array, graph: onnx.GraphProto) -> None:
-        """Add to the bias of a `linear` node of this graph; it gets one if it has none."""
-        if len(node.input) > 2:
+        """Add to the bias of a `linear` node of this graph, which gets one if it has none, or to what is added to a
+        `product`, if anything is."""
+        if node.op_type == "MatMul":
+            readers = [one for one in graph.node if node.output[0] in one.input]
+            bias = [name for one in readers for name in one.input if one.op_type == "Add" and name in self]
+            if len(readers) == len(bias) == 1 and self.tensors[bias[0]].dims == [len(shift)]:
+                self[bias[0]] = self[bias[0]] + shift
+        elif len(node.input) > 2:
             self[node.input[2]] = self[node.input[2]] + shift
         else:
             node.input.append(f"{node.name}.bias")
@@ -61,20 +71,32 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def as_rows(node: onnx.NodeProto, weight: Array) -> Array:
-    """The weight of a Conv or Gemm as (groups, outputs of a group, K).
+    """The weight of a Conv, Gemm or MatMul as (groups, outputs of a group, K).
 
     The K products of a sum are in the order in which kernels take them: positions first, then input channels.
     """
     groups = int(attributes(node).get("group", 1)) if node.op_type == "Conv" else 1
+    weight = weight.T if _inputs_first(node) else weight
     parts = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
     return parts.swapaxes(2, 3).reshape(groups, len(weight) // groups, -1)
 
 
-def from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
+def from_rows(node: onnx.NodeProto, rows: Array, shape: tuple[int, ...]) -> Array:
     """The weight of this shape whose rows these are."""
+    if _inputs_first(node):
+        return rows.reshape(shape[::-1]).T
     outputs, inputs, *_ = shape
     parts = rows.reshape(outputs, math.prod(shape[2:]), inputs)
     return parts.swapaxes(1, 2).reshape(shape)
+
+
+def output_axis(node: onnx.NodeProto) -> int:
+    """The dimension of the weight of a Conv, Gemm or MatMul that its output channels are."""
+    return int(_inputs_first(node))
+
+
+def _inputs_first(node: onnx.NodeProto) -> bool:
+    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes(node).get("transB", 0))
 
 
 def step_sizes(rows: Array) -> Array:

@@ -9,11 +9,13 @@ import torch
 from conftest import USER_CODE
 from torch import nn
 
-from gossamer.cli.loading import Request, load_model, ready_to_train
+from gossamer.cli.loading import Request, Source, judged, load_model, ready_to_train
 from gossamer.cli.loading_data import load_data
+from gossamer.core.metric import Metric
 from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, CorruptFile, MissingExtra
+from gossamer.measure import judged_by
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.models import build, save_weights
 from gossamer.modules.replay import structure_of
@@ -204,3 +206,32 @@ def test_auto_says_which_data_it_took(tmp_path: Path, monkeypatch: pytest.Monkey
 
     assert load_data("auto", progress=Heard()).name == "digits"
     assert Heard.said == ["data: digits, embedded"]
+
+
+def test_data_without_labels_keep_a_metric_of_their_own() -> None:
+    class Largest(Metric):
+        name = "largest"
+
+        def evidence(self, model, loader):
+            return {"score": torch.cat([model(x).amax(1) for x in loader])}
+
+        def value(self, evidence):
+            return float(evidence["score"].mean())
+
+    rows = [torch.rand(4, 3)]
+    source = Source(name="mine", model=nn.Linear(3, 2), example_inputs=(rows[0],))
+    said: list[str] = []
+    own = Task.from_loaders(rows, rows, metric=Largest())
+    kept = judged(own, source, said.append)
+    assert kept.metric is own.metric and said == ["data has no labels: networks are judged by its metric, largest"]
+    assert kept.loss(source.model, rows[0]).ndim == 0  # there is something to train by
+    assert judged(Task.from_loaders(rows, rows), source, said.append).metric.name == "agreement"
+
+
+def test_vectors_of_length_one_are_no_classes() -> None:
+    class Unit(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.normalize(x - 0.5, dim=-1)
+
+    rows = [torch.rand(4, 3)]
+    assert judged_by(Task.from_loaders(rows, rows), Unit()).metric.name == "cosine"

@@ -226,3 +226,11 @@ def test_shapes_of_the_usual_losses_fit_their_metrics() -> None:
     for metric, seed in itertools.product(METRICS, range(2)):
         loss = metric.usual_loss()(SAME, data(metric, 4, seed))
         assert loss.ndim == 0 and float(loss) > 0
+
+
+def test_an_error_of_the_users_metric_is_told_as_theirs_with_its_line() -> None:
+    def broken(model: object, loader: object) -> torch.Tensor:
+        return model(torch.rand(2, 7)).argmax(1)  # the network takes three
+
+    with pytest.raises(BadInput, match=rf"the metric broken failed with its own error: RuntimeError.*{__file__}:"):
+        evaluated(metric_of(broken), torch.nn.Linear(3, 2), [], None)

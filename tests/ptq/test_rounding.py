@@ -85,7 +85,7 @@ def test_rows_times_unfolded_inputs_are_the_layer(layer, tmp_path):
     [node] = [node for node in network.graph.node if node.op_type in ("Conv", "Gemm")]
     weight = layer.weight.detach().numpy()
     rows = as_rows(node, weight)
-    assert np.array_equal(from_rows(rows, weight.shape), weight)
+    assert np.array_equal(from_rows(node, rows, weight.shape), weight)
     inputs = unfolded(node, x, weight.shape[2:])
     outputs = torch.from_numpy(rows) @ inputs.mT  # (groups, outputs of a group, samples and positions)
     wanted = layer(x).detach().transpose(0, 1).reshape(len(rows), -1, outputs.shape[2])
