@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gossamer.core.detector_rows import DetectorRows
 from gossamer.core.edit_details import GroupPath, SwapRecord
 from gossamer.errors import unknown
 
@@ -267,7 +268,8 @@ class Reliability:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """Samples of one class on test, and how many of them each network gets right, percent, by subject."""
+    """Samples of one class on test, and how many of them each network gets right, percent, by subject; of detectors
+    objects and average precision."""
 
     name: str
     samples: int
@@ -332,6 +334,7 @@ class JobDocument:
     curves: list[Curve] = field(default_factory=list)
     classes: list[ClassRow] = field(default_factory=list)
     teaching: Teaching | None = None
+    detectors: DetectorRows | None = None
     format: int = 1
 
     def dump(self) -> str:
@@ -347,6 +350,8 @@ class JobDocument:
         raw["edits"] = [Edit.parse(values) for values in raw.get("edits", [])]
         if raw.get("teaching") is not None:
             raw["teaching"] = Teaching.parse(raw["teaching"])
+        if raw.get("detectors") is not None:
+            raw["detectors"] = DetectorRows.parse(raw["detectors"])
         return cls(**raw)
 
 

@@ -125,6 +125,14 @@ class BoxMetric(KnownArguments, Metric):
     def resampled(self, evidence: Evidence, counts: Tensor) -> Tensor:
         return scores_by_class(evidence, counts, self.choice()).nanmean(1)
 
+    def summary(self, evidence: Evidence) -> dict[str, float]:
+        """The numbers that are usual for this metric, by name; NaN where there is no object to find."""
+        return {self.name: self.value(evidence)}
+
+    def overlaps(self) -> tuple[float, ...]:
+        """From which on a detection is right, in the order of the outcomes."""
+        raise NotImplementedError
+
     def by_class(self, evidence: Evidence) -> Tensor:
         """The score of each class, shape (classes,); NaN where there is no object of it."""
         return scores_by_class(evidence, torch.ones(1, len(evidence["labels"])), self.choice())[0]
@@ -167,6 +175,9 @@ class CocoAP(BoxMetric):
     def choice(self) -> Choice:
         return CHOICES[self.which]
 
+    def overlaps(self) -> tuple[float, ...]:
+        return tuple(THRESHOLDS.tolist())
+
     def summary(self, evidence: Evidence) -> dict[str, float]:
         """All twelve numbers by name, in COCO's order; NaN where there is no object to find."""
         once = torch.ones(1, len(evidence["labels"]))
@@ -206,6 +217,9 @@ class VocAP(BoxMetric):
 
     def outcomes(self, boxes: Tensor, labels: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
         return voc_outcomes(boxes, labels, truth, self.threshold)
+
+    def overlaps(self) -> tuple[float, ...]:
+        return (self.threshold,)
 
     def choice(self) -> Choice:
         score = area_under_curve if self.recalls is None else interpolated(self.recalls)

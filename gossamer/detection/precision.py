@@ -47,12 +47,30 @@ def interpolated(points: int) -> Score:
     """
 
     def score(curves: Curves) -> Tensor:
-        wanted = torch.linspace(0, 1, points, dtype=torch.float64).expand(len(curves.recall), -1).contiguous()
-        index = torch.searchsorted(curves.recalls.contiguous(), wanted)
-        with_end = torch.cat([curves.precisions, torch.zeros(len(curves.recall), 1, dtype=torch.float64)], 1)
-        return with_end.gather(1, index).mean(1)
+        return precision_at(curves, points).mean(1)
 
     return score
+
+
+def precision_at(curves: Curves, points: int) -> Tensor:
+    """The largest precision at each of equally spaced recalls from 0 to 1, or above it.
+
+    Args:
+        curves: of several sets.
+        points: how many recalls.
+
+    Returns:
+        Shape (sets, points), 0 at recalls that are not reached.
+
+    Example:
+        >>> half = torch.tensor([[0.5]]).double()
+        >>> precision_at(Curves(precisions=half * 2, recalls=half, recall=half[0]), 3)
+        tensor([[1., 1., 0.]], dtype=torch.float64)
+    """
+    wanted = torch.linspace(0, 1, points, dtype=torch.float64).expand(len(curves.recall), -1).contiguous()
+    index = torch.searchsorted(curves.recalls.contiguous(), wanted)
+    with_end = torch.cat([curves.precisions, torch.zeros(len(curves.recall), 1, dtype=torch.float64)], 1)
+    return with_end.gather(1, index)
 
 
 def area_under_curve(curves: Curves) -> Tensor:
@@ -135,16 +153,50 @@ def scores_by_class(evidence: Evidence, counts: Tensor, choice: Choice) -> Tenso
     return torch.cat(rows)
 
 
+def mean_precisions(evidence: Evidence, choice: Choice, points: int) -> Tensor:
+    """Precision at equally spaced recalls, the mean over classes of which there are objects.
+
+    Args:
+        evidence: as `scores_by_class` has it.
+        choice: which part of it counts; its score does not.
+        points: how many recalls from 0 to 1.
+
+    Returns:
+        float64, shape (thresholds, points); NaN where there is no object.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1, 1).to(torch.int8)
+        >>> seen = {"outcomes": one, "scores": one[0, 0], "labels": one[0, 0] * 0, "ranks": one[0, 0] * 0}
+        >>> choice = Choice(area=0, thresholds=(0,), most=100, score=area_under_curve)
+        >>> mean_precisions({**seen, "objects": one[0]}, choice, 3)
+        tensor([[1., 1., 1.]], dtype=torch.float64)
+    """
+    once = torch.ones(1, len(evidence["labels"]), dtype=torch.float64)
+    rows = []
+    for label in range(evidence["objects"].shape[1]):
+        objects, curves = _class_curves(evidence, once, choice, label)
+        if float(objects) > 0:
+            rows.append(torch.cat([precision_at(one, points) for one in curves]))
+    if not rows:
+        return torch.full((len(choice.thresholds), points), torch.nan, dtype=torch.float64)
+    return torch.stack(rows).mean(0)
+
+
 def _class_score(evidence: Evidence, weights: Tensor, choice: Choice, label: int) -> Tensor:
     """Of one class, shape (sets,)."""
+    objects, curves = _class_curves(evidence, weights, choice, label)
+    scores = torch.stack([choice.score(c) for c in curves]).mean(0)
+    return torch.where(objects > 0, scores, torch.nan)
+
+
+def _class_curves(evidence: Evidence, weights: Tensor, choice: Choice, label: int) -> tuple[Tensor, Iterator[Curves]]:
+    """Objects of one class in each set, shape (sets,), and the curves at each threshold."""
     objects = weights @ evidence["objects"][:, label, choice.area].double()
     found = (evidence["labels"] == label) & (evidence["ranks"] < choice.most)
     image = found.nonzero()[:, 0]
     order = evidence["scores"][found].argsort(descending=True, stable=True)
     outcomes = evidence["outcomes"][found][order][:, choice.area, list(choice.thresholds)]
-    weights = weights[:, image[order]]
-    scores = torch.stack([choice.score(c) for c in _curves(outcomes, weights, objects)]).mean(0)
-    return torch.where(objects > 0, scores, torch.nan)
+    return objects, _curves(outcomes, weights[:, image[order]], objects)
 
 
 def _curves(outcomes_DT: Tensor, weights_SD: Tensor, objects_S: Tensor) -> Iterator[Curves]:

@@ -200,8 +200,8 @@ class CompressionJob(Job):
 
     def _document(self, delivery: Delivery) -> JobDocument:
         task, goal, result = self.task, self.goal, delivery.result
-        measured, classes = exporting.measure_networks(self.original, result, task, goal, self.context, self.work)
-        rows = [*measured, *result.records]
+        measured = exporting.measure_networks(self.original, result, task, goal, self.context, self.work)
+        rows = [*measured.records, *result.records]
         name = self.recipe.name if self.recipe else "planned"
         chosen = Recipe(name=name, seed=self.context.seed, steps=delivery.steps, int8=result.int8_path is not None)
         chosen.save(self.folder / "recipe.yaml")
@@ -220,7 +220,8 @@ class CompressionJob(Job):
             layers_after=exporting.layers(result.model, result.deployed, task, goal, precision=result.precision),
             int8_steps=list(result.int8_steps),
             curves=self.context.log.curves,
-            classes=classes,
+            classes=measured.classes,
+            detectors=measured.detectors,
         )
         document.stored = stored_rows(self.original, self.folder / "model.gsr")
         document.why = self._why(document.missed, rows)

@@ -270,9 +270,12 @@ class DistillationJob(Job):
 
     def _document(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> JobDocument:
         config, task = self.config, self.task
-        rows = [*self._measured(networks, result), *result.records, *self.rows]
+        measured = self._measured(networks, result)
+        rows = [*measured.records, *result.records, *self.rows]
         teaching, sure = diagnostics.gather_outputs(networks, task, config.method.name(), self.curves)
         rows += sure
+        if measured.detectors is not None:
+            teaching = replace(teaching, classes=measured.classes)
         steps = (config.method, TemperatureScaling()) if config.calibrate else (config.method,)
         Recipe(name="taught", seed=self.context.seed, steps=steps, int8=False).save(self.folder / "recipe.yaml")
         return self.document(
@@ -283,16 +286,18 @@ class DistillationJob(Job):
             task=task_row(task, len(result.scores)),
             states=self.context.log.trials,
             teaching=teaching,
+            detectors=measured.detectors,
         )
 
-    def _measured(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> list[Record]:
+    def _measured(self, networks: dict[str, nn.Module], result: exporting.ExportedArtifacts) -> exporting.Measured:
         """Costs and scores of teacher and student, and of the networks in between and next to them."""
         last = self.task.final_split
         scores = {
             subject: self.evaluated(model, last) for subject, model in networks.items() if not only_remembers(model)
         }
         costly = None if gives_outputs_only(self.teacher) else self.teacher
-        rows, _ = exporting.measure_networks(costly, result, self.task, self.goal, self.context, self.work)
+        measured = exporting.measure_networks(costly, result, self.task, self.goal, self.context, self.work)
+        rows = list(measured.records)
         if costly is None and TEACHER in scores:
             rows.append(score_record(TEACHER, scores[TEACHER], split=last))
             if last != "validation":
@@ -302,7 +307,7 @@ class DistillationJob(Job):
         if ALONE in scores:
             gap = paired_drop(scores[ALONE], scores[STUDENT])
             rows.append(gap.to_record(STUDENT, split=last, against=ALONE))
-        return rows
+        return measured._replace(records=rows)
 
 
 def without_teacher(method: Method, task: Task) -> Method | None:

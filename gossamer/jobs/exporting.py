@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,13 @@ from gossamer.compact.writing import save
 from gossamer.constraints.apply import materialize
 from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
+from gossamer.core.detector_rows import DetectorRows
 from gossamer.core.goal import AT_LEAST, FROM_MODULES, Goal
 from gossamer.core.record import ClassRow, FallbackStep, LayerCost, Record, write_text
 from gossamer.core.task import Task, description
+from gossamer.detection.metrics import BoxMetric
 from gossamer.errors import BadInput
+from gossamer.jobs.detections import gather_detections, precision_rows
 from gossamer.measure import (
     Drop,
     Evaluation,
@@ -156,11 +159,18 @@ def save_compact(model: nn.Module, task: Task, path: Path, context: Context) -> 
     return path.stat().st_size
 
 
+class Measured(NamedTuple):
+    """All rows of the headline table, what of each class is right, and what there is to say of detectors."""
+
+    records: list[Record]
+    classes: list[ClassRow]
+    detectors: DetectorRows | None
+
+
 def measure_networks(
     original: nn.Module | None, result: ExportedArtifacts, task: Task, goal: Goal, context: Context, folder: Path
-) -> tuple[list[Record], list[ClassRow]]:
-    """All rows of the headline table: scores on the test set, latency on every runtime here, sizes, peak memory; and
-    what of each class is right.
+) -> Measured:
+    """Measure scores on the test set, latency on every runtime here, sizes and peak memory.
 
     original: None measures the result alone.
     """
@@ -175,10 +185,11 @@ def measure_networks(
         compact = {ORIGINAL: (dense_bytes(original), "weights in float32"), **compact}
     last = task.final_split
     with context.progress.busy(f"measuring {task.metric.name} on {last} data"):
-        scores = {
-            name: evaluate(open_runner("onnxruntime", path, threads=goal.threads, precision=kind), task, last)
+        runners = {
+            name: open_runner("onnxruntime", path, threads=goal.threads, precision=kind)
             for name, (path, kind) in files.items()
         }
+        scores = {name: evaluate(runner, task, last) for name, runner in runners.items()}
     rows = [score_record(name, one, split=last) for name, one in scores.items()]
     if original is not None:
         if last != "validation":
@@ -202,12 +213,14 @@ def measure_networks(
         rows.append(
             Record(subject=name, what="peak_memory", value=used, unit="bytes", conditions={"runtime": "onnxruntime"})
         )
-    return rows, by_class(scores, task)
+    return Measured(rows, by_class(scores, task), gather_detections(scores, runners, task))
 
 
 def by_class(scores: Mapping[str, Evaluation], task: Task) -> list[ClassRow]:
     """The share of samples of each class that is right, percent, where scores are hits and misses and every target is a
-    class."""
+    class; of detectors the average precision of each class."""
+    if isinstance(task.metric, BoxMetric):
+        return precision_rows(scores, task)
     hits = {name: found for name, one in scores.items() if (found := one.per_sample) is not None}
     if len(hits) < len(scores):
         return []

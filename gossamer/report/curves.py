@@ -12,6 +12,9 @@ from gossamer.report.sections import grid_of_pairs, section
 from gossamer.report.table import AFTER, ORIGINAL
 from gossamer.report.text import escape
 
+BY_SHARE = "Percent of the test samples of each class that are right."
+BY_AP = "Average precision of each class on test data, percent."
+
 
 @dataclass(frozen=True)
 class Line:
@@ -32,7 +35,10 @@ def job_classes_section(document: JobDocument) -> str:
     """What was lost class by class."""
     subjects = list(dict.fromkeys(subject for row in document.classes for subject in row.top1))
     named = {subject: "original" if subject == ORIGINAL else "result" for subject in subjects}
-    return classes_section(document.classes, named, against=ORIGINAL, note="points of the result over the original")
+    note = "points of the result over the original"
+    if document.detectors is None:
+        return classes_section(document.classes, named, against=ORIGINAL, note=note)
+    return classes_section(document.classes, named, against=ORIGINAL, note=note, lead=BY_AP, noun="object")
 
 
 def learning_section(
@@ -100,9 +106,20 @@ def _validation_score(document: JobDocument) -> float | None:
     return found if found is not None or not document.states else document.states[0].score
 
 
-def classes_section(rows: Sequence[ClassRow], named: Mapping[str, str], *, against: str, note: str) -> str:
-    """What share of each class is right. named: what subjects are called, in the order of the columns. against: the
-    subject that the gain of the result is over, note: what that is; empty for none."""
+def classes_section(
+    rows: Sequence[ClassRow],
+    named: Mapping[str, str],
+    *,
+    against: str,
+    note: str,
+    lead: str = BY_SHARE,
+    noun: str = "sample",
+) -> str:
+    """What share of each class is right, or another number of each class.
+
+    named: what subjects are called, in the order of the columns. against: the subject that the gain of the result is
+    over, note: what that is; empty for none. lead: what the numbers are, noun: what is counted of each class.
+    """
     if not rows:
         return ""
     result = next((s for s in AFTER if s in rows[0].top1), "")
@@ -115,9 +132,8 @@ def classes_section(rows: Sequence[ClassRow], named: Mapping[str, str], *, again
     for row in sorted(rows, key=lambda r: -gains.get(r.name, 0.0)):
         cells = _gain(gains[row.name], most) if gains else ""
         cells += "".join(f'<td><data value="{row.top1[s]}">{text.points(row.top1[s])}</data></td>' for s in named)
-        label = f"{escape(row.name)}<small>{text.plural(row.samples, 'sample')}</small>"
+        label = f"{escape(row.name)}<small>{text.plural(row.samples, noun)}</small>"
         body.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
-    lead = "Percent of the test samples of each class that are right."
     lead += f" Gain: {escape(note)}." if gains else ""
     return section("Class by class", heat_table("accuracy by class", "Class", head, body), lead)
 

@@ -2,7 +2,7 @@
 
 from gossamer.core.record import Example, JobDocument, Reliability, Teaching
 from gossamer.report import text
-from gossamer.report.curves import Line, classes_section, heat_table, learning_section
+from gossamer.report.curves import BY_AP, Line, classes_section, heat_table, learning_section
 from gossamer.report.plot import Frame, axes, line
 from gossamer.report.sections import section
 from gossamer.report.table import ORIGINAL
@@ -21,7 +21,7 @@ def teaching_sections(document: JobDocument) -> str:
     return "".join(
         (
             _curves(document, taught),
-            _classes(taught),
+            _classes(document, taught),
             _agreement(taught),
             _confidence(document, taught),
             _attention_maps(taught),
@@ -45,12 +45,15 @@ def _curves(document: JobDocument, taught: Teaching) -> str:
     return learning_section(document, "How the student learned", lines, reference="teacher", more=more)
 
 
-def _classes(taught: Teaching) -> str:
+def _classes(document: JobDocument, taught: Teaching) -> str:
     """Class by class, and what the teacher was worth there."""
     against = ALONE if any(ALONE in row.top1 for row in taught.classes) else ""
     note = "points of the taught student over the same student trained alone"
     columns = {subject: named_networks(subject) for subject in taught.networks}
-    return classes_section(taught.classes, columns, against=against, note=note)
+    if document.detectors is None:
+        return classes_section(taught.classes, columns, against=against, note=note)
+    columns = {subject: name for subject, name in columns.items() if all(subject in row.top1 for row in taught.classes)}
+    return classes_section(taught.classes, columns, against="", note="", lead=BY_AP, noun="object")
 
 
 def named_networks(subject: str) -> str:

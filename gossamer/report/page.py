@@ -14,6 +14,7 @@ from string import Template
 from gossamer.core.record import JobDocument, write_text
 from gossamer.report import sections, text
 from gossamer.report.curves import job_classes_section, job_curves_section
+from gossamer.report.detections import detector_sections
 from gossamer.report.distillation import teaching_sections
 from gossamer.report.file_bytes import bytes_section
 from gossamer.report.group_paths import paths_section
@@ -54,6 +55,7 @@ def write_report(document: JobDocument, path: str | Path) -> Path:
 
 _BYTES = (bytes_section, weights_section)
 _COMPRESSED = (
+    detector_sections,
     job_curves_section,
     paths_section,
     sections.layers_section,
@@ -69,7 +71,13 @@ def _order(document: JobDocument) -> Iterator[Callable[[JobDocument], str]]:
     """The sections from the top of the page. Bytes come first where they were asked for."""
     yield sections.summary_section
     if document.teaching is not None:
-        yield from (sections.asked_section, teaching_sections, sections.latency_section, sections.edits_section)
+        yield from (
+            sections.asked_section,
+            detector_sections,
+            teaching_sections,
+            sections.latency_section,
+            sections.edits_section,
+        )
     else:
         first = size_limit(document) is not None
         yield from (sections.goal_section, sections.latency_section, sections.pareto_section)
