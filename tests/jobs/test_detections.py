@@ -39,7 +39,7 @@ def test_examples_are_the_first_images_with_objects_and_those_that_differ_most()
     }
     before["objects"][0] = 0
     after = {**before, "outcomes": outcomes.clone()}
-    after["outcomes"][6, 0], after["outcomes"][4] = 1, 1
+    after["outcomes"][[1, 6], 0], after["outcomes"][4] = 1, 1
     assert examples([before, before], 0.3) == [1, 2, 3]
     assert examples([before, after], 0.3) == [1, 2, 3, 4, 6]
     assert examples([before, {**after, "scores": after["scores"] / 9}], 0.95) == [1, 2, 3]

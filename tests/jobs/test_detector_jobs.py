@@ -77,6 +77,9 @@ def test_a_detector_goes_through_training_cutting_recovery_and_int8(tmp_path: Pa
     before, after = trained.eval()(x), result.model.eval()(x)
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
     assert sum(p.numel() for p in result.model.parameters()) < 0.5 * sum(p.numel() for p in trained.parameters())
+    shown = result.document.detectors
+    assert shown is not None and {one.subject for one in shown.curves} == set(shown.numbers["AP"]) and shown.images
+    assert "Precision and recall" in (tmp_path / "out" / "report.html").read_text("utf-8")
     session = gossamer.open_runner("onnxruntime", tmp_path / "out" / "model.onnx")
     assert {k: v.shape for k, v in session(x).items()} == {k: v.shape for k, v in before.items()}
     loaded = gossamer.load(tmp_path / "out" / "model.gsr", detector(SSDOnCSP))
