@@ -190,7 +190,7 @@ expm1 log log2 log10 log1p logit lgamma digamma erf erfc erfinv sinc special_ent
 logcumsumexp softplus mish gelu silu normal_functional randn randn_like bernoulli exponential rand rand_like uniform
 randint randint_like randperm bernoulli_ exponential_ normal_ multinomial nextafter hypot angle polar std var var_mean
 median index_put index_put_ grid_sampler_2d grid_sampler_3d upsample_bicubic2d _safe_softmax _weight_norm_interface
-linalg_vector_norm norm scatter_reduce tanh_ silu_ gelu_ pow_ cumprod
+linalg_vector_norm norm scatter_reduce tanh_ silu_ gelu_ pow_ cumprod std_mean
 """
 _EACH = {
     **dict.fromkeys(_SLOW.split(), 16),

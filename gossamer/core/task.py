@@ -126,7 +126,7 @@ class Task(KnownArguments):
             calibration: batches, targets are not looked at; None: the first batches of `train` with 512 samples.
             example_inputs: a tensor or a tuple of tensors, the positional inputs of the network; None: of the first
                 batch of `validation`, two samples.
-            inputs: of mappings, names in the order in which the network takes them; None: all but the target, as ordered.
+            inputs: of mappings, the names in the order that the network takes; None: all but the target, as ordered.
 
         Returns:
             The task. Nothing is run yet: jobs check it with the network before they begin.

@@ -55,6 +55,13 @@ tensor_split.indices
 lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2
 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn stft stft.center real imag view_as_real view_as_complex complex
 polar angle
+bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Tensor bitwise_xor.Scalar
+addcmul addcdiv lerp.Scalar lerp.Tensor erfc logaddexp logaddexp2 xlogy.Tensor hypot heaviside sinc logit nan_to_num
+isposinf isneginf aminmax std_mean.correction nansum nanmean cummax cummin logcumsumexp count_nonzero median median.dim
+kthvalue fmod.Tensor round.decimals reshape_as sgn signbit asinh acosh atanh fliplr flipud inner tensordot addmv
+index_add index_copy index_fill.int_Scalar masked_scatter scatter_reduce.two ravel atleast_1d atleast_2d atleast_3d
+replication_pad3d reflection_pad3d fft_fftshift fft_ifftshift
+add_.Scalar sub_.Scalar mul_.Scalar div_.Scalar exp_ neg_ clamp_min_ clamp_max_ masked_fill_.Tensor
 """
 NAMES: tuple[str, ...] = tuple(_TEXT.split())
 CODES = {name: code for code, name in enumerate(NAMES)}
@@ -63,11 +70,43 @@ flatten.using_ints permute reshape view transpose.int slice.Tensor select.int un
 py.getitem chunk split.Tensor split_with_sizes unbind.int einsum t view_as unflatten.int squeeze squeeze.dims
 movedim.int movedim.intlist swapaxes swapdims moveaxis.int expand_as broadcast_to narrow unfold diagonal numpy_T mT
 adjoint split.sizes tensor_split.sections tensor_split.indices detach alias to.dtype to.dtype_layout type_as
-to.device to.other pad matmul meshgrid.indexing lift_fresh_copy real imag view_as_real view_as_complex
+to.device to.other pad matmul meshgrid.indexing lift_fresh_copy real imag view_as_real view_as_complex reshape_as ravel
+atleast_1d atleast_2d atleast_3d
 """
 VIEWS = frozenset(_VIEWS.split())  # what they give may share memory with their first argument
 IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout")  # operations that change nothing in eval mode
 WRITES = frozenset(name for name in NAMES if name.partition(".")[0].endswith("_") and not name.startswith("__"))
+# Operations of torch, Python's operators on tensors among them, that are others by another name.
+_SAME = {
+    "__and__": "bitwise_and",
+    "__or__": "bitwise_or",
+    "__xor__": "bitwise_xor",
+    "absolute": "abs",
+    "arccos": "acos",
+    "arcsin": "asin",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "clip": "clamp",
+    "divide": "div",
+    "fix": "trunc",
+    "ger": "outer",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "max.other": "maximum",
+    "min.other": "minimum",
+    "multiply": "mul",
+    "negative": "neg",
+    "not_equal": "ne",
+    "row_stack": "vstack",
+    "special_erf": "erf",
+    "special_exp2": "exp2",
+    "special_expit": "sigmoid",
+    "special_log1p": "log1p",
+    "subtract": "sub",
+    "true_divide": "div",
+}
 _PYTHON: dict[str, Callable[..., Any]] = {
     "py.getitem": operator.getitem,
     "py.mul": operator.mul,
@@ -86,6 +125,8 @@ def name_of(target: Any) -> str | None:
     if isinstance(target, torch._ops.OpOverload):
         space, _, name = str(target).partition(".")
         name = name.removesuffix(".default")
+        packet, dot, overload = name.partition(".")
+        name = _SAME.get(name) or f"{_SAME.get(packet, packet)}{dot}{overload}"
         return name if space == "aten" and name in CODES else None
     return next((name for name, function in _PYTHON.items() if function is target), None)
 

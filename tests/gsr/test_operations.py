@@ -1,0 +1,70 @@
+"""The list of operations of the format: Python's operators and other names of torch for what it has."""
+
+import operator
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gossamer
+from gossamer.gsr.format.operations import _SAME, CODES, VIEWS, WRITES, function_of
+
+ELSEWHERE: dict[str, Callable[..., Tensor]] = {
+    "and of masks": lambda x: torch.where((x > 0) & (x < 0.7), x, 0.0),
+    "or of masks": lambda x: torch.where((x > 0.9) | (x < 0.2), x, 0.0),
+    "exclusive or of masks": lambda x: torch.where((x > 0.9) ^ (x < 0.2), x, 0.0),
+    "smaller of two": lambda x: torch.min(x, x.flip(0)),
+    "larger of two": lambda x: torch.max(x, x.flip(0)),
+    "multiply": lambda x: torch.multiply(x, x),
+    "divide": lambda x: torch.divide(x, x + 1),
+    "subtract": lambda x: torch.subtract(x, x.flip(0)),
+    "clip": lambda x: torch.clip(x, 0.2, 0.5),
+    "absolute": lambda x: torch.absolute(x - 0.5),
+    "greater": lambda x: torch.where(torch.greater(x, 0.5), x, 0.0),
+    "shaped as another": lambda x: (x @ x.mT).reshape_as(x @ x.mT).sum(0),
+    "between two": lambda x: torch.lerp(x, x.flip(0), 0.25),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_networks_that_use_another_name_are_stored_with_their_graph(name: str, tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return ELSEWHERE[name](self.layer(x).sigmoid())
+
+    model, x = Net().eval(), torch.rand(4, 4)
+    gossamer.save(model, tmp_path / "net.gsr", (x,), effort="fast")
+    torch.testing.assert_close(gossamer.load(tmp_path / "net.gsr")(x), model(x))
+
+
+def test_every_other_name_is_one_of_the_list() -> None:
+    packets = {name.partition(".")[0] for name in CODES}
+    assert all(name in CODES or name in packets for name in _SAME.values())
+    assert not packets & {name for name in _SAME if "." not in name}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CODES if not name.startswith("py.")))
+def test_every_operation_of_the_list_is_there(name: str) -> None:
+    assert function_of(name) is not None
+
+
+def test_what_shares_memory_or_writes_says_so_in_its_schema() -> None:
+    """Views and writes are known by name; torch's own schemas say the same of those without more than one kernel."""
+    for name in CODES:
+        function = function_of(name)
+        if name.startswith(("py.", "sym_")) or not isinstance(function, torch._ops.OpOverload):
+            continue
+        written = any(a.alias_info and a.alias_info.is_write for a in function._schema.arguments)
+        assert written == (name in WRITES), name
+        shared = any(r.alias_info is not None for r in function._schema.returns)
+        assert name in VIEWS or name in WRITES or not shared, name
+
+
+def test_operators_of_python_are_not_confused_with_those_of_tensors() -> None:
+    assert function_of("py.mul") is operator.mul
