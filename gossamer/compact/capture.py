@@ -119,7 +119,8 @@ class _Converter:
             self.known[node] = self.known[_first(node)]
             return
         op, before = name_of(node.target), self.known.get(_first(node))
-        if name.startswith("aten.") and name.split(".")[1].endswith("_"):
+        writes = name.startswith("aten.") and name.split(".")[1].endswith("_") and not name.startswith("aten.__")
+        if writes:
             op = self._without_writing(node, op)
         if op is None:
             raise self._refuse(f"calls {name}, which the format does not know")
@@ -129,7 +130,7 @@ class _Converter:
         self.known[node] = result
         shares = (op in VIEWS or op in WRITES) and isinstance(before, Value)
         self.group[result.index] = self.group[before.index] if shares else result.index  # type: ignore[union-attr]
-        if name.endswith("_.default") or "_." in name:
+        if writes:
             # What was written into is now the result, for all that reads it later.
             self.known.update({other: result for other, value in self.known.items() if value == before})
 

@@ -54,7 +54,7 @@ def input_names(batch: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def check_order(names: Sequence[str], model: nn.Module) -> None:
+def refuse_other_order(names: Sequence[str], model: nn.Module) -> None:
     """Refuse inputs by position that the network takes by these names, but in another order."""
     taken = [
         name

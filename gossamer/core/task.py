@@ -24,7 +24,7 @@ from gossamer.core.batches import (
 )
 from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
 from gossamer.core.metrics import Top1
-from gossamer.core.named_inputs import by_position, check_order, input_names
+from gossamer.core.named_inputs import by_position, input_names, refuse_other_order
 from gossamer.core.placement import train_mode
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.validation import KnownArguments
@@ -353,7 +353,7 @@ def check(task: Task, model: nn.Module) -> None:
     for split_name in ("train", "validation", "test", "calibration"):
         if split_name != "test" or task.test is not None:
             batch_count(getattr(task, split_name), f"the {split_name} data of {name}")
-    check_order(task.input_names, model)
+    refuse_other_order(task.input_names, model)
     with torch.random.fork_rng(devices=[]):
         shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
         what = f"the network does not accept the inputs of {name} (shapes {shapes})"

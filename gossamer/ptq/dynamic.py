@@ -19,7 +19,7 @@ LARGEST = 127
 DOMAIN_VERSION = 11  # of ONNX, that has DynamicQuantizeLinear
 
 
-def fits(model: onnx.ModelProto) -> bool:
+def is_mostly_products(model: onnx.ModelProto) -> bool:
     """Whether most of a network's numbers are in what can be made dynamic: products by matrices, and tables."""
     weights = Weights(model.graph)
     taken = sum(weights[name].size for name in _taken(model.graph, weights))

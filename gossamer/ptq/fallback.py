@@ -210,7 +210,7 @@ class FallbackSequence:
     ) -> None:
         self.network, self.loader, self.folder = network, task.calibration, folder
         self.threads, self.samples, self.progress = threads, samples, progress or Silent()
-        self.dynamic = dynamic_ranges and dynamic.fits(network)
+        self.dynamic = dynamic_ranges and dynamic.is_mostly_products(network)
         numbers = max(1, sum(x[:1].numel() for x in task.example_inputs if isinstance(x, Tensor) and x.ndim))
         self.ranked = max(LEAST_RANKED, min(MOST_RANKED, RANKED_NUMBERS // numbers))
         self.best = QuantizedCandidate("", network, {})
@@ -241,7 +241,7 @@ class FallbackSequence:
                 yield QuantizedCandidate(name, self.network, seen, name)
             yield from self.equalized()
             yield from self.layers_alone(self.best)
-        if rounding.layers(self.network):
+        if rounding.rounded_layers(self.network):
             yield self.rounded(self.best)
         yield from self.float_layers(self.best)
 
@@ -275,7 +275,9 @@ class FallbackSequence:
             base.network, names, self.loader, self.folder, threads=self.threads, samples=self.samples, axis=-1
         )
         candidates = [
-            replace(base, name="SmoothQuant", network=smoothing.smooth(base.network, largest, s), note=f"alpha {s}")
+            replace(
+                base, name="SmoothQuant", network=smoothing.even_inputs(base.network, largest, s), note=f"alpha {s}"
+            )
             for s in smoothing.STRENGTHS
         ]
         return min(candidates, key=lambda one: self.output_error(one.build()))
@@ -310,7 +312,7 @@ class FallbackSequence:
 
     def layer_errors(self, base: QuantizedCandidate) -> dict[str, float]:
         """Error of the network's outputs when one weighted node alone is in int8, by node."""
-        layers = rounding.layers(base.network)
+        layers = rounding.rounded_layers(base.network)
         names = [node.name for node in layers] if base.dynamic else list(rounded_weights(base.build()))
         errors = {}
         for name in self.progress.bar(names, label="int8: what each layer costs"):

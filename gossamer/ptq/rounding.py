@@ -65,7 +65,7 @@ def round_weights(
     """The network with rounded weights and corrected biases, and the step sizes of each weight, by name."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    weights, nodes = Weights(copied.graph), layers(copied)
+    weights, nodes = Weights(copied.graph), rounded_layers(copied)
     moments = row_moments(model, nodes, weights, loader, folder, threads=threads, samples=samples)
     steps = {}
     for node in progress.bar(nodes, label="int8: rounding weights"):
@@ -84,7 +84,7 @@ def round_weights(
     return copied, steps
 
 
-def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+def rounded_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes whose weights can be rounded."""
     weights = Weights(model.graph)
     return [node for node in model.graph.node if weights.linear(node) or weights.product(node)]

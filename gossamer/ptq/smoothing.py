@@ -26,7 +26,7 @@ def product_inputs(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     return found
 
 
-def smooth(model: onnx.ModelProto, largest: Mapping[str, NDArray[np.float32]], strength: float) -> onnx.ModelProto:
+def even_inputs(model: onnx.ModelProto, largest: Mapping[str, NDArray[np.float32]], strength: float) -> onnx.ModelProto:
     """The same function; inputs of products are divided by a factor per channel, their weights multiplied by it.
 
     A norm that nothing else reads takes the division into its parameters. Elsewhere a product by a vector is put in,

@@ -10,9 +10,18 @@ from torch import Tensor, nn
 
 import gossamer
 from gossamer.gsr.format.operations import _SAME, CODES, VIEWS, WRITES, function_of
+from gossamer.runtime.pt2.file import export_pt2, load_pt2
+
+
+def both(low: Tensor, high: Tensor) -> Tensor:
+    """True where neither holds: what the operator reads must still be what it was."""
+    inner = low & high
+    return (low ^ inner) | (high ^ inner)
+
 
 ELSEWHERE: dict[str, Callable[..., Tensor]] = {
     "and of masks": lambda x: torch.where((x > 0) & (x < 0.7), x, 0.0),
+    "masks that are read again": lambda x: torch.where(both(x > 0.3, x < 0.7), x, 0.0),
     "or of masks": lambda x: torch.where((x > 0.9) | (x < 0.2), x, 0.0),
     "exclusive or of masks": lambda x: torch.where((x > 0.9) ^ (x < 0.2), x, 0.0),
     "smaller of two": lambda x: torch.min(x, x.flip(0)),
@@ -41,6 +50,7 @@ def test_networks_that_use_another_name_are_stored_with_their_graph(name: str, t
     model, x = Net().eval(), torch.rand(4, 4)
     gossamer.save(model, tmp_path / "net.gsr", (x,), effort="fast")
     torch.testing.assert_close(gossamer.load(tmp_path / "net.gsr")(x), model(x))
+    torch.testing.assert_close(load_pt2(export_pt2(model, (x,), tmp_path / "net.pt2"))(x), model(x))
 
 
 def test_every_other_name_is_one_of_the_list() -> None:

@@ -243,7 +243,7 @@ def test_a_second_definition_is_found() -> None:
     assert meanings(files) == {"split": ["gossamer.a", "gossamer.b"]}
 
 
-MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS, WIDE_FUNCTIONS = 400, 60, 8, 5
+MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS, WIDE_FUNCTIONS = 400, 60, 8, 6
 
 
 def repository_sources() -> dict[str, str]:

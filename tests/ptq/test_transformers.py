@@ -106,7 +106,7 @@ def test_a_linear_layer_with_bias_on_rows_is_the_same_sum(tmp_path: object) -> N
 def test_networks_of_convolutions_do_not_fit(network: onnx.ModelProto, tmp_path: object) -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 32, 3), nn.Flatten(), nn.Linear(32 * 4, 2))
     other = onnx.load(export_onnx(model.eval(), (torch.rand(2, 1, 6, 6),), tmp_path / "net.onnx"))
-    assert dynamic.fits(network) and not dynamic.fits(other)
+    assert dynamic.is_mostly_products(network) and not dynamic.is_mostly_products(other)
 
 
 @pytest.mark.parametrize("strength", smoothing.STRENGTHS)
@@ -118,7 +118,7 @@ def test_smoothing_is_the_same_function_with_more_even_inputs(
         return channel_ranges(model, names, batches(2), tmp_path, threads=1, axis=-1)
 
     before = ranges(network)
-    found = smoothing.smooth(network, before, strength)
+    found = smoothing.even_inputs(network, before, strength)
     np.testing.assert_allclose(run(found), run(network), atol=2e-5)
     after = ranges(found)
     assert len(after) == len(before) == 3
@@ -131,7 +131,7 @@ def test_smoothing_is_the_same_function_with_more_even_inputs(
 def test_weights_of_products_are_rounded_and_the_sum_behind_takes_the_mean_error(
     network: onnx.ModelProto, tmp_path: object
 ) -> None:
-    layers = rounding.layers(network)
+    layers = rounding.rounded_layers(network)
     assert [node.op_type for node in layers] == ["MatMul"] * 5
     rounded, steps = rounding.round_weights(network, batches(4), tmp_path, threads=1, samples=None, progress=Silent())
     assert len(steps) == 5

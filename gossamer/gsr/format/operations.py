@@ -124,11 +124,15 @@ def name_of(target: Any) -> str | None:
     """The name of what an exported node calls; None where it is not in the list."""
     if isinstance(target, torch._ops.OpOverload):
         space, _, name = str(target).partition(".")
-        name = name.removesuffix(".default")
-        packet, dot, overload = name.partition(".")
-        name = _SAME.get(name) or f"{_SAME.get(packet, packet)}{dot}{overload}"
+        name = listed_name(name.removesuffix(".default"))
         return name if space == "aten" and name in CODES else None
     return next((name for name, function in _PYTHON.items() if function is target), None)
+
+
+def listed_name(name: str) -> str:
+    """The name of the list for an operation that torch has by several names."""
+    packet, dot, overload = name.partition(".")
+    return _SAME.get(name) or f"{_SAME.get(packet, packet)}{dot}{overload}"
 
 
 def function_of(name: str) -> Callable[..., Any] | None:

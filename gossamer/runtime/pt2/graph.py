@@ -21,7 +21,7 @@ from gossamer.gsr.format.graph import (
     Step,
     Value,
 )
-from gossamer.gsr.format.operations import IDENTITIES, WRITES, function_of
+from gossamer.gsr.format.operations import IDENTITIES, WRITES, function_of, listed_name
 from gossamer.gsr.format.safety import mistyped, writes_outside
 from gossamer.runtime.pt2.archive import DTYPES
 from gossamer.runtime.pt2.operations import (
@@ -35,7 +35,7 @@ from gossamer.runtime.pt2.operations import (
 
 MOST_STEPS = 1 << 15
 MOST_NESTED = 16  # tuples, lists and dictionaries inside one another, in what the network takes and gives
-IN_PLACE = re.compile(r"torch\.ops\.aten\.\w+_\.\w+")
+IN_PLACE = re.compile(r"torch\.ops\.aten\.(?!__)\w+_\.\w+")
 OPERATION = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
 WRAPPED = {"torch.ops.higher_order.wrap_with_set_grad_enabled": 1, "torch.ops.higher_order.wrap_with_autocast": 4}
 POSITIONAL = 1
@@ -328,7 +328,7 @@ def _name(target: str) -> str | None:
     if found is None:
         return ARITHMETIC.get(target)
     packet, overload = found.groups()
-    return packet if overload == "default" else f"{packet}.{overload}"
+    return listed_name(packet if overload == "default" else f"{packet}.{overload}")
 
 
 def _only(union: dict[str, Any]) -> tuple[str, Any]:

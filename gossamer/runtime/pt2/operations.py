@@ -8,18 +8,13 @@ one (`pt2_graph`); that one must then be what an earlier operation made (`gsr.sa
 from gossamer.gsr.format.operations import CODES
 
 _MORE = """
-acosh asinh atanh addcdiv addcmul any.dims bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar
-bitwise_xor.Tensor bitwise_left_shift.Tensor bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor
-bitwise_right_shift.Tensor_Scalar clip clip.Tensor copysign.Scalar copysign.Tensor deg2rad digamma erfc fmax fmin
-fmod.Tensor heaviside hypot isneginf isposinf lerp.Scalar lerp.Tensor lgamma logaddexp logaddexp2 logit max.other
-min.other nan_to_num nextafter rad2deg remainder.Scalar_Tensor round.decimals sgn signbit sinc special_entr
-true_divide.Tensor xlogy.Tensor xlogy.Scalar_Other xlogy.Scalar_Self copy fill.Scalar fill.Tensor grid_sampler_2d
-masked_scatter max_pool3d_with_indices reflection_pad3d replication_pad3d scatter_reduce.two divide.Tensor
-multiply.Tensor subtract.Tensor _softmax _log_softmax _safe_softmax logcumsumexp cummax cummin diff aminmax median
-kthvalue trace linalg_cross addmv vdot tril_indices triu_indices
-_weight_norm eye.m embedding_bag embedding_bag.padding_idx
-dropout feature_dropout alpha_dropout rand rand_like randn randn_like randint randint.low randint_like
-randint_like.low_dtype randperm bernoulli bernoulli.p uniform normal_functional exponential multinomial
+any.dims bitwise_left_shift.Tensor bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor
+bitwise_right_shift.Tensor_Scalar copysign.Scalar copysign.Tensor deg2rad digamma fmax fmin lgamma nextafter rad2deg
+remainder.Scalar_Tensor special_entr xlogy.Scalar_Other xlogy.Scalar_Self copy fill.Scalar fill.Tensor grid_sampler_2d
+max_pool3d_with_indices _softmax _log_softmax _safe_softmax diff trace linalg_cross vdot tril_indices triu_indices
+_weight_norm eye.m embedding_bag embedding_bag.padding_idx dropout feature_dropout alpha_dropout rand rand_like randn
+randn_like randint randint.low randint_like randint_like.low_dtype randperm bernoulli bernoulli.p uniform
+normal_functional exponential multinomial
 """
 ALLOWED = frozenset(_MORE.split()) | frozenset(CODES)
 # Views that are copied, so that what is new is told from what is shared by the lists alone.
