@@ -1,6 +1,9 @@
-"""Folders of images with boxes as tasks: COCO's, PASCAL VOC's and YOLO's."""
+"""Folders of images with boxes as tasks: COCO's, PASCAL VOC's, YOLO's and WIDER FACE's."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Progress, Silent
@@ -9,12 +12,14 @@ from gossamer.data.box_files import AnnotatedSplits, Faulty, FileScenes
 from gossamer.data.coco_files import coco_files, read_coco
 from gossamer.data.objects import BatchChoices, BoxAugmentation, SceneSplits, detection_task
 from gossamer.data.voc_files import read_voc, voc_folder
+from gossamer.data.wider_files import read_wider, wider_lists
 from gossamer.data.yolo_files import read_yolo, yolo_description
 from gossamer.detection.metrics import BoxMetric, CocoAP, VocAP
 from gossamer.errors import BadInput
 
 SIDE = 320  # pixels of the square that images are letterboxed into
 STRIDE = 32
+NUMBERS = ("mean", "std")
 
 
 def read_box_folder(folder: Path, faulty: Faulty = "refuse") -> tuple[AnnotatedSplits, BoxMetric] | None:
@@ -25,13 +30,46 @@ def read_box_folder(folder: Path, faulty: Faulty = "refuse") -> tuple[AnnotatedS
         return read_voc(voc, faulty), VocAP(recalls=11 if voc.name == "VOC2007" else None)
     if (description := yolo_description(folder)) is not None:
         return read_yolo(description, faulty), CocoAP()
+    if wider_lists(folder):
+        return read_wider(folder, faulty), CocoAP()
     return None
+
+
+def box_form(size: int | None, preprocessing: Preprocessing | None, fields: Mapping[str, Any]) -> Preprocessing:
+    """How images with boxes become inputs: as a network wants them, else colours from 0 to 1 in a square.
+
+    Args:
+        size: of the square's side, in pixels; None: 320.
+        preprocessing: of the network, in the place of size.
+        fields: of a `Preprocessing`, in the place of those that follow from the others. Where they name one channel or
+            three, mean and std follow where they are not named.
+
+    Returns:
+        A form with equal sides.
+
+    Raises:
+        BadInput: the sides are not equal, or no multiple of 32.
+    """
+    side = SIDE if size is None else size
+    form = preprocessing or Preprocessing(size=side, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    channels = fields.get("channels", form.channels)
+    known = {name: tuple(one) * (channels if len(one) == 1 else 1) for name, one in fields.items() if name in NUMBERS}
+    if channels != form.channels:
+        known = {"mean": (0.0,) * channels, "std": (1.0,) * channels, **known}
+    form = replace(form, **{**fields, **known})
+    height, width = form.sides
+    if height != width or height % STRIDE:
+        raise BadInput(
+            f"images with boxes are put into a square whose side is a multiple of {STRIDE} pixels, not into "
+            f"{width} x {height}"
+        )
+    return form
 
 
 def box_folder_task(
     folder: Path,
+    form: Preprocessing | None = None,
     *,
-    size: int | None = None,
     faulty: Faulty = "refuse",
     calibration: int = 512,
     batch_size: int | None = None,
@@ -39,27 +77,22 @@ def box_folder_task(
     augment: bool = True,
     progress: Progress | None = None,
 ) -> Task | None:
-    """A task from a folder with boxes in the format of COCO, PASCAL VOC or YOLO; None where it is no such folder.
+    """A task from a folder with boxes in the format of COCO, PASCAL VOC, YOLO or WIDER FACE; None where it is no such
+    folder. form: how images become inputs, as `box_form` gives it; None: its defaults.
 
     Without a test split, the validation split is the test split, and validation images are cut from the training
     images, always the same ones.
-
-    Raises:
-        BadInput: the size is no multiple of 32.
     """
-    side = SIDE if size is None else size
+    form = form or box_form(None, None, {})
     found = read_box_folder(folder, faulty)
     if found is None:
         return None
     splits, metric = found
-    if side % STRIDE:
-        raise BadInput(f"size = {side}: images with boxes need a multiple of {STRIDE} pixels")
     if splits.said:
         (progress or Silent()).say(f"{folder.name}: {splits.said}")
     test, validation = splits.test, splits.validation
     if test is None:
         test, validation = validation, None
-    form = Preprocessing(size=side, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
     return detection_task(
         folder.resolve().name,
         SceneSplits(

@@ -48,7 +48,7 @@ def load_task(
 
     Args:
         name_or_folder: a built-in set, a folder as `folder.folder_task` describes it, or a folder with boxes in the
-            format of COCO, PASCAL VOC or YOLO.
+            format of COCO, PASCAL VOC, YOLO or WIDER FACE.
         batch_size: of a training step; None: 128, with boxes 32, fewer where images are large.
         seed: of order and augmentation.
         calibration: training samples without labels.
@@ -98,7 +98,12 @@ def load_task(
     if folder.is_dir():
         boxes = require("gossamer.data.box_folder")
         task: Task | None = boxes.box_folder_task(
-            folder, size=size, faulty=faulty, augment=augment, progress=progress, **common
+            folder,
+            boxes.box_form(size, preprocessing, image_fields or {}),
+            faulty=faulty,
+            augment=augment,
+            progress=progress,
+            **common,
         )
         if task is not None:
             return task

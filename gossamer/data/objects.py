@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gossamer.core.preprocessing import Preprocessing
@@ -92,16 +93,20 @@ class BoxAugmentation:
     Args:
         shift: how far an image is moved both ways, as a part of its side; zeros come in.
         flip: mirror half of the samples.
+        mosaic: share of the samples that become mosaics of four images of the batch, each at half its size.
     """
 
     shift: float = 0.1
     flip: bool = True
+    mosaic: float = 0.0
 
     def __call__(
         self, x_NCHW: Tensor, target: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Each sample on its own. An object of which too little is left is marked as padding."""
         n, _, height, width = x_NCHW.shape
+        if self.mosaic:
+            x_NCHW, target = mosaics(x_NCHW, target, self.mosaic, generator)
         reach = torch.tensor([int(self.shift * width), int(self.shift * height)])
         moves = (torch.rand(n, 2, generator=generator) * (2 * reach + 1)).long() - reach
         mirrored = torch.rand(n, generator=generator) < (0.5 if self.flip else 0.0)
@@ -119,6 +124,45 @@ class BoxAugmentation:
         left = (cut[..., 2:] - cut[..., :2]).prod(-1) >= LEAST_SHARE * (boxes[..., 2:] - boxes[..., :2]).prod(-1)
         labels = target["labels"].masked_fill(~left, -1)
         return moved, {**target, "boxes": cut, "labels": labels}
+
+
+def mosaics(
+    x_NCHW: Tensor, target: dict[str, Tensor], share: float, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Put four images of a batch into one, each at half its size, with all of their objects.
+
+    Args:
+        x_NCHW: images with an even height and width.
+        target: their objects, as `targets` gives them.
+        share: of the samples that become mosaics, each of itself and three others; the rest stays.
+        generator: of the choices.
+
+    Returns:
+        The images, and their objects, padded to four times as many.
+
+    Source: Bochkovskiy et al. 2020, YOLOv4, arXiv:2004.10934, section 3.3.
+    """
+    n, _, height, width = x_NCHW.shape
+    chosen = torch.rand(n, generator=generator) < share
+    parts = torch.cat([torch.arange(n)[:, None], torch.randint(n, (n, 3), generator=generator)], 1)
+    small = F.avg_pool2d(x_NCHW.float(), 2).round().to(x_NCHW.dtype)
+    rows = [torch.cat([small[parts[:, at]] for at in pair], 3) for pair in ((0, 1), (2, 3))]
+    images = torch.where(chosen[:, None, None, None], torch.cat(rows, 2), x_NCHW)
+    corners = torch.tensor([[0, 0], [width, 0], [0, height], [width, height]]) / 2
+    joined = {}
+    for name, one in target.items():
+        if name == "letterbox":
+            joined[name] = one
+            continue
+        four = torch.stack([one[parts[:, at]] for at in range(4)], 1)
+        alone = torch.zeros_like(four) if name != "labels" else torch.full_like(four, -1)
+        alone[:, 0] = one
+        if name == "boxes":
+            four = four / 2 + corners.repeat(1, 2)[None, :, None]
+        elif name == "area":
+            four = four / 4
+        joined[name] = torch.where(chosen.view(-1, *[1] * (four.ndim - 1)), four, alone).flatten(1, 2)
+    return images, joined
 
 
 @dataclass(eq=False, repr=False)

@@ -22,6 +22,7 @@ Example:
 from gossamer.losses.features import (
     attention_loss,
     attention_map,
+    channel_wise_loss,
     fsp_loss,
     fsp_matrix,
     gradient_attention_loss,
@@ -51,6 +52,7 @@ from gossamer.losses.synthetic import munge
 __all__ = [
     "attention_loss",
     "attention_map",
+    "channel_wise_loss",
     "combined_opinion",
     "contrastive_loss",
     "decoupled_kl",

@@ -109,6 +109,42 @@ def attention_loss(
     raise unknown("distance", distance, get_args(AttentionDistance))
 
 
+@wide
+def channel_wise_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    """Channel-wise distillation loss: where in the image each channel is active.
+
+    Args:
+        student: features, shape (N, C, positions...).
+        teacher: features of the same shape.
+        temperature: of the softmax over the positions of a channel, in (0, inf).
+
+    Returns:
+        A scalar: T^2 KL(softmax(teacher / T) || softmax(student / T)) over the positions, the mean over samples and
+        channels.
+
+    Raises:
+        BadInput: features without positions, or of different shapes.
+
+    Source:
+        Shu et al. 2021, arXiv:2011.13256, equations 3 and 4.
+
+    Example:
+        >>> import torch
+        >>> from gossamer.losses import channel_wise_loss
+        >>> features = torch.rand(2, 8, 4, 4)
+        >>> float(channel_wise_loss(features + 3, features)) < 1e-6  # the level of a channel does not matter
+        True
+    """
+    same_shape(student, teacher, "features")
+    if student.dim() < 3:
+        raise BadInput(
+            f"channel-wise: features of shape {tuple(student.shape)} have no positions; name a layer that gives "
+            "(N, channels, positions...)"
+        )
+    given, wanted = (F.log_softmax(x.flatten(2) / temperature, dim=2) for x in (student, teacher))
+    return temperature**2 * F.kl_div(given, wanted, reduction="none", log_target=True).sum(2).mean()
+
+
 def input_gradient(loss: Tensor, inputs: Tensor) -> Tensor:
     """Gradient of each sample's own loss with respect to the inputs: dL/dx times the batch size.
 

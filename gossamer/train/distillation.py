@@ -166,6 +166,12 @@ class Distillation(Soft):
             train_mode(self.teacher)
             self.mode = ", in train mode"
 
+    def in_evaluation(self) -> None:
+        """From now on the teacher runs in eval mode, as at first."""
+        if isinstance(self.teacher, nn.Module):
+            self.teacher.eval()
+            self.mode = ""
+
     def cache_outputs(self, folder: Path) -> None:
         """Keep what the teacher gives below a folder, and take what is there. Raises BadInput where it cannot be."""
         if not isinstance(self.teacher, nn.Module):

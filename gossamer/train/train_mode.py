@@ -25,32 +25,53 @@ def teacher_terms(
     term = Distillation(teacher, temperature=temperature, alpha=alpha)
     if context.cache is not None and isinstance(teacher, nn.Module):
         term.cache_outputs(context.cache)
-    if not isinstance(teacher, nn.Module) or context.teacher is not None:
+    reason = follow_train_mode(term, student, task, context)
+    if reason is None or context.teacher is not None:
         return [term]
+    context.progress.say(
+        f"no teacher: in train mode the network gives nothing to compare{reason}; the task's loss alone counts"
+    )
+    return []
+
+
+def follow_train_mode(term: Distillation, student: nn.Module, task: Task, context: Context) -> str | None:
+    """Put a teacher in train mode, but for norms and dropout, where the student gives there what only that can be
+    compared with: detectors do.
+
+    Args:
+        term: of the teacher; it is changed where that helps.
+        student: to be trained.
+        task: gives the first batch, and the loss that runs the student.
+        context: where it is said.
+
+    Returns:
+        None where outputs can be compared, or where the training itself says what is wrong; else why they cannot, as
+        the end of a sentence, and the teacher is as it was.
+    """
+    if not isinstance(term.teacher, nn.Module):
+        return None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             batch = _first_batch(task, student)
             inputs, given = inputs_and_target(batch)[0], _given(student, task, batch)
             if given is None or same_outputs(given, term.asked(*inputs)):
-                return [term]
+                return None
         except Exception:  # the training itself says what is wrong
-            return [term]
+            return None
         term.in_training()
-        term.cached_outputs = None  # those of the other mode
         try:
             if same_outputs(given, term.asked(*inputs)):
+                term.cached_outputs = None  # those of the other mode
                 context.progress.say(
                     "in train mode the network gives other things than in eval mode: so does its teacher"
                 )
-                return [term]
+                return None
         except Exception as error:  # it asks for more than inputs, such as the boxes to find
-            why = f" ({own_error(error)})"
+            reason = f" ({own_error(error)})"
         else:
-            why = ""
-    context.progress.say(
-        f"no teacher: in train mode the network gives nothing to compare{why}; the task's loss alone counts"
-    )
-    return []
+            reason = ""
+    term.in_evaluation()
+    return reason
 
 
 def same_outputs(student: Any, teacher: Any) -> bool:

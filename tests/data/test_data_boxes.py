@@ -9,14 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
+from gossamer.core.preprocessing import Preprocessing
 from gossamer.data.arrays import DataSplit
 from gossamer.data.box_files import FileScenes, letterbox
-from gossamer.data.box_folder import box_folder_task
+from gossamer.data.box_folder import box_folder_task, box_form
 from gossamer.data.coco_files import mask_box, read_coco, read_run_lengths
 from gossamer.data.composed import ComposedScenes
 from gossamer.data.load import load_task
-from gossamer.data.objects import BoxAugmentation, BoxBatches, targets
+from gossamer.data.objects import BoxAugmentation, BoxBatches, mosaics, targets
 from gossamer.data.voc_files import read_voc
+from gossamer.data.wider_files import read_wider
 from gossamer.data.yolo_files import read_yolo
 from gossamer.detection.metrics import CocoAP, VocAP, unletterboxed
 from gossamer.errors import BadInput, CorruptFile
@@ -228,11 +230,99 @@ def test_faulty_lines_of_yolo_are_named(tmp_path: Path, line: str, message: str)
         read_yolo(yolo(tmp_path, line))
 
 
+# WIDER FACE
+
+WIDER = """0--Parade/0_Parade_1.png
+2
+8 10 24 30 2 0 0 0 0 0
+40 5 {width} 10 0 0 1 {invalid} 2 1
+1--Handshaking/1_Handshaking_9.png
+0
+0 0 0 0 0 0 0 0 0 0
+"""
+
+
+def wider(root: Path, width: str = "12", invalid: str = "1") -> Path:
+    (root / "wider_face_split").mkdir(parents=True)
+    for split in ("train", "val"):
+        for name in ("0--Parade/0_Parade_1.png", "1--Handshaking/1_Handshaking_9.png"):
+            draw(root / f"WIDER_{split}" / "images" / name, 80, 60)
+        text = WIDER.format(width=width, invalid=invalid)
+        (root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt").write_text(text)
+    return root
+
+
+def test_wider_face_is_read_with_invalid_faces_and_images_without_any(tmp_path: Path) -> None:
+    found = read_wider(wider(tmp_path))
+    assert found.classes == ("face",) and found.validation is not None and found.test is None
+    first, second = found.train
+    assert first.objects.boxes.tolist() == [[8, 10, 32, 40], [40, 5, 52, 15]] and first.sides == (60, 80)
+    assert first.objects.difficult is not None and first.objects.difficult.tolist() == [False, True]
+    assert second.path.name == "1_Handshaking_9.png" and second.objects.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": "0"}, r"2 x box without area: wider_face_train_bbx_gt.txt 0--Parade/0_Parade_1.png face 1"),
+        ({"width": "50"}, "2 x box outside of its image"),
+        ({"width": "wide"}, "2 x line that is not 10 numbers"),
+        ({"invalid": "1 1"}, "2 x line that is not 10 numbers"),
+    ],
+)
+def test_faulty_faces_of_wider_face_are_named(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    folder = wider(tmp_path, **options)
+    with pytest.raises(CorruptFile, match=message):
+        read_wider(folder)
+    assert [len(one.objects.labels) for one in read_wider(folder, "skip").train] == [1, 0]
+
+
+def test_lists_of_wider_face_that_are_none_are_refused(tmp_path: Path) -> None:
+    path = wider(tmp_path) / "wider_face_split" / "wider_face_train_bbx_gt.txt"
+    text = path.read_text()
+    path.write_text(text.replace("\n2\n", "\n3\n"))
+    with pytest.raises(CorruptFile, match="the number of faces of"):
+        read_wider(tmp_path)
+    path.write_text(text.replace("\n0\n0 0", "\n4\n0 0"))
+    with pytest.raises(CorruptFile, match="ends within the faces of 1--Handshaking"):
+        read_wider(tmp_path)
+    path.write_text(text.replace("1--Handshaking/1_Handshaking_9.png", "0--Parade/0_Parade_1.png"))
+    with pytest.raises(CorruptFile, match="image that is in a list twice"):
+        read_wider(tmp_path)
+
+
 # Tasks
 
 
+def test_images_with_boxes_are_read_as_a_network_or_the_user_wants_them() -> None:
+    own = Preprocessing(size=96, channels=1, mean=(0.16,), std=(0.25,))
+    assert box_form(None, None, {}).sides == (320, 320) and box_form(64, None, {}).sides == (64, 64)
+    assert box_form(64, own, {}) == own
+    assert box_form(None, own, {"size": 128}).sides == (128, 128)
+    grey = box_form(None, None, {"channels": 1})
+    assert (grey.mean, grey.std) == ((0.0,), (1.0,))
+    assert box_form(None, None, {"mean": (0.5,), "std": (0.5,)}).mean == (0.5, 0.5, 0.5)
+    with pytest.raises(BadInput, match="not into 64 x 96"):
+        box_form(None, None, {"size": 96, "width": 64})
+
+
+def test_a_mosaic_has_the_objects_of_four_images_at_half_their_size() -> None:
+    x = torch.stack([torch.full((1, 8, 8), 10 * i, dtype=torch.uint8) for i in range(1, 5)])
+    boxes = torch.tensor([[[0.0, 2.0, 4.0, 8.0]]]).repeat(4, 1, 1)
+    target = {"boxes": boxes, "labels": torch.arange(4)[:, None], "area": torch.full((4, 1), 24.0)}
+    images, joined = mosaics(x, target, 1.0, torch.Generator().manual_seed(0))
+    assert joined["boxes"][0].tolist() == [[0, 1, 2, 4], [4, 1, 6, 4], [0, 5, 2, 8], [4, 5, 6, 8]]
+    for image, labels in zip(images, joined["labels"]):
+        assert [int(image[0, r, c]) // 10 - 1 for r, c in ((0, 0), (0, 7), (7, 0), (7, 7))] == labels.tolist()
+    assert joined["area"].unique().tolist() == [6.0] and joined["labels"][:, 0].tolist() == [0, 1, 2, 3]
+    same, padded = mosaics(x, target, 0.0, torch.Generator())
+    assert torch.equal(same, x) and padded["labels"][2].tolist() == [2, -1, -1, -1]
+    moved, after = BoxAugmentation(mosaic=1.0)(x, target, torch.Generator().manual_seed(0))
+    assert moved.shape == x.shape and after["labels"].shape == (4, 4)
+
+
 def test_images_are_letterboxed_and_boxes_go_with_their_pixels(tmp_path: Path) -> None:
-    task = box_folder_task(coco_folder(tmp_path), size=64, augment=False)
+    task = box_folder_task(coco_folder(tmp_path), box_form(64, None, {}), augment=False)
     assert task is not None and isinstance(task.metric, CocoAP) and task.final_split == "test"
     assert task.test is not None
     x, target = next(iter(task.test))
@@ -265,7 +355,7 @@ def test_each_format_is_found_by_its_folders(tmp_path: Path) -> None:
 def test_an_image_of_another_size_than_its_annotation_says_is_refused(tmp_path: Path) -> None:
     folder = coco_folder(tmp_path)
     draw(folder / "train2017/000000000139.png", 60, 80)
-    found, task = read_coco(folder), box_folder_task(folder, size=32)
+    found, task = read_coco(folder), box_folder_task(folder, box_form(32, None, {}))
     assert task is not None and task.preprocessing is not None
     with pytest.raises(CorruptFile, match="has 60x80 pixels, its annotation says 80x60"):
         FileScenes(found.train, task.preprocessing)[torch.tensor([0])]

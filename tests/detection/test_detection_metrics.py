@@ -1,7 +1,5 @@
 """Average precision against slow doubles and against pycocotools, where that is installed."""
 
-import contextlib
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,94 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.detection._cases import evidence_of, pycocotools_numbers, random_case
 from gossamer.core.metric import Evaluation, Evidence
 from gossamer.detection.boxes import box_areas, pairwise_iou
 from gossamer.detection.evaluation import Truth, coco_outcomes
-from gossamer.detection.metrics import CHOICES, CocoAP, VocAP, box_evidence, unletterboxed
-from gossamer.detection.suppression import Detections, kept_by_nms, select_detections
+from gossamer.detection.metrics import CHOICES, CocoAP, VocAP, unletterboxed
+from gossamer.detection.suppression import kept_by_nms, select_detections
 from gossamer.errors import BadInput
 from gossamer.measure import paired_drop
 from gossamer.measure.accuracy import bootstrap
-
-CLASSES = 3
-
-
-def random_boxes(random: np.random.Generator, n: int) -> np.ndarray:
-    """On a coarse grid, so that overlaps are often equal, of all three ranges of areas; (n, 4) of x, y, w, h."""
-    unit = random.choice([2.0, 8.0, 40.0], (n, 1))
-    return np.concatenate([random.integers(0, 4, (n, 2)) * unit, random.integers(1, 5, (n, 2)) * unit], 1)
-
-
-def random_case(seed: int, images: int = 6) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Annotations and results as COCO has them: ties, crowds, images without objects and without detections."""
-    random = np.random.default_rng(seed)
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    for image in range(images):
-        truth = random_boxes(random, int(random.integers(0, 6)))
-        for box in truth:
-            crowd = int(random.random() < 0.2)
-            row = {"image_id": image, "category_id": int(random.integers(CLASSES)), "bbox": box.tolist()}
-            area = float(box[2] * box[3] * random.choice([1.0, 0.5]))
-            annotations.append({**row, "iscrowd": crowd, "area": area, "id": len(annotations) + 1})
-        near = truth[random.integers(0, len(truth), 4)] if len(truth) else truth
-        moved = near + random.integers(-1, 2, near.shape) * near[:, 2:3] / 4
-        moved[:, 2:] = moved[:, 2:].clip(1)
-        for box in np.concatenate([random_boxes(random, int(random.integers(0, 12))), moved]):
-            row = {"image_id": image, "category_id": int(random.integers(CLASSES)), "bbox": box.tolist()}
-            results.append({**row, "score": float(random.integers(1, 6) / 8)})
-    return annotations, results
-
-
-def evidence_of(annotations: list[dict[str, Any]], results: list[dict[str, Any]], images: int = 6) -> Evidence:
-    """The same case as the metric sees it."""
-
-    def table(rows: list[dict[str, Any]], key: str, fill: float) -> Tensor:
-        per_image = [[row[key] for row in rows if row["image_id"] == image] for image in range(images)]
-        longest = max(map(len, per_image))
-        empty = [fill] * 4 if key == "bbox" else fill
-        filled = torch.tensor([one + [empty] * (longest - len(one)) for one in per_image])
-        return filled.double().reshape(images, longest, *([4] if key == "bbox" else []))
-
-    def corners(boxes: Tensor) -> Tensor:
-        return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
-
-    results = sorted(results, key=lambda row: -row["score"])  # stable
-    found = Detections(
-        boxes=corners(table(results, "bbox", 0)),
-        scores=table(results, "score", 0),
-        labels=table(results, "category_id", -1).long(),
-        classes=CLASSES,
-    )
-    target = {
-        "boxes": corners(table(annotations, "bbox", 0)),
-        "labels": table(annotations, "category_id", -1).long(),
-        "crowd": table(annotations, "iscrowd", 0).bool(),
-        "area": table(annotations, "area", 0),
-    }
-    return box_evidence(found, target, CocoAP().outcomes)
-
-
-def pycocotools_numbers(
-    annotations: list[dict[str, Any]], results: list[dict[str, Any]], images: int = 6
-) -> list[float]:
-    """COCO's own twelve."""
-    coco = pytest.importorskip("pycocotools.coco")
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco.COCO()
-        truth.dataset = {
-            "images": [{"id": i} for i in range(images)],
-            "annotations": [dict(row) for row in annotations],
-            "categories": [{"id": i} for i in range(CLASSES)],
-        }
-        truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes([dict(row) for row in results]), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return [float(x) for x in judge.stats]
 
 
 @pytest.mark.parametrize("first", range(2))

@@ -1,6 +1,8 @@
 """A detector through a whole job: train and eval outputs that differ, a teacher, int8, files, the metric of boxes."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from gossamer.data.composed import ComposedScenes
 from gossamer.data.objects import BatchChoices, SceneSplits, detection_task
 from gossamer.detection.metrics import CocoAP
 from gossamer.errors import BadInput
+from gossamer.methods.distill.cwd import CWD
+from gossamer.methods.distill.kd import KD
 from gossamer.models.anchor_free import AnchorFreeDetector
 from gossamer.models.lenet import LeNet300
 from gossamer.models.ssd import SSDOnCSP
@@ -55,6 +59,24 @@ def test_a_detector_learns_from_its_teacher_in_train_mode(kind: type[AnchorFreeD
     assert abs(term((x,), given, target).item()) < 1e-4 and term.mode == ", in train mode"
     moved = {**given, "logits": given["logits"] + torch.arange(given["logits"].shape[2])}
     assert term((x,), moved, target).item() > 0.1
+
+
+@pytest.mark.parametrize("method", [KD(epochs=1), CWD(epochs=1)])
+def test_a_teacher_that_was_given_is_asked_as_the_detector_trains(
+    method: KD | CWD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = list[torch.Tensor]()
+
+    def first_batch(self: object, terms: Any, student: torch.nn.Module, task: Task, *rest: Any, **options: Any) -> None:
+        x, target = next(iter(task.train))
+        losses.extend(term((x,), student.train()(x), target) for term in terms)
+
+    monkeypatch.setattr(type(method), "train_with", first_batch)
+    monkeypatch.setattr(type(method), "noted", lambda *given, **options: SimpleNamespace(model=given[0]))
+    wider = AnchorFreeDetector(0.25, 0.33, in_channels=1, classes=3)
+    method.apply(detector(AnchorFreeDetector), scenes_task(), Context(progress=Quiet(), teacher=wider))
+    [loss] = losses
+    assert loss.item() > 0.01 and loss.requires_grad
 
 
 def test_a_classifier_on_data_with_boxes_is_refused_before_the_work_begins() -> None:

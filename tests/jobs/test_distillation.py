@@ -184,7 +184,19 @@ def test_an_ensemble_of_which_one_only_answers_has_no_costs_and_one_that_remembe
     assert not [r for r in known.records if r.subject == "original"]
 
 
-INSIDE = ("attention", "bayesian", "crd", "data_free", "fsp", "gradients", "hints", "neurons", "rkd", "specialists")
+INSIDE = (
+    "attention",
+    "bayesian",
+    "crd",
+    "cwd",
+    "data_free",
+    "fsp",
+    "gradients",
+    "hints",
+    "neurons",
+    "rkd",
+    "specialists",
+)
 
 
 def test_methods_that_look_inside_refuse_a_teacher_that_only_answers(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import gossamer.losses as losses
 from gossamer.errors import BadInput
 from gossamer.losses import (
     attention_loss,
+    channel_wise_loss,
     contrastive_loss,
     decoupled_kl,
     discrimination,
@@ -215,6 +216,14 @@ def statistics(s: Tensor, t: Tensor) -> Tensor:
     return statistics_loss(s, rows.mean(1), rows.var(1, unbiased=False))
 
 
+def slow_channel_wise(s: Array, t: Array) -> float:
+    total = 0.0
+    for n, c in np.ndindex(s.shape[:2]):
+        p, q = (np.exp(x[n, c] / 3) / np.exp(x[n, c] / 3).sum() for x in (t, s))
+        total += 9 * float((p * np.log(p / q)).sum())
+    return total / (s.shape[0] * s.shape[1])
+
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 LOGITS, MAPS, EMBEDDINGS = (5, 4), (2, 5, 3, 3), (5, 6)
 CASES: dict[str, tuple[Loss, Callable[[Array, Array], float], tuple[int, ...]]] = {
@@ -229,6 +238,7 @@ CASES: dict[str, tuple[Loss, Callable[[Array, Array], float], tuple[int, ...]]] 
     "outputs": (output_loss, slow_output, LOGITS),
     "hints": (hint_loss, slow_hint, MAPS),
     "attention": (attention_loss, slow_attention, MAPS),
+    "channel-wise": (lambda s, t: channel_wise_loss(s, t, 3.0), slow_channel_wise, MAPS),
     "gradient attention": (gradient_attention_loss, slow_gradient_attention, MAPS),
     "fsp": (lambda s, t: fsp_loss((s[:, :2], s[:, 2:]), (t[:, :2], t[:, 2:])), slow_fsp, MAPS),
     "rkd distance": (rkd_distance_loss, slow_distances, EMBEDDINGS),

@@ -21,6 +21,7 @@ from gossamer.train.distillation import Distillation, LossTerm, SoftLoss
 from gossamer.train.feature_hooks import (
     Adapt,
     FeatureLoss,
+    FeatureTerm,
     LayerLoss,
     Pair,
     hooked,
@@ -31,6 +32,7 @@ from gossamer.train.hyperparameters import Training
 from gossamer.train.loop import TrainingResult
 from gossamer.train.mixup import mixed
 from gossamer.train.teachers import gives_outputs_only
+from gossamer.train.train_mode import follow_train_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,9 @@ class Student(Retrain):
             term.compiled = context.compile_teacher
             if context.cache is not None:
                 term.cache_outputs(context.cache)
+        layered = [term.distillation for term in terms if isinstance(term, FeatureTerm)]
+        for term in (*own, *layered):
+            follow_train_mode(term, student, task, context)
         data = mixed(task, mixup=self.mixup, cutmix=self.cutmix)
         try:
             return self.noted(self.train_with(terms, student, data, context, part=part, **changes), context, part=part)
