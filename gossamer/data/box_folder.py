@@ -1,15 +1,14 @@
 """Folders of images with boxes as tasks: COCO's, PASCAL VOC's, YOLO's and WIDER FACE's."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task
 from gossamer.data.box_files import AnnotatedSplits, Faulty, FileScenes
 from gossamer.data.coco_files import coco_files, read_coco
+from gossamer.data.folder import ImageChoices
 from gossamer.data.objects import BatchChoices, BoxAugmentation, SceneSplits, detection_task
 from gossamer.data.voc_files import read_voc, voc_folder
 from gossamer.data.wider_files import read_wider, wider_lists
@@ -35,14 +34,12 @@ def read_box_folder(folder: Path, faulty: Faulty = "refuse") -> tuple[AnnotatedS
     return None
 
 
-def box_form(size: int | None, preprocessing: Preprocessing | None, fields: Mapping[str, Any]) -> Preprocessing:
+def box_form(choices: ImageChoices) -> Preprocessing:
     """How images with boxes become inputs: as a network wants them, else colours from 0 to 1 in a square.
 
     Args:
-        size: of the square's side, in pixels; None: 320.
-        preprocessing: of the network, in the place of size.
-        fields: of a `Preprocessing`, in the place of those that follow from the others. Where they name one channel or
-            three, mean and std follow where they are not named.
+        choices: size of the square, 320 where it is None; preprocessing of a network in its place; and fields in the
+            place of those that follow from the others. Where these name one channel or three, mean and std follow.
 
     Returns:
         A form with equal sides.
@@ -50,8 +47,8 @@ def box_form(size: int | None, preprocessing: Preprocessing | None, fields: Mapp
     Raises:
         BadInput: the sides are not equal, or no multiple of 32.
     """
-    side = SIDE if size is None else size
-    form = preprocessing or Preprocessing(size=side, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    side, fields = SIDE if choices.size is None else choices.size, choices.fields
+    form = choices.preprocessing or Preprocessing(size=side, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
     channels = fields.get("channels", form.channels)
     known = {name: tuple(one) * (channels if len(one) == 1 else 1) for name, one in fields.items() if name in NUMBERS}
     if channels != form.channels:
@@ -68,7 +65,7 @@ def box_form(size: int | None, preprocessing: Preprocessing | None, fields: Mapp
 
 def box_folder_task(
     folder: Path,
-    form: Preprocessing | None = None,
+    choices: ImageChoices | None = None,
     *,
     faulty: Faulty = "refuse",
     calibration: int = 512,
@@ -78,16 +75,16 @@ def box_folder_task(
     progress: Progress | None = None,
 ) -> Task | None:
     """A task from a folder with boxes in the format of COCO, PASCAL VOC, YOLO or WIDER FACE; None where it is no such
-    folder. form: how images become inputs, as `box_form` gives it; None: its defaults.
+    folder. choices: how images become inputs, as `box_form` takes them.
 
     Without a test split, the validation split is the test split, and validation images are cut from the training
     images, always the same ones.
     """
-    form = form or box_form(None, None, {})
     found = read_box_folder(folder, faulty)
     if found is None:
         return None
     splits, metric = found
+    form = box_form(choices or ImageChoices())
     if splits.said:
         (progress or Silent()).say(f"{folder.name}: {splits.said}")
     test, validation = splits.test, splits.validation

@@ -47,14 +47,15 @@ def load_task(
     composed-digits are synthetic: scenes of 96x96 pixels of one to five of these images each, with boxes.
 
     Args:
-        name_or_folder: a built-in set, a folder as `folder.folder_task` describes it, or a folder with boxes in the
-            format of COCO, PASCAL VOC, YOLO or WIDER FACE.
+        name_or_folder: a built-in set, a folder as `folder.folder_task` describes it, a folder with boxes in the
+            format of COCO, PASCAL VOC, YOLO or WIDER FACE, or one with `.pts` files of landmarks.
         batch_size: of a training step; None: 128, with boxes 32, fewer where images are large.
         seed: of order and augmentation.
         calibration: training samples without labels.
         validation: how many samples to cut; None: the data set's usual number.
         size: side of the images of a folder, in pixels; None: their own where all are equal squares of at most 224,
-            else 224; with boxes 320. Built-in sets have a size, background and preprocessing of their own.
+            else 224; with boxes 320, with landmarks 128. Built-in sets have a size, background and preprocessing of
+            their own.
         background: what transparent images lie on ("white", "black", "#rrggbb").
         preprocessing: that of the network that the images are for, in the place of size and background.
         image_fields: fields of a `Preprocessing` in the place of those that follow from the others, for folders.
@@ -96,21 +97,16 @@ def load_task(
         )
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
-        boxes = require("gossamer.data.box_folder")
-        task: Task | None = boxes.box_folder_task(
-            folder,
-            boxes.box_form(size, preprocessing, image_fields or {}),
-            faulty=faulty,
-            augment=augment,
-            progress=progress,
-            **common,
-        )
-        if task is not None:
-            return task
-        folders = require("gossamer.data.folder")
+        boxes, folders = (require(f"gossamer.data.{name}") for name in ("box_folder", "folder"))
         choices = folders.ImageChoices(
             size=size, background=background, preprocessing=preprocessing, fields=image_fields or {}
         )
+        task: Task | None = boxes.box_folder_task(
+            folder, choices, faulty=faulty, augment=augment, progress=progress, **common
+        )
+        task = task or require("gossamer.data.landmark_files").landmark_task(folder, size=size, **common)
+        if task is not None:
+            return task
         made: Task = folders.folder_task(folder, choices, validation=validation, augment=augment, **common)
         return made
     if len(folder.parts) > 1 or folder.exists():

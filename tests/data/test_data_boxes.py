@@ -15,6 +15,7 @@ from gossamer.data.box_files import FileScenes, letterbox
 from gossamer.data.box_folder import box_folder_task, box_form
 from gossamer.data.coco_files import mask_box, read_coco, read_run_lengths
 from gossamer.data.composed import ComposedScenes
+from gossamer.data.folder import ImageChoices
 from gossamer.data.load import load_task
 from gossamer.data.objects import BoxAugmentation, BoxBatches, mosaics, targets
 from gossamer.data.voc_files import read_voc
@@ -296,14 +297,14 @@ def test_lists_of_wider_face_that_are_none_are_refused(tmp_path: Path) -> None:
 
 def test_images_with_boxes_are_read_as_a_network_or_the_user_wants_them() -> None:
     own = Preprocessing(size=96, channels=1, mean=(0.16,), std=(0.25,))
-    assert box_form(None, None, {}).sides == (320, 320) and box_form(64, None, {}).sides == (64, 64)
-    assert box_form(64, own, {}) == own
-    assert box_form(None, own, {"size": 128}).sides == (128, 128)
-    grey = box_form(None, None, {"channels": 1})
+    assert box_form(ImageChoices()).sides == (320, 320) and box_form(ImageChoices(size=64)).sides == (64, 64)
+    assert box_form(ImageChoices(size=64, preprocessing=own)) == own
+    assert box_form(ImageChoices(preprocessing=own, fields={"size": 128})).sides == (128, 128)
+    grey = box_form(ImageChoices(fields={"channels": 1}))
     assert (grey.mean, grey.std) == ((0.0,), (1.0,))
-    assert box_form(None, None, {"mean": (0.5,), "std": (0.5,)}).mean == (0.5, 0.5, 0.5)
+    assert box_form(ImageChoices(fields={"mean": (0.5,), "std": (0.5,)})).mean == (0.5, 0.5, 0.5)
     with pytest.raises(BadInput, match="not into 64 x 96"):
-        box_form(None, None, {"size": 96, "width": 64})
+        box_form(ImageChoices(fields={"size": 96, "width": 64}))
 
 
 def test_a_mosaic_has_the_objects_of_four_images_at_half_their_size() -> None:
@@ -322,7 +323,7 @@ def test_a_mosaic_has_the_objects_of_four_images_at_half_their_size() -> None:
 
 
 def test_images_are_letterboxed_and_boxes_go_with_their_pixels(tmp_path: Path) -> None:
-    task = box_folder_task(coco_folder(tmp_path), box_form(64, None, {}), augment=False)
+    task = box_folder_task(coco_folder(tmp_path), ImageChoices(size=64), augment=False)
     assert task is not None and isinstance(task.metric, CocoAP) and task.final_split == "test"
     assert task.test is not None
     x, target = next(iter(task.test))
@@ -355,7 +356,7 @@ def test_each_format_is_found_by_its_folders(tmp_path: Path) -> None:
 def test_an_image_of_another_size_than_its_annotation_says_is_refused(tmp_path: Path) -> None:
     folder = coco_folder(tmp_path)
     draw(folder / "train2017/000000000139.png", 60, 80)
-    found, task = read_coco(folder), box_folder_task(folder, box_form(32, None, {}))
+    found, task = read_coco(folder), box_folder_task(folder, ImageChoices(size=32))
     assert task is not None and task.preprocessing is not None
     with pytest.raises(CorruptFile, match="has 60x80 pixels, its annotation says 80x60"):
         FileScenes(found.train, task.preprocessing)[torch.tensor([0])]
