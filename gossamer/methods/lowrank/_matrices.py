@@ -124,6 +124,11 @@ def by_inputs(weight: Tensor) -> Tensor:
     return weight.flatten(3).transpose(2, 3).flatten(1, 2)
 
 
+def by_columns(weight: Tensor) -> Tensor:
+    """Return (g, O, I, k, l ...) as (g, O l ..., I k)."""
+    return weight.flatten(4).permute(0, 1, 4, 2, 3).flatten(3).flatten(1, 2)
+
+
 def over_taps(mix: Tensor, taps: int) -> Tensor:
     """Return the matrix (g, R taps, I taps) that applies a mix of channels (g, R, I) to every tap of a window."""
     same = torch.eye(taps, dtype=mix.dtype, device=mix.device)

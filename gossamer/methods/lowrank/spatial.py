@@ -24,13 +24,8 @@ from gossamer.methods._candidates import is_pointwise, planned_ranks
 from gossamer.methods.lowrank._alternating import along_rows, alternated
 from gossamer.methods.lowrank._chain import Count, Factor, kernel_axes, kernel_of
 from gossamer.methods.lowrank._common import LowRank
-from gossamer.methods.lowrank._matrices import balance, best_last_factor, channel_gram, split_matrix
+from gossamer.methods.lowrank._matrices import balance, best_last_factor, by_columns, channel_gram, split_matrix
 from gossamer.methods.lowrank._scheme import Rank, Unfolding
-
-
-def by_columns(weight: Tensor) -> Tensor:
-    """Return (g, O, I, k, l ...) as (g, O l ..., I k)."""
-    return weight.flatten(4).permute(0, 1, 4, 2, 3).flatten(3).flatten(1, 2)
 
 
 def spatial_pair(weight: Tensor, rank: int, gram: Tensor | None) -> tuple[Tensor, Tensor]:

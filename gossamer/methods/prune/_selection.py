@@ -31,6 +31,23 @@ HALVINGS = 40  # of the interval in which the share to remove is looked for
 Places = dict[str, Tensor]  # the channel of each input of a layer, by the layer's name; -1 for none
 
 
+class Between:
+    """What is done to the network between the choice of a layer's inputs and the fit of its weights: nothing.
+
+    Attributes:
+        refits: whether layers that keep all inputs are fitted, too, because earlier layers give something else now.
+    """
+
+    refits = False
+
+    def __call__(self, plain: nn.Module, layer: str) -> None:
+        """Change weights in place; the inputs of this layer have just been chosen."""
+
+    def finish(self, plain: nn.Module) -> nn.Module:
+        """Return the network whose dead channels are removed."""
+        return plain
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChannelSelection(Method):
     """Base of the methods that choose channels by reconstruction. Give one of sparsity, speedup, macs and params.
@@ -79,7 +96,7 @@ class ChannelSelection(Method):
         plain, inputs = materialize(model), task.example_inputs
         groups = channel_groups(plain, inputs, layers=self.layers, ignore=self.ignore)
         widths, left = self.widths(plain, groups, task), torch.ones(len(groups), dtype=torch.bool)
-        reads = _reads(plain, groups)
+        reads = channels_read(plain, groups)
         order = [name for name in layers_of(trace(plain, inputs)) if name in reads]
         shortcuts = shortcut_errors(plain, inputs) if self.residual else {}
         # A group is chosen when the first layer that reads it comes, and a layer is fitted once all that it reads is
@@ -92,6 +109,7 @@ class ChannelSelection(Method):
         if not chosen:
             raise NoEffect(f"{self.name()}: no group of channels gets smaller; ask for more")
         loader, fitted, every = Replayed(task.train, context.seed), list[str](), torch.arange(len(groups))
+        between = self.between(plain, groups, widths, task, context)
 
         def system(layer: str, members: Tensor) -> GramSystem:
             return _gram(plain, model, layer, loader, reads[layer], members, shortcuts.get(layer))
@@ -104,29 +122,48 @@ class ChannelSelection(Method):
                 left[members] = False
                 left[members[kept]] = True
             groups.clear({key: p.detach() for key, p in plain.named_parameters()}, left)
-            if not all(left[i] for i in reads[layer].tolist() if i >= 0):
+            between(plain, layer)
+            if between.refits or not all(left[i] for i in reads[layer].tolist() if i >= 0):
                 weight = refit(system(layer, every), left.nonzero().flatten().tolist(), damp=DAMPENING)
                 _put(plain.get_submodule(layer), weight)
                 fitted.append(layer)
-        cleared = remove_dead(plain, inputs)
+        cleared = remove_dead(between.finish(plain), inputs)
         self._note(context, groups, left, cleared.max_relative, fitted)
         return cleared.model
+
+    def between(
+        self, plain: nn.Module, groups: ElementGroups, widths: Mapping[str, int], task: Task, context: Context
+    ) -> Between:
+        """Return what is done between the choice of a layer's inputs and its fit.
+
+        Args:
+            plain: the network, which is changed in place.
+            groups: its channels.
+            widths: how many channels stay of each group.
+            task: data.
+            context: of the run.
+        """
+        return Between()
 
     def widths(self, model: nn.Module, groups: ElementGroups, task: Task) -> dict[str, int]:
         """Return how many channels stay of each group: the same fraction of all."""
         sizes = {name: groups.names.count(name) for name in dict.fromkeys(groups.names)}
         if self.sparsity is not None:
             return _uniform(sizes, self.sparsity)
-        cost = group_cost(model, task.example_inputs, [groups], "macs" if self.params is None else "params")
-        wanted = self.params or self.macs or total_macs(model, task.example_inputs) / (self.speedup or 1.0)
-        least = _cost_of(cost, groups, dict.fromkeys(sizes, 1))
+        cost, wanted = self.priced(model, groups, task)
+        least = cost_of(cost, groups, dict.fromkeys(sizes, 1))
         if wanted < least:
             what = "parameters" if self.params is not None else "multiply-adds"
             raise BadInput(
                 f"{self.name()}: {wanted:,.0f} {what} cannot be reached: with one channel of each group left there "
                 f"would still be {least:,.0f}; ask for more, or leave fewer layers out"
             )
-        return _near(cost, groups, sizes, wanted)
+        return nearest_widths(cost, groups, sizes, wanted)
+
+    def priced(self, model: nn.Module, groups: ElementGroups, task: Task) -> tuple[GroupCost, float]:
+        """Return what the network costs as a function of its channels, and what it is to cost."""
+        cost = group_cost(model, task.example_inputs, [groups], "macs" if self.params is None else "params")
+        return cost, self.params or self.macs or total_macs(model, task.example_inputs) / (self.speedup or 1.0)
 
     def _note(self, context: Context, groups: ElementGroups, left: Tensor, proof: float, fitted: Sequence[str]) -> None:
         for name in dict.fromkeys(groups.names):
@@ -138,7 +175,7 @@ class ChannelSelection(Method):
             self.note(
                 context,
                 EditKind.ASSIGN,
-                f"{len(fitted)} layers that lost inputs",
+                f"{len(fitted)} layers whose inputs changed",
                 before="weights of the larger network",
                 after="least squares on what they gave there",
             )
@@ -148,7 +185,7 @@ def _uniform(sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
     return {name: max(1, round(size * (1 - sparsity))) for name, size in sizes.items()}
 
 
-def _cost_of(cost: GroupCost, groups: ElementGroups, widths: Mapping[str, int]) -> float:
+def cost_of(cost: GroupCost, groups: ElementGroups, widths: Mapping[str, int]) -> float:
     seen, alive = dict.fromkeys(widths, 0), []
     for name in groups.names:
         seen[name] += 1
@@ -156,25 +193,25 @@ def _cost_of(cost: GroupCost, groups: ElementGroups, widths: Mapping[str, int]) 
     return cost(torch.tensor(alive))
 
 
-def _near(cost: GroupCost, groups: ElementGroups, sizes: Mapping[str, int], wanted: float) -> dict[str, int]:
+def nearest_widths(cost: GroupCost, groups: ElementGroups, sizes: Mapping[str, int], wanted: float) -> dict[str, int]:
     """The widths of a common fraction whose cost is the largest not above what is wanted; then single channels are
     given back where there is room."""
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if _cost_of(cost, groups, _uniform(sizes, middle)) <= wanted:
+        if cost_of(cost, groups, _uniform(sizes, middle)) <= wanted:
             high = middle
         else:
             low = middle
     widths = _uniform(sizes, high)
     for name in sorted(sizes, key=lambda name: widths[name] / sizes[name]):
         more = widths | {name: min(widths[name] + 1, sizes[name])}
-        if _cost_of(cost, groups, more) <= wanted:
+        if cost_of(cost, groups, more) <= wanted:
             widths = more
     return widths
 
 
-def _reads(model: nn.Module, groups: ElementGroups) -> Places:
+def channels_read(model: nn.Module, groups: ElementGroups) -> Places:
     """The group of each input of the layers that read channels."""
     found = {}
     for name, arrays in groups.cleared.items():
@@ -183,6 +220,16 @@ def _reads(model: nn.Module, groups: ElementGroups) -> Places:
             continue
         for ids in arrays:
             if ids.shape[0] == 1 and ids.shape[1] > 1:
+                found[layer_name(name)] = ids.flatten()
+    return found
+
+
+def channels_made(groups: ElementGroups) -> Places:
+    """The group of each output of the layers that make channels."""
+    found = {}
+    for name, arrays in groups.cleared.items():
+        for ids in arrays:
+            if name.endswith("weight") and ids.ndim > 1 and ids.numel() == ids.shape[0]:
                 found[layer_name(name)] = ids.flatten()
     return found
 

@@ -16,6 +16,7 @@ from gossamer.methods.lowrank._chain import chain_macs, chain_params, dense_fact
 from gossamer.methods.lowrank._common import LowRank
 from gossamer.methods.lowrank._matrices import (
     balance,
+    by_columns,
     channel_gram,
     corrected,
     last_factor,
@@ -27,7 +28,7 @@ from gossamer.methods.lowrank.biclustered import BiclusteredFactors
 from gossamer.methods.lowrank.channel import ChannelDecomposition
 from gossamer.methods.lowrank.predicted import PredictedParameters, chosen_rows, predictor, smooth
 from gossamer.methods.lowrank.separable import TRANSFORMS, SeparableFilters, cosines, filters, haar, learned
-from gossamer.methods.lowrank.spatial import SpatialDecomposition, by_columns
+from gossamer.methods.lowrank.spatial import SpatialDecomposition
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.lowrank.tensor_train import TensorTrain, joined_factors, tt_svd
 from gossamer.methods.lowrank.tucker import Tucker, alternating_sweeps
