@@ -145,6 +145,11 @@ class JobSchedule:
         whole = total_macs(self.original, self.task.example_inputs)
         return measured * (whole * taught + 3 * macs) / (4 * max(whole, 1))
 
+    def seconds_of(self, recovery: RecoveryDistillation) -> float:
+        """Of a training as long as this recovery, of the original: networks that are emptied are large at first."""
+        steps = recovery.steps or recovery.passes(self.task) * len(self.task.train)
+        return steps * self.seconds_per_step(total_macs(self.original, self.task.example_inputs))
+
     def _measured(self) -> float:
         """Seconds of one step in which the original learns from itself."""
         times = list[float]()

@@ -12,6 +12,7 @@ from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, Delivery, timed
 from gossamer.jobs.schedule import JobSchedule
+from gossamer.jobs.sparse_training import sparse_steps, trained_sparsely, within_reach
 from gossamer.jobs.stages import ATTEMPTS, PRICING
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.search.axes import Steps
@@ -145,6 +146,8 @@ class ShapeSearch:
         self.trainings += 1
         if found is not None and steps and self.trainings < TRAININGS:
             self._train_on(found)
+            if len(self.tried) == 1:
+                self._train_sparsely(found)
 
     @property
     def _next_name(self) -> str:
@@ -202,6 +205,22 @@ class ShapeSearch:
         self.trainings += 1
         self.gain = found.drop - longer.drop if longer else 0.0
 
+    def _train_sparsely(self, found: Attempt) -> None:
+        """The same cost by emptying channels while training, in as many epochs, where the first cut has lost too much
+        and there is time for this and another training."""
+        won, budget = self.planner.won, self.goal.max_drop
+        if self.goal.time_budget is None or not within_reach(found.drop, budget, won, self.goal):
+            return
+        recovery, name = found.steps[-1], self._next_name
+        if not isinstance(recovery, RecoveryDistillation) or not recovery.trains:
+            return
+        steps = sparse_steps(recovery, self.planner.macs(shape_of(found.steps)), self.goal, self.attempts.task)
+        if not steps or self.schedule.left(name) < 2 * self.schedule.seconds_of(recovery):
+            return
+        self.context.progress.say(f"{found.name} lost too much: training until as much is empty, in as many epochs")
+        self._attempt(steps, name)
+        self.trainings += 1
+
     def _plan(self, relaxation: float) -> Steps | None:
         """The kind of shape that won the tournament of the goal is taken for an easier one, too."""
         if self.tried and self.planner.won:
@@ -251,7 +270,8 @@ class ShapeSearch:
             return True
         if self.schedule.by_time:
             # What is tried next is no smaller than what lost too much.
-            sizes = [self.planner.macs(shape_of(one.steps)) for one in self.tried if one.steps]
+            cuts = [shape_of(one.steps) for one in self.tried if one.steps and not trained_sparsely(one.steps)]
+            sizes = [self.planner.macs(steps) for steps in cuts]
             if not sizes or self.schedule.time_for(f"a plan after {self.trainings}", min(sizes)):
                 return True
             self.context.progress.say("too little time is left for another training")

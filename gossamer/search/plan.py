@@ -12,6 +12,8 @@ from gossamer.core.context import Context
 from gossamer.core.record import Edit
 from gossamer.core.task import Task
 from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.prune.osscar import Osscar
 from gossamer.modules.blocks import find_blocks
 from gossamer.search.axes import (
     SearchAxis,
@@ -33,6 +35,7 @@ from gossamer.search.tournament import ShapeCandidate, Tournament
 MAX_ESTIMATES = 7  # at most, on one search axis
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
 SLACK = 0.85  # a cost ratio below this share of the limit makes the lighter neighbour worth a second measurement
+CHOSEN = "channels by OSSCAR"  # the name of that kind
 REST = " and width"  # ends the name of what is narrowed as well
 
 
@@ -112,7 +115,18 @@ class Planner:
             *self._layer_axes(whole, limit),
         ]
         found = [deep, *(self.largest(axis, whole, limit) for axis in axes), *self._rewritten(whole, limit)]
-        return [candidate for candidate in found if candidate is not None]
+        shapes = [candidate for candidate in found if candidate is not None]
+        return [*shapes, *self._reselected(shapes)]
+
+    def _reselected(self, shapes: Sequence[ShapeCandidate]) -> list[ShapeCandidate]:
+        """The largest narrowed shape, with channels chosen by what the layers behind can do without: where nothing is
+        trained, that counts. It costs what the shape costs, so nothing is measured again."""
+        narrowed = [one for one in shapes if len(one.steps) == 1 and isinstance(one.steps[0], ChannelPruning)]
+        if self.recover.trains or not narrowed or not self._wanted(CHOSEN):
+            return []
+        largest = max(narrowed, key=lambda one: one.estimate.macs)
+        widths = largest.steps[0].options()["widths"]
+        return [ShapeCandidate(CHOSEN, (Osscar(widths=widths),), largest.estimate)]
 
     def _wanted(self, name: str) -> bool:
         return not self.kinds or kind_of_shape(name) in self.kinds

@@ -22,6 +22,7 @@ from gossamer.errors import Diverged
 from gossamer.jobs.exporting import other_runtimes
 from gossamer.jobs.schedule import JobSchedule
 from gossamer.jobs.shape_goal import SEARCHED_FROM, TRAININGS, ShapeSearch, planned_share
+from gossamer.jobs.sparse_training import sparse_steps, trained_sparsely, within_reach
 from gossamer.jobs.stages import PLANNED, Stages
 from gossamer.measure import paired_drop, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
@@ -272,6 +273,47 @@ def test_no_attempt_starts_that_would_end_too_late() -> None:
     world.shaping(CheckpointStore(None, ""), time_budget=3.5).search()
     assert len([steps for steps in world.trained if steps]) == 2  # each takes a minute
     assert any("minutes are left" in line for line in world.said)
+
+
+@pytest.mark.parametrize(("minutes", "drop", "kind"), [(60, 0.3, "width"), (60, 0.9, "width"), (3, 0.3, "width")])
+def test_what_lost_too_much_by_a_cut_is_trained_sparsely_where_there_is_time(
+    minutes: float, drop: float, kind: str
+) -> None:
+    """Once, after the first cut, and it wins if it is within the budget."""
+
+    def outcome(steps: Steps) -> tuple[float, float]:
+        return (0.99, drop) if trained_sparsely(steps) else (smooth(steps)[0], 1.2 * losses(smooth(steps)[0]) / 1.88)
+
+    world = World(outcome)
+    world.won = {kind}
+    shaping = world.shaping(CheckpointStore(None, ""), time_budget=minutes)
+    data: Any = SimpleNamespace(task=stripes(), **vars(shaping.attempts))
+    shaping.attempts = data
+    schedule: Any = shaping.schedule
+    shaping.schedule = replace(schedule, original=tiny(), task=stripes())
+    shaping.attempts.store.get_or_compute("seconds per step", lambda: 5.0)  # a training takes a minute
+    found = shaping.search()
+    sparse = [steps for steps in world.trained if trained_sparsely(steps)]
+    assert len(sparse) == (minutes > 3)
+    if sparse:
+        assert world.trained.index(sparse[0]) == 1 and (sparse[0][0].options()["epochs"], sparse[0][0].lr) == (1, 0.1)  # type: ignore[attr-defined]
+    assert trained_sparsely(found.steps) == (minutes > 3 and drop <= 0.5)
+
+
+def test_only_what_can_be_reached_by_channels_and_has_not_lost_far_too_much_is_trained_sparsely() -> None:
+    time, macs = Goal(speedup=2), Goal(macs=1000)
+    assert within_reach(0.8, 0.5, {"even width"}, time) and within_reach(0.8, 0.5, {"depth"}, macs)
+    assert not within_reach(0.8, 0.5, {"depth"}, time)
+    assert not within_reach(0.5, 0.5, {"even width"}, macs) and not within_reach(1.6, 0.5, {"even width"}, macs)
+
+
+def test_the_target_of_sparse_training_is_what_the_goal_counts() -> None:
+    recovery, data = RecoveryDistillation(steps=30, lr=0.02, alpha=0.5), stripes()  # 12 batches
+    [step] = sparse_steps(recovery, 7000, Goal(speedup=2), data)
+    assert step.options() | {"macs": 7000, "epochs": 2, "lr": 0.02, "alpha": 0.5} == step.options()
+    [step] = sparse_steps(recovery, 7000, Goal(params=900), data)
+    assert (step.options()["params"], step.options()["macs"]) == (900, None)
+    assert sparse_steps(replace(recovery, steps=11), 7000, Goal(speedup=2), data) == ()
 
 
 def test_a_missed_goal_says_what_is_reachable_at_which_loss_and_what_int8_gains() -> None:

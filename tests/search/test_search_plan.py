@@ -16,6 +16,8 @@ from gossamer import Context, Goal
 from gossamer.errors import BadInput, Diverged
 from gossamer.methods.distill.recover import Limited, RecoveryDistillation
 from gossamer.methods.lowrank.svd import SVD
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.prune.osscar import Osscar
 from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.methods.restructure.global_pool import GlobalAveragePooling
 from gossamer.methods.restructure.resolution import ResolutionMultiplier
@@ -71,6 +73,25 @@ def planner(curve: dict[str, float] | None = None, *, timed: bool = True, **reco
     return Planner(
         tiny(), task(), Context(), CheckpointStore(None, ""), cost_model, RecoveryDistillation(**recover), reference=0.9
     )
+
+
+def test_without_training_the_largest_narrow_shape_competes_with_channels_by_reconstruction() -> None:
+    few, more = ({"body.0.conv1": width} for width in (2, 5))
+    shapes = [
+        ShapeCandidate("even width", (ChannelPruning(widths=few),), estimate(0.8, 10)),
+        ShapeCandidate("width, multiples of 1", (ChannelPruning(widths=more),), estimate(0.9, 20)),
+        ShapeCandidate("depth", (BlockRemoval(names=("body.0",)),), estimate(0.9, 90)),
+    ]
+    untrained = planner(steps=0)
+    [found] = untrained._reselected(shapes)
+    assert found.steps == (Osscar(widths=more),) and found.estimate == shapes[1].estimate
+    assert found.name not in {one.name for one in shapes} and len(_distinct([*shapes, found])) == 4
+    assert [p.shape for p in apply_steps(tiny(), shape_only(found.steps), task(), Context()).parameters()] == [
+        p.shape for p in apply_steps(tiny(), shapes[1].steps, task(), Context()).parameters()
+    ]
+    assert planner()._reselected(shapes) == [] and untrained._reselected(shapes[2:]) == []
+    untrained.kinds.add("depth")
+    assert untrained._reselected(shapes) == []
 
 
 def axis_of(count: int) -> SearchAxis:

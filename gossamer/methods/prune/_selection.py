@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from gossamer.core.layer_names import layer_name
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
-from gossamer.errors import BadInput, NoEffect
+from gossamer.errors import BadInput, NoEffect, unknown
 from gossamer.graph.tracer import trace
 from gossamer.methods._base import Method, Needs
 from gossamer.modules.cost import total_macs
@@ -50,13 +50,15 @@ class Between:
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelSelection(Method):
-    """Base of the methods that choose channels by reconstruction. Give one of sparsity, speedup, macs and params.
+    """Base of the methods that choose channels by reconstruction. Give one of sparsity, speedup, macs, params and
+    widths.
 
     Args:
         sparsity: fraction of the channels to remove in every group, in (0, 1).
         speedup: multiply-adds of the network before over those after, > 1; the same fraction in every group.
         macs: multiply-adds of one sample to keep.
         params: parameters to keep.
+        widths: channels to keep by name of the group, as `gossamer analyze` lists them; other groups stay whole.
         residual: whether the last layer of a residual block corrects what its shortcut has become wrong by.
         layers: names or patterns of the layers whose channels may go, such as ("conv*", "fc1").
         ignore: names or patterns of layers to leave as they are.
@@ -70,14 +72,15 @@ class ChannelSelection(Method):
     speedup: Annotated[float | None, Range(1, 1e6, open_=("low",))] = None
     macs: Annotated[int | None, Range(1, 10**15)] = None
     params: Annotated[int | None, Range(1, 10**15)] = None
+    widths: Mapping[str, int] = field(default_factory=dict)
     residual: bool = True
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ways = ("sparsity", "speedup", "macs", "params")
-        given = [name for name in ways if getattr(self, name) is not None]
+        ways = ("sparsity", "speedup", "macs", "params", "widths")
+        given = [name for name in ways if getattr(self, name) not in (None, {})]
         if len(given) != 1:
             raise BadInput(f"{self.name()}: give one of {', '.join(ways)}, not {' and '.join(given) or 'none'}")
 
@@ -95,7 +98,7 @@ class ChannelSelection(Method):
         refuse_constrained(model, self.name())
         plain, inputs = materialize(model), task.example_inputs
         groups = channel_groups(plain, inputs, layers=self.layers, ignore=self.ignore)
-        widths, left = self.widths(plain, groups, task), torch.ones(len(groups), dtype=torch.bool)
+        widths, left = self.kept_counts(plain, groups, task), torch.ones(len(groups), dtype=torch.bool)
         reads = channels_read(plain, groups)
         order = [name for name in layers_of(trace(plain, inputs)) if name in reads]
         shortcuts = shortcut_errors(plain, inputs) if self.residual else {}
@@ -145,11 +148,13 @@ class ChannelSelection(Method):
         """
         return Between()
 
-    def widths(self, model: nn.Module, groups: ElementGroups, task: Task) -> dict[str, int]:
+    def kept_counts(self, model: nn.Module, groups: ElementGroups, task: Task) -> dict[str, int]:
         """Return how many channels stay of each group: the same fraction of all."""
         sizes = {name: groups.names.count(name) for name in dict.fromkeys(groups.names)}
         if self.sparsity is not None:
             return _uniform(sizes, self.sparsity)
+        if self.widths:
+            return sizes | self._given(sizes)
         cost, wanted = self.priced(model, groups, task)
         least = cost_of(cost, groups, dict.fromkeys(sizes, 1))
         if wanted < least:
@@ -159,6 +164,18 @@ class ChannelSelection(Method):
                 f"would still be {least:,.0f}; ask for more, or leave fewer layers out"
             )
         return nearest_widths(cost, groups, sizes, wanted)
+
+    def _given(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        for name, width in self.widths.items():
+            if name not in sizes:
+                raise unknown("group of channels", name, sizes, listed="`gossamer analyze`")
+            if not 1 <= width <= sizes[name]:
+                raise BadInput(f"{self.name()}: widths of {name!r} = {width}: must be in [1, {sizes[name]}]")
+        return dict(self.widths)
+
+    def shape_only(self) -> "ChannelSelection":
+        own = {field.name for field in fields(FirstChannels)}
+        return FirstChannels(**{name: value for name, value in self.options().items() if name in own})
 
     def priced(self, model: nn.Module, groups: ElementGroups, task: Task) -> tuple[GroupCost, float]:
         """Return what the network costs as a function of its channels, and what it is to cost."""
@@ -181,16 +198,39 @@ class ChannelSelection(Method):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class FirstChannels(ChannelSelection):
+    """The first channels of each group, with the weights as they are: the shape that the other methods lead to."""
+
+    def choose(self, systems: Sequence[GramSystem], count: int, keep: int) -> list[int]:
+        return list(range(keep))
+
+    def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
+        plain, inputs = materialize(model), task.example_inputs
+        groups = channel_groups(plain, inputs, layers=self.layers, ignore=self.ignore)
+        counts = self.kept_counts(plain, groups, task)
+        left = first_of_each(groups, counts)
+        groups.clear({key: p.detach() for key, p in plain.named_parameters()}, left)
+        cleared = remove_dead(plain, inputs)
+        self._note(context, groups, left, cleared.max_relative, ())
+        return cleared.model
+
+
 def _uniform(sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
     return {name: max(1, round(size * (1 - sparsity))) for name, size in sizes.items()}
 
 
 def cost_of(cost: GroupCost, groups: ElementGroups, widths: Mapping[str, int]) -> float:
+    return cost(first_of_each(groups, widths))
+
+
+def first_of_each(groups: ElementGroups, widths: Mapping[str, int]) -> Tensor:
+    """Return which channels are the first of their groups, as many as the widths say; bool, shape (groups,)."""
     seen, alive = dict.fromkeys(widths, 0), []
     for name in groups.names:
         seen[name] += 1
         alive.append(seen[name] <= widths[name])
-    return cost(torch.tensor(alive))
+    return torch.tensor(alive)
 
 
 def nearest_widths(cost: GroupCost, groups: ElementGroups, sizes: Mapping[str, int], wanted: float) -> dict[str, int]:

@@ -22,10 +22,11 @@ from gossamer.methods.prune._selection import ChannelSelection
 
 @dataclass(frozen=True, kw_only=True)
 class LassoChannels(ChannelSelection):
-    """LASSO channel pruning (He, Zhang & Sun 2017). Give one of sparsity, speedup, macs and params.
+    """LASSO channel pruning (He, Zhang & Sun 2017). Give one of sparsity, speedup, macs, params and widths.
 
     Args:
-        sparsity, speedup, macs, params, residual, layers, ignore: how far to go, and where; see `ChannelSelection`.
+        sparsity, speedup, macs, params, widths, residual, layers, ignore: how far to go, and where; see
+            `ChannelSelection`.
 
     Example:
         >>> import gossamer

@@ -24,11 +24,12 @@ from gossamer.methods.prune._selection import ChannelSelection
 
 @dataclass(frozen=True, kw_only=True)
 class Osscar(ChannelSelection):
-    """OSSCAR (Meng et al. 2024). Give one of sparsity, speedup, macs and params.
+    """OSSCAR (Meng et al. 2024). Give one of sparsity, speedup, macs, params and widths.
 
     Args:
         swaps: exchanges of pairs in each group at most.
-        sparsity, speedup, macs, params, residual, layers, ignore: how far to go, and where; see `ChannelSelection`.
+        sparsity, speedup, macs, params, widths, residual, layers, ignore: how far to go, and where; see
+            `ChannelSelection`.
 
     Example:
         >>> import gossamer

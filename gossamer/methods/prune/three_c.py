@@ -53,7 +53,7 @@ class ThreeC(ChannelSelection):
 
     Args:
         channels: share of the logarithm of the speedup that fewer channels bring, in (0, 1); ranks bring the rest.
-        sparsity: not for this method, which has a joint target.
+        sparsity, widths: not for this method, which has a joint target.
         speedup, macs, params, residual, layers, ignore: how far to go, and where; see `ChannelSelection`.
 
     Example:
@@ -70,13 +70,17 @@ class ThreeC(ChannelSelection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sparsity is not None:
-            raise BadInput(f"{self.name()}: sparsity says nothing of ranks; give speedup, macs or params")
+        for name in ("sparsity", "widths"):
+            if getattr(self, name):
+                raise BadInput(f"{self.name()}: {name} says nothing of ranks; give speedup, macs or params")
+
+    def shape_only(self) -> "ThreeC":
+        return self
 
     def choose(self, systems: Sequence[GramSystem], count: int, keep: int) -> list[int]:
         return lasso_channels(*contributions(systems, count), keep)
 
-    def widths(self, model: nn.Module, groups: ElementGroups, task: Task) -> dict[str, int]:
+    def kept_counts(self, model: nn.Module, groups: ElementGroups, task: Task) -> dict[str, int]:
         sizes = {name: groups.names.count(name) for name in dict.fromkeys(groups.names)}
         cost, wanted = self.priced(model, groups, task)
         whole = cost_of(cost, groups, sizes)

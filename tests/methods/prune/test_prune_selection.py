@@ -88,9 +88,22 @@ def test_the_last_layer_of_a_block_corrects_its_shortcut() -> None:
     assert plain is not None and more is not None and not torch.allclose(plain[1], more[1])
 
 
+@each
+def test_widths_are_kept_and_have_the_shape_of_the_cut_alone(kind: type[ChannelSelection]) -> None:
+    method = kind(widths={"3": 20})
+    smaller, plain = method(wide(), TASK).model, method.shape_only()(wide(), TASK).model
+    assert smaller[3].out_channels == 20 and smaller[0].out_channels == 24
+    assert [p.shape for p in smaller.parameters()] == [p.shape for p in plain.parameters()]
+    assert torch.equal(plain[3].weight, wide()[3].weight[:20])
+
+
 def test_it_says_what_it_was_given_and_what_it_needs() -> None:
-    with pytest.raises(BadInput, match=r"give one of sparsity, speedup, macs, params, not none"):
+    with pytest.raises(BadInput, match=r"give one of sparsity, speedup, macs, params, widths, not none"):
         Osscar()
+    with pytest.raises(BadInput, match=r"did you mean 'stem'"):
+        Osscar(widths={"stam": 2})(tiny(), TASK)
+    with pytest.raises(BadInput, match=r"widths of 'stem' = 9: must be in \[1, 8\]"):
+        Osscar(widths={"stem": 9})(tiny(), TASK)
     with pytest.raises(BadInput, match=r"5 multiply-adds cannot be reached"):
         ThiNet(macs=5)(tiny(), TASK)
     with pytest.raises(NoEffect, match="no group of channels gets smaller"):
