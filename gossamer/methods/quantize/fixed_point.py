@@ -77,16 +77,22 @@ def convert(x: Tensor, format: Format) -> Tensor:
 
 
 class _Convert(torch.autograd.Function):
-    """Rounds the values in the forward pass and the gradients in the backward pass."""
+    """Rounds the values in the forward pass and the gradients in the backward pass.
+
+    Values that saturate have no gradient: they would be driven further and further from what the layer can give, which
+    ends trainings with few bits before the point.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, format: Format) -> Tensor:
         ctx.format = format
+        ctx.save_for_backward(x.abs() <= (format.high + 1) * format.step)
         return convert(x, format)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return convert(gradients[0], ctx.format), None
+        [within] = ctx.saved_tensors
+        return convert(gradients[0], ctx.format) * within, None
 
 
 def parameters_of(model: nn.Module) -> list[nn.Parameter]:

@@ -110,3 +110,16 @@ def test_what_cannot_be_is_refused() -> None:
         FixedPointTraining(rounding="nearst")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="one process"):
         FixedPointTraining(epochs=1)(tiny(), task(), Context(devices=2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_saturates_has_no_gradient(dtype: torch.dtype) -> None:
+    """Range [-2, 2): a layer gives -3, 1 and 5, of which only 1 can still be changed by its weights."""
+    layer = nn.Linear(1, 3, bias=False, dtype=dtype)
+    layer.weight.data = torch.tensor([[-1.5], [0.5], [1.75]], dtype=dtype)
+    x = torch.tensor([[2.0 - 2.0**-14]], dtype=dtype)
+    with fixed_point(layer.train(), Format(2, 14, "nearest")):
+        given = layer(x)
+        given.sum().backward()
+    assert given[0, 0] == -2 and given[0, 2] == 2 - 2.0**-14
+    assert layer.weight.grad.flatten().tolist() == [0, 2 - 2.0**-14, 0]
