@@ -45,7 +45,11 @@ DataOption = Annotated[str, typer.Option("--data", metavar="DATA", help=DATA_HEL
 OptionalDataOption = Annotated[str | None, typer.Option("--data", metavar="DATA", help=DATA_HELP)]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option("--weights", metavar="FILE", help="Trained weights: .safetensors, or .pt with tensors only."),
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Trained weights: .safetensors, .pt with tensors only, or `pretrained`: the library's own.",
+    ),
 ]
 PreprocessingOption = Annotated[
     str | None,

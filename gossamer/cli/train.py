@@ -106,8 +106,9 @@ def train(
     training_context = Context(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
     with lock_folder(target.parent, f".{target.name}.lock"):
         sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-        # Fresh weights know nothing of images.
-        known = Consumer(model=model if weights is not None else None, weights=weights)
+        # Fresh weights know nothing of images; the files of a network of transformers say their size.
+        tells = weights is not None or model.startswith("hf:")
+        known = Consumer(model=model if tells else None, weights=weights)
         task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment, progress=console.progress)
         bare = weights is None
         request = Request(model=model, task=task, weights=weights, random=bare, new_head=not bare, seed=seed)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
+from gossamer.core.outputs import first_tensor
 from gossamer.errors import BadInput
 
 
@@ -106,9 +107,9 @@ class FirstBatches:
 
 
 def cross_entropy(model: Model, batch: Any) -> Tensor:
-    """Mean cross entropy of the logits, in nats."""
+    """Mean cross entropy of the logits, the first output, in nats."""
     inputs, target = inputs_and_labels(batch)
-    logits = model(*inputs)
+    logits = first_tensor(model(*inputs))
     try:
         return F.cross_entropy(logits, target)
     except IndexError:  # torch says only which number it is

@@ -10,19 +10,11 @@ from torch import Tensor
 
 from gossamer.core.batches import Loss, Model, inputs_and_labels, refuse_labels
 from gossamer.core.metric import BatchMetric, Evidence, MeanMetric, SumMetric
-from gossamer.core.outputs import tensors
+from gossamer.core.outputs import first_tensor
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput
 
 IGNORED = 255  # the label of pixels that do not count, as in Pascal VOC
-
-
-def first_tensor(output: Any) -> Tensor:
-    """The output of a network, of several the first."""
-    found = next(tensors(output), None)
-    if found is None:
-        raise BadInput(f"the network gives no tensor but a {type(output).__name__}")
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)

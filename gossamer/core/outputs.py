@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from gossamer.errors import BadInput
+
 TUPLE, OBJECT = "tuple", "object"  # what stands before the fields of a named tuple and of an object in `places`
 
 
@@ -158,3 +160,11 @@ def put(outputs: Sequence[Tensor], structure: Any) -> Any:
             return Fields(inner) if structure[0] == OBJECT else named(list(inner), list(inner.values()))
         return tuple(put(outputs, inner) for inner in structure)
     return outputs[structure] if isinstance(structure, int) else None
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The output of a network, of several the first."""
+    found = next(tensors(output), None)
+    if found is None:
+        raise BadInput(f"the network gives no tensor but a {type(output).__name__}")
+    return found

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gossamer.core.batches import Loss, Model, inputs_and_labels
 from gossamer.core.metric import Evidence, MeanMetric
-from gossamer.core.metrics import first_tensor
+from gossamer.core.outputs import first_tensor
 from gossamer.core.validation import KnownArguments, Range, check_fields
 from gossamer.errors import BadInput
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from gossamer.core.batches import Loss, Model, inputs_and_target
 from gossamer.core.copies import copy_network
 from gossamer.core.metric import Evidence, MeanMetric
-from gossamer.core.metrics import first_tensor
-from gossamer.core.outputs import tensors
+from gossamer.core.outputs import first_tensor, tensors
 from gossamer.core.task import Task
 from gossamer.core.validation import KnownArguments, check_fields
 from gossamer.errors import BadInput

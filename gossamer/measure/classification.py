@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gossamer.core.batches import Loss, Model, cross_entropy, inputs_and_labels, refuse_labels
 from gossamer.core.metric import BatchMetric, Evidence
-from gossamer.core.metrics import first_tensor
+from gossamer.core.outputs import first_tensor
 from gossamer.core.validation import KnownArguments, check_fields
 from gossamer.errors import BadInput
 

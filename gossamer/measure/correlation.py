@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gossamer.core.batches import Loss
 from gossamer.core.metric import Evidence
-from gossamer.core.metrics import first_tensor, squared_error
+from gossamer.core.metrics import squared_error
+from gossamer.core.outputs import first_tensor
 from gossamer.core.validation import KnownArguments, check_fields
 from gossamer.errors import BadInput
 from gossamer.measure.classification import ResampledMetric

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gossamer.core.batches import Loss, Model, inputs_and_labels
 from gossamer.core.metric import Evidence, SumMetric
-from gossamer.core.metrics import first_tensor
+from gossamer.core.outputs import first_tensor
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gossamer.core.metric import BatchMetric, Evidence
-from gossamer.core.metrics import first_tensor
+from gossamer.core.outputs import first_tensor
 from gossamer.core.units import PERCENT
 from gossamer.errors import BadInput, first_line
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gossamer import Context, Task
 from gossamer.compact.reading import load
 from gossamer.compact.writing import save
+from gossamer.core.batches import cross_entropy
 from gossamer.core.outputs import Fields, places, plain, put, tensors
 from gossamer.core.progress import Silent
 from gossamer.core.task import check, loss_of
@@ -273,3 +274,10 @@ def test_classes_of_outputs_are_taught_by_their_parts() -> None:
         assert float(term((X,), student(X), None)) == pytest.approx(0.0, abs=1e-9)
         student.b.weight.add_(1)
         assert float(term((X,), student(X), None)) > 0.01
+
+
+def test_the_usual_loss_takes_the_first_of_several_outputs() -> None:
+    logits, target = torch.randn(6, 3), torch.randint(3, (6,))
+    wanted = torch.nn.functional.cross_entropy(logits, target)
+    for given in (logits, (logits, logits + 1), {"logits": logits, "hidden": logits * 2}):
+        assert torch.equal(cross_entropy(lambda _, given=given: given, (logits, target)), wanted)
