@@ -28,6 +28,8 @@ from gossamer.runtime.runners import open_runner, open_session
 
 # Values of which more than this becomes 0 are no use in 256 steps: scores of attention with -1e38 where a mask is.
 MOST_LOST = 0.9
+BETWEEN = ("Add", "Mul")
+MUCH = 4  # times smaller the error of the outputs must be for sums and products to stay in float32
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RULES: dict[str, Callable[[ActivationHistogram], Range]] = {
     "min-max": activation_ranges.min_max,
@@ -222,7 +224,7 @@ class FallbackSequence:
         on calibration samples say which is nearer to the float32 network: they are known far more exactly than scores.
         """
         change = paired_drop(before, after)
-        if candidate.exclude:
+        if set(candidate.exclude) - set(self.best.exclude):
             return change.high < 0
         if change.low <= 0 <= change.high:
             return self.output_error(candidate.build()) < self.output_error(self.best.build())
@@ -237,15 +239,16 @@ class FallbackSequence:
             yield self.smoothed(self.best)
         else:
             seen = self.observe(self.network)
+            apart = self.between_layers(seen)
+            note = "sums and products between layers in float32" if apart else ""
             for name in RULES:
-                yield QuantizedCandidate(name, self.network, seen, name)
-            yield from self.equalized()
-            yield from self.layers_alone(self.best)
+                yield QuantizedCandidate(name, self.network, seen, name, exclude=apart, note=note)
+            yield from self.equalized(apart)
         if rounding.rounded_layers(self.network):
             yield self.rounded(self.best)
         yield from self.float_layers(self.best)
 
-    def equalized(self) -> Iterator[QuantizedCandidate]:
+    def equalized(self, exclude: tuple[str, ...]) -> Iterator[QuantizedCandidate]:
         """Even ranges across channels, where there are channels that can be scaled."""
         names = equalization.channel_values(self.network)
         if names:
@@ -253,20 +256,21 @@ class FallbackSequence:
                 self.network, names, self.loader, self.folder, threads=self.threads, samples=self.samples
             )
             network = equalization.equalize(self.network, largest)
-            yield self.with_best_rule(QuantizedCandidate("channel equalization", network, self.observe(network)))
+            base = QuantizedCandidate("channel equalization", network, self.observe(network), exclude=exclude)
+            yield self.with_best_rule(base)
 
-    def layers_alone(self, base: QuantizedCandidate) -> Iterator[QuantizedCandidate]:
-        """Of transformers only the layers with weights: sums, norms and attention between them take little time, and
-        few of their values are large."""
-        stored = {tensor.name for tensor in self.network.graph.initializer}
-        weighted = [
-            node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in stored
-            for node in self.network.graph.node
-        ]
-        nodes = list(zip(self.network.graph.node, weighted))
-        if any(node.op_type == "MatMul" and not own for node, own in nodes):
-            others = tuple(node.name for node, own in nodes if not own)
-            yield replace(base, name="layers alone", exclude=others, note=f"on top of: {base.name}")
+    def between_layers(self, seen: Mapping[str, ActivationHistogram]) -> tuple[str, ...]:
+        """Names of the sums and products between layers, where int8 costs most by them; none where it does not.
+
+        Norms and activations that an exporter wrote as many operations have squares and cubes among their values, and
+        transformers a few large channels.
+        """
+        others = tuple(node.name for node in self.network.graph.node if node.op_type in BETWEEN)
+        whole = QuantizedCandidate("min-max", self.network, seen)
+        alone = replace(whole, exclude=others)
+        if not others or self.output_error(whole.build()) < MUCH * self.output_error(alone.build()):
+            return ()
+        return others
 
     def smoothed(self, base: QuantizedCandidate) -> QuantizedCandidate:
         """With even ranges of what goes into products by matrices, as even as leaves the outputs nearest."""

@@ -177,3 +177,49 @@ def test_scores_with_a_mask_are_not_rounded(network: onnx.ModelProto, tmp_path: 
     [softmax] = [node for node in found.graph.node if node.op_type == "Softmax"]
     [masked] = [node for node in found.graph.node if softmax.input[0] in node.output]
     assert masked.op_type == "Add"
+
+
+class Normed(nn.Module):
+    """A norm as an exporter writes it, one operation after the other; the squares of quiet samples become 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv1d(4, 16, 3), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-6)
+        return self.last(x.relu().mean(2))
+
+
+def test_sums_and_products_between_layers_stay_in_float32_where_they_cost_most(tmp_path: object) -> None:
+    model = Normed().eval()
+    loud = torch.logspace(-0.7, 0.5, 16)[:, None, None]
+    data = [(loud * torch.randn(16, 4, 12), None) for _ in range(4)]
+    task = gossamer.Task.from_loaders(data, data, metric=Agreement(reference=model, kind="cosine"))
+    goal, reference = Goal(max_drop=2, threads=1), float32_scores(model, task)
+    found = quantize_int8(model, task, tmp_path, goal=goal, reference=reference, samples=64)
+    assert found.steps[0].note == "sums and products between layers in float32"
+    assert found.steps[0].accepted and len(found.steps) == 1
+    weights = {t.data_type for t in onnx.load(found.path).graph.initializer if len(t.dims) > 1 and max(t.dims) > 4}
+    assert weights == {onnx.TensorProto.INT8}
+
+
+def test_a_residual_network_is_int8_throughout(tmp_path: object) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).relu()
+            return self.c((x + self.b(x)).relu().mean((2, 3)))
+
+    model = Residual().eval()
+    data = [(torch.rand(16, 1, 8, 8), None) for _ in range(2)]
+    task = gossamer.Task.from_loaders(data, data, metric=Agreement(reference=model, kind="cosine"))
+    goal, reference = Goal(max_drop=5, threads=1), float32_scores(model, task)
+    found = quantize_int8(model, task, tmp_path, goal=goal, reference=reference, samples=32)
+    assert found.met and not found.steps[0].note
