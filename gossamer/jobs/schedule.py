@@ -27,6 +27,7 @@ DEPLOY = 0.04  # of the time: to export, quantize and judge one attempt
 ENOUGH = 3 * LEAST_STEPS  # steps: few data are not gone through more often, however much time is left
 FEWEST = LEAST_STEPS // 4  # steps: a shorter training is not worth an attempt
 SHAPES = 20  # shapes of one plan, about
+PLANNING = 0.25  # of the time: after it no further shapes are looked at
 TIMED = 8  # steps that are timed; the first two are not counted
 
 
@@ -59,6 +60,10 @@ class JobSchedule:
         total = 60 * (self.goal.time_budget or math.inf)
         spent: float = self.store.get_or_compute(f"seconds before {moment}", self.spent)
         return total * (1 - FINISH) - spent
+
+    def planning(self) -> float:
+        """Seconds in which shapes may be looked at."""
+        return PLANNING * 60 * (self.goal.time_budget or math.inf)
 
     def recovery(self, name: str, macs: int) -> RecoveryDistillation | None:
         """The recovery of the attempt of this name; None where the time is too short for one. What a network learns in
@@ -114,8 +119,9 @@ class JobSchedule:
         """
         macs = total_macs(self.original, self.task.example_inputs)
         steps = self.first_steps() or self.recover.passes(self.task) * len(self.task.train)
-        shapes = SHAPES * shape_seconds
-        parts = [f"some {SHAPES} shapes are estimated ({duration(shapes)})", "those that meet the goal compete"]
+        count = max(1, min(SHAPES, round(self.planning() / max(shape_seconds, 1e-3)))) if self.by_time else SHAPES
+        shapes = count * shape_seconds
+        parts = [f"some {count} shapes are estimated ({duration(shapes)})", "those that meet the goal compete"]
         if not self.recover.trains:
             return f"estimate: about {duration(1.5 * shapes)}: {', '.join(parts)}; nothing is trained"
         one = steps * self.seconds_per_step(macs)

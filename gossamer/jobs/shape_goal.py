@@ -91,7 +91,7 @@ class ShapeSearch:
         self.context.progress.say(self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3))
         reference = attempts.reference.value
         self.margin = planned_share(self.goal, steps)
-        about = self.cost_model, recover, reference, steps, self.margin
+        about = self.cost_model, recover, reference, steps, self.margin, self.schedule.planning()
         self.planner = Planner(original, task, self.context, store, *about)
         self.tried: list[Attempt] = []
         self.bounds: list[Point] = []  # cost ratios for which there is no new shape

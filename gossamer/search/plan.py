@@ -1,9 +1,11 @@
 """Choose the steps for a goal: shapes that meet it by measurement, then a tournament that training decides."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from time import monotonic as clock
 from typing import Any
 
 from torch import nn
@@ -36,6 +38,7 @@ MAX_ESTIMATES = 7  # at most, on one search axis
 SHALLOWER = (0.5, 0.75)  # of the blocks that depth alone would remove: the rest of the goal in width
 SLACK = 0.85  # a cost ratio below this share of the limit makes the lighter neighbour worth a second measurement
 CHOSEN = "channels by OSSCAR"  # the name of that kind
+END = object()
 REST = " and width"  # ends the name of what is narrowed as well
 
 
@@ -54,6 +57,7 @@ class Planner:
     reference: float  # value of the original on validation data
     recovery_steps: int | None = None  # of the recovery that follows; None: its epochs say it
     margin: float = SAFETY_MARGIN  # of what the goal allows
+    seconds: float = math.inf  # after which no further shapes are looked at, once there is one
     dropped: dict[str, str] = field(default_factory=dict)  # rewrites that the last plan did without, and why
     won: set[str] = field(default_factory=set)  # the kind of shape that won the last tournament
     kinds: set[str] = field(default_factory=set)  # that are looked at; none: all
@@ -110,13 +114,35 @@ class Planner:
         deep = self.largest(depth, whole, limit) if order else None
         deepest = len(_removed(deep) if deep else order)
         some = sorted({round(share * deepest) for share in SHALLOWER} - {0})
-        axes = [
-            *self._width_axes([depth.steps(count / len(order)) for count in some]),
-            *self._layer_axes(whole, limit),
+        shapes = [deep] if deep else []
+        begun = clock()
+        ways: list[tuple[str, Iterator[ShapeCandidate | None]]] = [
+            ("width", self._largest_of(self._width_axes([depth.steps(n / len(order)) for n in some]), whole, limit)),
+            ("cheaper layers", self._largest_of(self._layer_axes(whole, limit), whole, limit)),
+            ("rewrites of the whole network", self._rewritten(whole, limit)),
         ]
-        found = [deep, *(self.largest(axis, whole, limit) for axis in axes), *self._rewritten(whole, limit)]
-        shapes = [candidate for candidate in found if candidate is not None]
+        for name, candidates in ways:
+            for number in itertools.count():
+                if shapes and self._late(f"{name} {number}, limit {limit}", begun):
+                    self.context.progress.say(f"{name}: no time for more shapes")
+                    break
+                candidate = next(candidates, END)
+                if candidate is END:
+                    break
+                shapes += [candidate] if isinstance(candidate, ShapeCandidate) else []
         return [*shapes, *self._reselected(shapes)]
+
+    def _largest_of(
+        self, axes: Iterator[SearchAxis], whole: CostEstimate, limit: float
+    ) -> Iterator[ShapeCandidate | None]:
+        return (self.largest(axis, whole, limit) for axis in axes)
+
+    def _late(self, moment: str, begun: float) -> bool:
+        """Whether looking at shapes has taken its time; a job that goes on decides as it did."""
+        if self.seconds == math.inf:
+            return False
+        late: bool = self.store.get_or_compute(f"late at {moment}", lambda: clock() - begun > self.seconds)
+        return late
 
     def _reselected(self, shapes: Sequence[ShapeCandidate]) -> list[ShapeCandidate]:
         """The largest narrowed shape, with channels chosen by what the layers behind can do without: where nothing is

@@ -1,5 +1,6 @@
 """Planning: what a goal needs, which shape is taken, where estimates are spent."""
 
+import math
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -92,6 +93,34 @@ def test_without_training_the_largest_narrow_shape_competes_with_channels_by_rec
     assert planner()._reselected(shapes) == [] and untrained._reselected(shapes[2:]) == []
     untrained.kinds.add("depth")
     assert untrained._reselected(shapes) == []
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(0.0, ["first"]), (math.inf, ["first", "second", "layers", "whole"])])
+def test_shapes_are_looked_at_for_as_long_as_there_is_time_and_at_least_one_is_found(
+    seconds: float, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def largest(_: Planner, axis: SearchAxis, *__: Any) -> ShapeCandidate | None:
+        asked.append(axis.name)
+        return None if axis.name == "none" else ShapeCandidate(axis.name, (BlockRemoval(names=("a",)),), estimate(0.9))
+
+    def axes(*names: str) -> Any:
+        return lambda *_: (SearchAxis(name, (), lambda _: ()) for name in names)
+
+    monkeypatch.setattr(Planner, "_block_order", lambda _: [])
+    monkeypatch.setattr(Planner, "_width_axes", axes("none", "first", "second"))
+    monkeypatch.setattr(Planner, "_layer_axes", axes("layers"))
+    whole = SearchAxis("whole", (), lambda _: ())
+    monkeypatch.setattr(Planner, "_rewritten", lambda self, *_: (largest(self, axis) for axis in [whole]))
+    monkeypatch.setattr(Planner, "largest", largest)
+    limited = replace(planner(), seconds=seconds)
+    assert [one.name for one in limited._candidates(estimate(2.0), 1.0)] == found
+    assert asked == ["none", *found]
+    # A job that goes on decides as it did, however fast it comes here now.
+    again = replace(limited, seconds=min(seconds, 1e9))
+    monkeypatch.setattr("gossamer.search.plan.clock", lambda: 0.0)
+    assert [one.name for one in again._candidates(estimate(2.0), 1.0)] == found
 
 
 def axis_of(count: int) -> SearchAxis:
