@@ -28,6 +28,7 @@ from gossamer.cli.options import (
     RandomOption,
     RuntimeOption,
     SeedOption,
+    SkipFaultyOption,
     SpeedupOption,
     ThreadsOption,
     TimeBudgetOption,
@@ -54,6 +55,7 @@ def compress(
     augment: AugmentOption = None,
     weights: WeightsOption = None,
     preprocessing: PreprocessingOption = None,
+    skip_faulty: SkipFaultyOption = False,
     random: RandomOption = False,
     teacher: Annotated[
         str | None,
@@ -140,7 +142,7 @@ def compress(
         if augment is None:
             augment = plan.augment if plan is not None else True
         sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-        known = Consumer(model=model, weights=weights, preprocessing=preprocessing)
+        known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
         task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment, progress=console.progress)
         goal = replace(goal, batch=usual_batch(task.example_inputs, batch))
         folder = out or default_folder(model, task.name)

@@ -20,6 +20,7 @@ from gossamer.cli.options import (
     QuietOption,
     SeedOption,
     ShapeOption,
+    SkipFaultyOption,
     ThreadsOption,
     WeightsOption,
     refuse_idle,
@@ -45,6 +46,7 @@ def export(
     data: OptionalDataOption = None,
     weights: WeightsOption = None,
     preprocessing: PreprocessingOption = None,
+    skip_faulty: SkipFaultyOption = False,
     shape: ShapeOption = None,
     target: Annotated[
         str | None,
@@ -72,7 +74,7 @@ def export(
     if not int8:
         refuse_idle(context, ["max_drop"], "it is about --int8")
     if data is None:
-        refuse_idle(context, ["preprocessing"], "it is about the images of --data")
+        refuse_idle(context, ["preprocessing", "skip_faulty"], "it is about the images of --data")
     else:
         refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
     console = Console(as_json=json, quiet=quiet)
@@ -82,7 +84,7 @@ def export(
         from gossamer.core.folder import make_place, writing
 
         make_place(out)
-        known = Consumer(model=model, weights=weights, preprocessing=preprocessing)
+        known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
         task = load_data(data, consumer=known, seed=seed, progress=console.progress) if data is not None else None
         request = Request(model=model, task=task, weights=weights, shape=shape, seed=seed)
         source = load_model(request, console.progress)

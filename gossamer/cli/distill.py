@@ -22,9 +22,11 @@ from gossamer.cli.options import (
     MacsOption,
     MaxDropOption,
     ParamsOption,
+    PreprocessingOption,
     QuietOption,
     RuntimeOption,
     SeedOption,
+    SkipFaultyOption,
     SpeedupOption,
     ThreadsOption,
     WeightsOption,
@@ -67,6 +69,8 @@ def distill(
     data: DataOption = "auto",
     augment: AugmentOption = None,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
+    skip_faulty: SkipFaultyOption = False,
     method: Annotated[
         str, typer.Option(metavar="NAME", help="One of those below distill; `gossamer methods` lists them.")
     ] = "distill.kd",
@@ -129,7 +133,7 @@ def distill(
     chosen = _method(method, option or [], epochs=epochs, lr=lr)
 
     with console.progress.busy(LOADING):
-        from gossamer.cli.loading_data import load_data, usual_batch
+        from gossamer.cli.loading_data import Consumer, load_data, usual_batch
         from gossamer.core.context import Context
         from gossamer.core.folder import make_folder
         from gossamer.jobs.distillation import distill as run_job
@@ -137,7 +141,9 @@ def distill(
     if cache is not None:
         make_folder(cache)
     sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-    task = load_data(data, **sizes, seed=seed, augment=augment is not False, progress=console.progress)
+    named = teacher[0].rpartition("=")[2]
+    known = Consumer(model=named, preprocessing=preprocessing, skip_faulty=skip_faulty)
+    task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment is not False, progress=console.progress)
     goal = replace(goal, batch=usual_batch(task.example_inputs, batch))
     own = None if student == AUTO else _source(student, task, seed, weights=weights, fresh=True)
     learner: Any = AUTO if own is None else own.model

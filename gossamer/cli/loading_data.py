@@ -22,12 +22,19 @@ PREPROCESSING = "preprocessing"  # in the header of a file of weights
 
 @dataclass(frozen=True, kw_only=True)
 class Consumer:
-    """The network that data are for, and its weights, as far as they are named; either may say how images become
-    inputs. preprocessing: what the user says of that (`image_fields.parse_fields`), which comes first."""
+    """The network that data are for, and what the user says of the data.
+
+    Attributes:
+        model: the network, as far as it is named; it may say how images become inputs.
+        weights: of the network; they may say it, too.
+        preprocessing: what the user says of that (`image_fields.parse_fields`), which comes first.
+        skip_faulty: faulty boxes are left out instead of refused.
+    """
 
     model: str | None = None
     weights: Path | None = None
     preprocessing: str | None = None
+    skip_faulty: bool = False
 
 
 def load_data(
@@ -57,13 +64,21 @@ def load_data(
             chosen = _image_fields(consumer, form, progress)
         elif consumer.preprocessing is not None:
             raise BadInput(f"--preprocessing is for folders of images; {text} has its own")
-        task = _loaded(
-            text, form, image_fields=chosen, batch_size=batch_size, seed=seed, augment=augment, progress=progress
-        )
+        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "augment": augment, "progress": progress}
+        if consumer.skip_faulty:
+            options["faulty"] = "skip"
+        if consumer.skip_faulty and not Path(text).is_dir():
+            raise BadInput(f"--skip-faulty is for folders with boxes; {text} has none that are faulty")
+        task = _loaded(text, form, image_fields=chosen, **options)
         for loader in (task.train, task.validation, task.test, task.calibration):
             loader.workers = workers or 0  # type: ignore[union-attr]
         return task
-    given = {"--batch-size": batch_size, "--workers": workers, "--preprocessing": consumer.preprocessing}
+    given = {
+        "--batch-size": batch_size,
+        "--workers": workers,
+        "--preprocessing": consumer.preprocessing,
+        "--skip-faulty": consumer.skip_faulty or None,
+    }
     for option, value in given.items():
         if value is not None:
             raise BadInput(f"{option} is for built-in data and folders of images; {text} makes its own batches")

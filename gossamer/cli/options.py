@@ -61,6 +61,12 @@ PreprocessingOption = Annotated[
         show_default="the network's, where known",
     ),
 ]
+SkipFaultyOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-faulty", help="Leave faulty boxes of a folder out, and say how many there were, instead of refusing it."
+    ),
+]
 AugmentOption = Annotated[
     bool | None,
     typer.Option(

@@ -18,6 +18,7 @@ from gossamer.cli.options import (
     PreprocessingOption,
     QuietOption,
     SeedOption,
+    SkipFaultyOption,
     ThreadsOption,
     WeightsOption,
 )
@@ -42,6 +43,7 @@ def quantize(
     data: DataOption = "auto",
     weights: WeightsOption = None,
     preprocessing: PreprocessingOption = None,
+    skip_faulty: SkipFaultyOption = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An .onnx file. Default: MODEL.int8.onnx, here.")
     ] = None,
@@ -73,7 +75,7 @@ def quantize(
         from gossamer.core.folder import make_place, writing
         from gossamer.search.cost_model import first_samples
 
-        known = Consumer(model=model, weights=weights, preprocessing=preprocessing)
+        known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
         task = load_data(data, consumer=known, seed=seed, progress=console.progress)
         source = load_model(Request(model=model, task=task, weights=weights, seed=seed), console.progress)
         task = judged(task, source, console.progress.say)

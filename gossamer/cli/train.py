@@ -22,6 +22,7 @@ from gossamer.cli.options import (
     QuietOption,
     RandomOption,
     SeedOption,
+    SkipFaultyOption,
     ThreadsOption,
     WeightsOption,
     WorkersOption,
@@ -62,6 +63,8 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="Model, data and hyper-parameters; a file or a shipped name.")
     ] = None,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
+    skip_faulty: SkipFaultyOption = False,
     epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes through the training data.")] = None,
     lr: LearningRateOption = None,
     batch_size: BatchSizeOption = None,
@@ -107,8 +110,8 @@ def train(
     with lock_folder(target.parent, f".{target.name}.lock"):
         sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         # Fresh weights know nothing of images; the files of a network of transformers say their size.
-        tells = weights is not None or model.startswith("hf:")
-        known = Consumer(model=model if tells else None, weights=weights)
+        tells = model if weights is not None or model.startswith("hf:") else None
+        known = Consumer(model=tells, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
         task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment, progress=console.progress)
         bare = weights is None
         request = Request(model=model, task=task, weights=weights, random=bare, new_head=not bare, seed=seed)
@@ -168,6 +171,7 @@ def evaluate(
     data: DataOption,
     weights: WeightsOption = None,
     preprocessing: PreprocessingOption = None,
+    skip_faulty: SkipFaultyOption = False,
     random: RandomOption = False,
     split: Annotated[str | None, typer.Option(help="validation or test; default: test, where there is one.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Default: onnxruntime for .onnx, else torch.")] = None,
@@ -188,7 +192,7 @@ def evaluate(
         from gossamer.cli.runners import open_model
         from gossamer.measure import calibration, evaluate, score_record
 
-        known = Consumer(model=model, weights=weights, preprocessing=preprocessing)
+        known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
         task = load_data(data, consumer=known, seed=seed, progress=console.progress)
         request = Request(model=model, task=task, weights=weights, random=random, seed=seed)
         runner = open_model(request, runtime=runtime, threads=threads).runner

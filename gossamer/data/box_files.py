@@ -45,7 +45,8 @@ class Faults:
             lines.append(f"{len(places)} x {kind}: {', '.join(places[:NAMED])}{more}")
         listed = "; ".join(lines)
         if self.faulty == "refuse":
-            raise CorruptFile(f'annotations are faulty: {listed}; repair them, or leave them out with faulty="skip"')
+            rule = f"annotations are faulty: {listed}; repair them, or leave them out with"
+            raise CorruptFile(f'{rule} faulty="skip"', shell=f"{rule} --skip-faulty")
         return f"left out: {listed}"
 
 

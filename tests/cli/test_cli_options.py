@@ -117,7 +117,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--time-budget": ("--time-budget", "7m"),
     "--weights": ("--weights", "net.safetensors"),
     "--workers": ("--workers", "2"),
-    **{flag: (flag,) for flag in ("--advise", "--calibrate", "--json", "--quiet", "--random")},
+    **{flag: (flag,) for flag in ("--advise", "--calibrate", "--json", "--quiet", "--random", "--skip-faulty")},
     **{flag: (flag,) for flag in ("--robustness", "--sensitivity")},
 }
 OTHER: dict[tuple[str, str], tuple[str, ...]] = {

@@ -10,7 +10,7 @@ from PIL import Image
 
 from gossamer.cli.image_fields import fields_of_onnx, parse_fields
 from gossamer.cli.loading_data import Consumer, load_data, usual_batch
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, CorruptFile
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,27 @@ def test_a_call_that_is_timed_has_fewer_samples_where_they_are_large(tmp_path: P
     assert usual_batch((torch.zeros(1, 3, 640, 640, device="meta"),), None) == 1
     assert usual_batch((torch.zeros(1, 3, 28, 28),), None) == 64
     assert usual_batch((torch.zeros(1, 3, 640, 640, device="meta"),), 5) == 5
+
+
+def _boxes(root: Path) -> Path:
+    """A folder as YOLO has it, with a box outside of its image."""
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        for n in range(3):
+            Image.new("RGB", (40, 30)).save(root / "images" / split / f"{n}.png")
+            (root / "labels" / split / f"{n}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (root / "labels" / "train" / "1.txt").write_text("0 0.9 0.5 0.5 0.5\n")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    return root
+
+
+def test_faulty_boxes_are_left_out_where_that_is_asked_for_and_images_are_as_the_fields_say(tmp_path: Path) -> None:
+    folder = str(_boxes(tmp_path))
+    with pytest.raises(CorruptFile) as refused:
+        load_data(folder)
+    assert "--skip-faulty" in str(refused.value.shell) and "--skip-faulty" not in str(refused.value)
+    task = load_data(folder, consumer=Consumer(skip_faulty=True, preprocessing="size=64,channels=1"))
+    assert task.example_inputs[0].shape[1:] == (1, 64, 64)
+    with pytest.raises(BadInput, match="--skip-faulty is for folders with boxes; digits has none"):
+        load_data("digits", consumer=Consumer(skip_faulty=True))
