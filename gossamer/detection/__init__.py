@@ -7,7 +7,7 @@ Lists of boxes of different lengths are padded; a label of -1 marks what is padd
 from gossamer.detection.boxes import box_areas, centers_and_sizes, from_centers, intersections, pairwise_iou
 from gossamer.detection.evaluation import Truth, coco_outcomes, voc_outcomes
 from gossamer.detection.landmarks import LandmarkError, LandmarkFailures, landmark_errors, landmark_loss
-from gossamer.detection.losses import detection_loss, teacher_loss
+from gossamer.detection.losses import adaptive_loss, detection_loss, focal_loss, teacher_loss
 from gossamer.detection.metrics import CocoAP, VocAP
 from gossamer.detection.suppression import Detections, detections_of, kept_by_nms, select_detections
 
@@ -18,11 +18,13 @@ __all__ = [
     "LandmarkFailures",
     "Truth",
     "VocAP",
+    "adaptive_loss",
     "box_areas",
     "centers_and_sizes",
     "coco_outcomes",
     "detection_loss",
     "detections_of",
+    "focal_loss",
     "from_centers",
     "intersections",
     "kept_by_nms",

@@ -1,4 +1,4 @@
-"""Which prediction learns which object: the matching of SSD, and task-aligned matching."""
+"""Which prediction learns which object: the matching of SSD, ATSS, and task-aligned matching."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,8 @@ from gossamer.detection.boxes import pairwise_iou
 
 CANDIDATES = 10  # predictions that learn an object
 SCORE_POWER, OVERLAP_POWER = 0.5, 6.0
+NEAREST = 9  # points of each stride that ATSS looks at
+ANCHOR = 8  # strides that the side of its squares has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,52 @@ def task_aligned(scores: Tensor, predicted: Tensor, points: Tensor, boxes: Tenso
     largest = kept.amax(2, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny)
     reached = torch.where(learns, overlaps, 0.0).amax(2, keepdim=True)
     return Assignment(objects=found, weights=(kept / largest * reached).amax(1))
+
+
+def adaptive_matching(points: Tensor, strides: Tensor, boxes: Tensor, valid: Tensor) -> Assignment:
+    """Adaptive training sample selection (ATSS): an object is learned by the points that stand out for it.
+
+    Of each stride, the nine points nearest to its center are looked at, as squares of eight strides. It is learned by
+    those inside whose square overlaps it by at least the mean plus the standard deviation of them all. A point of
+    several objects learns the one that its square overlaps most.
+
+    Args:
+        points: (x, y) of the predictions, shape (A, 2), in pixels.
+        strides: of the predictions, shape (A, 1), in pixels.
+        boxes: of the objects, shape (N, G, 4), in pixels.
+        valid: which of them are objects, bool, shape (N, G).
+
+    Returns:
+        The assignment; all weights of objects are 1.
+
+    Example:
+        >>> points = torch.tensor([[4.0, 4.0], [40.0, 4.0], [4.0, 40.0], [40.0, 40.0]])
+        >>> box, valid = torch.tensor([[[0.0, 0.0, 10.0, 10.0]]]), torch.tensor([[True]])
+        >>> adaptive_matching(points, torch.ones(4, 1) * 2, box, valid).objects
+        tensor([[ 0, -1, -1, -1]])
+
+    Source: Zhang et al. 2020, arXiv:1912.02424, algorithm 1.
+    """
+    n, objects = valid.shape
+    if not objects:
+        none = torch.full((n, len(points)), -1, device=points.device)
+        return Assignment(objects=none, weights=torch.zeros_like(none, dtype=points.dtype))
+    squares = torch.cat([points - strides * ANCHOR / 2, points + strides * ANCHOR / 2], 1)
+    overlaps = pairwise_iou(boxes, squares)
+    apart = (points - (boxes[..., None, :2] + boxes[..., None, 2:]) / 2).square().sum(-1)
+    near = torch.zeros_like(apart, dtype=torch.bool)
+    for stride in sorted(set(strides.flatten().tolist())):
+        there = (strides[:, 0] == stride).nonzero()[:, 0]
+        nearest = apart[..., there].topk(min(NEAREST, len(there)), dim=2, largest=False).indices
+        near.scatter_(2, there[nearest], True)
+    looked_at = overlaps.where(near, torch.nan)
+    mean = looked_at.nanmean(2, keepdim=True)
+    spread = ((looked_at - mean).square().nansum(2, keepdim=True) / (near.sum(2, keepdim=True) - 1).clamp_min(1)).sqrt()
+    inside = ((points > boxes[:, :, None, :2]) & (points < boxes[:, :, None, 2:])).all(-1)
+    learns = near & inside & (overlaps >= mean + spread) & valid[..., None]
+    rivals = torch.where(learns, overlaps, -1.0)
+    found = torch.where(learns.any(1), rivals.argmax(1), -1)
+    return Assignment(objects=found, weights=(found >= 0).to(points.dtype))
 
 
 def _inside_or_nearest(points: Tensor, boxes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gossamer.core.batches import Model, inputs_and_labels
 from gossamer.core.outputs import plain
-from gossamer.detection.assignment import match_priors, task_aligned
+from gossamer.detection.assignment import Assignment, adaptive_matching, match_priors, task_aligned
 from gossamer.detection.boxes import box_areas, centers_and_sizes
 from gossamer.detection.coding import (
     bin_loss,
@@ -139,24 +139,101 @@ def point_loss(output: Mapping[str, Tensor], boxes: Tensor, labels: Tensor) -> T
         >>> point_loss(output, torch.zeros(1, 0, 4), torch.zeros(1, 0).long())
         tensor(1.3133)
     """
-    logits, distances = output["logits"].float(), output["distances"].float()
-    points, strides = output["points"][0].float(), output["strides"][0].float()
-    predicted = boxes_from_distances(expected_distances(distances) * strides, points)
+    logits, points, predicted = _predictions(output)
     found = task_aligned(logits.detach().sigmoid(), predicted.detach(), points, boxes, labels)
-    wanted = torch.zeros_like(logits)
+    wanted = _wanted(found, logits, labels)
     total = found.weights.sum().clamp_min(1.0)
-    image, place = (found.objects >= 0).nonzero(as_tuple=True)
-    which = found.objects[image, place]
-    weights = found.weights[image, place]
-    wanted[image, place, labels[image, which]] = weights
     loss = CLASS_WEIGHT * F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / total
+    return loss + _loss_of_boxes(output, predicted, found, boxes) / total
+
+
+def adaptive_loss(model: Model, batch: Any) -> Tensor:
+    """The loss of ATSS for a detector of points: focal loss of all scores, CIoU and distances of what learns.
+
+    Which points learn an object depends on where they lie, and not on what they predict as in `point_loss`. Use it as
+    the loss of a task.
+
+    Args:
+        model: gives `distances`, `logits`, `points` and `strides`, as `detection_loss` has it.
+        batch: inputs, and a dict of boxes (N, G, 4) and labels (N, G).
+
+    Returns:
+        A scalar: the sum over the batch divided by the number of points that learn an object.
+
+    Raises:
+        BadInput: the network gives no points.
+
+    Example:
+        >>> shapes = {"distances": (1, 1, 8), "logits": (1, 1, 2), "points": (1, 1, 2), "strides": (1, 1, 1)}
+        >>> output = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        >>> target = {"boxes": torch.zeros(1, 0, 4), "labels": torch.zeros(1, 0)}
+        >>> adaptive_loss(lambda x: output, (torch.zeros(1, 3, 8, 8), target))
+        tensor(0.2599)
+
+    Source: Zhang et al. 2020, arXiv:1912.02424; Lin et al. 2017, arXiv:1708.02002 (focal loss).
+    """
+    inputs, target = inputs_and_labels(batch)
+    output = plain(model(*inputs))
+    if not isinstance(output, Mapping) or not set(output) >= set(POINTS):
+        raise BadInput(f"adaptive_loss: a detector gives a dict of {', '.join(POINTS)} while it trains")
+    boxes, labels = objects_to_learn(target)
+    logits, points, predicted = _predictions(output)
+    found = adaptive_matching(points, output["strides"][0].float(), boxes, labels >= 0)
+    total = found.weights.sum().clamp_min(1.0)
+    loss = focal_loss(logits, _wanted(found, logits, labels)).sum() / total
+    return loss + _loss_of_boxes(output, predicted, found, boxes) / total
+
+
+def focal_loss(logits: Tensor, wanted: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Cross entropy of independent classes in which what is right already counts little.
+
+    Args:
+        logits: any shape.
+        wanted: probabilities of the same shape, 0 or 1.
+        alpha: weight of the ones; zeros have the rest.
+        gamma: power of how wrong a score is.
+
+    Returns:
+        The loss of each score, of the same shape.
+
+    Example:
+        >>> focal_loss(torch.tensor([0.0, 4.0]), torch.tensor([1.0, 1.0])).round(decimals=6)
+        tensor([4.3322e-02, 1.0000e-06])
+
+    Source: Lin et al. 2017, arXiv:1708.02002, equation 5.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    wrong = (logits.sigmoid() - wanted).abs()
+    weight: Tensor = alpha * wanted + (1 - alpha) * (1 - wanted)
+    return weight * wrong**gamma * entropy
+
+
+def _predictions(output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, points and predicted boxes of a detector of points."""
+    points, strides = output["points"][0].float(), output["strides"][0].float()
+    boxes = boxes_from_distances(expected_distances(output["distances"].float()) * strides, points)
+    return output["logits"].float(), points, boxes
+
+
+def _wanted(found: Assignment, logits: Tensor, labels: Tensor) -> Tensor:
+    """The score of each class that each point learns."""
+    image, place = (found.objects >= 0).nonzero(as_tuple=True)
+    wanted = torch.zeros_like(logits)
+    wanted[image, place, labels[image, found.objects[image, place]]] = found.weights[image, place].to(wanted)
+    return wanted
+
+
+def _loss_of_boxes(output: Mapping[str, Tensor], predicted: Tensor, found: Assignment, boxes: Tensor) -> Tensor:
+    """CIoU and distances of the points that learn an object, a weighted sum."""
+    distances = output["distances"].float()
+    image, place = (found.objects >= 0).nonzero(as_tuple=True)
     if not len(image):
-        return loss + 0 * distances.sum()
-    true = boxes[image, which]
-    box = (complete_iou_loss(predicted[image, place], true) * weights).sum() / total
+        return 0 * distances.sum()
+    true, weights = boxes[image, found.objects[image, place]], found.weights[image, place]
+    box = (complete_iou_loss(predicted[image, place], true) * weights).sum()
+    points, strides = output["points"][0].float(), output["strides"][0].float()
     cells = distances_from_boxes(true, points[place]) / strides[place]
-    bins = (bin_loss(distances[image, place], cells) * weights).sum() / total
-    return loss + BOX_WEIGHT * box + BIN_WEIGHT * bins
+    return BOX_WEIGHT * box + BIN_WEIGHT * (bin_loss(distances[image, place], cells) * weights).sum()
 
 
 def prior_loss(output: Mapping[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:

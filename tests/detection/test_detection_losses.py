@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gossamer.detection.assignment import match_priors, task_aligned
+from gossamer.detection.assignment import adaptive_matching, match_priors, task_aligned
 from gossamer.detection.boxes import pairwise_iou
 from gossamer.detection.coding import (
     bin_loss,
@@ -19,7 +19,15 @@ from gossamer.detection.coding import (
     prior_boxes,
     soft_bins,
 )
-from gossamer.detection.losses import complete_iou_loss, detection_loss, point_loss, prior_loss, teacher_loss
+from gossamer.detection.losses import (
+    adaptive_loss,
+    complete_iou_loss,
+    detection_loss,
+    focal_loss,
+    point_loss,
+    prior_loss,
+    teacher_loss,
+)
 from gossamer.errors import BadInput
 
 DTYPES = [torch.float32, torch.float64]
@@ -193,3 +201,66 @@ def test_networks_that_are_no_detectors_are_refused_with_what_is_missing(output:
         detection_loss(lambda x: output, (torch.zeros(2), target))
     with pytest.raises(BadInput, match="targets of a detector are dicts"):
         detection_loss(lambda x: output, (torch.zeros(2), torch.zeros(2)))
+
+
+def slow_adaptive(points: Tensor, strides: Tensor, boxes: Tensor) -> list[int]:
+    """ATSS, object by object."""
+    best: list[tuple[float, int]] = [(-1.0, -1)] * len(points)
+    for number, box in enumerate(boxes):
+        center, near = (box[:2] + box[2:]) / 2, []
+        for stride in sorted(set(strides.flatten().tolist())):
+            there = [i for i in range(len(points)) if strides[i] == stride]
+            near += sorted(there, key=lambda i: float((points[i] - center).square().sum()))[:9]
+        half = strides * 4
+        squares = torch.cat([points - half, points + half], 1)
+        overlaps = pairwise_iou(box[None], squares)[0]
+        limit = float(overlaps[near].mean() + overlaps[near].std())
+        for i in near:
+            x, y = points[i].tolist()
+            inside = float(box[0]) < x < float(box[2]) and float(box[1]) < y < float(box[3])
+            if inside and float(overlaps[i]) >= limit and float(overlaps[i]) > best[i][0]:
+                best[i] = (float(overlaps[i]), number)
+    return [number for _, number in best]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_adaptive_matching_is_that_of_the_slow_loop(dtype: torch.dtype) -> None:
+    points, strides = grid_points([(8, 8), (4, 4), (2, 2)], 64, 64, torch.zeros(1, dtype=dtype))
+    for seed in range(5):
+        random = torch.Generator().manual_seed(seed)
+        low = torch.rand(1, 4, 2, generator=random, dtype=dtype) * 40
+        boxes = torch.cat([low, low + 6 + torch.rand(1, 4, 2, generator=random, dtype=dtype) * 30], 2)
+        found = adaptive_matching(points, strides, boxes, torch.tensor([[True, True, True, False]]))
+        assert found.objects[0].tolist() == slow_adaptive(points, strides, boxes[0, :3]), seed
+        assert torch.equal(found.weights > 0, found.objects >= 0) and bool((found.objects >= 0).any())
+    assert (adaptive_matching(points, strides, boxes[:, :0], torch.zeros(1, 0).bool()).objects == -1).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_focal_loss_by_hand(dtype: torch.dtype) -> None:
+    logits, wanted = torch.tensor([math.log(3), math.log(3)], dtype=dtype), torch.tensor([1.0, 0.0], dtype=dtype)
+    expected = [0.25 * 0.25**2 * -math.log(0.75), 0.75 * 0.75**2 * -math.log(0.25)]
+    torch.testing.assert_close(focal_loss(logits, wanted), torch.tensor(expected, dtype=dtype))
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    torch.testing.assert_close(focal_loss(logits, wanted, 0.5, 0.0), plain / 2)
+
+
+def test_the_adaptive_loss_falls_where_the_right_box_and_class_are_given() -> None:
+    points, strides = grid_points([(4, 4)], 32, 32, torch.zeros(1))
+    boxes, labels = torch.tensor([[[2.0, 2.0, 26.0, 26.0]]]), torch.tensor([[1]])
+    learns = adaptive_matching(points, strides, boxes, labels >= 0).objects[0] >= 0
+    output = {"distances": torch.zeros(1, 16, 4 * 8), "logits": torch.full((1, 16, 3), -5.0)}
+    output |= {"points": points[None], "strides": strides[None]}
+    target = {"boxes": boxes, "labels": labels}
+
+    def loss(**changes: Tensor) -> float:
+        return float(adaptive_loss(lambda x: output | changes, (torch.zeros(1, 3, 32, 32), target)))
+
+    scored = output["logits"].clone()
+    scored[0, learns, 1] = 5.0
+    bins, weight = soft_bins(distances_from_boxes(boxes[0].expand(16, 4), points).clamp_min(0) / 8, 8)
+    near = torch.full((16, 4, 8), -9.0).scatter(2, bins[..., None], weight[..., None].log().clamp_min(-9))
+    near = near.scatter(2, bins[..., None] + 1, (1 - weight)[..., None].log().clamp_min(-9))
+    assert bool(learns.any()) and loss(logits=scored) < loss() - 1 and loss(distances=near.view(1, 16, 32)) < loss() - 1
+    with pytest.raises(BadInput, match="a dict of distances, logits, points, strides while it trains"):
+        adaptive_loss(lambda x: x, (torch.zeros(1, 3, 32, 32), target))
