@@ -110,11 +110,31 @@ def cross_entropy(model: Model, batch: Any) -> Tensor:
     """Mean cross entropy of the logits, the first output, in nats."""
     inputs, target = inputs_and_labels(batch)
     logits = first_tensor(model(*inputs))
+    target = class_labels(logits, target)
     try:
         return F.cross_entropy(logits, target)
     except IndexError:  # torch says only which number it is
         refuse_labels(logits, target)
         raise
+
+
+def class_labels(logits: Tensor, target: Any) -> Tensor:
+    """Class numbers as losses and metrics take them, int64, whatever integers the data have; a column (N, 1) is flat.
+    Probabilities of classes, of the shape of the logits, stay what they are.
+
+    Raises BadInput for what is neither.
+    """
+    if not isinstance(target, Tensor):
+        raise BadInput(f"labels are class numbers, a tensor of integers of shape (N,), not a {type(target).__name__}")
+    if target.is_floating_point():
+        if target.shape == logits.shape:
+            return target
+        raise BadInput(
+            f"labels are {kind_and_shape(target)} of {str(target.dtype).removeprefix('torch.')}: class numbers are "
+            "integers, probabilities have the shape of the outputs; give a loss and a metric of your own for others"
+        )
+    flat = target[:, 0] if target.ndim == 2 == logits.ndim and target.shape[1] == 1 else target
+    return flat.long()
 
 
 def refuse_labels(logits_NC: Tensor, target: Tensor) -> None:

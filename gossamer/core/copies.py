@@ -25,7 +25,7 @@ def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
         The copy, of the same class.
 
     Raises:
-        BadInput: the network cannot be copied at all, with the reason.
+        BadInput: the network cannot be copied at all, with the reason; it has parameters without data.
 
     Example:
         >>> import torch
@@ -33,6 +33,7 @@ def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
         >>> copy_network(layer).weight is layer.weight
         False
     """
+    refuse_without_data(model)
     given = dict(memo or {})
     try:
         return copy.deepcopy(model, dict(given))
@@ -47,6 +48,16 @@ def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
         return copy.deepcopy(model, given)
     except Exception as error:
         raise BadInput(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
+
+
+def refuse_without_data(model: nn.Module) -> None:
+    """Raise BadInput for a network that was built on the device meta."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise BadInput(
+                f"{type(model).__name__}: {name} has no data (device meta); give it memory, "
+                "model.to_empty(device='cpu'), and load its weights"
+            )
 
 
 def _stubborn(value: Any, known: dict[int, Any]) -> Iterator[tuple[int, Any]]:

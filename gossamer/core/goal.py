@@ -11,6 +11,10 @@ from gossamer.errors import BadInput, unknown
 RuntimeName = Literal["torch", "torch.compile", "onnxruntime", "openvino", "binary"]
 NO_BUDGET = math.inf  # points
 RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
+NUMBERS = (
+    *("max_drop", "speedup", "compression_ratio", "latency_ms", "macs", "params", "file_bytes"),
+    *("threads", "batch", "time_budget"),
+)
 FROM_MODULES = ("torch", "torch.compile", "binary")  # run a module as it is, its real numbers in float32
 
 
@@ -54,6 +58,10 @@ class Goal(KnownArguments):
     device_profile: str | None = None
 
     def __post_init__(self) -> None:
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise self._bad(name, "must be a number")
         if self.runtime not in RUNTIMES:
             raise unknown("runtime", self.runtime, RUNTIMES)
         if not self.max_drop >= 0:  # NaN is wrong, too

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gossamer.core.batches import Loss, Model, inputs_and_labels, refuse_labels
+from gossamer.core.batches import Loss, Model, class_labels, inputs_and_labels, refuse_labels
 from gossamer.core.metric import BatchMetric, Evidence, MeanMetric, SumMetric
 from gossamer.core.outputs import first_tensor
 from gossamer.core.validation import KnownArguments
@@ -44,6 +44,8 @@ class TopK(KnownArguments, MeanMetric):
 
     def batch(self, output: Any, target: Any) -> Evidence:
         logits = first_tensor(output)
+        target = class_labels(logits, target)
+        target = target.argmax(1) if target.is_floating_point() else target
         refuse_labels(logits, target)
         if self.k == 1:  # of equal ones the first
             return {"score": (logits.argmax(1).cpu() == target.cpu()).float()}

@@ -22,6 +22,7 @@ from gossamer.core.batches import (
     kind_and_shape,
     sample_count,
 )
+from gossamer.core.copies import refuse_without_data
 from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
 from gossamer.core.metrics import Top1
 from gossamer.core.named_inputs import by_position, input_names, refuse_other_order
@@ -182,12 +183,11 @@ class Task(KnownArguments):
     def summary(self) -> str:
         """The splits with their numbers of batches and samples, the metric and the loss, one a line."""
         lines = [f"task {self.name}"]
-        for split_name in ("train", "validation", "test", "calibration"):
-            loader = getattr(self, split_name)
-            known = sample_count(loader) if loader is not None else None
-            many = f", {known:,} samples" if known is not None else ""
+        for split in ("train", "validation", "test", "calibration"):
+            loader = getattr(self, split)
+            many = f", {n:,} samples" if loader is not None and (n := sample_count(loader)) is not None else ""
             shown = f"{len(loader):,} batches{many}" if loader is not None else "none: results are on validation data"
-            lines.append(f"  {split_name}: {shown}")
+            lines.append(f"  {split}: {shown}")
         shapes = ", ".join("x".join(map(str, getattr(x, "shape", ()))) for x in self.example_inputs)
         direction = "higher" if self.metric.higher_is_better else "lower"
         point = self.metric.text(self.metric.points)
@@ -216,10 +216,8 @@ def _some_of(train: Loader) -> FirstBatches:
 
 def _inputs(given: Any, validation: Loader) -> tuple[Any, ...]:
     """Example inputs as a tuple; of the first validation batch where none were given."""
-    if isinstance(given, tuple | list):
-        return tuple(given)
     if given is not None:
-        return (given,)
+        return tuple(given) if isinstance(given, tuple | list) else (given,)
     inputs, _ = inputs_and_target(next(iter(FirstBatches(validation, 1))))
     return tuple(tree_map_only(Tensor, lambda x: x[:EXAMPLES] if x.ndim else x, list(inputs)))
 
@@ -350,9 +348,10 @@ def check(task: Task, model: nn.Module) -> None:
     Of the test set only the length is asked for. Raises BadInput with the error of what failed.
     """
     name = task.name
-    for split_name in ("train", "validation", "test", "calibration"):
-        if split_name != "test" or task.test is not None:
-            batch_count(getattr(task, split_name), f"the {split_name} data of {name}")
+    for split in ("train", "validation", "test", "calibration"):
+        if split != "test" or task.test is not None:
+            batch_count(getattr(task, split), f"the {split} data of {name}")
+    refuse_without_data(model)
     refuse_other_order(task.input_names, model)
     with torch.random.fork_rng(devices=[]):
         shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]

@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from gossamer.core.copies import refuse_without_data
 from gossamer.errors import BadInput
 from gossamer.graph.code_lines import Frames, code_line, running_modules
 from gossamer.graph.decisions import Decision, decide, selects, take
@@ -382,18 +383,16 @@ def trace(model: nn.Module, example_inputs: Any, *, training: bool = False) -> T
 
 
 def warm_up(model: nn.Module, example_inputs: Any, *, training: bool = False) -> None:
-    """Run a network once on real tensors.
-
-    What its forward keeps outside of its modules (grids by shape, in a global dict or `lru_cache`) must not be made of
-    fake tensors first.
-    """
+    """Run a network once on real tensors: what its forward keeps outside of its modules (grids by shape, in a global
+    dict or `lru_cache`) must not be made of fake tensors first."""
     args, kwargs = own_arguments(example_inputs)
     with mode(model, training), torch.no_grad():
         model(*args, **kwargs)
 
 
 def rejected(model: nn.Module, example_inputs: Any, error: Exception) -> BadInput:
-    """The model's own error, with what it was given."""
+    """The model's own error, with what it was given; of a network without data that it has none."""
+    refuse_without_data(model)
     shapes = ", ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in output_tensors(example_inputs))
     name, kind = type(model).__name__, type(error).__name__
     return BadInput(f"{name} cannot run on the example inputs ({shapes}): {kind}: {error}")

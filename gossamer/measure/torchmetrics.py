@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.core.batches import kind_and_shape
 from gossamer.core.metric import BatchMetric, Evidence
 from gossamer.core.outputs import first_tensor
 from gossamer.core.units import PERCENT
@@ -53,7 +54,9 @@ class FromTorchmetrics(BatchMetric):
     ) -> None:
         self.metric, self.points, self.prepare = metric, points, prepare
         self.name = type(metric).__name__ if name is None else name
-        if metric.higher_is_better is None:
+        if not all(callable(getattr(metric, part, None)) for part in ("update", "compute", "reset")):
+            raise BadInput(f"FromTorchmetrics takes an object of torchmetrics, not {kind_and_shape(metric)}")
+        if getattr(metric, "higher_is_better", None) is None:
             raise BadInput(f"{self.name} does not say whether higher is better; derive a gossamer.Metric from it")
         self.higher_is_better = bool(metric.higher_is_better)
         ends = getattr(metric, "plot_lower_bound", None), getattr(metric, "plot_upper_bound", None)

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from train_toy import net, task
 
+from gossamer.core.goal import Goal
+from gossamer.core.metrics import Top1
 from gossamer.core.task import check, cross_entropy, evaluation, inputs_and_target, sample_count
 from gossamer.errors import BadInput
 
@@ -54,7 +56,7 @@ def raising(*_: Any) -> Tensor:
         ({"validation": [(NAN, Y)]}, "the validation data of quadrants: the first batch holds NaN"),
         ({"train": [(X, Y + 1)]}, "labels from 1 to 4 where the network has 4 outputs; they count from 0"),
         ({"train": [(X, Y - 1)]}, "labels from -1 to 2"),
-        ({"train": [(X, Y.float())]}, "the loss of quadrants: RuntimeError"),
+        ({"train": [(X, Y.float())]}, "the loss of quadrants: labels are a tensor of shape .4,. of float32"),
         ({"train": [{"image": X, "label": Y}]}, "the loss of quadrants: a batch must be .* got dict"),
         ({"validation": [X]}, "the metric of quadrants: the batches have inputs alone"),
         ({"validation": [(X, Y + 5)]}, "the metric of quadrants: labels from 5 to 8 where the network has 4 outputs"),
@@ -147,3 +149,38 @@ def test_inputs_alone_are_not_enough_where_targets_are_needed(part: str) -> None
         BadInput, match=r"the batches have inputs alone; training and measuring need \(inputs, target\)"
     ):
         check(task(**{part: loader, "test": Untouched()}), net().eval())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("column", [False, True])
+def test_labels_of_any_integers_are_class_numbers(dtype: torch.dtype, column: bool) -> None:
+    logits, labels = torch.randn(8, 3), torch.arange(8) % 3
+    given = (labels[:, None] if column else labels).to(dtype)
+    wanted = torch.nn.functional.cross_entropy(logits, labels)
+    assert torch.equal(cross_entropy(torch.nn.Identity(), (logits, given)), wanted)
+    right = (logits.argmax(1) == labels).float().mean()
+    assert Top1().score(torch.nn.Identity(), [(logits, given)]) == pytest.approx(float(right))
+
+
+def test_probabilities_of_classes_are_labels_too() -> None:
+    logits, labels = torch.randn(8, 3), torch.arange(8) % 3
+    one_hot = torch.nn.functional.one_hot(labels).float()
+    whole = cross_entropy(torch.nn.Identity(), (logits, labels))
+    assert torch.allclose(cross_entropy(torch.nn.Identity(), (logits, one_hot)), whole)
+    scores = [Top1().score(torch.nn.Identity(), [(logits, target)]) for target in (labels, one_hot)]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [(["a"] * 4, "not a list"), (torch.rand(4), "class numbers are integers"), (None, "inputs alone")],
+)
+def test_what_are_no_labels_is_refused(labels: object, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        cross_entropy(torch.nn.Identity(), (torch.randn(4, 3), labels))
+
+
+@pytest.mark.parametrize("value", ["3x", True, [2]])
+def test_goals_are_numbers(value: object) -> None:
+    with pytest.raises(BadInput, match=r"speedup = .*must be a number"):
+        Goal(speedup=value)
