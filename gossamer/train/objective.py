@@ -8,7 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from gossamer.core.batches import Model, cross_entropy, inputs_and_target
+from gossamer.core.batches import Model, class_labels, cross_entropy, inputs_and_labels, inputs_and_target
+from gossamer.core.outputs import first_tensor
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
 from gossamer.train.distillation import LossTerm, ScheduledTerm
@@ -77,5 +78,6 @@ class _Smoothed:
         self.smoothing = smoothing
 
     def __call__(self, model: Model, batch: Any) -> Tensor:
-        inputs, target = inputs_and_target(batch)
-        return F.cross_entropy(model(*inputs), target, label_smoothing=self.smoothing)
+        inputs, target = inputs_and_labels(batch)
+        logits = first_tensor(model(*inputs))
+        return F.cross_entropy(logits, class_labels(logits, target), label_smoothing=self.smoothing)
