@@ -12,10 +12,11 @@ from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, Delivery, timed
 from gossamer.jobs.schedule import JobSchedule
-from gossamer.jobs.sparse_training import sparse_steps, trained_sparsely, within_reach
 from gossamer.jobs.stages import ATTEMPTS, PRICING
+from gossamer.jobs.trained_alternatives import binary_steps, sparse_steps, trained_otherwise, within_reach
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.search.axes import Steps
+from gossamer.search.binary_advice import binarized
 from gossamer.search.bisection import Point, bracket, near_miss, next_cost_ratio, within_budget
 from gossamer.search.checkpoint_store import take_steps
 from gossamer.search.cost_model import CAREFUL_MARGIN, SAFETY_MARGIN, CostEstimate, CostModel
@@ -147,7 +148,7 @@ class ShapeSearch:
         if found is not None and steps and self.trainings < TRAININGS:
             self._train_on(found)
             if len(self.tried) == 1:
-                self._train_sparsely(found)
+                self._train_otherwise(found)
 
     @property
     def _next_name(self) -> str:
@@ -205,21 +206,31 @@ class ShapeSearch:
         self.trainings += 1
         self.gain = found.drop - longer.drop if longer else 0.0
 
-    def _train_sparsely(self, found: Attempt) -> None:
-        """The same cost by emptying channels while training, in as many epochs, where the first cut has lost too much
-        and there is time for this and another training."""
-        won, budget = self.planner.won, self.goal.max_drop
-        if self.goal.time_budget is None or not within_reach(found.drop, budget, won, self.goal):
-            return
+    def _train_otherwise(self, found: Attempt) -> None:
+        """Another training in about as many epochs, where the first cut has lost too much and there is time for this
+        and one more."""
         recovery, name = found.steps[-1], self._next_name
-        if not isinstance(recovery, RecoveryDistillation) or not recovery.trains:
+        lost = not within_budget(found.drop, self.goal.max_drop)
+        if self.goal.time_budget is None or not lost or not isinstance(recovery, RecoveryDistillation):
             return
-        steps = sparse_steps(recovery, self.planner.macs(shape_of(found.steps)), self.goal, self.attempts.task)
+        steps = self._alternative(found, recovery) if recovery.trains else ()
         if not steps or self.schedule.left(name) < 2 * self.schedule.seconds_of(recovery):
             return
-        self.context.progress.say(f"{found.name} lost too much: training until as much is empty, in as many epochs")
+        self.context.progress.say(f"{found.name} lost too much: {steps[-1].name()} in the place of the cut")
         self._attempt(steps, name)
         self.trainings += 1
+
+    def _alternative(self, found: Attempt, recovery: RecoveryDistillation) -> Steps:
+        """Binary layers where they meet a goal of time on the runtime that has kernels for them, before any training;
+        else channels that are emptied until the network costs as much as the cut one."""
+        if self.goal.runtime == "binary" and self.goal.time_gains:
+            bits, name = binarized(self.attempts.original), "binary layers"
+            estimate = self.attempts.trials(name, name, self.cost_model, name, lambda: bits.model)
+            if bits.layers and estimate is not None and estimate.worst_ratio <= 1:
+                return binary_steps(recovery, self.attempts.task)
+        if not within_reach(found.drop, self.goal.max_drop, self.planner.won, self.goal):
+            return ()
+        return sparse_steps(recovery, self.planner.macs(shape_of(found.steps)), self.goal, self.attempts.task)
 
     def _plan(self, relaxation: float) -> Steps | None:
         """The kind of shape that won the tournament of the goal is taken for an easier one, too."""
@@ -270,7 +281,7 @@ class ShapeSearch:
             return True
         if self.schedule.by_time:
             # What is tried next is no smaller than what lost too much.
-            cuts = [shape_of(one.steps) for one in self.tried if one.steps and not trained_sparsely(one.steps)]
+            cuts = [shape_of(one.steps) for one in self.tried if one.steps and not trained_otherwise(one.steps)]
             sizes = [self.planner.macs(steps) for steps in cuts]
             if not sizes or self.schedule.time_for(f"a plan after {self.trainings}", min(sizes)):
                 return True

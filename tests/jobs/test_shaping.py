@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import stripes, tiny
+from torch import nn
 
 from gossamer import Context, Goal
 from gossamer.core.metric import Evaluation
@@ -22,9 +23,10 @@ from gossamer.errors import Diverged
 from gossamer.jobs.exporting import other_runtimes
 from gossamer.jobs.schedule import JobSchedule
 from gossamer.jobs.shape_goal import SEARCHED_FROM, TRAININGS, ShapeSearch, planned_share
-from gossamer.jobs.sparse_training import sparse_steps, trained_sparsely, within_reach
 from gossamer.jobs.stages import PLANNED, Stages
+from gossamer.jobs.trained_alternatives import sparse_steps, trained_otherwise, within_reach
 from gossamer.measure import paired_drop, whole_samples
+from gossamer.methods.binarize.react import ReActNetwork
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.search.axes import Steps
@@ -276,13 +278,13 @@ def test_no_attempt_starts_that_would_end_too_late() -> None:
 
 
 @pytest.mark.parametrize(("minutes", "drop", "kind"), [(60, 0.3, "width"), (60, 0.9, "width"), (3, 0.3, "width")])
-def test_what_lost_too_much_by_a_cut_is_trained_sparsely_where_there_is_time(
+def test_what_lost_too_much_by_a_cut_is_trained_otherwise_where_there_is_time(
     minutes: float, drop: float, kind: str
 ) -> None:
     """Once, after the first cut, and it wins if it is within the budget."""
 
     def outcome(steps: Steps) -> tuple[float, float]:
-        return (0.99, drop) if trained_sparsely(steps) else (smooth(steps)[0], 1.2 * losses(smooth(steps)[0]) / 1.88)
+        return (0.99, drop) if trained_otherwise(steps) else (smooth(steps)[0], 1.2 * losses(smooth(steps)[0]) / 1.88)
 
     world = World(outcome)
     world.won = {kind}
@@ -293,14 +295,34 @@ def test_what_lost_too_much_by_a_cut_is_trained_sparsely_where_there_is_time(
     shaping.schedule = replace(schedule, original=tiny(), task=stripes())
     shaping.attempts.store.get_or_compute("seconds per step", lambda: 5.0)  # a training takes a minute
     found = shaping.search()
-    sparse = [steps for steps in world.trained if trained_sparsely(steps)]
+    sparse = [steps for steps in world.trained if trained_otherwise(steps)]
     assert len(sparse) == (minutes > 3)
     if sparse:
         assert world.trained.index(sparse[0]) == 1 and (sparse[0][0].options()["epochs"], sparse[0][0].lr) == (1, 0.1)  # type: ignore[attr-defined]
-    assert trained_sparsely(found.steps) == (minutes > 3 and drop <= 0.5)
+    assert trained_otherwise(found.steps) == (minutes > 3 and drop <= 0.5)
 
 
-def test_only_what_can_be_reached_by_channels_and_has_not_lost_far_too_much_is_trained_sparsely() -> None:
+@pytest.mark.parametrize(("ratio", "runtime"), [(0.9, "binary"), (1.1, "binary"), (0.9, "onnxruntime")])
+def test_binary_layers_are_trained_where_the_runtime_has_kernels_and_they_meet_the_goal(
+    ratio: float, runtime: str
+) -> None:
+    world = World(lambda steps: (0.8, 0.4) if trained_otherwise(steps) else smooth(steps))
+    shaping = world.shaping(CheckpointStore(None, ""), time_budget=60, runtime=runtime)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    data: Any = SimpleNamespace(task=stripes(), original=model, **vars(shaping.attempts))
+    price: Any = lambda key, build: made_quote(ratio)  # noqa: E731
+    shaping.attempts, shaping.cost_model, shaping.recover = data, price, replace(RECOVER, epochs=4)
+    schedule = replace(shaping.schedule, original=tiny(), task=stripes(), recover=shaping.recover)
+    shaping.schedule = schedule
+    shaping.attempts.store.get_or_compute("seconds per step", lambda: 1.0)
+    found = shaping.search()
+    if (ratio, runtime) == (0.9, "binary"):
+        assert found.steps == (ReActNetwork(epochs=2),)
+    else:
+        assert not any(trained_otherwise(steps) for steps in world.trained)
+
+
+def test_only_what_can_be_reached_by_channels_and_has_not_lost_far_too_much_is_trained_otherwise() -> None:
     time, macs = Goal(speedup=2), Goal(macs=1000)
     assert within_reach(0.8, 0.5, {"even width"}, time) and within_reach(0.8, 0.5, {"depth"}, macs)
     assert not within_reach(0.8, 0.5, {"depth"}, time)

@@ -1,9 +1,10 @@
-"""Sparse training in the place of a cut: the steps that lead to the same number of multiply-adds or parameters."""
+"""Trainings in the place of a cut and its recovery: channels that are emptied, and binary layers."""
 
 from dataclasses import replace
 
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
+from gossamer.methods.binarize.react import ReActNetwork
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.prune._sparse import SparseTraining
 from gossamer.methods.prune.growing import GrowingRegularization
@@ -54,11 +55,28 @@ def sparse_steps(recovery: RecoveryDistillation, macs: int, goal: Goal, task: Ta
     return (replace(step, epochs=steps // per_epoch, **given),)
 
 
-def trained_sparsely(steps: Steps) -> bool:
-    """Whether these steps end with a sparse training.
+def binary_steps(recovery: RecoveryDistillation, task: Task) -> Steps:
+    """The training of binary layers in about as many epochs as a recovery: half of them for each of its two stages.
+
+    Args:
+        recovery: of a cut network.
+        task: data.
 
     Example:
-        >>> trained_sparsely((GrowingRegularization(macs=10),)), trained_sparsely(())
+        >>> from gossamer.data import tiny_task
+        >>> [step] = binary_steps(RecoveryDistillation(epochs=6), tiny_task())
+        >>> step.name(), step.epochs
+        ('binarize.react', 3)
+    """
+    epochs = (recovery.steps or recovery.passes(task) * len(task.train)) // len(task.train)
+    return (ReActNetwork(epochs=epochs // 2),) if epochs > 1 else ()
+
+
+def trained_otherwise(steps: Steps) -> bool:
+    """Whether these steps end with such a training, so that their shape is not known without it.
+
+    Example:
+        >>> trained_otherwise((GrowingRegularization(macs=10),)), trained_otherwise(())
         (True, False)
     """
-    return bool(steps) and isinstance(steps[-1], SparseTraining)
+    return bool(steps) and isinstance(steps[-1], SparseTraining | ReActNetwork)
