@@ -1,15 +1,12 @@
 """Trainings in the place of a cut and its recovery: channels that are emptied, and binary layers."""
 
-from dataclasses import replace
-
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
-from gossamer.methods.binarize.react import ReActNetwork
+from gossamer.methods import catalogue
 from gossamer.methods.distill.recover import RecoveryDistillation
-from gossamer.methods.prune._sparse import SparseTraining
-from gossamer.methods.prune.growing import GrowingRegularization
 from gossamer.search.axes import Steps
 
+EMPTYING, BINARY = "prune.growing", "binarize.react"
 REACH = 3.0  # times the budget of a drop: what has lost more is not brought within it by another way to the same size
 
 
@@ -50,9 +47,9 @@ def sparse_steps(recovery: RecoveryDistillation, macs: int, goal: Goal, task: Ta
     if steps < per_epoch:
         return ()
     params = int(goal.params) if goal.params is not None and list(goal.shape_gains) == ["params"] else None
-    step = GrowingRegularization(macs=macs) if params is None else GrowingRegularization(params=params)
+    target = {"macs": macs} if params is None else {"params": params}
     given = {key: getattr(recovery, key) for key in ("lr", "weight_decay", "clip", "temperature", "alpha")}
-    return (replace(step, epochs=steps // per_epoch, **given),)
+    return (catalogue()[EMPTYING](**target, epochs=steps // per_epoch, **given),)
 
 
 def binary_steps(recovery: RecoveryDistillation, task: Task) -> Steps:
@@ -69,14 +66,14 @@ def binary_steps(recovery: RecoveryDistillation, task: Task) -> Steps:
         ('binarize.react', 3)
     """
     epochs = (recovery.steps or recovery.passes(task) * len(task.train)) // len(task.train)
-    return (ReActNetwork(epochs=epochs // 2),) if epochs > 1 else ()
+    return (catalogue()[BINARY](epochs=epochs // 2),) if epochs > 1 else ()
 
 
 def trained_otherwise(steps: Steps) -> bool:
     """Whether these steps end with such a training, so that their shape is not known without it.
 
     Example:
-        >>> trained_otherwise((GrowingRegularization(macs=10),)), trained_otherwise(())
+        >>> trained_otherwise((catalogue()["prune.growing"](macs=10),)), trained_otherwise(())
         (True, False)
     """
-    return bool(steps) and isinstance(steps[-1], SparseTraining | ReActNetwork)
+    return bool(steps) and steps[-1].name() in (EMPTYING, BINARY)

@@ -13,9 +13,9 @@ from torch import nn
 from gossamer.core.context import Context
 from gossamer.core.record import Edit
 from gossamer.core.task import Task
+from gossamer.methods import catalogue
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.prune.channels import ChannelPruning
-from gossamer.methods.prune.osscar import Osscar
 from gossamer.modules.blocks import find_blocks
 from gossamer.search.axes import (
     SearchAxis,
@@ -152,7 +152,7 @@ class Planner:
             return []
         largest = max(narrowed, key=lambda one: one.estimate.macs)
         widths = largest.steps[0].options()["widths"]
-        return [ShapeCandidate(CHOSEN, (Osscar(widths=widths),), largest.estimate)]
+        return [ShapeCandidate(CHOSEN, (catalogue()["prune.osscar"](widths=widths),), largest.estimate)]
 
     def _wanted(self, name: str) -> bool:
         return not self.kinds or kind_of_shape(name) in self.kinds
