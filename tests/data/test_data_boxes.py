@@ -235,8 +235,8 @@ def test_faulty_lines_of_yolo_are_named(tmp_path: Path, line: str, message: str)
 
 WIDER = """0--Parade/0_Parade_1.png
 2
-8 10 24 30 2 0 0 0 0 0
-40 5 {width} 10 0 0 1 {invalid} 2 1
+8 10 24 30 2 1 1 0 2 1
+40 5 {width} 10 0 0 0 {invalid} 0 0
 1--Handshaking/1_Handshaking_9.png
 0
 0 0 0 0 0 0 0 0 0 0

@@ -225,7 +225,7 @@ def slow_adaptive(points: Tensor, strides: Tensor, boxes: Tensor) -> list[int]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_adaptive_matching_is_that_of_the_slow_loop(dtype: torch.dtype) -> None:
-    points, strides = grid_points([(8, 8), (4, 4), (2, 2)], 64, 64, torch.zeros(1, dtype=dtype))
+    points, strides = grid_points([(16, 16), (8, 8), (4, 4)], 64, 64, torch.zeros(1, dtype=dtype))
     for seed in range(5):
         random = torch.Generator().manual_seed(seed)
         low = torch.rand(1, 4, 2, generator=random, dtype=dtype) * 40
