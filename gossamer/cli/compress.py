@@ -34,6 +34,7 @@ from gossamer.cli.options import (
     TimeBudgetOption,
     WeightsOption,
     WorkersOption,
+    parse_minutes,
     refuse_idle,
     refuse_idle_loading,
 )
@@ -91,6 +92,14 @@ def compress(
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Train the smaller network, or fit it only: minutes, no labels.")
     ] = True,
+    search: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_minutes,
+            metavar="TIME",
+            help="Search the sub-networks of the network for so long (1h, 30m), instead of the tournament.",
+        ),
+    ] = None,
     time_budget: TimeBudgetOption = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
@@ -156,7 +165,14 @@ def compress(
         seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note, teacher=better
     )
     with resumable(folder):
-        how: dict[str, Any] = {"goal": goal, "recipe": plan, "epochs": epochs, "lr": lr, "train": train}
+        how: dict[str, Any] = {
+            "goal": goal,
+            "recipe": plan,
+            "epochs": epochs,
+            "lr": lr,
+            "train": train,
+            "search": search,
+        }
         artifact = run_job(source.model, task, **how, out=folder, context=own, command=command_line())
     conclude(console, artifact, ("before", "after", "change"))
 

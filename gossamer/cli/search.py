@@ -1,7 +1,8 @@
 """`gossamer search`: an architecture for the data and the device at hand."""
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +33,23 @@ SPACES = ("mobile", "cells")
 LEARNING_RATE = 0.1
 
 
+_PICK = re.compile(r"(?P<cost>latency|macs|params)=(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<unit>ms|s|k|M|G)?")
+_UNITS = {None: 1.0, "ms": 1.0, "s": 1e3, "k": 1e3, "M": 1e6, "G": 1e9}
+
+
+def parse_pick(text: str) -> tuple[str, float]:
+    """`latency=3ms` as the name of a cost and its limit in the cost's unit.
+
+    Raises:
+        BadInput: it cannot be read so.
+    """
+    found = _PICK.fullmatch(text)
+    timed = found is not None and found["cost"] == "latency"
+    if found is None or (found["unit"] is not None and timed != (found["unit"] in ("ms", "s"))):
+        raise BadInput(f"--pick {text}: give latency=3ms, macs=5M or params=100k")
+    return "latency_ms" if timed else found["cost"], float(found["number"]) * _UNITS[found["unit"]]
+
+
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gossamer search --data fashion-mnist --latency-ms 4 --trials 20")(search)
 
@@ -40,7 +58,7 @@ def search(
     data: DataOption = "auto",
     space: Annotated[str, typer.Option(help="Which networks: mobile or cells.")] = SPACES[0],
     searcher: Annotated[
-        str, typer.Option(help="Who proposes: random, evolution, predictor, halving or tpe.")
+        str, typer.Option(help="Who proposes: random, evolution, predictor, halving, tpe or nsga2.")
     ] = "evolution",
     latency_ms: LatencyOption = None,
     macs: MacsOption = None,
@@ -56,6 +74,15 @@ def search(
     final_epochs: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Of the training of the best one.", show_default="5 times --epochs"),
+    ] = None,
+    pick: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_pick,
+            metavar="COST=LIMIT",
+            help="Which network of the front to give: latency=3ms, macs=5M or params=100k.",
+            show_default="the best of all",
+        ),
     ] = None,
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate.")] = LEARNING_RATE,
     batch_size: BatchSizeOption = None,
@@ -94,7 +121,7 @@ def search(
             batch=usual_batch(task.example_inputs, batch),
             time_budget=time_budget,
         )
-        plan = SearchPlan(searcher=searcher, trials=trials, epochs=epochs, final_epochs=final_epochs, lr=lr)
+        plan = SearchPlan(searcher=searcher, trials=trials, epochs=epochs, final_epochs=final_epochs, lr=lr, pick=pick)
         networks = space_of(space, task)
     found = run_search(
         networks,

@@ -130,6 +130,42 @@ def prune(
     )
 
 
+def prune_as_learned(
+    channels: ChannelGroups, fractions: Mapping[str, float], channel_scores: Mapping[str, Tensor]
+) -> PruningResult:
+    """The same cut without a run on shapes and without a proof, for networks of which many cuts are made.
+
+    What the forward of a network needs besides its layers' own sizes must be known from an earlier `prune` of the same
+    `ChannelGroups`, to the smallest of these networks for example.
+
+    Args:
+        channels: of which there was a `prune`.
+        fractions: to keep, in (0, 1], by group name; other groups stay whole.
+        channel_scores: shape (group size,), by group name.
+
+    Returns:
+        The smaller network and its plan.
+
+    Raises:
+        BadInput: nothing was learned of this network yet.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> channels = find_groups(model, torch.randn(1, 4))
+        >>> scores = channels.channel_scores({})
+        >>> smallest = prune(channels, {"0": 0.25}, scores)
+        >>> prune_as_learned(channels, {"0": 0.5}, scores).model[0].out_features
+        4
+    """
+    if channels.solver is None:
+        raise BadInput("prune_as_learned: there was no `prune` of these channels yet")
+    plan = channels.solver.plan_as_learned(fractions, channel_scores)
+    model = resize(channels.model, None, plan)
+    return PruningResult(model=model, plan=plan, proof=None, widths=plan.widths)
+
+
 def prove(original: nn.Module, small: nn.Module, plan: PruningPlan, example_inputs: Any) -> Proof:
     """Compare a pruned network, with whatever weights both now have, with the masked original.
 

@@ -106,6 +106,11 @@ class CutSolver:
             repair.skip(mask)
         return None
 
+    def plan_as_learned(self, wanted: Mapping[str, float], scores: Mapping[str, Tensor]) -> PruningPlan:
+        """The plan for these fractions by what earlier ones have taught, without a run."""
+        counts = self.widths.counts(wanted)
+        return self.plan(counts, self.mask(counts, scores))
+
     def learned(self) -> list[str]:
         """Attributes and links that the forward of this network needs, by name."""
         links = [" = ".join(sorted(link)[:3]) + (" ..." if len(link) > 3 else "") for link in self.widths.linked]

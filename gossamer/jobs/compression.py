@@ -1,5 +1,6 @@
 """The main job: a goal or a recipe in, an artifact out. Killed and started again, it goes on where it was."""
 
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.search.checkpoint_store import data_fingerprint, job_fingerprint
 from gossamer.train.trainable_export import trainable_export
 
+MOST_OF_BUDGET = 0.6  # of the time budget that a search may take
+
 
 def compress(
     model: nn.Module,
@@ -36,6 +39,7 @@ def compress(
     epochs: int | None = None,
     lr: float | None = None,
     train: bool = True,
+    search: float | None = None,
     out: Path | str | None = None,
     context: Context | None = None,
     verbose: bool = True,
@@ -56,6 +60,8 @@ def compress(
         lr: highest learning rate of every recovery of a planned job; None: found by short trials.
         train: False: nothing is trained; shapes are fitted by least squares and by the statistics of batch norms, which
             takes minutes and no labels (`gossamer.measure.judged_by`).
+        search: minutes in which the original is trained as a once-for-all network and its sub-networks are searched,
+            instead of the tournament (`gossamer.nas.neighbourhood`). None: the tournament.
         out: the folder of the result; it makes the job resumable. None: a new temporary one.
         context: seed, device, teacher and progress.
         verbose: messages to the logger "gossamer" and a bar on a terminal; False: nothing.
@@ -87,13 +93,39 @@ def compress(
         raise BadInput("epochs and lr are for planned jobs; with a recipe, write them into its steps")
     if not train:
         _check_untrained(goal, recipe, epochs, lr)
+    if search is not None:
+        _check_search(search, goal, recipe, train)
     if goal is not None:
         goal = goal.here() if recipe is not None else goal.to_plan().here()
     context = (context or Context()).with_progress(verbose)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
         recover = RecoveryDistillation(epochs=epochs, lr=lr) if train else RecoveryDistillation(steps=0)
-        return CompressionJob(model, task, goal, recipe, recover, folder, context, command).execute()
+        return CompressionJob(model, task, goal, recipe, recover, folder, context, command, search=search).execute()
+
+
+def _check_search(minutes: float, goal: Goal | None, recipe: Recipe | None, train: bool) -> None:
+    """Refuse a search that has nothing to search, or no time."""
+    if not 0 < minutes < math.inf:
+        raise BadInput(f"search = {minutes}: must be greater than 0 minutes", shell=f"--search {minutes}: too short")
+    if recipe is not None or not train:
+        raise BadInput(
+            "search is for planned jobs that train: give a goal, no recipe, and leave train=True",
+            shell="--search is for planned jobs that train: leave out --recipe and --no-train",
+        )
+    if goal is not None and not goal.shape_gains:
+        names = ", ".join(goal.gains)
+        raise BadInput(
+            f"{names}: a search looks for a shape; give it a goal of time, macs or params",
+            shell=f"{names}: --search looks for a shape; give --speedup, --latency-ms, --macs or --params",
+        )
+    budget = goal.time_budget if goal is not None else None
+    if budget is not None and minutes > MOST_OF_BUDGET * budget:
+        rule = f"at most {100 * MOST_OF_BUDGET:.0f} % of it, since the recovery needs the rest"
+        raise BadInput(
+            f"search = {minutes:g} minutes of time_budget = {budget:g}: {rule}",
+            shell=f"--search of {minutes:g} minutes of --time-budget {budget:g}: {rule}",
+        )
 
 
 def _check_untrained(goal: Goal | None, recipe: Recipe | None, epochs: int | None, lr: float | None) -> None:
@@ -129,16 +161,20 @@ class CompressionJob(Job):
         folder: Path,
         context: Context,
         command: str,
+        *,
+        search: float | None = None,
     ) -> None:
         stages = (TAKING, MEASURING) if recipe else (*PLANNED, MEASURING)
         super().__init__(task, goal or UNASKED, folder, command, stages)
         self.original = trainable_export(copy_network(model)).eval()
         check(task, self.original)
-        self.recipe, self.recover = recipe, recover
+        self.recipe, self.recover, self.search = recipe, recover, search
         self.budget = ""
         steps = recipe.steps if recipe else None
         teacher = job_fingerprint(context.teacher) if context.teacher is not None else None
-        key = job_fingerprint(self.original, goal, steps, recover, context.seed, data_fingerprint(task), teacher)
+        searched = (search,) if search is not None else ()
+        about = goal, steps, recover, context.seed, data_fingerprint(task), teacher, *searched
+        key = job_fingerprint(self.original, *about)
         self.open_store(key, context.fork(folder=self.work, original=self.original, goal=self.goal))
         self.shaping: ShapeSearch | None = None
 
@@ -189,7 +225,7 @@ class CompressionJob(Job):
         # A rate that was given is the recovery's where there is one, by SGD: training into a file is by AdamW.
         lr = None if self.goal.shape_gains else self.recover.lr
         if self.goal.shape_gains:
-            self.shaping = ShapeSearch(self.attempts, self.recover)
+            self.shaping = ShapeSearch(self.attempts, self.recover, self.search)
             shaped = self.shaping.search()
         else:
             shaped = self.attempts.untouched()

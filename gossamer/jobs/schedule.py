@@ -14,8 +14,8 @@ from gossamer.core.goal import Goal
 from gossamer.core.progress import Silent
 from gossamer.core.task import Task
 from gossamer.errors import Diverged
-from gossamer.methods._training import LEAST_STEPS
-from gossamer.methods.distill.recover import AUGMENTED_FROM, RecoveryDistillation
+from gossamer.methods._training import AUGMENTED_FROM, LEAST_STEPS
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.modules.cost import total_macs
 from gossamer.report.text import duration
 from gossamer.search.checkpoint_store import CheckpointStore

@@ -15,6 +15,9 @@ from gossamer.jobs.schedule import JobSchedule
 from gossamer.jobs.stages import ATTEMPTS, PRICING
 from gossamer.jobs.trained_alternatives import binary_steps, sparse_steps, trained_otherwise, within_reach
 from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.modules.cost import total_macs
+from gossamer.nas.planner import NeighbourhoodPlanner
+from gossamer.report.text import duration
 from gossamer.search.axes import Steps
 from gossamer.search.binary_advice import binarized
 from gossamer.search.bisection import Point, bracket, near_miss, next_cost_ratio, within_budget
@@ -66,10 +69,11 @@ class ShapeSearch:
     """Plans for the goal, takes the steps, and where that costs too much steps back: between the fastest network within
     the budget and the slowest one outside, until the budget is spent. What just misses the budget is trained on.
 
-    All decisions are by validation data, from numbers that are in the store.
+    All decisions are by validation data, from numbers that are in the store. search: minutes for a search of the
+    neighbourhood instead of the tournament; None: the tournament.
     """
 
-    def __init__(self, attempts: Attempts, recover: RecoveryDistillation) -> None:
+    def __init__(self, attempts: Attempts, recover: RecoveryDistillation, search: float | None = None) -> None:
         self.attempts, self.recover, self.goal, self.context = attempts, recover, attempts.goal, attempts.context
         original, task, store = attempts.original, attempts.task, attempts.store
         self.schedule = JobSchedule(
@@ -89,11 +93,17 @@ class ShapeSearch:
             )
             self._keep_outputs()
             steps = self.schedule.first_steps()
-        self.context.progress.say(self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3))
+        estimate = self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3)
+        if search is not None:
+            estimate = f"the neighbourhood is trained and searched for {duration(60 * search)}; the recoveries follow"
+        self.context.progress.say(estimate)
         reference = attempts.reference.value
         self.margin = planned_share(self.goal, steps)
         about = self.cost_model, recover, reference, steps, self.margin, self.schedule.planning()
         self.planner = Planner(original, task, self.context, store, *about)
+        if search is not None:
+            step = self.schedule.seconds_per_step(total_macs(original, task.example_inputs))
+            self.planner = NeighbourhoodPlanner.of(self.planner, search, step)
         self.tried: list[Attempt] = []
         self.bounds: list[Point] = []  # cost ratios for which there is no new shape
         self.trainings = 0

@@ -1,15 +1,18 @@
 """What the methods that train share: how long, how fast, and under which teacher."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
+from gossamer.core.batches import Loader, unaugmented
 from gossamer.core.context import Context
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
+from gossamer.errors import BadInput
 from gossamer.methods._base import Method, Needs
 from gossamer.train.distillation import Distillation, LossTerm
 from gossamer.train.hyperparameters import Training, passes
@@ -17,6 +20,7 @@ from gossamer.train.loop import AfterStep, TrainingResult, fit
 from gossamer.train.train_mode import teacher_terms
 
 LEAST_STEPS = 400  # of a training whose length nobody gave: few data need more passes for as many
+AUGMENTED_FROM = 8  # passes over the training data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,3 +142,59 @@ class Retrain(Trained):
         after = f"loss {rows[-1].loss:.4f} in epoch {len(rows)}, lr {fitted.lr:g}{'' if self.lr else ' (found)'}"
         self.note(context, EditKind.TRAIN, f"all weights{part}", before=before, after=after)
         return fitted
+
+
+class Limited:
+    """The first batches of every epoch of a loader, which is told its epochs and where to start, as without one."""
+
+    def __init__(self, loader: Loader, batches: int) -> None:
+        self.loader, self.batches = loader, min(batches, len(loader))
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return (batch for _, batch in zip(range(self.batches), self.loader))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitedRetrain(Retrain):
+    """Base of the methods whose training can be given as a number of steps, and which see gossamer's own images as
+    they are in short trainings.
+
+    Args:
+        steps: training steps in all, instead of `epochs`, where they follow from a time budget; the passes are of equal
+            length. None: as many as the epochs have.
+
+    Raises:
+        BadInput: both steps and epochs are given.
+    """
+
+    steps: Annotated[int | None, Range(0, 1_000_000_000)] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None and self.epochs is not None:
+            raise BadInput(f"{self.name()}: give either steps or epochs")
+
+    def passes(self, task: Task) -> int:
+        """Return the number of passes over the training data, of which the last may end early."""
+        return super().passes(task) if self.steps is None else math.ceil(self.steps / len(task.train))
+
+    def data(self, task: Task) -> Task:
+        """Return the task with as much of its training data in every pass as the steps allow."""
+        train = self.repeated(task) or task.train
+        if self.steps is not None:
+            train = Limited(train, math.ceil(self.steps / self.passes(task)))
+        return replace(task, train=train)
+
+    def repeated(self, task: Task) -> Loader | None:
+        """Return the training data if the samples are the same in every pass, so that a teacher's outputs can be kept;
+        None if they are augmented, or nobody knows."""
+        plain = unaugmented(task.train)
+        return plain if self.passes(task) < AUGMENTED_FROM or plain is task.train else None

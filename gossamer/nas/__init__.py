@@ -2,13 +2,15 @@
 
 A `Space` names networks by vectors of whole numbers and builds them. A `Searcher` proposes such vectors and is told
 what came of them; random search is the one that all others have to beat. `search` trains what is proposed, times it on
-the runtime of the goal, and gives the best network within the limits, trained for longer.
+the runtime of the goal, and gives the best network within the limits, trained for longer. The `neighbourhood` of a
+trained network is a space, too: its sub-networks share the weights of one once-for-all network.
 """
 
 from gossamer.nas.cells import CellSpace
 from gossamer.nas.job import SearchPlan, SearchResult, search
 from gossamer.nas.mobile import MobileSpace
-from gossamer.nas.result import Found, front
+from gossamer.nas.neighbourhood import NeighbourSpace, neighbourhood
+from gossamer.nas.result import Found, front, pick
 from gossamer.nas.searchers import SEARCHERS, Evolution, HalvingSearch, PredictorSearch, RandomSearch, Searcher
 from gossamer.nas.space import Genes, Space
 from gossamer.nas.zero_cost import ZERO_COST, zero_cost_score
@@ -22,6 +24,7 @@ __all__ = [
     "Genes",
     "HalvingSearch",
     "MobileSpace",
+    "NeighbourSpace",
     "PredictorSearch",
     "RandomSearch",
     "SearchPlan",
@@ -29,6 +32,8 @@ __all__ = [
     "Searcher",
     "Space",
     "front",
+    "neighbourhood",
+    "pick",
     "search",
     "zero_cost_score",
 ]

@@ -26,7 +26,7 @@ from gossamer.measure import Evaluation, evaluate
 from gossamer.measure.latency import latency
 from gossamer.models.weights import load_weights, save_weights
 from gossamer.modules.cost import total_macs
-from gossamer.nas.result import Found, front
+from gossamer.nas.result import Found, front, pick
 from gossamer.nas.searchers import SEARCHERS, Searcher
 from gossamer.nas.space import Genes, Space
 from gossamer.report.search import SearchRow, write_search
@@ -53,6 +53,8 @@ class SearchPlan(KnownArguments):
         epochs: of a full training of the search; None: 2, or as many as give 150 steps.
         final_epochs: of the training of the best one, from fresh weights; None: five times `epochs`.
         lr: peak of the learning rate, for all alike.
+        pick: which network of the front is given: the best whose cost of this name ("latency_ms", "macs", "params") is
+            at most so much; None: the best of all. Another pick of a finished search costs one final training.
 
     Raises:
         BadInput: another searcher, or nothing to do.
@@ -67,6 +69,7 @@ class SearchPlan(KnownArguments):
     epochs: int | None = None
     final_epochs: int | None = None
     lr: float = 0.1
+    pick: tuple[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.searcher not in SEARCHERS:
@@ -76,6 +79,8 @@ class SearchPlan(KnownArguments):
                 raise BadInput(f"{name} = {value} must be at least 1")
         if not 0 < self.lr <= 100:
             raise BadInput(f"lr = {self.lr} must be above 0 and at most 100")
+        if self.pick is not None and self.pick[0] not in LIMITS:
+            raise unknown("cost to pick by", self.pick[0], LIMITS)
 
     def lengths(self, batches: int) -> tuple[int, int]:
         """Epochs of a training of the search, and of the final one, for so many batches an epoch."""
@@ -182,12 +187,13 @@ class SearchJob:
         self.folder, self.context = folder, context
         self.epochs, self.final_epochs = plan.lengths(len(task.train))
         self.inputs = first_samples(task.validation, goal.batch)
-        settings = replace(plan, trials=1)  # more trials go on from what is known
+        settings = replace(plan, trials=1, pick=None)  # more trials go on from what is known
         about = (repr(space), repr(goal), repr(settings), context.seed, data_fingerprint(task))
         (folder / "work").mkdir(exist_ok=True)
         self.store = CheckpointStore(folder / "work", hashlib.sha256(repr(about).encode()).hexdigest())
         self.limits = {name: value for name in LIMITS if (value := getattr(goal, name)) is not None}
-        self.cost = next(iter(self.limits), "latency_ms")
+        self.searcher.cost = next(iter(self.limits), "latency_ms")  # not by `pick`, which decides after the search
+        self.cost = plan.pick[0] if plan.pick is not None else self.searcher.cost
         self.nearest: dict[str, float] = {}
 
     def execute(self) -> SearchResult:
@@ -202,6 +208,8 @@ class SearchJob:
         trained = [one for one in found if one.trained]
         if not trained:
             raise BadInput("every training of the search failed; lower the learning rate")
+        if self.plan.pick is not None:
+            return self._deliver(found, pick(found, *self.plan.pick))
         longest = max(one.epochs for one in trained)
         best = max((one for one in trained if one.epochs == longest), key=lambda one: one.value or 0.0)
         return self._deliver(found, best)
@@ -307,16 +315,17 @@ class SearchJob:
 
     def _deliver(self, found: list[Found], best: Found) -> SearchResult:
         """The best one, trained for the full length, with its files."""
-        model, path = self._network(best.genes), self.folder / "model.safetensors"
+        model, path = self._network(best.genes), self._final(best.genes, "safetensors")
         epochs = self.final_epochs
         self.context.progress.say(f"the best of {sum(one.trained for one in found)}: training it for {epochs} epochs")
         finished = f"finished {best.genes}"
         if finished in self.store.results and path.exists():
             load_weights(model, path).eval()
-        elif self._trained(model, epochs, "final training", self._checkpoint(best.genes)) is None:
+        elif self._trained(model, epochs, "final training", self._final(best.genes, "ckpt")) is None:
             raise Diverged("the final training could not be saved; lower the learning rate")
         about = {"space": repr(self.space), "genes": json.dumps(best.genes)}
-        save_weights(model, path, about)
+        for target in (path, self.folder / "model.safetensors"):
+            save_weights(model, target, about)
         export_onnx(model, self.task.example_inputs, self.folder / "model.onnx")
         self.store.get_or_compute(finished, lambda: True)
         validation = evaluate(model, self.task)
@@ -324,9 +333,9 @@ class SearchJob:
         self._write(found, best, validation, test)
         return SearchResult(model, best, tuple(found), validation, test, self.folder)
 
-    def _checkpoint(self, genes: Genes) -> Path:
-        """Of the final training: with more trials another architecture may be the best."""
-        return self.folder / "work" / f"final-{hashlib.sha256(repr(genes).encode()).hexdigest()[:12]}.ckpt"
+    def _final(self, genes: Genes, kind: str) -> Path:
+        """A file of the final training: with more trials or another pick another architecture may be the best."""
+        return self.folder / "work" / f"final-{hashlib.sha256(repr(genes).encode()).hexdigest()[:12]}.{kind}"
 
     def _write(self, found: list[Found], best: Found, validation: Evaluation, test: Evaluation | None) -> None:
         """`search.json` and the page."""
@@ -344,6 +353,7 @@ class SearchJob:
             "limits": self.limits,
             "measured_on": {"runtime": self.goal.runtime, "threads": self.goal.threads, "batch": self.goal.batch},
             "environment": environment(),
+            "picked": self.plan.pick,
             "best": asdict(best),
             "front": [asdict(one) for one in front(found, self.cost)],
             "validation": validation.shown,

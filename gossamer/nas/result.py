@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gossamer.errors import BadInput
 from gossamer.nas.space import Genes
 
 
@@ -61,3 +62,30 @@ def front(found: Sequence[Found], cost: str) -> list[Found]:
         if not best or (one.value or 0) > (best[-1].value or 0):
             best.append(one)
     return best
+
+
+def pick(found: Sequence[Found], cost: str, at_most: float) -> Found:
+    """The best of the front that costs no more than so much.
+
+    Args:
+        found: of one search.
+        cost: a name in `Found.costs`.
+        at_most: in the unit of the cost.
+
+    Returns:
+        One of `found`.
+
+    Raises:
+        BadInput: all cost more; the nearest is named.
+
+    Example:
+        >>> rows = [Found(genes=(i,), epochs=1, value=v, costs={"macs": c}) for i, v, c in ((0, 0.7, 5), (1, 0.8, 9))]
+        >>> pick(rows, "macs", 8).genes
+        (0,)
+    """
+    best = front(found, cost)
+    inside = [one for one in best if one.costs[cost] <= at_most]
+    if not inside:
+        nearest = f"the nearest has {best[0].costs[cost]:,.4g}" if best else "nothing was trained"
+        raise BadInput(f"no network of the front has {cost} of at most {at_most:,.4g}; {nearest}")
+    return inside[-1]

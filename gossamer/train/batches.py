@@ -137,16 +137,20 @@ def batch_size(batch: Any) -> int:
 
 
 def takes_channels_last(model: nn.Module, task: "Task") -> bool:
-    """Whether images come, in a layout that all convolutions of the network take.
+    """Whether images come, in a layout that all convolutions of the network take."""
+    images = any(isinstance(x, Tensor) and x.dim() == 4 for x in task.example_inputs)
+    return images and not unsafe_channels_last(model)
+
+
+def unsafe_channels_last(model: nn.Module) -> bool:
+    """Whether training this network channels-last could abort the process.
 
     oneDNN's gradient of a strided 1x1 convolution writes past its memory there when the channels are not a multiple of
     what a vector register holds (6 to 13 channels, 28x28, stride 2, on AVX2: the process is aborted).
     """
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     risky = (m for m in convolutions if max(m.kernel_size) == 1 and max(m.stride) > 1)
-    if any(channels % VECTOR for m in risky for channels in (m.in_channels, m.out_channels)):
-        return False
-    return any(isinstance(x, Tensor) and x.dim() == 4 for x in task.example_inputs)
+    return any(channels % VECTOR for m in risky for channels in (m.in_channels, m.out_channels))
 
 
 def to_channels_last(model: nn.Module) -> list[nn.Parameter]:

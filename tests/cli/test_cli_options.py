@@ -114,6 +114,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--teacher": ("--teacher", "resnet8.safetensors"),
     "--threads": ("--threads", "1"),
     "--train": ("--no-train",),
+    "--pick": ("--pick", "latency=3ms"),
+    "--search": ("--search", "9m"),
     "--time-budget": ("--time-budget", "7m"),
     "--weights": ("--weights", "net.safetensors"),
     "--workers": ("--workers", "2"),

@@ -25,7 +25,8 @@ LEVELS = [
     {"ptq"},
     {"methods"},
     {"search"},
-    {"jobs", "nas"},
+    {"nas"},
+    {"jobs"},
     {"cli"},
     {"__main__"},
 ]

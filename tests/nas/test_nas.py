@@ -29,6 +29,7 @@ from gossamer.nas import (
     SearchPlan,
     Space,
     front,
+    pick,
     search,
     zero_cost_score,
 )
@@ -58,11 +59,12 @@ class Toy(Space):
 
 
 def played(searcher: Searcher, trials: int) -> list[Found]:
-    """What a searcher finds in the toy space."""
+    """What a searcher finds in the toy space, where a network costs the sum of its numbers."""
     toy, found = Toy(), []
     for _ in range(trials):
         proposal = searcher.ask()
         one = Found(genes=proposal.genes, epochs=round(9 * proposal.share), value=toy.value(proposal.genes))
+        one = replace(one, costs={"latency_ms": float(sum(proposal.genes))})
         searcher.tell(one)
         found.append(one)
     return found
@@ -188,12 +190,25 @@ def test_halving_promotes_the_best_third_of_every_length() -> None:
     assert sum(kept) / len(kept) > sum(left) / len(left)
 
 
-def test_tpe_asks_for_its_extra_or_searches() -> None:
+@pytest.mark.parametrize("name", ["tpe", "nsga2"])
+def test_searchers_of_optuna_ask_for_their_extra_or_search(name: str) -> None:
     if importlib.util.find_spec("optuna") is None:
         with pytest.raises(MissingExtra, match=r"gossamer\[search\]"):
-            SEARCHERS["tpe"](Toy(), 0)
+            SEARCHERS[name](Toy(), 0)
     else:
-        assert played(SEARCHERS["tpe"](Toy(), 0), 10) == played(SEARCHERS["tpe"](Toy(), 0), 10)
+        assert played(SEARCHERS[name](Toy(), 0), 30) == played(SEARCHERS[name](Toy(), 0), 30)
+
+
+def test_the_pick_is_the_best_of_the_front_within_a_cost() -> None:
+    rows = [
+        Found(genes=(i,), epochs=1, value=v, costs={"macs": c})
+        for i, (v, c) in enumerate(((0.7, 5.0), (0.8, 9.0), (0.75, 9.0)))
+    ]
+    assert [pick(rows, "macs", most).genes for most in (5, 8.9, 9, 100)] == [(0,), (0,), (1,), (1,)]
+    with pytest.raises(BadInput, match=r"macs of at most 4; the nearest has 5"):
+        pick(rows, "macs", 4)
+    with pytest.raises(BadInput, match="nothing was trained"):
+        pick([], "macs", 4)
 
 
 def test_the_front_has_what_nothing_beats_and_compares_equal_lengths() -> None:
@@ -296,6 +311,11 @@ def test_a_search_keeps_its_limits_and_goes_on_after_a_stop(tmp_path: Path, monk
     assert again.found == first.found and again.best == first.best
     for one, other in zip(again.model.parameters(), first.model.parameters()):
         assert torch.equal(one, other)
+    trained = [one for one in first.found if one.trained]
+    lightest = min(trained, key=lambda one: one.costs["params"])
+    picked = search(SMALL, small_task(), plan=replace(plan, pick=("params", lightest.costs["params"])), **how)
+    assert picked.best == lightest and picked.found == first.found
+    assert search(SMALL, small_task(), plan=plan, **how).best == first.best  # and back, with its own weights
     more = search(SMALL, small_task(), plan=replace(plan, trials=3), **how)
     assert more.found[: len(first.found)] == first.found and sum(one.trained for one in more.found) == 3
 
@@ -315,6 +335,8 @@ def test_bad_arguments_are_named() -> None:
         SearchPlan(searcher="evolutoin")
     with pytest.raises(BadInput, match="trials = 0"):
         SearchPlan(trials=0)
+    with pytest.raises(BadInput, match="cost to pick by"):
+        SearchPlan(pick=("joules", 1))
     with pytest.raises(BadInput, match="lr = 0"):
         SearchPlan(lr=0)
     with pytest.raises(BadInput, match="speedup: a search has no original"):

@@ -15,7 +15,8 @@ from torch import nn
 
 from gossamer import Context, Goal
 from gossamer.errors import BadInput, Diverged
-from gossamer.methods.distill.recover import Limited, RecoveryDistillation
+from gossamer.methods._training import Limited
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.lowrank.svd import SVD
 from gossamer.methods.prune.channels import ChannelPruning
 from gossamer.methods.prune.osscar import Osscar

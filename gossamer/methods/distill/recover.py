@@ -8,48 +8,23 @@ Equation: alpha CE(y, z) + (1 - alpha) T^2 KL(softmax(v / T) || softmax(z / T)),
 Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
 """
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
-from gossamer.core.batches import Loader, unaugmented
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task
-from gossamer.core.validation import Range
-from gossamer.errors import BadInput
 from gossamer.methods._base import Needs, Settings
-from gossamer.methods._training import Retrain
+from gossamer.methods._training import LimitedRetrain
 from gossamer.train import recalibrate
 from gossamer.train.hyperparameters import Training
 
-AUGMENTED_FROM = 8  # passes over the training data
-
-
-class Limited:
-    """The first batches of every epoch of a loader, which is told its epochs and where to start, as without one."""
-
-    def __init__(self, loader: Loader, batches: int) -> None:
-        self.loader, self.batches = loader, min(batches, len(loader))
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return (batch for _, batch in zip(range(self.batches), self.loader))
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # while it is copied
-            raise AttributeError(name)
-        return getattr(self.loader, name)
-
 
 @dataclass(frozen=True, kw_only=True)
-class RecoveryDistillation(Retrain):
+class RecoveryDistillation(LimitedRetrain):
     """Train a compressed network with the uncompressed one as its teacher.
 
     alpha=1 trains without a teacher. The weights at the start, and those after the short trials that find a learning
@@ -60,10 +35,7 @@ class RecoveryDistillation(Retrain):
     in longer ones only: ResNet-14 with half of its blocks, three passes over Fashion-MNIST, 93.2 % against 92.9 %. What
     the teacher says of them can then be kept in `Context.cache`.
 
-    Args:
-        steps: training steps in all, instead of `epochs`, where they follow from a time budget; the passes are of equal
-            length. None: as many as the epochs have. 0: nothing is trained, only the statistics of batch norms are
-            estimated again, which needs no labels.
+    With steps = 0 nothing is trained, only the statistics of batch norms are estimated again, which needs no labels.
 
     Raises:
         BadInput: both steps and epochs are given.
@@ -81,13 +53,6 @@ class RecoveryDistillation(Retrain):
     stage: ClassVar[int | None] = None  # may stand anywhere
     example: ClassVar[Settings] = {"epochs": 1, "lr": 0.01}
 
-    steps: Annotated[int | None, Range(0, 1_000_000_000)] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps is not None and self.epochs is not None:
-            raise BadInput(f"{self.name()}: give either steps or epochs")
-
     @property
     def trains(self) -> bool:
         """Whether there is any training."""
@@ -97,26 +62,9 @@ class RecoveryDistillation(Retrain):
         """Return what it needs: without training no labels."""
         return super().needed() if self.trains else "samples"
 
-    def passes(self, task: Task) -> int:
-        """Return the number of passes over the training data, of which the last may end early."""
-        return super().passes(task) if self.steps is None else math.ceil(self.steps / len(task.train))
-
     def training(self, task: Task) -> Training:
         """Return the schedule; the weights that are best on validation data are kept."""
-        return replace(super().training(task), epochs=self.passes(task), keep="best")
-
-    def data(self, task: Task) -> Task:
-        """Return the task with as much of its training data in every pass as the steps allow."""
-        train = self.repeated(task) or task.train
-        if self.steps is not None:
-            train = Limited(train, math.ceil(self.steps / self.passes(task)))
-        return replace(task, train=train)
-
-    def repeated(self, task: Task) -> Loader | None:
-        """Return the training data if the samples are the same in every pass, so that a teacher's outputs can be kept;
-        None if they are augmented, or nobody knows."""
-        plain = unaugmented(task.train)
-        return plain if self.passes(task) < AUGMENTED_FROM or plain is task.train else None
+        return replace(super().training(task), keep="best")
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
         model = copy_network(model)

@@ -11,7 +11,7 @@ from gossamer.core.batches import Model
 from gossamer.core.placement import evaluating
 from gossamer.errors import BadInput, unknown
 
-Criterion = Literal["l1", "l2", "taylor", "fisher", "bn_scale", "random"]
+Criterion = Literal["l1", "l2", "taylor", "fisher", "bn_scale", "random", "order"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
 NEEDS_LABELS = ("taylor", "fisher")
 
@@ -106,7 +106,8 @@ def element_scores(
 
     Args:
         model: is not changed.
-        criterion: "l1", "l2", "bn_scale", "random", or with data "taylor", "fisher".
+        criterion: "l1", "l2", "bn_scale", "random", or with data "taylor", "fisher". "order": nothing is scored, and of
+            equal scores the first channels stay, as `distill.once_for_all` has sorted them.
         loss: of the model on a batch, for "taylor" and "fisher".
         batches: of labelled data, for "taylor" and "fisher".
         seed: of "random".
@@ -126,6 +127,8 @@ def element_scores(
             return bn_scale_scores(model)
         case "random":
             return random_scores(model, generator=torch.Generator().manual_seed(seed))
+        case "order":
+            return {}
         case "taylor" | "fisher":
             if loss is None:
                 raise BadInput(f"criterion {criterion!r} needs data: give a task, or use 'l1' or 'l2'")

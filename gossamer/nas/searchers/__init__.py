@@ -7,6 +7,7 @@ was told, in the order in which it asked: so a search that is killed and started
 from gossamer.nas.searchers._base import Proposal, Searcher
 from gossamer.nas.searchers.evolution import Evolution
 from gossamer.nas.searchers.halving import HalvingSearch
+from gossamer.nas.searchers.nsga2 import NSGA2Search
 from gossamer.nas.searchers.predictor import PredictorSearch
 from gossamer.nas.searchers.random import RandomSearch
 from gossamer.nas.searchers.tpe import TPESearch
@@ -17,12 +18,14 @@ SEARCHERS: dict[str, type[Searcher]] = {
     "predictor": PredictorSearch,
     "halving": HalvingSearch,
     "tpe": TPESearch,
+    "nsga2": NSGA2Search,
 }
 
 __all__ = [
     "SEARCHERS",
     "Evolution",
     "HalvingSearch",
+    "NSGA2Search",
     "PredictorSearch",
     "Proposal",
     "RandomSearch",

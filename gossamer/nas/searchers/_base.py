@@ -39,7 +39,12 @@ class Searcher(ABC):
         >>> searcher = RandomSearch(MobileSpace(channels=1, classes=10, side=28), seed=0)
         >>> searcher.ask().share
         1.0
+
+    Attributes:
+        cost: the name in `Found.costs` that searchers of a front bring down while the score goes up.
     """
+
+    cost: str = "latency_ms"
 
     def __init__(self, space: Space, seed: int = 0) -> None:
         self.space, self.rng = space, Random(seed)

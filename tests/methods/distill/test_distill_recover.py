@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from gossamer import Context, Task
 from gossamer.core.progress import Silent
 from gossamer.data.batches import Augmentation, Batches, Normalisation
-from gossamer.methods.distill.recover import AUGMENTED_FROM, Limited, RecoveryDistillation
+from gossamer.methods._training import AUGMENTED_FROM, Limited
+from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.train.batches import batches_of_epoch
 from gossamer.train.distillation import kept_outputs
 

@@ -1,0 +1,216 @@
+"""The neighbourhood of a trained network: its sub-networks of fewer channels and blocks, which share its weights.
+
+Source: Cai et al. 2020, arXiv:1908.09791, section 3 (train once, then search sub-networks without training).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+
+from torch import nn
+
+from gossamer.core.task import Task
+from gossamer.methods._base import Method
+from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.restructure.blocks import BlockRemoval
+from gossamer.modules.elastic import ElasticNetwork, Subnetwork, elastic_network
+from gossamer.nas.space import Genes, Space
+from gossamer.train import recalibrate
+
+
+@dataclass(frozen=True, repr=False)
+class NeighbourSpace(Space):
+    """Sub-networks of a network that `distill.once_for_all` has trained: which blocks are left out, how wide each group
+    of coupled channels is. Its networks have weights and need no training.
+
+    Args:
+        elastic: the trained network and its sub-networks; see `neighbourhood`.
+
+    Example:
+        >>> import gossamer
+        >>> from gossamer.nas import neighbourhood
+        >>> task = gossamer.data.tiny_task()
+        >>> trained, _ = gossamer.methods.distill.OnceForAll(epochs=1, lr=0.01)(gossamer.data.tiny_network(), task)
+        >>> space = neighbourhood(trained, task)
+        >>> found = space.derive((0,) * len(space.choices), task)
+        >>> found.model.conv1.out_channels
+        8
+        >>> space.words(tuple(n - 1 for n in space.choices))
+        'conv1 2/8, conv2 4/16'
+    """
+
+    elastic: ElasticNetwork
+
+    def __repr__(self) -> str:
+        blocks, widths = len(self.elastic.blocks), dict(self.elastic.widths)
+        return f"NeighbourSpace({type(self.elastic.model).__name__}, {blocks} blocks, {widths})"
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return (*(2 for _ in self.elastic.blocks), *(len(options) for options in self.elastic.widths.values()))
+
+    def without(self, genes: Genes) -> tuple[str, ...]:
+        """The blocks that are left out."""
+        return tuple(block.name for block, gone in zip(self.elastic.blocks, genes) if gone)
+
+    def widths(self, genes: Genes) -> dict[str, int]:
+        """Channels of every group that is narrower than in the large network."""
+        options, chosen = self.elastic.widths, genes[len(self.elastic.blocks) :]
+        return {name: options[name][number] for name, number in zip(options, chosen) if number}
+
+    def canonical(self, genes: Genes) -> Genes:
+        """Groups of a block that is left out have no width."""
+        gone = {name for block in self.without(genes) for name in self._inner[block]}
+        chosen = zip(self.elastic.widths, genes[len(self.elastic.blocks) :])
+        return (*genes[: len(self.elastic.blocks)], *(0 if name in gone else number for name, number in chosen))
+
+    def random(self, rng: Random) -> Genes:
+        """Light and heavy cuts alike: drawn evenly, nearly all networks would be in between."""
+        strength = rng.random()
+        genes = tuple(sum(rng.random() < strength for _ in range(n - 1)) for n in self.choices)
+        return self.canonical(genes)
+
+    @cached_property
+    def _inner(self) -> dict[str, list[str]]:
+        return {block.name: self.elastic.within(block.name) for block in self.elastic.blocks}
+
+    def build(self, genes: Genes) -> nn.Module:
+        """The sub-network with its part of the weights. Its batch norms are those of the large network."""
+        return self.elastic.subnetwork(self.widths(genes), self.without(genes)).model
+
+    def derive(self, genes: Genes, task: Task) -> Subnetwork:
+        """The sub-network as it can be used: its cut is proven, and its batch norms are estimated again.
+
+        Args:
+            genes: which one.
+            task: whose calibration data are run through it.
+
+        Returns:
+            The network and the proof.
+        """
+        found = self.elastic.subnetwork(self.widths(genes), self.without(genes), prove=True)
+        recalibrate(found.model, task.calibration)
+        return found
+
+    def steps(self, genes: Genes) -> tuple[Method, ...]:
+        """What makes this sub-network of the large network, as steps of a recipe."""
+        widths, without = self.widths(genes), self.without(genes)
+        blocks = (BlockRemoval(names=without, reconstruct=False),) if without else ()
+        cut = (ChannelPruning(widths=widths, criterion="order", reconstruct=False),) if widths else ()
+        return (*blocks, *cut)
+
+    def shares(self, genes: Genes) -> dict[str, float]:
+        """What is left of each layer's multiply-adds."""
+        return self.elastic.layer_shares(self.widths(genes), self.without(genes))
+
+    def words(self, genes: Genes) -> str:
+        widths, options = self.widths(genes), self.elastic.widths
+        parts = [f"{name} {width}/{options[name][0]}" for name, width in widths.items()]
+        gone = self.without(genes)
+        return ", ".join([*([f"without {' '.join(gone)}"] if gone else []), *parts]) or "all of it"
+
+
+class Condition:
+    """Whether a sub-network should cost about what is allowed, by the costs of the layers of the large network.
+
+    Sums of layers are off, since runtimes fuse layers and have overheads. So the prediction is scaled by the median of
+    what was measured over what was predicted.
+
+    Args:
+        space: of sub-networks.
+        layer_costs: of the large network, in any one unit, by layer.
+        whole: cost ratio of the large network: its cost over what is allowed.
+        limit: largest cost ratio.
+    """
+
+    ABOVE, BELOW = 1.1, 0.6  # times the limit: what costs much less than it may is not the best
+
+    def __init__(self, space: NeighbourSpace, layer_costs: dict[str, float], whole: float, limit: float) -> None:
+        self.space, self.layer_costs, self.whole, self.limit = space, layer_costs, whole, limit
+        self.seen: list[float] = []
+        self.sums: dict[Genes, float] = {}
+
+    def predicted(self, genes: Genes) -> float:
+        """The cost ratio that is expected."""
+        if genes not in self.sums:
+            shares, total = self.space.shares(genes), sum(self.layer_costs.values())
+            kept = sum(cost * shares.get(layer, 1.0) for layer, cost in self.layer_costs.items())
+            self.sums[genes] = kept / max(total, 1e-12)
+        return self.whole * self.sums[genes] * self.scale
+
+    @property
+    def scale(self) -> float:
+        """Measured over predicted, the median so far."""
+        return sorted(self.seen)[len(self.seen) // 2] if self.seen else 1.0
+
+    def learn(self, genes: Genes, measured: float) -> None:
+        """Take a measured cost ratio into account."""
+        self.seen.append(measured / max(self.predicted(genes) / self.scale, 1e-12))
+
+    def __call__(self, genes: Genes) -> bool:
+        return self.BELOW * self.limit <= self.predicted(genes) <= self.ABOVE * self.limit
+
+
+class Within(Space):
+    """The part of a space that a condition holds for, as far as drawing at random finds it.
+
+    Args:
+        space: the whole space.
+        holds: of a vector.
+        start: a vector for which it holds, or the nearest to it: what is taken where none is drawn.
+    """
+
+    TRIES = 100
+
+    def __init__(self, space: Space, holds: Callable[[Genes], bool], start: Genes) -> None:
+        self.space, self.holds, self.start = space, holds, start
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return self.space.choices
+
+    def build(self, genes: Genes) -> nn.Module:
+        return self.space.build(genes)
+
+    def words(self, genes: Genes) -> str:
+        return self.space.words(genes)
+
+    def canonical(self, genes: Genes) -> Genes:
+        return self.space.canonical(genes)
+
+    def random(self, rng: Random) -> Genes:
+        return next((one for _ in range(self.TRIES) if self.holds(one := self.space.random(rng))), self.start)
+
+    def mutated(self, genes: Genes, rng: Random) -> Genes:
+        """One step, or a few where one leaves the condition: a wider group and a narrower one, for instance."""
+        for _ in range(self.TRIES):
+            child = genes
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                child = self.space.mutated(child, rng)
+            if child != genes and self.holds(child):
+                return child
+        return self.random(rng)
+
+
+def neighbourhood(model: nn.Module, task: Task, *, round_to: int = 1) -> NeighbourSpace:
+    """The sub-networks of a network that `distill.once_for_all` has trained.
+
+    Args:
+        model: the trained network, of the user's own class.
+        task: with example inputs that it runs on.
+        round_to: as in the training: widths are multiples of it.
+
+    Returns:
+        The space.
+
+    Raises:
+        NoEffect: the network has no sub-networks.
+
+    Example:
+        >>> import gossamer
+        >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> neighbourhood(model, task, round_to=4).choices
+        (2, 4)
+    """
+    return NeighbourSpace(elastic_network(model, task.example_inputs, round_to=round_to))
