@@ -154,7 +154,7 @@ class NeighbourSearch:
         return found
 
     def _search(self) -> int:
-        """Try sub-networks until the time ends; how many."""
+        """Try sub-networks until the time ends, and one is within the limit or a whole population is not; how many."""
         store, name = self.planner.store, f"neighbourhood search, limit {self.limit:.4f}"
         known = [key for key in store.results if key.startswith("neighbourhood search") and ", trial " in key]
         share = AGAIN if known else 1.0
@@ -163,7 +163,7 @@ class NeighbourSearch:
         for key in plan["known"]:
             self._note(store.results[key], earlier=True)
         spent, number, again = 0.0, 0, 0
-        while (spent < plan["seconds"] or not number) and again < REPEATS:
+        while (spent < plan["seconds"] or not any(one.trained for one in self.found)) and again < REPEATS:
             genes = self.searcher.ask().genes
             if any(one.genes == genes for one in self.found):
                 again += 1

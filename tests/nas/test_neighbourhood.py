@@ -85,7 +85,7 @@ def test_a_job_searches_the_neighbourhood_and_a_killed_one_goes_on(
     assert methods[0] == "distill.once_for_all" and methods[-1] == "distill.recover"
     assert set(methods[2:-1]) <= {"prune.channels", "restructure.blocks"}
     assert total_macs(found.model, data.example_inputs) <= macs and not found.document.missed
-    assert any("neighbourhood" in trial.name for trial in found.document.trials)
+    assert any("neighbourhood" in trial.name for trial in found.document.states)
     recipe = gossamer.jobs.recipe.load_recipe(tmp_path / "recipe.yaml")
     assert recipe.steps[0].name() == "distill.once_for_all"
 

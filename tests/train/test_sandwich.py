@@ -21,7 +21,7 @@ def test_a_sub_network_runs_on_the_shared_weights_and_gives_its_gradients_to_the
     gradient = model.stem.weight.grad
     assert gradient is not None
     assert bool((gradient[:4].flatten(1).norm(dim=1) > 0).all()) and not gradient[4:].any()
-    assert model.body[0].conv1.weight.grad is None  # type: ignore[index, union-attr]
+    assert model.body[0].conv1.weight.grad is None
 
 
 def test_parts_of_grouped_weights_are_taken_by_group() -> None:

@@ -1,0 +1,1 @@
+"""Searchers of architectures, compared exactly on a table of trained cells."""
