@@ -86,7 +86,7 @@ def small_task() -> Task:
             if sum(map(len, targets)) >= samples:
                 break
         x, y = torch.cat(inputs)[:samples], torch.cat(targets)[:samples]
-        return list(zip(x.split(BATCH), y.split(BATCH)))
+        return list(zip(torch.split(x, BATCH), torch.split(y, BATCH)))
 
     return Task.from_loaders(part(whole.train, SAMPLES), part(whole.validation, SAMPLES))
 

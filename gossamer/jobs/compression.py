@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -101,7 +101,7 @@ def compress(
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
         recover = RecoveryDistillation(epochs=epochs, lr=lr) if train else RecoveryDistillation(steps=0)
-        return CompressionJob(model, task, goal, recipe, recover, folder, context, command, search=search).execute()
+        return CompressionJob(model, task, goal, recipe, Planning(recover, search), folder, context, command).execute()
 
 
 def _check_search(minutes: float, goal: Goal | None, recipe: Recipe | None, train: bool) -> None:
@@ -148,6 +148,14 @@ def _check_untrained(goal: Goal | None, recipe: Recipe | None, epochs: int | Non
         )
 
 
+@dataclass(frozen=True)
+class Planning:
+    """How a planned job trains, and for how many minutes it searches the neighbourhood; None: a tournament."""
+
+    recover: RecoveryDistillation
+    search: float | None = None
+
+
 class CompressionJob(Job):
     """One run of the main job in a folder."""
 
@@ -157,23 +165,21 @@ class CompressionJob(Job):
         task: Task,
         goal: Goal | None,
         recipe: Recipe | None,
-        recover: RecoveryDistillation,
+        planning: Planning,
         folder: Path,
         context: Context,
         command: str,
-        *,
-        search: float | None = None,
     ) -> None:
         stages = (TAKING, MEASURING) if recipe else (*PLANNED, MEASURING)
         super().__init__(task, goal or UNASKED, folder, command, stages)
         self.original = trainable_export(copy_network(model)).eval()
         check(task, self.original)
-        self.recipe, self.recover, self.search = recipe, recover, search
+        self.recipe, self.recover, self.search = recipe, planning.recover, planning.search
         self.budget = ""
         steps = recipe.steps if recipe else None
         teacher = job_fingerprint(context.teacher) if context.teacher is not None else None
-        searched = (search,) if search is not None else ()
-        about = goal, steps, recover, context.seed, data_fingerprint(task), teacher, *searched
+        searched = (self.search,) if self.search is not None else ()
+        about = goal, steps, self.recover, context.seed, data_fingerprint(task), teacher, *searched
         key = job_fingerprint(self.original, *about)
         self.open_store(key, context.fork(folder=self.work, original=self.original, goal=self.goal))
         self.shaping: ShapeSearch | None = None
