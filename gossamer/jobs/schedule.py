@@ -107,16 +107,19 @@ class JobSchedule:
         """Steps of a training, however much time there is."""
         return max(self.recover.passes(self.task) * len(self.task.train), ENOUGH)
 
-    def estimate(self, trainings: int, shape_seconds: float) -> str:
+    def estimate(self, trainings: int, shape_seconds: float, search: float | None = None) -> str:
         """What will be tried and how long that takes, for the start of a job.
 
         Args:
             trainings: recoveries, at most.
             shape_seconds: to estimate the cost of one shape.
+            search: minutes of a search of the neighbourhood; None: a tournament.
 
         Returns:
             One line.
         """
+        if search is not None:
+            return f"the neighbourhood is trained and searched for {duration(60 * search)}; the recoveries follow"
         macs = total_macs(self.original, self.task.example_inputs)
         steps = self.first_steps() or self.recover.passes(self.task) * len(self.task.train)
         count = max(1, min(SHAPES, round(self.planning() / max(shape_seconds, 1e-3)))) if self.by_time else SHAPES

@@ -17,7 +17,6 @@ from gossamer.jobs.trained_alternatives import binary_steps, sparse_steps, train
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.modules.cost import total_macs
 from gossamer.nas.planner import NeighbourhoodPlanner
-from gossamer.report.text import duration
 from gossamer.search.axes import Steps
 from gossamer.search.binary_advice import binarized
 from gossamer.search.bisection import Point, bracket, near_miss, next_cost_ratio, within_budget
@@ -93,10 +92,7 @@ class ShapeSearch:
             )
             self._keep_outputs()
             steps = self.schedule.first_steps()
-        estimate = self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3)
-        if search is not None:
-            estimate = f"the neighbourhood is trained and searched for {duration(60 * search)}; the recoveries follow"
-        self.context.progress.say(estimate)
+        self.context.progress.say(self.schedule.estimate(TRAININGS, attempts.seconds["plan"] / 3, search))
         reference = attempts.reference.value
         self.margin = planned_share(self.goal, steps)
         about = self.cost_model, recover, reference, steps, self.margin, self.schedule.planning()
