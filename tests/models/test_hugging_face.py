@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import zoo_shim
+from PIL import Image
 
 from gossamer.cli.loading import Request, load_model
 from gossamer.cli.loading_data import preprocessing_for
@@ -69,6 +70,24 @@ def test_an_image_network_says_its_preprocessing_and_classes(transformers: Any, 
     form = preprocessing_for(f"hf:{folder}")
     assert form is not None and (form.size, form.crop, form.interpolation) == (16, None, "bicubic")
     assert class_names(f"hf:{folder}", 3) == {"cat": 0, "dog": 1, "owl": 2}
+
+
+@pytest.mark.slow
+def test_an_image_network_is_trained_at_the_size_that_its_files_say(
+    transformers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gossamer.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    vit_folder(transformers, tmp_path / "vit")
+    for name in ("cat", "dog", "owl"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = torch.randint(256, (20, 24, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    with contextlib.suppress(SystemExit):
+        app(["train", "hf:./vit", "--data", "photos", "--epochs", "1", "--out", "net.safetensors", "--quiet"])
+    assert Path("net.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
