@@ -72,7 +72,8 @@ class ThreeC(ChannelSelection):
         super().__post_init__()
         for name in ("sparsity", "widths"):
             if getattr(self, name):
-                raise BadInput(f"{self.name()}: {name} says nothing of ranks; give speedup, macs or params")
+                given = f"{name} = {getattr(self, name)!r}"
+                raise BadInput(f"{self.name()}: {given} says nothing of ranks; give speedup, macs or params")
 
     def shape_only(self) -> "ThreeC":
         return self
