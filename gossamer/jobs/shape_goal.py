@@ -166,8 +166,10 @@ class ShapeSearch:
         recovery = self.schedule.recovery(name, self.planner.macs(steps))
         if recovery is None:
             self.out_of_time = True
-            self.context.progress.say(f"{name}: too little time is left to train it")
-            return None
+            competed = shape_of(steps) != steps  # its short training may have been enough
+            so = ", it is judged as the tournament left it" if competed else ""
+            self.context.progress.say(f"{name}: too little time is left to train it{so}")
+            return self._attempt(steps, name) if competed else None
         if not recovery.trains:  # the tournament, where there was one, has put it behind the shape already
             return self._attempt((*shape_of(steps), recovery), name)
         if recovery.lr is None and recovery.steps is not None and recovery.steps < SEARCHED_FROM:
@@ -176,9 +178,8 @@ class ShapeSearch:
             lr = self.attempts.trials(name, shape_key(steps), self._rate, steps, recovery)
             if lr is None:
                 return None
-            # The trials of rates took their time.
-            rest = self.schedule.recovery(f"{name}, its rate known", self.planner.macs(steps)) or recovery
-            recovery = replace(rest, lr=lr)
+            rest = self.schedule.recovery(f"{name}, its rate known", self.planner.macs(steps))  # the trials took time
+            recovery = replace(rest or recovery, lr=lr)
         return self._attempt((*steps, recovery), name)
 
     def _rate(self, steps: Steps, recovery: RecoveryDistillation) -> float:

@@ -205,6 +205,24 @@ def test_where_shapes_are_few_the_fastest_within_the_budget_is_delivered() -> No
     assert len({repr(s) for s in world.trained}) == len(world.trained)  # nothing is trained twice
 
 
+@pytest.mark.parametrize("competed", [True, False])
+def test_without_time_for_a_recovery_what_the_tournament_trained_is_judged(
+    competed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Competed(World):
+        def plan(self, whole: CostEstimate, *, relaxation: float, kinds: Sequence[str] = ()) -> Steps | None:
+            return network(0.9) if competed else shape(0.9)
+
+    world = Competed(lambda steps: (0.9, 0.1) if steps else (WHOLE, 0.0))
+    monkeypatch.setattr(JobSchedule, "recovery", lambda *_: None)
+    found = world.shaping(CheckpointStore(None, "")).search()
+    if competed:
+        assert found.steps == network(0.9) and world.trained == [network(0.9)]
+        assert any("judged as the tournament left it" in line for line in world.said)
+    else:
+        assert network(0.9) not in world.trained and shape(0.9) not in world.trained
+
+
 @pytest.mark.parametrize("failing", [(0.9,), (0.9, 1.2), (0.9, 1.2, 1.6, 1.9, 2.2)])
 @pytest.mark.slow
 def test_what_fails_in_its_training_is_left_out_and_the_job_delivers(failing: Sequence[float]) -> None:

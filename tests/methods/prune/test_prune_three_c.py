@@ -127,7 +127,7 @@ def test_it_is_nearer_to_the_outputs_than_channels_alone() -> None:
 
 
 def test_it_says_what_it_was_given_and_what_it_needs() -> None:
-    with pytest.raises(BadInput, match="sparsity = 0.5 says nothing of ranks"):
+    with pytest.raises(BadInput, match=r"sparsity = 0.5 says nothing of ranks"):
         ThreeC(sparsity=0.5)
     with pytest.raises(BadInput, match="is not less than the network costs now"):
         ThreeC(macs=10**9)(tiny(), TASK)
