@@ -24,6 +24,7 @@ from gossamer.jobs.size_goal import to_size
 from gossamer.jobs.stages import ATTEMPTS, MEASURING, PLANNED, TAKING
 from gossamer.measure import Evaluation, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
+from gossamer.nas.planner import NeighbourhoodPlanner
 from gossamer.search.checkpoint_store import data_fingerprint, job_fingerprint
 from gossamer.train.trainable_export import trainable_export
 
@@ -231,7 +232,7 @@ class CompressionJob(Job):
         # A rate that was given is the recovery's where there is one, by SGD: training into a file is by AdamW.
         lr = None if self.goal.shape_gains else self.recover.lr
         if self.goal.shape_gains:
-            self.shaping = ShapeSearch(self.attempts, self.recover, self.search)
+            self.shaping = ShapeSearch(self.attempts, self.recover, self.search, NeighbourhoodPlanner.of)
             shaped = self.shaping.search()
         else:
             shaped = self.attempts.untouched()

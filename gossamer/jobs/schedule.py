@@ -19,6 +19,7 @@ from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.modules.cost import total_macs
 from gossamer.report.text import duration
 from gossamer.search.checkpoint_store import CheckpointStore
+from gossamer.search.cost_model import CAREFUL_MARGIN, SAFETY_MARGIN
 from gossamer.train import Training, TrainingStep, fit
 from gossamer.train.train_mode import teacher_terms
 
@@ -28,7 +29,22 @@ ENOUGH = 3 * LEAST_STEPS  # steps: few data are not gone through more often, how
 FEWEST = LEAST_STEPS // 4  # steps: a shorter training is not worth an attempt
 SHAPES = 20  # shapes of one plan, about
 PLANNING = 0.25  # of the time: after it no further shapes are looked at
+SEARCHED_FROM = 2000  # steps by time: shorter trainings cannot spare the 160 that trials of learning rates take
 TIMED = 8  # steps that are timed; the first two are not counted
+
+
+def planned_share(goal: Goal, steps: int | None) -> float:
+    """How much of what the goal allows a shape may cost. Times differ from one measurement to the next, and in a job
+    too short for a second training nothing mends a network that turned out too slow.
+
+    Args:
+        goal: of the job.
+        steps: of the first training, where the time says how long it is.
+
+    Returns:
+        The share, below 1.
+    """
+    return CAREFUL_MARGIN if goal.time_gains and steps is not None and steps < SEARCHED_FROM else SAFETY_MARGIN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,27 +1,26 @@
 """A goal of time, multiply-adds or parameters: the fastest network within the budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from gossamer.core.batches import unaugmented
-from gossamer.core.goal import FROM_MODULES, Goal
+from gossamer.core.goal import FROM_MODULES
 from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, Delivery, timed
-from gossamer.jobs.schedule import JobSchedule
+from gossamer.jobs.schedule import SEARCHED_FROM, JobSchedule, planned_share
 from gossamer.jobs.stages import ATTEMPTS, PRICING
 from gossamer.jobs.trained_alternatives import binary_steps, sparse_steps, trained_otherwise, within_reach
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.modules.cost import total_macs
-from gossamer.nas.planner import NeighbourhoodPlanner
 from gossamer.search.axes import Steps
 from gossamer.search.binary_advice import binarized
 from gossamer.search.bisection import Point, bracket, near_miss, next_cost_ratio, within_budget
 from gossamer.search.checkpoint_store import take_steps
-from gossamer.search.cost_model import CAREFUL_MARGIN, SAFETY_MARGIN, CostEstimate, CostModel
+from gossamer.search.cost_model import CostEstimate, CostModel
 from gossamer.search.exports import Exports
 from gossamer.search.plan import Planner, shape_key, shape_of
 from gossamer.search.tournament import trial_row
@@ -33,7 +32,6 @@ from gossamer.train.train_mode import teacher_terms
 TRAININGS = 6  # whole recoveries of one job, at most
 HARDER = 1.05  # times: at least so much further is cut when a result just misses, else the same shape is found again
 MOST_OUTPUTS = 2**28  # bytes of a teacher's outputs that are kept
-SEARCHED_FROM = 2000  # steps by time: shorter trainings cannot spare the 160 that trials of learning rates take
 SHORT = 0.5  # times the usual rate, in these: 900 steps ended within 0.1 points of one another at 0.3 to 1 times it
 SPOILED = 1.2  # times the cost ratio that was planned for: more, and the measurements that it was planned by are wrong
 
@@ -50,18 +48,8 @@ class Attempt:
     edits: list[Edit]
 
 
-def planned_share(goal: Goal, steps: int | None) -> float:
-    """How much of what the goal allows a shape may cost. Times differ from one measurement to the next, and in a job
-    too short for a second training nothing mends a network that turned out too slow.
-
-    Args:
-        goal: of the job.
-        steps: of the first training, where the time says how long it is.
-
-    Returns:
-        The share, below 1.
-    """
-    return CAREFUL_MARGIN if goal.time_gains and steps is not None and steps < SEARCHED_FROM else SAFETY_MARGIN
+# Of the usual planner, the minutes of a search and the seconds of a training step: what plans in its place.
+PlannerOf = Callable[[Planner, float, float], Planner]
 
 
 class ShapeSearch:
@@ -69,10 +57,16 @@ class ShapeSearch:
     the budget and the slowest one outside, until the budget is spent. What just misses the budget is trained on.
 
     All decisions are by validation data, from numbers that are in the store. search: minutes for a search of the
-    neighbourhood instead of the tournament; None: the tournament.
+    neighbourhood instead of the tournament, which is planned by what `planner_of` gives; None: the tournament.
     """
 
-    def __init__(self, attempts: Attempts, recover: RecoveryDistillation, search: float | None = None) -> None:
+    def __init__(
+        self,
+        attempts: Attempts,
+        recover: RecoveryDistillation,
+        search: float | None = None,
+        planner_of: PlannerOf | None = None,
+    ) -> None:
         self.attempts, self.recover, self.goal, self.context = attempts, recover, attempts.goal, attempts.context
         original, task, store = attempts.original, attempts.task, attempts.store
         self.schedule = JobSchedule(
@@ -97,9 +91,9 @@ class ShapeSearch:
         self.margin = planned_share(self.goal, steps)
         about = self.cost_model, recover, reference, steps, self.margin, self.schedule.planning()
         self.planner = Planner(original, task, self.context, store, *about)
-        if search is not None:
+        if search is not None and planner_of is not None:
             step = self.schedule.seconds_per_step(total_macs(original, task.example_inputs))
-            self.planner = NeighbourhoodPlanner.of(self.planner, search, step)
+            self.planner = planner_of(self.planner, search, step)
         self.tried: list[Attempt] = []
         self.bounds: list[Point] = []  # cost ratios for which there is no new shape
         self.trainings = 0

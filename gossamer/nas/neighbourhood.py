@@ -37,7 +37,7 @@ class NeighbourSpace(Space):
         >>> found.model.conv1.out_channels
         8
         >>> space.words(tuple(n - 1 for n in space.choices))
-        'conv1 2/8, conv2 4/16'
+        'conv1 2/8, conv2 4/16, fc1 4/16'
     """
 
     elastic: ElasticNetwork
@@ -211,6 +211,6 @@ def neighbourhood(model: nn.Module, task: Task, *, round_to: int = 1) -> Neighbo
         >>> import gossamer
         >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
         >>> neighbourhood(model, task, round_to=4).choices
-        (2, 4)
+        (2, 4, 4)
     """
     return NeighbourSpace(elastic_network(model, task.example_inputs, round_to=round_to))

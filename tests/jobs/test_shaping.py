@@ -21,8 +21,8 @@ from gossamer.core.progress import Silent
 from gossamer.core.record import Record
 from gossamer.errors import Diverged
 from gossamer.jobs.exporting import other_runtimes
-from gossamer.jobs.schedule import JobSchedule
-from gossamer.jobs.shape_goal import SEARCHED_FROM, TRAININGS, ShapeSearch, planned_share
+from gossamer.jobs.schedule import SEARCHED_FROM, JobSchedule, planned_share
+from gossamer.jobs.shape_goal import TRAININGS, ShapeSearch
 from gossamer.jobs.stages import PLANNED, Stages
 from gossamer.jobs.trained_alternatives import sparse_steps, trained_otherwise, within_reach
 from gossamer.measure import paired_drop, whole_samples
