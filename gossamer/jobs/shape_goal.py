@@ -247,7 +247,8 @@ class ShapeSearch:
         points = [*(Point(attempt.cost_ratio, attempt.drop) for attempt in self.tried), *self.bounds]
         if not points:
             return relaxation  # what was planned has failed: there may be another shape
-        inside, outside = bracket(points, Point(self.whole.worst_ratio, 0.0), budget)
+        uncut = next((one.cost_ratio for one in self.tried if not one.steps), self.whole.worst_ratio)
+        inside, outside = bracket(points, Point(uncut, 0.0), budget)
         if inside.cost_ratio <= 1:
             return None
         if outside is None:
@@ -264,11 +265,11 @@ class ShapeSearch:
     def _harder(self) -> float | None:
         """Once more, cutting further, because what was within the budget turned out slower than it was planned."""
         best = self._best()
-        if self.pushed or best is None or not best.steps:
+        if self.pushed or best is None:
             return None
         cost_ratio, self.pushed = best.cost_ratio, True
         self.context.progress.say(f"the result costs {cost_ratio:.2f} times what the goal allows: cutting further")
-        if cost_ratio > SPOILED:
+        if cost_ratio > SPOILED or not best.steps:
             self.cost_model.measure_again()
             self.whole = self.cost_model(
                 "original int8=True" if self.int8 else "original", lambda: self.attempts.original

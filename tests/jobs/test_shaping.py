@@ -205,6 +205,30 @@ def test_where_shapes_are_few_the_fastest_within_the_budget_is_delivered() -> No
     assert len({repr(s) for s in world.trained}) == len(world.trained)  # nothing is trained twice
 
 
+@pytest.mark.parametrize("measured", [1.1, 1.6])
+def test_where_int8_alone_turns_out_too_slow_it_is_measured_again_and_cut(measured: float) -> None:
+    def estimate(cost_ratio: float) -> CostEstimate:
+        return CostEstimate(
+            macs=1, params=1, latency_ms=1, speedup=1, precision="int8", cost_ratios={"speedup": cost_ratio}
+        )
+
+    class Model:
+        again = False
+
+        def measure_again(self) -> None:
+            self.again = True
+
+        def __call__(self, *_: Any) -> CostEstimate:
+            assert self.again
+            return estimate(measured)
+
+    world = World(lambda steps: (0.9, 0.2) if steps else (measured, 0.0))
+    made = world.shaping(CheckpointStore(None, ""))
+    made.whole, made.cost_model = estimate(0.8), Model()  # type: ignore[assignment]
+    found = made.search()
+    assert found.steps and world.trained[0] == () and len(world.trained) == 2
+
+
 @pytest.mark.parametrize("competed", [True, False])
 def test_without_time_for_a_recovery_what_the_tournament_trained_is_judged(
     competed: bool, monkeypatch: pytest.MonkeyPatch
