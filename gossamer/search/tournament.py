@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHARES = (0.05, 0.15)  # of the batches of the recovery that follows: for all candidates, and for the two best of them
 MIN_STEPS, MAX_STEPS = 40, 8000  # of a round; of the recovery that a round is a share of
+TIE = 0.1  # of the score of the best: what is nearer is as good
 SHORT_LR = 0.2  # times the learning rate of a recovery: large steps need its length to pay off
 LONG_RECOVERY = 1000  # steps of a recovery after which most of a lead in the tournament is gone
 MIN_LOSS = 0.1  # points behind the original that are told apart
@@ -90,7 +91,12 @@ class Tournament:
             trial = trial_row(name, one.estimate, metric.shown(value), self.runtime, note=note)
             self.context.log.trials.append(replace(trial, brief=True))
             scores.append((self._score(value, one.estimate), one))
-        return [one for _, one in sorted(scores, key=lambda pair: -pair[0])]
+        best = max((score for score, _ in scores), default=0.0)
+        # What a short training cannot tell apart, capacity decides: it is what the recovery can make use of.
+        alike = [(-one.estimate.macs, -score, one) for score, one in scores if score >= (1 + TIE) * best]
+        rest = [(-score, one) for score, one in scores if score < (1 + TIE) * best]
+        first = [one for *_, one in sorted(alike, key=lambda row: row[:2])]
+        return [*first, *(one for _, one in sorted(rest, key=lambda row: row[0]))]
 
     def training(self, number: int) -> "RecoveryDistillation":
         """The training of a round: a share of the recovery, with a whole schedule of its own; where that trains

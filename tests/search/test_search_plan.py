@@ -245,6 +245,17 @@ def test_what_saves_more_than_is_asked_for_may_be_further_behind(
     assert best is not None and best.name == winner
 
 
+@pytest.mark.parametrize(("behind", "winner"), [(0.002, "large"), (0.02, "small")])
+def test_what_a_short_training_cannot_tell_apart_capacity_decides(
+    behind: float, winner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"small": 0.85, "large": 0.85 - behind}  # 5 points lost, and 4 or 40 % of that more
+    monkeypatch.setattr(Tournament, "_value", lambda self, one, number: values[one.name])
+    shapes = [ShapeCandidate(name, (), estimate(1.0, macs)) for name, macs in (("small", 1), ("large", 2))]
+    found = planner().tournament.winner(shapes)
+    assert found is not None and found.name == winner
+
+
 def test_a_round_trains_its_share_of_the_recovery() -> None:
     """And never less than is needed to tell anything."""
     size = len(task().train)
