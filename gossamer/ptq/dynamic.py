@@ -16,11 +16,14 @@ from gossamer.runtime import onnx_clean
 
 LEAST_TABLE = 2**14  # numbers of a table of embeddings; smaller ones stay float32
 LARGEST = 127
-DOMAIN_VERSION = 11  # of ONNX, that has DynamicQuantizeLinear
+LEAST_OPSET = 11  # has DynamicQuantizeLinear
 
 
 def is_mostly_products(model: onnx.ModelProto) -> bool:
-    """Whether most of a network's numbers are in what can be made dynamic: products by matrices, and tables."""
+    """Whether most of a network's numbers are in what can be made dynamic: products by matrices, and tables. Not in
+    files of an opset before 11: a later one would give their operators another meaning."""
+    if any(entry.version < LEAST_OPSET for entry in model.opset_import if entry.domain in ("", "ai.onnx")):
+        return False
     weights = Weights(model.graph)
     taken = sum(weights[name].size for name in _taken(model.graph, weights))
     return 2 * taken > sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
@@ -56,9 +59,6 @@ def quantize(
     used = {name for node in nodes for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
-    for entry in copied.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, DOMAIN_VERSION)
     onnx_clean.strip(copied)
     return copied
 

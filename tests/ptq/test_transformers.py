@@ -107,6 +107,10 @@ def test_networks_of_convolutions_do_not_fit(network: onnx.ModelProto, tmp_path:
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 32, 3), nn.Flatten(), nn.Linear(32 * 4, 2))
     other = onnx.load(export_onnx(model.eval(), (torch.rand(2, 1, 6, 6),), tmp_path / "net.onnx"))
     assert dynamic.is_mostly_products(network) and not dynamic.is_mostly_products(other)
+    old = onnx.ModelProto()
+    old.CopyFrom(network)
+    old.opset_import[0].version = 10  # operators would mean something else in a later opset
+    assert not dynamic.is_mostly_products(old)
 
 
 @pytest.mark.parametrize("strength", smoothing.STRENGTHS)
