@@ -50,7 +50,9 @@ def export(
     shape: ShapeOption = None,
     target: Annotated[
         str | None,
-        typer.Option(help="executorch (.pte), litert or litert-int8 (.tflite), ncnn (.param) or onnx-web (.onnx)."),
+        typer.Option(
+            help="executorch (.pte), litert or litert-int8 (.tflite), ncnn (.param), onnx-web or onnx-binary (.onnx)."
+        ),
     ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantize to int8 (.onnx), calibrated and checked on --data.")

@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 
 from gossamer.errors import CorruptFile, first_line
+from gossamer.runtime.operators.library import DOMAIN, OPERATORS
 
 LIMIT = 1 << 31  # bytes: protobuf reads no larger message
 MOST_GRAPHS = 64  # graphs inside one another
@@ -33,6 +34,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     for graph in _graphs(model, path):
         for node in graph.node:
             known = node.domain in DOMAINS or node.domain.startswith(DOMAINS_OF_OTHERS)
+            known = known or (node.domain == DOMAIN and node.op_type in OPERATORS)
             if not known and (node.domain, node.op_type) not in local:
                 raise CorruptFile(
                     f"{path} calls {node.op_type[:60]!r} of {node.domain[:60]!r}, which no runtime here knows; export "

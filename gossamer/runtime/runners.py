@@ -17,8 +17,9 @@ from gossamer.core.goal import RUNTIMES
 from gossamer.core.outputs import tensors
 from gossamer.core.processors import available, usual_threads
 from gossamer.core.runner import Runner
-from gossamer.errors import BadInput, CorruptFile, MissingExtra, first_line, require, unknown
+from gossamer.errors import BadInput, CorruptFile, GossamerError, MissingExtra, first_line, require, unknown
 from gossamer.runtime.metadata import STRUCTURE, read_structure
+from gossamer.runtime.operators.library import DOMAIN, OPERATORS, find_library
 from gossamer.runtime.threads import torch_threads
 
 PRECISIONS = {
@@ -174,7 +175,15 @@ def open_session(path: Path, *, threads: int, profile: bool = False) -> Any:
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, str(path.parent / f".{path.stem}.profile")
     try:
+        try:
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if not any(f"{DOMAIN}:{name}" in str(error) for name in OPERATORS):
+                raise
+        options.register_custom_ops_library(str(find_library()))
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except GossamerError:
+        raise
     except Exception as error:
         raise CorruptFile(f"{path}: ONNX Runtime cannot open it: {first_line(error)}") from error
 

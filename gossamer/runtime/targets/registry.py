@@ -41,6 +41,7 @@ TARGETS = {
     "litert": Target(suffix=".tflite", module="litert"),
     "litert-int8": Target(suffix=".tflite", module="litert", quantized=True, tolerance=float("inf")),
     "ncnn": Target(suffix=".param", module="ncnn", tolerance=2e-2),  # its weights are stored in 16 bits
+    "onnx-binary": Target(suffix=".onnx", module="onnx_binary", tolerance=0.1),  # rounding may turn a sign
     "onnx-web": Target(suffix=".onnx", module="onnx_web"),
 }
 
