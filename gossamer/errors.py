@@ -118,8 +118,13 @@ def own_error(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, in short: names out of a file can be of any length."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_QUOTED]
+    """What an error of another library says, in short: names out of a file can be of any length.
+
+    Where it begins with headings, such as OpenVINO's "Exception from FILE:84:", what stands below them.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    below = [line.strip(" -") for line in lines if line.strip() and not line.rstrip().endswith(":")]
+    return (" ".join(below) if below and lines[0].rstrip().endswith(":") else lines[0])[:MAX_QUOTED]
 
 
 # Which extra of the package brings which optional library.

@@ -7,7 +7,7 @@ import torch
 from deploy_nets import images, task, trained
 from torch import nn
 
-from gossamer.errors import BadInput, CorruptFile, ExportMismatch, MissingExtra
+from gossamer.errors import BadInput, CorruptFile, ExportMismatch, MissingExtra, first_line
 from gossamer.measure import latency, peak_memory
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.profiling import layer_times, origin, owners_of
@@ -214,3 +214,10 @@ def test_verify_refuses_an_empty_loader_and_other_shapes():
         verify(trained(), changed(1.0), [])
     with pytest.raises(ExportMismatch, match="shape"):
         verify(lambda x: torch.zeros(len(x), 7), changed(1.0), task().validation)
+
+
+def test_what_another_library_says_is_told_without_its_headings() -> None:
+    told = "Exception from src/core.cpp:84:\nCheck 'false' failed at report.cpp:151:\nNot converted.\n-- No rule for: A.B\n"
+    assert first_line(RuntimeError(told)) == "Not converted. No rule for: A.B"
+    assert first_line(RuntimeError("first\nsecond")) == "first"
+    assert first_line(RuntimeError("only a heading:\n")) == "only a heading:" and first_line(KeyError()) == "KeyError"
