@@ -217,7 +217,7 @@ def test_verify_refuses_an_empty_loader_and_other_shapes():
 
 
 def test_what_another_library_says_is_told_without_its_headings() -> None:
-    told = "Exception from src/core.cpp:84:\nCheck 'false' failed at report.cpp:151:\nNot converted.\n-- No rule for: A.B\n"
+    told = "Exception from core.cpp:84:\nCheck failed at report.cpp:151:\nNot converted.\n-- No rule for: A.B\n"
     assert first_line(RuntimeError(told)) == "Not converted. No rule for: A.B"
     assert first_line(RuntimeError("first\nsecond")) == "first"
     assert first_line(RuntimeError("only a heading:\n")) == "only a heading:" and first_line(KeyError()) == "KeyError"
