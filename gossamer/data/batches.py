@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -105,6 +105,12 @@ def ahead(make: Callable[[int], T], numbers: Iterable[int], workers: int) -> Ite
                 left.cancel()
 
 
+class Labels(Protocol):
+    """What a batch is to give, by numbers of images, such as a tensor."""
+
+    def __getitem__(self, index: Tensor, /) -> Any: ...
+
+
 def largest_batch(shape: Sequence[int]) -> int:
     """Samples of a batch of images (N, C, H, W), so that what a network makes of them fits into memory."""
     return max(1, BATCH_NUMBERS // math.prod(shape[1:]))
@@ -125,7 +131,8 @@ class Batches:
 
     Attributes:
         images: of the data set; `index` says which of them are in the split.
-        labels: class numbers (N,) of the data set; None: batches are inputs alone.
+        labels: class numbers (N,) of the data set, or whatever gives the targets of a batch for numbers of images;
+            None: batches are inputs alone.
         batch_size: images of a batch; the last one may have fewer.
         normalisation: mean and deviation by channel.
         index: numbers of the images, in their order; not given: all.
@@ -143,7 +150,7 @@ class Batches:
     """
 
     images: Images
-    labels: Tensor | None
+    labels: Labels | None
     _: KW_ONLY
     batch_size: int
     normalisation: Normalisation

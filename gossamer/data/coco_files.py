@@ -104,12 +104,12 @@ def read_instances(
     Raises:
         CorruptFile: the file is no JSON of instances.
     """
-    document = _document(path)
-    categories = _by_id(document["categories"], "category", path, faults)
+    document = coco_document(path)
+    categories = rows_by_id(document["categories"], "category", path, faults)
     names = {key: str(row.get("name", key)) for key, row in sorted(categories.items())} if classes is None else classes
-    images = _by_id(document["images"], "image", path, faults)
+    images = rows_by_id(document["images"], "image", path, faults)
     grouped: dict[int, list[dict[str, Any]]] = {key: [] for key in images}
-    for key, row in _by_id(document["annotations"], "annotation", path, faults).items():
+    for key, row in rows_by_id(document["annotations"], "annotation", path, faults).items():
         where = f"{path.name} annotation {key}"
         if row.get("image_id") not in grouped:
             faults.add("annotation of an image that is not there", f"{where} (image {row.get('image_id')})")
@@ -119,17 +119,13 @@ def read_instances(
             grouped[row["image_id"]].append(row)
     labels = {key: label for label, key in enumerate(sorted(names))}
     found = []
-    for key, row in images.items():
-        file, sides = folder / str(row.get("file_name", "")), (row.get("height"), row.get("width"))
-        if not all(isinstance(side, int) and side > 0 for side in sides):
-            faults.add("image without height and width", f"{path.name} image {key}")
-        elif existing(file, faults):
-            objects = _objects(grouped[key], labels, sides, path, faults)  # type: ignore[arg-type]
-            found.append(AnnotatedImage(path=file, sides=sides, objects=objects))  # type: ignore[arg-type]
+    for key, (file, sides) in existing_images(images, folder, path, faults).items():
+        objects = _objects(grouped[key], labels, sides, path, faults)
+        found.append(AnnotatedImage(path=file, sides=sides, objects=objects))
     return found, dict(names)
 
 
-def _document(path: Path) -> dict[str, Any]:
+def coco_document(path: Path) -> dict[str, Any]:
     """The parsed file. Raises CorruptFile where it is of another task."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -151,7 +147,21 @@ def _document(path: Path) -> dict[str, Any]:
     return document  # type: ignore[no-any-return]
 
 
-def _by_id(rows: Sequence[dict[str, Any]], what: str, path: Path, faults: Faults) -> dict[int, dict[str, Any]]:
+def existing_images(
+    images: Mapping[int, dict[str, Any]], folder: Path, path: Path, faults: Faults
+) -> dict[int, tuple[Path, tuple[int, int]]]:
+    """The file of each image that is there, and its height and width; what is wrong is noted."""
+    found = {}
+    for key, row in images.items():
+        file, sides = folder / str(row.get("file_name", "")), (row.get("height"), row.get("width"))
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            faults.add("image without height and width", f"{path.name} image {key}")
+        elif existing(file, faults):
+            found[key] = (file, sides)
+    return found  # type: ignore[return-value]
+
+
+def rows_by_id(rows: Sequence[dict[str, Any]], what: str, path: Path, faults: Faults) -> dict[int, dict[str, Any]]:
     """Rows by their id; of several with one id the first."""
     found: dict[int, dict[str, Any]] = {}
     for place, row in enumerate(rows):

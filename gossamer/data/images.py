@@ -19,6 +19,7 @@ from torch import Tensor
 from gossamer.core.preprocessing import BYTE_RANGE, Preprocessing
 from gossamer.errors import BadInput, CorruptFile, first_line
 
+S = TypeVar("S")
 T = TypeVar("T")
 # What Pillow's readers raise for broken files.
 UNREADABLE = (
@@ -90,11 +91,12 @@ class _Later(Exception):
     """An image that is too large to be decoded while others are."""
 
 
-def each(paths: Sequence[Path], work: Callable[[Path, float], T]) -> list[T]:
-    """What the work gives for every path, in order, by several threads. It is told how many pixels an image may have;
-    what has more comes when all others are done, alone and in this thread: allocators keep memory for each thread."""
+def each(paths: Sequence[S], work: Callable[[S, float], T]) -> list[T]:
+    """What the work gives for every path, or number of an image, in order, by several threads. It is told how many
+    pixels an image may have; what has more comes when all others are done, alone and in this thread: allocators keep
+    memory for each thread."""
 
-    def attempt(path: Path) -> T | _Later:
+    def attempt(path: S) -> T | _Later:
         try:
             return work(path, LARGE)
         except _Later as later:

@@ -1,6 +1,5 @@
-"""Landmarks as the 300-W challenge publishes them: a `.pts` file beside each image."""
+"""Tasks from landmarks: those of 300-W, a `.pts` file beside each image, of AFLW, and of COCO."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,78 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gossamer.core.preprocessing import Preprocessing
+from gossamer.core.progress import Progress
 from gossamer.core.task import Task
 from gossamer.data.arrays import EXAMPLES, SPLIT_SEED
 from gossamer.data.batches import BATCH, Batches, Normalisation, largest_batch
-from gossamer.data.images import decode_image, each, image_header, large_images, refuse_broken
-from gossamer.detection.landmarks import LandmarkError, landmark_loss
-from gossamer.errors import BadInput, CorruptFile, first_line
+from gossamer.data.box_files import Faulty
+from gossamer.data.images import decode_image, each, large_images
+from gossamer.data.keypoint_files import DATABASE, FaceImage, keypoint_files, read_aflw, read_keypoints, read_pts
+from gossamer.detection.landmarks import KeypointRecall, LandmarkError, landmark_loss
+from gossamer.errors import BadInput
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 SIDE = 128  # pixels of a face
 ROOM = 1.5  # times the longer side of the box around the landmarks
 EYES = {68: (36, 45), 98: (60, 72)}  # the outer corners of the eyes, by how many landmarks a face has
-VALIDATION = 0.1  # of the training faces
-
-
-@dataclass(frozen=True, kw_only=True)
-class FaceImage:
-    """An image file with the landmarks of a face. sides: height and width. points: shape (L, 2), in its pixels."""
-
-    path: Path
-    sides: tuple[int, int]
-    points: Tensor
-
-
-def read_points(path: Path) -> Tensor:
-    """The landmarks of a `.pts` file.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        float32, shape (L, 2), x and y in pixels from 0; the file counts from 1.
-
-    Raises:
-        CorruptFile: it is no such file, or has other than as many points as it says.
-
-    Source: Sagonas et al. 2013, 300 Faces in-the-Wild Challenge.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        known = {name.strip(): value for name, _, value in (line.partition(":") for line in lines[: lines.index("{")])}
-        rows = [[float(x) for x in line.split()] for line in lines[lines.index("{") + 1 : lines.index("}")]]
-        count = int(known["n_points"])
-    except (ValueError, KeyError, OSError) as error:
-        raise CorruptFile(
-            f"{path} is no file of landmarks with n_points and a list in braces: {first_line(error)}"
-        ) from error
-    if len(rows) != count or any(len(row) != 2 or not all(map(math.isfinite, row)) for row in rows):
-        raise CorruptFile(f"{path} says that it has {count} points of two numbers; it has {len(rows)} lines")
-    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 2) - 1
-
-
-def faces_of(folder: Path) -> list[FaceImage]:
-    """All images below a folder with a `.pts` file of the same name beside them, in the order of their paths.
-
-    Raises CorruptFile where an image is missing or cannot be read, or where faces have different numbers of landmarks.
-    """
-    files = sorted(folder.rglob("*.pts"))
-    images = [next((p for s in SUFFIXES if (p := file.with_suffix(s)).is_file()), None) for file in files]
-    missing = [file.name for file, image in zip(files, images) if image is None]
-    if missing:
-        raise CorruptFile(f"{folder}: {len(missing)} files of landmarks have no image beside them: {missing[0]}")
-    there = [image for image in images if image is not None]
-    sides = [(height, width) for _, (width, height) in refuse_broken(there, image_header)]
-    found = [FaceImage(path=p, sides=s, points=read_points(file)) for p, s, file in zip(there, sides, files)]
-    counts = sorted({len(one.points) for one in found})
-    if len(counts) > 1:
-        odd = next(one.path.name for one in found if len(one.points) != len(found[0].points))
-        raise CorruptFile(f"{folder}: faces have {counts} landmarks; {odd} has other than {found[0].path.name}")
-    for one in found:
-        if float((one.points.amax(0) - one.points.amin(0)).prod()) <= 0:
-            raise CorruptFile(f"{one.path.with_suffix('.pts')}: its landmarks lie on a line")
-    return found
+VALIDATION = 0.1  # of the training images
+TEST = 0.1  # of the images of a data set that has no split of its own
 
 
 def square_around(points: Tensor) -> tuple[float, float, float]:
@@ -110,14 +52,14 @@ class FaceCrops:
         self.shape = (len(self.faces), form.channels, *form.sides)
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
-        wanted = {self.faces[i].path: self.faces[i] for i in index.tolist()}
+        wanted = list(dict.fromkeys(index.tolist()))
         with large_images():
-            read = dict(zip(wanted, each(list(wanted), lambda path, most: self._read(wanted[path], most))))
-        return torch.stack([read[self.faces[i].path] for i in index.tolist()])
+            read = dict(zip(wanted, each(wanted, lambda number, most: self._read(self.faces[number], most))))
+        return torch.stack([read[i] for i in index.tolist()])
 
     def _read(self, face: FaceImage, most: float) -> Tensor:
         whole = decode_image(face.path, replace(self.form, size=face.sides[0], width=face.sides[1], crop=None), most)
-        left, top, side = (round(x) for x in square_around(face.points))
+        left, top, side = (round(x) for x in square_around(face.area()))
         right, bottom = left + side, top + side
         beside = (max(0, -left), max(0, right - face.sides[1]), max(0, -top), max(0, bottom - face.sides[0]))
         inside = whole[:, max(0, top) : bottom, max(0, left) : right].float()
@@ -125,29 +67,90 @@ class FaceCrops:
         scaled = F.interpolate(padded, self.form.sides, mode="bilinear", antialias=True)[0]
         return scaled.round().clamp(0, 255).to(torch.uint8)
 
-    def points(self) -> Tensor:
-        """The landmarks of all faces in pixels of their squares, shape (N, L, 2)."""
-        rows = []
+    def targets(self) -> "LandmarkTargets":
+        """The landmarks of all faces in pixels of their squares."""
+        rows, lengths = [], []
         for face in self.faces:
-            left, top, side = (round(x) for x in square_around(face.points))
-            rows.append((face.points - torch.tensor([left, top])) * (self.form.sides[0] / side))
-        return torch.stack(rows)
+            left, top, side = (round(x) for x in square_around(face.area()))
+            scale = self.form.sides[0] / side
+            rows.append((face.points - torch.tensor([left, top])) * scale)
+            lengths += [face.length * scale] if face.length is not None else []
+        return LandmarkTargets(torch.stack(rows), torch.tensor(lengths) if lengths else None)
+
+
+@dataclass(frozen=True)
+class LandmarkTargets:
+    """Landmarks (N, L, 2) of all faces, and lengths (N,) where these are annotated: `targets[index]` is what a batch
+    has, as `landmark_errors` takes it."""
+
+    points: Tensor
+    lengths: Tensor | None
+
+    def __getitem__(self, index: Tensor) -> Tensor | dict[str, Tensor]:
+        points = self.points[index]
+        return points if self.lengths is None else {"points": points, "lengths": self.lengths[index]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Splits:
+    train: list[FaceImage]
+    validation: list[FaceImage] | None = None
+    test: list[FaceImage] | None = None
+    said: str = ""
+
+
+def _splits(folder: Path, faulty: Faulty) -> _Splits | None:
+    """The faces of a folder; None where it has no landmarks of a known format."""
+    if files := keypoint_files(folder):
+        read = {split: read_keypoints(*both, faulty) for split, both in files.items()}
+        others = {split: read[split][0] for split in ("validation", "test") if split in read}
+        return _Splits(train=read["train"][0], said="; ".join(said for _, said in read.values() if said), **others)
+    if any((place / DATABASE).is_file() for place in (folder, folder / "data")):
+        faces, said = read_aflw(folder, faulty)
+        train, test = _apart(faces, TEST)
+        return _Splits(train=train, test=test, said=said)
+    faces = read_pts(folder)
+    out = [any("test" in part.lower() for part in f.path.relative_to(folder).parts[:-1]) for f in faces]
+    test = [one for one, held in zip(faces, out) if held]
+    return _Splits(train=[f for f, held in zip(faces, out) if not held], test=test or None) if faces else None
+
+
+def _apart(faces: Sequence[FaceImage], part: float) -> tuple[list[FaceImage], list[FaceImage]]:
+    """Faces without and in a random part of the images: those of one image stay together."""
+    images = sorted({face.path for face in faces})
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
+    held = {images[place] for place in order[: max(1, round(part * len(images)))]}
+    return [f for f in faces if f.path not in held], [f for f in faces if f.path in held]
 
 
 def landmark_task(
-    folder: Path, *, size: int | None = None, calibration: int = 512, batch_size: int | None = None, seed: int = 0
+    folder: Path,
+    *,
+    size: int | None = None,
+    calibration: int = 512,
+    batch_size: int | None = None,
+    seed: int = 0,
+    faulty: Faulty = "refuse",
+    progress: Progress | None = None,
 ) -> Task | None:
-    """A task from a folder as 300-W publishes its parts; None where it has no `.pts` files.
+    """A task from a folder with landmarks; None where it has none.
 
-    Test images are those below a folder whose name has "test" in it. Errors are divided by the distance of the outer
-    corners of the eyes where faces have 68 or 98 landmarks, else by the root of the area around all landmarks.
+    It is one as 300-W publishes its parts, with a `.pts` file beside each image (test images are those below a folder
+    whose name has "test" in it); of AFLW, with `aflw.sqlite` (a tenth of the images is for test); or of COCO, with
+    `annotations/person_keypoints_train2017.json` and no file of instances beside it.
+
+    Errors are divided by the distance of the outer corners of the eyes where faces have 68 or 98 landmarks, by the root
+    of the annotated area where there is one, else by the root of the area around all landmarks. The metric of COCO's
+    key points is their average recall.
 
     Args:
-        folder: with images and landmarks, also in folders below it.
-        size: side of the square that a face is scaled to, in pixels; None: 128.
+        folder: of the data set.
+        size: side of the square that an object is scaled to, in pixels; None: 128.
         calibration: training faces without landmarks.
         batch_size: of a training step; None: 128, fewer where images are large.
         seed: of the order.
+        faulty: what to do with faulty annotations of AFLW and COCO.
+        progress: is told what was left out.
 
     Returns:
         The task. Outputs are x and y of each landmark by turns, in pixels of the square.
@@ -156,45 +159,43 @@ def landmark_task(
         BadInput: there are fewer than two training faces.
         CorruptFile: a file cannot be used.
     """
-    faces = faces_of(folder)
-    if not faces:
+    splits = _splits(folder, faulty)
+    if splits is None:
         return None
-    held_out = [any("test" in part.lower() for part in f.path.relative_to(folder).parts[:-1]) for f in faces]
-    test = [one for one, out in zip(faces, held_out) if out]
-    train = [one for one, out in zip(faces, held_out) if not out]
-    if len(train) < 2:
-        raise BadInput(f"{folder}: {len(train)} training faces are too few; two do")
+    if splits.said and progress is not None:
+        progress.say(splits.said)
+    if len(splits.train) < 2:
+        raise BadInput(f"{folder}: {len(splits.train)} training faces are too few; two do")
+    train, validation = (
+        _apart(splits.train, VALIDATION) if splits.validation is None else (splits.train, splits.validation)
+    )
     side = SIDE if size is None else size
     form = Preprocessing(size=side, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    cut = max(1, round(VALIDATION * len(train)))
-    crops = FaceCrops(train, form)
-    points, most = crops.points(), min(batch_size or BATCH, largest_batch(crops.shape))
     norm = Normalisation(mean=form.mean, std=form.std)
 
-    def batches(index: Tensor, labels: Tensor | None = points, *, training: bool = False) -> Batches:
-        few = min(most, len(index))
+    def batches(faces: Sequence[FaceImage], *, labelled: bool = True, training: bool = False) -> Batches:
+        crops = FaceCrops(faces, form)
         return Batches(
             crops,
-            labels,
-            index=index,
-            batch_size=few,
+            crops.targets() if labelled else None,
+            batch_size=min(batch_size or BATCH, largest_batch(crops.shape), len(faces)),
             normalisation=norm,
             seed=seed,
             shuffle=training,
             drop_last=training,
         )
 
-    validation = batches(order[:cut].sort().values)
-    held = FaceCrops(test, form)
+    judged = batches(validation)
+    keypoints = bool(keypoint_files(folder))
+    between = None if keypoints else EYES.get(len(train[0].points))
     return Task(
         name=folder.resolve().name,
-        train=batches(order[cut:].sort().values, training=True),
-        validation=validation,
-        test=Batches(held, held.points(), batch_size=min(most, len(test)), normalisation=norm) if test else None,
-        calibration=batches(order[cut:][:calibration], None),
-        example_inputs=(next(iter(validation))[0][:EXAMPLES],),
+        train=batches(train, training=True),
+        validation=judged,
+        test=batches(splits.test) if splits.test else None,
+        calibration=batches(train[:calibration], labelled=False),
+        example_inputs=(next(iter(judged))[0][:EXAMPLES],),
         loss=landmark_loss,
-        metric=LandmarkError(between=EYES.get(points.shape[1])),
+        metric=KeypointRecall() if keypoints else LandmarkError(between=between),
         preprocessing=form,
     )

@@ -104,7 +104,8 @@ def load_task(
         task: Task | None = boxes.box_folder_task(
             folder, choices, faulty=faulty, augment=augment, progress=progress, **common
         )
-        task = task or require("gossamer.data.landmark_files").landmark_task(folder, size=size, **common)
+        landmarks = require("gossamer.data.landmark_files")
+        task = task or landmarks.landmark_task(folder, size=size, faulty=faulty, progress=progress, **common)
         if task is not None:
             return task
         made: Task = folders.folder_task(folder, choices, validation=validation, augment=augment, **common)

@@ -6,7 +6,7 @@ Lists of boxes of different lengths are padded; a label of -1 marks what is padd
 
 from gossamer.detection.boxes import box_areas, centers_and_sizes, from_centers, intersections, pairwise_iou
 from gossamer.detection.evaluation import Truth, coco_outcomes, voc_outcomes
-from gossamer.detection.landmarks import LandmarkError, LandmarkFailures, landmark_errors, landmark_loss
+from gossamer.detection.landmarks import KeypointRecall, LandmarkError, LandmarkFailures, landmark_errors, landmark_loss
 from gossamer.detection.losses import adaptive_loss, detection_loss, focal_loss, teacher_loss
 from gossamer.detection.metrics import CocoAP, VocAP
 from gossamer.detection.suppression import Detections, detections_of, kept_by_nms, select_detections
@@ -14,6 +14,7 @@ from gossamer.detection.suppression import Detections, detections_of, kept_by_nm
 __all__ = [
     "CocoAP",
     "Detections",
+    "KeypointRecall",
     "LandmarkError",
     "LandmarkFailures",
     "Truth",

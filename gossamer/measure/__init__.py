@@ -3,7 +3,7 @@
 from gossamer.core.metric import Evaluation, Metric, PerSample
 from gossamer.core.metrics import MAE, RMSE, MeanIoU, MultiLabelF1, MultiLabelMAP, Top1, TopK
 from gossamer.core.runner import Runner
-from gossamer.detection.landmarks import LandmarkError, LandmarkFailures
+from gossamer.detection.landmarks import KeypointRecall, LandmarkError, LandmarkFailures
 from gossamer.detection.metrics import CocoAP, VocAP
 from gossamer.measure.accuracy import (
     Drop,
@@ -33,6 +33,7 @@ __all__ = [
     "Drop",
     "Evaluation",
     "FromTorchmetrics",
+    "KeypointRecall",
     "LandmarkError",
     "LandmarkFailures",
     "Latency",
