@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
+from gossamer.modules.binary import BinaryConv2d, BinaryLinear
 from gossamer.runtime.binary.images import BitFormat, pack_images, zero_limits
 from gossamer.runtime.binary.products import SignProduct, Switches
 from gossamer.runtime.binary.workers import Workers
+from gossamer.runtime.onnx_export import export_onnx, write_onnx
+from gossamer.runtime.onnx_read import read_onnx
+from gossamer.runtime.operators.rewrite import binary_layers
 from gossamer.runtime.runners import open_session
 
 Call = Callable[[], Any]
@@ -107,3 +113,26 @@ def on_bits(shape: Shape, x: NDArray[Any], threads: int) -> dict[str, Call]:
         "bits, inside": lambda: product.bits(images, switches, after, workers),
         "packing": lambda: pack_images(x, form, limits, workers),
     }
+
+
+def on_operators(shape: Shape, x: NDArray[Any], path: Path) -> Call:
+    """The layer from numbers to numbers in ONNX Runtime, by gossamer's operators, one thread."""
+    if shape.side == 1:
+        layer: nn.Module = BinaryLinear(shape.inputs, shape.outputs, bias=False)
+    else:
+        layer = BinaryConv2d(shape.inputs, shape.outputs, shape.kernel, padding=shape.kernel // 2, bias=False)
+    signs = torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.5  # type: ignore[arg-type]
+    layer.weight.data = torch.where(signs, 0.5, -0.5)
+    with_operators(layer.eval(), torch.from_numpy(x), path)
+    session = open_session(path, threads=1)
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: x})
+
+
+def with_operators(model: nn.Module, x: torch.Tensor, path: Path) -> Path:
+    """An `.onnx` whose binary layers are operators that count bits."""
+    exported = read_onnx(export_onnx(model, (x,), path))
+    if not binary_layers(exported):
+        raise RuntimeError("no layer counts bits")
+    write_onnx(exported, path)
+    return path

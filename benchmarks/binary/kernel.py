@@ -3,7 +3,8 @@
 Weights are random: only time counts. Every shape is run by all ways in one process, one after the other in every round;
 a ratio is that of one round. Each way is called twice, and the second call counts: it finds in the caches what fits of
 its own weights. "inside" means as in the middle of a network: uint8 to uint8, or bits to bits with batch norm and sign
-as limits. Everything else goes from float32 to float32, so that quantizing and packing are included.
+as limits. Everything else goes from float32 to float32, so that quantizing and packing are included. "operators" are
+those of `gossamer export --target onnx-binary`, in ONNX Runtime, always from float32 to float32.
 
     python -m benchmarks.binary.kernel
 """
@@ -20,7 +21,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.binary._layers import Call, Shape, given, int8_layer, on_bits, on_onnxruntime, on_openvino
+from benchmarks.binary._layers import (
+    Call,
+    Shape,
+    given,
+    int8_layer,
+    on_bits,
+    on_onnxruntime,
+    on_openvino,
+    on_operators,
+    with_operators,
+)
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions, with_run
 from benchmarks.common.progress import Lines
@@ -46,6 +57,8 @@ SHAPES = {
 ASKED = {"1x4096x4096": 10.0, "64x4096x4096": 4.0}  # times ONNX Runtime int8; convolutions: 2
 WIDTHS = (128, 128, 256, 256, 512, 512)
 BATCHES = (1, 64)
+OPERATORS = "operators of ONNX Runtime"
+HEAD = "| bits | operators | ORT int8 | OpenVINO int8 | x ORT | operators x ORT | asked | x OpenVINO |"
 
 
 def rounds(ways: Mapping[str, Call], *, most: int, seconds: float) -> dict[str, list[float]]:
@@ -93,8 +106,10 @@ def layer(name: str, folder: Path, seconds: float) -> dict[str, Any]:
         "ONNX Runtime int8, inside": on_onnxruntime(inside, inner, 1),
         "OpenVINO int8, inside": on_openvino(inside, inner, 1),
         **on_bits(shape, outer, 1),
+        OPERATORS: on_operators(shape, outer, folder / "bits.onnx"),
     }
     pairs = {name: (name, "bits, inside" if name.endswith("inside") else "bits") for name in list(ways)[:4]}
+    pairs["int8 over operators"] = ("ONNX Runtime int8", OPERATORS)
     return {"layer": name, "macs": shape.macs} | compared(rounds(ways, most=400, seconds=seconds), pairs)
 
 
@@ -133,10 +148,15 @@ def network(threads: int, batch: int, folder: Path, seconds: float) -> dict[str,
         "OpenVINO int8": open_runner("openvino", folder / "vgg.int8.onnx", threads=threads, precision="int8"),
         "ONNX Runtime float32": open_runner("onnxruntime", exported, threads=threads),
         "bits": open_runner("binary", compact, threads=threads),
+        OPERATORS: open_runner(
+            "onnxruntime", with_operators(vgg_small(binary=True), x[:1], folder / "bits.onnx"), threads=threads
+        ),
     }
     prepared = {name: runner.prepare((x,)) for name, runner in runners.items()}
     ways: dict[str, Call] = {name: lambda name=name: runners[name].raw(prepared[name]) for name in runners}  # type: ignore[misc]
-    pairs = {name: (name, "bits") for name in list(ways)[:3]}
+    pairs = {name: (name, "bits") for name in list(ways)[:3]} | {
+        "int8 over operators": ("ONNX Runtime int8", OPERATORS)
+    }
     return {"network": "VGG-small", "batch": batch, "threads": threads} | compared(
         rounds(ways, most=200, seconds=seconds), pairs
     )
@@ -158,28 +178,39 @@ def render(document: dict[str, Any]) -> str:
     machine = document["measured"][-1]
     lines = ["# Layers that count bits against int8", "", document["conditions"], ""]
     lines += [f"{machine['processor']}, {machine['cores']} cores, {machine['date']}.", ""]
-    lines += ["| layer, one thread | bits | ORT int8 | OpenVINO int8 | x ORT | asked | x OpenVINO |"]
-    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    lines += [
+        "| layer, one thread | bits | operators | ORT int8 | OpenVINO int8 | x ORT | operators x ORT | asked | x OpenVINO |"
+    ]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for inside in ("", ", inside"):
         for row in document["layers"]:
             peers = [f"ONNX Runtime int8{inside}", f"OpenVINO int8{inside}"]
-            ms = " | ".join(f"{row['ms'][name]['median']:.3f}" for name in (f"bits{inside}", *peers))
+            ms = [f"{row['ms'][name]['median']:.3f}" for name in (f"bits{inside}", *peers)]
             first, second = (_spread(row["times_as_fast"][name]) for name in peers)
             asked = f"{ASKED.get(row['layer'], 2.0):g}"
-            lines.append(f"| {row['layer']}{inside} | {ms} | {first} | {asked} | {second} |")
+            own = ["", ""] if inside else [f"{row['ms'][OPERATORS]['median']:.3f}", _spread(_operators(row))]
+            cells = [f"{row['layer']}{inside}", ms[0], own[0], *ms[1:], first, own[1], asked, second]
+            lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Milliseconds: medians. Ratios: median (quartiles) of the rounds.", ""]
-    lines += ["| VGG-small | bits | ORT int8 | OpenVINO int8 | x ORT | asked | x OpenVINO |"]
-    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    lines += [
+        "| VGG-small | bits | operators | ORT int8 | OpenVINO int8 | x ORT | operators x ORT | asked | x OpenVINO |"
+    ]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for row in document["networks"]:
         peers = ["ONNX Runtime int8", "OpenVINO int8"]
-        ms = " | ".join(f"{row['ms'][name]['median']:.2f}" for name in ("bits", *peers))
+        ms = " | ".join(f"{row['ms'][name]['median']:.2f}" for name in ("bits", OPERATORS, *peers))
         first, second = (_spread(row["times_as_fast"][name]) for name in peers)
         what = f"batch {row['batch']}, {row['threads']} threads"
-        lines.append(f"| {what} | {ms} | {first} | 1.5 | {second} |")
+        lines.append(f"| {what} | {ms} | {first} | {_spread(_operators(row))} | 1.5 | {second} |")
     file = document["file"]
     lines += ["", f"The `.gsr` of the binary VGG-small, first and last layer in 8 bits: {file['bytes']:,} bytes, "]
     lines[-1] += f"{file['times_smaller']:.1f} times smaller than its float32 parameters (asked: 28)."
     return "\n".join([*lines, ""])
+
+
+def _operators(row: Mapping[str, Any]) -> Mapping[str, float]:
+    ratio: Mapping[str, float] = row["times_as_fast"]["int8 over operators"]
+    return ratio
 
 
 def _spread(ratio: Mapping[str, float]) -> str:
