@@ -178,9 +178,7 @@ def render(document: dict[str, Any]) -> str:
     machine = document["measured"][-1]
     lines = ["# Layers that count bits against int8", "", document["conditions"], ""]
     lines += [f"{machine['processor']}, {machine['cores']} cores, {machine['date']}.", ""]
-    lines += [
-        "| layer, one thread | bits | operators | ORT int8 | OpenVINO int8 | x ORT | operators x ORT | asked | x OpenVINO |"
-    ]
+    lines += [f"| layer, one thread {HEAD}"]
     lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for inside in ("", ", inside"):
         for row in document["layers"]:
@@ -192,9 +190,7 @@ def render(document: dict[str, Any]) -> str:
             cells = [f"{row['layer']}{inside}", ms[0], own[0], *ms[1:], first, own[1], asked, second]
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Milliseconds: medians. Ratios: median (quartiles) of the rounds.", ""]
-    lines += [
-        "| VGG-small | bits | operators | ORT int8 | OpenVINO int8 | x ORT | operators x ORT | asked | x OpenVINO |"
-    ]
+    lines += [f"| VGG-small {HEAD}"]
     lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for row in document["networks"]:
         peers = ["ONNX Runtime int8", "OpenVINO int8"]
