@@ -142,6 +142,7 @@ EXTRAS = {
     "torchvision": "torchvision",
     "transformers": "transformers",
     "executorch": "executorch",
+    "torchao": "executorch",
     "litert_torch": "litert",
     "ai_edge_litert": "litert",
     "ai_edge_quantizer": "litert",
