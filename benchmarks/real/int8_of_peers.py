@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=96)
     parser.add_argument("--max-drop", type=float, default=15.0)
     args = parser.parse_args()
-    task = gossamer.load_task(args.photos, preprocessing=_imagenet(), augment=False)
+    task = gossamer.load_task(args.photos, preprocessing=imagenet(), augment=False)
     assert task.test is not None
     parts = (task.calibration, task.validation, task.test)
     images = torch.cat([inputs_and_target(batch)[0][0] for part in parts for batch in part])
@@ -138,7 +138,8 @@ def main() -> None:
             (paths.RESULTS / "int8-of-peers.json").write_text(json.dumps(document, indent=1))
 
 
-def _imagenet() -> Preprocessing:
+def imagenet() -> Preprocessing:
+    """What ImageNet networks expect of a photograph."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return Preprocessing(size=224, channels=3, crop=224 / 256, mean=mean, std=std)
 
