@@ -1,5 +1,6 @@
 """Operators that count bits in ONNX Runtime: the same numbers as the layer itself, for every shape and processor."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -263,3 +264,23 @@ def test_without_a_compiler_it_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match=r"install g\+\+"):
         build.build_library(tmp_path / build.LIBRARY)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_program_without_python_runs_it(tmp_path: Path) -> None:
+    network, x = signed(nn.Sequential(nn.Conv2d(2, 8, 3), BinaryConv2d(8, 4, 3, padding=1))), torch.randn(3, 2, 7, 9)
+    path = write_target("onnx-binary", network, (x,), tmp_path / "net.onnx")
+    found = importlib.util.find_spec("onnxruntime")
+    assert found is not None and found.submodule_search_locations is not None
+    runtime = next(Path(found.submodule_search_locations[0], "capi").glob("libonnxruntime.so*"))
+    program, compiler = tmp_path / "program", build.compiler()
+    assert compiler is not None
+    (tmp_path / "libonnxruntime.so.1").symlink_to(runtime)  # as the program looks for it
+    source, link = Path(__file__).with_name("outside_python.cpp"), [str(runtime), f"-Wl,-rpath,{tmp_path}"]
+    command = [compiler, "-std=c++17", f"-I{build.SOURCE}", str(source), *link, "-o", str(program)]
+    subprocess.run(command, check=True)
+    sizes = [str(size) for size in x.shape]
+    given = [str(program), str(path), str(tmp_path / build.LIBRARY), *sizes]
+    done = subprocess.run(given, input=x.numpy().tobytes(), capture_output=True, check=True)
+    with torch.no_grad():
+        assert np.allclose(np.frombuffer(done.stdout, np.float32), network(x).flatten(), atol=1e-4)
