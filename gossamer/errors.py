@@ -149,6 +149,7 @@ EXTRAS = {
     "pnnx": "ncnn",
     "ncnn": "ncnn",
     "optuna": "search",
+    "ray": "distributed",
 }
 
 

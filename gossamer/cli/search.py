@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gossamer.cli.console import LOADING, Console
+from gossamer.cli.jobs import resumable
 from gossamer.cli.options import (
     AugmentOption,
     BatchOption,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gossamer.nas.job import SearchResult
 
 SPACES = ("mobile", "cells")
+QUIET_MACHINE = "Measure times here: nothing else runs, and the machine is of the kind that the network is for."
 LEARNING_RATE = 0.1
 
 
@@ -52,6 +54,7 @@ def parse_pick(text: str) -> tuple[str, float]:
 
 def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gossamer search --data fashion-mnist --latency-ms 4 --trials 20")(search)
+    app.command(epilog="Example: gossamer worker --study out/search-mobile-fashion-mnist")(worker)
 
 
 def search(
@@ -88,6 +91,16 @@ def search(
     batch_size: BatchSizeOption = None,
     augment: AugmentOption = None,
     time_budget: TimeBudgetOption = None,
+    concurrent: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Trials at a time, on all workers together. Decisions depend on it.")
+    ] = 4,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Train on a Ray cluster: auto, ray://HOST:10001, or local for a new one."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help=f"{QUIET_MACHINE} A worker does it otherwise.")
+    ] = True,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: out/search-SPACE-DATA.")] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
@@ -96,7 +109,7 @@ def search(
     """Find an architecture for the data and the device.
 
     What is slower than --latency-ms, or larger, is never trained. Stopped or killed, the same command continues; with
-    more --trials it goes on from what it knows.
+    more --trials it goes on from what it knows. `gossamer worker` on the folder of the result helps.
     """
     if space not in SPACES:
         raise unknown("space", space, SPACES)
@@ -105,8 +118,9 @@ def search(
         from gossamer.cli.loading_data import load_data, usual_batch
         from gossamer.core.context import Context
         from gossamer.core.goal import Goal
-        from gossamer.nas.job import SearchPlan
+        from gossamer.nas.job import StudyOptions
         from gossamer.nas.job import search as run_search
+        from gossamer.nas.plan import SearchPlan
 
         task = load_data(
             data, batch_size=batch_size, seed=seed, augment=augment is not False, progress=console.progress
@@ -121,17 +135,79 @@ def search(
             batch=usual_batch(task.example_inputs, batch),
             time_budget=time_budget,
         )
-        plan = SearchPlan(searcher=searcher, trials=trials, epochs=epochs, final_epochs=final_epochs, lr=lr, pick=pick)
+        plan = SearchPlan(
+            searcher=searcher,
+            trials=trials,
+            epochs=epochs,
+            final_epochs=final_epochs,
+            lr=lr,
+            pick=pick,
+            concurrent=concurrent,
+        )
         networks = space_of(space, task)
-    found = run_search(
-        networks,
-        task,
-        goal=goal,
-        plan=plan,
-        out=out or Path("out") / f"search-{space}-{task.name}",
-        context=Context(seed=seed, progress=console.progress),
-    )
+    folder = out or Path("out") / f"search-{space}-{task.name}"
+    origin = {"data": data, "batch_size": batch_size, "augment": augment is not False, "space": space}
+    with resumable(folder):
+        found = run_search(
+            networks,
+            task,
+            goal=goal,
+            plan=plan,
+            out=folder,
+            context=Context(seed=seed, progress=console.progress),
+            options=StudyOptions(measure=measure, ray=ray, origin=origin),
+        )
     _show(console, found)
+
+
+def worker(
+    study: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the search: its --out.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Where the data of the search are here.", show_default="as the search says"),
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help=QUIET_MACHINE)] = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Work on the trials of a search that runs elsewhere.
+
+    Start any number of them, on any machine that sees the folder, and stop them at any time. What is found depends on
+    the search alone, not on how many workers there are.
+    """
+    console = Console(as_json=json, quiet=quiet)
+    with console.progress.busy(LOADING):
+        from gossamer.core.context import Context
+        from gossamer.nas.job import join_search
+        from gossamer.nas.study import read_description
+
+        known = read_description(study)
+        task, networks = _as_there(study, known.origin, data, known.seed, console)
+    with resumable(study):
+        done = join_search(study, networks, task, measure=measure, context=Context(progress=console.progress))
+    console.line(f"all trials of {study} are done, {done} steps of them here")
+    console.document({"study": study, "steps": done})
+
+
+def _as_there(
+    study: Path, origin: dict[str, Any] | None, data: str | None, seed: int, console: Console
+) -> "tuple[Task, Space]":
+    """The task and the space that a study says. Code of the user is not run because a file in a folder says so."""
+    from gossamer.cli.loading_data import load_data
+    from gossamer.core.user_code import is_reference
+
+    if origin is None:
+        raise BadInput(f"{study} was started from Python; join it with gossamer.nas.join_search")
+    if data is None and is_reference(origin["data"]):
+        raise BadInput(f"{study} takes its data from your code; say that it may run: --data {origin['data']}")
+    task = load_data(
+        data or origin["data"],
+        batch_size=origin["batch_size"],
+        seed=seed,
+        augment=origin["augment"],
+        progress=console.progress,
+    )
+    return task, space_of(origin["space"], task)
 
 
 def space_of(name: str, task: "Task") -> "Space":

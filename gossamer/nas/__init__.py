@@ -7,9 +7,10 @@ trained network is a space, too: its sub-networks share the weights of one once-
 """
 
 from gossamer.nas.cells import CellSpace
-from gossamer.nas.job import SearchPlan, SearchResult, search
+from gossamer.nas.job import SearchResult, StudyOptions, join_search, search
 from gossamer.nas.mobile import MobileSpace
 from gossamer.nas.neighbourhood import NeighbourSpace, neighbourhood
+from gossamer.nas.plan import SearchPlan
 from gossamer.nas.result import Found, front, pick
 from gossamer.nas.searchers import SEARCHERS, Evolution, HalvingSearch, PredictorSearch, RandomSearch, Searcher
 from gossamer.nas.space import Genes, Space
@@ -31,7 +32,9 @@ __all__ = [
     "SearchResult",
     "Searcher",
     "Space",
+    "StudyOptions",
     "front",
+    "join_search",
     "neighbourhood",
     "pick",
     "search",

@@ -2,17 +2,13 @@
 
 import hashlib
 import json
-import math
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 from torch import nn
 
 from gossamer.core.context import Context
@@ -20,72 +16,38 @@ from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import Goal
 from gossamer.core.record import environment, write_text
 from gossamer.core.task import Task, check
-from gossamer.core.validation import KnownArguments
-from gossamer.errors import BadInput, Diverged, unknown
+from gossamer.errors import BadInput, Diverged
 from gossamer.measure import Evaluation, evaluate
-from gossamer.measure.latency import latency
 from gossamer.models.weights import load_weights, save_weights
-from gossamer.modules.cost import total_macs
+from gossamer.nas.backends import Backend, RayCluster, ThisProcess
+from gossamer.nas.decisions import Decisions, costs_text, limits_text
+from gossamer.nas.plan import LIMITS, SearchPlan
 from gossamer.nas.result import Found, front, pick
-from gossamer.nas.searchers import SEARCHERS, Searcher
+from gossamer.nas.searchers import SEARCHERS
 from gossamer.nas.space import Genes, Space
+from gossamer.nas.study import WORK, Study, describe, read_description
+from gossamer.nas.trials import TrialRunner, limits_of
 from gossamer.report.search import SearchRow, write_search
 from gossamer.runtime.onnx_export import export_onnx
-from gossamer.runtime.runners import open_runner
-from gossamer.search.checkpoint_store import CheckpointStore, data_fingerprint
-from gossamer.search.cost_model import first_samples
-from gossamer.train import Training, fit, recalibrate
-
-SAID = 10  # proposals outside of the limits, after which a message says so
-LEAST_EPOCHS, LEAST_STEPS, FINAL = 2, 150, 5  # shorter trainings leave every network near chance
-OUTSIDE = 300  # proposals in a row that are outside of the limits, before the search gives up
-REPEATS, SECONDS = 20, 1.0  # of one timing
-LIMITS = {"latency_ms": "ms", "macs": "multiply-adds", "params": "parameters"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchPlan(KnownArguments):
-    """How long is searched, and by whom.
+class StudyOptions:
+    """How a process takes part in a search that others may join (`join_search`). It changes no decision.
 
-    Args:
-        searcher: one of `SEARCHERS`.
-        trials: trainings, at most.
-        epochs: of a full training of the search; None: 2, or as many as give 150 steps.
-        final_epochs: of the training of the best one, from fresh weights; None: five times `epochs`.
-        lr: peak of the learning rate, for all alike.
-        pick: which network of the front is given: the best whose cost of this name ("latency_ms", "macs", "params") is
-            at most so much; None: the best of all. Another pick of a finished search costs one final training.
-
-    Raises:
-        BadInput: another searcher, or nothing to do.
+    Attributes:
+        measure: whether this process measures times: it runs on a quiet machine of the kind that the network is for.
+        ray: address of a Ray cluster that the trainings run on, "local" for a new one; None: this process.
+        origin: how `gossamer worker` makes task and space again; the command line fills it in.
 
     Example:
-        >>> SearchPlan(searcher="random", trials=5).lengths(batches=10)
-        (15, 75)
+        >>> StudyOptions(measure=False).ray is None
+        True
     """
 
-    searcher: str = "evolution"
-    trials: int = 20
-    epochs: int | None = None
-    final_epochs: int | None = None
-    lr: float = 0.1
-    pick: tuple[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.searcher not in SEARCHERS:
-            raise unknown("searcher", self.searcher, SEARCHERS)
-        for name in ("trials", "epochs", "final_epochs"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise BadInput(f"{name} = {value} must be at least 1")
-        if not 0 < self.lr <= 100:
-            raise BadInput(f"lr = {self.lr} must be above 0 and at most 100")
-        if self.pick is not None and self.pick[0] not in LIMITS:
-            raise unknown("cost to pick by", self.pick[0], LIMITS)
-
-    def lengths(self, batches: int) -> tuple[int, int]:
-        """Epochs of a training of the search, and of the final one, for so many batches an epoch."""
-        epochs = self.epochs or max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / batches))
-        return epochs, self.final_epochs or FINAL * epochs
+    measure: bool = True
+    ray: str | None = None
+    origin: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,9 +88,11 @@ def search(
     plan: SearchPlan | None = None,
     out: Path | str | None = None,
     context: Context | None = None,
+    options: StudyOptions | None = None,
     verbose: bool = True,
 ) -> SearchResult:
-    """Find the best network of a space within limits of time or size. Killed and started again, it goes on.
+    """Find the best network of a space within limits of time or size. Killed and started again, it goes on. Other
+    processes may work on its trials at the same time (`join_search`).
 
     What is outside of the limits is never trained: its time is measured with fresh weights, which cost what trained
     ones do. Validation data decide; test data are looked at once, at the end.
@@ -141,13 +105,15 @@ def search(
         plan: who searches, and how long; None: the defaults.
         out: the folder of the result; it makes the search resumable. None: a new temporary one.
         context: seed, device and progress.
+        options: whether this process measures times, and where the trainings run; None: both here.
         verbose: messages to the logger "gossamer" and a bar on a terminal; False: nothing.
 
     Returns:
         The network, its score, and everything that was tried.
 
     Raises:
-        BadInput: another searcher, goals of other kinds, or a space without a network within the limits.
+        BadInput: another searcher, goals of other kinds, a folder with another search, or a space without a network
+            within the limits.
 
     Example:
         >>> import gossamer
@@ -166,45 +132,108 @@ def search(
     plan = plan or SearchPlan()
     context = (context or Context()).with_progress(verbose)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-search-"))
+    options = options or StudyOptions()
     with lock_folder(folder), writing(folder):
-        return SearchJob(space, task, goal.here(), plan, folder, context).execute()
+        description = describe(space, task, goal, plan, context.seed, options.origin)
+        study = Study.start(folder, description, progress=context.progress)
+        return SearchJob(space, task, study, plan, context, options).execute()
+
+
+def join_search(
+    folder: Path | str,
+    space: Space,
+    task: Task,
+    *,
+    measure: bool = False,
+    context: Context | None = None,
+    verbose: bool = True,
+) -> int:
+    """Work on the trials of a search that another process has started, until all are done or this one is stopped.
+
+    Any number of processes may join and leave, on any machine that sees the folder. The trial of a process that is
+    killed is done again by another one.
+
+    Args:
+        folder: the `out` of the search.
+        space: as in the search.
+        task: as in the search.
+        measure: whether this process may measure times: it runs on a quiet machine of the kind that the network is for.
+        context: device and progress; the seed is the search's.
+        verbose: messages to the logger "gossamer" and a bar on a terminal; False: nothing.
+
+    Returns:
+        How many steps of trials were done here: an architecture measured is one, its training another one.
+
+    Raises:
+        BadInput: there is no search, or it is one of another task, space or version.
+
+    Example:
+        >>> import gossamer
+        >>> from gossamer.nas import MobileSpace
+        >>> join_search("nowhere", MobileSpace(channels=1, classes=4, side=16), gossamer.data.tiny_task())
+        Traceback (most recent call last):
+        gossamer.errors.BadInput: nowhere holds no search; ...
+    """
+    folder = Path(folder)
+    known = read_description(folder)
+    context = (context or Context()).with_progress(verbose).fork(seed=known.seed)
+    goal, plan = known.goal, known.plan
+    description = describe(space, task, goal, plan, known.seed)
+    with writing(folder):
+        study = Study.join(folder, description, progress=context.progress)
+        backend = ThisProcess(study, TrialRunner(space, task, goal, plan.lr, context), measure=measure)
+        follow(backend)
+    return backend.done
+
+
+def decisions_of(study: Study, runner: TrialRunner) -> Decisions:
+    """What the search of a study decides."""
+    plan, goal = study.description.plan, study.description.goal
+    searcher = SEARCHERS[plan.searcher](runner.space, study.description.seed)
+    searcher.cost = next(iter(runner.limits), "latency_ms")  # not by `pick`, which decides after the search
+    return Decisions(
+        searcher,
+        plan,
+        plan.lengths(len(runner.task.train)),
+        limits=runner.limits,
+        minutes=goal.time_budget,
+        results=study.result,
+        metric=runner.task.metric,
+        progress=runner.context.progress,
+    )
+
+
+def follow(backend: Backend) -> list[Found]:
+    """Do what the search asks for, until all trials are done by this process or by others; what was found."""
+    study = backend.study
+    decisions = decisions_of(study, backend.runner)
+    try:
+        study.refresh()
+        while (ready := decisions.ready()) or not decisions.finished:
+            backend.advance(ready)
+            study.refresh()
+    finally:
+        backend.close()
+    return decisions.found
 
 
 class SearchJob:
-    """One search in a folder."""
+    """The search of one study, and what it delivers."""
 
     def __init__(
-        self,
-        space: Space,
-        task: Task,
-        goal: Goal,
-        plan: SearchPlan,
-        folder: Path,
-        context: Context,
+        self, space: Space, task: Task, study: Study, plan: SearchPlan, context: Context, options: StudyOptions
     ) -> None:
-        self.space, self.task, self.goal, self.plan = space, task, goal, plan
-        self.searcher: Searcher = SEARCHERS[plan.searcher](space, context.seed)
-        self.folder, self.context = folder, context
+        self.space, self.task, self.study, self.plan, self.context = space, task, study, plan, context
+        self.goal, self.folder, self.options = study.description.goal, study.folder, options
         self.epochs, self.final_epochs = plan.lengths(len(task.train))
-        self.inputs = first_samples(task.validation, goal.batch)
-        settings = replace(plan, trials=1, pick=None)  # more trials go on from what is known
-        about = (repr(space), repr(goal), repr(settings), context.seed, data_fingerprint(task))
-        (folder / "work").mkdir(exist_ok=True)
-        self.store = CheckpointStore(folder / "work", hashlib.sha256(repr(about).encode()).hexdigest())
-        self.limits = {name: value for name in LIMITS if (value := getattr(goal, name)) is not None}
-        self.searcher.cost = next(iter(self.limits), "latency_ms")  # not by `pick`, which decides after the search
-        self.cost = plan.pick[0] if plan.pick is not None else self.searcher.cost
-        self.nearest: dict[str, float] = {}
+        self.runner = TrialRunner(space, task, self.goal, plan.lr, context)
+        self.limits = limits_of(self.goal)
+        self.cost = plan.pick[0] if plan.pick is not None else next(iter(self.limits), "latency_ms")
 
     def execute(self) -> SearchResult:
         """Everything, in order."""
-        check(self.task, self._network(self.space.random(Random(0))))  # before hours of work
-        found: list[Found] = []
-        for number in range(self.plan.trials):
-            if found and not self._time_is_left(found):
-                self.context.progress.say(f"the time ends after {number} trainings")
-                break
-            found.extend(self._trial(number))
+        check(self.task, self.runner.network(self.space.random(Random(0))))  # before hours of work
+        found = follow(self._backend())
         trained = [one for one in found if one.trained]
         if not trained:
             raise BadInput("every training of the search failed; lower the learning rate")
@@ -214,120 +243,25 @@ class SearchJob:
         best = max((one for one in trained if one.epochs == longest), key=lambda one: one.value or 0.0)
         return self._deliver(found, best)
 
-    def _trial(self, number: int) -> Iterator[Found]:
-        """Proposals until one is within the limits; that one is trained."""
-        for rejected in range(OUTSIDE):
-            if rejected and rejected % SAID == 0:
-                self.context.progress.say(
-                    f"trial {number + 1}: {rejected} outside of the limits; {self._nearest_so_far()}"
-                )
-            proposal = self.searcher.ask()
-            epochs = max(1, round(self.epochs * proposal.share))
-            genes = proposal.genes
-            key = f"trial {number}, {'-'.join(map(str, genes))}, {epochs} epochs"
-            kept: Any = self.store.get_or_compute(key, partial(self._tried, genes, epochs))
-            one = Found(**{**kept, "genes": tuple(kept["genes"])})
-            self.searcher.tell(one)
-            yield one
-            if not one.epochs:
-                self._note_nearest(one.costs)
-            else:
-                value = "failed" if one.value is None else self.task.metric.text(one.value)
-                self.context.progress.say(f"trial {number + 1}: {value}, {self._costs(one)}: {one.words}")
-                return
-        raise BadInput(f"{OUTSIDE} architectures in a row are outside of the limits; {self._nearest_so_far()}")
-
-    def _tried(self, genes: Genes, epochs: int) -> dict[str, Any]:
-        """One architecture, measured, and trained where it is within the limits: a `Found` as JSON values."""
-        start = time.monotonic()
-        model = self._network(genes)
-        words = self.space.words(genes)
-        with self.context.progress.busy("measuring an architecture"):
-            costs = self._measured(model)
-        if len(costs) < len(LIMITS) or any(costs[name] > limit for name, limit in self.limits.items()):
-            value, epochs = None, 0
-        else:
-            value = self._trained(model, epochs, f"{epochs} epochs")
-        seconds = time.monotonic() - start
-        return asdict(Found(genes=genes, epochs=epochs, value=value, costs=costs, words=words, seconds=seconds))
-
-    def _measured(self, model: nn.Module) -> dict[str, float]:
-        """What it costs, the cheapest to measure first; what follows on one that is outside of its limit is left."""
-        costs: dict[str, float] = {}
-        measures: dict[str, Callable[[], float]] = {
-            "params": lambda: sum(p.numel() for p in model.parameters()),
-            "macs": lambda: total_macs(model, self.task.example_inputs),
-            "latency_ms": lambda: self._latency(model),
-        }
-        for name, measure in measures.items():
-            costs[name] = float(measure())
-            if costs[name] > self.limits.get(name, math.inf):
-                break
-        return costs
-
-    def _trained(self, model: nn.Module, epochs: int, label: str, checkpoint: Path | None = None) -> float | None:
-        # Batch norms lag behind a training of some hundred steps; "best" would be judged by statistics of the start.
-        training = Training(epochs=epochs, lr=self.plan.lr, keep="last", evaluate_every=epochs)
-        try:
-            fit(model, self.task, training, self.context.fork(), label=label, checkpoint=checkpoint)
-        except Diverged:
-            return None
-        recalibrate(model, self.task.calibration)
-        return evaluate(model, self.task).value
-
-    def _network(self, genes: Genes) -> nn.Module:
-        """With fresh weights that depend on the seed and the architecture alone."""
-        digest = hashlib.sha256(f"{self.context.seed} {genes}".encode()).digest()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(digest[:4], "little"))
-            return self.space.build(genes)
-
-    def _latency(self, model: nn.Module) -> float:
-        """Median milliseconds of one batch on the goal's runtime."""
-        goal = self.goal
-        source: Any = model.eval()
-        if goal.runtime in ("onnxruntime", "openvino"):
-            source = export_onnx(model, self.task.example_inputs, self.folder / "work" / "candidate.onnx")
-        runner = open_runner(goal.runtime, source, threads=goal.threads)
-        timed = latency({"candidate": runner}, self.inputs, repeats=REPEATS, warmup=3, seconds=SECONDS)
-        return timed["candidate"].median_ms
-
-    def _note_nearest(self, costs: dict[str, float]) -> None:
-        def far(one: dict[str, float]) -> float:
-            return max(one[name] / limit if name in one else math.inf for name, limit in self.limits.items())
-
-        if not self.nearest or far(costs) < far(self.nearest):
-            self.nearest = costs
-
-    def _nearest_so_far(self) -> str:
-        found = ", ".join(f"{name} {value:,.4g}" for name, value in self.nearest.items())
-        return f"the nearest has {found}; allowed: {self._limits()}" if found else "none was measured here"
-
-    def _time_is_left(self, found: list[Found]) -> bool:
-        """Whether another trial and the final training fit into the budget of time."""
-        if self.goal.time_budget is None:
-            return True
-        trained = [one for one in found if one.epochs]
-        spent = sum(one.seconds for one in found)
-        epoch = sum(one.seconds for one in trained) / max(sum(one.epochs for one in trained), 1)
-        needed = epoch * (self.epochs + self.final_epochs)
-        return bool(spent + needed <= 60 * self.goal.time_budget)
+    def _backend(self) -> Backend:
+        measure = self.options.measure
+        if self.options.ray is None:
+            return ThisProcess(self.study, self.runner, measure=measure)
+        return RayCluster(self.study, self.runner, self.options.ray, measure=measure)
 
     def _deliver(self, found: list[Found], best: Found) -> SearchResult:
         """The best one, trained for the full length, with its files."""
-        model, path = self._network(best.genes), self._final(best.genes, "safetensors")
+        model, path = self.runner.network(best.genes), self._final(best.genes, "safetensors")
         epochs = self.final_epochs
         self.context.progress.say(f"the best of {sum(one.trained for one in found)}: training it for {epochs} epochs")
-        finished = f"finished {best.genes}"
-        if finished in self.store.results and path.exists():
+        if path.exists():
             load_weights(model, path).eval()
-        elif self._trained(model, epochs, "final training", self._final(best.genes, "ckpt")) is None:
+        elif self.runner.train(model, epochs, "final training", self._final(best.genes, "ckpt")) is None:
             raise Diverged("the final training could not be saved; lower the learning rate")
         about = {"space": repr(self.space), "genes": json.dumps(best.genes)}
         for target in (path, self.folder / "model.safetensors"):
             save_weights(model, target, about)
         export_onnx(model, self.task.example_inputs, self.folder / "model.onnx")
-        self.store.get_or_compute(finished, lambda: True)
         validation = evaluate(model, self.task)
         test = evaluate(model, self.task, "test") if self.task.test is not None else None
         self._write(found, best, validation, test)
@@ -335,7 +269,7 @@ class SearchJob:
 
     def _final(self, genes: Genes, kind: str) -> Path:
         """A file of the final training: with more trials or another pick another architecture may be the best."""
-        return self.folder / "work" / f"final-{hashlib.sha256(repr(genes).encode()).hexdigest()[:12]}.{kind}"
+        return self.folder / WORK / f"final-{hashlib.sha256(repr(genes).encode()).hexdigest()[:12]}.{kind}"
 
     def _write(self, found: list[Found], best: Found, validation: Evaluation, test: Evaluation | None) -> None:
         """`search.json` and the page."""
@@ -369,7 +303,7 @@ class SearchJob:
                 score=shown(one.value),
                 best=one.genes in on_front,
                 chosen=one is best,
-                detail=(self.task.metric.text(one.value), self._costs(one)),
+                detail=(self.task.metric.text(one.value), costs_text(one)),
             )
             for number, one in enumerate((one for one in found if one.trained), 1)
             if one.value is not None and one.epochs == best.epochs
@@ -379,14 +313,8 @@ class SearchJob:
             rows,
             self.folder / "report.html",
             title=f"{self.plan.searcher} search on {self.task.name}",
-            lead=f"{final}{f', {test} on test' if test is not None else ''}; limits: {self._limits()}",
+            lead=f"{final}{f', {test} on test' if test is not None else ''}; limits: {limits_text(self.limits)}",
             cost_title=f"{self.cost.removesuffix('_ms')}, {LIMITS[self.cost]}",
             score_title=f"{self.task.metric.name} after {best.epochs} epochs",
             limit=self.limits.get(self.cost),
         )
-
-    def _limits(self) -> str:
-        return ", ".join(f"{name} {value:,.4g}" for name, value in self.limits.items()) or "none"
-
-    def _costs(self, one: Found) -> str:
-        return ", ".join(f"{one.costs[name]:,.4g} {unit}" for name, unit in LIMITS.items() if name in one.costs)

@@ -5,6 +5,7 @@ A new option without a value in `VALUES` fails here by itself, and so does a new
 
 import dataclasses
 import importlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "compress, own data": ("compress", *NET, "--speedup", "2"),
     "quantize": ("quantize", *NET),
     "search": ("search", *DIGITS),
+    "worker": ("worker", "--study", "study"),
     "distill": (*PAIR, "resnet8", *DIGITS),
     "distill auto": (*PAIR, "auto", *DIGITS, "--macs", "1M"),
     "train": ("train", "resnet8", *DIGITS),
@@ -80,6 +82,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--batch": ("--batch", "5"),
     "--batch-size": ("--batch-size", "7"),
     "--cache": ("--cache", "answers"),
+    "--concurrent": ("--concurrent", "2"),
     "--compression-ratio": ("--compression-ratio", "3"),
     "--data": ("--data", "mycode:task"),
     "--device-profile": ("--device-profile", "pi5.json"),
@@ -93,10 +96,12 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--lr": ("--lr", "0.01234"),
     "--macs": ("--macs", "5M"),
     "--max-drop": ("--max-drop", "1.5"),
+    "--measure": ("--no-measure",),
     "--method": ("--method", "distill.dkd"),
     "--out": ("--out", "other"),
     "--params": ("--params", "5k"),
     "--preprocessing": ("--preprocessing", "size=7"),
+    "--ray": ("--ray", "local"),
     "--recipe": ("--recipe", "other.yaml"),
     "--repeats": ("--repeats", "7"),
     "--runtime": ("--runtime", "torch"),
@@ -110,6 +115,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--speedup": ("--speedup", "3"),
     "--split": ("--split", "validation"),
     "--student": ("--student", "resnet14"),
+    "--study": ("--study", "study2"),
     "--target": ("--target", "executorch"),
     "--teacher": ("--teacher", "resnet8.safetensors"),
     "--threads": ("--threads", "1"),
@@ -125,6 +131,8 @@ VALUES: dict[str, tuple[str, ...]] = {
 OTHER: dict[tuple[str, str], tuple[str, ...]] = {
     **{(base, "--out"): ("--out", "b.safetensors") for base in BASES if base.startswith("train")},
     **{(base, "--out"): ("--out", "b.onnx") for base in BASES if base.startswith(("export", "quantize"))},
+    ("worker", "--data"): ("--data", "mycode:task"),
+    ("worker", "--measure"): ("--measure",),
     ("quantize", "--runtime"): ("--runtime", "openvino"),
     # Of four samples: less would be rounded up to one.
     **{(base, "--max-drop"): ("--max-drop", "30") for base in ("quantize", "export --int8")},
@@ -208,6 +216,11 @@ def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     seen: list[Any] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    for folder in ("study", "study2"):
+        (user / folder / "work").mkdir(parents=True)
+        origin = {"data": "digits", "batch_size": None, "augment": True, "space": "mobile"}
+        known = {"identity": {"format": 1, "seed": 0}, "trials": 2, "origin": origin}
+        (user / folder / "work" / "study.json").write_text(json.dumps(known))
     (user / "steps.yaml").write_text("name: steps\nsteps: [{prune.magnitude: {sparsity: 0.5}}]\n")
     training = "training: {epochs: 1}\nmodel: resnet8\ndata: digits\n"
     (user / "other.yaml").write_text(f"name: other\nsteps: [{{prune.magnitude: {{sparsity: 0.4}}}}]\n{training}")
@@ -244,6 +257,7 @@ def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     record("gossamer.jobs.compression", "compress", ends=True)
     record("gossamer.jobs.distillation", "distill", ends=True)
     record("gossamer.nas.job", "search", ends=True)
+    record("gossamer.nas.job", "join_search", ends=True)
     record("gossamer.train", "fit", ends=True)
     record("gossamer.cli.loading_data", "load_data", ends=False, real=True)
     record("gossamer.cli.loading", "load_model", ends=False, real=True)

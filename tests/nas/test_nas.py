@@ -291,7 +291,7 @@ SMALL = Small(channels=1, classes=4, side=16)
 
 @pytest.mark.slow
 def test_a_search_keeps_its_limits_and_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gossamer.nas.job.SearchJob._latency", lambda self, model: 1.0)
+    monkeypatch.setattr("gossamer.nas.trials.TrialRunner._latency", lambda self, model: 1.0)
     goal = gossamer.Goal(params=60_000, threads=1, batch=4)
     plan = SearchPlan(searcher="random", trials=2, epochs=1, final_epochs=2)
     how: dict[str, Any] = {"goal": goal, "out": tmp_path, "verbose": False}
@@ -306,7 +306,7 @@ def test_a_search_keeps_its_limits_and_goes_on_after_a_stop(tmp_path: Path, monk
         raise AssertionError("trained again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gossamer.nas.job.fit", trained_again)
+        patch.setattr("gossamer.nas.trials.fit", trained_again)
         again = search(SMALL, small_task(), plan=plan, **how)
     assert again.found == first.found and again.best == first.best
     for one, other in zip(again.model.parameters(), first.model.parameters()):
@@ -323,7 +323,7 @@ def test_a_search_keeps_its_limits_and_goes_on_after_a_stop(tmp_path: Path, monk
 def test_a_limit_that_nothing_keeps_is_refused_before_any_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gossamer.nas.job.OUTSIDE", 3)
+    monkeypatch.setattr("gossamer.nas.decisions.OUTSIDE", 3)
     with pytest.raises(
         BadInput, match=r"3 architectures in a row are outside of the limits; the nearest has .*allowed: params 10"
     ):

@@ -26,7 +26,7 @@ class OptunaSearch(Searcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(directions=self.directions, sampler=self.sampler(optuna, seed))
         self.failed = optuna.trial.TrialState.FAIL
-        self.running: dict[Genes, Any] = {}
+        self.running: dict[Genes, list[Any]] = {}  # an architecture can be proposed again while it is trained
 
     @abstractmethod
     def sampler(self, optuna: Any, seed: int) -> Any:
@@ -40,13 +40,13 @@ class OptunaSearch(Searcher):
         trial = self.study.ask()
         drawn = tuple(trial.suggest_categorical(f"g{i}", list(range(n))) for i, n in enumerate(self.space.choices))
         genes = self.space.canonical(drawn)
-        self.running[genes] = trial
+        self.running.setdefault(genes, []).append(trial)
         return Proposal(genes)
 
     def tell(self, found: Found) -> None:
-        trial = self.running.pop(found.genes, None)
-        if trial is None:
+        if not self.running.get(found.genes):
             return
+        trial = self.running[found.genes].pop(0)
         values = self.objectives(found)
         if values is None:
             self.study.tell(trial, state=self.failed)

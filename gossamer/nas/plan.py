@@ -1,0 +1,60 @@
+"""How long is searched, by whom, and what networks can be limited by."""
+
+import math
+from dataclasses import dataclass
+
+from gossamer.core.validation import KnownArguments
+from gossamer.errors import BadInput, unknown
+from gossamer.nas.searchers import SEARCHERS
+
+LEAST_EPOCHS, LEAST_STEPS, FINAL = 2, 150, 5  # shorter trainings leave every network near chance
+LIMITS = {"latency_ms": "ms", "macs": "multiply-adds", "params": "parameters"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan(KnownArguments):
+    """How long is searched, and by whom.
+
+    Args:
+        searcher: one of `SEARCHERS`.
+        trials: trainings, at most.
+        epochs: of a full training of the search; None: 2, or as many as give 150 steps.
+        final_epochs: of the training of the best one, from fresh weights; None: five times `epochs`.
+        lr: peak of the learning rate, for all alike.
+        concurrent: trials that may run at the same time, on all workers together. Architecture k is proposed as soon as
+            the results of all trials before k - concurrent + 1 are known, and from those alone. So what is decided
+            depends on this number, and not on how many workers there are or which one is faster.
+        pick: which network of the front is given: the best whose cost of this name ("latency_ms", "macs", "params") is
+            at most so much; None: the best of all. Another pick of a finished search costs one final training.
+
+    Raises:
+        BadInput: another searcher, or nothing to do.
+
+    Example:
+        >>> SearchPlan(searcher="random", trials=5).lengths(batches=10)
+        (15, 75)
+    """
+
+    searcher: str = "evolution"
+    trials: int = 20
+    epochs: int | None = None
+    final_epochs: int | None = None
+    lr: float = 0.1
+    concurrent: int = 4
+    pick: tuple[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.searcher not in SEARCHERS:
+            raise unknown("searcher", self.searcher, SEARCHERS)
+        for name in ("trials", "epochs", "final_epochs", "concurrent"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise BadInput(f"{name} = {value} must be at least 1")
+        if not 0 < self.lr <= 100:
+            raise BadInput(f"lr = {self.lr} must be above 0 and at most 100")
+        if self.pick is not None and self.pick[0] not in LIMITS:
+            raise unknown("cost to pick by", self.pick[0], LIMITS)
+
+    def lengths(self, batches: int) -> tuple[int, int]:
+        """Epochs of a training of the search, and of the final one, for so many batches an epoch."""
+        epochs = self.epochs or max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / batches))
+        return epochs, self.final_epochs or FINAL * epochs
