@@ -25,8 +25,8 @@ from gossamer.nas.plan import LIMITS, SearchPlan
 from gossamer.nas.result import Found, front, pick
 from gossamer.nas.searchers import SEARCHERS
 from gossamer.nas.space import Genes, Space
-from gossamer.nas.study import WORK, Study, describe, read_description
-from gossamer.nas.trials import TrialRunner, limits_of
+from gossamer.nas.study import WORK, Study, describe_study, read_description
+from gossamer.nas.trials import TrialRunner, cost_limits
 from gossamer.report.search import SearchRow, write_search
 from gossamer.runtime.onnx_export import export_onnx
 
@@ -134,7 +134,7 @@ def search(
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-search-"))
     options = options or StudyOptions()
     with lock_folder(folder), writing(folder):
-        description = describe(space, task, goal, plan, context.seed, options.origin)
+        description = describe_study(space, task, goal, plan, context.seed, options.origin)
         study = Study.start(folder, description, progress=context.progress)
         return SearchJob(space, task, study, plan, context, options).execute()
 
@@ -178,7 +178,7 @@ def join_search(
     known = read_description(folder)
     context = (context or Context()).with_progress(verbose).fork(seed=known.seed)
     goal, plan = known.goal, known.plan
-    description = describe(space, task, goal, plan, known.seed)
+    description = describe_study(space, task, goal, plan, known.seed)
     with writing(folder):
         study = Study.join(folder, description, progress=context.progress)
         backend = ThisProcess(study, TrialRunner(space, task, goal, plan.lr, context), measure=measure)
@@ -227,7 +227,7 @@ class SearchJob:
         self.goal, self.folder, self.options = study.description.goal, study.folder, options
         self.epochs, self.final_epochs = plan.lengths(len(task.train))
         self.runner = TrialRunner(space, task, self.goal, plan.lr, context)
-        self.limits = limits_of(self.goal)
+        self.limits = cost_limits(self.goal)
         self.cost = plan.pick[0] if plan.pick is not None else next(iter(self.limits), "latency_ms")
 
     def execute(self) -> SearchResult:

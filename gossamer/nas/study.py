@@ -64,7 +64,7 @@ class StudyDescription:
         return int(self.identity["seed"])
 
 
-def describe(
+def describe_study(
     space: Space, task: Task, goal: Goal, plan: SearchPlan, seed: int, origin: Mapping[str, Any] | None = None
 ) -> StudyDescription:
     """What a search of these is."""

@@ -61,7 +61,7 @@ class TrialRunner:
     def __init__(self, space: Space, task: Task, goal: Goal, lr: float, context: Context) -> None:
         self.space, self.task, self.lr, self.context = space, task, lr, context
         self.goal = goal.here()
-        self.limits = limits_of(goal)
+        self.limits = cost_limits(goal)
         self.inputs = first_samples(task.validation, goal.batch)
         self.machine = QuietMachine()
 
@@ -125,7 +125,7 @@ class TrialRunner:
         return timed["candidate"].median_ms
 
 
-def limits_of(goal: Goal) -> dict[str, float]:
+def cost_limits(goal: Goal) -> dict[str, float]:
     """The limits of a goal, by the names of costs."""
     return {name: value for name in LIMITS if (value := getattr(goal, name)) is not None}
 

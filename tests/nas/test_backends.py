@@ -22,7 +22,7 @@ from gossamer.nas import MobileSpace, SearchPlan, join_search, search
 from gossamer.nas.backends import RayCluster, ThisProcess
 from gossamer.nas.job import decisions_of, follow
 from gossamer.nas.result import Found
-from gossamer.nas.study import Study, describe
+from gossamer.nas.study import Study, describe_study
 from gossamer.nas.trials import TrialRunner, TrialStep
 
 TOY, PLAN = Toy(), SearchPlan(searcher="evolution", trials=12, concurrent=4)
@@ -48,7 +48,7 @@ class ToyRunner(TrialRunner):
 def toy_backend(folder: Path, hand: Hand | None = None, **how: Any) -> ThisProcess:
     """A worker on the toy space, on a machine of which the others cannot see whether it lives."""
     runner = ToyRunner(how.pop("said", None))
-    description = describe(TOY, runner.task, runner.goal, PLAN, 0)
+    description = describe_study(TOY, runner.task, runner.goal, PLAN, 0)
     study = Study.start(folder, description, clock=(hand or Hand()).clock(), progress=runner.context.progress)
     study.owner["place"] = str(id(study))
     return ThisProcess(study, runner, **how)
@@ -171,7 +171,7 @@ def test_a_search_that_is_killed_is_finished_by_a_worker_and_delivered_by_the_ne
 
 def test_a_worker_of_another_space_or_task_is_refused_before_work(tmp_path: Path) -> None:
     task = small_task()
-    Study.start(tmp_path, describe(SMALL, task, GOAL, TINY, 0))
+    Study.start(tmp_path, describe_study(SMALL, task, GOAL, TINY, 0))
     with pytest.raises(BadInput, match="study of another space"):
         join_search(tmp_path, MobileSpace(channels=1, classes=4, side=28), task)
     with pytest.raises(BadInput, match="study of another data"):

@@ -17,7 +17,7 @@ from gossamer.errors import BadInput, CorruptFile
 from gossamer.nas import MobileSpace, SearchPlan
 from gossamer.nas import shared_folder as files
 from gossamer.nas.shared_folder import PATIENCE, Clock
-from gossamer.nas.study import LEASE, Study, StudyDescription, describe, gone, process, read_description
+from gossamer.nas.study import LEASE, Study, StudyDescription, describe_study, gone, process, read_description
 
 DESCRIPTION = StudyDescription(identity={"format": 1, "seed": 0, "space": "A", "versions": {"torch": "2"}}, trials=3)
 
@@ -284,7 +284,7 @@ def test_what_tells_a_study_from_others(tmp_path: Path) -> None:
 
     def identity(**changes: Any) -> dict[str, Any]:
         about: dict[str, Any] = {"space": space, "task": task, "goal": goal, "plan": plan, "seed": 0} | changes
-        return describe(**about).identity
+        return describe_study(**about).identity
 
     same = identity()
     assert identity(plan=replace(plan, trials=99, pick=("macs", 3))) == same
