@@ -10,7 +10,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from gossamer.compact.free_dimensions import free_dimensions
-from gossamer.compact.torch_export import export_failure, plain_outputs, refuse_compiled, silent
+from gossamer.compact.torch_export import export_failure, exported_program, plain_outputs, refuse_compiled, silent
 from gossamer.core.copies import copy_network
 from gossamer.core.outputs import has_marks, marked, places
 from gossamer.errors import BadInput
@@ -43,7 +43,7 @@ def capture(
     with silent(), torch.no_grad(), plain_outputs(copied):
         try:
             warm_up(copied, call.args)
-            program = torch.export.export(copied, call.args, dynamic_shapes=call.shapes)
+            program = exported_program(copied, call)
             structure = places(copied.forward(*call.args))
         except Exception as error:
             raise BadInput(f"{export_failure(copied, '.gsr', error, call)}; or {WEIGHTS_ONLY}") from error

@@ -2,12 +2,12 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
 
 from gossamer.errors import BadInput, unknown
 
@@ -35,7 +35,14 @@ class Call:
 
     def fixed(self) -> "Call":
         """The same run with nothing free."""
-        return Call(self.args, self.kwargs)
+        return Call(self.args, self.kwargs).again()
+
+    def again(self) -> "Call":
+        """The same run on tensors of its own: torch notes on a tensor which of its dimensions an export left free, and
+        that note counts in every later export.
+        """
+        args, kwargs = tree_map_only(Tensor, lambda t: t.detach(), (self.args, self.kwargs))
+        return replace(self, args=args, kwargs=kwargs)
 
 
 def free_dimensions(

@@ -37,8 +37,24 @@ def refuse_compiled(model: nn.Module, target: str) -> None:
             )
 
 
+def exported_program(model: nn.Module, call: Call) -> torch.export.ExportedProgram:
+    """The graph of a run by torch's exporter.
+
+    Where that builds a free size in, torch reads the Python code itself: `len(x)` is a plain number otherwise.
+    """
+    try:
+        run = call.again()
+        return torch.export.export(model, run.args, run.kwargs, dynamic_shapes=run.shapes)
+    except Exception:
+        if call.shapes is not None:
+            run = call.again()
+            with contextlib.suppress(Exception):
+                return torch.export.export(model, run.args, run.kwargs, dynamic_shapes=run.shapes, strict=True)
+        raise
+
+
 def export_failure(
-    model: nn.Module, target: str, error: BaseException, call: Call, again: Callable[[], Any] | None = None
+    model: nn.Module, target: str, error: BaseException, call: Call, again: Callable[[Call], Any] | None = None
 ) -> str:
     """One line out of the exporter's report: the innermost cause, and advice where it helps.
 
@@ -47,7 +63,7 @@ def export_failure(
         target: what it was exported to, for the text.
         error: of the exporter.
         call: the run that failed.
-        again: exports with nothing free, to find out whether that helps; None: torch's own exporter.
+        again: exports a run, to find out whether nothing free helps; None: torch's own exporter.
     """
     cause = error
     while cause.__cause__ is not None:
@@ -56,7 +72,7 @@ def export_failure(
     hint = ""
     if call.shapes is not None:
         with contextlib.suppress(Exception):
-            again() if again is not None else torch.export.export(model, call.args, call.kwargs)
+            again(call.fixed()) if again is not None else exported_program(model, call.fixed())
             named = f"free dimensions {sorted(set(call.names.values()))}" if call.names else "the batch size"
             away = "leave them out of `free`" if call.names else "pass dynamic_batch=False"
             hint = f"; its forward fixes {named}: {away}"

@@ -15,6 +15,7 @@ from gossamer.compact.capture import capture
 from gossamer.compact.reading import opened_bytes
 from gossamer.constraints.apply import constraints, materialize
 from gossamer.core import record
+from gossamer.core.copies import refuse_without_data
 from gossamer.core.outputs import tensors as in_order
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch, unknown
 from gossamer.gsr.codec.integers import Integers
@@ -87,6 +88,7 @@ def save(
         raise unknown("effort", effort, MODES)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
+    refuse_without_data(model)
     generated = {name: how for name, stack in constraints(model).items() if (how := stack[-1].generated())}
     if constraints(model):
         model = materialize(model)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gossamer.errors import BadInput
 
@@ -51,8 +52,13 @@ def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
 
 
 def refuse_without_data(model: nn.Module) -> None:
-    """Raise BadInput for a network that was built on the device meta."""
+    """Raise BadInput for a network that was built on the device meta, or with lazy layers that have not run yet."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise BadInput(
+                f"{type(model).__name__}: {name} of a lazy layer has no shape yet; run the network once on a batch, "
+                "then train it or load its weights"
+            )
         if tensor.is_meta:
             raise BadInput(
                 f"{type(model).__name__}: {name} has no data (device meta); give it memory, "

@@ -179,7 +179,7 @@ def _number_indices(graph: CouplingGraph, model: nn.Module, kernels: Mapping[str
     dimensions: list[tuple[str, int]] = []
     seen: set[int] = set()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if id(tensor) in seen or not tensor.is_floating_point() or isinstance(tensor, nn.UninitializedParameter):
+        if id(tensor) in seen or not tensor.is_floating_point():
             continue
         seen.add(id(tensor))
         shape: Shape = tuple(tensor.shape)

@@ -36,7 +36,6 @@ class Propagation:
         values: what is known of every tensor, by its number in the trace.
         statistics: operations that reduce over channels, by number: they see fewer channels after pruning.
         index: number of the operation that is looked at.
-        written: tensors that something is written into later, by number.
         failures: rules that failed, with the reason.
         picked: dimensions of tensors along which positions are picked by number later, by the tensor's number.
     """
@@ -47,7 +46,6 @@ class Propagation:
     values: list[IndexedValue] = field(default_factory=list)
     statistics: dict[int, str] = field(default_factory=dict)
     index: int = 0
-    written: frozenset[int] = frozenset()
     failures: dict[str, None] = field(default_factory=dict)
     picked: dict[int, frozenset[int]] = field(default_factory=dict)
 
@@ -119,7 +117,7 @@ def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose]
         True
     """
     values = [IndexedValue() for _ in trace.shapes]
-    prop = Propagation(graph, trace, choose, values, written=_written_later(trace), picked=_picked_later(trace))
+    prop = Propagation(graph, trace, choose, values, picked=_picked_later(trace))
     # Only parameters and buffers start with indices. Inputs and constants have none, which means: of fixed size.
     for index, name in trace.names.items():
         prop.values[index] = graph.parameters.get(name, IndexedValue())
@@ -129,24 +127,6 @@ def propagate(graph: CouplingGraph, trace: Trace, choose: Callable[[Op], Choose]
     for out in trace.outputs:
         prop.fix(prop.value(out), "output of the network")
     return prop
-
-
-def _written_later(trace: Trace) -> frozenset[int]:
-    """Tensors into which an operation writes, itself or through a view."""
-    root = list(range(len(trace.shapes)))
-    written = set()
-    for op in trace.ops:
-        source = op.args[0] if op.args and isinstance(op.args[0], Ref) else None
-        arguments = op.func._schema.arguments
-        alias = arguments[0].alias_info if arguments else None
-        if source is None or alias is None:
-            continue
-        if alias.is_write:
-            written.add(root[source.index])
-        for out in op.outs:
-            if out is not None:
-                root[out.index] = root[source.index]
-    return frozenset(written)
 
 
 def _picked_later(trace: Trace) -> dict[int, frozenset[int]]:
@@ -272,10 +252,8 @@ def pointwise(prop: Propagation, op: Op) -> IndexedValue:
     "empty_permuted",
 )
 def constant(prop: Propagation, op: Op) -> IndexedValue:
-    """Of any size; memory that is filled later has channel indices of its own, which go with what is written there."""
-    shape, out = prop.out_shape(op), op.outs[0]
-    if out is None or out.index not in prop.written:
-        return IndexedValue({}, frozenset(range(len(shape))))
+    """Of any size: it has channel indices of its own, which go with what it meets and with what is written there."""
+    shape = prop.out_shape(op)
     sizes = [[n if i == d else 1 for i in range(len(shape))] for d, n in enumerate(shape)]
     return IndexedValue({d: prop.graph.new_indices(n).reshape(sizes[d]) for d, n in enumerate(shape) if n > 1})
 

@@ -385,6 +385,7 @@ def trace(model: nn.Module, example_inputs: Any, *, training: bool = False) -> T
 def warm_up(model: nn.Module, example_inputs: Any, *, training: bool = False) -> None:
     """Run a network once on real tensors: what its forward keeps outside of its modules (grids by shape, in a global
     dict or `lru_cache`) must not be made of fake tensors first."""
+    refuse_without_data(model)
     args, kwargs = own_arguments(example_inputs)
     with mode(model, training), torch.no_grad():
         model(*args, **kwargs)

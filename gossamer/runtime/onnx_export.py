@@ -78,8 +78,7 @@ def export_onnx(
             if not lengths:
                 program.optimize()
         except Exception as error:
-            again = partial(_export, copied, call.fixed())
-            raise BadInput(export_failure(copied, "ONNX", error, call, again)) from error
+            raise BadInput(export_failure(copied, "ONNX", error, call, partial(_export, copied))) from error
     assert program is not None
     note_structure(program, copied, call)
     if about:
@@ -95,6 +94,7 @@ def export_onnx(
 
 
 def _export(model: nn.Module, call: Call) -> Any:
+    call = call.again()
     return torch.onnx.export(
         model,
         call.args if call.kwargs else (*call.args, {}),  # or a last argument that is a dict would be taken for keywords

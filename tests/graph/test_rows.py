@@ -37,6 +37,24 @@ def filled(x: Tensor) -> Tensor:
     return out[..., : x.shape[2]]
 
 
+class Cell(nn.Module):
+    """A recurrent layer by hand, whose state begins as zeros of a width that it knows."""
+
+    def __init__(self, result: Callable[[list[Tensor]], Tensor]) -> None:
+        super().__init__()
+        self.result, self.hidden = result, 12
+        self.step, self.head = nn.Linear(6 + 12, 4 * 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = [x.new_zeros(len(x), self.hidden)]
+        memory = torch.zeros_like(states[0])
+        for t in range(x.shape[1]):
+            i, f, o, g = self.step(torch.cat([x[:, t], states[-1]], 1)).chunk(4, 1)
+            memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
+            states.append(o.sigmoid() * memory.tanh())
+        return self.head(self.result(states))
+
+
 def detector(rows: Callable[[Tensor], Tensor]) -> nn.Module:
     """Boxes, of which it gives those that it is sure of."""
     body = nn.Sequential(nn.Conv1d(6, 12, 1), nn.ReLU(), nn.Conv1d(12, 10, 1), nn.ReLU(), nn.Conv1d(10, 4, 1))
@@ -184,6 +202,15 @@ def test_what_is_left_trains(name: str) -> None:
     small = prune_channels(model, x, 0.5).model.train()
     small(x).square().sum().backward()
     assert all(p.grad is not None for p in small.parameters())
+
+
+@pytest.mark.parametrize("result", [lambda states: states[-1], torch.stack], ids=["last", "all"])
+def test_states_that_begin_as_zeros_are_cut(result: Callable[[list[Tensor]], Tensor]) -> None:
+    model, x = randomized(Cell(result)), torch.randn(2, 3, 6, dtype=torch.float64)
+    pruned = prune_channels(model, x, 0.5)
+    check(model, x, pruned)
+    assert not pruned.skipped
+    assert (pruned.model.hidden, pruned.model.step.weight.shape) == (6, (24, 12))
 
 
 @pytest.mark.parametrize("how", ["native", "expand", "interleave"])

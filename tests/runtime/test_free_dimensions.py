@@ -1,6 +1,6 @@
 """Free dimensions and inputs of every form in an `.onnx` file: what other sizes give is compared with torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from patterns import Function
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+import gossamer
 from gossamer.errors import BadInput
 from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.pt2.file import export_pt2, load_pt2
 
 NUMBERS = torch.Generator().manual_seed(0)
 
@@ -129,3 +131,31 @@ def test_advice_only_where_it_helps(tmp_path: Path) -> None:
 def test_a_dimension_that_is_not_there(free: Any, why: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=why):
         export_onnx(pixels().eval(), r(1, 3, 8, 8), tmp_path / "net.onnx", free=free)
+
+
+def exports(model: nn.Module, x: Tensor, folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The network from a file of every format that torch's exporter writes."""
+    return {
+        ".gsr": gossamer.load(gossamer.save(model, folder / "net.gsr", (x,))),
+        ".pt2": load_pt2(export_pt2(model, (x,), folder / "net.pt2")),
+        ".onnx": gossamer.open_runner("onnxruntime", export_onnx(model, x, folder / "net.onnx")),
+    }
+
+
+@pytest.mark.slow
+def test_python_code_that_counts_the_batch_leaves_it_free(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Function(lambda m, x: {"y": m.a(m.table.weight.expand(len(x), -1, -1) + x[:, None])}, a=nn.Linear(4, 3))
+    model.table = nn.Embedding(5, 4)
+    for kind, network in exports(model.eval(), r(2, 4), tmp_path).items():
+        x = r(3, 4)
+        torch.testing.assert_close(network(x)["y"], model(x)["y"], rtol=1e-4, atol=1e-5, msg=kind)
+
+
+def test_example_inputs_stay_as_they_were(tmp_path: Path) -> None:
+    # torch notes on a tensor that a dimension was free; an export of a network that fixes it would fail from then on.
+    x = r(2, 4)
+    exports(nn.Linear(4, 3).eval(), x, tmp_path)
+    assert not vars(x)
+    with pytest.raises(BadInput, match="its forward fixes the batch size: pass dynamic_batch=False"):
+        gossamer.save(Function(lambda m, x: m.a(x.view(2, 4)), a=nn.Linear(4, 3)), tmp_path / "net.gsr", (x,))

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gossamer.compact.free_dimensions import free_dimensions
 from gossamer.compact.network import Network
-from gossamer.compact.torch_export import export_failure, plain_outputs, refuse_compiled, silent
+from gossamer.compact.torch_export import export_failure, exported_program, plain_outputs, refuse_compiled, silent
 from gossamer.compact.watch import NotForeseen, on_meta
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
@@ -58,7 +58,7 @@ def export_pt2(
     with silent(), torch.no_grad(), plain_outputs(copied):
         try:
             warm_up(copied, call.args)
-            program = torch.export.export(copied, call.args, dynamic_shapes=call.shapes)
+            program = exported_program(copied, call)
         except Exception as error:
             raise BadInput(export_failure(copied, ".pt2", error, call)) from error
         if own := next(
