@@ -21,6 +21,7 @@ from types import ModuleType
 FEW = 12  # names that one can read in an error
 NEAREST = 3
 MAX_QUOTED = 200  # characters of a name out of a file, and of what another library says
+NETWORKS = (".gsr", ".onnx", ".pt2", ".safetensors")
 ALIKE = str.maketrans("oOlI", "0011")
 NOT_THEIRS = (str(Path(__file__).parent) + os.sep, f"site-packages{os.sep}torch{os.sep}")  # files
 
@@ -95,6 +96,14 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: str = "") -> 
         return BadInput(f"unknown {kind} {said}; known: {', '.join(names)}")
     where = f"; {listed} lists them" if listed else ""
     return BadInput(f"unknown {kind} {said}; of {len(names)} that are known {', '.join(near)} are nearest{where}")
+
+
+def no_file(path: Path | str) -> BadInput:
+    """Why a path names no file: nothing is there, or a folder, with the networks in it."""
+    if not (folder := Path(path)).is_dir():
+        return BadInput(f"{path}: no such file")
+    inside = sorted(f.name for f in folder.iterdir() if f.suffix in NETWORKS)[:6]
+    return BadInput(f"{path} is a folder, not a file{'; in it: ' if inside else ''}{', '.join(inside)}")
 
 
 def _slipped(name: str, known: str) -> bool:

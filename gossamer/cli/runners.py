@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gossamer.cli.loading import FILES, Request, load_model
 from gossamer.core.goal import FROM_MODULES
-from gossamer.errors import BadInput, unknown
+from gossamer.errors import BadInput, no_file, unknown
 from gossamer.measure import Runner
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
@@ -52,7 +52,7 @@ def check_argument(text: str) -> None:
         from gossamer.models import ENTRIES
 
         if Path(text).suffix in FILES and not Path(text).is_file():
-            raise BadInput(f"{text}: no such file")
+            raise no_file(text)
         if Path(text).suffix not in FILES and text not in ENTRIES:
             raise unknown("model", text, ENTRIES, listed="`gossamer models`")
 
@@ -67,7 +67,7 @@ def onnx_file(text: str) -> Path | None:
     elif path.suffix != ".onnx":
         return None
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise no_file(path)
     return path
 
 

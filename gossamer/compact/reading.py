@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.compact.network import Network
-from gossamer.errors import BadInput, CorruptFile, unknown
+from gossamer.core.copies import check_network
+from gossamer.errors import BadInput, CorruptFile, no_file, unknown
 from gossamer.gsr.format.file import GsrFile
 from gossamer.gsr.format.ledger import Limit
 from gossamer.gsr.format.source import OnDisk
@@ -44,6 +45,8 @@ def load(path: Path | str, into: nn.Module | None = None, *, dtype: torch.dtype 
         True
     """
     path = Path(path)
+    if into is not None:
+        check_network(into)
     if into is not None and dtype is not None:
         raise BadInput("dtype converts a network that is loaded without its class; convert the other one itself")
     if dtype is not None and not dtype.is_floating_point:
@@ -94,7 +97,7 @@ def read_tensor(path: Path | str, name: str) -> Tensor:
 def opened(path: Path) -> Iterator[GsrFile]:
     """A file with its header checked. What is found to be wrong inside the block names the file."""
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise no_file(path)
     try:
         with path.open("rb", buffering=0) as handle:
             data = OnDisk(handle)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gossamer.compact.free_dimensions import Call
+from gossamer.core.copies import check_network
 from gossamer.core.outputs import plain
 from gossamer.errors import BadInput
 
@@ -27,7 +28,8 @@ def plain_outputs(model: nn.Module) -> Iterator[None]:
 
 
 def refuse_compiled(model: nn.Module, target: str) -> None:
-    """Raise BadInput for TorchScript, from which torch exports nothing."""
+    """Raise BadInput for what is no network, and for TorchScript, from which torch exports nothing."""
+    check_network(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             what = f"its module {name!r}" if name else "it"

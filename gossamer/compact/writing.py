@@ -15,7 +15,8 @@ from gossamer.compact.capture import capture
 from gossamer.compact.reading import opened_bytes
 from gossamer.constraints.apply import constraints, materialize
 from gossamer.core import record
-from gossamer.core.copies import refuse_without_data
+from gossamer.core.conditions import own_conditions
+from gossamer.core.copies import check_network
 from gossamer.core.outputs import tensors as in_order
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch, unknown
 from gossamer.gsr.codec.integers import Integers
@@ -38,6 +39,7 @@ BYTES_PER_BYTE = Limit.TENSORS.value[3]
 TOLD = {Coding.SPLIT: 6, Coding.PACKED: 4}  # bytes in the header, about
 
 
+@own_conditions()
 def save(
     model: nn.Module,
     path: Path | str,
@@ -88,7 +90,7 @@ def save(
         raise unknown("effort", effort, MODES)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
-    refuse_without_data(model)
+    check_network(model)
     generated = {name: how for name, stack in constraints(model).items() if (how := stack[-1].generated())}
     if constraints(model):
         model = materialize(model)

@@ -34,7 +34,7 @@ def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
         >>> copy_network(layer).weight is layer.weight
         False
     """
-    refuse_without_data(model)
+    check_network(model)
     given = dict(memo or {})
     try:
         return copy.deepcopy(model, dict(given))
@@ -51,8 +51,15 @@ def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
         raise BadInput(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
 
 
-def refuse_without_data(model: nn.Module) -> None:
-    """Raise BadInput for a network that was built on the device meta, or with lazy layers that have not run yet."""
+def check_network(model: nn.Module) -> None:
+    """Raise BadInput for what is no network, and for one without data: lazy layers that never ran, the device meta."""
+    if not isinstance(model, nn.Module):
+        what, hint = f"a {type(model).__name__}", ""
+        if isinstance(model, Mapping):
+            hint = "; weights alone do not say what the network computes: build it and call load_state_dict"
+        elif isinstance(model, type):
+            what, hint = f"the class {model.__name__}", f"; make one: {model.__name__}(...)"
+        raise BadInput(f"the model must be a torch.nn.Module, not {what}{hint}")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise BadInput(

@@ -22,7 +22,7 @@ from gossamer.core.batches import (
     kind_and_shape,
     sample_count,
 )
-from gossamer.core.copies import refuse_without_data
+from gossamer.core.copies import check_network
 from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
 from gossamer.core.metrics import Top1
 from gossamer.core.named_inputs import by_position, input_names, refuse_other_order
@@ -351,7 +351,7 @@ def check(task: Task, model: nn.Module) -> None:
     for split in ("train", "validation", "test", "calibration"):
         if split != "test" or task.test is not None:
             batch_count(getattr(task, split), f"the {split} data of {name}")
-    refuse_without_data(model)
+    check_network(model)
     refuse_other_order(task.input_names, model)
     with torch.random.fork_rng(devices=[]):
         shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]

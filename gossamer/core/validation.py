@@ -39,6 +39,13 @@ def check_fields(options: Any, label: str) -> None:
                 raise BadInput(f"{label}: {f.name} = {value} must be in {rule}")
 
 
+def require_kind(name: str, value: Any, kind: type, example: str, *, optional: bool = False) -> None:
+    """Raise `BadInput` where an argument is nothing of the kind, with an example of one."""
+    if not (isinstance(value, kind) or (optional and value is None)):
+        got = type(value).__name__
+        raise BadInput(f"{name} must be a gossamer.{kind.__name__}, not a {got}; for example {example}")
+
+
 def refuse_unknown(options: Iterable[str], known: Iterable[str], label: str) -> None:
     """Raise `BadInput` with the nearest name for the first option that does not exist."""
     names = list(known)

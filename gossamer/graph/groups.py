@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.constraints.apply import refuse_constrained
+from gossamer.core.conditions import own_conditions
+from gossamer.core.copies import check_network
 from gossamer.errors import BadInput, unknown
 from gossamer.graph.channel_index import Choose, CouplingGraph, IndexedValue, Indices, Shape, distinct, last
 from gossamer.graph.coupling import CoupledChannels, Mask, find_coupled_channels
@@ -250,6 +252,7 @@ def _training_trace(model: nn.Module, example_inputs: Any) -> tuple[Trace, Any] 
     return None
 
 
+@own_conditions()
 def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -> ChannelGroups:
     """Trace a run of a network and group its coupled channels. Nothing of the network changes.
 
@@ -274,6 +277,7 @@ def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -
         >>> [(group.name, group.size) for group in find_groups(model, torch.zeros(1, 4)).prunable()]
         [('0', 8)]
     """
+    check_network(model)
     refuse_constrained(model, "resize")
     run = trace(model, example_inputs)
     training_run, training_inputs = None, None

@@ -18,8 +18,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from gossamer.core.copies import refuse_without_data
-from gossamer.errors import BadInput
+from gossamer.core.copies import check_network
+from gossamer.errors import BadInput, first_line
 from gossamer.graph.code_lines import Frames, code_line, running_modules
 from gossamer.graph.decisions import Decision, decide, selects, take
 from gossamer.graph.expectation import LAYOUT, Expected, Mismatch, Shape, canonical, fits
@@ -385,7 +385,7 @@ def trace(model: nn.Module, example_inputs: Any, *, training: bool = False) -> T
 def warm_up(model: nn.Module, example_inputs: Any, *, training: bool = False) -> None:
     """Run a network once on real tensors: what its forward keeps outside of its modules (grids by shape, in a global
     dict or `lru_cache`) must not be made of fake tensors first."""
-    refuse_without_data(model)
+    check_network(model)
     args, kwargs = own_arguments(example_inputs)
     with mode(model, training), torch.no_grad():
         model(*args, **kwargs)
@@ -393,7 +393,8 @@ def warm_up(model: nn.Module, example_inputs: Any, *, training: bool = False) ->
 
 def rejected(model: nn.Module, example_inputs: Any, error: Exception) -> BadInput:
     """The model's own error, with what it was given; of a network without data that it has none."""
-    refuse_without_data(model)
+    check_network(model)
     shapes = ", ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in output_tensors(example_inputs))
     name, kind = type(model).__name__, type(error).__name__
-    return BadInput(f"{name} cannot run on the example inputs ({shapes}): {kind}: {error}")
+    given = shapes or f"which hold no tensor but {type(example_inputs).__name__}"
+    return BadInput(f"{name} cannot run on the example inputs ({given}): {kind}: {first_line(error)}")

@@ -8,12 +8,14 @@ from pathlib import Path
 from torch import nn
 
 from gossamer.compact.size_rows import stored_rows
+from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import UNASKED, Goal
 from gossamer.core.record import JobDocument, Record, Trial
 from gossamer.core.task import Task, check, task_row
+from gossamer.core.validation import require_kind
 from gossamer.errors import BadInput
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, Delivery, timed
@@ -31,6 +33,7 @@ from gossamer.train.trainable_export import trainable_export
 MOST_OF_BUDGET = 0.6  # of the time budget that a search may take
 
 
+@own_conditions()
 def compress(
     model: nn.Module,
     task: Task,
@@ -90,6 +93,9 @@ def compress(
     """
     if goal is None and recipe is None:
         raise BadInput("compress needs a goal or a recipe; for example goal=Goal(max_drop=0.5, speedup=3)")
+    require_kind("task", task, Task, "load_task('digits') or Task.from_loaders(train, validation)")
+    require_kind("goal", goal, Goal, "Goal(max_drop=0.5, speedup=3)", optional=True)
+    require_kind("recipe", recipe, Recipe, 'Recipe(name="mine", steps=(method, ...))', optional=True)
     if recipe is not None and (epochs is not None or lr is not None):
         raise BadInput("epochs and lr are for planned jobs; with a recipe, write them into its steps")
     if not train:

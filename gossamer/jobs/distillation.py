@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from gossamer.constraints.apply import materialize
 from gossamer.core.batches import inputs_and_target
+from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
-from gossamer.core.copies import copy_network
+from gossamer.core.copies import check_network, copy_network
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import NO_BUDGET, UNASKED, Goal
 from gossamer.core.record import Curve, JobDocument, Record
 from gossamer.core.task import Task, task_row
+from gossamer.core.validation import require_kind
 from gossamer.errors import BadInput, unknown
 from gossamer.jobs import diagnostics, exporting
 from gossamer.jobs.attempts import timed
@@ -42,6 +44,7 @@ METHOD = "distill.kd"
 Teacher = nn.Module | Path | str
 
 
+@own_conditions()
 def distill(
     teacher: Teacher | Sequence[Teacher],
     student: nn.Module | Literal["auto"],
@@ -94,6 +97,8 @@ def distill(
         >>> done
         Artifact(Sequential, no goal, ...)
     """
+    require_kind("task", task, Task, "load_task('digits') or Task.from_loaders(train, validation)")
+    require_kind("goal", goal, Goal, "Goal(macs=0.5)", optional=True)
     if student == "auto":
         if goal is None:
             raise BadInput("student 'auto' is cut to a goal, and 'auto' needs one: distill(..., goal=Goal(macs=...))")
@@ -101,6 +106,8 @@ def distill(
     elif goal is not None and goal.gains:
         raise BadInput(f"{', '.join(goal.gains)}: only student 'auto' is cut for a goal, this one is trained as it is")
     goal = (goal or UNASKED).here()
+    if not isinstance(teacher, Teacher | Sequence):
+        check_network(teacher)
     several = [teacher] if isinstance(teacher, Teacher) else list(teacher)
     networks = [one if isinstance(one, nn.Module) else opened_teacher(Path(one)) for one in several]
     config = DistillationConfig(

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gossamer.compact.capture import capture
 from gossamer.constraints.apply import materialize
 from gossamer.core.batches import Model, cross_entropy, inputs_and_target
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.goal import Goal
@@ -31,7 +32,6 @@ from gossamer.runtime.runners import open_runner
 from gossamer.runtime.verification import verify
 from gossamer.search.device_profile import profile_of
 from gossamer.search.failures import ends_the_job, failure_reason
-from gossamer.train.batches import own_randomness
 from gossamer.train.distillation import are_logits
 
 WORK = 50_000_000_000  # multiply-adds of one batch: a larger one is tried with fewer samples

@@ -17,7 +17,7 @@ from gossamer.constraints.mask import Mask
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.task import Task
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, no_file
 from gossamer.measure import Runner, evaluate
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.runtime.runners import open_runner
@@ -39,7 +39,7 @@ class OnnxTeacher(ExternalModel):
     def __init__(self, path: Path, *, threads: int = 2) -> None:
         super().__init__()
         if not path.is_file():
-            raise BadInput(f"{path}: no such file")
+            raise no_file(path)
         self.path, self.threads = path, threads
         # What it is told from other teachers by.
         digest = hashlib.sha256(path.read_bytes()).digest()

@@ -124,6 +124,8 @@ def latency(
         >>> times["small"].runs, times["small"].batch
         (5, 2)
     """
+    if not isinstance(runners, Mapping) or not all(isinstance(runner, Runner) for runner in runners.values()):
+        raise BadInput('latency compares runners by name: {"small": open_runner("torch", model)}')
     if not runners or repeats < 1:
         raise BadInput("latency needs at least one runner and repeats >= 1")
     prepared = {label: runner.prepare(inputs) for label, runner in runners.items()}

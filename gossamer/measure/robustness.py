@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from gossamer.constraints.apply import materialize
 from gossamer.constraints.signs import stochastic_sign
 from gossamer.constraints.weights import weights_of
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.signs import sign_of
 from gossamer.core.task import Task
 from gossamer.errors import NoEffect
 from gossamer.measure.accuracy import evaluate
-from gossamer.train.batches import own_randomness, seed_everything
+from gossamer.train.batches import seed_everything
 from gossamer.train.recalibrate import recalibrate
 
 FEW_BITS = 0.68  # bits of entropy per weight, at which the source still finds 89 % on CIFAR-10

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
+from gossamer.core.copies import check_network
 from gossamer.core.record import Curve, Edit, EditKind
 from gossamer.core.task import PartialTask, Task, task_of
 from gossamer.core.validation import KnownArguments, check_fields
@@ -89,6 +91,7 @@ class Method(KnownArguments, ABC):
         """The name in a recipe."""
         return cls.__module__.removeprefix("gossamer.methods.")
 
+    @own_conditions()
     def __call__(
         self, model: nn.Module, task: Task | Any | None = None, context: Context | None = None, **settings: Any
     ) -> MethodResult:
@@ -108,6 +111,7 @@ class Method(KnownArguments, ABC):
             BadInput: the method needs more of the task than was given, or does not fit the model.
             NoEffect: nothing matched.
         """
+        check_network(model)
         own, data = (context or Context()).fork(**settings), task_of(task, self.name())
         if self.needed() == "labels" and isinstance(data, PartialTask):
             raise BadInput(f"{self.name()} needs training data with labels: give a task, method(model, task)")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gossamer.core.record import write_bytes
-from gossamer.errors import BadInput, CorruptFile, first_line
+from gossamer.errors import BadInput, CorruptFile, first_line, no_file
 from gossamer.models.head import with_own_head
 from gossamer.modules.replay import restore
 from gossamer.modules.structure import Structure
@@ -118,7 +118,7 @@ def _unwrapped(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Te
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The named tensors of a file of weights, on the CPU."""
     if not path.is_file():
-        raise BadInput(f"no such file of weights: {path}")
+        raise no_file(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

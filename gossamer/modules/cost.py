@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gossamer.constraints.apply import constraints, materialize
+from gossamer.core.conditions import own_conditions
 from gossamer.core.record import LayerCost
 from gossamer.graph.expectation import Shape
 from gossamer.graph.groups import Group, find_groups, layer_of
@@ -253,6 +254,7 @@ def shared_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dic
     }
 
 
+@own_conditions()
 def analyze(model: nn.Module, example_inputs: Any) -> Analysis:
     """Measure what a network costs, and find which of its channels are coupled.
 

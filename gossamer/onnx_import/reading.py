@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from gossamer.errors import BadInput, CorruptFile, first_line
+from gossamer.errors import BadInput, CorruptFile, first_line, no_file
 from gossamer.onnx_import.network import GraphBuilder, OnnxNetwork
 from gossamer.onnx_import.registry import Function
 from gossamer.onnx_import.values import MOST_ELEMENTS, TYPES, AtMost, bounded
@@ -47,7 +47,7 @@ def import_onnx(path: Path | str) -> OnnxNetwork:
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise no_file(path)
     model = read_onnx(path)
     opsets = {"": OLDEST} | {("" if one.domain == "ai.onnx" else one.domain): one.version for one in model.opset_import}
     opset = opsets[""]

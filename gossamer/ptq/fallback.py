@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
 from gossamer.core.metric import Evaluation
@@ -94,6 +95,7 @@ class QuantizedCandidate:
         return qdq.quantize_graph(self.network, ranges, exclude={*self.exclude, *touching}, steps=self.steps)
 
 
+@own_conditions()
 def quantize_int8(
     model: nn.Module | Path,
     task: Task,

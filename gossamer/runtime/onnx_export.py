@@ -15,6 +15,7 @@ from gossamer.compact.free_dimensions import Call, Free, free_dimensions
 from gossamer.compact.torch_export import export_failure, plain_outputs, refuse_compiled, silent
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
+from gossamer.core.conditions import own_conditions
 from gossamer.core.outputs import places, tensors
 from gossamer.errors import BadInput
 from gossamer.graph.tracer import arguments, warm_up
@@ -24,6 +25,7 @@ from gossamer.runtime.onnx_clean import clean
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 
 
+@own_conditions()
 def export_onnx(
     model: nn.Module,
     example_inputs: Any,

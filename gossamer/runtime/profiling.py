@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from torch import Tensor
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, no_file
 from gossamer.runtime.runners import OnnxRuntimeRunner, OpenVinoRunner
 
 Times = list[dict[str, float]]
@@ -59,7 +59,7 @@ def layer_times(
     """
     path = Path(onnx_path)
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise no_file(path)
     if runtime == "onnxruntime":
         times = _onnxruntime(path, inputs, threads, repeats + warmup)
     elif runtime == "openvino":

@@ -17,7 +17,7 @@ from gossamer.core.goal import RUNTIMES
 from gossamer.core.outputs import tensors
 from gossamer.core.processors import available, usual_threads
 from gossamer.core.runner import Runner
-from gossamer.errors import BadInput, CorruptFile, GossamerError, MissingExtra, first_line, require, unknown
+from gossamer.errors import BadInput, CorruptFile, GossamerError, MissingExtra, first_line, no_file, require, unknown
 from gossamer.runtime.metadata import STRUCTURE, read_structure
 from gossamer.runtime.operators.library import DOMAIN, OPERATORS, find_library
 from gossamer.runtime.threads import torch_threads
@@ -85,7 +85,7 @@ def open_runner(
 def _file(source: Path | str) -> Path:
     path = Path(source)
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise no_file(path)
     return path
 
 
@@ -142,6 +142,15 @@ class TorchRunner(Runner):
         return tree_map_only(Tensor, Tensor.clone, self.raw(self.prepare(inputs)))
 
 
+FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+
+
+def in_precision(x: Tensor, kind: torch.dtype | None) -> Tensor:
+    """An input on the CPU; numbers of another precision than the file's, which is float32 for exports, are rounded."""
+    x = x.detach().cpu().contiguous()
+    return x.to(kind) if kind is not None and x.is_floating_point() else x
+
+
 class OnnxRuntimeRunner(Runner):
     """An ONNX Runtime session on the CPU."""
 
@@ -150,12 +159,12 @@ class OnnxRuntimeRunner(Runner):
         self.runtime, self.version = "onnxruntime", ort.__version__
         self.precision, self.threads = precision, threads
         self.session = open_session(path, threads=threads, profile=profile)
-        self.names = [i.name for i in self.session.get_inputs()]
+        self.kinds = {i.name: FLOATS.get(i.type) for i in self.session.get_inputs()}
         noted = self.session.get_modelmeta().custom_metadata_map.get(STRUCTURE, "null")
         self.structure = read_structure(noted, len(self.session.get_outputs()), path)
 
     def prepare(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-        return {name: x.detach().cpu().contiguous().numpy() for name, x in zip(self.names, inputs, strict=True)}
+        return {name: in_precision(x, kind).numpy() for (name, kind), x in zip(self.kinds.items(), inputs, strict=True)}
 
     def raw(self, prepared: Any) -> Any:
         return self.session.run(None, prepared)
@@ -206,6 +215,9 @@ def import_openvino() -> Any:
             sys.modules[name] = before
 
 
+OPENVINO_FLOATS = {"f32": torch.float32, "f16": torch.float16, "f64": torch.float64}
+
+
 class OpenVinoRunner(Runner):
     """An OpenVINO model compiled for the CPU, latency hint."""
 
@@ -234,11 +246,16 @@ class OpenVinoRunner(Runner):
             chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
             precision = f"{ {'bf16': 'bfloat16', 'f32': 'float32', 'f16': 'float16'}.get(chosen, chosen) } (default)"
         self.precision = precision
+        self.inputs = compiled.inputs
         self.request = compiled.create_infer_request()
         self.tensor = openvino.Tensor
 
     def prepare(self, inputs: tuple[Tensor, ...]) -> list[Any]:
-        return [self.tensor(x.detach().cpu().contiguous().numpy(), shared_memory=True) for x in inputs]
+        kinds = [OPENVINO_FLOATS.get(port.get_element_type().get_type_name()) for port in self.inputs]
+        return [
+            self.tensor(in_precision(x, kind).numpy(), shared_memory=True)
+            for x, kind in zip(inputs, kinds, strict=True)
+        ]
 
     def raw(self, prepared: Any) -> Any:
         return self.request.infer(prepared, share_inputs=True, share_outputs=True)

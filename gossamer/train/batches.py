@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gossamer.core.batches import Loader
+from gossamer.core.conditions import own_randomness
 from gossamer.errors import BadInput
 
 if TYPE_CHECKING:
@@ -31,19 +32,6 @@ def seed_everything(*place: int) -> int:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
     return seed
-
-
-@contextmanager
-def own_randomness() -> Iterator[None]:
-    """Leave the global generators as they were found."""
-    plain, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
-    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(cuda):
-            yield
-    finally:
-        random.setstate(plain)
-        np.random.set_state(arrays)  # noqa: NPY002
 
 
 def batches_of_epoch(loader: Loader, seed: int, epoch: int, start: int, rank: int) -> Iterator[tuple[int, Any]]:

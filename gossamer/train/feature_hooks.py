@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gossamer.core.conditions import own_randomness
 from gossamer.core.placement import evaluating
 from gossamer.errors import BadInput, unknown
 from gossamer.train.attached_modules import attached
-from gossamer.train.batches import own_randomness, seed_everything
+from gossamer.train.batches import seed_everything
 from gossamer.train.distillation import Distillation, called
 
 # A layer of the student and the layer of the teacher that it learns from.

@@ -13,17 +13,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gossamer.core.batches import batch_count
+from gossamer.core.conditions import own_conditions, own_randomness
 from gossamer.core.context import Context
+from gossamer.core.copies import check_network
 from gossamer.core.metric import Metric
 from gossamer.core.placement import device_of
 from gossamer.core.record import Curve
 from gossamer.core.task import Task
+from gossamer.core.validation import require_kind
+from gossamer.errors import BadInput
 from gossamer.train.auxiliary import helped
 from gossamer.train.backoff import Exploded, back_off, check_loss, check_score, check_weights
 from gossamer.train.batches import (
     Placement,
     batches_of_epoch,
-    own_randomness,
     refuse_nan,
     takes_channels_last,
     weights_channels_last,
@@ -126,6 +129,17 @@ class TrainingRun:
     channels_last: bool
 
 
+def _check_trainable(model: nn.Module) -> None:
+    check_network(model)
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference():
+            raise BadInput(
+                f"{type(model).__name__}: {name} was made in inference mode and cannot be trained; "
+                "train copy.deepcopy(model), taken outside of torch.inference_mode()"
+            )
+
+
+@own_conditions()
 def fit(
     model: nn.Module,
     task: Task,
@@ -173,11 +187,13 @@ def fit(
         >>> len(result.history), result.model.training
         (1, False)
     """
+    require_kind("task", task, Task, "load_task('digits') or Task.from_loaders(train, validation)")
+    require_kind("training", training, Training, "Training(epochs=3, lr=0.05)")
+    _check_trainable(model)
     batch_count(task.train, f"task {task.name!r}: the train loader")
     context = context.with_progress()
     device = device_of(model)
     with (
-        own_randomness(),
         weights_channels_last(model, layout := takes_channels_last(model, task)),
         tempfile.TemporaryDirectory() as scratch,
         helped(model, task, training) as heads,

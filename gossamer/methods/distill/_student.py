@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.apply import refuse_constrained
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.placement import evaluating, place
@@ -16,7 +17,7 @@ from gossamer.core.validation import Range
 from gossamer.errors import BadInput, unknown
 from gossamer.losses import hint_loss, logit_loss
 from gossamer.methods._training import Retrain
-from gossamer.train.batches import own_randomness, seed_everything
+from gossamer.train.batches import seed_everything
 from gossamer.train.distillation import Distillation, LossTerm, SoftLoss
 from gossamer.train.feature_hooks import (
     Adapt,

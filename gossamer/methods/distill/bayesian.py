@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gossamer.core.batches import Model, inputs_and_target
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.metric import Evidence, Metric
@@ -34,7 +35,7 @@ from gossamer.losses import gaussian_loss, langevin_step
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Student
 from gossamer.train.attached_modules import attached
-from gossamer.train.batches import batch_size, batches_of_epoch, own_randomness
+from gossamer.train.batches import batch_size, batches_of_epoch
 from gossamer.train.distillation import Soft, soft_loss
 
 

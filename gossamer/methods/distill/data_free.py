@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
@@ -30,7 +31,7 @@ from gossamer.errors import BadInput
 from gossamer.losses import statistics_loss, total_variation
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Samples, Student
-from gossamer.train.batches import own_randomness, seed_everything
+from gossamer.train.batches import seed_everything
 
 
 @contextmanager

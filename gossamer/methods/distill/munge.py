@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.batches import inputs_and_target
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.task import Task
@@ -27,7 +28,7 @@ from gossamer.errors import BadInput
 from gossamer.losses.synthetic import munge, nearest_samples
 from gossamer.methods._base import Settings
 from gossamer.methods.distill._student import Samples, Student, teacher_labels
-from gossamer.train.batches import own_randomness, seed_everything
+from gossamer.train.batches import seed_everything
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.inputs import Layer
 from gossamer.calibration.weight_reconstruction import layers_of, reconstruct_weights
+from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task, loss_of
@@ -41,6 +42,7 @@ from gossamer.methods.prune._criteria import NEEDS_LABELS, Criterion, element_sc
 from gossamer.train.batches import Replayed
 
 
+@own_conditions()
 def prune_channels(
     model: nn.Module,
     example_inputs: Any,

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from gossamer.calibration.curvature import summed_gradients
 from gossamer.constraints.apply import materialize
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.core.validation import Range
 from gossamer.methods._base import Method, Needs, Settings
 from gossamer.methods.prune._masks import joint_masks, mask_weights, selected_weights
-from gossamer.train.batches import batches_of_epoch, own_randomness
+from gossamer.train.batches import batches_of_epoch
 
 
 def connection_scores(model: nn.Module, task: Task, batches: Iterable[Any], names: Iterable[str]) -> dict[str, Tensor]:

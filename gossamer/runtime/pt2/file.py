@@ -16,8 +16,9 @@ from gossamer.compact.torch_export import export_failure, exported_program, plai
 from gossamer.compact.watch import NotForeseen, on_meta
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
+from gossamer.core.conditions import own_conditions
 from gossamer.core.outputs import has_marks, places, put, tensors
-from gossamer.errors import BadInput, CorruptFile, GossamerError, first_line
+from gossamer.errors import BadInput, CorruptFile, GossamerError, first_line, no_file
 from gossamer.graph.tracer import warm_up
 from gossamer.gsr.format.graph import State, Value
 from gossamer.runtime.metadata import STRUCTURE, says_places
@@ -25,6 +26,7 @@ from gossamer.runtime.pt2.archive import Archive
 from gossamer.runtime.pt2.graph import Program, Taken, read_program
 
 
+@own_conditions()
 def export_pt2(
     model: nn.Module, example_inputs: tuple[Any, ...], path: Path | str, *, dynamic_batch: bool = True
 ) -> Path:
@@ -102,7 +104,7 @@ def load_pt2(path: Path | str) -> nn.Module:
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise no_file(path)
     try:
         file_bytes = path.stat().st_size
         with Archive(path) as archive:

@@ -1,0 +1,41 @@
+"""What a caller may have set around a call: it must not change the result, and comes back as it was."""
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Leave the global generators as they were found."""
+    plain, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(cuda):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)  # noqa: NPY002
+
+
+@contextmanager
+def own_conditions() -> Iterator[None]:
+    """Within: gradients, no inference mode and no autocast, whatever the caller has set; then his generators go on
+    where they were. It is a decorator, too.
+
+    Example:
+        >>> with torch.no_grad(), own_conditions():
+        ...     torch.is_grad_enabled()
+        True
+    """
+    with ExitStack() as conditions:
+        conditions.enter_context(own_randomness())
+        conditions.enter_context(torch.inference_mode(False))
+        conditions.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                conditions.enter_context(torch.autocast(device, enabled=False))
+        yield

@@ -1,0 +1,140 @@
+"""What a caller has set around a call does not change the result, and arguments of another kind are named."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nets import tiny
+from torch import nn
+
+import gossamer
+from gossamer.core.context import Context
+from gossamer.data import tiny_network, tiny_task
+from gossamer.methods.prune import ChannelPruning, Magnitude
+
+TASK = tiny_task()
+INPUTS = TASK.example_inputs
+ONE = gossamer.Training(epochs=1, lr=0.01)
+RECIPE = gossamer.Recipe(name="half", steps=(ChannelPruning(sparsity=0.5),), int8=False)
+
+API: Any = gossamer  # for calls that type checkers would refuse
+
+# What a user calls with a network, in a folder.
+CALLS: dict[str, Callable[[Any, Path], Any]] = {
+    "prune_channels": lambda net, folder: gossamer.prune_channels(net, INPUTS).model,
+    "analyze": lambda net, folder: gossamer.analyze(net, INPUTS),
+    "save": lambda net, folder: gossamer.save(net, folder / "net.gsr", INPUTS),
+    "export_onnx": lambda net, folder: gossamer.export_onnx(net, INPUTS, folder / "net.onnx"),
+    "export_pt2": lambda net, folder: gossamer.export_pt2(net, INPUTS, folder / "net.pt2"),
+    "a method": lambda net, folder: Magnitude(sparsity=0.5)(net).model,
+    "fit": lambda net, folder: gossamer.fit(net, TASK, ONE, Context()).model,
+    "compress": lambda net, folder: gossamer.compress(net, TASK, recipe=RECIPE, out=folder / "job").model,
+    "distill": lambda net, folder: gossamer.distill(net, tiny_network(), TASK, out=folder / "distill").model,
+    "latency": lambda net, folder: gossamer.latency(net, INPUTS),
+    "load": lambda net, folder: gossamer.load(gossamer.save(tiny_network(), folder / "tiny.gsr"), into=net),
+}
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "mode"),
+    [
+        *[("prune_channels", mode) for mode in MODES],
+        pytest.param("export_pt2", "inference_mode", marks=pytest.mark.slow),
+        ("a method", "inference_mode"),
+        ("fit", "no_grad"),
+        pytest.param("compress", "no_grad", marks=pytest.mark.slow),
+    ],
+)
+def test_modes_of_the_caller_change_nothing(
+    call: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(around: AbstractContextManager[Any], name: str) -> Any:
+        net = tiny_network()
+        (tmp_path / name).mkdir()
+        with around:
+            return CALLS[call](net, tmp_path / name)
+
+    expected, found = run(torch.enable_grad(), "without"), run(MODES[mode](), "within")
+    if isinstance(found, Path):
+        expected, found = (gossamer.runtime.load_pt2(path) for path in (expected, found))
+        assert torch.equal(found(*INPUTS), expected(*INPUTS))
+        return
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
+    found.train()(*INPUTS).sum().backward()  # nothing of the mode is left in its weights
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *[name for name in CALLS if name not in ("latency", "distill", "compress")],
+        pytest.param("compress", marks=pytest.mark.slow),
+    ],
+)
+def test_the_generators_of_the_caller_go_on_where_they_were(call: str, tmp_path: Path) -> None:
+    net = tiny_network()
+    torch.manual_seed(5)
+    CALLS[call](net, tmp_path)
+    found = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(found, torch.rand(3))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (nn.Linear, r"the class Linear; make one: Linear\(...\)"),
+        (tiny().state_dict(), "build it and call load_state_dict"),
+        (len, "builtin_function_or_method"),
+        (None, "NoneType"),
+    ],
+    ids=["class", "weights", "function", "None"],
+)
+@pytest.mark.parametrize("call", [name for name in CALLS if name != "latency"])
+def test_what_is_no_network_is_refused_by_name(call: str, given: Any, named: str, tmp_path: Path) -> None:
+    if (call, given) == ("load", None) or (call == "distill" and isinstance(given, dict)):
+        pytest.skip("means something else there")
+    with pytest.raises(gossamer.BadInput, match=f"the model must be a torch.nn.Module, not .*{named}"):
+        CALLS[call](given, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda net: API.compress(net, "digits", recipe=RECIPE), r"Task, not a str; .* load_task\('digits'\)"),
+        (lambda net: API.compress(net, [1], recipe=RECIPE), r"Task, not a list; .* Task\.from_loaders"),
+        (lambda net: API.distill(net, net, "digits"), r"Task, not a str; .* load_task\('digits'\)"),
+        (lambda net: API.fit(net, "digits", ONE, Context()), r"Task, not a str; .* load_task\('digits'\)"),
+        (lambda net: API.fit(net, TASK, {"epochs": 1}, Context()), r"Training, not a dict; for example"),
+        (lambda net: API.compress(net, TASK, goal={"speedup": 3}), r"gossamer\.Goal, not a dict; for example"),
+        (lambda net: API.compress(net, TASK, recipe="r.yaml"), r"gossamer\.Recipe, not a str; for example"),
+        (lambda net: API.latency(net, INPUTS), "latency compares runners by name"),
+        (lambda net: API.prune_channels(net, INPUTS[0].numpy()), "which hold no tensor but ndarray"),
+        (lambda net: gossamer.load(Path(__file__).parent), "core is a folder, not a file"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind_are_refused_by_name(call: Callable[[nn.Module], Any], named: str) -> None:
+    with pytest.raises(gossamer.BadInput, match=named):
+        call(tiny_network())
+
+
+def test_weights_made_in_inference_mode_are_not_trained() -> None:
+    with torch.inference_mode():
+        net = tiny_network()
+    with pytest.raises(gossamer.BadInput, match=r"was made in inference mode .* train copy\.deepcopy\(model\)"):
+        gossamer.fit(net, TASK, ONE, Context())
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_exported_networks_take_inputs_in_double_precision(runtime: str, tmp_path: Path) -> None:
+    net = tiny_network().double().eval()
+    runner = gossamer.open_runner(runtime, gossamer.export_onnx(net, INPUTS, tmp_path / "net.onnx"))
+    x = INPUTS[0].double()
+    torch.testing.assert_close(runner(x).double(), net(x), rtol=1e-4, atol=1e-5)
