@@ -89,7 +89,7 @@ def timed(workers: int) -> dict[str, Any]:
 
 def busy_of(rows: list[dict[str, Any]], workers: int) -> float:
     """Median of busy."""
-    return median([row["busy"] for row in rows if row["workers"] == workers] or [1.0])
+    return float(median([row["busy"] for row in rows if row["workers"] == workers] or [1.0]))
 
 
 def markdown(document: dict[str, Any]) -> str:

@@ -1,18 +1,26 @@
-"""The neighbourhood of a trained network: its sub-networks of fewer channels and blocks, which share its weights.
+"""The neighbourhood of a trained network: its sub-networks of fewer channels and blocks, which share its weights, with
+fewer bits of the weights of each layer.
 
-Source: Cai et al. 2020, arXiv:1908.09791, section 3 (train once, then search sub-networks without training).
+Source: Cai et al. 2020, arXiv:1908.09791, section 3 (train once, then search sub-networks without training); Wang et
+al. 2019, arXiv:1811.08886 (HAQ: bits of each layer).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 
 from torch import nn
 
+from gossamer.constraints.weights import weights_of
+from gossamer.core.layer_names import layer_name
 from gossamer.core.task import Task
+from gossamer.errors import BadInput
+from gossamer.graph.groups import find_groups
+from gossamer.graph.pruner import prune
 from gossamer.methods._base import Method
 from gossamer.methods.prune.channels import ChannelPruning
+from gossamer.methods.quantize.uniform import UniformQuantization
 from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.modules.elastic import ElasticNetwork, Subnetwork, elastic_network
 from gossamer.nas.space import Genes, Space
@@ -22,10 +30,12 @@ from gossamer.train import recalibrate
 @dataclass(frozen=True, repr=False)
 class NeighbourSpace(Space):
     """Sub-networks of a network that `distill.once_for_all` has trained: which blocks are left out, how wide each group
-    of coupled channels is. Its networks have weights and need no training.
+    of coupled channels is, how many bits the weights of each layer have. Its networks have weights and need no
+    training.
 
     Args:
         elastic: the trained network and its sub-networks; see `neighbourhood`.
+        bits: that the weights of a layer can have, the most first; none: they are left as they are.
 
     Example:
         >>> import gossamer
@@ -41,14 +51,22 @@ class NeighbourSpace(Space):
     """
 
     elastic: ElasticNetwork
+    bits: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         blocks, widths = len(self.elastic.blocks), dict(self.elastic.widths)
-        return f"NeighbourSpace({type(self.elastic.model).__name__}, {blocks} blocks, {widths})"
+        bits = f", bits {self.bits} of {len(self.layers)} layers" if self.bits else ""
+        return f"NeighbourSpace({type(self.elastic.model).__name__}, {blocks} blocks, {widths}{bits})"
 
     @property
     def choices(self) -> tuple[int, ...]:
-        return (*(2 for _ in self.elastic.blocks), *(len(options) for options in self.elastic.widths.values()))
+        widths = (len(options) for options in self.elastic.widths.values())
+        return (*(2 for _ in self.elastic.blocks), *widths, *(len(self.bits) for _ in self.layers))
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Whose bits are searched."""
+        return tuple(layer_name(name) for name in weights_of(self.elastic.model)) if self.bits else ()
 
     def without(self, genes: Genes) -> tuple[str, ...]:
         """The blocks that are left out."""
@@ -56,14 +74,26 @@ class NeighbourSpace(Space):
 
     def widths(self, genes: Genes) -> dict[str, int]:
         """Channels of every group that is narrower than in the large network."""
-        options, chosen = self.elastic.widths, genes[len(self.elastic.blocks) :]
+        options, chosen = self.elastic.widths, genes[len(self.elastic.blocks) : self._cut]
         return {name: options[name][number] for name, number in zip(options, chosen) if number}
 
+    def layer_bits(self, genes: Genes) -> dict[str, int]:
+        """Bits of the weights of every layer that is there, by its name."""
+        without = self.without(genes)
+        chosen = zip(self.layers, genes[self._cut :])
+        return {layer: self.bits[number] for layer, number in chosen if not _inside(layer, without)}
+
     def canonical(self, genes: Genes) -> Genes:
-        """Groups of a block that is left out have no width."""
-        gone = {name for block in self.without(genes) for name in self._inner[block]}
-        chosen = zip(self.elastic.widths, genes[len(self.elastic.blocks) :])
-        return (*genes[: len(self.elastic.blocks)], *(0 if name in gone else number for name, number in chosen))
+        """Groups of a block that is left out have no width, and its layers no bits."""
+        blocks, without = genes[: len(self.elastic.blocks)], self.without(genes)
+        gone = {name for block in without for name in self._inner[block]}
+        widths = zip(self.elastic.widths, genes[len(blocks) : self._cut])
+        bits = zip(self.layers, genes[self._cut :])
+        return (
+            *blocks,
+            *(0 if name in gone else number for name, number in widths),
+            *(0 if _inside(layer, without) else number for layer, number in bits),
+        )
 
     def random(self, rng: Random) -> Genes:
         """Light and heavy cuts alike: drawn evenly, nearly all networks would be in between."""
@@ -71,13 +101,19 @@ class NeighbourSpace(Space):
         genes = tuple(sum(rng.random() < strength for _ in range(n - 1)) for n in self.choices)
         return self.canonical(genes)
 
+    @property
+    def _cut(self) -> int:
+        """How many numbers say what is cut; those of the bits come after them."""
+        return len(self.elastic.blocks) + len(self.elastic.widths)
+
     @cached_property
     def _inner(self) -> dict[str, list[str]]:
         return {block.name: self.elastic.within(block.name) for block in self.elastic.blocks}
 
     def build(self, genes: Genes) -> nn.Module:
-        """The sub-network with its part of the weights. Its batch norms are those of the large network."""
-        return self.elastic.subnetwork(self.widths(genes), self.without(genes)).model
+        """The sub-network with its part of the weights. Its batch norms are those of the large network, its weights are
+        constrained to grids where it has bits."""
+        return self._rounded(self.elastic.subnetwork(self.widths(genes), self.without(genes)).model, genes)
 
     def derive(self, genes: Genes, task: Task) -> Subnetwork:
         """The sub-network as it can be used: its cut is proven, and its batch norms are estimated again.
@@ -90,15 +126,24 @@ class NeighbourSpace(Space):
             The network and the proof.
         """
         found = self.elastic.subnetwork(self.widths(genes), self.without(genes), prove=True)
+        found = replace(found, model=self._rounded(found.model, genes))
         recalibrate(found.model, task.calibration)
         return found
+
+    def _rounded(self, model: nn.Module, genes: Genes) -> nn.Module:
+        return self._rounding(genes)(model).model if self.bits else model
+
+    def _rounding(self, genes: Genes) -> UniformQuantization:
+        bits = self.layer_bits(genes)
+        most = max(bits.values())
+        return UniformQuantization(bits=most, layer_bits={n: b for n, b in bits.items() if b != most}, scale="mse")
 
     def steps(self, genes: Genes) -> tuple[Method, ...]:
         """What makes this sub-network of the large network, as steps of a recipe."""
         widths, without = self.widths(genes), self.without(genes)
         blocks = (BlockRemoval(names=without, reconstruct=False),) if without else ()
         cut = (ChannelPruning(widths=widths, criterion="order", reconstruct=False),) if widths else ()
-        return (*blocks, *cut)
+        return (*blocks, *cut, *((self._rounding(genes),) if self.bits else ()))
 
     def shares(self, genes: Genes) -> dict[str, float]:
         """What is left of each layer's multiply-adds."""
@@ -108,7 +153,12 @@ class NeighbourSpace(Space):
         widths, options = self.widths(genes), self.elastic.widths
         parts = [f"{name} {width}/{options[name][0]}" for name, width in widths.items()]
         gone = self.without(genes)
+        parts += [f"{name} {bits} bits" for name, bits in self.layer_bits(genes).items() if bits != self.bits[0]]
         return ", ".join([*([f"without {' '.join(gone)}"] if gone else []), *parts]) or "all of it"
+
+
+def _inside(layer: str, blocks: Sequence[str]) -> bool:
+    return any(f"{layer}.".startswith(f"{block}.") for block in blocks)
 
 
 class Condition:
@@ -193,24 +243,42 @@ class Within(Space):
         return self.random(rng)
 
 
-def neighbourhood(model: nn.Module, task: Task, *, round_to: int = 1) -> NeighbourSpace:
+def neighbourhood(
+    model: nn.Module, task: Task, *, round_to: int = 1, bits: Sequence[int] = (), cut: bool = True
+) -> NeighbourSpace:
     """The sub-networks of a network that `distill.once_for_all` has trained.
 
     Args:
         model: the trained network, of the user's own class.
         task: with example inputs that it runs on.
         round_to: as in the training: widths are multiples of it.
+        bits: that the weights of each layer can have, from 16 to 2, the most first, such as (8, 4, 2); they are rounded
+            by `quantize.uniform`. None: no weights are rounded.
+        cut: whether channels and blocks are left out. False: bits alone are searched, of any trained network.
 
     Returns:
         The space.
 
     Raises:
         NoEffect: the network has no sub-networks.
+        BadInput: bits that cannot be, or nothing to search.
 
     Example:
         >>> import gossamer
         >>> model, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
         >>> neighbourhood(model, task, round_to=4).choices
         (2, 4, 4)
+        >>> space = neighbourhood(model, task, bits=(8, 4, 2), cut=False)
+        >>> space.words((0, 1, 2, 0))
+        'conv2 4 bits, fc1 2 bits'
     """
-    return NeighbourSpace(elastic_network(model, task.example_inputs, round_to=round_to))
+    allowed = tuple(sorted(set(bits), reverse=True))
+    if tuple(bits) != allowed or any(not 2 <= one <= 16 for one in bits):
+        raise BadInput(f"bits = {tuple(bits)}: give whole numbers from 16 to 2, the most first, such as (8, 4, 2)")
+    if not cut and len(bits) < 2:
+        raise BadInput("cut=False searches bits alone: give at least two, such as bits=(8, 4, 2)")
+    if cut:
+        return NeighbourSpace(elastic_network(model, task.example_inputs, round_to=round_to), allowed)
+    channels = find_groups(model, task.example_inputs)
+    prune(channels, {}, {})  # sub-networks, of which the whole is the only one, take what this learns
+    return NeighbourSpace(ElasticNetwork(channels=channels, widths={}, blocks=()), allowed)

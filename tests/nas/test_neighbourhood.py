@@ -9,8 +9,10 @@ import torch
 from nets import task, tiny
 
 import gossamer
+from gossamer.constraints.apply import materialize
 from gossamer.errors import BadInput
 from gossamer.methods.prune import ChannelPruning
+from gossamer.methods.quantize.rate import file_bytes
 from gossamer.methods.restructure import BlockRemoval
 from gossamer.modules.cost import total_macs
 from gossamer.nas import Genes, neighbourhood
@@ -111,3 +113,52 @@ def test_a_search_without_anything_to_search_is_refused() -> None:
     ):
         with pytest.raises(BadInput, match=said):
             gossamer.compress(tiny(), task(), **options, verbose=False)  # type: ignore[arg-type]
+
+
+def test_bits_are_a_number_of_each_layer_that_is_there() -> None:
+    space = neighbourhood(tiny(), task(), bits=(8, 4, 2))
+    assert len(space.choices) == 7 + 8 and space.choices[7:] == (3,) * 8
+    assert space.layers[0] == "stem" and space.layers[-1] == "head"
+    genes = space.checked((1, 0, 0, 1, 0, 2, 0, 1, 2, 2, 0, 0, 0, 1, 2))
+    assert genes[8:10] == (0, 0)  # layers of the first block, which is gone
+    bits = space.layer_bits(genes)
+    assert "body.0.conv1" not in bits and (bits["stem"], bits["head"]) == (4, 2)
+    assert space.words(genes).startswith("without body.0, stem 6/8, body.1.conv1 4/8, stem 4 bits")
+    drawn = {space.random(Random(seed)) for seed in range(20)}
+    assert len(drawn) > 10 and all(space.checked(one) == one for one in drawn)
+
+
+def test_a_network_with_bits_has_so_many_values_and_is_what_the_steps_make() -> None:
+    space, data = neighbourhood(tiny(), task(), bits=(8, 4, 2), cut=False), task()
+    assert space.choices == (3,) * 8
+    genes = (1, 2, 0, 2, 0, 2, 1, 2)
+    built = materialize(space.build(genes))
+    weights = dict(built.named_parameters())
+    for layer, bits in space.layer_bits(genes).items():
+        rows = weights[f"{layer}.weight"].flatten(1)
+        assert max(len(row.unique()) for row in rows) <= 2**bits - 1
+    assert len(weights["body.0.conv2.weight"][0].unique()) > 7  # 8 bits are not 4
+    [step] = space.steps(genes)
+    made = materialize(step(tiny(), data).model)
+    for one, other in zip(made.parameters(), built.parameters(), strict=True):
+        assert torch.equal(one, other)
+    derived = space.derive(genes, data).model
+    assert not torch.equal(
+        derived.state_dict()["body.1.bn1.running_mean"], built.state_dict()["body.1.bn1.running_mean"]
+    )
+
+
+@pytest.mark.slow
+def test_fewer_bits_are_fewer_bytes_of_the_file() -> None:
+    space = neighbourhood(tiny(), task(), bits=(8, 4, 2), cut=False)
+    sizes = [file_bytes(space.build((number,) * 8), task()) for number in range(3)]
+    mixed = file_bytes(space.build((0, 2) * 4), task())
+    assert sizes[0] > sizes[1] > sizes[2] and sizes[2] < mixed < sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("bits", "cut"), [((2, 8), True), ((8, 8), True), ((17, 4), True), ((4, 1), True), ((8,), False)]
+)
+def test_bits_that_cannot_be_are_refused(bits: tuple[int, ...], cut: bool) -> None:
+    with pytest.raises(BadInput, match="bits"):
+        neighbourhood(tiny(), task(), bits=bits, cut=cut)
