@@ -112,7 +112,7 @@ __all__ = [
 # Reachable as `gossamer.methods.prune.Magnitude` without another import.
 _PACKAGES = (
     *("calibration", "constraints", "data", "edits", "graph", "losses", "measure", "methods", "models", "modules"),
-    *("ptq", "report", "runtime", "search", "train"),
+    *("ptq", "report", "runtime", "search", "task", "train"),
 )
 
 

@@ -134,9 +134,9 @@ def _train(
 ) -> "Record":
     """Train, measure on test data, and write the weights with a note of what network they are for."""
     from gossamer.core.folder import writing
-    from gossamer.core.task import check
     from gossamer.measure import evaluate, score_record
     from gossamer.models import save_weights
+    from gossamer.task import check
     from gossamer.train import fit
 
     check(task, model)

@@ -23,9 +23,14 @@ class Loader(Protocol):
 Model = Callable[..., Any]
 Loss = Callable[[Model, Any], Tensor]
 
+SUM_ERROR = 0.01  # of probabilities in half precision
+NO_LABEL, NO_PIXEL = -100, 255  # what torch's losses and Pascal VOC leave out
+
 
 def batch_count(loader: Loader, what: str) -> int:
-    """The number of batches, at least one."""
+    """The number of batches, at least one, of what can be gone through again."""
+    if hasattr(loader, "__next__"):
+        raise BadInput(f"{what} can be gone through only once; give the loader itself, or a list of batches")
     try:
         batches = len(loader)
     except TypeError as error:
@@ -126,9 +131,9 @@ def class_labels(logits: Tensor, target: Any) -> Tensor:
     """
     if not isinstance(target, Tensor):
         raise BadInput(f"labels are class numbers, a tensor of integers of shape (N,), not a {type(target).__name__}")
+    if target.shape == logits.shape and logits.ndim > 1:
+        return _probabilities(target)
     if target.is_floating_point():
-        if target.shape == logits.shape:
-            return target
         raise BadInput(
             f"labels are {kind_and_shape(target)} of {str(target.dtype).removeprefix('torch.')}: class numbers are "
             "integers, probabilities have the shape of the outputs; give a loss and a metric of your own for others"
@@ -137,12 +142,26 @@ def class_labels(logits: Tensor, target: Any) -> Tensor:
     return flat.long()
 
 
+def _probabilities(target_NC: Tensor) -> Tensor:
+    """Labels of the shape of the outputs: probabilities of the classes, or class numbers where one is 1, others 0."""
+    values = target_NC.float()
+    if (values < 0).any() or ((values.sum(1) - 1).abs() > SUM_ERROR).any():
+        raise BadInput(
+            "labels of the shape of the outputs must be probabilities, which sum to 1; for several labels a sample "
+            "give metric=MultiLabelF1(), for numbers metric=MAE() of gossamer.measure"
+        )
+    return target_NC if target_NC.is_floating_point() else target_NC.argmax(1)
+
+
 def refuse_labels(logits_NC: Tensor, target: Tensor) -> None:
     """Raise BadInput for labels that the network has no output for."""
     low, high = (int(x) for x in target.aminmax())
     if low < 0 or high >= logits_NC.shape[1]:
         labels = f"labels from {low} to {high}"
-        raise BadInput(f"{labels} where the network has {logits_NC.shape[1]} outputs; they count from 0")
+        outputs = f"{logits_NC.shape[1]} outputs"
+        fix = "; for labels that do not count give metric=MeanIoU() (255) or Perplexity() (-100)"
+        hint = fix if low == NO_LABEL or high == NO_PIXEL else ""
+        raise BadInput(f"{labels} where the network has {outputs}; they count from 0{hint}")
 
 
 def kind_and_shape(value: object) -> str:

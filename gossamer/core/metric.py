@@ -224,7 +224,8 @@ class PerSample(KnownArguments, MeanMetric):
             raise BadInput(f"{rule}, it gives {kind_and_shape(found)}") from error
         values = values if values.is_floating_point() else values.float()
         if values.ndim != 1:
-            raise BadInput(f"{rule}, it gives {kind_and_shape(found)}")
+            fix = "" if values.ndim else "; for a number of the whole set write a gossamer.Metric"
+            raise BadInput(f"{rule}, it gives {kind_and_shape(found)}{fix}")
         if self.unit != PERCENT:
             return {"score": values}
         wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # NaN is wrong, too

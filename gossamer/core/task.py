@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
 from gossamer.core.batches import (
@@ -22,14 +21,13 @@ from gossamer.core.batches import (
     kind_and_shape,
     sample_count,
 )
-from gossamer.core.copies import check_network
 from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
 from gossamer.core.metrics import Top1
-from gossamer.core.named_inputs import by_position, input_names, refuse_other_order
+from gossamer.core.named_inputs import by_position, input_names
 from gossamer.core.placement import train_mode
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.validation import KnownArguments
-from gossamer.errors import BadInput, GossamerError, own_error
+from gossamer.errors import BadInput
 
 # What a batch is belongs to what a task is: the rest of the package takes both from here.
 __all__ = [
@@ -39,7 +37,6 @@ __all__ = [
     "Task",
     "as_in_training",
     "batch_count",
-    "check",
     "cross_entropy",
     "description",
     "evaluation",
@@ -303,11 +300,11 @@ def loss_of(task: Task, model: Model, batch: Any) -> Tensor:
                 return task.loss(model, batch)
             except Exception:
                 raise error from None  # of the mode that networks usually have a loss in
-    if _one_number(loss):
+    if one_number(loss):
         return loss
     with as_in_training(model):
         other = task.loss(model, batch)
-    return other if _one_number(other) else loss
+    return other if one_number(other) else loss
 
 
 @contextmanager
@@ -322,7 +319,7 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _one_number(loss: object) -> bool:
+def one_number(loss: object) -> bool:
     return isinstance(loss, Tensor) and loss.numel() == 1
 
 
@@ -339,61 +336,3 @@ def refuse_outputs(output: Any, task: Task, network: str) -> None:
             f"{network} gives {output.shape[1]} outputs, but the data has {classes} classes"
             f"{more if output.shape[1] > classes else ''}"
         )
-
-
-@torch.no_grad()
-def check(task: Task, model: nn.Module) -> None:
-    """Run network, loss and metric on the first batches, so that what does not fit shows before the work begins.
-
-    Of the test set only the length is asked for. Raises BadInput with the error of what failed.
-    """
-    name = task.name
-    for split in ("train", "validation", "test", "calibration"):
-        if split != "test" or task.test is not None:
-            batch_count(getattr(task, split), f"the {split} data of {name}")
-    check_network(model)
-    refuse_other_order(task.input_names, model)
-    with torch.random.fork_rng(devices=[]):
-        shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
-        what = f"the network does not accept the inputs of {name} (shapes {shapes})"
-        refuse_outputs(_attempt(what, lambda: model(*task.example_inputs)), task, "the network")
-        batch = _first_batch(task, "train", model)
-        loss = _attempt(f"the loss of {name}", lambda: loss_of(task, model, batch))
-        if not _one_number(loss):
-            raise BadInput(f"the loss of {name} must be a tensor with one number, it is {kind_and_shape(loss)}")
-        held_out = _first_batch(task, "validation", model)
-        _attempt(f"the metric of {name}", lambda: evaluation(task, model, [held_out]).value)
-        if not _same(held_out, _first_batch(task, "validation", model)):
-            raise BadInput(
-                f"the validation data of {name} is another one each time: networks are compared sample by sample; "
-                "turn its shuffling and its random augmentation off"
-            )
-        seen = _first_batch(task, "calibration", model)
-        _attempt(f"the calibration data of {name}", lambda: model(*inputs_and_target(seen)[0]))
-
-
-def _attempt(what: str, run: Callable[[], Any]) -> Any:
-    try:
-        return run()
-    except GossamerError as error:
-        raise BadInput(f"{what}: {error}") from error
-    except Exception as error:
-        raise BadInput(f"{what}: {own_error(error)}") from error
-
-
-def _first_batch(task: Task, name: str, model: nn.Module) -> Any:
-    """The first batch of a loader, where the model is."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-
-    def placed(x: Tensor) -> Tensor:
-        if x.isnan().any():
-            raise BadInput("the first batch holds NaN")
-        return x.to(device)
-
-    what = f"the {name} data of {task.name}"
-    return _attempt(what, lambda: tree_map_only(Tensor, placed, next(iter(getattr(task, name)))))
-
-
-def _same(one: Any, other: Any) -> bool:
-    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
-    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)

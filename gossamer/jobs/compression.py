@@ -14,7 +14,7 @@ from gossamer.core.copies import copy_network
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import UNASKED, Goal
 from gossamer.core.record import JobDocument, Record, Trial
-from gossamer.core.task import Task, check, task_row
+from gossamer.core.task import Task, task_row
 from gossamer.core.validation import require_kind
 from gossamer.errors import BadInput
 from gossamer.jobs import exporting
@@ -28,6 +28,7 @@ from gossamer.measure import Evaluation, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.nas.planner import NeighbourhoodPlanner
 from gossamer.search.checkpoint_store import data_fingerprint, job_fingerprint
+from gossamer.task import check
 from gossamer.train.trainable_export import trainable_export
 
 MOST_OF_BUDGET = 0.6  # of the time budget that a search may take

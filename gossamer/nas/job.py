@@ -15,7 +15,7 @@ from gossamer.core.context import Context
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import Goal
 from gossamer.core.record import environment, write_text
-from gossamer.core.task import Task, check
+from gossamer.core.task import Task
 from gossamer.errors import BadInput, Diverged
 from gossamer.measure import Evaluation, evaluate
 from gossamer.models.weights import load_weights, save_weights
@@ -29,6 +29,7 @@ from gossamer.nas.study import WORK, Study, describe_study, read_description
 from gossamer.nas.trials import TrialRunner, cost_limits
 from gossamer.report.search import SearchRow, write_search
 from gossamer.runtime.onnx_export import export_onnx
+from gossamer.task import check
 
 
 @dataclass(frozen=True, kw_only=True)

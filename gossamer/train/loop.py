@@ -131,6 +131,8 @@ class TrainingRun:
 
 def _check_trainable(model: nn.Module) -> None:
     check_network(model)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise BadInput(f"{type(model).__name__} has no parameter that is trained; model.requires_grad_(True) frees all")
     for name, parameter in model.named_parameters():
         if parameter.is_inference():
             raise BadInput(

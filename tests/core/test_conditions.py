@@ -132,6 +132,11 @@ def test_weights_made_in_inference_mode_are_not_trained() -> None:
         gossamer.fit(net, TASK, ONE, Context())
 
 
+def test_a_network_with_nothing_to_train_is_refused() -> None:
+    with pytest.raises(gossamer.BadInput, match=r"has no parameter that is trained; model\.requires_grad_\(True\)"):
+        gossamer.fit(tiny_network().requires_grad_(False), TASK, ONE, Context())
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_exported_networks_take_inputs_in_double_precision(runtime: str, tmp_path: Path) -> None:
     net = tiny_network().double().eval()

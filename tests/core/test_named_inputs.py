@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gossamer
 from gossamer.core.batches import inputs_and_target
-from gossamer.core.task import check, evaluation
+from gossamer.core.task import evaluation
+from gossamer.task import check
 
 
 class TwoInputs(nn.Module):

@@ -15,7 +15,7 @@ from gossamer.compact.writing import save
 from gossamer.core.batches import cross_entropy
 from gossamer.core.outputs import Fields, places, plain, put, tensors
 from gossamer.core.progress import Silent
-from gossamer.core.task import check, loss_of
+from gossamer.core.task import loss_of
 from gossamer.errors import BadInput
 from gossamer.methods._base import Method
 from gossamer.methods.lowrank.svd import SVD
@@ -27,6 +27,7 @@ from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.pt2.file import export_pt2, load_pt2
 from gossamer.runtime.runners import open_runner
 from gossamer.runtime.verification import verify
+from gossamer.task import check
 from gossamer.train.distillation import Distillation
 from gossamer.train.train_mode import same_outputs, teacher_terms
 

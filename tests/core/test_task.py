@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from train_toy import net, task
 
 from gossamer.core.goal import Goal
 from gossamer.core.metrics import Top1
-from gossamer.core.task import check, cross_entropy, evaluation, inputs_and_target, sample_count
+from gossamer.core.task import cross_entropy, evaluation, inputs_and_target, sample_count
 from gossamer.errors import BadInput
+from gossamer.task import check
 
 X, Y = torch.zeros(4, 2, 6, 6), torch.tensor([0, 1, 2, 3])
+BOTH = torch.tensor([[1, 1, 0, 0]]).repeat(4, 1)
+PAIRS = TensorDataset(X, Y)
 NAN = X.clone().index_fill_(0, torch.tensor([2]), float("nan"))
 
 
@@ -41,6 +44,11 @@ MANY = torch.utils.data.TensorDataset(torch.rand(400, *X.shape[1:]), Y.repeat(40
 SHUFFLED = torch.utils.data.DataLoader(MANY, batch_size=4, shuffle=True)
 
 
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter([(X[0], Y[0])])
+
+
 def raising(*_: Any) -> Tensor:
     raise KeyError("the moon is full")
 
@@ -61,13 +69,31 @@ def raising(*_: Any) -> Tensor:
         ({"validation": [X]}, "the metric of quadrants: the batches have inputs alone"),
         ({"validation": [(X, Y + 5)]}, "the metric of quadrants: labels from 5 to 8 where the network has 4 outputs"),
         *(({name: []}, f"the {name} data of quadrants has no batches") for name in ("train", "validation", "test")),
-        ({"calibration": iter([X])}, "the calibration data of quadrants has no length"),
+        (
+            {"calibration": iter([X])},
+            "the calibration data of quadrants can be gone through only once; give",
+        ),
+        ({"train": iter(DataLoader(PAIRS))}, "the train data of quadrants can be gone through only once; give"),
+        ({"train": DataLoader(Endless())}, "the train data of quadrants has no length"),
+        (
+            {"train": [(X, BOTH.float())]},
+            r"must be probabilities, which sum to 1; for several .*MultiLabelF1\(\), for",
+        ),
+        ({"train": [(X, BOTH)]}, r"must be probabilities, which sum to 1; for several .*MultiLabelF1\(\), for"),
+        ({"validation": [(X, Y.where(Y > 0, 255))]}, r"do not count give metric=MeanIoU\(\) \(255\)"),
+        ({"validation": [(X, Y.where(Y > 0, -100))]}, r"do not count give .* Perplexity\(\) \(-100\)"),
+        ({"loss": nn.CrossEntropyLoss()}, r"give lambda model, batch: CrossEntropyLoss\(\)\(model\(batch\[0\]\), ba"),
+        ({"loss": lambda m, b: cross_entropy(m, b).detach()}, "does not depend on the weights: leave out detach"),
+        ({"loss": lambda m, b: cross_entropy(m, b) * math.inf}, "the loss of quadrants is inf on the first batch"),
         ({"calibration": [{"image": X}]}, "the calibration data of quadrants: a batch must be"),
         ({"loss": raising}, r"the loss of quadrants: KeyError: 'the moon is full' \(.*test_task.py:"),
         ({"loss": lambda model, batch: model(batch[0])}, r"one number, it is a tensor of shape \(4, 4\)"),
         ({"loss": lambda model, batch: 1.0}, "one number, it is a float"),
         ({"metric": raising}, "the metric of quadrants: .*KeyError"),
-        ({"metric": lambda model, loader: torch.tensor(0.5)}, r"one score a sample, it gives a tensor of shape \(\)"),
+        (
+            {"metric": lambda model, loader: torch.tensor(0.5)},
+            r"it gives a tensor of .* write a gossamer\.Metric",
+        ),
         ({"validation": SHUFFLED}, "the validation data of quadrants is another one each time.* turn its shuffling"),
     ],
 )
@@ -83,6 +109,14 @@ def test_labels_out_of_range_are_told_from_other_errors_of_the_network() -> None
 
     with pytest.raises(IndexError, match="list index"):
         cross_entropy(broken, (X, Y))
+
+
+def test_labels_with_one_in_the_place_of_the_class_are_class_numbers() -> None:
+    one_hot = torch.nn.functional.one_hot(Y, 4)
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    expected = cross_entropy(nn.Identity(), (logits, Y))
+    assert torch.equal(cross_entropy(nn.Identity(), (logits, one_hot)), expected)
+    torch.testing.assert_close(cross_entropy(nn.Identity(), (logits, one_hot.float())), expected)
 
 
 def scored(found: Any) -> Tensor:
@@ -111,7 +145,7 @@ def test_scores_may_be_an_array_a_list_or_a_tensor(found: Any) -> None:
     ("found", "said"),
     [
         (np.float64(0.5), r"a sample, it gives a float64 of shape \(\)"),
-        (0.5, "a sample, it gives a float$"),
+        (0.5, "a sample, it gives a float; for a number of the whole set write"),
         ("good", "a sample, it gives a str"),
         (np.zeros((4, 1)), r"a sample, it gives a ndarray of shape \(4, 1\)"),
         ([0.5] * 3, "of every sample, it gives 3 rows for 4 samples"),

@@ -11,8 +11,9 @@ import gossamer
 from gossamer.core.batches import FirstBatches, cross_entropy
 from gossamer.core.metric import Metric, PerSample
 from gossamer.core.metrics import RMSE, MeanIoU, Top1, squared_error
-from gossamer.core.task import Task, check
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
+from gossamer.task import check
 
 X = torch.arange(600.0).reshape(200, 3)
 Y = torch.arange(200) % 3
@@ -67,7 +68,7 @@ def test_a_function_of_scores_is_a_metric_here_and_in_the_constructor() -> None:
         ((loader(), "data/"), "validation: batches are expected, .* not a str"),
         ((loader(), 3), "validation: batches are expected, .* not a int"),
         ((loader(), []), "validation: a list has no batches"),
-        (((batch for batch in loader()), loader()), "train: a generator has no length"),
+        (((batch for batch in loader()), loader()), "train: a generator can be gone through only once"),
         (([{"image": X}], loader()), "a batch must be"),
     ],
 )

@@ -2,8 +2,8 @@
 
 import torch
 
-from gossamer.core.task import check
 from gossamer.data import tiny_network, tiny_task
+from gossamer.task import check
 
 
 def test_the_tiny_task_and_network_fit_and_are_the_same_every_time() -> None:

@@ -10,7 +10,7 @@ from guide_pages import GUIDES, blocks, run, written
 from places import PAGES, ROOT
 
 import gossamer
-from gossamer.core.task import check
+from gossamer.task import check
 
 
 def page_of(page: Path) -> Any:

@@ -14,7 +14,7 @@ PROGRAMS = PACKAGE / "runtime" / "programs"  # what is copied beside a network: 
 LEVELS = [
     {"errors"},
     {"gsr", "core"},
-    {"losses", "report", "constraints"},
+    {"task", "losses", "report", "constraints"},
     {"graph", "detection"},
     {"edits"},
     {"calibration"},

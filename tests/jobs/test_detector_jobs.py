@@ -11,7 +11,7 @@ import gossamer
 from gossamer.core.context import Context
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Quiet
-from gossamer.core.task import Task, check
+from gossamer.core.task import Task
 from gossamer.data.arrays import DataSplit
 from gossamer.data.composed import ComposedScenes
 from gossamer.data.objects import BatchChoices, SceneSplits, detection_task
@@ -22,6 +22,7 @@ from gossamer.methods.distill.kd import KD
 from gossamer.models.anchor_free import AnchorFreeDetector
 from gossamer.models.lenet import LeNet300
 from gossamer.models.ssd import SSDOnCSP
+from gossamer.task import check
 from gossamer.train import Training, fit
 from gossamer.train.train_mode import teacher_terms
 

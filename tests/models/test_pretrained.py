@@ -17,7 +17,7 @@ from gossamer.cli.loading import PRETRAINED, Request, load_model
 from gossamer.cli.loading_data import PREPROCESSING, Consumer, load_data, preprocessing_for
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Silent
-from gossamer.core.task import check, description
+from gossamer.core.task import description
 from gossamer.data import load_task
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.jobs import exporting
@@ -26,6 +26,7 @@ from gossamer.models.head import keep_outputs
 from gossamer.runtime import metadata
 from gossamer.runtime.onnx_clean import about
 from gossamer.runtime.onnx_export import export_onnx
+from gossamer.task import check
 
 try:
     timm = zoo_shim.timm()

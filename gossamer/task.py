@@ -1,0 +1,90 @@
+"""Whether a network, the user's data, loss and metric go together, before work begins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from gossamer.core.batches import batch_count, inputs_and_target, kind_and_shape
+from gossamer.core.copies import check_network
+from gossamer.core.named_inputs import refuse_other_order
+from gossamer.core.task import Task, evaluation, loss_of, one_number, refuse_outputs
+from gossamer.errors import BadInput, GossamerError, own_error
+
+
+@torch.no_grad()
+def check(task: Task, model: nn.Module) -> None:
+    """Run network, loss and metric on the first batches, so that what does not fit shows before the work begins.
+
+    Of the test set only the length is asked for. Raises BadInput with the error of what failed.
+    """
+    name = task.name
+    for split in ("train", "validation", "test", "calibration"):
+        if split != "test" or task.test is not None:
+            batch_count(getattr(task, split), f"the {split} data of {name}")
+    check_network(model)
+    refuse_other_order(task.input_names, model)
+    with torch.random.fork_rng(devices=[]):
+        shapes = [tuple(getattr(x, "shape", ())) for x in task.example_inputs]
+        what = f"the network does not accept the inputs of {name} (shapes {shapes})"
+        refuse_outputs(_attempt(what, lambda: model(*task.example_inputs)), task, "the network")
+        batch = _first_batch(task, "train", model)
+        _check_loss(task, model, batch)
+        held_out = _first_batch(task, "validation", model)
+        _attempt(f"the metric of {name}", lambda: evaluation(task, model, [held_out]).value)
+        if not _same(held_out, _first_batch(task, "validation", model)):
+            raise BadInput(
+                f"the validation data of {name} is another one each time: networks are compared sample by sample; "
+                "turn its shuffling and its random augmentation off"
+            )
+        seen = _first_batch(task, "calibration", model)
+        _attempt(f"the calibration data of {name}", lambda: model(*inputs_and_target(seen)[0]))
+
+
+def _check_loss(task: Task, model: nn.Module, batch: Any) -> None:
+    """Refuse a loss that no training can follow."""
+    if isinstance(task.loss, nn.Module):
+        kind = type(task.loss).__name__
+        raise BadInput(
+            f"the loss of {task.name} is called with the model and a batch, which {kind} does not take: "
+            f"give lambda model, batch: {kind}()(model(batch[0]), batch[1])"
+        )
+    with torch.enable_grad():
+        loss = _attempt(f"the loss of {task.name}", lambda: loss_of(task, model, batch))
+    if not one_number(loss):
+        raise BadInput(f"the loss of {task.name} must be a tensor with one number, it is {kind_and_shape(loss)}")
+    if not loss.isfinite():
+        raise BadInput(f"the loss of {task.name} is {loss.item()} on the first batch of the training data")
+    if not loss.requires_grad and any(p.requires_grad for p in model.parameters()):
+        raise BadInput(
+            f"the loss of {task.name} does not depend on the weights: leave out detach(), item() and no_grad"
+        )
+
+
+def _attempt(what: str, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except GossamerError as error:
+        raise BadInput(f"{what}: {error}") from error
+    except Exception as error:
+        raise BadInput(f"{what}: {own_error(error)}") from error
+
+
+def _first_batch(task: Task, name: str, model: nn.Module) -> Any:
+    """The first batch of a loader, where the model is."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def placed(x: Tensor) -> Tensor:
+        if x.isnan().any():
+            raise BadInput("the first batch holds NaN")
+        return x.to(device)
+
+    what = f"the {name} data of {task.name}"
+    return _attempt(what, lambda: tree_map_only(Tensor, placed, next(iter(getattr(task, name)))))
+
+
+def _same(one: Any, other: Any) -> bool:
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
