@@ -246,7 +246,7 @@ def test_smoothed_labels_and_the_loss_that_cannot_have_them() -> None:
 
 @pytest.mark.parametrize(
     ("loader", "message"),
-    [([], "has no batches"), (iter(batches(16, seed=0)), "has no length"), ("short", "ended after 1 batches")],
+    [([], "has no batches"), (iter(batches(16, seed=0)), "only once"), ("short", "ended after 1 batches")],
 )
 def test_loaders_that_cannot_be_trained_on(loader: Any, message: str) -> None:
     class Short(list[Any]):
