@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, no_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,11 @@ class Contents:
 def read_contents(path: Path) -> Contents:
     """The tensors of a `.onnx`, `.pt2`, `.safetensors`, `.pt` or `.pth` file."""
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise no_file(path)
     if path.suffix not in _READERS:
-        raise BadInput(f"{path}: can look into {', '.join(_READERS)} and result folders, not into this kind of file")
+        raise BadInput(
+            f"{path}: can look into .gsr, {', '.join(_READERS)} and result folders, not into this kind of file"
+        )
     tensors, extra = _READERS[path.suffix](path)
     return Contents(file=str(path), file_bytes=path.stat().st_size + extra, tensors=tuple(tensors))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gossamer.cli.loading_data import PREPROCESSING
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task, cross_entropy, description, refuse_outputs
-from gossamer.core.user_code import call, is_reference, resolve
+from gossamer.core.user_code import call, is_reference, refuse_code_file, resolve
 from gossamer.errors import BadInput, own_error, unknown
 
 PRETRAINED = Path("pretrained")  # in the place of a file of weights: the library's own
@@ -79,6 +79,7 @@ def load_model(request: Request, progress: Progress | None = None) -> Source:
     say = (progress or Silent()).say
     from gossamer.models.libraries import LIBRARIES
 
+    refuse_code_file(request.model)
     kind, _, rest = request.model.partition(":")
     path = Path(request.model)
     with torch.random.fork_rng(devices=[]):

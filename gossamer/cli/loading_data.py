@@ -12,7 +12,7 @@ from typing import Any
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task
-from gossamer.core.user_code import call, is_reference, resolve
+from gossamer.core.user_code import call, is_reference, refuse_code_file, resolve
 from gossamer.errors import BadInput, CorruptFile
 
 AUTO = "auto"
@@ -55,6 +55,7 @@ def load_data(
     own has its own of both.
     """
     consumer = consumer or Consumer()
+    refuse_code_file(text)
     if not is_reference(text):
         form, chosen = None, dict[str, Any]()
         if Path(text).is_dir():

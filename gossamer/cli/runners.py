@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gossamer.cli.loading import FILES, Request, load_model
 from gossamer.core.goal import FROM_MODULES
+from gossamer.core.user_code import refuse_code_file
 from gossamer.errors import BadInput, no_file, unknown
 from gossamer.measure import Runner
 from gossamer.runtime.onnx_export import export_onnx
@@ -48,6 +49,7 @@ def open_model(request: Request, *, runtime: str | None, threads: int) -> Opened
 
 def check_argument(text: str) -> None:
     """Refuse a model argument that names nothing, before any work is done for others."""
+    refuse_code_file(text)
     if onnx_file(text) is None and ":" not in text:
         from gossamer.models import ENTRIES
 

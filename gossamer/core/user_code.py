@@ -15,6 +15,15 @@ def is_reference(text: str) -> bool:
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
+def refuse_code_file(text: str) -> None:
+    """Raise BadInput for a file of Python code (`net.py`, `net.py:make`), with the way to name what it makes."""
+    path, _, name = text.partition(":")
+    if path.endswith(".py"):
+        file = Path(path)
+        where = "" if file.parent == Path() else f", run in {file.parent} or with it in PYTHONPATH"
+        raise BadInput(f"{text}: a file of Python code is named as a module: {file.stem}:{name or 'NAME'}{where}")
+
+
 def resolve(text: str) -> Any:
     """What `package.module:name` stands for; modules of the current folder come first."""
     module_name, _, name = text.partition(":")

@@ -134,6 +134,8 @@ def _in_float32(inputs: Any) -> Any:
     """Inputs on the CPU, floating point ones in single precision: so the exported network has its weights."""
 
     def single(x: Tensor) -> Tensor:
+        if x.is_complex():
+            raise BadInput("no runtime takes complex numbers; give the network torch.view_as_real(x)")
         return x.detach().cpu().float() if x.is_floating_point() else x.detach().cpu()
 
     return tree_map_only(Tensor, single, inputs)

@@ -159,3 +159,9 @@ def test_example_inputs_stay_as_they_were(tmp_path: Path) -> None:
     assert not vars(x)
     with pytest.raises(BadInput, match="its forward fixes the batch size: pass dynamic_batch=False"):
         gossamer.save(Function(lambda m, x: m.a(x.view(2, 4)), a=nn.Linear(4, 3)), tmp_path / "net.gsr", (x,))
+
+
+def test_complex_inputs_are_refused(tmp_path: Path) -> None:
+    model = Function(lambda m, x: m.a(torch.view_as_real(x).flatten(1)), a=nn.Linear(8, 3))
+    with pytest.raises(BadInput, match=r"no runtime takes complex numbers; give the network torch\.view_as_real"):
+        export_onnx(model, torch.randn(2, 4, dtype=torch.cfloat), tmp_path / "net.onnx")
