@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import transformer
 
 from gossamer.compact.free_dimensions import Call
 from gossamer.core.copies import check_network
@@ -39,6 +40,21 @@ def refuse_compiled(model: nn.Module, target: str) -> None:
             )
 
 
+@contextmanager
+def masks_as_given() -> Iterator[None]:
+    """Within, torch's transformers do not look at the numbers of a mask to find out whether it is the causal one.
+
+    No exporter can follow that, and the mask gives the same result.
+    """
+    look = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = look
+
+
+@masks_as_given()
 def exported_program(model: nn.Module, call: Call) -> torch.export.ExportedProgram:
     """The graph of a run by torch's exporter.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.compact.free_dimensions import Call, Free, free_dimensions
-from gossamer.compact.torch_export import export_failure, plain_outputs, refuse_compiled, silent
+from gossamer.compact.torch_export import export_failure, masks_as_given, plain_outputs, refuse_compiled, silent
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.conditions import own_conditions
@@ -95,6 +95,7 @@ def export_onnx(
     return path
 
 
+@masks_as_given()
 def _export(model: nn.Module, call: Call) -> Any:
     call = call.again()
     return torch.onnx.export(

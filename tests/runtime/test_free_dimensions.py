@@ -165,3 +165,17 @@ def test_complex_inputs_are_refused(tmp_path: Path) -> None:
     model = Function(lambda m, x: m.a(torch.view_as_real(x).flatten(1)), a=nn.Linear(8, 3))
     with pytest.raises(BadInput, match=r"no runtime takes complex numbers; give the network torch\.view_as_real"):
         export_onnx(model, torch.randn(2, 4, dtype=torch.cfloat), tmp_path / "net.onnx")
+
+
+@pytest.mark.slow
+def test_transformers_with_a_causal_mask_are_exported(tmp_path: Path) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return m.decoder(x, m.memory.weight.expand(x.shape[0], -1, -1), tgt_mask=mask)
+
+    torch.manual_seed(0)
+    layer = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+    model = Function(forward, decoder=nn.TransformerDecoder(layer, 1), memory=nn.Embedding(4, 8)).eval()
+    for kind, network in exports(model, r(2, 5, 8), tmp_path).items():
+        x = r(3, 5, 8)
+        torch.testing.assert_close(network(x), model(x), rtol=1e-4, atol=1e-5, msg=kind)
