@@ -37,8 +37,8 @@ from gossamer.nas.study import Study, describe_study
 from gossamer.nas.trials import TrialRunner, TrialStep
 
 TARGET = RESULTS / "search_workers.json"
-GOAL = Goal(max_drop=0, macs=10_000_000, runtime="torch", threads=1, batch=16)
-PLAN = SearchPlan(searcher="evolution", trials=8, epochs=2, concurrent=4)
+GOAL = Goal(max_drop=0, runtime="torch", threads=1, batch=16)
+PLAN = SearchPlan(searcher="evolution", trials=8, epochs=1, concurrent=4)
 
 
 def work(folder: Path, first: bool) -> None:
