@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,13 +78,9 @@ class SharedFolder:
         return self._when_there(lambda: _link(self.path / name, text))
 
     def renew(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a file in the place of the one that is there; where the storage is away, nothing is done."""
-        try:
-            self.anchor.stat()
+        """Write a file in the place of the one that is there; where that fails, the next time counts."""
+        with suppress(OSError):
             write_text(self.path / name, json.dumps(value))
-        except OSError as error:
-            if not self._away(error):
-                raise
 
     def _when_there(self, act: Callable[[], T]) -> T:
         """What `act` gives, as soon as the storage is there."""

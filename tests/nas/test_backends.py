@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 from places import importing
 from test_nas import SMALL, Toy, small_task
-from test_study import Hand, Said
+from test_study import Hand, Said, killed, suicide
 
 import gossamer
 from gossamer.core.context import Context
@@ -23,17 +24,18 @@ from gossamer.nas import MobileSpace, SearchPlan, join_search, search
 from gossamer.nas.backends import RayCluster, ThisProcess
 from gossamer.nas.job import decisions_of, follow
 from gossamer.nas.result import Found
-from gossamer.nas.study import Study, describe_study
+from gossamer.nas.study import Study, describe_study, process
 from gossamer.nas.trials import TrialRunner, TrialStep
 
-TOY, PLAN = Toy(), SearchPlan(searcher="evolution", trials=12, concurrent=4)
+TOY, TASK = Toy(), gossamer.data.tiny_task()
+PLAN = SearchPlan(searcher="evolution", trials=12, concurrent=4)
 
 
 class ToyRunner(TrialRunner):
     """Knows what comes of a step without work, and lets something else happen during one training."""
 
     def __init__(self, said: Said | None = None) -> None:
-        super().__init__(TOY, gossamer.data.tiny_task(), gossamer.Goal(), 0.1, Context(progress=said or Said()))
+        super().__init__(TOY, TASK, gossamer.Goal(), 0.1, Context(progress=said or Said()))
         self.meanwhile: Any = None
 
     def __call__(self, step: TrialStep) -> dict[str, Any]:
@@ -49,7 +51,8 @@ class ToyRunner(TrialRunner):
 def toy_backend(folder: Path, hand: Hand | None = None, **how: Any) -> ThisProcess:
     """A worker on the toy space, on a machine of which the others cannot see whether it lives."""
     runner = ToyRunner(how.pop("said", None))
-    description = describe_study(TOY, runner.task, runner.goal, PLAN, 0)
+    plan = replace(PLAN, trials=how.pop("trials", PLAN.trials))
+    description = describe_study(TOY, runner.task, runner.goal, plan, 0)
     study = Study.start(folder, description, clock=(hand or Hand()).clock(), progress=runner.context.progress)
     study.owner["place"] = str(id(study))
     return ThisProcess(study, runner, **how)
@@ -97,6 +100,36 @@ def test_the_trial_of_a_worker_that_is_gone_is_done_again(tmp_path: Path) -> Non
     assert follow(other) == alone(tmp_path / "one")
     assert hand.time > 90 and other.done == 24
     assert any("waiting for other workers: 00000-000-costs" in line for line in said.lines)
+
+
+def dying(folder: Path, trials: int, links: int, after: bool) -> None:
+    """A worker that is killed at one of its next files, before it is there or after."""
+    link, left = os.link, links
+
+    def fatal(*args: Any) -> None:
+        nonlocal left
+        left -= 1
+        if not left and not after:
+            suicide()
+        link(*args)
+        if not left:
+            suicide()
+
+    os.link = fatal
+    backend = toy_backend(folder, trials=trials)
+    backend.study.owner.update(process(os.getpid()))  # others of this machine see that it is gone
+    follow(backend)
+
+
+@pytest.mark.slow
+def test_fifty_kills_cost_nothing_but_steps_that_ran(tmp_path: Path) -> None:
+    rng, kills = Random(0), 0
+    while killed(lambda: dying(tmp_path / "killed", 30, rng.randint(1, 4), rng.random() < 0.5)):
+        kills += 1
+        rng.random()
+    assert kills >= 50
+    found = follow(toy_backend(tmp_path / "killed", trials=30))
+    assert found == follow(toy_backend(tmp_path / "one", trials=30))
 
 
 def test_times_are_measured_only_by_workers_that_may(tmp_path: Path) -> None:
