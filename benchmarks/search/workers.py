@@ -38,7 +38,15 @@ from gossamer.nas.trials import TrialRunner, TrialStep
 
 TARGET = RESULTS / "search_workers.json"
 GOAL = Goal(max_drop=0, runtime="torch", threads=1, batch=16)
-PLAN = SearchPlan(searcher="evolution", trials=8, epochs=1, concurrent=4)
+PLAN = SearchPlan(searcher="evolution", trials=8, epochs=3, concurrent=4)
+
+
+class Narrow(MobileSpace):
+    """The smaller half of the space, so that a run takes a minute."""
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return tuple(min(n, 2) for n in super().choices)
 
 
 def work(folder: Path, first: bool) -> None:
@@ -46,7 +54,7 @@ def work(folder: Path, first: bool) -> None:
     torch.set_num_threads(1)
     task = load_task("digits", augment=False)
     channels, side = task.example_inputs[0].shape[1], task.example_inputs[0].shape[2]
-    space = MobileSpace(channels=channels, classes=len(task.classes), side=side)
+    space = Narrow(channels=channels, classes=len(task.classes), side=side)
     study = Study.start(folder, describe_study(space, task, GOAL, PLAN, 0))
     backend = ThisProcess(study, TrialRunner(space, task, GOAL, PLAN.lr, Context()), measure=first)
     warm = TrialStep("warm", "train", space.random(Random(0)), 1)

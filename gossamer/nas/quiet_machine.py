@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gossamer.core.progress import Progress
+
 
 class QuietMachine:
     """The machine of this process, as far as searches of this user work on it.
@@ -31,11 +33,12 @@ class QuietMachine:
             yield pauses
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Measure inside, while all trainings pause. Waits for the step that each of them is at."""
+    def measuring(self, progress: Progress) -> Iterator[None]:
+        """Measure inside, while all trainings pause. Waits for the step that each of them is at, and says so."""
         with self._opened("gate") as gate, self._opened("room") as room:
-            fcntl.flock(gate, fcntl.LOCK_EX)
-            fcntl.flock(room, fcntl.LOCK_EX)
+            with progress.busy("waiting until trainings on this machine pause"):
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                fcntl.flock(room, fcntl.LOCK_EX)
             yield
 
     @contextmanager

@@ -120,7 +120,7 @@ class TrialRunner:
             if goal.runtime in ("onnxruntime", "openvino"):
                 source = export_onnx(model, self.task.example_inputs, Path(folder) / "candidate.onnx")
             runner = open_runner(goal.runtime, source, threads=goal.threads)
-            with self.machine.measuring():
+            with self.machine.measuring(self.context.progress):
                 timed = latency({"candidate": runner}, self.inputs, repeats=REPEATS, warmup=3, seconds=SECONDS)
         return timed["candidate"].median_ms
 

@@ -4,10 +4,13 @@ import fcntl
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gossamer.core.progress import Quiet
 from gossamer.nas.quiet_machine import QuietMachine
 
 
@@ -26,7 +29,7 @@ def test_trainings_share_the_machine_and_a_measurement_has_it_alone(tmp_path: Pa
     with one.training() as pauses, other.training():
         pauses()
         assert is_free(tmp_path, fcntl.LOCK_SH) and not is_free(tmp_path, fcntl.LOCK_EX)
-    with one.measuring():
+    with one.measuring(Quiet()):
         assert not is_free(tmp_path, fcntl.LOCK_SH)
     assert is_free(tmp_path, fcntl.LOCK_EX)
 
@@ -35,7 +38,7 @@ def test_a_measurement_gets_in_between_two_steps_and_keeps_trainings_out(tmp_pat
     machine, free = QuietMachine(tmp_path), list[bool]()
 
     def measure() -> None:
-        with QuietMachine(tmp_path).measuring():
+        with QuietMachine(tmp_path).measuring(Quiet()):
             free.append(is_free(tmp_path, fcntl.LOCK_SH))
 
     thread = threading.Thread(target=measure)
@@ -47,11 +50,11 @@ def test_a_measurement_gets_in_between_two_steps_and_keeps_trainings_out(tmp_pat
         assert free == [False] and not is_free(tmp_path, fcntl.LOCK_EX)
 
 
-@pytest.mark.parametrize("how", ["training", "measuring"])
-def test_the_lock_of_a_process_that_is_killed_is_gone(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", [QuietMachine.training, lambda machine: machine.measuring(Quiet())])
+def test_the_lock_of_a_process_that_is_killed_is_gone(tmp_path: Path, how: Callable[..., Any]) -> None:
     pid = os.fork()
     if not pid:
-        with getattr(QuietMachine(tmp_path), how)():
+        with how(QuietMachine(tmp_path)):
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert is_free(tmp_path, fcntl.LOCK_EX)

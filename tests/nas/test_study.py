@@ -248,6 +248,13 @@ def test_storage_that_stays_away_ends_in_one_message(tmp_path: Path) -> None:
     assert len(said.lines) == 1 and hand.time > PATIENCE
 
 
+def test_a_file_that_is_missing_is_not_waited_for(tmp_path: Path) -> None:
+    hand = Hand()
+    with pytest.raises(FileNotFoundError):
+        worker(tmp_path, hand).files.read("nothing")
+    assert hand.time == 0
+
+
 def test_what_cannot_pass_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = worker(tmp_path)
 
