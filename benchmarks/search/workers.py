@@ -129,6 +129,7 @@ def markdown(document: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=3, help="of each number of workers")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="how many, run after run")
     parser.add_argument("--load", default="Nothing else ran.", help="what else ran on the machine, for the table")
     parser.add_argument("--target", type=Path, default=TARGET, help="the JSON of results")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -136,10 +137,11 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.folder is not None:
         return work(asked.folder, asked.first)
-    progress, rows = Lines(), list[dict[str, Any]]()
+    progress = Lines()
     earlier: dict[str, Any] = json.loads(asked.target.read_text()) if asked.target.exists() else {}
+    rows: list[dict[str, Any]] = list(earlier.get("rows", []))
     for _ in range(asked.repetitions):
-        for workers in (1, 2):
+        for workers in asked.workers:
             rows.append(timed(workers))
             progress.say(f"{rows[-1]}")
             hourly = {n: median([r["trials_an_hour"] for r in rows if r["workers"] == n] or [0.0]) for n in (1, 2)}
@@ -155,7 +157,7 @@ def main() -> None:
                 },
             }
             write_text(asked.target, json.dumps(document, indent=1))
-            if workers == 2:
+            if {row["workers"] for row in rows} >= {1, 2}:
                 write_table(asked.target, markdown(document))
     return None
 
