@@ -95,19 +95,30 @@ def timed(workers: int) -> dict[str, Any]:
     }
 
 
-def busy_of(rows: list[dict[str, Any]], workers: int) -> float:
-    """Median of busy."""
-    return float(median([row["busy"] for row in rows if row["workers"] == workers] or [1.0]))
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Two workers over one; nothing as long as one of them was not measured."""
+    if not {row["workers"] for row in rows} >= {1, 2}:
+        return {}
+
+    def middle(name: str, workers: int) -> float:
+        return float(median(row[name] for row in rows if row["workers"] == workers))
+
+    return {
+        "repetitions": min(sum(row["workers"] == workers for row in rows) for workers in (1, 2)),
+        "ratio": round(middle("trials_an_hour", 2) / middle("trials_an_hour", 1), 3),
+        "busy_ratio": round(2 * middle("busy", 2) / middle("busy", 1), 3),
+        "same_decisions": len({one for row in rows for one in row["decided"]}) == 1,
+    }
 
 
 def markdown(document: dict[str, Any]) -> str:
     """The table."""
-    summary = document["summary"]
+    whole = document["summary"]
     lines = [
         "# Workers on one search",
         "",
         f"{PLAN.trials} trials of {PLAN.epochs} epochs on digits, {PLAN.concurrent} at a time, one thread each, "
-        f"{summary['repetitions']} repetitions in turn. {document['load']}",
+        f"{whole['repetitions']} repetitions in turn. {document['load']}",
         "",
         "| workers | trials an hour, median | busy, median | trials of each |",
         "|---:|---:|---:|---|",
@@ -117,8 +128,8 @@ def markdown(document: dict[str, Any]) -> str:
         each = "; ".join("+".join(map(str, row["trials_of_each"])) for row in rows)
         hourly, busy = (median(row[name] for row in rows) for name in ("trials_an_hour", "busy"))
         lines.append(f"| {workers} | {hourly:.0f} | {busy:.3f} | {each} |")
-    same = "the same" if summary["same_decisions"] else "not the same"
-    ratio, busy = summary["ratio"], summary["busy_ratio"]
+    same = "the same" if whole["same_decisions"] else "not the same"
+    ratio, busy = whole["ratio"], whole["busy_ratio"]
     text = (
         f"Two over one: {ratio:.2f} by trials an hour; {busy:.2f} by busy, which is twice that of two over that of one."
     )
@@ -144,20 +155,14 @@ def main() -> None:
         for workers in asked.workers:
             rows.append(timed(workers))
             progress.say(f"{rows[-1]}")
-            hourly = {n: median([r["trials_an_hour"] for r in rows if r["workers"] == n] or [0.0]) for n in (1, 2)}
             document = {
                 "measured": with_run(earlier, run_conditions([0], 1)),
                 "load": asked.load,
                 "rows": rows,
-                "summary": {
-                    "repetitions": sum(row["workers"] == 2 for row in rows),
-                    "ratio": round(hourly[2] / hourly[1], 3),
-                    "busy_ratio": round(2 * busy_of(rows, 2) / busy_of(rows, 1), 3),
-                    "same_decisions": len({one for row in rows for one in row["decided"]}) == 1,
-                },
+                "summary": summary(rows),
             }
             write_text(asked.target, json.dumps(document, indent=1))
-            if {row["workers"] for row in rows} >= {1, 2}:
+            if document["summary"]:
                 write_table(asked.target, markdown(document))
     return None
 
