@@ -38,7 +38,7 @@ from gossamer.nas.trials import TrialRunner, TrialStep
 
 TARGET = RESULTS / "search_workers.json"
 GOAL = Goal(max_drop=0, runtime="torch", threads=1, batch=16)
-PLAN = SearchPlan(searcher="evolution", trials=8, epochs=3, concurrent=4)
+PLAN = SearchPlan(searcher="evolution", trials=6, epochs=1, concurrent=4)
 
 
 class Narrow(MobileSpace):
