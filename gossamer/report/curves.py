@@ -1,5 +1,6 @@
 """How networks learned, and what they get right class by class."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,12 @@ class Line:
 
 def job_curves_section(document: JobDocument) -> str:
     """The trainings that the result went through; nothing where there was none."""
-    lines = [Line(one.name, number % 3, one) for number, one in enumerate(document.curves)]
+    times, seen = Counter(one.name for one in document.curves), Counter[str]()
+    lines = []
+    for number, one in enumerate(document.curves):
+        seen[one.name] += 1  # a shape that competed was trained several times under one name
+        name = one.name if times[one.name] == 1 else f"{one.name}, {seen[one.name]} of {times[one.name]}"
+        lines.append(Line(name, number % 3, one))
     return learning_section(document, "How the score came back", lines, reference="original")
 
 

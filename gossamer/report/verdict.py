@@ -141,7 +141,7 @@ def _budget(document: JobDocument) -> Clause:
 
 
 def _allowed(allowed: float | None) -> str:
-    return "no limit" if allowed is None else f"at most {float(allowed):g} points lost"
+    return "no limit" if allowed is None else f"at most {float(allowed):.3g} points lost"
 
 
 _MEASURED = {
