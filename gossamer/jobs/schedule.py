@@ -21,6 +21,7 @@ from gossamer.report.text import duration
 from gossamer.search.checkpoint_store import CheckpointStore
 from gossamer.search.cost_model import CAREFUL_MARGIN, SAFETY_MARGIN
 from gossamer.train import Training, TrainingStep, fit
+from gossamer.train.rate_search import has_few_data
 from gossamer.train.train_mode import teacher_terms
 
 FINISH = 0.18  # of the time: to measure the result and to write its files
@@ -30,6 +31,7 @@ FEWEST = LEAST_STEPS // 4  # steps: a shorter training is not worth an attempt
 SHAPES = 20  # shapes of one plan, about
 PLANNING = 0.25  # of the time: after it no further shapes are looked at
 SEARCHED_FROM = 2000  # steps by time: shorter trainings cannot spare the 160 that trials of learning rates take
+FEW_SEARCHED_FROM = 600  # the same of few data, where the usual rate can destroy what the network has learned elsewhere
 TIMED = 8  # steps that are timed; the first two are not counted
 
 
@@ -100,6 +102,13 @@ class JobSchedule:
             return None
         first = fits * 2 // 3
         return replace(self.recover, steps=min(first if fits - first >= LEAST_STEPS else fits, self._most()))
+
+    def searches_rate(self, recovery: RecoveryDistillation) -> bool:
+        """Whether a recovery is long enough for trials of learning rates."""
+        if recovery.steps is None:
+            return True
+        few = has_few_data(len(self.task.train), recovery.steps)
+        return recovery.steps >= (FEW_SEARCHED_FROM if few else SEARCHED_FROM)
 
     def first_steps(self) -> int | None:
         """About how many steps the first recovery will have, for the length of the tournament before it; None where

@@ -11,7 +11,7 @@ from gossamer.core.goal import FROM_MODULES
 from gossamer.core.record import Curve, Edit, Record, Trial, to_json
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import Attempts, Delivery, timed
-from gossamer.jobs.schedule import SEARCHED_FROM, JobSchedule, planned_share
+from gossamer.jobs.schedule import JobSchedule, planned_share
 from gossamer.jobs.stages import ATTEMPTS, PRICING
 from gossamer.jobs.trained_alternatives import binary_steps, sparse_steps, trained_otherwise, within_reach
 from gossamer.methods.distill.recover import RecoveryDistillation
@@ -166,7 +166,7 @@ class ShapeSearch:
             return self._attempt(steps, name) if competed else None
         if not recovery.trains:  # the tournament, where there was one, has put it behind the shape already
             return self._attempt((*shape_of(steps), recovery), name)
-        if recovery.lr is None and recovery.steps is not None and recovery.steps < SEARCHED_FROM:
+        if recovery.lr is None and not self.schedule.searches_rate(recovery):
             recovery = replace(recovery, lr=SHORT * self.planner.tournament.usual_lr)
         elif recovery.lr is None:
             lr = self.attempts.trials(name, shape_key(steps), self._rate, steps, recovery)

@@ -34,7 +34,7 @@ from gossamer.train.batches import (
 from gossamer.train.distillation import LossTerm
 from gossamer.train.hyperparameters import Training, evaluated_every, learning_rate, make_optimizer
 from gossamer.train.processes import in_processes, make_fabric
-from gossamer.train.rate_search import RateTrial, chosen_rate, trial_steps, trials
+from gossamer.train.rate_search import RateTrial, chosen_rate, has_few_data, trial_steps, trials
 from gossamer.train.state import (
     Checkpoint,
     Epoch,
@@ -308,7 +308,7 @@ def _look_for_rate(
     steps = trial_steps(total)
     with context.progress.busy(f"{label}: looking for a learning rate"):
         tried = trials(stepper, training, task.train, context.seed, total)
-    lr = chosen_rate(tried, total / steps).lr
+    lr = chosen_rate(tried, total / steps, few_data=has_few_data(len(task.train), total)).lr
     results = ", ".join(f"{one.lr:g}: {one.described}" for one in tried)
     context.progress.say(f"{label}: learning rate {lr:g}; after trials of {steps} steps, {results}")
     return lr, tried

@@ -4,6 +4,12 @@ Each trial trains for a few dozen steps with a whole schedule of its own, warm-u
 validation data (on the loss of its last steps where there are none). What hurts a short training may be right for a
 long one, which has the time to correct it: of the rates whose error is within a factor that grows with the length of
 the training, the largest is taken.
+
+That holds where the time brings new samples. A training that goes through few samples again and again does not bring
+back what large steps destroy of a network that has learned from other data: there the lowest loss at the end of the
+trial decides, which says more than a score on few validation samples. MobileNetV2 from ImageNet, 1,800 images, at half
+the resolution, four passes, one run each: trials of 20 steps scored 60.8 % at the rates 0.03 and 0.01. The trainings
+ended at 68.2 % and 70.9 % of 368 test images, and 18 passes at 0.05 below both on validation images.
 """
 
 import math
@@ -23,17 +29,19 @@ from gossamer.train.steps import Stepper
 HIGHEST: dict[OptimizerName, float] = {"sgd": 0.1, "adamw": 0.003, "adamax": 0.006}
 FACTORS = (1.0, 0.3, 0.1, 0.03)  # of the highest, tried in this order
 SHARE, FEWEST, MOST = 0.05, 20, 40  # steps of a trial: a share of the training, within these bounds
+FEW_STEPS, SEVERAL = 100, 3  # of a pass over few data, at most; passes over them, at least
 PATIENCE = 0.1  # power of how many times longer than a trial the training is, by which its error may be larger
 
 
 @dataclass(frozen=True)
 class RateTrial:
     """What came of a short training. error: how far the score is from a perfect one, or the loss where that says
-    nothing; weights: what it left; shown: the score in its unit."""
+    nothing; loss: of its last steps; weights: what it left; shown: the score in its unit."""
 
     lr: float
     score: float | None
     error: float
+    loss: float
     weights: dict[str, Tensor]
     shown: str = ""
 
@@ -46,6 +54,11 @@ class RateTrial:
 def trial_steps(total: int) -> int:
     """How long a trial of a training of so many steps is."""
     return min(max(round(SHARE * total), FEWEST), MOST, total)
+
+
+def has_few_data(steps_of_a_pass: int, total: int) -> bool:
+    """Whether a training of so many steps goes through few samples several times."""
+    return steps_of_a_pass <= FEW_STEPS and total >= SEVERAL * steps_of_a_pass
 
 
 def trials(stepper: Stepper, training: Training, loader: Loader, seed: int, total: int) -> list[RateTrial]:
@@ -61,13 +74,17 @@ def trials(stepper: Stepper, training: Training, loader: Loader, seed: int, tota
     return found
 
 
-def chosen_rate(trials: Sequence[RateTrial], longer: float) -> RateTrial:
-    """The largest rate that is good enough for a training so many times longer than the trials."""
+def chosen_rate(trials: Sequence[RateTrial], longer: float, *, few_data: bool = False) -> RateTrial:
+    """The rate for a training so many times longer than the trials: the largest that is good enough, or of few data,
+    which it goes through several times, the one with the lowest loss."""
     best = min(trial.error for trial in trials)
     limit = best * max(longer, 1.0) ** PATIENCE
     if not math.isfinite(best):
         return trials[-1]
-    return max((trial for trial in trials if trial.error <= limit), key=lambda trial: trial.lr)
+    good = [trial for trial in trials if trial.error <= limit]
+    if few_data:
+        return min(good, key=lambda trial: trial.loss)
+    return max(good, key=lambda trial: trial.lr)
 
 
 def _trial(stepper: Stepper, plan: Training, loader: Loader, seed: int, steps: int) -> RateTrial:
@@ -87,6 +104,7 @@ def _trial(stepper: Stepper, plan: Training, loader: Loader, seed: int, steps: i
         plan.lr,
         score,
         error if finite and not math.isnan(error) else math.inf,
+        loss if finite else math.inf,
         copied(weights(stepper.state.model)),
         "" if score is None else metric.text(score),
     )

@@ -14,11 +14,11 @@ from gossamer.methods._training import LEAST_STEPS
 from gossamer.methods.prune.gradual import GradualPruning
 from gossamer.train import fit
 from gossamer.train.hyperparameters import passes
-from gossamer.train.rate_search import FACTORS, HIGHEST, RateTrial, chosen_rate, trial_steps
+from gossamer.train.rate_search import FACTORS, HIGHEST, RateTrial, chosen_rate, has_few_data, trial_steps
 
 
-def trial(lr: float, error: float) -> RateTrial:
-    return RateTrial(lr, 1 - error, error, {})
+def trial(lr: float, error: float, loss: float = 1.0) -> RateTrial:
+    return RateTrial(lr, 1 - error, error, loss, {})
 
 
 def test_the_largest_rate_that_is_good_enough_for_the_length_is_taken() -> None:
@@ -29,6 +29,14 @@ def test_the_largest_rate_that_is_good_enough_for_the_length_is_taken() -> None:
     assert chosen_rate(tried, 1100).lr == 0.1  # 1100^0.1 = 2.014
     assert chosen_rate([trial(0.1, 0.1), trial(0.03, 0.1)], 1).lr == 0.1
     assert chosen_rate([trial(0.1, math.inf), trial(0.03, math.inf)], 1000).lr == 0.03
+
+
+def test_of_few_data_the_lowest_loss_decides_among_the_rates_that_are_good_enough() -> None:
+    tried = [trial(0.1, 0.55, 4.0), trial(0.03, 0.39, 2.8), trial(0.01, 0.39, 2.1), trial(0.003, 0.45, 1.9)]
+    assert chosen_rate(tried, 1, few_data=True).lr == 0.01
+    assert chosen_rate(tried, 1).lr == 0.03
+    assert chosen_rate(tried, 5, few_data=True).lr == 0.003  # 5^0.1 = 1.175
+    assert [has_few_data(56, 168), has_few_data(56, 167), has_few_data(101, 10**4)] == [True, False, False]
 
 
 def test_a_trial_is_a_small_share_of_the_training() -> None:
