@@ -5,6 +5,7 @@ A number says its range (`Annotated[float, Range(0, 1)]`), a name its choices (`
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from gossamer.errors import BadInput, unknown
@@ -35,7 +36,12 @@ def check_fields(options: Any, label: str) -> None:
         if kind is Literal and value not in rules:
             raise unknown(f"{label} {f.name}", str(value), rules)
         for rule in rules if kind is Annotated and value is not None else ():
-            if isinstance(rule, Range) and value not in rule:
+            if not isinstance(rule, Range):
+                continue
+            whole = rules[0] is int
+            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+                raise BadInput(f"{label}: {f.name} = {value!r} must be {'an integer' if whole else 'a number'}")
+            if float(value) not in rule:
                 raise BadInput(f"{label}: {f.name} = {value} must be in {rule}")
 
 

@@ -1,5 +1,6 @@
 """What a caller has set around a call does not change the result, and arguments of another kind are named."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -143,3 +144,25 @@ def test_exported_networks_take_inputs_in_double_precision(runtime: str, tmp_pat
     runner = gossamer.open_runner(runtime, gossamer.export_onnx(net, INPUTS, tmp_path / "net.onnx"))
     x = INPUTS[0].double()
     torch.testing.assert_close(runner(x).double(), net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: API.Training(epochs=1, lr="0.1"), "training: lr = '0.1' must be a number"),
+        (lambda: API.Training(epochs=1.5, lr=0.1), "training: epochs = 1.5 must be an integer"),
+        (lambda: API.Training(epochs=True, lr=0.1), "training: epochs = True must be an integer"),
+        (lambda: Magnitude(sparsity="0.5"), "sparsity = '0.5' must be a number"),
+        (lambda: cut(sparsity="half"), r"sparsity = half: must be in \[0, 1\)"),
+        (lambda: cut(widths={"conv1": 7.5}), "conv1 = 7.5 must be a whole number between 1 and its 8 channels"),
+        (lambda: cut(scores={"conv1.weight": torch.ones(3)}), r"conv1\.weight has the shape \(3,\), its"),
+        (lambda: cut(scores={"conv1.weight": torch.full((8, 1, 3, 3), math.nan)}), r"conv1\.weight holds NaN"),
+    ],
+)  # fmt: skip
+def test_numbers_of_another_kind_are_refused_by_name(call: Callable[[], Any], named: str) -> None:
+    with pytest.raises(gossamer.BadInput, match=named):
+        call()
+
+
+def cut(**arguments: Any) -> Any:
+    return gossamer.prune_channels(tiny_network(), INPUTS, **arguments)

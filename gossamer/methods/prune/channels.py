@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
@@ -95,6 +96,8 @@ def prune_channels(
     found = channels if channels is not None else find_groups(model, example_inputs, heads=heads)
     groups = _selected(found, ignore)
     wanted = _counts_of(groups, found, widths) if widths is not None else _counts(groups, found, sparsity, round_to)
+    if scores is not None:
+        _check_scores(model, scores)
     unit_scores = found.channel_scores(scores if scores is not None else element_scores(model, criterion, seed=seed))
     fractions = {name: count / size for name, (count, size) in wanted.items() if count < size}
     return prune(found, fractions, unit_scores, prove=prove)
@@ -119,20 +122,30 @@ def _selected(found: FoundChannels, ignore: Iterable[str]) -> list[Group]:
     return kept
 
 
+def _check_scores(model: nn.Module, scores: Mapping[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        given = scores.get(name, parameter)
+        if given.shape != parameter.shape:
+            shape, wanted = tuple(given.shape), tuple(parameter.shape)
+            raise BadInput(f"scores: {name} has the shape {shape}, its parameter {wanted}: one score for each weight")
+        if name in scores and given.isnan().any():
+            raise BadInput(f"scores: {name} holds NaN, which has no order")
+
+
 def _matches(name: str, pattern: str) -> bool:
     return name == pattern or name.startswith(f"{pattern}.") or fnmatch.fnmatchcase(name, pattern)
 
 
 def _counts_of(groups: list[Group], found: FoundChannels, widths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     by_name = {group.name: group for group in groups}
-    result = {}
+    result: dict[str, tuple[int, int]] = {}
     for name, width in widths.items():
         found.index(name)
         if name not in by_name:
             raise BadInput(f"widths: group {name!r} is also ignored")
         size = by_name[name].size
-        if not 1 <= width <= size:
-            raise BadInput(f"widths: {name} = {width} must be between 1 and its {size} channels")
+        if not isinstance(width, Integral) or not 1 <= width <= size:
+            raise BadInput(f"widths: {name} = {width} must be a whole number between 1 and its {size} channels")
         result[name] = (width, size)
     return result
 
@@ -151,7 +164,7 @@ def _counts(
 
 
 def _check(value: float, name: str) -> None:
-    if not 0 <= value < 1:
+    if not isinstance(value, Real) or not 0 <= value < 1:
         raise BadInput(f"{name} = {value}: must be in [0, 1)")
 
 
