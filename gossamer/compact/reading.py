@@ -18,6 +18,14 @@ from gossamer.gsr.format.tensors import Tensors
 from gossamer.modules.replay import restore
 from gossamer.modules.structure import Structure
 
+OTHERS = {  # what reads files that are mistaken for a .gsr file
+    ".onnx": "gossamer.onnx_import.import_onnx",
+    ".pt2": "gossamer.runtime.load_pt2",
+    ".safetensors": "gossamer.load_weights(model, path)",
+    ".pt": "gossamer.load_weights(model, path)",
+    ".pth": "gossamer.load_weights(model, path)",
+}
+
 
 def load(path: Path | str, into: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> nn.Module:
     """Load the network of a `.gsr` file, in eval mode and callable without its class. Nothing in the file is executed.
@@ -107,7 +115,8 @@ def opened(path: Path) -> Iterator[GsrFile]:
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
     except CorruptFile as error:
-        raise CorruptFile(f"{path}: {error}") from error
+        other = OTHERS.get(path.suffix.lower(), "")
+        raise CorruptFile(f"{path}: {error}{other and f'; {path.suffix} files are read by {other}'}") from error
 
 
 def opened_bytes(data: bytes) -> Network:

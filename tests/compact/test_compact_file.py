@@ -372,3 +372,12 @@ def test_the_command_line_inspects_a_file(path: Path) -> None:
     assert {t["name"]: tuple(t["shape"]) for t in found["tensors"]} == {
         name: tuple(tensor.shape) for name, tensor in nets.tiny().state_dict().items()
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"), [("net.onnx", "import_onnx"), ("net.PT2", "load_pt2"), ("w.pth", "load_weights")]
+)
+def test_a_file_of_another_kind_is_answered_with_what_reads_it(tmp_path: Path, name: str, reader: str) -> None:
+    (tmp_path / name).write_bytes(b"something else")
+    with pytest.raises(CorruptFile, match=rf"does not begin like a .gsr file; .* files are read by gossamer.*{reader}"):
+        gossamer.load(tmp_path / name)
