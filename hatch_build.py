@@ -27,6 +27,6 @@ class OperatorsHook(BuildHookInterface[Any]):
         except OSError as error:
             self.app.display_warning(f"the wheel goes without the operators for ONNX Runtime: {error}")
             return
-        build_data["force_include"][str(library)] = f"{PLACE}/{build.LIBRARY}"
+        build_data["force_include"][str(library)] = f"{PLACE}/source/{build.LIBRARY}"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

@@ -102,7 +102,11 @@ def read_description(folder: Path) -> StudyDescription:
     """
     path = folder / WORK / NAME
     if not path.is_file():
-        raise BadInput(f"{folder} holds no search; start one there with `gossamer search --out {folder}`, then join it")
+        empty = f"{folder} holds no search; start one there with"
+        raise BadInput(
+            f"{empty} gossamer.nas.search(..., out={str(folder)!r}), then join it",
+            shell=f"{empty} `gossamer search --out {folder}`, then join it",
+        )
     try:
         known = json.loads(path.read_text())
         found = StudyDescription(**known)

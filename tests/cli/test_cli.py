@@ -30,6 +30,7 @@ COMMANDS = [
     "quantize",
     "distill",
     "search",
+    "worker",
     "analyze",
     "inspect",
     "train",

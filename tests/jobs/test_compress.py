@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -430,9 +431,14 @@ def test_a_finished_job_gives_its_result_at_once_and_one_that_goes_on_says_so(
 
 
 def test_a_loss_that_explodes_ends_in_a_clear_error(tmp_path: Path) -> None:
-    bad = replace(stripes(), loss=lambda model, batch: model(batch[0]).sum() * float("nan"))
+    calls = count()
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        return model(batch[0]).sum() * (1.0 if next(calls) < 4 else float("nan"))  # not yet when it is tried
+
     with pytest.raises(Diverged):
-        gossamer.compress(learned(), bad, recipe=CHEAP, out=tmp_path)
+        gossamer.compress(learned(), replace(stripes(), loss=loss), recipe=CHEAP, out=tmp_path)
+    assert next(calls) > 4
 
 
 def test_a_network_out_of_a_file_is_cut_and_trained(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def compiler() -> str | None:
 
 def source_digest() -> str:
     """Of what the library is built from; the library holds it, too."""
-    parts = (file.read_bytes() for file in sorted(SOURCE.iterdir()))
+    parts = (file.read_bytes() for file in sorted(SOURCE.iterdir()) if file.suffix in (".cpp", ".h"))
     return hashlib.sha256(b"".join((repr((FLAGS, SETS)).encode(), *parts))).hexdigest()
 
 

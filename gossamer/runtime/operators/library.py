@@ -21,7 +21,7 @@ def find_library() -> Path:
     Raises:
         MissingExtra: it is not in the package, and there is no C++ compiler, or it fails.
     """
-    path = SOURCE.with_name(LIBRARY)
+    path = SOURCE / LIBRARY  # beside no module of Python, which would be taken for one
     if path.is_file() and source_digest().encode() in path.read_bytes():
         return path
     try:
