@@ -305,14 +305,22 @@ class Kernel {
     struct Shared {
       void (Call::*work)(size_t);
       Call *call;
-    } shared{work, &call};
+      std::mutex mutex;
+      std::exception_ptr failed;  // no exception may leave a task: that would end the process
+    } shared{work, &call, {}, nullptr};
     check(api_.parallel(
         context,
         [](void *data, size_t task) {
           auto *shared = static_cast<Shared *>(data);
-          (shared->call->*shared->work)(task);
+          try {
+            (shared->call->*shared->work)(task);
+          } catch (...) {
+            std::lock_guard<std::mutex> lock(shared->mutex);
+            shared->failed = std::current_exception();
+          }
         },
         count, &shared));
+    if (shared.failed) std::rethrow_exception(shared.failed);
   }
 
   ort::Interface api_;
