@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import resource
+import struct
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ RESULTS = paths.RESULTS / "class-folder.json"
 NETWORK = "benchmarks.real.networks:mobilenet_new_head"
 PREPROCESSING = "size=224,numbers=imagenet"
 BATCH, THREADS = 64, 2
+MOST_PIXELS = 50_000_000  # one clip art is larger than gossamer reads
 CLIP_ART, STAMPS = "usr/share/openclipart/png", "usr/share/tuxpaint/stamps"
 # Class: folders of `openclipart-png`, and of `tuxpaint-stamps-default`.
 CLASSES = {
@@ -55,6 +57,12 @@ CLASSES = {
 }
 
 
+def pixels(path: Path) -> int:
+    """Of a PNG file, by its header."""
+    width, height = struct.unpack(">II", path.read_bytes()[16:24])
+    return int(width * height)
+
+
 def class_folder(folder: Path) -> int:
     """Links to the pictures, one folder a class; the number of pictures."""
     art, stamps = from_debian("openclipart-png") / CLIP_ART, from_debian("tuxpaint-stamps-default") / STAMPS
@@ -65,9 +73,11 @@ def class_folder(folder: Path) -> int:
             for path in sorted(place.rglob("*.png")):
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 link = folder / name / f"{digest[:16]}.png"
-                if digest not in seen and not link.exists():
-                    link.symlink_to(path)
+                if digest in seen or pixels(path) > MOST_PIXELS:
+                    continue
                 seen.add(digest)
+                if not link.exists():
+                    link.symlink_to(path)
     return len(seen)
 
 
