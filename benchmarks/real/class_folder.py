@@ -10,10 +10,8 @@ packages `nncf`, `timm` and `torchvision` beside gossamer, and apt. What is fini
 """
 
 import argparse
-import hashlib
 import json
 import resource
-import struct
 import subprocess
 import sys
 import time
@@ -27,9 +25,9 @@ from torch import Tensor, nn
 import gossamer
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions
-from benchmarks.common.packages import from_debian
 from benchmarks.real.int8_of_peers import RUNTIMES, by_nncf
 from benchmarks.real.networks import MOBILENET
+from benchmarks.real.pictures import CLASSES, DEBIAN, class_folder
 from gossamer.cli.image_fields import parse_fields
 from gossamer.cli.loading import Request, load_model
 from gossamer.core.preprocessing import Preprocessing
@@ -42,43 +40,6 @@ RESULTS = paths.RESULTS / "class-folder.json"
 NETWORK = "benchmarks.real.networks:mobilenet_new_head"
 PREPROCESSING = "size=224,numbers=imagenet"
 BATCH, THREADS = 64, 2
-MOST_PIXELS = 50_000_000  # one clip art is larger than gossamer reads
-CLIP_ART, STAMPS = "usr/share/openclipart/png", "usr/share/tuxpaint/stamps"
-# Class: folders of `openclipart-png`, and of `tuxpaint-stamps-default`.
-CLASSES = {
-    "animals": ("animals", "animals"),
-    "buildings": ("buildings", "town"),
-    "food": ("food", "food"),
-    "people": ("people", "people"),
-    "plants": ("plants", "plants"),
-    "recreation": ("recreation", "hobbies"),
-    "tools": ("tools", "household"),
-    "vehicles": ("transportation", "vehicles"),
-}
-
-
-def pixels(path: Path) -> int:
-    """Of a PNG file, by its header."""
-    width, height = struct.unpack(">II", path.read_bytes()[16:24])
-    return int(width * height)
-
-
-def class_folder(folder: Path) -> int:
-    """Links to the pictures, one folder a class; the number of pictures."""
-    art, stamps = from_debian("openclipart-png") / CLIP_ART, from_debian("tuxpaint-stamps-default") / STAMPS
-    seen: set[str] = set()
-    for name, (first, second) in CLASSES.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for place in (art / first, stamps / second):
-            for path in sorted(place.rglob("*.png")):
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                link = folder / name / f"{digest[:16]}.png"
-                if digest in seen or pixels(path) > MOST_PIXELS:
-                    continue
-                seen.add(digest)
-                if not link.exists():
-                    link.symlink_to(path)
-    return len(seen)
 
 
 def command(*arguments: str) -> dict[str, Any]:
@@ -185,7 +146,7 @@ def main() -> None:
     weights, training = trained(folder, data, args.epochs)
     job, document = compressed(folder, data, weights, args)
     peers = {"nncf": version("nncf"), "weights": MOBILENET}
-    for package in ("openclipart-png", "tuxpaint-stamps-default"):
+    for package in DEBIAN:
         shown = subprocess.run(["apt-cache", "policy", package], capture_output=True, text=True, check=False).stdout
         peers[package] = shown.split("Candidate:")[-1].split()[0]
     row: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""int8 without labels: gossamer and NNCF quantize the same networks with the same photographs.
+"""int8 without labels: gossamer and NNCF quantize the same networks with the same pictures.
 
-    python -m benchmarks.real.int8_of_peers photos mycode:mobilenet mycode:lite0 --seeds 0 1 2
+    python -m benchmarks.real.int8_of_peers pictures --seeds 0 1 2
 
 Each seed splits the photographs anew. Both calibrate on the same images; agreement with the float network counts on
 images that neither has seen. gossamer chooses among its settings on a third part. Times are those of the first seed.
@@ -23,6 +23,7 @@ from torch import Tensor
 import gossamer
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions
+from benchmarks.real.networks import IMAGENET
 from gossamer.cli.loading import Request, Source, load_model
 from gossamer.core.batches import inputs_and_target
 from gossamer.core.preprocessing import Preprocessing
@@ -107,7 +108,7 @@ def main() -> None:
     """Quantize, judge and time; write the JSON after each seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos")
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="*", default=list(IMAGENET))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--calibration", type=int, default=96)

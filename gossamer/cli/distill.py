@@ -138,17 +138,18 @@ def distill(
         from gossamer.core.folder import make_folder
         from gossamer.jobs.distillation import distill as run_job
 
-    if cache is not None:
-        make_folder(cache)
-    sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-    named = teacher[0].rpartition("=")[2]
-    known = Consumer(model=named, preprocessing=preprocessing, skip_faulty=skip_faulty)
-    task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment is not False, progress=console.progress)
-    goal = replace(goal, batch=usual_batch(task.example_inputs, batch))
-    own = None if student == AUTO else _source(student, task, seed, weights=weights, fresh=True)
-    learner: Any = AUTO if own is None else own.model
-    teachers = [_teacher(text, task, seed) for text in teacher]
-    between = [_source(text, task, seed, fresh=True).model for text in assistant or []]
+        if cache is not None:
+            make_folder(cache)
+        sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+        named = teacher[0].rpartition("=")[2]
+        known = Consumer(model=named, preprocessing=preprocessing, skip_faulty=skip_faulty)
+        sizes |= {"seed": seed, "augment": augment is not False, "progress": console.progress}
+        task = load_data(data, consumer=known, **sizes)
+        goal = replace(goal, batch=usual_batch(task.example_inputs, batch))
+        own = None if student == AUTO else _source(student, task, seed, weights=weights, fresh=True)
+        learner: Any = AUTO if own is None else own.model
+        teachers = [_teacher(text, task, seed) for text in teacher]
+        between = [_source(text, task, seed, fresh=True).model for text in assistant or []]
     short = (Path(text.partition("=")[0].rpartition(":")[2]).stem for text in (student, teacher[0]))
     folder = out or default_folder("-from-".join(short), task.name)
     note = own.note if own is not None else {}

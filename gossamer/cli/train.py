@@ -112,10 +112,11 @@ def train(
         # Fresh weights know nothing of images; the files of a network of transformers say their size.
         tells = model if weights is not None or model.startswith("hf:") else None
         known = Consumer(model=tells, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
-        task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment, progress=console.progress)
-        bare = weights is None
-        request = Request(model=model, task=task, weights=weights, random=bare, new_head=not bare, seed=seed)
-        source = load_model(request, console.progress)
+        with console.progress.busy(LOADING):
+            task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment, progress=console.progress)
+            bare = weights is None
+            request = Request(model=model, task=task, weights=weights, random=bare, new_head=not bare, seed=seed)
+            source = load_model(request, console.progress)
         row = _train(source.model, task, training, training_context, target, model)
     _show(console, {"split": task.final_split}, row)
     console.line(f"weights: {target}")
@@ -139,12 +140,15 @@ def _train(
     from gossamer.task import check
     from gossamer.train import fit
 
-    check(task, model)
+    with context.progress.busy("trying a batch"):
+        check(task, model)
     checkpoint = target.with_suffix(".ckpt")
     with resumable(checkpoint):
         fitted = fit(model, task, training, context, checkpoint=checkpoint)
     last = task.final_split
-    row = score_record("trained", evaluate(fitted.model.eval(), task, last), split=last)
+    with context.progress.busy(f"{task.metric.name} on {last} data"):
+        scores = evaluate(fitted.model.eval(), task, last)
+    row = score_record("trained", scores, split=last)
     with writing(target):
         save_weights(fitted.model, target, _note(name, task, row))
     checkpoint.unlink(missing_ok=True)

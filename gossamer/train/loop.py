@@ -266,7 +266,7 @@ def _train(fabric: "Fabric", job: TrainingRun, context: Context) -> TrainingResu
                         file.write(state.capture())
             check_weights(stepper.mean(state.finite()))
             looked = (at.epoch + 1) % every == 0 or at.epoch + 1 == training.epochs
-            score = stepper.score() if looked else None
+            score = _scored(stepper, job, context) if looked else None
             check_score(score, at, task.metric, moved=job.after_step is not None)
         except Exploded as why:
             refuse_nan(task.train, f"task {task.name!r}: the train loader")
@@ -292,12 +292,17 @@ def _begin(stepper: Stepper, job: TrainingRun, context: Context) -> None:
     state, training = stepper.state, job.training
     state.numbers.lr = training.lr
     if training.keep == "best":
-        _keep(state, weights(job.model), stepper.score(), job.task.metric)
+        _keep(state, weights(job.model), _scored(stepper, job, context), job.task.metric)
     if training.lr is not None:
         return
     state.numbers.lr, tried = _look_for_rate(stepper, job.task, training, context, job.label)
     for one in tried if training.keep == "best" else ():
         _keep(state, one.weights, one.score, job.task.metric)
+
+
+def _scored(stepper: Stepper, job: TrainingRun, context: Context) -> float | None:
+    with context.progress.busy(f"{job.label}: {job.task.metric.name} on validation data"):
+        return stepper.score()
 
 
 def _look_for_rate(
