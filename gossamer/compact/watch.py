@@ -137,7 +137,11 @@ class _Inside(TorchDispatchMode):
 
     def run(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
         """Call an operation on tensors without data."""
+        cast = any(torch.is_autocast_enabled(x.device.type) for x in tree_leaves((args, kwargs)) if _on_device(x))
         args, kwargs = tree_map(on_meta, args), tree_map(on_meta, kwargs)
+        if cast:
+            # There operands of several precisions meet; without data nothing casts them. The widest is followed.
+            args, kwargs = tree_map(_full, args), tree_map(_full, kwargs)
         if needs_device(function, args, kwargs):
             kwargs["device"] = torch.device("meta")
         self.reads = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
@@ -157,6 +161,14 @@ class _Inside(TorchDispatchMode):
         else:
             self.charge(0, OPERATION)  # a view
         return result
+
+
+def _on_device(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_meta
+
+
+def _full(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16) else value
 
 
 def sizes_known(op: str, args: list[Any]) -> list[Any]:

@@ -40,7 +40,7 @@ class PruningResult:
         PruningResult(Sequential, 1 groups cut, 0 left whole)
         >>> print(found.summary())
         0: 4 to 2 channels
-        largest relative difference to the masked original: 0.0e+00
+        largest relative difference to the masked original: ...
     """
 
     model: nn.Module

@@ -70,8 +70,8 @@ class _ShiftNorm(nn.modules.batchnorm._BatchNorm):
         """Update the running statistics as `nn.BatchNorm2d` does."""
         self.num_batches_tracked += 1
         rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, rate)
-        self.running_var.lerp_(variance * count / max(1, count - 1), rate)
+        self.running_mean.lerp_(mean.to(self.running_mean), rate)
+        self.running_var.lerp_(variance.to(self.running_var) * count / max(1, count - 1), rate)
 
 
 class ShiftNorm1d(_ShiftNorm, nn.BatchNorm1d):

@@ -24,6 +24,7 @@ from gossamer.errors import BadInput, CorruptFile
 from gossamer.gsr.format.file import OWN_SECTION
 from gossamer.methods.restructure.blocks import BlockRemoval
 from gossamer.models import build
+from gossamer.onnx_import import import_onnx
 
 X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 ZOO = {
@@ -381,3 +382,20 @@ def test_a_file_of_another_kind_is_answered_with_what_reads_it(tmp_path: Path, n
     (tmp_path / name).write_bytes(b"something else")
     with pytest.raises(CorruptFile, match=rf"does not begin like a .gsr file; .* files are read by gossamer.*{reader}"):
         gossamer.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", [".gsr", ".onnx"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_network_out_of_a_file_trains_in_bfloat16(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """As training does where the processor computes in it: autocast, and images that were cast before."""
+    net, path = nets.Tiny().eval(), tmp_path / f"net{kind}"
+    if kind == ".gsr":
+        gossamer.save(net, path, example_inputs=(X,))
+    else:
+        gossamer.export_onnx(net, (X,), path)
+    opened = (gossamer.load(path) if kind == ".gsr" else import_onnx(path)).requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = opened(X.to(dtype))
+    y.float().sum().backward()
+    torch.testing.assert_close(y.float(), net(X), atol=0.05, rtol=0.05)
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in opened.parameters())

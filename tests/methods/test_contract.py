@@ -240,7 +240,8 @@ def test_the_result_is_an_ordinary_module(name: str) -> None:
     images = task().example_inputs[0]
     before = {p: p.detach().clone() for p in model.parameters()}
     one_step(model)
-    assert all(not torch.equal(p, old) for p, old in before.items() if p.grad is not None and p.grad.any())
+    # Biases between two norms have gradients of rounding alone.
+    assert all(not torch.equal(p, old) for p, old in before.items() if p.grad is not None and p.grad.abs().max() > 1e-6)
     assert any(p.grad is not None and p.grad.any() for p in before)
     plain = materialize(model)
     assert torch.equal(plain(images), model(images))

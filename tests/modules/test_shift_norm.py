@@ -75,3 +75,14 @@ def test_none_is_left_in_a_model() -> None:
     model = with_plain_norms(nn.Sequential(nn.Linear(2, 3), nn.Sequential(ShiftNorm1d(3))))
     assert [type(module) for module in model.modules()].count(nn.BatchNorm1d) == 1
     assert not any(isinstance(module, ShiftNorm1d) for module in model.modules())
+
+
+def test_under_autocast_statistics_stay_in_single_precision() -> None:
+    norm, x = ShiftNorm2d(3), torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    same = ShiftNorm2d(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        norm(x.bfloat16())
+    same(x.bfloat16().float())
+    assert norm.running_mean.dtype == norm.running_var.dtype == torch.float32
+    torch.testing.assert_close(norm.running_mean, same.running_mean, atol=2e-3, rtol=0)
+    torch.testing.assert_close(norm.running_var, same.running_var, atol=2e-3, rtol=2e-2)
