@@ -21,8 +21,9 @@ def random_boxes(random: np.random.Generator, n: int) -> np.ndarray:
     return np.concatenate([random.integers(0, 4, (n, 2)) * unit, random.integers(1, 5, (n, 2)) * unit], 1)
 
 
-def random_case(seed: int, images: int = 6) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Annotations and results as COCO has them: ties, crowds, images without objects and without detections."""
+def random_case(seed: int, images: int = 6, most: int = 12) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Annotations and results as COCO has them: ties, crowds, images without objects and without detections. Besides
+    four near objects, an image has fewer than `most` detections."""
     random = np.random.default_rng(seed)
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
@@ -36,7 +37,7 @@ def random_case(seed: int, images: int = 6) -> tuple[list[dict[str, Any]], list[
         near = truth[random.integers(0, len(truth), 4)] if len(truth) else truth
         moved = near + random.integers(-1, 2, near.shape) * near[:, 2:3] / 4
         moved[:, 2:] = moved[:, 2:].clip(1)
-        for box in np.concatenate([random_boxes(random, int(random.integers(0, 12))), moved]):
+        for box in np.concatenate([random_boxes(random, int(random.integers(0, most))), moved]):
             row = {"image_id": image, "category_id": int(random.integers(CLASSES)), "bbox": box.tolist()}
             results.append({**row, "score": float(random.integers(1, 6) / 8)})
     return annotations, results
@@ -45,8 +46,14 @@ def random_case(seed: int, images: int = 6) -> tuple[list[dict[str, Any]], list[
 def evidence_of(annotations: list[dict[str, Any]], results: list[dict[str, Any]], images: int = 6) -> Evidence:
     """The same case as the metric sees it."""
 
-    def table(rows: list[dict[str, Any]], key: str, fill: float) -> Tensor:
-        per_image = [[row[key] for row in rows if row["image_id"] == image] for image in range(images)]
+    def by_image(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        found: list[list[dict[str, Any]]] = [[] for _ in range(images)]
+        for row in rows:
+            found[row["image_id"]].append(row)
+        return found
+
+    def table(rows: list[list[dict[str, Any]]], key: str, fill: float) -> Tensor:
+        per_image = [[row[key] for row in one] for one in rows]
         longest = max(map(len, per_image))
         empty = [fill] * 4 if key == "bbox" else fill
         filled = torch.tensor([one + [empty] * (longest - len(one)) for one in per_image])
@@ -55,18 +62,18 @@ def evidence_of(annotations: list[dict[str, Any]], results: list[dict[str, Any]]
     def corners(boxes: Tensor) -> Tensor:
         return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
 
-    results = sorted(results, key=lambda row: -row["score"])  # stable
+    objects, detections = by_image(annotations), by_image(sorted(results, key=lambda row: -row["score"]))  # stable
     found = Detections(
-        boxes=corners(table(results, "bbox", 0)),
-        scores=table(results, "score", 0),
-        labels=table(results, "category_id", -1).long(),
+        boxes=corners(table(detections, "bbox", 0)),
+        scores=table(detections, "score", 0),
+        labels=table(detections, "category_id", -1).long(),
         classes=CLASSES,
     )
     target = {
-        "boxes": corners(table(annotations, "bbox", 0)),
-        "labels": table(annotations, "category_id", -1).long(),
-        "crowd": table(annotations, "iscrowd", 0).bool(),
-        "area": table(annotations, "area", 0),
+        "boxes": corners(table(objects, "bbox", 0)),
+        "labels": table(objects, "category_id", -1).long(),
+        "crowd": table(objects, "iscrowd", 0).bool(),
+        "area": table(objects, "area", 0),
     }
     return box_evidence(found, target, CocoAP().outcomes)
 
@@ -78,16 +85,30 @@ def pycocotools_numbers(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    return _judged(COCO, COCOeval, annotations, results, images)
+
+
+def faster_numbers(annotations: list[dict[str, Any]], results: list[dict[str, Any]], images: int = 6) -> list[float]:
+    """The same by faster-coco-eval."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    return _judged(COCO, COCOeval_faster, annotations, results, images)
+
+
+def _judged(
+    data: Any, judge: Any, annotations: list[dict[str, Any]], results: list[dict[str, Any]], images: int
+) -> list[float]:
+    """By a package with the classes of pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
+        truth = data()
         truth.dataset = {
             "images": [{"id": i} for i in range(images)],
             "annotations": [dict(row) for row in annotations],
             "categories": [{"id": i} for i in range(CLASSES)],
         }
         truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes([dict(row) for row in results]), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return [float(x) for x in judge.stats]
+        judged = judge(truth, truth.loadRes([dict(row) for row in results]), "bbox")
+        judged.evaluate()
+        judged.accumulate()
+        judged.summarize()
+    return [float(x) for x in judged.stats[:12]]

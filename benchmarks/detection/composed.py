@@ -5,6 +5,7 @@ train with the same data, epochs, schedule and seed. Then the better one is comp
 of AP. Results are written after every step; finished networks are kept in the work folder.
 
     python -m benchmarks.detection.composed --epochs 20 --seeds 0 1 2
+    python -m benchmarks.detection.composed --networks ion_csp_n --no-job  # beside what was measured alike
     python -m benchmarks.detection.composed --table
 """
 
@@ -35,7 +36,11 @@ from gossamer.modules.cost import total_macs, total_params
 from gossamer.train import Training, fit
 
 RESULTS = paths.RESULTS / "detection-composed.json"
-NETWORKS = {"csp_pan_n": "without anchors, CSP body and PAN neck", "ssd_csp_n": "SSD heads on the same body"}
+NETWORKS = {
+    "csp_pan_n": "without anchors, CSP body and PAN neck",
+    "ssd_csp_n": "SSD heads on the same body",
+    "ion_csp_n": "ION on the same body, 32 proposals",
+}
 
 
 def training(options: argparse.Namespace) -> Training:
@@ -107,7 +112,8 @@ def table(document: dict[str, Any]) -> str:
         "# Detectors on composed scenes",
         "",
         f"Synthetic scenes ({document['data']}), {document['epochs']} epochs, seeds "
-        f"{', '.join(map(str, run['seeds']))}, {run['threads']} thread. `{run['command']}`",
+        f"{', '.join(map(str, run['seeds']))}, {run['threads']} thread. "
+        + " ".join(f"`{one['command']}`" for one in document["measured"]),
         "",
         "| detector | seed | AP % | AP50 % | AR 100 % | parameters | MACs (M) | training, processor s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -133,6 +139,14 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def kept_rows(document: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What was measured before of networks that are not trained now, where they were trained alike."""
+    if (document.get("data"), document.get("epochs")) != (options.data, options.epochs):
+        return {"trained": [], "compressed": [], "measured": []}
+    rows = {name: document[name] for name in ("trained", "compressed")}
+    return {name: [row for row in old if row["network"] not in options.networks] for name, old in rows.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="composed-mnist")
@@ -144,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-drop", type=float, default=0.5)
     parser.add_argument("--recovery", type=int, default=None, help="epochs of a recovery in the job")
     parser.add_argument("--runtime", default="onnxruntime")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--no-job", action="store_true", help="train and compare, compress nothing")
     parser.add_argument("--work", type=Path, default=Path("work-detection"))
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -156,8 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     lines, run = Lines(), run_conditions(options.seeds, options.threads)
     document = json.loads(options.out.read_text()) if options.out.exists() else {}
-    document |= {"format": 1, "data": options.data, "epochs": options.epochs, "trained": [], "compressed": []}
-    document["measured"] = with_run(document, run)
+    document |= kept_rows(document, options)
+    document |= {"format": 1, "data": options.data, "epochs": options.epochs, "measured": with_run(document, run)}
 
     def written() -> None:
         write_text(options.out, json.dumps(document, indent=1))
@@ -166,10 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with lock_folder(options.work, ".lock"):
         for seed in options.seeds:
             task = load_task(options.data, seed=seed)
-            for name in NETWORKS:
+            for name in options.networks:
                 document["trained"].append(trained(name, task, seed, options, lines))
                 written()
-            if not options.no_job:
+            if not options.no_job and "csp_pan_n" in options.networks:
                 document["compressed"].append(compressed("csp_pan_n", task, seed, options, lines))
                 written()
     return 0

@@ -34,7 +34,7 @@ def match_priors(priors: Tensor, boxes: Tensor, valid: Tensor, threshold: float 
     """The matching of SSD: each object and its best prior, and each prior and an object that it overlaps enough.
 
     Args:
-        priors: shape (A, 4), in pixels.
+        priors: shape (A, 4), or (N, A, 4) where each image has its own, in pixels.
         boxes: of the objects, shape (N, G, 4), in pixels.
         valid: which of them are objects, bool, shape (N, G).
         threshold: of the overlap.
@@ -51,13 +51,13 @@ def match_priors(priors: Tensor, boxes: Tensor, valid: Tensor, threshold: float 
     """
     n, objects = valid.shape
     if not objects:
-        none = torch.full((n, len(priors)), -1, device=priors.device)
+        none = torch.full((n, priors.shape[-2]), -1, device=priors.device)
         return Assignment(objects=none, weights=torch.zeros_like(none, dtype=priors.dtype))
     overlaps = pairwise_iou(boxes, priors).where(valid[..., None], -1.0)
     best, chosen = overlaps.max(1)
     forced = overlaps.argmax(2)
     # Padding would overwrite what belongs to an object: it goes to a column that is dropped.
-    forced = torch.where(valid, forced, len(priors))
+    forced = torch.where(valid, forced, priors.shape[-2])
     numbers = torch.arange(objects, device=priors.device).expand(n, -1)
     found = torch.where(best >= threshold, chosen, -1)
     found = torch.cat([found, found[:, :1]], 1).scatter(1, forced, numbers)[:, :-1]

@@ -19,6 +19,7 @@ from gossamer.detection.coding import (
     encode_offsets,
     expected_distances,
 )
+from gossamer.detection.region_losses import REGIONS, region_loss, region_teacher_loss
 from gossamer.errors import BadInput
 
 # What a detector gives while it trains.
@@ -42,7 +43,7 @@ def gives_boxes(output: Any) -> bool:
         False
     """
     names = set(output) if isinstance(output, Mapping) else set()
-    return names >= set(POINTS) or names >= set(PRIORS)
+    return any(names >= set(kind) for kind in (POINTS, PRIORS, REGIONS))
 
 
 def complete_iou_loss(given: Tensor, true: Tensor) -> Tensor:
@@ -80,14 +81,14 @@ def detection_loss(model: Model, batch: Any) -> Tensor:
     Args:
         model: gives `distances` (N, A, 4 * bins), `logits` (N, A, classes), `points` (N, A, 2) and `strides`
             (N, A, 1), and learns by `point_loss`; or `offsets` (N, A, 4), `logits` (N, A, 1 + classes), the background
-            first, and `priors` (N, A, 4), and learns by `prior_loss`.
+            first, and `priors` (N, A, 4), and learns by `prior_loss`; or in two stages what `region_loss` takes.
         batch: inputs, and a dict of boxes (N, G, 4) and labels (N, G), as `CocoAP` takes it.
 
     Returns:
         A scalar.
 
     Raises:
-        BadInput: the network gives neither.
+        BadInput: the network gives none of these.
 
     Example:
         >>> target = {"boxes": torch.zeros(1, 0, 4), "labels": torch.zeros(1, 0)}
@@ -99,12 +100,13 @@ def detection_loss(model: Model, batch: Any) -> Tensor:
     output = plain(model(*inputs))
     boxes, labels = objects_to_learn(target)
     if gives_boxes(output):
-        return (point_loss if "distances" in output else prior_loss)(output, boxes, labels)
+        losses = {"distances": point_loss, "priors": prior_loss, "proposals": region_loss}
+        return next(loss for name, loss in losses.items() if name in output)(output, boxes, labels)
     named = isinstance(output, Mapping)
     given = f"a dict of {', '.join(map(str, output))}" if named else f"a {type(output).__name__}"
     raise BadInput(
-        f"a detector gives a dict of {', '.join(POINTS)} or of {', '.join(PRIORS)} while it trains; this network "
-        f"gives {given}"
+        f"a detector gives a dict of {', '.join(POINTS)} or of {', '.join(PRIORS)} or of {', '.join(REGIONS)} while it "
+        f"trains; this network gives {given}"
     )
 
 
@@ -281,7 +283,8 @@ def teacher_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], t
 
     Classes by cross entropy with the teacher's probabilities, less its entropy; boxes by the divergence of the
     distributions of distances (localization distillation) or, with priors, by smooth L1 of the offsets. Boxes are
-    weighted by the teacher's largest probability of a class, and everything is divided by the sum of these.
+    weighted by the teacher's largest probability of a class, and everything is divided by the sum of these. A detector
+    in two stages learns by `region_teacher_loss`.
 
     Args:
         student: what it gives while it trains, as `detection_loss` has it.
@@ -301,9 +304,11 @@ def teacher_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], t
 
     Source: Zheng et al. 2022, Localization Distillation for Dense Object Detection, arXiv:2102.12252.
     """
-    kind = POINTS if set(student) >= set(POINTS) else PRIORS
+    kind = next(one for one in (POINTS, PRIORS, REGIONS) if set(student) >= set(one))
     if not set(teacher) >= set(kind) or any(student[k].shape != teacher[k].shape for k in kind):
         raise BadInput("distillation: student and teacher must be detectors of the same kind, points and classes")
+    if kind is REGIONS:
+        return region_teacher_loss(student, teacher)
     given, asked = student["logits"].float(), teacher["logits"].float()
     if kind is POINTS:
         sure = asked.sigmoid()

@@ -1,6 +1,6 @@
 """Average precision and recall from outcomes of detections, for many resamples of the images at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ TINY = torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Precision and recall behind each right detection, of several sets of images.
+    """Precision and recall behind each detection that is right, of several sets of images, or at several overlaps.
 
     Attributes:
         precisions: not rising, shape (sets, right ones), each the largest at its recall or above.
@@ -145,7 +145,7 @@ def scores_by_class(evidence: Evidence, counts: Tensor, choice: Choice) -> Tenso
                 [1.]], dtype=torch.float64)
     """
     classes = evidence["objects"].shape[1]
-    size = max(1, CHUNK // max(1, evidence["labels"].numel()))
+    size = max(1, CHUNK // max(1, evidence["labels"].numel() * len(choice.thresholds)))
     rows = []
     for part in torch.split(counts.double(), size):
         columns = [_class_score(evidence, part, choice, label) for label in range(classes)]
@@ -176,7 +176,7 @@ def mean_precisions(evidence: Evidence, choice: Choice, points: int) -> Tensor:
     for label in range(evidence["objects"].shape[1]):
         objects, curves = _class_curves(evidence, once, choice, label)
         if float(objects) > 0:
-            rows.append(torch.cat([precision_at(one, points) for one in curves]))
+            rows.append(precision_at(curves, points))
     if not rows:
         return torch.full((len(choice.thresholds), points), torch.nan, dtype=torch.float64)
     return torch.stack(rows).mean(0)
@@ -185,12 +185,12 @@ def mean_precisions(evidence: Evidence, choice: Choice, points: int) -> Tensor:
 def _class_score(evidence: Evidence, weights: Tensor, choice: Choice, label: int) -> Tensor:
     """Of one class, shape (sets,)."""
     objects, curves = _class_curves(evidence, weights, choice, label)
-    scores = torch.stack([choice.score(c) for c in curves]).mean(0)
+    scores = choice.score(curves).view(len(weights), -1).mean(1)
     return torch.where(objects > 0, scores, torch.nan)
 
 
-def _class_curves(evidence: Evidence, weights: Tensor, choice: Choice, label: int) -> tuple[Tensor, Iterator[Curves]]:
-    """Objects of one class in each set, shape (sets,), and the curves at each threshold."""
+def _class_curves(evidence: Evidence, weights: Tensor, choice: Choice, label: int) -> tuple[Tensor, Curves]:
+    """Objects of one class in each set, shape (sets,), and the curves of each set at each threshold, set by set."""
     objects = weights @ evidence["objects"][:, label, choice.area].double()
     found = (evidence["labels"] == label) & (evidence["ranks"] < choice.most)
     image = found.nonzero()[:, 0]
@@ -199,13 +199,15 @@ def _class_curves(evidence: Evidence, weights: Tensor, choice: Choice, label: in
     return objects, _curves(outcomes, weights[:, image[order]], objects)
 
 
-def _curves(outcomes_DT: Tensor, weights_SD: Tensor, objects_S: Tensor) -> Iterator[Curves]:
-    """One of each threshold. Only right detections can be the best at a recall, so that no others are kept."""
-    objects = objects_S[:, None].clamp_min(TINY)
-    for outcomes_D in outcomes_DT.T:
-        right = outcomes_D == RIGHT
-        hits = (weights_SD[:, right]).cumsum(1)
-        counted = (weights_SD * (outcomes_D != IGNORED)).cumsum(1)[:, right]
-        precisions = (hits / counted.clamp_min(TINY)).flip(1).cummax(1).values.flip(1)
-        end = hits[:, -1] if hits.shape[1] else torch.zeros_like(objects_S)
-        yield Curves(precisions=precisions, recalls=hits / objects, recall=end / objects[:, 0])
+def _curves(outcomes_DT: Tensor, weights_SD: Tensor, objects_S: Tensor) -> Curves:
+    """Of each set at each threshold. Only detections that are right somewhere can be the best at a recall, so that no
+    others are kept."""
+    right_TD, counts_TD = (outcomes_DT == RIGHT).T, (outcomes_DT != IGNORED).T
+    kept = right_TD.any(0)
+    hits = (weights_SD[:, None, kept] * right_TD[:, kept]).cumsum(2).flatten(0, 1)
+    counted = (weights_SD[:, None] * counts_TD).cumsum(2)[..., kept].flatten(0, 1)
+    precisions = torch.where(right_TD[:, kept].repeat(len(weights_SD), 1), hits / counted.clamp_min(TINY), 0.0)
+    objects = objects_S.clamp_min(TINY).repeat_interleave(len(right_TD))
+    recalls = hits / objects[:, None]
+    recall = recalls[:, -1] if recalls.shape[1] else torch.zeros_like(objects)
+    return Curves(precisions=precisions.flip(1).cummax(1).values.flip(1), recalls=recalls, recall=recall)

@@ -36,7 +36,7 @@ class Detections:
     classes: int | None = None
 
 
-def kept_by_nms(overlaps: Tensor, limit: float) -> Tensor:
+def kept_by_nms(overlaps: Tensor, limit: float, passes: int | None = None) -> Tensor:
     """Greedy non-maximum suppression: what no better box that is kept overlaps by more than a limit.
 
     It is found as a fixed point: a box is kept if none of the boxes before it that are kept overlaps it. Each pass
@@ -46,6 +46,8 @@ def kept_by_nms(overlaps: Tensor, limit: float) -> Tensor:
     Args:
         overlaps: intersection over union, shape (..., D, D), the boxes sorted by score, the best first.
         limit: of the overlap, in [0, 1].
+        passes: how many there are, an even number; then a graph of the network holds them, and a box at the end of a
+            longer chain may be kept that a better one overlaps. None: as many as it takes.
 
     Returns:
         bool, shape (..., D).
@@ -56,6 +58,10 @@ def kept_by_nms(overlaps: Tensor, limit: float) -> Tensor:
     """
     conflicts = (overlaps > limit).triu(1)  # row: the better box
     kept = torch.ones(overlaps.shape[:-1], dtype=torch.bool, device=overlaps.device)
+    if passes is not None:
+        for _ in range(passes):
+            kept = ~(conflicts & kept[..., :, None]).any(-2)
+        return kept
     while True:
         found = ~(conflicts & kept[..., :, None]).any(-2)
         if torch.equal(found, kept):

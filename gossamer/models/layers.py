@@ -8,6 +8,17 @@ def conv_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1,
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel, stride, padding), nn.ReLU())
 
 
+def vgg_stage(in_channels: int, out_channels: int, depth: int) -> nn.Sequential:
+    """`depth` convolutions of 3x3, each with its ReLU."""
+    return nn.Sequential(
+        *(
+            layer
+            for i in range(depth)
+            for layer in conv_relu(in_channels if not i else out_channels, out_channels, 3, 1, 1)
+        )
+    )
+
+
 def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
     """Convolution without bias, BatchNorm, ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)

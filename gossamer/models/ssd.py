@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gossamer.detection.coding import decode_offsets, prior_boxes
 from gossamer.models.csp import CSPBody
-from gossamer.models.layers import conv_bn, conv_relu
+from gossamer.models.layers import conv_bn, conv_relu, vgg_stage
 
 # Parts of the image's side, of the six maps and the next one, in the paper's setting for 300 pixels and PASCAL VOC.
 SCALES_300 = (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05)
@@ -83,16 +83,6 @@ class L2Scale(nn.Module):
         return F.normalize(x_NCHW, dim=1) * self.weight[:, None, None]
 
 
-def _vgg_stage(in_channels: int, out_channels: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(
-            layer
-            for i in range(depth)
-            for layer in conv_relu(in_channels if not i else out_channels, out_channels, 3, 1, 1)
-        )
-    )
-
-
 class SSD300(nn.Module):
     """SSD for images of 300x300: the VGG-16 body up to conv5, fc6 and fc7 as convolutions, four more scales.
 
@@ -104,18 +94,18 @@ class SSD300(nn.Module):
     def __init__(self, *, in_channels: int = 3, classes: int = 20) -> None:
         super().__init__()
         self.early = nn.Sequential(
-            _vgg_stage(in_channels, 64, 2),
+            vgg_stage(in_channels, 64, 2),
             nn.MaxPool2d(2),
-            _vgg_stage(64, 128, 2),
+            vgg_stage(64, 128, 2),
             nn.MaxPool2d(2),
-            _vgg_stage(128, 256, 3),
+            vgg_stage(128, 256, 3),
             nn.MaxPool2d(2, ceil_mode=True),
-            _vgg_stage(256, 512, 3),
+            vgg_stage(256, 512, 3),
         )
         self.scale = L2Scale(512)
         self.late = nn.Sequential(
             nn.MaxPool2d(2),
-            _vgg_stage(512, 512, 3),
+            vgg_stage(512, 512, 3),
             nn.MaxPool2d(3, 1, 1),
             nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
             nn.ReLU(),

@@ -17,6 +17,7 @@ from gossamer.models.flattened import FlattenedNet
 from gossamer.models.fractalnet import FractalNet
 from gossamer.models.googlenet import GoogLeNet
 from gossamer.models.inception_v3 import InceptionV3
+from gossamer.models.ion import ion_on_csp, ion_on_vgg16
 from gossamer.models.lenet import LeNet5, LeNet300
 from gossamer.models.mobilenet import MobileNetV1
 from gossamer.models.nasnet import NASNetA
@@ -114,6 +115,8 @@ ENTRIES: dict[str, Entry] = {
     "csp_pan_s": Entry(partial(AnchorFreeDetector, 0.5), 640, smallest=32, boxes=True),
     "ssd_csp_n": Entry(SSDOnCSP, 320, smallest=32, boxes=True),
     "ssd300": Entry(SSD300, 300, smallest=268, boxes=True),
+    "ion_csp_n": Entry(ion_on_csp, 320, smallest=32, boxes=True),
+    "ion_vgg16": Entry(ion_on_vgg16, 600, smallest=64, boxes=True),
     "dsod300": Entry(DSOD, 300, smallest=264, boxes=True),
 }
 

@@ -2,7 +2,8 @@
 
 What it does: selects the neurons of a layer of the teacher, usually its embedding, that tell the classes apart and do
 not repeat others. First trains the student to predict them through a linear layer, which is then dropped, then trains
-all of it on the teacher's outputs. Works on layers of any two networks, with labels of classes or of attributes.
+all of it on the teacher's outputs. Works on layers of any two networks, with labels of classes or of attributes; of
+landmarks, each coordinate is an attribute: whether it is above its median.
 Cost: `batches` forward passes of the teacher to select, then one for each batch of both stages.
 When it fails: where labels say nothing about the purpose of the embedding.
 Equation: E(y) = -sum u_i y_i + beta sum over i < j of r_ij y_i y_j, minimized in mean field; stage 1: the squared error
@@ -10,7 +11,7 @@ of the selected neurons over their mean square; stage 2: as `distill.kd`.
 Source: Luo et al. 2016, doi:10.1609/aaai.v30i1.10452, section 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any, ClassVar
@@ -51,7 +52,8 @@ class NeuronSelection(HintedStudent):
         batches: number of batches of training data from which to select, at least 1.
 
     Raises:
-        BadInput: there is no teacher, more than one pair of layers, or targets are neither classes nor attributes.
+        BadInput: there is no teacher, more than one pair of layers, or targets are neither classes nor attributes nor
+            landmarks.
 
     Example:
         >>> import gossamer
@@ -97,14 +99,19 @@ class NeuronSelection(HintedStudent):
                     rows.append((pooled_embeddings(hooks()[0]).cpu(), labels))
         finally:
             hooks.remove()
-        features = torch.cat([x for x, _ in rows])
+        features, labels = torch.cat([x for x, _ in rows]), torch.cat([y for _, y in rows])
+        if labels.is_floating_point():
+            labels = (labels > labels.nanmedian(0).values).long()
         count = max(1, round(self.share * features.shape[1]))
-        return select_neurons(features, torch.cat([y for _, y in rows]), count, self.beta)
+        return select_neurons(features, labels, count, self.beta)
 
     def labels(self, target: Any) -> Tensor:
-        """Return classes (N,) or attributes (N, A), integers."""
+        """Return classes (N,) or attributes (N, A), integers; or the coordinates of landmarks (N, 2 L)."""
+        points = target.get("points") if isinstance(target, Mapping) else target
+        if isinstance(points, Tensor) and points.is_floating_point() and points.dim() == 3 and points.shape[2] == 2:
+            return points.cpu().flatten(1)
         if isinstance(target, Tensor):
             attributes = target.dim() == 2 and bool(((target == 0) | (target == 1)).all())
             if attributes or (target.dim() == 1 and not target.is_floating_point()):
                 return target.cpu().long()
-        raise BadInput(f"{self.name()}: targets must be classes (N,) or attributes (N, A) of 0 and 1")
+        raise BadInput(f"{self.name()}: targets must be classes (N,), attributes (N, A) of 0 and 1, or landmarks (N, L, 2)")
