@@ -151,12 +151,12 @@ def table(document: dict[str, Any]) -> str:
     lines = [
         "# Landmarks with a teacher",
         "",
-        f"Drawn faces, a synthetic set: {TRAIN:,} to train, {TEST:,} to test. {document['epochs']} epochs in sum, seeds "
-        f"{', '.join(seeds)}, {run['threads']} thread. The error is divided by the distance of the eyes; failures are "
-        f"errors above 10 %. `{run['command']}`",
+        f"Drawn faces, a synthetic set: {TRAIN:,} to train, {TEST:,} to test. {document['epochs']} epochs in sum, "
+        f"seeds {', '.join(seeds)}, {run['threads']} thread. The error is divided by the distance of the eyes; "
+        f"failures are errors above 10 %. `{run['command']}`",
         "",
-        "| network | error %, mean | by seed | failures % | error against plain, by seed (95 % interval) | parameters | "
-        "MACs (k) |",
+        "| network | error %, mean | by seed | failures % | error against plain, by seed (95 % interval) | "
+        "parameters | MACs (k) |",
         "|---|---:|---|---:|---|---:|---:|",
     ]
     for name in names:

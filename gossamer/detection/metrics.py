@@ -17,6 +17,7 @@ from gossamer.detection.losses import detection_loss
 from gossamer.detection.precision import (
     Choice,
     area_under_curve,
+    each_score,
     final_recall,
     interpolated,
     scores_by_class,
@@ -180,8 +181,7 @@ class CocoAP(BoxMetric):
 
     def summary(self, evidence: Evidence) -> dict[str, float]:
         """All twelve numbers by name, in COCO's order; NaN where there is no object to find."""
-        once = torch.ones(1, len(evidence["labels"]))
-        return {name: float(scores_by_class(evidence, once, one).nanmean()) for name, one in CHOICES.items()}
+        return {name: float(scores.nanmean()) for name, scores in each_score(evidence, CHOICES).items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Average precision and recall from outcomes of detections, for many resamples of the images at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -174,40 +174,81 @@ def mean_precisions(evidence: Evidence, choice: Choice, points: int) -> Tensor:
     once = torch.ones(1, len(evidence["labels"]), dtype=torch.float64)
     rows = []
     for label in range(evidence["objects"].shape[1]):
-        objects, curves = _class_curves(evidence, once, choice, label)
-        if float(objects) > 0:
+        objects, curves = _class_curves(evidence, once, _cells(choice), choice.most, label)
+        if float(objects[0, 0]) > 0:
             rows.append(precision_at(curves, points))
     if not rows:
         return torch.full((len(choice.thresholds), points), torch.nan, dtype=torch.float64)
     return torch.stack(rows).mean(0)
 
 
+def each_score(evidence: Evidence, choices: Mapping[str, Choice]) -> dict[str, Tensor]:
+    """Several scores of each class on all images; curves that scores have in common are found once.
+
+    Args:
+        evidence: as `scores_by_class` has it.
+        choices: which part of it counts for each score, by name.
+
+    Returns:
+        float64, shape (classes,) by name; NaN where there is no object of a class.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1, 1).to(torch.int8)
+        >>> seen = {"outcomes": one, "scores": one[0, 0], "labels": one[0, 0] * 0, "ranks": one[0, 0] * 0}
+        >>> choice = Choice(area=0, thresholds=(0,), most=100, score=area_under_curve)
+        >>> each_score({**seen, "objects": one[0]}, {"AP": choice})
+        {'AP': tensor([1.], dtype=torch.float64)}
+    """
+    once = torch.ones(1, len(evidence["labels"]), dtype=torch.float64)
+    areas, thresholds = evidence["outcomes"].shape[2:]
+    cells = [(area, threshold) for area in range(areas) for threshold in range(thresholds)]
+    found: dict[str, list[Tensor]] = {name: [] for name in choices}
+    for label in range(evidence["objects"].shape[1]):
+        curves = {
+            most: _class_curves(evidence, once, cells, most, label) for most in {c.most for c in choices.values()}
+        }
+        for name, choice in choices.items():
+            (objects,), whole = curves[choice.most]
+            rows = [choice.area * thresholds + threshold for threshold in choice.thresholds]
+            part = Curves(precisions=whole.precisions[rows], recalls=whole.recalls[rows], recall=whole.recall[rows])
+            found[name].append(torch.where(objects[rows[0]] > 0, choice.score(part).mean(), torch.nan))
+    return {name: torch.stack(scores) for name, scores in found.items()}
+
+
 def _class_score(evidence: Evidence, weights: Tensor, choice: Choice, label: int) -> Tensor:
     """Of one class, shape (sets,)."""
-    objects, curves = _class_curves(evidence, weights, choice, label)
+    objects, curves = _class_curves(evidence, weights, _cells(choice), choice.most, label)
     scores = choice.score(curves).view(len(weights), -1).mean(1)
-    return torch.where(objects > 0, scores, torch.nan)
+    return torch.where(objects[:, 0] > 0, scores, torch.nan)
 
 
-def _class_curves(evidence: Evidence, weights: Tensor, choice: Choice, label: int) -> tuple[Tensor, Curves]:
-    """Objects of one class in each set, shape (sets,), and the curves of each set at each threshold, set by set."""
-    objects = weights @ evidence["objects"][:, label, choice.area].double()
-    found = (evidence["labels"] == label) & (evidence["ranks"] < choice.most)
+def _cells(choice: Choice) -> list[tuple[int, int]]:
+    return [(choice.area, threshold) for threshold in choice.thresholds]
+
+
+def _class_curves(
+    evidence: Evidence, weights: Tensor, cells: Sequence[tuple[int, int]], most: int, label: int
+) -> tuple[Tensor, Curves]:
+    """Objects of one class in each set for pairs of an area and a threshold, shape (sets, pairs), and the curves of
+    each set for each pair, set by set."""
+    areas, thresholds = (list(part) for part in zip(*cells))
+    objects = (weights @ evidence["objects"][:, label].double())[:, areas]
+    found = (evidence["labels"] == label) & (evidence["ranks"] < most)
     image = found.nonzero()[:, 0]
     order = evidence["scores"][found].argsort(descending=True, stable=True)
-    outcomes = evidence["outcomes"][found][order][:, choice.area, list(choice.thresholds)]
+    outcomes = evidence["outcomes"][found][order][:, areas, thresholds]
     return objects, _curves(outcomes, weights[:, image[order]], objects)
 
 
-def _curves(outcomes_DT: Tensor, weights_SD: Tensor, objects_S: Tensor) -> Curves:
-    """Of each set at each threshold. Only detections that are right somewhere can be the best at a recall, so that no
-    others are kept."""
-    right_TD, counts_TD = (outcomes_DT == RIGHT).T, (outcomes_DT != IGNORED).T
-    kept = right_TD.any(0)
-    hits = (weights_SD[:, None, kept] * right_TD[:, kept]).cumsum(2).flatten(0, 1)
-    counted = (weights_SD[:, None] * counts_TD).cumsum(2)[..., kept].flatten(0, 1)
-    precisions = torch.where(right_TD[:, kept].repeat(len(weights_SD), 1), hits / counted.clamp_min(TINY), 0.0)
-    objects = objects_S.clamp_min(TINY).repeat_interleave(len(right_TD))
-    recalls = hits / objects[:, None]
-    recall = recalls[:, -1] if recalls.shape[1] else torch.zeros_like(objects)
+def _curves(outcomes_DC: Tensor, weights_SD: Tensor, objects_SC: Tensor) -> Curves:
+    """Of each set and pair. Only detections that are right somewhere can be the best at a recall, so that no others are
+    kept."""
+    right_CD, counts_CD = (outcomes_DC == RIGHT).T, (outcomes_DC != IGNORED).T
+    kept = right_CD.any(0).nonzero()[:, 0]
+    right_CK = right_CD[:, kept]
+    hits = (weights_SD[:, None, kept] * right_CK).cumsum(2)
+    counted = (weights_SD[:, None] * counts_CD).cumsum(2)[..., kept]
+    precisions = torch.where(right_CK, hits / counted.clamp_min(TINY), 0.0).flatten(0, 1)
+    recalls = (hits / objects_SC.clamp_min(TINY)[..., None]).flatten(0, 1)
+    recall = recalls[:, -1] if len(kept) else torch.zeros_like(objects_SC).flatten()
     return Curves(precisions=precisions.flip(1).cummax(1).values.flip(1), recalls=recalls, recall=recall)

@@ -114,4 +114,6 @@ class NeuronSelection(HintedStudent):
             attributes = target.dim() == 2 and bool(((target == 0) | (target == 1)).all())
             if attributes or (target.dim() == 1 and not target.is_floating_point()):
                 return target.cpu().long()
-        raise BadInput(f"{self.name()}: targets must be classes (N,), attributes (N, A) of 0 and 1, or landmarks (N, L, 2)")
+        raise BadInput(
+            f"{self.name()}: targets must be classes (N,), attributes (N, A) of 0 and 1, or landmarks (N, L, 2)"
+        )

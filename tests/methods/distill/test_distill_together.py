@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -332,6 +333,18 @@ def test_a_student_learns_the_chosen_neurons_then_the_outputs() -> None:
     )
     assert [edit.target for edit in history.log.edits] == ["all weights on hints", "all weights"]
     assert score(result) > 0.9
+
+
+def test_of_landmarks_those_neurons_are_selected_that_tell_where_they_are() -> None:
+    torch.manual_seed(0)
+    points = torch.rand(64, 2, 2) * 20
+    points[5, 1] = torch.nan  # not annotated
+    x = torch.cat([points.nan_to_num(10.0).flatten(1), torch.rand(64, 8) * 20], 1)
+    known = {"points": points, "lengths": torch.ones(64)}
+    for target in (points, known):
+        task = SimpleNamespace(train=[(x, target)])
+        method = NeuronSelection(share=0.25, layers={"body": "0"})
+        assert method.select(torch.nn.Sequential(torch.nn.Identity()), "0", task).amax() < 4  # type: ignore[arg-type]
 
 
 def test_neurons_are_selected_in_one_layer_with_classes_or_attributes() -> None:
