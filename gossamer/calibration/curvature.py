@@ -38,7 +38,7 @@ def summed_gradients(
         gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         for total, g in zip(sums.values(), gradients):
             if g is not None:
-                total += g.square() if squared else g
+                total += g.abs().square() if squared else g
         count += 1
     if not count:
         raise BadInput("gradients of the loss need at least one batch of labelled training data, got none")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.cli.loading_data import PREPROCESSING
+from gossamer.core.copies import load_state
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task, cross_entropy, description, refuse_outputs
 from gossamer.core.user_code import call, is_reference, refuse_code_file, resolve
@@ -191,7 +192,7 @@ def _from_library(request: Request, say: Say) -> Source:
         fitted, _ = _made(request, trained=False, fit=True)
         tensors, layer = with_own_head(model.state_dict(), fitted)
         if layer is not None:
-            fitted.load_state_dict(tensors)
+            load_state(fitted, tensors)
             model = fitted
             _say_new_head(request, layer, say)
     name = Path(request.model.partition(":")[2]).name

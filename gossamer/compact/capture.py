@@ -76,6 +76,8 @@ class _Converter:
         for node in self.program.graph.nodes:
             if node.op == "call_function":
                 self._call(node)
+            elif node.op == "get_attr":
+                raise self._refuse("computes a part in a mode of its own (autocast, no_grad): turn it on outside")
             elif node.op not in ("placeholder", "output"):
                 raise self._refuse(f"needs {node.op} {node.target}")
         outputs = []

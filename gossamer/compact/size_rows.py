@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gossamer.compact.inspection import StoredTensor, inspect_file
 from gossamer.compact.reading import opened, read_tensors
 from gossamer.constraints.apply import materialize
+from gossamer.core.copies import state_of
 from gossamer.core.record import StoredRow
 from gossamer.gsr.codec import gaps
 
@@ -28,7 +29,7 @@ def stored_rows(original: nn.Module, path: Path | str) -> list[StoredRow]:
     found = inspect_file(path).tensors
     with opened(Path(path)) as file:
         tensors = read_tensors(file)
-    before = materialize(original).state_dict()
+    before = state_of(materialize(original))
     largest = sorted((t for t in found if len(t.shape) >= 2), key=lambda t: -tensors[t.name].numel())[:DETAILED]
     detailed = {t.name for t in largest if t.dtype.startswith(("float", "bfloat"))}
     return [_row(t, tensors[t.name], before.get(t.name), detailed=t.name in detailed) for t in found]

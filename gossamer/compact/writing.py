@@ -16,7 +16,7 @@ from gossamer.compact.reading import opened_bytes
 from gossamer.constraints.apply import constraints, materialize
 from gossamer.core import record
 from gossamer.core.conditions import own_conditions
-from gossamer.core.copies import check_network
+from gossamer.core.copies import check_network, state_of
 from gossamer.core.outputs import tensors as in_order
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch, unknown
 from gossamer.gsr.codec.integers import Integers
@@ -96,7 +96,7 @@ def save(
         model = materialize(model)
     if fold:
         model = fold_batch_norm(model)
-    _check(model.state_dict())
+    _check(state_of(model))
     structure = _structure(original, model, example_inputs)
     header, stored = _describe(model, example_inputs, generated, structure, effort, dynamic_batch=dynamic_batch)
     data = build_file(header, stored, effort)
@@ -118,7 +118,7 @@ def _describe(
     dynamic_batch: bool,
 ) -> tuple[FileHeader, list[Stored]]:
     """The header of the file, and its tensors: those of the state first, then constants of the graph, then parts."""
-    state = model.state_dict()
+    state = state_of(model)
     names = list(state)
     graph: Graph | None = None
     constants: list[Tensor] = []
@@ -263,10 +263,6 @@ def likely_lag(stored: Stored) -> int:
 
 def _check(state: Mapping[str, Any]) -> None:
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise BadInput(
-                f"the state of the network holds {name}, a {type(tensor).__name__}; only tensors can be stored"
-            )
         if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
             raise BadInput(f"{name} is a tensor of {tensor.dtype}, {tensor.layout}; this cannot be stored")
 

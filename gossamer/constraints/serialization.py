@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gossamer.constraints.apply import attach, constraints, materialize
 from gossamer.constraints.base import Constraint
 from gossamer.constraints.codebook import share_codebooks
+from gossamer.core.copies import load_state
 from gossamer.errors import CorruptFile
 
 PLAIN = (bool, int, float, str, tuple, type(None))
@@ -42,7 +43,7 @@ def restore_constraints(
         stacks[name] = tuple(_build(one, tensors, f"{prefix}.{number}") for number, one in enumerate(stack))
     share_codebooks(constraint for stack in stacks.values() for constraint in stack)
     attach(plain, stacks)
-    plain.load_state_dict(tensors)
+    load_state(plain, tensors)
     return plain
 
 

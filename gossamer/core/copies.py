@@ -2,8 +2,10 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -16,7 +18,9 @@ def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
     """Copy a network deeply.
 
     What Python cannot copy (locks, open files, generators) is shared with the original. Tensors that a hook computes
-    are plain in the copy.
+    are plain in the copy. A `__deepcopy__` of a module is used as long as it gives a copy: the same modules, each a new
+    one, with new tensors or with those of the memo. Where it builds the module anew, or gives the module itself, the
+    attributes are copied instead.
 
     Args:
         model: stays as it is.
@@ -36,19 +40,82 @@ def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.
     """
     check_network(model)
     given = dict(memo or {})
+    with suppress(Exception):  # what refuses to be copied may raise anything
+        found = copy.deepcopy(model, dict(given))
+        if _is_copy(found, model, given):
+            return found
     try:
-        return copy.deepcopy(model, dict(given))
-    except Exception:  # what refuses to be copied may raise anything
+        return _copied_plainly(model, given)
+    except Exception:
         own: dict[int, Any] = {id(m): m for m in model.modules()}
-        own |= {id(t): t for t in (*model.parameters(), *model.buffers())}
+        own |= {id(t): t for t in tensors_of(model)}
         for module in model.modules():
             for key, value in vars(module).items():
                 if key not in STRUCTURE:
                     given |= dict(_stubborn(value, own | given))
     try:
-        return copy.deepcopy(model, given)
+        return _copied_plainly(model, given)
     except Exception as error:
         raise BadInput(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
+
+
+def _is_copy(found: Any, model: nn.Module, memo: Mapping[int, Any]) -> bool:
+    """Whether all modules and tensors of a network have one of their own in what its `__deepcopy__` gave."""
+    if not isinstance(found, nn.Module):
+        return False
+    if any(isinstance(one, torch.jit.ScriptModule) for one in model.modules()):
+        return found is not model  # its tensors are made when they are asked for
+    pairs = [(dict(one.named_modules(remove_duplicate=False)) for one in (model, found))]
+    pairs += [(dict(one.named_parameters(remove_duplicate=False)) for one in (model, found))]
+    pairs += [(dict(one.named_buffers(remove_duplicate=False)) for one in (model, found))]
+    return all(_correspond(mine, theirs, memo) for mine, theirs in pairs)
+
+
+def _correspond(mine: Mapping[str, Any], theirs: Mapping[str, Any], memo: Mapping[int, Any]) -> bool:
+    if mine.keys() != theirs.keys():
+        return False
+    # By name: a GraphModule makes a class of its own for every instance.
+    alike = all(type(one).__qualname__ == type(theirs[name]).__qualname__ for name, one in mine.items())
+    pairs = {(id(one), id(theirs[name])) for name, one in mine.items()}  # what is tied in one is in the other
+    alike &= len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+    own = (memo[id(one)] is theirs[name] if id(one) in memo else one is not theirs[name] for name, one in mine.items())
+    return alike and all(own)
+
+
+def _copied_plainly(model: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
+    """A deep copy in which no module of the user's copies itself: an empty one of its class gets its attributes."""
+    known = dict(memo)
+    own = [m for m in model.modules() if id(m) not in known and _copies_itself(m)]
+    known |= {id(m): nn.Module.__new__(type(m)) for m in own}
+    for module in own:
+        vars(known[id(module)]).update(copy.deepcopy(vars(module), known))
+    return copy.deepcopy(model, known)
+
+
+def _copies_itself(module: nn.Module) -> bool:
+    """Whether it has a `__deepcopy__`, perhaps by `__getattr__`, that is not torch's."""
+    return getattr(module, "__deepcopy__", None) is not None and not type(module).__module__.startswith("torch.")
+
+
+def tensors_of(model: nn.Module) -> list[Tensor]:
+    """All parameters and buffers, each once, also of a network whose `parameters()` gives only those that it trains."""
+    return [tensor for _, tensor in (*nn.Module.named_parameters(model), *nn.Module.named_buffers(model))]
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Elements of all parameters, of those, too, that a `parameters()` of the network's own leaves out."""
+    return sum(p.numel() for _, p in nn.Module.named_parameters(model))
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the state dict. What else modules put into theirs (`get_extra_state`) belongs to the class."""
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def load_state(model: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool = False) -> None:
+    """Put the tensors of a whole state into a network, which keeps what else its state has."""
+    other = {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
+    model.load_state_dict({**other, **tensors}, assign=assign)
 
 
 def check_network(model: nn.Module) -> None:

@@ -29,11 +29,13 @@ class IndexedValue:
             size 1 along dimensions on which the indices do not depend.
         free: dimensions of any size, because one value is repeated along them.
         view: whether it shares memory with another tensor.
+        lost: why it has no channel indices, where its parameter or what it was computed from had some.
     """
 
     axes: dict[int, Indices] = field(default_factory=dict)
     free: frozenset[int] = frozenset()
     view: bool = False
+    lost: str = ""
 
 
 @dataclass
@@ -242,9 +244,10 @@ def join_values(graph: CouplingGraph, operands: Sequence[Operand], out: Sequence
             found.setdefault(names[dim], []).append(indices.transpose(order).reshape(shape))
     axes: dict[int, Indices] = {}
     for label, arrays in found.items():
-        if _meets_fixed_size(operands, label):
+        if met := _of_fixed_size(operands, label):
+            cause = next((f" ({value.lost})" for value in met if value.lost and not value.axes), "")
             for indices in arrays:
-                graph.fix(indices, f"meets something of fixed size at {where}")
+                graph.fix(indices, f"meets something of fixed size at {where}{cause}")
             continue
         indices = min(arrays, key=lambda array: array.size)
         for other in arrays:
@@ -262,14 +265,14 @@ def join_values(graph: CouplingGraph, operands: Sequence[Operand], out: Sequence
     return IndexedValue(axes, free)
 
 
-def _meets_fixed_size(operands: Sequence[Operand], label: int) -> bool:
-    """Whether an operand has more than one element along the label, and nothing is known of them."""
-    return any(
-        shape[d] > 1 and d not in value.axes and d not in value.free
+def _of_fixed_size(operands: Sequence[Operand], label: int) -> list[IndexedValue]:
+    """The operands that have more than one element along the label, of which nothing is known."""
+    return [
+        value
         for value, shape, names in operands
         for d in range(len(shape))
-        if names[d] == label
-    )
+        if names[d] == label and shape[d] > 1 and d not in value.axes and d not in value.free
+    ]
 
 
 def _is_free(operands: Sequence[Operand], label: int) -> bool:

@@ -119,7 +119,7 @@ class ChannelGroups:
             value = self.graph.parameters.get(name)
             if value is None:
                 continue
-            array = score.detach().float()
+            array = (score.detach().abs() if score.is_complex() else score.detach()).float()
             for indices in value.axes.values():
                 channels = self.coupled.of_index[indices].ravel()
                 if (channels >= 0).any():
@@ -177,13 +177,17 @@ def _convolution_weights(model: nn.Module, traces: list[Trace]) -> dict[str, int
 
 
 def _number_indices(graph: CouplingGraph, model: nn.Module, kernels: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Number the channel indices of all floating point parameters and buffers; the list of (name, dimension)."""
+    """Number the channel indices of all parameters and buffers that hold real or complex numbers; the list of (name,
+    dimension)."""
     dimensions: list[tuple[str, int]] = []
     seen: set[int] = set()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if id(tensor) in seen or not tensor.is_floating_point():
+        if id(tensor) in seen:
             continue
         seen.add(id(tensor))
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            graph.parameters[name] = IndexedValue(lost=f"{name} holds {str(tensor.dtype).removeprefix('torch.')}")
+            continue
         shape: Shape = tuple(tensor.shape)
         axes = {}
         for d in range(min(len(shape), 2) if name in kernels else len(shape)):

@@ -214,6 +214,8 @@ def relative_difference(result: Tensor, reference: Tensor) -> float:
         return float("inf")
     if result.numel() == 0:
         return 0.0
+    if result.is_complex() and reference.is_complex():
+        result, reference = torch.view_as_real(result.resolve_conj()), torch.view_as_real(reference.resolve_conj())
     if not result.is_floating_point():
         return 0.0 if torch.equal(result, reference) else float("inf")
     a, b = result.double(), reference.double()
@@ -348,9 +350,9 @@ def lockstep(
 
 
 def _kept_parts(op: Op, wide: list[Any], narrow: list[Any], s: Substitution) -> Iterator[tuple[Tensor, Tensor]]:
-    """What stays of an operation's results, and what the small network has there; floating point numbers only."""
+    """What stays of an operation's results, and what the small network has there; integers left out."""
     for ref, a, b in zip(op.outs, wide, narrow):
-        if isinstance(a, Tensor) and ref is not None and a.is_floating_point():
+        if isinstance(a, Tensor) and ref is not None and (a.is_floating_point() or a.is_complex()):
             value = s.propagation.values[ref.index]
             if not value.free:
                 yield compact(a, value, s.mask), b

@@ -5,7 +5,7 @@ Each rule says what one ATen operation does to the channel indices of its inputs
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -153,6 +153,7 @@ def _picked_later(trace: Trace) -> dict[int, frozenset[int]]:
 
 def _step(prop: Propagation, op: Op) -> None:
     """One operation. Whatever its rule raises, or gives that cannot be, fixes what enters, by name."""
+    known = len(prop.graph.fixed)
     try:
         results = _ruled(prop, op)
         why = f"no rule for {op.where}"
@@ -162,10 +163,19 @@ def _step(prop: Propagation, op: Op) -> None:
     if results is None:
         for ref in op.refs():
             prop.fix(prop.value(ref), why)
-        return
+        results = [IndexedValue() for _ in op.outs]
+    lost = _lost(prop, op, known)
     for out, value in zip(op.outs, results):
         if out is not None:
-            prop.values[out.index] = value
+            prop.values[out.index] = value if value.axes or value.lost else replace(value, lost=lost)
+
+
+def _lost(prop: Propagation, op: Op, known: int) -> str:
+    """What took the channel indices from the results of an operation: what took them from its inputs, or the operation
+    itself, by a fact that it stated after the first `known` ones."""
+    if inherited := next((why for ref in op.refs() if (why := prop.value(ref).lost)), ""):
+        return inherited
+    return prop.graph.fixed[known][1] if len(prop.graph.fixed) > known else ""
 
 
 def _ruled(prop: Propagation, op: Op) -> list[IndexedValue] | None:

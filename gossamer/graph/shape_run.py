@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.copies import copy_network
+from gossamer.core.copies import copy_network, tensors_of
 from gossamer.graph.attributes import Attribute, get_attribute, set_attribute
 from gossamer.graph.channel_index import Kept
 from gossamer.graph.coupling import Mask
@@ -40,9 +40,8 @@ class ShapeRunner:
         model = channels.model
         self.tensors: dict[str, Tensor] = dict([*model.named_parameters(), *model.named_buffers()])
         # The stand-in has modules of its own but the tensors of the network: these are exchanged for a run.
-        shared: list[Tensor] = [*model.parameters(), *model.buffers()]
         with untouched(model):
-            self.stand_in = copy_network(model, {id(t): t for t in shared})
+            self.stand_in = copy_network(model, {id(t): t for t in tensors_of(model)})
         self.modules = dict(self.stand_in.named_modules())
         self.fake = fake_mode()
         self.shapes_only = all(run.trace.fake for _, run in channels.propagations.runs())

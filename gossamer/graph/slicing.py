@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gossamer.constraints.apply import refuse_constrained
-from gossamer.core.copies import copy_network
+from gossamer.core.copies import copy_network, tensors_of
 from gossamer.errors import BadInput
 from gossamer.graph.attributes import Attribute, set_attribute
 from gossamer.graph.channel_index import Kept
@@ -257,6 +257,6 @@ def convolution_weights(model: nn.Module) -> Iterator[tuple[Tensor, int]]:
     for module in model.modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             weight = dict(_own(module)).get("weight")
-            for tensor in (*module.parameters(), *module.buffers()):
+            for tensor in tensors_of(module):
                 if weight is not None and tensor.shape == weight.shape:
                     yield tensor, module.groups

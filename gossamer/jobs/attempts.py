@@ -10,7 +10,7 @@ from torch import nn
 
 from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
-from gossamer.core.copies import copy_network
+from gossamer.core.copies import copy_network, parameter_count
 from gossamer.core.goal import Goal
 from gossamer.core.record import Edit, Trial
 from gossamer.core.task import Task
@@ -97,7 +97,7 @@ class Attempts:
                 drop=drop.points,
                 latency_ms={},
                 macs=sum(cost.macs for cost in layer_costs(model, self.task.example_inputs)),
-                params=sum(p.numel() for p in model.parameters()),
+                params=parameter_count(model),
                 file_bytes=file_bytes,
                 accepted=not self.judged or drop.within(self.goal.max_drop),
             )

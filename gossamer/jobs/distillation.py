@@ -1,6 +1,5 @@
 """Teach a student: one network trained from others, measured against them and against itself without a teacher."""
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -111,7 +110,7 @@ def distill(
     several = [teacher] if isinstance(teacher, Teacher) else list(teacher)
     networks = [one if isinstance(one, nn.Module) else opened_teacher(Path(one)) for one in several]
     config = DistillationConfig(
-        teacher=copy.deepcopy(networks[0] if len(networks) == 1 else Ensemble(networks)).eval(),
+        teacher=copy_network(networks[0] if len(networks) == 1 else Ensemble(networks)).eval(),
         student=None if isinstance(student, str) else copy_network(student),
         task=task,
         method=chosen_method(method),

@@ -14,6 +14,7 @@ from gossamer.compact.writing import save
 from gossamer.constraints.apply import materialize
 from gossamer.core.batches import inputs_and_target
 from gossamer.core.context import Context
+from gossamer.core.copies import parameter_count
 from gossamer.core.detector_rows import DetectorRows
 from gossamer.core.goal import AT_LEAST, FROM_MODULES, Goal
 from gossamer.core.record import ClassRow, FallbackStep, LayerCost, Record, write_text
@@ -289,7 +290,7 @@ def _sizes(models: Mapping[str, nn.Module], files: Mapping[str, tuple[Path, str]
     for name, model in models.items():
         macs = sum(cost.macs for cost in layer_costs(model, task.example_inputs))
         rows.append(Record(subject=name, what="macs", value=macs, unit="multiply-adds", conditions={"per": "sample"}))
-        params = sum(p.numel() for p in model.parameters())
+        params = parameter_count(model)
         rows.append(Record(subject=name, what="params", value=params, unit="parameters"))
     for name, (path, _) in files.items():
         size = path.stat().st_size

@@ -15,7 +15,7 @@ from gossamer.constraints.apply import materialize
 from gossamer.core.batches import Model, cross_entropy, inputs_and_target
 from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
-from gossamer.core.copies import copy_network
+from gossamer.core.copies import copy_network, state_of
 from gossamer.core.goal import Goal
 from gossamer.core.outputs import tensors
 from gossamer.core.placement import place_whole
@@ -167,7 +167,7 @@ class PreflightCheck:
         if int8 is not False:
             self._int8(path, asked=bool(int8))
         try:
-            capture(self.plain, example, list(self.plain.state_dict()), dynamic_batch=True)
+            capture(self.plain, example, list(state_of(self.plain)), dynamic_batch=True)
         except Exception as error:
             self.context.progress.say(
                 f"model.gsr will hold the weights alone, for load(path, into=model): {failure_reason(error)}"

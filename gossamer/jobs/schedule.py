@@ -107,7 +107,7 @@ class JobSchedule:
         """Whether a recovery is long enough for trials of learning rates."""
         if recovery.steps is None:
             return True
-        few = has_few_data(len(self.task.train), recovery.steps)
+        few = has_few_data(self.task.train, self.context.seed, recovery.steps)
         return recovery.steps >= (FEW_SEARCHED_FROM if few else SEARCHED_FROM)
 
     def first_steps(self) -> int | None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.copies import state_of
 from gossamer.errors import BadInput
 
 
@@ -37,7 +38,7 @@ def keep_outputs(model: nn.Module, outputs: Sequence[int], inputs: tuple[Any, ..
 def with_own_head(tensors: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], str | None]:
     """The tensors of trained weights, with the network's own for one layer that has another number of outputs there;
     and the name of that layer."""
-    own = model.state_dict()
+    own = state_of(model)
     other = [name for name in tensors if name in own and tensors[name].shape != own[name].shape]
     layers = {name.rpartition(".")[0] for name in other}
     if len(layers) != 1 or any(tensors[name].shape[1:] != own[name].shape[1:] for name in other):

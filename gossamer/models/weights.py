@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from gossamer.core.copies import state_of
 from gossamer.core.record import write_bytes
 from gossamer.errors import BadInput, CorruptFile, first_line, no_file
 from gossamer.models.head import with_own_head
@@ -48,7 +49,7 @@ def save_weights(
         Linear(in_features=3, out_features=2, bias=True)
     """
     tensors = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state_of(model).items():
         tensor = tensor.detach().cpu()
         # clone: safetensors refuses tensors that share memory
         tensors[name] = tensor.half() if half and tensor.is_floating_point() else tensor.clone().contiguous()
@@ -83,7 +84,7 @@ def load_weights(model: nn.Module, path: Path | str, *, new_head: Callable[[str]
         Linear(in_features=2, out_features=1, bias=True)
     """
     path = Path(path)
-    tensors = _unwrapped(read_weights(path), model.state_dict())
+    tensors = _unwrapped(read_weights(path), state_of(model))
     broken = next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
     if broken is not None:
         raise BadInput(f"{path}: {broken} holds NaN or infinite values")

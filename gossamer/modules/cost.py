@@ -12,6 +12,7 @@ from torch import nn
 
 from gossamer.constraints.apply import constraints, materialize
 from gossamer.core.conditions import own_conditions
+from gossamer.core.copies import parameter_count, state_of
 from gossamer.core.record import LayerCost
 from gossamer.graph.expectation import Shape
 from gossamer.graph.groups import Group, find_groups, layer_of
@@ -144,7 +145,7 @@ def _rows(model: nn.Module, order: Mapping[str, None], macs: Mapping[str, int]) 
     owned: dict[str, list[nn.Parameter]] = {}
     loose: dict[str, None] = {}
     names = tensor_names(model)
-    for p in model.parameters():
+    for _, p in nn.Module.named_parameters(model):
         name = layer_of(names[id(p)])
         owned.setdefault(name, []).append(p)
         loose.setdefault(name)
@@ -209,7 +210,7 @@ def total_params(model: nn.Module) -> int:
         >>> total_params(nn.Linear(8, 4))
         36
     """
-    return sum(p.numel() for p in model.parameters())
+    return parameter_count(model)
 
 
 def shared_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dict[str, float]:
@@ -299,4 +300,4 @@ def dense_bytes(model: nn.Module) -> int:
         >>> dense_bytes(nn.Linear(2, 3))
         36
     """
-    return sum(4 * t.numel() for t in model.state_dict().values() if t.is_floating_point())
+    return sum(4 * t.numel() for t in state_of(model).values() if t.is_floating_point())

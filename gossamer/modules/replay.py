@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gossamer.core.copies import copy_network, load_state, state_of, tensors_of
 from gossamer.core.placement import evaluating, place
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.graph.attributes import get_attribute, set_attribute
@@ -42,11 +43,11 @@ def structure_of(original: nn.Module, changed: nn.Module, example_inputs: tuple[
     structure = difference(original, changed)
     if structure is None:
         return None
-    state = changed.state_dict()
+    state = state_of(changed)
     try:
         again = rehearsal(original)
         replay(structure, again, state)
-        again.load_state_dict(state, assign=True)
+        load_state(again, state, assign=True)
     except (BadInput, CorruptFile, RuntimeError) as error:
         raise Unreplayable(str(error)) from error
     if example_inputs is not None and not _compute_alike(changed, again, example_inputs):
@@ -67,13 +68,12 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor], structure: Structur
         replay(structure, model, tensors)
     else:
         _refuse_misfits(model, tensors, source, structure)
-    model.load_state_dict(dict(tensors))
+    load_state(model, tensors)
 
 
 def rehearsal(model: nn.Module) -> nn.Module:
     """A copy of the modules that shares all tensors with the model; a replay puts new ones, it writes into none."""
-    shared = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    return copy_network(model, {id(tensor): tensor for tensor in tensors_of(model)})
 
 
 def replay(structure: Structure, model: nn.Module, stored: Mapping[str, Tensor]) -> None:
@@ -82,7 +82,7 @@ def replay(structure: Structure, model: nn.Module, stored: Mapping[str, Tensor])
     stored: the tensors of the changed network; only what has their shapes is allocated. Raises CorruptFile where the
     structure contradicts the model or the tensors.
     """
-    device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    device = next((tensor.device for tensor in tensors_of(model)), torch.device("cpu"))
     _Replay(dict(model.named_modules()), stored, device).apply(structure.root, model, "")
 
 
@@ -202,7 +202,7 @@ def _tuples(value: Plain) -> Any:
 
 
 def _refuse_misfits(model: nn.Module, tensors: Mapping[str, Tensor], source: str, structure: Structure | None) -> None:
-    own = model.state_dict()
+    own = state_of(model)
     missing = [f"{name} is missing" for name in own if name not in tensors]
     strange = [f"{name} is not in the model" for name in tensors if name not in own]
     misfits = [one for pair in zip_longest(missing, strange) for one in pair if one]

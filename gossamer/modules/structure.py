@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.copies import state_of
 from gossamer.errors import BadInput, CorruptFile, first_line
 from gossamer.modules import binary, inserted
 
@@ -92,7 +93,7 @@ class Structure:
 
 def structure_digest(model: nn.Module) -> str:
     """Of the names and shapes of the tensors of the state."""
-    rows = sorted(f"{name} {list(tensor.shape)}" for name, tensor in model.state_dict().items())
+    rows = sorted(f"{name} {list(tensor.shape)}" for name, tensor in state_of(model).items())
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 

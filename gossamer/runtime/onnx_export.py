@@ -16,6 +16,7 @@ from gossamer.compact.torch_export import export_failure, masks_as_given, plain_
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.conditions import own_conditions
+from gossamer.core.copies import state_of
 from gossamer.core.outputs import places, tensors
 from gossamer.errors import BadInput
 from gossamer.graph.tracer import arguments, warm_up
@@ -85,7 +86,7 @@ def export_onnx(
     note_structure(program, copied, call)
     if about:
         program.model.metadata_props[PREPROCESSING] = json.dumps(about)
-    if sum(p.numel() * p.element_size() for p in copied.state_dict().values()) > LIMIT:
+    if sum(p.numel() * p.element_size() for p in state_of(copied).values()) > LIMIT:
         program.save(str(path), external_data=True)
         return path
     proto = program.model_proto

@@ -12,6 +12,7 @@ from torch import nn
 from gossamer.constraints.apply import materialize
 from gossamer.constraints.grid import PerTensor
 from gossamer.core.context import Context
+from gossamer.core.copies import parameter_count
 from gossamer.core.goal import FROM_MODULES, Goal
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task
@@ -177,7 +178,7 @@ class Adviser:
             return [self._row("binary layers", 1.0, "none", why, left=made.left)]
         training = "it needs training from the start, and loses more than int8"
         if self.unit == "size":
-            times = 32 * sum(p.numel() for p in self.model.parameters()) / bits_of(made.model, made.layers)
+            times = 32 * parameter_count(self.model) / bits_of(made.model, made.layers)
             reason = f"one bit for a weight; {training}"
         else:
             try:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.copies import parameter_count
 from gossamer.core.goal import Goal
 from gossamer.core.signs import sign_of
 from gossamer.edits.swap import swap
@@ -99,4 +100,4 @@ def bits_of(model: nn.Module, layers: Sequence[str]) -> float:
     modules = dict(model.named_modules())
     signs = [modules[name].weight for name in layers]
     count, scales = sum(w.numel() for w in signs), sum(len(w) for w in signs)
-    return float(count + 32 * scales + 32 * (sum(p.numel() for p in model.parameters()) - count))
+    return float(count + 32 * scales + 32 * (parameter_count(model) - count))

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from gossamer.constraints.apply import materialize
 from gossamer.constraints.serialization import constraint_spec, restore_constraints
 from gossamer.core.context import Context
-from gossamer.core.copies import copy_network
+from gossamer.core.copies import copy_network, state_of
 from gossamer.core.record import Curve, Edit, to_json, write_text
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, CorruptFile
@@ -144,12 +144,12 @@ def _layout(model: nn.Module) -> list[tuple[str, str]]:
     """Layers and shapes, whatever holds the weights."""
     plain = materialize(model)
     modules = [(name, repr(type(module))) for name, module in plain.named_modules()]
-    return [*modules, *((name, str(tuple(t.shape))) for name, t in plain.state_dict().items())]
+    return [*modules, *((name, str(tuple(t.shape))) for name, t in state_of(plain).items())]
 
 
 def job_fingerprint(model: nn.Module, *parts: object) -> str:
     """A digest of a network's weights and of whatever else makes a job the same job."""
-    return _digest(model.state_dict(), FORMAT, *parts)
+    return _digest(state_of(model), FORMAT, *parts)
 
 
 def data_fingerprint(task: Task) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.batches import Loader, inputs_and_target
-from gossamer.core.copies import copy_network
+from gossamer.core.copies import copy_network, parameter_count
 from gossamer.core.goal import Goal
 from gossamer.core.runner import Runner
 from gossamer.core.task import Task
@@ -122,7 +122,7 @@ class CostModel:
             return found.median_ms if shipped else found.min_ms
 
         costs = layer_costs(model, self.task.example_inputs)
-        macs, params = sum(c.macs for c in costs), sum(p.numel() for p in model.parameters())
+        macs, params = sum(c.macs for c in costs), parameter_count(model)
         median = speedup = asked = None
         if self.timed:
             if self.profile is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import safetensors.torch
 
 from gossamer.core.context import Context
+from gossamer.core.copies import state_of
 from gossamer.core.metric import Metric
 from gossamer.core.record import write_bytes
 from gossamer.errors import Diverged
@@ -81,6 +82,6 @@ def _save_good(state: TrainingState, context: Context, label: str) -> Path:
     """The weights under the names of the model's own state dict."""
     folder = context.folder or Path(tempfile.mkdtemp(prefix="gossamer-"))
     path = folder / f"{''.join(c if c.isalnum() else '-' for c in label)}-last-good.safetensors"
-    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.model.state_dict().items()}
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state_of(state.model).items()}
     write_bytes(path, safetensors.torch.save(tensors))
     return path

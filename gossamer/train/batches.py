@@ -13,7 +13,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gossamer.core.batches import Loader
+from gossamer.core.batches import Loader, sample_count
 from gossamer.core.conditions import own_randomness
 from gossamer.errors import BadInput
 
@@ -122,6 +122,16 @@ def batch_size(batch: Any) -> int:
     sizes: list[int] = []
     apply_to_collection(batch, Tensor, lambda x: sizes.extend(x.shape[:1]))
     return sizes[0] if sizes else 0
+
+
+def samples_of_pass(loader: Loader, seed: int) -> int:
+    """Samples of one pass; where the loader does not tell them, as many batches as it has of the size of the first."""
+    if isinstance(loader, list | tuple):
+        return sum(map(batch_size, loader))
+    if (known := sample_count(loader)) is not None:
+        return known
+    first = next(iter(Replayed(loader, seed)), None)
+    return len(loader) * batch_size(first)
 
 
 def takes_channels_last(model: nn.Module, task: "Task") -> bool:

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 from gossamer.core.batches import batch_count
 from gossamer.core.conditions import own_conditions, own_randomness
 from gossamer.core.context import Context
-from gossamer.core.copies import check_network
+from gossamer.core.copies import check_network, copy_network
 from gossamer.core.metric import Metric
 from gossamer.core.placement import device_of
 from gossamer.core.record import Curve
@@ -313,7 +312,7 @@ def _look_for_rate(
     steps = trial_steps(total)
     with context.progress.busy(f"{label}: looking for a learning rate"):
         tried = trials(stepper, training, task.train, context.seed, total)
-    lr = chosen_rate(tried, total / steps, few_data=has_few_data(len(task.train), total)).lr
+    lr = chosen_rate(tried, total / steps, few_data=has_few_data(task.train, context.seed, total)).lr
     results = ", ".join(f"{one.lr:g}: {one.described}" for one in tried)
     context.progress.say(f"{label}: learning rate {lr:g}; after trials of {steps} steps, {results}")
     return lr, tried
@@ -341,7 +340,7 @@ def find_rate(
     Returns:
         The peak of the schedule.
     """
-    model, context = copy.deepcopy(model), replace(context, devices=1)
+    model, context = copy_network(model), replace(context, devices=1)
     with (
         own_randomness(),
         weights_channels_last(model, layout := takes_channels_last(model, task)),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gossamer.core.batches import Loader
-from gossamer.train.batches import batches_of_epoch
+from gossamer.train.batches import batches_of_epoch, samples_of_pass
 from gossamer.train.hyperparameters import OptimizerName, Training, learning_rate
 from gossamer.train.state import copied, weights
 from gossamer.train.steps import Stepper
@@ -29,7 +29,7 @@ from gossamer.train.steps import Stepper
 HIGHEST: dict[OptimizerName, float] = {"sgd": 0.1, "adamw": 0.003, "adamax": 0.006}
 FACTORS = (1.0, 0.3, 0.1, 0.03)  # of the highest, tried in this order
 SHARE, FEWEST, MOST = 0.05, 20, 40  # steps of a trial: a share of the training, within these bounds
-FEW_STEPS, SEVERAL = 100, 3  # of a pass over few data, at most; passes over them, at least
+FEW_SAMPLES, SEVERAL = 10_000, 3  # of few data, at most, whatever the batch; passes over them, at least
 PATIENCE = 0.1  # power of how many times longer than a trial the training is, by which its error may be larger
 
 
@@ -56,9 +56,9 @@ def trial_steps(total: int) -> int:
     return min(max(round(SHARE * total), FEWEST), MOST, total)
 
 
-def has_few_data(steps_of_a_pass: int, total: int) -> bool:
+def has_few_data(loader: Loader, seed: int, total: int) -> bool:
     """Whether a training of so many steps goes through few samples several times."""
-    return steps_of_a_pass <= FEW_STEPS and total >= SEVERAL * steps_of_a_pass
+    return total >= SEVERAL * len(loader) and samples_of_pass(loader, seed) <= FEW_SAMPLES
 
 
 def trials(stepper: Stepper, training: Training, loader: Loader, seed: int, total: int) -> list[RateTrial]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.copies import state_of
 from gossamer.core.folder import make_folder
 from gossamer.core.record import write_bytes, write_text
 from gossamer.errors import BadInput, CorruptFile
@@ -234,7 +235,7 @@ def rebuilt(layout: Any, leaves: list[Tensor]) -> Any:
 def teacher_identity(teacher: nn.Module) -> str:
     """A digest of what a teacher computes with: its modules as they print, and its weights."""
     digest = hashlib.blake2b(repr(teacher).encode(), digest_size=16)
-    for name, tensor in sorted(teacher.state_dict().items()):
+    for name, tensor in sorted(state_of(teacher).items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -33,3 +33,67 @@ def test_lazy_layers_without_a_shape_are_refused_by_name(tmp_path: Path) -> None
         assert isinstance(model[0], nn.LazyLinear)
     model(torch.rand(2, 3))
     assert gossamer.prune_channels(model, torch.rand(2, 3)).model[0].out_features == 2
+
+
+class Rebuilt(nn.Module):
+    """Copies itself by its constructor, as many networks of users do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu())
+
+    def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
+        copied = type(self)()
+        copied.load_state_dict(self.state_dict())
+        return copied
+
+
+class Itself(Rebuilt):
+    def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
+        return self
+
+
+class Refusing(Rebuilt):
+    def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
+        raise RuntimeError("no copies")
+
+
+class Wrapper(nn.Module):
+    """Hands everything on, the copying as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Rebuilt()
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("kind", [Rebuilt, Itself, Refusing, Wrapper])
+@pytest.mark.parametrize("inside", [False, True])
+def test_networks_that_copy_themselves_are_cut_and_stay_as_they_are(kind: type[nn.Module], inside: bool) -> None:
+    model = nn.Sequential(kind(), nn.ReLU()) if inside else kind()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = gossamer.prune_channels(model, torch.rand(3, 4), sparsity=0.5)
+    assert not found.skipped and list(found.widths.values()) == [(8, 4)]
+    assert type(found.model) is type(model) and found.model is not model
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_copy_keeps_what_is_tied_and_takes_tensors_from_the_memo() -> None:
+    model = Rebuilt()
+    model.again = model.last  # its constructor does not know of it
+    copied = copy_network(model)
+    assert copied.again is copied.last and copied.last is not model.last
+    copied = copy_network(model, {id(model.first.weight): (mine := nn.Parameter(torch.zeros(8, 4)))})
+    assert copied.first.weight is mine and copied.last.weight is not model.last.weight

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from train_toy import Ending, Notes, Stop, batches, linear, net, on_cpu, same, task, training
 
 from gossamer.core.task import Task, cross_entropy
@@ -36,7 +37,31 @@ def test_of_few_data_the_lowest_loss_decides_among_the_rates_that_are_good_enoug
     assert chosen_rate(tried, 1, few_data=True).lr == 0.01
     assert chosen_rate(tried, 1).lr == 0.03
     assert chosen_rate(tried, 5, few_data=True).lr == 0.003  # 5^0.1 = 1.175
-    assert [has_few_data(56, 168), has_few_data(56, 167), has_few_data(101, 10**4)] == [True, False, False]
+
+
+class Unsized:
+    """A loader of so many batches of 1,024 samples that does not say how many samples it has."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Any:
+        return (torch.zeros(1024, 1) for _ in range(self.batches))
+
+
+def test_few_data_are_few_samples_whatever_the_batch() -> None:
+    def few(samples: int, size: int, passes: int) -> bool:
+        loader = DataLoader(TensorDataset(torch.zeros(samples, 1)), batch_size=size, drop_last=True)
+        return has_few_data(loader, 0, passes * len(loader))
+
+    assert few(1800, 32, 3) and not few(1800, 32, 2)  # the second is seen twice only
+    assert [few(1800, size, 3) for size in (1, 8, 1024)] == [True] * 3
+    assert [few(50_000, size, 12) for size in (1, 128, 1024, 50_000)] == [False] * 4  # 49 steps of 1,024 a pass
+    assert has_few_data([torch.zeros(5000, 1)] * 2, 0, 6) and not has_few_data([torch.zeros(5001, 1)] * 2, 0, 6)
+    assert has_few_data(Unsized(9), 0, 27) and not has_few_data(Unsized(10), 0, 30)
 
 
 def test_a_trial_is_a_small_share_of_the_training() -> None:

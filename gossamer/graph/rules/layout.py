@@ -214,8 +214,10 @@ def stack(prop: Propagation, op: Op) -> IndexedValue:
         parts = [prop.value(ref).axes.get(axis) for ref in refs]
         known = [indices for indices in parts if indices is not None]
         if len(known) < len(parts):
+            lost = (prop.value(ref).lost for ref in refs)
+            cause = next((f" ({why})" for why in lost if why), "")
             for indices in known:
-                prop.graph.fix(indices, f"meets something of fixed size at {op.where}")
+                prop.graph.fix(indices, f"meets something of fixed size at {op.where}{cause}")
             continue
         # Stacked tensors keep the same number of channels, but not the same ones: equal counts, no coupling.
         shape = np.broadcast_shapes(*[indices.shape for indices in known])

@@ -221,7 +221,23 @@ def embedding_bag(prop: Propagation, op: Op) -> list[IndexedValue]:
     return [IndexedValue(axes)] + [IndexedValue()] * (len(op.outs) - 1)
 
 
-@rule("_fft_r2c", "_fft_c2r", "_fft_c2c", "tril", "triu", "diag_embed")
+@rule("triu", "tril")
+def triangle(prop: Propagation, op: Op) -> IndexedValue:
+    """The triangle of a square of channels: without row and column of the same channels it is that of a smaller one."""
+    ref = op.args[0]
+    value, shape = prop.value(ref), prop.shape(ref)
+    n, offset = len(shape), op.arg("diagonal", 0)
+    rows, columns = value.axes.get(n - 2), value.axes.get(n - 1)
+    # Only what lies beside the diagonal or on it is the same for all widths.
+    if rows is None or columns is None or shape[-1] != shape[-2] or offset not in (0, 1 if "triu" in op.name else -1):
+        return through(prop, op, ref, (n - 2, n - 1))
+    if rows.size != shape[-2] or columns.size != shape[-1]:
+        return through(prop, op, ref, (n - 2, n - 1))
+    prop.graph.couple(rows.ravel(), columns.ravel())
+    return IndexedValue(value.axes, value.free)
+
+
+@rule("_fft_r2c", "_fft_c2r", "_fft_c2c", "diag_embed")
 def along_dimensions(prop: Propagation, op: Op) -> IndexedValue:
     ref = op.args[0]
     n = len(prop.shape(ref))

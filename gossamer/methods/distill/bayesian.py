@@ -12,7 +12,6 @@ KL(teacher(x') || student(x')), x' = x + N(0, spread^2), or (log s^2 + ((v - m)^
 Source: Korattikara Balan et al. 2015, arXiv:1506.04416, section 2; Welling & Teh 2011 (Langevin dynamics).
 """
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
@@ -195,7 +194,7 @@ class BayesianDarkKnowledge(Student):
 
     def posterior(self, task: Task, context: Context) -> Posterior:
         """Return the teacher after its burn-in."""
-        network = copy.deepcopy(self.teacher(context, inside=True)).requires_grad_(False).eval()
+        network = copy_network(self.teacher(context, inside=True)).requires_grad_(False).eval()
         samples = len(task.train) * batch_size(next(iter(task.train)))
         result = Posterior(network, samples, self.sampler_lr, self.prior, self.precision)
         with own_randomness():

@@ -11,7 +11,6 @@ smoothness * TV(x); then as `distill.kd` on x.
 Source: Yin et al. 2020, arXiv:1912.08795, section 3.2 (DeepInversion, without its competition with the student).
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -125,7 +124,7 @@ class DataFreeDistillation(Student):
     smoothness: Annotated[float, Range(0, 1e6)] = 0.01
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        teacher = copy.deepcopy(self.teacher(context, inside=True)).requires_grad_(False).eval()
+        teacher = copy_network(self.teacher(context, inside=True)).requires_grad_(False).eval()
         home, example = next(teacher.parameters()).device, task.example_inputs[0]
         outputs = teacher(example.to(home))
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:

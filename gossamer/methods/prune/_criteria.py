@@ -31,7 +31,7 @@ def l2_scores(model: nn.Module) -> Scores:
 
     Source: Fang et al. 2023, arXiv:2301.12900, section 3.2.
     """
-    return {name: p.detach().square() for name, p in model.named_parameters() if p.ndim > 1}
+    return {name: p.detach().abs().square() for name, p in model.named_parameters() if p.ndim > 1}
 
 
 def bn_scale_scores(model: nn.Module) -> Scores:
@@ -90,8 +90,9 @@ def gradient_scores(
     with evaluating(model):  # batch statistics of small batches would blur the gradients
         sums, n = summed_gradients(model, loss, batches, weights, squared=second_order)
     if second_order:
-        return {name: sums[name] / n * p.detach().square() / 2 for name, p in weights.items()}
-    return {name: (sums[name] / n * p.detach()).abs() for name, p in weights.items()}
+        return {name: sums[name] / n * p.detach().abs().square() / 2 for name, p in weights.items()}
+    # torch's gradient of a complex weight points along the steepest ascent of its real and imaginary part.
+    return {name: (sums[name] / n * p.detach().conj()).real.abs() for name, p in weights.items()}
 
 
 def element_scores(
