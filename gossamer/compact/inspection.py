@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gossamer.compact.reading import opened, read_tensors
 from gossamer.compact.writing import entropy_bytes
+from gossamer.core.kinds import checked_arguments
 from gossamer.gsr.format.header import TensorEntry
 from gossamer.gsr.format.stored_values import Codes, Coding
 
@@ -73,6 +74,7 @@ class Inspected:
     tensors: tuple[StoredTensor, ...]
 
 
+@checked_arguments
 def inspect_file(path: Path | str) -> Inspected:
     """Tell what each tensor of a `.gsr` file is stored as, and what it costs. Decodes the whole file.
 

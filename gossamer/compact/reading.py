@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gossamer.compact.network import Network
 from gossamer.core.copies import check_network
+from gossamer.core.kinds import checked_arguments
 from gossamer.errors import BadInput, CorruptFile, no_file, unknown
 from gossamer.gsr.format.file import GsrFile
 from gossamer.gsr.format.ledger import Limit
@@ -27,6 +28,7 @@ OTHERS = {  # what reads files that are mistaken for a .gsr file
 }
 
 
+@checked_arguments
 def load(path: Path | str, into: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> nn.Module:
     """Load the network of a `.gsr` file, in eval mode and callable without its class. Nothing in the file is executed.
 
@@ -72,6 +74,7 @@ def load(path: Path | str, into: nn.Module | None = None, *, dtype: torch.dtype 
         return into
 
 
+@checked_arguments
 def read_tensor(path: Path | str, name: str) -> Tensor:
     """Read one tensor of a file; only the sections that store it are decoded.
 

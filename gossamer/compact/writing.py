@@ -17,6 +17,7 @@ from gossamer.constraints.apply import constraints, materialize
 from gossamer.core import record
 from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import check_network, state_of
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import tensors as in_order
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch, unknown
 from gossamer.gsr.codec.integers import Integers
@@ -39,6 +40,7 @@ BYTES_PER_BYTE = Limit.TENSORS.value[3]
 TOLD = {Coding.SPLIT: 6, Coding.PACKED: 4}  # bytes in the header, about
 
 
+@checked_arguments
 @own_conditions()
 def save(
     model: nn.Module,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.core.goal import Goal
+from gossamer.core.kinds import check_kinds
 from gossamer.core.progress import Logged, Progress, Quiet, Silent
 from gossamer.core.record import Curve, Edit, Trial
 from gossamer.core.validation import KnownArguments, refuse_unknown
@@ -66,6 +67,9 @@ class Context(KnownArguments):
     note: Mapping[str, str] = field(default_factory=dict)
     goal: Goal | None = None
     log: Log = field(default_factory=Log, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_kinds(self, "Context")
 
     @property
     def teacher_or_original(self) -> "nn.Module | None":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from gossamer.core.kinds import check_kinds
 from gossamer.errors import BadInput, unknown
 
 
@@ -30,6 +31,7 @@ class Range:
 
 def check_fields(options: Any, label: str) -> None:
     """Raise `BadInput` for the first field of a dataclass whose value is outside its range or none of its choices."""
+    check_kinds(options, label)
     hints = get_type_hints(type(options), include_extras=True)
     for f in fields(options):
         kind, rules, value = get_origin(hints[f.name]), get_args(hints[f.name]), getattr(options, f.name)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Progress
 from gossamer.core.task import Task
@@ -21,6 +22,7 @@ SYSTEM_FOLDER = Path("/usr/share/datasets")
 COMPOSED = "composed-"  # in front of a data set of grey images: scenes of its objects, with boxes
 
 
+@checked_arguments
 def load_task(
     name_or_folder: str | Path,
     *,

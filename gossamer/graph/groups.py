@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from gossamer.constraints.apply import refuse_constrained
 from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import check_network
+from gossamer.core.kinds import checked_arguments
 from gossamer.errors import BadInput, unknown
 from gossamer.graph.channel_index import Choose, CouplingGraph, IndexedValue, Indices, Shape, distinct, last
 from gossamer.graph.coupling import CoupledChannels, Mask, find_coupled_channels
@@ -256,6 +257,7 @@ def _training_trace(model: nn.Module, example_inputs: Any) -> tuple[Trace, Any] 
     return None
 
 
+@checked_arguments
 @own_conditions()
 def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -> ChannelGroups:
     """Trace a run of a network and group its coupled channels. Nothing of the network changes.

@@ -13,6 +13,7 @@ from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import UNASKED, Goal
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.record import JobDocument, Record, Trial
 from gossamer.core.task import Task, task_row
 from gossamer.core.validation import require_kind
@@ -34,6 +35,7 @@ from gossamer.train.trainable_export import trainable_export
 MOST_OF_BUDGET = 0.6  # of the time budget that a search may take
 
 
+@checked_arguments
 @own_conditions()
 def compress(
     model: nn.Module,

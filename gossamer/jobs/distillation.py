@@ -16,6 +16,7 @@ from gossamer.core.context import Context
 from gossamer.core.copies import check_network, copy_network
 from gossamer.core.folder import lock_folder, writing
 from gossamer.core.goal import NO_BUDGET, UNASKED, Goal
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.record import Curve, JobDocument, Record
 from gossamer.core.task import Task, task_row
 from gossamer.core.validation import require_kind
@@ -43,6 +44,7 @@ METHOD = "distill.kd"
 Teacher = nn.Module | Path | str
 
 
+@checked_arguments
 @own_conditions()
 def distill(
     teacher: Teacher | Sequence[Teacher],

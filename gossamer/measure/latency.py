@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.record import Record
 from gossamer.core.runner import Runner
 from gossamer.errors import BadInput
@@ -87,6 +88,7 @@ class Latency:
         )
 
 
+@checked_arguments
 def latency(
     runners: Mapping[str, Runner],
     inputs: tuple[Tensor, ...],

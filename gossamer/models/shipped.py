@@ -6,6 +6,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import nn
 
+from gossamer.core.kinds import checked_arguments
 from gossamer.errors import BadInput, unknown
 from gossamer.models.weights import load_weights
 from gossamer.models.zoo import ENTRIES, build
@@ -55,6 +56,7 @@ def checkpoints() -> list[ShippedWeights]:
     return [_read(path) for path in sorted(FOLDER.glob("*.safetensors"))]
 
 
+@checked_arguments
 def pretrained(name: str, data: str) -> nn.Module:
     """Build a network of the zoo with the shipped weights for a data set.
 

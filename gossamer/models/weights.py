@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gossamer.core.copies import state_of
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.record import write_bytes
 from gossamer.errors import BadInput, CorruptFile, first_line, no_file
 from gossamer.models.head import with_own_head
@@ -57,6 +58,7 @@ def save_weights(
     write_bytes(Path(path), save(tensors, {**metadata, **more}))
 
 
+@checked_arguments
 def load_weights(model: nn.Module, path: Path | str, *, new_head: Callable[[str], None] | None = None) -> nn.Module:
     """Put the weights of a `.safetensors` file, or of a `.pt`/`.pth` file that holds tensors only, into the model.
 

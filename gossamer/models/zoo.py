@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import nn
 
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.task import Task
 from gossamer.detection.metrics import BoxMetric
 from gossamer.errors import BadInput, unknown
@@ -121,6 +122,7 @@ ENTRIES: dict[str, Entry] = {
 }
 
 
+@checked_arguments
 def build(name: str, *, in_channels: int | None = None, classes: int = 10, input_size: int | None = None) -> nn.Module:
     """Build a network of the zoo with fresh weights from torch's global generator.
 

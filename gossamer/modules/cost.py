@@ -13,6 +13,7 @@ from torch import nn
 from gossamer.constraints.apply import constraints, materialize
 from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import parameter_count, state_of
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.record import LayerCost
 from gossamer.graph.expectation import Shape
 from gossamer.graph.groups import Group, find_groups, layer_of
@@ -255,6 +256,7 @@ def shared_times(model: nn.Module, example_inputs: Any, *, runs: int = 5) -> dic
     }
 
 
+@checked_arguments
 @own_conditions()
 def analyze(model: nn.Module, example_inputs: Any) -> Analysis:
     """Measure what a network costs, and find which of its channels are coupled.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
 from gossamer.core.goal import Goal
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.metric import Evaluation
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.record import FallbackStep
@@ -95,6 +96,7 @@ class QuantizedCandidate:
         return qdq.quantize_graph(self.network, ranges, exclude={*self.exclude, *touching}, steps=self.steps)
 
 
+@checked_arguments
 @own_conditions()
 def quantize_int8(
     model: nn.Module | Path,

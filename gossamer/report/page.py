@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.record import JobDocument, write_text
 from gossamer.report import sections, text
 from gossamer.report.curves import job_classes_section, job_curves_section
@@ -24,6 +25,7 @@ from gossamer.report.verdict import sentence, warnings
 from gossamer.report.weights import weights_section
 
 
+@checked_arguments
 def write_report(document: JobDocument, path: str | Path) -> Path:
     """Write the page of a job; only the document is read.
 

@@ -17,6 +17,7 @@ from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import state_of
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import places, tensors
 from gossamer.errors import BadInput
 from gossamer.graph.tracer import arguments, warm_up
@@ -26,6 +27,7 @@ from gossamer.runtime.onnx_clean import clean
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 
 
+@checked_arguments
 @own_conditions()
 def export_onnx(
     model: nn.Module,

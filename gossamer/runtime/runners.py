@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from gossamer.core.copies import copy_network
 from gossamer.core.goal import RUNTIMES
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import tensors
 from gossamer.core.processors import available, usual_threads
 from gossamer.core.runner import Runner
@@ -31,6 +32,7 @@ PRECISIONS = {
 }
 
 
+@checked_arguments
 def open_runner(
     runtime: str, source: Path | str | nn.Module, *, threads: int | None = None, precision: str = "float32"
 ) -> Runner:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.batches import inputs_and_target
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import tensors
 from gossamer.core.record import Record
 from gossamer.core.runner import Runner
@@ -17,6 +18,7 @@ DIFFERENCE = 1e-3  # largest difference over the largest output
 ROUNDING = 1e-5  # a largest output that leads by less than this share may change places by rounding alone
 
 
+@checked_arguments
 @torch.no_grad()
 def verify(
     reference: nn.Module | Callable[..., Any], runner: Runner, loader: Iterable[Any], *, subject: str = "result"

@@ -14,6 +14,7 @@ from gossamer.constraints.grid import PerTensor
 from gossamer.core.context import Context
 from gossamer.core.copies import parameter_count
 from gossamer.core.goal import FROM_MODULES, Goal
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task
 from gossamer.errors import BadInput, MissingExtra
@@ -77,6 +78,7 @@ class Advice:
         return self.times >= HELPS
 
 
+@checked_arguments
 def advise(
     model: nn.Module, example_inputs: tuple[Any, ...], goal: Goal, *, progress: Progress | None = None
 ) -> list[Advice]:

@@ -15,6 +15,7 @@ from gossamer.core.batches import batch_count
 from gossamer.core.conditions import own_conditions, own_randomness
 from gossamer.core.context import Context
 from gossamer.core.copies import check_network, copy_network
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.metric import Metric
 from gossamer.core.placement import device_of
 from gossamer.core.record import Curve
@@ -140,6 +141,7 @@ def _check_trainable(model: nn.Module) -> None:
             )
 
 
+@checked_arguments
 @own_conditions()
 def fit(
     model: nn.Module,

@@ -135,7 +135,7 @@ def test_what_cannot_be_copied_is_shared(thing: str, tmp_path: Path) -> None:
 
 def test_a_network_that_refuses_to_be_copied_is_refused_by_name() -> None:
     class Single(Holder):
-        def __deepcopy__(self, memo: Any) -> Any:
+        def __reduce_ex__(self, protocol: Any) -> Any:
             raise RuntimeError("there can be only one")
 
     with pytest.raises(BadInput, match="Single cannot be copied: RuntimeError: there can be only one"):

@@ -237,3 +237,69 @@ def test_a_detector_that_is_cut_wrongly_is_seen(monkeypatch: pytest.MonkeyPatch)
     honest = proof.masked_original
     monkeypatch.setattr(proof, "masked_original", lambda t, kept: honest(t, kept) * (1.01 if t.ndim == 3 else 1))
     assert set(prune_channels(model, x, 0.5).skipped) == {"body.0", "body.2"}
+
+
+class Spectral(nn.Module):
+    """A layer of a Fourier neural operator between two convolutions: its weights are complex."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.project = nn.Conv2d(3, 8, 1), nn.Conv2d(6, 8, 1)
+        self.weight = nn.Parameter(torch.randn(8, 6, 4, 3, dtype=torch.cdouble))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        waves = torch.einsum("bihw,iohw->bohw", torch.fft.rfft2(self.lift(x)), self.weight)
+        return self.head(F.relu(self.project(torch.fft.irfft2(waves, s=(4, 4)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "random"])
+def test_complex_weights_are_cut(criterion: str) -> None:
+    torch.manual_seed(0)
+    model, x = Spectral().double(), torch.randn(2, 3, 4, 4, dtype=torch.double)
+    result = prune_channels(model, x, 0.5, criterion=criterion)
+    assert dict(result.widths) == {"lift": (8, 4), "weight": (6, 3), "project": (8, 4)}
+    assert result.proof is not None and result.proof.max_relative < 1e-12
+    assert result.model.weight.shape == (4, 3, 4, 3)
+
+
+class Triangle(nn.Module):
+    def __init__(self, held: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.held, self.first, self.head = held, nn.Linear(6, 16), nn.Linear(16, 2)
+        self.weight = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.first(x) @ self.held(self.weight)))
+
+
+@pytest.mark.parametrize(
+    "held", [torch.triu, torch.tril, lambda w: w.triu(1), lambda w: w.tril(-1), lambda w: w.triu() - w.triu(1).mT]
+)
+def test_a_triangle_of_weights_loses_rows_and_columns_together(held: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model, x = Triangle(held).double(), torch.randn(4, 6, dtype=torch.double)
+    result = prune_channels(model, x, 0.5)
+    assert dict(result.widths) == {"first": (16, 8)} and result.model.weight.shape == (8, 8)
+    assert result.proof is not None and result.proof.max_relative < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("held", "cause"),
+    [
+        (lambda w: w.triu(2), "aten.triu in the network works along this dimension"),
+        (lambda w: torch.linalg.inv(w + 9 * torch.eye(16)), "aten.add in the network"),
+        (torch.linalg.matrix_exp, "no rule for aten.linalg_matrix_exp in the network"),
+    ],
+)
+def test_what_made_a_weight_of_fixed_size_is_named(held: Callable[[Tensor], Tensor], cause: str) -> None:
+    model, x = Triangle(held), torch.randn(4, 6)
+    reasons = {group.name: group.reason or "" for group in find_groups(model, x).groups}
+    assert cause in reasons["first"]
+
+
+def test_weights_that_are_integers_are_named() -> None:
+    model, x = Triangle(lambda w: w.float()), torch.randn(4, 6)
+    model.weight = nn.Parameter(torch.ones(16, 16, dtype=torch.int8), requires_grad=False)
+    reasons = {group.name: group.reason or "" for group in find_groups(model, x).groups}
+    assert reasons["first"] == "meets something of fixed size at aten.mm in the network (weight holds int8)"

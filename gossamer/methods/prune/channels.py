@@ -29,6 +29,7 @@ from gossamer.calibration.inputs import Layer
 from gossamer.calibration.weight_reconstruction import layers_of, reconstruct_weights
 from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task, loss_of
 from gossamer.core.validation import Range
@@ -43,6 +44,7 @@ from gossamer.methods.prune._criteria import NEEDS_LABELS, Criterion, element_sc
 from gossamer.train.batches import Replayed
 
 
+@checked_arguments
 @own_conditions()
 def prune_channels(
     model: nn.Module,

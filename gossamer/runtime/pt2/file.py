@@ -17,6 +17,7 @@ from gossamer.compact.watch import NotForeseen, on_meta
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
 from gossamer.core.conditions import own_conditions
+from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import has_marks, places, put, tensors
 from gossamer.errors import BadInput, CorruptFile, GossamerError, first_line, no_file
 from gossamer.graph.tracer import warm_up
@@ -26,6 +27,7 @@ from gossamer.runtime.pt2.archive import Archive
 from gossamer.runtime.pt2.graph import Program, Taken, read_program
 
 
+@checked_arguments
 @own_conditions()
 def export_pt2(
     model: nn.Module, example_inputs: tuple[Any, ...], path: Path | str, *, dynamic_batch: bool = True
