@@ -14,12 +14,16 @@ from gossamer.cli.options import (
     JsonOption,
     ModelArgument,
     OptionalDataOption,
+    PreprocessingOption,
     QuietOption,
     SeedOption,
     ShapeOption,
+    SkipFaultyOption,
     ThreadsOption,
     WeightsOption,
+    check_runtime,
     refuse_idle,
+    refuse_idle_images,
 )
 from gossamer.core.goal import Goal
 from gossamer.errors import BadInput, CorruptFile, unknown
@@ -47,6 +51,8 @@ def analyze(
     model: ModelArgument,
     data: OptionalDataOption = None,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
+    skip_faulty: SkipFaultyOption = False,
     shape: ShapeOption = None,
     runtime: Annotated[
         str | None, typer.Option(help="Also time every layer: onnxruntime or openvino (float32).")
@@ -94,10 +100,12 @@ def analyze(
         refuse_idle(context, ["gain"], "it is what --advise is to save")
     if runtime is None and not (advise and gain == "time"):
         refuse_idle(context, ["threads", "batch"], "nothing is timed; add --runtime, or --advise for time")
-    if data is not None:
-        refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
+    refuse_idle_images(context, data)
+    if runtime is not None:
+        check_runtime(runtime)
     if gain not in GAINS:
         raise unknown("gain", gain, GAINS)
+    from gossamer.cli.checks import check_model
     from gossamer.cli.loading import Request, load_model
     from gossamer.cli.loading_data import Consumer, load_data, usual_batch
     from gossamer.core.folder import make_place
@@ -105,15 +113,15 @@ def analyze(
     from gossamer.modules.cost import analyze as analyze_network
     from gossamer.train.feature_hooks import stages, stages_in_words
 
+    check_model(model, weights)
+    if against is not None:
+        check_model(model, against)
     plot = out or Path(f"{drawing}.html")
     if drawing:
         make_place(plot)
     console = Console(as_json=json, quiet=quiet)
-    task = (
-        load_data(data, consumer=Consumer(model=model, weights=weights), seed=seed, progress=console.progress)
-        if data is not None
-        else None
-    )
+    known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
+    task = load_data(data, consumer=known, seed=seed, progress=console.progress) if data is not None else None
     request = Request(
         model=model,
         task=task,

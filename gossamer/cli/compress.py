@@ -139,12 +139,16 @@ def compress(
     console = Console(as_json=json, quiet=quiet)
 
     with console.progress.busy(LOADING):
+        from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, judged, load_model, ready_to_train
         from gossamer.cli.loading_data import Consumer, load_data, usual_batch
         from gossamer.core.context import Context
         from gossamer.jobs.compression import compress as run_job
         from gossamer.jobs.recipe import load_recipe
 
+        check_model(model, weights)
+        if teacher is not None:
+            check_model(teacher)
         plan: Recipe | None = load_recipe(recipe) if recipe is not None else None
         if plan is not None and plan.training is not None and not plan.steps:
             raise BadInput(f"{recipe} has no steps, only a training; it is for `gossamer train --recipe`")

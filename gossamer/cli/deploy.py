@@ -23,9 +23,10 @@ from gossamer.cli.options import (
     SkipFaultyOption,
     ThreadsOption,
     WeightsOption,
+    check_runtime,
     refuse_idle,
+    refuse_idle_images,
 )
-from gossamer.core.goal import RUNTIMES
 from gossamer.errors import BadInput, unknown
 
 if TYPE_CHECKING:
@@ -76,16 +77,15 @@ def export(
         raise BadInput("--int8 writes an .onnx and needs --data, on which it is calibrated and checked")
     if not int8:
         refuse_idle(context, ["max_drop"], "it is about --int8")
-    if data is None:
-        refuse_idle(context, ["preprocessing", "skip_faulty"], "it is about the images of --data")
-    else:
-        refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
+    refuse_idle_images(context, data)
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
+        from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, judged, load_model
         from gossamer.cli.loading_data import Consumer, load_data
         from gossamer.core.folder import make_place, writing
 
+        check_model(model, weights)
         make_place(out)
         known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
         task = load_data(data, consumer=known, seed=seed, progress=console.progress) if data is not None else None
@@ -175,6 +175,8 @@ def bench(
     ] = ["onnxruntime"],  # noqa: B006 (typer copies it)
     data: OptionalDataOption = None,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
+    skip_faulty: SkipFaultyOption = False,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     batch: BatchOption = None,
@@ -186,20 +188,20 @@ def bench(
 
     Networks of the zoo get untrained weights.
     """
-    if data is not None:
-        refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
+    refuse_idle_images(context, data)
+    for kind in runtime:
+        check_runtime(kind)
+    from gossamer.cli.checks import check_model
     from gossamer.cli.loading import Request
     from gossamer.cli.loading_data import Consumer, load_data, usual_batch
-    from gossamer.cli.runners import check_argument, open_model, with_batch
+    from gossamer.cli.runners import open_model, with_batch
     from gossamer.measure import latency
 
     console = Console(as_json=json, quiet=quiet)
-    task = load_data(data, consumer=Consumer(model=models[0]), progress=console.progress) if data is not None else None
     for name in models:
-        check_argument(name)
-    for kind in runtime:
-        if kind not in RUNTIMES:
-            raise unknown("runtime", kind, RUNTIMES)
+        check_model(name, weights)
+    known = Consumer(model=models[0], weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
+    task = load_data(data, consumer=known, progress=console.progress) if data is not None else None
     opened = {}
     for name in dict.fromkeys(models):
         for kind in dict.fromkeys(runtime):

@@ -55,7 +55,7 @@ def distill(
         list[str],
         typer.Option(
             metavar="MODEL",
-            help=f"{MODEL_HELP}; NAME=FILE with weights of its own; an .onnx file; a --cache folder. Given "
+            help=f"{MODEL_HELP}; NAME=FILE with weights of its own; a --cache folder. Given "
             "several times: the mean of all.",
         ),
     ],
@@ -133,11 +133,16 @@ def distill(
     chosen = _method(method, option or [], epochs=epochs, lr=lr)
 
     with console.progress.busy(LOADING):
+        from gossamer.cli.checks import check_model
         from gossamer.cli.loading_data import Consumer, load_data, usual_batch
         from gossamer.core.context import Context
         from gossamer.core.folder import make_folder
         from gossamer.jobs.distillation import distill as run_job
 
+        for text in teacher:
+            _check_teacher(text)
+        for text in ([] if student == AUTO else [student]) + (assistant or []):
+            check_model(text, weights if text == student else None)
         if cache is not None:
             make_folder(cache)
         sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
@@ -171,6 +176,16 @@ def _goal(student: str, limits: dict[str, Any], **conditions: Any) -> Goal:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(gains))
         raise BadInput(f"{options} is for --student auto; {student} is trained as it is")
     return Goal(**{"max_drop": NO_BUDGET, **wanted}, **conditions)
+
+
+def _check_teacher(text: str) -> None:
+    """Refuse what names no network, before the data are loaded."""
+    from gossamer.cli.checks import check_model
+    from gossamer.jobs.teachers import external_teacher
+
+    name, _, file = text.partition("=")
+    if Path(text).suffix == ".onnx" or external_teacher(Path(text)) is None:
+        check_model(name, Path(file) if file else None)
 
 
 def _teacher(text: str, task: "Task", seed: int) -> Any:

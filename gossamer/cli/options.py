@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, unknown
 
 _NUMBER = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?(?:e\d+)?)\s*(?P<prefix>[kKMG])?(?P<binary>i)?(?P<unit>B)?")
 _POWER = {None: 0, "k": 1, "K": 1, "M": 2, "G": 3}
@@ -192,6 +192,22 @@ def refuse_idle_loading(context: typer.Context, data: str) -> None:
     if is_reference(data):
         names = {p.name for p in context.command.params} & {"augment", "batch_size", "workers"}
         refuse_idle(context, sorted(names), f"{data} makes its own batches; set it there")
+
+
+def refuse_idle_images(context: typer.Context, data: str | None) -> None:
+    """Refuse what says how images become inputs where there are none, and the shape of inputs where data have one."""
+    if data is None:
+        refuse_idle(context, ["preprocessing", "skip_faulty"], "it is about the images of --data")
+    else:
+        refuse_idle(context, ["shape"], "the shape of the inputs is that of --data")
+
+
+def check_runtime(name: str) -> None:
+    """Refuse a runtime that does not exist."""
+    from gossamer.core.goal import RUNTIMES
+
+    if name not in RUNTIMES:
+        raise unknown("runtime", name, RUNTIMES)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

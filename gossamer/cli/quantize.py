@@ -70,11 +70,13 @@ def quantize(
         raise BadInput(f"--out {out}: the name must end in .onnx")
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
+        from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, judged, load_model
         from gossamer.cli.loading_data import Consumer, load_data, usual_batch
         from gossamer.core.folder import make_place, writing
         from gossamer.search.cost_model import first_samples
 
+        check_model(model, weights)
         known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
         task = load_data(data, consumer=known, seed=seed, progress=console.progress)
         source = load_model(Request(model=model, task=task, weights=weights, seed=seed), console.progress)

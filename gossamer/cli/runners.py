@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.cli.loading import FILES, Request, load_model
+from gossamer.cli.loading import Request, load_model
 from gossamer.core.goal import FROM_MODULES
-from gossamer.core.user_code import refuse_code_file
-from gossamer.errors import BadInput, no_file, unknown
+from gossamer.errors import BadInput, no_file
 from gossamer.measure import Runner
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.runtime.runners import open_runner
@@ -29,9 +28,10 @@ class Opened:
 
 
 def open_model(request: Request, *, runtime: str | None, threads: int) -> Opened:
-    """The network on the runtime; None: ONNX Runtime for an `.onnx`, else torch. Exports where the runtime needs it."""
+    """The network on the runtime; None: ONNX Runtime for an `.onnx`, else torch. Exports where the runtime needs it;
+    where it runs modules, an `.onnx` is imported, and of a result folder the module is taken."""
     path = onnx_file(request.model)
-    if path is not None:
+    if path is not None and runtime not in FROM_MODULES:
         if request.weights is not None:
             raise BadInput(f"{path} has its weights inside; leave --weights out")
         inputs, precision = request.inputs or onnx_inputs(path), "int8" if is_int8(path) else "float32"
@@ -47,26 +47,13 @@ def open_model(request: Request, *, runtime: str | None, threads: int) -> Opened
     return Opened(name=request.model, runner=runner, example_inputs=source.example_inputs)
 
 
-def check_argument(text: str) -> None:
-    """Refuse a model argument that names nothing, before any work is done for others."""
-    refuse_code_file(text)
-    if onnx_file(text) is None and ":" not in text:
-        from gossamer.models import ENTRIES
-
-        if Path(text).suffix in FILES and not Path(text).is_file():
-            raise no_file(text)
-        if Path(text).suffix not in FILES and text not in ENTRIES:
-            raise unknown("model", text, ENTRIES, listed="`gossamer models`")
-
-
 def onnx_file(text: str) -> Path | None:
-    """The `.onnx` that a model argument means: itself, or the one of a result folder."""
+    """The `.onnx` that a model argument means: itself, or the one of a result folder. None for what is neither, as a
+    network of the zoo whose name a folder has, too."""
     path = Path(text)
     if path.is_dir():
-        path = next((path / name for name in DEPLOYED if (path / name).is_file()), path)
-        if path.is_dir():
-            raise BadInput(f"{text} is a folder without a model.onnx; it is not a result of gossamer compress")
-    elif path.suffix != ".onnx":
+        return next((path / name for name in DEPLOYED if (path / name).is_file()), None)
+    if path.suffix != ".onnx":
         return None
     if not path.is_file():
         raise no_file(path)

@@ -26,6 +26,7 @@ from gossamer.cli.options import (
     ThreadsOption,
     WeightsOption,
     WorkersOption,
+    check_runtime,
     refuse_idle,
     refuse_idle_loading,
 )
@@ -99,11 +100,13 @@ def train(
         raise BadInput(f"--out {target}: trained weights are written as .safetensors")
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
+        from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, load_model
         from gossamer.cli.loading_data import Consumer, load_data
         from gossamer.core.context import Context
         from gossamer.core.folder import lock_folder, make_place
 
+        check_model(model, weights)
         training = _training(plan, epochs, lr)
     make_place(target)
     training_context = Context(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
@@ -171,7 +174,7 @@ def _note(model: str, task: "Task", row: "Record") -> dict[str, str]:
 
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}, or an .onnx file.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.")],
     data: DataOption,
     weights: WeightsOption = None,
     preprocessing: PreprocessingOption = None,
@@ -189,13 +192,17 @@ def evaluate(
         refuse_idle(context, ["random"], "the weights are those of --weights")
     if split is not None and split not in SPLITS:
         raise unknown("split", split, SPLITS)
+    if runtime is not None:
+        check_runtime(runtime)
     console = Console(as_json=json, quiet=quiet)
     with console.progress.busy(LOADING):
+        from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request
         from gossamer.cli.loading_data import Consumer, load_data
         from gossamer.cli.runners import open_model
         from gossamer.measure import calibration, evaluate, score_record
 
+        check_model(model, weights)
         known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
         task = load_data(data, consumer=known, seed=seed, progress=console.progress)
         request = Request(model=model, task=task, weights=weights, random=random, seed=seed)

@@ -371,3 +371,63 @@ def test_notes_on_an_error_are_shown() -> None:
     error = BadInput("wrong")
     error.add_note("in step 2")
     assert verdict(error) == (2, "error: wrong\n  in step 2")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("compress", "MODEL", *GOAL),
+        ("quantize", "MODEL"),
+        ("evaluate", "MODEL"),
+        ("train", "MODEL"),
+        ("bench", "mycode:Net", "MODEL"),
+        ("analyze", "MODEL"),
+        ("export", "MODEL", "--out", "a.onnx"),
+        ("distill", "--teacher", "MODEL", "--student", "resnet8"),
+        ("distill", "--teacher", "resnet14", "--student", "MODEL"),
+        ("distill", "--teacher", "resnet14", "--student", "auto", "--macs", "1M", "--assistant", "MODEL"),
+        ("compress", "mycode:Net", "--teacher", "MODEL", *GOAL),
+    ],
+)
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("resnet2O", "unknown model 'resnet2O'; did you mean 'resnet20'?"),
+        ("nowhere.onnx", "nowhere.onnx: no such file"),
+        ("nowhere.gsr", "nowhere.gsr: no such file"),
+        ("mycode:Nets", "'Nets'"),
+        ("empty", "empty is a folder without a model.onnx"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_data_are_loaded(
+    user: Path, command: tuple[str, ...], model: str, message: str
+) -> None:
+    (user / "empty").mkdir()
+    (user / "never.py").write_text("def task():\n    raise AssertionError('the data were loaded')\n")
+    words = [model if word == "MODEL" else word for word in command]
+    assert message in said(*words, "--data", "never:task")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("evaluate", "resnet14", "--weights", "nowhere.pt"), "nowhere.pt: no such file"),
+        (("evaluate", "resnet14", "--runtime", "torh"), "unknown runtime 'torh'"),
+        (("analyze", "resnet14", "--runtime", "torh"), "unknown runtime 'torh'"),
+        (("analyze", "resnet14", "--robustness", "--against", "nowhere.pt"), "nowhere.pt: no such file"),
+        (("bench", "resnet14", "--runtime", "torh"), "unknown runtime 'torh'"),
+        (("train", "resnet14", "--weights", "mycode.py"), "weights are a .safetensors, .pt, .pth file"),
+        (("distill", "--teacher", "resnet14=nowhere.pt", "--student", "resnet8"), "nowhere.pt: no such file"),
+    ],
+)
+def test_wrong_files_and_runtimes_are_refused_before_data_are_loaded(
+    user: Path, words: tuple[str, ...], message: str
+) -> None:
+    (user / "never.py").write_text("def task():\n    raise AssertionError('the data were loaded')\n")
+    assert message in said(*words, "--data", "never:task")
+
+
+def test_a_folder_of_the_name_of_a_network_hides_nothing(user: Path) -> None:
+    (user / "resnet8").mkdir()
+    result = CliRunner().invoke(app, ["evaluate", "resnet8", "--random", "--data", "digits", "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["n"] > 100
