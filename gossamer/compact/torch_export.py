@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import transformer
+from torch.utils._pytree import tree_leaves
 
 from gossamer.compact.free_dimensions import Call
 from gossamer.core.copies import check_network
 from gossamer.core.outputs import plain
 from gossamer.errors import BadInput
+from gossamer.graph.tracer import trace
 
 
 @contextmanager
@@ -98,7 +100,33 @@ def export_failure(
             away = "leave them out of `free`" if call.names else "pass dynamic_batch=False"
             hint = f"; its forward fixes {named}: {away}"
     name = type(model).__name__
-    return f"{name} cannot be exported to {target}: {type(cause).__name__}: {lines[0] if lines else cause}{hint}"
+    why = _known_reason(model, target, cause, call) or f"{type(cause).__name__}: {lines[0] if lines else cause}{hint}"
+    return f"{name} cannot be exported to {target}: {why}"
+
+
+def _known_reason(model: nn.Module, target: str, cause: BaseException, call: Call) -> str | None:
+    """What no file can hold, where the network does that: torch says it in words about its exporter."""
+    with contextlib.suppress(Exception), torch.no_grad():
+        numbers = () if target == "ONNX" else (int, float)  # an ONNX file gives tensors alone
+        run = call.again()
+        for leaf in tree_leaves(plain(model(*run.args, **run.kwargs))):
+            if leaf is not None and not isinstance(leaf, (torch.Tensor, *numbers)):
+                return (
+                    f"it gives a {type(leaf).__name__}; files give tensors, alone or in tuples, lists, dicts and "
+                    "dataclasses: leave it out, or give it as a tensor"
+                )
+        found = trace(model, run.kwargs or run.args)
+        if any(op.name == "aten._pack_padded_sequence" for op in found.ops):
+            return (
+                "it packs sequences by their lengths (pack_padded_sequence), and files have no such sequences: run "
+                "the recurrent layer on the padded batch in eval mode, and take what lies at each one's last step"
+            )
+    if type(cause).__name__ == "GuardOnDataDependentSymNode":
+        return (
+            "its forward decides by numbers that it computes (`if x.sum() > 0`, `int(x)`), and a file has one way for "
+            "all inputs: compute both and choose with torch.where"
+        )
+    return None
 
 
 @contextmanager

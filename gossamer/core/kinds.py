@@ -14,8 +14,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-import numpy as np
-
 from gossamer.errors import BadInput
 
 P = ParamSpec("P")
@@ -103,11 +101,13 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: Any, kinds: tuple[Any, ...]) -> bool:
+    if any(kind in COLLECTIONS for kind in kinds) and not isinstance(value, str | bool | Real | PathLike | None):
+        return True  # what else is no collection, the function knows better what was meant by it
     return any(_is(value, kind) for kind in kinds)
 
 
 def _is(value: Any, kind: Any) -> bool:
-    truth = isinstance(value, bool | np.bool_)
+    truth = isinstance(value, bool) or (type(value).__module__, type(value).__name__[:4]) == ("numpy", "bool")
     if kind is bool:
         return truth
     if kind in (int, float):

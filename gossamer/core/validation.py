@@ -31,7 +31,6 @@ class Range:
 
 def check_fields(options: Any, label: str) -> None:
     """Raise `BadInput` for the first field of a dataclass whose value is outside its range or none of its choices."""
-    check_kinds(options, label)
     hints = get_type_hints(type(options), include_extras=True)
     for f in fields(options):
         kind, rules, value = get_origin(hints[f.name]), get_args(hints[f.name]), getattr(options, f.name)
@@ -45,6 +44,7 @@ def check_fields(options: Any, label: str) -> None:
                 raise BadInput(f"{label}: {f.name} = {value!r} must be {'an integer' if whole else 'a number'}")
             if float(value) not in rule:
                 raise BadInput(f"{label}: {f.name} = {value} must be in {rule}")
+    check_kinds(options, label)
 
 
 def require_kind(name: str, value: Any, kind: type, example: str, *, optional: bool = False) -> None:

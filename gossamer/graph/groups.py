@@ -287,7 +287,7 @@ def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -
     refuse_constrained(model, "resize")
     run = trace(model, example_inputs)
     training_run, training_inputs = None, None
-    notes = []
+    notes = [] if run.outputs else [f"{type(model).__name__} gives no tensor, so that nothing follows from a run"]
     # Training mode costs a second trace, so it is tried only where eval mode leaves parameters out.
     unused = _unused(model, run)
     if unused:
