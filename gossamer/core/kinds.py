@@ -65,7 +65,7 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
 def check_kinds(options: Any, label: str) -> None:
     """Raise `BadInput` for the first field of a dataclass that is of another kind than it is annotated with."""
-    known = _kinds(type(options))
+    known: dict[str, tuple[Any, ...]] = _kinds(type(options))  # type: ignore[arg-type]  # classes are hashable
     for field in fields(options):
         if field.name in known and not _fits(getattr(options, field.name), known[field.name]):
             raise _refusal(label, field.name, getattr(options, field.name), known[field.name])

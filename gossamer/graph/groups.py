@@ -274,7 +274,7 @@ def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -
         The groups, with everything that pruning needs.
 
     Raises:
-        BadInput: if the network is constrained, or rejects the example inputs.
+        BadInput: if the network is constrained, rejects the example inputs, or gives no tensor.
 
     Example:
         >>> import torch
@@ -287,7 +287,12 @@ def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -
     refuse_constrained(model, "resize")
     run = trace(model, example_inputs)
     training_run, training_inputs = None, None
-    notes = [] if run.outputs else [f"{type(model).__name__} gives no tensor, so that nothing follows from a run"]
+    notes = []
+    if not run.outputs:
+        raise BadInput(
+            f"{type(model).__name__} gives no tensor; what it gives must be tensors, or tuples, lists, dicts or objects "
+            "that hold some (no generator)"
+        )
     # Training mode costs a second trace, so it is tried only where eval mode leaves parameters out.
     unused = _unused(model, run)
     if unused:
