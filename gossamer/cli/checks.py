@@ -56,4 +56,6 @@ def _check_name(text: str) -> None:
         return
     if path.is_dir():
         raise BadInput(f"{text} is a folder without a model.onnx; it is not a result of gossamer compress")
+    if path.parent != Path():
+        raise BadInput(f"{text}: no such file or folder")
     raise unknown("model", text, ENTRIES, listed="`gossamer models`")

@@ -5,6 +5,7 @@ A name of the zoo, `package.module:factory`, `timm:NAME`, `torchvision:NAME`, `h
 """
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -255,7 +256,7 @@ def _from_safetensors(path: Path, request: Request, say: Say) -> Source:
     except (ValueError, KeyError, BadInput) as error:
         known = f"its weights are for {name}" if name else "it does not say which network its weights are for"
         shown = name if is_reference(name) else "the network"
-        raise BadInput(f"{path}: {known}; name {shown} as MODEL and add --weights {path}") from error
+        raise BadInput(f"{path}: {known}; name {shown} as MODEL and add --weights {shlex.quote(str(path))}") from error
     load_weights(model, path)
     inputs = request.inputs or (torch.randn(1, channels, side, side),)
     return Source(name=name, model=model, example_inputs=inputs, note=note)

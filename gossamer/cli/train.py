@@ -107,6 +107,7 @@ def train(
         from gossamer.core.folder import lock_folder, make_place
 
         check_model(model, weights)
+        _refuse_files(model)
         training = _training(plan, epochs, lr)
     make_place(target)
     training_context = Context(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
@@ -124,6 +125,19 @@ def train(
     _show(console, {"split": task.final_split}, row)
     console.line(f"weights: {target}")
     console.document({"out": target, "metric": task.metric.name, "score": row})
+
+
+def _refuse_files(model: str) -> None:
+    """Weights are written for code that makes the network; a file that holds its network has none."""
+    from gossamer.cli.checks import RESULTS
+
+    inside = any((Path(model) / name).is_file() for name in RESULTS)
+    if Path(model).suffix in (".onnx", ".pt2", ".gsr") or inside:
+        raise BadInput(
+            f"{model} holds a network without the code that makes it, so that no file of weights would be of use: "
+            "compress and distill train such networks and write files like it; or name the code, with --weights "
+            "model.safetensors of a result"
+        )
 
 
 def _training(plan: "Recipe | None", epochs: int | None, lr: float | None) -> "Training":

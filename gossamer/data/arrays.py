@@ -62,11 +62,15 @@ def check_split(split: DataSplit, classes: int, where: str) -> None:
         raise BadInput(f"{where}: the label of image {first} is {int(labels[first])}, must be in 0..{classes - 1}")
     present = labels.unique()  # type: ignore[no-untyped-call]
     if len(present) < 2:
-        raise BadInput(f"{where}: all {len(labels)} images are of class {int(present[0])}; two classes are needed")
+        all_of = f"all {len(labels)} images are" if len(labels) > 1 else "the only image is"
+        raise BadInput(
+            f"{where}: {all_of} of class {int(present[0])}; two classes are needed, so give more images of the others"
+        )
 
 
 def cut(labels: Tensor, size: int, where: str) -> tuple[Tensor, Tensor]:
-    """Positions (kept, taken), both ascending: `size` samples taken at random, each class by its share.
+    """Positions (kept, taken), both ascending: `size` samples taken at random, each class by its share. Of a class with
+    several samples at least one is taken, where `size` allows that; the only one of a class is kept.
 
     The same labels always give the same cut.
     """
@@ -78,7 +82,11 @@ def cut(labels: Tensor, size: int, where: str) -> tuple[Tensor, Tensor]:
     counts = labels.bincount()
     rank = torch.arange(len(labels)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     # Sorted by their place within their own class, the first samples hold every class by its share.
-    place = (rank + 0.5) / counts[labels[by_class]]
+    of_class = counts[labels[by_class]]
+    place = (rank + 0.5) / of_class
+    place[of_class == 1] = 1.0
+    if size >= int((counts > 1).sum()):
+        place[(rank == 0) & (of_class > 1)] = 0.0
     taken = by_class[place.argsort(stable=True)[:size]].sort().values
     keep = torch.ones(len(labels), dtype=torch.bool)
     keep[taken] = False

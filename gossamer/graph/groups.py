@@ -290,8 +290,8 @@ def find_groups(model: nn.Module, example_inputs: Any, *, heads: bool = False) -
     notes = []
     if not run.outputs:
         raise BadInput(
-            f"{type(model).__name__} gives no tensor; what it gives must be tensors, or tuples, lists, dicts or objects "
-            "that hold some (no generator)"
+            f"{type(model).__name__} gives no tensor; what it gives must be tensors, or tuples, lists, dicts or "
+            "objects that hold some (no generator)"
         )
     # Training mode costs a second trace, so it is tried only where eval mode leaves parameters out.
     unused = _unused(model, run)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as _di
 from gossamer.errors import BadInput, GossamerError, first_line
 from gossamer.onnx_import import operators
 from gossamer.onnx_import.opaque import OPAQUE, OWN, TAKEN, is_opaque, opaque
-from gossamer.onnx_import.registry import BUILDERS, Built, OnnxNode
+from gossamer.onnx_import.registry import BUILDERS, Built, OnnxNode, unknown_operator
 from gossamer.onnx_import.values import (
     MOST_ELEMENTS,
     AtMost,
@@ -264,10 +264,7 @@ class GraphBuilder:
         if is_opaque(node):
             return opaque(node), ()
         if node.op not in BUILDERS:
-            known = ", ".join(sorted(BUILDERS))
-            raise BadInput(
-                f"node {node.name[:80]!r}: the operator {node.op[:80]} cannot be imported; known are {known}"
-            )
+            raise BadInput(f"node {node.name[:80]!r}: {unknown_operator(node.op)}")
         return BUILDERS[node.op](node), ()
 
     def _branch(self, node: OnnxNode) -> tuple[Built, tuple[str, ...]]:

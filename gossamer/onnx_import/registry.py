@@ -60,6 +60,7 @@ class Built:
 
 
 Builder = Callable[[OnnxNode], Built]
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 BUILDERS: dict[str, Builder] = {}
 
 
@@ -94,3 +95,10 @@ class Function(nn.Module):
 def function(node: OnnxNode, call: Callable[..., Any], **attributes: Any) -> Built:
     """A node that takes all its inputs as values."""
     return Built(Function(call, **attributes), [name for name in node.inputs if name])
+
+
+def unknown_operator(op: str) -> str:
+    """Why an operator that has no builder cannot be imported."""
+    if op.startswith("QLinear") or op in QUANTIZED:
+        return f"{op[:80]} is of a network in int8; give the float32 file that it was made from"
+    return f"the operator {op[:80]} cannot be imported; it is none of the {len(BUILDERS)} that are known"

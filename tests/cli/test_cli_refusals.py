@@ -431,3 +431,18 @@ def test_a_folder_of_the_name_of_a_network_hides_nothing(user: Path) -> None:
     (user / "resnet8").mkdir()
     result = CliRunner().invoke(app, ["evaluate", "resnet8", "--random", "--data", "digits", "--json"])
     assert result.exit_code == 0 and json.loads(result.stdout)["n"] > 100
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.gsr", "net.pt2", "result"])
+def test_a_network_without_code_is_not_trained_into_a_file_of_weights(user: Path, name: str) -> None:
+    folder = user / "result"
+    folder.mkdir()
+    for path in (folder / "model.pt2", folder / "model.onnx", *((user / name,) if name != "result" else ())):
+        path.write_bytes(b"never read")
+    (user / "never.py").write_text("def task():\n    raise AssertionError('the data were loaded')\n")
+    told = said("train", name, "--data", "never:task")
+    assert f"{name} holds a network without the code that makes it" in told and "requires_grad" not in told
+
+
+def test_a_path_that_is_not_there_is_no_misspelt_network(user: Path) -> None:
+    assert said("evaluate", "out/small", "--data", "mycode:task") == "error: out/small: no such file or folder"

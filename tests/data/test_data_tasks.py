@@ -115,7 +115,17 @@ def test_a_cut_takes_the_asked_number_and_each_class_by_its_share(counts: list[i
     assert sorted([*kept.tolist(), *taken.tolist()]) == list(range(len(labels)))
     assert kept.tolist() == sorted(kept.tolist())
     for label, count in enumerate(counts):
-        assert abs(int((labels[taken] == label).sum()) - count * size / len(labels)) <= len(counts) / 2 + 0.5
+        assert abs(int((labels[taken] == label).sum()) - count * size / len(labels)) <= len(counts)
+    several = [label for label, count in enumerate(counts) if count > 1]
+    if size >= len(several):
+        assert set(several) <= set(labels[taken].tolist())
+
+
+def test_a_rare_class_is_in_every_split_and_the_only_sample_of_one_is_kept() -> None:
+    labels = torch.tensor([0] * 60 + [1] * 3 + [2])
+    kept, taken = cut(labels, 9, "here")
+    assert labels[taken].bincount(minlength=3).tolist() == [8, 1, 0]
+    assert labels[kept].bincount().tolist() == [52, 2, 1]
 
 
 def test_a_cut_of_equal_classes_is_exact_and_always_the_same() -> None:
