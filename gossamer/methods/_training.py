@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
-from gossamer.core.batches import Loader, unaugmented
+from gossamer.core.batches import Loader, sample_count, unaugmented
 from gossamer.core.context import Context
 from gossamer.core.record import EditKind
 from gossamer.core.task import Task
@@ -155,6 +155,11 @@ class Limited:
 
     def __iter__(self) -> Iterator[Any]:
         return (batch for _, batch in zip(range(self.batches), self.loader))
+
+    @property
+    def samples(self) -> int | None:
+        """How many there are; None where batches are left out, since nobody knows how many samples these have."""
+        return sample_count(self.loader) if self.batches == len(self.loader) else None
 
     def __getattr__(self, name: str) -> Any:
         if name == "loader":  # while it is copied

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from nets import learned, stripes, task, tiny
 from torch import nn
 
+import gossamer
 from gossamer import Context, Goal
 from gossamer.errors import BadInput, Diverged
+from gossamer.measure import evaluate
 from gossamer.methods._training import Limited
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.lowrank.svd import SVD
@@ -301,6 +303,14 @@ def test_limited_gives_the_first_batches_again_and_again() -> None:
     loader = Limited(["a", "b", "c"], 2)  # type: ignore[arg-type]
     assert len(loader) == 2
     assert list(loader) == list(loader) == ["a", "b"]
+
+
+def test_networks_are_evaluated_on_the_first_batches_of_a_loader_that_knows_its_samples() -> None:
+    whole = gossamer.load_task("digits", batch_size=32)
+    model = gossamer.models.build_for("lenet5", whole)
+    few, all_of_it = (replace(whole, validation=Limited(whole.validation, n)) for n in (2, 10**6))
+    assert len(evaluate(model, few)) == 64
+    assert len(evaluate(model, all_of_it)) == len(evaluate(model, whole))
 
 
 def test_a_block_that_does_nothing_is_the_least_missed() -> None:
