@@ -61,7 +61,7 @@ def work(folder: Path, first: bool) -> None:
     backend.runner(warm)  # what happens once, such as imports, happens before the clock starts
     print("ready", flush=True)
     sys.stdin.readline()
-    found = follow(backend)
+    found = follow(backend).found
     own = [row for row in study.known.values() if row["by"] == study.owner["name"]]
     decided = repr([(one.genes, one.epochs, one.value) for one in found])
     row = {"trials": sum("value" in one for one in own), "busy": sum(one["seconds"] for one in own)}

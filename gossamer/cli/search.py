@@ -61,7 +61,7 @@ def search(
     data: DataOption = "auto",
     space: Annotated[str, typer.Option(help="Which networks: mobile or cells.")] = SPACES[0],
     searcher: Annotated[
-        str, typer.Option(help="Who proposes: random, evolution, predictor, halving, tpe or nsga2.")
+        str, typer.Option(help="Who proposes: random, evolution, predictor, halving, tpe, nsga2, darts or darts2.")
     ] = "evolution",
     latency_ms: LatencyOption = None,
     macs: MacsOption = None,

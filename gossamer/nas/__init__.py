@@ -12,7 +12,16 @@ from gossamer.nas.mobile import MobileSpace
 from gossamer.nas.neighbourhood import NeighbourSpace, neighbourhood
 from gossamer.nas.plan import SearchPlan
 from gossamer.nas.result import Found, front, pick
-from gossamer.nas.searchers import SEARCHERS, Evolution, HalvingSearch, PredictorSearch, RandomSearch, Searcher
+from gossamer.nas.searchers import (
+    SEARCHERS,
+    DartsSearch,
+    Evolution,
+    HalvingSearch,
+    PredictorSearch,
+    RandomSearch,
+    Searcher,
+    SecondOrderDarts,
+)
 from gossamer.nas.space import Genes, Space
 from gossamer.nas.zero_cost import ZERO_COST, zero_cost_score
 
@@ -20,6 +29,7 @@ __all__ = [
     "SEARCHERS",
     "ZERO_COST",
     "CellSpace",
+    "DartsSearch",
     "Evolution",
     "Found",
     "Genes",
@@ -31,6 +41,7 @@ __all__ = [
     "SearchPlan",
     "SearchResult",
     "Searcher",
+    "SecondOrderDarts",
     "Space",
     "StudyOptions",
     "front",

@@ -2,19 +2,26 @@
 
 Trial k is proposed from the results of the trials before k - concurrent + 1, in their order, and from no others, even
 where more are known. Results may come in any order, from any number of processes.
+
+A proposal outside of the limits is repaired where the space is ordered by cost (`Space.cheapest`): ever cheaper
+networks, in an order that the proposal decides, up to the first that is inside. Where it is not, the searcher proposes
+another one.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from gossamer.core.metric import Metric
 from gossamer.core.progress import Progress
 from gossamer.errors import BadInput
+from gossamer.nas.limit_repair import LimitRepair
 from gossamer.nas.plan import LIMITS, SearchPlan
 from gossamer.nas.result import Found
 from gossamer.nas.searchers import Searcher
+from gossamer.nas.space import Genes
 from gossamer.nas.trials import TrialStep, within
 
 SAID = 10  # proposals outside of the limits, after which a message says so
@@ -23,11 +30,11 @@ OUTSIDE = 300  # proposals in a row that are outside of the limits, before the s
 
 @dataclass
 class _Slot:
-    """One trial: what was proposed and is outside of the limits, and what is trained."""
+    """One trial: what is trained, and what was measured before and is not trained."""
 
     step: TrialStep
     measured: Mapping[str, Any]
-    outside: list[Found] = field(default_factory=list)
+    aside: list[Found]
     said: bool = False
 
 
@@ -62,9 +69,12 @@ class Decisions:
         self.metric, self.progress = metric, progress
         self.slots: list[_Slot] = []
         self.told: list[Found] = []  # of trials whose results the searcher knows
-        self.outside: list[Found] = []  # of the trial that is being proposed
+        self.aside: list[Found] = []  # measured and not trained, of the trial that is being proposed
+        self.rows: dict[Genes, Mapping[str, Any]] = {}  # measured and inside, of the same
         self.asked: TrialStep | None = None  # a proposal whose costs are not known yet
+        self.repair: LimitRepair | None = None  # of a proposal that is outside
         self.over = False
+        self.prepared: Mapping[str, Any] | None = None  # what came of the supernet, where the searcher has one
         self.nearest: dict[str, float] = {}
 
     @property
@@ -75,13 +85,21 @@ class Decisions:
     @property
     def found(self) -> list[Found]:
         """Everything that was looked at, in the order of the proposals."""
-        return [one for slot, trained in zip(self.slots, self.told) for one in (*slot.outside, trained)]
+        return [one for slot, trained in zip(self.slots, self.told) for one in (*slot.aside, trained)]
+
+    @property
+    def supernet(self) -> TrialStep | None:
+        """What has to be trained before the first proposal; None where nothing is."""
+        order = self.searcher.order
+        return None if order is None else TrialStep("supernet", "supernet", (), self.epochs, order)
 
     def ready(self) -> list[TrialStep]:
         """Follow the results as far as they are there; the steps that can be done now, the first ones first."""
         while self._follow():
             pass
         steps = [self.asked] if self.asked is not None else []
+        if self.supernet is not None and self.prepared is None:
+            steps.append(self.supernet)
         for number, slot in enumerate(self.slots):
             row = self.results(slot.step.key)
             if row is None:
@@ -93,6 +111,11 @@ class Decisions:
 
     def _follow(self) -> bool:
         """One decision; False where a result is missing for it, or none is left."""
+        if self.supernet is not None and self.prepared is None:
+            self.prepared = self.results(self.supernet.key)
+            if self.prepared is not None:
+                self.searcher.prepare(self._of(self.supernet, self.prepared))
+            return self.prepared is not None
         if self.asked is not None:
             return self._judge(self.asked)
         number = len(self.slots)
@@ -101,15 +124,18 @@ class Decisions:
             return False
         if not self._tell(number - self.plan.concurrent + 1):
             return False
-        if not self.outside and not self._time_is_left():
+        if not self.aside and not self._time_is_left():
             self.progress.say(f"the time ends after {number} trainings")
             self.over = True
             return True
         proposal = self.searcher.ask()
-        epochs = max(1, round(self.epochs * proposal.share))
-        key = f"{number:05d}-{len(self.outside):03d}-costs"
-        self.asked = TrialStep(key, "measure", proposal.genes, epochs)
+        self._ask(proposal.genes, max(1, round(self.epochs * proposal.share)))
         return True
+
+    def _ask(self, genes: Genes, epochs: int) -> None:
+        """Wait for the costs of an architecture."""
+        key = f"{len(self.slots):05d}-{len(self.aside) + len(self.rows):03d}-costs"
+        self.asked = TrialStep(key, "measure", genes, epochs)
 
     def _tell(self, count: int) -> bool:
         """Tell the searcher the results of the first so many trials; False where one is missing."""
@@ -128,24 +154,58 @@ class Decisions:
         row = self.results(asked.key)
         if row is None:
             return False
-        self.asked, number = None, len(self.slots)
-        costs = self._of(asked, row)["costs"]
-        if within(costs, self.limits):
-            step = TrialStep(f"{number:05d}-score", "train", asked.genes, asked.epochs)
-            self.slots.append(_Slot(step, row, self.outside))
-            self.outside = []
+        self.asked, costs = None, self._of(asked, row)["costs"]
+        inside = within(costs, self.limits)
+        if inside:
+            self.rows[asked.genes] = row
+        else:
+            self._put_outside(asked, row)
+        if self.repair is not None:
+            self.repair.tell(inside)
+        elif inside:
+            self._train(asked)
             return True
-        one = Found(genes=asked.genes, epochs=0, value=None, costs=costs, seconds=row["seconds"], words=row["words"])
-        self.outside.append(one)
-        self._note_nearest(costs)
-        self.searcher.tell(one)
-        if len(self.outside) == OUTSIDE:
-            raise BadInput(f"{OUTSIDE} architectures in a row are outside of the limits; {self._nearest_so_far()}")
-        if len(self.outside) % SAID == 0:
-            self.progress.say(
-                f"trial {number + 1}: {len(self.outside)} outside of the limits; {self._nearest_so_far()}"
-            )
+        else:
+            self.repair = LimitRepair(list(self.searcher.space.ever_cheaper(asked.genes, Random(repr(asked.genes)))))
+        self._repair(asked.epochs)
         return True
+
+    def _repair(self, epochs: int) -> None:
+        """The next step of a repair, or what came of it."""
+        assert self.repair is not None
+        if (genes := self.repair.asked) is not None:
+            self._ask(genes, epochs)
+            return
+        found, self.repair = self.repair.found, None
+        if found is not None:
+            self.searcher.seen.add(found)
+            self._train(TrialStep("", "measure", found, epochs))
+        elif self.searcher.space.cheapest is not None:
+            raise BadInput(f"no architecture of this space is within the limits; {self._nearest_so_far()}")
+
+    def _train(self, chosen: TrialStep) -> None:
+        """The next trial: an architecture that is within the limits."""
+        step = TrialStep(f"{len(self.slots):05d}-score", "train", chosen.genes, chosen.epochs)
+        row = self.rows.pop(chosen.genes)
+        spared = [self._untrained(genes, other) for genes, other in self.rows.items()]
+        self.slots.append(_Slot(step, row, [*self.aside, *spared]))
+        self.aside, self.rows = [], {}
+
+    def _put_outside(self, asked: TrialStep, row: Mapping[str, Any]) -> None:
+        """A proposal that is outside of the limits."""
+        one = self._untrained(asked.genes, row)
+        self.aside.append(one)
+        self._note_nearest(one.costs)
+        self.searcher.tell(one)
+        if len(self.aside) == OUTSIDE:
+            raise BadInput(f"{OUTSIDE} architectures in a row are outside of the limits; {self._nearest_so_far()}")
+        if len(self.aside) % SAID == 0:
+            number = len(self.slots) + 1
+            self.progress.say(f"trial {number}: {len(self.aside)} outside of the limits; {self._nearest_so_far()}")
+
+    @staticmethod
+    def _untrained(genes: Genes, row: Mapping[str, Any]) -> Found:
+        return Found(genes=genes, epochs=0, value=None, costs=row["costs"], seconds=row["seconds"], words=row["words"])
 
     def _of(self, step: TrialStep, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The result, which is of what was proposed here."""
@@ -178,7 +238,13 @@ class Decisions:
         epoch = sum(one.seconds for one in self.told) / max(sum(one.epochs for one in self.told), 1)
         running = sum(slot.step.epochs for slot in self.slots[len(self.told) :])
         needed = epoch * (running + self.epochs + self.final_epochs)
-        return bool(sum(one.seconds for one in self.found) + needed <= 60 * self.minutes)
+        return bool(self.seconds + needed <= 60 * self.minutes)
+
+    @property
+    def seconds(self) -> float:
+        """That everything took so far, of all processes together."""
+        supernet = self.prepared["seconds"] if self.prepared is not None else 0.0
+        return float(supernet + sum(one.seconds for one in self.found))
 
     def _note_nearest(self, costs: dict[str, float]) -> None:
         def far(one: dict[str, float]) -> float:

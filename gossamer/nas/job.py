@@ -23,10 +23,10 @@ from gossamer.nas.backends import Backend, RayCluster, ThisProcess
 from gossamer.nas.decisions import Decisions, costs_text, limits_text
 from gossamer.nas.plan import LIMITS, SearchPlan
 from gossamer.nas.result import Found, front, pick
-from gossamer.nas.searchers import SEARCHERS
+from gossamer.nas.searchers import SEARCHERS, Searcher
 from gossamer.nas.space import Genes, Space
 from gossamer.nas.study import WORK, Study, describe_study, read_description
-from gossamer.nas.trials import TrialRunner, cost_limits
+from gossamer.nas.trials import TrialRunner, cost_limits, within
 from gossamer.report.search import SearchRow, write_search
 from gossamer.runtime.onnx_export import export_onnx
 from gossamer.task import check
@@ -131,6 +131,7 @@ def search(
             f"{', '.join(others)}: a search has no original to compare with; its limits are {', '.join(LIMITS)}"
         )
     plan = plan or SearchPlan()
+    searcher_of(plan, space, 0)  # refuses what it cannot search, before anything is written
     context = (context or Context()).with_progress(verbose)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-search-"))
     options = options or StudyOptions()
@@ -190,7 +191,7 @@ def join_search(
 def decisions_of(study: Study, runner: TrialRunner) -> Decisions:
     """What the search of a study decides."""
     plan, goal = study.description.plan, study.description.goal
-    searcher = SEARCHERS[plan.searcher](runner.space, study.description.seed)
+    searcher = searcher_of(plan, runner.space, study.description.seed)
     searcher.cost = next(iter(runner.limits), "latency_ms")  # not by `pick`, which decides after the search
     return Decisions(
         searcher,
@@ -204,8 +205,17 @@ def decisions_of(study: Study, runner: TrialRunner) -> Decisions:
     )
 
 
-def follow(backend: Backend) -> list[Found]:
-    """Do what the search asks for, until all trials are done by this process or by others; what was found."""
+def searcher_of(plan: SearchPlan, space: Space, seed: int) -> Searcher:
+    """Who proposes.
+
+    Raises:
+        BadInput: it cannot search this space, or starts from what is not of it.
+    """
+    return SEARCHERS[plan.searcher](space, seed, start=[tuple(one) for one in plan.start])
+
+
+def follow(backend: Backend) -> Decisions:
+    """Do what the search asks for, until all trials are done by this process or by others; what was decided."""
     study = backend.study
     decisions = decisions_of(study, backend.runner)
     try:
@@ -215,7 +225,7 @@ def follow(backend: Backend) -> list[Found]:
             study.refresh()
     finally:
         backend.close()
-    return decisions.found
+    return decisions
 
 
 class SearchJob:
@@ -234,15 +244,16 @@ class SearchJob:
     def execute(self) -> SearchResult:
         """Everything, in order."""
         check(self.task, self.runner.network(self.space.random(Random(0))))  # before hours of work
-        found = follow(self._backend())
+        decided = follow(self._backend())
+        found = decided.found
         trained = [one for one in found if one.trained]
         if not trained:
             raise BadInput("every training of the search failed; lower the learning rate")
         if self.plan.pick is not None:
-            return self._deliver(found, pick(found, *self.plan.pick))
+            return self._deliver(decided, pick(found, *self.plan.pick))
         longest = max(one.epochs for one in trained)
         best = max((one for one in trained if one.epochs == longest), key=lambda one: one.value or 0.0)
-        return self._deliver(found, best)
+        return self._deliver(decided, best)
 
     def _backend(self) -> Backend:
         measure = self.options.measure
@@ -250,8 +261,9 @@ class SearchJob:
             return ThisProcess(self.study, self.runner, measure=measure)
         return RayCluster(self.study, self.runner, self.options.ray, measure=measure)
 
-    def _deliver(self, found: list[Found], best: Found) -> SearchResult:
+    def _deliver(self, decided: Decisions, best: Found) -> SearchResult:
         """The best one, trained for the full length, with its files."""
+        found = decided.found
         model, path = self.runner.network(best.genes), self._final(best.genes, "safetensors")
         epochs = self.final_epochs
         self.context.progress.say(f"the best of {sum(one.trained for one in found)}: training it for {epochs} epochs")
@@ -265,15 +277,16 @@ class SearchJob:
         export_onnx(model, self.task.example_inputs, self.folder / "model.onnx")
         validation = evaluate(model, self.task)
         test = evaluate(model, self.task, "test") if self.task.test is not None else None
-        self._write(found, best, validation, test)
+        self._write(decided, best, validation, test)
         return SearchResult(model, best, tuple(found), validation, test, self.folder)
 
     def _final(self, genes: Genes, kind: str) -> Path:
         """A file of the final training: with more trials or another pick another architecture may be the best."""
         return self.folder / WORK / f"final-{hashlib.sha256(repr(genes).encode()).hexdigest()[:12]}.{kind}"
 
-    def _write(self, found: list[Found], best: Found, validation: Evaluation, test: Evaluation | None) -> None:
+    def _write(self, decided: Decisions, best: Found, validation: Evaluation, test: Evaluation | None) -> None:
         """`search.json` and the page."""
+        found = decided.found
         on_front = {one.genes for one in front(found, self.cost)}
         shown = self.task.metric.shown
         document = {
@@ -294,7 +307,9 @@ class SearchJob:
             "validation": validation.shown,
             "test": test.shown if test is not None else None,
             "found": [asdict(one) for one in found if one.epochs],
-            "outside_of_the_limits": sum(not one.epochs for one in found),
+            "seconds": decided.seconds,
+            "supernet": decided.prepared,
+            "outside_of_the_limits": sum(not within(one.costs, self.limits) for one in found),
         }
         write_text(self.folder / "search.json", json.dumps(document, indent=1))
         rows = [

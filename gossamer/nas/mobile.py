@@ -111,6 +111,11 @@ class MobileSpace(Space):
         stage = (len(DEPTHS), len(WIDTHS), len(KERNELS), len(EXPANSIONS), len(ATTENTION))
         return (*stage * len(self.base), len(SCALES))
 
+    @property
+    def cheapest(self) -> Genes:
+        """The first of every choice, and the fewest pixels."""
+        return (*(0,) * (len(self.choices) - 1), len(SCALES) - 1)
+
     def stages(self, genes: Genes) -> list[tuple[int, int, int, int, bool]]:
         """Depth, channels, kernel, expansion and attention of every stage."""
         found = []

@@ -63,6 +63,11 @@ class NeighbourSpace(Space):
         widths = (len(options) for options in self.elastic.widths.values())
         return (*(2 for _ in self.elastic.blocks), *widths, *(len(self.bits) for _ in self.layers))
 
+    @property
+    def cheapest(self) -> Genes:
+        """Without any block, the fewest channels and bits."""
+        return self.canonical(tuple(n - 1 for n in self.choices))
+
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """Whose bits are searched."""
@@ -203,12 +208,12 @@ class Condition:
 
 
 class Within(Space):
-    """The part of a space that a condition holds for, as far as drawing at random finds it.
+    """The part of a space that a condition holds for, as far as drawing and repairing finds it.
 
     Args:
         space: the whole space.
         holds: of a vector.
-        start: a vector for which it holds, or the nearest to it: what is taken where none is drawn.
+        start: a vector for which it holds, or the nearest to it: what is taken where none is found.
     """
 
     TRIES = 100
@@ -229,8 +234,20 @@ class Within(Space):
     def canonical(self, genes: Genes) -> Genes:
         return self.space.canonical(genes)
 
+    @property
+    def cheapest(self) -> Genes | None:
+        return self.space.cheapest
+
+    def repaired(self, genes: Genes, rng: Random) -> Genes | None:
+        """The first of ever cheaper networks for which the condition holds; None where there is none."""
+        return next((one for one in (genes, *self.space.ever_cheaper(genes, rng)) if self.holds(one)), None)
+
     def random(self, rng: Random) -> Genes:
-        return next((one for _ in range(self.TRIES) if self.holds(one := self.space.random(rng))), self.start)
+        """Drawn by chance; where that finds none, the last that was drawn is repaired."""
+        for _ in range(self.TRIES):
+            if self.holds(drawn := self.space.random(rng)):
+                return drawn
+        return self.repaired(drawn, rng) or self.start
 
     def mutated(self, genes: Genes, rng: Random) -> Genes:
         """One step, or a few where one leaves the condition: a wider group and a narrower one, for instance."""
@@ -240,7 +257,8 @@ class Within(Space):
                 child = self.space.mutated(child, rng)
             if child != genes and self.holds(child):
                 return child
-        return self.random(rng)
+        found = self.repaired(child, rng)
+        return self.random(rng) if found is None or found == genes else found
 
 
 def neighbourhood(

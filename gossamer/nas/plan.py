@@ -1,6 +1,7 @@
 """How long is searched, by whom, and what networks can be limited by."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gossamer.core.validation import KnownArguments
@@ -26,6 +27,8 @@ class SearchPlan(KnownArguments):
             depends on this number, and not on how many workers there are or which one is faster.
         pick: which network of the front is given: the best whose cost of this name ("latency_ms", "macs", "params") is
             at most so much; None: the best of all. Another pick of a finished search costs one final training.
+        start: architectures that are tried first, as vectors of the space, such as one that is known to be good.
+            Evolution goes on from them.
 
     Raises:
         BadInput: another searcher, or nothing to do.
@@ -42,6 +45,7 @@ class SearchPlan(KnownArguments):
     lr: float = 0.1
     concurrent: int = 4
     pick: tuple[str, float] | None = None
+    start: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         if self.searcher not in SEARCHERS:

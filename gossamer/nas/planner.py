@@ -129,8 +129,7 @@ class NeighbourSearch:
     def __init__(self, planner: NeighbourhoodPlanner, whole: CostEstimate, limit: float) -> None:
         self.planner, self.limit, self.space = planner, limit, planner.space
         self.costs = Condition(self.space, planner.cost_model.layer_costs(), whole.worst_ratio, limit)
-        self.smallest = self.space.canonical(tuple(n - 1 for n in self.space.choices))
-        within = Within(self.space, self.costs, self.smallest)
+        within = Within(self.space, self.costs, self.space.cheapest)
         self.searcher = Evolution(within, planner.context.seed)
         self.found: list[Found] = []
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from torch import nn
@@ -16,7 +16,8 @@ class Space(ABC):
     """Networks by vectors of whole numbers, each number from 0 up to one less than its entry of `choices`.
 
     Searchers know nothing of networks but these numbers. Several vectors may name the same network; `canonical` gives
-    one of them.
+    one of them. A space whose numbers are ordered by cost says so by `cheapest`: then a search repairs what is outside
+    of its limits.
 
     Example:
         >>> from gossamer.nas import MobileSpace
@@ -42,6 +43,40 @@ class Space(ABC):
     def canonical(self, genes: Genes) -> Genes:
         """One vector for all those that name the same network."""
         return genes
+
+    @property
+    def cheapest(self) -> Genes | None:
+        """The network that costs least, where every number is ordered by cost: the nearer it is to its value here, the
+        less networks cost in every respect. None: there is no such order."""
+        return None
+
+    def cheaper(self, genes: Genes, rng: Random) -> Genes | None:
+        """A network that costs no more: one number, any one, a step nearer to that of `cheapest`.
+
+        Args:
+            genes: in canonical form.
+            rng: that draws which number.
+
+        Returns:
+            Another network; None where there is no cheaper one, or none is known.
+        """
+        goal = self.cheapest
+        if goal is None:
+            return None
+        places = [place for place, (gene, last) in enumerate(zip(genes, goal)) if gene != last]
+        for place in rng.sample(places, len(places)):
+            step = 1 if goal[place] > genes[place] else -1
+            found = self.canonical((*genes[:place], genes[place] + step, *genes[place + 1 :]))
+            if found != genes:  # the number may be one that nothing uses
+                return found
+        return None
+
+    def ever_cheaper(self, genes: Genes, rng: Random) -> Iterator[Genes]:
+        """Networks from this one, which is left out, to `cheapest`, each of which costs no more than the one before."""
+        found = self.cheaper(genes, rng)
+        while found is not None:
+            yield found
+            found = self.cheaper(found, rng)
 
     @property
     def size(self) -> int:

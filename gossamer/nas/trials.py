@@ -19,6 +19,8 @@ from gossamer.errors import Diverged
 from gossamer.measure import evaluate
 from gossamer.measure.latency import latency
 from gossamer.modules.cost import total_macs
+from gossamer.nas.cells import CellSpace
+from gossamer.nas.darts import train_supernet
 from gossamer.nas.plan import LIMITS
 from gossamer.nas.quiet_machine import QuietMachine
 from gossamer.nas.space import Genes, Space
@@ -36,15 +38,18 @@ class TrialStep:
 
     Attributes:
         key: names it in the study.
-        kind: "measure": what it costs, up to the first limit that it is outside of; "train": its score.
-        genes: which architecture.
+        kind: "measure": what it costs, up to the first limit that it is outside of; "train": its score; "supernet":
+            the weights of a supernet's operations.
+        genes: which architecture; of a supernet, none.
         epochs: of the training.
+        order: of the gradient of a supernet's operations.
     """
 
     key: str
-    kind: Literal["measure", "train"]
+    kind: Literal["measure", "train", "supernet"]
     genes: Genes
     epochs: int = 0
+    order: int = 1
 
 
 class TrialRunner:
@@ -72,6 +77,8 @@ class TrialRunner:
         if step.kind == "measure":
             with self.context.progress.busy("measuring an architecture"):
                 found |= {"costs": self.costs(self.network(step.genes)), "words": self.space.words(step.genes)}
+        elif step.kind == "supernet":
+            found |= self.supernet(step)
         else:
             value = self.train(self.network(step.genes), step.epochs, f"{step.epochs} epochs")
             found |= {"epochs": step.epochs, "value": value}
@@ -111,6 +118,21 @@ class TrialRunner:
                 return None
             recalibrate(model, self.task.calibration)
             return evaluate(model, self.task).value
+
+    def supernet(self, step: TrialStep) -> dict[str, Any]:
+        """What the training of the supernet of the space gives."""
+        assert isinstance(self.space, CellSpace)  # the searcher has refused others
+        with self.machine.training() as pauses:
+            return train_supernet(
+                self.space,
+                self.task,
+                epochs=step.epochs,
+                lr=self.lr,
+                context=self.context.fork(),
+                order=step.order,
+                minutes=self.goal.time_budget,
+                after_step=pauses,
+            )
 
     def _latency(self, model: nn.Module) -> float:
         """Median milliseconds of one batch on the goal's runtime."""

@@ -60,7 +60,7 @@ def toy_backend(folder: Path, hand: Hand | None = None, **how: Any) -> ThisProce
 
 def alone(folder: Path) -> list[Found]:
     """What one process finds."""
-    return follow(toy_backend(folder))
+    return follow(toy_backend(folder)).found
 
 
 def test_a_worker_that_comes_in_the_middle_of_a_step_takes_another_one(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_worker_that_comes_in_the_middle_of_a_step_takes_another_one(tmp_path:
             other.advance(decisions.ready())
 
     one.runner.meanwhile = meanwhile  # type: ignore[attr-defined]
-    assert follow(one) == alone(tmp_path / "one")
+    assert follow(one).found == alone(tmp_path / "one")
     assert other.done == 3 and one.done == 21
 
 
@@ -97,7 +97,7 @@ def test_the_trial_of_a_worker_that_is_gone_is_done_again(tmp_path: Path) -> Non
     step = decisions_of(lost.study, lost.runner).ready()[0]
     assert lost.study.take(step.key) is not None  # and nothing is released, as after SIGKILL
     other = toy_backend(tmp_path / "two", hand, said=(said := Said()))
-    assert follow(other) == alone(tmp_path / "one")
+    assert follow(other).found == alone(tmp_path / "one")
     assert hand.time > 90 and other.done == 24
     assert any("waiting for other workers: 00000-000-costs" in line for line in said.lines)
 
@@ -128,8 +128,8 @@ def test_fifty_kills_cost_nothing_but_steps_that_ran(tmp_path: Path) -> None:
         kills += 1
         rng.random()
     assert kills >= 50
-    found = follow(toy_backend(tmp_path / "killed", trials=30))
-    assert found == follow(toy_backend(tmp_path / "one", trials=30))
+    found = follow(toy_backend(tmp_path / "killed", trials=30)).found
+    assert found == follow(toy_backend(tmp_path / "one", trials=30)).found
 
 
 def test_times_are_measured_only_by_workers_that_may(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_times_are_measured_only_by_workers_that_may(tmp_path: Path) -> None:
             quiet.advance(steps)
 
     hand.then = [lambda: None] * 40 + [measure] * 40
-    assert len(follow(busy)) == 12
+    assert len(follow(busy).found) == 12
     assert len(done) == 12 and all(key.endswith("score") for key in done)
     assert "waiting for a worker with --measure, or the search itself: 00000-000-costs" in said.lines
 
@@ -225,7 +225,7 @@ def test_without_ray_one_message_names_the_extra(tmp_path: Path, monkeypatch: py
 def test_ray_finds_what_one_process_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", importing(Path(__file__).parent)["PYTHONPATH"])  # of the processes of Ray
     here = toy_backend(tmp_path / "ray")
-    found = follow(RayCluster(here.study, here.runner, "local"))
+    found = follow(RayCluster(here.study, here.runner, "local")).found
     assert found == alone(tmp_path / "one")
 
 

@@ -17,9 +17,11 @@ from gossamer.errors import BadInput, CorruptFile
 from gossamer.nas import MobileSpace, SearchPlan
 from gossamer.nas import shared_folder as files
 from gossamer.nas.shared_folder import PATIENCE, Clock
-from gossamer.nas.study import LEASE, Study, StudyDescription, describe_study, gone, process, read_description
+from gossamer.nas.study import FORMAT, LEASE, Study, StudyDescription, describe_study, gone, process, read_description
 
-DESCRIPTION = StudyDescription(identity={"format": 1, "seed": 0, "space": "A", "versions": {"torch": "2"}}, trials=3)
+DESCRIPTION = StudyDescription(
+    identity={"format": FORMAT, "seed": 0, "space": "A", "versions": {"torch": "2"}}, trials=3
+)
 
 
 class Hand:

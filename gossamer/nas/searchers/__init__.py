@@ -5,6 +5,7 @@ was told, in the order in which it asked: so a search that is killed and started
 """
 
 from gossamer.nas.searchers._base import Proposal, Searcher
+from gossamer.nas.searchers.darts import DartsSearch, SecondOrderDarts
 from gossamer.nas.searchers.evolution import Evolution
 from gossamer.nas.searchers.halving import HalvingSearch
 from gossamer.nas.searchers.nsga2 import NSGA2Search
@@ -19,10 +20,13 @@ SEARCHERS: dict[str, type[Searcher]] = {
     "halving": HalvingSearch,
     "tpe": TPESearch,
     "nsga2": NSGA2Search,
+    "darts": DartsSearch,
+    "darts2": SecondOrderDarts,
 }
 
 __all__ = [
     "SEARCHERS",
+    "DartsSearch",
     "Evolution",
     "HalvingSearch",
     "NSGA2Search",
@@ -30,5 +34,6 @@ __all__ = [
     "Proposal",
     "RandomSearch",
     "Searcher",
+    "SecondOrderDarts",
     "TPESearch",
 ]

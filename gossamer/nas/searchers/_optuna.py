@@ -16,16 +16,22 @@ class OptunaSearch(Searcher):
     Args:
         space: that it proposes from.
         seed: of everything that is drawn.
+        start: architectures that are proposed first.
     """
 
     directions: Sequence[str]
 
-    def __init__(self, space: Space, seed: int = 0) -> None:
-        super().__init__(space, seed)
+    def __init__(self, space: Space, seed: int = 0, *, start: Sequence[Genes] = ()) -> None:
+        super().__init__(space, seed, start=start)
         optuna = require("optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(directions=self.directions, sampler=self.sampler(optuna, seed))
         self.failed = optuna.trial.TrialState.FAIL
+        categories = [optuna.distributions.CategoricalDistribution(list(range(n))) for n in space.choices]
+        self.distributions = {f"g{i}": one for i, one in enumerate(categories)}
+        self.finished = optuna.trial.create_trial
+        for genes in self.start:
+            self.study.enqueue_trial(self._named(genes))
         self.running: dict[Genes, list[Any]] = {}  # an architecture can be proposed again while it is trained
 
     @abstractmethod
@@ -38,17 +44,24 @@ class OptunaSearch(Searcher):
 
     def ask(self) -> Proposal:
         trial = self.study.ask()
-        drawn = tuple(trial.suggest_categorical(f"g{i}", list(range(n))) for i, n in enumerate(self.space.choices))
-        genes = self.space.canonical(drawn)
+        drawn = [trial.suggest_categorical(name, one.choices) for name, one in self.distributions.items()]
+        genes = self.space.canonical(tuple(drawn))
         self.running.setdefault(genes, []).append(trial)
         return Proposal(genes)
 
     def tell(self, found: Found) -> None:
+        values = self.objectives(found)
         if not self.running.get(found.genes):
+            if values is not None:  # a repaired proposal: nobody asked for it, but its score is known
+                named = self._named(found.genes)
+                self.study.add_trial(self.finished(params=named, distributions=self.distributions, values=values))
             return
         trial = self.running[found.genes].pop(0)
-        values = self.objectives(found)
         if values is None:
             self.study.tell(trial, state=self.failed)
         else:
             self.study.tell(trial, values)
+
+    @staticmethod
+    def _named(genes: Genes) -> dict[str, int]:
+        return {f"g{i}": gene for i, gene in enumerate(genes)}

@@ -5,10 +5,11 @@ Dying by age instead of by score keeps networks from staying because of one luck
 """
 
 from collections import deque
+from collections.abc import Sequence
 
 from gossamer.nas.result import Found
-from gossamer.nas.searchers._base import TRIES, Proposal, Searcher
-from gossamer.nas.space import Space
+from gossamer.nas.searchers._base import Proposal, Searcher
+from gossamer.nas.space import Genes, Space
 
 
 class Evolution(Searcher):
@@ -17,7 +18,8 @@ class Evolution(Searcher):
     Args:
         space: that it proposes from.
         seed: of everything that is drawn.
-        population: how many live at a time; so many random ones come first.
+        start: architectures that are proposed first; the others of the first population are their mutations.
+        population: how many live at a time; so many random ones come first, where there is no start.
         tournament: how many are drawn, of which the best becomes a parent.
 
     Example:
@@ -27,22 +29,22 @@ class Evolution(Searcher):
         1.0
     """
 
-    def __init__(self, space: Space, seed: int = 0, *, population: int = 12, tournament: int = 4) -> None:
-        super().__init__(space, seed)
+    def __init__(
+        self, space: Space, seed: int = 0, *, start: Sequence[Genes] = (), population: int = 12, tournament: int = 4
+    ) -> None:
+        super().__init__(space, seed, start=start)
         self.size, self.tournament = population, tournament
         self.population: deque[Found] = deque(maxlen=population)  # the oldest falls out
 
     def ask(self) -> Proposal:
-        if len(self.population) < self.size:
+        if len(self.population) >= self.size:
+            drawn = self.rng.sample(list(self.population), min(self.tournament, self.size))
+            parent = max(drawn, key=lambda one: one.value or 0.0).genes
+        elif self.start:
+            parent = self.rng.choice(self.start)
+        else:
             return Proposal(self.fresh())
-        drawn = self.rng.sample(list(self.population), min(self.tournament, self.size))
-        parent = max(drawn, key=lambda one: one.value or 0.0)
-        for _ in range(TRIES):
-            child = self.space.mutated(parent.genes, self.rng)
-            if child not in self.seen:
-                break
-        self.seen.add(child)
-        return Proposal(child)
+        return Proposal(self.unseen(lambda: self.space.mutated(parent, self.rng)))
 
     def tell(self, found: Found) -> None:
         if found.trained:  # what is outside of the limits was never trained, and has no children

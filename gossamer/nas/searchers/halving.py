@@ -4,6 +4,8 @@ Source: Li et al. 2020, arXiv:1810.05934, algorithm 2; here one at a time, and t
 learning-rate schedule is as long as its training.
 """
 
+from collections.abc import Sequence
+
 from gossamer.nas.result import Found
 from gossamer.nas.searchers._base import Proposal, Searcher
 from gossamer.nas.space import Genes, Space
@@ -15,6 +17,7 @@ class HalvingSearch(Searcher):
     Args:
         space: that it proposes from.
         seed: of everything that is drawn.
+        start: architectures that are proposed first.
         reduction: each length is so many times the one before, and one of so many is promoted.
         lengths: how many there are; the last is the full training.
 
@@ -25,8 +28,10 @@ class HalvingSearch(Searcher):
         0.111
     """
 
-    def __init__(self, space: Space, seed: int = 0, *, reduction: int = 3, lengths: int = 3) -> None:
-        super().__init__(space, seed)
+    def __init__(
+        self, space: Space, seed: int = 0, *, start: Sequence[Genes] = (), reduction: int = 3, lengths: int = 3
+    ) -> None:
+        super().__init__(space, seed, start=start)
         self.reduction, self.shares = reduction, [reduction ** (i + 1 - lengths) for i in range(lengths)]
         self.done: list[dict[Genes, float]] = [{} for _ in self.shares]
         self.promoted: list[set[Genes]] = [set() for _ in self.shares]

@@ -4,6 +4,8 @@ Source: the scheme of White et al. 2021, arXiv:1910.11858 (BANANAS: predictor, m
 with a random forest (Breiman 2001) as the predictor, which needs few samples and no tuning.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,7 @@ class PredictorSearch(Searcher):
     Args:
         space: that it proposes from.
         seed: of everything that is drawn.
+        start: architectures that are proposed first.
         initial: random ones before there is a predictor.
         explored: every so many proposals, one is drawn evenly: the predictor must not only see what it likes.
 
@@ -33,8 +36,10 @@ class PredictorSearch(Searcher):
         1.0
     """
 
-    def __init__(self, space: Space, seed: int = 0, *, initial: int = 8, explored: int = 5) -> None:
-        super().__init__(space, seed)
+    def __init__(
+        self, space: Space, seed: int = 0, *, start: Sequence[Genes] = (), initial: int = 8, explored: int = 5
+    ) -> None:
+        super().__init__(space, seed, start=start)
         self.initial, self.explored = initial, explored
         self.known: list[Found] = []
         self.outside: set[Genes] = set()
