@@ -211,7 +211,7 @@ def searcher_of(plan: SearchPlan, space: Space, seed: int) -> Searcher:
     Raises:
         BadInput: it cannot search this space, or starts from what is not of it.
     """
-    return SEARCHERS[plan.searcher](space, seed, start=[tuple(one) for one in plan.start])
+    return SEARCHERS[plan.searcher](space, seed, start=plan.start)
 
 
 def follow(backend: Backend) -> Decisions:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput, unknown
 from gossamer.nas.searchers import SEARCHERS
+from gossamer.nas.space import Genes
 
 LEAST_EPOCHS, LEAST_STEPS, FINAL = 2, 150, 5  # shorter trainings leave every network near chance
 LIMITS = {"latency_ms": "ms", "macs": "multiply-adds", "params": "parameters"}
@@ -45,9 +46,10 @@ class SearchPlan(KnownArguments):
     lr: float = 0.1
     concurrent: int = 4
     pick: tuple[str, float] | None = None
-    start: Sequence[Sequence[int]] = ()
+    start: Sequence[Genes] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "start", tuple(tuple(genes) for genes in self.start))  # JSON gives lists
         if self.searcher not in SEARCHERS:
             raise unknown("searcher", self.searcher, SEARCHERS)
         for name in ("trials", "epochs", "final_epochs", "concurrent"):

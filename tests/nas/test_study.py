@@ -310,6 +310,9 @@ def test_what_tells_a_study_from_others(tmp_path: Path) -> None:
         assert identity(**changes) != same
     found = StudyDescription(identity=same, trials=7)
     assert found.goal == goal and found.plan == replace(plan, trials=7) and found.seed == 0
+    started = replace(plan, start=((0, 1), (2, 3)))
+    assert identity(plan=started) != same
+    assert StudyDescription(identity=identity(plan=started), trials=1).plan == replace(started, trials=1)
 
 
 def test_folders_without_a_study_are_refused(tmp_path: Path) -> None:
