@@ -40,7 +40,7 @@ from gossamer.modules.cost import total_macs, total_params
 from gossamer.train import Training, fit
 
 RESULTS = paths.RESULTS / "landmarks.json"
-TRAIN, VALIDATION, TEST = 4000, 1000, 2000  # faces
+TRAIN, VALIDATION, TEST = 2000, 500, 2000  # faces
 WIDTHS = {"teacher": 16, "student": 3}
 RATES = (0.01, 0.03, 0.1)
 HINTS = 1 / 4  # of the epochs of `distill.neurons`, which the first stage takes
@@ -98,7 +98,7 @@ def best_rate(width: int, epochs: int, lines: Lines) -> float:
     """Of `RATES`, on validation faces."""
     errors = {}
     for lr in RATES:
-        errors[lr] = evaluate(trained(width, 0, lr, epochs), landmark_data(0), "validation").score
+        errors[lr] = evaluate(trained(width, 0, lr, epochs), landmark_data(0), "validation").value
         lines.say(f"width {width}, learning rate {lr}: validation error {100 * errors[lr]:.2f} %")
     return min(errors, key=errors.__getitem__)
 
@@ -131,7 +131,7 @@ def rows_of(seed: int, rates: dict[str, float], options: argparse.Namespace, lin
     found: dict[str, Any] = {}
     for name, network in networks.items():
         found[name] = {
-            "error": round(100 * scores[name].score, 3),
+            "error": round(100 * scores[name].value, 3),
             "failures": round(100 * FAILURES.score(network, task.test), 2),  # type: ignore[arg-type]
             "params": total_params(network),
             "macs": total_macs(network, task.example_inputs[0][:1]),
