@@ -1,7 +1,7 @@
 """What readers of annotations have in common: faults that are counted and named, and images that are letterboxed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gossamer.core.preprocessing import Preprocessing
-from gossamer.data.images import decode_image, each, image_header, large_images
+from gossamer.data.images import UNREADABLE, decode_image, each, image_header, large_images, unreadable
 from gossamer.data.objects import Objects
 from gossamer.errors import BadInput, CorruptFile
 
@@ -50,13 +50,28 @@ class Faults:
         return f"left out: {listed}"
 
 
+def as_float(value: object) -> float:
+    """A number of JSON; infinite where it is an integer beyond all floats, NaN where it is no number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def is_known(key: object, ids: Container[int]) -> bool:
+    """Whether a value of JSON is one of the ids."""
+    return isinstance(key, int) and not isinstance(key, bool) and key in ids
+
+
 def sound_box(box: object, width: float, height: float, faults: Faults, where: str) -> list[float] | None:
     """A box of left, top, right, bottom, cut at the edges of its image; None where it is faulty, which is noted."""
     numbers = isinstance(box, list | tuple) and all(isinstance(x, int | float) and not isinstance(x, bool) for x in box)
     if not numbers or len(box) != 4:  # type: ignore[arg-type]
         faults.add("box that is not four numbers", where)
         return None
-    left, top, right, bottom = (float(x) for x in box)  # type: ignore[attr-defined]
+    left, top, right, bottom = (as_float(x) for x in box)  # type: ignore[attr-defined]
     if not all(map(math.isfinite, (left, top, right, bottom))):
         faults.add("box with NaN or infinite numbers", where)
     elif right <= left or bottom <= top:
@@ -146,7 +161,10 @@ class FileScenes:
 
     def _read(self, image: AnnotatedImage, most: float) -> Tensor:
         """An image in the middle of its square."""
-        _, (width, height) = image_header(image.path, most)
+        try:
+            _, (width, height) = image_header(image.path, most)
+        except UNREADABLE as error:
+            raise CorruptFile(f"{unreadable(image.path, error)}; repair or remove it") from error
         if (height, width) != image.sides:
             raise CorruptFile(
                 f"{image.path} has {width}x{height} pixels, its annotation says {image.sides[1]}x{image.sides[0]}"

@@ -3,18 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task
-from gossamer.data.box_files import AnnotatedSplits, Faulty, FileScenes
+from gossamer.data.box_files import NAMED, AnnotatedSplits, Faulty, FileScenes
 from gossamer.data.coco_files import coco_files, read_coco
 from gossamer.data.folder import ImageChoices
 from gossamer.data.objects import BatchChoices, BoxAugmentation, SceneSplits, detection_task
-from gossamer.data.voc_files import read_voc, voc_folder
+from gossamer.data.voc_files import LISTS, read_voc, voc_folder
 from gossamer.data.wider_files import read_wider, wider_lists
 from gossamer.data.yolo_files import read_yolo, yolo_description
 from gossamer.detection.metrics import BoxMetric, CocoAP, VocAP
-from gossamer.errors import BadInput
+from gossamer.errors import BadInput, first_line
 
 SIDE = 320  # pixels of the square that images are letterboxed into
 STRIDE = 32
@@ -31,7 +33,28 @@ def read_box_folder(folder: Path, faulty: Faulty = "refuse") -> tuple[AnnotatedS
         return read_yolo(description, faulty), CocoAP()
     if wider_lists(folder):
         return read_wider(folder, faulty), CocoAP()
+    refuse_incomplete(folder)
     return None
+
+
+def refuse_incomplete(folder: Path) -> None:
+    """Say what is missing where a folder has a part of one of the formats. Raises BadInput."""
+    notes, labels = folder / "annotations", folder / "labels"
+    files = sorted(path.name for path in notes.glob("*.json"))
+    if files and not any("_keypoints_" in name for name in files):
+        raise BadInput(
+            f"{notes} has {', '.join(files[:NAMED])}; objects to train on are in a file instances_train*.json"
+        )
+    for place in (folder, *folder.glob("VOC*"), *folder.glob("VOCdevkit/VOC*")):
+        if any((place / "Annotations").glob("*.xml")):
+            raise BadInput(f"{place} has Annotations, but no lists of its splits: {LISTS / 'train.txt'} is missing")
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]) if labels.is_dir() else ():
+        try:
+            known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError) as error:
+            raise BadInput(f"{path} cannot be read as YAML: {first_line(error)}") from error
+        missing = [key for key in ("names", "train") if not isinstance(known, dict) or key not in known]
+        raise BadInput(f"{path} does not name {' and '.join(missing)}, as the data set beside it needs")
 
 
 def box_form(choices: ImageChoices) -> Preprocessing:

@@ -1,6 +1,7 @@
 """Instances in COCO's JSON: boxes, crowds, and run lengths of masks."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from gossamer.data.box_files import AnnotatedImage, AnnotatedSplits, Faults, Faulty, existing, refuse_empty, sound_box
+from gossamer.data.box_files import (
+    AnnotatedImage,
+    AnnotatedSplits,
+    Faults,
+    Faulty,
+    as_float,
+    existing,
+    is_known,
+    refuse_empty,
+    sound_box,
+)
 from gossamer.data.objects import Objects
 from gossamer.errors import CorruptFile, first_line
 
@@ -107,13 +118,16 @@ def read_instances(
     document = coco_document(path)
     categories = rows_by_id(document["categories"], "category", path, faults)
     names = {key: str(row.get("name", key)) for key, row in sorted(categories.items())} if classes is None else classes
+    for key, row in categories.items():
+        if key in names and (here := str(row.get("name", key))) != names[key]:
+            raise CorruptFile(f"{path}: category {key} is {here!r}, in the training file it is {names[key]!r}")
     images = rows_by_id(document["images"], "image", path, faults)
     grouped: dict[int, list[dict[str, Any]]] = {key: [] for key in images}
     for key, row in rows_by_id(document["annotations"], "annotation", path, faults).items():
         where = f"{path.name} annotation {key}"
-        if row.get("image_id") not in grouped:
+        if not is_known(row.get("image_id"), grouped):
             faults.add("annotation of an image that is not there", f"{where} (image {row.get('image_id')})")
-        elif row.get("category_id") not in names:
+        elif not is_known(row.get("category_id"), names):
             faults.add("unknown category", f"{where} (category {row.get('category_id')})")
         else:
             grouped[row["image_id"]].append(row)
@@ -198,11 +212,18 @@ def _objects(
         sound = sound_box(corners, width, height, faults, where)
         if sound is None:
             continue
+        area, marked = row.get("area"), row.get("iscrowd", 0)
+        if area is not None and not 0 <= as_float(area) < math.inf:
+            faults.add("area that is no number from 0 on", f"{where} (area {area!r})")
+            continue
+        if marked not in (0, 1):
+            faults.add("iscrowd that is neither 0 nor 1", f"{where} (iscrowd {marked!r})")
+            continue
         size = (sound[2] - sound[0]) * (sound[3] - sound[1])
         boxes.append(sound)
         kept.append(labels[row["category_id"]])
-        crowd.append(bool(row.get("iscrowd", 0)))
-        areas.append(float(row.get("area") or (around[1] if around is not None else size)))
+        crowd.append(bool(marked))
+        areas.append(float(area or (around[1] if around is not None else size)))
     return Objects(
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         labels=torch.tensor(kept, dtype=torch.int64),

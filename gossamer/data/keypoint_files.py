@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.data.box_files import Faults, Faulty, sound_box
+from gossamer.data.box_files import Faults, Faulty, as_float, is_known, sound_box
 from gossamer.data.coco_files import coco_document, existing_images, rows_by_id
 from gossamer.data.images import image_header, refuse_broken
 from gossamer.errors import CorruptFile, first_line
@@ -199,7 +199,8 @@ def read_keypoints(path: Path, folder: Path, faulty: Faulty = "refuse") -> tuple
     Source: Lin et al. 2014, Microsoft COCO; the format of its key points.
     """
     faults, document = Faults(faulty), coco_document(path)
-    counts = {len(row.get("keypoints") or ()) for row in document["categories"]}
+    named = [row.get("keypoints") for row in document["categories"]]
+    counts = {len(one) if isinstance(one, list) else 0 for one in named}
     if len(counts) != 1 or counts == {0}:
         raise CorruptFile(f"{path}: its categories must name the same number of keypoints; they name {sorted(counts)}")
     listed = rows_by_id(document["images"], "image", path, faults)
@@ -207,7 +208,7 @@ def read_keypoints(path: Path, folder: Path, faulty: Faulty = "refuse") -> tuple
     found = []
     for key, row in rows_by_id(document["annotations"], "annotation", path, faults).items():
         where = f"{path.name} annotation {key}"
-        if row.get("image_id") not in listed:
+        if not is_known(row.get("image_id"), listed):
             faults.add("annotation of an image that is not there", f"{where} (image {row.get('image_id')})")
         elif row["image_id"] in images and row.get("num_keypoints") and not row.get("iscrowd"):
             one = _object(row, *images[row["image_id"]], count, faults, where)
@@ -220,7 +221,7 @@ def _object(
 ) -> FaceImage | None:
     numbers = row.get("keypoints")
     whole = isinstance(numbers, list) and len(numbers) == 3 * count
-    if not whole or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):  # type: ignore[union-attr]
+    if not whole or not all(math.isfinite(as_float(x)) for x in numbers):  # type: ignore[union-attr]
         faults.add(f"keypoints that are not {count} times x, y and visibility", where)
         return None
     given = torch.tensor(numbers, dtype=torch.float32).reshape(count, 3)
@@ -235,6 +236,6 @@ def _object(
     if sound is None:
         return None
     area = row.get("area")
-    own = float(area) if isinstance(area, int | float) and area > 0 else (sound[2] - sound[0]) * (sound[3] - sound[1])
+    own = as_float(area) if 0 < as_float(area) < math.inf else (sound[2] - sound[0]) * (sound[3] - sound[1])
     left, top, right, bottom = sound
     return FaceImage(path=image, sides=sides, points=points, box=(left, top, right, bottom), length=math.sqrt(own))

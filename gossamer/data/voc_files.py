@@ -57,7 +57,7 @@ def read_voc(folder: Path, faulty: Faulty = "refuse") -> AnnotatedSplits:
         for split in (train, test)
         if split is not None
     }
-    named = {str(row[0]) for images in parsed.values() for image in images if image is not None for row in image[2]}
+    named = {row[0] for images in parsed.values() for image in images if image is not None for row in image[2]} - {""}
     classes = CLASSES if named <= set(CLASSES) else tuple(sorted(named))
     made = {
         split: [_image(*one, classes, faults) for one in images if one is not None] for split, images in parsed.items()
@@ -81,7 +81,7 @@ def _stems(path: Path, faults: Faults) -> list[str]:
     return list(dict.fromkeys(stems))
 
 
-Row = tuple[str, list[float | None], bool]
+Row = tuple[str, list[float | None], str]
 Parsed = tuple[Path, tuple[int, int], list[Row], str]
 
 
@@ -112,7 +112,7 @@ def _parsed(folder: Path, stem: str, faults: Faults) -> Parsed | None:
     rows: list[Row] = []
     for one in root.iter("object"):
         corners = [_number(one.findtext(f"bndbox/{end}")) for end in ("xmin", "ymin", "xmax", "ymax")]
-        rows.append((one.findtext("name") or "", corners, (one.findtext("difficult") or "0").strip() == "1"))
+        rows.append(((one.findtext("name") or "").strip(), corners, (one.findtext("difficult") or "0").strip()))
     return image, (int(height), int(width)), rows, path.name
 
 
@@ -130,9 +130,12 @@ def _image(
         if name not in classes:
             faults.add("object without a class", f"{file} object {place}")
             continue
+        if hard not in ("0", "1"):
+            faults.add("difficult that is neither 0 nor 1", f"{file} object {place} ({hard})")
+            continue
         boxes.append(sound)
         labels.append(classes.index(name))
-        difficult.append(hard)
+        difficult.append(hard == "1")
     objects = Objects(
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         labels=torch.tensor(labels, dtype=torch.int64),

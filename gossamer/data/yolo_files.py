@@ -13,6 +13,7 @@ from gossamer.data.images import image_header, refuse_broken
 from gossamer.data.objects import Objects
 from gossamer.errors import BadInput, CorruptFile, first_line
 
+LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # beside the text files, of some tools
 SPLITS = {"train": ("train",), "validation": ("val", "valid"), "test": ("test",)}
 
 
@@ -46,6 +47,8 @@ def read_yolo(description: Path, faulty: Faulty = "refuse") -> AnnotatedSplits:
     """
     known: dict[str, Any] = yaml.safe_load(description.read_text(encoding="utf-8"))
     classes = _classes(known["names"], description)
+    if isinstance(known.get("nc"), int) and known["nc"] != len(classes):
+        raise BadInput(f"{description}: nc = {known['nc']}, but there are {len(classes)} names")
     base = description.parent / str(known.get("path", "."))
     base = base if base.is_dir() else description.parent
     faults = Faults(faulty)
@@ -77,19 +80,34 @@ def _images(folder: Path, classes: int, faults: Faults) -> list[AnnotatedImage]:
     if not folder.is_dir() or not (paths := images_of(folder)):
         raise BadInput(f"{folder} is no folder with images")
     headers = refuse_broken(paths, image_header)
+    texts = {text_of(path) for path in paths}
+    for place in sorted({text.parent for text in texts} - {path.parent for path in paths}):
+        for text in sorted(place.glob("*.txt")):
+            if text not in texts and text.name not in LISTS:
+                faults.add("text file without an image", str(text))
     return [
         AnnotatedImage(path=path, sides=(height, width), objects=_objects(path, width, height, classes, faults))
         for path, (_, (width, height)) in zip(paths, headers)
     ]
 
 
-def _objects(image: Path, width: int, height: int, classes: int, faults: Faults) -> Objects:
-    """Of the text file that belongs to an image."""
+def text_of(image: Path) -> Path:
+    """The text file that belongs to an image.
+
+    Example:
+        >>> text_of(Path("images/train/1.jpg")).as_posix()
+        'labels/train/1.txt'
+    """
     parts = list(image.with_suffix(".txt").parts)
     places = [at for at, part in enumerate(parts) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-    path = Path(*parts)
+    return Path(*parts)
+
+
+def _objects(image: Path, width: int, height: int, classes: int, faults: Faults) -> Objects:
+    """Of an image."""
+    path = text_of(image)
     boxes, labels = [], []
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -221,6 +221,8 @@ def test_cocos_key_points_are_a_task_judged_by_their_recall(tmp_path: Path) -> N
     [
         ({"keypoints": [1, 2, 3]}, r"1 x keypoints that are not 17 times x, y and visibility: person_.* annotation 10"),
         ({"keypoints": ["a"] * 51}, "keypoints that are not 17 times"),
+        ({"keypoints": [10**400] * 51}, "keypoints that are not 17 times"),
+        ({"image_id": [1]}, "1 x annotation of an image that is not there: .* annotation 10"),
         ({"keypoints": [0] * 51}, "none that is annotated"),
         ({"bbox": [10, 5, 0, 30]}, "box without area"),
         ({"image_id": 99}, r"annotation of an image that is not there: .*annotation 10 \(image 99\)"),
