@@ -46,23 +46,20 @@ def random_case(seed: int, images: int = 6, most: int = 12) -> tuple[list[dict[s
 def evidence_of(annotations: list[dict[str, Any]], results: list[dict[str, Any]], images: int = 6) -> Evidence:
     """The same case as the metric sees it."""
 
-    def by_image(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-        found: list[list[dict[str, Any]]] = [[] for _ in range(images)]
-        for row in rows:
-            found[row["image_id"]].append(row)
-        return found
-
-    def table(rows: list[list[dict[str, Any]]], key: str, fill: float) -> Tensor:
-        per_image = [[row[key] for row in one] for one in rows]
-        longest = max(map(len, per_image))
-        empty = [fill] * 4 if key == "bbox" else fill
-        filled = torch.tensor([one + [empty] * (longest - len(one)) for one in per_image])
-        return filled.double().reshape(images, longest, *([4] if key == "bbox" else []))
+    def table(rows: list[dict[str, Any]], key: str, fill: float) -> Tensor:
+        image = np.array([row["image_id"] for row in rows], dtype=np.int64)
+        counts = np.bincount(image, minlength=images)
+        order = image.argsort(kind="stable")
+        place = np.arange(len(rows)) - (counts.cumsum() - counts)[image[order]]
+        size = [4] if key == "bbox" else []
+        filled = np.full([images, counts.max(initial=0), *size], fill, dtype=np.float64)
+        filled[image[order], place] = np.array([row[key] for row in rows], dtype=np.float64).reshape(-1, *size)[order]
+        return torch.from_numpy(filled)
 
     def corners(boxes: Tensor) -> Tensor:
         return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
 
-    objects, detections = by_image(annotations), by_image(sorted(results, key=lambda row: -row["score"]))  # stable
+    detections = sorted(results, key=lambda row: -row["score"])  # stable
     found = Detections(
         boxes=corners(table(detections, "bbox", 0)),
         scores=table(detections, "score", 0),
@@ -70,10 +67,10 @@ def evidence_of(annotations: list[dict[str, Any]], results: list[dict[str, Any]]
         classes=CLASSES,
     )
     target = {
-        "boxes": corners(table(objects, "bbox", 0)),
-        "labels": table(objects, "category_id", -1).long(),
-        "crowd": table(objects, "iscrowd", 0).bool(),
-        "area": table(objects, "area", 0),
+        "boxes": corners(table(annotations, "bbox", 0)),
+        "labels": table(annotations, "category_id", -1).long(),
+        "crowd": table(annotations, "iscrowd", 0).bool(),
+        "area": table(annotations, "area", 0),
     }
     return box_evidence(found, target, CocoAP().outcomes)
 

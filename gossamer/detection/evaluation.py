@@ -67,13 +67,20 @@ def coco_outcomes(
     in_range = (truth.areas[..., None] >= low) & (truth.areas[..., None] <= high)
     counts = in_range & ~truth.crowd[..., None] & (truth.labels >= 0)[..., None]
     outside = (areas[..., None] < low) | (areas[..., None] > high)
-    counts_NA1G, crowd_N11G = counts.movedim(2, 1)[:, :, None], truth.crowd[:, None, None]
+    outcomes = torch.where(outside, IGNORED, WRONG).to(torch.int8)[..., None].repeat(1, 1, 1, len(thresholds))
     n, objects = truth.labels.shape
-    free = torch.ones(n, len(ranges), len(thresholds), objects, dtype=torch.bool)
-    outcomes = torch.full((n, boxes.shape[1], len(ranges), len(thresholds)), IGNORED, dtype=torch.int8)
     limits = thresholds.double().clamp_max(NEXT_TO_ONE)[:, None]
+    # Most detections meet no object. The others are gone through in their order, the same rank in all images at once.
+    near = (overlaps >= limits.min()).any(2)
+    ranks = int(near.sum(1).amax()) if objects else 0
+    order = (~near).to(torch.uint8).argsort(dim=1, stable=True)[:, :ranks]
+    overlaps = overlaps.gather(1, order[..., None].expand(-1, -1, objects))
+    outside = outside.gather(1, order[..., None].expand(-1, -1, len(ranges)))
+    counts_NA1G, crowd_N11G = counts.movedim(2, 1)[:, :, None], truth.crowd[:, None, None]
+    free = torch.ones(n, len(ranges), len(thresholds), objects, dtype=torch.bool)
+    found = torch.empty(n, ranks, len(ranges), len(thresholds), dtype=torch.int8)
     places = torch.arange(objects)
-    for rank in range(boxes.shape[1] if objects else 0):
+    for rank in range(ranks):
         overlaps_N11G = overlaps[:, rank, None, None]
         met = (overlaps_N11G >= limits) & (free | crowd_N11G)
         right = met & counts_NA1G
@@ -83,9 +90,8 @@ def coco_outcomes(
         meets = met.any(-1, keepdim=True)
         free &= ~((places == chosen) & meets)
         missed = torch.where(outside[:, rank, :, None], IGNORED, WRONG)
-        outcomes[:, rank] = torch.where(is_right[..., 0], RIGHT, torch.where(meets[..., 0], IGNORED, missed))
-    if not objects:
-        outcomes[:] = torch.where(outside, IGNORED, WRONG)[..., None]
+        found[:, rank] = torch.where(is_right[..., 0], RIGHT, torch.where(meets[..., 0], IGNORED, missed))
+    outcomes.scatter_(1, order[..., None, None].expand_as(found), found)
     return outcomes, counts
 
 

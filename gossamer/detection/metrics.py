@@ -29,10 +29,11 @@ THRESHOLDS = torch.linspace(0.5, 0.95, 10, dtype=torch.float64)
 SMALL, MEDIUM, HUGE = 32.0**2, 96.0**2, 1e10  # squared pixels
 AREAS = torch.tensor([[0.0, HUGE], [0.0, SMALL], [SMALL, MEDIUM], [MEDIUM, HUGE]], dtype=torch.float64)
 ALL = tuple(range(len(THRESHOLDS)))
+AT_101_RECALLS = interpolated(101)
 
 
 def _precision(area: int = 0, thresholds: tuple[int, ...] = ALL) -> Choice:
-    return Choice(area=area, thresholds=thresholds, most=100, score=interpolated(101))
+    return Choice(area=area, thresholds=thresholds, most=100, score=AT_101_RECALLS)
 
 
 def _recall(area: int = 0, most: int = 100) -> Choice:

@@ -201,17 +201,18 @@ def each_score(evidence: Evidence, choices: Mapping[str, Choice]) -> dict[str, T
     """
     once = torch.ones(1, len(evidence["labels"]), dtype=torch.float64)
     areas, thresholds = evidence["outcomes"].shape[2:]
-    cells = [(area, threshold) for area in range(areas) for threshold in range(thresholds)]
     found: dict[str, list[Tensor]] = {name: [] for name in choices}
+    cells = [(area, threshold) for area in range(areas) for threshold in range(thresholds)]
     for label in range(evidence["objects"].shape[1]):
         curves = {
             most: _class_curves(evidence, once, cells, most, label) for most in {c.most for c in choices.values()}
         }
+        kinds = {(choice.most, choice.score) for choice in choices.values()}
+        scores = {(most, score): score(curves[most][1]).view(areas, thresholds) for most, score in kinds}
         for name, choice in choices.items():
-            (objects,), whole = curves[choice.most]
-            rows = [choice.area * thresholds + threshold for threshold in choice.thresholds]
-            part = Curves(precisions=whole.precisions[rows], recalls=whole.recalls[rows], recall=whole.recall[rows])
-            found[name].append(torch.where(objects[rows[0]] > 0, choice.score(part).mean(), torch.nan))
+            objects = curves[choice.most][0].view(areas, thresholds)[choice.area, 0]
+            own = scores[choice.most, choice.score][choice.area, list(choice.thresholds)]
+            found[name].append(torch.where(objects > 0, own.mean(), torch.nan))
     return {name: torch.stack(scores) for name, scores in found.items()}
 
 
