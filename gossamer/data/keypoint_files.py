@@ -30,6 +30,9 @@ QUERY = """
 """
 
 
+FAR = "landmark or box farther outside of the image than its longer side"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FaceImage:
     """A face, or another object with landmarks, in an image file.
@@ -54,6 +57,12 @@ class FaceImage:
             return torch.tensor(self.box, dtype=torch.float32).reshape(2, 2)
         known = self.points[~self.points.isnan().any(1)]
         return torch.stack([known.amin(0), known.amax(0)])
+
+    def near_image(self) -> bool:
+        """Whether box and landmarks are at most one side of the image outside of it: what is cut out is as large."""
+        reach = float(max(self.sides))
+        numbers = torch.cat([self.area(), self.points[~self.points.isnan().any(1)]])
+        return bool(((numbers >= -reach) & (numbers <= 2 * reach)).all())
 
 
 def read_points(path: Path) -> Tensor:
@@ -102,6 +111,8 @@ def read_pts(folder: Path) -> list[FaceImage]:
         odd = next(one.path.name for one in found if len(one.points) != len(found[0].points))
         raise CorruptFile(f"{folder}: faces have {counts} landmarks; {odd} has other than {found[0].path.name}")
     for one in found:
+        if not one.near_image():
+            raise CorruptFile(f"{one.path.with_suffix('.pts')}: {FAR}")
         if float((one.points.amax(0) - one.points.amin(0)).prod()) <= 0:
             raise CorruptFile(f"{one.path.with_suffix('.pts')}: its landmarks lie on a line")
     return found
@@ -132,15 +143,20 @@ def read_aflw(folder: Path, faulty: Faulty = "refuse") -> tuple[list[FaceImage],
     by_face: dict[Any, list[tuple[Any, ...]]] = {}
     for face, *row in rows:
         by_face.setdefault(face, []).append(tuple(row))
-    faults, faces = Faults(faulty), []
+    faults, named = Faults(faulty), dict[str, FaceImage]()
     for face, own in by_face.items():
-        found = _aflw_face(path.parent, f"{path.name} face {face}", own, faults)
-        faces += [found] if found is not None else []
-    said = faults.finish()
-    images = sorted({one.path for one in faces})
+        where = f"{path.name} face {face}"
+        if (found := _aflw_face(path.parent, where, own, faults)) is not None:
+            named[where] = found
+    images = sorted({one.path for one in named.values()})
     read = zip(images, refuse_broken(images, image_header))
     sides = {path: (height, width) for path, (_, (width, height)) in read}
-    return [replace(one, sides=sides[one.path]) for one in faces], said
+    faces = {where: replace(one, sides=sides[one.path]) for where, one in named.items()}
+    for where in [where for where, one in faces.items() if not one.near_image()]:
+        faults.add(FAR, where)
+        del faces[where]
+    said = faults.finish()
+    return list(faces.values()), said
 
 
 def _aflw_face(folder: Path, where: str, rows: Sequence[tuple[Any, ...]], faults: Faults) -> FaceImage | None:
@@ -238,4 +254,8 @@ def _object(
     area = row.get("area")
     own = as_float(area) if 0 < as_float(area) < math.inf else (sound[2] - sound[0]) * (sound[3] - sound[1])
     left, top, right, bottom = sound
-    return FaceImage(path=image, sides=sides, points=points, box=(left, top, right, bottom), length=math.sqrt(own))
+    made = FaceImage(path=image, sides=sides, points=points, box=(left, top, right, bottom), length=math.sqrt(own))
+    if not made.near_image():
+        faults.add(FAR, where)
+        return None
+    return made

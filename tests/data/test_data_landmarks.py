@@ -44,6 +44,8 @@ def test_points_count_from_0_and_are_as_many_as_the_file_says(tmp_path: Path) ->
         (POINTS.replace("21.0 11.0", "21.0"), "b.pts says that it has 3 points of two numbers"),
         (POINTS.replace("21.0", "nan"), "b.pts says that it has 3 points of two numbers"),
         (POINTS.replace("21.0", "left"), "b.pts is no file of landmarks"),
+        (POINTS.replace("21.0", "90000"), "b.pts: landmark or box farther outside of the image than its longer side"),
+        (POINTS.replace("21.0", "1e300"), "b.pts: landmark or box farther outside"),
         ("20 10", "b.pts is no file of landmarks with n_points and a list in braces"),
         (POINTS.replace("3\n{", "1\n{").replace("41.0 11.0\n31.0 31.0\n", ""), r"faces have \[1, 3\] landmarks; b.png"),
         (POINTS.replace("31.0 31.0", "31.0 11.0"), "b.pts: its landmarks lie on a line"),
@@ -157,6 +159,11 @@ def test_aflw_is_a_task_whose_faces_of_one_image_stay_together(tmp_path: Path) -
         ("UPDATE FeatureCoords SET feature_id = 22 WHERE face_id = 2 AND feature_id = 8", "none of the 21"),
         ("UPDATE FeatureCoords SET x = 'left' WHERE face_id = 2", "no two numbers: aflw.sqlite face 2"),
         ("DELETE FROM FaceRect WHERE face_id = 4", "1 x face without a box: aflw.sqlite face 4"),
+        (
+            "UPDATE FaceRect SET x = 1e300 WHERE face_id = 4",
+            "1 x landmark or box farther outside .*: aflw.sqlite face 4",
+        ),
+        ("UPDATE FeatureCoords SET x = 9e9 WHERE face_id = 2", "farther outside .*: aflw.sqlite face 2"),
         ("DROP TABLE FaceRect", "is no database of AFLW: no such table: FaceRect"),
     ],
 )
@@ -222,6 +229,7 @@ def test_cocos_key_points_are_a_task_judged_by_their_recall(tmp_path: Path) -> N
         ({"keypoints": [1, 2, 3]}, r"1 x keypoints that are not 17 times x, y and visibility: person_.* annotation 10"),
         ({"keypoints": ["a"] * 51}, "keypoints that are not 17 times"),
         ({"keypoints": [10**400] * 51}, "keypoints that are not 17 times"),
+        ({"keypoints": [9e9, 9e9, 2] * 17}, "1 x landmark or box farther outside of the image than its longer side"),
         ({"image_id": [1]}, "1 x annotation of an image that is not there: .* annotation 10"),
         ({"keypoints": [0] * 51}, "none that is annotated"),
         ({"bbox": [10, 5, 0, 30]}, "box without area"),
