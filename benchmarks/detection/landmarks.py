@@ -168,7 +168,8 @@ def table(document: dict[str, Any]) -> str:
         "",
         f"Drawn faces, a synthetic set: {TRAIN:,} to train, {TEST:,} to test. {document['epochs']} epochs in sum, "
         f"seeds {', '.join(seeds)}, {run['threads']} thread. The error is divided by the distance of the eyes; "
-        f"failures are errors above 10 %. First stage of `distill.neurons`: {document['hints']} epochs. `{run['command']}`",
+        f"failures are errors above 10 %. First stage of `distill.neurons`: {document['hints']} epochs. "
+        f"`{run['command']}`",
         "",
         "| network | error %, mean | by seed | failures % | error against plain, by seed (95 % interval) | "
         "parameters | MACs (k) |",
