@@ -117,7 +117,8 @@ class Job(ABC):
         if known := len(self._known()):
             self.context.progress.say(f"going on where the job was: {known} results are in {self.work}")
         try:
-            result, document = self.run()
+            with self.stages:
+                result, document = self.run()
         except Exception as error:
             trained = any(one.suffix in TRAINED for one in self.work.rglob("*"))
             if not trained and (isinstance(error, GossamerError) or not self._known()):

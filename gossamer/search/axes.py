@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gossamer.core.context import Context
-from gossamer.core.progress import Silent
+from gossamer.core.progress import Progress, Silent
 from gossamer.core.task import Task, loss_of
 from gossamer.edits.swap import swap as with_modules
 from gossamer.graph.groups import find_groups
@@ -49,19 +49,27 @@ def shape_only(steps: Steps) -> Steps:
     return tuple(step.shape_only() for step in steps)
 
 
-def block_order(model: nn.Module, task: Task, *, batches: int = 4, trials: FailureGuard | None = None) -> list[str]:
+def block_order(
+    model: nn.Module,
+    task: Task,
+    *,
+    batches: int = 4,
+    trials: FailureGuard | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
     """Removable blocks or layers, the least missed first: by how much the training loss rises without each, per
-    multiply-add saved. Batch norms are estimated again without a residual block; a plain layer leaves behind what the
-    layer after it could take over, the pixelwise linear map that is nearest to it. What the network does not run
-    without is left out."""
-    trials = trials or FailureGuard(CheckpointStore(None, ""), Silent())
+    multiply-add saved. Batch norms are estimated again without a residual block, on the samples that give the loss; a
+    plain layer leaves behind what the layer after it could take over, the pixelwise linear map that is nearest to it.
+    What the network does not run without is left out."""
+    progress = progress or Silent()
+    trials = trials or FailureGuard(CheckpointStore(None, ""), progress)
     blocks = removable(model, task.example_inputs)
     costs = layer_costs(model, task.example_inputs)
     sample = [batch for batch, _ in zip(task.train, range(batches))]
     whole = _mean_loss(model, task, sample)
     maps = pixelwise(model, [block for block in blocks if is_plain(model, block)], task.train)
     rank = {}
-    for block in blocks:
+    for block in progress.bar(blocks, label="what the network is without each block"):
         name = f"removing {block.name}"
         loss = trials(name, name, _loss_without, block, model, task, sample, maps)
         if loss is not None:
@@ -77,7 +85,7 @@ def _loss_without(
     if block.name in maps:
         without = with_modules(without, {block.name: maps[block.name]})
     else:
-        recalibrate(without, task.calibration)
+        recalibrate(without, sample)
     return _mean_loss(without, task, sample)
 
 

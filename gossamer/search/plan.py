@@ -159,8 +159,11 @@ class Planner:
 
     def _block_order(self) -> list[str]:
         def ask() -> list[str]:
-            trials = self.trials
-            return trials("depth", "block order", block_order, self.original, self.task, trials=trials) or []
+            trials, progress = self.trials, self.context.progress
+            found = trials(
+                "depth", "block order", block_order, self.original, self.task, trials=trials, progress=progress
+            )
+            return found or []
 
         order: list[str] = self.store.get_or_compute("block order", ask)
         return order
