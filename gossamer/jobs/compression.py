@@ -24,7 +24,7 @@ from gossamer.jobs.job import Artifact, Job
 from gossamer.jobs.recipe import Recipe
 from gossamer.jobs.shape_goal import ShapeSearch
 from gossamer.jobs.size_goal import to_size
-from gossamer.jobs.stages import ATTEMPTS, MEASURING, PLANNED, TAKING
+from gossamer.jobs.stages import ATTEMPTS, LOOKING, MEASURING, PLANNED, TAKING
 from gossamer.measure import Evaluation, whole_samples
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.nas.planner import NeighbourhoodPlanner
@@ -111,7 +111,10 @@ def compress(
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
         recover = RecoveryDistillation(epochs=epochs, lr=lr) if train else RecoveryDistillation(steps=0)
-        return CompressionJob(model, task, goal, recipe, Planning(recover, search), folder, context, command).execute()
+        with context.progress.busy(LOOKING):
+            planning = Planning(recover, search)
+            job = CompressionJob(model, task, goal, recipe, planning, folder, context, command)
+        return job.execute()
 
 
 def _check_search(minutes: float, goal: Goal | None, recipe: Recipe | None, train: bool) -> None:

@@ -25,7 +25,7 @@ from gossamer.jobs import diagnostics, exporting
 from gossamer.jobs.attempts import timed
 from gossamer.jobs.job import Artifact, Job
 from gossamer.jobs.recipe import Recipe
-from gossamer.jobs.stages import MEASURING, TEACHING
+from gossamer.jobs.stages import LOOKING, MEASURING, TEACHING
 from gossamer.jobs.teachers import external_teacher, searched, trainable
 from gossamer.measure import Evaluation, paired_drop, score_record
 from gossamer.methods import catalogue
@@ -123,7 +123,10 @@ def distill(
     )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="gossamer-"))
     with lock_folder(folder), writing(folder):
-        return DistillationJob(config, folder, (context or Context()).with_progress(verbose), command).execute()
+        context = (context or Context()).with_progress(verbose)
+        with context.progress.busy(LOOKING):
+            job = DistillationJob(config, folder, context, command)
+        return job.execute()
 
 
 def opened_teacher(path: Path) -> nn.Module:

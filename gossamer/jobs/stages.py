@@ -7,6 +7,7 @@ from time import monotonic as clock
 from gossamer.core.progress import Progress
 from gossamer.report.text import duration
 
+LOOKING = "looking at network and data"  # before the first stage
 TRYING = "trying everything on a few samples"
 PRICING, ATTEMPTS = "looking for shapes that meet the goal", "training and judging"
 PLANNED = PRICING, ATTEMPTS

@@ -243,7 +243,8 @@ class SearchJob:
 
     def execute(self) -> SearchResult:
         """Everything, in order."""
-        check(self.task, self.runner.network(self.space.random(Random(0))))  # before hours of work
+        with self.context.progress.busy("trying a batch"):
+            check(self.task, self.runner.network(self.space.random(Random(0))))  # before hours of work
         decided = follow(self._backend())
         found = decided.found
         trained = [one for one in found if one.trained]
