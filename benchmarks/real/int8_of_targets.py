@@ -27,7 +27,7 @@ from benchmarks.real.int8_of_peers import BATCH, imagenet, split, together
 from gossamer.cli.loading import Request, Source, load_model
 from gossamer.core.batches import inputs_and_target
 from gossamer.core.task import Task
-from gossamer.runtime.targets import TARGETS, open_target, write_target
+from gossamer.targets import TARGETS, open_target, write_target
 
 NAMES = ("executorch", "executorch-int8", "litert", "litert-int8")
 ROUNDS = 30

@@ -111,7 +111,7 @@ def export(
 
 
 def _check_target(context: typer.Context, target: str, out: Path) -> None:
-    from gossamer.runtime.targets import TARGETS
+    from gossamer.targets import TARGETS
 
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
@@ -122,7 +122,7 @@ def _check_target(context: typer.Context, target: str, out: Path) -> None:
 
 def _target(target: str, source: "Source", task: "Task | None", path: Path) -> list[tuple[str, str]]:
     """Write for a runtime, run it there, and compare on the validation data or else on the example inputs."""
-    from gossamer.runtime.targets import compare_target, write_target
+    from gossamer.targets import compare_target, write_target
 
     loader = task.validation if task is not None else [(source.example_inputs, None)]
     calibration = task.calibration if task is not None else None

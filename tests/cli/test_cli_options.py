@@ -36,7 +36,7 @@ EARLY = (
     "gossamer.nas.job",
     "gossamer.ptq.fallback",
     "gossamer.runtime.profiling",
-    "gossamer.runtime.targets",
+    "gossamer.targets",
     "gossamer.runtime.verification",
     "gossamer.search.advise",
     "gossamer.search.sensitivity",
@@ -267,7 +267,7 @@ def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     record("gossamer.runtime.onnx_export", "export_onnx", ends=False, gives=Path("a.onnx"))
     record("gossamer.runtime.pt2.file", "export_pt2", ends=False)
     record("gossamer.runtime.verification", "verify", ends=True)
-    record("gossamer.runtime.targets", "write_target", ends=True)
+    record("gossamer.targets", "write_target", ends=True)
     record("gossamer.ptq.fallback", "quantize_int8", ends=True)
     record("gossamer.runtime.profiling", "layer_times", ends=False, gives={})
     record("gossamer.search.cost_model", "first_samples", ends=False, real=True)

@@ -23,7 +23,7 @@ LEVELS = [
     {"train", "runtime"},
     {"measure", "onnx_import"},
     {"ptq"},
-    {"methods"},
+    {"methods", "targets"},
     {"search"},
     {"nas"},
     {"jobs"},

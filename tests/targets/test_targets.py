@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import BadInput, ExportMismatch, MissingExtra
-from gossamer.runtime.targets import TARGETS, compare_target, open_target, write_target
-from gossamer.runtime.targets.litert import _decoded, _encoded
+from gossamer.targets import TARGETS, compare_target, open_target, write_target
+from gossamer.targets.litert import _decoded, _encoded
 
 
 class Net(nn.Module):
@@ -49,7 +49,7 @@ def test_a_network_that_gives_something_else_is_refused(tmp_path: Path, monkeypa
     model = Net().eval()
     opened = staticmethod(lambda path: lambda *x: (model(*x) * 1.1,))
     other = type("Module", (), {"open_executorch": opened, "open_litert": opened})
-    monkeypatch.setattr("gossamer.runtime.targets.registry.importlib.import_module", lambda _: other)
+    monkeypatch.setattr("gossamer.targets.registry.importlib.import_module", lambda _: other)
     with pytest.raises(ExportMismatch, match=r"relative"):
         compare_target("executorch", model, tmp_path / "net.pte", LOADER)
     found = compare_target("litert-int8", model, tmp_path / "net.tflite", LOADER)
@@ -82,3 +82,25 @@ def test_numbers_come_back_from_eight_bits() -> None:
     x = np.array([0.0, 1.5, -2.0], np.float32)
     assert _encoded(x, row).tolist() == [-3, 0, -7] and _decoded(_encoded(x, row), row).tolist() == x.tolist()
     assert _encoded(np.array([1e6], np.float32), row).tolist() == [127]
+
+
+def test_of_two_networks_the_file_nearer_to_the_first_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that shifts outputs of the first by 1, of the second by 0.1."""
+    model, path = Net().eval(), tmp_path / "net.tflite"
+    second = Net().eval()
+    written: dict[str, float] = {}
+
+    def write(network: nn.Module, inputs: object, file: Path, samples: object) -> None:
+        file.write_text("second" if network is second else "first")
+
+    def opened(file: Path) -> object:
+        shift = {"first": 1.0, "second": 0.1}[file.read_text()]
+        written[file.read_text()] = shift
+        return lambda x: (model(x) + shift,)
+
+    other = type("Module", (), {"write_litert": staticmethod(write), "open_litert": staticmethod(opened)})
+    monkeypatch.setattr("gossamer.targets.registry.even_network", lambda *_: second)
+    monkeypatch.setattr("gossamer.targets.registry.importlib.import_module", lambda _: other)
+    write_target("litert-int8", model, (LOADER[0],), path, calibration=LOADER)
+    assert path.read_text() == "second" and set(written) == {"first", "second"}
+    assert [one.name for one in tmp_path.iterdir()] == ["net.tflite"]

@@ -1,7 +1,8 @@
 """The targets by name: what writes a file for each, and what runs it here."""
 
 import importlib
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gossamer.constraints.apply import materialize
 from gossamer.core.batches import inputs_and_target
 from gossamer.core.outputs import tensors
 from gossamer.errors import BadInput, ExportMismatch, GossamerError, own_error, unknown
+from gossamer.ptq.even_network import even_network
 
 Run = Callable[..., tuple[Tensor, ...]]
 SAMPLES = 16  # that are compared
@@ -68,7 +70,8 @@ def write_target(
         model: is not touched.
         inputs: example inputs; their first sample gives the shapes.
         path: of the file.
-        calibration: batches, for a target that is int8.
+        calibration: batches, for a target that is int8. The network is quantized as it is and with even ranges across
+            channels (`gossamer.ptq.even_network`); the file that is nearer to it on these samples is kept.
 
     Returns:
         The path.
@@ -85,15 +88,62 @@ def write_target(
     plain = materialize(model).cpu().float().eval()
     one = tuple(x[:1].detach().cpu() for x in inputs)
     samples = list(_samples(calibration, CALIBRATION)) if target.quantized and calibration is not None else None
-    writer = importlib.import_module(f"gossamer.runtime.targets.{target.module}")
+    writer = importlib.import_module(f"gossamer.targets.{target.module}")
+    writes = getattr(writer, f"write_{target.module}")
+
+    def write(network: nn.Module, file: Path) -> None:
+        writes(network, one, file, samples)
+
     try:
         with torch.no_grad():
-            getattr(writer, f"write_{target.module}")(plain, one, path, samples)
+            if samples is None:
+                write(plain, path)
+            else:
+                _write_nearest(name, _alike(plain, samples), path, samples, write)
     except GossamerError:
         raise
     except Exception as error:
         raise BadInput(f"the network cannot be written for {name}: {own_error(error)}") from error
     return path
+
+
+def _alike(plain: nn.Module, samples: Sequence[tuple[Tensor, ...]]) -> list[nn.Module]:
+    """The network, and the same with even ranges across channels where it can be written so."""
+    try:
+        even = even_network(plain, samples)
+    except GossamerError:  # it has no graph of ONNX; the target may still have one
+        even = None
+    return [plain, *([even] if even is not None else [])]
+
+
+def _write_nearest(
+    name: str,
+    networks: Sequence[nn.Module],
+    path: Path,
+    samples: Sequence[tuple[Tensor, ...]],
+    write: Callable[[nn.Module, Path], None],
+) -> None:
+    """Write all, and keep the file whose outputs are nearest to those of the first on the samples."""
+    if len(networks) == 1:
+        write(networks[0], path)
+        return
+    errors = list[float]()
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        files = [Path(folder) / f"{number}{path.suffix}" for number in range(len(networks))]
+        for network, file in zip(networks, files):
+            write(network, file)
+            errors.append(_error(open_target(name, file), networks[0], samples))
+        files[errors.index(min(errors))].replace(path)
+
+
+def _error(run: Run, network: nn.Module, samples: Sequence[tuple[Tensor, ...]]) -> float:
+    """Sum of squared differences over that of the squared outputs."""
+    difference = size = 0.0
+    for one in samples:
+        for ours, theirs in zip(tensors(network(*one)), run(*one), strict=True):
+            difference += float((ours.flatten().float() - theirs.flatten().float()).square().sum())
+            size += float(ours.float().square().sum())
+    return difference / max(size, 1e-30)
 
 
 def open_target(name: str, path: Path) -> Run:
@@ -103,7 +153,7 @@ def open_target(name: str, path: Path) -> Run:
         MissingExtra: the runtime is not installed.
     """
     module = _known(name).module
-    run: Run = getattr(importlib.import_module(f"gossamer.runtime.targets.{module}"), f"open_{module}")(path)
+    run: Run = getattr(importlib.import_module(f"gossamer.targets.{module}"), f"open_{module}")(path)
     return run
 
 
