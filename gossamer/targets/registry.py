@@ -30,6 +30,10 @@ class Target:
         module: of this folder, with `write_MODULE(model, inputs, path, samples)` and `open_MODULE(path)`.
         quantized: whether it is int8, and so needs samples to calibrate on.
         tolerance: the largest difference of an output that is rounding, over its largest value.
+
+    Example:
+        >>> TARGETS["litert-int8"].suffix, TARGETS["litert-int8"].quantized
+        ('.tflite', True)
     """
 
     suffix: str
@@ -79,6 +83,14 @@ def write_target(
     Raises:
         MissingExtra: what writes for this target is not installed.
         BadInput: the network cannot be written for it.
+
+    Example:
+        >>> import gossamer
+        >>> net, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     path = write_target("onnx-web", net, task.example_inputs, Path(place) / "net.onnx")
+        ...     path.name, path.stat().st_size > 1000
+        ('net.onnx', True)
     """
     target = _known(name)
     if path.suffix != target.suffix:
@@ -149,8 +161,24 @@ def _error(run: Run, network: nn.Module, samples: Sequence[tuple[Tensor, ...]]) 
 def open_target(name: str, path: Path) -> Run:
     """A function that runs a written network on one sample and gives its outputs.
 
+    Args:
+        name: of the target.
+        path: of the file.
+
+    Returns:
+        A function of the network's inputs, tensors with one sample each, that gives a tuple of tensors.
+
     Raises:
         MissingExtra: the runtime is not installed.
+
+    Example:
+        >>> from gossamer.modules.binary import BinaryLinear
+        >>> net, x = nn.Sequential(BinaryLinear(64, 4), nn.Linear(4, 2)).eval(), torch.rand(1, 64)
+        >>> _ = net[0].weight.data.sign_()
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     path = write_target("onnx-binary", net, (x,), Path(place) / "net.onnx")
+        ...     open_target("onnx-binary", path)(x)[0].shape
+        torch.Size([1, 2])
     """
     module = _known(name).module
     run: Run = getattr(importlib.import_module(f"gossamer.targets.{module}"), f"open_{module}")(path)
@@ -172,6 +200,15 @@ def compare_target(name: str, model: nn.Module, path: Path, loader: Iterable[Any
 
     Raises:
         ExportMismatch: they differ by more than rounding.
+
+    Example:
+        >>> from gossamer.modules.binary import BinaryLinear
+        >>> net, x = nn.Sequential(BinaryLinear(64, 4), nn.Linear(4, 2)).eval(), torch.rand(1, 64)
+        >>> _ = net[0].weight.data.sign_()
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     path = write_target("onnx-binary", net, (x,), Path(place) / "net.onnx")
+        ...     compare_target("onnx-binary", net, path, [x]).samples
+        1
     """
     run, plain = open_target(name, path), materialize(model).cpu().float().eval()
     relative, cosines, same = 0.0, list[float](), list[bool]()
