@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -262,8 +263,14 @@ class Evaluation:
 
     @cached_property
     def value(self) -> float:
-        """The score."""
-        return self.metric.value(self.evidence)
+        """The score. Raises BadInput where the metric of the user fails, or gives no number."""
+        found = _of_user(self.metric, type(self.metric), lambda: self.metric.value(self.evidence))
+        if isinstance(found, Tensor) and found.numel() == 1:
+            found = found.item()
+        if isinstance(found, bool) or not isinstance(found, Real):
+            given = kind_and_shape(found)
+            raise BadInput(f"metric {self.metric.name!r}: value(evidence) must give one number, it gives {given}")
+        return float(found)
 
     @property
     def shown(self) -> float:
@@ -303,12 +310,16 @@ def evaluated(metric: Metric, model: Model, loader: Iterable[Any], expected: int
 
 
 def _evidence(metric: Metric, model: Model, loader: Iterable[Any]) -> Any:
-    """What it gives; an error of the user's own metric is told as such."""
     function = metric.function if isinstance(metric, PerSample) else type(metric)
-    if str(getattr(function, "__module__", "")).startswith("gossamer."):
-        return metric.evidence(model, loader)
+    return _of_user(metric, function, lambda: metric.evidence(model, loader))
+
+
+def _of_user(metric: Metric, code: Any, act: Callable[[], Any]) -> Any:
+    """What it gives; an error of the user's own code is told as such."""
+    if str(getattr(code, "__module__", "")).startswith("gossamer."):
+        return act()
     try:
-        return metric.evidence(model, loader)
+        return act()
     except Exception as error:
         if isinstance(error, GossamerError) or out_of_memory(error):
             raise

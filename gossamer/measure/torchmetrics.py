@@ -26,11 +26,12 @@ class FromTorchmetrics(BatchMetric):
         name: in tables and reports; None: that of its class.
         unit: of the value; None: "%" where the metric's range is 0 to 1, else none.
         points: what one point is, in the value's own scale.
+        higher_is_better: None: as the metric says; some say nothing, such as `PearsonCorrCoef`.
         prepare: `prepare(output, target)` gives what the metric takes, the first dimension the sample; None: the first
             output and the target as they are.
 
     Raises:
-        BadInput: the metric does not say whether higher is better, or gives several numbers.
+        BadInput: nobody says whether higher is better, or the metric gives several numbers.
 
     Example:
         >>> from types import SimpleNamespace
@@ -50,15 +51,19 @@ class FromTorchmetrics(BatchMetric):
         name: str | None = None,
         unit: str | None = None,
         points: float = 0.01,
+        higher_is_better: bool | None = None,
         prepare: Prepare | None = None,
     ) -> None:
         self.metric, self.points, self.prepare = metric, points, prepare
         self.name = type(metric).__name__ if name is None else name
+        if isinstance(metric, type):
+            raise BadInput(f"FromTorchmetrics takes an object: {metric.__name__}(...), not the class")
         if not all(callable(getattr(metric, part, None)) for part in ("update", "compute", "reset")):
             raise BadInput(f"FromTorchmetrics takes an object of torchmetrics, not {kind_and_shape(metric)}")
-        if getattr(metric, "higher_is_better", None) is None:
-            raise BadInput(f"{self.name} does not say whether higher is better; derive a gossamer.Metric from it")
-        self.higher_is_better = bool(metric.higher_is_better)
+        known = getattr(metric, "higher_is_better", None) if higher_is_better is None else higher_is_better
+        if known is None:
+            raise BadInput(f"{self.name} does not say whether higher is better; say it: higher_is_better=True or False")
+        self.higher_is_better = bool(known)
         ends = getattr(metric, "plot_lower_bound", None), getattr(metric, "plot_upper_bound", None)
         self.unit = (PERCENT if ends == (0.0, 1.0) else "") if unit is None else unit
 

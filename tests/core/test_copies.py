@@ -1,5 +1,6 @@
 """Copies of networks."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 
 import gossamer
-from gossamer.core.copies import copy_network
+from gossamer.core.copies import copy_network, parameter_count
+from gossamer.models.weights import save_weights
 
 
 def test_parameters_without_data_are_refused_by_name() -> None:
@@ -97,3 +99,49 @@ def test_a_copy_keeps_what_is_tied_and_takes_tensors_from_the_memo() -> None:
     assert copied.again is copied.last and copied.last is not model.last
     copied = copy_network(model, {id(model.first.weight): (mine := nn.Parameter(torch.zeros(8, 4)))})
     assert copied.first.weight is mine and copied.last.weight is not model.last.weight
+
+
+class Hiding(nn.Module):
+    """Gives its optimizer the last layer alone, and has a state of its own besides tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.note = "new"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu())
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        return self.last.parameters(recurse)
+
+    def get_extra_state(self) -> dict[str, str]:
+        return {"note": self.note}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        self.note = state["note"]
+
+
+def test_a_network_whose_parameters_are_hidden_is_cut_and_counted_as_a_whole() -> None:
+    found = gossamer.prune_channels(Hiding(), torch.rand(3, 4), sparsity=0.5)
+    assert dict(found.widths) == {"first": (8, 4)}
+    assert parameter_count(Hiding()) == 4 * 8 + 8 + 8 * 2 + 2
+    assert [row.params for row in gossamer.analyze(Hiding(), torch.rand(3, 4)).layers] == [40, 18]
+
+
+def test_a_state_that_is_no_tensor_stays_with_the_class(tmp_path: Path) -> None:
+    model, x = Hiding().eval(), torch.rand(3, 4)
+    model.note = "trained"
+    gossamer.export_onnx(model, (x,), tmp_path / "net.onnx")
+    gossamer.save(model, tmp_path / "net.gsr", (x,))
+    save_weights(model, tmp_path / "net.safetensors", {})
+    for load in (
+        lambda into: gossamer.load(tmp_path / "net.gsr", into=into),
+        lambda into: gossamer.load_weights(into, tmp_path / "net.safetensors"),
+    ):
+        other = load(Hiding())
+        assert torch.equal(other(x), model(x)) and other.note == "new"
+    small = gossamer.prune_channels(model, x, sparsity=0.5).model
+    gossamer.save(small, tmp_path / "small.gsr", (x,), original=model)
+    again = gossamer.load(tmp_path / "small.gsr", into=Hiding())
+    assert again.first.out_features == 4 and small.note == "trained"

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -234,3 +235,37 @@ def test_an_error_of_the_users_metric_is_told_as_theirs_with_its_line() -> None:
 
     with pytest.raises(BadInput, match=rf"the metric broken failed with its own error: RuntimeError.*{__file__}:"):
         evaluated(metric_of(broken), torch.nn.Linear(3, 2), [], None)
+
+
+class Half(Metric):
+    """A metric whose `value` is what it is made with."""
+
+    name = "half"
+
+    def __init__(self, value: Any) -> None:
+        self.made = value
+
+    def evidence(self, model: Any, loader: Any) -> dict[str, Tensor]:
+        return {"x": torch.cat([x for x, _ in loader])}
+
+    def value(self, evidence: Any) -> Any:
+        return self.made() if callable(self.made) else self.made
+
+
+@pytest.mark.parametrize("value", [0.5, torch.tensor(0.5), torch.tensor([0.5]), np.float32(0.5)])
+def test_a_value_may_be_a_number_of_any_kind(value: Any) -> None:
+    found = Evaluation(Half(value), {"x": torch.ones(3)})
+    assert found.value == 0.5 and type(found.value) is float and str(found) == "50.00 %"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, r"metric 'half': value\(evidence\) must give one number, it gives a NoneType"),
+        (torch.ones(2), r"must give one number, it gives a tensor of shape \(2,\)"),
+        (lambda: {}["k"], "the metric half failed with its own error: KeyError"),
+    ],
+)
+def test_a_value_that_is_none_is_refused_in_our_words(value: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        _ = Evaluation(Half(value), {"x": torch.ones(3)}).value

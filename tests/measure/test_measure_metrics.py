@@ -201,6 +201,9 @@ def test_a_metric_of_torchmetrics_that_says_no_direction_or_several_numbers_is_r
 
     with pytest.raises(BadInput, match="does not say whether higher is better"):
         FromTorchmetrics(Undecided())
+    assert not FromTorchmetrics(Undecided(), higher_is_better=False).higher_is_better
+    with pytest.raises(BadInput, match=r"takes an object: Accuracy\(\.\.\.\), not the class"):
+        FromTorchmetrics(Accuracy)
     with pytest.raises(BadInput, match="gives no single number"):
         FromTorchmetrics(Several()).score(SAME, [(drawn(4, 3), labels(3, 4))])
 
