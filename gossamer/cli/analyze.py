@@ -342,7 +342,7 @@ def _inspect_folder(console: Console, folder: Path) -> None:
             f"{folder} holds no records.json; it is not a result of gossamer compress, or the job has not ended"
         )
     try:
-        document = JobDocument.parse(source.read_text())
+        document = JobDocument.parse(source.read_text(encoding="utf-8"))
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptFile(f"{source} is damaged: {error}") from error
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}

@@ -156,5 +156,5 @@ def copy_recipe(
         raise BadInput(f"{to} exists already; name another file, or remove it first")
     make_place(to)
     with writing(to):
-        write_text(to, known[name].read_text())
+        write_text(to, known[name].read_text(encoding="utf-8"))
     Console().line(str(to))

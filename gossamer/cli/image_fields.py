@@ -42,7 +42,7 @@ def parse_fields(text: str) -> dict[str, Any]:
 
 def _from_json(path: Path) -> dict[str, Any]:
     try:
-        known = json.loads(path.read_text(errors="replace"))
+        known = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except ValueError as error:
         raise BadInput(f"--preprocessing {path}: it is no JSON: {error}") from error
     if not isinstance(known, dict):

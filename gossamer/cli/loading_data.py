@@ -142,7 +142,7 @@ def preprocessing_for(model: str) -> Preprocessing | None:
     note: dict[str, str] = {}
     match path.suffix:
         case ".json":
-            text = path.read_text(errors="replace")
+            text = path.read_text(encoding="utf-8", errors="replace")
         case ".onnx":
             from gossamer.runtime.onnx_clean import about
 

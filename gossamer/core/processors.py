@@ -31,7 +31,7 @@ def _quota() -> float | None:
 def _groups() -> dict[str, str]:
     """The control group of this process by controller; "" is version 2's."""
     try:
-        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()]
     except OSError:
         return {}
     return {name: path for _, names, path in lines for name in names.split(",")}
@@ -47,7 +47,7 @@ def _upward(root: Path, group: str) -> list[Path]:
 def _limit(quota: Path, period: Path | None = None) -> float | None:
     """Quota over period, in cores: both numbers of one file, or one number of each of two."""
     try:
-        numbers = " ".join(file.read_text() for file in (quota, period) if file is not None).split()
+        numbers = " ".join(file.read_text(encoding="utf-8") for file in (quota, period) if file is not None).split()
         return float(numbers[0]) / float(numbers[1]) if float(numbers[0]) > 0 else None
     except (OSError, ValueError, IndexError, ZeroDivisionError):  # "max", or no such file: no limit
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.core.preprocessing import Preprocessing
+from gossamer.core.preprocessing import BYTE_RANGE, Preprocessing
 from gossamer.core.task import Task
 from gossamer.data import images
 from gossamer.data.arrays import DataSplit, cut, make_task
@@ -86,7 +86,7 @@ def common_form(paths: Sequence[Path], train: Sequence[Path], *, size: int | Non
     sides = {side for _, sizes in seen.values() for side in sizes}
     grey = all(mode in images.GREY for mode in modes.values())
     usual = GREY if grey else COLOUR
-    return Preprocessing(
+    form = Preprocessing(
         size=(min(SIDE, *sides) if len(sides) == 1 else SIDE) if size is None else size,
         channels=1 if grey else 3,
         mean=usual.mean,
@@ -94,6 +94,12 @@ def common_form(paths: Sequence[Path], train: Sequence[Path], *, size: int | Non
         range=images.find_range(train, modes),
         background=images.check_background(background),
     )
+    # What training has no values like is found here, and not at the end of a job, when test data are read.
+    trained = set(train)
+    deep = [path for path, mode in modes.items() if mode in images.DEEP and path not in trained]
+    if form.range == BYTE_RANGE and deep:
+        images.refuse_broken(images.selected(deep), lambda path, most: images.decode_image(path, form, most))
+    return form
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ def read_voc(folder: Path, faulty: Faulty = "refuse") -> AnnotatedSplits:
 
 def _stems(path: Path, faults: Faults) -> list[str]:
     """The images of a list, each once."""
-    stems = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     for stem in {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set():
         faults.add("image that is in a list twice", f"{path.name} {stem}")
     return list(dict.fromkeys(stems))

@@ -178,4 +178,4 @@ class Job(ABC):
             model = load_weights(copy_network(self.original), self.folder / "model.safetensors")
         except GossamerError:  # what changed cannot be told as data: from the store, then
             return None
-        return Artifact(model.eval(), JobDocument.parse(path.read_text()), self.folder)
+        return Artifact(model.eval(), JobDocument.parse(path.read_text(encoding="utf-8")), self.folder)

@@ -77,7 +77,7 @@ def peak_growth(work: Callable[[], Any]) -> int:
     """
     reset = Path("/proc/self/clear_refs")
     try:
-        reset.write_text("5")
+        reset.write_text("5", encoding="utf-8")
         before, field = _status("VmRSS"), "VmHWM"
     except OSError:
         before, field = _lifetime_peak(), ""
@@ -86,7 +86,7 @@ def peak_growth(work: Callable[[], Any]) -> int:
 
 
 def _status(field: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(f"{field}:"))
     return 1024 * int(line.split()[1])
 
 

@@ -68,7 +68,7 @@ def hugging_face_preprocessing(name: str) -> Preprocessing | None:
     if path is None:
         return None
     try:
-        return image_preprocessing(json.loads(path.read_text()))
+        return image_preprocessing(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptFile(f"{path}: it does not say how images become inputs: {first_line(error)}") from error
 

@@ -64,7 +64,7 @@ class SharedFolder:
         Raises:
             CorruptFile: it is no JSON.
         """
-        text = self._when_there(lambda: (self.path / name).read_text())
+        text = self._when_there(lambda: (self.path / name).read_text(encoding="utf-8"))
         try:
             return json.loads(text)
         except ValueError as error:
@@ -121,7 +121,7 @@ def _link(path: Path, text: str) -> bool:
     """Write a file under a temporary name and link it: whoever links first has written it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

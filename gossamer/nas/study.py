@@ -108,7 +108,7 @@ def read_description(folder: Path) -> StudyDescription:
             shell=f"{empty} `gossamer search --out {folder}`, then join it",
         )
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text(encoding="utf-8"))
         found = StudyDescription(**known)
         if found.identity["format"] != FORMAT:
             raise BadInput(f"{folder} holds a study of another version of gossamer; use that one")
@@ -274,8 +274,8 @@ def process(pid: int) -> dict[str, Any]:
     """What tells a process from all others, also after its number is given again; without "place" where that cannot be
     said here. Its place is a boot of a machine and a container on it."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        began = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         namespace = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return {"pid": pid}

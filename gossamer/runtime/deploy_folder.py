@@ -8,6 +8,7 @@ from typing import Any
 
 from gossamer.core import record
 from gossamer.core.folder import make_folder
+from gossamer.core.preprocessing import BYTE_RANGE
 
 PROGRAMS = Path(__file__).parent / "programs"
 BENCH = "bench_on_device.py"
@@ -46,8 +47,9 @@ def write_deploy_folder(model: Path, folder: Path, about: Mapping[str, Any]) -> 
         return folder
     record.write_text(folder / "preprocessing.json", json.dumps(dict(about), indent=1))
     record.write_text(folder / "labels.txt", "".join(f"{one}\n" for one in about.get("classes", ())))
-    for name in FOR_IMAGES:
-        text = (PROGRAMS / name).read_text()
+    # The others get images of 8 bits from their platforms.
+    for name in FOR_IMAGES if tuple(about.get("range", BYTE_RANGE)) == BYTE_RANGE else FOR_IMAGES[:1]:
+        text = (PROGRAMS / name).read_text(encoding="utf-8")
         for mark, value in _marks(model.name, about).items():
             text = text.replace(mark, value)
         record.write_text(folder / name, text)

@@ -154,7 +154,7 @@ def _log(path: Path, inputs: tuple[Tensor, ...], threads: int, runs: int) -> lis
         runner.raw(prepared)
     log = Path(runner.session.end_profiling())
     try:
-        events: list[dict[str, Any]] = json.loads(log.read_text())
+        events: list[dict[str, Any]] = json.loads(log.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:  # the runtime does not say so when the disk is full
         raise OSError(errno.ENOSPC, "the runtime's profile was cut short", str(log)) from error
     finally:

@@ -97,7 +97,7 @@ class CheckpointStore:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text(encoding="utf-8"))
         return {"fingerprint": known["fingerprint"], "results": dict(known["results"])}
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptFile(f"{path} is damaged: {error}; delete {path.parent} to start over there") from error

@@ -89,7 +89,7 @@ def read_profile(path: Path | str) -> DeviceProfile:
     """
     path = Path(path)
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != FORMAT or raw["runtime"] != "onnxruntime":
             raise BadInput(f"{path}: a profile of format {FORMAT} and of onnxruntime is expected")
         profile = _of_networks(raw)

@@ -65,7 +65,7 @@ def in_processes(function: Callable[..., Any], job: Any, context: Context, train
             launch(_guarded, function, job, replace(context, progress=Silent()), scratch)
         except ProcessRaisedException:
             if (scratch / "error").exists():
-                kind, message = json.loads((scratch / "error").read_text())
+                kind, message = json.loads((scratch / "error").read_text(encoding="utf-8"))
                 raise getattr(errors, kind)(message) from None
             raise
         finally:  # after an interrupt of this process alone
@@ -84,7 +84,7 @@ def _guarded(fabric: "Fabric", function: Callable[..., Any], job: Any, context: 
     try:
         function(fabric, job, replace(context, progress=progress))
     except errors.GossamerError as error:
-        (scratch / "error").write_text(json.dumps([type(error).__name__, str(error)]))
+        (scratch / "error").write_text(json.dumps([type(error).__name__, str(error)]), encoding="utf-8")
         raise
     torch.distributed.destroy_process_group()
 
@@ -109,7 +109,8 @@ def _relayed(scratch: Path, progress: Progress) -> Iterator[None]:
         shown, last = 0, False
         while not last:
             last = ended.wait(FIRST_LOOK_SECONDS)
-            lines = (scratch / "said").read_text().splitlines(keepends=True) if (scratch / "said").exists() else []
+            said = scratch / "said"
+            lines = said.read_text(encoding="utf-8").splitlines(keepends=True) if said.exists() else []
             whole = [line for line in lines if line.endswith("\n")]
             for line in whole[shown:]:
                 progress.say(line.rstrip("\n"))

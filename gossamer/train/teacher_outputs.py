@@ -162,7 +162,7 @@ class TeacherOutputs:
 
     def _open(self) -> None:
         try:
-            self._take(json.loads((self.folder / LAYOUT).read_text()))
+            self._take(json.loads((self.folder / LAYOUT).read_text(encoding="utf-8")))
             for path in sorted(self.folder.glob("shard-*.npy")):
                 rows = np.load(path, mmap_mode="r", allow_pickle=False)
                 if rows.dtype != self.row or rows.ndim != 1:

@@ -234,3 +234,15 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:
     paint(tmp_path / "test" / "cow" / "a.png", 1)
     with pytest.raises(BadInput, match=r"test must hold the class folders cat, dog, it has \('cat', 'cow'\)"):
         load_task(tmp_path)
+
+
+def test_images_deeper_than_those_of_training_are_found_when_the_folder_is_read(tmp_path: Path) -> None:
+    for split, deep in (("train", False), ("val", False), ("test", True)):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(3):
+                values = np.full((8, 8), 60_000 if deep else 60, np.uint16 if deep else np.uint8)
+                Image.fromarray(values).save(tmp_path / split / label / f"{number}.png")
+    with pytest.raises(CorruptFile, match="6 images cannot be used") as error:
+        load_task(tmp_path)
+    assert "its values go beyond 255, those of the training images do not" in str(error.value)

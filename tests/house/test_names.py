@@ -98,3 +98,14 @@ def test_what_a_document_names_is_there(page: Path) -> None:
 def test_a_name_that_is_gone_is_found(text: str, there: bool) -> None:
     assert list(named(f"`{text}(model)` and\n```sh\n`fence`\n```\n")) == [text]
     assert is_there(text, ROOT / "docs" / "architecture.md") == there
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_text_is_read_and_written_as_utf_8_whatever_the_locale(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    texts = [
+        one for one in calls if isinstance(one.func, ast.Attribute) and one.func.attr in ("read_text", "write_text")
+    ]
+    # `core.record.write_text` encodes by itself.
+    files = [one for one in texts if not ast.unparse(one.func).endswith("record.write_text")]
+    assert [ast.unparse(one) for one in files if "utf-8" not in ast.unparse(one)] == []

@@ -68,6 +68,24 @@ def test_the_program_prepares_images_as_the_data_were(tmp_path: Path, form: Prep
     assert given.shape == expected.shape and float((given - expected).abs().max()) < near
 
 
+@pytest.mark.parametrize(("kind", "high"), [("uint16", 65535.0), ("float32", 4.0)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_program_prepares_deep_images_by_their_range(tmp_path: Path, kind: str, high: float, channels: int) -> None:
+    values = np.random.default_rng(0).random((20, 30)) * high
+    path = tmp_path / "a.tif"
+    Image.fromarray(values.astype(kind)).save(path)
+    numbers = {"mean": (0.5,) * channels, "std": (0.25,) * channels}
+    form = Preprocessing(size=8, channels=channels, range=(0.0, high), **numbers)
+    expected = Normalisation(**numbers)(decode_image(path, form)[None])
+    folder = made(tmp_path, form)
+    given = torch.from_numpy(loaded(folder).prepared(path))
+    assert given.shape == expected.shape and torch.allclose(given, expected, atol=1e-5)
+    assert [name for name in ("run.mjs", "run.cpp", "Run.kt") if (folder / name).exists()] == []
+    shallow = torch.from_numpy(loaded(folder).prepared(photo(tmp_path / "b.png")))
+    expected = Normalisation(**numbers)(decode_image(tmp_path / "b.png", form)[None])
+    assert float((shallow - expected).abs().max()) < 0.51 / 255 / 0.25
+
+
 @pytest.mark.slow
 def test_the_program_and_the_measurement_run_alone(tmp_path: Path) -> None:
     folder = made(tmp_path, FORMS[0])

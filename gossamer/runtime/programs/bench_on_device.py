@@ -26,7 +26,7 @@ def device() -> dict[str, Any]:
     """What tells this device from another one."""
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         keys = ("model name", "Hardware", "Model")
         name = next((one.split(":", 1)[1].strip() for one in lines if one.split("\t")[0].strip() in keys), name)
     except OSError:
@@ -74,7 +74,7 @@ def by_node(path: Path, threads: int, batch: int, repeats: int) -> list[dict[str
     for _ in range(repeats + 2):
         session.run(None, inputs)
     log = Path(session.end_profiling())
-    events = json.loads(log.read_text())
+    events = json.loads(log.read_text(encoding="utf-8"))
     log.unlink()
     nodes: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {}
@@ -117,7 +117,7 @@ def main() -> None:
         "batch": args.batch,
         "networks": networks,
     }
-    args.out.write_text(json.dumps(profile, indent=1))
+    args.out.write_text(json.dumps(profile, indent=1), encoding="utf-8")
     for one in networks:
         print(f"{one['file']}: {one['median_ms']:.3g} ms")
     print(f"written: {args.out}")
