@@ -2,9 +2,8 @@
 
 The faces are drawn (`_faces.py`), with five exact landmarks: a synthetic set, the same for every seed. A teacher is
 trained, then a student of about a fortieth of its multiply-adds: on the landmarks alone, with `distill.kd`, and with
-`distill.neurons`, for as many passes in sum. Errors are divided by the distance of the eyes, on test faces. Chosen on
-validation faces with the first seed: the learning rates of teacher and student by plain training, which the methods
-get as well, and how many of its passes `distill.neurons` spends on its first stage.
+`distill.neurons`, for as many passes in sum. Errors are divided by the distance of the eyes, on test faces. The
+learning rate of each row is the best of a grid on validation faces, with the first seed.
 
     python -m benchmarks.detection.landmarks --seeds 0 1 2
     python -m benchmarks.detection.landmarks --table
@@ -42,8 +41,9 @@ from gossamer.train import Training, fit
 RESULTS = paths.RESULTS / "landmarks.json"
 TRAIN, VALIDATION, TEST = 2000, 500, 2000  # faces
 WIDTHS = {"teacher": 16, "student": 3}
-RATES = (0.03, 0.1, 0.3)
-HINTS = (1, 3, 6)  # epochs of the first stage of `distill.neurons`
+STUDENTS = ("plain", "distill.kd", "distill.neurons")
+RATES = (0.03, 0.1, 0.3, 1.0)
+HINTS = 4  # epochs of the first stage of `distill.neurons`
 METRIC = LandmarkError(between=(0, 1))
 FAILURES = LandmarkFailures(between=(0, 1))
 
@@ -94,15 +94,6 @@ def trained(width: int, seed: int, lr: float, epochs: int) -> nn.Module:
     return fit(LandmarkNet(width), landmark_data(seed), training, context).model.eval()
 
 
-def best_rate(width: int, epochs: int, lines: Lines) -> float:
-    """Of `RATES`, on validation faces."""
-    errors = {}
-    for lr in RATES:
-        errors[lr] = evaluate(trained(width, 0, lr, epochs), landmark_data(0), "validation").value
-        lines.say(f"width {width}, learning rate {lr}: validation error {100 * errors[lr]:.2f} %")
-    return min(errors, key=errors.__getitem__)
-
-
 def taught(method: KD | NeuronSelection, teacher: nn.Module, seed: int) -> nn.Module:
     """A student by a method, from the weights that plain training begins with."""
     torch.manual_seed(seed)
@@ -110,38 +101,42 @@ def taught(method: KD | NeuronSelection, teacher: nn.Module, seed: int) -> nn.Mo
     return method.apply(LandmarkNet(WIDTHS["student"]), landmark_data(seed), context).eval()
 
 
-def best_hints(rates: dict[str, float], options: argparse.Namespace, lines: Lines) -> int:
-    """Of `HINTS`, on validation faces."""
-    teacher, errors = trained(WIDTHS["teacher"], 0, rates["teacher"], options.epochs), {}
-    for hints in HINTS:
-        student = taught(by_neurons(hints, rates, options), teacher, 0)
-        errors[hints] = evaluate(student, landmark_data(0), "validation").value
-        lines.say(f"{hints} epochs on neurons: validation error {100 * errors[hints]:.2f} %")
-    return min(errors, key=errors.__getitem__)
+def student_by(row: str, teacher: nn.Module, seed: int, lr: float, options: argparse.Namespace) -> nn.Module:
+    """The student of a row, for as many epochs in sum as every other; clip and the schedule are alike as well."""
+    told: dict[str, Any] = {"lr": lr, "alpha": options.alpha, "clip": 5.0}
+    if row == "distill.kd":
+        return taught(KD(epochs=options.epochs, **told), teacher, seed)
+    if row == "distill.neurons":
+        layers = {"embedding": "embedding"}
+        method = NeuronSelection(epochs=options.epochs - HINTS, hint_epochs=HINTS, layers=layers, **told)
+        return taught(method, teacher, seed)
+    return trained(WIDTHS["student"], seed, lr, options.epochs)
 
 
-def shared(rates: dict[str, float], options: argparse.Namespace) -> dict[str, Any]:
-    """What both methods are told; clip and the schedule are those of plain training."""
-    return {"lr": rates["student"], "alpha": options.alpha, "clip": 5.0}
+def best_rates(options: argparse.Namespace, lines: Lines) -> dict[str, float]:
+    """Of `RATES` for the teacher and for each row of the student, on validation faces, with the first seed."""
+    rates: dict[str, float] = {}
+    best: dict[str, nn.Module] = {}
+    for row in ("teacher", *STUDENTS):
+        lowest = float("inf")
+        for lr in RATES:
+            if row == "teacher":
+                network = trained(WIDTHS[row], 0, lr, options.epochs)
+            else:
+                network = student_by(row, best["teacher"], 0, lr, options)
+            error = evaluate(network, landmark_data(0), "validation").value
+            lines.say(f"{row}, learning rate {lr}: validation error {100 * error:.2f} %")
+            if error < lowest:
+                lowest, rates[row], best[row] = error, lr, network
+    return rates
 
 
-def by_neurons(hints: int, rates: dict[str, float], options: argparse.Namespace) -> NeuronSelection:
-    """The method, with so many of its epochs in the first stage."""
-    told = shared(rates, options) | {"layers": {"embedding": "embedding"}}
-    return NeuronSelection(epochs=options.epochs - hints, hint_epochs=hints, **told)
-
-
-def rows_of(seed: int, document: dict[str, Any], options: argparse.Namespace, lines: Lines) -> dict[str, Any]:
+def rows_of(seed: int, rates: dict[str, float], options: argparse.Namespace, lines: Lines) -> dict[str, Any]:
     """The numbers of one seed by network."""
-    began, task, epochs = time.process_time(), landmark_data(seed), options.epochs
-    rates: dict[str, float] = document["rates"]
-    teacher = trained(WIDTHS["teacher"], seed, rates["teacher"], epochs)
-    networks = {
-        "teacher": teacher,
-        "student, plain": trained(WIDTHS["student"], seed, rates["student"], epochs),
-        "student, distill.kd": taught(KD(epochs=epochs, **shared(rates, options)), teacher, seed),
-        "student, distill.neurons": taught(by_neurons(document["hints"], rates, options), teacher, seed),
-    }
+    began, task = time.process_time(), landmark_data(seed)
+    teacher = trained(WIDTHS["teacher"], seed, rates["teacher"], options.epochs)
+    students = {row: student_by(row, teacher, seed, rates[row], options) for row in STUDENTS}
+    networks = {"teacher": teacher, **{f"student, {row}": student for row, student in students.items()}}
     scores: dict[str, Evaluation] = {name: evaluate(network, task, "test") for name, network in networks.items()}
     found: dict[str, Any] = {}
     for name, network in networks.items():
@@ -168,7 +163,8 @@ def table(document: dict[str, Any]) -> str:
         "",
         f"Drawn faces, a synthetic set: {TRAIN:,} to train, {TEST:,} to test. {document['epochs']} epochs in sum, "
         f"seeds {', '.join(seeds)}, {run['threads']} thread. The error is divided by the distance of the eyes; "
-        f"failures are errors above 10 %. First stage of `distill.neurons`: {document['hints']} epochs. "
+        f"failures are errors above 10 %. Learning rates, each the "
+        f"best of {RATES} on validation faces: {', '.join(f'{row} {lr:g}' for row, lr in document['rates'].items())}. "
         f"`{run['command']}`",
         "",
         "| network | error %, mean | by seed | failures % | error against plain, by seed (95 % interval) | "
@@ -209,11 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     same = (document.get("epochs"), document.get("alpha")) == (options.epochs, options.alpha)
     document |= {"format": 1, "epochs": options.epochs, "alpha": options.alpha, "measured": with_run(document, run)}
     if not same:
-        document |= {"seeds": {}, "rates": {k: best_rate(w, options.epochs, lines) for k, w in WIDTHS.items()}}
-        document["hints"] = best_hints(document["rates"], options, lines)
+        document |= {"seeds": {}, "rates": best_rates(options, lines)}
     for seed in options.seeds:
         if str(seed) not in document["seeds"]:
-            document["seeds"][str(seed)] = rows_of(seed, document, options, lines)
+            document["seeds"][str(seed)] = rows_of(seed, document["rates"], options, lines)
             write_text(options.out, json.dumps(document, indent=1))
             write_table(options.out, table(document))
     return 0

@@ -52,7 +52,7 @@ def test_the_table_of_landmarks() -> None:
         for i in range(2)
     }
     run = {"threads": 1, "command": "c"}
-    lines = landmarks.table({"measured": [run], "epochs": 3, "hints": 1, "seeds": seeds}).splitlines()
+    lines = landmarks.table({"measured": [run], "epochs": 3, "rates": {"plain": 0.1}, "seeds": seeds}).splitlines()
     assert lines[-2] == "| student, plain | 6.50 ± 0.71 | 6.00, 7.00 | 2.0 | - | 1,000 | 5 |"
     assert "| -0.50 (-0.70 to -0.30), -0.50 (-0.70 to -0.30) |" in lines[-1]
 
