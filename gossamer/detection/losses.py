@@ -304,8 +304,8 @@ def teacher_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], t
 
     Source: Zheng et al. 2022, Localization Distillation for Dense Object Detection, arXiv:2102.12252.
     """
-    kind = next(one for one in (POINTS, PRIORS, REGIONS) if set(student) >= set(one))
-    if not set(teacher) >= set(kind) or any(student[k].shape != teacher[k].shape for k in kind):
+    kind = next((one for one in (POINTS, PRIORS, REGIONS) if set(student) >= set(one)), None)
+    if kind is None or not set(teacher) >= set(kind) or any(student[k].shape != teacher[k].shape for k in kind):
         raise BadInput("distillation: student and teacher must be detectors of the same kind, points and classes")
     if kind is REGIONS:
         return region_teacher_loss(student, teacher)

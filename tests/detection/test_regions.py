@@ -190,5 +190,6 @@ def test_a_student_learns_from_the_teachers_proposal_that_overlaps_its_own() -> 
     near = teacher["proposals"] + moved
     same_boxes = teacher | {"proposals": near, "offsets": encode_offsets(boxes, near)}
     torch.testing.assert_close(teacher_loss(same_boxes, teacher, 2.0), torch.tensor(0.0), rtol=0, atol=1e-5)
-    with pytest.raises(BadInput, match="detectors of the same kind"):
-        teacher_loss(teacher, teacher | {"proposals": torch.zeros(1, 3, 4)}, 2.0)
+    for student in (teacher | {"proposals": torch.zeros(1, 3, 4)}, {"logits": torch.zeros(1, 2, 3)}):
+        with pytest.raises(BadInput, match="detectors of the same kind"):
+            teacher_loss(student, teacher, 2.0)
