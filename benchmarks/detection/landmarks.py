@@ -44,7 +44,7 @@ TRAIN, VALIDATION, TEST = 2000, 500, 2000  # faces
 WIDTHS = {"teacher": 16, "student": 3}
 STUDENTS = ("plain", "distill.kd", "distill.neurons")
 RATES = (0.1, 0.3, 1.0)
-HINTS = 4  # epochs of the first stage of `distill.neurons`
+HINTS = 2  # epochs of the first stage of `distill.neurons`
 METRIC = LandmarkError(between=(0, 1))
 FAILURES = LandmarkFailures(between=(0, 1))
 
@@ -195,7 +195,7 @@ def table(document: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of the landmarks beside the teacher")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
