@@ -108,7 +108,7 @@ class Bars:
     """Progress on a terminal."""
 
     def __init__(self) -> None:
-        self._terminal = Terminal(stderr=True, markup=False, highlight=False)
+        self._terminal = Terminal(file=sys.stderr, markup=False, highlight=False)
         self._bars = _LateProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -176,9 +176,10 @@ class Lines:
     def __init__(self) -> None:
         self._under_way: list[_Work] = []
         self._change = threading.Condition()
+        self._stream = sys.stderr  # exporters are silenced by another one in its place, for as long as they run
 
     def say(self, message: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {message}", file=self._stream, flush=True)
 
     def bar(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
         with self._work(label, _length(items, total)) as work:

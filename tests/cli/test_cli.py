@@ -1,11 +1,13 @@
 """The command line: every command on something tiny, exit statuses, output for people and for machines."""
 
+import io
 import itertools
 import json
 import math
 import subprocess
 import sys
 import threading
+from contextlib import redirect_stderr
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -534,8 +536,9 @@ def test_numbers_that_json_has_not_become_null() -> None:
     assert _plain({"a": (float("nan"), float("inf"), 1.5), "b": Path("x")}) == {"a": [None, None, 1.5], "b": "x"}
 
 
-@pytest.mark.parametrize("progress", [Lines(), Bars()])
-def test_progress_passes_the_items_on(progress: Lines | Bars, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", [Lines, Bars])
+def test_progress_passes_the_items_on(kind: type[Lines] | type[Bars], capsys: pytest.CaptureFixture[str]) -> None:
+    progress = kind()
     assert list(progress.bar(iter("abc"), label="letters", total=3)) == list("abc")
     with progress.busy("thinking"):
         progress.say("a thought")
@@ -589,6 +592,16 @@ def test_plain_lines_speak_of_the_innermost_work_while_it_runs(monkeypatch: pyte
     assert next(text for text in heard if text.startswith("inner: ")).endswith(" so far")
     in_turn = [name for name, _ in itertools.groupby(text.split(":")[0] for text in heard)]
     assert in_turn in (["inner", "outer"], ["outer", "inner", "outer"])
+
+
+@pytest.mark.parametrize("kind", [Lines, Bars])
+def test_progress_is_heard_while_an_exporter_is_silenced(
+    kind: type[Lines] | type[Bars], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress, swallowed = kind(), io.StringIO()
+    with redirect_stderr(swallowed):
+        progress.say("exporting")
+    assert "exporting" in capsys.readouterr().err and not swallowed.getvalue()
 
 
 def test_plain_lines_are_silent_of_what_is_short(
