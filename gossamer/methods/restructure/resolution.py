@@ -37,7 +37,7 @@ def input_convolutions(model: nn.Module, example_inputs: tuple[Any, ...]) -> dic
     return {name: x for name, x in seen.items() if any(x.shape == y.shape and torch.equal(x, y) for y in given)}
 
 
-PLANNED = (0.875, 0.75, 0.625, 0.5)  # shares of the height and width that the planner tries
+PLANNED = (0.875, 0.8125, 0.75, 0.6875, 0.625, 0.5625, 0.5)  # shares of height and width that the planner tries
 
 
 def _size(share: float) -> str:
