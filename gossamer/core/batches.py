@@ -23,7 +23,8 @@ class Loader(Protocol):
 Model = Callable[..., Any]
 Loss = Callable[[Model, Any], Tensor]
 
-SUM_ERROR = 0.01  # of probabilities in half precision
+SUM_ERROR, SUM_ROUNDING = 0.01, 1e-4  # of probabilities in half precision, in float32
+MANY = 8  # predictions
 NO_LABEL, NO_PIXEL = -100, 255  # what torch's losses and Pascal VOC leave out
 
 
@@ -111,10 +112,24 @@ class FirstBatches:
             yield batch
 
 
+def as_logits(outputs: Tensor) -> Tensor:
+    """Logits (N, classes, ...) of what a classifier gives: of probabilities, which networks with a softmax at their end
+    give, the logarithm. These sum to 1 in every sample, which numbers of another kind do not in several."""
+    if outputs.dim() < 2 or outputs.shape[1] < 2 or len(outputs) < 2 or not outputs.is_floating_point():
+        return outputs
+    given = outputs.detach().float()
+    # Under autocast, probabilities of half precision may come in float32: where samples are many, it is no chance.
+    many = outputs.element_size() < 4 or given.numel() >= MANY * given.shape[1]
+    rounding = SUM_ERROR if many else SUM_ROUNDING
+    if given.min() < 0 or (given.sum(1) - 1).abs().max() > rounding:
+        return outputs
+    return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+
+
 def cross_entropy(model: Model, batch: Any) -> Tensor:
-    """Mean cross entropy of the logits, the first output, in nats."""
+    """Mean cross entropy of the first output, logits or probabilities, in nats."""
     inputs, target = inputs_and_labels(batch)
-    logits = first_tensor(model(*inputs))
+    logits = as_logits(first_tensor(model(*inputs)))
     target = class_labels(logits, target)
     try:
         return F.cross_entropy(logits, target)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from gossamer.core.batches import Model, inputs_and_target
+from gossamer.core.batches import Model, as_logits, inputs_and_target
 from gossamer.errors import BadInput
 
 # Temperatures are looked for between these.
@@ -48,11 +48,11 @@ def confidence(model: Model, loader: Iterable[object]) -> dict[str, float]:
 
 @torch.no_grad()
 def logits_and_labels(model: Model, loader: Iterable[object]) -> tuple[Tensor, Tensor]:
-    """Logits and labels of all samples of a loader, in float64 on CPU."""
+    """Logits and labels of all samples of a loader, in float64 on CPU; of probabilities their logarithm."""
     rows = [(model(*inputs).double().cpu(), target.cpu()) for inputs, target in map(inputs_and_target, loader)]
     if not rows:
         raise BadInput("calibration: the loader has no batches")
-    return torch.cat([z for z, _ in rows]), torch.cat([y for _, y in rows])
+    return as_logits(torch.cat([z for z, _ in rows])), torch.cat([y for _, y in rows])
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.core.batches import Loader, Model, inputs_and_target
+from gossamer.core.batches import Loader, Model, as_logits, inputs_and_target
 from gossamer.core.copies import copy_network
 from gossamer.core.outputs import plain, tensors
 from gossamer.core.placement import device_of, train_mode
@@ -209,6 +209,8 @@ class Distillation(Soft):
         return (1 - self.task_weight) * self._soft_loss(outputs, expected, target)
 
     def _soft_loss(self, outputs: Any, expected: Any, target: Any) -> Tensor:
+        if are_logits(expected, target) and isinstance(outputs, Tensor):
+            outputs, expected = as_logits(outputs), as_logits(expected)
         if self.loss is not None:
             if not (isinstance(outputs, Tensor) and isinstance(expected, Tensor)):
                 raise BadInput(

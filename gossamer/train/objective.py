@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from gossamer.core.batches import Model, class_labels, cross_entropy, inputs_and_labels, inputs_and_target
+from gossamer.core.batches import Model, as_logits, class_labels, cross_entropy, inputs_and_labels, inputs_and_target
 from gossamer.core.outputs import first_tensor
 from gossamer.core.task import Task
 from gossamer.errors import BadInput
@@ -79,5 +79,5 @@ class _Smoothed:
 
     def __call__(self, model: Model, batch: Any) -> Tensor:
         inputs, target = inputs_and_labels(batch)
-        logits = first_tensor(model(*inputs))
+        logits = as_logits(first_tensor(model(*inputs)))
         return F.cross_entropy(logits, class_labels(logits, target), label_smoothing=self.smoothing)
