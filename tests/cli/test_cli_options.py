@@ -213,13 +213,14 @@ def plain(value: Any) -> Any:
 def calls(user: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the commands give to those who do the work, which they do not do here."""
     from gossamer.models import build, save_weights
+    from gossamer.nas.study import FORMAT
 
     seen: list[Any] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
     for folder in ("study", "study2"):
         (user / folder / "work").mkdir(parents=True)
         origin = {"data": "digits", "batch_size": None, "augment": True, "space": "mobile"}
-        known = {"identity": {"format": 1, "seed": 0}, "trials": 2, "origin": origin}
+        known = {"identity": {"format": FORMAT, "seed": 0}, "trials": 2, "origin": origin}
         (user / folder / "work" / "study.json").write_text(json.dumps(known))
     (user / "steps.yaml").write_text("name: steps\nsteps: [{prune.magnitude: {sparsity: 0.5}}]\n")
     training = "training: {epochs: 1}\nmodel: resnet8\ndata: digits\n"
