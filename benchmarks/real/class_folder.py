@@ -30,7 +30,6 @@ from benchmarks.real.int8_of_peers import RUNTIMES, by_nncf
 from benchmarks.real.pictures import CLASSES, DEBIAN, class_folder
 from gossamer.cli.image_fields import parse_fields
 from gossamer.cli.loading import Request, load_model
-from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.record import write_text
 from gossamer.core.task import Task
 from gossamer.measure import Evaluation, evaluate, paired_drop, steady_latency
@@ -112,7 +111,7 @@ def judged(path: Path, task: Task, runtime: str, before: Evaluation) -> dict[str
 
 def compared(folder: Path, data: Path, weights: Path) -> dict[str, Any]:
     """Every file on every runtime: accuracy on the test split, and times."""
-    task = gossamer.load_task(data, preprocessing=Preprocessing.parse(parse_fields(PREPROCESSING)), augment=False)
+    task = gossamer.load_task(data, image_fields=parse_fields(PREPROCESSING), augment=False)
     model = original(weights, task)
     files = {"float32": gossamer.export_onnx(model, task.example_inputs, folder / "trained.onnx")}
     files["NNCF int8"] = by_nncf(files["float32"], task, folder / "nncf.int8.onnx")
