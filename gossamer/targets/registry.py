@@ -1,8 +1,7 @@
 """The targets by name: what writes a file for each, and what runs it here."""
 
 import importlib
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from gossamer.constraints.apply import materialize
 from gossamer.core.batches import inputs_and_target
 from gossamer.core.outputs import tensors
 from gossamer.errors import BadInput, ExportMismatch, GossamerError, own_error, unknown
-from gossamer.ptq.even_network import even_network
 
 Run = Callable[..., tuple[Tensor, ...]]
 SAMPLES = 16  # that are compared
@@ -74,8 +72,7 @@ def write_target(
         model: is not touched.
         inputs: example inputs; their first sample gives the shapes.
         path: of the file.
-        calibration: batches, for a target that is int8. The network is quantized as it is and with even ranges across
-            channels (`gossamer.ptq.even_network`); the file that is nearer to it on these samples is kept.
+        calibration: batches, for a target that is int8.
 
     Returns:
         The path.
@@ -85,7 +82,7 @@ def write_target(
         BadInput: the network cannot be written for it.
 
     Example:
-        >>> import gossamer
+        >>> import gossamer, tempfile
         >>> net, task = gossamer.data.tiny_network(), gossamer.data.tiny_task()
         >>> with tempfile.TemporaryDirectory() as place:
         ...     path = write_target("onnx-web", net, task.example_inputs, Path(place) / "net.onnx")
@@ -101,61 +98,14 @@ def write_target(
     one = tuple(x[:1].detach().cpu() for x in inputs)
     samples = list(_samples(calibration, CALIBRATION)) if target.quantized and calibration is not None else None
     writer = importlib.import_module(f"gossamer.targets.{target.module}")
-    writes = getattr(writer, f"write_{target.module}")
-
-    def write(network: nn.Module, file: Path) -> None:
-        writes(network, one, file, samples)
-
     try:
         with torch.no_grad():
-            if samples is None:
-                write(plain, path)
-            else:
-                _write_nearest(name, _alike(plain, samples), path, samples, write)
+            getattr(writer, f"write_{target.module}")(plain, one, path, samples)
     except GossamerError:
         raise
     except Exception as error:
         raise BadInput(f"the network cannot be written for {name}: {own_error(error)}") from error
     return path
-
-
-def _alike(plain: nn.Module, samples: Sequence[tuple[Tensor, ...]]) -> list[nn.Module]:
-    """The network, and the same with even ranges across channels where it can be written so."""
-    try:
-        even = even_network(plain, samples)
-    except GossamerError:  # it has no graph of ONNX; the target may still have one
-        even = None
-    return [plain, *([even] if even is not None else [])]
-
-
-def _write_nearest(
-    name: str,
-    networks: Sequence[nn.Module],
-    path: Path,
-    samples: Sequence[tuple[Tensor, ...]],
-    write: Callable[[nn.Module, Path], None],
-) -> None:
-    """Write all, and keep the file whose outputs are nearest to those of the first on the samples."""
-    if len(networks) == 1:
-        write(networks[0], path)
-        return
-    errors = list[float]()
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        files = [Path(folder) / f"{number}{path.suffix}" for number in range(len(networks))]
-        for network, file in zip(networks, files):
-            write(network, file)
-            errors.append(_error(open_target(name, file), networks[0], samples))
-        files[errors.index(min(errors))].replace(path)
-
-
-def _error(run: Run, network: nn.Module, samples: Sequence[tuple[Tensor, ...]]) -> float:
-    """Sum of squared differences over that of the squared outputs."""
-    difference = size = 0.0
-    for one in samples:
-        for ours, theirs in zip(tensors(network(*one)), run(*one), strict=True):
-            difference += float((ours.flatten().float() - theirs.flatten().float()).square().sum())
-            size += float(ours.float().square().sum())
-    return difference / max(size, 1e-30)
 
 
 def open_target(name: str, path: Path) -> Run:
@@ -172,6 +122,7 @@ def open_target(name: str, path: Path) -> Run:
         MissingExtra: the runtime is not installed.
 
     Example:
+        >>> import tempfile
         >>> from gossamer.modules.binary import BinaryLinear
         >>> net, x = nn.Sequential(BinaryLinear(64, 4), nn.Linear(4, 2)).eval(), torch.rand(1, 64)
         >>> _ = net[0].weight.data.sign_()
@@ -202,6 +153,7 @@ def compare_target(name: str, model: nn.Module, path: Path, loader: Iterable[Any
         ExportMismatch: they differ by more than rounding.
 
     Example:
+        >>> import tempfile
         >>> from gossamer.modules.binary import BinaryLinear
         >>> net, x = nn.Sequential(BinaryLinear(64, 4), nn.Linear(4, 2)).eval(), torch.rand(1, 64)
         >>> _ = net[0].weight.data.sign_()

@@ -82,25 +82,3 @@ def test_numbers_come_back_from_eight_bits() -> None:
     x = np.array([0.0, 1.5, -2.0], np.float32)
     assert _encoded(x, row).tolist() == [-3, 0, -7] and _decoded(_encoded(x, row), row).tolist() == x.tolist()
     assert _encoded(np.array([1e6], np.float32), row).tolist() == [127]
-
-
-def test_of_two_networks_the_file_nearer_to_the_first_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that shifts outputs of the first by 1, of the second by 0.1."""
-    model, path = Net().eval(), tmp_path / "net.tflite"
-    second = Net().eval()
-    written: dict[str, float] = {}
-
-    def write(network: nn.Module, inputs: object, file: Path, samples: object) -> None:
-        file.write_text("second" if network is second else "first")
-
-    def opened(file: Path) -> object:
-        shift = {"first": 1.0, "second": 0.1}[file.read_text()]
-        written[file.read_text()] = shift
-        return lambda x: (model(x) + shift,)
-
-    other = type("Module", (), {"write_litert": staticmethod(write), "open_litert": staticmethod(opened)})
-    monkeypatch.setattr("gossamer.targets.registry.even_network", lambda *_: second)
-    monkeypatch.setattr("gossamer.targets.registry.importlib.import_module", lambda _: other)
-    write_target("litert-int8", model, (LOADER[0],), path, calibration=LOADER)
-    assert path.read_text() == "second" and set(written) == {"first", "second"}
-    assert [one.name for one in tmp_path.iterdir()] == ["net.tflite"]
