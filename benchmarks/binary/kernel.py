@@ -11,6 +11,8 @@ those of `gossamer export --target onnx-binary`, in ONNX Runtime, always from fl
 
 import argparse
 import json
+import os
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -37,7 +39,7 @@ from benchmarks.common.conditions import run_conditions, with_run
 from benchmarks.common.progress import Lines
 from benchmarks.common.tables import write_table
 from gossamer.compact.writing import save
-from gossamer.core.record import write_text
+from gossamer.core.record import environment, write_text
 from gossamer.methods.quantize.uniform import UniformQuantization
 from gossamer.modules.binary import BinaryConv2d
 from gossamer.modules.cost import dense_bytes
@@ -57,6 +59,13 @@ SHAPES = {
 ASKED = {"1x4096x4096": 10.0, "64x4096x4096": 4.0}  # times ONNX Runtime int8; convolutions: 2
 WIDTHS = (128, 128, 256, 256, 512, 512)
 BATCHES = (1, 64)
+EXTENSIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI",
+    "avx512_vpopcntdq": "VPOPCNTDQ",
+    "amx_int8": "AMX",
+}
 OPERATORS = "operators of ONNX Runtime"
 HEAD = "| bits | operators | ORT int8 | OpenVINO int8 | x ORT | operators x ORT | asked | x OpenVINO |"
 
@@ -174,34 +183,44 @@ def file_size(folder: Path) -> dict[str, Any]:
 
 
 def render(document: dict[str, Any]) -> str:
-    """The tables."""
-    machine = document["measured"][-1]
-    lines = ["# Layers that count bits against int8", "", document["conditions"], ""]
-    lines += [f"{machine['processor']}, {machine['cores']} cores, {machine['date']}.", ""]
-    lines += [f"| layer, one thread {HEAD}"]
+    """The tables of every kind of processor."""
+    lines = ["# Layers that count bits against int8", ""]
+    for kind, found in document["processors"].items():
+        machine = found["measured"][-1]
+        lines += [f"## {kind}", "", found["conditions"], "", f"{machine['cores']} cores, {machine['date']}.", ""]
+        lines += tables(found)
+    return "\n".join([*lines, ""])
+
+
+def tables(found: dict[str, Any]) -> list[str]:
+    """The lines of one processor."""
+    lines = [f"| layer, one thread {HEAD}"]
     lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for inside in ("", ", inside"):
-        for row in document["layers"]:
+        for row in found["layers"]:
             peers = [f"ONNX Runtime int8{inside}", f"OpenVINO int8{inside}"]
             ms = [f"{row['ms'][name]['median']:.3f}" for name in (f"bits{inside}", *peers)]
             first, second = (_spread(row["times_as_fast"][name]) for name in peers)
+            has = not inside and OPERATORS in row["ms"]
             asked = f"{ASKED.get(row['layer'], 2.0):g}"
-            own = ["", ""] if inside else [f"{row['ms'][OPERATORS]['median']:.3f}", _spread(_operators(row))]
+            own = [f"{row['ms'][OPERATORS]['median']:.3f}", _spread(_operators(row))] if has else ["", ""]
             cells = [f"{row['layer']}{inside}", ms[0], own[0], *ms[1:], first, own[1], asked, second]
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Milliseconds: medians. Ratios: median (quartiles) of the rounds.", ""]
     lines += [f"| VGG-small {HEAD}"]
     lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
-    for row in document["networks"]:
+    for row in found["networks"]:
         peers = ["ONNX Runtime int8", "OpenVINO int8"]
-        ms = " | ".join(f"{row['ms'][name]['median']:.2f}" for name in ("bits", OPERATORS, *peers))
+        names = ("bits", OPERATORS, *peers)
+        ms = " | ".join(f"{row['ms'][name]['median']:.2f}" if name in row["ms"] else "" for name in names)
         first, second = (_spread(row["times_as_fast"][name]) for name in peers)
         what = f"batch {row['batch']}, {row['threads']} threads"
-        lines.append(f"| {what} | {ms} | {first} | {_spread(_operators(row))} | 1.5 | {second} |")
-    file = document["file"]
+        own = _spread(_operators(row)) if OPERATORS in row["ms"] else ""
+        lines.append(f"| {what} | {ms} | {first} | {own} | 1.5 | {second} |")
+    file = found["file"]
     lines += ["", f"The `.gsr` of the binary VGG-small, first and last layer in 8 bits: {file['bytes']:,} bytes, "]
     lines[-1] += f"{file['times_smaller']:.1f} times smaller than its float32 parameters (asked: 28)."
-    return "\n".join([*lines, ""])
+    return [*lines, ""]
 
 
 def _operators(row: Mapping[str, Any]) -> Mapping[str, float]:
@@ -228,25 +247,35 @@ def main() -> None:
 def measure(seconds: float) -> None:
     torch.set_num_threads(1)
     say = Lines().say
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    document: dict[str, Any] = {
-        "format": 1,
+    document: dict[str, Any] = {"format": 2, "processors": {}}
+    if RESULTS.exists():
+        document = json.loads(RESULTS.read_text())
+    kind = processor()
+    found: dict[str, Any] = {
         "conditions": "Random weights; every way in every round, in one process; the second of two calls counts. "
-        "Other work ran on the same two cores, with more priority.",
+        f"Processes that were ready to run when this began: {os.getloadavg()[0]:.1f}.",
         "layers": [],
         "networks": [],
-        "measured": with_run(before, run_conditions([0], 1)),
+        "measured": with_run(document["processors"].get(kind, {}), run_conditions([0], 1)),
     }
     with tempfile.TemporaryDirectory() as work:
-        document["file"] = file_size(Path(work))
+        found["file"] = file_size(Path(work))
         for name in SHAPES:
-            document["layers"].append(layer(name, Path(work), seconds))
-            say(f"{name}: {document['layers'][-1]['times_as_fast']}")
+            found["layers"].append(layer(name, Path(work), seconds))
+            say(f"{name}: {found['layers'][-1]['times_as_fast']}")
         for threads in (1, 2):
             for batch in BATCHES:
-                document["networks"].append(network(threads, batch, Path(work), seconds))
-                say(f"batch {batch}, {threads} threads: {document['networks'][-1]['times_as_fast']}")
+                found["networks"].append(network(threads, batch, Path(work), seconds))
+                say(f"batch {batch}, {threads} threads: {found['networks'][-1]['times_as_fast']}")
+    document["processors"][kind] = found
     write_text(RESULTS, json.dumps(document, indent=1))
+
+
+def processor() -> str:
+    """The processor at hand, with what decides the speed of int8 and of counted bits."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    has = [name for flag, name in EXTENSIONS.items() if re.search(rf"\b{flag}\b", flags)]
+    return ", ".join([environment()["processor"], *has])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from gossamer.runtime.binary.workers import Workers
 Padding = tuple[int, int, int, int]  # rows above and below, columns left and right
 NO_PADDING: Padding = (0, 0, 0, 0)
 SIZES = 64  # kinds of images whose places in memory are kept
+NUMBERS_A_MICROSECOND = 4_000  # that are packed by one thread, about
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,14 @@ def pack_images(x: NDArray[np.float32], form: BitFormat, limits: Limits, workers
         workers: the threads.
     """
     out, group = form.empty(), form.channels // form.groups
+    expected = x.size / NUMBERS_A_MICROSECOND
     by_rows = x.transpose(0, 2, 3, 1)
     if by_rows.flags.c_contiguous or (group % 8 and form.groups > 1):
         rows = np.ascontiguousarray(by_rows).reshape(-1, form.channels)
-        workers.run(pack_rows, len(rows), lambda a, b: (rows, limits, group, form.places(), (a, b), out))
+        workers.run(pack_rows, len(rows), lambda a, b: (rows, limits, group, form.places(), (a, b), out), expected)
     else:
         planes = np.ascontiguousarray(x).reshape(form.samples, form.channels, -1)
-        workers.run(pack_planes, len(planes), lambda a, b: (planes, limits, group, form.places(), (a, b), out))
+        workers.run(
+            pack_planes, len(planes), lambda a, b: (planes, limits, group, form.places(), (a, b), out), expected
+        )
     return PackedImages(form, out)

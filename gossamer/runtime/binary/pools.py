@@ -14,6 +14,7 @@ from gossamer.runtime.binary.kernels import BITS, pool_bits
 from gossamer.runtime.binary.workers import Workers
 
 Pair = tuple[int, int]
+WORDS_A_MICROSECOND = 500  # of the input that one thread reads, about
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class SignPool:
         bits = np.packbits(turned, bitorder="little")
         windows = pool_windows(self, images.form)
         reads, writes = images.form.places(), form.places()
-        workers.run(pool_bits, count, lambda a, b: (images.bits, reads, windows, bits, (a, b), out, writes))
+        expected = windows.size * form.samples * form.words / WORDS_A_MICROSECOND
+        workers.run(pool_bits, count, lambda a, b: (images.bits, reads, windows, bits, (a, b), out, writes), expected)
         return PackedImages(form, out)
 
 

@@ -61,7 +61,7 @@ def slow(product: SignProduct, x: Tensor) -> Tensor:
 
 
 def run(product: SignProduct, x: Tensor, threads: int) -> tuple[PackedImages, Tensor]:
-    workers = Workers(threads)
+    workers = Workers(threads, least=1e-9)
     form = product.input_format(x.shape[0], x.shape[2], x.shape[3])
     images = pack_images(x.numpy(), form, at_zero(product.channels), workers)
     return images, torch.from_numpy(product.numbers(images, workers)).permute(0, 3, 1, 2)
@@ -119,7 +119,7 @@ def test_limits_decide_in_both_directions_and_nan_is_never_one(places: tuple[int
     limits.limits[[5, 6]] = -np.inf, np.nan  # always and never
     wanted = x * limits.signs[:, None, None] >= limits.limits[:, None, None]
     given_ = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if channels_last else x
-    found = pack_images(given_, BitFormat(2, 37, 1, *places), limits, Workers(2)).numbers()
+    found = pack_images(given_, BitFormat(2, 37, 1, *places), limits, Workers(2, least=1e-9)).numbers()
     assert np.array_equal(found == 1, wanted)
 
 
@@ -145,3 +145,11 @@ def test_what_is_kept_of_sizes_does_not_grow_without_end() -> None:
     for rows in range(1, 4 * SIZES):
         assert (run(product, torch.ones(rows, 8, 1, 1), 1)[1] == 8).all()
     assert len(product._kept) <= 3 * SIZES + 3
+
+
+@pytest.mark.parametrize(("microseconds", "parts"), [(10.0, 1), (299.0, 1), (301.0, 2), (1e9, 2)])
+def test_a_thread_gets_work_that_is_worth_it(microseconds: float, parts: int) -> None:
+    """At batch 1 a layer takes less time than handing half of it to another thread."""
+    calls: list[tuple[int, int]] = []
+    Workers(2).run(lambda a, b: calls.append((a, b)), 10, lambda a, b: (a, b), microseconds)
+    assert len(calls) == parts and sorted(calls)[0][0] == 0 and sorted(calls)[-1][1] == 10
