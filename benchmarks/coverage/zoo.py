@@ -4,6 +4,7 @@
     python -m benchmarks.coverage.zoo resnet50 vit_b_16 --sparsity 0.37        # some
     python -m benchmarks.coverage.zoo --peers-python peers/bin/python          # Torch-Pruning too, in its Python
     python -m benchmarks.coverage.zoo --peers-python peers/bin/python --hints  # with what a user can tell it
+    python -m benchmarks.coverage.zoo resnet18 --peers-python peers/bin/python --peer kirigami
     python -m benchmarks.coverage.zoo --table                                  # only the table again, from the results
 
 Each network runs in a process of its own, one thread, batch 1, float32, on the CPU. Parameters that start constant and
@@ -17,6 +18,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from benchmarks.common import paths
 
 RESULTS = paths.RESULTS / "coverage.json"
 GIANTS = ("regnet_y_128gf", "vit_h_14")
+PEERS = ("torch-pruning", "kirigami")
 PEER_BYTES = 8 << 30  # more address space than this a peer does not get: on MaxViT it would fill the machine
 
 
@@ -156,6 +159,33 @@ def peer_row(name: str, sparsity: float, hinted: bool = False) -> dict[str, Any]
     }
 
 
+def kirigami_row(name: str, sparsity: float) -> dict[str, Any]:
+    """One network through torch-kirigami: the same share of every axis that it finds, by magnitude."""
+    import torch
+    from torch_kirigami import DependencyGraph
+    from torch_kirigami.pruning import ChannelRatio, Greedy, GroupMagnitude, Pruner
+
+    resource.setrlimit(resource.RLIMIT_AS, (PEER_BYTES, PEER_BYTES))
+    torch.set_num_threads(1)
+    model, x = build(name)
+    before = count(model)
+    start = time.perf_counter()
+    pruner = Pruner(model, graph=DependencyGraph.build(model, args=(x,)))
+    candidates = pruner.discover_candidates()
+    traced = time.perf_counter()
+    model, _ = pruner.prune(candidates, budget=ChannelRatio(sparsity), strategy=Greedy(GroupMagnitude(p=1)))
+    ended = time.perf_counter()
+    with torch.no_grad():
+        model.eval()(x)
+    return {
+        "params_before": before,
+        "params_after": count(model),
+        "seconds_trace": traced - start,
+        "seconds_cut": ended - traced,
+        "mb_peak": megabytes(),
+    }
+
+
 def in_process(python: str, tool: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """A worker's row, or what went wrong."""
     command = [python, "-m", "benchmarks.coverage.zoo", name, "--worker", tool, "--sparsity", str(args.sparsity)]
@@ -179,6 +209,8 @@ def table(document: dict[str, Any]) -> str:
     head += ["Torch-Pruning: params left", "its trace s", "its cut s"] if peers else []
     hinted = any("hinted peer" in row for row in document["rows"].values())
     head += ["with hints: params left"] if hinted else []
+    kirigami = any("kirigami" in row for row in document["rows"].values())
+    head += ["torch-kirigami: params left"] if kirigami else []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in sorted(document["rows"].items()):
         own = row["gossamer"]
@@ -202,11 +234,18 @@ def table(document: dict[str, Any]) -> str:
         elif peers:
             cells += [str(peer.get("error", ""))[:40], "", ""]
         if hinted:
-            told = row.get("hinted peer", {})
-            left = f"{told['params_after'] / told['params_before']:.3f}" if "params_after" in told else ""
-            cells.append(left or str(told.get("error", ""))[:40])
+            cells.append(_left(row.get("hinted peer", {})))
+        if kirigami:
+            cells.append(_left(row.get("kirigami", {})))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _left(row: dict[str, Any]) -> str:
+    """Share of the parameters that are left, or what went wrong."""
+    if "params_after" in row:
+        return f"{row['params_after'] / row['params_before']:.3f}"
+    return str(row.get("error", ""))[:40]
 
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
@@ -224,15 +263,19 @@ def main() -> None:
     parser.add_argument("--hints", action="store_true", help="tell Torch-Pruning what a user can: heads, and a width")
     parser.add_argument("--timeout", type=float, default=300)
     parser.add_argument("--peers-python", default="", help="a Python with torch-pruning and torchvision")
+    parser.add_argument("--peer", choices=PEERS, default=PEERS[0])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only print the table of --out")
-    parser.add_argument("--worker", choices=["gossamer", "peer"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=["gossamer", *PEERS], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         name = args.networks[0]
-        peer = args.worker == "peer"
-        row = peer_row(name, args.sparsity, args.hints) if peer else gossamer_row(name, args.sparsity, args.heads)
-        print(json.dumps(row))
+        rows: dict[str, Callable[[], dict[str, Any]]] = {
+            "gossamer": lambda: gossamer_row(name, args.sparsity, args.heads),
+            "torch-pruning": lambda: peer_row(name, args.sparsity, args.hints),
+            "kirigami": lambda: kirigami_row(name, args.sparsity),
+        }
+        print(json.dumps(rows[args.worker]()))
         return
     document = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}}
     if not args.table:
@@ -255,7 +298,8 @@ def run(document: dict[str, Any], args: argparse.Namespace) -> None:
     for name in args.networks or known:
         row = document["rows"].get(name, {}) | {"gossamer": in_process(sys.executable, "gossamer", name, args)}
         if args.peers_python:
-            row["hinted peer" if args.hints else "peer"] = in_process(args.peers_python, "peer", name, args)
+            place = "kirigami" if args.peer == "kirigami" else "hinted peer" if args.hints else "peer"
+            row[place] = in_process(args.peers_python, args.peer, name, args)
         document["rows"][name] = row
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.out, json.dumps(document, indent=1))
