@@ -56,7 +56,7 @@ def work(folder: Path, first: bool) -> None:
     channels, side = task.example_inputs[0].shape[1], task.example_inputs[0].shape[2]
     space = Narrow(channels=channels, classes=len(task.classes), side=side)
     study = Study.start(folder, describe_study(space, task, GOAL, PLAN, 0))
-    backend = ThisProcess(study, TrialRunner(space, task, GOAL, PLAN.lr, Context()), measure=first)
+    backend = ThisProcess(study, TrialRunner(space, task, GOAL, PLAN, Context()), measure=first)
     warm = TrialStep("warm", "train", space.random(Random(0)), 1)
     backend.runner(warm)  # what happens once, such as imports, happens before the clock starts
     print("ready", flush=True)

@@ -136,6 +136,8 @@ def analyze(
         analysis = analyze_network(source.model, source.example_inputs)
     times = _layer_times(source, runtime, threads, batch) if runtime is not None else {}
     _show_layers(console, analysis.layers, times)
+    at_once = f"{analysis.activation_bytes:,} bytes at once in int8, {4 * analysis.activation_bytes:,} in float32"
+    console.line(f"activations of one sample: {at_once}")
     _show_groups(console, analysis.groups)
     blocks = removable(source.model, source.example_inputs)
     console.line(f"blocks or layers that can be removed: {', '.join(block.name for block in blocks) or 'none'}")
@@ -148,6 +150,7 @@ def analyze(
         "groups": analysis.groups,
         "blocks": blocks,
         "resolutions": [{"size": size, "first": first, "last": last} for size, (first, last) in found_stages.items()],
+        "activation_bytes": analysis.activation_bytes,
         "notes": analysis.notes,
         "times_ms": times,
     }

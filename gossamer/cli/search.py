@@ -22,6 +22,7 @@ from gossamer.cli.options import (
     SeedOption,
     ThreadsOption,
     TimeBudgetOption,
+    parse_bytes,
 )
 from gossamer.errors import BadInput, unknown
 
@@ -35,7 +36,7 @@ QUIET_MACHINE = "Measure times here: nothing else runs, and the machine is of th
 LEARNING_RATE = 0.1
 
 
-_PICK = re.compile(r"(?P<cost>latency|macs|params)=(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<unit>ms|s|k|M|G)?")
+_PICK = re.compile(r"(?P<cost>latency|macs|params|activations)=(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<unit>ms|s|k|M|G)?")
 _UNITS = {None: 1.0, "ms": 1.0, "s": 1e3, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -48,8 +49,9 @@ def parse_pick(text: str) -> tuple[str, float]:
     found = _PICK.fullmatch(text)
     timed = found is not None and found["cost"] == "latency"
     if found is None or (found["unit"] is not None and timed != (found["unit"] in ("ms", "s"))):
-        raise BadInput(f"--pick {text}: give latency=3ms, macs=5M or params=100k")
-    return "latency_ms" if timed else found["cost"], float(found["number"]) * _UNITS[found["unit"]]
+        raise BadInput(f"--pick {text}: give latency=3ms, macs=5M, params=100k or activations=64k")
+    cost = {"latency": "latency_ms", "activations": "activation_bytes"}.get(found["cost"], found["cost"])
+    return cost, float(found["number"]) * _UNITS[found["unit"]]
 
 
 def register(app: typer.Typer) -> None:
@@ -66,6 +68,14 @@ def search(
     latency_ms: LatencyOption = None,
     macs: MacsOption = None,
     params: ParamsOption = None,
+    activation_bytes: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_bytes,
+            metavar="SIZE",
+            help="Activations that live at once, of one sample in int8, at most (64kB).",
+        ),
+    ] = None,
     runtime: RuntimeOption = "onnxruntime",
     threads: ThreadsOption = None,
     batch: BatchOption = None,
@@ -83,7 +93,7 @@ def search(
         typer.Option(
             parser=parse_pick,
             metavar="COST=LIMIT",
-            help="Which network of the front to give: latency=3ms, macs=5M or params=100k.",
+            help="Which network of the front to give: latency=3ms, macs=5M, params=100k or activations=64k.",
             show_default="the best of all",
         ),
     ] = None,
@@ -141,6 +151,7 @@ def search(
             epochs=epochs,
             final_epochs=final_epochs,
             lr=lr,
+            activation_bytes=activation_bytes,
             pick=pick,
             concurrent=concurrent,
         )

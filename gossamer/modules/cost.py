@@ -26,6 +26,7 @@ from gossamer.graph.tracer import (
     tensor_names,
     trace,
 )
+from gossamer.modules.activation_memory import activation_bytes
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -37,6 +38,7 @@ class Analysis:
         groups: of coupled channels, those that can be cut first.
         params: of the whole network.
         macs: multiply-adds of one sample.
+        activation_bytes: of the activations that live at once, of one sample in int8.
         notes: what a user should know.
 
     Example:
@@ -49,6 +51,7 @@ class Analysis:
     groups: list[Group]
     params: int
     macs: int
+    activation_bytes: int
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -285,6 +288,7 @@ def analyze(model: nn.Module, example_inputs: Any) -> Analysis:
         groups=channels.groups,
         params=total_params(model),
         macs=sum(row.macs for row in layers),
+        activation_bytes=activation_bytes(model, example_inputs),
         notes=tuple(channels.notes),
     )
 

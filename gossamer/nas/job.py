@@ -183,7 +183,7 @@ def join_search(
     description = describe_study(space, task, goal, plan, known.seed)
     with writing(folder):
         study = Study.join(folder, description, progress=context.progress)
-        backend = ThisProcess(study, TrialRunner(space, task, goal, plan.lr, context), measure=measure)
+        backend = ThisProcess(study, TrialRunner(space, task, goal, plan, context), measure=measure)
         follow(backend)
     return backend.done
 
@@ -237,8 +237,8 @@ class SearchJob:
         self.space, self.task, self.study, self.plan, self.context = space, task, study, plan, context
         self.goal, self.folder, self.options = study.description.goal, study.folder, options
         self.epochs, self.final_epochs = plan.lengths(len(task.train))
-        self.runner = TrialRunner(space, task, self.goal, plan.lr, context)
-        self.limits = cost_limits(self.goal)
+        self.runner = TrialRunner(space, task, self.goal, plan, context)
+        self.limits = cost_limits(self.goal, plan)
         self.cost = plan.pick[0] if plan.pick is not None else next(iter(self.limits), "latency_ms")
 
     def execute(self) -> SearchResult:

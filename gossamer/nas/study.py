@@ -28,7 +28,7 @@ from gossamer.nas.shared_folder import Clock, SharedFolder
 from gossamer.nas.space import Space
 from gossamer.search.checkpoint_store import data_fingerprint
 
-FORMAT = 2  # of the files of a study, and of what is decided from them
+FORMAT = 3  # of the files of a study, and of what is decided from them
 NAME, WORK = "study.json", "work"
 LEASE, BEAT = 90.0, 10.0  # seconds: without a sign of life until a lease has expired; between two signs
 PARTS = {"data": "data or metric", "space": "space", "goal": "goal", "plan": "plan", "seed": "seed"}

@@ -18,10 +18,11 @@ from gossamer.core.task import Task
 from gossamer.errors import Diverged
 from gossamer.measure import evaluate
 from gossamer.measure.latency import latency
+from gossamer.modules.activation_memory import activation_bytes
 from gossamer.modules.cost import total_macs
 from gossamer.nas.cells import CellSpace
 from gossamer.nas.darts import train_supernet
-from gossamer.nas.plan import LIMITS
+from gossamer.nas.plan import LIMITS, SearchPlan
 from gossamer.nas.quiet_machine import QuietMachine
 from gossamer.nas.space import Genes, Space
 from gossamer.runtime.onnx_export import export_onnx
@@ -59,14 +60,14 @@ class TrialRunner:
         space: of architectures.
         task: data, loss and metric.
         goal: the limits, and how time is measured.
-        lr: peak of the learning rate.
+        plan: the learning rate, and the limit of activations.
         context: seed, device and progress.
     """
 
-    def __init__(self, space: Space, task: Task, goal: Goal, lr: float, context: Context) -> None:
-        self.space, self.task, self.lr, self.context = space, task, lr, context
+    def __init__(self, space: Space, task: Task, goal: Goal, plan: SearchPlan, context: Context) -> None:
+        self.space, self.task, self.lr, self.context = space, task, plan.lr, context
         self.goal = goal.here()
-        self.limits = cost_limits(goal)
+        self.limits = cost_limits(goal, plan)
         self.inputs = first_samples(task.validation, goal.batch)
         self.machine = QuietMachine()
 
@@ -97,6 +98,7 @@ class TrialRunner:
         measures: dict[str, Callable[[], float]] = {
             "params": lambda: sum(p.numel() for p in model.parameters()),
             "macs": lambda: total_macs(model, self.task.example_inputs),
+            "activation_bytes": lambda: activation_bytes(model, self.task.example_inputs),
             "latency_ms": lambda: self._latency(model),
         }
         for name, measure in measures.items():
@@ -147,9 +149,10 @@ class TrialRunner:
         return timed["candidate"].median_ms
 
 
-def cost_limits(goal: Goal) -> dict[str, float]:
-    """The limits of a goal, by the names of costs."""
-    return {name: value for name in LIMITS if (value := getattr(goal, name)) is not None}
+def cost_limits(goal: Goal, plan: SearchPlan) -> dict[str, float]:
+    """The limits of a goal and a plan, by the names of costs."""
+    found = {name: getattr(goal, name, None) for name in LIMITS} | {"activation_bytes": plan.activation_bytes}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def within(costs: dict[str, float], limits: dict[str, float]) -> bool:

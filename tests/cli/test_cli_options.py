@@ -83,6 +83,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--batch-size": ("--batch-size", "7"),
     "--cache": ("--cache", "answers"),
     "--concurrent": ("--concurrent", "2"),
+    "--activation-bytes": ("--activation-bytes", "64kB"),
     "--compression-ratio": ("--compression-ratio", "3"),
     "--data": ("--data", "mycode:task"),
     "--device-profile": ("--device-profile", "pi5.json"),

@@ -271,7 +271,7 @@ def result_of(step: Any) -> dict[str, Any]:
         rows = [[[0.0, 2.0, 1.0]] * 5, [0.0] * 5] * 2
         return {"genes": [], "architecture": rows, "seconds": 100.0, "order": step.order}
     if step.kind == "measure":
-        costs = {"params": 9.0, "macs": float(sum(step.genes)), "latency_ms": 1.0}
+        costs = {"params": 9.0, "macs": float(sum(step.genes)), "activation_bytes": 1.0, "latency_ms": 1.0}
         return {"genes": list(step.genes), "costs": costs, "words": "", "seconds": 1.0}
     return {"genes": list(step.genes), "epochs": step.epochs, "value": 0.5, "seconds": 10.0}
 

@@ -35,7 +35,7 @@ def result_of(step: TrialStep) -> dict[str, Any]:
     """What comes of a step in the toy space, where a network costs the sum of its numbers."""
     if step.kind == "measure":
         cost = float(sum(step.genes))
-        costs = {"params": cost, "macs": cost, "latency_ms": cost}
+        costs = {"params": cost, "macs": cost, "activation_bytes": cost, "latency_ms": cost}
         return {"genes": list(step.genes), "costs": costs, "words": "", "seconds": 1.0}
     return {"genes": list(step.genes), "epochs": step.epochs, "value": TOY.value(step.genes), "seconds": 60.0}
 

@@ -15,6 +15,7 @@ from torch import nn
 import gossamer
 from gossamer.core.batches import inputs_and_target
 from gossamer.errors import BadInput, MissingExtra
+from gossamer.modules.activation_memory import activation_bytes
 from gossamer.nas import (
     SEARCHERS,
     CellSpace,
@@ -318,6 +319,16 @@ def test_a_search_keeps_its_limits_and_goes_on_after_a_stop(tmp_path: Path, monk
     assert search(SMALL, small_task(), plan=plan, **how).best == first.best  # and back, with its own weights
     more = search(SMALL, small_task(), plan=replace(plan, trials=3), **how)
     assert more.found[: len(first.found)] == first.found and sum(one.trained for one in more.found) == 3
+
+
+@pytest.mark.slow
+def test_a_search_keeps_the_memory_of_a_microcontroller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gossamer.nas.trials.TrialRunner._latency", lambda self, model: 1.0)
+    plan = SearchPlan(searcher="random", trials=2, epochs=1, final_epochs=1, activation_bytes=6_000)
+    goal = gossamer.Goal(threads=1, batch=4)
+    found = search(SMALL, small_task(), goal=goal, plan=plan, out=tmp_path, verbose=False)
+    assert activation_bytes(found.model, small_task().example_inputs) == found.best.costs["activation_bytes"] <= 6_000
+    assert any(one.costs["activation_bytes"] > 6_000 for one in found.found)
 
 
 def test_a_limit_that_nothing_keeps_is_refused_before_any_training(
