@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.base import Constraint
-from gossamer.core.signs import sign_of, straight_through
+from gossamer.core.signs import straight_through, weight_signs
 from gossamer.errors import BadInput
 
 
@@ -13,7 +13,7 @@ def stochastic_sign(x: Tensor) -> Tensor:
 
     Source: Courbariaux et al. 2015, arXiv:1511.00363, equation 2.
     """
-    return sign_of((x + 1) / 2 - torch.rand_like(x).clamp_min(torch.finfo(x.dtype).tiny))
+    return weight_signs((x + 1) / 2 - torch.rand_like(x).clamp_min(torch.finfo(x.dtype).tiny))
 
 
 def stochastic_ternary(x: Tensor) -> Tensor:
@@ -66,13 +66,13 @@ class Signs(Constraint):
         return straight_through(self.scale * self._codes(weight.detach()), weight)
 
     def _codes(self, weight: Tensor) -> Tensor:
-        x = weight / self.limit
+        x = weight if self.limit == 1 else weight / self.limit
         random = self.stochastic and self.training
         if self.real and not self.training:
             return x.clamp(-1, 1)
         if self.ternary:
             return stochastic_ternary(x) if random else x.sign() * (x.abs() >= 0.5).to(x.dtype)
-        codes = stochastic_sign(x) if random else sign_of(x)
+        codes = stochastic_sign(x) if random else weight_signs(x)
         return codes * (weight != 0).to(codes.dtype) if self.keep_zeros else codes
 
 
@@ -101,7 +101,7 @@ class ScaledSigns(Constraint):
         raw = weight.detach()
         counted = (raw != 0).flatten(1).sum(1).clamp_min(1) if self.keep_zeros else raw[0].numel()
         scales = (raw.abs().flatten(1).sum(1) / counted).view(-1, *[1] * (raw.dim() - 1))
-        codes = raw.sign() if self.keep_zeros else sign_of(raw)
+        codes = raw.sign() if self.keep_zeros else weight_signs(raw)
         slope = 1 / raw[0].numel() + scales * (raw.abs() < 1).to(raw.dtype)
         return straight_through(scales * codes, weight, slope)
 
@@ -187,7 +187,7 @@ def loss_aware_values(weight: Tensor, curvature: Tensor, bits: int, rounds: int 
     """
     a = (curvature * weight.abs()).sum() / curvature.sum()
     if bits == 1:
-        return a * sign_of(weight)
+        return a * weight_signs(weight)
     k = (1 << (bits - 1)) - 1
     a, b = a * (1 + bits) / 2, torch.zeros_like(weight)
     for _ in range(rounds if float(a) > 0 else 0):

@@ -1,6 +1,7 @@
 """Binary and ternary values against equations, brute force and large samples."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from gossamer.constraints.signs import (
     stochastic_sign,
     stochastic_ternary,
 )
+from gossamer.core.signs import sign_of, straight_through, weight_signs
 from gossamer.errors import BadInput
 
 
@@ -153,3 +155,26 @@ def test_zeros_of_a_mask_stay(constraint: torch.nn.Module) -> None:
 def test_a_scale_that_is_not_positive_is_refused() -> None:
     with pytest.raises(BadInput, match=r"scale = 0\.0 and limit = 1\.0 must be positive"):
         Signs(0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_signs_of_weights_are_those_of_activations(dtype: torch.dtype) -> None:
+    x = torch.tensor([-2.0, -0.0, 0.0, 3.0, -1e-30, 1e-30, float("inf"), float("-inf")], dtype=dtype)
+    found = weight_signs(x.requires_grad_())
+    assert torch.equal(found, sign_of(x)) and found.dtype == dtype and not found.requires_grad
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.5, torch.tensor([2.0, 0.0, -1.0])])
+def test_a_value_with_the_gradient_of_another(slope: Any) -> None:
+    """As in the formula value + slope * (x - x.detach()): values, both gradients, and gradients of gradients."""
+    x, scale = torch.tensor([0.3, -4.0, 1e9], requires_grad=True), torch.tensor(2.0, requires_grad=True)
+
+    def gradients(find: Any) -> list[torch.Tensor]:
+        y = find(scale * x.detach().sign(), x, slope)
+        first = torch.autograd.grad((y**3).sum(), (x, scale), create_graph=True)
+        return [y, *first, *torch.autograd.grad(first[1], scale)]
+
+    found = gradients(straight_through)
+    for one, other in zip(found, gradients(lambda v, x, s: v + s * (x - x.detach())), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(straight_through(x.detach(), torch.ones(3)), x.detach())
