@@ -1,5 +1,6 @@
 """Rules that shrink groups: proximal steps in closed form, and their relatives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +92,8 @@ class Biased:
 
     Attributes:
         bias: "hyperbolic" or "exponential".
-        sharpness: how soon it levels off.
+        sharpness: how soon it levels off, for a group of the mean sum of its layer. Sums grow with the number of a
+            unit's weights: without the mean, exp(-sum) of a unit of 784 inputs is zero, and nothing would shrink.
     """
 
     bias: str
@@ -100,7 +102,15 @@ class Biased:
     def __call__(self, step: Shrinking) -> None:
         sums = step.groups.sums({name: step.parameters[name].abs() for name in step.groups.carried})
         slope = hyperbolic_slope if self.bias == "hyperbolic" else exponential_slope
-        soften(step, step.amounts * slope(sums, self.sharpness))
+        soften(step, step.amounts * slope(sums / layer_means(sums, step.groups.names), self.sharpness))
+
+
+def layer_means(sums: Tensor, names: Sequence[str]) -> Tensor:
+    """The mean of the sums above zero of the groups of the same name, for every group; shape (groups,)."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    layer = torch.tensor([numbers[name] for name in names], device=sums.device)
+    total, count = (sums.new_zeros(len(numbers)).index_add_(0, layer, x) for x in (sums, (sums > 0).to(sums.dtype)))
+    return (total / count.clamp_min(1)).clamp_min(TINY)[layer]
 
 
 @dataclass(frozen=True)

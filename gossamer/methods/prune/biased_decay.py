@@ -7,7 +7,8 @@ Cost: one training; a few passes over the weights in each step.
 When it fails: the penalty is not convex. Which units die depends on where the training starts: a strength that is too
 large at first empties units that would have been useful.
 Equation: B = sum_i w_i / (1 + s w_i), or (1 - exp(-s w_i)) / s, w_i = sum_j |w_ij|; step: soft threshold of w_ij by
-lr lambda B'(w_i), B' = 1 / (1 + s w_i)^2 or exp(-s w_i).
+lr lambda B'(w_i), B' = 1 / (1 + s w_i)^2 or exp(-s w_i). s is in units of the layer's mean w_i, or exp(-s w_i) is zero
+for every unit with many inputs.
 Source: Hanson & Pratt 1988, Comparing Biases for Minimal Network Construction with Back-Propagation, NIPS 1; the step
 along the tangent of the concave bias is that of iteratively reweighted l1, Candes et al. 2008, arXiv:0711.1612.
 """
@@ -31,7 +32,8 @@ class BiasedDecay(Penalized):
 
     Args:
         bias: "hyperbolic" or "exponential".
-        sharpness: how soon the bias levels off, per unit of a group's sum of magnitudes, >= 0; at 0 it is the l1 norm.
+        sharpness: how soon the bias levels off, >= 0, where a unit's sum of magnitudes is 1 if it is the mean of its
+            layer; at 0 it is the l1 norm.
         strength, speedup, macs, params, max_drop, until, layers, ignore: the target; see `SparseTraining`.
         epochs, lr, weight_decay, clip, temperature, alpha: the training; see `Retrain`.
 

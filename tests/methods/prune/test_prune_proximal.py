@@ -15,6 +15,7 @@ from gossamer.methods.prune._proximal import (
     exponential_slope,
     group_factors,
     hyperbolic_slope,
+    layer_means,
     soft_threshold,
 )
 from gossamer.modules.element_groups import ElementGroups
@@ -105,10 +106,23 @@ def test_a_step_along_the_tangent_never_raises_the_objective() -> None:
     x = after(Biased("hyperbolic", 2.0), v, torch.full((4,), 0.2, dtype=torch.double))
 
     def objective(y: Tensor) -> Tensor:
-        w = y.abs().sum(1)
-        return (y - v).square().sum(1) / 2 + 0.2 * w / (1 + 2.0 * w)
+        w, sharpness = y.abs().sum(1), 2.0 / v.abs().sum(1).mean()
+        return (y - v).square().sum(1) / 2 + 0.2 * w / (1 + sharpness * w)
 
     assert bool((objective(x) < objective(v)).all())
+
+
+@pytest.mark.parametrize("bias", ["hyperbolic", "exponential"])
+def test_biased_decay_shrinks_small_units_however_many_inputs_they_have(bias: str) -> None:
+    """The sum of 784 magnitudes is some tens, and exp(-sum) is nothing: exponential decay used to do nothing there."""
+    v = torch.cat([torch.full((1, 784), 0.04 * scale, dtype=torch.double) for scale in (0.1, 0.5, 1, 2)])
+    lost = (v - after(Biased(bias, 1.0), v, torch.full((4,), 1e-3, dtype=torch.double))).amax(1)
+    assert float(lost[0]) > 5e-4 and float(lost[0]) > 2 * float(lost[3])
+
+
+def test_means_are_those_of_a_layer_and_of_what_is_alive() -> None:
+    found = layer_means(torch.tensor([1.0, 0.0, 3.0, 10.0, 0.0]), ["a", "a", "a", "b", "c"])
+    assert found[:4].tolist() == [2, 2, 2, 10] and bool(found[4] > 0)
 
 
 def test_growing_decay_touches_chosen_groups_only_and_the_smallest_most() -> None:
