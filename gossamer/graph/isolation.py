@@ -2,23 +2,26 @@
 
 import contextlib
 import logging
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+CONTAINERS = (dict, list, set, OrderedDict, defaultdict, deque)  # OrderedDict: the hooks of modules
+
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Restore afterwards what a forward may change: attributes of modules, buffers, and PyTorch's generator.
 
-    Attributes that are dictionaries, lists or sets are restored in their contents too (caches, counters).
+    Attributes that are containers are restored in their contents too (caches, counters, hooks).
     """
     # The __dict__ has parameters, buffers and hooks, too: all of it is put back as it was, by reference.
     saved = []
     for module in model.modules():
-        inner = [(v, type(v)(v)) for v in module.__dict__.values() if type(v) in (dict, list, set)]
+        inner = [(v, v.copy()) for v in module.__dict__.values() if type(v) in CONTAINERS]
         saved.append((module, dict(module.__dict__), inner))
     values = [(b, b.clone()) for b in model.buffers()]
     # Dropout draws numbers: the seed of the user must not notice that the network was traced.
@@ -32,7 +35,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 module.__dict__.update(attributes)
                 for container, before in inner:
                     container.clear()
-                    container.extend(before) if isinstance(container, list) else container.update(before)
+                    container.extend(before) if isinstance(container, list | deque) else container.update(before)
             for buffer, value in values:
                 # Not all kernels count what they write, so values are compared; fake tensors hold nothing.
                 if not isinstance(buffer, FakeTensor) and not torch.equal(buffer, value):

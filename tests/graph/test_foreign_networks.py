@@ -175,6 +175,28 @@ def test_inference_mode(what: str) -> None:
     assert not result.skipped
 
 
+def test_hooks_that_a_forward_registers_once_are_not_there_twice() -> None:
+    """A flag says that they are there. It was put back after every run, and the hooks were not (transformers)."""
+
+    class Recording(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.seen = nn.Linear(8, 16), nn.Linear(16, 2), list[Tensor]()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "recorded"):
+                self.first.register_forward_hook(lambda layer, given, made: self.seen.append(made))
+                self.recorded = True
+            self.seen.clear()
+            self.first(x)
+            (hidden,) = self.seen  # ValueError where the hook is there twice
+            return self.second(hidden.relu())  # type: ignore[no-any-return]
+
+    network = Recording()
+    assert find_groups(network, torch.ones(1, 8)).prunable()
+    assert not network.first._forward_hooks and not hasattr(network, "recorded")
+
+
 def test_hooks_run_and_stay() -> None:
     model = randomized(plain())
     model[0].register_forward_hook(lambda module, inputs, output: output * 2)
