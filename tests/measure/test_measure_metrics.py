@@ -151,6 +151,35 @@ def test_agreement_needs_no_labels() -> None:
         agreement.score(nn.Linear(3, 5), inputs)
 
 
+def test_agreement_asks_a_module_once_for_each_batch_and_again_when_its_weights_change() -> None:
+    reference, asked = nn.Linear(3, 4), list[int]()
+    reference.register_forward_hook(lambda *_: asked.append(1))
+    inputs, other = [drawn(10, 3), drawn(5, 3, seed=3)], nn.Linear(3, 4)
+    agreement = Agreement(reference=reference, kind="cosine")
+    first = agreement.score(other, inputs)
+    assert agreement.score(other, [x.clone() for x in inputs]) == first
+    assert len(asked) == 2
+    with torch.no_grad():
+        reference.weight.neg_()
+    right = [torch.cosine_similarity(reference(x), other(x)).detach() for x in inputs]
+    assert agreement.score(other, inputs) == pytest.approx(float(torch.cat(right).mean()))
+
+
+def test_agreement_takes_states_by_their_samples() -> None:
+    """Of a recurrent network: an output by sample, a state (layers, samples, width), and one without samples."""
+    outputs, states, shared = drawn(4, 3), drawn(2, 4, 5), drawn(1, 1, 6)
+    changed = states.clone()
+    changed[:, 1] = -changed[:, 1]
+    metric = Agreement(reference=lambda x: (outputs, states, shared), kind="cosine")
+    rows = [
+        torch.cat([outputs, s.transpose(0, 1).flatten(1), shared.view(1, 6).expand(4, 6)], 1) for s in (states, changed)
+    ]
+    right = torch.cosine_similarity(*rows)
+    found = metric.evidence(lambda x: (outputs, changed, shared), [torch.zeros(4, 2)])["score"]
+    assert found.tolist() == pytest.approx(right.tolist())
+    assert right[1] < 0.99 < right[0]
+
+
 def test_agreement_of_pixels_and_tokens_is_their_share() -> None:
     pixels, tokens = drawn(2, 3, 4, 4), drawn(2, 5, 7)
     for outputs, dim in ((pixels, 1), (tokens, 2)):
