@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unfl
 from gossamer.errors import BadInput, unknown
 
 Free = Mapping[int | str, Mapping[int, str]]
-ANY = torch.export.Dim.DYNAMIC
+ANY, MAYBE = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,13 @@ class Call:
 
 
 def free_dimensions(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: Free, *, dynamic_batch: bool
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    free: Free,
+    *,
+    dynamic_batch: bool,
+    maybe: Mapping[int, Mapping[int, str]] | None = None,
 ) -> Call:
     """Find which dimensions are free.
 
@@ -58,6 +64,8 @@ def free_dimensions(
         kwargs: keyword arguments.
         free: names of free dimensions, by number or name of the argument and by dimension.
         dynamic_batch: the first dimension of every other tensor that shares it with the first one is free, too.
+        maybe: dimensions, by number of the tensor, that are free as well where the network computes nothing fixed from
+            them.
 
     Raises:
         BadInput: `free` names an argument or a dimension that there is not.
@@ -77,12 +85,15 @@ def free_dimensions(
             dims = {}
             if isinstance(leaf, Tensor):
                 dims = dict(free[key]) if key in free else ({0: ""} if leaf.dim() and len(leaf) == batch else {})
-                names |= {(number, d): name for d, name in dims.items() if name}
+                others = {d: name for d, name in (maybe or {}).get(number, {}).items() if d < leaf.dim()}
+                called = {d: dims.get(d) or others.get(d, "") for d in (*others, *dims)}
+                names |= {(number, d): name for d, name in called.items() if name}
                 inputs.append(str(key) if leaf is value else f"{key}.{i}")
                 number += 1
                 for d in dims:
                     leaves[i] = torch.cat([leaves[i]] * 2, d) if leaf.shape[d] == 1 else leaves[i]
-            specs.append(dict.fromkeys(dims, ANY) or None)
+                dims = dict.fromkeys((d for d in others if leaf.shape[d] > 1), MAYBE) | dict.fromkeys(dims, ANY)
+            specs.append(dims or None)
         new[key], shapes[key] = tree_unflatten(leaves, structure), _structured(specs, structure)
     args, kwargs = tuple(new[i] for i in range(len(args))), {str(k): new[k] for k in kwargs}
     named = tuple(inputs) if kwargs else ()
@@ -107,7 +118,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _specs(shapes: Any) -> list[Any]:
-    return tree_flatten(shapes, is_leaf=lambda s: isinstance(s, dict) and all(v is ANY for v in s.values()))[0]
+    return tree_flatten(shapes, is_leaf=lambda s: isinstance(s, dict) and all(v in (ANY, MAYBE) for v in s.values()))[0]
 
 
 def _structured(specs: list[Any], structure: Any) -> Any:

@@ -27,6 +27,7 @@ from gossamer.onnx_import.values import (
     element_count,
     is_zero,
 )
+from gossamer.runtime.metadata import Interface
 
 MOST_FOLDED = 1 << 24  # elements of a constant that is computed at import
 STATES = {"LSTM": 5, "GRU": 5}  # from which input on there are initial states
@@ -86,6 +87,7 @@ class OnnxNetwork(NodeGraph):
         inputs, outputs: names, as in the file.
         shapes: of the inputs; None for a size that is free.
         dtypes: of the inputs.
+        interface: names, free dimensions and metadata of the file, which an export has again.
 
     Example:
         >>> import tempfile, gossamer
@@ -100,6 +102,7 @@ class OnnxNetwork(NodeGraph):
 
     shapes: tuple[tuple[int | None, ...], ...] = ()
     dtypes: tuple[torch.dtype, ...] = ()
+    interface = Interface()
 
     def forward(self, *inputs: Any) -> Any:
         if len(inputs) != len(self.inputs):

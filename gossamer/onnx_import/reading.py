@@ -1,7 +1,7 @@
 """Reading an ONNX file into a network."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from gossamer.errors import BadInput, CorruptFile, first_line, no_file
 from gossamer.onnx_import.network import GraphBuilder, OnnxNetwork
 from gossamer.onnx_import.registry import Function
 from gossamer.onnx_import.values import MOST_ELEMENTS, TYPES, AtMost, bounded
+from gossamer.runtime.metadata import PREPROCESSING, STRUCTURE, Interface
 from gossamer.runtime.onnx_read import read_onnx
 
 OLDEST = 7  # opset: before it, arithmetic broadcast otherwise
@@ -61,9 +62,21 @@ def import_onnx(path: Path | str) -> OnnxNetwork:
     inputs = [one for one in model.graph.input if one.name not in given]
     network = GraphBuilder(model.graph, opsets, partial(_array, path=path), {}).build(OnnxNetwork)
     network.shapes, network.dtypes = tuple(map(_shape, inputs)), tuple(_dtype(one, path) for one in inputs)
+    network.interface = _interface(model, inputs)
     network.eval()
     _free_sizes(network)
     return network
+
+
+def _interface(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto]) -> Interface:
+    """What an export of the network has again. Sizes that the file calls by one name stay one size."""
+    free = dict[int, dict[int, str]]()
+    for i, value in enumerate(inputs):
+        for d, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                free.setdefault(i, {})[d] = dim.dim_param if dim.dim_param.isidentifier() else ""
+    metadata = {p.key: p.value for p in model.metadata_props if p.key not in (STRUCTURE, PREPROCESSING)}
+    return Interface(tuple(v.name for v in inputs), tuple(v.name for v in model.graph.output), free, metadata)
 
 
 def example_inputs(network: OnnxNetwork, sizes: Mapping[int, tuple[int, ...]] | None = None) -> tuple[Tensor, ...]:

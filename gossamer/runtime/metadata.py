@@ -4,6 +4,8 @@ The keys are a part of the format: they are never to be changed.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,23 @@ STRUCTURE = "gossamer.outputs"  # where the outputs stand in what the network gi
 PREPROCESSING = "gossamer.preprocessing"  # how images become inputs, and the names of the classes
 MOST_STRUCTURE = 1 << 20  # characters of what says where the outputs stand
 MOST_NESTED = 16
+EXPORTERS = ("pkg.", "onnx.")  # keys that begin so are notes of torch and of ONNX Runtime's quantizer
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What programs that use an ONNX file rely on. A network that was read from a file is exported with it.
+
+    Attributes:
+        inputs, outputs: names.
+        free: dimensions of inputs that are free, with their names, by the number of the input.
+        metadata: of the file, such as the characters of a text recognizer.
+    """
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    free: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_structure(text: str, outputs: int, path: Path) -> Any:

@@ -8,16 +8,20 @@ import onnx
 from onnx import numpy_helper
 
 from gossamer.errors import CorruptFile, first_line
-from gossamer.runtime.metadata import PREPROCESSING, STRUCTURE
+from gossamer.runtime.metadata import EXPORTERS, PREPROCESSING
 from gossamer.runtime.onnx_rewrite import rewrite
 
 DEFAULTS = {("group", 1), ("auto_pad", b"NOTSET"), ("alpha", 1.0), ("beta", 1.0), ("transA", 0)}
 
 
 def clean(
-    model: onnx.ModelProto, *, dims: Mapping[tuple[int, int], str] | None = None, inputs: Sequence[str] = ()
+    model: onnx.ModelProto,
+    *,
+    dims: Mapping[tuple[int, int], str] | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """The same network with short names, without metadata, identities and duplicate or unused tensors; a copy.
+    """The same network with short names, without notes, identities and duplicate or unused tensors; a copy.
 
     Weighted nodes get the path of their torch module as name, inputs become `input`, outputs `output` (numbered where
     there are several). Some operations become others that the runtimes are faster at (`onnx_rewrite`).
@@ -26,6 +30,7 @@ def clean(
         model: is not changed.
         dims: names of free dimensions by input and dimension.
         inputs: names of the inputs, where they have some.
+        outputs: names of the outputs, where they have some.
     """
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
@@ -34,7 +39,7 @@ def clean(
     copied = onnx.shape_inference.infer_shapes(copied)
     rewrite(copied)
     merge_initializers(copied.graph)
-    rename_values(copied.graph, dims or {}, inputs)
+    rename_values(copied.graph, dims or {}, inputs, outputs)
     strip(copied)
     return copied
 
@@ -49,8 +54,8 @@ def about(path: Path) -> str:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Delete all that no runtime reads, but for where the outputs stand and what the inputs are."""
-    kept = {p.key: p.value for p in model.metadata_props if p.key in (STRUCTURE, PREPROCESSING)}
+    """Delete all that no runtime reads. The metadata of the file stays: programs read it. Notes of exporters go."""
+    kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith(EXPORTERS)}
     for field in ("doc_string", "metadata_props", "producer_version", "functions", "domain"):
         model.ClearField(field)
     onnx.helper.set_model_props(model, kept)
@@ -135,14 +140,17 @@ def merge_initializers(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def rename_values(graph: onnx.GraphProto, dims: Mapping[tuple[int, int], str], inputs: Sequence[str]) -> None:
+def rename_values(
+    graph: onnx.GraphProto, dims: Mapping[tuple[int, int], str], inputs: Sequence[str], outputs: Sequence[str] = ()
+) -> None:
     """Inputs and outputs by their place, tensors by the node that reads them first, values by number."""
     names: dict[str, str] = {"": ""}
     for kind, values in (("input", graph.input), ("output", graph.output)):
         for i, value in enumerate(values):
             names[value.name] = kind if len(values) == 1 else f"{kind}_{i}"
-    if len(inputs) == len(graph.input):
-        names |= {value.name: name for value, name in zip(graph.input, inputs)}
+    for given, values in ((inputs, graph.input), (outputs, graph.output)):
+        if len(given) == len(values):
+            names |= {value.name: name for value, name in zip(values, given)}
     taken = set(names.values())
     stored = {tensor.name for tensor in graph.initializer}
     for number, node in enumerate(graph.node):
@@ -153,7 +161,10 @@ def rename_values(graph: onnx.GraphProto, dims: Mapping[tuple[int, int], str], i
                 names[name] = new if new not in taken else f"{new}_{number}"
                 taken.add(names[name])
         for name in node.output:
-            names.setdefault(name, str(number) if node.output[0] == name else f"{number}_{name}")
+            if name not in names:
+                new = str(number) if node.output[0] == name else f"{number}_{name}"
+                names[name] = new if new not in taken else f"{new}/value"
+                taken.add(names[name])
     for node in graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(name, name) for name in values]

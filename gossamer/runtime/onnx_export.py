@@ -21,7 +21,7 @@ from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import places, tensors
 from gossamer.errors import BadInput
 from gossamer.graph.tracer import arguments, warm_up
-from gossamer.runtime.metadata import PREPROCESSING, STRUCTURE
+from gossamer.runtime.metadata import PREPROCESSING, STRUCTURE, Interface
 from gossamer.runtime.onnx_clean import clean
 
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
@@ -51,7 +51,8 @@ def export_onnx(
         path: of the file.
         dynamic_batch: the first dimension of every input that shares it with the first one is free.
         free: further free dimensions with their names, by number or name of the argument, instead of the batch there:
-            `{0: {0: "time", 1: "batch"}}`. One name is one size everywhere.
+            `{0: {0: "time", 1: "batch"}}`. One name is one size everywhere. A network that was read from an ONNX file
+            has the free dimensions of that file, besides the names of its inputs and outputs and its metadata.
         about: how images become inputs and what the classes are, as `core.task.description` tells it; it goes into the
             metadata (`PREPROCESSING`, JSON).
 
@@ -74,18 +75,20 @@ def export_onnx(
     refuse_compiled(model, "ONNX")
     copied = materialize(model).cpu().float().eval()
     args, kwargs = _in_float32(arguments(example_inputs))
-    call = free_dimensions(copied, args, kwargs, free or {}, dynamic_batch=dynamic_batch)
-    with silent(), torch.no_grad(), plain_outputs(copied):
-        try:
-            warm_up(copied, call.kwargs or call.args)
-            program = _export(copied, call)
-            lengths = _free_lengths(program.exported_program)
-            if not lengths:
-                program.optimize()
-        except Exception as error:
-            raise BadInput(export_failure(copied, "ONNX", error, call, partial(_export, copied))) from error
-    assert program is not None
+    found: Any = getattr(copied, "interface", None)
+    own = found if isinstance(found, Interface) else Interface()
+    maybe = own.free if free is None and dynamic_batch else None
+    call = free_dimensions(copied, args, kwargs, free or {}, dynamic_batch=dynamic_batch, maybe=maybe)
+    try:
+        program, lengths = _program(copied, call)
+    except BadInput:
+        if own.inputs == () or free is not None:
+            raise
+        # A file may fix its batch, and hold states whose samples stand elsewhere.
+        call = free_dimensions(copied, args, kwargs, {}, dynamic_batch=False, maybe=maybe)
+        program, lengths = _program(copied, call)
     note_structure(program, copied, call)
+    program.model.metadata_props.update(own.metadata)
     if about:
         program.model.metadata_props[PREPROCESSING] = json.dumps(about)
     if sum(p.numel() * p.element_size() for p in state_of(copied).values()) > LIMIT:
@@ -94,8 +97,22 @@ def export_onnx(
     proto = program.model_proto
     if lengths:
         _forget_shapes(proto.graph)
-    write_onnx(clean(proto, dims=call.names, inputs=call.inputs), path)
+    write_onnx(clean(proto, dims=call.names, inputs=call.inputs or own.inputs, outputs=own.outputs), path)
     return path
+
+
+def _program(model: nn.Module, call: Call) -> tuple[Any, bool]:
+    """The exported network, and whether a recurrent layer in it takes sequences of any length; raises BadInput."""
+    with silent(), torch.no_grad(), plain_outputs(model):
+        try:
+            warm_up(model, call.kwargs or call.args)
+            program = _export(model, call)
+            lengths = _free_lengths(program.exported_program)
+            if not lengths:
+                program.optimize()
+        except Exception as error:
+            raise BadInput(export_failure(model, "ONNX", error, call, partial(_export, model))) from error
+    return program, lengths
 
 
 @masks_as_given()
