@@ -52,8 +52,8 @@ def export(
     target: Annotated[
         str | None,
         typer.Option(
-            help="executorch or executorch-int8 (.pte), litert or litert-int8 (.tflite), ncnn (.param), onnx-web or "
-            "onnx-binary (.onnx)."
+            help="executorch or executorch-int8 (.pte), litert or litert-int8 (.tflite), ncnn (.param), onnx-web, "
+            "onnx-w4, onnx-w8 or onnx-binary (.onnx)."
         ),
     ] = None,
     int8: Annotated[

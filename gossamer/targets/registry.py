@@ -1,8 +1,8 @@
 """The targets by name: what writes a file for each, and what runs it here."""
 
 import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Target:
         module: of this folder, with `write_MODULE(model, inputs, path, samples)` and `open_MODULE(path)`.
         quantized: whether it is int8, and so needs samples to calibrate on.
         tolerance: the largest difference of an output that is rounding, over its largest value.
+        options: what the writer is told besides.
 
     Example:
         >>> TARGETS["litert-int8"].suffix, TARGETS["litert-int8"].quantized
@@ -38,6 +39,7 @@ class Target:
     module: str
     quantized: bool = False
     tolerance: float = 1e-3
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 TARGETS = {
@@ -47,6 +49,8 @@ TARGETS = {
     "litert-int8": Target(suffix=".tflite", module="litert", quantized=True, tolerance=float("inf")),
     "ncnn": Target(suffix=".param", module="ncnn", tolerance=2e-2),  # its weights are stored in 16 bits
     "onnx-binary": Target(suffix=".onnx", module="onnx_binary", tolerance=0.1),  # rounding may turn a sign
+    "onnx-w4": Target(suffix=".onnx", module="onnx_weights", tolerance=float("inf"), options={"bits": 4}),
+    "onnx-w8": Target(suffix=".onnx", module="onnx_weights", tolerance=0.1, options={"bits": 8}),
     "onnx-web": Target(suffix=".onnx", module="onnx_web"),
 }
 
@@ -100,7 +104,7 @@ def write_target(
     writer = importlib.import_module(f"gossamer.targets.{target.module}")
     try:
         with torch.no_grad():
-            getattr(writer, f"write_{target.module}")(plain, one, path, samples)
+            getattr(writer, f"write_{target.module}")(plain, one, path, samples, **target.options)
     except GossamerError:
         raise
     except Exception as error:
