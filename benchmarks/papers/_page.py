@@ -139,9 +139,9 @@ def section(document: Mapping[str, Any]) -> list[str]:
     if document["taken"]:
         return [*lines, f"- Seeds {', '.join(seeds)}; taken from `{document['taken']}`, of `{document['command']}`."]
     seconds = [one["processor_seconds"] for one in seeds.values()]
-    run = document["measured"][-1]
-    lines.append(
-        f"- Seeds {', '.join(seeds)}; {mean(seconds):.0f} seconds of processor time each, {run['threads']} thread, "
-        f"{run['processor']}; `{document['command']}`; {run['date']}."
-    )
+    runs = [
+        f"seeds {', '.join(map(str, one['seeds']))} on {one['threads']} thread of {one['processor']}, {one['date']}"
+        for one in document["measured"]
+    ]
+    lines.append(f"- `{document['command']}`; {mean(seconds):.0f} seconds of processor time a seed; {'; '.join(runs)}.")
     return lines

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import paths
-from benchmarks.common.conditions import run_conditions, with_run
+from benchmarks.common.conditions import run_conditions
 from benchmarks.papers._row import Row
 from benchmarks.papers.rows import all_rows
 from gossamer.core.record import write_text
@@ -46,6 +46,21 @@ def write_facts(rows: Mapping[str, Row], folder: Path = FOLDER) -> None:
         write(document_of(name, row, folder), folder)
 
 
+def with_seed(measured: Sequence[Mapping[str, Any]], conditions: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The conditions of all seeds, one entry for each kind of processor: that of its last seed.
+
+    Args:
+        measured: the entries until now.
+        conditions: of one seed.
+    """
+    [seed] = conditions["seeds"]
+    others = [{**one, "seeds": [s for s in one["seeds"] if s != seed]} for one in measured]
+    same = [one for one in others if one["processor"] == conditions["processor"]]
+    seeds = sorted({seed, *(s for one in same for s in one["seeds"])})
+    rest = [one for one in others if one not in same and one["seeds"]]
+    return [*rest, {**conditions, "seeds": seeds}]
+
+
 def run(names: Sequence[str], seeds: Sequence[int] | None = None, folder: Path = FOLDER) -> None:
     """Measure the seeds that are missing; each is written as it comes, all rows' first seed first."""
     rows = all_rows()
@@ -58,7 +73,7 @@ def run(names: Sequence[str], seeds: Sequence[int] | None = None, folder: Path =
         began, worked = time.perf_counter(), time.process_time()
         numbers = dict(measure(seed))
         document = document_of(name, rows[name], folder)  # another process may have added a seed since
-        conditions = run_conditions(sorted({*map(int, document["by_seed"]), seed}), torch.get_num_threads())
+        conditions = run_conditions([seed], torch.get_num_threads())
         conditions["command"] = f"python -m benchmarks.papers run {name}"
         document["by_seed"][str(seed)] = {
             "numbers": numbers,
@@ -67,6 +82,6 @@ def run(names: Sequence[str], seeds: Sequence[int] | None = None, folder: Path =
             "commit": conditions["commit"],
         }
         document["by_seed"] = dict(sorted(document["by_seed"].items(), key=lambda one: int(one[0])))
-        document["measured"] = with_run(document, conditions)
+        document["measured"] = with_seed(document["measured"], conditions)
         write(document, folder)
         print(f"{name}, seed {seed}: {json.dumps(numbers)}", flush=True)

@@ -27,7 +27,7 @@ def made(measure: Any = lambda seed: {"error": 1.6 + 0.2 * seed, "a": 1.0, "b": 
 
 def document(error: float, a: float = 1.0, b: float = 2.0, reason: str = "") -> dict[str, Any]:
     seed = {"numbers": {"error": error, "a": a, "b": b, "c": 7.0}, "processor_seconds": 60}
-    at = {"threads": 1, "processor": "X", "date": "2026-01-01"}
+    at = {"threads": 1, "processor": "X", "date": "2026-01-01", "seeds": [0, 1, 2]}
     facts = json.loads(json.dumps(made(reason=reason).facts("1-x")))
     return facts | {"measured": [at], "by_seed": {"0": seed, "1": seed, "2": seed}}
 
@@ -40,6 +40,15 @@ def test_every_row_has_its_json_with_the_facts_of_today() -> None:
     assert sorted(one["row"] for one in _results.read()) == sorted(all_rows())
     for one in _results.read():
         assert one == _results.document_of(one["row"], all_rows()[one["row"]]), f"{one['row']}: `table` writes it again"
+
+
+def test_seeds_of_other_processors_keep_their_conditions() -> None:
+    measured: list[dict[str, Any]] = []
+    for seed, processor in ((0, "X"), (1, "Y"), (2, "Y"), (0, "Y")):
+        measured = _results.with_seed(measured, {"seeds": [seed], "processor": processor, "date": str(seed)})
+        if seed == 2:
+            assert [(one["processor"], one["seeds"]) for one in measured] == [("X", [0]), ("Y", [1, 2])]
+    assert measured == [{"seeds": [0, 1, 2], "processor": "Y", "date": "0"}]
 
 
 @pytest.mark.parametrize("name", all_rows())

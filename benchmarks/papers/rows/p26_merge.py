@@ -13,4 +13,6 @@ ROW = Row(
     measure=lambda seed: _merging.measure(seed, "lenet5"),
     numbers=(Number(name="points lost, 84% merged", paper=1.0, where="abstract", tolerance=0.0, unit="points"),),
     orders=_merging.ORDERS,
+    reason="Up to 60 % nothing is lost in either way: the difference is below one image in 10,000. From 70 % on, "
+    "merging is ahead.",
 )
