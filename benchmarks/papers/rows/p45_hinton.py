@@ -17,8 +17,8 @@ from gossamer.data import load_task
 from gossamer.models import load_weights, save_weights
 from gossamer.train import Training, fit
 
-EPOCHS = 20
-HOW: dict[str, Any] = {"epochs": EPOCHS, "lr": 0.05, "weight_decay": 0.0}
+OF_TEACHER, OF_STUDENTS = 100, 40  # epochs; 20 each left the teacher at 125 errors and a student at 134
+HOW: dict[str, Any] = {"epochs": OF_STUDENTS, "lr": 0.05, "weight_decay": 0.0}
 ABSENT = 3
 
 
@@ -31,12 +31,19 @@ def dropped() -> nn.Module:
 
 def teacher(seed: int) -> nn.Module:
     """With dropout, weight constraint and shifts of up to two pixels; kept on disk."""
-    model, path = seeded(dropped, seed), WORK / f"hinton-teacher-{EPOCHS}-{seed}.safetensors"
+    model, path = seeded(dropped, seed), WORK / f"hinton-teacher-{OF_TEACHER}-{seed}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         shifted = load_task("mnist", seed=seed, augment=True)
         run = Context(seed=seed, accelerator="cpu", progress=Lines())
-        fit(model, shifted, Training(**HOW), run, after_step=Limit(3.0), checkpoint=path.with_suffix(".ckpt"))
+        fit(
+            model,
+            shifted,
+            Training(**(HOW | {"epochs": OF_TEACHER})),
+            run,
+            after_step=Limit(3.0),
+            checkpoint=path.with_suffix(".ckpt"),
+        )
         save_weights(model, path, {})
     return load_weights(model, path).eval()
 
@@ -98,10 +105,9 @@ ROW = Row(
     setting="a teacher 784-1200-1200-10 with dropout, weight constraint and shifts of two pixels; students "
     "without any of "
     "these; temperature 20; then a transfer set without a 3, and the bias of 3 raised by what is best on test",
-    ours="the same networks; 20 epochs each of SGD with a cosine schedule; alpha 0.1; the bias is raised by what "
-    "is best "
-    "on validation images, not test images",
-    minutes=20,
+    ours="the same networks; 100 epochs of the teacher and 40 of each student, SGD with a cosine schedule; "
+    "alpha 0.1; the bias is raised by what is best on validation images, not test images",
+    minutes=25,
     measure=measure,
     numbers=(
         Number(name="errors, teacher", paper=67, where="section 3", tolerance=15, unit="errors"),
@@ -118,4 +124,6 @@ ROW = Row(
             unit="errors",
         ),
     ),
+    reason="Length of training: with 20 epochs each, the teacher made 125 errors and the distilled student 134; with "
+    "100 and 40 they make 97 and 107. The student alone stays where the paper has it.",
 )
