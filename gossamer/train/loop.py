@@ -35,6 +35,7 @@ from gossamer.train.distillation import LossTerm
 from gossamer.train.hyperparameters import Training, evaluated_every, learning_rate, make_optimizer
 from gossamer.train.processes import in_processes, make_fabric
 from gossamer.train.rate_search import RateTrial, chosen_rate, has_few_data, trial_steps, trials
+from gossamer.train.recalibrate import following_statistics
 from gossamer.train.state import (
     Checkpoint,
     Epoch,
@@ -200,6 +201,7 @@ def fit(
         weights_channels_last(model, layout := takes_channels_last(model, task)),
         tempfile.TemporaryDirectory() as scratch,
         helped(model, task, training) as heads,
+        following_statistics(model),
     ):
         if context.devices > 1:
             # The processes leave a finished checkpoint, which is all that is left to be read here.
@@ -347,6 +349,7 @@ def find_rate(
         own_randomness(),
         weights_channels_last(model, layout := takes_channels_last(model, task)),
         helped(model, task, training) as heads,
+        following_statistics(model),
     ):
         fabric = make_fabric(context, training)
         optimizer = make_optimizer(model.to(fabric.device).parameters(), training, fabric.device)

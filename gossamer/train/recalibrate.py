@@ -1,6 +1,7 @@
 """BatchNorm statistics that fit the weights again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gossamer.core.placement import evaluating, place
 from gossamer.errors import BadInput
+
+USUAL_MOMENTUM = 0.1  # PyTorch's
 
 
 @torch.no_grad()
@@ -51,3 +54,31 @@ def recalibrate(model: nn.Module, loader: Iterable[Any], batches: int | None = N
     if not seen:
         raise BadInput("recalibrate: the loader gave no batch; give at least one")
     return True
+
+
+@contextmanager
+def following_statistics(model: nn.Module) -> Iterator[None]:
+    """Let every BatchNorm whose momentum is 0 follow what it sees with PyTorch's usual momentum, and put the 0 back.
+
+    Networks converted from other frameworks often have a momentum of 0: a training would normalize by the batches, and
+    be judged with the statistics from before its first step.
+
+    Args:
+        model: about to be trained.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1, momentum=0.0)
+        >>> with following_statistics(norm):
+        ...     norm.momentum
+        0.1
+        >>> norm.momentum
+        0.0
+    """
+    still = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum == 0]
+    for norm in still:
+        norm.momentum = USUAL_MOMENTUM
+    try:
+        yield
+    finally:
+        for norm in still:
+            norm.momentum = 0.0

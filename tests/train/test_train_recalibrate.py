@@ -5,8 +5,11 @@ import torch
 from torch import nn
 from train_toy import batches, linear, net, same
 
+from gossamer.core.context import Context
+from gossamer.core.progress import Quiet
+from gossamer.core.task import Task
 from gossamer.errors import BadInput
-from gossamer.train import recalibrate
+from gossamer.train import Training, fit, recalibrate
 
 
 def test_the_statistics_are_the_plain_average_over_the_batches() -> None:
@@ -47,3 +50,17 @@ def test_nothing_to_do_is_said_and_no_batch_is_an_error() -> None:
     assert recalibrate(linear(), batches(16, seed=0)) is False
     with pytest.raises(BadInput, match="no batch"):
         recalibrate(net(), [])
+
+
+def test_a_training_moves_statistics_of_norms_with_a_momentum_of_zero() -> None:
+    """They stayed those from before the training, while the layers in front of them changed."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8, momentum=0.0), nn.Linear(8, 2))
+    loader = [(torch.rand(16, 3) + 5, torch.randint(2, (16,))) for _ in range(30)]
+    task = Task.from_loaders(loader, loader)
+    norm = network[1]
+    fit(network, task, Training(epochs=3, lr=0.01, keep="last"), Context(progress=Quiet()))
+    with torch.no_grad():
+        seen = torch.cat([network[0](x) for x, _ in loader]).mean(0)
+    assert isinstance(norm, nn.BatchNorm1d) and norm.momentum == 0.0 and norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, seen, atol=0.1, rtol=0.05)
