@@ -4,6 +4,7 @@ Boxes are (left, top, right, bottom) in pixels, the right and the lower edge out
 Lists of boxes of different lengths are padded; a label of -1 marks what is padding.
 """
 
+from gossamer.detection.agreement import BoxAgreement
 from gossamer.detection.boxes import box_areas, centers_and_sizes, from_centers, intersections, pairwise_iou
 from gossamer.detection.evaluation import Truth, coco_outcomes, voc_outcomes
 from gossamer.detection.landmarks import KeypointRecall, LandmarkError, LandmarkFailures, landmark_errors, landmark_loss
@@ -12,6 +13,7 @@ from gossamer.detection.metrics import CocoAP, VocAP
 from gossamer.detection.suppression import Detections, detections_of, kept_by_nms, select_detections
 
 __all__ = [
+    "BoxAgreement",
     "CocoAP",
     "Detections",
     "KeypointRecall",

@@ -3,6 +3,7 @@
 from gossamer.core.metric import Evaluation, Metric, PerSample
 from gossamer.core.metrics import MAE, RMSE, MeanIoU, MultiLabelF1, MultiLabelMAP, Top1, TopK
 from gossamer.core.runner import Runner
+from gossamer.detection.agreement import BoxAgreement
 from gossamer.detection.landmarks import KeypointRecall, LandmarkError, LandmarkFailures
 from gossamer.detection.metrics import CocoAP, VocAP
 from gossamer.measure.accuracy import (
@@ -28,6 +29,7 @@ __all__ = [
     "MAE",
     "RMSE",
     "Agreement",
+    "BoxAgreement",
     "CocoAP",
     "Correlation",
     "Drop",
