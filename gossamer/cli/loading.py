@@ -208,8 +208,12 @@ def _made(request: Request, *, trained: bool, fit: bool) -> tuple[nn.Module, tup
     kind, _, name = request.model.partition(":")
     if kind == "hf":
         from gossamer.models.hugging_face import load_hugging_face
+        from gossamer.runtime.metadata import Interface
 
         found = load_hugging_face(name, trained=trained, classes=request.classes if fit else None)
+        if found.names:
+            sizes = {number: {0: "batch", 1: "tokens"} for number in range(len(found.names))}
+            found.model.interface = Interface(inputs=found.names, free=sizes)  # type: ignore[assignment]
         return found.model, found.inputs
     form = libraries.preprocessing_of(request.model)
     options = {"num_classes": request.classes} if fit and request.classes else {}

@@ -20,14 +20,16 @@ CONFIG, IMAGES = "config.json", "preprocessor_config.json"
 # Pillow's numbers of its filters, as they stand in these files.
 FILTERS = dict(zip((0, 4, 2, 5, 3, 1), INTERPOLATIONS))
 TOKENS = 16  # of an example text
+TEXT_INPUTS = ("input_ids", "attention_mask")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceModel:
-    """A network with what its files say. inputs: an example, by position."""
+    """A network with what its files say. inputs: an example, by position. names: of the inputs of a text network."""
 
     model: nn.Module
     inputs: tuple[Tensor, ...]
+    names: tuple[str, ...] = ()
 
 
 def load_hugging_face(name: str, *, trained: bool = True, classes: int | None = None) -> HuggingFaceModel:
@@ -59,7 +61,8 @@ def load_hugging_face(name: str, *, trained: bool = True, classes: int | None = 
     else:
         model = kind(config) if kind.__name__ != "AutoModel" else kind.from_config(config)
     network: nn.Module = model.float().eval()
-    return HuggingFaceModel(model=network, inputs=_example(config, name))
+    inputs = _example(config, name)
+    return HuggingFaceModel(model=network, inputs=inputs, names=TEXT_INPUTS if len(inputs) == len(TEXT_INPUTS) else ())
 
 
 def hugging_face_preprocessing(name: str) -> Preprocessing | None:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 import zoo_shim
@@ -17,6 +18,8 @@ from gossamer.cli.loading import Request, load_model
 from gossamer.cli.loading_data import preprocessing_for
 from gossamer.errors import BadInput, CorruptFile, MissingExtra
 from gossamer.models.hugging_face import IMAGES, hugging_face_preprocessing, image_preprocessing
+from gossamer.runtime.onnx_export import export_onnx
+from gossamer.runtime.runners import open_runner
 
 
 @pytest.fixture
@@ -52,6 +55,19 @@ def test_a_folder_of_a_text_network_is_loaded_with_inputs(transformers: Any, tmp
     with torch.no_grad():
         expected = kind.from_pretrained(folder).eval()(*source.example_inputs).logits
         assert torch.equal(source.model(*source.example_inputs).logits, expected)
+
+
+def test_a_text_network_is_exported_with_the_names_and_sizes_of_its_inputs(transformers: Any, tmp_path: Path) -> None:
+    """Of any number of tokens, under the names that programs for these networks use."""
+    source = load_model(Request(model=f"hf:{bert_folder(transformers, tmp_path / 'bert')}"))
+    graph = onnx.load(export_onnx(source.model, source.example_inputs, tmp_path / "net.onnx")).graph
+    sizes = [[d.dim_param for d in one.type.tensor_type.shape.dim] for one in graph.input]
+    assert [one.name for one in graph.input] == ["input_ids", "attention_mask"]
+    assert sizes == [["batch", "tokens"]] * 2
+    run = open_runner("onnxruntime", tmp_path / "net.onnx", threads=1)
+    ids = torch.arange(14).view(2, 7)
+    found, expected = (network(ids, torch.ones_like(ids)).logits for network in (run, source.model))
+    torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=0)
 
 
 def test_without_its_weights_the_configuration_alone_is_built(transformers: Any, tmp_path: Path) -> None:
