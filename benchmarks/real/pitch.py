@@ -35,7 +35,8 @@ BINS = torch.arange(360)
 CENTS = 20 * BINS + 1997.3794084376191  # above 10 Hz, as in torchcrepe
 LOWEST, HIGHEST = 2100.0, 8900.0  # of the tones: 34 Hz to 1.7 kHz
 WIDTHS = {"conv1": 96, "conv2": 48, "conv3": 48, "conv4": 48, "conv5": 96, "conv6": 144}
-BATCH, STEP = 32, 64
+BATCH, STEP, TIMED = 32, 64, 8  # tones of a call that judges, that trains, that is timed
+VALIDATION, TEST = 256, 256
 
 
 def tones(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ def task_of(seed: int, count: int) -> gossamer.Task:
         x, y = tones(count, 10 * seed + number)
         return list(zip(x.split(size), y.split(size), strict=True))
 
-    train, validation, test = batches(count, 0, STEP), batches(256, 1, BATCH), batches(512, 2, BATCH)
+    train, validation, test = batches(count, 0, STEP), batches(VALIDATION, 1, BATCH), batches(TEST, 2, BATCH)
     return gossamer.Task.from_loaders(train, validation, test, metric=PitchError(), loss=blurred, name="tones")
 
 
@@ -118,7 +119,7 @@ def of_one_seed(seed: int, folder: Path, args: argparse.Namespace) -> dict[str, 
         )
         for name, path in files.items()
     }
-    times = steady_latency(runners, (tones(BATCH, 10 * seed + 3)[0],), tries=2, repeats=10, seconds=30)
+    times = steady_latency(runners, (tones(TIMED, 10 * seed + 3)[0],), tries=2, repeats=10, seconds=15)
     before = evaluate(runners["full"], task, "test")
     rows = {name: row_of(evaluate(one, task, "test"), before) for name, one in runners.items()}
     for name, row in rows.items():
@@ -154,9 +155,9 @@ def main() -> None:
         "measured": [run_conditions(args.seeds, args.threads, {"weights": CREPE})],
         "sha256": sums,
         "widths": WIDTHS,
-        "batch": BATCH,
+        "batch": TIMED,
         "training": {"tones": args.tones, "epochs": args.epochs, "lr": args.lr, "batch": STEP},
-        "tones": {"validation": 256, "test": 512},
+        "tones": {"validation": VALIDATION, "test": TEST},
         "seeds": {},
     }
     for seed in args.seeds:
