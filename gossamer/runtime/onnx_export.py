@@ -23,6 +23,7 @@ from gossamer.errors import BadInput
 from gossamer.graph.tracer import arguments, warm_up
 from gossamer.runtime.metadata import PREPROCESSING, STRUCTURE, Interface
 from gossamer.runtime.onnx_clean import clean
+from gossamer.runtime.onnx_registry import one_registry
 
 LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 
@@ -116,6 +117,7 @@ def _program(model: nn.Module, call: Call) -> tuple[Any, bool]:
 
 
 @masks_as_given()
+@one_registry()
 def _export(model: nn.Module, call: Call) -> Any:
     call = call.again()
     return torch.onnx.export(
