@@ -73,3 +73,28 @@ def test_states_whose_samples_are_in_another_dimension_are_exported(tmp_path: Pa
         feed = {"x": np.ones((samples, 3, 8, 8), np.float32), "state": np.ones((2, samples, 2), np.float32)}
         first, second = (onnxruntime.InferenceSession(file).run(["y"], feed)[0] for file in (path, again))
         np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_a_recurrent_layer_takes_sequences_of_any_length_after_an_export(tmp_path: Path, direction: str) -> None:
+    directions, rng = (2 if direction == "bidirectional" else 1), np.random.default_rng(0)
+    shapes = {"weight": (directions, 16, 3), "hidden": (directions, 16, 4), "first": (directions, 1, 4)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    given = ["x", "weight", "hidden", "", "", "first", "first"]
+    node = helper.make_node("LSTM", given, ["y", "h", "c"], hidden_size=4, direction=direction)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["time", 1, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "h")],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    path = tmp_path / "a.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    again = export_onnx(import_onnx(path), torch.rand(5, 1, 3), tmp_path / "b.onnx")
+    assert sizes(onnx.load(again).graph.input) == [["time", 1, 3]]
+    for length in (5, 9):
+        feed = {"x": np.ones((length, 1, 3), np.float32)}
+        first, second = (onnxruntime.InferenceSession(file).run(["y", "h"], feed) for file in (path, again))
+        for one, other in zip(first, second, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)

@@ -30,7 +30,8 @@ class Recurrent(nn.Module):
         first = [as_tensor(next(more), x) if has else x.new_zeros(shape) for has in self.states]
         lstm = isinstance(layer, nn.LSTM)
         out, last = layer(x, tuple(first) if lstm else first[0])
-        out = out.unflatten(2, (directions, layer.hidden_size)).transpose(1, 2)
+        # No sizes: torch notes the example's length for what a layer gives, and an export would have it.
+        out = torch.stack(out.chunk(directions, 2), 1)
         return (out, *last) if lstm else (out, last)
 
 
