@@ -1,5 +1,6 @@
 """An ONNX network in int8: QuantizeLinear and DequantizeLinear around what the integer kernels take."""
 
+import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -135,11 +136,12 @@ def drop_zero_points(graph: onnx.GraphProto) -> None:
 def rename(graph: onnx.GraphProto) -> None:
     """Short names for everything but inputs, outputs and the nodes that compute."""
     kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+    fresh = (name for number in itertools.count() if (name := f"{number:x}") not in kept)
     names: dict[str, str] = {}
     for node in graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             node.ClearField("name")
         for values in (node.input, node.output):
-            values[:] = [n if n in kept else names.setdefault(n, f"{len(names):x}") for n in values]
+            values[:] = [n if n in kept else names.get(n) or names.setdefault(n, next(fresh)) for n in values]
     for tensor in graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)

@@ -109,8 +109,9 @@ def _program(model: nn.Module, call: Call) -> tuple[Any, bool]:
             warm_up(model, call.kwargs or call.args)
             program = _export(model, call)
             lengths = _free_lengths(program.exported_program)
-            if not lengths:
-                program.optimize()
+            if lengths:
+                _forget_noted_shapes(program.model)
+            program.optimize()
         except Exception as error:
             raise BadInput(export_failure(model, "ONNX", error, call, partial(_export, model))) from error
     return program, lengths
@@ -143,6 +144,13 @@ def _free_lengths(program: torch.export.ExportedProgram) -> bool:
             if not isinstance(node.args[0].meta["val"].shape[time], int):
                 return True
     return False
+
+
+def _forget_noted_shapes(model: Any) -> None:
+    """Remove what torch notes of the shapes of values, so that the optimizer finds them from the operations."""
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
 
 
 def _forget_shapes(graph: onnx.GraphProto) -> None:

@@ -31,7 +31,8 @@ class Recurrent(nn.Module):
         lstm = isinstance(layer, nn.LSTM)
         out, last = layer(x, tuple(first) if lstm else first[0])
         # No sizes: torch notes the example's length for what a layer gives, and an export would have it.
-        out = torch.stack(out.chunk(directions, 2), 1)
+        size = layer.hidden_size
+        out = torch.stack([out[..., i * size : (i + 1) * size] for i in range(directions)], 1)
         return (out, *last) if lstm else (out, last)
 
 
