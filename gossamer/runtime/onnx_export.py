@@ -78,16 +78,20 @@ def export_onnx(
     args, kwargs = _in_float32(arguments(example_inputs))
     found: Any = getattr(copied, "interface", None)
     own = found if isinstance(found, Interface) else Interface()
+    # What a file says to be free may be more than torch can follow. Then less is free: its other sizes, or its batch,
+    # since a file may fix that, and hold states whose samples stand elsewhere.
     maybe = own.free if free is None and dynamic_batch else None
-    call = free_dimensions(copied, args, kwargs, free or {}, dynamic_batch=dynamic_batch, maybe=maybe)
-    try:
-        program, lengths = _program(copied, call)
-    except BadInput:
-        if own.inputs == () or free is not None:
-            raise
-        # A file may fix its batch, and hold states whose samples stand elsewhere.
-        call = free_dimensions(copied, args, kwargs, {}, dynamic_batch=False, maybe=maybe)
-        program, lengths = _program(copied, call)
+    tries = [(maybe, dynamic_batch)]
+    if own.inputs and free is None and dynamic_batch:
+        tries += [(None, True), (maybe, False), (None, False)]
+    for number, (others, batch) in enumerate(tries):
+        call = free_dimensions(copied, args, kwargs, free or {}, dynamic_batch=batch, maybe=others)
+        try:
+            program, lengths = _program(copied, call)
+            break
+        except BadInput:
+            if number == len(tries) - 1:
+                raise
     note_structure(program, copied, call)
     program.model.metadata_props.update(own.metadata)
     if about:
