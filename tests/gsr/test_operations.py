@@ -34,6 +34,14 @@ ELSEWHERE: dict[str, Callable[..., Tensor]] = {
     "greater": lambda x: torch.where(torch.greater(x, 0.5), x, 0.0),
     "shaped as another": lambda x: (x @ x.mT).reshape_as(x @ x.mT).sum(0),
     "between two": lambda x: torch.lerp(x, x.flip(0), 0.25),
+    "product of vectors": lambda x: torch.vdot(x[0], x[1]) * x,
+    "differences": lambda x: torch.diff(x, dim=-1) * torch.trace(x),
+    "cross product": lambda x: torch.linalg.cross(x[:, :3], x[:, 1:]),
+    "corners": lambda x: x[torch.triu_indices(4, 4).unbind()] + x[torch.tril_indices(4, 4).unbind()],
+    "angles": lambda x: torch.deg2rad(x) + torch.rad2deg(x),
+    "larger and smaller without NaN": lambda x: torch.fmax(x, x.flip(0)) - torch.fmin(x, x.flip(0)),
+    "special functions": lambda x: torch.special.entr(x) + torch.lgamma(x) + torch.digamma(x) + torch.copysign(x, -x),
+    "shifted bits": lambda x: ((x * 8).int() << 2) >> (x * 2).int(),
 }
 
 

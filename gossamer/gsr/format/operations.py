@@ -62,6 +62,10 @@ kthvalue fmod.Tensor round.decimals reshape_as sgn signbit asinh acosh atanh fli
 index_add index_copy index_fill.int_Scalar masked_scatter scatter_reduce.two ravel atleast_1d atleast_2d atleast_3d
 replication_pad3d reflection_pad3d fft_fftshift fft_ifftshift
 add_.Scalar sub_.Scalar mul_.Scalar div_.Scalar exp_ neg_ clamp_min_ clamp_max_ masked_fill_.Tensor
+vdot any.dims bitwise_left_shift.Tensor bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor
+bitwise_right_shift.Tensor_Scalar copysign.Scalar copysign.Tensor deg2rad rad2deg digamma lgamma fmax fmin
+remainder.Scalar_Tensor special_entr xlogy.Scalar_Other xlogy.Scalar_Self diff trace linalg_cross tril_indices
+triu_indices embedding_bag embedding_bag.padding_idx
 """
 NAMES: tuple[str, ...] = tuple(_TEXT.split())
 CODES = {name: code for code, name in enumerate(NAMES)}
@@ -79,7 +83,11 @@ WRITES = frozenset(name for name in NAMES if name.partition(".")[0].endswith("_"
 # Operations of torch, Python's operators on tensors among them, that are others by another name.
 _SAME = {
     "__and__": "bitwise_and",
+    "__lshift__.Scalar": "bitwise_left_shift.Tensor_Scalar",
+    "__lshift__.Tensor": "bitwise_left_shift.Tensor",
     "__or__": "bitwise_or",
+    "__rshift__.Scalar": "bitwise_right_shift.Tensor_Scalar",
+    "__rshift__.Tensor": "bitwise_right_shift.Tensor",
     "__xor__": "bitwise_xor",
     "absolute": "abs",
     "arccos": "acos",
