@@ -33,7 +33,7 @@ def check(task: Task, model: nn.Module) -> None:
         batch = _first_batch(task, "train", model)
         _check_loss(task, model, batch)
         held_out = _first_batch(task, "validation", model)
-        _attempt(f"the metric of {name}", lambda: evaluation(task, model, [held_out]).value)
+        _check_metric(task, model, held_out)
         if not _same(held_out, _first_batch(task, "validation", model)):
             raise BadInput(
                 f"the validation data of {name} is another one each time: networks are compared sample by sample; "
@@ -63,6 +63,23 @@ def _check_loss(task: Task, model: nn.Module, batch: Any) -> None:
         )
 
 
+def _check_metric(task: Task, model: nn.Module, batch: Any) -> None:
+    """Refuse a metric that says something else of the same outputs: no two networks could be compared by it."""
+    what = f"the metric of {task.name}"
+
+    def measured() -> tuple[Any, float]:
+        found = evaluation(task, model, [batch])
+        return dict(found.evidence), found.value
+
+    first, second = _attempt(what, measured), _attempt(what, measured)
+    inputs = inputs_and_target(batch)[0]
+    if not _same(first, second) and _same(model(*inputs), model(*inputs)):
+        raise BadInput(
+            f"{what} gives {second[1]:g} after {first[1]:g} for the same outputs: it must draw no random numbers and "
+            "keep nothing from one call to the next"
+        )
+
+
 def _attempt(what: str, run: Callable[[], Any]) -> Any:
     try:
         return run()
@@ -86,5 +103,12 @@ def _first_batch(task: Task, name: str, model: nn.Module) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
-    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+    found, again = tree_leaves(one), tree_leaves(other)
+    return len(found) == len(again) and all(_equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """NaN is equal to NaN."""
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+    return bool(one == other or (one != one and other != other))

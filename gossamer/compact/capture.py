@@ -35,8 +35,6 @@ def capture(
     model: nn.Module, example_inputs: tuple[Any, ...], names: list[str], *, dynamic_batch: bool
 ) -> tuple[Graph, list[Tensor]]:
     """The graph, and the constants that the network makes while it runs: tensors that follow those of `names`."""
-    if not example_inputs or not all(isinstance(x, Tensor) for x in example_inputs):
-        raise BadInput("example_inputs must be a tuple of tensors, or None to store the weights alone")
     refuse_compiled(model, ".gsr")
     copied = copy_network(model).eval()
     call = free_dimensions(copied, example_inputs, {}, {}, dynamic_batch=dynamic_batch)

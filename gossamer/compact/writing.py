@@ -15,6 +15,7 @@ from gossamer.compact.capture import capture
 from gossamer.compact.reading import opened_bytes
 from gossamer.constraints.apply import constraints, materialize
 from gossamer.core import record
+from gossamer.core.batches import as_inputs
 from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import check_network, state_of
 from gossamer.core.kinds import checked_arguments
@@ -45,7 +46,7 @@ TOLD = {Coding.SPLIT: 6, Coding.PACKED: 4}  # bytes in the header, about
 def save(
     model: nn.Module,
     path: Path | str,
-    example_inputs: tuple[Tensor, ...] | None = None,
+    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
     *,
     original: nn.Module | Structure | None = None,
     fold: bool = False,
@@ -61,8 +62,8 @@ def save(
     Args:
         model: any network, constrained or not.
         path: the file; its folder must exist.
-        example_inputs: positional arguments of the network, with their shapes. With them, the file also holds the graph
-            of eval mode, and `load(path)` gives a network without the class; without them only
+        example_inputs: a tensor, or a tuple of the network's positional arguments. With them, the file also holds the
+            graph of eval mode, and `load(path)` gives a network without the class; without them only
             `load(path, into=model)` can read it.
         original: the network that this one was compressed from, or what `structure_of` gave; then
             `load(path, into=...)` can also fill a network like that one, which gets the structure of this one.
@@ -93,19 +94,20 @@ def save(
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
     check_network(model)
+    inputs = None if example_inputs is None else as_inputs(example_inputs, "save (None stores the weights alone)")
     generated = {name: how for name, stack in constraints(model).items() if (how := stack[-1].generated())}
     if constraints(model):
         model = materialize(model)
     if fold:
         model = fold_batch_norm(model)
     _check(state_of(model))
-    structure = _structure(original, model, example_inputs)
-    header, stored = _describe(model, example_inputs, generated, structure, effort, dynamic_batch=dynamic_batch)
+    structure = _structure(original, model, inputs)
+    header, stored = _describe(model, inputs, generated, structure, effort, dynamic_batch=dynamic_batch)
     data = build_file(header, stored, effort)
     _refuse_unreadable(data, type(model).__name__)
     del stored  # checking the file takes the memory of a network
-    if example_inputs is not None:
-        _verify(data, model, example_inputs)
+    if inputs is not None:
+        _verify(data, model, inputs)
     record.write_bytes(path, data)
     return path
 

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader
 
 from gossamer.core.outputs import first_tensor
@@ -30,6 +32,8 @@ NO_LABEL, NO_PIXEL = -100, 255  # what torch's losses and Pascal VOC leave out
 
 def batch_count(loader: Loader, what: str) -> int:
     """The number of batches, at least one, of what can be gone through again."""
+    if one_batch(loader):
+        raise BadInput(f"{what} is one batch, not a loader; give a list of batches, [(x, y)], or a DataLoader")
     if hasattr(loader, "__next__"):
         raise BadInput(f"{what} can be gone through only once; give the loader itself, or a list of batches")
     try:
@@ -39,6 +43,14 @@ def batch_count(loader: Loader, what: str) -> int:
     if not batches:
         raise BadInput(f"{what} has no batches; give it at least one")
     return batches
+
+
+def one_batch(given: Any) -> bool:
+    """Whether what stands for a loader is one batch `(x, y)`: tensors of another shape or kind side by side, while the
+    batches of a loader of inputs alone are alike."""
+    if not isinstance(given, tuple | list) or not all(isinstance(x, Tensor | np.ndarray) for x in given):
+        return False
+    return len({(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")) for x in given}) > 1
 
 
 def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
@@ -55,6 +67,36 @@ def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
         return tuple(batch[:-1]), batch[-1]
     named = "; batches that are mappings: Task.from_loaders" if isinstance(batch, Mapping) else ""
     raise BadInput(f"a batch must be (inputs, target) or one tensor of inputs, got {type(batch).__name__}{named}")
+
+
+def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments: a tensor is one argument, a tuple or list several, a mapping keyword ones.
+
+    Raises BadInput for arrays of NumPy.
+    """
+    if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(example_inputs)):
+        raise BadInput("the inputs of a network are tensors; torch.from_numpy makes one of an array of NumPy")
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def as_inputs(given: Any, who: str) -> tuple[Tensor, ...]:
+    """The positional inputs of a network: a tensor is one, a tuple or a list are several. who: takes them.
+
+    Raises BadInput for anything else.
+    """
+    inputs = (given,) if isinstance(given, Tensor) else given
+    if isinstance(inputs, tuple | list) and inputs and all(isinstance(x, Tensor) for x in inputs):
+        return tuple(inputs)
+    several = isinstance(inputs, tuple | list)
+    other = next((x for x in inputs if not isinstance(x, Tensor)), ()) if several else given
+    among = f"a {type(inputs).__name__} with " if several and len(inputs) else ""
+    fix = "; torch.from_numpy makes a tensor of it" if isinstance(other, np.ndarray) else ""
+    shown = "none at all" if several and not inputs else kind_and_shape(other)
+    raise BadInput(f"{who}: the inputs must be a tensor or a tuple of tensors, not {among}{shown}{fix}")
 
 
 def inputs_and_labels(batch: Any) -> tuple[tuple[Any, ...], Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gossamer.core.batches import as_inputs
 from gossamer.core.outputs import put
 
 
@@ -47,8 +48,11 @@ class Runner(ABC):
         """Outputs of `raw` as torch tensors."""
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """What the network gives, in its structure where that is known; else a tensor, or a tuple of several."""
-        outputs = self.outputs(self.raw(self.prepare(inputs)))
+        """What the network gives, in its structure where that is known; else a tensor, or a tuple of several.
+
+        Raises BadInput for inputs that are no tensors.
+        """
+        outputs = self.outputs(self.raw(self.prepare(as_inputs(inputs, self.runtime))))
         if self.structure is not None:
             return put(outputs, self.structure)
         return outputs[0] if len(outputs) == 1 else outputs

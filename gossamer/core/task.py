@@ -19,6 +19,7 @@ from gossamer.core.batches import (
     cross_entropy,
     inputs_and_target,
     kind_and_shape,
+    one_batch,
     sample_count,
 )
 from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
@@ -201,7 +202,7 @@ def _check_loader(loader: Any, what: str) -> None:
         raise BadInput(
             f"{what}: batches are expected, a DataLoader or a list of (inputs, target), not {kind_and_shape(loader)}"
         )
-    batch_count(loader, f"{what}: a {type(loader).__name__}")
+    batch_count(loader, what if one_batch(loader) else f"{what}: a {type(loader).__name__}")
 
 
 def _some_of(train: Loader) -> FirstBatches:

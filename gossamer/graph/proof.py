@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.batches import arguments
 from gossamer.errors import BadInput
 from gossamer.graph.channel_index import IndexedValue, Kept
 from gossamer.graph.coupling import Mask
@@ -25,7 +26,6 @@ from gossamer.graph.tracer import (
     Op,
     Ref,
     Trace,
-    arguments,
     output_tensors,
     own_arguments,
     record,

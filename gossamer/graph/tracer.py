@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from gossamer.core.batches import arguments
 from gossamer.core.copies import check_network
 from gossamer.errors import BadInput, first_line
 from gossamer.graph.code_lines import Frames, code_line, running_modules
@@ -116,15 +117,6 @@ def _refs(value: Any) -> Iterator[Ref]:
     elif isinstance(value, dict):
         for v in value.values():
             yield from _refs(v)
-
-
-def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments: a tensor is one argument, a tuple or list several, a mapping keyword ones."""
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, tuple | list):
-        return tuple(example_inputs), {}
-    return (example_inputs,), {}
 
 
 def own_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -394,6 +386,8 @@ def warm_up(model: nn.Module, example_inputs: Any, *, training: bool = False) ->
 def rejected(model: nn.Module, example_inputs: Any, error: Exception) -> BadInput:
     """The model's own error, with what it was given; of a network without data that it has none."""
     check_network(model)
+    if isinstance(error, BadInput):
+        return error
     shapes = ", ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in output_tensors(example_inputs))
     name, kind = type(model).__name__, type(error).__name__
     given = shapes or f"which hold no tensor but {type(example_inputs).__name__}"

@@ -202,7 +202,7 @@ class CompressionJob(Job):
         shaped = None if self.goal.shape_gains else False
         self.try_out(self.original, trains=trains, int8=self.recipe.int8 if self.recipe else shaped)
         with timed(self.seconds, "original"):
-            reference = self.evaluated(self.original)
+            reference = self.reference(self.original, "the original network")
         self.context.progress.say(f"original: {self.task.metric.name} {reference} on validation")
         self._round_budget(reference)
         self.attempts = Attempts(

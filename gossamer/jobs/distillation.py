@@ -274,7 +274,7 @@ class DistillationJob(Job):
         if only_remembers(model):
             return None
         with timed(self.seconds, "validation"):
-            scores = self.evaluated(model)
+            scores = self.reference(model, "the teacher") if subject == TEACHER else self.evaluated(model)
         self.context.progress.say(f"{name}: {self.task.metric.name} {scores} on validation")
         self.rows.append(score_record(subject, scores, split="validation"))
         return scores

@@ -1,5 +1,6 @@
 """What the two jobs have in common: a folder, a store, stages, the end. Killed and started again, they go on."""
 
+import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from gossamer.core.folder import writing
 from gossamer.core.goal import Goal
 from gossamer.core.record import JobDocument, Record, environment, write_text
 from gossamer.core.task import Task
-from gossamer.errors import GossamerError
+from gossamer.errors import BadInput, GossamerError
 from gossamer.jobs import exporting
 from gossamer.jobs.attempts import timed
 from gossamer.jobs.preflight import preflight
@@ -144,6 +145,17 @@ class Job(ABC):
     def evaluated(self, model: nn.Module, split: str = "validation") -> Evaluation:
         """The score of a network as the task's metric has it, run by PyTorch."""
         return evaluate(open_runner("torch", model, threads=self.goal.threads), self.task, split)
+
+    def reference(self, model: nn.Module, subject: str) -> Evaluation:
+        """The score that others are compared with. Raises BadInput where it is no finite number."""
+        scores, metric = self.evaluated(model), self.task.metric.name
+        if not math.isfinite(scores.value):
+            raise BadInput(
+                f"the metric {metric!r} gives {scores.value} for {subject} on the {len(scores)} validation samples: "
+                "drops are counted from it, so it must be a finite number; look at the metric, or at what the network "
+                "gives"
+            )
+        return scores
 
     def document(
         self, rows: list[Record], result: exporting.ExportedArtifacts, context: Context, **parts: Any

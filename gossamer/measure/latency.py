@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from gossamer.core.batches import as_inputs
 from gossamer.core.kinds import checked_arguments
 from gossamer.core.record import Record
 from gossamer.core.runner import Runner
@@ -91,7 +92,7 @@ class Latency:
 @checked_arguments
 def latency(
     runners: Mapping[str, Runner],
-    inputs: tuple[Tensor, ...],
+    inputs: Tensor | tuple[Tensor, ...],
     *,
     repeats: int = 50,
     warmup: int = 10,
@@ -106,7 +107,7 @@ def latency(
 
     Args:
         runners: by label.
-        inputs: one batch.
+        inputs: one batch, a tensor or a tuple of them.
         repeats: rounds.
         warmup: untimed runs of each runner before the first round.
         seconds: rounds end early, after at least 5, when so much time passed; None: never.
@@ -130,6 +131,7 @@ def latency(
         raise BadInput('latency compares runners by name: {"small": open_runner("torch", model)}')
     if not runners or repeats < 1:
         raise BadInput("latency needs at least one runner and repeats >= 1")
+    inputs = as_inputs(inputs, "latency")
     prepared = {label: runner.prepare(inputs) for label, runner in runners.items()}
     for label, runner in runners.items():
         for _ in range(max(1, warmup)):
@@ -151,7 +153,7 @@ def latency(
 
 
 def steady_latency(
-    runners: Mapping[str, Runner], inputs: tuple[Tensor, ...], *, tries: int = 3, **how: Any
+    runners: Mapping[str, Runner], inputs: Tensor | tuple[Tensor, ...], *, tries: int = 3, **how: Any
 ) -> dict[str, Latency]:
     """As `latency`, measured again where something else ran on the machine; the steadiest of the measurements counts,
     for all runners together.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.core.batches import as_inputs
 from gossamer.errors import GossamerError
 from gossamer.runtime.pt2.file import load_pt2
 from gossamer.runtime.runners import import_openvino, open_checked, open_runner
@@ -24,7 +25,7 @@ RUNS = 3
 
 def peak_memory(
     path: Path | str,
-    inputs: tuple[Tensor, ...],
+    inputs: Tensor | tuple[Tensor, ...],
     *,
     runtime: str = "onnxruntime",
     threads: int = 2,
@@ -34,7 +35,8 @@ def peak_memory(
 
     Args:
         path: an `.onnx`, or a `.pt2` for the torch runtimes.
-        inputs: their shapes and dtypes count, the values are zeros; they are part of the growth.
+        inputs: one batch, a tensor or a tuple of them. Their shapes and dtypes count, the values are zeros; they are
+            part of the growth.
         runtime: a name of `RUNTIMES`.
         threads: of one run.
         precision: what is in the file.
@@ -58,7 +60,7 @@ def peak_memory(
         "path": str(path),
         "threads": threads,
         "precision": precision,
-        "inputs": [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in inputs],
+        "inputs": [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in as_inputs(inputs, "peak_memory")],
     }
     # runpy warns because the package has imported this module already; nothing here depends on which copy runs.
     command = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", __name__, json.dumps(job)]

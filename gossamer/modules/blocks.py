@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from gossamer.calibration import block_reconstruction
 from gossamer.calibration.weight_reconstruction import owners
+from gossamer.core.batches import arguments
 from gossamer.core.copies import copy_network
 from gossamer.edits.swap import swap
 from gossamer.errors import NoEffect
-from gossamer.graph.tracer import arguments, trace
+from gossamer.graph.tracer import trace
 from gossamer.modules.folding import idle_relus, norms_after
 from gossamer.modules.inserted import Skip
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gossamer.constraints.apply import constraints, materialize
+from gossamer.core.batches import arguments
 from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import parameter_count, state_of
 from gossamer.core.kinds import checked_arguments
@@ -22,7 +23,6 @@ from gossamer.graph.tracer import (
     Op,
     Ref,
     Trace,
-    arguments,
     tensor_names,
     trace,
 )

@@ -15,12 +15,13 @@ from gossamer.compact.free_dimensions import Call, Free, free_dimensions
 from gossamer.compact.torch_export import export_failure, masks_as_given, plain_outputs, refuse_compiled, silent
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
+from gossamer.core.batches import arguments
 from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import state_of
 from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import places, tensors
 from gossamer.errors import BadInput
-from gossamer.graph.tracer import arguments, warm_up
+from gossamer.graph.tracer import warm_up
 from gossamer.runtime.metadata import PREPROCESSING, STRUCTURE, Interface
 from gossamer.runtime.onnx_clean import clean
 from gossamer.runtime.onnx_registry import one_registry

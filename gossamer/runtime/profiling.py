@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from torch import Tensor
 
+from gossamer.core.batches import as_inputs
 from gossamer.errors import BadInput, no_file
 from gossamer.runtime.runners import OnnxRuntimeRunner, OpenVinoRunner
 
@@ -21,7 +22,7 @@ ELEMENTWISE = ("Relu", "Clip", "Add", "Mul", "LeakyRelu", "Sigmoid", "HardSigmoi
 def layer_times(
     runtime: str,
     onnx_path: Path | str,
-    inputs: tuple[Tensor, ...],
+    inputs: Tensor | tuple[Tensor, ...],
     *,
     threads: int = 2,
     precision: str = "float32",
@@ -36,7 +37,7 @@ def layer_times(
     Args:
         runtime: "onnxruntime" or "openvino".
         onnx_path: of the network.
-        inputs: one batch.
+        inputs: one batch, a tensor or a tuple of them.
         threads: of one run.
         precision: as `open_runner`.
         repeats: runs that count.
@@ -57,7 +58,7 @@ def layer_times(
         >>> all(ms >= 0 for ms in times.values())
         True
     """
-    path = Path(onnx_path)
+    path, inputs = Path(onnx_path), as_inputs(inputs, "layer_times")
     if not path.is_file():
         raise no_file(path)
     if runtime == "onnxruntime":

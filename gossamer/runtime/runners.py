@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gossamer.core.batches import as_inputs
 from gossamer.core.copies import copy_network
 from gossamer.core.goal import RUNTIMES
 from gossamer.core.kinds import checked_arguments
@@ -141,7 +142,7 @@ class TorchRunner(Runner):
 
     def __call__(self, *inputs: Tensor) -> Any:
         """What the network gives, in its own structure."""
-        return tree_map_only(Tensor, Tensor.clone, self.raw(self.prepare(inputs)))
+        return tree_map_only(Tensor, Tensor.clone, self.raw(self.prepare(as_inputs(inputs, self.runtime))))
 
 
 FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
@@ -166,6 +167,7 @@ class OnnxRuntimeRunner(Runner):
         self.structure = read_structure(noted, len(self.session.get_outputs()), path)
 
     def prepare(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        _refuse_count(list(self.kinds), inputs)
         return {name: in_precision(x, kind).numpy() for (name, kind), x in zip(self.kinds.items(), inputs, strict=True)}
 
     def raw(self, prepared: Any) -> Any:
@@ -217,6 +219,11 @@ def import_openvino() -> Any:
             sys.modules[name] = before
 
 
+def _refuse_count(names: list[str], inputs: tuple[Tensor, ...]) -> None:
+    if len(names) != len(inputs):
+        raise BadInput(f"the network takes {len(names)} inputs ({', '.join(names)}), {len(inputs)} were given")
+
+
 OPENVINO_FLOATS = {"f32": torch.float32, "f16": torch.float16, "f64": torch.float64}
 
 
@@ -253,6 +260,7 @@ class OpenVinoRunner(Runner):
         self.tensor = openvino.Tensor
 
     def prepare(self, inputs: tuple[Tensor, ...]) -> list[Any]:
+        _refuse_count([port.get_any_name() for port in self.inputs], inputs)
         kinds = [OPENVINO_FLOATS.get(port.get_element_type().get_type_name()) for port in self.inputs]
         return [
             self.tensor(in_precision(x, kind).numpy(), shared_memory=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.constraints.apply import materialize
-from gossamer.core.batches import inputs_and_target
+from gossamer.core.batches import as_inputs, inputs_and_target
 from gossamer.core.outputs import tensors
 from gossamer.errors import BadInput, ExportMismatch, GossamerError, own_error, unknown
 
@@ -67,14 +67,14 @@ class Difference:
 
 
 def write_target(
-    name: str, model: nn.Module, inputs: tuple[Any, ...], path: Path, *, calibration: Iterable[Any] | None = None
+    name: str, model: nn.Module, inputs: Any, path: Path | str, *, calibration: Iterable[Any] | None = None
 ) -> Path:
     """Write a network for a target, for one sample a call.
 
     Args:
         name: of the target.
         model: is not touched.
-        inputs: example inputs; their first sample gives the shapes.
+        inputs: example inputs, a tensor or a tuple of them; their first sample gives the shapes.
         path: of the file.
         calibration: batches, for a target that is int8.
 
@@ -93,7 +93,7 @@ def write_target(
         ...     path.name, path.stat().st_size > 1000
         ('net.onnx', True)
     """
-    target = _known(name)
+    target, path, inputs = _known(name), Path(path), as_inputs(inputs, "write_target")
     if path.suffix != target.suffix:
         raise BadInput(f"{path}: files of {name} end in {target.suffix}")
     if target.quantized and calibration is None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from train_toy import net, task
 
 from gossamer.core.goal import Goal
+from gossamer.core.metric import Metric
 from gossamer.core.metrics import Top1
 from gossamer.core.task import cross_entropy, evaluation, inputs_and_target, sample_count
 from gossamer.errors import BadInput
@@ -53,6 +54,42 @@ def raising(*_: Any) -> Tensor:
     raise KeyError("the moon is full")
 
 
+def noisy(model: Any, loader: Any) -> Tensor:
+    return torch.rand(sum(len(x) for x, _ in loader))
+
+
+class Counting(Metric):
+    """Its value is another one each time."""
+
+    name, unit, points = "calls", "", 1.0
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def evidence(self, model: Any, loader: Any) -> dict[str, Tensor]:
+        return {"outputs": torch.cat([model(x) for x, _ in loader])}
+
+    def value(self, evidence: Any) -> float:
+        self.calls += 1
+        return self.calls
+
+
+class NoNumber(Metric):
+    """As a correlation of outputs that are all alike."""
+
+    name, unit, points = "correlation", "", 0.01
+
+    def evidence(self, model: Any, loader: Any) -> dict[str, Tensor]:
+        return {"outputs": torch.cat([model(x) for x, _ in loader]) * math.nan}
+
+    def value(self, evidence: Any) -> float:
+        return float(evidence["outputs"].mean())
+
+
+def test_a_metric_that_has_no_value_on_the_first_batch_may_have_one_on_all() -> None:
+    check(task(metric=NoNumber(), test=Untouched()), net().eval())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -90,6 +127,15 @@ def raising(*_: Any) -> Tensor:
         ({"loss": lambda model, batch: model(batch[0])}, r"one number, it is a tensor of shape \(4, 4\)"),
         ({"loss": lambda model, batch: 1.0}, "one number, it is a float"),
         ({"metric": raising}, "the metric of quadrants: .*KeyError"),
+        (
+            {"train": (X, Y)},
+            r"the train data of quadrants is one batch, not a loader; .* \[\(x, y\)\], or a DataL",
+        ),
+        ({"metric": noisy}, r"the metric of quadrants gives 0\.\d+ after 0\.\d+ for the same outputs: it must draw no"),
+        (
+            {"metric": Counting()},
+            "the metric of quadrants gives 2 after 1 for the same outputs: .* keep nothing",
+        ),
         (
             {"metric": lambda model, loader: torch.tensor(0.5)},
             r"it gives a tensor of .* write a gossamer\.Metric",

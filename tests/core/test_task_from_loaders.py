@@ -67,6 +67,9 @@ def test_a_function_of_scores_is_a_metric_here_and_in_the_constructor() -> None:
         ((loader(), loader(), X), r"test: batches are expected, .* not a tensor of shape \(200, 3\)"),
         ((loader(), "data/"), "validation: batches are expected, .* not a str"),
         ((loader(), 3), "validation: batches are expected, .* not a int"),
+        (((X, Y), loader()), r"train is one batch, not a loader; give a list of batches, \[\(x, y\)\]"),
+        ((loader(), [X, Y]), "validation is one batch"),
+        ((loader(), (X.numpy(), Y.numpy())), "validation is one batch"),
         ((loader(), []), "validation: a list has no batches"),
         (((batch for batch in loader()), loader()), "train: a generator can be gone through only once"),
         (([{"image": X}], loader()), "a batch must be"),
@@ -75,6 +78,10 @@ def test_a_function_of_scores_is_a_metric_here_and_in_the_constructor() -> None:
 def test_what_is_no_loader_is_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         Task.from_loaders(*arguments)
+
+
+def test_batches_of_inputs_alone_are_a_loader() -> None:
+    assert len(Task.from_loaders(loader(), loader(), calibration=[X[:8], X[8:12]]).calibration) == 2
 
 
 def test_metrics_that_are_none_are_refused() -> None:

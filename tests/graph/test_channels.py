@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from patterns import IMAGE, PATTERNS, Function, conv, pattern, randomized
 from torch import Tensor, nn
 
+from gossamer.core.batches import arguments
 from gossamer.graph.channel_index import CouplingGraph
 from gossamer.graph.groups import find_groups
 from gossamer.graph.proof import names_in_words
 from gossamer.graph.pruner import PruningResult
 from gossamer.graph.slicing import PruningPlan
-from gossamer.graph.tracer import arguments, output_tensors
+from gossamer.graph.tracer import output_tensors
 from gossamer.methods.prune.channels import prune_channels
 
 # parameters left at sparsity 0.5; more would mean that channels are pinned that need not be

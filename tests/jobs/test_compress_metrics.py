@@ -1,6 +1,8 @@
 """The main job by metrics that are no share of hits: a segmentation, and a regression whose error grows."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +10,11 @@ from torch import Tensor, nn
 
 import gossamer
 from gossamer import Goal, Task
+from gossamer.core.batches import Model
+from gossamer.core.metric import Evidence, Metric
 from gossamer.core.metrics import RMSE, MeanIoU
 from gossamer.core.record import JobDocument
+from gossamer.errors import BadInput
 from gossamer.jobs.recipe import Recipe
 from gossamer.methods.distill.recover import RecoveryDistillation
 from gossamer.methods.prune.channels import ChannelPruning
@@ -56,6 +61,27 @@ def regressor() -> nn.Module:
         model[3].weight.copy_(signs[None] / 4)  # type: ignore[union-attr]
         model[3].bias.zero_()  # type: ignore[union-attr]
     return model.eval()
+
+
+class Correlated(Metric):
+    """A correlation, which outputs that are all alike have none of."""
+
+    name, unit, points = "correlation", "", 0.01
+
+    def evidence(self, model: Model, loader: Iterable[Any]) -> dict[str, Tensor]:
+        return {"pairs": torch.cat([torch.cat([model(x) * 0, y], 1) for x, y in loader])}
+
+    def value(self, evidence: Evidence) -> float:
+        return float(torch.corrcoef(evidence["pairs"].T)[0, 1])
+
+
+def test_a_network_without_a_score_is_refused_before_it_is_cut(tmp_path: Path) -> None:
+    task = Task.from_loaders(sums(64, 0), sums(32, 1), metric=Correlated(), loss=lambda m, b: (m(b[0]) - b[1]).mean())
+    said = "the metric 'correlation' gives nan for {} on the 32 validation samples: drops are counted from it"
+    with pytest.raises(BadInput, match=said.format("the original network")):
+        gossamer.compress(regressor(), task, recipe=Recipe(name="cut", steps=CUT, int8=False), out=tmp_path / "cut")
+    with pytest.raises(BadInput, match=said.format("the teacher")):
+        gossamer.distill(regressor(), regressor(), task, out=tmp_path / "taught")
 
 
 @pytest.mark.slow

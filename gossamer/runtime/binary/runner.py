@@ -13,6 +13,7 @@ from gossamer.compact.network import Network, parts_of
 from gossamer.compact.reading import load
 from gossamer.compact.watch import sizes_of
 from gossamer.constraints.apply import materialize
+from gossamer.core.batches import as_inputs
 from gossamer.core.outputs import tensors
 from gossamer.core.progress import LOG, Logged
 from gossamer.core.runner import Runner
@@ -95,4 +96,4 @@ class BinaryRunner(Runner):
 
     def __call__(self, *inputs: Tensor) -> Any:
         """What the network gives, in its own structure."""
-        return tree_map_only(Tensor, Tensor.clone, self.raw(self.prepare(inputs)))
+        return tree_map_only(Tensor, Tensor.clone, self.raw(self.prepare(as_inputs(inputs, self.runtime))))

@@ -16,6 +16,7 @@ from gossamer.compact.torch_export import export_failure, exported_program, plai
 from gossamer.compact.watch import NotForeseen, on_meta
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
+from gossamer.core.batches import as_inputs
 from gossamer.core.conditions import own_conditions
 from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import has_marks, places, put, tensors
@@ -29,14 +30,12 @@ from gossamer.runtime.pt2.graph import Program, Taken, read_program
 
 @checked_arguments
 @own_conditions()
-def export_pt2(
-    model: nn.Module, example_inputs: tuple[Any, ...], path: Path | str, *, dynamic_batch: bool = True
-) -> Path:
+def export_pt2(model: nn.Module, example_inputs: Any, path: Path | str, *, dynamic_batch: bool = True) -> Path:
     """Write the module in eval mode as one `.pt2` file. The module is not touched.
 
     Args:
         model: any network that `torch.export` takes.
-        example_inputs: positional arguments of the network.
+        example_inputs: a tensor, or a tuple of the network's positional arguments.
         path: the file.
         dynamic_batch: the first dimension of every input that shares it with the first one is free.
 
@@ -56,9 +55,11 @@ def export_pt2(
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
+    several = isinstance(example_inputs, tuple | list)  # they may hold more than tensors
+    inputs = tuple(example_inputs) if several else as_inputs(example_inputs, "export_pt2")
     refuse_compiled(model, ".pt2")
     copied = materialize(model).eval()
-    call = free_dimensions(copied, example_inputs, {}, {}, dynamic_batch=dynamic_batch)
+    call = free_dimensions(copied, inputs, {}, {}, dynamic_batch=dynamic_batch)
     with silent(), torch.no_grad(), plain_outputs(copied):
         try:
             warm_up(copied, call.args)
