@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader
 
 from gossamer.core.outputs import first_tensor
@@ -67,20 +66,6 @@ def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:
         return tuple(batch[:-1]), batch[-1]
     named = "; batches that are mappings: Task.from_loaders" if isinstance(batch, Mapping) else ""
     raise BadInput(f"a batch must be (inputs, target) or one tensor of inputs, got {type(batch).__name__}{named}")
-
-
-def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments: a tensor is one argument, a tuple or list several, a mapping keyword ones.
-
-    Raises BadInput for arrays of NumPy.
-    """
-    if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(example_inputs)):
-        raise BadInput("the inputs of a network are tensors; torch.from_numpy makes one of an array of NumPy")
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, tuple | list):
-        return tuple(example_inputs), {}
-    return (example_inputs,), {}
 
 
 def as_inputs(given: Any, who: str) -> tuple[Tensor, ...]:

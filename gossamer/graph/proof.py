@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.batches import arguments
+from gossamer.core.arguments import arguments
 from gossamer.errors import BadInput
 from gossamer.graph.channel_index import IndexedValue, Kept
 from gossamer.graph.coupling import Mask

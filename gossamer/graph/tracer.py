@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from gossamer.core.batches import arguments
+from gossamer.core.arguments import arguments
 from gossamer.core.copies import check_network
 from gossamer.errors import BadInput, first_line
 from gossamer.graph.code_lines import Frames, code_line, running_modules

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration import block_reconstruction
 from gossamer.calibration.weight_reconstruction import owners
-from gossamer.core.batches import arguments
+from gossamer.core.arguments import arguments
 from gossamer.core.copies import copy_network
 from gossamer.edits.swap import swap
 from gossamer.errors import NoEffect

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gossamer.constraints.apply import constraints, materialize
-from gossamer.core.batches import arguments
+from gossamer.core.arguments import arguments
 from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import parameter_count, state_of
 from gossamer.core.kinds import checked_arguments

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gossamer.calibration.inputs import layer_inputs
-from gossamer.core.batches import arguments
+from gossamer.core.arguments import arguments
 from gossamer.core.placement import evaluating
 from gossamer.edits.swap import swap
 from gossamer.modules.inserted import GatheredConv, Reorder

@@ -15,7 +15,7 @@ from gossamer.compact.free_dimensions import Call, Free, free_dimensions
 from gossamer.compact.torch_export import export_failure, masks_as_given, plain_outputs, refuse_compiled, silent
 from gossamer.constraints.apply import materialize
 from gossamer.core import record
-from gossamer.core.batches import arguments
+from gossamer.core.arguments import arguments
 from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import state_of
 from gossamer.core.kinds import checked_arguments

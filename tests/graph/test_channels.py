@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from patterns import IMAGE, PATTERNS, Function, conv, pattern, randomized
 from torch import Tensor, nn
 
-from gossamer.core.batches import arguments
+from gossamer.core.arguments import arguments
 from gossamer.graph.channel_index import CouplingGraph
 from gossamer.graph.groups import find_groups
 from gossamer.graph.proof import names_in_words
