@@ -23,6 +23,7 @@ from gossamer.errors import BadInput, MissingExtra
 from gossamer.nas import MobileSpace, SearchPlan, join_search, search
 from gossamer.nas.backends import RayCluster, ThisProcess
 from gossamer.nas.job import decisions_of, follow
+from gossamer.nas.plan import LIMITS
 from gossamer.nas.result import Found
 from gossamer.nas.study import Study, describe_study, process
 from gossamer.nas.trials import TrialRunner, TrialStep
@@ -35,7 +36,7 @@ class ToyRunner(TrialRunner):
     """Knows what comes of a step without work, and lets something else happen during one training."""
 
     def __init__(self, said: Said | None = None) -> None:
-        super().__init__(TOY, TASK, gossamer.Goal(), 0.1, Context(progress=said or Said()))
+        super().__init__(TOY, TASK, gossamer.Goal(), PLAN, Context(progress=said or Said()))
         self.meanwhile: Any = None
 
     def __call__(self, step: TrialStep) -> dict[str, Any]:
@@ -44,7 +45,7 @@ class ToyRunner(TrialRunner):
             act()
         result: dict[str, Any] = {"genes": list(step.genes), "seconds": 1.0}
         if step.kind == "measure":
-            return result | {"costs": dict.fromkeys(("params", "macs", "latency_ms"), 1.0), "words": ""}
+            return result | {"costs": dict.fromkeys(LIMITS, 1.0), "words": ""}
         return result | {"epochs": step.epochs, "value": TOY.value(step.genes)}
 
 
