@@ -265,4 +265,5 @@ def _show(console: Console, result: "SearchResult") -> None:
 
 def result_value(result: "SearchResult", value: float | None) -> str:
     """A value of the search in the unit of the metric."""
-    return "" if value is None else result.validation.metric.text(value)
+    metric = result.validation.metric
+    return "" if value is None else metric.text(metric.merit(value))

@@ -109,6 +109,16 @@ class Metric:
         """Whether the first value is the better one."""
         return one > other if self.higher_is_better else one < other
 
+    def merit(self, value: float) -> float:
+        """A value turned so that more is better, and such a number turned back.
+
+        Example:
+            >>> from gossamer.core.metrics import MAE
+            >>> MAE().merit(0.25), MAE().merit(MAE().merit(0.25))
+            (-0.25, 0.25)
+        """
+        return value if self.higher_is_better else -value
+
     def error(self, value: float) -> float:
         """How far a value is from a perfect one; infinite where there is none."""
         return abs(value - self._best)

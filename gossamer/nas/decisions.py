@@ -228,7 +228,7 @@ class Decisions:
         )
 
     def _say(self, number: int, one: Found) -> None:
-        value = "failed" if one.value is None else self.metric.text(one.value)
+        value = "failed" if one.value is None else self.metric.text(self.metric.merit(one.value))
         self.progress.say(f"trial {number + 1}: {value}, {costs_text(one)}: {one.words}")
 
     def _time_is_left(self) -> bool:

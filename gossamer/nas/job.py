@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -253,7 +254,10 @@ class SearchJob:
         if self.plan.pick is not None:
             return self._deliver(decided, pick(found, *self.plan.pick))
         longest = max(one.epochs for one in trained)
-        best = max((one for one in trained if one.epochs == longest), key=lambda one: one.value or 0.0)
+        best = max(
+            (one for one in trained if one.epochs == longest),
+            key=lambda one: -math.inf if one.value is None else one.value,
+        )
         return self._deliver(decided, best)
 
     def _backend(self) -> Backend:
@@ -289,7 +293,7 @@ class SearchJob:
         """`search.json` and the page."""
         found = decided.found
         on_front = {one.genes for one in front(found, self.cost)}
-        shown = self.task.metric.shown
+        metric, shown = self.task.metric, self.task.metric.shown
         document = {
             "space": repr(self.space),
             "size_of_space": str(self.space.size),
@@ -317,10 +321,10 @@ class SearchJob:
             SearchRow(
                 name=f"{number}: {one.words}",
                 cost=one.costs[self.cost],
-                score=shown(one.value),
+                score=shown(metric.merit(one.value)),
                 best=one.genes in on_front,
                 chosen=one is best,
-                detail=(self.task.metric.text(one.value), costs_text(one)),
+                detail=(metric.text(metric.merit(one.value)), costs_text(one)),
             )
             for number, one in enumerate((one for one in found if one.trained), 1)
             if one.value is not None and one.epochs == best.epochs

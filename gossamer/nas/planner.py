@@ -146,7 +146,7 @@ class NeighbourSearch:
         for genes, value in scored.items():
             text = f"{metric.name} {metric.text(value)} on validation, without training"
             planner.context.progress.say(f"{self.space.words(genes)}: {text}")
-        found = max(scored, key=lambda genes: self._merit(scored[genes]), default=None)
+        found = max(scored, key=lambda genes: metric.merit(scored[genes]), default=None)
         if found is not None and (cost := planner.estimate(found)) is not None:
             row = trial_row("neighbourhood", cost, metric.shown(scored[found]), planner.cost_model.goal.runtime)
             planner.context.log.trials.append(replace(row, note="shared weights, without training"))
@@ -183,7 +183,7 @@ class NeighbourSearch:
         if cost is not None and ratio <= self.limit:
             key, small = f"scoring {self.planner.steps_of(genes)!r}", self.planner.small_task
             scored = self.planner.trials("a sub-network", key, self.planner.value, genes, small)
-            value = self._merit(scored) if scored is not None else None
+            value = self.planner.task.metric.merit(scored) if scored is not None else None
         seconds = time.monotonic() - start
         costs = {"cost_ratio": ratio} if cost is not None else {}
         return {"genes": genes, "epochs": int(value is not None), "value": value, "costs": costs, "seconds": seconds}
@@ -191,10 +191,6 @@ class NeighbourSearch:
     def _failed(self, genes: Genes) -> bool:
         """Whether a training or the deployment of this sub-network has failed."""
         return self.planner.trials.failed(shape_key(self.planner.steps_of(genes)))
-
-    def _merit(self, value: float) -> float:
-        """A value of the metric, so that more is better."""
-        return value if self.planner.task.metric.higher_is_better else -value
 
     def _note(self, row: dict[str, Any], *, earlier: bool = False) -> None:
         """Take a result into account; of an earlier search, what is within the limit of this one."""

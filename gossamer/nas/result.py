@@ -14,7 +14,8 @@ class Found:
     Attributes:
         genes: which one.
         epochs: that it was trained for; 0 where it is outside of the limits.
-        value: of the metric on validation data, in [0, 1] for shares, higher is better; None where it was not trained.
+        value: of the metric on validation data, in [0, 1] for shares, so that higher is better: of errors the negative
+            (`Metric.merit`); None where it was not trained, or has no finite value.
         costs: latency_ms, macs, params, as far as they were measured.
         seconds: that all this took.
         words: the architecture in a line.

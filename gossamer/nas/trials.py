@@ -108,7 +108,7 @@ class TrialRunner:
         return costs
 
     def train(self, model: nn.Module, epochs: int, label: str, checkpoint: Path | None = None) -> float | None:
-        """The value on validation data after a training; None where it diverged."""
+        """The value on validation data after a training, more is better; None where it diverged or is not finite."""
         # Batch norms lag behind a training of some hundred steps; "best" would be judged by statistics of the start.
         training = Training(epochs=epochs, lr=self.lr, keep="last", evaluate_every=epochs)
         context = self.context.fork()
@@ -119,7 +119,8 @@ class TrialRunner:
             except Diverged:
                 return None
             recalibrate(model, self.task.calibration)
-            return evaluate(model, self.task).value
+            value = self.task.metric.merit(evaluate(model, self.task).value)
+            return value if math.isfinite(value) else None
 
     def supernet(self, step: TrialStep) -> dict[str, Any]:
         """What the training of the supernet of the space gives."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 
 import gossamer
 from gossamer.core.batches import inputs_and_target
+from gossamer.core.metric import Metric
 from gossamer.errors import BadInput, MissingExtra
 from gossamer.modules.activation_memory import activation_bytes
 from gossamer.nas import (
@@ -319,6 +321,31 @@ def test_a_search_keeps_its_limits_and_goes_on_after_a_stop(tmp_path: Path, monk
     assert search(SMALL, small_task(), plan=plan, **how).best == first.best  # and back, with its own weights
     more = search(SMALL, small_task(), plan=replace(plan, trials=3), **how)
     assert more.found[: len(first.found)] == first.found and sum(one.trained for one in more.found) == 3
+
+
+class Wrong(Metric):
+    """The share of samples that are wrong: less is better."""
+
+    name, unit, points, higher_is_better, perfect = "error", "%", 0.01, False, 0.0
+
+    def evidence(self, model: Any, loader: Any) -> dict[str, torch.Tensor]:
+        return {"wrong": torch.cat([(model(x).argmax(1) != y).float() for x, y in loader])}
+
+    def value(self, evidence: Any) -> float:
+        return float(evidence["wrong"].mean())
+
+
+@pytest.mark.slow
+def test_where_less_is_better_the_smallest_value_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search took the largest of all metrics, which of errors is the worst network."""
+    monkeypatch.setattr("gossamer.nas.trials.TrialRunner._latency", lambda self, model: 1.0)
+    errors = iter([0.5, 0.25, 0.75, 0.25])
+    monkeypatch.setattr("gossamer.nas.trials.evaluate", lambda model, task: SimpleNamespace(value=next(errors)))
+    plan, said = SearchPlan(searcher="random", trials=3, epochs=1, final_epochs=1), tmp_path / "search.json"
+    task, goal = replace(small_task(), metric=Wrong()), gossamer.Goal(threads=1, batch=4)
+    found = search(SMALL, task, goal=goal, plan=plan, out=tmp_path, verbose=False)
+    assert [one.value for one in found.found if one.trained] == [-0.5, -0.25, -0.75] and found.best.value == -0.25
+    assert "25" in (tmp_path / "report.html").read_text() and said.exists()
 
 
 @pytest.mark.slow
