@@ -4,7 +4,7 @@ from benchmarks.papers._mnist import LENET300, apply, error, mlp, seeded, task, 
 from benchmarks.papers._row import Number, Numbers, Order, Row
 from gossamer.constraints.apply import constraints
 
-EPOCHS = 10
+EPOCHS = 30
 HOW = {"epochs": EPOCHS, "lr": 0.1, "weight_decay": 1e-4}
 
 
@@ -40,9 +40,9 @@ ROW = Row(
     title="HashedNets: 784-1000-10 with an eighth and a 64th of its weights",
     paper="Chen, Wilson, Tyree, Weinberger, Chen 2015, arXiv:1504.04788; numbers from memory of tables 1 and 2",
     setting="784-1000-10 from scratch, dropout, settings found by Bayesian optimization, up to 1000 epochs",
-    ours="the same sizes, 10 epochs of SGD with a cosine schedule and no dropout, for hashed and dense networks alike; "
+    ours="the same sizes, 30 epochs of SGD with a cosine schedule and no dropout, for hashed and dense networks alike; "
     "dense: 784-h-10 with as many weights; taught: alpha 0.1, temperature 4, the network of full size as teacher",
-    minutes=8,
+    minutes=20,
     measure=measure,
     numbers=(*numbers(8, 1.45, 1.43), *numbers(64, 2.79, 2.65)),
     orders=tuple(
@@ -53,4 +53,6 @@ ROW = Row(
         )
         for part in (8, 64)
     ),
+    reason="Length of training is a part of it: with 10 epochs the errors of hashed networks were 2.01 and 1.83 % at "
+    "1/8, and 3.08 and 2.54 % at 1/64. The paper has up to 1000 epochs, and dropout.",
 )
