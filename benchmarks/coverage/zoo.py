@@ -150,11 +150,16 @@ def peer_row(name: str, sparsity: float, hinted: bool = False) -> dict[str, Any]
         mend(model)
     with torch.no_grad():
         model.eval()(x)
+    return peers_numbers(before, model, traced - start, ended - traced)
+
+
+def peers_numbers(before: int, model: Any, trace: float, cut: float) -> dict[str, Any]:
+    """What is kept of a peer: parameters, seconds, memory."""
     return {
         "params_before": before,
         "params_after": count(model),
-        "seconds_trace": traced - start,
-        "seconds_cut": ended - traced,
+        "seconds_trace": trace,
+        "seconds_cut": cut,
         "mb_peak": megabytes(),
     }
 
@@ -177,13 +182,7 @@ def kirigami_row(name: str, sparsity: float) -> dict[str, Any]:
     ended = time.perf_counter()
     with torch.no_grad():
         model.eval()(x)
-    return {
-        "params_before": before,
-        "params_after": count(model),
-        "seconds_trace": traced - start,
-        "seconds_cut": ended - traced,
-        "mb_peak": megabytes(),
-    }
+    return peers_numbers(before, model, traced - start, ended - traced)
 
 
 def in_process(python: str, tool: str, name: str, args: argparse.Namespace) -> dict[str, Any]:

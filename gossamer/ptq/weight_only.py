@@ -145,13 +145,7 @@ def _product(graph: onnx.GraphProto, weights: Weights, node: onnx.NodeProto, bit
         return None
     rows = as_rows(node, weights[node.input[1]])[0]
     codes, scales, zeros = quantize_groups(rows, bits)
-    name = node.input[1]
-    inputs = [
-        node.input[0],
-        _store(graph, f"{name}/codes", packed_codes(codes, bits)),
-        _store(graph, f"{name}/scales", scales),
-        _store(graph, f"{name}/zeros", packed_codes(zeros, bits)),
-    ]
+    inputs = [node.input[0], *_store(graph, node.input[1], (codes, scales, zeros), bits)]
     if node.op_type == "Gemm" and len(node.input) > 2:
         inputs += ["", node.input[2]]
     return helper.make_node(
@@ -178,12 +172,8 @@ def _table(graph: onnx.GraphProto, weights: Weights, node: onnx.NodeProto, bits:
     name, rows = node.input[0], weights[node.input[0]]
     codes, scales, zeros = quantize_groups(rows, bits)
     codes = codes.reshape(len(rows), -1)[:, : rows.shape[1]]
-    inputs = [
-        _store(graph, f"{name}/codes", packed_codes(codes, bits)),
-        node.input[1],
-        _store(graph, f"{name}/scales", scales),
-        _store(graph, f"{name}/zeros", packed_codes(zeros, bits)),
-    ]
+    table, *steps = _store(graph, name, (codes, scales, zeros), bits)
+    inputs = [table, node.input[1], *steps]
     return helper.make_node(
         "GatherBlockQuantized",
         inputs,
@@ -197,6 +187,10 @@ def _table(graph: onnx.GraphProto, weights: Weights, node: onnx.NodeProto, bits:
     )
 
 
-def _store(graph: onnx.GraphProto, name: str, value: NDArray[np.generic]) -> str:
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-    return name
+def _store(graph: onnx.GraphProto, name: str, quantized: Codes, bits: int) -> list[str]:
+    """The names of codes, scales and zero points of a weight, which are put into the graph."""
+    codes, scales, zeros = quantized
+    parts = {"codes": packed_codes(codes, bits), "scales": scales, "zeros": packed_codes(zeros, bits)}
+    for part, value in parts.items():
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{name}/{part}"))
+    return [f"{name}/{part}" for part in parts]
