@@ -16,6 +16,7 @@ from scipy.signal import lfilter
 from torch import Tensor
 
 from benchmarks.common.packages import from_wheel
+from gossamer.core.batches import inputs_and_target
 
 Judge = Callable[[Any, Iterable[Any]], Tensor]
 HEIGHT, WIDTH, LONGEST = 48, 224, 12  # of a line of text, in pixels and letters
@@ -55,7 +56,8 @@ def recognizer(count: int) -> Shipped:
 
     def exact(model: Any, loader: Iterable[Any]) -> Tensor:
         hits = []
-        for image, codes in loader:
+        for batch in loader:
+            (image,), codes = inputs_and_target(batch)
             best = model(image).argmax(2)
             for row, right in zip(best.tolist(), codes.tolist(), strict=True):
                 said = [c for i, c in enumerate(row) if c and (i == 0 or c != row[i - 1])]

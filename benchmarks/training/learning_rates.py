@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.common import paths
+from benchmarks.common.conditions import run_conditions, with_run
 from benchmarks.common.tables import write_table
 from gossamer.constraints.apply import materialize
 from gossamer.core.context import Context
-from gossamer.core.record import environment, write_text
+from gossamer.core.record import write_text
 from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.data.batches import Batches
@@ -110,13 +112,13 @@ def row(method: str, network: nn.Module, task: Task, options: argparse.Namespace
 
 def execute(options: argparse.Namespace) -> dict[str, Any]:
     """Every row that is not in the file yet."""
-    found: dict[str, Any] = {"conditions": {}, "rows": []}
+    found: dict[str, Any] = {"rows": []}
     if options.out.exists():
         found = json.loads(options.out.read_text())
     known = {(one["model"], one["data"], one["method"]) for one in found["rows"]}
     names = ("steps", "samples", "batch_size", "seed", "dense_steps")
     found["conditions"] = {name: getattr(options, name) for name in names}
-    found["environment"] = environment()
+    found["measured"] = with_run(found, run_conditions([options.seed], torch.get_num_threads()))
     for data in options.data:
         task = shortened(load_task(data, download=False), options.samples, options.batch_size)
         for model in options.models:
@@ -173,7 +175,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=5000, help="training samples, at most")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/defaults.json"))
+    parser.add_argument("--out", type=Path, default=paths.RESULTS / "defaults.json")
     parser.add_argument("--table", action="store_true", help="only the table, from the file")
     return parser.parse_args(arguments)
 
