@@ -19,7 +19,7 @@ from gossamer.runtime.binary.workers import Workers
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.onnx_read import read_onnx
 from gossamer.runtime.operators.rewrite import binary_layers
-from gossamer.runtime.runners import open_session
+from gossamer.runtime.sessions import open_session
 
 Call = Callable[[], Any]
 
@@ -89,7 +89,7 @@ def on_onnxruntime(path: Path, x: NDArray[Any], threads: int) -> Call:
 
 
 def on_openvino(path: Path, x: NDArray[Any], threads: int) -> Call:
-    from gossamer.runtime.runners import import_openvino
+    from gossamer.runtime.sessions import import_openvino
 
     core = import_openvino().Core()
     config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}

@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from gossamer.core.batches import batch_count
@@ -52,7 +52,7 @@ def wilson(correct: Tensor | float, n: int | None = None, confidence: float = 0.
         n, correct = correct.numel(), float(correct.double().sum())
     if n is None or n <= 0 or not 0 <= correct <= n:
         raise BadInput(f"{correct} correct of n = {n}: needs n > 0 and 0 <= correct <= n")
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = float(special.ndtri(0.5 + confidence / 2))
     p = correct / n
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5
@@ -258,7 +258,7 @@ def _paired_means(metric: Metric, before: Tensor, after: Tensor) -> Drop:
     elif bool((lost == lost[0]).all()):
         p_value = 1.0 if float(lost[0]) == 0 else 0.0
     else:
-        p_value = float(stats.ttest_1samp(lost.numpy(), 0.0).pvalue)
+        p_value = t_test(lost)
     return Drop(points=mean, low=mean - half, high=mean + half, p_value=p_value, n=n)
 
 
@@ -279,6 +279,14 @@ def _paired_bootstrap(before: Evaluation, after: Evaluation) -> Drop:
     )
 
 
+def t_test(differences: Tensor) -> float:
+    """The two-sided p value of the hypothesis that the mean of these differences, shape (n,), is 0: Student's t test.
+    They are not all the same."""
+    values = differences.double()
+    t = float(values.mean() / values.std(correction=1)) * len(values) ** 0.5
+    return 2 * float(special.stdtr(len(values) - 1, -abs(t)))
+
+
 def mcnemar(lost: int, won: int) -> float:
     """Exact McNemar test: of the samples on which two networks disagree, the chance of a split this uneven.
 
@@ -295,7 +303,7 @@ def mcnemar(lost: int, won: int) -> float:
 
     Source: McNemar 1947, doi:10.1007/BF02295996.
     """
-    return float(stats.binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0
+    return min(1.0, 2 * float(special.bdtr(min(lost, won), lost + won, 0.5)))
 
 
 def score_record(subject: str, evaluation: Evaluation, *, split: str, **conditions: Any) -> Record:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gossamer.core.batches import inputs_and_target
 from gossamer.errors import BadInput
-from gossamer.runtime.runners import open_session
+from gossamer.runtime.sessions import open_session
 
 Array = NDArray[Any]
 Range = tuple[float, float]

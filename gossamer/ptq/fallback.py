@@ -26,7 +26,8 @@ from gossamer.ptq import activation_ranges, dynamic, equalization, qdq, rounding
 from gossamer.ptq.activation_ranges import ActivationHistogram, Range
 from gossamer.ptq.weights import attributes
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
-from gossamer.runtime.runners import open_runner, open_session
+from gossamer.runtime.runners import open_runner
+from gossamer.runtime.sessions import open_session
 
 # Values of which more than this becomes 0 are no use in 256 steps: scores of attention with -1e38 where a mask is.
 MOST_LOST = 0.9

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +18,9 @@ from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import tensors
 from gossamer.core.processors import available, usual_threads
 from gossamer.core.runner import Runner
-from gossamer.errors import BadInput, CorruptFile, GossamerError, MissingExtra, first_line, no_file, require, unknown
+from gossamer.errors import BadInput, MissingExtra, no_file, require, unknown
 from gossamer.runtime.metadata import STRUCTURE, read_structure
-from gossamer.runtime.operators.library import DOMAIN, OPERATORS, find_library
+from gossamer.runtime.sessions import FLOATS, OPENVINO_FLOATS, compile_openvino, import_openvino, open_session
 from gossamer.runtime.threads import torch_threads
 
 PRECISIONS = {
@@ -82,7 +81,8 @@ def open_runner(
         raise BadInput(f"runtime {runtime!r} runs an .onnx file, got a module; export_onnx() writes one")
     path = _file(source)
     require("gossamer.runtime.onnx_read").check_onnx(path)
-    return open_checked(runtime, path, threads=threads, precision=precision)
+    kind = OnnxRuntimeRunner if runtime == "onnxruntime" else OpenVinoRunner
+    return kind(path, threads=threads, precision=precision)
 
 
 def _file(source: Path | str) -> Path:
@@ -98,12 +98,6 @@ def _network_or_file(source: Path | str | nn.Module) -> Path | nn.Module:
     if Path(source).suffix == ".onnx":
         raise BadInput(f"runtime 'binary' runs a .gsr file or a module, got {source}; save() writes a .gsr")
     return _file(source)
-
-
-def open_checked(runtime: str, path: Path, *, threads: int, precision: str) -> Runner:
-    """An `.onnx` of gossamer's own, on a runtime that runs such files: `open_runner` without its look at the file."""
-    kind = OnnxRuntimeRunner if runtime == "onnxruntime" else OpenVinoRunner
-    return kind(path, threads=threads, precision=precision)
 
 
 class TorchRunner(Runner):
@@ -145,13 +139,10 @@ class TorchRunner(Runner):
         return tree_map_only(Tensor, Tensor.clone, self.raw(self.prepare(as_inputs(inputs, self.runtime))))
 
 
-FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
-
-
-def in_precision(x: Tensor, kind: torch.dtype | None) -> Tensor:
+def in_precision(x: Tensor, kind: str | None) -> Tensor:
     """An input on the CPU; numbers of another precision than the file's, which is float32 for exports, are rounded."""
     x = x.detach().cpu().contiguous()
-    return x.to(kind) if kind is not None and x.is_floating_point() else x
+    return x.to(getattr(torch, kind)) if kind is not None and x.is_floating_point() else x
 
 
 class OnnxRuntimeRunner(Runner):
@@ -177,54 +168,9 @@ class OnnxRuntimeRunner(Runner):
         return tuple(torch.from_numpy(y) for y in raw)
 
 
-def open_session(path: Path, *, threads: int, profile: bool = False) -> Any:
-    """An ONNX Runtime session on the CPU. profile: it writes a log of all nodes' times next to the `.onnx`."""
-    ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4
-    # Idle threads of one session would otherwise go on spinning and slow down whatever runs next in the process.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if profile:
-        options.enable_profiling, options.profile_file_prefix = True, str(path.parent / f".{path.stem}.profile")
-    try:
-        try:
-            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            if not any(f"{DOMAIN}:{name}" in str(error) for name in OPERATORS):
-                raise
-        options.register_custom_ops_library(str(find_library()))
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except GossamerError:
-        raise
-    except Exception as error:
-        raise CorruptFile(f"{path}: ONNX Runtime cannot open it: {first_line(error)}") from error
-
-
-def import_openvino() -> Any:
-    """The library, which by itself reports its import, and conversions later, to its maker; here it cannot.
-
-    It reports by the package `openvino_telemetry`. Where that cannot be imported, it takes a stub of its own that sends
-    nothing, and keeps it as long as the process lives.
-    """
-    name = "openvino_telemetry"
-    if (known := sys.modules.get("openvino")) is not None:
-        return known
-    before = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment]  # what makes its import an ImportError
-    try:
-        return require("openvino")
-    finally:
-        if before is not None:
-            sys.modules[name] = before
-
-
 def _refuse_count(names: list[str], inputs: tuple[Tensor, ...]) -> None:
     if len(names) != len(inputs):
         raise BadInput(f"the network takes {len(names)} inputs ({', '.join(names)}), {len(inputs)} were given")
-
-
-OPENVINO_FLOATS = {"f32": torch.float32, "f16": torch.float16, "f64": torch.float64}
 
 
 class OpenVinoRunner(Runner):
@@ -233,24 +179,10 @@ class OpenVinoRunner(Runner):
     def __init__(self, path: Path, *, threads: int, precision: str, profile: bool = False) -> None:
         openvino = import_openvino()
         self.runtime, self.version, self.threads = "openvino", metadata.version("openvino"), threads
-        hints = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
-        config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        if profile:
-            config["PERF_COUNT"] = True
-        if precision in hints:
-            config["INFERENCE_PRECISION_HINT"] = hints[precision]
-        core = openvino.Core()
-        try:
-            model = core.read_model(str(path))
-        except Exception as error:
-            raise CorruptFile(f"{path}: OpenVINO cannot open it: {first_line(error)}") from error
+        model, compiled = compile_openvino(path, threads=threads, precision=precision, profile=profile)
         if model.has_rt_info(["framework", STRUCTURE]):
             noted = model.get_rt_info(["framework", STRUCTURE]).astype(str)
             self.structure = read_structure(noted, len(model.outputs), path)
-        try:
-            compiled = core.compile_model(model, "CPU", config)
-        except Exception as error:
-            raise CorruptFile(f"{path}: OpenVINO cannot open it: {first_line(error)}") from error
         if precision == "default":
             chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
             precision = f"{ {'bf16': 'bfloat16', 'f32': 'float32', 'f16': 'float16'}.get(chosen, chosen) } (default)"

@@ -17,7 +17,7 @@ from gossamer.core.task import Task
 from gossamer.graph.tracer import trace
 from gossamer.modules.folding import norms_after, with_norm
 from gossamer.runtime.onnx_export import export_onnx, write_onnx
-from gossamer.runtime.runners import open_session
+from gossamer.runtime.sessions import open_session
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 ALIKE = 1e-3  # largest difference over the largest output, in float32

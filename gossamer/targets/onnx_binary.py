@@ -12,7 +12,7 @@ from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.onnx_read import read_onnx
 from gossamer.runtime.operators.library import find_library
 from gossamer.runtime.operators.rewrite import binary_layers
-from gossamer.runtime.runners import open_session
+from gossamer.runtime.sessions import open_session
 
 
 def write_onnx_binary(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, _: Any) -> None:

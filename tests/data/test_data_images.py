@@ -16,7 +16,7 @@ from gossamer.core.preprocessing import Preprocessing
 from gossamer.data import images, load_task
 from gossamer.data.images import decode_image, find_range, kept_box, scaled_sides
 from gossamer.errors import BadInput, CorruptFile
-from gossamer.measure.memory import peak_growth
+from gossamer.runtime.memory import peak_growth
 
 RAMP = np.linspace(0, 65535, 64).reshape(8, 8)
 RGB = {"mean": (0.5,) * 3, "std": (0.25,) * 3}

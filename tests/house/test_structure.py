@@ -172,11 +172,11 @@ def outside_talk(source: str) -> list[str]:
 
 @pytest.mark.slow
 def test_only_the_command_line_prints_reads_arguments_or_exits() -> None:
-    """measure/memory.py runs a part of itself in a fresh process, which answers on its standard output."""
+    """runtime/memory.py runs in a fresh process, which answers on its standard output."""
     wrong = {
         name: outside_talk(text)
         for name, text in sources().items()
-        if not name.startswith(("gossamer.cli", "gossamer.measure.memory")) and outside_talk(text)
+        if not name.startswith(("gossamer.cli", "gossamer.runtime.memory")) and outside_talk(text)
     }
     assert wrong == {}
 

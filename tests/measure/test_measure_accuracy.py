@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from gossamer.core.metric import Metric
 from gossamer.errors import BadInput
@@ -19,7 +20,7 @@ from gossamer.measure import (
     whole_samples,
     wilson,
 )
-from gossamer.measure.accuracy import bootstrap, resamples
+from gossamer.measure.accuracy import bootstrap, resamples, t_test
 
 
 def of(scores):
@@ -61,6 +62,18 @@ def test_mcnemar_is_the_share_of_splits_at_least_as_uneven(lost, won):
     splits = list(itertools.product((0, 1), repeat=n))
     uneven = sum(abs(2 * sum(split) - n) >= abs(lost - won) for split in splits)
     assert mcnemar(lost, won) == pytest.approx(uneven / len(splits))
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 3), (40, 61), (700, 701), (12_000, 9_000)])
+def test_p_values_are_those_of_scipy(lost, won):
+    assert mcnemar(lost, won) == pytest.approx(stats.binomtest(lost, lost + won, 0.5).pvalue)
+    differences = torch.rand(lost + won, generator=torch.Generator().manual_seed(lost)) - 0.45
+    assert t_test(differences) == pytest.approx(stats.ttest_1samp(differences.double(), 0.0).pvalue)
+
+
+def test_the_interval_of_wilson_is_that_of_scipy():
+    low, high = stats.binomtest(9, 10).proportion_ci(0.9, "wilson")
+    assert wilson(9, 10, confidence=0.9) == pytest.approx((100 * low, 100 * high))
 
 
 def test_a_budget_of_a_part_of_a_sample_is_rounded_up_to_a_whole_one():

@@ -11,7 +11,7 @@ from gossamer.data import DataSplit, Normalisation, make_task
 from gossamer.data.batches import largest_batch
 from gossamer.ptq import activation_ranges
 from gossamer.runtime.onnx_export import export_onnx
-from gossamer.runtime.runners import open_session
+from gossamer.runtime.sessions import open_session
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from gossamer.runtime.onnx_export import export_onnx, write_onnx
 from gossamer.runtime.onnx_read import read_onnx
 from gossamer.runtime.operators import build, library
 from gossamer.runtime.operators.rewrite import binary_layers
-from gossamer.runtime.runners import open_runner, open_session
+from gossamer.runtime.runners import open_runner
+from gossamer.runtime.sessions import open_session
 from gossamer.targets import compare_target, write_target
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
