@@ -3,6 +3,7 @@
 import functools
 import gc
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Before torch is imported: its threads sleep while they wait, also in processes that tests start. Left alone they burn
+# the time of a core for milliseconds at the end of each operation on two threads, which the other tests then lack.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch.export.decomp_utils
 from hypothesis import HealthCheck, settings
 from torch import nn
