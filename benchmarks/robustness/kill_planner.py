@@ -1,6 +1,6 @@
 """Kills a planned job at random moments, lets it go on, and compares all that it decided with a job that ran through.
 
-    python -m benchmarks.robustness.kill_planner --kills 100 --seed 0 --out benchmarks/results/kill_planner.json
+    python -m benchmarks.robustness.kill_planner --kills 100
 
 The job: a small residual network on stripes under noise, a goal in multiply-adds, so that no time decides. Each job is
 a process of its own, forked from one that has imported everything, and gets a SIGKILL after so many processor seconds
@@ -31,6 +31,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import gossamer
+from benchmarks.common import paths
+from benchmarks.common.conditions import run_conditions
 from gossamer import Context, Goal, Task, compress
 from gossamer.jobs import exporting
 
@@ -198,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("kill_planner.json"))
+    parser.add_argument("--out", type=Path, default=paths.RESULTS / "kill_planner.json")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     job, results = Job(*trained()), earlier(asked.out, asked.seed)
@@ -216,6 +218,7 @@ def main() -> None:
             told = ", ".join(found.differs) or "equal"
             print(f"kill {number} after {at:.1f} of {seconds:.1f} s: {told}", flush=True)
             report = {
+                "measured": [run_conditions([asked.seed], 1)],
                 "seed": asked.seed,
                 "versions": versions(),
                 "processor_seconds": round(seconds, 1),
