@@ -121,16 +121,18 @@ def of_one_seed(shipped: Shipped, task: Task, args: argparse.Namespace, *, timed
             reference=reference,
         )
         files["gossamer, float32"], files["gossamer"] = exported, found.path
-        runners = {name: runner(file, args.threads) for name, file in files.items()}
-        rows: dict[str, dict[str, Any]] = {}
-        for name, one in list(runners.items()):
+        runners, rows = {}, {}
+        for name, file in files.items():
             try:
+                one = runner(file, args.threads)
                 value = 100 * evaluate(one, task, "test").value
-            except Exception as error:
-                print(f"{name}: {type(error).__name__}: {error}"[:300], flush=True)
-                runners.pop(name)
+            except Exception as error:  # a peer's file that cannot run is a result, too
+                if not name.startswith("ONNX Runtime"):
+                    raise
+                rows[name] = {"failed": f"{type(error).__name__}: {error}".replace(f"{folder}/", "")[:300]}
                 continue
-            rows[name] = {"score": value, "bytes": files[name].stat().st_size, "setting": ""}
+            runners[name] = one
+            rows[name] = {"score": value, "bytes": file.stat().st_size, "setting": ""}
         rows["gossamer"]["setting"] = found.chosen
         rows["gossamer"]["tried"] = [f"{step.name} {step.note}: {step.drop:+.2f} points" for step in found.steps]
         sample = inputs_of(shipped.batches[0])
@@ -151,10 +153,13 @@ def together(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]
     """The rows of all seeds so far as one: mean and deviation of the scores, the rest of the first seed."""
     rows = {}
     for name, first in seeds[0].items():
-        found = [one[name]["score"] for one in seeds if name in one]
+        found = [one[name]["score"] for one in seeds if "score" in one.get(name, {})]
+        if not found:
+            rows[name] = first
+            continue
         spread = statistics.stdev(found) if len(found) > 1 else 0.0
         rows[name] = {**first, "score": found, "mean": statistics.mean(found), "deviation": spread}
-        rows[name]["settings"] = [one[name]["setting"] for one in seeds if name in one]
+        rows[name]["settings"] = [one[name]["setting"] for one in seeds if "setting" in one.get(name, {})]
     return rows
 
 
@@ -184,7 +189,8 @@ def main() -> None:
                 "rows": together(seeds),
             }
             write_text(args.out, json.dumps(document, indent=1))
-            print(name, seed, {k: (round(v["score"], 2), v["setting"]) for k, v in seeds[-1].items()}, flush=True)
+            said = {k: (round(v["score"], 2), v["setting"]) if "score" in v else v for k, v in seeds[-1].items()}
+            print(name, seed, said, flush=True)
 
 
 if __name__ == "__main__":
