@@ -20,7 +20,7 @@ from gossamer.search.axes import Steps
 from gossamer.search.binary_advice import binarized
 from gossamer.search.bisection import Point, bracket, near_miss, next_cost_ratio, within_budget
 from gossamer.search.checkpoint_store import take_steps
-from gossamer.search.cost_model import CostEstimate, CostModel
+from gossamer.search.cost_model import SPOILED, CostEstimate, CostModel
 from gossamer.search.exports import Exports
 from gossamer.search.plan import Planner, shape_key, shape_of
 from gossamer.search.tournament import trial_row
@@ -33,7 +33,6 @@ TRAININGS = 6  # whole recoveries of one job, at most
 HARDER = 1.05  # times: at least so much further is cut when a result just misses, else the same shape is found again
 MOST_OUTPUTS = 2**28  # bytes of a teacher's outputs that are kept
 SHORT = 0.5  # times the usual rate, in these: 900 steps ended within 0.1 points of one another at 0.3 to 1 times it
-SPOILED = 1.2  # times the cost ratio that was planned for: more, and the measurements that it was planned by are wrong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +95,7 @@ class ShapeSearch:
             self.planner = planner_of(self.planner, search, step)
         self.tried: list[Attempt] = []
         self.bounds: list[Point] = []  # cost ratios for which there is no new shape
-        self.trainings = 0
+        self.trainings, self.planned = 0, 1.0  # the cost ratio that the attempt under way is planned for
         self.pushed = self.out_of_time = False
         self.gain = math.inf  # points that a longer recovery may bring, as far as that is known
         self.last: tuple[str, exporting.ExportedArtifacts] | None = None  # whose files are in the folder
@@ -132,6 +131,7 @@ class ShapeSearch:
     def _approach(self, relaxation: float) -> None:
         """Plan for the goal with `relaxation` times what it allows, and try that. A near miss is trained on."""
         steps: Steps | None = ()
+        self.planned = self.margin * relaxation
         if self.whole.worst_ratio > self.margin * relaxation:
             with timed(self.attempts.seconds, "plan"):
                 steps = self._plan(relaxation)
@@ -320,8 +320,8 @@ class ShapeSearch:
         self.last = (name, result)
         with timed(self.attempts.seconds, "estimates"):
             alike = (result.precision == "int8") == self.int8
-            shipped = (result.deployed, result.model, result.precision)
-            estimate = self.cost_model.shipped(*shipped) if alike else self.cost_model(name, lambda: result.model)
+            shipped = partial(self.cost_model.shipped, result.deployed, result.model, result.precision)
+            estimate = shipped(planned=self.planned) if alike else self.cost_model(name, lambda: result.model)
         drop = result.drop.points
         trial = trial_row(
             name,

@@ -147,7 +147,7 @@ class World:
         cost_model: Any = SimpleNamespace(measure_again=lambda: None)
         made.cost_model = cost_model
         made.tried, made.bounds, made.trainings, made.pushed, made.gain, made.last = [], [], 0, False, math.inf, None
-        made.out_of_time, made.margin = False, SAFETY_MARGIN
+        made.out_of_time, made.margin, made.planned = False, SAFETY_MARGIN, SAFETY_MARGIN
         parts: Any = {"original": None, "task": None, "goal": made.goal, "context": made.context}
         made.schedule = JobSchedule(**parts, store=store, seconds=attempts.seconds, recover=self.recover)
         return made
@@ -426,7 +426,7 @@ def test_what_lost_the_budget_in_float32_costs_what_it_would_in_int8(precision: 
     class Prices:
         goal = Goal(speedup=5)
 
-        def shipped(self, *network: Any) -> CostEstimate:
+        def shipped(self, *network: Any, planned: float) -> CostEstimate:
             return made_quote(1.5)
 
         def __call__(self, key: str, build: Any) -> CostEstimate:
