@@ -1,7 +1,7 @@
 """Score against cost of every state that the job tried."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from gossamer.core.record import JobDocument, Trial
@@ -17,7 +17,7 @@ from gossamer.report.plot import (
     path,
 )
 from gossamer.report.score import Score
-from gossamer.report.table import AFTER, ORIGINAL, drop_record
+from gossamer.report.table import AFTER, ORIGINAL, drop_record, summary_rows
 from gossamer.report.text import escape
 
 _SIZE = "File size"
@@ -74,6 +74,20 @@ def final_state(document: JobDocument) -> Trial | None:
     drop = drop_record(document, "validation")
     same = [s for s in tried if drop is not None and s.drop is not None and abs(s.drop - drop.value) < 1e-9]
     return next(reversed(same or [state for state in tried if state.accepted]), None)
+
+
+def with_final_times(document: JobDocument) -> JobDocument:
+    """The original and the result as the summary has them: they were timed again at the end, in the same rounds, while
+    each state was timed at the moment when it was tried."""
+    states, final = list(document.states), final_state(document)
+    batch = str(document.goal.get("batch", ""))
+    rows = [row for row in summary_rows(document) if row.what == "latency" and row.batch in ("", batch)]
+    for i, state in enumerate(states):
+        found = {row.runtime: row.before if i == 0 else row.after for row in rows} if i == 0 or state is final else {}
+        times = {name: cell.value for name, cell in found.items() if cell is not None and cell.value is not None}
+        known = {name: times.get(name, ms) for name, ms in state.latency_ms.items()}
+        states[i] = replace(state, latency_ms=known)
+    return replace(document, states=states)
 
 
 def standing(state: Trial) -> str:

@@ -7,7 +7,7 @@ from gossamer.core.record import Edit, JobDocument, Record
 from gossamer.core.units import PERCENT
 from gossamer.report import text
 from gossamer.report.layers import layer_tables
-from gossamer.report.pareto import pareto, size_limit, standing
+from gossamer.report.pareto import pareto, size_limit, standing, with_final_times
 from gossamer.report.score import Score
 from gossamer.report.table import (
     ORIGINAL,
@@ -200,7 +200,8 @@ def _latency_bar(record: Record, top: float) -> str:
 
 def pareto_section(document: JobDocument) -> str:
     """Every state that was tried."""
-    plots, score = pareto(document), Score.of(document)
+    document, score = with_final_times(document), Score.of(document)
+    plots = pareto(document)
     if not document.states:
         return section("What was tried", "", "No state was recorded.")
     rows = [

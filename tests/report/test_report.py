@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from gossamer.report.file_bytes import byte_parts as parts_of_file
 from gossamer.report.file_bytes import bytes_section
 from gossamer.report.layers import layer_tables
 from gossamer.report.page import render
-from gossamer.report.pareto import final_state, pareto, size_limit
+from gossamer.report.pareto import final_state, pareto, size_limit, with_final_times
 from gossamer.report.plot import Frame, log_ticks, ticks
 from gossamer.report.replacements import spent, swaps_section
 from gossamer.report.verdict import clauses, sentence
@@ -278,6 +279,19 @@ def test_a_gain_of_accuracy_has_its_interval_the_right_way_round():
     drop = Record(subject="result", what="drop", value=-1.0, unit="points", low=-1.5, high=-0.5)
     (row,) = summary_rows(only(*top1, drop))
     assert (row.change.text, row.change.detail, row.verdict) == ("1.00 points gained", "0.50 to 1.50", "better")
+
+
+def test_the_original_and_the_result_are_drawn_with_the_times_of_the_summary():
+    """Not with those of the moment when they were tried: the mark and the table must not contradict one another."""
+    document = sample()
+    tried = [
+        replace(state, latency_ms={"onnxruntime": 3 * state.latency_ms["onnxruntime"]}) for state in document.states
+    ]
+    shown = with_final_times(replace(document, states=tried))
+    final = final_state(shown)
+    assert final is not None and final.name == "channels 29 % int8"
+    assert (shown.states[0].latency_ms, final.latency_ms) == ({"onnxruntime": 18.7}, {"onnxruntime": 4.61})
+    assert shown.states[2] == tried[2]
 
 
 def test_markdown_is_one_line_per_row_and_keeps_bars_out_of_its_cells():
