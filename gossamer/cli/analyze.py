@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gossamer.cli.console import Console
+from gossamer.cli.option_groups import LoadingOptions, OutputOptions, grouped
 from gossamer.cli.options import (
     BatchOption,
     JsonOption,
     ModelArgument,
     OptionalDataOption,
-    PreprocessingOption,
-    QuietOption,
     SeedOption,
     ShapeOption,
-    SkipFaultyOption,
     ThreadsOption,
-    WeightsOption,
     check_runtime,
     refuse_idle,
     refuse_idle_images,
@@ -46,13 +43,13 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gossamer inspect out/resnet20-fashion-mnist/model.onnx")(inspect)
 
 
+@grouped
 def analyze(
     context: typer.Context,
     model: ModelArgument,
+    *,
     data: OptionalDataOption = None,
-    weights: WeightsOption = None,
-    preprocessing: PreprocessingOption = None,
-    skip_faulty: SkipFaultyOption = False,
+    loading: LoadingOptions,
     shape: ShapeOption = None,
     runtime: Annotated[
         str | None, typer.Option(help="Also time every layer: onnxruntime or openvino (float32).")
@@ -80,8 +77,7 @@ def analyze(
         typer.Option(metavar="FILE", help="Where --sensitivity or --robustness draws its plot, their name by default."),
     ] = None,
     seed: SeedOption = 0,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: OutputOptions,
 ) -> None:
     """What a network costs by layer; which channels are cut together.
 
@@ -107,29 +103,23 @@ def analyze(
         raise unknown("gain", gain, GAINS)
     from gossamer.cli.checks import check_model
     from gossamer.cli.loading import Request, load_model
-    from gossamer.cli.loading_data import Consumer, load_data, usual_batch
+    from gossamer.cli.loading_data import load_data, usual_batch
     from gossamer.core.folder import make_place
     from gossamer.modules.blocks import removable
     from gossamer.modules.cost import analyze as analyze_network
     from gossamer.train.feature_hooks import stages, stages_in_words
 
-    check_model(model, weights)
+    check_model(model, loading.weights)
     if against is not None:
         check_model(model, against)
     plot = out or Path(f"{drawing}.html")
     if drawing:
         make_place(plot)
-    console = Console(as_json=json, quiet=quiet)
-    known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
+    console = output.console()
+    known = loading.consumer(model)
     task = load_data(data, consumer=known, seed=seed, progress=console.progress) if data is not None else None
-    request = Request(
-        model=model,
-        task=task,
-        weights=weights,
-        random=weights is None and not drawing,
-        shape=shape,
-        seed=seed,
-    )
+    untrained = loading.weights is None and not drawing
+    request = Request(model=model, task=task, weights=loading.weights, random=untrained, shape=shape, seed=seed)
     source = load_model(request)
     batch = usual_batch(source.example_inputs, batch)
     with console.progress.busy("analyze"):

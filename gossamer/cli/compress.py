@@ -1,39 +1,30 @@
 """`gossamer compress`: the main job."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.console import LOADING, Console
+from gossamer.cli.console import LOADING
 from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
+from gossamer.cli.option_groups import (
+    BatchOptions,
+    LimitOptions,
+    LoadingOptions,
+    OutputOptions,
+    TimingOptions,
+    grouped,
+)
 from gossamer.cli.options import (
-    AugmentOption,
-    BatchOption,
-    BatchSizeOption,
     DataOption,
     DeviceProfileOption,
     DevicesOption,
-    FileBytesOption,
-    JsonOption,
-    LatencyOption,
     LearningRateOption,
-    MacsOption,
-    MaxDropOption,
     ModelArgument,
-    ParamsOption,
-    PreprocessingOption,
-    QuietOption,
     RandomOption,
-    RuntimeOption,
     SeedOption,
-    SkipFaultyOption,
-    SpeedupOption,
-    ThreadsOption,
     TimeBudgetOption,
-    WeightsOption,
-    WorkersOption,
     parse_minutes,
     refuse_idle,
     refuse_idle_loading,
@@ -49,32 +40,24 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gossamer compress resnet20 --data fashion-mnist --max-drop 0.5 --speedup 3")(compress)
 
 
+@grouped
 def compress(
     context: typer.Context,
     model: ModelArgument,
+    *,
     data: DataOption = "auto",
-    augment: AugmentOption = None,
-    weights: WeightsOption = None,
-    preprocessing: PreprocessingOption = None,
-    skip_faulty: SkipFaultyOption = False,
+    loading: LoadingOptions,
     random: RandomOption = False,
     teacher: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="Learn from this trained network instead of the one compressed."),
     ] = None,
-    max_drop: MaxDropOption = None,
-    speedup: SpeedupOption = None,
-    latency_ms: LatencyOption = None,
-    macs: MacsOption = None,
-    params: ParamsOption = None,
-    file_bytes: FileBytesOption = None,
+    limits: LimitOptions,
     compression_ratio: Annotated[
         float | None, typer.Option(help="How many times smaller than float32 the compact file is, at least.")
     ] = None,
-    runtime: RuntimeOption = "onnxruntime",
-    threads: ThreadsOption = None,
+    timing: TimingOptions,
     device_profile: DeviceProfileOption = None,
-    batch: BatchOption = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Steps to take instead of planning; a file or a shipped name.")
     ] = None,
@@ -101,66 +84,55 @@ def compress(
         ),
     ] = None,
     time_budget: TimeBudgetOption = None,
-    batch_size: BatchSizeOption = None,
-    workers: WorkersOption = None,
+    batches: BatchOptions,
     seed: SeedOption = 0,
     devices: DevicesOption = 1,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: OutputOptions,
 ) -> None:
     """Make a trained network smaller and faster, within a budget.
 
     Stopped or killed, the same command continues. Exit status 3: the goal was missed, the folder holds the best
     network inside the budget.
     """
-    asked = {
-        "max_drop": max_drop,
-        "speedup": speedup,
-        "latency_ms": latency_ms,
-        "macs": macs,
-        "params": params,
-        "file_bytes": file_bytes,
-        "compression_ratio": compression_ratio,
-    }
     goal = _goal(
-        asked,
+        asdict(limits) | {"compression_ratio": compression_ratio},
         recipe,
-        runtime=runtime,
-        threads=threads,
+        runtime=timing.runtime,
+        threads=timing.threads,
         time_budget=time_budget,
         device_profile=device_profile and str(device_profile),
     )
     for option, value in (("--epochs", epochs), ("--lr", lr), ("--time-budget", time_budget)):
         if recipe is not None and value is not None:
             raise BadInput(f"{option} is for planned jobs; with --recipe, write it into the steps of the recipe")
-    if weights is not None:
+    if loading.weights is not None:
         refuse_idle(context, ["random"], "the weights are those of --weights")
     refuse_idle_loading(context, data)
-    console = Console(as_json=json, quiet=quiet)
+    console = output.console()
 
     with console.progress.busy(LOADING):
         from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, judged, load_model, ready_to_train
-        from gossamer.cli.loading_data import Consumer, load_data, usual_batch
+        from gossamer.cli.loading_data import load_data, usual_batch
         from gossamer.core.context import Context
         from gossamer.jobs.compression import compress as run_job
         from gossamer.jobs.recipe import load_recipe
 
-        check_model(model, weights)
+        check_model(model, loading.weights)
         if teacher is not None:
             check_model(teacher)
         plan: Recipe | None = load_recipe(recipe) if recipe is not None else None
         if plan is not None and plan.training is not None and not plan.steps:
             raise BadInput(f"{recipe} has no steps, only a training; it is for `gossamer train --recipe`")
-        if augment is None:
-            augment = plan.augment if plan is not None else True
-        sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-        known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
-        task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment, progress=console.progress)
-        goal = replace(goal, batch=usual_batch(task.example_inputs, batch))
+        if batches.augment is None and plan is not None:
+            batches = replace(batches, augment=plan.augment)
+        task = load_data(
+            data, consumer=loading.consumer(model), **asdict(batches), seed=seed, progress=console.progress
+        )
+        goal = replace(goal, batch=usual_batch(task.example_inputs, timing.batch))
         folder = out or default_folder(model, task.name)
         source = load_model(
-            Request(model=model, task=task, weights=weights, random=random, seed=seed), console.progress
+            Request(model=model, task=task, weights=loading.weights, random=random, seed=seed), console.progress
         )
         ready_to_train(model, source, task, console.progress.say)
         task = judged(task, source, console.progress.say)

@@ -10,19 +10,15 @@ import typer
 
 from gossamer.cli.console import LOADING, Console
 from gossamer.cli.errors import GOAL_MISSED
+from gossamer.cli.option_groups import LoadingOptions, OutputOptions, grouped
 from gossamer.cli.options import (
     MODEL_HELP,
     BatchOption,
-    JsonOption,
     ModelArgument,
     OptionalDataOption,
-    PreprocessingOption,
-    QuietOption,
     SeedOption,
     ShapeOption,
-    SkipFaultyOption,
     ThreadsOption,
-    WeightsOption,
     check_runtime,
     refuse_idle,
     refuse_idle_images,
@@ -40,14 +36,14 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gossamer bench resnet20 small.onnx --runtime openvino --threads 2 --batch 64")(bench)
 
 
+@grouped
 def export(
     context: typer.Context,
     model: ModelArgument,
+    *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="An .onnx or a .pt2 file, or the target's own.")],
     data: OptionalDataOption = None,
-    weights: WeightsOption = None,
-    preprocessing: PreprocessingOption = None,
-    skip_faulty: SkipFaultyOption = False,
+    loading: LoadingOptions,
     shape: ShapeOption = None,
     target: Annotated[
         str | None,
@@ -62,8 +58,7 @@ def export(
     max_drop: Annotated[float, typer.Option(min=0, max=100, help="Points of accuracy that int8 may cost.")] = 0.5,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: OutputOptions,
 ) -> None:
     """Write a network for a runtime, checked to compute the same.
 
@@ -78,18 +73,18 @@ def export(
     if not int8:
         refuse_idle(context, ["max_drop"], "it is about --int8")
     refuse_idle_images(context, data)
-    console = Console(as_json=json, quiet=quiet)
+    console = output.console()
     with console.progress.busy(LOADING):
         from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, judged, load_model
-        from gossamer.cli.loading_data import Consumer, load_data
+        from gossamer.cli.loading_data import load_data
         from gossamer.core.folder import make_place, writing
 
-        check_model(model, weights)
+        check_model(model, loading.weights)
         make_place(out)
-        known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
+        known = loading.consumer(model)
         task = load_data(data, consumer=known, seed=seed, progress=console.progress) if data is not None else None
-        request = Request(model=model, task=task, weights=weights, shape=shape, seed=seed)
+        request = Request(model=model, task=task, weights=loading.weights, shape=shape, seed=seed)
         source = load_model(request, console.progress)
         task = judged(task, source, console.progress.say) if task is not None else None
     with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
@@ -166,23 +161,22 @@ def _int8(
     return int8.met, [("int8", int8.chosen), ("drop", drop), (task.metric.name, f"{int8.scores} on validation")]
 
 
+@grouped
 def bench(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP}; several.")],
+    *,
     runtime: Annotated[
         list[str],
         typer.Option(help="torch, torch.compile, onnxruntime, openvino or binary; may be given several times."),
     ] = ["onnxruntime"],  # noqa: B006 (typer copies it)
     data: OptionalDataOption = None,
-    weights: WeightsOption = None,
-    preprocessing: PreprocessingOption = None,
-    skip_faulty: SkipFaultyOption = False,
+    loading: LoadingOptions,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     batch: BatchOption = None,
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Timed runs of each network.")] = 50,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: OutputOptions,
 ) -> None:
     """Time networks side by side, interleaved in one process.
 
@@ -193,19 +187,21 @@ def bench(
         check_runtime(kind)
     from gossamer.cli.checks import check_model
     from gossamer.cli.loading import Request
-    from gossamer.cli.loading_data import Consumer, load_data, usual_batch
+    from gossamer.cli.loading_data import load_data, usual_batch
     from gossamer.cli.runners import open_model, with_batch
     from gossamer.measure import latency
 
-    console = Console(as_json=json, quiet=quiet)
+    console = output.console()
     for name in models:
-        check_model(name, weights)
-    known = Consumer(model=models[0], weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
+        check_model(name, loading.weights)
+    known = loading.consumer(models[0])
     task = load_data(data, consumer=known, progress=console.progress) if data is not None else None
     opened = {}
     for name in dict.fromkeys(models):
         for kind in dict.fromkeys(runtime):
-            request = Request(model=name, task=task, weights=weights, random=weights is None, shape=shape)
+            request = Request(
+                model=name, task=task, weights=loading.weights, random=loading.weights is None, shape=shape
+            )
             with console.progress.busy(f"open {name} on {kind}"):
                 opened[name, kind] = open_model(request, runtime=kind, threads=threads)
     inputs = _same_inputs({name: o.example_inputs for (name, _), o in opened.items()})

@@ -1,36 +1,27 @@
 """`gossamer distill`: train a small network from a large one."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.console import LOADING, Console
+from gossamer.cli.console import LOADING
 from gossamer.cli.jobs import command_line, conclude, default_folder, resumable
+from gossamer.cli.option_groups import (
+    BatchOptions,
+    LimitOptions,
+    LoadingOptions,
+    OutputOptions,
+    TimingOptions,
+    grouped,
+)
 from gossamer.cli.options import (
     MODEL_HELP,
-    AugmentOption,
-    BatchOption,
-    BatchSizeOption,
     DataOption,
     DevicesOption,
-    FileBytesOption,
-    JsonOption,
-    LatencyOption,
     LearningRateOption,
-    MacsOption,
-    MaxDropOption,
-    ParamsOption,
-    PreprocessingOption,
-    QuietOption,
-    RuntimeOption,
     SeedOption,
-    SkipFaultyOption,
-    SpeedupOption,
-    ThreadsOption,
-    WeightsOption,
-    WorkersOption,
     refuse_idle,
     refuse_idle_loading,
 )
@@ -49,8 +40,10 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gossamer distill --teacher resnet20 --student resnet8 --data fashion-mnist")(distill)
 
 
+@grouped
 def distill(
     context: typer.Context,
+    *,
     teacher: Annotated[
         list[str],
         typer.Option(
@@ -67,17 +60,13 @@ def distill(
         ),
     ],
     data: DataOption = "auto",
-    augment: AugmentOption = None,
-    weights: WeightsOption = None,
-    preprocessing: PreprocessingOption = None,
-    skip_faulty: SkipFaultyOption = False,
+    loading: LoadingOptions,
     method: Annotated[
         str, typer.Option(metavar="NAME", help="One of those below distill; `gossamer methods` lists them.")
     ] = "distill.kd",
     epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes through the training data.")] = None,
     lr: LearningRateOption = None,
-    batch_size: BatchSizeOption = None,
-    workers: WorkersOption = None,
+    batches: BatchOptions,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="OPTION=VALUE", help="Any option of the method, such as temperature=6."),
@@ -96,37 +85,21 @@ def distill(
         Path | None,
         typer.Option(metavar="DIR", help="Keep what the teacher says there, for later epochs, students and runs."),
     ] = None,
-    max_drop: MaxDropOption = None,
-    speedup: SpeedupOption = None,
-    latency_ms: LatencyOption = None,
-    macs: MacsOption = None,
-    params: ParamsOption = None,
-    file_bytes: FileBytesOption = None,
-    runtime: RuntimeOption = "onnxruntime",
-    threads: ThreadsOption = None,
-    batch: BatchOption = None,
+    limits: LimitOptions,
+    timing: TimingOptions,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Result folder. Default: out/STUDENT-from-TEACHER-DATA.")
     ] = None,
     seed: SeedOption = 0,
     devices: DevicesOption = 1,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: OutputOptions,
 ) -> None:
     """Train a network from a larger one.
 
     Stopped or killed, the same command continues. Exit status 3: a goal of --student auto, or --max-drop, was missed.
     """
-    console = Console(as_json=json, quiet=quiet)
-    limits = {
-        "max_drop": max_drop,
-        "speedup": speedup,
-        "latency_ms": latency_ms,
-        "macs": macs,
-        "params": params,
-        "file_bytes": file_bytes,
-    }
-    goal = _goal(student, limits, runtime=runtime, threads=threads)
+    console = output.console()
+    goal = _goal(student, asdict(limits), runtime=timing.runtime, threads=timing.threads)
     if student == AUTO:
         refuse_idle(context, ["weights"], "--student auto is cut out of the teacher, with the teacher's weights")
     refuse_idle_loading(context, data)
@@ -134,7 +107,7 @@ def distill(
 
     with console.progress.busy(LOADING):
         from gossamer.cli.checks import check_model
-        from gossamer.cli.loading_data import Consumer, load_data, usual_batch
+        from gossamer.cli.loading_data import load_data, usual_batch
         from gossamer.core.context import Context
         from gossamer.core.folder import make_folder
         from gossamer.jobs.distillation import distill as run_job
@@ -142,16 +115,13 @@ def distill(
         for text in teacher:
             _check_teacher(text)
         for text in ([] if student == AUTO else [student]) + (assistant or []):
-            check_model(text, weights if text == student else None)
+            check_model(text, loading.weights if text == student else None)
         if cache is not None:
             make_folder(cache)
-        sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-        named = teacher[0].rpartition("=")[2]
-        known = Consumer(model=named, preprocessing=preprocessing, skip_faulty=skip_faulty)
-        sizes |= {"seed": seed, "augment": augment is not False, "progress": console.progress}
-        task = load_data(data, consumer=known, **sizes)
-        goal = replace(goal, batch=usual_batch(task.example_inputs, batch))
-        own = None if student == AUTO else _source(student, task, seed, weights=weights, fresh=True)
+        known = replace(loading, weights=None).consumer(teacher[0].rpartition("=")[2])  # weights are the student's
+        task = load_data(data, consumer=known, **asdict(batches), seed=seed, progress=console.progress)
+        goal = replace(goal, batch=usual_batch(task.example_inputs, timing.batch))
+        own = None if student == AUTO else _source(student, task, seed, weights=loading.weights, fresh=True)
         learner: Any = AUTO if own is None else own.model
         teachers = [_teacher(text, task, seed) for text in teacher]
         between = [_source(text, task, seed, fresh=True).model for text in assistant or []]

@@ -44,15 +44,15 @@ def load_data(
     batch_size: int | None = None,
     workers: int | None = None,
     seed: int = 0,
-    augment: bool = True,
+    augment: bool | None = None,
     progress: Progress | None = None,
 ) -> Task:
     """The task of a data argument. "auto" takes Fashion-MNIST where it is found, else digits, and says which.
 
     consumer: the network that the data are for. Images of a folder are made as it wants them, as far as that is known.
 
-    batch_size: None for 128, fewer of large images. workers: threads that prepare batches ahead. A task of the user's
-    own has its own of both.
+    batch_size: None for 128, fewer of large images. workers: threads that prepare batches ahead. augment: None for yes.
+    A task of the user's own has its own of all three.
     """
     consumer = consumer or Consumer()
     refuse_code_file(text)
@@ -65,7 +65,8 @@ def load_data(
             chosen = _image_fields(consumer, form, progress)
         elif consumer.preprocessing is not None:
             raise BadInput(f"--preprocessing is for folders of images; {text} has its own")
-        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "augment": augment, "progress": progress}
+        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "augment": augment is not False}
+        options |= {"progress": progress}
         if consumer.skip_faulty:
             options["faulty"] = "skip"
         if consumer.skip_faulty and not Path(text).is_dir():

@@ -43,53 +43,18 @@ DATA_HELP = (
 )
 DataOption = Annotated[str, typer.Option("--data", metavar="DATA", help=DATA_HELP)]
 OptionalDataOption = Annotated[str | None, typer.Option("--data", metavar="DATA", help=DATA_HELP)]
-WeightsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights",
-        metavar="FILE",
-        help="Trained weights: .safetensors, .pt with tensors only, or `pretrained`: the library's own.",
-    ),
-]
-PreprocessingOption = Annotated[
-    str | None,
-    typer.Option(
-        "--preprocessing",
-        metavar="FIELDS",
-        help="How images of a folder become inputs: a JSON file, or fields such as size=48x320,numbers=0-255. "
-        "Numbers are imagenet, 0-1, 0-255 or -1-1.",
-        show_default="the network's, where known",
-    ),
-]
-SkipFaultyOption = Annotated[
-    bool,
-    typer.Option(
-        "--skip-faulty", help="Leave faulty boxes of a folder out, and say how many there were, instead of refusing it."
-    ),
-]
 AugmentOption = Annotated[
     bool | None,
     typer.Option(
-        "--augment/--no-augment", help="Shift and mirror training images.", show_default="the recipe's, or yes"
+        "--augment/--no-augment", help="Shift and mirror training images.", show_default="yes, or the recipe's"
     ),
 ]
 RandomOption = Annotated[bool, typer.Option("--random", help="Untrained weights, drawn from --seed.")]
-MaxDropOption = Annotated[
-    float | None,
-    typer.Option(help="Points of accuracy that may be lost.", show_default="0.5; alone with a recipe or student: none"),
-]
-SpeedupOption = Annotated[float | None, typer.Option(help="How many times faster, at least.")]
 LatencyOption = Annotated[float | None, typer.Option("--latency-ms", help="Time of one batch, at most.")]
 MacsOption = Annotated[
     int | None, typer.Option(parser=parse_count, metavar="N", help="Multiply-adds of one sample, at most (10M).")
 ]
 ParamsOption = Annotated[int | None, typer.Option(parser=parse_count, metavar="N", help="Parameters, at most (100k).")]
-FileBytesOption = Annotated[
-    int | None,
-    typer.Option(
-        "--file-bytes", parser=parse_bytes, metavar="SIZE", help="Size of the compact file, at most (30kB, 1MiB)."
-    ),
-]
 DeviceProfileOption = Annotated[
     Path | None,
     typer.Option(
@@ -97,9 +62,6 @@ DeviceProfileOption = Annotated[
         metavar="FILE",
         help="Plan for the device where bench_on_device.py wrote this JSON; times are those of that device.",
     ),
-]
-RuntimeOption = Annotated[
-    str, typer.Option(help="Where latency counts: torch, torch.compile, onnxruntime, openvino or binary.")
 ]
 
 
@@ -167,14 +129,9 @@ BatchSizeOption = Annotated[
     int | None,
     typer.Option("--batch-size", min=1, metavar="N", help="Samples per training step.", show_default="128"),
 ]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option("--workers", min=0, metavar="N", help="Threads that prepare batches ahead.", show_default="0"),
-]
 SeedOption = Annotated[int, typer.Option(min=0, metavar="N", help="Same seed, same result.")]
 DevicesOption = Annotated[int, typer.Option(min=1, metavar="N", help="Devices to train on; on CPU, processes.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
 
 
 def refuse_idle(context: typer.Context, options: Iterable[str], reason: str) -> None:

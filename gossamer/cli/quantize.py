@@ -10,18 +10,8 @@ import typer
 
 from gossamer.cli.console import LOADING, Console
 from gossamer.cli.errors import GOAL_MISSED
-from gossamer.cli.options import (
-    BatchOption,
-    DataOption,
-    JsonOption,
-    ModelArgument,
-    PreprocessingOption,
-    QuietOption,
-    SeedOption,
-    SkipFaultyOption,
-    ThreadsOption,
-    WeightsOption,
-)
+from gossamer.cli.option_groups import LoadingOptions, OutputOptions, grouped
+from gossamer.cli.options import BatchOption, DataOption, ModelArgument, SeedOption, ThreadsOption
 from gossamer.errors import BadInput, unknown
 
 if TYPE_CHECKING:
@@ -38,12 +28,12 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gossamer quantize resnet20 --data fashion-mnist --max-drop 0.5")(quantize)
 
 
+@grouped
 def quantize(
     model: ModelArgument,
+    *,
     data: DataOption = "auto",
-    weights: WeightsOption = None,
-    preprocessing: PreprocessingOption = None,
-    skip_faulty: SkipFaultyOption = False,
+    loading: LoadingOptions,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An .onnx file. Default: MODEL.int8.onnx, here.")
     ] = None,
@@ -55,8 +45,7 @@ def quantize(
     threads: ThreadsOption = None,
     batch: BatchOption = None,
     seed: SeedOption = 0,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: OutputOptions,
 ) -> None:
     """Quantize a network to int8, without training.
 
@@ -68,18 +57,17 @@ def quantize(
         raise unknown("runtime of int8 files", runtime, RUNS)
     if out is not None and out.suffix != ".onnx":
         raise BadInput(f"--out {out}: the name must end in .onnx")
-    console = Console(as_json=json, quiet=quiet)
+    console = output.console()
     with console.progress.busy(LOADING):
         from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, judged, load_model
-        from gossamer.cli.loading_data import Consumer, load_data, usual_batch
+        from gossamer.cli.loading_data import load_data, usual_batch
         from gossamer.core.folder import make_place, writing
         from gossamer.search.cost_model import first_samples
 
-        check_model(model, weights)
-        known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
-        task = load_data(data, consumer=known, seed=seed, progress=console.progress)
-        source = load_model(Request(model=model, task=task, weights=weights, seed=seed), console.progress)
+        check_model(model, loading.weights)
+        task = load_data(data, consumer=loading.consumer(model), seed=seed, progress=console.progress)
+        source = load_model(Request(model=model, task=task, weights=loading.weights, seed=seed), console.progress)
         task = judged(task, source, console.progress.say)
         inputs = first_samples(task.validation, usual_batch(task.example_inputs, batch))
         out = out or Path(f"{source.name}.int8.onnx")

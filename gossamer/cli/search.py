@@ -8,19 +8,15 @@ import typer
 
 from gossamer.cli.console import LOADING, Console
 from gossamer.cli.jobs import resumable
+from gossamer.cli.option_groups import OutputOptions, TimingOptions, grouped
 from gossamer.cli.options import (
     AugmentOption,
-    BatchOption,
     BatchSizeOption,
     DataOption,
-    JsonOption,
     LatencyOption,
     MacsOption,
     ParamsOption,
-    QuietOption,
-    RuntimeOption,
     SeedOption,
-    ThreadsOption,
     TimeBudgetOption,
     parse_bytes,
 )
@@ -59,7 +55,9 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gossamer worker --study out/search-mobile-fashion-mnist")(worker)
 
 
+@grouped
 def search(
+    *,
     data: DataOption = "auto",
     space: Annotated[str, typer.Option(help="Which networks: mobile or cells.")] = SPACES[0],
     searcher: Annotated[
@@ -76,9 +74,7 @@ def search(
             help="Activations that live at once, of one sample in int8, at most (64kB).",
         ),
     ] = None,
-    runtime: RuntimeOption = "onnxruntime",
-    threads: ThreadsOption = None,
-    batch: BatchOption = None,
+    timing: TimingOptions,
     trials: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings, at most.")] = 20,
     epochs: Annotated[
         int | None,
@@ -113,8 +109,7 @@ def search(
     ] = True,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: out/search-SPACE-DATA.")] = None,
     seed: SeedOption = 0,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: OutputOptions,
 ) -> None:
     """Find an architecture for the data and the device.
 
@@ -123,7 +118,7 @@ def search(
     """
     if space not in SPACES:
         raise unknown("space", space, SPACES)
-    console = Console(as_json=json, quiet=quiet)
+    console = output.console()
     with console.progress.busy(LOADING):
         from gossamer.cli.loading_data import load_data, usual_batch
         from gossamer.core.context import Context
@@ -132,17 +127,15 @@ def search(
         from gossamer.nas.job import search as run_search
         from gossamer.nas.plan import SearchPlan
 
-        task = load_data(
-            data, batch_size=batch_size, seed=seed, augment=augment is not False, progress=console.progress
-        )
+        task = load_data(data, batch_size=batch_size, seed=seed, augment=augment, progress=console.progress)
         goal = Goal(
             max_drop=0,
             latency_ms=latency_ms,
             macs=macs,
             params=params,
-            runtime=runtime,  # type: ignore[arg-type]  # checked by Goal
-            threads=threads,
-            batch=usual_batch(task.example_inputs, batch),
+            runtime=timing.runtime,  # type: ignore[arg-type]  # checked by Goal
+            threads=timing.threads,
+            batch=usual_batch(task.example_inputs, timing.batch),
             time_budget=time_budget,
         )
         plan = SearchPlan(
@@ -171,22 +164,23 @@ def search(
     _show(console, found)
 
 
+@grouped
 def worker(
+    *,
     study: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the search: its --out.")],
     data: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="Where the data of the search are here.", show_default="as the search says"),
     ] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help=QUIET_MACHINE)] = False,
-    quiet: QuietOption = False,
-    json: JsonOption = False,
+    output: OutputOptions,
 ) -> None:
     """Work on the trials of a search that runs elsewhere.
 
     Start any number of them, on any machine that sees the folder, and stop them at any time. What is found depends on
     the search alone, not on how many workers there are.
     """
-    console = Console(as_json=json, quiet=quiet)
+    console = output.console()
     with console.progress.busy(LOADING):
         from gossamer.core.context import Context
         from gossamer.nas.job import join_search

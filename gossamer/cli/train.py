@@ -9,23 +9,17 @@ import typer
 
 from gossamer.cli.console import LOADING, Console
 from gossamer.cli.jobs import resumable
+from gossamer.cli.option_groups import BatchOptions, LoadingOptions, OutputOptions, grouped
 from gossamer.cli.options import (
     MODEL_HELP,
-    AugmentOption,
-    BatchSizeOption,
     DataOption,
     DevicesOption,
-    JsonOption,
     LearningRateOption,
+    ModelArgument,
     OptionalDataOption,
-    PreprocessingOption,
-    QuietOption,
     RandomOption,
     SeedOption,
-    SkipFaultyOption,
     ThreadsOption,
-    WeightsOption,
-    WorkersOption,
     check_runtime,
     refuse_idle,
     refuse_idle_loading,
@@ -49,33 +43,30 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: gossamer evaluate out/resnet20-fashion-mnist --data fashion-mnist")(evaluate)
 
 
+@grouped
 def train(
     context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}."),
     ] = None,
+    *,
     data: OptionalDataOption = None,
-    augment: AugmentOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A .safetensors file. Default: MODEL-DATA.safetensors.")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Model, data and hyper-parameters; a file or a shipped name.")
     ] = None,
-    weights: WeightsOption = None,
-    preprocessing: PreprocessingOption = None,
-    skip_faulty: SkipFaultyOption = False,
+    loading: LoadingOptions,
     epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes through the training data.")] = None,
     lr: LearningRateOption = None,
-    batch_size: BatchSizeOption = None,
-    workers: WorkersOption = None,
+    batches: BatchOptions,
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Same seed, same result. Default: the recipe's, or 0.")
     ] = None,
     devices: DevicesOption = 1,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: OutputOptions,
 ) -> None:
     """Train a network, from fresh weights or from --weights.
 
@@ -93,34 +84,32 @@ def train(
     refuse_idle_loading(context, data)
     if seed is None:
         seed = plan.seed if plan is not None else 0
-    if augment is None:
-        augment = plan.augment if plan is not None else True
+    if batches.augment is None and plan is not None:
+        batches = replace(batches, augment=plan.augment)
     target = out or Path(f"{model.rpartition(':')[2]}-{Path(data).name}.safetensors")
     if target.suffix != ".safetensors":
         raise BadInput(f"--out {target}: trained weights are written as .safetensors")
-    console = Console(as_json=json, quiet=quiet)
+    console = output.console()
     with console.progress.busy(LOADING):
         from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, load_model
-        from gossamer.cli.loading_data import Consumer, load_data
+        from gossamer.cli.loading_data import load_data
         from gossamer.core.context import Context
         from gossamer.core.folder import lock_folder, make_place
 
-        check_model(model, weights)
+        check_model(model, loading.weights)
         _refuse_files(model)
         training = _training(plan, epochs, lr)
     make_place(target)
     training_context = Context(seed=seed, devices=devices, folder=target.parent, progress=console.progress)
     with lock_folder(target.parent, f".{target.name}.lock"):
-        sizes: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         # Fresh weights know nothing of images; the files of a network of transformers say their size.
-        tells = model if weights is not None or model.startswith("hf:") else None
-        known = Consumer(model=tells, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
+        fresh = loading.weights is None
+        known = loading.consumer(model if not fresh or model.startswith("hf:") else None)
         with console.progress.busy(LOADING):
-            task = load_data(data, consumer=known, **sizes, seed=seed, augment=augment, progress=console.progress)
-            bare = weights is None
-            request = Request(model=model, task=task, weights=weights, random=bare, new_head=not bare, seed=seed)
-            source = load_model(request, console.progress)
+            task = load_data(data, consumer=known, **asdict(batches), seed=seed, progress=console.progress)
+            wanted: dict[str, Any] = {"weights": loading.weights, "random": fresh, "new_head": not fresh}
+            source = load_model(Request(model=model, task=task, **wanted, seed=seed), console.progress)
         row = _train(source.model, task, training, training_context, target, model)
     _show(console, {"split": task.final_split}, row)
     console.line(f"weights: {target}")
@@ -186,40 +175,38 @@ def _note(model: str, task: "Task", row: "Record") -> dict[str, str]:
     return note | ({PREPROCESSING: json_.dumps(about)} if (about := description(task)) else {})
 
 
+@grouped
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.")],
+    model: ModelArgument,
+    *,
     data: DataOption,
-    weights: WeightsOption = None,
-    preprocessing: PreprocessingOption = None,
-    skip_faulty: SkipFaultyOption = False,
+    loading: LoadingOptions,
     random: RandomOption = False,
     split: Annotated[str | None, typer.Option(help="validation or test; default: test, where there is one.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Default: onnxruntime for .onnx, else torch.")] = None,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: OutputOptions,
 ) -> None:
     """Measure a network on data; of classifiers also the calibration."""
-    if weights is not None:
+    if loading.weights is not None:
         refuse_idle(context, ["random"], "the weights are those of --weights")
     if split is not None and split not in SPLITS:
         raise unknown("split", split, SPLITS)
     if runtime is not None:
         check_runtime(runtime)
-    console = Console(as_json=json, quiet=quiet)
+    console = output.console()
     with console.progress.busy(LOADING):
         from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request
-        from gossamer.cli.loading_data import Consumer, load_data
+        from gossamer.cli.loading_data import load_data
         from gossamer.cli.runners import open_model
         from gossamer.measure import calibration, evaluate, score_record
 
-        check_model(model, weights)
-        known = Consumer(model=model, weights=weights, preprocessing=preprocessing, skip_faulty=skip_faulty)
-        task = load_data(data, consumer=known, seed=seed, progress=console.progress)
-        request = Request(model=model, task=task, weights=weights, random=random, seed=seed)
+        check_model(model, loading.weights)
+        task = load_data(data, consumer=loading.consumer(model), seed=seed, progress=console.progress)
+        request = Request(model=model, task=task, weights=loading.weights, random=random, seed=seed)
         runner = open_model(request, runtime=runtime, threads=threads).runner
     split = split or task.final_split
     with console.progress.busy(f"{model} on {split}"):
