@@ -68,12 +68,17 @@ def free_dimensions(
             them.
 
     Raises:
-        BadInput: `free` names an argument or a dimension that there is not.
+        BadInput: `free` names an argument or a dimension that there is not, or the arguments hold no sample.
     """
     given: dict[int | str, Any] = dict(enumerate(args))
     given |= {str(name): value for name, value in kwargs.items()}
     _check(free, given)
     first = next((t for t in _tensors(list(given.values())) if t.dim()), None)
+    if first is not None and len(first) == 0:
+        raise BadInput(
+            f"the example inputs hold no sample (shape {tuple(first.shape)}): what is written is compared with the "
+            "network on them; give one sample or more"
+        )
     batch = len(first) if first is not None and dynamic_batch else None
     names: dict[tuple[int, int], str] = {}
     inputs: list[str] = []

@@ -79,3 +79,15 @@ def test_a_mode_inside_of_a_forward_is_named(tmp_path: Path) -> None:
 def test_a_network_that_gives_no_tensor_is_said_to() -> None:
     with pytest.raises(gossamer.BadInput, match="Giving gives no tensor"):
         gossamer.prune_channels(Giving("generator"), (ROWS,))
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt2", "net.gsr"])
+def test_inputs_without_a_sample_prove_nothing(name: str, tmp_path: Path) -> None:
+    """A file is compared with the network on them: with none, anything would pass."""
+    write = {"net.onnx": gossamer.export_onnx, "net.pt2": gossamer.export_pt2}.get(name)
+    with pytest.raises(gossamer.BadInput, match=r"hold no sample \(shape \(0, 6\)\)"):
+        if write is not None:
+            write(nn.Linear(6, 4), torch.zeros(0, 6), tmp_path / name)
+        else:
+            gossamer.save(nn.Linear(6, 4), tmp_path / name, torch.zeros(0, 6))
+    assert not list(tmp_path.iterdir())
