@@ -78,7 +78,7 @@ def export(
         from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, judged, load_model
         from gossamer.cli.loading_data import load_data
-        from gossamer.core.folder import make_place, writing
+        from gossamer.core.folder import make_place, replacing, writing
 
         check_model(model, loading.weights)
         make_place(out)
@@ -97,7 +97,8 @@ def export(
             else:
                 met, rows = True, _float(source, task, written, threads)
         for file in Path(folder).iterdir():
-            file.replace(out.parent / file.name)
+            with replacing(out.parent / file.name) as temporary:
+                shutil.move(file, temporary)
     size = out.stat().st_size
     console.table("", ("", ""), [("file", f"{out} ({size:,} bytes)"), *rows])
     console.document({"out": out, "bytes": size, "met": met, **dict(rows)})

@@ -74,6 +74,8 @@ def verdict(error: BaseException) -> tuple[int, str]:
             return BAD_INPUT, f"error: {told}"
         if isinstance(cause, OSError) and (reason := disk_trouble(cause)):
             return BAD_INPUT, f"error: {reason}"
+        if "can't start new thread" in str(cause):
+            return BAD_INPUT, f"error: {disk_trouble(BlockingIOError(errno.EAGAIN, ''))}"
         # torch and safetensors report a full disk with errors of their own.
         if os.strerror(errno.ENOSPC) in str(cause) or "PytorchStreamWriter failed writing" in str(cause):
             return BAD_INPUT, f"error: {disk_trouble(OSError(errno.ENOSPC, ''))}"

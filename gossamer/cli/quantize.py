@@ -62,7 +62,7 @@ def quantize(
         from gossamer.cli.checks import check_model
         from gossamer.cli.loading import Request, judged, load_model
         from gossamer.cli.loading_data import load_data, usual_batch
-        from gossamer.core.folder import make_place, writing
+        from gossamer.core.folder import make_place, replacing, writing
         from gossamer.search.cost_model import first_samples
 
         check_model(model, loading.weights)
@@ -77,7 +77,8 @@ def quantize(
             source, task, Path(folder), max_drop, console, runtime=runtime, threads=threads, samples=samples
         )
         times = _times(made, inputs, console, runtime=runtime, threads=threads)
-        shutil.copyfile(made.int8.path, out)
+        with replacing(out) as temporary:
+            shutil.copyfile(made.int8.path, temporary)
         sizes = made.float_path.stat().st_size, out.stat().st_size
     _show(console, out, made, times, sizes)
     if not made.int8.met:

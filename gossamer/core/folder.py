@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from gossamer.errors import BadInput, FolderBusy
 
 LOCK_NAME = ".lock"
+NO_TEMPORARY = "No usable temporary directory"  # the words of Python's tempfile
 
 
 @contextmanager
@@ -63,20 +65,47 @@ def _a_place(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` for what is to be written; it takes the place of `path` when the block ends.
+
+    Where `path` is a link, the file that it leads to is replaced. What fails leaves nothing, and an OSError of it names
+    `path`, not the temporary file.
+    """
+    real = Path(os.path.realpath(path))
+    temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        temporary.replace(real)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what the disk says against writing at `path` into one clear message (BadInput)."""
     try:
         yield
     except OSError as error:
+        place = Path(str(error.filename or "")).parent
+        ours = place == path.parent or _is_inside(str(place), path)
+        if isinstance(error, FileNotFoundError) and ours and not place.exists():
+            raise BadInput(f"{place} is gone, while something was written there; run it again") from error
         if reason := disk_trouble(error, path):
             raise BadInput(reason) from error
         raise
 
 
 def disk_trouble(error: OSError, path: Path | None = None) -> str | None:
-    """What the user can do about a failed write; None where the error is not one of the disk's."""
+    """What the user can do about what the system refuses: a failed write, a limit; None for any other error.
+
+    path: what the user named; it is said in the place of files inside it, which are gossamer's.
+    """
     named = error.filename2 or error.filename or path or "the output"
-    where = path if path is not None and str(named).startswith(str(path)) else named
+    where = path if path is not None and _is_inside(str(named), path) else named
+    where = f"the current folder ({Path.cwd()})" if str(where) == "." else where
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return f"the disk is full: {where} cannot be written; free some space, then run the same command again"
@@ -86,10 +115,23 @@ def disk_trouble(error: OSError, path: Path | None = None) -> str | None:
             return f"{where} cannot be written: a file stands where a folder is needed, or the other way round"
         case errno.ENAMETOOLONG:
             return f"{where} cannot be written: the name is too long"
-        case errno.EIO:
+        case errno.EFBIG:
+            return f"{where} cannot be written: larger than the file system, or `ulimit -f`, allows"
+        case errno.EIO | errno.ESTALE | errno.ENXIO | errno.ENODEV | errno.ENOTCONN:
             return f"{where}: the device reports an error; see to it, then run the same command again"
+        case errno.EMFILE | errno.ENFILE:
+            return "too many files are open at once; raise the limit (`ulimit -n`), then run the same command again"
+        case errno.EAGAIN if isinstance(error, BlockingIOError):
+            return "no further process can be started; raise the limit (`ulimit -u`), then run the same command again"
+        case errno.ENOENT if NO_TEMPORARY in str(error):
+            return f"no temporary file can be written ({error.strerror}); set TMPDIR to a folder with space"
         case _:
             return None
+
+
+def _is_inside(named: str, path: Path) -> bool:
+    """Whether a file is the folder or in it."""
+    return Path(os.path.realpath(named)).is_relative_to(os.path.realpath(path))
 
 
 def _locked(file: Path) -> int:

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from gossamer.core.detector_rows import DetectorRows
 from gossamer.core.edit_details import GroupPath, SwapRecord
+from gossamer.core.folder import replacing
 from gossamer.errors import unknown
 
 
@@ -170,18 +170,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it: a reader sees the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a file under a temporary name and rename it: a reader sees the old file or the new one. It has the
+    permissions that the caller's umask leaves."""
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def to_json(rows: Sequence[Any]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,10 +44,11 @@ def load_task(
     """The task of a built-in data set, or of a folder of images.
 
     Built in are fashion-mnist, mnist, cifar10, cifar100, svhn and digits (scikit-learn's, enlarged to 28x28 pixels). A
-    built-in set is looked for in `root`, or else in $GOSSAMER_DATA, ~/.cache/gossamer and /usr/share/datasets, each
-    time in a folder of its name. Validation samples are cut from the training set, every class by its share and always
-    the same ones; test samples are those that the authors held out. composed-mnist, composed-fashion-mnist and
-    composed-digits are synthetic: scenes of 96x96 pixels of one to five of these images each, with boxes.
+    built-in set is looked for in `root`, or else in $GOSSAMER_DATA, $XDG_CACHE_HOME/gossamer, ~/.cache/gossamer and
+    /usr/share/datasets, each time in a folder of its name. Validation samples are cut from the training set, every
+    class by its share and always the same ones; test samples are those that the authors held out. composed-mnist,
+    composed-fashion-mnist and composed-digits are synthetic: scenes of 96x96 pixels of one to five of these images
+    each, with boxes.
 
     Args:
         name_or_folder: a built-in set, a folder as `folder.folder_task` describes it, a folder with boxes in the
@@ -97,7 +99,7 @@ def load_task(
             validation=data.validation if validation is None else validation,
             **common,
         )
-    folder = Path(name_or_folder).expanduser()
+    folder = _expanded(name_or_folder)
     if folder.is_dir():
         boxes, folders = (require(f"gossamer.data.{name}") for name in ("box_folder", "folder"))
         choices = folders.ImageChoices(
@@ -167,9 +169,22 @@ def default_task(
 def roots(root: Path | str | None = None) -> list[Path]:
     """The folders in which data sets are looked for; downloads go to the first."""
     if root is not None:
-        return [Path(root).expanduser()]
-    own = os.environ.get("GOSSAMER_DATA")
-    return [*([Path(own).expanduser()] if own else []), Path.home() / ".cache" / "gossamer", SYSTEM_FOLDER]
+        return [_expanded(root)]
+    own, cache = os.environ.get("GOSSAMER_DATA"), os.environ.get("XDG_CACHE_HOME", "")
+    folders = [_expanded(own)] if own else []
+    if Path(cache).is_absolute():  # what the XDG specification says of others: they are ignored
+        folders.append(Path(cache) / "gossamer")
+    with suppress(RuntimeError):  # an account without a home, as in containers
+        folders.append(Path.home() / ".cache" / "gossamer")
+    return [*folders, SYSTEM_FOLDER]
+
+
+def _expanded(path: Path | str) -> Path:
+    """The path with the folder of the account in the place of `~`, where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def find_files(

@@ -4,6 +4,7 @@ A network is measured in a fresh process: what an allocator kept from earlier wo
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,8 +54,13 @@ def peak_memory(
         "precision": precision,
         "inputs": [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in as_inputs(inputs, "peak_memory")],
     }
-    command = [sys.executable, "-m", "gossamer.runtime.memory", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # -P, and the search path of this process: a file of the current folder is not taken for a library, and the process
+    # has the same gossamer where it was imported from a folder that a notebook put into `sys.path`.
+    command = [sys.executable, "-P", "-m", "gossamer.runtime.memory", json.dumps(job)]
+    searched = os.pathsep.join(str(Path(one or ".").resolve()) for one in sys.path)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": searched}
+    )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise GossamerError(f"measuring the memory of {path} on {runtime} failed: {last}")

@@ -8,7 +8,7 @@ what one process sees with its own clock.
 import errno
 import json
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -119,13 +119,9 @@ class SharedFolder:
 
 def _link(path: Path, text: str) -> bool:
     """Write a file under a temporary name and link it: whoever links first has written it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        write_text(temporary, text)
         os.link(temporary, path)
     except FileExistsError:
         return False
@@ -136,5 +132,5 @@ def _link(path: Path, text: str) -> bool:
             ) from error
         raise
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return True

@@ -1,6 +1,8 @@
 """What a caller has set around a call does not change the result, and arguments of another kind are named."""
 
 import math
+import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +14,7 @@ from nets import tiny
 from torch import nn
 
 import gossamer
+from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
 from gossamer.data import tiny_network, tiny_task
 from gossamer.methods.prune import ChannelPruning, Magnitude
@@ -42,6 +45,24 @@ MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "inference_mode": torch.inference_mode,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
 }
+
+
+def test_threads_take_turns() -> None:
+    """Exports replace functions of torch for the whole process: two at once failed both."""
+    inside: list[str] = []
+
+    def call(name: str) -> None:
+        with own_conditions(), own_conditions():
+            inside.append(name)
+            time.sleep(0.02)
+            inside.append(name)
+
+    threads = [threading.Thread(target=call, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside[::2] == inside[1::2] and len(inside) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tasks from arrays and from built-in data sets: splits that never mix, and data that cannot be used."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gossamer.data import (
 )
 from gossamer.data.arrays import cut
 from gossamer.data.catalog import DATASETS
+from gossamer.data.load import SYSTEM_FOLDER, roots
 from gossamer.errors import BadInput
 
 PLAIN = Normalisation(mean=(0.0,), std=(1.0,))
@@ -226,6 +228,23 @@ def test_fashion_mnist_of_debians_package_is_found(monkeypatch: pytest.MonkeyPat
     # The first images of the official test set: ankle boot, pullover, two trousers.
     assert next(iter(task.test))[1][:4].tolist() == [9, 2, 1, 1]
     assert default_task(download=False)[1] == "data: Fashion-MNIST"
+
+
+def test_data_are_looked_for_in_the_cache_of_the_desktop_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOSSAMER_DATA", raising=False)
+    monkeypatch.setenv("HOME", "/home/her")
+    for cache, first in (("/scratch/cache", "/scratch/cache/gossamer"), ("relative", "/home/her/.cache/gossamer")):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        assert roots()[0] == Path(first) and Path("/home/her/.cache/gossamer") in roots()
+
+
+def test_an_account_without_a_home_finds_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a number that has no account
+    monkeypatch.setenv("GOSSAMER_DATA", "~/data")
+    assert roots() == [Path("~/data"), SYSTEM_FOLDER]
+    with pytest.raises(BadInput, match="^~no-account/x is not a folder"):
+        load_task("~no-account/x")
 
 
 def test_what_is_missing_names_the_package_the_files_and_the_variable(

@@ -139,6 +139,14 @@ def test_layer_times_of_torch_are_refused(exported):
 
 
 @pytest.mark.slow
+def test_peak_memory_is_measured_by_this_gossamer_not_by_files_of_the_current_folder(exported, tmp_path, monkeypatch):
+    for name in ("json.py", "numpy.py", "gossamer.py"):  # what a user's folder may hold
+        (tmp_path / name).write_text("raise SystemExit('not a library')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert peak_memory(exported, (torch.zeros(1, 1, 12, 12),), threads=1) > 0
+
+
 def test_peak_memory_grows_with_the_batch(exported):
     small, large = (peak_memory(exported, (torch.zeros(batch, 1, 12, 12),), threads=1) for batch in (1, 8192))
     activation = 4 * 8192 * 8 * 12 * 12
