@@ -243,7 +243,7 @@ def test_an_account_without_a_home_finds_data(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a number that has no account
     monkeypatch.setenv("GOSSAMER_DATA", "~/data")
     assert roots() == [Path("~/data"), SYSTEM_FOLDER]
-    with pytest.raises(BadInput, match="^~no-account/x is not a folder"):
+    with pytest.raises(BadInput, match=r"^~no-account/x is not a folder"):
         load_task("~no-account/x")
 
 
