@@ -147,6 +147,7 @@ def test_peak_memory_is_measured_by_this_gossamer_not_by_files_of_the_current_fo
     assert peak_memory(exported, (torch.zeros(1, 1, 12, 12),), threads=1) > 0
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_the_batch(exported):
     small, large = (peak_memory(exported, (torch.zeros(batch, 1, 12, 12),), threads=1) for batch in (1, 8192))
     activation = 4 * 8192 * 8 * 12 * 12
