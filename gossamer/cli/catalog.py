@@ -142,7 +142,9 @@ def list_recipes(json: JsonOption = False) -> None:
 @recipes.command("copy", epilog="Example: gossamer recipes copy NAME mine.yaml")
 def copy_recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `gossamer recipes list`.")],
-    to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+    to: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to write it.", show_default="(NAME.yaml)")
+    ] = None,
 ) -> None:
     """Copy a recipe to a file of your own, to change it."""
     from gossamer.core.folder import make_place, writing
@@ -152,6 +154,7 @@ def copy_recipe(
     known = shipped()
     if name not in known:
         raise unknown("recipe", name, known, listed="`gossamer recipes list`")
+    to = to or Path(f"{name}.yaml")
     if to.exists():
         raise BadInput(f"{to} exists already; name another file, or remove it first")
     make_place(to)
