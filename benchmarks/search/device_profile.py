@@ -73,7 +73,8 @@ def of_network(name: str, seed: int, options: argparse.Namespace, folder: Path) 
     model, inputs = build(name, classes=10).eval(), torch.randn(options.batch, 3, side, side)
     known = files_of(model, inputs, name, folder, options.threads)
     more = [files_of(cut(model, inputs, source), inputs, f"seen{i}", folder, options.threads) for i in range(SEEN)]
-    profiles = {"original alone": known, "with cuts": [*known, *(file for pair in more for file in pair)]}
+    profiles = {"original alone": known, "and a cut": [*known, *more[0]]}
+    profiles[f"and {SEEN} cuts"] = [*known, *(file for pair in more for file in pair)]
     read = {}
     for label, files in profiles.items():
         timed(files, folder / f"{label}.json", options.threads, options.batch)

@@ -117,7 +117,7 @@ def node_rows(path: Path, inputs: tuple[Tensor, ...], *, threads: int) -> list[d
         One row for each node.
     """
     rows = dict[str, dict[str, Any]]()
-    for event in _node_events(_log(path, inputs, threads, 1)):
+    for event in _node_events(_log(path, inputs, threads, 1, prepack=False)):
         known = event["args"]
         shapes = {
             kind: [next(iter(one.values())) for one in known[f"{kind[:-1]}_type_shape"]]
@@ -147,9 +147,11 @@ def times_of_nodes(
     return _by_node(run, owners_of(nodes))
 
 
-def _log(path: Path, inputs: tuple[Tensor, ...], threads: int, runs: int) -> list[dict[str, Any]]:
-    """The events of the runtime's log, in their order."""
-    runner = OnnxRuntimeRunner(path, threads=threads, precision="float32", profile=True)
+def _log(
+    path: Path, inputs: tuple[Tensor, ...], threads: int, runs: int, *, prepack: bool = True
+) -> list[dict[str, Any]]:
+    """The events of the runtime's log, in their order. prepack: else it has the shapes of weights, too."""
+    runner = OnnxRuntimeRunner(path, threads=threads, precision="float32", profile=True, prepack=prepack)
     prepared = runner.prepare(inputs)
     for _ in range(runs):
         runner.raw(prepared)

@@ -148,11 +148,13 @@ def in_precision(x: Tensor, kind: str | None) -> Tensor:
 class OnnxRuntimeRunner(Runner):
     """An ONNX Runtime session on the CPU."""
 
-    def __init__(self, path: Path, *, threads: int, precision: str, profile: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, threads: int, precision: str, profile: bool = False, prepack: bool = True
+    ) -> None:
         ort = require("onnxruntime")
         self.runtime, self.version = "onnxruntime", ort.__version__
         self.precision, self.threads = precision, threads
-        self.session = open_session(path, threads=threads, profile=profile)
+        self.session = open_session(path, threads=threads, profile=profile, prepack=prepack)
         self.kinds = {i.name: FLOATS.get(i.type) for i in self.session.get_inputs()}
         noted = self.session.get_modelmeta().custom_metadata_map.get(STRUCTURE, "null")
         self.structure = read_structure(noted, len(self.session.get_outputs()), path)

@@ -1,8 +1,9 @@
 """Times of another device, out of a profile that `bench_on_device.py` wrote there.
 
-The profile has whole networks and their nodes. A node that it knows costs what it did there. Of others of the same
-kind, the time follows from multiply-adds and from the numbers that are read and written: a fit to the nodes of that
-kind. Sums of nodes are scaled to the whole networks of the profile, and checked against them.
+The profile has whole networks and their nodes. What timing adds to each node is found from both and taken off. A node
+that the profile knows costs what it did there. Of others of the same kind, the time follows from multiply-adds, from
+the numbers that are read and written and from the places of the output: a fit to the nodes of that kind. Sums of nodes
+are scaled to the whole networks of the profile, and checked against them.
 """
 
 import json
@@ -21,25 +22,30 @@ from gossamer.core.goal import Goal
 from gossamer.errors import BadInput
 from gossamer.runtime.profiling import node_rows
 
-FORMAT = 1
+FORMAT = 2
 FARTHEST = 0.35  # a predicted whole network from its time in the profile, in parts of that time
 SUMS = (0.4, 2.0)  # all nodes of a network over its own time
-LEAST_RATED = 3  # nodes of a kind, for a fit of three numbers
+LEAST_RATED = 3  # different nodes of a kind, for a fit of its own
+KEPT = 0.1  # of a node's time, at least, when what timing adds is taken off
 HEAVY = ("Conv", "Gemm", "MatMul", "LSTM", "GRU", "Attention")  # parts of operators' names whose time must be known
-Shapes = Sequence[Sequence[int]]
+RECURRENT = ("LSTM", "GRU")
+Node = Mapping[str, Any]
+Rates = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceProfile:
-    """What a device takes for nodes. table: milliseconds of known ones; rates: of a kind, for one node, a multiply-add
-    and a number; scale: whole networks over the sums of their nodes."""
+    """What a device takes for nodes. table: milliseconds of known ones; rates: of a kind, for one node, a multiply-add,
+    a number and a place; small: the same of all nodes that do not multiply matrices; scale: whole networks over the
+    sums of their nodes."""
 
     device: Mapping[str, Any]
     version: str
     threads: int
     batch: int
     table: Mapping[str, float]
-    rates: Mapping[str, tuple[float, float, float]]
+    rates: Mapping[str, Rates]
+    small: Rates
     scale: float
 
     @property
@@ -65,14 +71,13 @@ class DeviceProfile:
         """Milliseconds of one node, before they are scaled."""
         if (known := self.table.get(_key(node))) is not None:
             return known
-        if (rates := self.rates.get(_kind(node))) is not None:
-            return float(np.dot(rates, _features(node)))
-        if any(part in node["op"] for part in HEAVY):
+        rates = self.rates.get(_kind(node), None if _is_heavy(node) else self.small)
+        if rates is None:
             raise BadInput(
                 f"the profile of {self.device.get('processor', 'the device')} has no node like {_kind(node)}; run "
                 "bench_on_device.py with this network, too, in float32 and in int8"
             )
-        return 0.0  # small nodes: the scale has their time
+        return float(np.dot(rates, _features(node)))
 
 
 def read_profile(path: Path | str) -> DeviceProfile:
@@ -129,26 +134,42 @@ def predicted_ms(profile: DeviceProfile, path: Path, inputs: tuple[Tensor, ...],
 
 
 def _of_networks(raw: Mapping[str, Any]) -> DeviceProfile:
+    wholes, networks = _without_overhead(raw["networks"])
     table: dict[str, list[float]] = {}
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
-    ratios = []
-    for network in raw["networks"]:
-        total = math.fsum(float(node["ms"]) for node in network["nodes"])
-        ratios.append(float(network["median_ms"]) / total)
-        for node in network["nodes"]:
-            table.setdefault(_key(node), []).append(float(node["ms"]))
-            kinds.setdefault(_kind(node), []).append(node)
-    if not ratios or not all(math.isfinite(one) and one > 0 for one in ratios):
-        raise ValueError("it has no network with times")
+    kinds: dict[str, list[Node]] = {}
+    for node in (nodes := [node for network in networks for node in network]):
+        table.setdefault(_key(node), []).append(node["ms"])
+        kinds.setdefault(_kind(node), []).append(node)
+    light = [node for node in nodes if not _is_heavy(node)]
+    usual = float(np.median([node["ms"] for node in light or nodes]))
+    small = _rates(light) if _differ(light) else (usual, 0.0, 0.0, 0.0)
+    ratios = [whole / math.fsum(node["ms"] for node in network) for whole, network in zip(wholes, networks)]
     return DeviceProfile(
         device=raw["device"],
         version=str(raw["version"]),
         threads=int(raw["threads"]),
         batch=int(raw["batch"]),
         table={key: float(np.median(times)) for key, times in table.items()},
-        rates={kind: _rates(nodes) for kind, nodes in kinds.items()},
+        rates={k: _rates(some) if _differ(some) else _rates_of_few(some, small, usual) for k, some in kinds.items()},
+        small=small,
         scale=float(np.median(ratios)),
     )
+
+
+def _without_overhead(networks: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[list[Node]]]:
+    """The times of whole networks, and their nodes without what timing adds to each: as much as the nodes together take
+    longer than their network."""
+    wholes = [float(network["median_ms"]) for network in networks]
+    times = [[float(node["ms"]) for node in network["nodes"]] for network in networks]
+    known = [math.isfinite(whole) and whole > 0 and math.fsum(some) > 0 for whole, some in zip(wholes, times)]
+    if not known or not all(known):
+        raise ValueError("it has no network with times")
+    over = [(math.fsum(some) - whole) / len(some) for whole, some in zip(wholes, times)]
+    added = max(0.0, float(np.median(over)))
+    return wholes, [
+        [{**node, "ms": max(ms - added, KEPT * ms)} for node, ms in zip(network["nodes"], some)]
+        for network, some in zip(networks, times)
+    ]
 
 
 def _check_whole(profile: DeviceProfile, networks: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -167,32 +188,67 @@ def _key(node: Mapping[str, Any]) -> str:
     return json.dumps([node["op"], node["inputs"], node["outputs"]])
 
 
-def _kind(node: Mapping[str, Any]) -> str:
+def _kind(node: Node) -> str:
     weight = _weight(node)
     grouped = weight is not None and len(weight) > 2 and weight[1] == 1
     return f"{node['op']}, depthwise" if grouped else str(node["op"])
 
 
-def _weight(node: Mapping[str, Any]) -> Sequence[int] | None:
+def _is_heavy(node: Node) -> bool:
+    return any(part in node["op"] for part in HEAVY)
+
+
+def _weight(node: Node) -> Sequence[int] | None:
     """The shape of the weights of a convolution or product; None where a node has none."""
-    first, *others = node["inputs"] or [[]]
-    return next((shape for shape in others if len(shape) >= 2 and len(shape) in (len(first), 2)), None)
+    return next((shape for shape in node["inputs"][1:] if len(shape) >= 2), None) if _is_heavy(node) else None
 
 
-def _features(node: Mapping[str, Any]) -> tuple[float, float, float]:
-    """One node, its multiply-adds, and the numbers that it reads and writes."""
+def _features(node: Node) -> tuple[float, float, float, float]:
+    """One node, its multiply-adds, the numbers that it reads and writes, and the places at which it has outputs."""
     weight, made = _weight(node), sum(math.prod(shape) for shape in node["outputs"])
-    first = node["inputs"][0] if node["inputs"] else []
-    inner = 0 if weight is None else math.prod(weight[1:]) if len(weight) > 2 else (first[-1] if first else 1)
-    return 1.0, float(made * inner), float(made + sum(math.prod(shape) for shape in node["inputs"]))
+    numbers = float(made + sum(math.prod(shape) for shape in node["inputs"] if shape))
+    if weight is None:
+        return 1.0, 0.0, numbers, 0.0
+    first = node["inputs"][0]
+    if any(part in node["op"] for part in RECURRENT):
+        places = math.prod(first[:2])
+        return (
+            1.0,
+            float(places * sum(math.prod(shape) for shape in node["inputs"][1:] if len(shape) == 3)),
+            numbers,
+            places,
+        )
+    inner, outputs = (math.prod(weight[1:]), weight[0]) if len(weight) > 2 else (first[-1], node["outputs"][0][-1])
+    return 1.0, float(made * inner), numbers, made / max(1, outputs)
 
 
-def _rates(nodes: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
-    """What a node, a multiply-add and a number of it take: none less than nothing, nearest in relative terms."""
-    times = np.array([max(float(node["ms"]), 1e-4) for node in nodes])
+def _rates(nodes: Sequence[Node]) -> Rates:
+    """What a node, a multiply-add, a number and a place of it take: none less than nothing, nearest in relative
+    terms."""
+    times = np.array([max(node["ms"], 1e-4) for node in nodes])
     rows = np.array([_features(node) for node in nodes])
-    if len(nodes) < LEAST_RATED:  # in proportion to the numbers, of which each node has some
-        return 0.0, 0.0, float(times.sum() / max(1.0, rows[:, 2].sum()))
     found, _ = nnls(rows / times[:, None] / (unit := rows.max(0).clip(1)), np.ones(len(nodes)))
-    one, mac, number = (float(value) for value in found / unit)
-    return one, mac, number
+    one, mac, number, place = (float(value) for value in found / unit)
+    return one, mac, number, place
+
+
+def _rates_of_few(nodes: Sequence[Node], small: Rates, usual: float) -> Rates:
+    """The same of nodes that do not tell what they take by themselves from what they do: numbers take what they do in
+    small nodes, the rest is the node's own, but not more than is usual, and what is left goes by size.
+
+    usual: what a small node takes as a rule.
+    """
+    size, ms = (float(np.mean([value(node) for node in nodes])) for value in (_size, lambda node: node["ms"]))
+    one = min(max(ms - small[2] * size, 0.0), usual)
+    each = (ms - one) / max(1.0, size)
+    return one, each, each, 0.0
+
+
+def _differ(nodes: Sequence[Node]) -> bool:
+    """Whether they are enough for a fit."""
+    return len({_features(node) for node in nodes}) >= LEAST_RATED
+
+
+def _size(node: Node) -> float:
+    """Multiply-adds and numbers of a node."""
+    return sum(_features(node)[1:3])

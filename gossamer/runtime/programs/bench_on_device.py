@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 import onnxruntime
 
-FORMAT = 1
+FORMAT = 2
 PROFILED = 10  # runs whose nodes are timed
 KINDS = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}
 
@@ -34,10 +34,12 @@ def device() -> dict[str, Any]:
     return {"processor": name, "machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
 
 
-def opened(path: Path, threads: int, profile: bool) -> Any:
-    """A session."""
+def opened(path: Path, threads: int, profile: bool, prepack: bool = True) -> Any:
+    """A session. Without prepack its log has the shapes of weights, too."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, "bench_on_device"
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -67,26 +69,35 @@ def whole(path: Path, threads: int, batch: int, repeats: int) -> dict[str, Any]:
     return {"median_ms": statistics.median(times), **quartiles, "runs": len(times)}
 
 
-def by_node(path: Path, threads: int, batch: int, repeats: int) -> list[dict[str, Any]]:
-    """The runtime's own log: operator, shapes and median milliseconds of every node."""
-    session = opened(path, threads, profile=True)
-    inputs = inputs_of(session, batch)
-    for _ in range(repeats + 2):
+def events_of(session: Any, inputs: dict[str, Any], runs: int) -> list[dict[str, Any]]:
+    """The runtime's own log of so many runs: one entry for each run of a node."""
+    for _ in range(runs):
         session.run(None, inputs)
     log = Path(session.end_profiling())
     events = json.loads(log.read_text(encoding="utf-8"))
     log.unlink()
+    return [one for one in events if one.get("cat") == "Node" and one["name"].endswith("_kernel_time")]
+
+
+def shapes_of(event: dict[str, Any], what: str) -> list[Any]:
+    """Of the inputs or the outputs of a node."""
+    return [next(iter(one.values())) for one in event["args"][f"{what}_type_shape"]]
+
+
+def by_node(path: Path, threads: int, batch: int, repeats: int) -> list[dict[str, Any]]:
+    """Operator, shapes and median milliseconds of every node."""
+    session = opened(path, threads, profile=True)
+    inputs = inputs_of(session, batch)
+    whole = events_of(opened(path, threads, profile=True, prepack=False), inputs, 1)
+    weighted = {(one["name"], *map(str, shapes_of(one, "output"))): shapes_of(one, "input") for one in whole}
     nodes: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            known = event["args"]
-            nodes[event["name"]] = {
-                "op": known["op_name"],
-                "inputs": [next(iter(one.values())) for one in known["input_type_shape"]],
-                "outputs": [next(iter(one.values())) for one in known["output_type_shape"]],
-            }
-            times.setdefault(event["name"], []).append(event["dur"] / 1000)
+    for event in events_of(session, inputs, repeats + 2):
+        name, outputs, seen = event["name"], shapes_of(event, "output"), shapes_of(event, "input")
+        more = weighted.get((name, *map(str, outputs)), [])
+        known = more if len(more) > len(seen) else seen
+        nodes[name] = {"op": event["args"]["op_name"], "inputs": known, "outputs": outputs}
+        times.setdefault(name, []).append(event["dur"] / 1000)
     return [{**row, "ms": statistics.median(times[name][2:] or times[name])} for name, row in nodes.items()]
 
 
