@@ -38,6 +38,7 @@ MEASURED = 1 << 14  # up to so many integers a coding's length is measured, not 
 MOST_LAG = 64
 FAST_GAIN = 0.75  # effort "fast" leaves floats as they are, so that they open at once, if all else takes more of them
 BYTES_PER_BYTE = Limit.TENSORS.value[3]
+Captured = tuple[Graph, list[Tensor]]  # a graph, and the constants that it makes
 TOLD = {Coding.SPLIT: 6, Coding.PACKED: 4}  # bytes in the header, about
 
 
@@ -102,7 +103,8 @@ def save(
         model = fold_batch_norm(model)
     _check(state_of(model))
     structure = _structure(original, model, inputs)
-    header, stored = _describe(model, inputs, generated, structure, effort, dynamic_batch=dynamic_batch)
+    captured = None if inputs is None else capture(model, inputs, list(state_of(model)), dynamic_batch=dynamic_batch)
+    header, stored = _describe(model, captured, generated, structure, effort)
     data = build_file(header, stored, effort)
     _refuse_unreadable(data, type(model).__name__)
     del stored  # checking the file takes the memory of a network
@@ -112,22 +114,35 @@ def save(
     return path
 
 
+@own_conditions()
+def storable_graph(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Captured | None:
+    """The graph that the file of a network holds, for `stored_bytes`; None where a file cannot hold it."""
+    _check(state_of(model))
+    try:
+        captured = capture(model, example_inputs, list(state_of(model)), dynamic_batch=True)
+        data = build_file(*_describe(model, captured, {}, "", "default"), "default")
+        _refuse_unreadable(data, type(model).__name__)
+        _verify(data, model, example_inputs)
+    except BadInput:
+        return None
+    return captured
+
+
+@own_conditions()
+def stored_bytes(model: nn.Module, captured: Captured | None = None) -> int:
+    """The size of the file that `save` writes of a network without constraints. captured: its graph, or that of a
+    network like it with other weights; None: the file has no graph."""
+    _check(state_of(model))
+    return len(build_file(*_describe(model, captured, {}, "", "default"), "default"))
+
+
 def _describe(
-    model: nn.Module,
-    example_inputs: tuple[Tensor, ...] | None,
-    generated: Mapping[str, GeneratedWeight],
-    structure: str,
-    effort: str,
-    *,
-    dynamic_batch: bool,
+    model: nn.Module, captured: Captured | None, generated: Mapping[str, GeneratedWeight], structure: str, effort: str
 ) -> tuple[FileHeader, list[Stored]]:
     """The header of the file, and its tensors: those of the state first, then constants of the graph, then parts."""
     state = state_of(model)
     names = list(state)
-    graph: Graph | None = None
-    constants: list[Tensor] = []
-    if example_inputs is not None:
-        graph, constants = capture(model, example_inputs, names, dynamic_batch=dynamic_batch)
+    graph, constants = captured or (None, [])
     known = {number: generated[name] for number, name in enumerate(names) if name in generated}
     stored = describe_file([*state.values(), *constants], effort, known)
     header = FileHeader(

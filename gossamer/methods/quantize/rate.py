@@ -13,20 +13,19 @@ et al. 2020, arXiv:1906.06624, with the densities that an adaptive coder estimat
 """
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 
 from gossamer.compact.batch_norm import fold_batch_norm
-from gossamer.compact.writing import save
-from gossamer.constraints.apply import constrain, constraints, finalize, materialize
+from gossamer.compact.writing import Captured, storable_graph, stored_bytes
+from gossamer.constraints.apply import constrain, constrained_stacks, constraints, finalize, materialize
 from gossamer.constraints.grid import Grid
 from gossamer.constraints.weights import effective_weight, weights_of
+from gossamer.core.batches import as_inputs
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.record import EditKind
@@ -50,19 +49,25 @@ def file_bytes(model: nn.Module, task: Task | None = None) -> int:
         model: is not changed.
         task: whose example inputs give the graph, which is stored as well where a file can hold it. None: no graph.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.gsr"
-        try:
-            return save(shortened(model), path, task.example_inputs if task else None).stat().st_size
-        except BadInput:
-            if task is None:
-                raise
-            return file_bytes(model)
+    return _size(model, _graph(model, task) if task else None)
 
 
 def least_bytes(model: nn.Module, task: Task, layers: Sequence[str] = ("*",), ignore: Sequence[str] = ()) -> int:
     """Return the size of the file if all selected weights were zero, in bytes: no training makes it smaller."""
-    return file_bytes(_zeroed(model, list(weights_of(model, layers, ignore, every=True))), task)
+    return _least(model, list(weights_of(model, layers, ignore, every=True)), _graph(model, task))
+
+
+def _least(model: nn.Module, names: list[str], graph: Captured | None) -> int:
+    return _size(_zeroed(model, names), graph)
+
+
+def _graph(model: nn.Module, task: Task) -> Captured | None:
+    """The graph of its file, which is the same for all weights; to find it takes longer than all else of the file."""
+    return storable_graph(shortened(model), as_inputs(task.example_inputs, "the graph of a file"))
+
+
+def _size(model: nn.Module, graph: Captured | None) -> int:
+    return stored_bytes(shortened(model), graph)
 
 
 def shortened(model: nn.Module) -> nn.Module:
@@ -72,9 +77,10 @@ def shortened(model: nn.Module) -> nn.Module:
 
 def on_grids(model: nn.Module) -> nn.Module:
     """Return a copy in which all unconstrained parameters are on 8-bit grids, each tensor with its own step."""
-    stacks, steps = constraints(model), {}
-    for name, p in materialize(model).named_parameters():
-        if name not in stacks and p.is_floating_point() and float(p.detach().abs().max()) > 0:
+    held = {id(p) for stack in constrained_stacks(model).values() for p in stack.parameters()}
+    steps = {}
+    for name, p in model.named_parameters():
+        if id(p) not in held and p.is_floating_point() and float(p.detach().abs().max()) > 0:
             high = 2 ** (VECTOR_BITS - 1) - 1
             step = short(float(p.detach().abs().max()) / high)
             steps[name] = Grid(step, -high - 1, high)
@@ -129,7 +135,9 @@ class RateConstrainedQuantization(Retrain):
         return replace(super().training(task), optimizer="adamw")
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        least = least_bytes(model, task, self.layers, self.ignore)
+        names = list(weights_of(model, self.layers, self.ignore, every=True))
+        graph = _graph(model, task)
+        least = _least(model, names, graph)
         wanted = (
             dense_bytes(context.original if context.original is not None else materialize(model))
             / self.compression_ratio
@@ -139,15 +147,14 @@ class RateConstrainedQuantization(Retrain):
                 f"{self.name()}: compression_ratio = {self.compression_ratio:g}: a file of {wanted:,.0f} bytes, but "
                 f"without the weights it would already have {least:,}; ask for less, or cut the network down first"
             )
-        names = list(weights_of(model, self.layers, self.ignore, every=True))
         grids = {}
         for name in names:
             w = effective_weight(model, name)
             spread = float(w[w != 0].std()) if int((w != 0).sum()) > 1 else 1.0
             grids[name] = RateGrid(w, self.step * (spread if math.isfinite(spread) and spread > 0 else 1.0))
         constrained = constrain(model, grids)
-        graph = file_bytes(constrained, task) - file_bytes(constrained)
-        trained = trimmed(self._train(constrained, graph, least, wanted, task, context), names, wanted, task)
+        more = _size(constrained, graph) - _size(constrained, None)
+        trained = _trim(self._train(constrained, more, least, wanted, task, context), names, wanted, graph)
         for name in names:
             w = effective_weight(trained, name)
             after = f"{len(torch.unique(w))} values, {int((w == 0).sum()):,} zeros"
@@ -169,7 +176,7 @@ class RateConstrainedQuantization(Retrain):
         """
 
         def size(model: nn.Module) -> int:
-            return file_bytes(Rate.leave(copy_network(model))) + graph - least
+            return _size(Rate.leave(copy_network(model)), None) + graph - least
 
         rate = Rate(network, wanted - least, self.ramp, size)
         try:
@@ -179,7 +186,6 @@ class RateConstrainedQuantization(Retrain):
         return on_grids(fold_batch_norm(finalize(network)))
 
 
-@torch.no_grad()
 def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn.Module:
     """Return a copy whose file is not larger than `wanted` bytes.
 
@@ -191,9 +197,14 @@ def trimmed(model: nn.Module, names: list[str], wanted: float, task: Task) -> nn
         wanted: bytes.
         task: gives the graph of the file.
     """
+    return _trim(model, names, wanted, _graph(model, task))
+
+
+@torch.no_grad()
+def _trim(model: nn.Module, names: list[str], wanted: float, graph: Captured | None) -> nn.Module:
     model = copy_network(model)
     stacks, raws = constraints(model), weights_of(model, every=True)
-    while (over := file_bytes(model, task) - wanted) > 0:
+    while (over := _size(model, graph) - wanted) > 0:
         distance = {}
         for name in names:
             [*_, grid] = stacks[name]
