@@ -17,6 +17,7 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch.export.decomp_utils
+import typer.testing
 from hypothesis import HealthCheck, settings
 from torch import nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -36,6 +37,9 @@ ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torc
 composite = functools.cache(torch._export.utils._collect_all_valid_cia_ops)
 for module in (torch._export.utils, torch.export.exported_program, torch.export.decomp_utils):
     module._collect_all_valid_cia_ops = composite
+
+# typer builds all commands again for each line that is run, which takes longer than most of what is tested of them.
+typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[attr-defined]
 
 # Exports make millions of objects that live long; the default looks through all of them after every 700.
 gc.set_threshold(50_000, 20, 50)

@@ -25,12 +25,12 @@ class Block(nn.Module):
 
 
 class Tiny(nn.Module):
-    """A stem, three blocks, a head. It runs its children, as some networks do: nothing else may be among them."""
+    """A stem, blocks, a head. It runs its children, as some networks do: nothing else may be among them."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = 3) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, 8, 3, 1, 1)
-        self.body = nn.Sequential(*(Block(8) for _ in range(3)))
+        self.body = nn.Sequential(*(Block(8) for _ in range(blocks)))
         self.head = nn.Linear(8, 3)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -38,10 +38,10 @@ class Tiny(nn.Module):
         return head(body(F.relu(stem(x_NCHW))).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def tiny() -> nn.Module:
+def tiny(blocks: int = 3) -> nn.Module:
     """The same network every time, with nothing left at its initial constant."""
     torch.manual_seed(0)
-    model = Tiny()
+    model = Tiny(blocks)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
