@@ -57,7 +57,7 @@ class BlockRemoval(Method):
     stage: ClassVar[int] = 10
     saves: ClassVar[tuple[str, ...]] = ("params", "macs")
     needs: ClassVar[Needs] = "samples"
-    example: ClassVar[Settings] = {"names": ("body.0",), "reconstruct": False}
+    example: ClassVar[Settings] = {"names": ("body.1",), "reconstruct": False}
 
     names: tuple[str, ...]
     reconstruct: bool = True

@@ -67,7 +67,7 @@ class ShortcutConnections(Method):
 
     stage: ClassVar[int | None] = 10
     needs: ClassVar[Needs] = "inputs"
-    example: ClassVar[Settings] = {"names": ("body.1",)}
+    example: ClassVar[Settings] = {"names": ("body.0",)}
 
     names: tuple[str, ...]
 
