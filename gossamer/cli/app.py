@@ -16,8 +16,9 @@ from gossamer.cli import (
     train,
 )
 from gossamer.cli.errors import Commands
+from gossamer.cli.streams import App
 
-app = typer.Typer(
+app = App(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -11,6 +11,7 @@ import typer
 
 from gossamer.cli.console import Console
 from gossamer.cli.options import JsonOption
+from gossamer.cli.streams import App
 from gossamer.errors import BadInput, unknown
 
 # What a method is called with besides the network, by its `needs`.
@@ -20,7 +21,7 @@ NEEDS = {
     "samples": "samples, which need no labels",
     "labels": "training data with labels",
 }
-recipes = typer.Typer(no_args_is_help=True, help="The recipes that come with gossamer.")
+recipes = App(no_args_is_help=True, help="The recipes that come with gossamer.")
 
 
 def register(app: typer.Typer) -> None:

@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gossamer.cli.streams import results
 from gossamer.core.progress import Progress as RunProgress
 from gossamer.core.progress import Quiet
 from gossamer.report.text import duration
@@ -39,7 +40,7 @@ class Console:
             return
         cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
         right = [all(_is_number(row[i]) for row in cells if row[i]) for i in range(len(columns))]
-        if not sys.stdout.isatty():
+        if not results().isatty():
             self._plain_table(title, columns, cells, right)
             return
         table = Table(title=title or None, title_justify="left", title_style="bold")
@@ -47,17 +48,17 @@ class Console:
             table.add_column(name, justify="right" if is_right else "left", overflow="fold")
         for row in cells:
             table.add_row(*row)
-        Terminal(markup=False, highlight=False).print(table)
+        Terminal(file=results(), markup=False, highlight=False).print(table)
 
     def line(self, text: str = "") -> None:
         """A line of the result on stdout; nothing with --json."""
         if not self.as_json:
-            print(text)
+            print(text, file=results())
 
     def document(self, data: object) -> None:
         """The whole result for machines on stdout; nothing without --json."""
         if self.as_json:
-            print(json.dumps(_plain(data), indent=1, allow_nan=False))
+            print(json.dumps(_plain(data), indent=1, allow_nan=False), file=results())
 
     def note(self, text: str) -> None:
         """Something the user should know, on stderr, also with --quiet."""
@@ -66,10 +67,10 @@ class Console:
     def _plain_table(self, title: str, columns: Sequence[str], cells: list[list[str]], right: Sequence[bool]) -> None:
         widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
         if title:
-            print(title)
+            print(title, file=results())
         for row in [list(columns), *cells]:
             padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right))
-            print("  ".join(padded).rstrip())
+            print("  ".join(padded).rstrip(), file=results())
 
 
 def _is_number(text: str) -> bool:

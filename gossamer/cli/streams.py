@@ -4,9 +4,49 @@ that cannot be shown are dropped, and no job ends for one."""
 import io
 import os
 import sys
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, TextIO, TypeVar
+
+import typer
+from typer.core import TyperCommand
 
 from gossamer.cli.errors import BAD_INPUT
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_results: ContextVar[TextIO | None] = ContextVar("results", default=None)
+
+
+def results() -> TextIO:
+    """Where results go."""
+    return _results.get() or sys.stdout
+
+
+class App(typer.Typer):
+    """Commands with results alone on stdout: what libraries and the user's code print goes to stderr."""
+
+    def command(  # of its settings, those that are used here
+        self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **settings: Any
+    ) -> Callable[[F], F]:
+        return super().command(name, cls=cls or _Command, **settings)
+
+
+class _Command(TyperCommand):
+    def invoke(self, ctx: Any) -> Any:
+        with _results_apart():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _results_apart() -> Iterator[None]:
+    before = _results.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.reset(before)
 
 
 class Messages(io.TextIOWrapper):

@@ -41,8 +41,9 @@ def own_randomness() -> Iterator[None]:
 
 @contextmanager
 def own_conditions() -> Iterator[None]:
-    """Within: gradients, no inference mode and no autocast, whatever the caller has set; then his generators go on
-    where they were. Calls of other threads wait for its end. It is a decorator, too.
+    """Within: gradients, no inference mode, no autocast and new tensors that have values (not on the device meta),
+    whatever the caller has set; then his generators go on where they were. Calls of other threads wait for its end. It
+    is a decorator, too.
 
     Example:
         >>> with torch.no_grad(), own_conditions():
@@ -54,6 +55,8 @@ def own_conditions() -> Iterator[None]:
         conditions.enter_context(own_randomness())
         conditions.enter_context(torch.inference_mode(False))
         conditions.enter_context(torch.enable_grad())
+        if torch.get_default_device().type == "meta":
+            conditions.enter_context(torch.device("cpu"))
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 conditions.enter_context(torch.autocast(device, enabled=False))

@@ -31,8 +31,30 @@ WORDS: dict[Any, str] = {
 }
 
 
+# Wrappers of torch and Lightning that run the network inside, by their class; nothing of them is imported here.
+WRAPPERS = {
+    ("torch", "DataParallel"): "module",
+    ("torch", "DistributedDataParallel"): "module",
+    ("torch", "AveragedModel"): "module",
+    ("torch", "OptimizedModule"): "_orig_mod",
+    ("lightning_fabric", "_FabricModule"): "_forward_module",
+}
+
+
+def unwrapped(value: Any) -> Any:
+    """The network inside of `torch.compile`, `DataParallel`, `DistributedDataParallel` and the like; all else as it is.
+
+    A wrapper runs the network for another purpose, and can be put around the result again. What it adds (compiled code,
+    hooks, processes) cannot be traced, copied or exported.
+    """
+    while (inner := WRAPPERS.get((type(value).__module__.partition(".")[0], type(value).__name__))) is not None:
+        value = getattr(value, inner)
+    return value
+
+
 def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function refuse arguments of another kind than it is annotated with, by name, before it does any work.
+    Networks are given to it without their wrappers.
 
     Args:
         function: with annotations.
@@ -58,7 +80,8 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
         for name, kinds in _kinds(function).items():
             if name in given and not _fits(given[name], kinds):
                 raise _refusal(function.__name__, name, given[name], kinds)
-        return function(*args, **kwargs)
+        bare = {name: unwrapped(value) for name, value in kwargs.items()}
+        return function(*map(unwrapped, args), **bare)
 
     return checked
 

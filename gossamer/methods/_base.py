@@ -10,6 +10,7 @@ from torch import nn
 from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
 from gossamer.core.copies import check_network
+from gossamer.core.kinds import unwrapped
 from gossamer.core.record import Curve, Edit, EditKind
 from gossamer.core.task import PartialTask, Task, task_of
 from gossamer.core.validation import KnownArguments, check_fields
@@ -111,6 +112,7 @@ class Method(KnownArguments, ABC):
             BadInput: the method needs more of the task than was given, or does not fit the model.
             NoEffect: nothing matched.
         """
+        model = unwrapped(model)
         check_network(model)
         own, data = (context or Context()).fork(**settings), task_of(task, self.name())
         if self.needed() == "labels" and isinstance(data, PartialTask):

@@ -1,5 +1,6 @@
 """Outputs that cannot be: files, folders and streams. One message, exit status 2, and nothing of the user's is lost."""
 
+import json
 import os
 import subprocess
 import sys
@@ -95,6 +96,17 @@ def shell(line: str, **more: str) -> tuple[int, str, str]:
     script = f'gossamer() {{ "{sys.executable}" -m gossamer "$@"; }}; set -o pipefail; {line}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env)
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("more", [["--json"], []])
+def test_what_the_users_code_prints_is_no_result(user: Path, more: list[str]) -> None:
+    (user / "talking.py").write_text(
+        "from mycode import Net, task\nprint('imported')\n\ndef net():\n    print('made')\n    return Net()\n"
+    )
+    found = CliRunner().invoke(app, ["evaluate", "talking:net", "--data", "talking:task", *more])
+    assert found.exit_code == 0 and "made" in found.stderr
+    assert "imported" not in found.stdout and "made" not in found.stdout
+    assert json.loads(found.stdout) if more else "top-1" in found.stdout
 
 
 def test_the_package_runs_as_a_module() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 import gossamer
 from gossamer.core.conditions import own_conditions
 from gossamer.core.context import Context
+from gossamer.core.kinds import unwrapped
 from gossamer.data import tiny_network, tiny_task
 from gossamer.methods.prune import ChannelPruning, Magnitude
 
@@ -45,6 +46,45 @@ MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "inference_mode": torch.inference_mode,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
 }
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
+    "DataParallel": nn.DataParallel,
+    "torch.compile": torch.compile,
+    "AveragedModel": torch.optim.swa_utils.AveragedModel,
+    "DataParallel in torch.compile": lambda net: torch.compile(nn.DataParallel(net)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch.compile itself, when it is imported
+@pytest.mark.parametrize(
+    ("call", "wrapper"), [(call, name) for call in ("prune_channels", "fit", "a method") for name in WRAPPERS]
+)
+def test_the_network_inside_of_a_wrapper_is_what_counts(call: str, wrapper: str, tmp_path: Path) -> None:
+    """Compiled networks could not be trained, and took a minute to be cut: they were compiled anew for each run."""
+    wrapped = WRAPPERS[wrapper](tiny_network())
+    found = CALLS[call](wrapped, tmp_path)
+    assert type(found) is type(tiny_network())
+    expected = CALLS[call](tiny_network(), tmp_path)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor)
+
+
+def test_a_wrapper_of_several_processes_is_taken_off(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(tiny_network())
+        assert CALLS["export_onnx"](wrapped, tmp_path).is_file()
+        assert unwrapped(wrapped) is wrapped.module and unwrapped(3) == 3
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_the_device_meta_of_the_caller_changes_nothing(tmp_path: Path) -> None:
+    net = tiny_network()
+    with torch.device("meta"):
+        cut = gossamer.prune_channels(net, INPUTS)
+    assert cut.widths == gossamer.prune_channels(net, INPUTS).widths and cut.widths["conv1"] == (8, 4)
 
 
 def test_threads_take_turns() -> None:
