@@ -87,7 +87,8 @@ def test_a_classifier_on_data_with_boxes_is_refused_before_the_work_begins() -> 
 
 
 class SmallSSD(torch.nn.Module):
-    """Two maps with the heads of SSD. The detectors of the zoo are cut and exported by the tests of models."""
+    """Two maps with the heads of SSD. The body of the zoo's detectors is cut, stored and exported by other tests:
+    `models/test_detectors.py`, `models/test_ion.py` and `runtime/test_onnx_suppression.py`."""
 
     def __init__(self) -> None:
         super().__init__()

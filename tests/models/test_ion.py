@@ -1,6 +1,8 @@
 """Inside-Outside Net: recurrent layers over maps, pooling of regions, proposals, and the whole network."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +17,38 @@ from gossamer.detection.metrics import CocoAP
 from gossamer.methods.prune.channels import prune_channels
 from gossamer.models.ion import PAPER_SCALE, InsideOutsideNet, SkipPooling, ion_on_csp, ion_on_vgg16
 from gossamer.models.irnn import IRNN, context_layers, identity_scan
+from gossamer.models.layers import conv_bn
 
 
 def small(classes: int = 3) -> InsideOutsideNet:
     torch.manual_seed(0)
     return ion_on_csp(0.125, 0.33, in_channels=1, classes=classes)
+
+
+class PlainBody(torch.nn.Module):
+    """Three maps of three convolutions, for exports: the body of the zoo is exported with `AnchorFreeDetector`, in the
+    tests of suppression, and takes most of the time."""
+
+    channels = (8, 16, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = torch.nn.ModuleList(
+            torch.nn.Sequential(torch.nn.AvgPool2d(pooled), conv_bn(before, after, 3, 2))
+            for before, after, pooled in ((1, 8, 4), (8, 16, 1), (16, 16, 1))
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = [self.stages[0](x)]
+        for stage in self.stages[1:]:
+            maps.append(stage(maps[-1]))
+        return maps
+
+
+def on_a_plain_body() -> InsideOutsideNet:
+    torch.manual_seed(0)
+    scales = ((0.1, 0.2), (0.3, 0.45), (0.6, 0.85))
+    return InsideOutsideNet(PlainBody(), scales, joined=8, hidden=32, start=None, classes=3, proposals=32)
 
 
 def slow_states(x_L: list[float]) -> list[float]:
@@ -161,15 +190,22 @@ def test_it_is_cut_with_proof() -> None:
     assert all(torch.isfinite(v).all() for v in result.model.train()(x).values())
 
 
+def stored(model: torch.nn.Module, x: Tensor, folder: Path) -> torch.nn.Module:
+    gossamer.save(model, folder / "ion.gsr", (x,))
+    return gossamer.load(folder / "ion.gsr", into=small()).eval()
+
+
+def exported(model: torch.nn.Module, x: Tensor, folder: Path) -> gossamer.measure.Runner:
+    return gossamer.open_runner("onnxruntime", gossamer.export_onnx(model, x, folder / "ion.onnx"), threads=1)
+
+
+@pytest.mark.parametrize(("make", "file"), [(small, stored), (on_a_plain_body, exported)])
 @pytest.mark.slow
-def test_files_give_the_same(tmp_path: Path) -> None:
-    model, x = small().eval(), torch.rand(2, 1, 64, 64)
+def test_files_give_the_same(make: Callable[[], InsideOutsideNet], file: Callable[..., Any], tmp_path: Path) -> None:
+    model, x = make().eval(), torch.rand(2, 1, 64, 64)
     with torch.no_grad():
         expected = model(x)
-    gossamer.save(model, tmp_path / "ion.gsr", (x,))
-    loaded = gossamer.load(tmp_path / "ion.gsr", into=small()).eval()
-    runner = gossamer.open_runner("onnxruntime", gossamer.export_onnx(model, x, tmp_path / "ion.onnx"), threads=1)
-    for found in (loaded(x), runner(x)):
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-3)
+    found = file(model, x, tmp_path)(x)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-3)
     assert F.softmax(model.train()(x)["logits"], -1)[..., 1:].shape == expected["scores"].shape
