@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,6 +88,7 @@ def export(
         request = Request(model=model, task=task, weights=loading.weights, shape=shape, seed=seed)
         source = load_model(request, console.progress)
         task = judged(task, source, console.progress.say) if task is not None else None
+        about = _about(source, task, (loading.weights, model))
     with writing(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         written = Path(folder) / out.name
         with console.progress.busy(f"export {source.name}"):
@@ -95,7 +97,7 @@ def export(
             elif int8 and task is not None:
                 met, rows = _int8(source, task, written, max_drop, threads, console)
             else:
-                met, rows = True, _float(source, task, written, threads)
+                met, rows = True, _float(source, task, written, threads, about)
         for file in Path(folder).iterdir():
             with replacing(out.parent / file.name) as temporary:
                 shutil.move(file, temporary)
@@ -129,16 +131,36 @@ def _target(target: str, source: "Source", task: "Task | None", path: Path) -> l
     return [*rows, *same, ("samples", str(found.samples))]
 
 
-def _float(source: "Source", task: "Task | None", path: Path, threads: int) -> list[tuple[str, str]]:
-    """Export in float32 and compare, on the validation data or else on the example inputs."""
+def _about(source: "Source", task: "Task | None", origins: tuple[Path | str | None, ...]) -> dict[str, Any]:
+    """What the file has to say of images: as the data are made, or else as the weights or the network's library say, at
+    the size of the example inputs."""
+    from torch import Tensor
+
+    from gossamer.cli.loading_data import preprocessing_for
     from gossamer.core.task import description
+
+    if task is not None:
+        return description(task)
+    form = next((one for origin in origins if origin is not None and (one := preprocessing_for(str(origin)))), None)
+    image = source.example_inputs[0]
+    if form is None or not isinstance(image, Tensor) or image.ndim != 4:
+        return {}
+    height, width, channels = (image.shape[dim] for dim in ((2, 3, 1) if form.layout == "nchw" else (1, 2, 3)))
+    if channels != form.channels:
+        return {}
+    return asdict(replace(form, size=height, width=None if width == height else width))
+
+
+def _float(
+    source: "Source", task: "Task | None", path: Path, threads: int, about: dict[str, Any]
+) -> list[tuple[str, str]]:
+    """Export in float32 and compare, on the validation data or else on the example inputs."""
     from gossamer.runtime.onnx_export import export_onnx
     from gossamer.runtime.pt2.file import export_pt2, load_pt2
     from gossamer.runtime.runners import open_runner
     from gossamer.runtime.verification import verify
 
     if path.suffix == ".onnx":
-        about = description(task) if task is not None else None
         export_onnx(source.model, source.example_inputs, path, about=about)
         runner = open_runner("onnxruntime", path, threads=threads)
     else:

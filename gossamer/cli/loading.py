@@ -8,6 +8,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -216,13 +217,15 @@ def _made(request: Request, *, trained: bool, fit: bool) -> tuple[nn.Module, tup
             found.model.interface = Interface(inputs=found.names, free=sizes)  # type: ignore[assignment]
         return found.model, found.inputs
     form = libraries.preprocessing_of(request.model)
-    options = {"num_classes": request.classes} if fit and request.classes else {}
+    options: dict[str, Any] = {"num_classes": request.classes} if fit and request.classes else {}
     if kind == "timm":
         timm = libraries.installed("timm")
         options |= {"in_chans": request.channels} if fit and request.channels else {}
         model = _library_call(request.model, lambda: timm.create_model(name, pretrained=trained, **options))
         return model, (torch.randn(1, *getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))),)
     models, weights = libraries.installed("torchvision").models, "DEFAULT" if trained else None
+    if not trained and "weights_backbone" in signature(models.get_model_builder(name)).parameters:
+        options["weights_backbone"] = None  # the default is a download
     model = _library_call(request.model, lambda: models.get_model(name, weights=weights, **options))
     side = form.size if form is not None else 224
     return model, (torch.randn(1, 3, side, side),)
@@ -346,5 +349,5 @@ def _library_call(text: str, make: Callable[[], nn.Module]) -> nn.Module:
     except Exception as error:
         raise BadInput(
             f"{text} could not be made: {own_error(error)}; weights that cannot be downloaded are given with "
-            "--weights FILE, and --random does without"
+            "--weights FILE"
         ) from error

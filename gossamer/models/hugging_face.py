@@ -5,6 +5,7 @@ Only weights in safetensors are read, and no code of a repository is run.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from gossamer.errors import BadInput, CorruptFile, first_line, require
 CONFIG, IMAGES = "config.json", "preprocessor_config.json"
 # Pillow's numbers of its filters, as they stand in these files.
 FILTERS = dict(zip((0, 4, 2, 5, 3, 1), INTERPOLATIONS))
+PIXELS = "pixel_values"  # what classes for images call their input
 TOKENS = 16  # of an example text
 TEXT_INPUTS = ("input_ids", "attention_mask")
 
@@ -48,6 +50,7 @@ def load_hugging_face(name: str, *, trained: bool = True, classes: int | None = 
         BadInput: there is no such network, or it has no weights in safetensors.
     """
     transformers = require("transformers")
+    transformers.utils.logging.disable_progress_bar()  # of reading files, which takes moments
     config = _configuration(name)
     if classes is not None:
         config.num_labels = classes
@@ -61,7 +64,7 @@ def load_hugging_face(name: str, *, trained: bool = True, classes: int | None = 
     else:
         model = kind(config) if kind.__name__ != "AutoModel" else kind.from_config(config)
     network: nn.Module = model.float().eval()
-    inputs = _example(config, name)
+    inputs = _example(config, name, getattr(network, "main_input_name", ""))
     return HuggingFaceModel(model=network, inputs=inputs, names=TEXT_INPUTS if len(inputs) == len(TEXT_INPUTS) else ())
 
 
@@ -154,10 +157,7 @@ def _class_of(transformers: Any, config: Any, name: str) -> Any:
 
 def _from_files(name: str, load: Any) -> Any:
     """From a folder, from the cache, or else from the hub."""
-    folder = Path(name)
-    if folder.is_dir() or len(folder.parts) > 2 or name.startswith((".", "/", "~")):
-        if not (folder / CONFIG).is_file():
-            raise BadInput(f"hf:{name}: there is no {folder / CONFIG}; give a folder that `save_pretrained` wrote")
+    if _local(name) is not None:
         try:
             return load(local_files_only=True)
         except Exception as error:
@@ -175,6 +175,18 @@ def _from_files(name: str, load: Any) -> Any:
         ) from error
 
 
+def _local(name: str) -> Path | None:
+    """The folder that is meant; None for a name of the hub. Raises BadInput where it is none that can be read."""
+    folder = Path(name)
+    if not (folder.is_dir() or len(folder.parts) > 2 or name.startswith((".", "/", "~"))):
+        return None
+    if name.startswith("~"):  # no shell expands it within `hf:~/FOLDER`
+        raise BadInput(f"hf:{name}: write the folder out: hf:{os.path.expanduser(name)}")  # noqa: PTH111
+    if not (folder / CONFIG).is_file():
+        raise BadInput(f"hf:{name}: there is no {folder / CONFIG}; give a folder that `save_pretrained` wrote")
+    return folder
+
+
 def _said(error: BaseException) -> str:
     text = first_line(error)
     return f"{text} (only weights in safetensors are read)" if "safetensors" in str(error) else text
@@ -182,8 +194,8 @@ def _said(error: BaseException) -> str:
 
 def _file(name: str, file: str) -> Path | None:
     """A file of a network, in its folder, the cache or on the hub; None where there is none."""
-    if Path(name).is_dir():
-        return Path(name) / file if (Path(name) / file).is_file() else None
+    if (folder := _local(name)) is not None:
+        return folder / file if (folder / file).is_file() else None
     cached = require("transformers.utils.hub").cached_file
     for offline in (True, False):
         try:
@@ -195,11 +207,12 @@ def _file(name: str, file: str) -> Path | None:
     return None
 
 
-def _example(config: Any, name: str) -> tuple[Tensor, ...]:
-    """An input by position: an image where the files tell of images, else tokens with their mask."""
+def _example(config: Any, name: str, main: str) -> tuple[Tensor, ...]:
+    """An input by position: an image where the files tell of images, or the class takes them, else tokens with their
+    mask. main: what the class calls its input."""
     image = hugging_face_preprocessing(name)
     side = getattr(config, "image_size", None)
-    if image is not None or side is not None:
+    if image is not None or side is not None or main == PIXELS:
         height, width = image.sides if image is not None else _sides(side) or (224, 224)
         channels = int(getattr(config, "num_channels", 3))
         return (torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0)),)

@@ -13,7 +13,9 @@ import pytest
 import torch
 import zoo_shim
 from PIL import Image
+from typer.testing import CliRunner
 
+from gossamer.cli import app
 from gossamer.cli.loading import Request, load_model
 from gossamer.cli.loading_data import preprocessing_for
 from gossamer.errors import BadInput, CorruptFile, MissingExtra
@@ -55,6 +57,36 @@ def test_a_folder_of_a_text_network_is_loaded_with_inputs(transformers: Any, tmp
     with torch.no_grad():
         expected = kind.from_pretrained(folder).eval()(*source.example_inputs).logits
         assert torch.equal(source.model(*source.example_inputs).logits, expected)
+
+
+def test_images_are_known_by_the_class_where_no_file_tells_of_them(transformers: Any, tmp_path: Path) -> None:
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")
+    assert load_model(Request(model=f"hf:{tmp_path / 'resnet'}")).example_inputs[0].shape == (1, 3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/no/such/folder", "there is no /no/such/folder/config.json"),
+        ("./none", "there is no none/config.json"),
+        ("~/nets/bert", r"write the folder out: hf:/home/her/nets/bert"),
+    ],
+)
+def test_a_folder_that_is_none_is_refused_without_asking_the_hub(
+    name: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/her")
+    with pytest.raises(BadInput, match=message):
+        preprocessing_for(f"hf:{name}")  # what a folder of images asks first
+
+
+def test_an_export_without_data_says_how_images_become_inputs(transformers: Any, tmp_path: Path) -> None:
+    folder, path = vit_folder(transformers, tmp_path / "vit"), tmp_path / "vit.onnx"
+    done = CliRunner().invoke(app, ["export", f"hf:{folder}", "--out", str(path)])
+    assert done.exit_code == 0, done.output
+    expected = preprocessing_for(f"hf:{folder}")
+    assert expected is not None and preprocessing_for(str(path)) == expected
 
 
 def test_a_text_network_is_exported_with_the_names_and_sizes_of_its_inputs(transformers: Any, tmp_path: Path) -> None:

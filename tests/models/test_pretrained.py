@@ -224,3 +224,18 @@ def test_a_damaged_note_is_called_so(tmp_path: Path, text: str) -> None:
 def test_a_preprocessing_that_cannot_be_done_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="is no preprocessing"):
         replace(FORM, **wrong)
+
+
+def test_an_untrained_network_with_a_backbone_is_made_without_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        zoo_shim.torchvision_models()
+    except ImportError:
+        pytest.skip("needs torchvision")
+
+    def download(*_: Any, **__: Any) -> None:
+        raise AssertionError("asked for weights")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    source = load_model(Request(model="torchvision:lraspp_mobilenet_v3_large", random=True, shape=(1, 3, 64, 64)))
+    assert next(iter(source.model.parameters())).ndim == 4
