@@ -194,7 +194,7 @@ def _said(error: BaseException) -> str:
 
 def _file(name: str, file: str) -> Path | None:
     """A file of a network, in its folder, the cache or on the hub; None where there is none."""
-    if (folder := _local(name)) is not None:
+    if (folder := Path(name)).is_dir() or _local(name) is not None:
         return folder / file if (folder / file).is_file() else None
     cached = require("transformers.utils.hub").cached_file
     for offline in (True, False):
