@@ -140,8 +140,12 @@ def section(document: Mapping[str, Any]) -> list[str]:
         return [*lines, f"- Seeds {', '.join(seeds)}; taken from `{document['taken']}`, of `{document['command']}`."]
     seconds = [one["processor_seconds"] for one in seeds.values()]
     runs = [
-        f"seeds {', '.join(map(str, one['seeds']))} on {one['threads']} thread of {one['processor']}, {one['date']}"
+        f"seed{'s' * (len(one['seeds']) > 1)} {', '.join(map(str, one['seeds']))} on {one['threads']} thread of "
+        f"{one['processor']}, {one['date']}"
         for one in document["measured"]
     ]
-    lines.append(f"- `{document['command']}`; {mean(seconds):.0f} seconds of processor time a seed; {'; '.join(runs)}.")
+    time = (
+        f"{mean(seconds):.0f} seconds of processor time a seed; " if mean(seconds) >= 1 else ""
+    )  # else from another JSON
+    lines.append(f"- `{document['command']}`; {time}{'; '.join(runs)}.")
     return lines
