@@ -22,6 +22,7 @@ NUMBERS, ALIVE, CHOSEN, PATH, PREVIOUS = "numbers", "alive", "chosen", "path", "
 STRENGTH, BEGAN, STAGE, FROZEN, RATE, TRIMMED = range(6)  # places in the numbers
 POINTS = 60  # of the path that is kept for the report
 CONTROLS, SWING, STIFF = 500, 80.0, 3.0  # of the controller: how often, how far, how hard
+FEW = 40  # shrinkings of a stage: fewer, and each is aimed
 NEAR = 0.02  # how far the cost may be below the target
 EARLY = 0.9  # share of a stage at whose end the chosen groups are to be zero
 STAGES = 12  # in which a cost falls whose end only the validation data say
@@ -122,7 +123,7 @@ class Sparsify:
 
     def last(self, steps: int) -> int:
         """The number of the step after which nothing shrinks any more, in a training of so many."""
-        return max(round(self.until * steps), 1)
+        return min(max(round(self.until * steps / self.every), 1) * self.every, steps)
 
     @torch.no_grad()
     def __call__(self, step: TrainingStep) -> None:
@@ -193,10 +194,18 @@ class Sparsify:
         stage: its number, and the share of it that is done.
         """
         size = float(ranks.mean()) if len(ranks) else 0.0
-        if numbers[STAGE] != stage[0]:
+        rate, begins = max(float(numbers[RATE]), 1e-12), bool(numbers[STAGE] != stage[0])
+        if begins:
             numbers[STAGE], numbers[BEGAN] = stage[0], max(size, 1e-12)
+        shrinks = last / self._stages() / self.every
+        if self.every > 1 and shrinks < FEW:  # too few to find the strength by looking: by what ranks are too large now
+            left = float(numbers[BEGAN]) * (1 - stage[1] / EARLY)
+            over = size - left if left > 0 else 2 * float(ranks.max()) if len(ranks) else 0.0
+            numbers[STRENGTH] = max(over, 0.0) / rate
+            return
+        if begins:
             if not numbers[STRENGTH]:
-                numbers[STRENGTH] = size / max(last / self._stages(), 1) / max(float(numbers[RATE]), 1e-12) / 10
+                numbers[STRENGTH] = size / max(shrinks, 1) / rate / 10
             return
         wanted = float(numbers[BEGAN]) * max(1 - stage[1] / EARLY, 0.02)
         off = max(-1.0, min(1.0, STIFF * math.log(max(size, 1e-12) / wanted)))

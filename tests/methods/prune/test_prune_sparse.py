@@ -66,6 +66,15 @@ def test_it_lands_within_two_per_cent_of_the_target(method: Method) -> None:
     assert macs(smaller) / macs(wide()) == pytest.approx(1 / 3, rel=0.02)
 
 
+@pytest.mark.parametrize("method", many()[:3], ids=lambda method: f"{method.name()}")
+@pytest.mark.slow
+def test_the_penalty_empties_the_groups_and_not_the_cut_at_the_end(method: Method) -> None:
+    """However seldom it acts: steps that were once an epoch had a strength for steps that are all the time."""
+    _, edits = method(wide(), TASK)
+    [counted] = [edit for edit in edits if edit.target == "groups of weights"]
+    assert counted.note == ""
+
+
 @pytest.mark.parametrize("field", ["macs", "params"])
 @pytest.mark.slow
 def test_counts_are_targets_too(field: str) -> None:
