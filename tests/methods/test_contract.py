@@ -62,21 +62,23 @@ def subject(*names: str) -> nn.Module:
     return model.eval()
 
 
-def apply(name: str, model: nn.Module, seed: int = 0) -> tuple[nn.Module, Context]:
-    context = Context(seed=seed, original=tiny())
-    return method(name).apply(model, task(), context), context
+def apply(name: str, model: nn.Module) -> tuple[nn.Module, tuple[Edit, ...]]:
+    """The result of a method, with no more data than it declares to need, and its edits."""
+    one = method(name)
+    result = one(model, given(one.needed()), teacher=tiny())
+    return result.model, result.edits
 
 
 @cache
-def source_and_result(name: str) -> tuple[nn.Module, nn.Module, Context]:
+def source_and_result(name: str) -> tuple[nn.Module, nn.Module, tuple[Edit, ...]]:
     source = subject(name)
     return source, *apply(name, source)
 
 
-def applied(name: str) -> tuple[nn.Module, Context]:
+def applied(name: str) -> tuple[nn.Module, tuple[Edit, ...]]:
     """The result of a method on its network, for tests that look at it: worked out once, a copy for each."""
-    _, result, context = source_and_result(name)
-    return copy.deepcopy(result), context
+    _, result, edits = source_and_result(name)
+    return copy.deepcopy(result), edits
 
 
 Structured = list[tuple[str, str, tuple[int, ...]]]  # modules with their kinds, tensors with their shapes
@@ -114,9 +116,9 @@ def test_same_seed_same_bits(name: str) -> None:
 
 @each
 def test_history_names_what_changed(name: str) -> None:
-    _, context = applied(name)
-    assert context.log.edits
-    for edit in context.log.edits:
+    _, edits = applied(name)
+    assert edits
+    for edit in edits:
         assert edit.method == name
         assert edit.kind in EditKind
         assert edit.target and edit.before and edit.after
@@ -214,7 +216,7 @@ NEEDS = get_args(Needs)
 def test_it_works_with_no_more_than_it_declares_to_need(name: str) -> None:
     one = method(name)
     assert one.needed() in NEEDS and one.needs in NEEDS
-    _, edits = one(subject(name), given(one.needed()), teacher=tiny())
+    _, edits = applied(name)  # which gives it no more
     assert edits
 
 
@@ -355,8 +357,7 @@ def middles(first: str, second: str) -> tuple[nn.Module, tuple[Edit, ...]]:
     if repr(subject(first, second)) != repr(subject(first)):
         context = Context(original=tiny())
         return method(first).apply(subject(first, second), task(), context), tuple(context.log.edits)
-    model, context = applied(first)
-    return model, tuple(context.log.edits)
+    return applied(first)
 
 
 def nothing_new(middle: nn.Module, first: str, second: str) -> bool:
