@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from gossamer.core.batches import batch_count, inputs_and_target, kind_and_shape
 from gossamer.core.copies import check_network
 from gossamer.core.named_inputs import refuse_other_order
+from gossamer.core.placement import place_whole
 from gossamer.core.task import Task, evaluation, loss_of, one_number, refuse_outputs
 from gossamer.errors import BadInput, GossamerError, own_error
 
@@ -91,15 +92,14 @@ def _attempt(what: str, run: Callable[[], Any]) -> Any:
 
 def _first_batch(task: Task, name: str, model: nn.Module) -> Any:
     """The first batch of a loader, where the model is."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
-    def placed(x: Tensor) -> Tensor:
-        if x.isnan().any():
+    def placed() -> Any:
+        batch = place_whole(model, next(iter(getattr(task, name))))
+        if any(isinstance(x, Tensor) and x.isnan().any() for x in tree_leaves(batch)):
             raise BadInput("the first batch holds NaN")
-        return x.to(device)
+        return batch
 
-    what = f"the {name} data of {task.name}"
-    return _attempt(what, lambda: tree_map_only(Tensor, placed, next(iter(getattr(task, name)))))
+    return _attempt(f"the {name} data of {task.name}", placed)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -12,14 +12,16 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.batches import inputs_and_target
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
-from gossamer.core.task import Task, inputs_and_target
+from gossamer.core.task import Task
 from gossamer.data import load_task
 from gossamer.measure.calibration import calibration_error, logits_and_labels, negative_log_likelihood
 from gossamer.methods.distill.bayesian import BayesianDarkKnowledge
 from gossamer.models.zoo import build_for
 from gossamer.train import Training, fit
-from gossamer.train.batches import batches_of_epoch, own_randomness
+from gossamer.train.batches import batches_of_epoch
 
 EPOCHS = 40
 # Steps between two draws of the ensemble.

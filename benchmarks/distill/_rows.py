@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
 from gossamer.core.placement import evaluating
 from gossamer.core.progress import Silent
@@ -22,7 +23,6 @@ from gossamer.methods import catalogue
 from gossamer.models import pretrained
 from gossamer.models.resnet import ResNet
 from gossamer.train import Distillation, Training, TrainingResult, TrainingStep, fit
-from gossamer.train.batches import own_randomness
 from gossamer.train.hyperparameters import computes_in_bfloat16
 
 Numbers = dict[str, Any]

@@ -18,6 +18,7 @@ from benchmarks.common.progress import Lines
 from gossamer.compact.writing import save
 from gossamer.constraints.apply import materialize
 from gossamer.core.batches import unaugmented
+from gossamer.core.conditions import own_randomness
 from gossamer.core.context import Context
 from gossamer.core.task import Task
 from gossamer.data import load_task
@@ -25,7 +26,6 @@ from gossamer.methods import catalogue
 from gossamer.models import build_for, load_weights, save_weights
 from gossamer.modules.cost import dense_bytes
 from gossamer.train import Training, fit
-from gossamer.train.batches import own_randomness
 
 # Trained networks that several rows start from; deleting it costs time only.
 WORK = paths.ROOT / "build" / "papers"

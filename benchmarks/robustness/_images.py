@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.robustness.fuzz_gsr import damaged
-from gossamer.core.task import Preprocessing
+from gossamer.core.preprocessing import Preprocessing
 from gossamer.data import folder, images
 from gossamer.errors import CorruptFile
 

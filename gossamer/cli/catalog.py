@@ -1,4 +1,4 @@
-"""`gossamer methods`, `gossamer models` and `gossamer recipes`: what is on the shelf."""
+"""`gossamer methods`, `gossamer models` and `gossamer recipes`: what gossamer comes with."""
 
 import inspect
 import sys

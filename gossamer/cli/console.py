@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console as Terminal
@@ -224,10 +223,3 @@ def _length(items: Iterable[Any], total: int | None) -> int | None:
     if total is not None:
         return total
     return len(items) if isinstance(items, Sized) else None
-
-
-def file_size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    if path.is_dir():
-        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    return path.stat().st_size

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from gossamer.core.folder import disk_trouble
 from gossamer.errors import GossamerError, missing, out_of_memory
 
-DONE, BUG, BAD_INPUT, GOAL_MISSED, INTERRUPTED = 0, 1, 2, 3, 130
+BUG, BAD_INPUT, GOAL_MISSED, INTERRUPTED = 1, 2, 3, 130
 TRACEBACK = "--traceback"
 
 

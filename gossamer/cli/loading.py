@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.cli.loading_data import PREPROCESSING
+from gossamer.core.batches import cross_entropy
 from gossamer.core.copies import load_state
 from gossamer.core.progress import Progress, Silent
-from gossamer.core.task import Task, cross_entropy, description, refuse_outputs
+from gossamer.core.task import Task, description, refuse_outputs
 from gossamer.core.user_code import call, is_reference, refuse_code_file, resolve
 from gossamer.errors import BadInput, own_error, unknown
 

@@ -20,6 +20,7 @@ from gossamer.core.conditions import own_conditions
 from gossamer.core.copies import check_network, state_of
 from gossamer.core.kinds import checked_arguments
 from gossamer.core.outputs import tensors as in_order
+from gossamer.core.placement import evaluating
 from gossamer.errors import BadInput, CorruptFile, ExportMismatch, unknown
 from gossamer.gsr.codec.integers import Integers
 from gossamer.gsr.codec.section import encode_section
@@ -288,15 +289,10 @@ def _check(state: Mapping[str, Any]) -> None:
 
 def _verify(data: bytes, model: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
     """Raise ExportMismatch if what was stored does not compute what the network does."""
-    modes = {module: module.training for module in model.modules()}
     loaded = opened_bytes(data)
     with torch.no_grad():
-        model.eval()
-        try:
+        with evaluating(model):
             wanted = model(*(x.clone() for x in example_inputs))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         found = loaded(*(x.detach().cpu().clone() for x in example_inputs))
     for one, other in zip(in_order(wanted), in_order(found), strict=True):
         if not torch.allclose(one.cpu(), other, rtol=1e-4, atol=1e-5, equal_nan=True):

@@ -14,8 +14,22 @@ from gossamer.core.batches import inputs_and_target
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model into eval mode; afterwards every module is in the mode that it was in."""
+    with _modes_put_back(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def as_in_training(model: nn.Module) -> Iterator[None]:
+    """The same with train mode, but for what would change its statistics or draw random numbers."""
+    with _modes_put_back(model):
+        train_mode(model)
+        yield
+
+
+@contextmanager
+def _modes_put_back(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         yield
     finally:

@@ -1,8 +1,7 @@
 """The user's data and metric."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -25,30 +24,10 @@ from gossamer.core.batches import (
 from gossamer.core.metric import Evaluation, Metric, evaluated, metric_of
 from gossamer.core.metrics import Top1
 from gossamer.core.named_inputs import by_position, input_names
-from gossamer.core.placement import train_mode
+from gossamer.core.placement import as_in_training
 from gossamer.core.preprocessing import Preprocessing
 from gossamer.core.validation import KnownArguments
 from gossamer.errors import BadInput
-
-# What a batch is belongs to what a task is: the rest of the package takes both from here.
-__all__ = [
-    "Loader",
-    "Model",
-    "PartialTask",
-    "Task",
-    "as_in_training",
-    "batch_count",
-    "cross_entropy",
-    "description",
-    "evaluation",
-    "inputs_and_target",
-    "loss_of",
-    "refuse_outputs",
-    "sample_count",
-    "task_of",
-    "task_row",
-    "train_mode",
-]
 
 CALIBRATION = 512  # samples of the training data, where a task has no calibration data of its own
 EXAMPLES = 2  # samples of the example inputs that are taken from the data
@@ -306,18 +285,6 @@ def loss_of(task: Task, model: Model, batch: Any) -> Tensor:
     with as_in_training(model):
         other = task.loss(model, batch)
     return other if one_number(other) else loss
-
-
-@contextmanager
-def as_in_training(model: nn.Module) -> Iterator[None]:
-    """Within, a network is in train mode, but for what would change its statistics or draw random numbers."""
-    before = {module: module.training for module in model.modules()}
-    try:
-        train_mode(model)
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
 
 
 def one_number(loss: object) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.batches import Loader, batch_count
+from gossamer.core.batches import batch_count
 from gossamer.core.conditions import own_conditions, own_randomness
 from gossamer.core.context import Context
 from gossamer.core.task import Task
@@ -26,7 +26,7 @@ from gossamer.errors import Diverged
 from gossamer.nas.bilevel import architecture_gradient, largest_eigenvalue
 from gossamer.nas.cells import CellSpace
 from gossamer.nas.supernet import Supernet
-from gossamer.train.batches import Placement, batches_of_epoch, seed_everything
+from gossamer.train.batches import Placement, endless, seed_everything
 from gossamer.train.hyperparameters import Training
 from gossamer.train.processes import make_fabric
 
@@ -95,14 +95,6 @@ class Looks:
 
 def pairs_of_batches(task: Task, seed: int, device: torch.device) -> Iterator[tuple[Any, Any]]:
     """A training batch and a validation batch, without end."""
-
-    def endless(loader: Loader, seed: int) -> Iterator[Any]:
-        epoch = 0
-        while True:
-            for _, batch in batches_of_epoch(loader, seed, epoch, 0, 0):
-                yield batch
-            epoch += 1
-
     place = Placement(device)
     return zip(place.whole(endless(task.train, seed)), place.whole(endless(task.validation, seed + 1)))
 

@@ -1,6 +1,7 @@
 """Batches on their way to the network: same randomness for the same place, this process's part, device and layout."""
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,13 @@ def batches_of_epoch(loader: Loader, seed: int, epoch: int, start: int, rank: in
             if rank:  # the same data in all processes, but not the same dropout
                 seed_everything(seed, epoch, index, rank)
             yield index, batch
+
+
+def endless(loader: Loader, seed: int) -> Iterator[Any]:
+    """Its batches, epoch after epoch, without end."""
+    for epoch in itertools.count():
+        for _, batch in batches_of_epoch(loader, seed, epoch, 0, 0):
+            yield batch
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,14 @@ ended at 68.2 % and 70.9 % of 368 test images, and 18 passes at 0.05 below both 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gossamer.core.batches import Loader
-from gossamer.train.batches import batches_of_epoch, samples_of_pass
+from gossamer.train.batches import endless, samples_of_pass
 from gossamer.train.hyperparameters import OptimizerName, Training, learning_rate
 from gossamer.train.state import copied, weights
 from gossamer.train.steps import Stepper
@@ -92,7 +91,7 @@ def _trial(stepper: Stepper, plan: Training, loader: Loader, seed: int, steps: i
     stepper.state.model.train()
     stepper.objective.at(0.0)
     losses = []
-    for step, batch in zip(range(steps), _endless(loader, seed)):
+    for step, batch in zip(range(steps), endless(loader, seed)):
         losses.append(stepper.take(batch, learning_rate(plan, step, steps)))
     loss = stepper.mean(torch.stack(losses[-math.ceil(steps / 4) :]).mean())
     finite = math.isfinite(loss) and stepper.mean(stepper.state.finite()) == 1
@@ -109,12 +108,3 @@ def _trial(stepper: Stepper, plan: Training, loader: Loader, seed: int, steps: i
         copied(weights(stepper.state.model)),
         "" if score is None else metric.text(score),
     )
-
-
-def _endless(loader: Loader, seed: int) -> Iterator[Any]:
-    """The batches of a training, epoch after epoch."""
-    epoch = 0
-    while True:
-        for _, batch in batches_of_epoch(loader, seed, epoch, 0, 0):
-            yield batch
-        epoch += 1

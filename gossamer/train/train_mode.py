@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from gossamer.core.batches import Model, inputs_and_target
 from gossamer.core.context import Context
 from gossamer.core.copies import copy_network
 from gossamer.core.outputs import plain, tensors
+from gossamer.core.placement import place_whole
 from gossamer.core.task import Task
 from gossamer.errors import own_error
 from gossamer.train.distillation import Distillation
@@ -106,5 +106,4 @@ def _given(student: nn.Module, task: Task, batch: Any) -> Any:
 
 
 def _first_batch(task: Task, model: nn.Module) -> Any:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return tree_map_only(Tensor, lambda x: x.to(device), next(iter(task.train)))
+    return place_whole(model, next(iter(task.train)))

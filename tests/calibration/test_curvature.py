@@ -14,7 +14,7 @@ from gossamer.calibration.moments import call_order, input_moments, moments
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.mask import Mask
 from gossamer.constraints.weights import effective_weight
-from gossamer.core.task import Model, cross_entropy, inputs_and_target
+from gossamer.core.batches import Model, cross_entropy, inputs_and_target
 from gossamer.errors import BadInput
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {

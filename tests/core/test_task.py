@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from train_toy import net, task
 
+from gossamer.core.batches import cross_entropy, inputs_and_target, sample_count
 from gossamer.core.goal import Goal
 from gossamer.core.metric import Metric
 from gossamer.core.metrics import Top1
-from gossamer.core.task import cross_entropy, evaluation, inputs_and_target, sample_count
+from gossamer.core.task import evaluation
 from gossamer.errors import BadInput
 from gossamer.task import check
 

@@ -26,10 +26,10 @@ from gossamer import BadInput, Context, Goal
 from gossamer.constraints.apply import constrain
 from gossamer.constraints.grid import Grid
 from gossamer.constraints.weights import weights_of
+from gossamer.core.batches import Loader
 from gossamer.core.folder import lock_folder
 from gossamer.core.progress import Silent
 from gossamer.core.record import JobDocument
-from gossamer.core.task import Loader
 from gossamer.errors import Diverged, FolderBusy
 from gossamer.jobs.recipe import Recipe, load_recipe
 from gossamer.jobs.size_goal import larger

@@ -9,7 +9,7 @@ import pytest
 import torch
 from train_toy import batches, linear, on_cpu, task, training
 
-from gossamer.core.task import cross_entropy
+from gossamer.core.batches import cross_entropy
 from gossamer.errors import BadInput, CorruptFile
 from gossamer.jobs.teachers import external_teacher
 from gossamer.losses import kd_loss

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from train_toy import Ending, Notes, Stop, linear, net, on_cpu, same, task, training
 
+from gossamer.core.batches import cross_entropy
 from gossamer.core.metrics import Top1
-from gossamer.core.task import cross_entropy
 from gossamer.errors import BadInput, Diverged
 from gossamer.train import fit
 from gossamer.train.backoff import Exploded, check_loss, check_score

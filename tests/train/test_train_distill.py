@@ -11,7 +11,7 @@ from nets import tiny
 from torch import nn
 from train_toy import batches, linear, net, on_cpu, same, task, training
 
-from gossamer.core.task import cross_entropy
+from gossamer.core.batches import cross_entropy
 from gossamer.errors import BadInput
 from gossamer.losses import multi_label_loss
 from gossamer.train import Distillation, fit, kd_loss, output_loss

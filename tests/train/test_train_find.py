@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from train_toy import Ending, Notes, Stop, batches, linear, net, on_cpu, same, task, training
 
-from gossamer.core.task import Task, cross_entropy
+from gossamer.core.batches import cross_entropy
+from gossamer.core.task import Task
 from gossamer.methods._training import LEAST_STEPS
 from gossamer.methods.prune.gradual import GradualPruning
 from gossamer.train import fit

@@ -10,7 +10,7 @@ from nets import task as noise
 from torch import Tensor, nn
 from train_toy import net, on_cpu, task, training
 
-from gossamer.core.task import cross_entropy
+from gossamer.core.batches import cross_entropy
 from gossamer.errors import BadInput, NoEffect
 from gossamer.models import build
 from gossamer.models.stochastic import StochasticBlock, StochasticResNet

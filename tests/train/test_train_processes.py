@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from train_toy import Notes, batches, distance, linear, net, on_cpu, same, task, training
 
-from gossamer.core.task import cross_entropy
+from gossamer.core.batches import cross_entropy
 from gossamer.errors import Diverged
 from gossamer.train import Distillation, fit
 from gossamer.train.batches import Placement

@@ -43,7 +43,6 @@ class Width(IntEnum):
 
 
 WIDTH_BYTES = {Width.FLOAT32: 4, Width.FLOAT16: 2, Width.BFLOAT16: 2}
-UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 Codes = NDArray[np.signedinteger[Any]]
 
 

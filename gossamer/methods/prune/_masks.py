@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from gossamer.errors import BadInput, NoEffect
 from gossamer.train.loop import TrainingStep
 
 Scope = Literal["layer", "global", "lamp", "erk"]
-SCOPES: tuple[str, ...] = get_args(Scope)
 
 
 def smallest_mask(scores: Tensor, drop: int) -> Tensor:
