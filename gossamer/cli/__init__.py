@@ -9,6 +9,7 @@ import warnings
 
 from gossamer.cli.app import app
 from gossamer.cli.errors import INTERRUPTED
+from gossamer.cli.signals import ended_in_order
 from gossamer.cli.streams import open_streams, usable_stdout
 
 __all__ = ["app", "main"]
@@ -21,8 +22,9 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the same for torch's C++, also in worker processes
     open_streams()
     try:
-        app(prog_name="gossamer")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        with ended_in_order():
+            app(prog_name="gossamer")
+    except KeyboardInterrupt as error:
+        sys.exit(getattr(error, "status", INTERRUPTED))
     finally:
         usable_stdout()

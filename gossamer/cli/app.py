@@ -25,7 +25,7 @@ app = App(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Give it your trained network; get the same network back, smaller, faster, ready to deploy.",
-    epilog="Exit status: 0 done, 1 a bug of gossamer, 2 bad input, 3 goal missed, 130 interrupted.",
+    epilog="Exit status: 0 done, 1 a bug of gossamer, 2 bad input, 3 goal missed, 130 interrupted, 143 ended.",
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from gossamer.cli.signals import Ended
 from gossamer.core.folder import disk_trouble
 from gossamer.errors import GossamerError, missing, out_of_memory
 
@@ -61,10 +62,9 @@ def told(*, trace: bool = False) -> Iterator[None]:
 
 def verdict(error: BaseException) -> tuple[int, str]:
     """Exit status and message of an error."""
-    if isinstance(error, Stopped):
-        return INTERRUPTED, f"\n{error}"
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "\nstopped"
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        status = next((cause.status for cause in _causes(error) if isinstance(cause, Ended)), INTERRUPTED)
+        return status, f"\n{error}" if isinstance(error, Stopped) else "\nstopped"
     if isinstance(error, GossamerError):
         return BAD_INPUT, f"error: {error.shell or error}" + "".join(
             f"\n  {note}" for note in getattr(error, "__notes__", ())

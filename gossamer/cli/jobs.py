@@ -33,6 +33,8 @@ def resumable(kept: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
+        if not kept.exists():
+            raise Stopped("stopped before there was anything to keep") from error
         how = f"To continue, run the same command:\n  {command_line()}"
         raise Stopped(f"stopped; {kept} keeps what is done. {how}") from error
 
