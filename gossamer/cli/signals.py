@@ -20,7 +20,13 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Within: such signals raise `Ended`, unless whoever started the process had them ignored, as `nohup` does."""
+    """Within: such signals raise `Ended`, unless whoever started the process had them ignored, as `nohup` does.
+
+    Example:
+        >>> with ended_in_order():
+        ...     signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        False
+    """
     numbers = [number for name in ENDING if (number := getattr(signal, name, None)) is not None]
     before = {number: signal.getsignal(number) for number in numbers}
     process = os.getpid()
