@@ -61,7 +61,9 @@ def compress(
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Steps to take instead of planning; a file or a shipped name.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Result folder. Default: out/MODEL-DATA.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Result folder.", show_default="out/MODEL-DATA")
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(

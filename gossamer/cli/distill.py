@@ -88,7 +88,7 @@ def distill(
     limits: LimitOptions,
     timing: TimingOptions,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Result folder. Default: out/STUDENT-from-TEACHER-DATA.")
+        Path | None, typer.Option(metavar="DIR", help="Result folder.", show_default="out/STUDENT-from-TEACHER-DATA")
     ] = None,
     seed: SeedOption = 0,
     devices: DevicesOption = 1,

@@ -35,7 +35,7 @@ def quantize(
     data: DataOption = "auto",
     loading: LoadingOptions,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An .onnx file. Default: MODEL.int8.onnx, here.")
+        Path | None, typer.Option(metavar="FILE", help="An .onnx file.", show_default="MODEL.int8.onnx, here")
     ] = None,
     max_drop: Annotated[
         float, typer.Option(min=0, max=100, help="Points that may be lost: of accuracy, or of agreement.")

@@ -107,7 +107,9 @@ def search(
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help=f"{QUIET_MACHINE} A worker does it otherwise.")
     ] = True,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: out/search-SPACE-DATA.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Result folder.", show_default="out/search-SPACE-DATA")
+    ] = None,
     seed: SeedOption = 0,
     output: OutputOptions,
 ) -> None:
@@ -167,7 +169,7 @@ def search(
 @grouped
 def worker(
     *,
-    study: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the search: its --out.")],
+    study: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the search: its --out.")],
     data: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="Where the data of the search are here.", show_default="as the search says"),

@@ -53,7 +53,7 @@ def train(
     *,
     data: OptionalDataOption = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A .safetensors file. Default: MODEL-DATA.safetensors.")
+        Path | None, typer.Option(metavar="FILE", help="A .safetensors file.", show_default="MODEL-DATA.safetensors")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Model, data and hyper-parameters; a file or a shipped name.")
@@ -63,7 +63,7 @@ def train(
     lr: LearningRateOption = None,
     batches: BatchOptions,
     seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Same seed, same result. Default: the recipe's, or 0.")
+        int | None, typer.Option(min=0, metavar="N", help="Same seed, same result.", show_default="0, or the recipe's")
     ] = None,
     devices: DevicesOption = 1,
     output: OutputOptions,
@@ -183,8 +183,16 @@ def evaluate(
     data: DataOption,
     loading: LoadingOptions,
     random: RandomOption = False,
-    split: Annotated[str | None, typer.Option(help="validation or test; default: test, where there is one.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="Default: onnxruntime for .onnx, else torch.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="validation or test.", show_default="test, where there is one")
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="torch, torch.compile, onnxruntime, openvino or binary.",
+            show_default="onnxruntime for .onnx, else torch",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
     output: OutputOptions,
