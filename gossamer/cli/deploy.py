@@ -93,7 +93,7 @@ def export(
         written = Path(folder) / out.name
         with console.progress.busy(f"export {source.name}"):
             if target is not None:
-                met, rows = True, _target(target, source, task, written)
+                met, rows = True, _target(target, source, task, written, console)
             elif int8 and task is not None:
                 met, rows = _int8(source, task, written, max_drop, threads, console)
             else:
@@ -118,13 +118,13 @@ def _check_target(context: typer.Context, target: str, out: Path) -> None:
         raise BadInput(f"--out {out}: --target {target} writes files that end in {TARGETS[target].suffix}")
 
 
-def _target(target: str, source: "Source", task: "Task | None", path: Path) -> list[tuple[str, str]]:
+def _target(target: str, source: "Source", task: "Task | None", path: Path, console: Console) -> list[tuple[str, str]]:
     """Write for a runtime, run it there, and compare on the validation data or else on the example inputs."""
     from gossamer.targets import compare_target, write_target
 
     loader = task.validation if task is not None else [(source.example_inputs, None)]
     calibration = task.calibration if task is not None else None
-    write_target(target, source.model, source.example_inputs, path, calibration=calibration)
+    write_target(target, source.model, source.example_inputs, path, calibration=calibration, progress=console.progress)
     found = compare_target(target, source.model, path, loader)
     rows = [("largest difference", f"{found.relative:.2g} relative"), ("cosine", f"{found.cosine:.6f}")]
     same = [("same top-1", f"{100 * found.top1:.1f} %")] if found.top1 is not None else []

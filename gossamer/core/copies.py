@@ -1,9 +1,10 @@
 """Copies of networks, also of those that hold things which Python does not copy."""
 
 import copy
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -15,6 +16,15 @@ from gossamer.errors import BadInput
 STRUCTURE = ("_modules", "_parameters", "_buffers")
 
 
+@contextmanager
+def _without_warnings_of_torch() -> Iterator[None]:
+    """A graph of `torch.export` is copied by torch with a class that torch itself calls deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
+        yield
+
+
+@_without_warnings_of_torch()
 def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
     """Copy a network deeply.
 

@@ -5,7 +5,7 @@ al. 2019, arXiv:1906.04721, section 4.2), and second moments are taken around th
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gossamer.core.progress import Progress
+from gossamer.errors import BadInput
 from gossamer.ptq.activation_ranges import exposed_session, feeds
 from gossamer.ptq.weights import LARGEST, PAIR, Weights, as_rows, attributes, from_rows, step_sizes
 
@@ -25,6 +26,21 @@ FEWEST, MOST = 16, 256  # positions of a map that go into the moments; as many a
 LARGEST_ROWS = 2304  # products of a sum; the second moments of longer sums, whose errors average out, are not taken
 BLOCK = 64  # columns
 DAMPING = 0.01  # added to the diagonal of the second moments, as a fraction of its mean
+MOST_DAMPED = 20  # times that ten times more is tried
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """How weights get their codes. sizes: the step of each row of (groups, outputs, K). pair: how large two neighbours
+    of one sign may be together. largest_kept: whether the largest weight of a row keeps the code 127 or -127, so that
+    its step can be found from the rounded weights."""
+
+    sizes: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    pair: int
+    largest_kept: bool = False
+
+
+NEVER_SATURATING = StepRule(step_sizes, PAIR)
 
 
 @dataclass
@@ -61,6 +77,7 @@ def round_weights(
     threads: int,
     samples: int | None,
     progress: Progress,
+    rule: StepRule = NEVER_SATURATING,
 ) -> tuple[onnx.ModelProto, dict[str, NDArray[np.float32]]]:
     """The network with rounded weights and corrected biases, and the step sizes of each weight, by name."""
     copied = onnx.ModelProto()
@@ -71,12 +88,13 @@ def round_weights(
     for node in progress.bar(nodes, label="int8: rounding weights"):
         weight, seen = weights[node.input[1]], moments[node.name]
         rows = as_rows(node, weight)
-        scale = step_sizes(rows)
+        scale = rule.sizes(rows)
         exact, step = torch.from_numpy(rows).double(), torch.from_numpy(scale).double()
         covariance = seen.covariance
         if covariance is None:
             covariance = torch.eye(rows.shape[2]).expand(len(rows), -1, -1)
-        rounded = round_rows(exact, step, covariance) * step[..., None]
+        codes = round_rows(exact, step, covariance, rule.pair)
+        rounded = (with_largest(codes, exact, step) if rule.largest_kept else codes) * step[..., None]
         shift = ((exact - rounded) @ seen.mean[..., None]).reshape(-1)
         weights[node.input[1]] = from_rows(node, rounded.float().numpy(), weight.shape)
         weights.add_to_bias(node, shift.float().numpy(), copied.graph)
@@ -138,25 +156,46 @@ def unfolded(node: onnx.NodeProto, x: Tensor, kernel: Iterable[int]) -> Tensor:
     return parts.permute(1, 0, 3, 4, 2).reshape(groups, -1, parts.shape[2] * parts.shape[4])
 
 
-def round_rows(rows: Tensor, step: Tensor, covariance: Tensor) -> Tensor:
+def with_largest(codes: Tensor, rows: Tensor, step: Tensor) -> Tensor:
+    """Codes (groups, outputs, K) in which a weight that is 127 steps large has the code 127 or -127."""
+    exact = rows / step[..., None]
+    place = exact.abs().argmax(2, keepdim=True)
+    largest = exact.gather(2, place).round().clamp(-LARGEST, LARGEST)
+    needed = (largest.abs() == LARGEST) & (codes.abs().amax(2, keepdim=True) < LARGEST)
+    return codes.scatter(2, place, largest.where(needed, codes.gather(2, place)))
+
+
+def _damped_factor(covariance: Tensor) -> Tensor:
+    """Lower factors of (groups, K, K) with as much added to the diagonals as it takes: inputs that hardly vary beside
+    their mean have a second moment that is all rounding error."""
+    added = (DAMPING * covariance.diagonal(dim1=1, dim2=2).mean(1).abs()).clamp_min(1e-12)
+    for _ in range(MOST_DAMPED):
+        lower: Tensor
+        lower, failed = torch.linalg.cholesky_ex(
+            covariance + torch.diag_embed(added[:, None].expand(-1, covariance.shape[1]))
+        )
+        if not bool(failed.any()):
+            return lower
+        added = torch.where(failed > 0, 10 * added, added)
+    raise BadInput("calibration: the second moments of a layer's inputs are not finite; check data and weights")
+
+
+def round_rows(rows: Tensor, step: Tensor, covariance: Tensor, pair: int = PAIR) -> Tensor:
     """Codes of rows (groups, outputs, K) with these steps (groups, outputs), for inputs with this (groups, K, K).
 
     Column by column; what rounding changes is made up for by the columns that follow (GPTQ, equations 2 and 3). Two
-    neighbours of one sign stay at most 128 together (`step_sizes`).
+    neighbours of one sign stay at most `pair` together (128: `step_sizes`).
     """
     size = rows.shape[2]
-    damped = covariance.double().clone()
-    diagonal = damped.diagonal(dim1=1, dim2=2)
-    diagonal += (DAMPING * diagonal.mean(1, keepdim=True)).clamp_min(1e-12)
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(_damped_factor(covariance.double())), upper=True)
     left, codes = rows.clone(), torch.zeros_like(rows)
     before = torch.zeros_like(step)
     for start in range(0, size, BLOCK):
         end = min(start + BLOCK, size)
         errors = torch.zeros_like(left[..., start:end])
         for k in range(start, end):
-            low = -(PAIR - before.neg().clamp_min(0)).clamp_max(LARGEST)
-            high = (PAIR - before.clamp_min(0)).clamp_max(LARGEST)
+            low = -(pair - before.neg().clamp_min(0)).clamp_max(LARGEST)
+            high = (pair - before.clamp_min(0)).clamp_max(LARGEST)
             before = torch.minimum(torch.maximum((left[..., k] / step).round(), low), high)
             codes[..., k] = before
             error = (left[..., k] - before * step) / upper[:, k, k, None]

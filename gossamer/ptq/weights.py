@@ -113,3 +113,12 @@ def step_sizes(rows: Array) -> Array:
         pairs = (one[..., 1:] + one[..., :-1]).max(2, initial=0)
         largest = np.maximum(largest, pairs / (PAIR - 1))
     return np.asarray(np.where(largest > 0, largest, 1), np.float32)
+
+
+def widest_steps(rows: Array, least: float = 0.0) -> Array:
+    """The step of each row on which its largest weight has the code 127, shape (groups, outputs of a group).
+
+    least: the smallest step.
+    """
+    largest = np.maximum(np.abs(rows).max(2) / np.float32(LARGEST), np.float32(least))
+    return np.asarray(np.where(largest > 0, largest, 1), np.float32)

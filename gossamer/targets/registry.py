@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from gossamer.constraints.apply import materialize
 from gossamer.core.batches import as_inputs, inputs_and_target
 from gossamer.core.outputs import tensors
+from gossamer.core.progress import Progress, Silent
 from gossamer.errors import BadInput, ExportMismatch, GossamerError, own_error, unknown
+from gossamer.targets.int8 import write_nearer
 
 Run = Callable[..., tuple[Tensor, ...]]
 SAMPLES = 16  # that are compared
@@ -27,6 +29,7 @@ class Target:
         suffix: of its file.
         module: of this folder, with `write_MODULE(model, inputs, path, samples)` and `open_MODULE(path)`.
         quantized: whether it is int8, and so needs samples to calibrate on.
+        least_step: the smallest step of weights that its quantizer takes.
         tolerance: the largest difference of an output that is rounding, over its largest value.
         options: what the writer is told besides.
 
@@ -38,6 +41,7 @@ class Target:
     suffix: str
     module: str
     quantized: bool = False
+    least_step: float = 0.0
     tolerance: float = 1e-3
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,9 +71,19 @@ class Difference:
 
 
 def write_target(
-    name: str, model: nn.Module, inputs: Any, path: Path | str, *, calibration: Iterable[Any] | None = None
+    name: str,
+    model: nn.Module,
+    inputs: Any,
+    path: Path | str,
+    *,
+    calibration: Iterable[Any] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write a network for a target, for one sample a call.
+
+    Of a target that is int8, the runtime's own quantizer writes the file twice: from the weights as they are, and from
+    weights that gossamer has rounded to the quantizer's grid (`ptq.exported`). The one whose outputs on the calibration
+    samples are nearer stays.
 
     Args:
         name: of the target.
@@ -77,6 +91,7 @@ def write_target(
         inputs: example inputs, a tensor or a tuple of them; their first sample gives the shapes.
         path: of the file.
         calibration: batches, for a target that is int8.
+        progress: where it says what it does.
 
     Returns:
         The path.
@@ -103,8 +118,20 @@ def write_target(
     samples = list(_samples(calibration, CALIBRATION)) if target.quantized and calibration is not None else None
     writer = importlib.import_module(f"gossamer.targets.{target.module}")
     try:
+        write = getattr(writer, f"write_{target.module}")
         with torch.no_grad():
-            getattr(writer, f"write_{target.module}")(plain, one, path, samples, **target.options)
+            if samples is None:
+                write(plain, one, path, None, **target.options)
+            else:
+                write_nearer(
+                    lambda network, to: write(network, one, to, samples, **target.options),
+                    getattr(writer, f"open_{target.module}"),
+                    plain,
+                    path,
+                    samples,
+                    least_step=target.least_step,
+                    progress=progress or Silent(),
+                )
     except GossamerError:
         raise
     except Exception as error:

@@ -115,3 +115,10 @@ def test_rounding_takes_the_mean_error_away_and_gives_steps_on_which_weights_lie
             error = (layer(given) - exact).transpose(0, 1).flatten(1).mean(1)
             assert error.abs().max() > 1e-3
             assert (error + bias - old).abs().max() < 0.2 * error.abs().max()
+
+
+def test_inputs_that_hardly_vary_beside_their_mean_are_rounded_to_the_nearest():
+    """Their second moments less the squares of the means are rounding errors, of either sign."""
+    rows, step = torch.tensor([[[0.4, 1.6, -2.2]]]).double(), torch.ones(1, 1).double()
+    noise = torch.tensor([[[1e-6, 3e-6, 0], [3e-6, -1e-6, 0], [0, 0, 0]]]).double()
+    assert round_rows(rows, step, noise).tolist() == [[[0, 2, -2]]]
