@@ -10,9 +10,16 @@ from torch import Tensor, nn
 from gossamer.constraints.apply import constrained_in, constrained_stacks
 from gossamer.errors import NoEffect
 
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+
 
 def weights_of(
-    model: nn.Module, layers: Iterable[str] = ("*",), ignore: Iterable[str] = (), *, every: bool = False
+    model: nn.Module,
+    layers: Iterable[str] = ("*",),
+    ignore: Iterable[str] = (),
+    *,
+    tables: bool = False,
+    every: bool = False,
 ) -> dict[str, nn.Parameter]:
     """The raw weights of linear layers and convolutions, a shared weight once.
 
@@ -22,6 +29,7 @@ def weights_of(
         model: a network, constrained or not.
         layers: names or patterns (`body.*`) of layers.
         ignore: names or patterns of layers that are left out.
+        tables: those of embeddings too, after the others: a table that a layer shares stands there by the layer's name.
         every: all other parameters of two or more dimensions too (of embeddings, recurrent layers, attention).
 
     Returns:
@@ -36,9 +44,12 @@ def weights_of(
     """
     stacks = constrained_stacks(model)
     found: dict[str, nn.Parameter] = {}
-    for name, module in model.named_modules():
-        plain = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-        for key in (*module._parameters, *constrained_in(module)) if every else ("weight",) if plain else ():
+    modules = list(model.named_modules())
+    plain = [entry for entry in modules if isinstance(entry[1], nn.Linear | nn.modules.conv._ConvNd)]
+    if tables and not every:
+        plain += [entry for entry in modules if isinstance(entry[1], TABLES)]
+    for name, module in modules if every else plain:
+        for key in (*module._parameters, *constrained_in(module)) if every else ("weight",):
             full = f"{name}.{key}".removeprefix(".")
             raw: Any = stacks[full].original if full in stacks else module._parameters.get(key)
             if raw is not None and raw.ndim > 1 and all(raw is not other for other in found.values()):

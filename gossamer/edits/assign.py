@@ -27,7 +27,7 @@ def assign(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
         [[1.0, 1.0]]
     """
     changed = copy_network(model)
-    raw = weights_of(changed)
+    raw = weights_of(changed, tables=True)
     for name, value in values.items():
         raw[name].copy_(value.reshape(raw[name].shape))
     return changed

@@ -48,7 +48,9 @@ class Target:
 
 TARGETS = {
     "executorch": Target(suffix=".pte", module="executorch"),
-    "executorch-int8": Target(suffix=".pte", module="executorch", quantized=True, tolerance=float("inf")),
+    "executorch-int8": Target(
+        suffix=".pte", module="executorch", quantized=True, tolerance=float("inf"), least_step=2**-12
+    ),
     "litert": Target(suffix=".tflite", module="litert"),
     "litert-int8": Target(suffix=".tflite", module="litert", quantized=True, tolerance=float("inf")),
     "ncnn": Target(suffix=".param", module="ncnn", tolerance=2e-2),  # its weights are stored in 16 bits

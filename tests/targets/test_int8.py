@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 
 from gossamer.core.progress import Quiet
 from gossamer.errors import BadInput
+from gossamer.targets.executorch import bounds_as_ranges
 from gossamer.targets.int8 import write_nearer
 
 SAMPLES = [(torch.rand(1, 8, generator=torch.Generator().manual_seed(i)),) for i in range(8)]
@@ -71,3 +72,21 @@ def test_what_cannot_be_rounded_keeps_the_rounding_of_the_quantizer_and_says_why
     heard = Heard()
     assert written(tmp_path / "net.pte", {"plain": 0.1}, heard) == "plain"
     assert "an operation that ONNX does not have" in heard.messages[0]
+
+
+def test_a_relu6_right_behind_a_layer_becomes_a_relu_whose_range_is_its_bound() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.relu6(self.one(x))
+            y = self.two(x)  # read twice: what its ReLU6 does not read must not change
+            x = nn.functional.hardtanh(self.three(nn.functional.relu6(y) + y), 0.0, 2.0)
+            return nn.functional.relu6(x + y)
+
+    graph = torch.export.export(Net().eval(), SAMPLES[0]).module()
+    assert sorted(bounds_as_ranges(graph).values()) == [2.0, 6.0]
+    targets = [str(node.target) for node in graph.graph.nodes]
+    assert targets.count("aten.relu.default") == 2 and targets.count("aten.relu6.default") == 2

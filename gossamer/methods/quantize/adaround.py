@@ -32,7 +32,7 @@ from gossamer.constraints.grid import (
     qmax,
     rows,
 )
-from gossamer.constraints.weights import effective_weight, weights_of
+from gossamer.constraints.weights import TABLES, effective_weight, weights_of
 from gossamer.core.context import Context
 from gossamer.core.layer_names import layer_name
 from gossamer.core.record import EditKind
@@ -151,15 +151,19 @@ class AdaRound(Method):
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
+        names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore, tables=True)}
         bits = bits_by_layer(names, self.bits, self.layer_bits)
-        order, original = call_order(model, task.example_inputs, list(names)), model
+        tables = [layer for layer in names if isinstance(model.get_submodule(layer), TABLES)]
+        original = model
+        model = self._tables(model, {layer: names[layer] for layer in tables}, bits, context)
+        layers = [layer for layer in names if layer not in tables]
+        order = call_order(model, task.example_inputs, layers) if layers else []
         for layer in context.progress.bar(order, label=self.name(), total=len(order)):
             same, cross = moments(model, original, [layer], task.calibration, self.batches)[layer]
             weight, high = effective_weight(original, names[layer]), qmax(bits[layer])
             groups = getattr(model.get_submodule(layer), "groups", 1)
-            scales = grid_scale(mse_scales(rows(weight, self.granularity), high), self.granularity)
-            grid = Grid(scales, -high, high, dim=grid_dim(self.granularity))
+            grid = self._grid(weight, high)
+            scales = grid.scale
             shape = [-1 if d == grid.dim and scales.dim() else 1 for d in range(weight.dim())]
             scale = scales.view(shape).expand_as(weight)
             split = (groups, len(weight) // groups, -1)
@@ -169,3 +173,18 @@ class AdaRound(Method):
             after = f"{2 * high + 1} values, {scales.numel()} scales"
             self.note(context, EditKind.ASSIGN, names[layer], before="32-bit floats", after=after)
         return model
+
+    def _grid(self, weight: Tensor, high: int) -> Grid:
+        """Of the least squared error."""
+        scales = grid_scale(mse_scales(rows(weight, self.granularity), high), self.granularity)
+        return Grid(scales, -high, high, dim=grid_dim(self.granularity))
+
+    def _tables(
+        self, model: nn.Module, names: Mapping[str, str], bits: Mapping[str, int], context: Context
+    ) -> nn.Module:
+        """Embeddings on their grids: a row is read alone, so that no weight can make up for another's rounding."""
+        grids = {name: self._grid(effective_weight(model, name), qmax(bits[layer])) for layer, name in names.items()}
+        for name, grid in grids.items():
+            after = f"{2 * grid.qmax + 1} values, {grid.scale.numel()} scales"
+            self.note(context, EditKind.ASSIGN, name, before="32-bit floats", after=after)
+        return constrain(model, grids) if grids else model

@@ -102,7 +102,7 @@ class LearnedStepSize(Retrain):
     ignore: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
+        names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore, tables=True)}
         bits = bits_by_layer(names, self.bits, self.layer_bits)
         grids = {
             n: learned_grid(effective_weight(model, n), bits[layer], self.granularity) for layer, n in names.items()

@@ -1,7 +1,7 @@
 """Uniform weight quantization: round weights to equally spaced values (round-to-nearest post-training quantization).
 
-What it does: every weight becomes scale * integer, with one scale per tensor or per channel. Zeros stay zero. It needs
-no data, and is the baseline of all methods that learn the rounding.
+What it does: every weight becomes scale * integer, with one scale per tensor or per channel (of an embedding: per row).
+Zeros stay zero. It needs no data, and is the baseline of all methods that learn the rounding.
 Cost: negligible.
 When it fails: below about 6 bits without training afterwards; `quantize.lsq` trains the scales and the weights, and
 `quantize.adaround` learns the rounding from unlabelled data.
@@ -105,7 +105,7 @@ class UniformQuantization(Method):
             raise BadInput(f"{self.name()}: layer_bits goes with bits, not with step")
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> nn.Module:
-        names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore)}
+        names = {layer_name(name): name for name in weights_of(model, self.layers, self.ignore, tables=True)}
         bits = bits_by_layer(names, self.bits or 0, self.layer_bits)
         grids: dict[str, Grid] = {}
         for layer, name in names.items():
