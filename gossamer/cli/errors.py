@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from gossamer.cli.signals import Ended
+from gossamer.cli.signals import INTERRUPTED, Ended, status_of_signal
 from gossamer.core.folder import disk_trouble
 from gossamer.errors import GossamerError, missing, out_of_memory
 
@@ -65,6 +65,8 @@ def verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Stopped | KeyboardInterrupt):
         status = next((cause.status for cause in _causes(error) if isinstance(cause, Ended)), INTERRUPTED)
         return status, f"\n{error}" if isinstance(error, Stopped) else "\nstopped"
+    if (ended := status_of_signal()) is not None:
+        return ended, "\nstopped"
     if isinstance(error, GossamerError):
         return BAD_INPUT, f"error: {error.shell or error}" + "".join(
             f"\n  {note}" for note in getattr(error, "__notes__", ())

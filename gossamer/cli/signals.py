@@ -8,6 +8,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 ENDING = ("SIGTERM", "SIGHUP")
+INTERRUPTED = 130
+_statuses: list[int] = []
+
+
+def status_of_signal() -> int | None:
+    """The exit status of a signal that came since `ended_in_order` began. What a library was doing then may have
+    swallowed the exception, and fail later by something else (torch, while it imports its parts)."""
+    return _statuses[-1] if _statuses else None
 
 
 class Ended(KeyboardInterrupt):
@@ -33,15 +41,25 @@ def ended_in_order() -> Iterator[None]:
 
     def end(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        _statuses.append(128 + number)
         if os.getpid() != process:  # a worker that was forked: nothing is to be put in order there
             os.kill(os.getpid(), number)
         raise Ended(number)
 
-    for number, handler in before.items():
-        if handler == signal.SIG_DFL:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _statuses.append(INTERRUPTED)
+        signal.default_int_handler(number, frame)
+
+    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    if before[signal.SIGINT] == signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    _statuses.clear()
+    for number in numbers:
+        if before[number] == signal.SIG_DFL:
             signal.signal(number, end)
     try:
         yield
     finally:
+        _statuses.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
