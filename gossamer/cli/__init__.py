@@ -8,8 +8,7 @@ import sys
 import warnings
 
 from gossamer.cli.app import app
-from gossamer.cli.errors import INTERRUPTED
-from gossamer.cli.signals import ended_in_order
+from gossamer.cli.signals import INTERRUPTED, ended_in_order
 from gossamer.cli.streams import open_streams, usable_stdout
 
 __all__ = ["app", "main"]

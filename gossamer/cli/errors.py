@@ -15,7 +15,7 @@ from gossamer.cli.signals import INTERRUPTED, Ended, status_of_signal
 from gossamer.core.folder import disk_trouble
 from gossamer.errors import GossamerError, missing, out_of_memory
 
-BUG, BAD_INPUT, GOAL_MISSED, INTERRUPTED = 1, 2, 3, 130
+BUG, BAD_INPUT, GOAL_MISSED = 1, 2, 3
 TRACEBACK = "--traceback"
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from gossamer.cli.errors import Stopped, verdict
 from gossamer.cli.jobs import resumable
 from gossamer.cli.signals import Ended, ended_in_order
+from gossamer.errors import BadInput
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -44,6 +46,17 @@ def test_a_job_ended_by_a_signal_says_how_it_continues_with_the_status_of_the_si
 def test_what_is_not_there_is_not_said_to_be_kept(tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="stopped before there was anything to keep"), resumable(tmp_path / "w.ckpt"):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_a_library_swallows_is_told_when_something_else_fails(number: signal.Signals) -> None:
+    """torch, interrupted while it imports its parts, goes on and fails later: it was told as a bad network."""
+    later = BadInput("module 'torch._dynamo' has no attribute 'exc'")
+    with ended_in_order():
+        with suppress(BaseException):
+            os.kill(os.getpid(), number)
+        assert verdict(later) == (128 + number, "\nstopped")
+    assert verdict(later)[0] == 2
 
 
 KILLED = """
