@@ -223,7 +223,9 @@ def replace_job(monkeypatch: pytest.MonkeyPatch, job: Any) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> None:
+    def interrupted(*_: object, out: Path, **__: object) -> None:
+        out.mkdir(parents=True)
+        (out / "state").touch()
         raise KeyboardInterrupt
 
     replace_job(monkeypatch, interrupted)

@@ -298,8 +298,8 @@ def test_a_result_slower_than_planned_is_cut_further_and_the_best_one_is_deliver
 ) -> None:
     shipped, measured = CostModel.shipped, iter((1.1, 3.0))  # the second comes out worse than the first
 
-    def slower(self: CostModel, *network: Any) -> CostEstimate:
-        return replace(shipped(self, *network), cost_ratios={"params": next(measured)})
+    def slower(self: CostModel, *network: Any, planned: float) -> CostEstimate:
+        return replace(shipped(self, *network, planned=planned), cost_ratios={"params": next(measured)})
 
     monkeypatch.setattr(CostModel, "shipped", slower)
     job = gossamer.compress(learned(), stripes(), goal=Goal(max_drop=50, params=2_500), epochs=2, out=tmp_path)
