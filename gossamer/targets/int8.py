@@ -41,10 +41,16 @@ def write_nearer(
     errors: dict[str, float] = {}
     try:
         for name, network in _networks(model, samples, least_step, progress):
-            with progress.busy(f"int8, {name}"):
-                write(network, trial)
-                opened = run(trial)
-                errors[name] = _error([_flat(opened(*one)) for one in samples], expected)
+            try:
+                with progress.busy(f"int8, {name}"):
+                    write(network, trial)
+                    opened = run(trial)
+                    errors[name] = _error([_flat(opened(*one)) for one in samples], expected)
+            except Exception as error:
+                if not errors:  # there is no file yet
+                    raise
+                progress.say(f"int8, {name}: left out: {own_error(error)}")
+                continue
             if errors[name] == min(errors.values()):
                 trial.replace(path)
     finally:

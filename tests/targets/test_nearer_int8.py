@@ -90,3 +90,12 @@ def test_a_relu6_right_behind_a_layer_becomes_a_relu_whose_range_is_its_bound() 
     assert sorted(bounds_as_ranges(graph).values()) == [2.0, 6.0]
     targets = [str(node.target) for node in graph.graph.nodes]
     assert targets.count("aten.relu.default") == 2 and targets.count("aten.relu6.default") == 2
+
+
+def test_a_rounded_network_that_the_quantizer_refuses_leaves_the_other_file(tmp_path: Path) -> None:
+    heard = Heard()
+    assert written(tmp_path / "net.pte", {"plain": 0.1}, heard) == "plain"  # it knows no rounded network
+    assert any("GPTQ: left out: KeyError" in message for message in heard.messages)
+    with pytest.raises(KeyError, match="plain"):
+        written(tmp_path / "none.pte", {"rounded": 0.1}, heard)
+    assert not (tmp_path / "none.pte").exists()
